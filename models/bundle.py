@@ -1,0 +1,214 @@
+"""The bundle: a folder `NAME/VERSION/` with `bundle.json` and `model.safetensors`, the only thing that passes between training and server.
+
+Imports no torch: gateways read specs, and tools list and verify bundles, without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from models.merge_schedule import MergeSchedule
+
+SPEC_FILE = "bundle.json"
+WEIGHTS_FILE = "model.safetensors"
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class BundleError(Exception):
+    """A bundle cannot be used; the message says which file and why."""
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Preprocess(_Schema):
+    """Picture → model input. Resize the short side, crop the centre; `mean` and `std` are for pixels scaled to [0, 1]."""
+
+    image_size: int = Field(gt=0)
+    short_side: int = Field(gt=0)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Preprocess:
+        if self.short_side < self.image_size:
+            raise ValueError(f"short_side {self.short_side} is smaller than image_size {self.image_size}")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+
+class Rung(_Schema):
+    """One step of the ladder: a merge schedule with its accuracy and its forward throughput relative to merging off, both measured.
+
+    Both are None where nothing was measured, as after importing somebody else's checkpoint."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9._-]*$")
+    schedule: int | list[int] | dict[str, float]
+    accuracy: float | None = Field(default=None, ge=0, le=1)
+    throughput: float | None = Field(default=None, gt=0)
+
+    @field_validator("name")
+    @classmethod
+    def _not_off(cls, name: str) -> str:
+        if name == "off":
+            raise ValueError("`off` means no merging and cannot be the name of a rung")
+        return name
+
+    @property
+    def merge(self) -> MergeSchedule:
+        return MergeSchedule.parse(self.schedule)
+
+
+class Weights(_Schema):
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class BundleSpec(_Schema):
+    """The content of `bundle.json`."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: str
+    task: Literal["classify"]
+    architecture: str
+    config: dict[str, Any]
+    preprocess: Preprocess
+    labels: list[str]
+    license: str
+    description: str = ""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    quality: dict[str, Any] = Field(default_factory=dict)
+    ladder: list[Rung] = Field(default_factory=list)
+    default_rung: str | None = None
+    weights: Weights
+
+    @field_validator("name", "version")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME_PATTERN.fullmatch(value):
+            raise ValueError(f"{value!r}: use a-z, 0-9, '.', '_' and '-', starting with a letter or digit, at most 64 characters")
+        return value
+
+    @model_validator(mode="after")
+    def _rungs(self) -> BundleSpec:
+        names = [rung.name for rung in self.ladder]
+        if len(set(names)) != len(names):
+            raise ValueError("ladder: two rungs have the same name")
+        if self.default_rung is not None and self.default_rung not in names:
+            raise ValueError(f"default_rung {self.default_rung!r} is not in the ladder ({', '.join(names) or 'empty'})")
+        return self
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    def rung(self, name: str) -> Rung | None:
+        return next((rung for rung in self.ladder if rung.name == name), None)
+
+    def to_bytes(self) -> bytes:
+        return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+
+    def digest(self) -> str:
+        """SHA-256 of the serialised spec, the key under which workers publish it."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @staticmethod
+    def from_bytes(data: bytes, source: str = SPEC_FILE) -> BundleSpec:
+        try:
+            return BundleSpec.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "content"
+            raise BundleError(f"{source}: {where}: {first['msg']}") from error
+
+
+class Bundle(_Schema):
+    """A bundle on disk."""
+
+    path: Path
+    spec: BundleSpec
+
+    @property
+    def weights_path(self) -> Path:
+        return self.path / WEIGHTS_FILE
+
+    def verify(self) -> None:
+        """Check the weights' length and SHA-256 against the spec. Raises BundleError."""
+        path, expected = self.weights_path, self.spec.weights
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise BundleError(f"{path}: missing ({error.strerror})") from error
+        if size != expected.bytes:
+            raise BundleError(f"{path}: {size} bytes where {SPEC_FILE} says {expected.bytes}: truncated or another file")
+        if sha256_of(path) != expected.sha256:
+            raise BundleError(f"{path}: its SHA-256 is not the one in {SPEC_FILE}: damaged or another file")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: Path) -> Bundle:
+    """Read one bundle folder; the weights are not opened (see `Bundle.verify`). Raises BundleError."""
+    spec_path = path / SPEC_FILE
+    try:
+        data = spec_path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{spec_path}: cannot be read ({error.strerror})") from error
+    spec = BundleSpec.from_bytes(data, str(spec_path))
+    return Bundle(path=path, spec=spec)
+
+
+def discover(root: Path) -> Iterator[Path]:
+    """Bundle folders `NAME/VERSION/` below root, in name order."""
+    if root.is_dir():
+        yield from sorted(spec.parent for spec in root.glob(f"*/*/{SPEC_FILE}") if not spec.parent.name.startswith("."))
+
+
+def write(root: Path, spec: BundleSpec, weights: Path, *, overwrite: bool = False) -> Bundle:
+    """Write `root/NAME/VERSION/` atomically from a finished safetensors file (copied). `spec.weights` is filled in here.
+
+    Readers see the whole bundle or none of it. Raises BundleError if the version exists and `overwrite` is False.
+    """
+    target = root / spec.name / spec.version
+    if target.exists() and not overwrite:
+        raise BundleError(f"{target}: exists already; choose another version or overwrite it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
+    try:
+        shutil.copyfile(weights, staging / WEIGHTS_FILE)
+        sealed = spec.model_copy(
+            update={"weights": Weights(sha256=sha256_of(staging / WEIGHTS_FILE), bytes=(staging / WEIGHTS_FILE).stat().st_size)}
+        )
+        (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
+        for name in (WEIGHTS_FILE, SPEC_FILE):
+            with (staging / name).open("rb") as file:
+                os.fsync(file.fileno())
+        staging.chmod(0o755)
+        if target.exists():
+            retired = Path(tempfile.mkdtemp(prefix=".retired-", dir=target.parent))
+            target.rename(retired / target.name)
+            staging.rename(target)
+            shutil.rmtree(retired)
+        else:
+            staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return Bundle(path=target, spec=sealed)

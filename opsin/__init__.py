@@ -1,0 +1,1 @@
+"""The front door of Opsin: the `opsin` command and the client."""

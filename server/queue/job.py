@@ -1,0 +1,160 @@
+"""Every message between processes. msgpack on the wire; each message carries a version `v`, and a reader refuses a version it does not know."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION = 1
+
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+
+
+class UnknownVersion(ValueError):
+    """A message of a version that this process does not speak."""
+
+
+class Array(msgspec.Struct, frozen=True):
+    """A numpy array on the wire: C order, little-endian."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @staticmethod
+    def of(array: NDArray[Any]) -> Array:
+        contiguous = np.ascontiguousarray(array)
+        return Array(contiguous.dtype.str, contiguous.shape, contiguous.tobytes())
+
+    def to_numpy(self) -> NDArray[Any]:
+        """A read-only view of the message's bytes."""
+        return np.frombuffer(self.data, dtype=np.dtype(self.dtype)).reshape(self.shape)
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One unit of queued work. Jobs of the same `bundle` and `bucket` may run in one batch."""
+
+    v: int = VERSION
+    id: str
+    bundle: str
+    """`name@version`."""
+    bucket: str
+    """What else must agree inside a batch: shapes and merge schedule, as one string made by the gateway."""
+    arrays: dict[str, Array]
+    options: dict[str, Any]
+    """Arguments of the forward call; the same for every job of a bucket. For classify: `{"merge": [r of each block]}`."""
+    priority: Priority = "normal"
+    deadline_ms: int
+    """Unix milliseconds on Redis' clock."""
+    gateway: str
+    """Whose reply stream gets the answer."""
+    trace: dict[str, str] = {}
+    """Trace context and the client's request id, for logs."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(array.data) for array in self.arrays.values())
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations on the worker's own monotonic clock, milliseconds."""
+
+    batch_wait_ms: float
+    """From the pull until the batch starts."""
+    inference_ms: float
+    """The batch on the device."""
+    worker_ms: float
+    """From the pull until the reply is written; the gateway subtracts it from its round trip to get `queue_ms`."""
+    batch_size: int
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job ended without a result."""
+
+    kind: Literal["worker-crashed", "model-error", "unknown-version", "deadline", "cancelled", "unloaded"]
+    detail: str
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a job: arrays, or a failure."""
+
+    v: int = VERSION
+    id: str
+    worker: str
+    arrays: dict[str, Array] = {}
+    timing: Timing | None = None
+    failure: Failure | None = None
+
+
+class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
+    """One bundle as a worker announces it. The spec itself lies under `spec:<digest>`."""
+
+    name: str
+    version: str
+    task: str
+    digest: str
+    """SHA-256 of bundle.json."""
+    state: Literal["loading", "ready", "unloading", "unavailable"]
+    reason: str = ""
+    items_per_second: float = 0.0
+    """Measured; 0 while unknown."""
+    batch_budget: int = 0
+    """The learned batch size; 0 while unknown."""
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """`worker:<id>`: what a worker says of itself every second."""
+
+    v: int = VERSION
+    id: str
+    host: str
+    pid: int
+    state: Literal["starting", "ready", "draining"]
+    device: str
+    bundles: list[ServedBundle]
+    progress_age_s: float = 0.0
+    """Since the last batch ended or, when idle, since the last look at the queue."""
+    metrics_port: int = 0
+
+
+_encoder = msgspec.msgpack.Encoder()
+_version = msgspec.msgpack.Decoder(type=dict[str, msgspec.Raw])
+_decoders = {kind: msgspec.msgpack.Decoder(type=kind) for kind in (Job, Reply, WorkerInfo)}
+
+
+def encode(message: Job | Reply | WorkerInfo) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_job(data: bytes) -> Job:
+    """Raises UnknownVersion, or msgspec.ValidationError for what is no job at all."""
+    return _decode(Job, data)
+
+
+def decode_reply(data: bytes) -> Reply:
+    return _decode(Reply, data)
+
+
+def decode_worker(data: bytes) -> WorkerInfo:
+    return _decode(WorkerInfo, data)
+
+
+def _decode(kind: Any, data: bytes) -> Any:
+    try:
+        message = _decoders[kind].decode(data)
+    except msgspec.ValidationError:
+        # a newer layout may not even fit the struct: say that its version is the reason, if it is
+        _refuse_other_version(_version.decode(data).get("v"))
+        raise
+    _refuse_other_version(message.v)
+    return message
+
+
+def _refuse_other_version(version: Any) -> None:
+    number = msgspec.msgpack.decode(version) if isinstance(version, msgspec.Raw) else version
+    if number != VERSION:
+        raise UnknownVersion(f"message version {number!r}; this process speaks version {VERSION}")

@@ -1,0 +1,79 @@
+"""What can be set: one YAML file, `OPSIN_*` environment variables, the command line; the later wins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import json
+from typing import Any, ClassVar
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Every field is also `OPSIN_<NAME>`; a YAML file is named by `OPSIN_CONFIG` or `--config`. Seconds and bytes throughout."""
+
+    model_config = SettingsConfigDict(env_prefix="OPSIN_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    starter_bundle: ClassVar[str] = "clipart"
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    bundles: Path = Path("bundles")
+    redis_url: str | None = None
+    """None: the supervisor starts a private Valkey. `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/MASTER/db`."""
+    workers: int = Field(default=1, ge=0)
+    gateways: int = Field(default=1, ge=1)
+    metrics_port: int = Field(default=9101, ge=0, le=65535)
+    """A worker's metrics; the next free port above it if it is taken."""
+    default_models: dict[str, str] = Field(default_factory=dict)
+    """Task → bundle name. A task that is not named here uses its only bundle, or the starter bundle if there are several."""
+
+    cors_origins: list[str] = Field(default_factory=list)
+    log_level: str = "INFO"
+
+    max_body_bytes: int = Field(default=64 * MIB, gt=0)
+    max_images: int = Field(default=32, gt=0)
+    max_pixels: int = Field(default=50_000_000, gt=0)
+    queue_max_items: int = Field(default=1024, gt=0)
+    queue_max_bytes: int = Field(default=512 * MIB, gt=0)
+
+    request_timeout: float = Field(default=60.0, gt=0)
+    worker_grace: float = Field(default=30.0, ge=0)
+    redis_grace: float = Field(default=10.0, ge=0)
+    drain_timeout: float = Field(default=30.0, ge=0)
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    dtype: str = "auto"
+    """`auto` measures and takes the faster of float32 and bfloat16; or one of the two by name."""
+    threads: int = Field(default=0, ge=0)
+    """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("OPSIN_CONFIG")
+        yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+        return (init_settings, env_settings, *yaml)
+
+    def to_environment(self) -> dict[str, str]:
+        """The settings as `OPSIN_*` variables, as the supervisor hands them to the processes that it executes."""
+        environment: dict[str, str] = {}
+        for name, value in self.model_dump(mode="json", exclude_none=True).items():
+            environment[f"OPSIN_{name.upper()}"] = json.dumps(value) if isinstance(value, dict | list) else str(value)
+        return environment
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from file and environment, with those command-line values that were given (not None)."""
+    return Settings(**{name: value for name, value in overrides.items() if value is not None})
