@@ -1,1 +1,41 @@
-"""The front door of Opsin: the `opsin` command and the client."""
+"""The front door of Opsin: the `opsin` command and the client.
+
+`from opsin import Client` reads httpx and numpy only when it is asked for, so that `import opsin` and `opsin --help` stay instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opsin.client import AsyncClient, Client
+    from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
+    from opsin.results import Classification, Merging, Model, Prediction, Readiness, Timing
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Classification",
+    "Client",
+    "DeadlinePassed",
+    "Failed",
+    "Merging",
+    "Model",
+    "OpsinError",
+    "Prediction",
+    "Readiness",
+    "Refused",
+    "Timing",
+    "Unavailable",
+    "Unreachable",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'opsin' has no attribute {name!r}")
+    for home in ("opsin.errors", "opsin.results", "opsin.client"):
+        module = import_module(home)
+        if name in vars(module):
+            return vars(module)[name]
+    raise AttributeError(f"module 'opsin' has no attribute {name!r}")

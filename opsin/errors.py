@@ -1,0 +1,60 @@
+"""What a call can end in when it does not end in a result."""
+
+from __future__ import annotations
+
+
+class OpsinError(Exception):
+    """A call that the service did not answer with a result. The fields are those of its problem document (RFC 9457)."""
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int | None = None,
+        title: str = "",
+        field: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        """The HTTP status; None if there was no answer at all."""
+        self.title = title
+        self.field = field
+        """The option or picture that is to blame, such as `top_k` or `image[3]`."""
+        self.request_id = request_id
+        """Under which the service's logs speak of this request."""
+        self.retry_after = retry_after
+        """Seconds after which the service expects to have room again."""
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.title}: {self.detail}" if self.status and self.title else self.detail
+
+
+class Refused(OpsinError):
+    """The request cannot be served as it is (4xx): an unknown model, a picture that is none, an option out of range."""
+
+
+class Unavailable(OpsinError):
+    """The service has no room (429) or cannot work just now (503); the same request may succeed later."""
+
+
+class DeadlinePassed(OpsinError):
+    """No result within the timeout (504, or the client's own timer)."""
+
+
+class Failed(OpsinError):
+    """The service's own fault (5xx)."""
+
+
+class Unreachable(OpsinError):
+    """Nothing answered at the address, or the connection broke before an answer came."""
+
+
+def of_status(status: int) -> type[OpsinError]:
+    if status in (429, 503):
+        return Unavailable
+    if status == 504:
+        return DeadlinePassed
+    return Refused if status < 500 else Failed

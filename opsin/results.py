@@ -1,0 +1,112 @@
+"""What the service answers, as frozen dataclasses. Fields that a newer service adds are passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One label of one picture; `score` is its softmax probability, `index` the class number."""
+
+    label: str
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """How the picture's tokens were merged on their way through the network. Counts include special tokens."""
+
+    rung: str | None
+    """The ladder's rung, None where the request named a schedule of its own."""
+    schedule: object
+    """As the service reports it: an integer, a list with one entry a block, or `{"r": …, "inflection": …}`."""
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of a request went, in milliseconds; of its slowest picture if it held several."""
+
+    prepare_ms: float
+    queue_ms: float
+    batch_wait_ms: float
+    inference_ms: float
+    total_ms: float
+    batch_size: int
+    """Pictures in the batch that the worker ran, those of other requests included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The labels of one picture, best first, and how they came about."""
+
+    predictions: tuple[Prediction, ...]
+    merging: Merging
+    timing: Timing
+    """Of the whole request, shared by all its pictures."""
+    model: str
+    version: str
+    request_id: str
+
+    @property
+    def label(self) -> str:
+        return self.predictions[0].label
+
+    @property
+    def score(self) -> float:
+        return self.predictions[0].score
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A bundle that the service knows; `details` holds everything that it says of it."""
+
+    name: str
+    version: str
+    task: str
+    state: str
+    details: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the service can take requests now, and if not, why. True or false by itself: `if client.ready(): …`."""
+
+    ready: bool
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ready
+
+
+def classifications(answer: Mapping[str, Any]) -> list[Classification]:
+    """The body of `POST /v1/classify`, one entry a picture in the order in which they were sent."""
+    timing = Timing(**_fields(Timing, answer["timing"]))
+    return [
+        Classification(
+            predictions=tuple(Prediction(**_fields(Prediction, prediction)) for prediction in result["predictions"]),
+            merging=Merging(**_fields(Merging, result["merging"])),
+            timing=timing,
+            model=answer["model"],
+            version=answer["version"],
+            request_id=answer["id"],
+        )
+        for result in answer["results"]
+    ]
+
+
+def model(entry: Mapping[str, Any]) -> Model:
+    return Model(**_fields(Model, {**entry, "details": entry}))
+
+
+def _fields(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in kind.__dataclass_fields__}
