@@ -1,0 +1,43 @@
+# Two images from one checkout: `gateway` (no torch) and `worker`.
+#   docker build --target gateway -t opsin-gateway .
+#   docker build --target worker -t opsin-worker --build-arg TORCH="torch==2.13.0+cpu" .
+
+FROM python:3.11-slim AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/venv/bin:$PATH
+WORKDIR /opsin
+# An unprivileged user must reach the interpreter wherever the base image keeps it.
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp opsin \
+ && folder=$(python -c 'import sys; print(sys.base_prefix)') \
+ && while [ "$folder" != / ]; do chmod a+x "$folder"; folder=$(dirname "$folder"); done
+
+# The installation is editable, as in a checkout: it needs no code, so these layers last until pyproject.toml changes.
+FROM base AS gateway-venv
+RUN python -m venv /venv
+COPY pyproject.toml README.md LICENSE ./
+COPY opsin/__init__.py opsin/
+RUN pip install --no-cache-dir --editable '.[gateway]'
+
+FROM gateway-venv AS worker-venv
+# The requirement for torch; pin it to a CPU build (with an index that has one) where workers have no GPU.
+ARG TORCH=torch
+RUN pip install --no-cache-dir "$TORCH" --editable '.[server]'
+
+FROM base AS gateway
+COPY --from=gateway-venv /venv /venv
+COPY . .
+USER opsin
+ENV OPSIN_HOST=0.0.0.0
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
+CMD ["opsin", "gateway"]
+
+FROM base AS worker
+COPY --from=worker-venv /venv /venv
+COPY . .
+USER opsin
+ENV OPSIN_HOST=0.0.0.0 OPSIN_BUNDLES=/bundles
+EXPOSE 9101
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9101/metrics', timeout=4)"]
+CMD ["opsin", "worker"]
