@@ -1,0 +1,180 @@
+"""An inference request and its response as the protocol lays them out: a JSON object, then the binary tensors in the order of the JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from server.gateway.open_inference import datatypes
+from server.gateway.open_inference.errors import OpenInferenceError, bad_request
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    datatype: str
+    array: NDArray[Any]
+    """In the tensor's shape; its dtype is that of `datatypes.DATATYPES`."""
+    binary: bool = False
+    """It came as binary data, or is to go as such."""
+
+
+class RequestedOutput(msgspec.Struct, frozen=True):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    id: str
+    parameters: Mapping[str, Any]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[RequestedOutput, ...] = ()
+    """What the client asks for; empty: every output."""
+
+    def wants_binary(self, output: str) -> bool:
+        """The output's own `binary_data` wins over the request's `binary_data_output`."""
+        default = bool(self.parameters.get("binary_data_output", False))
+        own = next((o.parameters for o in self.outputs if o.name == output), {})
+        return bool(own.get("binary_data", default))
+
+
+@dataclass(frozen=True)
+class InferResponse:
+    model_name: str
+    model_version: str
+    id: str
+    outputs: Sequence[Tensor]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _InputHeader(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class _RequestHeader(msgspec.Struct):
+    inputs: list[_InputHeader]
+    id: str = ""
+    parameters: dict[str, Any] | None = None
+    outputs: list[RequestedOutput] | None = None
+
+
+_header_decoder = msgspec.json.Decoder(_RequestHeader)
+
+
+def decode_request(body: bytes, header_length: str | None, *, raw_input: str) -> InferRequest:
+    """Read the body of `infer`, decompressed already. Raises OpenInferenceError (400).
+
+    `header_length`: the header `Inference-Header-Content-Length`, the bytes of JSON in front; without it all is JSON. 0 is Triton's
+    "raw binary request": the whole body is the one element of the input `raw_input`, for `curl --data-binary @picture.jpg`.
+    """
+    json_bytes = _json_bytes(header_length, len(body))
+    if json_bytes == 0 and header_length is not None:
+        return InferRequest(id="", parameters={}, inputs=(_raw(raw_input, body),))
+    header = _decode_header(body[:json_bytes])
+    names = [tensor.name for tensor in header.inputs]
+    if len(set(names)) != len(names):
+        raise bad_request("an input is given twice")
+    return InferRequest(
+        id=header.id,
+        parameters=header.parameters or {},
+        inputs=tuple(_decode_inputs(header.inputs, memoryview(body)[json_bytes:])),
+        outputs=tuple(header.outputs or ()),
+    )
+
+
+def encode_response(response: InferResponse) -> tuple[bytes, int | None]:
+    """The body, and the bytes of JSON in front of the binary tensors; None if there is none and the whole body is JSON."""
+    entries: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for tensor in response.outputs:
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.array.shape)}
+        if tensor.binary:
+            blobs.append(datatypes.to_binary(tensor.array, tensor.datatype))
+            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            entry["data"] = datatypes.to_json(tensor.array, tensor.datatype)
+        entries.append(entry)
+    header: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version, "outputs": entries}
+    if response.id:
+        header["id"] = response.id
+    if response.parameters:
+        header["parameters"] = response.parameters
+    encoded = msgspec.json.encode(header)
+    if not blobs:
+        return encoded, None
+    return b"".join((encoded, *blobs)), len(encoded)
+
+
+def _json_bytes(header_length: str | None, body_length: int) -> int:
+    if header_length is None:
+        return body_length
+    if not re.fullmatch(r"[0-9]{1,18}", header_length) or int(header_length) > body_length:
+        raise bad_request(f"Inference-Header-Content-Length {header_length!r} is no length within the body of {body_length} bytes")
+    return int(header_length)
+
+
+def _raw(name: str, body: bytes) -> Tensor:
+    element = np.empty(1, object)
+    element[0] = body
+    return Tensor(name, "BYTES", element, binary=True)
+
+
+def _decode_header(data: bytes) -> _RequestHeader:
+    try:
+        return _header_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_request(f"failed to parse the request JSON: {error}") from error
+
+
+def _decode_inputs(headers: Sequence[_InputHeader], binary: memoryview) -> list[Tensor]:
+    tensors, start = [], 0
+    for header in headers:
+        size = _binary_size(header)
+        try:
+            tensors.append(_decode_input(header, None if size is None else binary[start : start + size]))
+        except OpenInferenceError as error:
+            raise bad_request(f"input '{header.name}': {error.message}") from error
+        start += size or 0
+    if start != len(binary):
+        raise bad_request(f"{len(binary)} bytes follow the request JSON where binary_data_size adds up to {start}")
+    return tensors
+
+
+def _binary_size(header: _InputHeader) -> int | None:
+    size = header.parameters.get("binary_data_size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise bad_request(f"input '{header.name}': binary_data_size must be an integer of at least 0")
+    return size
+
+
+def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
+    if header.datatype not in datatypes.DATATYPES:
+        raise bad_request(f"datatype '{header.datatype}' is none of {', '.join(datatypes.DATATYPES)}")
+    if any(extent < 0 for extent in header.shape):
+        raise bad_request(f"the shape {header.shape} has a negative extent")
+    if (binary is None) == (header.data is None):
+        raise bad_request("give its elements either as data or, with binary_data_size, behind the JSON")
+    if binary is not None:
+        flat = datatypes.from_binary(binary, header.datatype, math.prod(header.shape))
+    else:
+        flat = datatypes.from_json(header.data or [], header.datatype, header.shape)
+    return Tensor(header.name, header.datatype, _reshape(flat, header.shape), binary=binary is not None)
+
+
+def _reshape(flat: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:  # more dimensions than numpy has, or an extent beyond its integers beside a 0
+        raise bad_request(f"the shape {list(shape)} is not possible") from error
