@@ -1,0 +1,118 @@
+"""Every Prometheus metric of the service, by the process that owns it. `docs/metrics.md` explains them.
+
+With several gateways behind one socket the supervisor sets PROMETHEUS_MULTIPROC_DIR to a fresh folder; then each process
+writes its values to files there and a scrape of any one of them answers with the sum.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+LATENCY = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
+BYTES = tuple(1024 * 4**step for step in range(9))
+
+
+class GatewayMetrics:
+    """What a gateway counts. `model` is the bundle's name once it is resolved, else empty: a client cannot invent labels."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        model = ["model"]
+        self.requests = Counter(
+            "opsin_requests", "Requests for inference, by how they ended.", ["model", "version", "protocol", "outcome"], registry=registry
+        )
+        self.rejected = Counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"], registry=registry)
+        self.items = Counter("opsin_items", "Images answered.", ["model", "version"], registry=registry)
+        self.tokens_in = Counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model, registry=registry)
+        self.tokens_out = Counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model, registry=registry)
+        self.request_duration = Histogram(
+            "opsin_request_duration_seconds",
+            "From the first byte of a request to its response, answered requests only.",
+            model,
+            buckets=LATENCY,
+            registry=registry,
+        )
+        self.preprocess = Histogram(
+            "opsin_preprocess_seconds", "Decoding and resizing one request's images.", model, buckets=LATENCY, registry=registry
+        )
+        self.queue_wait = Histogram(
+            "opsin_queue_wait_seconds",
+            "Round trip through the queue of a request's slowest image, less the time that the worker held it.",
+            model,
+            buckets=WAIT,
+            registry=registry,
+        )
+        self.postprocess = Histogram(
+            "opsin_postprocess_seconds", "From the last reply to the response body.", model, buckets=WAIT, registry=registry
+        )
+        self.payload = Histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES, registry=registry)
+        self.in_flight = Gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum", registry=registry)
+
+    def render(self, live: Families) -> bytes:
+        """The exposition text: what was counted (by all gateways of this machine), and `live` values read just now."""
+        folder = os.environ.get(MULTIPROCESS_FOLDER)
+        if folder is None:
+            counted = self.registry
+        else:
+            counted = CollectorRegistry()
+            _forget_the_dead(Path(folder))
+            MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
+        return generate_latest(counted) + generate_latest(live)
+
+
+class WorkerMetrics:
+    """What a worker counts. Batches are the worker's, requests the gateway's."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        labels = ["model", "version"]
+        self.batches = Counter("opsin_batches", "Batches run.", labels, registry=registry)
+        self.batch_size = Histogram("opsin_batch_size", "Images in a batch.", labels, buckets=SIZE, registry=registry)
+        self.batch_wait = Histogram(
+            "opsin_batch_wait_seconds", "From the pull of an image to the start of its batch.", labels, buckets=WAIT, registry=registry
+        )
+        self.inference = Histogram("opsin_inference_seconds", "One batch on the device.", labels, buckets=LATENCY, registry=registry)
+        self.batch_budget = Gauge("opsin_batch_budget", "The learned batch size.", labels, registry=registry)
+        self.failures = Counter("opsin_failures", "Jobs that ended without a result.", ["model", "kind"], registry=registry)
+        self.redeliveries = Counter("opsin_redeliveries", "Jobs taken over from a dead worker.", registry=registry)
+        self.dead_letters = Counter("opsin_dead_letters", "Jobs given up and put aside.", registry=registry)
+        self.progress_age = Gauge(
+            "opsin_worker_last_progress_age_seconds",
+            "Since the last batch ended or, when idle, since the last look at the queue.",
+            registry=registry,
+        )
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+@dataclass(frozen=True)
+class Families(Collector):
+    """Metric families whose values were read just before."""
+
+    families: tuple[Metric, ...]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Drop the gauges of gateways that were killed; what they counted stays."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not Path("/proc", pid).exists():
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
