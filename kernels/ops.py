@@ -1,0 +1,119 @@
+"""The hot operations of token merging (ToMe, arXiv 2210.09461). This file fixes what they take, give and refuse; they hold no state.
+
+Tokens are (B, T, C) and sizes (B, T, 1), the number of input tokens that a token stands for, float32. `None` for a size means that nothing
+has merged yet. Everything but the matching is differentiable; matchings are constants. Every device runs `kernels.reference` for now:
+an implementation for one device is chosen here, by the device of its first argument.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels import reference
+from kernels.reference import Matching, Reduction
+
+__all__ = [
+    "Matching",
+    "Reduction",
+    "bipartite_match",
+    "effective_r",
+    "kth_match",
+    "merge",
+    "merge_source",
+    "random_match",
+    "reduce",
+    "size_biased_attention",
+    "unmerge",
+]
+
+
+def effective_r(tokens: int, r: int, protected: int) -> int:
+    """How many of `tokens` really merge when r are asked for: at most half of those that are not protected, and never less than none."""
+    return max(0, min(r, (tokens - protected) // 2))
+
+
+@torch.no_grad()
+def bipartite_match(metric: Tensor, r: int, *, protected: int = 0) -> Matching:
+    """Match the r tokens at even positions that are most similar to one at an odd position with that one. Section 3.1 of the paper.
+
+    metric: (B, T, C), compared by cosine; a row of zeros has no direction and makes the result undefined.
+    r: clipped by `effective_r`; with nothing left to merge the matching keeps every token in place.
+    protected: 0; 1, the class token at position 0 neither merges nor is merged into; 2, nor does the distillation token at position 1.
+    Output order: the even tokens that stay (ascending if any token is protected, else by falling similarity), then all odd tokens;
+    special tokens stay in front. Exact ties are undefined.
+    """
+    _expect_tokens(metric, "metric")
+    if protected not in (0, 1, 2):
+        raise ValueError(f"protected: {protected} special tokens; it can be 0, 1 (class) or 2 (class and distillation)")
+    r = effective_r(metric.shape[1], r, protected)
+    return reference.bipartite_match(metric, r, protected) if r else _identity(metric)
+
+
+@torch.no_grad()
+def kth_match(metric: Tensor, k: int) -> Matching:
+    """Keep the last of every k tokens and match each other one with the most similar that stays. k = 2 halves the tokens; k <= 1 keeps all.
+
+    metric: (B, T, C). The tail of T modulo k tokens is dropped. No token is protected.
+    """
+    _expect_tokens(metric, "metric")
+    return reference.kth_match(metric, k) if k > 1 else _identity(metric)
+
+
+@torch.no_grad()
+def random_match(metric: Tensor, r: int, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Matching:
+    """Match r tokens chosen at random with their most similar one among the others, which stay in random order. For ablations.
+
+    metric: (B, T, C); noise: (B, T), whose ascending order is the permutation, drawn from `generator` if not given. No token is protected.
+    """
+    _expect_tokens(metric, "metric")
+    if not 0 <= r < metric.shape[1]:
+        raise ValueError(f"r: {r} of {metric.shape[1]} tokens cannot merge; one must stay")
+    if noise is None:
+        noise = torch.rand(metric.shape[:2], device=metric.device, generator=generator)
+    return reference.random_match(metric, r, noise)
+
+
+def reduce(x: Tensor, matching: Matching, how: Reduction = "mean") -> Tensor:
+    """Merge rows regardless of their sizes: (B, T, C) → (B, T_out, C). The token merged into is part of the mean, sum or maximum."""
+    _expect_tokens(x, "x")
+    return reference.reduce(x, matching, how)
+
+
+def merge(x: Tensor, size: Tensor | None, matching: Matching) -> tuple[Tensor, Tensor]:
+    """Merge tokens as the mean of their contents, weighted by size: (B, T, C), (B, T, 1) → (B, T_out, C), (B, T_out, 1)."""
+    _expect_tokens(x, "x")
+    return reference.merge(x, size, matching)
+
+
+def merge_source(source: Tensor | None, matching: Matching) -> Tensor:
+    """Follow which input tokens are in which token: (B, T, T_in) of 0 and 1 → (B, T_out, T_in). None: nothing has merged before."""
+    if source is None:
+        batch, tokens = matching.kept.shape[0], matching.kept.shape[1] + matching.sources.shape[1]
+        source = torch.eye(tokens, device=matching.kept.device).expand(batch, -1, -1)
+    return reference.reduce(source, matching, "amax")
+
+
+def unmerge(y: Tensor, matching: Matching) -> Tensor:
+    """Give every token the row that it went into: (B, T_out, C) → (B, T, C), the order from before the matching."""
+    _expect_tokens(y, "y")
+    return reference.unmerge(y, matching)
+
+
+def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None = None, *, dropout: float = 0.0) -> Tensor:
+    """Softmax attention in which a token of size s counts as s tokens: log s is added to its logits. Section 3.2 of the paper.
+
+    q, k, v: (B, H, N, D); size: (B, N, 1) of the keys, None for plain attention; dropout: probability on the weights. Returns (B, H, N, D).
+    """
+    return reference.size_biased_attention(q, k, v, size, dropout)
+
+
+def _identity(metric: Tensor) -> Matching:
+    batch, tokens, _ = metric.shape
+    nothing = torch.empty(batch, 0, dtype=torch.int64, device=metric.device)
+    return Matching(kept=torch.arange(tokens, device=metric.device).expand(batch, -1), sources=nothing, into=nothing)
+
+
+def _expect_tokens(x: Tensor, name: str) -> None:
+    if x.dim() != 3:
+        raise ValueError(f"{name}: shape {tuple(x.shape)} where (batch, tokens, channels) is needed")

@@ -1,0 +1,126 @@
+"""The meaning of every op, in plain PyTorch: what other implementations are tested against, and what runs where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Reduction = Literal["mean", "sum", "amax"]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which tokens stay, and into which of these the others go. All indices are int64; output row i starts as input token `kept[:, i]`."""
+
+    kept: Tensor
+    """(B, T_out) input positions of the tokens that stay, in output order."""
+    sources: Tensor
+    """(B, S) input positions of the tokens that are merged away."""
+    into: Tensor
+    """(B, S) output row that each source goes to."""
+
+
+def bipartite_match(metric: Tensor, r: int, protected: int) -> Matching:
+    """(B, T, C), 0 <= r <= (T - protected) // 2 → r sources among the even positions, each into its most similar odd position."""
+    batch, tokens, _ = metric.shape
+    scores = _cosine(metric[:, ::2], metric[:, 1::2])  # (B, A, O): even against odd positions
+    if protected >= 1:
+        scores[:, 0, :] = -torch.inf  # the class token, even, is never a source
+    if protected == 2:
+        scores[:, :, 0] = -torch.inf  # the distillation token, odd, is never a destination
+    best, nearest = scores.max(dim=-1)  # (B, A)
+    odd = torch.arange(1, tokens, 2, device=metric.device).expand(batch, -1)
+    order = best.argsort(dim=-1, descending=True)
+    sources, even = order[:, :r], order[:, r:]
+    if protected:
+        even = even.sort(dim=-1).values  # special tokens stay in front
+    into = nearest.gather(1, sources) + even.shape[1]
+    if protected == 2:  # the distillation token, which is never a destination, moves up behind the class token
+        kept = torch.cat([even[:, :1] * 2, odd[:, :1], even[:, 1:] * 2, odd[:, 1:]], dim=1)
+    else:
+        kept = torch.cat([even * 2, odd], dim=1)
+    return Matching(kept=kept, sources=sources * 2, into=into)
+
+
+def kth_match(metric: Tensor, k: int) -> Matching:
+    """(B, T, C) → of every run of k tokens the last one stays; a tail shorter than k is dropped."""
+    batch, tokens, _ = metric.shape
+    runs = torch.arange(tokens // k * k, device=metric.device).view(-1, k)
+    kept, sources = runs[:, -1], runs[:, :-1].flatten()
+    into = _cosine(metric[:, sources], metric[:, kept]).argmax(dim=-1)
+    return Matching(kept=kept.expand(batch, -1), sources=sources.expand(batch, -1), into=into)
+
+
+def random_match(metric: Tensor, r: int, noise: Tensor) -> Matching:
+    """(B, T, C), noise (B, T) → the r tokens of lowest noise are sources; the others stay, in order of their noise."""
+    order = noise.argsort(dim=-1)
+    sources, kept = order[:, :r], order[:, r:]
+    into = _cosine(_rows(metric, sources), _rows(metric, kept)).argmax(dim=-1)
+    return Matching(kept=kept, sources=sources, into=into)
+
+
+def reduce(x: Tensor, matching: Matching, how: Reduction) -> Tensor:
+    """(B, T, C) → (B, T_out, C)."""
+    kept, moved = _rows(x, matching.kept), _rows(x, matching.sources)
+    if how == "amax":
+        return kept.scatter_reduce(1, matching.into.unsqueeze(-1).expand_as(moved), moved, "amax")
+    total = _add_rows(kept, matching.into, moved)
+    if how == "sum":
+        return total
+    return total / _add_rows(torch.ones_like(kept[..., :1]), matching.into, torch.ones_like(moved[..., :1]))
+
+
+def merge(x: Tensor, size: Tensor | None, matching: Matching) -> tuple[Tensor, Tensor]:
+    """(B, T, C), (B, T, 1) → (B, T_out, C), (B, T_out, 1)."""
+    if size is None:
+        size = torch.ones(*x.shape[:2], 1, device=x.device)
+    kept_size, moved_size = _rows(size, matching.kept), _rows(size, matching.sources)
+    merged_size = _add_rows(kept_size, matching.into, moved_size)
+    # Each token enters with its share of the sum: rows that receive nothing keep their values exactly, in any precision.
+    kept = _rows(x, matching.kept) * (kept_size / merged_size).to(x.dtype)
+    moved = _rows(x, matching.sources) * (moved_size / _rows(merged_size, matching.into)).to(x.dtype)
+    return _add_rows(kept, matching.into, moved), merged_size
+
+
+def unmerge(y: Tensor, matching: Matching) -> Tensor:
+    """(B, T_out, C) → (B, T, C): every token gets the row that it went into."""
+    batch, rows = matching.kept.shape
+    positions = torch.cat([matching.kept, matching.sources], dim=1)
+    values = torch.cat([torch.arange(rows, device=y.device).expand(batch, -1), matching.into], dim=1)
+    return _rows(y, torch.empty_like(positions).scatter_(1, positions, values))
+
+
+def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float) -> Tensor:
+    """(B, H, N, D) each, size (B, M, 1) of the keys → (B, H, N, D)."""
+    bias = None if size is None else size.log().to(q.dtype).view(size.shape[0], 1, 1, size.shape[1])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """(B, A, C), (B, O, C) → cosine similarities (B, A, O), in float32 or wider under any autocast: near ties decide which tokens merge."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
+        a, b = a.to(wide), b.to(wide)
+        similarity: Tensor = (a / a.norm(dim=-1, keepdim=True)) @ (b / b.norm(dim=-1, keepdim=True)).mT
+        return similarity
+
+
+def _flat(index: Tensor, rows: int) -> Tensor:
+    """(B, S) row indices inside each sample → (B * S,) row indices of the flattened batch."""
+    return (index + torch.arange(0, index.shape[0] * rows, rows, device=index.device).unsqueeze(1)).flatten()
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """(B, T, C), (B, S) → (B, S, C). Whole rows are copied: on a CPU many times faster than `gather` with an expanded index."""
+    batch, rows, width = x.shape
+    return x.reshape(batch * rows, width).index_select(0, _flat(index, rows)).view(batch, -1, width)
+
+
+def _add_rows(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """(B, T, C), (B, S), (B, S, C) → x with `values` added to its rows `index`."""
+    batch, rows, width = x.shape
+    return x.reshape(batch * rows, width).index_add(0, _flat(index, rows), values.reshape(-1, width)).view(x.shape)

@@ -1,0 +1,75 @@
+"""The transformer block that all models of this family share, with token merging between its halves."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels import ops
+from models.token_merging import Tokens
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, timm's parameter names: the rows of `qkv` are q, k and v, each split into heads contiguously."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} cannot be split into {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, key_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, N, C), (B, N, 1) → output (B, N, C) and keys (B, H, N, D)."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
+        attended = ops.size_biased_attention(q, k, v, key_size)
+        return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width)), k
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = F.gelu(self.fc1(x))
+        return self.fc2(hidden)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm block. ToMe merges between attention and MLP, by the keys averaged over heads: section 3 of arXiv 2210.09461."""
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, *, qkv_bias: bool = True, norm_eps: float = 1e-6, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attn = Attention(width, heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = Mlp(width, hidden)
+        self.drop_path = drop_path
+
+    def forward(self, tokens: Tokens, r: int = 0) -> Tokens:
+        attended, keys = self.attn(self.norm1(tokens.x), tokens.key_size)
+        tokens = tokens.add(self._drop(attended))
+        if r > 0:
+            tokens = tokens.merge(keys.mean(dim=1), r)
+        return tokens.add(self._drop(self.mlp(self.norm2(tokens.x))))
+
+    def _drop(self, residual: Tensor) -> Tensor:
+        """Stochastic depth (arXiv 1603.09382): leave the whole branch out of a sample with probability `drop_path`, in training."""
+        if not self.training or self.drop_path == 0.0:
+            return residual
+        keep = 1.0 - self.drop_path
+        mask = torch.empty(residual.shape[0], 1, 1, dtype=residual.dtype, device=residual.device).bernoulli_(keep)
+        return residual * (mask / keep)
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Linear from 0 in the first block to `rate` in the last."""
+    return [rate * block / max(depth - 1, 1) for block in range(depth)]

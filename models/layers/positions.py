@@ -1,0 +1,39 @@
+"""Position embeddings: the fixed sine-cosine table, and tables taken to another resolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sincos_table(width: int, side: int) -> Tensor:
+    """(1, 1 + side², width), float32: zeros for the class token, then the grid in raster order. Width is a multiple of 4.
+
+    The first half of the channels encodes the column, the second the row; each half is sines, then cosines, of
+    position · 10000^(-k / (width / 4)). Section A.1 of MAE (arXiv 2111.06377) calls it "the sine-cosine version".
+    """
+    if width % 4:
+        raise ValueError(f"width {width} is no multiple of 4, which a sine-cosine position table needs")
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(side, dtype=torch.float64).unsqueeze(1) * frequencies  # (side, width / 4)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
+    column = axis.unsqueeze(0).expand(side, -1, -1)
+    row = axis.unsqueeze(1).expand(-1, side, -1)
+    grid = torch.cat([column, row], dim=2).reshape(side * side, width)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), grid]).float().unsqueeze(0)
+
+
+def resize_table(table: Tensor, patches: int, *, special: int, align_corners: bool = False) -> Tensor:
+    """(1, special + old², C) → (1, special + patches, C): the square grid bicubically, without antialiasing; special tokens as they are.
+
+    MAE, DeiT and timm resize with `align_corners=False`, SWAG with True.
+    """
+    old, new = round((table.shape[1] - special) ** 0.5), round(patches**0.5)
+    if old * old + special != table.shape[1] or new * new != patches:
+        raise ValueError(f"a position table of {table.shape[1] - special} patches cannot become one of {patches}: both must be squares")
+    if old == new:
+        return table
+    grid = table[:, special:].reshape(1, old, old, -1).permute(0, 3, 1, 2)  # (1, C, old, old)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=align_corners)
+    return torch.cat([table[:, :special], grid.permute(0, 2, 3, 1).reshape(1, patches, -1)], dim=1)

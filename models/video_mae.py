@@ -1,0 +1,142 @@
+"""The video transformer of MAE-ST (arXiv 2205.09113), fine-tuned for classification, with token merging as an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.block import Block, drop_path_rates
+from models.merge_schedule import MergeSchedule
+from models.token_merging import Tokens
+from models.vit import Classified
+
+
+@dataclass(frozen=True)
+class VideoMAEConfig:
+    """The defaults are the published ViT-L on Kinetics-400: 16 frames at 224 px, 1568 tokens and a class token."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    frames: int = 16
+    patch_frames: int = 2
+    channels: int = 3
+    classes: int = 400
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    class_token: bool = True
+    separate_positions: bool = True
+    """One position table for space and one for time; otherwise one for both."""
+    proportional_attention: bool = False
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    """Before the head, in training."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size or self.frames % self.patch_frames:
+            raise ValueError(
+                f"a clip of {self.frames} frames of {self.image_size} px cannot be cut into patches of "
+                f"{self.patch_frames} frames of {self.patch_size} px"
+            )
+
+    @property
+    def special_tokens(self) -> int:
+        return int(self.class_token)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in time and in one picture."""
+        return self.frames // self.patch_frames, (self.image_size // self.patch_size) ** 2
+
+
+class TubePatchEmbed(nn.Module):
+    """(B, channels, T, S, S) → (B, t·h·w, C): time slowest, then row, then column."""
+
+    def __init__(self, config: VideoMAEConfig) -> None:
+        super().__init__()
+        kernel = (config.patch_frames, config.patch_size, config.patch_size)
+        self.proj = nn.Conv3d(config.channels, config.width, kernel_size=kernel, stride=kernel)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        x: Tensor = self.proj(clips)  # (B, C, t, h, w)
+        return x.flatten(2).transpose(1, 2)
+
+
+class VideoMAE(nn.Module):
+    """q, k and v are one matrix here; the published files keep three, which `models.published` joins."""
+
+    def __init__(self, config: VideoMAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, (times, places) = config.width, config.grid
+        self.patch_embed = TubePatchEmbed(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
+        if config.separate_positions:
+            self.pos_embed_spatial = nn.Parameter(torch.zeros(1, places, width))
+            self.pos_embed_temporal = nn.Parameter(torch.zeros(1, times, width))
+            self.pos_embed_class = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + times * places, width))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            for rate in drop_path_rates(config.drop_path, config.depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(width, config.classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.config.width, -1))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name == "cls_token" or name.startswith("pos_embed"):
+                nn.init.trunc_normal_(parameter, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def forward(self, clips: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False) -> Classified:
+        """Normalised clips (B, channels, T, S, S). Tokens merge freely across frames."""
+        schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
+        tokens = self._embed(clips, trace)
+        tokens_in = tokens.x.shape[1]
+        for block, r in zip(self.blocks, schedule, strict=True):
+            tokens = block(tokens, r)  # (B, N - r, C)
+        features = self.norm(self._mean(tokens))
+        logits = self.head(self.dropout(features))
+        return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
+
+    def _embed(self, clips: Tensor, trace: bool) -> Tokens:
+        config = self.config
+        expected = (config.channels, config.frames, config.image_size, config.image_size)
+        if clips.dim() != 5 or clips.shape[1:] != expected:
+            raise ValueError(f"clips: shape {tuple(clips.shape)} where (batch, {', '.join(map(str, expected))}) is needed")
+        x = self.patch_embed(clips)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = x + self._positions()
+        return Tokens(x, protected=config.special_tokens, proportional=config.proportional_attention, traced=trace)
+
+    def _positions(self) -> Tensor:
+        """→ (1, special + t·h·w, C)."""
+        if not self.config.separate_positions:
+            return self.pos_embed
+        grid = self.pos_embed_temporal.unsqueeze(2) + self.pos_embed_spatial.unsqueeze(1)  # (1, t, h·w, C)
+        table = grid.flatten(1, 2)
+        return table if self.pos_embed_class is None else torch.cat([self.pos_embed_class, table], dim=1)
+
+    def _mean(self, tokens: Tokens) -> Tensor:
+        """→ (B, C). The published model leaves the first token out of the mean even where it is no class token; once tokens have merged
+        there is no such first token, and the mean is over all of them."""
+        if tokens.size is None:
+            return tokens.x[:, 1:].mean(dim=1)
+        times, places = self.config.grid
+        return tokens.mean(self.config.special_tokens, times * places)

@@ -1,0 +1,149 @@
+"""The vision transformer for classification (arXiv 2010.11929), timm's layout and parameter names, with token merging as an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.block import Block, drop_path_rates
+from models.layers.patches import PatchEmbed
+from models.merge_schedule import MergeSchedule
+from models.token_merging import Tokens
+
+
+class Pool(StrEnum):
+    """What the head sees."""
+
+    TOKEN = "token"
+    """`norm`, then the class token (ViT, DeiT, SWAG)."""
+    MEAN = "mean"
+    """The mean of the patches, weighted by size where tokens merged, then `fc_norm` (MAE)."""
+    NORM_MEAN = "norm-mean"
+    """`norm` on every token, then the weighted mean."""
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A plain vision transformer; the defaults are ViT-B/16."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    channels: int = 3
+    classes: int = 1000
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    class_token: bool = True
+    distilled: bool = False
+    """A second special token with a head of its own (DeiT, arXiv 2012.12877); the logits are the mean of both heads."""
+    pool: Pool = Pool.TOKEN
+    proportional_attention: bool = True
+    """Merged tokens count by their size in attention: for models trained without merging on supervised labels, and for those trained with
+    it; off for MAE models off the shelf."""
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.distilled and not self.class_token:
+            raise ValueError("distilled: a distillation token needs a class token before it")
+        if self.pool is Pool.TOKEN and not self.class_token:
+            raise ValueError("pool: there is no class token to take")
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def special_tokens(self) -> int:
+        """Class and distillation token: they stand in front and never merge."""
+        return int(self.class_token) + int(self.distilled)
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a classifier answers."""
+
+    logits: Tensor
+    """(B, classes)."""
+    features: Tensor
+    """(B, C), what the head saw; (B, 2, C) for distilled models."""
+    tokens_in: int
+    tokens_out: int
+    """Tokens before the first and after the last block, special tokens included."""
+    size: Tensor | None
+    """(B, tokens_out, 1), input tokens per token; None if nothing merged."""
+    source: Tensor | None
+    """(B, tokens_out, tokens_in) of 0 and 1; None if nothing merged or it was not traced."""
+
+
+class ViT(nn.Module):
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, hidden = config.width, int(config.width * config.mlp_ratio)
+        self.patch_embed = PatchEmbed(config.patch_size, config.channels, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + config.patches, width))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, hidden, qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            for rate in drop_path_rates(config.drop_path, config.depth)
+        )
+        norm_first = config.pool is not Pool.MEAN
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps) if norm_first else nn.Identity()
+        self.fc_norm = nn.Identity() if norm_first else nn.LayerNorm(width, eps=config.norm_eps)
+        self.head = nn.Linear(width, config.classes)
+        self.head_dist = nn.Linear(width, config.classes) if config.distilled else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """timm's: truncated normal of deviation 0.02, biases 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for parameter in (self.cls_token, self.dist_token, self.pos_embed):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def forward(self, images: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False) -> Classified:
+        """Normalised images (B, channels, S, S). merge: how many tokens merge in each block; trace: also record which input tokens did."""
+        schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
+        tokens = self._embed(images, trace)
+        tokens_in = tokens.x.shape[1]
+        for block, r in zip(self.blocks, schedule, strict=True):
+            tokens = block(tokens, r)  # (B, N - r, C)
+        features = self._pool(tokens)
+        return Classified(self._classify(features), features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
+
+    def _embed(self, images: Tensor, trace: bool) -> Tokens:
+        size = self.config.image_size
+        if images.dim() != 4 or images.shape[2:] != (size, size):
+            raise ValueError(f"images: shape {tuple(images.shape)} where (batch, {self.config.channels}, {size}, {size}) is needed")
+        special = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
+        x = torch.cat([*special, self.patch_embed(images)], dim=1) + self.pos_embed  # (B, special + patches, C)
+        return Tokens(x, protected=self.config.special_tokens, proportional=self.config.proportional_attention, traced=trace)
+
+    def _pool(self, tokens: Tokens) -> Tensor:
+        """→ (B, C), or (B, 2, C) for distilled models."""
+        special = self.config.special_tokens
+        if self.config.pool is Pool.TOKEN:
+            front: Tensor = self.norm(tokens.x[:, :special])  # the other tokens are not looked at
+            return front if self.config.distilled else front[:, 0]
+        pooled: Tensor = self.fc_norm(replace(tokens, x=self.norm(tokens.x)).mean(special, self.config.patches))
+        return pooled
+
+    def _classify(self, features: Tensor) -> Tensor:
+        if self.head_dist is None:
+            logits: Tensor = self.head(features)
+            return logits
+        both: Tensor = (self.head(features[:, 0]) + self.head_dist(features[:, 1])) / 2
+        return both
