@@ -1,0 +1,76 @@
+"""Learning rates and parameter groups of MAE (arXiv 2111.06377, tables 8 and 9) as pure functions."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import TypedDict
+
+from torch import nn
+
+from models.vit import ViT
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+
+class ParameterGroup(TypedDict):
+    """What torch's optimisers take, and `lr_scale`: the group's learning rate is the schedule's times this. Names are for people."""
+
+    params: list[nn.Parameter]
+    names: list[str]
+    weight_decay: float
+    lr_scale: float
+
+
+def warmup_cosine(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
+    """The learning rate at a fractional epoch: linear from 0 over the warm-up, then half a cosine down to `min_lr`. Set it every step."""
+    if epoch < warmup_epochs:
+        return lr * epoch / warmup_epochs
+    progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def scaled_lr(base_lr: float, batch: int) -> float:
+    """The peak learning rate for an effective batch (per device x accumulation x devices); base rates are given for 256."""
+    return base_lr * batch / 256
+
+
+def pretraining_groups(model: nn.Module, weight_decay: float) -> list[ParameterGroup]:
+    """Two groups: biases and other one-dimensional parameters do not decay. Frozen parameters, MAE's position tables, are left out."""
+    return _group((name, parameter, 1.0, 0.0 if parameter.dim() == 1 else weight_decay) for name, parameter in _trainable(model))
+
+
+def layer_decay_groups(model: ViT, *, layer_decay: float, weight_decay: float) -> list[ParameterGroup]:
+    """Fine-tuning: each layer learns `layer_decay` times as fast as the one above it; norms after the blocks and the head learn at full rate.
+
+    One-dimensional parameters, special tokens and the position table do not decay.
+    """
+    top = model.config.depth + 1
+
+    def layer(name: str) -> int:
+        block = _BLOCK.match(name)
+        if block:
+            return int(block[1]) + 1
+        return 0 if name.startswith(("cls_token", "dist_token", "pos_embed", "patch_embed.")) else top
+
+    def decay(name: str, parameter: nn.Parameter) -> float:
+        return 0.0 if parameter.dim() == 1 or name in ("cls_token", "dist_token", "pos_embed") else weight_decay
+
+    return _group((name, parameter, layer_decay ** (top - layer(name)), decay(name, parameter)) for name, parameter in _trainable(model))
+
+
+def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _group(parameters: Iterable[tuple[str, nn.Parameter, float, float]]) -> list[ParameterGroup]:
+    """Gather (name, parameter, lr_scale, weight_decay) by the last two."""
+    groups: dict[tuple[float, float], ParameterGroup] = {}
+    for name, parameter, lr_scale, weight_decay in parameters:
+        group = groups.setdefault(
+            (lr_scale, weight_decay), ParameterGroup(params=[], names=[], weight_decay=weight_decay, lr_scale=lr_scale)
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
