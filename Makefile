@@ -1,21 +1,34 @@
-# The venv is rebuilt only when pyproject.toml changes, so a second `make` starts in seconds.
+# All that is needed beforehand: Debian, Ubuntu or the like with Python 3.11 or newer, python3-venv and make.
+# The venv is filled anew only when pyproject.toml changes, so a second `make` starts in seconds.
 VENV   := .venv
 BIN    := $(VENV)/bin
-PYTHON ?= python3
+# The first of these that is new enough; `make PYTHON=/path/to/python` overrides.
+PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+            $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done))
+# Further arguments of the command behind a target: `make serve ARGS="--port 9000"`, `make test ARGS="-k queue"`.
+ARGS   ?=
 
-.PHONY: demo serve test test-slow lint bench compose-test
+.PHONY: help demo serve test test-slow lint bench compose-test docs
+
+help:
+	@echo 'make demo          install, start everything, classify real pictures, show what happened, stop'
+	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
+	@echo 'make test          the tests; test-slow: those that take minutes; compose-test: the images and docker compose'
+	@echo 'make lint          ruff, mypy, import-linter'
+	@echo 'make bench         every figure that the documentation claims, measured here'
+	@echo 'make docs          the documentation as a web site in build/site'
 
 demo: $(VENV)/.server
-	$(BIN)/opsin demo
+	$(BIN)/opsin demo $(ARGS)
 
 serve: $(VENV)/.server
-	$(BIN)/opsin serve
+	$(BIN)/opsin serve $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -24,19 +37,30 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.merging
-	$(BIN)/python -m benchmarks.serving
+	$(BIN)/opsin bench merging
+	$(BIN)/opsin bench serving
 
 compose-test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m compose tests/e2e/test_compose.py
+	$(BIN)/python -m pytest -m compose tests/e2e/test_compose.py $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@test -n '$(PYTHON)' || { echo 'Opsin needs Python 3.11 or newer (Debian 12, Ubuntu 24.04 and later have it): apt install python3 python3-venv' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo '$(PYTHON) cannot make virtual environments: apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.server: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[server]'
-	touch $@
+	@echo 'Installing into $(VENV); PyTorch is large, so the first time takes minutes.'
+	$(BIN)/python -m pip install --editable '.[server]'
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@ $(VENV)/.server
+	@echo 'Installing into $(VENV); PyTorch is large, so the first time takes minutes.'
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@ $(VENV)/.server
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable '.[docs]'
+	@touch $@

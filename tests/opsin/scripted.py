@@ -1,0 +1,82 @@
+"""A real HTTP server whose answers a test writes down beforehand: for what a healthy gateway does not do on demand."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+RESULT = {
+    "id": "r-1",
+    "model": "clipart",
+    "version": "1",
+    "results": [
+        {
+            "predictions": [{"label": "animals", "index": 0, "score": 0.75}, {"label": "food", "index": 1, "score": 0.25}],
+            "merging": {"rung": "fast", "schedule": [8, 8], "tokens_in": 65, "tokens_out": 49},
+        }
+    ],
+    "timing": {"prepare_ms": 1, "queue_ms": 2, "batch_wait_ms": 3, "inference_ms": 4, "total_ms": 10, "batch_size": 2},
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int = 200
+    body: object = field(default_factory=lambda: RESULT)
+    headers: dict[str, str] = field(default_factory=dict)
+    after: threading.Event | None = None
+    """The answer is held back until this is set."""
+
+
+@dataclass(frozen=True)
+class Request:
+    path: str
+    headers: Message
+    body: bytes
+
+
+@dataclass
+class Script:
+    url: str
+    requests: list[Request] = field(default_factory=list)
+
+
+@contextmanager
+def scripted(answers: Sequence[Answer]) -> Iterator[Script]:
+    """Serve `answers` in turn, the last one again and again."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            answer = answers[min(len(script.requests), len(answers) - 1)]
+            script.requests.append(Request(self.path, self.headers, body))
+            if answer.after:
+                answer.after.wait(10)
+            data = answer.body.encode() if isinstance(answer.body, str) else json.dumps(answer.body).encode()
+            self.send_response(answer.status)
+            for name, value in {**answer.headers, "Content-Length": str(len(data))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        script = Script(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield script
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,165 @@
+"""What the client makes of every kind of answer, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+
+import pytest
+
+from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
+from tests.opsin.scripted import RESULT, Answer, scripted
+
+FULL = Answer(429, {"title": "Queue full", "status": 429, "detail": "1024 jobs wait", "request_id": "r-9"}, {"Retry-After": "1"})
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_one_picture_gives_one_classification() -> None:
+    with scripted([Answer()]) as service, Client(service.url) as client:
+        found = client.classify(b"picture", model="clipart@1", merge="off", top_k=2, priority="high", request_id="mine")
+    assert (found.label, found.score, found.model, found.version, found.request_id) == ("animals", 0.75, "clipart", "1", "r-1")
+    assert (found.merging.rung, found.merging.tokens_in, found.merging.tokens_out) == ("fast", 65, 49)
+    assert (found.timing.total_ms, found.timing.batch_size) == (10, 2)
+    [request] = service.requests
+    assert request.path == "/v1/classify?model=clipart%401&top_k=2&merge=off&priority=high"
+    assert (request.body, request.headers["X-Request-ID"]) == (b"picture", "mine")
+
+
+def test_several_pictures_travel_in_one_request_and_keep_their_order() -> None:
+    two = {**RESULT, "results": [{**RESULT["results"][0], "predictions": [{"label": name, "index": 0, "score": 1}]} for name in "ab"]}
+    with scripted([Answer(body=two)]) as service, Client(service.url) as client:
+        assert [found.label for found in client.classify([b"first picture", b"second picture"])] == ["a", "b"]
+    [request] = service.requests
+    assert request.headers["Content-Type"].startswith("multipart/form-data")
+    assert 0 < request.body.index(b"first picture") < request.body.index(b"second picture")
+
+
+def test_a_list_of_one_gives_a_list_of_one() -> None:
+    with scripted([Answer()]) as service, Client(service.url) as client:
+        assert [found.label for found in client.classify([b"picture"])] == ["animals"]
+
+
+def test_the_timeout_is_the_deadline_that_the_service_gets() -> None:
+    with scripted([Answer()]) as service, Client(service.url, timeout=50) as client:
+        client.classify(b"picture", timeout=7)
+        client.classify(b"picture")
+    per_call, of_client = (float(request.headers["X-Request-Timeout"]) for request in service.requests)
+    assert 6 < per_call <= 7
+    assert 49 < of_client <= 50
+
+
+def test_the_pause_is_the_one_that_the_service_asks_for() -> None:
+    with scripted([FULL, Answer()]) as service, Client(service.url) as client:
+        asked = time.monotonic()
+        client.classify(b"picture")
+    assert time.monotonic() - asked >= 1.0
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_full_or_resting_service_is_asked_again_after_the_pause_it_names(status: int) -> None:
+    with scripted([Answer(status, FULL.body, {"Retry-After": "0"}), Answer()]) as service, Client(service.url) as client:
+        assert client.classify(b"picture").label == "animals"
+    assert [request.body for request in service.requests] == [b"picture", b"picture"]
+
+
+def test_retries_are_bounded_and_the_last_refusal_is_raised() -> None:
+    with (
+        scripted([Answer(429, FULL.body, {"Retry-After": "0"})]) as service,
+        Client(service.url, retries=3) as client,
+        pytest.raises(Unavailable) as raised,
+    ):
+        client.classify(b"picture")
+    assert len(service.requests) == 4
+    error = raised.value
+    assert (error.status, error.title, error.detail, error.request_id, error.retry_after) == (429, "Queue full", "1024 jobs wait", "r-9", 0)
+
+
+def test_a_pause_that_does_not_fit_into_the_timeout_is_not_waited_for() -> None:
+    with (
+        scripted([Answer(503, FULL.body, {"Retry-After": "3600"})]) as service,
+        Client(service.url, timeout=5) as client,
+        pytest.raises(Unavailable),
+    ):
+        client.classify(b"picture")
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, Refused), (404, Refused), (413, Refused), (422, Refused), (500, Failed), (504, DeadlinePassed)]
+)
+def test_nothing_else_is_sent_twice(status: int, kind: type[OpsinError]) -> None:
+    problem = {"type": "about:blank", "title": "Sorry", "status": status, "detail": "image[3]: why", "field": "image[3]"}
+    with scripted([Answer(status, problem, {"Retry-After": "0"})]) as service, Client(service.url) as client, pytest.raises(kind) as raised:
+        client.classify(b"picture")
+    assert len(service.requests) == 1
+    assert (raised.value.field, str(raised.value)) == ("image[3]", f"{status} Sorry: image[3]: why")
+
+
+def test_an_error_page_of_a_proxy_is_still_a_sentence() -> None:
+    with (
+        scripted([Answer(502, "<html>\n  bad gateway </html>")]) as service,
+        Client(service.url) as client,
+        pytest.raises(Failed, match="502 Bad Gateway: <html> bad gateway </html>"),
+    ):
+        client.classify(b"picture")
+
+
+def test_no_service_at_all_is_unreachable() -> None:
+    with Client(f"http://127.0.0.1:{free_port()}") as client:
+        with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:\d+: no answer"):
+            client.classify(b"picture")
+        assert client.health() is False
+        assert not client.ready()
+
+
+def test_an_answer_that_does_not_come_is_a_passed_deadline() -> None:
+    release = threading.Event()
+    with scripted([Answer(after=release)]) as service, Client(service.url) as client:
+        with pytest.raises(DeadlinePassed):
+            client.classify(b"picture", timeout=0.01)
+        release.set()
+
+
+def test_a_service_that_is_not_ready_says_why() -> None:
+    with scripted([Answer(503, {"detail": "no worker is ready for clipart"})]) as service, Client(service.url) as client:
+        readiness = client.ready()
+    assert (bool(readiness), readiness.reason) == (False, "no worker is ready for clipart")
+
+
+def test_no_pictures_and_no_time_are_the_callers_mistakes() -> None:
+    with Client() as client:
+        with pytest.raises(ValueError, match="at least one picture"):
+            client.classify([])
+        with pytest.raises(ValueError, match="timeout"):
+            client.classify(b"picture", timeout=0)
+
+
+async def test_the_async_client_asks_concurrently_and_retries_as_well() -> None:
+    answers = [Answer(429, FULL.body, {"Retry-After": "0"}), Answer()]
+    with scripted(answers) as service:
+        async with AsyncClient(service.url) as client:
+            found = await asyncio.gather(*(client.classify(b"picture") for _ in range(8)))
+    assert [one.label for one in found] == ["animals"] * 8
+    assert len(service.requests) == 9
+
+
+async def test_the_async_client_raises_the_same_errors() -> None:
+    async with AsyncClient(f"http://127.0.0.1:{free_port()}") as client:
+        with pytest.raises(Unreachable):
+            await client.models()
+        assert await client.health() is False
+        assert not await client.ready()
+
+
+def test_opsin_url_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted([Answer()]) as service:
+        monkeypatch.setenv("OPSIN_URL", service.url)
+        with Client() as client:
+            assert client.url == service.url
+            assert client.classify(b"picture").label == "animals"
