@@ -42,7 +42,7 @@ def pretraining_groups(model: nn.Module, weight_decay: float) -> list[ParameterG
 
 
 def layer_decay_groups(model: ViT, *, layer_decay: float, weight_decay: float) -> list[ParameterGroup]:
-    """Fine-tuning: each layer learns `layer_decay` times as fast as the one above it; norms after the blocks and the head learn at full rate.
+    """Fine-tuning: each layer learns `layer_decay` times as fast as the one above it; last norm and head learn at full rate.
 
     One-dimensional parameters, special tokens and the position table do not decay.
     """
