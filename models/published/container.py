@@ -1,0 +1,58 @@
+"""Reading of files that others wrote: nothing in them is executed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+ALLOWED: list[Any] = [argparse.Namespace]
+"""Classes that a checkpoint may hold besides tensors and plain containers: MAE's training code keeps its arguments as a Namespace."""
+
+WRAPPERS = ("model", "model_state")
+"""Where training code puts the weights among optimiser, epoch and arguments."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; the message is one sentence for its owner."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The weights in a `.safetensors` or torch file, by their published names: flat, or under `model` or `model_state`.
+
+    Raises CheckpointError.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    content = _load(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__} where a dict of tensors is needed")
+    weights = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    strangers = [str(key) for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if strangers or not weights:
+        what = f"{', '.join(strangers[:5])} is no tensor" if strangers else "it is empty"
+        raise CheckpointError(f"{path}: no state dict, neither flat nor under {' or '.join(WRAPPERS)}: {what}")
+    return dict(weights)
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: damaged, or no safetensors file ({error})") from error
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes its reader raise almost anything
+        culprit = re.search(r"GLOBAL (\S+)", str(error))
+        if culprit:
+            raise CheckpointError(f"{path}: refused, since it holds {culprit[1]} and may hold only weights") from error
+        raise CheckpointError(f"{path}: damaged, or no torch file ({type(error).__name__})") from error

@@ -1,0 +1,101 @@
+"""What a family of published checkpoints has in common: key names, what its files do not say, and how its pictures are prepared."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from models.bundle import Preprocess
+from models.published.key_table import KeyTable
+from models.vit import Pool
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Fields = dict[str, Any]
+"""Fields of a config dataclass."""
+
+
+@dataclass(frozen=True)
+class Family:
+    name: str
+    architecture: str
+    table: KeyTable
+    config: Callable[[Mapping[str, Tensor]], Fields]
+    """What keys and shapes tell, from weights under our names. Raises UnlikeFamily."""
+    defaults: Fields
+    """What they cannot tell."""
+    preprocess: Callable[[int], Preprocess]
+    """For an image size."""
+    align_corners: bool = False
+    """How the family resizes position tables."""
+
+
+class UnlikeFamily(Exception):
+    """Weights lack what every checkpoint of a family has; the message says what."""
+
+
+def vit_config(weights: Mapping[str, Tensor]) -> Fields:
+    """The fields of ViTConfig that weights tell."""
+    width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
+    _, positions, _ = shape_of(weights, "pos_embed", 3)
+    special = sum(token in weights for token in ("cls_token", "dist_token"))
+    return {
+        "image_size": patch_size * side_of(positions - special),
+        "patch_size": patch_size,
+        "channels": channels,
+        "width": width,
+        "class_token": "cls_token" in weights,
+        "distilled": "dist_token" in weights,
+        "pool": Pool.MEAN if "fc_norm.weight" in weights else Pool.TOKEN if "cls_token" in weights else Pool.NORM_MEAN,
+        **block_fields(weights, width),
+    }
+
+
+def block_fields(weights: Mapping[str, Tensor], width: int) -> Fields:
+    """The fields about blocks and head that all our transformers share."""
+    hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
+    fields: Fields = {
+        "depth": 1 + max(int(match[1]) for key in weights if (match := re.match(r"blocks\.(\d+)\.", key))),
+        "mlp_ratio": hidden / width,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
+    }
+    if "head.weight" in weights:
+        fields["classes"] = weights["head.weight"].shape[0]
+    heads = published_heads(width)
+    if heads is not None:
+        fields["heads"] = heads
+    return fields
+
+
+def published_heads(width: int) -> int | None:
+    """Heads of 64 channels, as in all published sizes but huge; None where that cannot be."""
+    if width == 1280:
+        return 16
+    return width // 64 if width % 64 == 0 else None
+
+
+def shape_of(weights: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    if key not in weights:
+        raise UnlikeFamily(f"it lacks {key}")
+    shape = tuple(weights[key].shape)
+    if len(shape) != dimensions:
+        raise UnlikeFamily(f"{key} has {len(shape)} dimensions, not {dimensions}")
+    return shape
+
+
+def side_of(patches: int) -> int:
+    side = math.isqrt(max(patches, 0))
+    if side == 0 or side * side != patches:
+        raise UnlikeFamily(f"its position table has {patches} patches, which is no square")
+    return side
+
+
+def resize_and_crop(ratio: float, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Callable[[int], Preprocess]:
+    """Short side to `ratio` times the image size, truncated, bicubic; then the centre."""
+    return lambda size: Preprocess(image_size=size, short_side=int(ratio * size), interpolation="bicubic", mean=mean, std=std)

@@ -1,0 +1,249 @@
+"""A published checkpoint becomes a bundle: find its family, infer its config, check that everything fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from models.bundle import BundleSpec, Preprocess, Rung, Weights
+from models.layers.positions import resize_table
+from models.published import deit, mae, mae_st, swag, timm
+from models.published.container import CheckpointError, read_checkpoint
+from models.published.family import Family, Fields, UnlikeFamily
+from models.registry import ARCHITECTURES, read_config
+
+FAMILIES: Mapping[str, Family] = {module.FAMILY.name: module.FAMILY for module in (timm, deit, mae, swag, mae_st)}
+
+LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
+"""Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
+
+PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A checkpoint read as one family."""
+
+    family: Family
+    fields: Fields
+    """Of the architecture's config: what keys tell, the family's defaults, what was set by hand."""
+    weights: dict[str, Tensor]
+    """By our names."""
+    missing: list[str]
+    unexpected: list[str]
+    """Published keys."""
+    misshapen: list[str]
+
+    @property
+    def perfect(self) -> bool:
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def config(self) -> Any:
+        """The architecture's config. Raises CheckpointError."""
+        try:
+            return read_config(ARCHITECTURES[self.family.architecture].config, self.fields)
+        except ValueError as error:
+            raise CheckpointError(f"config: {error}") from error
+
+    def model(self) -> nn.Module:
+        """The model with its weights, in evaluation mode."""
+        model = ARCHITECTURES[self.family.architecture].build(self.config())
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+    def complaint(self) -> str:
+        text = _complaint(self.missing, self.unexpected, self.misshapen)
+        if any(key.startswith("head.") for key in self.missing):
+            text += " (without a head they are pre-training weights, which cannot classify before they are fine-tuned)"
+        return text
+
+
+def detect(weights: Mapping[str, Tensor]) -> list[str]:
+    """The families whose keys these are, by name: none, one, or several whose files look alike."""
+    fits = []
+    for family in FAMILIES.values():
+        try:
+            fits.append(fit(weights, family, {}))
+        except UnlikeFamily:
+            continue
+    return [found.family.name for found in fits if found.perfect]
+
+
+def fit(weights: Mapping[str, Tensor], family: Family, settings: Mapping[str, Any]) -> Fit:
+    """Read published weights as a family. settings: config fields that override what was inferred. Raises UnlikeFamily."""
+    translated = family.table.translate(weights)
+    fields = {**family.config(translated.weights), **family.defaults, **settings}
+    ours = _resize_positions(translated.weights, fields, family)
+    try:
+        expected = _shapes(family, fields)
+    except ValueError as error:
+        raise UnlikeFamily(str(error)) from error
+    complete = family.table.translate(weights, needed=expected)
+    misshapen = [
+        f"{key} {tuple(ours[name].shape)} for {shape}"
+        for name, shape in expected.items()
+        if name in ours and tuple(ours[name].shape) != shape
+        for key in family.table.published_names(name)
+    ]
+    strangers = [key for name in ours if name not in expected for key in family.table.published_names(name)]
+    kept = {name: ours[name].contiguous() for name in expected if name in ours}
+    return Fit(family, fields, kept, complete.missing, complete.unexpected + strangers, misshapen)
+
+
+def import_checkpoint(
+    file: Path,
+    *,
+    family: str | None,
+    labels: Sequence[str] | None,
+    overrides: Mapping[str, str],
+    name: str,
+    version: str,
+    license: str,
+) -> tuple[BundleSpec, dict[str, Tensor]]:
+    """Read a published checkpoint: the spec of a bundle, its weights still to be sealed by `bundle.write`, and the weights by our names.
+
+    family: None to find it from the keys. labels: None for "class 0", "class 1", …. overrides: config and preprocessing fields as written
+    on a command line, as `heads` = "4", `mean` = "0.5,0.5,0.5"; another `image_size` resizes the position table as the family does.
+    Raises CheckpointError with a sentence for the user.
+    """
+    published = read_checkpoint(file)
+    chosen = _choose(file, published, family)
+    config_settings, preprocess_settings = _settings(chosen, overrides)
+    try:
+        found = fit(published, chosen, config_settings)
+    except UnlikeFamily as error:
+        missing, unexpected = chosen.table.unmatched(published), chosen.table.translate(published).unexpected
+        raise CheckpointError(f"{file}: does not fit {chosen.name}: {_complaint(missing, unexpected, []) or error}") from error
+    if not found.perfect:
+        raise CheckpointError(f"{file}: does not fit {chosen.name}: {found.complaint()}")
+    if "heads" not in found.fields:
+        raise CheckpointError(f"{file}: width {found.fields['width']} does not tell the number of heads: set it, as in --set heads=4")
+    config = found.config()
+    try:
+        preprocess = _preprocess(chosen, config.image_size, preprocess_settings)
+        spec = BundleSpec(
+            name=name,
+            version=version,
+            task="classify",
+            architecture=chosen.architecture,
+            config=dataclasses.asdict(config),
+            preprocess=preprocess,
+            labels=_labels(file, labels, config.classes),
+            license=license,
+            provenance={"file": file.name, "sha256": _sha256(file), "family": chosen.name, "set": dict(overrides)},
+            ladder=_ladder(found, config.depth),
+            weights=Weights(sha256="0" * 64, bytes=0),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg']}") from error
+    return spec, found.weights
+
+
+def _complaint(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
+    """What does not fit, in one line: keys that differ by the number of their block are named once."""
+    parts = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    named = {what: dict.fromkeys(re.sub(r"(?<=[._])\d+(?=\.)", "{i}", key) for key in keys) for what, keys in parts.items()}
+    return "; ".join(f"{what}: {', '.join(keys)}" for what, keys in named.items() if keys)
+
+
+def _choose(file: Path, published: Mapping[str, Tensor], name: str | None) -> Family:
+    if name is not None:
+        if name not in FAMILIES:
+            raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(FAMILIES)}")
+        return FAMILIES[name]
+    names = detect(published)
+    if len(names) == 1:
+        return FAMILIES[names[0]]
+    if names:
+        raise CheckpointError(f"{file}: its keys fit the families {', '.join(names)}; say which it is with --family")
+    raise CheckpointError(f"{file}: fits no known family ({', '.join(FAMILIES)}). {_nearest(published)}")
+
+
+def _nearest(published: Mapping[str, Tensor]) -> str:
+    fits = []
+    for family in FAMILIES.values():
+        try:
+            fits.append(fit(published, family, {}))
+        except UnlikeFamily:
+            continue
+    if not fits:
+        return f"Its keys are {', '.join(list(published)[:5])}, …"
+    nearest = min(fits, key=lambda found: len(found.missing) + len(found.unexpected) + len(found.misshapen))
+    return f"Nearest is {nearest.family.name}: {nearest.complaint()}"
+
+
+def _settings(family: Family, overrides: Mapping[str, str]) -> tuple[Fields, Fields]:
+    """→ for the config, for the preprocessing."""
+    config_fields = {field.name for field in dataclasses.fields(ARCHITECTURES[family.architecture].config)}
+    unknown = sorted(set(overrides) - config_fields - PREPROCESS_FIELDS)
+    if unknown:
+        known = ", ".join(sorted(config_fields | PREPROCESS_FIELDS))
+        raise CheckpointError(f"{', '.join(unknown)}: cannot be set; what can be is {known}")
+    values = {key: _parse(value) for key, value in overrides.items()}
+    return (
+        {key: value for key, value in values.items() if key in config_fields},
+        {key: value for key, value in values.items() if key not in config_fields},
+    )
+
+
+def _parse(value: str) -> Any:
+    """JSON, `1,2,3` for a list, else text."""
+    for text in (value, f"[{value}]"):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            continue
+    return value
+
+
+def _resize_positions(weights: Mapping[str, Tensor], fields: Fields, family: Family) -> dict[str, Tensor]:
+    """Position tables of pictures are taken to the image size that was asked for."""
+    if family.architecture != "vit":
+        return dict(weights)
+    patches = (fields["image_size"] // fields["patch_size"]) ** 2
+    special = int(fields["class_token"]) + int(fields["distilled"])
+    table = resize_table(weights["pos_embed"], patches, special=special, align_corners=family.align_corners)
+    return {**weights, "pos_embed": table}
+
+
+def _shapes(family: Family, fields: Fields) -> dict[str, tuple[int, ...]]:
+    """Our names and shapes for a config, without allocating. Raises ValueError."""
+    architecture = ARCHITECTURES[family.architecture]
+    with torch.device("meta"):
+        model: nn.Module = architecture.build(read_config(architecture.config, {"heads": 1, **fields}))
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def _preprocess(family: Family, image_size: int, settings: Fields) -> Preprocess:
+    return Preprocess.model_validate({**family.preprocess(image_size).model_dump(), **settings})
+
+
+def _labels(file: Path, labels: Sequence[str] | None, classes: int) -> list[str]:
+    if labels is None:
+        return [f"class {index}" for index in range(classes)]
+    if len(labels) != classes:
+        raise CheckpointError(f"{file}: has {classes} classes, but {len(labels)} labels were given")
+    return list(labels)
+
+
+def _ladder(found: Fit, depth: int) -> list[Rung]:
+    table = next(value for key, value in found.weights.items() if key in ("pos_embed", "pos_embed_spatial"))
+    patches = table.shape[1] * (found.weights["pos_embed_temporal"].shape[1] if "pos_embed_temporal" in found.weights else 1)
+    values = sorted({int(share * patches / depth) for share in LADDER_SHARES} - {0})
+    return [Rung(name=f"r{r}", schedule=r) for r in values]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,33 @@
+"""timm's vision transformers (AugReg and kin), whose parameter names are ours."""
+
+from __future__ import annotations
+
+from models.published.family import Family, resize_and_crop, vit_config
+from models.published.key_table import KeyTable
+
+ENCODER = {
+    "cls_token": "cls_token",
+    "pos_embed": "pos_embed",
+    "patch_embed.proj.*": "patch_embed.proj.*",
+    "blocks.{i}.norm1.*": "blocks.{i}.norm1.*",
+    "blocks.{i}.attn.qkv.*": "blocks.{i}.attn.qkv.*",
+    "blocks.{i}.attn.proj.*": "blocks.{i}.attn.proj.*",
+    "blocks.{i}.norm2.*": "blocks.{i}.norm2.*",
+    "blocks.{i}.mlp.fc1.*": "blocks.{i}.mlp.fc1.*",
+    "blocks.{i}.mlp.fc2.*": "blocks.{i}.mlp.fc2.*",
+}
+
+KEYS = {
+    **ENCODER,
+    "norm.*": "norm.*",
+    "head.*": "head.*",
+}
+
+FAMILY = Family(
+    name="timm",
+    architecture="vit",
+    table=KeyTable(KEYS),
+    config=vit_config,
+    defaults={"proportional_attention": True},
+    preprocess=resize_and_crop(256 / 224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+)
