@@ -1,0 +1,149 @@
+"""What the hardware could do without a service: `python -m benchmarks.bounds`, a process of its own that prints one JSON object.
+
+B: forward passes alone on one torch thread, over batch sizes.
+P: one process that decodes and infers in a loop, over torch threads, batch sizes and decode threads.
+Both run the service's own decoding and models on the pictures that the load generator sends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import bundle
+from models.bundle import Preprocess
+from models.registry import LoadedModel, load
+from server.media import images
+from server.settings import Settings
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+Pixels = NDArray[np.uint8]
+Decode = Callable[[bytes], Pixels]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to run the loop; `decoders` 0 decodes between forward passes, on the thread that runs them."""
+
+    threads: int
+    batch: int
+    decoders: int = 0
+
+
+@dataclass(frozen=True)
+class Speed:
+    layout: Layout
+    images_per_second: float
+
+
+def layouts(kind: Literal["forward", "process"]) -> list[Layout]:
+    if kind == "forward":
+        return [Layout(1, batch) for batch in BATCH_SIZES]
+    cpus = len(os.sched_getaffinity(0))
+    threads = sorted({1, max(1, cpus // 2), max(1, cpus - 1), cpus})
+    decoders = sorted({0, 1, 2, cpus})
+    return [Layout(thread, batch, decoder) for thread in threads for batch in BATCH_SIZES for decoder in decoders]
+
+
+def decoder(preprocess: Preprocess) -> Decode:
+    """The gateway's way from an encoded picture to pixels at model size."""
+    limit = int(Settings.model_fields["max_pixels"].default)
+    safe = images.Decoder(limit)
+
+    def decode(picture: bytes) -> Pixels:
+        with safe.decoded(picture) as image:
+            return images.to_model_size(image, preprocess, limit)
+
+    return decode
+
+
+def forward_only(model: LoadedModel, pixels: Pixels, layout: Layout, seconds: float) -> float:
+    """Images/s of forward passes over ready pixels (N, S, S, 3)."""
+    batches = cycle([np.stack(list(islice(cycle(pixels), start, start + layout.batch))) for start in range(0, len(pixels), layout.batch)])
+    return _images_per_second(lambda: infer(model, next(batches)), layout, seconds)
+
+
+def decode_and_infer(model: LoadedModel, decode: Decode, pictures: Sequence[bytes], layout: Layout, seconds: float) -> float:
+    """Images/s of decoding and forward passes together, without HTTP or queue."""
+    with ThreadPoolExecutor(max(1, layout.decoders)) as pool:
+        decoded = _decoded_ahead(pool, decode, pictures, 2 * layout.batch) if layout.decoders else map(decode, cycle(pictures))
+        return _images_per_second(lambda: infer(model, np.stack(list(islice(decoded, layout.batch)))), layout, seconds)
+
+
+def _decoded_ahead(pool: ThreadPoolExecutor, decode: Decode, pictures: Sequence[bytes], ahead: int) -> Iterator[Pixels]:
+    endless = cycle(pictures)
+    waiting = deque(pool.submit(decode, picture) for picture in islice(endless, ahead))
+    while True:
+        yield waiting.popleft().result()
+        waiting.append(pool.submit(decode, next(endless)))
+
+
+def infer(model: LoadedModel, pixels: Pixels) -> NDArray[np.float32]:
+    """(B, S, S, 3) → logits (B, classes), merging off."""
+    return model.forward({"pixels": pixels}, {"merge": [0] * model.depth})["logits"]
+
+
+def _images_per_second(step: Callable[[], object], layout: Layout, seconds: float) -> float:
+    torch.set_num_threads(layout.threads)
+    step()
+    start, batches = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds or not batches:
+        step()
+        batches += 1
+    return batches * layout.batch / elapsed
+
+
+def off_line_scores(model: LoadedModel, pixels: Pixels) -> NDArray[np.float32]:
+    """Softmax of every picture, each run alone. (N, classes)"""
+    logits = np.concatenate([infer(model, picture[None]) for picture in pixels])
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what the service is compared with; prints one JSON object.")
+    parser.add_argument("--bundle", required=True, type=Path)
+    parser.add_argument("--pictures", required=True, type=Path, help="a folder of JPEGs")
+    parser.add_argument("--dtype", required=True, choices=["float32", "bfloat16"])
+    parser.add_argument("--seconds", type=float, default=2.0, help="per layout")
+    parser.add_argument("--forward", type=json.loads, default=None, help="layouts of B as JSON; all by default")
+    parser.add_argument("--process", type=json.loads, default=None, help="layouts of P as JSON; all by default")
+    parser.add_argument("--scores", type=Path, help="also write off-line scores (pictures, classes) to this .npy")
+    options = parser.parse_args()
+
+    read = bundle.read(options.bundle)
+    model = load(read, dtype=getattr(torch, options.dtype))
+    pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
+    decode = decoder(read.spec.preprocess)
+    pixels = np.stack([decode(picture) for picture in pictures])
+    if options.scores:
+        torch.set_num_threads(1)
+        np.save(options.scores, off_line_scores(model, pixels))
+
+    forward = [Speed(layout, forward_only(model, pixels, layout, options.seconds)) for layout in _chosen(options.forward, "forward")]
+    process = [
+        Speed(layout, decode_and_infer(model, decode, pictures, layout, options.seconds)) for layout in _chosen(options.process, "process")
+    ]
+    print(json.dumps({"forward": [asdict(speed) for speed in forward], "process": [asdict(speed) for speed in process]}))
+
+
+def _chosen(given: list[dict[str, Any]] | None, kind: Literal["forward", "process"]) -> list[Layout]:
+    return layouts(kind) if given is None else [Layout(**layout) for layout in given]
+
+
+if __name__ == "__main__":
+    main()
