@@ -1,0 +1,77 @@
+"""The command line as a whole: its groups, and how errors reach the user."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from opsin import __version__
+from opsin.cli import bench, bundles, classify, demo, importing, services
+from opsin.cli.exits import Failure, Misuse
+
+# typer ships click inside, or depends on it where it is older: its UsageError is found through this public subclass in both
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="opsin",
+    help="Serve the masked-autoencoder family of vision models: fast, batched, observable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SERVICE, WORK, BUNDLES = "The service", "Pictures", "Bundles and figures"
+app.command(rich_help_panel=SERVICE)(services.serve)
+app.command(rich_help_panel=SERVICE)(services.gateway)
+app.command(rich_help_panel=SERVICE)(services.worker)
+app.command(rich_help_panel=WORK)(demo.demo)
+app.command(rich_help_panel=WORK)(classify.classify)
+app.command("import", rich_help_panel=BUNDLES)(importing.import_)
+app.add_typer(bundles.app, name="bundles", rich_help_panel=BUNDLES)
+app.command(rich_help_panel=BUNDLES, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"opsin {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line of this process. Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    try:
+        code = app(prog_name="opsin", standalone_mode=False)
+    except UsageError as error:
+        _complain(error.format_message(), getattr(error.ctx, "command_path", "opsin"))  # type: ignore[attr-defined]
+        code = 2
+    except Misuse as error:
+        _complain(str(error))
+        code = 2
+    except Failure as error:
+        for sentence in error.sentences:
+            _complain(sentence)
+        code = 1
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        # the reader of our output has gone, as in `opsin bundles list | head`; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code or 0)
+
+
+def _complain(sentence: str, command: str = "opsin") -> None:
+    if sentence:  # empty where typer has shown the help instead
+        typer.echo(f"{command}: {' '.join(sentence.split())}", err=True)

@@ -1,0 +1,21 @@
+"""`opsin bench`: the benchmarks behind every figure that the documentation claims."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import typer
+
+from opsin.cli.engine import HOUSE, require_engine
+from opsin.cli.exits import Misuse
+
+
+def bench(context: typer.Context, name: str = typer.Argument(help="Which one; further arguments are its own.")) -> None:
+    """Run a benchmark: `opsin bench merging`, `opsin bench serving --help`."""
+    require_engine("bench")
+    known = sorted(file.stem for file in (HOUSE / "benchmarks").glob("*.py") if '__name__ == "__main__"' in file.read_text())
+    if name not in known:
+        raise Misuse(f"bench: no benchmark is called {name!r}; there are {', '.join(known) or 'none'}")
+    ended = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *context.args], cwd=HOUSE, check=False)
+    raise typer.Exit(ended.returncode)

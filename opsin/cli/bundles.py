@@ -1,0 +1,168 @@
+"""`opsin bundles`: what lies in a folder of bundles, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opsin.cli.engine import lacks, require_engine
+from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import screen, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from models.bundle import Bundle, BundleSpec
+
+app = typer.Typer(help="List, show and verify bundles on disk.", no_args_is_help=True)
+
+Root = Annotated[Path, typer.Option("--bundles", help="Folder of NAME/VERSION/ bundles.", envvar="OPSIN_BUNDLES")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME[@VERSION]]...", help="All if none is named.", show_default=False)]
+DEFAULT_ROOT = Path("bundles")
+
+
+@app.command("list")
+def list_(bundles: Root = DEFAULT_ROOT) -> None:
+    """One line for each bundle."""
+    from rich.table import Table
+
+    whole, damaged = _read_all(bundles)
+    table = Table(
+        "Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy", box=None, header_style="bold", pad_edge=False
+    )
+    for column in (4, 6):
+        table.columns[column].justify = "right"
+    for spec in (bundle.spec for bundle in whole):
+        table.add_row(
+            spec.name, spec.version, spec.task, spec.architecture, size(spec.weights.bytes), spec.default_rung or "off", _accuracy(spec)
+        )
+    if whole:
+        screen().print(table)
+    elif not damaged:
+        typer.echo(f"{bundles}: no bundles")
+    if damaged:
+        raise Failure(*damaged)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", show_default=False)],
+    bundles: Root = DEFAULT_ROOT,
+    as_json: Annotated[bool, typer.Option("--json", help="The bundle.json itself.")] = False,
+) -> None:
+    """Everything that a bundle says of itself: licence, labels, provenance, measured quality, ladder."""
+    for bundle in _chosen(bundles, [name]):
+        if as_json:
+            typer.echo(bundle.spec.to_bytes().decode(), nl=False)
+        else:
+            _print_spec(bundle)
+
+
+@app.command()
+def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
+    """Check each bundle's description and the length and SHA-256 of its weights; exit code 1 if one is damaged."""
+    from models.bundle import BundleError
+
+    whole, damaged = (_chosen(bundles, names), list[str]()) if names else _read_all(bundles)
+    for bundle in whole:
+        try:
+            bundle.verify()
+        except BundleError as error:
+            damaged.append(str(error))
+        else:
+            typer.echo(f"{bundle.spec.id}  {size(bundle.spec.weights.bytes)}  OK")
+    if damaged:
+        raise Failure(*damaged)
+
+
+def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
+    """The bundles below root, and a sentence for each that cannot be read."""
+    require_engine("bundles")
+    try:
+        from models.bundle import BundleError, discover, read
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    if not root.is_dir():
+        raise Misuse(f"{root}: no such folder; name it with --bundles")
+    whole: list[Bundle] = []
+    damaged: list[str] = []
+    for path in discover(root):
+        try:
+            whole.append(read(path))
+        except BundleError as error:
+            damaged.append(str(error))
+    return whole, damaged
+
+
+def _chosen(root: Path, names: list[str]) -> list[Bundle]:
+    """The bundles called `name` (all its versions) or `name@version`. Raises Misuse if one of the names fits none."""
+    whole, damaged = _read_all(root)
+    chosen: list[Bundle] = []
+    for name in names:
+        fitting = [bundle for bundle in whole if name in (bundle.spec.name, bundle.spec.id)]
+        if not fitting:
+            for sentence in damaged:
+                typer.echo(sentence, err=True)
+            raise Misuse(f"no bundle {name!r} in {root}; there are {', '.join(bundle.spec.id for bundle in whole) or 'none'}")
+        chosen += fitting
+    return chosen
+
+
+def _accuracy(spec: BundleSpec) -> str:
+    """Measured accuracy at the default rung, or of merging off where there is none."""
+    rung = spec.rung(spec.default_rung) if spec.default_rung else None
+    accuracy = rung.accuracy if rung else spec.quality.get("accuracy")
+    return f"{accuracy:.1%}" if isinstance(accuracy, float) else "not measured"
+
+
+def _print_spec(bundle: Bundle) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    spec, console = bundle.spec, screen()
+    console.print(f"[bold]{spec.id}[/]  {escape(spec.description)}".rstrip())
+    facts = {
+        "folder": bundle.path,
+        "task": spec.task,
+        "architecture": f"{spec.architecture}  {_flat(spec.config)}",
+        "preprocess": _flat(spec.preprocess.model_dump()),
+        "weights": f"{size(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
+        "license": spec.license,
+        f"{len(spec.labels)} labels": ", ".join(spec.labels[:40]) + (", …" if len(spec.labels) > 40 else ""),
+        **{f"quality.{key}": _value(value) for key, value in spec.quality.items()},
+        **{f"provenance.{key}": _value(value) for key, value in spec.provenance.items()},
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(f"[dim]{escape(name)}[/]", escape(str(value)))
+    console.print(table)
+    if spec.ladder:
+        console.print(_ladder(spec))
+
+
+def _ladder(spec: BundleSpec) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        "Rung", "Schedule", "Accuracy", "Throughput", title="Ladder", title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
+    for rung in spec.ladder:
+        table.add_row(
+            f"{rung.name} (default)" if rung.name == spec.default_rung else rung.name,
+            _value(rung.schedule),
+            "not measured" if rung.accuracy is None else f"{rung.accuracy:.1%}",
+            "not measured" if rung.throughput is None else f"{rung.throughput:.2f}×",
+        )
+    return table
+
+
+def _flat(values: dict[str, Any]) -> str:
+    return "  ".join(f"{key}={_value(value)}" for key, value in values.items())
+
+
+def _value(value: object) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

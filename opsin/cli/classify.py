@@ -1,0 +1,115 @@
+"""`opsin classify`: label pictures through a running service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import screen
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from opsin.client import Client
+    from opsin.errors import OpsinError
+    from opsin.results import Classification
+
+IN_FLIGHT = 16
+"""Requests at a time: enough for the service to fill its batches."""
+
+
+def classify(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Picture files.", show_default=False)],
+    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
+    merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Labels per picture.", show_default=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds per picture.")] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and picture.")] = False,
+) -> None:
+    """Label pictures with a running service; each file is a request of its own, so one bad file does not spoil the others.
+
+    Exit code 0 if every picture was labelled, 1 if one was not.
+    """
+    from opsin.client import Client
+    from opsin.errors import OpsinError
+
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise Misuse(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))
+    if timeout <= 0:
+        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    with Client(url, timeout=timeout) as client:
+        answers = _answers(client, files, {"model": model, "merge": merge, "top_k": top_k})
+    labelled = {file: answer for file, answer in answers.items() if not isinstance(answer, OpsinError)}
+    refused = {file: answer for file, answer in answers.items() if isinstance(answer, OpsinError)}
+    if as_json:
+        for file, answer in answers.items():
+            typer.echo(json.dumps(_line(file, answer), ensure_ascii=False))
+    elif labelled:
+        screen().print(picture_table((file.name, found) for file, found in labelled.items()))
+    if refused:
+        raise Failure(*(f"{file}: {error}" for file, error in refused.items()))
+
+
+def _answers(client: Client, files: list[Path], options: dict[str, Any]) -> dict[Path, Classification | OpsinError]:
+    """What the service says to each file, in the order of the files; a progress bar on a terminal meanwhile."""
+    from rich.progress import track
+
+    from opsin.errors import OpsinError
+
+    def answer(file: Path) -> Classification | OpsinError:
+        try:
+            return client.classify(file, **options)
+        except OpsinError as error:
+            return error
+
+    console = screen(errors=True)
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        answers = track(
+            pool.map(answer, files), "Classifying", len(files), console=console, transient=True, disable=not console.is_terminal
+        )
+        return dict(zip(files, answers, strict=True))
+
+
+def _line(file: Path, answer: Classification | OpsinError) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from opsin.errors import OpsinError
+
+    if isinstance(answer, OpsinError):
+        return {"file": str(file), "error": {"status": answer.status, "title": answer.title, "detail": answer.detail}}
+    return {"file": str(file), **asdict(answer)}
+
+
+def picture_table(rows: Iterable[tuple[str, Classification]], title: str | None = None) -> Table:
+    """A row for each name and what was found: best labels, tokens into and out of the network, the service's time and the network's."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("Picture", "Labels", title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in ("Tokens", "Latency", "Network"):
+        table.add_column(name, justify="right")
+    for name, found in rows:
+        table.add_row(
+            escape(name),
+            _labels(found),
+            f"{found.merging.tokens_in} → {found.merging.tokens_out}",
+            f"{found.timing.total_ms:.1f} ms",
+            f"{found.timing.inference_ms:.1f} ms",
+        )
+    return table
+
+
+def _labels(found: Classification, count: int = 3) -> str:
+    """The best labels as rich markup, the first of them bold: `fruit 97 %  vegetables 2 %`."""
+    from rich.markup import escape
+
+    first, *others = [f"{escape(prediction.label)} {prediction.score:.0%}" for prediction in found.predictions[:count]]
+    return "  ".join([f"[bold]{first}[/]", *(f"[dim]{other}[/]" for other in others)])

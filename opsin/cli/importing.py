@@ -1,0 +1,95 @@
+"""`opsin import`: somebody else's checkpoint → a bundle."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opsin.cli.engine import lacks, require_engine
+from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import size
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A torch or .safetensors checkpoint.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR/NAME", help="Writes DIR/NAME/VERSION/; with --name, DIR.", show_default=False)
+    ],
+    family: Annotated[str | None, typer.Option(help="Whose it is, where its keys fit several families.", show_default=False)] = None,
+    labels: Annotated[Path | None, typer.Option(help="Class names: one per line, or a JSON list.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="What keys cannot tell, such as heads=4; repeatable.", show_default=False),
+    ] = None,
+    licence: Annotated[str, typer.Option("--license", help="The weights' licence, such as CC-BY-NC-4.0.")] = "unknown",
+    name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default=False)] = None,
+    version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
+) -> None:
+    """Turn a published checkpoint into a bundle. Only tensors are read: no code in the file is ever run."""
+    require_engine("import")
+    root, name = (output, name) if name else (output.parent, output.name)
+    if (root / name / version).exists():
+        raise Misuse(f"{root / name / version}: exists already; choose another --version")
+    class_names = _labels(labels) if labels else None
+    overrides = dict(_setting(text) for text in settings or [])
+    try:
+        from safetensors.torch import save_file
+
+        from models.bundle import BundleError, write
+        from models.published.container import CheckpointError
+        from models.published.importing import import_checkpoint
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    try:
+        spec, weights = import_checkpoint(
+            file, family=family, labels=class_names, overrides=overrides, name=name, version=version, license=licence
+        )
+    except CheckpointError as error:
+        raise Misuse(str(error)) from error
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".importing-", dir=root) as folder:
+            save_file(weights, Path(folder) / "weights.safetensors")
+            bundle = write(root, spec, Path(folder) / "weights.safetensors")
+    except (BundleError, OSError) as error:
+        raise Failure(f"import: {error}") from error
+
+    preprocess = spec.preprocess
+    typer.echo(f"family        {spec.provenance['family']}")
+    typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {value}" for key, value in spec.config.items()))
+    typer.echo(
+        f"pictures      short side {preprocess.short_side}, crop {preprocess.image_size}, {preprocess.interpolation}, "
+        f"mean {preprocess.mean}, std {preprocess.std}"
+    )
+    typer.echo(f"labels        {len(spec.labels)}: {', '.join(spec.labels[:4])}{', …' if spec.labels[4:] else ''}")
+    typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder) or 'none'} (not measured)")
+    typer.echo(f"license       {spec.license}")
+    typer.echo(f"written       {bundle.path} ({size(bundle.spec.weights.bytes)})")
+
+
+def _labels(file: Path) -> list[str]:
+    """Class names in the order of their numbers. Raises Misuse."""
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misuse(f"--labels: {file}: {error}") from error
+    if file.suffix != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        names = json.loads(text)
+    except ValueError as error:
+        raise Misuse(f"--labels: {file}: no JSON ({error})") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Misuse(f"--labels: {file}: a JSON list of strings is needed")
+    return names
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise Misuse(f"--set {text}: write KEY=VALUE, as in --set heads=4")
+    return key.strip(), value.strip()

@@ -1,0 +1,66 @@
+"""A service of our own, for as long as a command needs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from opsin.cli.exits import Failure
+
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
+
+
+@contextmanager
+def own_service(bundles: Path) -> Iterator[str]:
+    """Run `opsin serve` on a free port with a private queue and yield its URL once it is ready; stop it at the end. Raises Failure."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    # the queue and settings that the user's environment may name belong to another service: ours must not join it
+    environment = {name: value for name, value in os.environ.items() if name not in ("OPSIN_REDIS_URL", "OPSIN_CONFIG")}
+    command = [sys.executable, "-m", "opsin", "serve", "--host", "127.0.0.1", "--port", str(port), "--bundles", str(bundles)]
+    with tempfile.TemporaryFile("w+") as log:
+        # in a session of its own Ctrl-C does not reach it: this process stops it in order
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
+        try:
+            _await_ready(process, f"http://127.0.0.1:{port}", log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            _stop(process)
+
+
+def _await_ready(process: subprocess.Popen[bytes], url: str, log: IO[str]) -> None:
+    from opsin.client import Client
+
+    give_up = time.monotonic() + START_SECONDS
+    with Client(url, timeout=5) as client:
+        while not (readiness := client.ready()):
+            if process.poll() is not None:
+                raise Failure(f"the service ended with exit code {process.returncode}: {_last_words(log)}")
+            if time.monotonic() > give_up:
+                raise Failure(f"the service is not ready after {START_SECONDS:.0f} s: {readiness.reason}")
+            time.sleep(0.1)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _last_words(log: IO[str]) -> str:
+    log.seek(0)
+    lines = [line.strip() for line in log if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,118 @@
+"""`opsin serve`, `opsin gateway`, `opsin worker`: the service's processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opsin.cli.engine import lacks, require_engine
+from opsin.cli.exits import Misuse
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]", show_default=False)]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8000]", show_default=False)]
+Bundles = Annotated[Path | None, typer.Option(help="Folder of NAME/VERSION/ bundles. [default: ./bundles]", show_default=False)]
+Redis = Annotated[
+    str | None,
+    typer.Option(help="redis://, rediss://, unix:// or redis+sentinel:// URL of the queue.", show_default=False),
+]
+MetricsPort = Annotated[
+    int | None, typer.Option(help="Port of a worker's metrics, or the next free one. [default: 9101]", show_default=False)
+]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings; environment and options win over it.", show_default=False)]
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    bundles: Bundles = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. [default: 1]", show_default=False)] = None,
+    gateways: Annotated[int | None, typer.Option(help="Gateway processes. [default: 1]", show_default=False)] = None,
+    redis: Redis = None,
+    metrics_port: MetricsPort = None,
+    config: Config = None,
+) -> None:
+    """Run the whole service on this machine: queue, gateways, workers. Without `--redis` it starts a private Valkey.
+
+    Every setting is also an `OPSIN_…` environment variable and a line of the `--config` file.
+    """
+    require_engine("serve")
+    settings = _settings(
+        config,
+        host=host,
+        port=port,
+        bundles=bundles,
+        workers=workers,
+        gateways=gateways,
+        redis_url=redis,
+        metrics_port=metrics_port,
+    )
+    try:
+        from server.supervisor import serve as run
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    raise typer.Exit(run(settings))
+
+
+def gateway(
+    host: Host = None,
+    port: Port = None,
+    redis: Redis = None,
+    fd: Annotated[int | None, typer.Option(help="Serve on this open listening socket instead.", show_default=False)] = None,
+    config: Config = None,
+) -> None:
+    """Run one gateway, the HTTP side, against a Redis server that workers share."""
+    require_engine("gateway")
+    settings = _settings(config, host=host, port=port, redis_url=redis)
+    _require_redis(settings, "gateway")
+    try:
+        from server.gateway.main import run_gateway as run
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    raise typer.Exit(run(settings, fd=fd))
+
+
+def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPort = None, config: Config = None) -> None:
+    """Run one worker, which loads the bundles and computes, against a Redis server that gateways share."""
+    require_engine("worker")
+    settings = _settings(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
+    _require_redis(settings, "worker")
+    try:
+        from server.worker.main import run_worker as run
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    raise typer.Exit(run(settings))
+
+
+def _settings(config: Path | None, **overrides: Any) -> Settings:
+    try:
+        from pydantic import ValidationError
+        from pydantic_settings import SettingsError
+        from yaml import YAMLError
+
+        from server.settings import load
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    if config is not None:
+        # in the environment, where the settings look for it and where the supervisor's children find it too
+        os.environ["OPSIN_CONFIG"] = str(config)
+    file = os.environ.get("OPSIN_CONFIG")
+    if file and not Path(file).is_file():
+        raise Misuse(f"{file}: no such settings file")
+    try:
+        return load(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Misuse(f"setting {'.'.join(str(part) for part in first['loc'])}: {first['msg']}, not {first['input']!r}") from error
+    except (SettingsError, YAMLError) as error:
+        raise Misuse(f"settings: {error}") from error
+
+
+def _require_redis(settings: Settings, command: str) -> None:
+    if settings.redis_url is None:
+        raise Misuse(f"`opsin {command}` needs the queue's address: --redis URL or OPSIN_REDIS_URL (`opsin serve` starts its own)")

@@ -1,0 +1,187 @@
+"""The `opsin` command as a user meets it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from models.bundle import BundleSpec, Preprocess, Rung, Weights, write
+from tests.opsin.command import opsin
+from tests.opsin.scripted import RESULT, Answer, scripted
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `tiny@1`."""
+    root = tmp_path_factory.mktemp("bundles")
+    weights = root / "weights.safetensors"
+    save_file({"head.weight": np.zeros((2, 3), np.float32)}, weights)
+    spec = BundleSpec(
+        name="tiny",
+        version="1",
+        task="classify",
+        architecture="null",
+        config={"milliseconds": 1.0, "classes": 2, "tokens": 5},
+        preprocess=Preprocess(image_size=32, short_side=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        labels=["cats", "dogs"],
+        license="CC0-1.0",
+        description="Two animals",
+        provenance={"data": "none"},
+        ladder=[Rung(name="fast", schedule=8, accuracy=0.875, throughput=1.5), Rung(name="faster", schedule=[9, 1])],
+        default_rung="fast",
+        weights=Weights(sha256="0" * 64, bytes=0),
+    )
+    write(root, spec, weights)
+    return root
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    file = tmp_path / "cat.jpg"
+    file.write_bytes(b"a picture")
+    return file
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['opsin', '--help']\n"
+        "from opsin.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'numpy', 'httpx', 'fastapi', 'redis', 'server', 'models', 'kernels', 'training'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert all(f" {name} " in shown.stdout for name in ["serve", "gateway", "worker", "demo", "classify", "import", "bundles", "bench"])
+
+
+def test_importing_opsin_is_light_and_still_offers_the_client() -> None:
+    code = (
+        "import sys, opsin; assert not {'httpx', 'numpy'} & set(sys.modules); "
+        "opsin.Client; opsin.AsyncClient; opsin.Refused; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert opsin("--version").stdout.split() == ["opsin", version("opsin")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sevre"], "opsin: No such command 'sevre'"),
+        (["serve", "--prot", "1"], "opsin serve: No such option: --prot"),
+        (["serve", "--port", "99999"], "opsin: setting port: Input should be less than or equal to 65535, not 99999"),
+        (["serve", "--config", "/nowhere.yaml"], "opsin: /nowhere.yaml: no such settings file"),
+        (["gateway"], "opsin: `opsin gateway` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
+        (["worker"], "opsin: `opsin worker` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
+        (["classify"], "opsin classify: Missing argument '"),
+        (["classify", "/nowhere.jpg"], "opsin: /nowhere.jpg: no such file"),
+        (["bundles", "list", "--bundles", "/nowhere"], "opsin: /nowhere: no such folder; name it with --bundles"),
+        (["bench", "nothing"], "opsin: bench: no benchmark is called 'nothing'; there are "),
+    ],
+)
+def test_misuse_is_one_line_and_exit_code_2(arguments: list[str], sentence: str) -> None:
+    ended = opsin(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(sentence)
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
+    config = tmp_path / "opsin.yaml"
+    config.write_text("wrokers: 2\n")
+    ended = opsin("serve", "--config", config)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("opsin: setting wrokers: Extra inputs are not permitted")
+
+
+def test_classify_prints_a_row_per_picture(picture: Path) -> None:
+    with scripted([Answer()]) as service:
+        ended = opsin("classify", picture, "--url", service.url, "--merge", "fast", "--top-k", "2", "--model", "clipart")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "cat.jpg" in ended.stdout
+    assert "animals 75%  food 25%" in ended.stdout
+    assert "65 → 49" in ended.stdout
+    [request] = service.requests
+    assert (request.path, request.body) == ("/v1/classify?model=clipart&top_k=2&merge=fast", b"a picture")
+
+
+def test_classify_json_is_a_line_per_file_in_their_order_and_one_bad_file_spoils_no_other(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.jpg", "b.jpg")]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    corrupt = Answer(422, {"title": "Corrupt image", "detail": "image: truncated", "status": 422})
+    with scripted([corrupt, Answer()]) as service:
+        ended = opsin("classify", *files, "--json", OPSIN_URL=service.url)
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [Path(line["file"]).name for line in lines] == ["a.jpg", "b.jpg"]
+    bad, good = sorted(lines, key=lambda line: "predictions" in line)
+    assert bad["error"] == {"status": 422, "title": "Corrupt image", "detail": "image: truncated"}
+    assert good["predictions"] == RESULT["results"][0]["predictions"]
+    assert ended.returncode == 1
+    assert ended.stderr == f"opsin: {bad['file']}: 422 Corrupt image: image: truncated\n"
+
+
+def test_classify_without_a_service_says_where_it_looked(picture: Path) -> None:
+    ended = opsin("classify", picture, "--url", "http://127.0.0.1:9")
+    assert ended.returncode == 1
+    assert "http://127.0.0.1:9: no answer" in ended.stderr
+
+
+def test_bundles_are_listed_with_what_was_measured(bundles: Path) -> None:
+    header, row = opsin("bundles", "list", "--bundles", bundles).stdout.splitlines()
+    assert header.split() == ["Name", "Version", "Task", "Architecture", "Size", "Default", "rung", "Accuracy"]
+    assert row.split()[:4] + row.split()[-2:] == ["tiny", "1", "classify", "null", "fast", "87.5%"]
+
+
+def test_a_bundle_is_shown_whole_and_as_its_own_json(bundles: Path) -> None:
+    shown = opsin("bundles", "show", "tiny@1", OPSIN_BUNDLES=str(bundles)).stdout
+    assert all(fact in shown for fact in ("Two animals", "CC0-1.0", "cats, dogs", "fast (default)", "1.50×", "not measured"))
+    assert opsin("bundles", "show", "tiny", "--json", "--bundles", bundles).stdout == (bundles / "tiny/1/bundle.json").read_text()
+
+
+def test_a_bundle_that_is_not_there_is_misuse_and_the_others_are_named(bundles: Path) -> None:
+    ended = opsin("bundles", "show", "huge", "--bundles", bundles)
+    assert (ended.returncode, ended.stderr) == (2, f"opsin: no bundle 'huge' in {bundles}; there are tiny@1\n")
+
+
+def test_verify_passes_whole_bundles_and_names_the_damaged_file(bundles: Path, tmp_path: Path) -> None:
+    whole = opsin("bundles", "verify", "--bundles", bundles)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert whole.stdout.split()[0] == "tiny@1"
+    assert whole.stdout.split()[-1] == "OK"
+
+    spec, weights = ((bundles / "tiny/1" / name).read_bytes() for name in ("bundle.json", "model.safetensors"))
+    for name, content, text in (
+        ("whole", weights, spec),
+        ("short", weights[:-1], spec),
+        ("flipped", weights[:-1] + b"\x01", spec),
+        ("torn", weights, spec[:50]),
+    ):
+        folder = tmp_path / name / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(content)
+        (folder / "bundle.json").write_bytes(text)
+    ended = opsin("bundles", "verify", "--bundles", tmp_path)
+    assert ended.returncode == 1
+    assert ended.stdout.count("OK") == 1
+    complaints = {line.split(":")[1].strip().removeprefix(f"{tmp_path}/"): line for line in ended.stderr.splitlines()}
+    assert set(complaints) == {"short/1/model.safetensors", "flipped/1/model.safetensors", "torn/1/bundle.json"}
+    assert "truncated" in complaints["short/1/model.safetensors"]
+    assert "SHA-256" in complaints["flipped/1/model.safetensors"]
+
+
+def test_output_may_be_cut_short_by_its_reader(bundles: Path) -> None:
+    command = f"'{sys.executable}' -m opsin bundles show tiny --json --bundles '{bundles}' | true"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False).stderr == ""

@@ -1,0 +1,87 @@
+"""`opsin import` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.bundle import read
+from models.vit import ViT, ViTConfig
+from tests.opsin.command import opsin
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT of 2 blocks and 3 classes, as training code saves it."""
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(image_size=32, patch_size=8, width=64, depth=2, heads=1, classes=3))
+    file = tmp_path_factory.mktemp("checkpoint") / "tiny.pth"
+    torch.save({"model": model.state_dict(), "epoch": 3}, file)
+    return file
+
+
+def test_an_imported_checkpoint_is_a_bundle_with_its_weights_labels_and_licence(checkpoint: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\nbird\n")
+    ended = opsin(
+        "import",
+        checkpoint,
+        "--family",
+        "timm",
+        "--labels",
+        labels,
+        "--set",
+        "heads=2",
+        "--license",
+        "MIT",
+        "-o",
+        tmp_path / "bundles/tiny",
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    bundle = read(tmp_path / "bundles/tiny/1")
+    bundle.verify()
+    assert (bundle.spec.id, bundle.spec.license, bundle.spec.labels) == ("tiny@1", "MIT", ["cat", "dog", "bird"])
+    assert (bundle.spec.config["heads"], bundle.spec.provenance["family"]) == (2, "timm")
+    published = torch.load(checkpoint, weights_only=True)["model"]
+    imported = load_file(bundle.weights_path)
+    assert published.keys() == imported.keys()
+    assert all(torch.equal(published[key], imported[key]) for key in published)
+    assert sorted(path.name for path in (tmp_path / "bundles").iterdir()) == ["tiny"]
+
+
+def test_import_takes_safetensors_and_a_name_of_its_own(checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.safetensors"
+    save_file(torch.load(checkpoint, weights_only=True)["model"], file)
+    ended = opsin("import", file, "--family", "deit", "--name", "small", "--version", "2.1", "-o", tmp_path / "bundles")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert read(tmp_path / "bundles/small/2.1").spec.id == "small@2.1"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "its keys fit the families timm, deit, mae; say which it is with --family"),
+        (["--family", "nobody"], "family 'nobody' is unknown; known are timm"),
+        (["--family", "timm", "--set", "heads"], "--set heads: write KEY=VALUE, as in --set heads=4"),
+        (["--family", "timm", "--set", "legs=4"], "legs: cannot be set; what can be is "),
+        (["--family", "timm", "--labels", "{folder}/two.json"], "has 3 classes, but 2 labels were given"),
+        (["--family", "timm", "--labels", "{folder}/none.txt"], "none.txt: [Errno 2] No such file"),
+    ],
+)
+def test_what_import_cannot_know_it_asks_for(checkpoint: Path, tmp_path: Path, options: list[str], sentence: str) -> None:
+    (tmp_path / "two.json").write_text('["cat", "dog"]')
+    filled = [option.format(folder=tmp_path) for option in options]
+    ended = opsin("import", checkpoint, "-o", tmp_path / "bundles/tiny", *filled)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert sentence in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "bundles").exists()
+
+
+def test_import_never_overwrites(checkpoint: Path, tmp_path: Path) -> None:
+    first, second = (opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny") for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 2)
+    assert second.stderr == f"opsin: {tmp_path}/tiny/1: exists already; choose another --version\n"
