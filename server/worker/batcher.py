@@ -1,0 +1,119 @@
+"""Which jobs run next. Pure data: no threads, no clock of its own, no idea of tasks or devices.
+
+The rule: the bucket with the most urgent job runs, as many of its jobs as the budget allows, at once. A batch that is not
+full waits only if that can pay: where running the jobs that are still expected together with these saves more time than
+passes until they are here.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, inf
+
+from server.queue.delivery import Delivery
+from server.queue.job import Priority
+from server.worker.arrivals import Arrivals
+from server.worker.budget import StepTimes
+
+HANDICAP: dict[Priority, float] = {"high": 0.0, "normal": 1.0, "low": 10.0}
+"""Seconds by which a job of higher priority may come later and still go first. Time passes, so nobody starves."""
+HOARD = 4
+"""At most so many budgets of jobs wait in a worker, for buckets that are mixed: what waits here, another worker cannot take."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Jobs of one bucket may share a batch."""
+
+    bundle: str
+    key: str
+    alone: str = ""
+    """The entry id of a job that must run by itself, while nothing else runs in this worker."""
+
+    @staticmethod
+    def of(delivery: Delivery) -> Bucket:
+        return Bucket(delivery.job.bundle, delivery.job.bucket, delivery.entry_id if delivery.alone else "")
+
+
+def due(delivery: Delivery) -> float:
+    """Smaller is more urgent. A reclaimed job has waited for one death already and goes first."""
+    return -inf if delivery.alone else delivery.pulled_at + HANDICAP[delivery.job.priority]
+
+
+class Batcher:
+    def __init__(self, step_times: Callable[[Bucket], StepTimes]) -> None:
+        self.step_times = step_times
+        self._buckets: dict[Bucket, list[Delivery]] = {}
+        """No list is empty; the most urgent job comes first."""
+        self._patient_since: float | None = None
+        self.arrivals = Arrivals()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
+    @property
+    def has_lone_job(self) -> bool:
+        return any(bucket.alone for bucket in self._buckets)
+
+    def add(self, delivery: Delivery) -> None:
+        insort(self._buckets.setdefault(Bucket.of(delivery), []), delivery, key=due)
+
+    def room(self, budget: int, idle_slots: int) -> int:
+        """How many jobs to pull now: one batch for each idle slot, or one ahead where none is idle. `budget` is a typical batch."""
+        batches = max(1, idle_slots)
+        if not self._buckets:
+            return budget * batches
+        bucket = self._most_urgent()
+        wanted = self.step_times(bucket).target * batches - len(self._buckets[bucket])
+        return max(0, min(wanted, HOARD * budget * batches - len(self)))
+
+    def next(self, now: float, *, running: int, idle_slots: int) -> list[Delivery] | float:
+        """The next batch; or the seconds to wait for more jobs, infinite where there is nothing to start.
+
+        `running` jobs are being computed by other slots; `idle_slots` could start a batch now, the caller included."""
+        if not self._buckets:
+            return inf
+        bucket = self._most_urgent()
+        if bucket.alone:
+            return inf if running else self._take(bucket, 1)
+        steps = self.step_times(bucket)
+        waiting = len(self._buckets[bucket])
+        size = steps.target if waiting >= steps.target else min(steps.best, waiting)
+        if idle_slots > 1:
+            return self._take(bucket, min(size, ceil(waiting / idle_slots)))
+
+        patience = self._patience(steps, bucket, running)
+        if patience:
+            if self._patient_since is None:
+                self._patient_since = now
+            if now < self._patient_since + patience:
+                return self._patient_since + patience - now
+        return self._take(bucket, size)
+
+    def clear(self) -> list[Delivery]:
+        """Takes everything that waits, to be handed back."""
+        jobs = [job for bucket in self._buckets.values() for job in bucket]
+        self._buckets.clear()
+        return jobs
+
+    def _most_urgent(self) -> Bucket:
+        return min(self._buckets, key=lambda bucket: due(self._buckets[bucket][0]))
+
+    def _patience(self, steps: StepTimes, bucket: Bucket, running: int) -> float:
+        """Seconds that waiting for the missing jobs may last: what one batch instead of two saves. 0 where it cannot pay."""
+        here = len(self._buckets[bucket])
+        missing = min(steps.best - here, self.arrivals.missing(len(self) + running))
+        if missing <= 0 or len(self._buckets) > 1:
+            return 0.0
+        saved = steps.predict(here) + steps.predict(missing) - steps.predict(here + missing)
+        return saved if missing * self.arrivals.gap < saved else 0.0
+
+    def _take(self, bucket: Bucket, size: int) -> list[Delivery]:
+        self._patient_since = None
+        jobs = self._buckets.pop(bucket)
+        batch, rest = jobs[:size], jobs[size:]
+        if rest:
+            self._buckets[bucket] = rest
+        return batch

@@ -1,0 +1,91 @@
+"""How many items a batch should hold, learned from measured step times."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+WINDOW = 7
+"""Measurements kept per size. Their median shrugs off an interrupted batch and follows a lasting change within four batches."""
+ALMOST = 0.97
+"""A smaller batch that reaches this share of the best throughput wins: the same work, half the latency."""
+RECHECK = 50
+"""Every so many full batches, a neighbouring size is measured again: the best size moves when step times do."""
+
+
+class StepTimes:
+    """Seconds per batch for the sizes 1, 2, 4, … `largest` (a power of two), and the size with the highest throughput.
+
+    On many CPUs 4 to 8 items beat 16 (the activations leave the cache), so neither the largest batch that fits nor a line
+    fitted through the measurements finds the peak: each size is measured for itself.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+        self.best = 1
+        """The smallest size whose throughput is almost the highest; 1 while nothing is known."""
+        self._measured: dict[int, deque[float]] = {}
+        self._seconds: dict[int, float] = {}
+        """The median of what was measured, in order of size."""
+        self._full_batches = 0
+
+    def like(self) -> StepTimes:
+        """A copy to start another bucket of the same bundle from."""
+        twin = StepTimes(self.largest)
+        for size, times in self._measured.items():
+            for seconds in times:
+                twin.record(size, seconds)
+        return twin
+
+    def record(self, size: int, seconds: float) -> None:
+        """Sizes between the powers of two teach nothing about the peak and are left out."""
+        if size > self.largest or size & (size - 1):
+            return
+        self._measured.setdefault(size, deque(maxlen=WINDOW)).append(seconds)
+        self._full_batches += size >= self.best
+        self._refresh()
+
+    def out_of_memory(self, size: int) -> None:
+        """Never try `size` again."""
+        self.largest = min(self.largest, 1 << max(0, (size // 2).bit_length() - 1))
+        self._measured = {known: times for known, times in self._measured.items() if known <= self.largest}
+        self._refresh()
+
+    @property
+    def items_per_second(self) -> float:
+        """Throughput at the best size; 0 while unknown."""
+        seconds = self._seconds.get(self.best)
+        return self.best / seconds if seconds else 0.0
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the slowest size; 0 while nothing is known."""
+        return max(self._seconds.values(), default=0.0)
+
+    @property
+    def target(self) -> int:
+        """The size to run next if enough jobs wait: the best one, or one whose measurement is due."""
+        larger = min(2 * self.best, self.largest)
+        if larger not in self._measured:
+            return larger
+        turn, due = divmod(self._full_batches + 1, RECHECK)
+        if due:
+            return self.best
+        return larger if turn % 2 else max(1, self.best // 2)
+
+    def predict(self, size: int) -> float:
+        """Seconds of a batch: on straight lines between the measured sizes, in proportion beyond them; 0 while nothing is known."""
+        if size <= 0 or not self._seconds:
+            return 0.0
+        below = max((known for known in self._seconds if known <= size), default=None)
+        above = min((known for known in self._seconds if known >= size), default=None)
+        if below is None or above is None or below == above:
+            nearest = below or above or size
+            return self._seconds[nearest] * size / nearest
+        share = (size - below) / (above - below)
+        return self._seconds[below] + share * (self._seconds[above] - self._seconds[below])
+
+    def _refresh(self) -> None:
+        self._seconds = {size: median(times) for size, times in sorted(self._measured.items())}
+        rates = {size: size / max(seconds, 1e-9) for size, seconds in self._seconds.items()}
+        self.best = min((size for size, rate in rates.items() if rate >= ALMOST * max(rates.values())), default=1)

@@ -1,0 +1,168 @@
+"""The bundles of a worker: what lies on disk, what is loaded, and what operators want loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from models.bundle import SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read
+from server.queue.job import ServedBundle
+from server.telemetry import logs
+from server.worker.batcher import Bucket
+from server.worker.budget import StepTimes
+from server.worker.executors import OneShot
+from server.worker.warmup import Warm
+
+log = logs.get(__name__)
+
+UNLOAD_GRACE = 2.0
+"""Seconds for which an unloaded bundle still runs what gateways sent before they heard of it."""
+MOST_BUCKETS = 256
+"""Buckets whose step times are kept; clients choose merge schedules, so there is no end to them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bundle folder and what became of it."""
+
+    path: Path
+    stamp: tuple[int, ...]
+    spec: BundleSpec | None
+    """None if bundle.json cannot be read."""
+    state: Literal["loading", "ready", "unloading", "unavailable"]
+    reason: str = ""
+    warm: Warm | None = None
+    buckets: dict[str, StepTimes] = field(default_factory=dict)
+    """Step times by bucket key, the latest used last."""
+    since: float = 0.0
+    """Monotonic seconds of the last change of state."""
+
+    @property
+    def id(self) -> str:
+        return self.spec.id if self.spec else f"{self.path.parent.name}@{self.path.name}"
+
+    def announcement(self, slots: int) -> ServedBundle:
+        latest = next(reversed(self.buckets.values()), self.warm.steps if self.warm else None)
+        return ServedBundle(
+            name=self.spec.name if self.spec else self.path.parent.name,
+            version=self.spec.version if self.spec else self.path.name,
+            task=self.spec.task if self.spec else "",
+            digest=self.spec.digest() if self.spec else "",
+            state=self.state,
+            reason=self.reason,
+            items_per_second=latest.items_per_second * slots if latest else 0.0,
+            batch_budget=latest.best if latest else 0,
+        )
+
+
+class Catalog:
+    """Loads and unloads in the thread that calls `refresh`; the other methods are for any thread and never wait for a load."""
+
+    def __init__(
+        self, root: Path, warm_up: Callable[[Bundle], Warm], publish: Callable[[BundleSpec], object], changed: Callable[[], None]
+    ) -> None:
+        self._root = root
+        self._warm_up = warm_up
+        self._publish = publish
+        self._changed = changed
+        self._entries: dict[Path, Entry] = {}
+        self._by_id: dict[str, Entry] = {}
+
+    def refresh(self, repository: Mapping[str, str]) -> None:
+        """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
+        for path in discover(self._root):
+            entry = self._entries.get(path)
+            wanted = repository.get(path.parent.name) != "unloaded"
+            if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path)):
+                self._read(path)
+        for entry in list(self._entries.values()):
+            wanted = entry.spec is not None and repository.get(entry.spec.name) != "unloaded"
+            if wanted and entry.state == "loading":
+                self._load(entry)
+            elif wanted and entry.state == "unavailable" and entry.reason == "unloaded":
+                self._put(replace(entry, state="loading", reason="", since=time.monotonic()))
+                self._load(self._entries[entry.path])
+            elif not wanted and entry.state in ("loading", "ready"):
+                self._put(replace(entry, state="unloading", since=time.monotonic()))
+            elif not wanted and entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:
+                self._put(replace(entry, state="unavailable", reason="unloaded", warm=None, buckets={}))
+            elif wanted and entry.state == "unloading":
+                self._put(replace(entry, state="ready" if entry.warm else "loading"))
+
+    def served(self) -> list[str]:
+        """Ids of the bundles whose queues to pull."""
+        return [entry.id for entry in list(self._by_id.values()) if entry.warm is not None]
+
+    def executor(self, bundle: str) -> OneShot | None:
+        entry = self._by_id.get(bundle)
+        return entry.warm.executor if entry and entry.warm else None
+
+    def step_times(self, bucket: Bucket) -> StepTimes:
+        """What is known about a bucket; a new one starts from its bundle's warm-up."""
+        entry = self._by_id.get(bucket.bundle)
+        if entry is None or entry.warm is None:
+            return StepTimes(1)
+        if bucket.key not in entry.buckets and len(entry.buckets) >= MOST_BUCKETS:
+            del entry.buckets[next(iter(entry.buckets))]
+        steps = entry.buckets.pop(bucket.key, None) or entry.warm.steps.like()
+        entry.buckets[bucket.key] = steps
+        return steps
+
+    def announcements(self, slots: int) -> list[ServedBundle]:
+        return [entry.announcement(slots) for entry in list(self._entries.values())]
+
+    def _read(self, path: Path) -> None:
+        stamp = _stamp(path)
+        try:
+            spec = read(path).spec
+        except BundleError as error:
+            log.error("bundle refused", bundle=str(path), reason=str(error))
+            self._put(Entry(path, stamp, None, "unavailable", str(error)))
+            return
+        twin = self._by_id.get(spec.id)
+        if twin is not None and twin.path != path:
+            self._put(Entry(path, stamp, None, "unavailable", f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}"))
+            return
+        self._put(Entry(path, stamp, spec, "loading", since=time.monotonic()))
+
+    def _load(self, entry: Entry) -> None:
+        assert entry.spec is not None
+        self._publish(entry.spec)
+        started = time.monotonic()
+        try:
+            warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
+        except Exception as error:
+            reason = str(error) if isinstance(error, BundleError) else f"{entry.path}: the model fails on its first batch: {error!r}"
+            log.error("bundle refused", bundle=entry.id, reason=reason)
+            self._put(replace(entry, stamp=_stamp(entry.path), state="unavailable", reason=reason))
+            return
+        log.info(
+            "bundle ready",
+            bundle=entry.id,
+            dtype=str(warm.dtype).removeprefix("torch."),
+            batch=warm.steps.best,
+            items_per_second=round(warm.steps.items_per_second, 1),
+            seconds=round(time.monotonic() - started, 1),
+        )
+        self._put(replace(entry, state="ready", warm=warm, since=time.monotonic()))
+
+    def _put(self, entry: Entry) -> None:
+        self._entries = self._entries | {entry.path: entry}
+        if entry.spec is not None:
+            self._by_id = self._by_id | {entry.id: entry}
+        self._changed()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes when the bundle's files do."""
+    stamp: list[int] = []
+    for name in (SPEC_FILE, WEIGHTS_FILE):
+        try:
+            stat = (path / name).stat()
+        except OSError:
+            continue
+        stamp += [stat.st_mtime_ns, stat.st_size]
+    return tuple(stamp)

@@ -1,0 +1,108 @@
+"""How a batch is computed. `OneShot` is one forward pass; every bundle has an executor of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.bundle import BundleSpec
+from server.queue.delivery import Delivery
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Model(Protocol):
+    """What an executor needs of `models.registry.LoadedModel`."""
+
+    @property
+    def spec(self) -> BundleSpec: ...
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays: ...
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A batch that was computed. `outputs` are stacked: row i belongs to `jobs[i]`."""
+
+    jobs: list[Delivery]
+    outputs: Arrays
+    started: float
+    """Monotonic seconds."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A job that made the model fail, by itself."""
+
+    job: Delivery
+    error: Exception
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """A batch of `size` did not fit into memory; its halves follow."""
+
+    size: int
+
+
+class OneShot:
+    """Runs a batch as one forward pass. Where that fails, its halves tell who is to blame, and the others are answered."""
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self.model = model
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def run(self, jobs: list[Delivery]) -> Iterator[Answered | Refused | TooLarge]:
+        started = time.monotonic()
+        try:
+            outputs = self._forward(jobs)
+        except Exception as error:
+            if _out_of_memory(error):
+                yield TooLarge(len(jobs))
+                self._free_memory()
+            if len(jobs) == 1:
+                yield Refused(jobs[0], error)
+                return
+            half = len(jobs) // 2
+            yield from self.run(jobs[:half])
+            yield from self.run(jobs[half:])
+            return
+        yield Answered(jobs, outputs, started, time.monotonic() - started)
+
+    def _forward(self, jobs: list[Delivery]) -> Arrays:
+        stacked = {name: self._stack([delivery.job.arrays[name].to_numpy() for delivery in jobs]) for name in jobs[0].job.arrays}
+        options = jobs[0].job.options
+        if self._stream is None:
+            outputs = self.model.forward(stacked, options)
+        else:
+            with torch.cuda.stream(self._stream):
+                outputs = self.model.forward(stacked, options)
+        for name, values in outputs.items():
+            if len(values) != len(jobs):
+                raise ValueError(f"{self.model.spec.id}: output {name} has {len(values)} rows for {len(jobs)} jobs")
+        return outputs
+
+    def _stack(self, rows: list[NDArray[Any]]) -> NDArray[Any]:
+        """(…) of each job → (B, …); page-locked on the way to a GPU, so that the copy runs beside the computation."""
+        if self._stream is None:
+            return np.stack(rows)
+        shape = (len(rows), *rows[0].shape)
+        pinned = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, rows[0].dtype)).dtype, pin_memory=True).numpy()
+        stacked: NDArray[Any] = np.stack(rows, out=pinned)
+        return stacked
+
+    def _free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)

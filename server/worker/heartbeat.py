@@ -1,0 +1,83 @@
+"""The sign of life: only a worker that makes progress refreshes its key; one that does not ends itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+
+from server.queue.errors import RedisAway
+from server.queue.job import WorkerInfo
+from server.queue.worker_side import WorkerQueue
+from server.telemetry import logs
+from server.telemetry.metrics import WorkerMetrics
+from server.worker.catalog import Catalog
+from server.worker.slots import Slots
+
+log = logs.get(__name__)
+
+EVERY = 1.0
+PATIENCE = 30.0
+"""Seconds without progress after which a worker is stuck, unless batches take long: then `SLOWEST` times the slowest one seen."""
+SLOWEST = 10
+STUCK = 70
+"""Exit code of a worker that ended itself because it made no progress."""
+
+
+class Heartbeat:
+    def __init__(self, queue: WorkerQueue, slots: Slots, catalog: Catalog, metrics: WorkerMetrics, device: str, metrics_port: int) -> None:
+        self._queue = queue
+        self._slots = slots
+        self._catalog = catalog
+        self._metrics = metrics
+        self._device = device
+        self._metrics_port = metrics_port
+        self._wake = threading.Event()
+        self._ended = threading.Event()
+        self.state: str = "starting"
+
+    def beat_now(self) -> None:
+        """Announce a change without waiting for the next second."""
+        self._wake.set()
+
+    def become(self, state: str) -> None:
+        """`ready` or `draining`."""
+        self.state = state
+        self.beat_now()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            self._end_if_stuck()
+            with suppress(RedisAway):  # the receiver tells; the key comes back with Redis
+                self._queue.announce(self._info())
+            self._wake.wait(EVERY)
+            self._wake.clear()
+
+    def _info(self) -> WorkerInfo:
+        bundles = self._catalog.announcements(self._slots.count)
+        for bundle in bundles:
+            self._metrics.batch_budget.labels(bundle.name, bundle.version).set(bundle.batch_budget)
+        age = self._slots.silence
+        self._metrics.progress_age.set(age)
+        return WorkerInfo(
+            id=self._queue.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            state=self.state,  # type: ignore[arg-type]
+            device=self._device,
+            bundles=bundles,
+            progress_age_s=age,
+            metrics_port=self._metrics_port,
+        )
+
+    def _end_if_stuck(self) -> None:
+        limit = max(PATIENCE, SLOWEST * self._slots.slowest)
+        age = self._slots.silence
+        if age > limit:
+            log.critical("no progress: ending this worker, others take its jobs over", seconds=round(age, 1), limit=round(limit, 1))
+            os._exit(STUCK)

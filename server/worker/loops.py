@@ -1,0 +1,88 @@
+"""The loops of a worker's threads that move jobs: from the queue to the slots, and through them."""
+
+from __future__ import annotations
+
+import time
+from queue import SimpleQueue
+
+import torch
+
+from server.queue.delivery import Delivery
+from server.queue.errors import RedisAway
+from server.queue.worker_side import WorkerQueue
+from server.telemetry import logs
+from server.telemetry.metrics import WorkerMetrics
+from server.worker.catalog import Catalog
+from server.worker.executors import Answered, TooLarge
+from server.worker.replies import Result, Unserved
+from server.worker.slots import Running, Slots
+
+log = logs.get(__name__)
+
+BLOCK_MS = 500
+RECLAIM_EVERY = 1.0
+AWAY_PAUSE = 0.25
+FRESH = 0.05
+"""Seconds. Jobs pulled so shortly before their batch need no second look at deadline and cancel: the pull was one."""
+
+
+def receive(queue: WorkerQueue, slots: Slots, catalog: Catalog, metrics: WorkerMetrics) -> None:
+    """Pull jobs as slots want them, until the worker drains."""
+    next_reclaim = 0.0
+    away = False
+    while (pull := slots.next_pull()) is not None:
+        bundles = catalog.served()
+        if not bundles:
+            time.sleep(AWAY_PAUSE)
+            continue
+        try:
+            if time.monotonic() >= next_reclaim and slots.may_reclaim:
+                orphan = queue.reclaim(bundles)
+                if orphan is not None:
+                    metrics.redeliveries.inc()
+                    slots.add([orphan])
+                    continue
+                next_reclaim = time.monotonic() + RECLAIM_EVERY
+            jobs = queue.pull(bundles, pull.items, BLOCK_MS if pull.block else 0)
+        except RedisAway as error:
+            if not away:
+                log.warning("queue away", reason=str(error))
+            away = True
+            time.sleep(AWAY_PAUSE)
+            continue
+        if away:
+            log.info("queue back")
+        away = False
+        if jobs:
+            slots.add(jobs)
+    slots.intake_ended()
+
+
+def compute(queue: WorkerQueue, slots: Slots, catalog: Catalog, results: SimpleQueue[Result | None], threads: int) -> None:
+    """Run batches in one slot, until the worker is drained."""
+    torch.set_num_threads(threads)
+    while (running := slots.take()) is not None:
+        jobs = _still_wanted(queue, running)
+        executor = catalog.executor(running.bucket.bundle)
+        if executor is None:
+            results.put(Unserved(jobs))
+        elif jobs:
+            for result in executor.run(jobs):
+                slots.progress(running)
+                if isinstance(result, TooLarge):
+                    log.warning("out of memory: batch halved", bundle=running.bucket.bundle, size=result.size)
+                    slots.too_large(running.bucket, result.size)
+                    continue
+                results.put(result)
+                if isinstance(result, Answered) and len(result.jobs) == len(jobs):
+                    slots.measured(running.bucket, len(jobs), result.seconds)
+        slots.finish(running)
+
+
+def _still_wanted(queue: WorkerQueue, running: Running) -> list[Delivery]:
+    if all(running.started - job.pulled_at < FRESH for job in running.jobs):
+        return running.jobs
+    try:
+        return queue.still_wanted(running.jobs)
+    except RedisAway:
+        return running.jobs

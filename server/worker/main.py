@@ -1,0 +1,157 @@
+"""`opsin worker`: a process that loads bundles, pulls jobs, computes batches and answers.
+
+Its threads: one receives, one per slot computes, one answers, one says once a second that the worker lives, one loads and unloads bundles;
+the main thread waits for signals. They meet in `Slots` and in the queue of results.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from types import FrameType
+
+import prometheus_client
+
+from models.bundle import Bundle
+from server.queue.errors import RedisAway
+from server.queue.worker_side import WorkerQueue
+from server.settings import Settings
+from server.telemetry import logs
+from server.telemetry.metrics import WorkerMetrics
+from server.worker.batcher import Batcher
+from server.worker.catalog import Catalog
+from server.worker.heartbeat import Heartbeat
+from server.queue.identity import process_id
+from server.worker.layout import Layout, choose
+from server.worker.loops import BLOCK_MS, compute, receive
+from server.worker.replies import Result, answer
+from server.worker.slots import Slots
+from server.worker.warmup import Warm, warm_up
+
+log = logs.get(__name__)
+
+CRASHED = 71
+"""Exit code of a worker one of whose threads failed: it is restarted rather than left half alive."""
+MISUSE = 2
+METRICS_PORTS = 100
+"""How many ports above the wished one are tried."""
+WATCH_EVERY = 1.0
+"""Seconds between two looks at the bundles folder and the repository."""
+
+
+def run_worker(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then finish what was begun. A second signal hands it back at once. Returns the exit code."""
+    logs.configure(settings.log_level, process="worker")
+    if settings.redis_url is None:
+        log.critical("no queue: set OPSIN_REDIS_URL")
+        return MISUSE
+    try:
+        layout = choose(settings)
+    except ValueError as error:
+        log.critical(str(error))
+        return MISUSE
+    return Worker(settings, settings.redis_url, layout).run()
+
+
+class Worker:
+    """The threads of one worker process and how they start and end."""
+
+    def __init__(self, settings: Settings, redis_url: str, layout: Layout) -> None:
+        self._settings = settings
+        self._layout = layout
+        self._metrics = WorkerMetrics()
+        self._queue = WorkerQueue(redis_url, process_id())
+        self._results: SimpleQueue[Result | None] = SimpleQueue()
+        self._catalog = Catalog(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
+        self._slots = Slots(layout.slots, Batcher(self._catalog.step_times))
+        self._heartbeat = Heartbeat(
+            self._queue, self._slots, self._catalog, self._metrics, str(layout.device), serve_metrics(self._metrics, settings.metrics_port)
+        )
+
+    def run(self) -> int:
+        drain, stop = threading.Event(), threading.Event()
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            (stop if drain.is_set() else drain).set()
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+        log.info(
+            "worker starts", id=self._queue.id, device=str(self._layout.device), slots=self._layout.slots, threads=self._layout.threads
+        )
+
+        self._thread("heartbeat", self._heartbeat.run)
+        self._thread("bundles", lambda: self._watch_bundles(drain))
+        answering = self._thread("answer", lambda: answer(self._queue, self._results, self._metrics))
+        receiving = self._thread("receive", lambda: receive(self._queue, self._slots, self._catalog, self._metrics))
+        computing = [
+            self._thread(f"compute-{slot}", lambda: compute(self._queue, self._slots, self._catalog, self._results, self._layout.threads))
+            for slot in range(self._layout.slots)
+        ]
+
+        drain.wait()
+        log.info("worker drains", id=self._queue.id)
+        self._heartbeat.become("draining")
+        self._slots.drain()
+        until = time.monotonic() + self._settings.drain_timeout
+        while any(thread.is_alive() for thread in computing) and not stop.is_set() and time.monotonic() < until:
+            stop.wait(0.02)
+        receiving.join(2 * BLOCK_MS / 1000)  # what its last look at the queue brings is handed back too
+        return self._end(answering, computing)
+
+    def _end(self, answering: threading.Thread, computing: list[threading.Thread]) -> int:
+        unfinished = self._slots.stop()
+        self._results.put(None)
+        answering.join(self._settings.drain_timeout)
+        self._heartbeat.end()
+        try:
+            self._queue.hand_back(unfinished)
+            self._queue.withdraw()
+        except RedisAway as away:
+            log.error("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))
+        log.info("worker ends", id=self._queue.id, handed_back=len(unfinished))
+        if any(thread.is_alive() for thread in computing):
+            os._exit(0)  # a batch that still computes cannot be interrupted, and must not be answered any more
+        return 0
+
+    def _watch_bundles(self, drain: threading.Event) -> None:
+        while not drain.is_set():
+            with suppress(RedisAway):  # the receiver tells
+                self._catalog.refresh(self._queue.repository())
+                if self._heartbeat.state == "starting":
+                    self._heartbeat.become("ready")
+                self._queue.janitor()
+            drain.wait(WATCH_EVERY)
+
+    def _warm_up(self, bundle: Bundle) -> Warm:
+        warm = warm_up(bundle, self._layout, self._settings.dtype)
+        self._slots.saw_batch(warm.steps.slowest)
+        return warm
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException:
+                log.critical("thread failed: ending this worker", thread=name, exc_info=True)
+                os._exit(CRASHED)
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+        return thread
+
+
+def serve_metrics(metrics: WorkerMetrics, wished: int) -> int:
+    """Serve the metrics on `wished` or the next free port; 0 takes any. Returns the port."""
+    for port in range(wished, wished + METRICS_PORTS):
+        try:
+            server, _ = prometheus_client.start_http_server(port, registry=metrics.registry)
+        except OSError:
+            continue
+        return int(server.server_port)
+    raise OSError(f"no free port for metrics in {wished}..{wished + METRICS_PORTS - 1}")

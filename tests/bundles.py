@@ -1,0 +1,65 @@
+"""Bundles for tests: small, made on the spot, the same each time."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from models.bundle import Bundle, BundleSpec, Preprocess, Rung, Weights, write
+from models.vit import ViT, ViTConfig
+
+UNSEALED = Weights(sha256="0" * 64, bytes=0)
+"""`write` fills in the real ones."""
+TINY = ViTConfig(image_size=32, patch_size=8, classes=10, width=32, depth=2, heads=2)
+
+
+def write_tiny_vit(root: Path, name: str = "tiny", version: str = "1") -> Bundle:
+    """A ViT with random weights whose answers differ from picture to picture: 10 classes, 32 x 32 pixels, 17 tokens."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ViT(TINY)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    ladder = [Rung(name="full", schedule=0), Rung(name="fast", schedule=4)]
+    config = dataclasses.asdict(TINY)
+    return _write(root, name, version, "vit", config, TINY.image_size, TINY.classes, model.state_dict(), ladder=ladder)
+
+
+def write_null(root: Path, name: str = "null", version: str = "1", milliseconds: float = 5.0) -> Bundle:
+    """Computes nothing, takes `milliseconds` per batch."""
+    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197}
+    return _write(root, name, version, "null", config, 32, 10, {})
+
+
+def _write(
+    root: Path,
+    name: str,
+    version: str,
+    architecture: str,
+    config: dict[str, Any],
+    size: int,
+    classes: int,
+    weights: dict[str, torch.Tensor],
+    **more: Any,
+) -> Bundle:
+    spec = BundleSpec(
+        name=name,
+        version=version,
+        task="classify",
+        architecture=architecture,
+        config=config,
+        preprocess=Preprocess(image_size=size, short_side=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        labels=[f"class {index}" for index in range(classes)],
+        license="CC0-1.0",
+        weights=UNSEALED,
+        **more,
+    )
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "model.safetensors")
+        save_file(weights, file)
+        return write(root, spec, file)
