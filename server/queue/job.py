@@ -1,8 +1,8 @@
-"""Every message between processes. msgpack on the wire; each message carries a version `v`, and a reader refuses a version it does not know."""
+"""Every message between processes: msgpack on the wire, each with a version `v`; a reader refuses a version it does not know."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -121,9 +121,13 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: int = 0
 
 
+Message = TypeVar("Message", Job, Reply, WorkerInfo)
+
 _encoder = msgspec.msgpack.Encoder()
-_version = msgspec.msgpack.Decoder(type=dict[str, msgspec.Raw])
-_decoders = {kind: msgspec.msgpack.Decoder(type=kind) for kind in (Job, Reply, WorkerInfo)}
+_fields = msgspec.msgpack.Decoder(type=dict[str, msgspec.Raw])
+_jobs = msgspec.msgpack.Decoder(Job)
+_replies = msgspec.msgpack.Decoder(Reply)
+_workers = msgspec.msgpack.Decoder(WorkerInfo)
 
 
 def encode(message: Job | Reply | WorkerInfo) -> bytes:
@@ -131,30 +135,32 @@ def encode(message: Job | Reply | WorkerInfo) -> bytes:
 
 
 def decode_job(data: bytes) -> Job:
-    """Raises UnknownVersion, or msgspec.ValidationError for what is no job at all."""
-    return _decode(Job, data)
+    """Raises UnknownVersion, or msgspec.MsgspecError for what is no job at all."""
+    return _decode(_jobs, data)
 
 
 def decode_reply(data: bytes) -> Reply:
-    return _decode(Reply, data)
+    """Raises UnknownVersion, or msgspec.MsgspecError for what is no reply at all."""
+    return _decode(_replies, data)
 
 
 def decode_worker(data: bytes) -> WorkerInfo:
-    return _decode(WorkerInfo, data)
+    """Raises UnknownVersion, or msgspec.MsgspecError for what is no worker's message at all."""
+    return _decode(_workers, data)
 
 
-def _decode(kind: Any, data: bytes) -> Any:
+def _decode(decoder: msgspec.msgpack.Decoder[Message], data: bytes) -> Message:
     try:
-        message = _decoders[kind].decode(data)
+        message = decoder.decode(data)
     except msgspec.ValidationError:
         # a newer layout may not even fit the struct: say that its version is the reason, if it is
-        _refuse_other_version(_version.decode(data).get("v"))
+        version = _fields.decode(data).get("v")
+        _refuse_other_version(msgspec.msgpack.decode(version) if version is not None else None)
         raise
     _refuse_other_version(message.v)
     return message
 
 
-def _refuse_other_version(version: Any) -> None:
-    number = msgspec.msgpack.decode(version) if isinstance(version, msgspec.Raw) else version
-    if number != VERSION:
-        raise UnknownVersion(f"message version {number!r}; this process speaks version {VERSION}")
+def _refuse_other_version(version: object) -> None:
+    if version != VERSION:
+        raise UnknownVersion(f"message version {version!r}; this process speaks version {VERSION}")

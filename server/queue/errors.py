@@ -1,0 +1,23 @@
+"""Why the queue turns a request away. The gateway maps each to one HTTP status."""
+
+from __future__ import annotations
+
+
+class QueueFull(Exception):
+    """429: no room by items or bytes. `retry_after` in seconds: queue length over measured throughput."""
+
+    def __init__(self, retry_after: int, detail: str = "the queue is full") -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class RedisAway(Exception):
+    """503: Redis does not answer, or did not for longer than `redis_grace`."""
+
+    def __init__(self, retry_after: int = 5, detail: str = "the queue's Redis does not answer") -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(Exception):
+    """504: the deadline came before the answer; the jobs have been cancelled."""

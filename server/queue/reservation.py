@@ -1,0 +1,49 @@
+"""Room in the queue, taken before a request's body is read and given up once its jobs are in the queue itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+Check = Callable[[int, int], Awaitable[None]]
+"""Raises QueueFull if so many more items and bytes have no room."""
+
+
+class Ledger:
+    """What this gateway has promised and not enqueued yet."""
+
+    def __init__(self) -> None:
+        self.items = 0
+        self.nbytes = 0
+
+
+class Reservation:
+    """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the room back."""
+
+    def __init__(self, ledger: Ledger, check: Check, items: int, nbytes: int) -> None:
+        self._ledger = ledger
+        self._check = check
+        self._wanted = (items, nbytes)
+        self.items = 0
+        self.nbytes = 0
+
+    async def __aenter__(self) -> Reservation:
+        await self.resize(*self._wanted)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    async def resize(self, items: int, nbytes: int) -> None:
+        """Once the body tells how many images it holds. Raises QueueFull and keeps what it had."""
+        await self._check(items - self.items, nbytes - self.nbytes)
+        self._take(items, nbytes)
+
+    def release(self) -> None:
+        """Idempotent; `submit_all(jobs, reservation=…)` does it when the queue counts the jobs itself."""
+        self._take(0, 0)
+
+    def _take(self, items: int, nbytes: int) -> None:
+        self._ledger.items += items - self.items
+        self._ledger.nbytes += nbytes - self.nbytes
+        self.items, self.nbytes = items, nbytes
