@@ -1,0 +1,184 @@
+"""Who is let in: draining, room in the queue, the deadline; and how every request for inference ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.requests import ClientDisconnect, Request
+
+from models.bundle import BundleSpec
+from server.gateway import body, options
+from server.gateway.problems import Kind, Problem
+from server.queue.dispatch import Dispatcher, Reservation
+from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
+from server.settings import Settings
+from server.telemetry import logs
+from server.telemetry.metrics import GatewayMetrics
+
+Protocol = Literal["rest", "open-inference"]
+
+REJECTIONS = {
+    Kind.QUEUE_FULL: "queue_full",
+    Kind.DRAINING: "draining",
+    Kind.TOO_LARGE: "too_large",
+    Kind.NO_WORKER: "no_worker",
+    Kind.REDIS_AWAY: "redis",
+}
+DRAINING_RETRY_AFTER = 1
+"""Another gateway, or this one's successor, can take the request right away."""
+
+log = logs.get(__name__)
+
+
+@dataclass(eq=False)
+class Visit:
+    """One request for inference from admission to its end."""
+
+    request_id: str
+    started: float
+    """On the event loop's clock, seconds."""
+    timer: asyncio.Timeout
+    reservation: Reservation
+    """Room in the queue until the queue counts the jobs itself."""
+    model: str = ""
+    version: str = ""
+    cut_off: bool = False
+    """The gateway ends and this request with it."""
+
+    def resolved(self, spec: BundleSpec) -> None:
+        """From now on the visit counts for this bundle."""
+        self.model, self.version = spec.name, spec.version
+
+    def limit(self, seconds: float) -> None:
+        """Set the deadline, in seconds since the start."""
+        self.timer.reschedule(self.started + seconds)
+
+    def seconds_left(self) -> float:
+        deadline = self.timer.when()
+        assert deadline is not None
+        return deadline - asyncio.get_running_loop().time()
+
+
+class Admission:
+    """Lets requests in while there is room and the gateway is not about to end."""
+
+    def __init__(self, settings: Settings, dispatcher: Dispatcher, metrics: GatewayMetrics) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._visits: set[Visit] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    @asynccontextmanager
+    async def admit(self, request: Request, protocol: Protocol) -> AsyncIterator[Visit]:
+        """Holds a place in the queue while the `with` block reads the body and runs, until the deadline of `X-Request-Timeout`.
+
+        Raises Problem; every failure of the queue inside the block becomes one. The end is counted under `protocol`.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        length = body.declared_length(request) or 0
+        visit = Visit(request.state.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(1, length))
+        self._visits.add(visit)
+        self._idle.clear()
+        self._metrics.in_flight.inc()
+        outcome = "error"
+        try:
+            async with _problems_of(visit):
+                if self.draining:
+                    raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
+                if length > self._settings.max_body_bytes:
+                    raise body.too_large(self._settings.max_body_bytes)
+                timeout = options.read_timeout(request, self._settings.request_timeout)
+                async with visit.timer, visit.reservation:
+                    visit.limit(timeout)
+                    yield visit
+            outcome = "ok"
+            self._metrics.request_duration.labels(visit.model).observe(loop.time() - started)
+        except Problem as problem:
+            outcome = _outcome(problem)
+            if problem.kind in REJECTIONS:
+                self._metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
+            if problem.kind.status == 500:
+                log.error(problem.kind.slug, request_id=visit.request_id, model=visit.model, detail=problem.detail)
+            raise
+        except ClientDisconnect:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._metrics.requests.labels(visit.model, visit.version, protocol, outcome).inc()
+            self._metrics.in_flight.dec()
+            self._visits.discard(visit)
+            if not self._visits:
+                self._idle.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Take no new work and wait until what is in flight is finished; what is not after `timeout` seconds gets 503."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except TimeoutError:
+            log.warning("drain timeout", unfinished=len(self._visits))
+            await self.cut_off()
+
+    async def cut_off(self) -> None:
+        """End everything that is in flight with 503."""
+        self.draining = True
+        for visit in self._visits:
+            visit.cut_off = True
+            visit.timer.reschedule(0)
+        await self._idle.wait()
+
+
+@asynccontextmanager
+async def cancelled_when_client_leaves(request: Request) -> AsyncIterator[None]:
+    """Cancels the `with` block when the client disconnects: raises ClientDisconnect. The body must have been read."""
+    task = asyncio.current_task()
+    assert task is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left:
+            task.uncancel()
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+@asynccontextmanager
+async def _problems_of(visit: Visit) -> AsyncIterator[None]:
+    try:
+        yield
+    except QueueFull as error:
+        raise Problem(Kind.QUEUE_FULL, str(error), retry_after=error.retry_after) from error
+    except RedisAway as error:
+        raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
+    except (DeadlinePassed, TimeoutError) as error:
+        if visit.cut_off:
+            raise Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER) from error
+        raise Problem(Kind.DEADLINE, "no answer before the deadline; the work was cancelled") from error
+
+
+def _outcome(problem: Problem) -> str:
+    if problem.kind.status in (429, 503):
+        return "rejected"
+    if problem.kind.status == 504:
+        return "deadline"
+    return "error" if problem.kind.status == 500 else "client_error"

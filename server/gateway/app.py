@@ -1,0 +1,116 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from server.gateway import openapi
+from server.gateway.admission import Admission
+from server.gateway.catalog import Catalog
+from server.gateway.gateway import Gateway
+from server.gateway.inference import Inference
+from server.gateway.problems import Kind, Problem, ProblemDocument
+from server.gateway.request_ids import RequestIds
+from server.gateway.routes import classify, health, metrics, models
+from server.media.images import Decoder
+from server.queue.dispatch import Dispatcher
+from server.settings import Settings
+from server.telemetry.metrics import GatewayMetrics
+
+DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
+CLIENT_CLOSED_REQUEST = 499
+"""Nobody reads it; it is what proxies log for a client that went away."""
+STRUCTS = (classify.ClassifyResponse, models.ModelList, models.ModelDetails, ProblemDocument)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An app that connects to `settings.redis_url` when it starts; `app.state.gateway` is what its routes share."""
+    if settings.redis_url is None:
+        raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
+    dispatcher = Dispatcher(settings.redis_url, settings)
+    counted = GatewayMetrics()
+    catalog = Catalog(dispatcher, settings)
+    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="prepare")
+    gateway = Gateway(
+        settings=settings,
+        dispatcher=dispatcher,
+        catalog=catalog,
+        admission=Admission(settings, dispatcher, counted),
+        inference=Inference(settings, dispatcher, catalog, counted, Decoder(settings.max_pixels), threads),
+        metrics=counted,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await dispatcher.start()
+        yield
+        await dispatcher.close()
+        threads.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPIOffline(
+        title="Opsin",
+        version=version("opsin"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url="/docs/static",
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0},
+    )
+    app.state.settings = settings
+    app.state.dispatcher = dispatcher
+    app.state.gateway = gateway
+    for routes in (classify, models, health, metrics):
+        app.include_router(routes.router)
+    for exception, handler in ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left)):
+        app.add_exception_handler(exception, handler)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(RequestIds)
+    documents: list[dict[str, Any]] = []
+
+    def document() -> dict[str, Any]:
+        if not documents:
+            documents.append(openapi.describe(app, STRUCTS))
+        return documents[0]
+
+    app.openapi = document  # type: ignore[method-assign]
+    return app
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.to_response(request.state.request_id)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        problem = Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path} does not answer {request.method}")
+    else:
+        problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path}; /docs lists what there is")
+    response = problem.to_response(request.state.request_id)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _client_left(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,0 +1,158 @@
+"""Which bundles there are, which are served just now, and which one a request means."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from models.bundle import BundleSpec
+from server.gateway.problems import Kind, Problem
+from server.queue.dispatch import Dispatcher, Fleet
+from server.queue.errors import RedisAway
+from server.queue.job import ServedBundle, WorkerInfo
+from server.settings import Settings
+
+State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
+
+POLL = 0.25
+"""Seconds between looks at the fleet while a request waits for a worker."""
+RETRY_AFTER = 5
+"""Seconds after which a client may hope for a worker, or for Redis."""
+
+
+class Catalog:
+    """Answers from what workers announced; while Redis is away, from the last that was heard."""
+
+    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._last: Fleet | None = None
+
+    async def fleet(self) -> Fleet:
+        """Raises RedisAway if Redis does not answer and never did."""
+        try:
+            self._last = await self._dispatcher.fleet()
+        except RedisAway:
+            if self._last is None:
+                raise
+        return self._last
+
+    async def find(self, model: str | None, task: str) -> BundleSpec:
+        """The bundle that `name`, `name@version` or None (the default) means.
+
+        Waits while nothing is known and no worker is ready. Raises Problem: 404 for a name that no ready worker makes known, 422 if
+        there is no default, 503 after `worker_grace` without a ready worker or `redis_grace` without Redis.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                fleet = await self.fleet()
+            except RedisAway as error:
+                if time.monotonic() - began >= self._settings.redis_grace:
+                    raise Problem(Kind.REDIS_AWAY, "Redis does not answer", retry_after=error.retry_after) from error
+            else:
+                spec = self.choose(fleet, model, task)
+                if spec is not None:
+                    return spec
+                if any(True for _ in ready_bundles(fleet)):
+                    raise self._unknown(fleet, model, task)
+                if time.monotonic() - began >= self._settings.worker_grace:
+                    raise no_worker(f"no worker became ready within {self._settings.worker_grace:g} s", self._settings)
+            await asyncio.sleep(POLL)
+
+    def choose(self, fleet: Fleet, model: str | None, task: str) -> BundleSpec | None:
+        """The bundle that is meant, if it is known; of several versions the newest that is ready, else the newest."""
+        if model is None:
+            return self.default(fleet, task)
+        name, _, version = model.partition("@")
+        versions = [spec for spec in loaded(fleet, task) if spec.name == name and version in ("", spec.version)]
+        return newest(fleet, versions)
+
+    def default(self, fleet: Fleet, task: str) -> BundleSpec | None:
+        """The configured default of a task; else its only ready bundle (or only known one); else the starter bundle."""
+        configured = self._settings.default_models.get(task)
+        if configured is not None:
+            return self.choose(fleet, configured, task)
+        known = loaded(fleet, task)
+        ready = [spec for spec in known if state_of(fleet, spec)[0] == "ready"]
+        names = {spec.name for spec in ready or known}
+        if len(names) == 1:
+            return newest(fleet, [spec for spec in known if spec.name in names])
+        return newest(fleet, [spec for spec in known if spec.name == Settings.starter_bundle])
+
+    async def why_not_ready(self) -> str | None:
+        """The reason why requests that name no model cannot be answered now; None if they can."""
+        try:
+            fleet = await self._dispatcher.fleet()
+        except RedisAway:
+            return "Redis does not answer"
+        if not any(True for _ in ready_bundles(fleet)):
+            return "no worker is ready"
+        for task in self._settings.default_models or ("classify",):
+            spec = self.default(fleet, task)
+            if spec is None and task in self._settings.default_models:
+                return f"no ready worker serves {self._settings.default_models[task]}, the default model for {task}"
+            if spec is not None and state_of(fleet, spec)[0] != "ready":
+                return f"no ready worker serves {spec.id}, the default model for {task}"
+        return None
+
+    def _unknown(self, fleet: Fleet, model: str | None, task: str) -> Problem:
+        known = ", ".join(sorted(spec.id for spec in loaded(fleet, task))) or "none"
+        if model is None and task not in self._settings.default_models:
+            return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}", "model")
+        wanted = self._settings.default_models[task] if model is None else model
+        if fleet.repository.get(wanted.partition("@")[0]) == "unloaded":
+            return unloaded(wanted)
+        return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not served; known for {task}: {known}", "model")
+
+
+def loaded(fleet: Fleet, task: str) -> list[BundleSpec]:
+    """Known bundles of a task that are not unloaded."""
+    return [spec for spec in fleet.specs.values() if spec.task == task and fleet.repository.get(spec.name) != "unloaded"]
+
+
+def ready_bundles(fleet: Fleet) -> Iterator[tuple[WorkerInfo, ServedBundle]]:
+    for worker in fleet.workers:
+        if worker.state == "ready":
+            yield from ((worker, bundle) for bundle in worker.bundles if bundle.state == "ready")
+
+
+def serving(fleet: Fleet, spec: BundleSpec) -> list[tuple[WorkerInfo, ServedBundle]]:
+    """The ready workers that serve a bundle, with what they announce of it."""
+    return [(worker, bundle) for worker, bundle in ready_bundles(fleet) if (bundle.name, bundle.version) == (spec.name, spec.version)]
+
+
+def state_of(fleet: Fleet, spec: BundleSpec) -> tuple[State, str]:
+    """A bundle's state over all workers, and the reason where one gave one."""
+    if fleet.repository.get(spec.name) == "unloaded":
+        return "unloaded", ""
+    if serving(fleet, spec):
+        return "ready", ""
+    announced = [
+        bundle for worker in fleet.workers for bundle in worker.bundles if (bundle.name, bundle.version) == (spec.name, spec.version)
+    ]
+    for state in ("loading", "unloading"):
+        if any(bundle.state == state for bundle in announced):
+            return state, ""
+    return "unavailable", next((bundle.reason for bundle in announced if bundle.reason), "no worker serves it")
+
+
+def no_worker(detail: str, settings: Settings) -> Problem:
+    return Problem(Kind.NO_WORKER, f"{detail} (OPSIN_WORKER_GRACE)", retry_after=RETRY_AFTER)
+
+
+def unloaded(model: str) -> Problem:
+    name = model.partition("@")[0]
+    return Problem(Kind.UNKNOWN_MODEL, f"{name!r} is unloaded; POST /v2/repository/models/{name}/load loads it", "model")
+
+
+def newest(fleet: Fleet, versions: list[BundleSpec]) -> BundleSpec | None:
+    return max(versions, key=lambda spec: (bool(serving(fleet, spec)), _natural(spec.version)), default=None)
+
+
+def _natural(version: str) -> list[tuple[int, int | str]]:
+    """Sorts `10` behind `9` and `1.10` behind `1.9`."""
+    return [(1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", version) if part]

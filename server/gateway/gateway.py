@@ -1,0 +1,30 @@
+"""What the routes of one gateway share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from server.gateway.admission import Admission
+from server.gateway.catalog import Catalog
+from server.gateway.inference import Inference
+from server.queue.dispatch import Dispatcher
+from server.settings import Settings
+from server.telemetry.metrics import GatewayMetrics
+
+
+@dataclass(frozen=True)
+class Gateway:
+    settings: Settings
+    dispatcher: Dispatcher
+    catalog: Catalog
+    admission: Admission
+    inference: Inference
+    metrics: GatewayMetrics
+
+
+def of(request: Request) -> Gateway:
+    """The gateway that a request came to."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway

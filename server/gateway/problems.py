@@ -1,0 +1,70 @@
+"""Errors as clients see them: RFC 9457 problem documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Kind(Enum):
+    """Every kind of problem: its name in `type`, its status and its title."""
+
+    INVALID_BODY = "invalid-body", 400, "The body cannot be read"
+    UNKNOWN_MODEL = "unknown-model", 404, "Unknown model"
+    NOT_FOUND = "not-found", 404, "No such resource"
+    METHOD_NOT_ALLOWED = "method-not-allowed", 405, "Method not allowed"
+    TOO_LARGE = "too-large", 413, "Too large"
+    NOT_AN_IMAGE = "not-an-image", 415, "Not an image that is decoded here"
+    UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "Content encoding not supported"
+    CORRUPT_IMAGE = "corrupt-image", 422, "Corrupt image"
+    INVALID_OPTION = "invalid-option", 422, "Invalid option"
+    QUEUE_FULL = "queue-full", 429, "Too many requests are waiting"
+    WORKER_CRASHED = "worker-crashed", 500, "The worker crashed on this input"
+    MODEL_ERROR = "model-error", 500, "The model failed on this input"
+    INTERNAL = "internal", 500, "Internal error"
+    DRAINING = "draining", 503, "The gateway is shutting down"
+    REDIS_AWAY = "redis-away", 503, "The queue cannot be reached"
+    NO_WORKER = "no-worker", 503, "No worker is ready"
+    DEADLINE = "deadline", 504, "The deadline has passed"
+
+    def __init__(self, slug: str, status: int, title: str) -> None:
+        self.slug = slug
+        self.status = status
+        self.title = title
+
+
+class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error (RFC 9457). `field` is the option or the image that it is about: `top_k`, `image`, `image[3]`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    field: str | None = None
+
+
+@dataclass
+class Problem(Exception):
+    """Ends a request with a problem document. `retry_after` in whole seconds."""
+
+    kind: Kind
+    detail: str
+    field: str | None = None
+    retry_after: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind.slug}: {self.detail}"
+
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def to_response(self, request_id: str) -> Response:
+        kind = self.kind
+        document = ProblemDocument(f"urn:opsin:{kind.slug}", kind.title, kind.status, self.detail, request_id, self.field)
+        return Response(msgspec.json.encode(document), kind.status, self.headers(), MEDIA_TYPE)

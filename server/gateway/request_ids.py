@@ -1,0 +1,54 @@
+"""The outermost layer of the gateway: a request id for every request, and a log line and a problem document for every fault of ours."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.gateway.problems import Kind, Problem
+from server.telemetry import logs
+
+HEADER = b"x-request-id"
+UNSAFE = re.compile(r"[^A-Za-z0-9._:/+=@-]")
+MAX_LENGTH = 128
+
+log = logs.get(__name__)
+
+
+class RequestIds:
+    """Puts `request_id` into the request's state and `X-Request-ID` into every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request failed", request_id=request_id, method=scope["method"], path=scope["path"])
+            if started:
+                raise
+            problem = Problem(Kind.INTERNAL, "something went wrong here; the log says more under this request id")
+            await problem.to_response(request_id)(scope, receive, send_with_id)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's id without what does not belong into a log line or a header, or a new one."""
+    given = next((value for name, value in scope["headers"] if name == HEADER), b"")
+    return UNSAFE.sub("", given.decode("latin-1"))[:MAX_LENGTH] or uuid.uuid4().hex

@@ -1,0 +1,47 @@
+"""`GET /metrics` for Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fastapi import APIRouter, Request
+from prometheus_client.core import GaugeMetricFamily
+from starlette.responses import Response
+
+from server.gateway import catalog, gateway
+from server.gateway.gateway import Gateway
+from server.queue.errors import RedisAway
+from server.telemetry.metrics import CONTENT_TYPE, Families
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/metrics", summary="Metrics in Prometheus' text format")
+async def metrics(request: Request) -> Response:
+    here = gateway.of(request)
+    return Response(here.metrics.render(await _read_redis(here)), media_type=CONTENT_TYPE)
+
+
+async def _read_redis(here: Gateway) -> Families:
+    """What Redis knows at this moment; only that it is away, if it is."""
+    up = GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=1)
+    workers = GaugeMetricFamily("opsin_workers", "Workers that are alive.", labels=["state"])
+    served = GaugeMetricFamily("opsin_model_loaded", "Ready workers that serve the bundle.", labels=["model", "version"])
+    labels = ["model", "version", "priority"]
+    depth = GaugeMetricFamily("opsin_queue_depth", "Images waiting or running.", labels=labels)
+    oldest = GaugeMetricFamily("opsin_queue_oldest_age_seconds", "Age of the oldest of them.", labels=labels)
+    try:
+        fleet = await here.dispatcher.fleet()
+        depths = await here.dispatcher.depth()
+    except RedisAway:
+        return Families((GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=0),))
+    states = Counter(worker.state for worker in fleet.workers)
+    for state in ("starting", "ready", "draining"):
+        workers.add_metric([state], states[state])
+    for spec in fleet.specs.values():
+        served.add_metric([spec.name, spec.version], len(catalog.serving(fleet, spec)))
+    for (bundle, priority), queue in sorted(depths.items()):
+        name, _, version = bundle.partition("@")
+        depth.add_metric([name, version, priority], queue.items)
+        oldest.add_metric([name, version, priority], queue.oldest_age_s)
+    return Families((up, workers, served, depth, oldest))

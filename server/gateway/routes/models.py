@@ -1,0 +1,120 @@
+"""`GET /v1/models`: the bundles that workers have announced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from models.bundle import BundleSpec
+from server.gateway import catalog, gateway, openapi
+from server.gateway.gateway import Gateway
+from server.gateway.problems import Kind, Problem
+from server.queue.dispatch import Fleet
+from server.queue.errors import RedisAway
+
+router = APIRouter(tags=["models"])
+
+
+class RungSummary(msgspec.Struct, frozen=True):
+    """One step of a bundle's ladder; `accuracy` and `throughput` (relative to merging off) are null where nothing was measured."""
+
+    name: str
+    schedule: int | list[int] | dict[str, float]
+    accuracy: float | None
+    throughput: float | None
+
+
+class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle. `state`: ready, loading, unloading, unavailable or unloaded; `reason` says why it is not ready, where it is known."""
+
+    name: str
+    version: str
+    task: str
+    state: str
+    reason: str
+    default: bool
+    """Requests of its task that name no model get this one."""
+    labels: int
+    default_rung: str | None
+    ladder: list[RungSummary]
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    models: list[ModelSummary]
+
+
+class ServingWorker(msgspec.Struct, frozen=True):
+    """A ready worker that serves the bundle. Both figures are measured, and 0 while unknown."""
+
+    id: str
+    device: str
+    items_per_second: float
+    batch_budget: int
+
+
+class ModelDetails(ModelSummary, frozen=True, kw_only=True):
+    """A bundle with its whole spec but for the weights."""
+
+    workers: list[ServingWorker]
+    spec: dict[str, Any]
+
+
+@router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=openapi.MODELS)
+async def models(request: Request) -> Response:
+    here = gateway.of(request)
+    fleet = await _fleet(here)
+    specs = sorted(fleet.specs.values(), key=lambda spec: spec.id)
+    return _json(ModelList([ModelSummary(**_summary(here, fleet, spec)) for spec in specs]))
+
+
+@router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=openapi.MODEL)
+async def model(request: Request, name: str) -> Response:
+    here = gateway.of(request)
+    fleet = await _fleet(here)
+    spec = _find(fleet, name)
+    workers = [
+        ServingWorker(worker.id, worker.device, bundle.items_per_second, bundle.batch_budget)
+        for worker, bundle in catalog.serving(fleet, spec)
+    ]
+    content = spec.model_dump(mode="json", exclude={"weights"})
+    return _json(ModelDetails(**_summary(here, fleet, spec), workers=workers, spec=content))
+
+
+async def _fleet(here: Gateway) -> Fleet:
+    try:
+        return await here.catalog.fleet()
+    except RedisAway as error:
+        raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
+
+
+def _find(fleet: Fleet, wanted: str) -> BundleSpec:
+    """Unloaded bundles are found, too: this is where one sees that they are."""
+    name, _, version = wanted.partition("@")
+    spec = catalog.newest(fleet, [spec for spec in fleet.specs.values() if spec.name == name and version in ("", spec.version)])
+    if spec is None:
+        known = ", ".join(sorted(spec.id for spec in fleet.specs.values())) or "none"
+        raise Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not known; known: {known}")
+    return spec
+
+
+def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
+    state, reason = catalog.state_of(fleet, spec)
+    default = here.catalog.default(fleet, spec.task)
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "task": spec.task,
+        "state": state,
+        "reason": reason,
+        "default": default is not None and default.id == spec.id,
+        "labels": len(spec.labels),
+        "default_rung": spec.default_rung,
+        "ladder": [RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput) for rung in spec.ladder],
+    }
+
+
+def _json(content: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")

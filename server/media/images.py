@@ -1,0 +1,202 @@
+"""Encoded pictures → pixels at model size. Every limit is checked before anything is allocated for it.
+
+Decoded are JPEG, PNG, WebP, GIF, BMP and TIFF, recognised by their bytes; of an animation or a multi-page file the first picture.
+Transparency is laid on white, EXIF orientation is applied, 16-bit grey is scaled to 8 bits.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# each plug-in registers its format; Image.init() would import all of Pillow's, some of which run other programs
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from models.bundle import Preprocess
+
+__all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "sniff", "to_model_size"]
+
+PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
+NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
+ORIENTATION_TAG = 0x0112
+# EXIF orientation → what undoes it
+TRANSPOSITION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(Exception):
+    """A picture that we cannot use; the message is for the one who sent it."""
+
+
+class NotAnImage(ImageError):
+    """No format that we decode."""
+
+
+class TooManyPixels(ImageError):
+    """Above the limit on pixels."""
+
+
+class CorruptImage(ImageError):
+    """Truncated or damaged."""
+
+
+class Decoder:
+    """Decodes pictures of at most `max_pixels`, and holds back threads while twice that many pixels are decoded already."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
+        self._free = 2 * max_pixels
+        self._changed = threading.Condition()
+        # we check the header ourselves; Pillow's own limit would overrule a higher setting
+        Image.MAX_IMAGE_PIXELS = None
+
+    @contextmanager
+    def decoded(self, data: bytes) -> Iterator[Image.Image]:
+        """The picture as RGB, upright, for the time of the `with` block. Blocks while too much is decoded at once. Raises ImageError."""
+        kind = sniff(data)
+        if kind == "WebP":
+            self._check(*_webp_size(data))  # opening one allocates the canvas
+        with _foreign_decoder(kind):
+            image = Image.open(io.BytesIO(data), formats=(kind.upper(),))
+        self._check(*image.size)
+        with self._hold(image.width * image.height):
+            with _foreign_decoder(kind):
+                image.load()
+                rgb = _upright(image, _rgb(image, kind))
+            yield rgb
+
+    def _check(self, width: int, height: int) -> None:
+        if width * height > self.max_pixels:
+            raise TooManyPixels(f"{width} × {height} pixels is above the limit of {self.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)")
+
+    @contextmanager
+    def _hold(self, pixels: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+def sniff(data: bytes) -> str:
+    """One of FORMATS, from the first bytes. Raises NotAnImage."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_SIZES:
+        return "BMP"
+    raise NotAnImage(f"not an image in a format that is decoded here ({', '.join(FORMATS)})")
+
+
+def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:
+    """Short side to `short_side`, then the centre: (image_size, image_size, 3). The same pixels as torchvision's Resize and CenterCrop.
+
+    Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit.
+    """
+    width, height = _resized(image.width, image.height, preprocess.short_side)
+    if width * height > max_pixels:
+        raise TooManyPixels(
+            f"{image.width} × {image.height} pixels is too thin: with a short side of {preprocess.short_side} it would grow to "
+            f"{width} × {height} pixels, above the limit of {max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)"
+        )
+    if (width, height) != image.size:
+        image = image.resize((width, height), RESAMPLING[preprocess.interpolation])
+    size = preprocess.image_size
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def _resized(width: int, height: int, short_side: int) -> tuple[int, int]:
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+@contextmanager
+def _foreign_decoder(kind: str) -> Iterator[None]:
+    """Damaged files make decoders raise nearly anything, from struct.error to MemoryError: to us all of it means a damaged file."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise CorruptImage(f"{kind} file with a header that cannot be read: truncated or corrupt") from error
+    except Exception as error:
+        raise CorruptImage(f"{kind} file is truncated or corrupt ({error})") from error
+
+
+def _rgb(image: Image.Image, kind: str) -> Image.Image:
+    if image.mode in SIXTEEN_BIT_GREY or (image.mode == "I" and kind == "PNG"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in NOT_DISPLAYABLE:
+        raise NotAnImage(f"{kind} file with pixels of type {image.mode}: send 8 or 16 bits per channel, grey, RGB or CMYK")
+    if image.has_transparency_data:
+        rgba = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+    transposition = TRANSPOSITION.get(_orientation(image))
+    return rgb if transposition is None else rgb.transpose(transposition)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """EXIF orientation, 1 to 8; damaged EXIF data does not spoil a picture."""
+    try:
+        return image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:
+        return 1
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of a WebP file's canvas from its first chunk (RFC 9649). (0, 0) where there is none: opening it will say why."""
+    chunk, head = data[12:16], data[20:30]
+    if len(head) < 10:
+        return 0, 0
+    if chunk == b"VP8X":
+        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+    return 0, 0
