@@ -181,10 +181,22 @@ class Dispatcher:
         fields: dict[bytes, bytes] = await self._ask(lambda: self._redis.hgetall(keys.statistics(bundle_id)))
         return {name.decode(): int(value) for name, value in fields.items()}
 
-    async def set_repository(self, name: str, state: str) -> None:
-        """`loaded` or `unloaded`: workers follow, gateways read it in `fleet().repository`."""
-        await self._ask(lambda: self._redis.hset(keys.REPOSITORY, name, state))
+    async def set_repository(self, name: str, state: str) -> int:
+        """`loaded` or `unloaded`: workers follow, gateways read it in `fleet().repository`.
+
+        Returns the repository's revision; a worker whose `repository_revision` is as high has followed.
+        """
+
+        async def write() -> int:
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.hset(keys.REPOSITORY, name, state)
+                pipeline.hincrby(keys.REPOSITORY, keys.REVISION, 1)
+                _, revision = await pipeline.execute()
+            return int(revision)
+
+        revision = await self._ask(write)
         self._fleet_read_at = 0.0
+        return revision
 
     async def now_ms(self) -> int:
         """Redis' clock, Unix milliseconds, as estimated every second; this machine's until Redis has answered once."""

@@ -119,6 +119,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     progress_age_s: float = 0.0
     """Since the last batch ended or, when idle, since the last look at the queue."""
     metrics_port: int = 0
+    repository_revision: int = 0
+    """The change of the repository that its bundles are in line with."""
 
 
 Message = TypeVar("Message", Job, Reply, WorkerInfo)

@@ -13,6 +13,8 @@ BYTES = "queue:bytes"
 QUEUES = "queues"
 WORKERS = "workers"
 REPOSITORY = "repository"
+REVISION = "#revision"
+"""Field of the repository that counts its changes; no bundle can have this name."""
 DEAD = "dead"
 JANITOR = "janitor"
 

@@ -36,6 +36,7 @@ class Heartbeat:
         self._wake = threading.Event()
         self._ended = threading.Event()
         self.state: str = "starting"
+        self._repository_revision = 0
 
     def beat_now(self) -> None:
         """Announce a change without waiting for the next second."""
@@ -45,6 +46,12 @@ class Heartbeat:
         """`ready` or `draining`."""
         self.state = state
         self.beat_now()
+
+    def followed(self, repository_revision: int) -> None:
+        """The bundles are in line with this change of the repository."""
+        if repository_revision != self._repository_revision:
+            self._repository_revision = repository_revision
+            self.beat_now()
 
     def end(self) -> None:
         self._ended.set()
@@ -73,6 +80,7 @@ class Heartbeat:
             bundles=bundles,
             progress_age_s=age,
             metrics_port=self._metrics_port,
+            repository_revision=self._repository_revision,
         )
 
     def _end_if_stuck(self) -> None:

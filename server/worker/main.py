@@ -18,6 +18,7 @@ from types import FrameType
 import prometheus_client
 
 from models.bundle import Bundle
+from server.queue import keys
 from server.queue.errors import RedisAway
 from server.queue.worker_side import WorkerQueue
 from server.settings import Settings
@@ -122,7 +123,9 @@ class Worker:
     def _watch_bundles(self, drain: threading.Event) -> None:
         while not drain.is_set():
             with suppress(RedisAway):  # the receiver tells
-                self._catalog.refresh(self._queue.repository())
+                repository = self._queue.repository()
+                self._catalog.refresh(repository)
+                self._heartbeat.followed(int(repository.get(keys.REVISION, 0)))
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()
