@@ -1,0 +1,86 @@
+"""MAE: pre-training, and the fine-tuned classifier at two resolutions with its parameter groups and learning rates."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from models.layers.patches import patchify, unpatchify
+from models.mae import MAE, MAEConfig, Masking
+from models.published import FAMILIES, fit, read_checkpoint
+from models.vit import ViT
+from tests.golden.case import Case, Replayed
+from training.optim import layer_decay_groups, warmup_cosine
+
+
+def replay(case: Case) -> Replayed:
+    return _pretraining(case) if "decoder_depth" in case.config else _finetuned(case)
+
+
+def _pretraining(case: Case) -> Replayed:
+    config, images, noise = case.config, case.inputs["img"], case.inputs["noise"]
+    model = MAE(
+        MAEConfig(
+            image_size=config["img_size"],
+            patch_size=config["patch_size"],
+            channels=config["in_chans"],
+            width=config["embed_dim"],
+            depth=config["depth"],
+            heads=config["num_heads"],
+            decoder_width=config["decoder_embed_dim"],
+            decoder_depth=config["decoder_depth"],
+            decoder_heads=config["decoder_num_heads"],
+            mlp_ratio=config["mlp_ratio"],
+            norm_eps=config["norm_eps"],
+            mask_ratio=config["mask_ratio"],
+            normalise_targets=config["norm_pix_loss"],
+        )
+    )
+    tables = {"sincos_pos_embed": model.pos_embed.clone(), "sincos_decoder_pos_embed": model.decoder_pos_embed.clone()}
+    model.load_state_dict(read_checkpoint(case.checkpoint))
+    answer = model(images, noise)
+    masking = Masking.by_noise(noise, model.config.visible)
+    return Replayed(
+        outputs={
+            "loss": answer.loss,
+            "pred": answer.patches,
+            "mask": answer.mask,
+            "unpatchified_pred": unpatchify(answer.patches, model.config.patch_size),
+            "patchified_img": patchify(images, model.config.patch_size),
+            **tables,
+        },
+        intermediates={"tokens": model.embed(images), "latent": model.encode(images, masking), "ids_restore": masking.restore},
+    )
+
+
+def _finetuned(case: Case) -> Replayed:
+    weights = read_checkpoint(case.checkpoint)
+    settings = {"heads": case.config["num_heads"], "norm_eps": case.config["norm_eps"]}
+    model = fit(weights, FAMILIES["mae"], settings).model()
+    answer = model(case.inputs["img"])
+    outputs = {"logits": answer.logits, "features": answer.features}
+    if "interp_img_size" in case.config:
+        large = fit(weights, FAMILIES["mae"], {**settings, "image_size": case.config["interp_img_size"]}).model()
+        outputs |= {"logits_large": large(case.inputs["img_large"]).logits, "pos_embed_large": large.pos_embed}
+    recorded: dict[str, Any] = {}
+    if "param_groups" in case.recorded:
+        recorded["param_groups"] = _parameter_groups(model, case.recorded["param_groups"])
+    if "lr_schedule" in case.recorded:
+        recorded["lr_schedule"] = _learning_rates(case.recorded["lr_schedule"])
+    return Replayed(outputs, recorded=recorded)
+
+
+def _parameter_groups(model: ViT, expected: dict[str, Any]) -> dict[str, Any]:
+    """Layer decay → parameter → [lr_scale, weight_decay]; the weight decay stands in the prose."""
+    found = re.search(r"weight_decay ([\d.]+)", expected["meaning"])
+    assert found, expected["meaning"]
+    table = {}
+    for decay in expected["table"]:
+        groups = layer_decay_groups(model.requires_grad_(), layer_decay=float(decay), weight_decay=float(found[1]))
+        table[decay] = {name: [group["lr_scale"], group["weight_decay"]] for group in groups for name in group["names"]}
+    return {**expected, "table": table}
+
+
+def _learning_rates(expected: dict[str, Any]) -> dict[str, Any]:
+    rates = {epoch: warmup_cosine(float(epoch), **expected["args"]) for epoch in expected["epoch_to_lr"]}
+    return {**expected, "epoch_to_lr": rates}
