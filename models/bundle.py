@@ -56,7 +56,7 @@ class Rung(_Schema):
     Both are None where nothing was measured, as after importing somebody else's checkpoint."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9._-]*$")
-    schedule: int | list[int] | dict[str, float]
+    schedule: int | list[int] | dict[str, int | float]
     accuracy: float | None = Field(default=None, ge=0, le=1)
     throughput: float | None = Field(default=None, gt=0)
 

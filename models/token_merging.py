@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import ops
@@ -48,3 +51,32 @@ class Tokens:
         if self.size is None:
             return x.mean(dim=1)
         return (x * self.size[:, first:].to(x.dtype)).sum(dim=1) / count
+
+
+def merged_picture(image: Tensor, source: Tensor, patch_size: int, *, special: int = 1) -> Tensor:
+    """Paint each token's region of a picture in its mean colour, with a border one pixel wide in a colour of its own.
+
+    image: uint8 (H, W, 3), as the model saw it before normalising; source: (tokens_out, tokens_in) of one picture; special: tokens in front
+    of the patches, class and distillation. Returns uint8 (H, W, 3).
+    """
+    height, width, _ = image.shape
+    rows, columns = height // patch_size, width // patch_size
+    owner = source[:, special:].argmax(dim=0).view(1, 1, rows, columns)
+    regions = F.interpolate(owner.double(), size=(height, width)).long()[0, 0]  # (H, W), the token that holds each pixel
+    tokens = int(owner.max()) + 1
+
+    flat, pixels = regions.flatten(), image.reshape(-1, 3).double() / 255
+    total = torch.zeros(tokens, 3, dtype=torch.float64).index_add_(0, flat, pixels)
+    fill = total / flat.bincount(minlength=tokens).clamp(min=1).unsqueeze(1)  # (tokens, 3)
+
+    framed = F.pad(regions, (1, 1, 1, 1), value=-1)  # outside the picture is another region
+    neighbours = torch.stack([framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:]])
+    interior = (neighbours == regions).all(dim=0).unsqueeze(-1)  # (H, W, 1)
+    painted = torch.where(interior, fill[regions], border_colours(tokens)[regions])
+    return (painted * 255).to(torch.uint8)
+
+
+def border_colours(tokens: int) -> Tensor:
+    """(tokens, 3) in [0, 1], the same for every picture."""
+    generator = random.Random(0)
+    return torch.tensor([[generator.random() for _ in range(3)] for _ in range(tokens)], dtype=torch.float64)

@@ -83,7 +83,7 @@ class VideoMAE(nn.Module):
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + times * places, width))
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            Block(width, config.heads, round(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)

@@ -26,8 +26,8 @@ class Family:
     name: str
     architecture: str
     table: KeyTable
-    config: Callable[[Mapping[str, Tensor]], Fields]
-    """What keys and shapes tell, from weights under our names. Raises UnlikeFamily."""
+    config: Callable[[Mapping[str, Tensor], Fields], Fields]
+    """What keys and shapes tell, from weights under our names and the fields that were set by hand. Raises UnlikeFamily."""
     defaults: Fields
     """What they cannot tell."""
     preprocess: Callable[[int], Preprocess]
@@ -40,7 +40,7 @@ class UnlikeFamily(Exception):
     """Weights lack what every checkpoint of a family has; the message says what."""
 
 
-def vit_config(weights: Mapping[str, Tensor]) -> Fields:
+def vit_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     """The fields of ViTConfig that weights tell."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)

@@ -79,10 +79,10 @@ def detect(weights: Mapping[str, Tensor]) -> list[str]:
     return [found.family.name for found in fits if found.perfect]
 
 
-def fit(weights: Mapping[str, Tensor], family: Family, settings: Mapping[str, Any]) -> Fit:
+def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
     """Read published weights as a family. settings: config fields that override what was inferred. Raises UnlikeFamily."""
     translated = family.table.translate(weights)
-    fields = {**family.config(translated.weights), **family.defaults, **settings}
+    fields = {**family.config(translated.weights, settings), **family.defaults, **settings}
     ours = _resize_positions(translated.weights, fields, family)
     try:
         expected = _shapes(family, fields)
@@ -153,7 +153,7 @@ def import_checkpoint(
 def _complaint(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
     """What does not fit, in one line: keys that differ by the number of their block are named once."""
     parts = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    named = {what: dict.fromkeys(re.sub(r"(?<=[._])\d+(?=\.)", "{i}", key) for key in keys) for what, keys in parts.items()}
+    named = {what: dict.fromkeys(re.sub(r"(?<=[._])\d+(?=\.)", "{i}", key, count=1) for key in keys) for what, keys in parts.items()}
     return "; ".join(f"{what}: {', '.join(keys)}" for what, keys in named.items() if keys)
 
 

@@ -32,8 +32,8 @@ FRAMES = 16
 """Of the published clips. With one position table for space and time, the file does not say how many frames there are."""
 
 
-def config(weights: Mapping[str, Tensor]) -> Fields:
-    """The fields of VideoMAEConfig that weights tell."""
+def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """The fields of VideoMAEConfig that weights tell, `frames` also by hand."""
     width, channels, patch_frames, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 5)
     separate = "pos_embed_spatial" in weights
     if separate:
@@ -41,7 +41,7 @@ def config(weights: Mapping[str, Tensor]) -> Fields:
         _, times, _ = shape_of(weights, "pos_embed_temporal", 3)
     else:
         _, positions, _ = shape_of(weights, "pos_embed", 3)
-        times = FRAMES // patch_frames
+        times = settings.get("frames", FRAMES) // patch_frames
         if (positions - ("cls_token" in weights)) % times:
             raise UnlikeFamily(f"its position table has {positions} places, which {times} times do not divide")
         places = positions // times
