@@ -1,0 +1,45 @@
+"""Promises of docker-compose.yml that a running stack does not show at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
+
+
+def test_redis_never_forgets_a_job() -> None:
+    command = SERVICES["redis"]["command"]
+    options = {name: value for name, value in zip(command[1::2], command[2::2], strict=True)}
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert (options["--appendonly"], options["--appendfsync"]) == ("yes", "everysec")
+    assert f"queue:{options['--dir']}" in SERVICES["redis"]["volumes"]
+
+
+def test_only_workers_hold_bundles_and_cannot_change_them() -> None:
+    holders = {name: mount for name, service in SERVICES.items() for mount in service.get("volumes", []) if "/bundles" in mount}
+    assert list(holders) == ["worker"]
+    assert holders["worker"].endswith(":/bundles:ro")
+
+
+def test_a_process_that_is_asked_to_stop_has_time_to_finish() -> None:
+    for name in ("gateway", "worker"):
+        assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > DEFAULTS["drain_timeout"]
+
+
+def test_ports_listen_on_this_machine_alone() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_prometheus_looks_where_the_processes_publish_their_metrics() -> None:
+    jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    found = {name: lookup["port"] for job in jobs for lookup in job["dns_sd_configs"] for name in lookup["names"]}
+    assert found == {"gateway": DEFAULTS["port"], "worker": DEFAULTS["metrics_port"]}
