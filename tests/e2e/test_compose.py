@@ -1,0 +1,227 @@
+"""The containers as a user runs them: built, started, measured, a worker killed. `make compose-test`; needs a container engine and minutes."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.e2e.stack import ROOT, Stack, dashboard_queries, running_stack, wait_until
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+
+PICTURES = sorted(path for path in (ROOT / "docs" / "pictures" / "clipart").iterdir() if path.suffix in (".png", ".jpg"))
+SCRAPE_SECONDS = 5.0
+INTERVAL = "30m"
+INTERVAL_SECONDS = 1800.0
+CLIENTS = 8
+
+
+@dataclass
+class Counts:
+    """What a client saw."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    """By outcome."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    images: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def minus(self, other: Counts) -> Counts:
+        return Counts(
+            self.requests - other.requests,
+            self.rejected - other.rejected,
+            self.images - other.images,
+            self.tokens_in - other.tokens_in,
+            self.tokens_out - other.tokens_out,
+        )
+
+    def copy(self) -> Counts:
+        return self.minus(Counts())
+
+
+class CountingClient:
+    """Sends requests and keeps count of what came back. Any number of threads may use it."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=90)
+        self._lock = threading.Lock()
+        self.counts = Counts()
+
+    def classify(self, pictures: Sequence[bytes]) -> list[str]:
+        """The best label of each picture, sent as one request. Raises AssertionError unless it is answered."""
+        answer = self._http.post("/v1/classify", files=[("image", (f"{n}", picture)) for n, picture in enumerate(pictures)])
+        assert answer.status_code == 200, f"{answer.status_code}: {answer.text}"
+        results = answer.json()["results"]
+        with self._lock:
+            self.counts.requests["ok"] += 1
+            self.counts.images += len(results)
+            self.counts.tokens_in += sum(result["merging"]["tokens_in"] for result in results)
+            self.counts.tokens_out += sum(result["merging"]["tokens_out"] for result in results)
+        return [result["predictions"][0]["label"] for result in results]
+
+    def send_text(self) -> None:
+        """No picture: 415."""
+        assert self._http.post("/v1/classify", content=b"not a picture").status_code == 415
+        with self._lock:
+            self.counts.requests["client_error"] += 1
+
+    def send_too_many_pixels(self) -> None:
+        """A picture above the limit on pixels: 413."""
+        assert self._http.post("/v1/classify", content=huge_picture()).status_code == 413
+        with self._lock:
+            self.counts.requests["client_error"] += 1
+            self.counts.rejected["too_large"] += 1
+
+
+def huge_picture() -> bytes:
+    """A PNG of 64 megapixels in a few kilobytes."""
+    buffer = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with running_stack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def client(stack: Stack) -> CountingClient:
+    return CountingClient(stack.gateway)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    assert PICTURES
+    return [path.read_bytes() for path in PICTURES]
+
+
+def test_images_hold_what_they_need_and_no_more(stack: Stack) -> None:
+    for service in ("gateway", "worker"):
+        assert stack.compose("exec", "-T", service, "id", "-u").strip() != "0"
+        found = stack.compose("exec", "-T", service, "sh", "-c", "command -v cc gcc g++ clang || true")
+        assert found.strip() == "", f"{service} holds a compiler"
+    assert "torch" not in stack.compose("exec", "-T", "gateway", "pip", "list").lower()
+    assert stack.compose("exec", "-T", "gateway", "sh", "-c", "ls /bundles 2>/dev/null || true").strip() == ""
+
+
+def test_health_checks_of_the_images_pass(stack: Stack) -> None:
+    """Run as the image declares them: not every engine runs health checks by itself."""
+    for service in ("gateway", "worker"):
+        kind, *command = stack.inspect(stack.containers(service)[0])["Config"]["Healthcheck"]["Test"]
+        assert kind == "CMD"
+        stack.compose("exec", "-T", service, *command)
+
+
+def test_the_dashboard_shows_what_the_client_counted(stack: Stack, client: CountingClient, pictures: list[bytes]) -> None:
+    """Every query answers with finite numbers; totals are exact, rates right up to a scrape at each end of the interval."""
+    # a series begins with its first event, and a rate needs one sample before: so one of each kind first
+    client.classify(pictures[:2])
+    client.send_text()
+    client.send_too_many_pixels()
+    stack.wait_for("sum(opsin_requests_total)", client.counts.requests.total())
+    stack.wait_for("sum(opsin_batch_wait_seconds_count)", client.counts.images)
+    before, started = client.counts.copy(), time.monotonic()
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for number in range(160):
+            pool.submit(client.classify, [pictures[(number + offset) % len(pictures)] for offset in range(1 + number % 3)])
+            if number % 20 == 0:
+                pool.submit(client.send_text)
+                pool.submit(client.send_too_many_pixels)
+    stack.wait_for("sum(opsin_requests_total)", client.counts.requests.total())
+    stack.wait_for("sum(opsin_batch_wait_seconds_count)", client.counts.images)
+    assert client.counts.requests == {"ok": 161, "client_error": 18}
+
+    shown = {(panel, legend): stack.query(query) for panel, legend, query in dashboard_queries(INTERVAL)}
+    for name, series in shown.items():
+        assert series, f"{name}: no data"
+        assert all(math.isfinite(float(one["value"][1])) for one in series), f"{name}: {series}"
+
+    counted, since = client.counts, client.counts.minus(before)
+    assert total(shown["Images answered", "images"]) == counted.images
+    assert total(shown["Requests", "requests"]) == counted.requests.total()
+    assert total(shown["Answered with success", "ok"]) == counted.requests["ok"]
+    assert total(shown["Rejected", "rejected"]) == counted.rejected.total()
+
+    span = time.monotonic() - started
+    by_outcome, by_reason = (
+        by(shown["Requests per second", "{{outcome}}"], "outcome"),
+        by(shown["Rejections per second", "{{reason}}"], "reason"),
+    )
+    assert by_outcome.keys() == since.requests.keys()
+    assert by_reason.keys() == since.rejected.keys()
+    rates = {
+        "images": (total(shown["Images per second", "{{model}}"]), since.images),
+        "tokens in": (total(shown["Tokens per second", "in"]), since.tokens_in),
+        "tokens out": (total(shown["Tokens per second", "out"]), since.tokens_out),
+        **{outcome: (by_outcome[outcome], number) for outcome, number in since.requests.items()},
+        **{reason: (by_reason[reason], number) for reason, number in since.rejected.items()},
+    }
+    for name, (rate, number) in rates.items():
+        # Prometheus extrapolates to the interval's ends, by no more than 1.1 scrapes each
+        assert number * 0.999 <= rate * INTERVAL_SECONDS <= number * (1 + 2.2 * SCRAPE_SECONDS / (span - 2 * SCRAPE_SECONDS)), name
+
+
+def total(series: list[Any]) -> float:
+    return sum(float(one["value"][1]) for one in series)
+
+
+def by(series: list[Any], label: str) -> dict[str, float]:
+    return {one["metric"][label]: float(one["value"][1]) for one in series}
+
+
+def test_a_worker_may_be_killed_under_load(stack: Stack, client: CountingClient, pictures: list[bytes]) -> None:
+    """Two workers, one killed in the middle of 300 requests: every request gets the answer that it had before."""
+    labels = [client.classify([picture])[0] for picture in pictures]
+    stack.compose("up", "--detach", "--no-recreate", "--scale", "worker=2", "worker")
+    stack.wait_for('count(up{job="worker"} == 1)', 2)
+    stack.wait_for('max(opsin_workers{state="ready"})', 2)
+
+    victim = stack.containers("worker")[0]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        asked = {pool.submit(client.classify, [pictures[number % len(pictures)]]): number for number in range(300)}
+        for answered, future in enumerate(as_completed(asked)):
+            if answered == 60:
+                stack.kill(victim)
+            assert future.result() == [labels[asked[future] % len(pictures)]]
+
+
+def test_asked_to_stop_the_service_finishes_what_it_holds(stack: Stack, pictures: list[bytes]) -> None:
+    """`stop` while a request is half sent: it is answered, and the processes end with status 0."""
+    stack.wait_for('max(opsin_workers{state="ready"})', len(stack.containers("worker")))
+    begun, draining = threading.Event(), threading.Event()
+
+    def slow_upload() -> Iterator[bytes]:
+        yield pictures[0][:100]
+        begun.set()
+        assert draining.wait(60)
+        yield pictures[0][100:]
+
+    ids = [container for service in ("gateway", "worker") for container in stack.containers(service)]
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(httpx.post, f"{stack.gateway}/v1/classify", content=slow_upload(), timeout=60)
+        assert begun.wait(30)
+        stopped = pool.submit(stack.compose, "stop", "gateway")
+        wait_until(
+            lambda: httpx.get(f"{stack.gateway}/health/ready").status_code == 503, lambda: "the gateway does not say that it drains", 30
+        )
+        draining.set()
+        assert answer.result().status_code == 200
+        stopped.result()
+    stack.compose("stop", "worker")
+    assert [stack.inspect(container)["State"]["ExitCode"] for container in ids] == [0] * len(ids)
