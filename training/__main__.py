@@ -1,0 +1,57 @@
+"""`python -m training RECIPE.yaml`: make a bundle. Run it again after a kill and it goes on where it was."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from training import phases, recipe, release
+from training.data import corpus
+from training.data.packages import DataError
+from training.loop import TrainingError
+from training.recipe import Recipe, RecipeError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Make a bundle from a recipe. A run that was killed goes on.")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints (default: %(default)s)")
+    parser.add_argument("--bundles", type=Path, default=Path("bundles"), help="where the bundle goes (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="downloaded and decoded data (default: %(default)s)")
+    parser.add_argument(
+        "--until",
+        choices=["pretrain", "finetune", "scratch", "bundle"],
+        default="bundle",
+        help="stop after this phase; `scratch` runs alone, it needs no other phase (default: %(default)s)",
+    )
+    options = parser.parse_args()
+    try:
+        plan = recipe.read(options.recipe)
+        make(plan, options.recipe, options.runs / f"{plan.name}-{plan.version}", options.bundles, options.cache, options.until)
+    except (RecipeError, DataError, TrainingError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def make(plan: Recipe, file: Path, folder: Path, bundles: Path, cache: Path, until: str) -> None:
+    data = corpus.build(plan.data, cache)
+    if until == "scratch":
+        phases.finetune(plan, data, folder / "scratch", phases.untrained(plan).state_dict())
+        return
+    pretrained = phases.pretrain(plan, data, folder)
+    if until == "pretrain":
+        return
+    model = phases.finetune(plan, data, folder / "finetune", pretrained.state_dict())
+    if until == "finetune":
+        return
+    scratch = phases.finetune(plan, data, folder / "scratch", phases.untrained(plan).state_dict())
+    model = release.rounded(model)
+    report = release.measure(plan, data, model, release.rounded(scratch))
+    written = release.write(plan, file, data, model, report, bundles)
+    print((written.path / "README.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

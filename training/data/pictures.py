@@ -1,0 +1,73 @@
+"""Files → pixels: transparent pictures on white, one resize, one cache file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from models.bundle import Preprocess
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
+
+_LONGEST = 2  # what a training crop can use of a very long picture, in short sides
+
+
+def open_on_white(path: Path) -> Image.Image:
+    """The picture as RGB; transparency shows white, as a page does."""
+    with Image.open(path) as image:
+        if image.mode == "RGB":
+            return image.copy()
+        layered = image.convert("RGBA")
+    canvas = Image.new("RGBA", layered.size, "white")
+    canvas.alpha_composite(layered)
+    return canvas.convert("RGB")
+
+
+def to_model_size(image: Image.Image, preprocess: Preprocess) -> Pixels:
+    """Short side to `short_side`, centre crop to (image_size, image_size, 3): what the service does with a picture."""
+    resized = _resize_short_side(image, preprocess.short_side, Image.Resampling[preprocess.interpolation.upper()])
+    return np.asarray(_centre_crop(resized, preprocess.image_size, preprocess.image_size))
+
+
+def load_for_training(root: Path, paths: Sequence[str], side: int, cache: Path) -> list[Pixels]:
+    """Every picture with its short side at `side`, much longer ones cropped around the centre. Decoded once, then read from `cache`."""
+    key = hashlib.sha256("\n".join([str(side), *paths]).encode()).hexdigest()[:16]
+    file = cache / f"pictures-{key}.npz"
+    if not file.is_file():
+        with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter lock
+            pictures = list(threads.map(lambda path: _for_training(root / path, side), paths))
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(file.name + ".partial.npz")
+        np.savez(partial, shapes=[p.shape for p in pictures], pixels=np.concatenate([p.ravel() for p in pictures]))
+        partial.replace(file)
+    with np.load(file) as stored:
+        shapes, pixels = stored["shapes"], stored["pixels"]
+    ends = np.cumsum(shapes.prod(axis=1))
+    return [flat.reshape(shape) for flat, shape in zip(np.split(pixels, ends[:-1]), shapes, strict=True)]
+
+
+def load_for_evaluation(root: Path, paths: Sequence[str], preprocess: Preprocess) -> Pixels:
+    """(N, image_size, image_size, 3), prepared as the service prepares them."""
+    return np.stack([to_model_size(open_on_white(root / path), preprocess) for path in paths])
+
+
+def _for_training(path: Path, side: int) -> Pixels:
+    resized = _resize_short_side(open_on_white(path), side, Image.Resampling.BICUBIC)
+    return np.asarray(_centre_crop(resized, min(resized.width, _LONGEST * side), min(resized.height, _LONGEST * side)))
+
+
+def _resize_short_side(image: Image.Image, side: int, resampling: Image.Resampling) -> Image.Image:
+    scale = side / min(image.size)
+    width, height = (max(side, round(length * scale)) for length in image.size)
+    return image.resize((width, height), resampling)
+
+
+def _centre_crop(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
