@@ -1,4 +1,4 @@
-"""The containers as a user runs them: built, started, measured, a worker killed. `make compose-test`; needs a container engine and minutes."""
+"""The containers as a user runs them: built, started, measured, a worker killed. `make compose-test` needs a container engine."""
 
 from __future__ import annotations
 
