@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Visit:
 
     request_id: str
     started: float
-    """On the event loop's clock, seconds."""
+    """`time.perf_counter()`: uvloop's own clock counts whole milliseconds."""
     timer: asyncio.Timeout
     reservation: Reservation
     """Room in the queue until the queue counts the jobs itself."""
@@ -55,7 +56,7 @@ class Visit:
 
     def limit(self, seconds: float) -> None:
         """Set the deadline, in seconds since the start."""
-        self.timer.reschedule(self.started + seconds)
+        self.timer.reschedule(asyncio.get_running_loop().time() + seconds - (time.perf_counter() - self.started))
 
     def seconds_left(self) -> float:
         deadline = self.timer.when()
@@ -81,8 +82,7 @@ class Admission:
 
         Raises Problem; every failure of the queue inside the block becomes one. The end is counted under `protocol`.
         """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.perf_counter()
         length = body.declared_length(request) or 0
         visit = Visit(request.state.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(1, length))
         self._visits.add(visit)
@@ -100,7 +100,7 @@ class Admission:
                     visit.limit(timeout)
                     yield visit
             outcome = "ok"
-            self._metrics.request_duration.labels(visit.model).observe(loop.time() - started)
+            self._metrics.request_duration.labels(visit.model).observe(time.perf_counter() - started)
         except Problem as problem:
             outcome = _outcome(problem)
             if problem.kind in REJECTIONS:

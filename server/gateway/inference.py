@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -75,13 +76,12 @@ class Inference:
 
     async def run(self, pictures: Sequence[bytes], spec: BundleSpec, plan: Plan, priority: Priority, visit: Visit) -> Answer:
         """All of the pictures or none. Raises Problem, and what the Dispatcher raises."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.perf_counter()
         prepared = await self._prepare(pictures, spec)
-        enqueued = loop.time()
+        enqueued = time.perf_counter()
         jobs = await self._jobs(prepared, spec, plan, priority, visit)
         replies = await self._wait(jobs, spec, visit)
-        answered = loop.time()
+        answered = time.perf_counter()
         for index, reply in enumerate(replies):
             if reply.failure is not None:
                 raise _problem(reply.failure, spec, image_field(index, len(replies)))

@@ -1,0 +1,206 @@
+"""A gateway process, a Valkey and a worker for tests: real parts, but for the model.
+
+The worker's model is a rule that can be checked by eye: a picture's label tells how red it is, in ten steps.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from models.bundle import BundleSpec, Preprocess, Rung, Weights
+from server.queue.embedded import PrivateValkey
+from server.queue.job import Array, Job, Reply, ServedBundle, Timing, WorkerInfo
+from server.queue.worker_side import Delivery, WorkerQueue
+from server.settings import Settings
+
+CLASSES = 10
+TOKENS = 17
+DEPTH = 4
+START_GATEWAY = "from server.gateway.main import run_gateway; from server.settings import load; raise SystemExit(run_gateway(load(), fd={fd}))"
+WAIT_S = 20.0
+
+
+def make_spec(name: str = "reds", version: str = "1", default_rung: str | None = None) -> BundleSpec:
+    return BundleSpec(
+        name=name,
+        version=version,
+        task="classify",
+        architecture="vit",
+        config={"depth": DEPTH},
+        preprocess=Preprocess(image_size=8, short_side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        labels=[f"red {step}" for step in range(CLASSES)],
+        license="CC0-1.0",
+        ladder=[Rung(name="gentle", schedule=1), Rung(name="strong", schedule=[4, 2])],
+        default_rung=default_rung,
+        weights=Weights(sha256="0" * 64, bytes=1),
+    )
+
+
+def picture(step: int, size: tuple[int, int] = (16, 12), kind: str = "PNG") -> bytes:
+    """A picture whose label is `red {step}`."""
+    return encoded(Image.new("RGB", size, (step * 28, 40, 90)), kind)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def answer(job: Job, batch_size: int = 1) -> Reply:
+    """What the test's model says of a job."""
+    red = job.arrays["pixels"].to_numpy()[..., 0].mean()
+    logits = -np.abs(red - 28 * np.arange(CLASSES)).astype(np.float32) / 10
+    tokens = np.array([TOKENS, TOKENS - sum(job.options["merge"])], np.int32)
+    return Reply(
+        id=job.id,
+        worker="test",
+        arrays={"logits": Array.of(logits), "tokens": Array.of(tokens)},
+        timing=Timing(batch_wait_ms=0.5, inference_ms=1.5, worker_ms=2.0, batch_size=batch_size),
+    )
+
+
+class Worker:
+    """Pulls from the real queue in a thread. While `working` is clear it lives but takes no job."""
+
+    def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[Job], Reply] = answer) -> None:
+        self.queue = WorkerQueue(url, f"test-{id(self):x}")
+        self.specs = specs
+        self.state = "ready"
+        self.working = threading.Event()
+        self.working.set()
+        self.done: list[Job] = []
+        self._answer = answer
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Worker:
+        self._served = [
+            ServedBundle(
+                name=spec.name,
+                version=spec.version,
+                task=spec.task,
+                digest=self.queue.publish_spec(spec),
+                state="ready",
+                items_per_second=100.0,
+                batch_budget=8,
+            )
+            for spec in self.specs
+        ]
+        self._announce()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.queue.withdraw()
+        self.queue.close()
+
+    def _run(self) -> None:
+        announced = time.monotonic()
+        while not self._stop.is_set():
+            if time.monotonic() - announced > 0.5:
+                self._announce()
+                announced = time.monotonic()
+            if self.working.wait(0.02):
+                self._work(self.queue.pull([spec.id for spec in self.specs], 16, block_ms=50))
+
+    def _work(self, deliveries: list[Delivery]) -> None:
+        wanted = self.queue.still_wanted(deliveries)
+        self.done += [delivery.job for delivery in wanted]
+        if wanted:
+            self.queue.finish([(delivery, self._answer(delivery.job)) for delivery in wanted])
+
+    def _announce(self) -> None:
+        self.queue.announce(
+            WorkerInfo(id=self.queue.id, host="here", pid=os.getpid(), state=self.state, device="cpu", bundles=self._served)
+        )
+
+
+class Gateway:
+    """A gateway process and an HTTP client for it."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=WAIT_S)
+
+    def classify(self, body: bytes, *, headers: dict[str, str] | None = None, **query: str | int) -> httpx.Response:
+        return self.http.post("/v1/classify", content=body, params=query, headers=headers)
+
+    def classify_all(self, *pictures: bytes, fields: dict[str, str] | None = None, **query: str | int) -> httpx.Response:
+        files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures)]
+        return self.http.post("/v1/classify", files=files, data=fields, params=query)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples with these labels."""
+        total = 0.0
+        for line in self.http.get("/metrics").text.splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == name and all(f'{key}="{wanted}"' in sample for key, wanted in labels.items()):
+                total += float(value)
+        return total
+
+    def in_flight(self) -> int:
+        return int(self.metric("opsin_in_flight"))
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def valkey() -> Iterator[PrivateValkey]:
+    server = PrivateValkey()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def gateway(url: str, listener: socket.socket | None = None, environment: dict[str, str] | None = None, **settings: object) -> Iterator[Gateway]:
+    """A gateway of these settings, answering. With a `listener` several can share one socket."""
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    os.set_inheritable(listener.fileno(), True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", START_GATEWAY.format(fd=listener.fileno())],
+        env=os.environ | Settings(redis_url=url, **settings).to_environment() | (environment or {}),
+        pass_fds=[listener.fileno()],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    running = Gateway(process, listener.getsockname()[1])
+    try:
+        running.http.get("/health/live")  # waits in the socket's backlog until the process accepts
+        yield running
+    finally:
+        running.http.close()
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Waits until the condition holds; fails naming it."""
+    until = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"it never came to this: {what}")
+        time.sleep(0.02)
