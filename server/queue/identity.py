@@ -1,4 +1,4 @@
-"""Ids of processes. Each start has a new one, so that nobody takes a process for its predecessor; a supervisor knows its children's by the prefix."""
+"""Ids of processes. Each start has a new one, so that nobody takes a process for its predecessor; a supervisor knows them by the prefix."""
 
 from __future__ import annotations
 

@@ -7,27 +7,27 @@ the main thread waits for signals. They meet in `Slots` and in the queue of resu
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from types import FrameType
 
 import prometheus_client
+import torch
 
 from models.bundle import Bundle
 from server.queue import keys
 from server.queue.errors import RedisAway
+from server.queue.identity import process_id
 from server.queue.worker_side import WorkerQueue
 from server.settings import Settings
+from server.stop_signals import StopSignals
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.batcher import Batcher
 from server.worker.catalog import Catalog
 from server.worker.heartbeat import Heartbeat
-from server.queue.identity import process_id
 from server.worker.layout import Layout, choose
 from server.worker.loops import BLOCK_MS, compute, receive
 from server.worker.replies import Result, answer
@@ -56,6 +56,7 @@ def run_worker(settings: Settings) -> int:
     except ValueError as error:
         log.critical(str(error))
         return MISUSE
+    torch.set_num_threads(layout.threads)
     return Worker(settings, settings.redis_url, layout).run()
 
 
@@ -75,19 +76,13 @@ class Worker:
         )
 
     def run(self) -> int:
-        drain, stop = threading.Event(), threading.Event()
-
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
-            (stop if drain.is_set() else drain).set()
-
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
+        signals = StopSignals()
         log.info(
             "worker starts", id=self._queue.id, device=str(self._layout.device), slots=self._layout.slots, threads=self._layout.threads
         )
 
         self._thread("heartbeat", self._heartbeat.run)
-        self._thread("bundles", lambda: self._watch_bundles(drain))
+        self._thread("bundles", self._watch_bundles)
         answering = self._thread("answer", lambda: answer(self._queue, self._results, self._metrics))
         receiving = self._thread("receive", lambda: receive(self._queue, self._slots, self._catalog, self._metrics))
         computing = [
@@ -95,13 +90,14 @@ class Worker:
             for slot in range(self._layout.slots)
         ]
 
-        drain.wait()
+        signals.wait()
         log.info("worker drains", id=self._queue.id)
         self._heartbeat.become("draining")
         self._slots.drain()
         until = time.monotonic() + self._settings.drain_timeout
-        while any(thread.is_alive() for thread in computing) and not stop.is_set() and time.monotonic() < until:
-            stop.wait(0.02)
+        while any(thread.is_alive() for thread in computing) and time.monotonic() < until:
+            if signals.wait(0.02):
+                break
         receiving.join(2 * BLOCK_MS / 1000)  # what its last look at the queue brings is handed back too
         return self._end(answering, computing)
 
@@ -120,8 +116,8 @@ class Worker:
             os._exit(0)  # a batch that still computes cannot be interrupted, and must not be answered any more
         return 0
 
-    def _watch_bundles(self, drain: threading.Event) -> None:
-        while not drain.is_set():
+    def _watch_bundles(self) -> None:
+        while self._heartbeat.state != "draining":
             with suppress(RedisAway):  # the receiver tells
                 repository = self._queue.repository()
                 self._catalog.refresh(repository)
@@ -129,7 +125,7 @@ class Worker:
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()
-            drain.wait(WATCH_EVERY)
+            time.sleep(WATCH_EVERY)
 
     def _warm_up(self, bundle: Bundle) -> Warm:
         warm = warm_up(bundle, self._layout, self._settings.dtype)

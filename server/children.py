@@ -1,0 +1,79 @@
+"""A process that the supervisor keeps alive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from server.queue.embedded import tied_to_parent
+from server.telemetry import logs
+
+log = logs.get(__name__)
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+
+
+class Child:
+    """Restarted at once when it dies; only deaths before it was ready make the pause before the next start double."""
+
+    def __init__(self, kind: str, command: Sequence[str], environment: Mapping[str, str], fds: Sequence[int] = ()) -> None:
+        self.kind = kind
+        self.ready = False
+        """Set by the supervisor once the process has announced that it serves."""
+        self.seen_at = 0.0
+        """Monotonic seconds of its last sign of life."""
+        self._command = list(command)
+        self._environment = dict(environment)
+        self._fds = tuple(fds)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early_deaths = 0
+        self._start_at = 0.0
+
+    @property
+    def pid(self) -> int:
+        """0 while it does not run."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def due(self) -> bool:
+        return self._process is None and time.monotonic() >= self._start_at
+
+    def start(self) -> None:
+        """From the main thread: the child dies with the thread that starts it. A session of its own keeps Ctrl-C from it."""
+        self.ready = False
+        self.seen_at = time.monotonic()
+        self._process = subprocess.Popen(
+            tied_to_parent(self._command),
+            stdin=subprocess.DEVNULL,
+            env=self._environment,
+            pass_fds=self._fds,
+            start_new_session=True,
+        )
+
+    def reap(self) -> int | None:
+        """The pid of the process if it has ended; it is due again after a pause."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        pid, status = self._process.pid, self._process.returncode
+        self._early_deaths = 0 if self.ready else self._early_deaths + 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._early_deaths - 1)) if self._early_deaths else 0.0
+        log.error(f"{self.kind} died", pid=pid, status=_status(status), restart_in=pause)
+        self._process = None
+        self._start_at = time.monotonic() + pause
+        return pid
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            os.kill(self._process.pid, number)
+
+    @property
+    def ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+
+def _status(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"exit code {status}"

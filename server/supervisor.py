@@ -1,0 +1,203 @@
+"""`opsin serve`: executes a private Valkey, gateways and workers; restarts what dies or hangs; ends what it started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from server.children import Child
+from server.queue.embedded import NoValkey, PrivateValkey
+from server.queue.job import WorkerInfo
+from server.settings import Settings
+from server.sightings import Sightings
+from server.stop_signals import StopSignals
+from server.telemetry import logs
+
+log = logs.get(__name__)
+
+TICK = 0.05
+HUNG = 30.0
+"""Seconds without a sign of life after which a process is killed. A worker that still breathes but makes no progress ends itself."""
+VALKEY_HUNG = 10.0
+MARGIN = 5.0
+"""Seconds beyond `drain_timeout` that a process gets to end."""
+BACKLOG = 2048
+MISUSE = 2
+PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""Torch's threads must not spin while they wait for one that lost its core to the gateway."""
+
+
+def serve(settings: Settings) -> int:
+    """Run the whole service until SIGTERM or SIGINT. Returns the exit code."""
+    logs.configure(settings.log_level, process="supervisor")
+    signals = StopSignals()
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        print(f"opsin: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+        return MISUSE
+    with listener:
+        valkey = PrivateValkey() if settings.redis_url is None else None
+        try:
+            if valkey is not None:
+                valkey.start()
+            Supervisor(settings, listener, valkey, signals).run()
+        except NoValkey as error:
+            print(f"opsin: {error}", file=sys.stderr)
+            return MISUSE
+        finally:
+            if valkey is not None:
+                valkey.stop()
+    return 0
+
+
+class Supervisor:
+    """Watches its children from the main thread, which also starts them: they die with the thread that started them."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, valkey: PrivateValkey | None, signals: StopSignals) -> None:
+        url = valkey.url if valkey is not None else settings.redis_url
+        assert url is not None
+        self._listener = listener
+        host, port = listener.getsockname()[:2]
+        self._settings = settings.model_copy(update={"redis_url": url, "port": port})
+        self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._valkey = valkey
+        self._signals = signals
+        self._sightings = Sightings(url)
+        self._counters = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
+        """Where several gateways add their metrics up."""
+        self._gateways = [self._gateway() for _ in range(settings.gateways)]
+        self._workers = [self._worker() for _ in range(settings.workers)]
+
+    def run(self) -> None:
+        """Until a signal comes; then everything is ended in order."""
+        self._sightings.start()
+        try:
+            announced = False
+            while not self._signals.wait(TICK):
+                self._mend(self._gateways)
+                self._mend(self._workers)
+                self._mend_valkey()
+                if not announced and self._everything_serves():
+                    announced = True
+                    print(self._ready_line(), flush=True)
+        finally:
+            self._end()
+
+    def _mend(self, children: Iterable[Child]) -> None:
+        """Start what is due, bury what died, kill what hangs."""
+        for child in children:
+            if child.due:
+                child.start()
+            pid = child.reap()
+            if pid is not None and child.kind == "worker":
+                self._sightings.forget_worker(pid)
+            if child.pid:
+                self._look_at(child)
+
+    def _look_at(self, child: Child) -> None:
+        info = self._sightings.worker(child.pid) if child.kind == "worker" else None
+        alive = info is not None if child.kind == "worker" else self._sightings.gateway(child.pid)
+        child.ready = child.ready or (info is not None and info.state == "ready") or (child.kind == "gateway" and alive)
+        if alive or self._sightings.away_since is not None or not child.ready:
+            child.seen_at = time.monotonic()
+        elif time.monotonic() - child.seen_at > HUNG:
+            log.error(f"{child.kind} hangs: killing it", pid=child.pid, silent_for=HUNG)
+            child.signal(signal.SIGKILL)
+            child.seen_at = time.monotonic()
+
+    def _mend_valkey(self) -> None:
+        if self._valkey is None:
+            return
+        status = self._valkey.process.poll()
+        away_since = self._sightings.away_since
+        if status is None and away_since is not None and time.monotonic() - away_since > VALKEY_HUNG:
+            log.error("Valkey hangs: killing it", pid=self._valkey.process.pid)
+            self._valkey.process.kill()
+            status = self._valkey.process.wait()
+        if status is None:
+            return
+        log.error("Valkey died: starting an empty one, the gateways send their jobs again", status=status)
+        try:
+            self._valkey.start()
+        except NoValkey as error:
+            log.error("Valkey does not start", reason=str(error))
+
+    def _everything_serves(self) -> bool:
+        return all(child.ready for child in (*self._gateways, *self._workers)) and self._is_live()
+
+    def _is_live(self) -> bool:
+        host, port = self._listener.getsockname()[:2]
+        with closing(HTTPConnection(host, port, timeout=2)) as connection, suppress(OSError, HTTPException):
+            connection.request("GET", "/health/live")
+            return connection.getresponse().status == 200
+        return False
+
+    def _ready_line(self) -> str:
+        infos = [info for child in self._workers if (info := self._sightings.worker(child.pid)) is not None]
+        bundles = _bundles(infos, "ready")
+        refused = _bundles(infos, "unavailable")
+        return (
+            f"Opsin is ready on {self._address}: {len(self._gateways)} gateway(s), {len(infos)} worker(s) on {_devices(infos)}, "
+            f"bundles {', '.join(bundles) or 'none'}{'; refused: ' + ', '.join(refused) if refused else ''}"
+        )
+
+    def _end(self) -> None:
+        """Gateways first: what they have in flight still needs workers. A second signal hurries."""
+        hurried = False
+        for children, others in ((self._gateways, self._workers), (self._workers, [])):
+            for child in children:
+                child.signal(signal.SIGTERM)
+            deadline = time.monotonic() + self._settings.drain_timeout + MARGIN
+            while not all(child.ended for child in children) and time.monotonic() < deadline:
+                if self._signals.wait(TICK):
+                    hurried = True
+                    deadline = min(deadline, time.monotonic() + MARGIN)
+                    for child in children:
+                        child.signal(signal.SIGTERM)
+                if not hurried:
+                    self._mend(others)
+            for child in children:
+                child.signal(signal.SIGKILL)
+        self._sightings.end()
+        shutil.rmtree(self._counters, ignore_errors=True)
+
+    def _gateway(self) -> Child:
+        environment = self._environment()
+        if self._settings.gateways > 1:
+            environment["PROMETHEUS_MULTIPROC_DIR"] = str(self._counters)
+        fd = self._listener.fileno()
+        return Child("gateway", _opsin("gateway", "--fd", str(fd)), environment, fds=[fd])
+
+    def _worker(self) -> Child:
+        bundles, port = str(self._settings.bundles), str(self._settings.metrics_port)
+        return Child("worker", _opsin("worker", "--bundles", bundles, "--metrics-port", port), PASSIVE_WAITING | self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | self._settings.to_environment()
+
+
+def _opsin(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "opsin", *arguments]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def _bundles(infos: Iterable[WorkerInfo], state: str) -> list[str]:
+    return sorted({f"{bundle.name}@{bundle.version}" for info in infos for bundle in info.bundles if bundle.state == state})
+
+
+def _devices(infos: Iterable[WorkerInfo]) -> str:
+    return ", ".join(sorted({info.device for info in infos})) or "no device"
