@@ -23,7 +23,7 @@ from server.gateway.gateway import Gateway
 from server.gateway.inference import Inference
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds
-from server.gateway.routes import classify, health, metrics, models
+from server.gateway.routes import classify, health, metrics, models, open_inference
 from server.media.images import Decoder
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.dispatcher = dispatcher
     app.state.gateway = gateway
-    for routes in (classify, models, health, metrics):
+    for routes in (classify, models, health, metrics, open_inference):
         app.include_router(routes.router)
     for exception, handler in ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left)):
         app.add_exception_handler(exception, handler)

@@ -27,6 +27,7 @@ class Kind(Enum):
     WORKER_CRASHED = "worker-crashed", 500, "The worker crashed on this input"
     MODEL_ERROR = "model-error", 500, "The model failed on this input"
     INTERNAL = "internal", 500, "Internal error"
+    NOT_OFFERED = "not-offered", 501, "Not offered here"
     DRAINING = "draining", 503, "The gateway is shutting down"
     REDIS_AWAY = "redis-away", 503, "The queue cannot be reached"
     NO_WORKER = "no-worker", 503, "No worker is ready"

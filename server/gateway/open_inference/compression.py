@@ -5,7 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Literal
 
-from server.gateway.open_inference.errors import OpenInferenceError, bad_request
+from server.gateway.open_inference.errors import invalid
+from server.gateway.problems import Kind, Problem
 
 Encoding = Literal["gzip", "deflate"]
 
@@ -15,24 +16,24 @@ _WINDOW_BITS: dict[Encoding, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zli
 def decompress(body: bytes, content_encoding: str, limit: int) -> bytes:
     """The body without its `Content-Encoding`.
 
-    Inflates at most `limit` bytes. Raises OpenInferenceError: 501 for another encoding, 400 for a damaged stream, 413 above the limit.
+    Inflates at most `limit` bytes. Raises Problem: 501 for another encoding, 400 for a damaged stream, 413 above the limit.
     """
     if content_encoding.strip().lower() in ("", "identity"):
         return body
     encoding = _known(content_encoding)
     if encoding is None:
-        raise OpenInferenceError(501, f"Content-Encoding {content_encoding!r} is not supported", {"accept-encoding": "gzip, deflate"})
+        raise Problem(Kind.UNSUPPORTED_ENCODING, f"Content-Encoding {content_encoding!r} is not supported")
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         inflated = stream.decompress(body, limit + 1)
     except zlib.error as error:
-        raise bad_request(f"the body is no valid {encoding} stream: {error}") from error
+        raise invalid(f"the body is no valid {encoding} stream: {error}") from error
     if len(inflated) > limit:
-        raise OpenInferenceError(413, f"the decompressed body is above the limit of {limit} bytes (OPSIN_MAX_BODY_BYTES)")
+        raise Problem(Kind.TOO_LARGE, f"the decompressed body is above the limit of {limit} bytes (OPSIN_MAX_BODY_BYTES)")
     if not stream.eof:
-        raise bad_request(f"the body ends in the middle of its {encoding} stream")
+        raise invalid(f"the body ends in the middle of its {encoding} stream")
     if stream.unused_data:
-        raise bad_request(f"{len(stream.unused_data)} bytes follow the end of the {encoding} stream")
+        raise invalid(f"{len(stream.unused_data)} bytes follow the end of the {encoding} stream")
     return inflated
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.gateway.open_inference.errors import bad_request
+from server.gateway.open_inference.errors import invalid
 
 DATATYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -47,12 +47,12 @@ _LENGTH = struct.Struct("<I")
 
 
 def from_binary(data: memoryview, datatype: str, count: int) -> NDArray[Any]:
-    """The `count` elements of a binary tensor, shape (count,). Raises OpenInferenceError (400) where the bytes do not fit."""
+    """The `count` elements of a binary tensor, shape (count,). Raises Problem (400) where the bytes do not fit."""
     if datatype == "BYTES":
         return _bytes_array(_split_elements(data, count))
     itemsize = 2 if datatype == "BF16" else DATATYPES[datatype].itemsize
     if len(data) != count * itemsize:
-        raise bad_request(f"{len(data)} bytes of binary data where {count} elements of {datatype} need {count * itemsize}")
+        raise invalid(f"{len(data)} bytes of binary data where {count} elements of {datatype} need {count * itemsize}")
     if datatype == "BF16":
         bits: NDArray[np.uint32] = np.left_shift(np.frombuffer(data, "<u2"), 16, dtype=np.uint32)
         return bits.view(np.float32)
@@ -73,60 +73,60 @@ def to_binary(array: NDArray[Any], datatype: str) -> bytes:
 def from_json(values: Sequence[Any], datatype: str, shape: Sequence[int]) -> NDArray[Any]:
     """The elements of a JSON tensor, nested or flat; shape (count,). Strings of BYTES become UTF-8.
 
-    The protocol's one rule is their number. Raises OpenInferenceError (400) where that differs or a value is not of the datatype.
+    The protocol's one rule is their number. Raises Problem (400) where that differs or a value is not of the datatype.
     """
     if datatype == "BF16":
-        raise bad_request("BF16 has no JSON form: send it as binary data")
+        raise invalid("BF16 has no JSON form: send it as binary data")
     dtype, count = DATATYPES[datatype], math.prod(shape)
     flat = _flatten(values)
     if len(flat) != count:
-        raise bad_request(f"{len(flat)} elements of data where the shape {list(shape)} needs {count}")
+        raise invalid(f"{len(flat)} elements of data where the shape {list(shape)} needs {count}")
     if not set(map(type, flat)) <= _JSON_TYPES[dtype.kind]:
-        raise bad_request(f"data of {datatype} must be {_JSON_NAMES[dtype.kind]}")
+        raise invalid(f"data of {datatype} must be {_JSON_NAMES[dtype.kind]}")
     if datatype == "BYTES":
         return _bytes_array([text.encode() for text in flat])
     try:
         with np.errstate(over="raise"):
             return np.array(flat, dtype)
     except (OverflowError, FloatingPointError) as error:
-        raise bad_request(f"data holds a value outside the range of {datatype}") from error
+        raise invalid(f"data holds a value outside the range of {datatype}") from error
 
 
 def to_json(array: NDArray[Any], datatype: str) -> list[Any]:
-    """The array's elements as a flat list of JSON values. Raises OpenInferenceError (400) for what JSON cannot hold."""
+    """The array's elements as a flat list of JSON values. Raises Problem (400) for what JSON cannot hold."""
     if datatype == "BF16":
-        raise bad_request("BF16 has no JSON form: ask for the output with binary_data")
+        raise invalid("BF16 has no JSON form: ask for the output with binary_data")
     if datatype != "BYTES":
         values: list[Any] = array.ravel().tolist()
         return values
     try:
         return [element.decode() for element in array.ravel()]
     except UnicodeDecodeError as error:
-        raise bad_request("BYTES that are not UTF-8 have no JSON form: ask for the output with binary_data") from error
+        raise invalid("BYTES that are not UTF-8 have no JSON form: ask for the output with binary_data") from error
 
 
 def _split_elements(data: memoryview, count: int) -> list[bytes]:
     if count * _LENGTH.size > len(data):
-        raise bad_request(f"{len(data)} bytes of binary data cannot hold {count} elements of BYTES")
+        raise invalid(f"{len(data)} bytes of binary data cannot hold {count} elements of BYTES")
     elements, start = [], 0
     for index in range(count):
         if start + _LENGTH.size > len(data):
-            raise bad_request(f"binary data ends before the length of element {index} of {count}")
+            raise invalid(f"binary data ends before the length of element {index} of {count}")
         (length,) = _LENGTH.unpack_from(data, start)
         start += _LENGTH.size
         if length > len(data) - start:
-            raise bad_request(f"element {index} claims {length} bytes; {len(data) - start} are left of the binary data")
+            raise invalid(f"element {index} claims {length} bytes; {len(data) - start} are left of the binary data")
         elements.append(bytes(data[start : start + length]))
         start += length
     if start != len(data):
-        raise bad_request(f"{len(data) - start} bytes of binary data are left over after {count} elements of BYTES")
+        raise invalid(f"{len(data) - start} bytes of binary data are left over after {count} elements of BYTES")
     return elements
 
 
 def _flatten(values: Sequence[Any]) -> Sequence[Any]:
     while any(type(value) is list for value in values):
         if not all(type(value) is list for value in values):
-            raise bad_request("data mixes lists and values at one level")
+            raise invalid("data mixes lists and values at one level")
         values = [element for row in values for element in row]
     return values
 

@@ -10,23 +10,28 @@ from collections.abc import Mapping
 import msgspec
 from starlette.responses import Response
 
+from server.gateway.problems import Kind, Problem
 
-class OpenInferenceError(Exception):
-    """A request that ends with another status than 200; the message is for the client."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = dict(headers or {})
-
-    def to_response(self) -> Response:
-        return json_response({"error": self.message}, status=self.status, headers=self.headers)
+STATUS = {
+    Kind.NOT_AN_IMAGE: 400,
+    Kind.CORRUPT_IMAGE: 400,
+    Kind.INVALID_OPTION: 400,
+    Kind.UNSUPPORTED_ENCODING: 501,
+}
+"""Where the protocol's status differs from that of /v1."""
 
 
-def bad_request(message: str) -> OpenInferenceError:
-    return OpenInferenceError(400, message)
+def invalid(message: str) -> Problem:
+    return Problem(Kind.INVALID_BODY, message)
 
 
-def json_response(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(content), status, {"content-type": "application/json", **(headers or {})})
+def to_response(problem: Problem) -> Response:
+    message = problem.detail if problem.field is None else f"{problem.field}: {problem.detail}"
+    headers = problem.headers()
+    if problem.kind is Kind.UNSUPPORTED_ENCODING:
+        headers["Accept-Encoding"] = "gzip, deflate"
+    return json_response({"error": message}, STATUS.get(problem.kind, problem.kind.status), headers)
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, {"Content-Type": "application/json", **(headers or {})})

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.gateway.open_inference import datatypes
-from server.gateway.open_inference.errors import OpenInferenceError, bad_request
+from server.gateway.open_inference.errors import invalid
+from server.gateway.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Tensor:
 
 class RequestedOutput(msgspec.Struct, frozen=True):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class InferRequest:
     def wants_binary(self, output: str) -> bool:
         """The output's own `binary_data` wins over the request's `binary_data_output`."""
         default = bool(self.parameters.get("binary_data_output", False))
-        own = next((o.parameters for o in self.outputs if o.name == output), {})
-        return bool(own.get("binary_data", default))
+        own = next((requested.parameters for requested in self.outputs if requested.name == output), None)
+        return bool((own or {}).get("binary_data", default))
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class _InputHeader(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
     data: list[Any] | None = None
 
 
 class _RequestHeader(msgspec.Struct):
     inputs: list[_InputHeader]
-    id: str = ""
+    id: str | None = None
     parameters: dict[str, Any] | None = None
     outputs: list[RequestedOutput] | None = None
 
@@ -74,7 +75,7 @@ _header_decoder = msgspec.json.Decoder(_RequestHeader)
 
 
 def decode_request(body: bytes, header_length: str | None, *, raw_input: str) -> InferRequest:
-    """Read the body of `infer`, decompressed already. Raises OpenInferenceError (400).
+    """Read the body of `infer`, decompressed already. Raises Problem (400).
 
     `header_length`: the header `Inference-Header-Content-Length`, the bytes of JSON in front; without it all is JSON. 0 is Triton's
     "raw binary request": the whole body is the one element of the input `raw_input`, for `curl --data-binary @picture.jpg`.
@@ -85,9 +86,9 @@ def decode_request(body: bytes, header_length: str | None, *, raw_input: str) ->
     header = _decode_header(body[:json_bytes])
     names = [tensor.name for tensor in header.inputs]
     if len(set(names)) != len(names):
-        raise bad_request("an input is given twice")
+        raise invalid("an input is given twice")
     return InferRequest(
-        id=header.id,
+        id=header.id or "",
         parameters=header.parameters or {},
         inputs=tuple(_decode_inputs(header.inputs, memoryview(body)[json_bytes:])),
         outputs=tuple(header.outputs or ()),
@@ -121,7 +122,7 @@ def _json_bytes(header_length: str | None, body_length: int) -> int:
     if header_length is None:
         return body_length
     if not re.fullmatch(r"[0-9]{1,18}", header_length) or int(header_length) > body_length:
-        raise bad_request(f"Inference-Header-Content-Length {header_length!r} is no length within the body of {body_length} bytes")
+        raise invalid(f"Inference-Header-Content-Length {header_length!r} is no length within the body of {body_length} bytes")
     return int(header_length)
 
 
@@ -135,7 +136,7 @@ def _decode_header(data: bytes) -> _RequestHeader:
     try:
         return _header_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request(f"failed to parse the request JSON: {error}") from error
+        raise invalid(f"failed to parse the request JSON: {error}") from error
 
 
 def _decode_inputs(headers: Sequence[_InputHeader], binary: memoryview) -> list[Tensor]:
@@ -144,28 +145,28 @@ def _decode_inputs(headers: Sequence[_InputHeader], binary: memoryview) -> list[
         size = _binary_size(header)
         try:
             tensors.append(_decode_input(header, None if size is None else binary[start : start + size]))
-        except OpenInferenceError as error:
-            raise bad_request(f"input '{header.name}': {error.message}") from error
+        except Problem as error:
+            raise invalid(f"input '{header.name}': {error.detail}") from error
         start += size or 0
     if start != len(binary):
-        raise bad_request(f"{len(binary)} bytes follow the request JSON where binary_data_size adds up to {start}")
+        raise invalid(f"{len(binary)} bytes follow the request JSON where binary_data_size adds up to {start}")
     return tensors
 
 
 def _binary_size(header: _InputHeader) -> int | None:
-    size = header.parameters.get("binary_data_size")
+    size = (header.parameters or {}).get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
-        raise bad_request(f"input '{header.name}': binary_data_size must be an integer of at least 0")
+        raise invalid(f"input '{header.name}': binary_data_size must be an integer of at least 0")
     return size
 
 
 def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
     if header.datatype not in datatypes.DATATYPES:
-        raise bad_request(f"datatype '{header.datatype}' is none of {', '.join(datatypes.DATATYPES)}")
+        raise invalid(f"datatype '{header.datatype}' is none of {', '.join(datatypes.DATATYPES)}")
     if any(extent < 0 for extent in header.shape):
-        raise bad_request(f"the shape {header.shape} has a negative extent")
+        raise invalid(f"the shape {header.shape} has a negative extent")
     if (binary is None) == (header.data is None):
-        raise bad_request("give its elements either as data or, with binary_data_size, behind the JSON")
+        raise invalid("give its elements either as data or, with binary_data_size, behind the JSON")
     if binary is not None:
         flat = datatypes.from_binary(binary, header.datatype, math.prod(header.shape))
     else:
@@ -177,4 +178,4 @@ def _reshape(flat: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     try:
         return flat.reshape(shape)
     except ValueError as error:  # more dimensions than numpy has, or an extent beyond its integers beside a 0
-        raise bad_request(f"the shape {list(shape)} is not possible") from error
+        raise invalid(f"the shape {list(shape)} is not possible") from error

@@ -1,0 +1,74 @@
+"""The model repository: which bundles there are, and loading and unloading them in every worker.
+
+What operators want is a hash in Redis, so all gateways agree on it and workers that start later obey. Each change of it has a number,
+and a worker announces the number that its bundles are in line with: that is how a gateway knows that all have followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from server.gateway.catalog import state_of
+from server.gateway.problems import Kind, Problem
+from server.queue.dispatch import Dispatcher, DispatcherTimings, Fleet
+from server.queue.job import ServedBundle
+
+POLL = 0.1
+PATIENCE = 120.0
+"""Seconds that workers may take to load a bundle. One that takes longer goes on; only the client's call ends."""
+
+
+def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:
+    """Every bundle folder that a worker knows, also one that cannot be read."""
+    announced = {(bundle.name, bundle.version): bundle for worker in fleet.workers for bundle in worker.bundles}
+    entries = []
+    for (name, version), bundle in sorted(announced.items(), key=lambda item: item[0]):
+        state, reason = _state(fleet, bundle)
+        if state == "READY" or not ready_only:
+            entries.append({"name": name, "version": version, "state": state, "reason": reason})
+    return entries
+
+
+async def load(name: str, dispatcher: Dispatcher) -> None:
+    """Returns when every living worker has looked at the bundle and one serves it. Raises Problem: 400 with the reason, 503."""
+    revision = await dispatcher.set_repository(name, "loaded")
+    fleet = await _followed(dispatcher, revision, f"load '{name}'")
+    entries = [entry for entry in index(fleet, ready_only=False) if entry["name"] == name]
+    if not entries:
+        raise Problem(Kind.INVALID_BODY, f"failed to load '{name}', no worker has a bundle of that name")
+    failed = [entry for entry in entries if entry["state"] != "READY"]
+    if len(failed) == len(entries):
+        reasons = "; ".join(f"version {entry['version']}: {entry['reason'] or entry['state'].lower()}" for entry in failed)
+        raise Problem(Kind.INVALID_BODY, f"failed to load '{name}', {reasons}")
+
+
+async def unload(name: str, dispatcher: Dispatcher) -> None:
+    """Returns when every living worker and every gateway knows. Raises Problem: 404 for an unknown bundle, 503."""
+    if not any(entry["name"] == name for entry in index(await dispatcher.fleet(fresh=True), ready_only=False)):
+        raise Problem(Kind.UNKNOWN_MODEL, f"failed to unload '{name}': Request for unknown model: '{name}' is not found")
+    revision = await dispatcher.set_repository(name, "unloaded")
+    others_know = asyncio.sleep(DispatcherTimings().news)  # how old another gateway's view may be
+    await asyncio.gather(_followed(dispatcher, revision, f"unload '{name}'"), others_know)
+
+
+async def _followed(dispatcher: Dispatcher, revision: int, what: str) -> Fleet:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                fleet = await dispatcher.fleet(fresh=True)
+                living = [worker for worker in fleet.workers if worker.state != "draining"]
+                if living and all(worker.repository_revision >= revision for worker in living):
+                    return fleet
+                await asyncio.sleep(POLL)
+    except TimeoutError:
+        raise Problem(Kind.NO_WORKER, f"failed to {what}: not every worker has followed within {PATIENCE:g} s", retry_after=5) from None
+
+
+def _state(fleet: Fleet, bundle: ServedBundle) -> tuple[str, str]:
+    if fleet.repository.get(bundle.name) == "unloaded":
+        return "UNAVAILABLE", "unloaded"
+    spec = fleet.specs.get((bundle.name, bundle.version))
+    if spec is None:
+        return "UNAVAILABLE", bundle.reason
+    state, reason = state_of(fleet, spec)
+    return state.upper(), reason
