@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
     """One keep-alive connection with one request in flight."""
 
     def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self._buffer = bytearray()
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._body_at = self._end = 0
@@ -71,8 +71,7 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is one in all but name
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
         """Status and body. Raises ConnectionError."""
@@ -129,8 +128,8 @@ class Target:
         self._idle: list[Connection] = []
         self.answers: list[Answer] = []
 
-    async def ask(self, number: int, intended: float) -> None:
-        """Send one picture and note the answer; status 0 stands for a broken connection."""
+    async def ask(self, number: int, intended: float) -> bool:
+        """Send one picture and note the answer. False, and noted as status 0, if the connection broke."""
         picture = number % len(self._requests)
         try:
             connection = await self._connection()
@@ -139,6 +138,7 @@ class Target:
         except OSError as error:
             status, body = 0, str(error).encode()
         self.answers.append(Answer(picture, intended, time.monotonic(), status, body))
+        return status != 0
 
     async def _connection(self) -> Connection:
         while self._idle:
@@ -154,10 +154,11 @@ class Target:
 
 
 async def closed_loop(target: Target, clients: int, until: float) -> None:
+    """`clients` at once until the clock says `until`. One whose connection breaks gives up: it would only spin."""
+
     async def client(first: int) -> None:
         number = first
-        while (now := time.monotonic()) < until:
-            await target.ask(number, now)
+        while (now := time.monotonic()) < until and await target.ask(number, now):
             number += clients
 
     await asyncio.gather(*(client(first) for first in range(clients)))

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
+import uvloop
 
-from benchmarks.load import Target, closed_loop, open_loop, summarise
+from benchmarks.load import Target, closed_loop, open_loop, run, summarise
 
 Handler = Callable[[bytes], Awaitable[tuple[str, bytes]]]
 PICTURES = [b"picture-0", b"picture-1", b"picture-2"]
@@ -119,3 +120,17 @@ async def test_a_lost_connection_is_a_failure_with_its_reason() -> None:
     report = summarise(target.answers, mode="closed", clients=1, rate=None, start=start, seconds=3600.0, expected=None)
     assert report.answered == 0
     assert next(iter(report.failures)).startswith("the connection was lost")
+
+
+async def test_a_burst_counts_what_finished_in_its_window() -> None:
+    """On uvloop, as the command runs it."""
+
+    async def answer(body: bytes) -> tuple[str, bytes]:
+        return "200 OK", classified(body)
+
+    async with http_server(answer) as url:
+        burst = run(url, PICTURES, clients=2, rate=None, warm=0.1, seconds=0.2, expected=None)
+        report = await asyncio.to_thread(uvloop.run, burst)
+    assert report.failures == {}
+    assert report.per_second == report.answered / 0.2 > 0
+    assert set(report.latency_ms) == {"p50", "p95", "p99"}
