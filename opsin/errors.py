@@ -29,7 +29,8 @@ class OpsinError(Exception):
         """Seconds after which the service expects to have room again."""
 
     def __str__(self) -> str:
-        return f"{self.status} {self.title}: {self.detail}" if self.status and self.title else self.detail
+        where = f"{self.field}: " if self.field and not self.detail.startswith(self.field) else ""
+        return f"{self.status} {self.title}: {where}{self.detail}" if self.status else self.detail
 
 
 class Refused(OpsinError):

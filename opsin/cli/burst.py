@@ -1,4 +1,4 @@
-"""A short measured burst of requests: how many pictures a second a running service answers."""
+"""A short measured burst of requests: how many pictures a second a running service answers, and how long its network computed meanwhile."""
 
 from __future__ import annotations
 
@@ -9,92 +9,98 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import httpx
+
 from opsin.client import AsyncClient
 
-CLIENTS = 16
-"""Requests in flight: enough to fill the batches of one worker."""
+CLIENTS = 4
+PICTURES_PER_REQUEST = 8
+"""Together enough to fill a worker's batches, in few enough requests that this process takes little of the machine that it measures."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What was answered within `seconds`, one picture a request."""
+    """One merge option under load for a while."""
 
     pictures: int
     seconds: float
     network_seconds: float
-    """Of these the network computed so long: the sum over the pictures of their shares in their batches."""
-
-    @property
-    def rate(self) -> float:
-        """Pictures per second through HTTP."""
-        return self.pictures / self.seconds
-
-    @property
-    def network_rate(self) -> float:
-        """Pictures per second of the network alone."""
-        return self.pictures / self.network_seconds
+    """How long the network computed in that time, by the service's own statistics; batches that ran side by side count each."""
 
 
 @dataclass(frozen=True)
 class Burst:
-    """All rounds of one merge option."""
+    """All rounds of one merge option; figures are medians."""
 
     rounds: tuple[Round, ...]
 
     @property
     def rates(self) -> list[float]:
-        return sorted(round.rate for round in self.rounds)
+        """Pictures per second through HTTP, one figure a round, ascending."""
+        return sorted(round.pictures / round.seconds for round in self.rounds)
 
     @property
     def rate(self) -> float:
         return statistics.median(self.rates)
 
     @property
-    def network_rate(self) -> float:
-        return statistics.median(round.network_rate for round in self.rounds)
+    def milliseconds(self) -> float:
+        """What the network spent on a picture."""
+        return statistics.median(1000 * round.network_seconds / round.pictures for round in self.rounds)
 
     @property
-    def network_share(self) -> float:
-        """The part of the time in which the network computed; the rest is decoding, HTTP, queue and this client."""
+    def batches_at_a_time(self) -> float:
+        """How many batches the network was computing on average, at most one per slot of a worker; the rest went to everything else."""
         return statistics.median(round.network_seconds / round.seconds for round in self.rounds)
 
 
 def compare(
-    url: str, pictures: Sequence[bytes], merges: Sequence[str], *, rounds: int, seconds: float, tick: Callable[[], None]
+    url: str,
+    model: str,
+    pictures: Sequence[bytes],
+    merges: Sequence[str],
+    *,
+    rounds: int,
+    seconds: float,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Burst]:
-    """Measure each merge option `rounds` times for `seconds`, in turn, so that a drifting machine favours none; one round of each warms up.
+    """Measure each merge option of `model` (`name@version`) for `rounds` rounds of `seconds`, in turn: a drifting machine favours none.
 
-    `tick` is called after each of the `(rounds + 1) * len(merges)` rounds. Raises OpsinError if a request fails.
+    One round of each goes before to warm up; `tick` is called after every round. Raises OpsinError or httpx.HTTPError if a request fails.
     """
 
     async def measure() -> dict[str, Burst]:
         measured: dict[str, list[Round]] = {merge: [] for merge in merges}
-        async with AsyncClient(url) as client:
+        async with AsyncClient(url) as client, httpx.AsyncClient(base_url=url) as http:
             for number, merge in itertools.product(range(rounds + 1), merges):
-                one = await _round(client, pictures, merge, seconds)
+                before = await _network_seconds(http, model)
+                answered, elapsed = await _ask(client, model, pictures, merge, seconds)
                 if number:
-                    measured[merge].append(one)
+                    measured[merge].append(Round(answered, elapsed, await _network_seconds(http, model) - before))
                 tick()
         return {merge: Burst(tuple(taken)) for merge, taken in measured.items()}
 
     return asyncio.run(measure())
 
 
-async def _round(client: AsyncClient, pictures: Sequence[bytes], merge: str, seconds: float) -> Round:
+async def _ask(client: AsyncClient, model: str, pictures: Sequence[bytes], merge: str, seconds: float) -> tuple[int, float]:
+    """Pictures answered, and the seconds until the last of them was."""
     supply = itertools.cycle(pictures)
-    answered, network_seconds = 0, 0.0
     start = time.perf_counter()
-    end = start + seconds
 
-    async def ask() -> None:
-        nonlocal answered, network_seconds
-        while time.perf_counter() < end:
-            found = await client.classify(next(supply), merge=merge)
-            if time.perf_counter() < end:
-                answered += 1
-                network_seconds += found.timing.inference_ms / found.timing.batch_size / 1000
+    async def ask() -> int:
+        answered = 0
+        while time.perf_counter() < start + seconds:
+            answered += len(await client.classify([next(supply) for _ in range(PICTURES_PER_REQUEST)], model=model, merge=merge))
+        return answered
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CLIENTS):
-            group.create_task(ask())
-    return Round(answered, seconds, network_seconds)
+    counts = await asyncio.gather(*(ask() for _ in range(CLIENTS)))
+    return sum(counts), time.perf_counter() - start
+
+
+async def _network_seconds(http: httpx.AsyncClient, model: str) -> float:
+    """Seconds that the model's batches took on their devices, since the queue was started."""
+    name, _, version = model.partition("@")
+    response = (await http.get(f"/v2/models/{name}/versions/{version}/stats")).raise_for_status()
+    batches: list[dict[str, dict[str, int]]] = response.json()["model_stats"][0]["batch_stats"]
+    return sum(batch["compute_infer"]["ns"] for batch in batches) / 1e9

@@ -88,12 +88,12 @@ def _line(file: Path, answer: Classification | OpsinError) -> dict[str, Any]:
     return {"file": str(file), **asdict(answer)}
 
 
-def picture_table(rows: Iterable[tuple[str, Classification]], title: str | None = None) -> Table:
+def picture_table(rows: Iterable[tuple[str, Classification]]) -> Table:
     """A row for each name and what was found: best labels, tokens into and out of the network, the service's time and the network's."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("Picture", "Labels", title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table("Picture", "Labels", box=None, header_style="bold", pad_edge=False)
     for name in ("Tokens", "Latency", "Network"):
         table.add_column(name, justify="right")
     for name, found in rows:

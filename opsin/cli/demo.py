@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opsin.cli.engine import HOUSE, require_engine
-from opsin.cli.exits import Failure
+from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
@@ -24,15 +22,10 @@ PICTURES = HOUSE / "docs" / "pictures" / "clipart"
 ROUNDS, ROUND_SECONDS = 3, 1.5
 
 
-@dataclass(frozen=True)
-class TitledPicture:
-    path: Path
-    title: str
-
-
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
     bundles: Annotated[Path, typer.Option(help="Folder of bundles.", show_default=False)] = HOUSE / "bundles",
+    svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
     """Start everything, classify real pictures, measure what token merging brings, stop. Needs no network."""
     require_engine("demo")
@@ -40,8 +33,12 @@ def demo(
     from opsin.client import Client
     from opsin.errors import OpsinError
 
-    console = screen()
-    pictures = titled_pictures(PICTURES)
+    if not any(bundles.glob("*/*/bundle.json")):
+        raise Misuse(f"demo: {bundles} holds no bundle; name another folder with --bundles")
+    console = screen(record=svg is not None)
+    pictures = sorted(PICTURES.glob("*.png"))
+    if not pictures:
+        raise Failure(f"demo: {PICTURES} holds no pictures")
     console.print("Starting the queue, a gateway and a worker …", style="dim")
     try:
         with own_service(bundles) as url, Client(url) as client:
@@ -53,33 +50,27 @@ def demo(
                 _await_interrupt()
     except OpsinError as error:
         raise Failure(f"demo: {error}") from error
+    if svg is not None:
+        console.save_svg(str(svg), title="make demo")
 
 
-def titled_pictures(folder: Path) -> list[TitledPicture]:
-    """The pictures that `titles.json` names, in its order. Raises Failure."""
-    try:
-        titles = json.loads((folder / "titles.json").read_text())
-    except (OSError, ValueError) as error:
-        raise Failure(f"demo: {folder / 'titles.json'}: {error}") from error
-    return [TitledPicture(folder / name, title) for name, title in titles.items()]
-
-
-def show_pictures(client: Client, pictures: list[TitledPicture], console: Console) -> Model:
+def show_pictures(client: Client, pictures: list[Path], console: Console) -> Model:
     """Classify one picture after the other, print a table, and return the model that did it."""
     from opsin.cli.classify import picture_table
 
-    found = [client.classify(picture.path) for picture in pictures]
+    found = [client.classify(picture) for picture in pictures]
     model = client.model(f"{found[0].model}@{found[0].version}")
-    console.print(picture_table(zip((picture.title for picture in pictures), found, strict=True), f"What {model.id} sees"))
+    console.print(f"\nWhat {model.id} sees")
+    console.print(picture_table(zip((picture.name for picture in pictures), found, strict=True)))
     return model
 
 
-def show_throughput(client: Client, model: Model, pictures: list[TitledPicture], console: Console) -> None:
+def show_throughput(client: Client, model: Model, pictures: list[Path], console: Console) -> None:
     """Measure pictures per second with merging off and at the model's default rung, and print both and their ratio."""
     from rich.progress import Progress
     from rich.table import Table
 
-    from opsin.cli.burst import CLIENTS, compare
+    from opsin.cli.burst import CLIENTS, PICTURES_PER_REQUEST, compare
 
     rung = model.details.get("default_rung")
     if not rung:
@@ -89,35 +80,30 @@ def show_throughput(client: Client, model: Model, pictures: list[TitledPicture],
         task = progress.add_task("Measuring", total=2 * (ROUNDS + 1))
         bursts = compare(
             client.url,
-            [picture.path.read_bytes() for picture in pictures],
+            model.id,
+            [picture.read_bytes() for picture in pictures],
             ["off", rung],
             rounds=ROUNDS,
             seconds=ROUND_SECONDS,
             tick=lambda: progress.advance(task),
         )
     off, on = bursts["off"], bursts[rung]
-    table = Table(
-        title=f"Throughput: {CLIENTS} clients, one picture a request, {ROUNDS} rounds of {ROUND_SECONDS} s each in turn",
-        title_justify="left",
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-    )
-    for name in ("Merging", "Pictures/s", "Range", "Network's share of the time", "Network alone"):
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("Merging", "Pictures/s", "Range", "Network per picture", "Batches at a time"):
         table.add_column(name, justify="left" if name == "Merging" else "right")
     for name, burst in bursts.items():
         table.add_row(
             name,
             f"[bold]{burst.rate:.0f}[/]",
             f"{burst.rates[0]:.0f}..{burst.rates[-1]:.0f}",
-            f"{burst.network_share:.0%}",
-            f"{burst.network_rate:.0f}/s",
+            f"{burst.milliseconds:.1f} ms",
+            f"{burst.batches_at_a_time:.2f}",
         )
-    console.print()
+    console.print(f"\nThroughput: {CLIENTS} clients, {PICTURES_PER_REQUEST} pictures a request, {ROUNDS} × {ROUND_SECONDS} s each, in turn")
     console.print(table)
     console.print(
-        f"[bold]{on.rate / off.rate:.2f}×[/] the pictures per second with merging, {on.network_rate / off.network_rate:.2f}× in the "
-        "network alone; the rest of the time goes to decoding, HTTP, the queue and these clients, all on this machine."
+        f"[bold]{on.rate / off.rate:.2f}×[/] the pictures per second with merging, {off.milliseconds / on.milliseconds:.2f}× in the "
+        "network alone; decoding, HTTP, the queue and these clients share the machine with it."
     )
 
 

@@ -47,7 +47,7 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, log: IO[str]) -> No
             if process.poll() is not None:
                 raise Failure(f"the service ended with exit code {process.returncode}: {_last_words(log)}")
             if time.monotonic() > give_up:
-                raise Failure(f"the service is not ready after {START_SECONDS:.0f} s: {readiness.reason}")
+                raise Failure(f"the service is not ready after {START_SECONDS:.0f} s ({readiness.reason}): {_last_words(log)}")
             time.sleep(0.1)
 
 

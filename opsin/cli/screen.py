@@ -12,12 +12,12 @@ WIDTH_OF_A_FILE = 120
 """Columns where stdout is no terminal and so has no width."""
 
 
-def screen(*, errors: bool = False) -> Console:
-    """A rich console on stdout (or stderr): colours and progress on a terminal, plain text of a readable width elsewhere."""
+def screen(*, errors: bool = False, record: bool = False) -> Console:
+    """A rich console on stdout or stderr: colours and progress on a terminal, plain text of a readable width elsewhere."""
     from rich.console import Console
 
     terminal = (sys.stderr if errors else sys.stdout).isatty()
-    return Console(stderr=errors, highlight=False, width=None if terminal else WIDTH_OF_A_FILE)
+    return Console(stderr=errors, highlight=False, record=record, width=None if terminal else WIDTH_OF_A_FILE)
 
 
 def size(count: float) -> str:
