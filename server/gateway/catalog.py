@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from models.bundle import BundleSpec
@@ -67,9 +67,7 @@ class Catalog:
         """The bundle that is meant, if it is known; of several versions the newest that is ready, else the newest."""
         if model is None:
             return self.default(fleet, task)
-        name, _, version = model.partition("@")
-        versions = [spec for spec in loaded(fleet, task) if spec.name == name and version in ("", spec.version)]
-        return newest(fleet, versions)
+        return newest(fleet, named(loaded(fleet, task), model))
 
     def default(self, fleet: Fleet, task: str) -> BundleSpec | None:
         """The configured default of a task; else its only ready bundle (or only known one); else the starter bundle."""
@@ -114,6 +112,12 @@ def loaded(fleet: Fleet, task: str) -> list[BundleSpec]:
     return [spec for spec in fleet.specs.values() if spec.task == task and fleet.repository.get(spec.name) != "unloaded"]
 
 
+def named(specs: Iterable[BundleSpec], model: str) -> list[BundleSpec]:
+    """Those that `name` or `name@version` means."""
+    name, at, version = model.partition("@")
+    return [spec for spec in specs if spec.name == name and (not at or spec.version == version)]
+
+
 def ready_bundles(fleet: Fleet) -> Iterator[tuple[WorkerInfo, ServedBundle]]:
     for worker in fleet.workers:
         if worker.state == "ready":
@@ -150,6 +154,7 @@ def unloaded(model: str) -> Problem:
 
 
 def newest(fleet: Fleet, versions: list[BundleSpec]) -> BundleSpec | None:
+    """The highest version, those that are ready before all others."""
     return max(versions, key=lambda spec: (bool(serving(fleet, spec)), _natural(spec.version)), default=None)
 
 

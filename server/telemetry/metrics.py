@@ -23,6 +23,7 @@ MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 LATENCY = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
+REJECTION_REASONS = ("queue_full", "draining", "too_large", "no_worker", "redis")
 BYTES = tuple(1024 * 4**step for step in range(9))
 
 
@@ -36,6 +37,8 @@ class GatewayMetrics:
             "opsin_requests", "Requests for inference, by how they ended.", ["model", "version", "protocol", "outcome"], registry=registry
         )
         self.rejected = Counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"], registry=registry)
+        for reason in REJECTION_REASONS:
+            self.rejected.labels(reason)  # there from the start, so that a rate over the first one is right
         self.items = Counter("opsin_items", "Images answered.", ["model", "version"], registry=registry)
         self.tokens_in = Counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model, registry=registry)
         self.tokens_out = Counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model, registry=registry)

@@ -29,7 +29,9 @@ from server.settings import Settings
 CLASSES = 10
 TOKENS = 17
 DEPTH = 4
-START_GATEWAY = "from server.gateway.main import run_gateway; from server.settings import load; raise SystemExit(run_gateway(load(), fd={fd}))"
+START_GATEWAY = (
+    "from server.gateway.main import run_gateway; from server.settings import load; raise SystemExit(run_gateway(load(), fd={fd}))"
+)
 WAIT_S = 20.0
 
 
@@ -137,7 +139,7 @@ class Gateway:
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=WAIT_S)
+        self.http = client(self.url)
 
     def classify(self, body: bytes, *, headers: dict[str, str] | None = None, **query: str | int) -> httpx.Response:
         return self.http.post("/v1/classify", content=body, params=query, headers=headers)
@@ -162,6 +164,15 @@ class Gateway:
         self.process.send_signal(signal.SIGTERM)
 
 
+def client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=WAIT_S)
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """Ours, with these settings as `OPSIN_*`."""
+    return os.environ | Settings(**settings).to_environment()
+
+
 @contextmanager
 def valkey() -> Iterator[PrivateValkey]:
     server = PrivateValkey()
@@ -173,13 +184,15 @@ def valkey() -> Iterator[PrivateValkey]:
 
 
 @contextmanager
-def gateway(url: str, listener: socket.socket | None = None, environment: dict[str, str] | None = None, **settings: object) -> Iterator[Gateway]:
+def gateway(
+    url: str, listener: socket.socket | None = None, variables: dict[str, str] | None = None, **settings: object
+) -> Iterator[Gateway]:
     """A gateway of these settings, answering. With a `listener` several can share one socket."""
     listener = listener or socket.create_server(("127.0.0.1", 0))
     os.set_inheritable(listener.fileno(), True)
     process = subprocess.Popen(
         [sys.executable, "-c", START_GATEWAY.format(fd=listener.fileno())],
-        env=os.environ | Settings(redis_url=url, **settings).to_environment() | (environment or {}),
+        env=environment(redis_url=url, **settings) | (variables or {}),
         pass_fds=[listener.fileno()],
         stderr=subprocess.PIPE,
         text=True,

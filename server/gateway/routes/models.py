@@ -92,8 +92,7 @@ async def _fleet(here: Gateway) -> Fleet:
 
 def _find(fleet: Fleet, wanted: str) -> BundleSpec:
     """Unloaded bundles are found, too: this is where one sees that they are."""
-    name, _, version = wanted.partition("@")
-    spec = catalog.newest(fleet, [spec for spec in fleet.specs.values() if spec.name == name and version in ("", spec.version)])
+    spec = catalog.newest(fleet, catalog.named(fleet.specs.values(), wanted))
     if spec is None:
         known = ", ".join(sorted(spec.id for spec in fleet.specs.values())) or "none"
         raise Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not known; known: {known}")

@@ -1,0 +1,74 @@
+"""`GET /metrics` counts what a client counts, with one gateway and with several."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.queue.embedded import PrivateValkey
+from tests.gateway import service
+from tests.gateway.service import TOKENS, Gateway, Worker, eventually, make_spec, picture
+
+
+def test_counts_equal_the_clients_own(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, max_body_bytes=100_000) as gateway, Worker(valkey.url, [make_spec()]):
+        for step in range(3):
+            gateway.classify(picture(step), merge="strong")
+        gateway.classify_all(*map(picture, range(4)), merge="off")
+        gateway.classify(b"no image")
+        gateway.classify(picture(1), model="blues")
+        gateway.classify(b"x" * 200_000)
+        assert gateway.metric("opsin_requests_total", model="reds", version="1", protocol="rest", outcome="ok") == 4
+        assert gateway.metric("opsin_requests_total", outcome="client_error") == 3
+        assert gateway.metric("opsin_requests_total") == 7
+        assert gateway.metric("opsin_items_total", model="reds", version="1") == 7
+        assert gateway.metric("opsin_tokens_in_total", model="reds") == 7 * TOKENS
+        assert gateway.metric("opsin_tokens_out_total", model="reds") == 7 * TOKENS - 3 * 6
+        assert gateway.metric("opsin_rejected_total", reason="too_large") == 1
+        for histogram in ("request_duration", "preprocess", "queue_wait", "postprocess"):
+            assert gateway.metric(f"opsin_{histogram}_seconds_count", model="reds") == 4
+        assert gateway.metric("opsin_payload_bytes_count", direction="in") == 4
+        assert gateway.metric("opsin_workers", state="ready") == 1
+        assert gateway.metric("opsin_model_loaded", model="reds", version="1") == 1
+        assert gateway.metric("opsin_redis_up") == 1
+        assert gateway.in_flight() == 0
+
+
+def test_what_clients_send_never_becomes_a_label(gateway: Gateway) -> None:
+    gateway.classify(picture(1), model="invented", headers={"X-Request-ID": "invented"})
+    assert "invented" not in gateway.http.get("/metrics").text
+
+
+def test_the_text_is_valid_and_every_reason_is_there_from_the_start(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway:
+        response = gateway.http.get("/metrics")
+        families = {family.name: family for family in text_string_to_metric_families(response.text)}
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+        assert all(family.documentation and family.type != "unknown" for family in families.values())
+        reasons = {sample.labels["reason"]: sample.value for sample in families["opsin_rejected"].samples}
+        assert reasons == dict.fromkeys(("queue_full", "draining", "too_large", "no_worker", "redis"), 0)
+
+
+def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_socket(valkey: PrivateValkey, tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    with Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
+        with service.gateway(valkey.url, listener, shared) as first:
+            first.classify_all(*map(picture, range(3)))
+            worker.working.clear()
+            lost = threads.submit(first.classify, picture(1))
+            eventually(lambda: first.in_flight() == 1, "a request is in flight")
+            first.process.kill()
+            first.process.wait()
+            assert isinstance(lost.exception(), httpx.HTTPError)
+        worker.working.set()
+        with service.gateway(valkey.url, listener, shared) as second:
+            second.classify(picture(1))
+            assert second.metric("opsin_items_total", model="reds") == 4
+            assert second.metric("opsin_requests_total", outcome="ok") == 2
+            assert second.metric("opsin_request_duration_seconds_count") == 2
+            assert second.in_flight() == 0

@@ -1,0 +1,133 @@
+"""`/v1/models`, `/health/*`, `/docs`: what the service says of itself."""
+
+from __future__ import annotations
+
+import re
+
+import jsonschema
+import pytest
+
+from server.queue.embedded import PrivateValkey
+from tests.gateway import service
+from tests.gateway.service import DEPTH, Gateway, Worker, eventually, make_spec, picture
+from tests.gateway.test_refusals import problem
+
+
+def ready(gateway: Gateway) -> tuple[int, object]:
+    response = gateway.http.get("/health/ready")
+    return response.status_code, response.json().get("detail")
+
+
+def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
+    (model,) = gateway.http.get("/v1/models").json()["models"]
+    assert model == {
+        "name": "reds",
+        "version": "1",
+        "task": "classify",
+        "state": "ready",
+        "reason": "",
+        "default": True,
+        "labels": 10,
+        "default_rung": None,
+        "ladder": [
+            {"name": "gentle", "schedule": 1, "accuracy": None, "throughput": None},
+            {"name": "strong", "schedule": [4, 2], "accuracy": None, "throughput": None},
+        ],
+    }
+
+
+def test_a_model_has_its_spec_and_its_workers_rates(gateway: Gateway) -> None:
+    model = gateway.http.get("/v1/models/reds").json()
+    (worker,) = model["workers"]
+    assert (worker["items_per_second"], worker["batch_budget"], worker["device"]) == (100.0, 8, "cpu")
+    assert model["spec"]["config"] == {"depth": DEPTH} and model["spec"]["labels"][3] == "red 3" and "weights" not in model["spec"]
+    assert gateway.http.get("/v1/models/reds@1").json() == model
+    for unknown in ("blues", "reds@2", "reds@"):
+        assert "reds@1" in problem(gateway.http.get(f"/v1/models/{unknown}"), 404, "unknown-model")["detail"]
+
+
+def test_without_a_version_the_newest_that_is_ready_answers(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(version="9")]):
+        with Worker(valkey.url, [make_spec(version="10")]):
+            eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 2, "both versions are known")
+            assert gateway.classify(picture(1), model="reds").json()["version"] == "10"
+            assert gateway.classify(picture(1), model="reds@9").json()["version"] == "9"
+        eventually(lambda: gateway.http.get("/v1/models/reds@10").json()["state"] == "unavailable", "version 10 is gone")
+        assert gateway.classify(picture(1), model="reds").json()["version"] == "9"
+
+
+def test_the_default_rung_is_used_and_named(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(default_rung="strong")]):
+        merging = gateway.classify(picture(1)).json()["results"][0]["merging"]
+        assert (merging["rung"], merging["schedule"]) == ("strong", [4, 2, 0, 0])
+        assert gateway.classify(picture(1), merge="off").json()["results"][0]["merging"]["rung"] is None
+
+
+def test_of_several_models_the_starter_bundle_is_the_default(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), make_spec("blues")]):
+        document = problem(gateway.classify(picture(1)), 422, "invalid-option")
+        assert document["field"] == "model" and "blues@1, reds@1" in document["detail"]
+        with Worker(valkey.url, [make_spec("clipart")]):
+            eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 3, "three models are known")
+            assert gateway.classify(picture(1)).json()["model"] == "clipart"
+            assert [model["name"] for model in gateway.http.get("/v1/models").json()["models"] if model["default"]] == ["clipart"]
+
+
+def test_a_configured_default_comes_first(valkey: PrivateValkey) -> None:
+    with (
+        service.gateway(valkey.url, default_models={"classify": "blues"}) as gateway,
+        Worker(valkey.url, [make_spec(), make_spec("clipart")]),
+    ):
+        eventually(lambda: ready(gateway) == (503, "no ready worker serves blues, the default model for classify"), "the reason is given")
+        problem(gateway.classify(picture(1)), 404, "unknown-model")
+        with Worker(valkey.url, [make_spec("blues")]):
+            eventually(lambda: ready(gateway)[0] == 200, "ready")
+            assert gateway.classify(picture(1)).json()["model"] == "blues"
+
+
+def test_readiness_follows_the_workers(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway:
+        assert ready(gateway) == (503, "no worker is ready")
+        with Worker(valkey.url, [make_spec()]):
+            eventually(lambda: ready(gateway) == (200, None), "ready")
+        eventually(lambda: ready(gateway) == (503, "no worker is ready"), "not ready any more")
+
+
+def test_the_documentation_needs_no_network(gateway: Gateway) -> None:
+    page = gateway.http.get("/docs")
+    assert page.status_code == 200
+    for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert address.startswith("/") and gateway.http.get(address).status_code == 200
+    assert "/openapi.json" in page.text
+
+
+def test_the_documentation_tells_bodies_answers_and_errors(gateway: Gateway) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    post = document["paths"]["/v1/classify"]["post"]
+    assert {"multipart/form-data", "application/json", "image/jpeg"} <= set(post["requestBody"]["content"])
+    assert set(post["responses"]) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"}
+    for status, response in post["responses"].items():
+        for content in response["content"].values():
+            schema = {**content["schema"], "components": document["components"]}
+            examples = [content["example"]] if status == "200" else [example["value"] for example in content["examples"].values()]
+            for example in examples:
+                jsonschema.validate(example, schema)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/reds", "/v1/classify"])
+def test_answers_fit_the_documentation(gateway: Gateway, path: str) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    route = next(route for template, route in document["paths"].items() if re.fullmatch(template.replace("{name}", "[^/]+"), path))
+    ((method, operation),) = route.items()
+    answer = gateway.classify(picture(1)) if method == "post" else gateway.http.get(path)
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
+
+
+def test_cors_is_closed_unless_it_is_opened(gateway: Gateway, valkey: PrivateValkey) -> None:
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in gateway.http.get("/v1/models", headers=origin).headers
+    with service.gateway(valkey.url, cors_origins=["https://example.org"]) as open_gateway:
+        assert open_gateway.http.get("/health/live", headers=origin).headers["access-control-allow-origin"] == "https://example.org"
+        other = open_gateway.http.get("/health/live", headers={"Origin": "https://example.com"})
+        assert "access-control-allow-origin" not in other.headers

@@ -1,0 +1,60 @@
+"""The gateway process: light, quiet, and clear about what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+from server.queue.embedded import PrivateValkey
+from tests.gateway import service
+from tests.gateway.service import WAIT_S, Worker, answer, make_spec, picture
+
+IMPORT_AND_WEIGH = """
+import sys
+from server.gateway.main import run_gateway
+print([name for name in ("torch", "kernels", "torchvision", "models.registry") if name in sys.modules])
+"""
+
+
+def test_the_gateway_imports_no_torch() -> None:
+    run = subprocess.run([sys.executable, "-c", IMPORT_AND_WEIGH], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_a_gateway_at_work_stays_below_120_mb(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
+        for step in range(10):
+            assert gateway.classify(picture(step, (500, 375), "JPEG")).status_code == 200
+        with open(f"/proc/{gateway.process.pid}/status") as status:
+            resident_kib = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+        assert resident_kib < 120_000
+
+
+def test_requests_leave_no_line_in_the_log_but_our_faults_do(valkey: PrivateValkey) -> None:
+    def without_tokens(job: object) -> object:
+        reply = answer(job)
+        return reply if reply.arrays["logits"].to_numpy()[0] < -1 else type(reply)(id=reply.id, worker="test", timing=reply.timing)
+
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], without_tokens):
+        assert gateway.classify(picture(5)).status_code == 200
+        assert gateway.classify(b"no image").status_code == 415
+        broken = gateway.classify(picture(0), headers={"X-Request-ID": "look-for-me"})
+        assert (broken.status_code, broken.json()["type"], broken.json()["request_id"]) == (500, "urn:opsin:internal", "look-for-me")
+        gateway.terminate()
+        _, log = gateway.process.communicate(timeout=WAIT_S)
+        lines = [json.loads(line) for line in log.splitlines()]
+        assert [line["event"] for line in lines] == ["listening", "request failed"]
+        assert lines[1]["request_id"] == "look-for-me" and "KeyError" in lines[1]["exception"] and lines[1]["level"] == "error"
+
+
+def test_a_taken_port_is_said_in_one_line(valkey: PrivateValkey) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-c", service.START_GATEWAY.format(fd=None)]
+        environment = service.environment(redis_url=valkey.url, port=port)
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT_S)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert json.loads(line)["port"] == port and "in use" in json.loads(line)["reason"]

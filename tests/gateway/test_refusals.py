@@ -1,0 +1,192 @@
+"""`POST /v1/classify`, when the request is at fault: the status and the words of every refusal."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import struct
+import zlib
+
+import httpx
+import pytest
+
+from tests.gateway.service import Gateway, Worker, encoded, picture
+
+JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF"
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> dict[str, object]:
+    document = response.json()
+    assert (response.status_code, document.get("type")) == (status, f"urn:opsin:{slug}"), document
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (
+        {"type", "title", "status", "detail", "request_id"} <= set(document) <= {"type", "title", "status", "detail", "request_id", "field"}
+    )
+    assert document["status"] == status
+    assert document["request_id"] == response.headers["X-Request-ID"]
+    return document
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A few bytes whose header promises a huge picture."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+
+
+def test_an_empty_body(gateway: Gateway) -> None:
+    assert "empty" in problem(gateway.classify(b""), 400, "invalid-body")["detail"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xd8\xff"])
+def test_json_that_is_none(gateway: Gateway, body: bytes) -> None:
+    problem(gateway.classify(body, headers={"Content-Type": "application/json"}), 400, "invalid-body")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=b", b""),
+        ("multipart/form-data; boundary=b", picture(1)),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nabc'),
+        ("multipart/form-data; boundary=b", b"--b\r\nContent-Type: image/png\r\n\r\nabc\r\n--b--\r\n"),
+    ],
+    ids=["no boundary", "empty", "an image instead", "cut short", "a part without a name"],
+)
+def test_multipart_that_is_none(gateway: Gateway, content_type: str, body: bytes) -> None:
+    problem(gateway.classify(body, headers={"Content-Type": content_type}), 400, "invalid-body")
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({}, "image"),
+        ({"images": []}, "image"),
+        ({"image": 5}, "image"),
+        ({"image": "not base64!"}, "image"),
+        ({"images": [base64.b64encode(picture(1)).decode(), "§"]}, "image[1]"),
+        ({"images": "abcd"}, "images"),
+        ({"image": "", "images": []}, "images"),
+        ({"image": base64.b64encode(picture(1)).decode(), "top_k": 1.5}, "top_k"),
+        ({"image": base64.b64encode(picture(1)).decode(), "colour": "red"}, "colour"),
+    ],
+)
+def test_json_fields_that_cannot_be_used_are_named(gateway: Gateway, document: dict[str, object], field: str) -> None:
+    assert problem(gateway.http.post("/v1/classify", json=document), 422, "invalid-option")["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("top_k", "0"),
+        ("top_k", "11"),
+        ("top_k", "-1"),
+        ("top_k", "many"),
+        ("top_k", "²"),
+        ("merge", "-1"),
+        ("merge", "fastest"),
+        ("merge", "1.5"),
+        ("merge", "99999999999999999999"),
+        ("priority", "urgent"),
+        ("colour", "red"),
+    ],
+)
+def test_options_out_of_range_are_named_with_what_is_possible(gateway: Gateway, option: str, value: str) -> None:
+    document = problem(gateway.classify(picture(1), **{option: value}), 422, "invalid-option")
+    assert document["field"] == option
+    assert any(
+        hint in document["detail"]
+        for hint in ("from 1 to 10", "positive integer", "gentle, strong", "high, normal, low", "model, top_k, merge, priority")
+    )
+
+
+def test_an_option_given_in_two_places(gateway: Gateway) -> None:
+    response = gateway.classify_all(picture(1), fields={"top_k": "1"}, top_k=2)
+    assert problem(response, 422, "invalid-option")["field"] == "top_k"
+    assert problem(gateway.http.post("/v1/classify?top_k=1&top_k=2", content=picture(1)), 422, "invalid-option")["field"] == "top_k"
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e9", "soon"])
+def test_a_timeout_that_is_none(gateway: Gateway, timeout: str) -> None:
+    document = problem(gateway.classify(picture(1), headers={"X-Request-Timeout": timeout}), 422, "invalid-option")
+    assert document["field"] == "X-Request-Timeout"
+
+
+@pytest.mark.parametrize("model", ["blues", "reds@2", "@", "reds@"])
+def test_an_unknown_model_is_told_the_known_ones(gateway: Gateway, model: str) -> None:
+    document = problem(gateway.classify(picture(1), model=model), 404, "unknown-model")
+    assert "reds@1" in document["detail"] and document["field"] == "model"
+
+
+@pytest.mark.parametrize(
+    "body", [b"hello", b"%PDF-1.7 ...", b"BM" + b"x" * 60, b"RIFF\0\0\0\0WAVEfmt ", b"\0" * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_what_is_no_image(gateway: Gateway, body: bytes) -> None:
+    document = problem(gateway.classify(body), 415, "not-an-image")
+    assert "JPEG, PNG, WebP" in document["detail"] and document["field"] == "image"
+
+
+def test_a_content_encoding(gateway: Gateway) -> None:
+    problem(gateway.classify(zlib.compress(picture(1)), headers={"Content-Encoding": "deflate"}), 415, "unsupported-encoding")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_truncated_image(gateway: Gateway, kind: str) -> None:
+    whole = picture(1, (120, 90), kind)
+    for share in (0.2, 0.6, 0.9):
+        document = problem(gateway.classify(whole[: int(len(whole) * share)]), 422, "corrupt-image")
+        assert "truncated or corrupt" in document["detail"] and " at 0x" not in document["detail"]
+
+
+def test_a_decompression_bomb_is_known_by_its_header(gateway: Gateway) -> None:
+    document = problem(gateway.classify(png_that_claims(60000, 60000)), 413, "too-large")
+    assert document["detail"] == "60000 × 60000 pixels is above the limit of 1 megapixels (OPSIN_MAX_PIXELS)"
+
+
+def test_a_strip_that_would_grow_beyond_the_limit(gateway: Gateway) -> None:
+    assert "too thin" in problem(gateway.classify(picture(1, (900_000, 1), "PNG")), 413, "too-large")["detail"]
+
+
+def test_one_bad_image_of_several_is_named_and_fails_them_all(gateway: Gateway, worker: Worker) -> None:
+    before = len(worker.done)
+    good, bad = picture(1), picture(1, (120, 90), "JPEG")[:300]
+    assert problem(gateway.classify_all(good, good, good, bad, good), 422, "corrupt-image")["field"] == "image[3]"
+    assert problem(gateway.classify_all(good, b"", good), 400, "invalid-body")["field"] == "image[1]"
+    assert len(worker.done) == before
+
+
+def test_too_many_images(gateway: Gateway) -> None:
+    assert "OPSIN_MAX_IMAGES" in problem(gateway.classify_all(*[picture(1)] * 9), 413, "too-large")["detail"]
+
+
+def test_a_form_without_an_image(gateway: Gateway) -> None:
+    response = gateway.http.post("/v1/classify", files={"picture": ("a.png", b"x" * 5000)})
+    assert problem(response, 422, "invalid-option")["field"] == "picture"
+
+
+def test_a_body_above_the_limit_is_refused_before_it_is_sent(gateway: Gateway) -> None:
+    host, _, port = gateway.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000000\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 413"
+
+
+def test_a_chunked_body_is_counted_while_it_streams(gateway: Gateway) -> None:
+    response = gateway.http.post("/v1/classify", content=(b"\xff\xd8\xff" + b"x" * 50_000 for _ in range(100)))
+    assert "OPSIN_MAX_BODY_BYTES" in problem(response, 413, "too-large")["detail"]
+
+
+def test_a_chunked_body_within_the_limit_is_fine(gateway: Gateway) -> None:
+    image = picture(3)
+    assert gateway.http.post("/v1/classify", content=(image[start : start + 10] for start in range(0, len(image), 10))).status_code == 200
+
+
+def test_paths_and_methods_that_there_are_not(gateway: Gateway) -> None:
+    problem(gateway.http.get("/v1/nothing"), 404, "not-found")
+    response = gateway.http.get("/v1/classify")
+    problem(response, 405, "method-not-allowed")
+    assert response.headers["Allow"] == "POST"

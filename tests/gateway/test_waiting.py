@@ -1,0 +1,149 @@
+"""Requests that wait: for a worker, for Redis, for room in the queue; and clients that do not wait any longer."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from server.queue.connect import connect
+from server.queue.embedded import PrivateValkey
+from server.queue.job import Failure, Job, Reply
+from tests.gateway import service
+from tests.gateway.service import Worker, eventually, make_spec, picture
+from tests.gateway.test_refusals import problem
+
+
+def test_a_name_never_seen_waits_for_the_first_worker(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway:
+        threads = ThreadPoolExecutor(2)
+        named, default = threads.submit(gateway.classify, picture(3), model="reds"), threads.submit(gateway.classify, picture(4))
+        eventually(lambda: gateway.in_flight() == 2, "both requests wait")
+        with Worker(valkey.url, [make_spec()]):
+            assert (named.result().status_code, default.result().status_code) == (200, 200)
+        threads.shutdown()
+
+
+def test_without_any_worker_it_is_503_after_the_grace(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, worker_grace=0.3) as gateway:
+        response = gateway.classify(picture(3))
+        assert "OPSIN_WORKER_GRACE" in problem(response, 503, "no-worker")["detail"]
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_a_known_model_waits_in_the_queue_for_its_next_worker(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, ThreadPoolExecutor(1) as threads:
+        with Worker(valkey.url, [make_spec()]):
+            assert gateway.classify(picture(1)).status_code == 200
+        waiting = threads.submit(gateway.classify, picture(3))
+        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
+        with Worker(valkey.url, [make_spec()]):
+            assert waiting.result().json()["results"][0]["predictions"][0]["label"] == "red 3"
+
+
+def test_a_known_model_without_a_worker_is_503_after_the_grace(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, worker_grace=0.5) as gateway:
+        with Worker(valkey.url, [make_spec()]):
+            assert gateway.classify(picture(1)).status_code == 200
+        problem(gateway.classify(picture(1)), 503, "no-worker")
+        eventually(lambda: gateway.in_flight() == 0, "nothing is left behind")
+
+
+def test_a_busy_worker_is_waited_for_beyond_the_grace(valkey: PrivateValkey) -> None:
+    with (
+        service.gateway(valkey.url, worker_grace=0.2) as gateway,
+        Worker(valkey.url, [make_spec()]) as worker,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        worker.working.clear()
+        waiting = threads.submit(gateway.classify, picture(5))
+        eventually(lambda: gateway.metric("opsin_queue_oldest_age_seconds", model="reds") > 2.5, "the request is older than the grace")
+        worker.working.set()
+        assert waiting.result().status_code == 200
+
+
+def test_the_deadline_is_504_and_the_work_is_not_done(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.working.clear()
+        eventually(lambda: gateway.http.get("/health/ready").status_code == 200, "ready")
+        problem(gateway.classify(picture(5), headers={"X-Request-Timeout": "0.3"}), 504, "deadline")
+        worker.working.set()
+        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "the queue is empty")
+        assert worker.done == []
+
+
+def test_a_client_that_leaves_takes_its_work_along(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.working.clear()
+        for _ in range(3):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{gateway.url}/v1/classify", content=picture(5), timeout=0.5)
+        eventually(lambda: gateway.metric("opsin_requests_total", outcome="cancelled") == 3, "three cancellations are counted")
+        assert gateway.in_flight() == 0
+        worker.working.set()
+        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "the queue is empty")
+        assert worker.done == []
+        assert gateway.classify(picture(2)).status_code == 200
+
+
+def test_a_full_queue_is_429_before_the_body_is_read(valkey: PrivateValkey) -> None:
+    with (
+        service.gateway(valkey.url, queue_max_items=2) as gateway,
+        Worker(valkey.url, [make_spec()]) as worker,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        worker.working.clear()
+        waiting = [threads.submit(gateway.classify, picture(step)) for step in (1, 2)]
+        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 2, "the queue is full")
+        host, _, port = gateway.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 429"
+        response = gateway.classify(b"no image at all")
+        problem(response, 429, "queue-full")
+        assert int(response.headers["Retry-After"]) >= 1
+        worker.working.set()
+        assert [future.result().status_code for future in waiting] == [200, 200]
+        eventually(lambda: gateway.classify(picture(1)).status_code == 200, "there is room again")
+
+
+def test_more_images_than_the_queue_has_room_for_are_429(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, queue_max_items=4) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        problem(gateway.classify_all(*[picture(1)] * 5), 429, "queue-full")
+        assert gateway.classify_all(*[picture(1)] * 4).status_code == 200
+        assert len(worker.done) == 4
+
+
+@pytest.mark.parametrize("kind", ["worker-crashed", "model-error"])
+def test_a_failure_of_the_worker_is_500_and_names_the_image(valkey: PrivateValkey, kind: str) -> None:
+    def answer(job: Job) -> Reply:
+        bad = job.arrays["pixels"].to_numpy()[0, 0, 0] == 28 * 9
+        return Reply(id=job.id, worker="test", failure=Failure(kind=kind, detail="of all things")) if bad else service.answer(job)
+
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], answer):
+        document = problem(gateway.classify_all(picture(1), picture(9)), 500, kind)
+        assert (document["field"], document["detail"]) == ("image[1]", "of all things")
+        assert gateway.classify(picture(1)).status_code == 200
+
+
+def test_without_redis_requests_wait_and_then_get_503(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, redis_grace=0.5) as gateway:
+        valkey.stop(remove=False)
+        response = gateway.classify(picture(1))
+        problem(response, 503, "redis-away")
+        assert int(response.headers["Retry-After"]) >= 1
+        assert gateway.http.get("/health/live").status_code == 200
+        assert gateway.http.get("/health/ready").json() == {"ready": False, "detail": "Redis does not answer"}
+        assert gateway.metric("opsin_redis_up") == 0
+        problem(gateway.http.get("/v1/models"), 503, "redis-away")
+
+
+def test_an_unloaded_model_is_404_and_says_how_to_load_it(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
+        assert gateway.classify(picture(1), model="reds").status_code == 200
+        with connect(valkey.url) as redis:
+            redis.hset("repository", "reds", "unloaded")
+        eventually(lambda: gateway.http.get("/v1/models/reds").json()["state"] == "unloaded", "the gateway knows")
+        assert "/v2/repository/models/reds/load" in problem(gateway.classify(picture(1), model="reds"), 404, "unknown-model")["detail"]
