@@ -19,35 +19,27 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints (default: %(default)s)")
     parser.add_argument("--bundles", type=Path, default=Path("bundles"), help="where the bundle goes (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="downloaded and decoded data (default: %(default)s)")
-    parser.add_argument(
-        "--until",
-        choices=["pretrain", "finetune", "scratch", "bundle"],
-        default="bundle",
-        help="stop after this phase; `scratch` runs alone, it needs no other phase (default: %(default)s)",
-    )
+    parser.add_argument("--only", choices=["pretrain", "scratch"], help="train one of the two phases that need no other, then stop")
     options = parser.parse_args()
     try:
         plan = recipe.read(options.recipe)
-        make(plan, options.recipe, options.runs / f"{plan.name}-{plan.version}", options.bundles, options.cache, options.until)
+        make(plan, options.recipe, options.runs / f"{plan.name}-{plan.version}", options.bundles, options.cache, options.only)
     except (RecipeError, DataError, TrainingError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def make(plan: Recipe, file: Path, folder: Path, bundles: Path, cache: Path, until: str) -> None:
+def make(plan: Recipe, file: Path, folder: Path, bundles: Path, cache: Path, only: str | None) -> None:
     data = corpus.build(plan.data, cache)
-    if until == "scratch":
-        phases.finetune(plan, data, folder / "scratch", phases.untrained(plan).state_dict())
-        return
-    pretrained = phases.pretrain(plan, data, folder)
-    if until == "pretrain":
-        return
-    model = phases.finetune(plan, data, folder / "finetune", pretrained.state_dict())
-    if until == "finetune":
+    if only == "pretrain":
+        phases.pretrain(plan, data, folder / "pretrain")
         return
     scratch = phases.finetune(plan, data, folder / "scratch", phases.untrained(plan).state_dict())
-    model = release.rounded(model)
+    if only == "scratch":
+        return
+    pretrained = phases.pretrain(plan, data, folder / "pretrain")
+    model = release.rounded(phases.finetune(plan, data, folder / "finetune", pretrained.state_dict()))
     report = release.measure(plan, data, model, release.rounded(scratch))
     written = release.write(plan, file, data, model, report, bundles)
     print((written.path / "README.md").read_text(encoding="utf-8"))

@@ -44,7 +44,7 @@ def pretrain(recipe: Recipe, corpus: Corpus, folder: Path) -> MAE:
     pictures = corpus.pixels(corpus.assignment.pretrain)
     data = AugmentedPictures(pictures, None, recipe.pretrain.augmentation, recipe.preprocess, recipe.seed)
     groups = pretraining_groups(model, recipe.pretrain.weight_decay)
-    train(MaskedReconstruction(model), data, groups, recipe.pretrain, _run(recipe, folder / "pretrain"))
+    train(MaskedReconstruction(model), data, groups, recipe.pretrain, _run(recipe, folder))
     return model
 
 

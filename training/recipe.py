@@ -142,6 +142,8 @@ class Recipe(_Schema):
     pretrain: Pretraining
     finetune: Finetuning
     ladder: Ladder
+    examples: Path | None = None
+    """A folder of pictures whose predictions the bundle records, so that anybody can check the weights; from the working directory."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

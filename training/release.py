@@ -122,7 +122,7 @@ def write(recipe: Recipe, recipe_file: Path, corpus: Corpus, model: ViT, report:
         license=recipe.license,
         description=recipe.description,
         provenance=_provenance(recipe, recipe_file, corpus),
-        quality=_quality(recipe, report),
+        quality=_quality(recipe, report) | {"examples": _examples(recipe, model)},
         ladder=[
             Rung(name=r.name, schedule=r.schedule.to_json(), accuracy=round(r.test.value, 5), throughput=round(r.throughput, 3))
             for r in report.ladder
@@ -167,6 +167,19 @@ def _quality(recipe: Recipe, report: Report) -> dict[str, Any]:
         },
         "default_rung_chosen": f"best validation accuracy among rungs of at least {recipe.ladder.min_throughput}x throughput",
     }
+
+
+def _examples(recipe: Recipe, model: ViT) -> dict[str, dict[str, Any]]:
+    """File name → predicted label and its score, merging off."""
+    files = sorted(recipe.examples.glob("*.png")) if recipe.examples else []
+    labels = [category.label for category in recipe.data.categories]
+    recorded = {}
+    for file in files:
+        pixels = pictures.to_model_size(pictures.open_on_white(file), recipe.preprocess)[np.newaxis]
+        logits = torch.from_numpy(evaluate.logits(model, pixels, recipe.preprocess, MergeSchedule.off()))[0]
+        best = int(logits.argmax())
+        recorded[file.name] = {"label": labels[best], "score": round(float(logits.softmax(dim=0)[best]), 4)}
+    return recorded
 
 
 def _provenance(recipe: Recipe, recipe_file: Path, corpus: Corpus) -> dict[str, Any]:

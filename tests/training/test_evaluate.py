@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import Preprocess
+from models.merge_schedule import MergeSchedule
+from models.vit import Pool, ViT, ViTConfig
+from training import baselines, evaluate
+
+PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def test_accuracy_has_the_binomial_standard_error() -> None:
+    measured = evaluate.accuracy(np.array([True] * 30 + [False] * 70))
+    assert measured.value == pytest.approx(0.3)
+    assert measured.standard_error == pytest.approx((0.3 * 0.7 / 99) ** 0.5)
+    assert measured.n == 100
+
+
+def test_the_error_of_a_difference_counts_only_pictures_on_which_the_models_disagree() -> None:
+    right = np.array([True] * 60 + [True] * 12 + [False] * 4 + [False] * 24)
+    other = np.array([True] * 60 + [False] * 12 + [True] * 4 + [False] * 24)
+    measured = evaluate.difference(right, other)
+    assert measured.value == pytest.approx((12 - 4) / 100)
+    assert measured.standard_error == pytest.approx(((12 + 4) / 100 - 0.08**2) ** 0.5 / 99**0.5)  # McNemar's
+    assert evaluate.difference(right, right).standard_error == 0
+
+
+def test_predictions_do_not_depend_on_the_batch_size() -> None:
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(image_size=16, patch_size=4, classes=3, width=16, depth=2, heads=2, pool=Pool.MEAN)).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    schedule = MergeSchedule.constant(3)
+    whole = evaluate.logits(model, pixels, PREPROCESS, schedule)
+    assert whole.shape == (7, 3)
+    np.testing.assert_allclose(evaluate.logits(model, pixels, PREPROCESS, schedule, batch_size=2), whole, atol=1e-5)
+
+
+def test_throughput_is_relative_and_leaves_the_threads_alone() -> None:
+    model = ViT(ViTConfig(image_size=16, patch_size=2, classes=3, width=32, depth=2, heads=2, pool=Pool.MEAN)).eval()
+    torch.set_num_threads(2)
+    schedules = {"none": MergeSchedule.off(), "some": MergeSchedule.constant(16)}
+    ratios = evaluate.relative_throughput(model, schedules, batch_size=2, rounds=3)
+    assert torch.get_num_threads() == 2
+    assert set(ratios) == {"none", "some"} and all(ratio > 0 for ratio in ratios.values())
+
+
+def test_baselines_predict_what_they_say() -> None:
+    numbers = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    pictures = numbers.integers(0, 60, (60, 32, 32, 3)).astype(np.uint8)
+    pictures[labels == 1, :16] += 120  # the upper half tells the class
+    assert (baselines.majority([0, 2, 2, 1], 5) == 2).all()
+    predicted = baselines.logistic_regression(pictures[:30], labels[:30], pictures[30:40], labels[30:40], pictures[40:])
+    assert (predicted == labels[40:]).all()
