@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from opsin.results import Model
 
 PICTURES = HOUSE / "docs" / "pictures" / "clipart"
-ROUNDS, ROUND_SECONDS = 3, 1.5
+ROUNDS = 3
 
 
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
     bundles: Annotated[Path, typer.Option(help="Folder of bundles.", show_default=False)] = HOUSE / "bundles",
+    seconds: Annotated[float, typer.Option(help="Length of each measured round.", min=0.1, max=60)] = 1.5,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
     """Start everything, classify real pictures, measure what token merging brings, stop. Needs no network."""
@@ -43,7 +44,7 @@ def demo(
     try:
         with own_service(bundles) as url, Client(url) as client:
             model = show_pictures(client, pictures, console)
-            show_throughput(client, model, pictures, console)
+            show_throughput(client, model, pictures, seconds, console)
             show_addresses(url, console)
             if keep:
                 console.print("Staying up; Ctrl-C stops it.")
@@ -65,7 +66,7 @@ def show_pictures(client: Client, pictures: list[Path], console: Console) -> Mod
     return model
 
 
-def show_throughput(client: Client, model: Model, pictures: list[Path], console: Console) -> None:
+def show_throughput(client: Client, model: Model, pictures: list[Path], seconds: float, console: Console) -> None:
     """Measure pictures per second with merging off and at the model's default rung, and print both and their ratio."""
     from rich.progress import Progress
     from rich.table import Table
@@ -84,7 +85,7 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], console:
             [picture.read_bytes() for picture in pictures],
             ["off", rung],
             rounds=ROUNDS,
-            seconds=ROUND_SECONDS,
+            seconds=seconds,
             tick=lambda: progress.advance(task),
         )
     off, on = bursts["off"], bursts[rung]
@@ -99,7 +100,7 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], console:
             f"{burst.milliseconds:.1f} ms",
             f"{burst.batches_at_a_time:.2f}",
         )
-    console.print(f"\nThroughput: {CLIENTS} clients, {PICTURES_PER_REQUEST} pictures a request, {ROUNDS} × {ROUND_SECONDS} s each, in turn")
+    console.print(f"\nThroughput: {CLIENTS} clients, {PICTURES_PER_REQUEST} pictures a request, {ROUNDS} × {seconds:g} s each, in turn")
     console.print(table)
     console.print(
         f"[bold]{on.rate / off.rate:.2f}×[/] the pictures per second with merging, {off.milliseconds / on.milliseconds:.2f}× in the "

@@ -1,0 +1,53 @@
+"""`opsin demo`, from start to stop."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.bundle import write
+from tests.bundles import TINY, write_tiny_vit
+from tests.opsin.command import opsin
+
+PICTURES = Path(__file__).parents[2] / "docs/pictures/clipart"
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> Path:
+    """A bundle that merges unless told otherwise."""
+    tiny = write_tiny_vit(tmp_path / "plain")
+    write(tmp_path / "bundles", tiny.spec.model_copy(update={"default_rung": "fast"}), tiny.weights_path)
+    return tmp_path / "bundles"
+
+
+def test_the_demo_shows_labels_tokens_and_what_merging_brings_and_leaves_nothing_running(bundles: Path, tmp_path: Path) -> None:
+    ended = opsin("demo", "--bundles", bundles, "--seconds", "0.2", "--svg", tmp_path / "demo.svg", OPSIN_REDIS_URL="redis://127.0.0.1:1/0")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    tokens = TINY.patches + TINY.special_tokens
+    for file in PICTURES.glob("*.png"):
+        assert re.search(rf"^{re.escape(file.name)} .*class \d+ \d+%.* {tokens} → {tokens - 8} .* ms", ended.stdout, re.MULTILINE)
+    rates = [float(re.search(rf"^{merge} +(\d+) ", ended.stdout, re.MULTILINE)[1]) for merge in ("off", "fast")]  # type: ignore[index]
+    assert min(rates) > 0
+    assert re.search(r"^\d+\.\d\d× the pictures per second with merging", ended.stdout, re.MULTILINE)
+    docs, metrics = re.findall(r"http://127\.0\.0\.1:\d+/(?:docs|metrics)", ended.stdout)
+    assert (docs.rpartition("/")[2], metrics.rpartition("/")[2]) == ("docs", "metrics")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(docs)
+    assert str(bundles) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "What tiny@1 sees" in "".join(ElementTree.parse(tmp_path / "demo.svg").getroot().itertext()).replace("\xa0", " ")
+
+
+def test_a_demo_without_bundles_says_so(tmp_path: Path) -> None:
+    ended = opsin("demo", "--bundles", tmp_path)
+    assert (ended.returncode, ended.stderr) == (2, f"opsin: demo: {tmp_path} holds no bundle; name another folder with --bundles\n")
+
+
+def test_a_demo_whose_service_cannot_start_ends_with_its_last_words(bundles: Path) -> None:
+    ended = opsin("demo", "--bundles", bundles, OPSIN_LOG_LEVEL="nonsense")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("opsin: the service ended with exit code ")
