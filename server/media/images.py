@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageChops,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -75,6 +77,8 @@ class Decoder:
         self._changed = threading.Condition()
         # we check the header ourselves; Pillow's own limit would overrule a higher setting
         Image.MAX_IMAGE_PIXELS = None
+        # nobody here reads what Pillow says about damaged metadata, once for every text that a sender can make up
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
     @contextmanager
     def decoded(self, data: bytes) -> Iterator[Image.Image]:
@@ -168,6 +172,8 @@ def _rgb(image: Image.Image, kind: str) -> Image.Image:
         return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode in NOT_DISPLAYABLE:
         raise NotAnImage(f"{kind} file with pixels of type {image.mode}: send 8 or 16 bits per channel, grey, RGB or CMYK")
+    if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
+        return ImageChops.invert(image).convert("RGB")  # Pillow takes all for Adobe's, which stores inks inverted
     if image.has_transparency_data:
         rgba = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")

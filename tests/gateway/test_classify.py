@@ -36,7 +36,7 @@ def test_an_answer_has_every_field_of_the_contract(gateway: Gateway) -> None:
     assert (answer["id"], answer["model"], answer["version"]) == ("mine-1", "reds", "1")
     (result,) = answer["results"]
     scores = [prediction["score"] for prediction in result["predictions"]]
-    assert [prediction["index"] for prediction in result["predictions"]][0] == 4
+    assert result["predictions"][0]["index"] == 4
     assert len(scores) == 3 and scores == sorted(scores, reverse=True)
     assert result["merging"] == {"rung": None, "schedule": [0] * DEPTH, "tokens_in": TOKENS, "tokens_out": TOKENS}
     timing = answer["timing"]

@@ -10,7 +10,7 @@ import zlib
 import httpx
 import pytest
 
-from tests.gateway.service import Gateway, Worker, encoded, picture
+from tests.gateway.service import Gateway, Worker, picture
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 
