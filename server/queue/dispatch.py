@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -80,7 +80,8 @@ class Dispatcher:
         self._script = {name: self._redis.register_script(lua.source(name)) for name in ("enqueue", "beat", "load")}
         self._commands = asyncio.Semaphore(CONCURRENT_COMMANDS)
         self._waiting: dict[str, _Waiting] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
         self._here = asyncio.Event()
         self._away_since: float | None = time.monotonic()
@@ -110,9 +111,11 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop and sign off: workers drop what is still queued for this gateway."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._closed = True
+        while self._tasks:  # Python 3.11's wait_for, which redis-py uses, may swallow a cancellation
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=RETRY_S)
         with suppress(*AWAY):
             await self._redis.delete(keys.gateway(self.id), keys.replies(self.id))
         await self._redis.aclose()
@@ -136,7 +139,7 @@ class Dispatcher:
         self._waiting.update((waiting.job.id, waiting) for waiting in mine)
         try:
             async with asyncio.timeout((min(job.deadline_ms for job in jobs) - self._estimate_ms()) / 1000):
-                await self._enqueue(jobs)
+                await self._undisturbed(self._enqueue(jobs))
                 if reservation is not None:
                     reservation.release()
                 return [await waiting.reply for waiting in mine]
@@ -149,7 +152,7 @@ class Dispatcher:
             for waiting in mine:
                 self._waiting.pop(waiting.job.id, None)
             unanswered = [waiting.job for waiting in mine if not waiting.answered]
-            if unanswered and not refused:
+            if unanswered and not refused and not self._closed:
                 self._spawn(self._cancel(unanswered))
 
     # The rest of the service
@@ -293,13 +296,13 @@ class Dispatcher:
         except TimeoutError:
             raise RedisAway(detail=f"the queue's Redis has not answered for {self._settings.redis_grace:g} s") from None
 
-    async def _ask(self, command: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """One command, or RedisAway: at once if that is known, within a second if not."""
         if self._away_since is not None:
             raise RedisAway
         try:
             async with self._commands, asyncio.timeout(PATIENCE_S):
-                return await command()
+                return await self._undisturbed(command())
         except (*AWAY, TimeoutError) as error:
             self._lost_redis()
             raise RedisAway(detail=f"the queue's Redis does not answer: {error}") from error
@@ -317,13 +320,22 @@ class Dispatcher:
 
     # Background
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _undisturbed(self, work: Coroutine[Any, Any, T]) -> T:
+        """A caller that is cancelled or out of time leaves at once; the command ends by itself.
+
+        Cancelling redis-py in mid-command costs a connection and, under Python 3.11, may swallow the cancellation."""
+        task = self._spawn(work)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look at it
+        return await asyncio.shield(task)
 
     async def _beat_forever(self) -> None:
-        while True:
+        while not self._closed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._nudge.wait(), self._timings.beat if self._away_since is None else RETRY_S)
             self._nudge.clear()
@@ -338,7 +350,8 @@ class Dispatcher:
     async def _beat(self) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
-                known, *load = await self._script["beat"](args=[self.id, int(self._timings.gateway_ttl * 1000), self._last_reply])
+                arguments: list[Any] = [self.id, int(self._timings.gateway_ttl * 1000), self._last_reply]
+                known, *load = await self._undisturbed(self._script["beat"](args=arguments))
         except (*AWAY, TimeoutError) as error:
             self._lost_redis()
             raise RedisAway from error
@@ -379,7 +392,7 @@ class Dispatcher:
 
     async def _read_forever(self) -> None:
         stream = keys.replies(self.id)
-        while True:
+        while not self._closed:
             await self._here.wait()
             try:
                 read_from = self._last_reply

@@ -27,7 +27,7 @@ class Array(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(array: NDArray[Any]) -> Array:
-        contiguous = np.ascontiguousarray(array)
+        contiguous = np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dimension
         return Array(contiguous.dtype.str, contiguous.shape, contiguous.tobytes())
 
     def to_numpy(self) -> NDArray[Any]:

@@ -209,8 +209,8 @@ class WorkerQueue:
         except redis.exceptions.ResponseError as error:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
-            self._create_groups(streams)
-            return []
+            self._create_groups(streams)  # a new bundle, or a Redis that restarted empty
+            answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
         rows = [self._row(stream, entry_id, fields) for stream, entries in answer or [] for entry_id, fields in entries]
         deliveries = self._accept(self._with_blobs(rows), alone=False)
         # several streams may have filled between the look and the wait: COUNT holds for each of them

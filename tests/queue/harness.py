@@ -1,0 +1,167 @@
+"""What the queue's tests are told in: jobs, consumers that can be hurt, and servers that can be restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+
+from server.queue.dispatch import Dispatcher, DispatcherTimings
+from server.queue.embedded import find_server, tied_to_parent
+from server.queue.job import Array, Job, Priority, Reply
+from server.queue.worker_side import WorkerTimings
+from server.settings import Settings
+
+BUNDLE = "echo@1"
+QUICK_WORKER = WorkerTimings(key_ttl=0.6, absence_settles=1.2, patience=20.0, priority_step=0.5)
+QUICK_GATEWAY = DispatcherTimings(beat=0.2, gateway_ttl=2.0, lost_after=0.5, news=0.05, fresh_load=0.0)
+
+
+@contextlib.asynccontextmanager
+async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settings: Any) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(url, Settings(**settings), timings)
+    await dispatcher.start()
+    try:
+        yield dispatcher
+    finally:
+        await dispatcher.close()
+
+
+async def a_job(
+    dispatcher: Dispatcher, value: int = 0, *, bundle: str = BUNDLE, priority: Priority = "normal", seconds: float = 60.0, **arrays: Any
+) -> Job:
+    """Its answer is `value`."""
+    return Job(
+        id=uuid.uuid4().hex,
+        bundle=bundle,
+        bucket="",
+        arrays={"x": Array.of(np.array(value)), **{name: Array.of(np.asarray(array)) for name, array in arrays.items()}},
+        options={},
+        priority=priority,
+        deadline_ms=await dispatcher.now_ms() + int(seconds * 1000),
+        gateway=dispatcher.id,
+    )
+
+
+def answer_of(reply: Reply) -> int:
+    assert reply.failure is None, reply.failure
+    return int(reply.arrays["x"].to_numpy())
+
+
+async def ask(dispatcher: Dispatcher, value: int, **options: Any) -> int:
+    [reply] = await dispatcher.submit_all([await a_job(dispatcher, value, **options)])
+    return answer_of(reply)
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+    """Until the condition holds (polled; it may be a coroutine function), or a failure that says it never did."""
+    until = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return
+        assert time.monotonic() < until, "did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+class Consumer:
+    """A worker process (see consumer.py)."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, url: str, *options: str) -> None:
+        self.id = f"consumer-{os.getpid()}-{next(self._numbers)}"
+        command = [sys.executable, "-m", "tests.queue.consumer", url, self.id, *options]
+        self.process = subprocess.Popen(tied_to_parent(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    async def __aenter__(self) -> Consumer:
+        assert await self.next_batch() == "ready"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.kill()
+
+    async def next_batch(self) -> str:
+        """`batch N` or `alone` as soon as it begins with one; '' once it is dead."""
+        assert self.process.stdout is not None
+        return (await asyncio.to_thread(self.process.stdout.readline)).strip()
+
+    def release(self) -> None:
+        """Let a holding consumer finish its batch."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Server:
+    """A Valkey on a loopback port, for what the private one does not do: keep its data, replicate, be watched by Sentinel."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.folder = folder
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._options = options
+        self.start()
+
+    def start(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        command = [find_server(), *self._options, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(tied_to_parent(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 10
+        while not answers(self.port):
+            assert time.monotonic() < until and self.process.poll() is None, "the server does not start"
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def durable_server(folder: Path) -> Iterator[Server]:
+    """One that has everything on disk before it answers."""
+    server = Server(folder, "--save", "", "--appendonly", "yes", "--appendfsync", "always")
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def answers(port: int) -> bool:
+    try:
+        with redis.Redis(port=port, protocol=2, retry=None) as client:
+            return bool(client.ping())
+    except redis.exceptions.RedisError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
