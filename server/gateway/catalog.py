@@ -57,7 +57,7 @@ class Catalog:
                 spec = self.choose(fleet, model, task)
                 if spec is not None:
                     return spec
-                if any(True for _ in ready_bundles(fleet)):
+                if any(True for _ in ready_bundles(fleet)) or is_unloaded(fleet, model):
                     raise self._unknown(fleet, model, task)
                 if time.monotonic() - began >= self._settings.worker_grace:
                     raise no_worker(f"no worker became ready within {self._settings.worker_grace:g} s", self._settings)
@@ -102,7 +102,7 @@ class Catalog:
         if model is None and task not in self._settings.default_models:
             return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}", "model")
         wanted = self._settings.default_models[task] if model is None else model
-        if fleet.repository.get(wanted.partition("@")[0]) == "unloaded":
+        if is_unloaded(fleet, wanted):
             return unloaded(wanted)
         return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not served; known for {task}: {known}", "model")
 
@@ -116,6 +116,11 @@ def named(specs: Iterable[BundleSpec], model: str) -> list[BundleSpec]:
     """Those that `name` or `name@version` means."""
     name, at, version = model.partition("@")
     return [spec for spec in specs if spec.name == name and (not at or spec.version == version)]
+
+
+def is_unloaded(fleet: Fleet, model: str | None) -> bool:
+    """Whether `name` or `name@version` has been taken out of service."""
+    return model is not None and fleet.repository.get(model.partition("@")[0]) == "unloaded"
 
 
 def ready_bundles(fleet: Fleet) -> Iterator[tuple[WorkerInfo, ServedBundle]]:
@@ -155,9 +160,9 @@ def unloaded(model: str) -> Problem:
 
 def newest(fleet: Fleet, versions: list[BundleSpec]) -> BundleSpec | None:
     """The highest version, those that are ready before all others."""
-    return max(versions, key=lambda spec: (bool(serving(fleet, spec)), _natural(spec.version)), default=None)
+    return max(versions, key=lambda spec: (bool(serving(fleet, spec)), version_order(spec.version)), default=None)
 
 
-def _natural(version: str) -> list[tuple[int, int | str]]:
+def version_order(version: str) -> list[tuple[int, int | str]]:
     """Sorts `10` behind `9` and `1.10` behind `1.9`."""
     return [(1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", version) if part]

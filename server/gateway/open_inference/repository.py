@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.gateway.catalog import state_of
+from server.gateway.catalog import is_unloaded, state_of, version_order
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, DispatcherTimings, Fleet
 from server.queue.job import ServedBundle
@@ -22,7 +22,7 @@ def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:
     """Every bundle folder that a worker knows, also one that cannot be read."""
     announced = {(bundle.name, bundle.version): bundle for worker in fleet.workers for bundle in worker.bundles}
     entries = []
-    for (name, version), bundle in sorted(announced.items(), key=lambda item: item[0]):
+    for (name, version), bundle in sorted(announced.items(), key=lambda item: (item[0][0], version_order(item[0][1]))):
         state, reason = _state(fleet, bundle)
         if state == "READY" or not ready_only:
             entries.append({"name": name, "version": version, "state": state, "reason": reason})
@@ -43,12 +43,11 @@ async def load(name: str, dispatcher: Dispatcher) -> None:
 
 
 async def unload(name: str, dispatcher: Dispatcher) -> None:
-    """Returns when every living worker and every gateway knows. Raises Problem: 404 for an unknown bundle, 503."""
+    """Returns when every living worker has followed and every gateway knows. Raises Problem: 404 for an unknown bundle, 503."""
     if not any(entry["name"] == name for entry in index(await dispatcher.fleet(fresh=True), ready_only=False)):
         raise Problem(Kind.UNKNOWN_MODEL, f"failed to unload '{name}': Request for unknown model: '{name}' is not found")
     revision = await dispatcher.set_repository(name, "unloaded")
-    others_know = asyncio.sleep(DispatcherTimings().news)  # how old another gateway's view may be
-    await asyncio.gather(_followed(dispatcher, revision, f"unload '{name}'"), others_know)
+    await _followed(dispatcher, revision, f"unload '{name}'")
 
 
 async def _followed(dispatcher: Dispatcher, revision: int, what: str) -> Fleet:
@@ -58,6 +57,7 @@ async def _followed(dispatcher: Dispatcher, revision: int, what: str) -> Fleet:
                 fleet = await dispatcher.fleet(fresh=True)
                 living = [worker for worker in fleet.workers if worker.state != "draining"]
                 if living and all(worker.repository_revision >= revision for worker in living):
+                    await asyncio.sleep(DispatcherTimings().news)  # how old another gateway's view may be
                     return fleet
                 await asyncio.sleep(POLL)
     except TimeoutError:
@@ -65,7 +65,7 @@ async def _followed(dispatcher: Dispatcher, revision: int, what: str) -> Fleet:
 
 
 def _state(fleet: Fleet, bundle: ServedBundle) -> tuple[str, str]:
-    if fleet.repository.get(bundle.name) == "unloaded":
+    if is_unloaded(fleet, bundle.name):
         return "UNAVAILABLE", "unloaded"
     spec = fleet.specs.get((bundle.name, bundle.version))
     if spec is None:

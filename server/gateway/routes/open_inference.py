@@ -42,6 +42,20 @@ SMALL_BODY = 64 * 1024
 """Bytes up to which a body is parsed faster than handed to a thread."""
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
+INFER_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "JSON, or JSON followed by binary tensors; `docs/open-inference.md` has the parameters.",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {"inputs": [{"name": IMAGE, "shape": [1], "datatype": "BYTES", "data": ["<base64 of a picture>"]}]},
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
 log = logs.get(__name__)
 
 
@@ -114,7 +128,7 @@ async def statistics(request: Request, name: str, version: str | None = None) ->
 async def model(request: Request, name: str, version: str | None = None) -> Response:
     fleet = await gateway.of(request).catalog.fleet()
     spec = _loaded(fleet, name, version)
-    return json_response(model_metadata(spec, sorted(other.version for other in _versions(fleet, name, None))))
+    return json_response(model_metadata(spec, [other.version for other in _versions(fleet, name, None)]))
 
 
 @router.get("/models/{name}/ready", summary="Is a model ready?")
@@ -135,8 +149,8 @@ async def config(request: Request, name: str, version: str | None = None) -> Res
     return json_response(model_config(spec, here.settings.max_images))
 
 
-@router.post("/models/{name}/infer", summary="Classify encoded pictures")
-@router.post("/models/{name}/versions/{version}/infer", summary="Classify encoded pictures with a version")
+@router.post("/models/{name}/infer", summary="Classify encoded pictures", openapi_extra=INFER_BODY)
+@router.post("/models/{name}/versions/{version}/infer", summary="Classify encoded pictures with a version", openapi_extra=INFER_BODY)
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
     async with here.admission.admit(request, "open-inference") as visit:
@@ -190,6 +204,7 @@ async def not_offered(request: Request) -> Response:
     raise Problem(Kind.NOT_OFFERED, f"{request.url.path}: this server offers no trace settings, logging settings or shared memory")
 
 
+@router.api_route("", methods=METHODS, include_in_schema=False)
 @router.api_route("/{path:path}", methods=METHODS, include_in_schema=False)
 async def nothing_here(request: Request) -> Response:
     allowed = {method for route in router.routes if route.matches(request.scope)[0] is Match.PARTIAL for method in _methods(route)}
@@ -205,11 +220,11 @@ def _methods(route: Any) -> set[str]:
 
 
 def _versions(fleet: Fleet, name: str, version: str | None) -> list[BundleSpec]:
-    """The known versions of a model, or the one that is named. Raises Problem (404) if there is none."""
+    """The known versions of a model, oldest first, or the one that is named. Raises Problem (404) if there is none."""
     found = [spec for spec in fleet.specs.values() if spec.name == name and version in (None, spec.version)]
     if not found:
         raise _unknown(name, version)
-    return found
+    return sorted(found, key=lambda spec: catalog.version_order(spec.version))
 
 
 def _newest(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
@@ -221,7 +236,7 @@ def _newest(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
 def _loaded(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
     """Raises Problem (404) also for what is unloaded."""
     spec = _newest(fleet, name, version)
-    if catalog.state_of(fleet, spec)[0] == "unloaded":
+    if catalog.is_unloaded(fleet, name):
         raise _unloaded(name)
     return spec
 
@@ -235,7 +250,7 @@ async def _find(here: Gateway, name: str, version: str | None) -> BundleSpec:
     except Problem as problem:
         if problem.kind is not Kind.UNKNOWN_MODEL:
             raise
-        unloaded = (await here.catalog.fleet()).repository.get(name) == "unloaded"
+        unloaded = catalog.is_unloaded(await here.catalog.fleet(), name)
         raise (_unloaded(name) if unloaded else _unknown(name, version)) from problem
 
 

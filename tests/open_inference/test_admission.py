@@ -1,0 +1,121 @@
+"""Priority, deadline and overload through the protocol, with a worker that the test holds in its hands."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from server.queue.job import Failure, Reply
+from tests.gateway import service
+from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
+
+BODY = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(picture(3)).decode()]}]}
+
+
+@contextmanager
+def started(*, working: bool = True, **settings: object) -> Iterator[tuple[Gateway, Worker]]:
+    """With `working=False` the worker lives but takes nothing until the test sets it to work."""
+    with service.valkey() as valkey:
+        worker = Worker(valkey.url, [make_spec()])
+        if not working:
+            worker.working.clear()
+        with worker, service.gateway(valkey.url, **settings) as gateway:
+            yield gateway, worker
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[Gateway, Worker]]:
+    with started(request_timeout=50) as pair:
+        yield pair
+
+
+@pytest.fixture
+def gateway(shared: tuple[Gateway, Worker]) -> Gateway:
+    return shared[0]
+
+
+@pytest.fixture
+def worker(shared: tuple[Gateway, Worker]) -> Worker:
+    worker = shared[1]
+    worker.done.clear()
+    return worker
+
+
+def infer(gateway: Gateway, **parameters: int) -> httpx.Response:
+    return gateway.http.post("/v2/models/reds/infer", content=json.dumps({**BODY, "parameters": parameters}))
+
+
+def test_one_is_the_highest_of_three_priorities_and_zero_the_normal_one(gateway, worker):
+    for level in (0, 1, 2, 3):
+        assert infer(gateway, priority=level).status_code == 200
+    assert [job.priority for job in worker.done] == ["normal", "high", "normal", "low"]
+
+
+def test_the_deadline_of_the_job_is_the_timeout_in_microseconds(gateway, worker):
+    for microseconds in (0, 20_000_000):
+        assert infer(gateway, timeout=microseconds).status_code == 200
+    default, shorter = (job.deadline_ms for job in worker.done)
+    assert default - shorter == pytest.approx(30_000, abs=5_000)
+
+
+def test_an_unanswered_request_ends_at_its_timeout():
+    with started(working=False) as (gateway, _):
+        late = infer(gateway, timeout=300_000)
+        assert (late.status_code, late.json().keys()) == (504, {"error"})
+
+
+def test_a_failure_of_the_model_is_ours(gateway, worker, monkeypatch):
+    failure = Failure(kind="model-error", detail="the model fell over")
+    monkeypatch.setattr(worker, "_answer", lambda job: Reply(id=job.id, worker="test", failure=failure))
+    failed = infer(gateway)
+    assert (failed.status_code, failed.headers["content-type"]) == (500, "application/json")
+    assert failed.json() == {"error": "image: the model fell over"}
+
+
+def test_a_full_queue_says_when_to_come_back():
+    with started(working=False, queue_max_items=1) as (gateway, worker):
+        first = threading.Thread(target=infer, args=(gateway,))
+        first.start()
+        eventually(lambda: gateway.metric("opsin_queue_depth") == 1, "one job in the queue")
+        refused = infer(gateway)
+        worker.working.set()
+        first.join()
+        assert (refused.status_code, refused.headers["content-type"]) == (429, "application/json")
+        assert "queue is full" in refused.json()["error"]
+        assert int(refused.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("path", ["/v2/health/ready", "/v2/models", "/v2/models/reds/ready"])
+def test_without_workers_nothing_is_ready(path):
+    with service.valkey() as valkey, service.gateway(valkey.url, worker_grace=0) as gateway:
+        response = gateway.http.get(path)
+        if path == "/v2/models":
+            assert response.json() == {"models": []}
+        else:
+            assert response.status_code == (503 if path == "/v2/health/ready" else 404)
+            assert "error" in response.json()
+        assert infer(gateway).status_code == 503
+        assert infer(gateway).json().keys() == {"error"}
+
+
+def test_while_redis_is_away_every_answer_keeps_its_shape():
+    with service.valkey() as valkey, service.gateway(valkey.url, redis_grace=0) as gateway:
+        valkey.stop()
+        for response in (
+            infer(gateway),
+            gateway.http.get("/v2/models/reds"),
+            gateway.http.get("/v2/models/stats"),
+            gateway.http.post("/v2/repository/index"),
+            gateway.http.post("/v2/repository/models/reds/load"),
+        ):
+            assert (response.status_code, response.headers["content-type"]) == (503, "application/json")
+            assert response.json().keys() == {"error"}
+            assert int(response.headers["retry-after"]) >= 1
+        assert gateway.http.get("/v2/health/live").json() == {"live": True}
+        assert gateway.http.get("/v2/health/ready").status_code == 503

@@ -1,0 +1,41 @@
+"""NVIDIA's load generator, as anyone would run it against a Triton server."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.open_inference.service import PICTURES, Service
+
+PERF_ANALYZER = Path(sys.executable).with_name("perf_analyzer")
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_perf_analyzer_measures_the_service_and_agrees_with_its_statistics(service: Service, tmp_path: Path, batch: int):
+    tensors = [base64.b64encode(struct.pack("<I", len(picture)) + picture).decode() for picture in PICTURES]
+    Path(tmp_path, "pictures.json").write_text(json.dumps({"data": [{"image": {"b64": tensor}} for tensor in tensors]}))
+    command = [str(PERF_ANALYZER), *f"-m tiny -u {service.address} -i http -b {batch} --shape image:1 --input-data pictures.json".split()]
+    command += ["--concurrency-range", "1:2", "--measurement-mode", "count_windows", "--measurement-request-count", "20"]
+    command += ["--stability-percentage", "999", "--max-trials", "3", "-f", "report.csv"]
+    before = _inferences(service)
+
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    with Path(tmp_path, "report.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["Concurrency"] for row in rows) == ["1", "2"]
+    assert all(float(row["Inferences/Second"]) > 0 and float(row["Server Compute Infer"]) > 0 for row in rows)
+    assert _inferences(service) - before >= 2 * 20 * batch
+
+
+def _inferences(service: Service) -> int:
+    (statistics,) = service.gateway.http.get("/v2/models/tiny/stats").json()["model_stats"]
+    return int(statistics["inference_count"])

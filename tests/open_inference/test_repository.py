@@ -1,0 +1,129 @@
+"""Loading and unloading: two gateways and two workers act as one server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from models.bundle import WEIGHTS_FILE
+from tests.bundles import write_tiny_vit
+from tests.open_inference.service import PICTURES, Service, running
+
+READY = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    bundles = tmp_path_factory.mktemp("bundles")
+    write_tiny_vit(bundles)
+    with running(bundles, gateways=2, workers=2) as started:
+        yield started
+
+
+@pytest.fixture
+def clients(service: Service) -> Iterator[list[triton.InferenceServerClient]]:
+    """One for each gateway."""
+    opened = [triton.InferenceServerClient(gateway.url.removeprefix("http://"), network_timeout=30) for gateway in service.gateways]
+    yield opened
+    for client in opened:
+        client.close()
+
+
+def infer(client: triton.InferenceServerClient, model: str = "tiny", version: str = "") -> triton.InferResult:
+    array = np.array([PICTURES[0]], object)
+    return client.infer(model, [triton.InferInput("image", [1], "BYTES").set_data_from_numpy(array)], model_version=version)
+
+
+def entry(client: triton.InferenceServerClient, model: str) -> dict[str, str]:
+    (found,) = [entry for entry in client.get_model_repository_index() if entry["name"] == model]
+    return found
+
+
+def test_what_one_gateway_unloads_and_another_loads_is_so_for_both_at_once(service, clients):
+    first, second = clients
+    first.unload_model("tiny")
+    for gateway, client in zip(service.gateways, clients, strict=True):
+        assert entry(client, "tiny") == {**READY, "state": "UNAVAILABLE", "reason": "unloaded"}
+        assert not client.is_model_ready("tiny")
+        with pytest.raises(InferenceServerException, match="'tiny' is not ready, it is unloaded"):
+            infer(client)
+        with pytest.raises(InferenceServerException, match="unloaded"):
+            client.get_model_metadata("tiny")
+        assert gateway.http.get("/v2/models").json() == {"models": []}
+        assert gateway.classify(PICTURES[0], model="tiny").status_code == 404
+
+    second.load_model("tiny")
+    for client in clients:
+        assert entry(client, "tiny") == READY
+        assert client.is_model_ready("tiny")
+        assert infer(client).as_numpy("scores").shape == (1, 10)
+
+
+def test_unloading_twice_and_loading_twice_is_fine(clients):
+    first, second = clients
+    for client in (first, second):
+        client.unload_model("tiny", unload_dependents=True)
+    for client in (first, second):
+        client.load_model("tiny", config="{}")
+        assert infer(client).as_numpy("scores").shape == (1, 10)
+
+
+def test_a_worker_that_starts_later_obeys(service, clients):
+    clients[0].unload_model("tiny")
+    with service.another_worker():
+        with pytest.raises(InferenceServerException, match="unloaded"):
+            infer(clients[0])
+        assert entry(clients[1], "tiny")["state"] == "UNAVAILABLE"
+        clients[0].load_model("tiny")
+        assert infer(clients[1]).as_numpy("scores").shape == (1, 10)
+
+
+def test_a_bundle_that_was_copied_while_the_service_runs_is_loaded(service, clients):
+    write_tiny_vit(service.bundles, name="late")
+    clients[0].load_model("late")
+    for gateway, client in zip(service.gateways, clients, strict=True):
+        assert infer(client, "late").get_response()["model_name"] == "late"
+        assert gateway.metric("opsin_model_loaded", model="late") == 2
+
+
+def test_without_a_version_the_highest_one_answers(service, clients):
+    write_tiny_vit(service.bundles, version="10")
+    write_tiny_vit(service.bundles, version="9")
+    clients[0].load_model("tiny")
+    for client in clients:
+        assert infer(client).get_response()["model_version"] == "10"
+        assert infer(client, version="9").get_response()["model_version"] == "9"
+        assert client.get_model_metadata("tiny")["versions"] == ["1", "9", "10"]
+        assert [model["version"] for model in client.get_inference_statistics("tiny")["model_stats"]] == ["1", "9", "10"]
+
+
+def test_a_damaged_bundle_is_refused_with_the_file_and_loads_once_it_is_repaired(service, clients):
+    bundle = write_tiny_vit(service.bundles, name="damaged")
+    whole = bundle.weights_path.read_bytes()
+    bundle.weights_path.write_bytes(whole[:-1])
+
+    with pytest.raises(InferenceServerException, match=f"failed to load 'damaged', version 1: .*{WEIGHTS_FILE}") as refused:
+        clients[0].load_model("damaged")
+    assert refused.value.status() == "400"
+    for client in clients:
+        assert entry(client, "damaged")["state"] == "UNAVAILABLE"
+        assert WEIGHTS_FILE in entry(client, "damaged")["reason"]
+        assert infer(client).as_numpy("scores").shape == (1, 10)
+
+    bundle.weights_path.write_bytes(whole)
+    clients[1].load_model("damaged")
+    for client in clients:
+        assert infer(client, "damaged").as_numpy("scores").shape == (1, 10)
+
+
+def test_a_bundle_that_nobody_has_is_refused(clients):
+    with pytest.raises(InferenceServerException, match="failed to load 'nobody', no worker has a bundle of that name") as refused:
+        clients[0].load_model("nobody")
+    assert refused.value.status() == "400"
+    with pytest.raises(InferenceServerException, match="unknown model: 'nobody' is not found") as refused:
+        clients[0].unload_model("nobody")
+    assert refused.value.status() == "404"
