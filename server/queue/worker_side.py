@@ -64,8 +64,9 @@ class WorkerQueue:
         }
         self._specs: dict[str, bytes] = {}
         self._held: set[tuple[str, str]] = set()
-        """(stream, entry id) of what is in this worker's hands; what else is pending under its name was lost on the way."""
-        self._lost_some = False
+        """(stream, entry id) of what is in this worker's hands."""
+        self._overlooked = False
+        """Whether more may be pending under this worker's name than what it holds."""
         self._absence_counts_from = 0.0
         self._clock_offset_ms: float | None = None
 
@@ -111,10 +112,8 @@ class WorkerQueue:
         if max_items <= 0 or not bundles:
             return []
         streams = [stream for bundle in bundles for stream in keys.streams(bundle)]
-        if self._lost_some:
-            found = self._find_lost(streams)
-            if found:
-                return found
+        if self._overlooked and (found := self._find_overlooked(streams, max_items)):
+            return found
         ranks = list(range(len(PRIORITIES))) * len(bundles)
         step = int(self._timings.priority_step * 1000)
         arguments: list[str | int] = [self.id, max_items, step, self._absence_counts(), *ranks]
@@ -211,11 +210,10 @@ class WorkerQueue:
                 raise
             self._create_groups(streams)  # a new bundle, or a Redis that restarted empty
             answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
-        rows = [self._row(stream, entry_id, fields) for stream, entries in answer or [] for entry_id, fields in entries]
-        deliveries = self._accept(self._with_blobs(rows), alone=False)
-        # several streams may have filled between the look and the wait: COUNT holds for each of them
-        self.hand_back(deliveries[max_items:])
-        return deliveries[:max_items]
+        rows = self._with_blobs([self._row(stream, entry_id, fields) for stream, entries in answer or [] for entry_id, fields in entries])
+        # COUNT holds for each stream, and several may have filled between the look and the wait: the rest waits for the next pull
+        self._overlooked = len(rows) > max_items
+        return self._accept(rows[:max_items], alone=False)
 
     def _create_groups(self, streams: Iterable[str]) -> None:
         for stream in streams:
@@ -225,14 +223,13 @@ class WorkerQueue:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
-    def _find_lost(self, streams: list[str]) -> list[Delivery]:
-        """Jobs that Redis gave us in an answer that never arrived: pending under our name, but not in our hands."""
+    def _find_overlooked(self, streams: list[str], max_items: int) -> list[Delivery]:
+        """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived."""
         read = ["GROUP", keys.GROUP, self.id, "STREAMS", *streams, *["0"] * len(streams)]
         try:
             answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
         except redis.exceptions.ResponseError:  # no group any more, so nothing pending either
             answer = []
-        self._lost_some = False
         held = self._held.copy()
         rows = [
             self._row(stream, entry_id, fields)
@@ -240,7 +237,8 @@ class WorkerQueue:
             for entry_id, fields in entries
             if fields and (stream.decode(), entry_id.decode()) not in held
         ]
-        return self._accept(self._with_blobs(rows), alone=False)
+        self._overlooked = len(rows) > max_items
+        return self._accept(self._with_blobs(rows[:max_items]), alone=False)
 
     @staticmethod
     def _row(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> list[Any]:
@@ -251,7 +249,7 @@ class WorkerQueue:
     def _with_blobs(self, rows: list[list[Any]]) -> list[list[Any]]:
         large = [row for row in rows if not row[6]]
         if large:
-            blobs = self._once(lambda: self._redis.mget([b"blob:" + row[2] for row in large]))
+            blobs = self._taking(lambda: self._redis.mget([b"blob:" + row[2] for row in large]))
             for row, blob in zip(large, blobs, strict=True):
                 row[5:] = (b"", blob) if blob else (b"payload", b"")
         return rows
@@ -309,7 +307,7 @@ class WorkerQueue:
         try:
             return self._once(call)
         except RedisAway:
-            self._lost_some = True
+            self._overlooked = True
             raise
 
     def _once(self, call: Callable[[], T]) -> T:

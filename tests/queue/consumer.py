@@ -62,10 +62,12 @@ def main() -> None:
     print("ready", flush=True)
     while True:
         try:
-            deliveries = queue.still_wanted(take(queue, options.batch))
+            deliveries = take(queue, options.batch)
         except RedisAway:
             time.sleep(0.05)
             continue
+        with contextlib.suppress(RedisAway):
+            deliveries = queue.still_wanted(deliveries)
         if deliveries:
             run(queue, deliveries, options.hold, options.pace)
 

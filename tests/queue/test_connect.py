@@ -1,0 +1,41 @@
+"""URLs of Redis, as operators write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.queue.connect import connect, parse
+
+
+def test_a_sentinel_url_names_sentinels_master_database_and_credentials() -> None:
+    target = parse("redis+sentinel://ops:p%40ss@one:26380,two,[::1]:26381/shard-a/3?sentinel_password=other")
+    assert target.sentinels == (("one", 26380), ("two", 26379), ("::1", 26381))
+    assert (target.master, target.db, target.username, target.password) == ("shard-a", 3, "ops", "p@ss")
+    assert dict(target.options) == {"sentinel_password": "other"}
+
+
+@pytest.mark.parametrize("url", ["redis://host:1/0", "rediss://:secret@host/1?ssl_ca_certs=/x", "unix:///run/valkey.sock?db=2"])
+def test_other_urls_are_left_to_redis_py(url: str) -> None:
+    target = parse(url)
+    assert (target.url, target.sentinels) == (url, ())
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("http://host", "must start with one of"),
+        ("host:6379", "must start with one of"),
+        ("redis+sentinel://host:1", "host:port,host:port/MASTER/db"),
+        ("redis+sentinel://host:1/shard/x", "host:port,host:port/MASTER/db"),
+        ("redis+sentinel://host:port/shard", "is not host:port"),
+        ("redis://host:port/0", "[Pp]ort"),
+    ],
+)
+def test_a_wrong_url_is_refused_with_a_sentence(url: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse(url)
+
+
+def test_a_blocking_read_ends_before_the_socket_times_out(url: str) -> None:
+    with connect(url, blocking=1.0) as client:
+        assert client.xread({"nothing": "$"}, block=1000) in ([], None)

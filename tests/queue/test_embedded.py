@@ -1,0 +1,89 @@
+"""The private Valkey: private, volatile, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from server.queue import embedded
+from server.queue.connect import connect
+from server.queue.embedded import NoValkey, PrivateValkey
+
+
+def test_it_listens_on_a_socket_in_a_private_folder_and_keeps_nothing(valkey: PrivateValkey, url: str) -> None:
+    folder = valkey.socket.parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    with connect(url) as client:
+        settings = client.config_get("*")
+    assert [settings[name] for name in ("port", "save", "appendonly", "maxmemory-policy")] == ["0", "", "no", "noeviction"]
+    assert os.getsid(valkey.process.pid) != os.getsid(0)
+
+
+def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    program = (
+        "from server.queue.embedded import PrivateValkey; server = PrivateValkey(); server.start();"
+        "print(server.process.pid, server.url, flush=True); input()"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what it leaves behind goes with the test
+    parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert parent.stdout is not None
+    pid, url = parent.stdout.readline().split()
+    with connect(url) as client:
+        assert client.ping()
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        until = time.monotonic() + 10
+        while _runs(int(pid)):
+            assert time.monotonic() < until, "the server outlived its parent"
+            time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_it_starts_again_under_the_same_url_and_leaves_no_folder() -> None:
+    server = PrivateValkey()
+    server.start()
+    with connect(server.url) as client:
+        client.set("x", 1)
+        server.process.kill()
+        server.process.wait()
+        server.start()
+        assert client.get("x") is None
+    server.stop()
+    assert server.process.poll() is not None
+    assert not server.socket.parent.exists()
+
+
+def test_without_any_server_the_operator_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NoValkey, match=r"apt install valkey-server.*OPSIN_REDIS_URL"):
+        PrivateValkey().start()
+
+
+def test_a_server_on_the_path_goes_before_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = tmp_path / "redis-server"
+    own.symlink_to(embedded.find_server())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert embedded.find_server() == str(own)
+
+
+def test_a_server_that_does_not_start_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "valkey-server"
+    broken.write_text("#!/bin/sh\necho 'Fatal: no luck today' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(NoValkey, match="no luck today"):
+        PrivateValkey().start()

@@ -1,0 +1,193 @@
+"""Line 6 of the contract: Redis restarts, fails over or loses everything under load, and nobody is left without an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from server.queue.connect import connect
+from server.queue.dispatch import Dispatcher, RedisAway
+from server.queue.embedded import PrivateValkey
+from server.queue.errors import DeadlinePassed
+from tests.queue.harness import BUNDLE, Consumer, Server, a_job, ask, durable_server, eventually, free_port, gateway
+
+MANY = 120
+
+
+@contextlib.asynccontextmanager
+async def under_load(url: str) -> AsyncIterator[tuple[Dispatcher, list[asyncio.Task[int]]]]:
+    """Two workers and requests that are partly answered, partly running, partly waiting."""
+    async with gateway(url) as us, Consumer(url, "--batch", "4", "--pace", "0.05"), Consumer(url, "--batch", "4", "--pace", "0.05"):
+        requests = [asyncio.create_task(ask(us, value)) for value in range(MANY)]
+        await eventually(lambda: sum(request.done() for request in requests) >= MANY // 4)
+        assert not all(request.done() for request in requests)
+        yield us, requests
+
+
+async def test_line_6_redis_restarts_with_its_data_under_load(tmp_path: Path) -> None:
+    with durable_server(tmp_path) as server:
+        async with under_load(server.url) as (us, requests):
+            server.kill()
+            more = [asyncio.create_task(ask(us, value)) for value in range(MANY, MANY + 20)]
+            server.start()
+            assert await asyncio.gather(*requests, *more) == list(range(MANY + 20))
+
+
+async def test_line_6_redis_restarts_empty_under_load() -> None:
+    server = PrivateValkey()
+    server.start()
+    try:
+        async with under_load(server.url) as (us, requests):
+            server.process.kill()
+            server.process.wait()
+            more = [asyncio.create_task(ask(us, value)) for value in range(MANY, MANY + 20)]
+            server.start()
+            assert await asyncio.gather(*requests, *more) == list(range(MANY + 20))
+    finally:
+        server.stop()
+
+
+async def test_line_6_everything_is_deleted_under_load(url: str) -> None:
+    async with under_load(url) as (us, requests):
+        with connect(url) as operator:
+            operator.flushall()
+        assert await asyncio.gather(*requests) == list(range(MANY))
+        assert await ask(us, 1) == 1
+
+
+async def test_line_6_a_lost_connection_costs_no_delivery(url: str) -> None:
+    """Every client is cut off again and again: what Redis handed out in answers that never arrived is found."""
+    async with under_load(url) as (_, requests):
+        with connect(url) as operator:
+            while not all(request.done() for request in requests):
+                operator.client_kill_filter(_type="normal")
+                await asyncio.sleep(0.1)
+        assert await asyncio.gather(*requests) == list(range(MANY))
+
+
+async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longer(tmp_path: Path) -> None:
+    with durable_server(tmp_path) as server:
+        async with gateway(server.url, redis_grace=0.5) as us:
+            waiting = asyncio.create_task(ask(us, 1))
+            await eventually(lambda: connect(server.url).exists(f"queue:{BUNDLE}:normal"))
+            server.kill()
+            for outcome in await asyncio.gather(waiting, ask(us, 2), return_exceptions=True):
+                assert isinstance(outcome, RedisAway)
+                assert outcome.retry_after >= 1
+            server.start()
+            await eventually(us.ping)
+            async with Consumer(server.url):
+                assert await ask(us, 3) == 3
+
+
+async def test_line_6_figures_are_refused_at_once_while_redis_is_away(tmp_path: Path) -> None:
+    with durable_server(tmp_path) as server:
+        async with gateway(server.url) as us:
+            assert await us.ping()
+            server.kill()
+            assert not await us.ping()
+            for question in (us.fleet, us.depth):
+                with pytest.raises(RedisAway):
+                    await question()
+
+
+async def test_line_6_a_gateway_starts_before_its_redis(tmp_path: Path) -> None:
+    port = free_port()
+    async with gateway(f"redis://127.0.0.1:{port}/0") as us:
+        early = asyncio.create_task(ask(us, 5))
+        server = Server(tmp_path, "--save", "", port=port)
+        try:
+            async with Consumer(server.url):
+                assert await early == 5
+        finally:
+            server.kill()
+
+
+async def test_line_8_the_deadline_holds_while_redis_is_away(tmp_path: Path) -> None:
+    with durable_server(tmp_path) as server:
+        async with gateway(server.url) as us:
+            job = await a_job(us, 1, seconds=0.5)
+            server.kill()
+            with pytest.raises(DeadlinePassed):
+                await us.submit_all([job])
+
+
+@contextlib.contextmanager
+def sentinel(folder: Path, master: Server) -> Iterator[Server]:
+    port = free_port()
+    folder.mkdir()
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\nsentinel monitor shard 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds shard 300\nsentinel failover-timeout shard 2000\n"
+    )
+    server = Server(folder, str(config), "--sentinel", port=port)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+async def test_line_6_sentinel_fails_over_under_load(tmp_path: Path) -> None:
+    master = Server(tmp_path / "master", "--save", "")
+    replica = Server(tmp_path / "replica", "--save", "", "--replicaof", "127.0.0.1", str(master.port))
+    try:
+        with (
+            sentinel(tmp_path / "sentinel", master) as watcher,
+            redis.Redis(port=watcher.port, decode_responses=True) as sight,
+            redis.Redis(port=replica.port) as copy,
+        ):
+            await eventually(lambda: copy.info("replication")["master_link_status"] == "up")
+            await eventually(lambda: sight.sentinel_slaves("shard"))
+            async with under_load(f"redis+sentinel://127.0.0.1:{watcher.port}/shard/0") as (us, requests):
+                master.kill()
+                assert await asyncio.gather(*requests) == list(range(MANY))
+                assert sight.sentinel_get_master_addr_by_name("shard") == ("127.0.0.1", replica.port)
+                assert await ask(us, 1) == 1
+    finally:
+        master.kill()
+        replica.kill()
+
+
+async def test_rediss_speaks_tls_and_checks_the_certificate(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    make_certificate += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make_certificate, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = Server(tmp_path / "plain", "--save", "")
+    try:
+        async with tls_in_front_of(server.port, context) as port:
+            trusted = f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"
+            async with gateway(trusted) as us, Consumer(trusted):
+                assert await ask(us, 5) == 5
+            with pytest.raises(redis.exceptions.ConnectionError, match="certificate verify failed"):
+                await asyncio.to_thread(connect(f"rediss://localhost:{port}/0").ping)
+    finally:
+        server.kill()
+
+
+@contextlib.asynccontextmanager
+async def tls_in_front_of(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer))
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with proxy:
+        yield proxy.sockets[0].getsockname()[1]
