@@ -7,17 +7,16 @@ local consumer, room, step, absence_counts = ARGV[1], tonumber(ARGV[2]), tonumbe
 local MOST_DROPPED = 256
 local now = now_ms()
 
--- When the next undelivered entry was added; nil if there is none or no group yet.
+-- When the next undelivered entry was added; nil if all are delivered. Without a group yet, none is.
 local function next_ms(stream)
+  local after = '-'
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   for _, flat in ipairs(groups) do
     local group = to_table(flat)
-    if group.name == GROUP then
-      local entry = redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)[1]
-      return entry and added_ms(entry[1])
-    end
+    if group.name == GROUP then after = '(' .. group['last-delivered-id'] end
   end
-  return 0
+  local entry = redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
+  return entry and added_ms(entry[1])
 end
 
 local waiting = {}
