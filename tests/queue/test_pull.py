@@ -1,0 +1,166 @@
+"""Which job a worker gets next, and that everybody gets their own answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from models.bundle import BundleSpec, Preprocess, Weights
+from server.queue.connect import connect
+from server.queue.dispatch import Dispatcher
+from server.queue.job import Priority, ServedBundle, WorkerInfo
+from server.queue.worker_side import WorkerQueue, WorkerTimings
+from tests.queue.harness import BUNDLE, Consumer, a_job, ask, eventually, gateway
+
+
+async def queued(dispatcher: Dispatcher, *wanted: tuple[str, Priority]) -> asyncio.Task[object]:
+    """One job for each (bundle, priority), queued in this order; job ids tell which is which."""
+    jobs = [await a_job(dispatcher, number, bundle=bundle, priority=priority) for number, (bundle, priority) in enumerate(wanted)]
+
+    async def submit() -> None:
+        await asyncio.gather(*(dispatcher.submit_all([job]) for job in jobs))
+
+    task = asyncio.create_task(submit())
+    await eventually(lambda: _depth_is(dispatcher, len(jobs)))
+    return task
+
+
+async def _depth_is(dispatcher: Dispatcher, items: int) -> bool:
+    return sum(depth.items for depth in (await dispatcher.depth()).values()) == items
+
+
+def priorities(queue: WorkerQueue, items: int, bundles: tuple[str, ...] = (BUNDLE,)) -> list[str]:
+    return [delivery.job.priority for delivery in queue.pull(bundles, items)]
+
+
+async def test_more_urgent_jobs_go_first(url: str) -> None:
+    queue = WorkerQueue(url, "w", WorkerTimings(priority_step=60.0))
+    async with gateway(url) as us:
+        waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "normal"), (BUNDLE, "high"), (BUNDLE, "normal"), (BUNDLE, "high"))
+        assert priorities(queue, 3) == ["high", "high", "normal"]
+        assert priorities(queue, 3) == ["normal", "low"]
+        waiting.cancel()
+
+
+async def test_a_job_that_has_waited_long_goes_before_a_more_urgent_one(url: str) -> None:
+    queue = WorkerQueue(url, "w", WorkerTimings(priority_step=0.0))  # waiting is worth more than any priority
+    async with gateway(url) as us:
+        early = await queued(us, (BUNDLE, "low"))
+        late = await queued_after(us, (BUNDLE, "high"), before=1)
+        assert priorities(queue, 1) == ["low"]
+        assert priorities(queue, 1) == ["high"]
+        early.cancel()
+        late.cancel()
+
+
+async def queued_after(dispatcher: Dispatcher, wanted: tuple[str, Priority], before: int) -> asyncio.Task[object]:
+    first = await dispatcher.now_ms()
+    while await dispatcher.now_ms() <= first + 1:  # another millisecond, which is what entries are ordered by
+        await asyncio.sleep(0.001)
+    job = await a_job(dispatcher, 0, bundle=wanted[0], priority=wanted[1])
+    task: asyncio.Task[object] = asyncio.create_task(dispatcher.submit_all([job]))
+    await eventually(lambda: _depth_is(dispatcher, before + 1))
+    return task
+
+
+async def test_a_worker_gets_as_many_as_it_asked_for_over_all_its_bundles(url: str) -> None:
+    queue = WorkerQueue(url, "w")
+    async with gateway(url) as us:
+        waiting = await queued(us, *[(bundle, priority) for bundle in ("a@1", "b@1") for priority in ("high", "normal", "low")] * 2)
+        assert len(queue.pull(["a@1", "b@1"], 7)) == 7
+        assert len(queue.pull(["a@1", "b@1"], 7)) == 5
+        assert queue.pull(["a@1", "b@1"], 7) == []
+        waiting.cancel()
+
+
+async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str) -> None:
+    queue = WorkerQueue(url, "w")
+    async with gateway(url) as us:
+        waiting_worker = asyncio.create_task(asyncio.to_thread(queue.pull, ["a@1", "b@1"], 4, 2000))
+        with connect(url) as client:
+            await eventually(lambda: client.info("clients")["blocked_clients"] >= 2)  # the worker and our reply reader
+        waiting = await queued(us, ("b@1", "low"))
+        [delivery] = await waiting_worker
+        assert delivery.job.bundle == "b@1"
+        waiting.cancel()
+
+
+async def test_workers_do_not_get_jobs_of_bundles_they_do_not_serve(url: str) -> None:
+    async with gateway(url) as us:
+        waiting = await queued(us, ("a@1", "normal"))
+        assert WorkerQueue(url, "w").pull(["b@1"], 4) == []
+        waiting.cancel()
+
+
+async def test_a_stray_entry_in_a_work_stream_is_removed(url: str) -> None:
+    with connect(url) as client:
+        client.xadd(f"queue:{BUNDLE}:normal", {"what": "is this"})
+        client.sadd("queues", f"queue:{BUNDLE}:normal")
+        assert WorkerQueue(url, "w").pull([BUNDLE], 4) == []
+        assert client.xlen(f"queue:{BUNDLE}:normal") == 0
+
+
+async def test_two_hundred_jobs_from_two_gateways_and_two_workers_get_their_own_answers(url: str) -> None:
+    async with gateway(url) as us, gateway(url) as them, Consumer(url, "--batch", "8"), Consumer(url, "--batch", "8"):
+        answers = await asyncio.gather(*(ask(dispatcher, value) for value in range(100) for dispatcher in (us, them)))
+    assert answers == [value for value in range(100) for _ in (us, them)]
+
+
+async def test_one_worker_queue_serves_several_threads(url: str) -> None:
+    queue = WorkerQueue(url, "w")
+    async with gateway(url) as us:
+        waiting = await queued(us, *[(BUNDLE, "normal")] * 40)
+        ids: list[str] = []
+        threads = [threading.Thread(target=lambda: ids.extend(job.job.id for job in queue.pull([BUNDLE], 5))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(ids) == len(set(ids)) == 40
+        waiting.cancel()
+
+
+async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(url: str) -> None:
+    queue = WorkerQueue(url, "w", WorkerTimings(key_ttl=0.3))
+    preprocess = Preprocess(image_size=8, short_side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    weights = Weights(sha256="0" * 64, bytes=0)
+    spec = BundleSpec(
+        name="echo",
+        version="1",
+        task="classify",
+        architecture="null",
+        config={},
+        preprocess=preprocess,
+        labels=["a"],
+        license="CC0-1.0",
+        weights=weights,
+    )
+    async with gateway(url) as us:
+        digest = queue.publish_spec(spec)
+        served = ServedBundle(name="echo", version="1", task="classify", digest=digest, state="ready", items_per_second=12.5)
+        info = WorkerInfo(id="w", host="h", pid=1, state="ready", device="cpu", bundles=[served])
+        with connect(url) as operator:
+            operator.flushall()
+        queue.announce(info)  # as after a restart of Redis: the specs come back with the worker
+        await us.set_repository("echo", "unloaded")
+        fleet = await us.fleet(fresh=True)
+        assert fleet.workers == (info,)
+        assert fleet.specs == {("echo", "1"): spec}
+        assert fleet.repository["echo"] == queue.repository()["echo"] == "unloaded"
+        assert fleet.items_per_second("echo@1") == 12.5
+
+        async def gone() -> bool:
+            return not (await us.fleet(fresh=True)).workers
+
+        await eventually(gone)
+        assert ("echo", "1") in (await us.fleet()).specs  # known, so that requests wait for the next worker
+
+
+@pytest.mark.parametrize("size", [0, 3])
+async def test_depth_counts_unfinished_jobs_by_bundle_and_priority(url: str, size: int) -> None:
+    async with gateway(url) as us:
+        waiting = await queued(us, *[(BUNDLE, "high")] * size)
+        assert {key: depth.items for key, depth in (await us.depth()).items()} == ({(BUNDLE, "high"): size} if size else {})
+        waiting.cancel()
