@@ -40,6 +40,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
+        proxy_headers=False,
         timeout_graceful_shutdown=LINGER,
     )
     log.info("listening", address=listener.getsockname())

@@ -210,9 +210,9 @@ def gateway(
         process.stderr.close()
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
+def eventually(condition: Callable[[], object], what: str, seconds: float = WAIT_S) -> None:
     """Waits until the condition holds; fails naming it."""
-    until = time.monotonic() + WAIT_S
+    until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
             raise AssertionError(f"it never came to this: {what}")

@@ -1,0 +1,36 @@
+"""The pages in `docs/` name everything that there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from server.gateway.problems import Kind
+from server.settings import Settings
+from server.telemetry.metrics import GatewayMetrics, WorkerMetrics
+
+DOCS = Path(__file__).parents[2] / "docs"
+ELSEWHERE = {"OPSIN_CONFIG", "OPSIN_URL"}
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    documented = set(re.findall(r"\bOPSIN_[A-Z_]*[A-Z]", (DOCS / "settings.md").read_text()))
+    documented = {name.partition("__")[0] for name in documented} - ELSEWHERE
+    assert documented == {f"OPSIN_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_every_kind_of_problem_is_documented() -> None:
+    page = (DOCS / "api.md").read_text()
+    assert [kind.slug for kind in Kind if kind is not Kind.NOT_OFFERED and f"`{kind.slug}`" not in page] == []
+
+
+def exposed(registry: CollectorRegistry) -> set[str]:
+    return {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
+
+
+def test_every_metric_is_documented() -> None:
+    page = (DOCS / "metrics.md").read_text()
+    names = exposed(GatewayMetrics().registry) | exposed(WorkerMetrics().registry)
+    assert sorted(name for name in names if f"`{name}`" not in page) == []
