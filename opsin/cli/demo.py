@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,8 +48,7 @@ def demo(
             show_throughput(client, model, pictures, seconds, console)
             show_addresses(url, console)
             if keep:
-                console.print("Staying up; Ctrl-C stops it.")
-                _await_interrupt()
+                stay_up(console)
     except OpsinError as error:
         raise Failure(f"demo: {error}") from error
     if svg is not None:
@@ -77,7 +77,7 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
     if not rung:
         console.print(f"{model.id} has no rung to compare with merging off.")
         return
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, refresh_per_second=2, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Measuring", total=2 * (ROUNDS + 1))
         bursts = compare(
             client.url,
@@ -122,9 +122,9 @@ def show_addresses(url: str, console: Console) -> None:
     console.print("`make serve` keeps the service up on http://127.0.0.1:8000, `opsin classify FILE …` asks it.")
 
 
-def _await_interrupt() -> None:
-    try:
+def stay_up(console: Console) -> None:
+    """Until Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        console.print("Staying up; Ctrl-C stops it.")
         while True:
             time.sleep(3600)
-    except KeyboardInterrupt:
-        return

@@ -22,7 +22,12 @@ STOP_SECONDS = 60.0
 
 @contextmanager
 def own_service(bundles: Path) -> Iterator[str]:
-    """Run `opsin serve` on a free port with a private queue and yield its URL once it is ready; stop it at the end. Raises Failure."""
+    """Run `opsin serve` on a free port with a private queue and yield its URL once it is ready; stop it at the end. Raises Failure.
+
+    It does not outlive this process, even if that is killed.
+    """
+    from server.queue.embedded import tied_to_parent
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     # the queue and settings that the user's environment may name belong to another service: ours must not join it
@@ -30,7 +35,9 @@ def own_service(bundles: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "opsin", "serve", "--host", "127.0.0.1", "--port", str(port), "--bundles", str(bundles)]
     with tempfile.TemporaryFile("w+") as log:
         # in a session of its own Ctrl-C does not reach it: this process stops it in order
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            tied_to_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
         try:
             _await_ready(process, f"http://127.0.0.1:{port}", log)
             yield f"http://127.0.0.1:{port}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from models.bundle import write
@@ -38,8 +41,21 @@ def test_the_demo_shows_labels_tokens_and_what_merging_brings_and_leaves_nothing
     assert (docs.rpartition("/")[2], metrics.rpartition("/")[2]) == ("docs", "metrics")
     with pytest.raises(httpx.ConnectError):
         httpx.get(docs)
-    assert str(bundles) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "What tiny@1 sees" in "".join(ElementTree.parse(tmp_path / "demo.svg").getroot().itertext()).replace("\xa0", " ")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_demo_that_is_interrupted_or_killed_takes_its_service_with_it(bundles: Path, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "opsin", "demo", "--keep", "--seconds", "0.1", "--bundles", str(bundles)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout
+        assert any("Staying up" in line for line in demo.stdout)
+        processes = psutil.Process(demo.pid).children(recursive=True)
+        assert {"serve", "gateway", "worker"} <= {word for process in processes for word in process.cmdline()}
+        demo.send_signal(number)
+        assert demo.wait(60) == code
+    _gone, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
 
 
 def test_a_demo_without_bundles_says_so(tmp_path: Path) -> None:
