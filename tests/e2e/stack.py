@@ -54,9 +54,13 @@ class Stack:
         with engine() as client:
             client.post(f"/containers/{container}/kill", params={"signal": "KILL"}).raise_for_status()
 
-    def query(self, expression: str) -> list[Any]:
-        """The live Prometheus' answer now: series with `metric` labels and `value`. Raises AssertionError if it refuses."""
-        answer = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": expression}).json()
+    def query(self, expression: str, moment: float | None = None) -> list[Any]:
+        """The live Prometheus' answer now, or for `moment` (Unix seconds): series with `metric` labels and `value`.
+
+        Raises AssertionError if it refuses the expression.
+        """
+        parameters = {"query": expression} if moment is None else {"query": expression, "time": str(moment)}
+        answer = httpx.get(f"{self.prometheus}/api/v1/query", params=parameters).json()
         assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
         result: list[Any] = answer["data"]["result"]
         return result
@@ -70,6 +74,12 @@ class Stack:
     def wait_for(self, expression: str, expected: float) -> None:
         """Until Prometheus says so: the next scrapes are seconds away."""
         wait_until(lambda: self.value(expression) == expected, lambda: f"{expression} is {self.value(expression)}, not {expected}", 90)
+
+    def moment_of_next_scrape(self, metric: str) -> float:
+        """Unix seconds of the next sample of `metric`, once it is there."""
+        expression, now = f"max(timestamp({metric}))", time.time()
+        wait_until(lambda: self.value(expression) > now, lambda: f"{metric} was not scraped", 30)
+        return self.value(expression)
 
 
 @contextmanager
