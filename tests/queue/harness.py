@@ -21,11 +21,12 @@ import redis
 
 from server.queue.dispatch import Dispatcher, DispatcherTimings
 from server.queue.embedded import find_server, tied_to_parent
-from server.queue.job import Array, Job, Priority, Reply
-from server.queue.worker_side import WorkerTimings
+from server.queue.job import Array, Job, Priority, Reply, ServedBundle, WorkerInfo
+from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.settings import Settings
 
 BUNDLE = "echo@1"
+STREAM = f"queue:{BUNDLE}:normal"
 QUICK_WORKER = WorkerTimings(key_ttl=0.6, absence_settles=1.2, patience=20.0, priority_step=0.5)
 QUICK_GATEWAY = DispatcherTimings(beat=0.2, gateway_ttl=2.0, lost_after=0.5, news=0.05, fresh_load=0.0)
 
@@ -165,3 +166,24 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def announce(queue: WorkerQueue, items_per_second: float = 0.0) -> None:
+    name, version = BUNDLE.split("@")
+    served = ServedBundle(name=name, version=version, task="classify", digest="0" * 64, state="ready", items_per_second=items_per_second)
+    queue.announce(WorkerInfo(id=queue.id, host="test", pid=0, state="ready", device="cpu", bundles=[served]))
+
+
+def nothing_is_left(db: redis.Redis) -> bool:
+    streams = db.smembers("queues")
+    empty = all(db.xlen(stream) == 0 and db.xpending(stream, "workers")["pending"] == 0 for stream in streams)
+    leftovers = [key for kind in ("job", "blob", "deaths", "cancel") for key in db.scan_iter(f"{kind}:*")]
+    return empty and not leftovers and int(db.get("queue:bytes") or 0) == 0
+
+
+async def pulled(queue: WorkerQueue, items: int = 16) -> list[Delivery]:
+    return await asyncio.to_thread(queue.pull, [BUNDLE], items, 2000)
+
+
+def echo(queue: WorkerQueue, delivery: Delivery) -> Reply:
+    return Reply(id=delivery.job.id, worker=queue.id, arrays={"x": delivery.job.arrays["x"]})

@@ -1,0 +1,127 @@
+"""Lines 1 and 2 of the contract in docs/queue.md: who gets into the queue."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import redis
+
+from server.queue.dispatch import Dispatcher, QueueFull
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import (
+    STREAM,
+    Consumer,
+    a_job,
+    announce,
+    answer_of,
+    ask,
+    eventually,
+    gateway,
+    nothing_is_left,
+)
+
+
+async def no_room(dispatcher: Dispatcher, items: int) -> bool:
+    """A gateway sees what others queue at its next beat; the script that enqueues sees it at once."""
+    try:
+        async with dispatcher.reserve(items, 1):
+            return False
+    except QueueFull:
+        return True
+
+
+async def test_line_1_a_reservation_holds_its_place_until_it_is_released(url: str) -> None:
+    async with gateway(url, queue_max_items=2, queue_max_bytes=1000) as us:
+        async with us.reserve(1, 600):
+            with pytest.raises(QueueFull):
+                await us.reserve(1, 600).__aenter__()
+            with pytest.raises(QueueFull):
+                await us.reserve(2, 10).__aenter__()
+            async with us.reserve(1, 400):
+                pass
+        async with us.reserve(2, 1000):
+            pass
+
+
+async def test_line_1_what_another_gateway_queued_counts_and_an_enqueued_reservation_does_not_count_twice(url: str) -> None:
+    async with gateway(url, queue_max_items=2) as us, gateway(url, queue_max_items=2) as them:
+        async with Consumer(url, "--hold") as consumer, us.reserve(1, 100) as reservation:
+            running = asyncio.create_task(us.submit_all([await a_job(us, 7)], reservation=reservation))
+            await consumer.next_batch()
+            async with them.reserve(1, 100):
+                pass
+            await eventually(lambda: no_room(them, 2))
+            consumer.release()
+            assert [answer_of(reply) for reply in await running] == [7]
+        async with them.reserve(2, 100):
+            pass
+
+
+async def test_line_1_retry_after_is_the_queue_over_the_announced_throughput(url: str, worker: WorkerQueue) -> None:
+    async with gateway(url, queue_max_items=9) as us:
+        jobs = [await a_job(us, value) for value in range(9)]
+        waiting = asyncio.create_task(us.submit_all(jobs))
+        await eventually(lambda: no_room(us, 1))
+        announce(worker, items_per_second=4.0)
+        await us.fleet(fresh=True)
+        with pytest.raises(QueueFull) as refusal:
+            await us.reserve(1, 1).__aenter__()
+        assert refusal.value.retry_after == 3  # 9 jobs at 4 a second
+        waiting.cancel()
+
+
+async def test_line_2_a_job_that_is_there_is_not_queued_twice(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        job = await a_job(us, 1)
+        first = asyncio.create_task(us.submit_all([job]))
+        await eventually(lambda: db.exists(f"job:{job.id}"))
+        second = asyncio.create_task(us.submit_all([job]))
+        await us.ping()
+        assert db.xlen(STREAM) == 1
+        assert 0 < db.pttl(f"job:{job.id}") <= 130_000
+        first.cancel()
+        second.cancel()
+
+
+async def test_line_2_the_limit_holds_exactly_when_gateways_race(url: str, db: redis.Redis) -> None:
+    async with gateway(url, queue_max_items=10) as us, gateway(url, queue_max_items=10) as them:
+        jobs = [(dispatcher, await a_job(dispatcher, value)) for value in range(20) for dispatcher in (us, them)]
+        requests = [asyncio.create_task(dispatcher.submit_all([job])) for dispatcher, job in jobs]
+        await eventually(lambda: sum(request.done() for request in requests) == 30)
+        assert all(isinstance(request.exception(), QueueFull) for request in requests if request.done())
+        assert db.xlen(STREAM) == 10
+        for request in requests:
+            request.cancel()
+
+
+async def test_line_2_the_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Redis) -> None:
+    async with gateway(url, queue_max_items=3) as us:
+        with pytest.raises(QueueFull):
+            await us.submit_all([await a_job(us, value) for value in range(4)])
+        assert nothing_is_left(db)
+
+
+async def test_line_2_the_limit_of_bytes_holds(url: str, db: redis.Redis) -> None:
+    async with gateway(url, queue_max_bytes=10_000) as us:
+        with pytest.raises(QueueFull):
+            await us.submit_all([await a_job(us, 1, ballast=bytearray(10_000))])
+        assert nothing_is_left(db)
+
+
+async def test_line_2_a_redis_without_memory_is_a_full_queue_and_recovers(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us, Consumer(url, "--hold") as consumer:
+        running = asyncio.create_task(ask(us, 5))
+        await consumer.next_batch()
+        db.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(QueueFull):
+                await ask(us, 6)
+            consumer.release()
+            assert await running == 5
+        finally:
+            db.config_set("maxmemory", 0)
+        later = asyncio.create_task(ask(us, 7))
+        await consumer.next_batch()
+        consumer.release()
+        assert await later == 7

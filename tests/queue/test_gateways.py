@@ -1,0 +1,164 @@
+"""Lines 7, 8 and 10 of the contract in docs/queue.md: gateways and clients that leave, deadlines, payloads, orphans."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import msgspec
+import pytest
+import redis
+
+from server.queue.dispatch import DeadlinePassed
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import (
+    BUNDLE,
+    QUICK_WORKER,
+    STREAM,
+    Consumer,
+    a_job,
+    answer_of,
+    ask,
+    echo,
+    eventually,
+    gateway,
+    nothing_is_left,
+    pulled,
+)
+
+
+async def test_line_7_jobs_of_a_dead_gateway_are_dropped_at_pull(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as us, gateway(url) as dead:
+        requests = asyncio.create_task(dead.submit_all([await a_job(dead, value) for value in range(5)]))
+        ours = asyncio.create_task(ask(us, 8))
+        await eventually(lambda: db.xlen(STREAM) == 6)
+        db.delete(f"gw:{dead.id}")
+        [taken] = await pulled(worker, 6)
+        assert taken.job.gateway == us.id
+        assert db.xlen(STREAM) == 1
+        worker.finish([(taken, echo(worker, taken))])
+        assert await ours == 8
+        requests.cancel()
+
+
+async def test_line_7_a_gateway_has_a_new_id_each_time_and_its_reply_stream_is_trimmed_and_expires(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us, gateway(url) as them:
+        assert us.id != them.id
+        async with Consumer(url):
+            for value in range(20):
+                assert await ask(us, value) == value
+        stream = f"replies:{us.id}"
+        await eventually(lambda: db.xlen(stream) <= 1)
+        assert 0 < db.ttl(stream) <= 60
+        assert 0 < db.pttl(f"gw:{us.id}") <= 2000
+    assert not db.exists(stream, f"gw:{us.id}")
+
+
+async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_cancelled(
+    url: str, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    async with gateway(url) as us:
+        job = await a_job(us, 1, seconds=0.2)
+        with pytest.raises(DeadlinePassed):
+            await us.submit_all([job])
+        await eventually(lambda: db.exists(f"cancel:{job.id}"))
+        assert worker.pull([BUNDLE], 16) == []
+        assert nothing_is_left(db)
+
+
+async def test_line_8_a_client_that_leaves_is_cancelled_at_pull_and_right_before_the_batch(
+    url: str, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    async with gateway(url) as us:
+        jobs = [await a_job(us, value) for value in range(3)]
+        leaving_early, leaving_late, staying = [asyncio.create_task(us.submit_all([job])) for job in jobs]
+        await eventually(lambda: db.xlen(STREAM) == 3)
+        leaving_early.cancel()
+        await eventually(lambda: db.exists(f"cancel:{jobs[0].id}"))
+        taken = await pulled(worker)
+        assert {delivery.job.id for delivery in taken} == {jobs[1].id, jobs[2].id}
+        leaving_late.cancel()
+        await eventually(lambda: db.exists(f"cancel:{jobs[1].id}"))
+        [wanted] = worker.still_wanted(taken)
+        assert wanted.job.id == jobs[2].id
+        worker.finish([(wanted, echo(worker, wanted))])
+        assert answer_of((await staying)[0]) == 2
+        assert nothing_is_left(db)
+
+
+async def test_line_8_a_late_reply_is_discarded(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us, Consumer(url, "--hold") as consumer:
+        with pytest.raises(DeadlinePassed):
+            await ask(us, 1, seconds=0.3)
+        await consumer.next_batch()
+        consumer.release()
+        await eventually(lambda: db.xlen(STREAM) == 0)
+        later = asyncio.create_task(ask(us, 2))
+        await consumer.next_batch()
+        consumer.release()
+        assert await later == 2
+
+
+async def test_line_8_full_recovery_after_four_in_five_clients_have_left(url: str, db: redis.Redis) -> None:
+    chance = random.Random(0)
+    async with gateway(url) as us:
+        requests = [asyncio.create_task(ask(us, value)) for value in range(200)]
+        leaving = set(chance.sample(range(200), 160))
+        await eventually(lambda: db.xlen(STREAM) == 200)
+        async with Consumer(url, "--pace", "0.02", "--batch", "4"):
+            for value in leaving:
+                requests[value].cancel()
+            answers = await asyncio.gather(*requests, return_exceptions=True)
+            assert [answers[value] for value in range(200) if value not in leaving] == [
+                value for value in range(200) if value not in leaving
+            ]
+            await eventually(lambda: nothing_is_left(db))
+            assert await asyncio.gather(*(ask(us, value) for value in range(20))) == list(range(20))
+
+
+@pytest.mark.parametrize(("size", "beside"), [(200_000, 0), (300_000, 1)])
+async def test_line_10_large_payloads_lie_beside_the_stream_and_go_with_the_job(url: str, db: redis.Redis, size: int, beside: int) -> None:
+    async with gateway(url) as us:
+        async with Consumer(url, "--hold") as consumer:
+            job = await a_job(us, 6, ballast=bytearray(size))
+            request = asyncio.create_task(us.submit_all([job]))
+            await consumer.next_batch()
+            assert db.exists(f"blob:{job.id}") == beside
+            consumer.release()
+            assert answer_of((await request)[0]) == 6
+        assert nothing_is_left(db)
+
+
+async def test_line_10_a_message_of_an_unknown_version_gets_an_error_reply(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        job = msgspec.structs.replace(await a_job(us, 1), v=99)
+        request = asyncio.create_task(us.submit_all([job]))
+        await eventually(lambda: db.xlen(STREAM) == 1)
+        assert worker.pull([BUNDLE], 1) == []
+        [reply] = await request
+        assert reply.failure is not None
+        assert reply.failure.kind == "unknown-version"
+        assert "99" in reply.failure.detail
+        assert nothing_is_left(db)
+
+
+async def test_line_10_the_janitor_removes_what_nobody_comes_back_for(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        async with Consumer(url) as gone:
+            assert await ask(us, 1) == 1
+        await eventually(lambda: not db.exists(f"worker:{gone.id}"))
+        db.set("blob:nobody", "x")
+        db.hset("deaths:nobody", "count", 1)
+        db.xadd("replies:nobody", {"id": "x", "reply": "y"})
+        db.incrby("queue:bytes", 12345)
+        stale = {"id": "stale", "gw": us.id, "until": "1000", "bytes": 1, "job": "x"}
+        db.xadd("queue:unserved@1:low", stale)
+        db.sadd("queues", "queue:unserved@1:low")
+        assert worker.janitor()
+        assert not WorkerQueue(url, "another", QUICK_WORKER).janitor()
+        assert not db.exists("blob:nobody", "deaths:nobody")
+        assert db.ttl("replies:nobody") > 0
+        assert db.get("queue:bytes") == "0"
+        assert db.xlen("queue:unserved@1:low") == 0
+        assert db.smembers("workers") == set()
+        assert db.xinfo_consumers(STREAM, "workers") == []

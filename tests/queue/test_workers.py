@@ -1,0 +1,172 @@
+"""Lines 3, 4 and 5 of the contract in docs/queue.md: workers finish, die, freeze, and are killed by what they eat."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import redis
+
+from server.queue.job import Reply
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import (
+    BUNDLE,
+    QUICK_WORKER,
+    STREAM,
+    Consumer,
+    a_job,
+    announce,
+    answer_of,
+    ask,
+    echo,
+    eventually,
+    gateway,
+    nothing_is_left,
+    pulled,
+)
+
+
+async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        async with Consumer(url, "--pace", "0.01"):
+            replies = await us.submit_all([await a_job(us, value, ballast=bytearray(300_000 * (value % 2))) for value in range(4)])
+        assert [answer_of(reply) for reply in replies] == [0, 1, 2, 3]
+        assert nothing_is_left(db)
+        counts = await us.statistics(BUNDLE)
+        assert counts["success_count"] == counts["inference_count"] == 4
+        assert 1 <= counts["execution_count"] <= 4
+        assert counts["compute_infer_ns"] >= 4 * 10_000_000
+        assert (
+            sum(value for name, value in counts.items() if name.startswith("batch:") and name.endswith(":count"))
+            == counts["execution_count"]
+        )
+
+
+async def test_line_3_the_first_to_finish_wins_even_when_the_job_was_claimed_away(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        request = asyncio.create_task(us.submit_all([await a_job(us, 3)]))
+        slow = WorkerQueue(url, "slow", QUICK_WORKER)
+        [taken] = await pulled(slow)
+        claimed = worker.reclaim([BUNDLE])  # `slow` has no key
+        assert claimed is not None and claimed.alone and claimed.job.id == taken.job.id
+        assert slow.finish([(taken, echo(slow, taken))]) == [True]
+        assert worker.finish([(claimed, echo(worker, claimed))]) == [False]
+        [reply] = await request
+        assert reply.worker == "slow"
+        assert (await us.statistics(BUNDLE))["success_count"] == 1
+        assert nothing_is_left(db)
+
+
+@pytest.mark.parametrize("hurt", ["kill", "freeze"])
+async def test_line_4_jobs_survive_a_worker_that_is_killed_or_frozen_in_mid_batch(url: str, db: redis.Redis, hurt: str) -> None:
+    async with gateway(url) as us:
+        async with Consumer(url, "--hold") as unlucky:
+            requests = [asyncio.create_task(ask(us, value)) for value in range(8)]
+            await unlucky.next_batch()
+            getattr(unlucky, hurt)()
+            async with Consumer(url):
+                assert await asyncio.gather(*requests) == list(range(8))
+                await eventually(lambda: nothing_is_left(db))
+                if hurt == "freeze":
+                    unlucky.release()
+                    unlucky.thaw()  # its late results are dropped
+                    assert await ask(us, 9) == 9
+                    unlucky.release()
+        assert (await us.statistics(BUNDLE))["success_count"] == 8 + (hurt == "freeze")
+
+
+async def test_line_4_nothing_is_claimed_from_a_worker_that_has_a_key_and_all_at_once_when_it_is_withdrawn(
+    url: str, worker: WorkerQueue
+) -> None:
+    async with gateway(url) as us:
+        request = asyncio.create_task(ask(us, 1))
+        busy = WorkerQueue(url, "busy", QUICK_WORKER)
+        announce(busy)
+        [taken] = await pulled(busy)
+        announce(busy)
+        assert worker.reclaim([BUNDLE]) is None
+        busy.withdraw()
+        claimed = worker.reclaim([BUNDLE])
+        assert claimed is not None and claimed.job.id == taken.job.id
+        worker.finish([(claimed, echo(worker, claimed))])
+        assert await request == 1
+
+
+async def test_line_5_a_poisonous_job_dies_alone_and_fifteen_innocents_are_answered(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        jobs = [await a_job(us, value, **({"poison": 1} if value == 7 else {})) for value in range(16)]
+        request = asyncio.create_task(us.submit_all(jobs))
+        await eventually(lambda: db.exists(f"job:{jobs[0].id}"))
+        lives = await _restart_consumers_until(request, url)
+        replies = await request
+
+    failed = [(index, reply.failure.kind) for index, reply in enumerate(replies) if reply.failure]
+    assert failed == [(7, "worker-crashed")]
+    assert [answer_of(reply) for index, reply in enumerate(replies) if index != 7] == [value for value in range(16) if value != 7]
+    assert lives[0][0] == "batch 16"
+    assert sum(life[-1] == "alone" for life in lives) == 3
+    assert len(lives) == 4  # deaths: one with the others, three alone
+    [(_, letter)] = db.xrange("dead")
+    assert (letter["id"], letter["stream"]) == (jobs[7].id, STREAM)
+    assert nothing_is_left(db)
+
+
+async def _restart_consumers_until(done: asyncio.Task[list[Reply]], url: str) -> list[list[str]]:
+    """One consumer at a time, a new one whenever it dies. Returns what each of the dead did."""
+    lives: list[list[str]] = []
+    while True:
+        async with Consumer(url) as consumer:
+            life: list[str] = []
+            while not done.done():
+                batch = asyncio.create_task(consumer.next_batch())
+                await asyncio.wait([batch, done], return_when=asyncio.FIRST_COMPLETED)
+                if done.done():
+                    consumer.kill()
+                    await batch
+                    return lives
+                if not batch.result():
+                    break
+                life.append(batch.result())
+        lives.append(life)
+
+
+async def test_line_5_a_hand_back_counts_no_death_and_wakes_another_worker(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
+        leaving = WorkerQueue(url, "leaving", QUICK_WORKER)
+        taken = await pulled(leaving)
+        waiting = asyncio.create_task(pulled(worker))
+        leaving.hand_back(taken)
+        again = await waiting
+        assert [delivery.job.id for delivery in again] == [delivery.job.id for delivery in taken]
+        assert not any(delivery.alone for delivery in again)
+        worker.finish([(delivery, echo(worker, delivery)) for delivery in again])
+        assert [answer_of(reply) for reply in await request] == [0, 1, 2]
+        assert nothing_is_left(db)
+
+
+async def test_line_5_a_suspect_that_is_handed_back_runs_alone_again_without_counting_a_death(url: str, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        request = asyncio.create_task(ask(us, 4))
+        await pulled(WorkerQueue(url, "died-in-a-batch", QUICK_WORKER))
+        for _ in range(5):
+            suspect = worker.reclaim([BUNDLE])
+            assert suspect is not None and suspect.alone
+            worker.hand_back([suspect])
+        worker.finish([(suspect, echo(worker, suspect))])
+        last = worker.reclaim([BUNDLE])
+        assert last is None
+        assert await request == 4
+
+
+async def test_line_5_a_dead_letter_is_answered_and_kept(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        request = asyncio.create_task(us.submit_all([await a_job(us, 4)]))
+        [taken] = await pulled(worker)
+        assert worker.dead_letter(taken, "ValueError: no", "model-error")
+        [reply] = await request
+        assert reply.failure is not None
+        assert (reply.failure.kind, reply.failure.detail) == ("model-error", "ValueError: no")
+        [(_, letter)] = db.xrange("dead")
+        assert (letter["id"], letter["worker"], letter["reason"]) == (taken.job.id, worker.id, "ValueError: no")
+        assert nothing_is_left(db)
