@@ -26,6 +26,8 @@ class Child:
         """Set by the supervisor once the process has announced that it serves."""
         self.seen_at = 0.0
         """Monotonic seconds of its last sign of life."""
+        self.pause = 0.0
+        """Seconds between its last death and its next start."""
         self._command = list(command)
         self._environment = dict(environment)
         self._fds = tuple(fds)
@@ -60,10 +62,10 @@ class Child:
             return None
         pid, status = self._process.pid, self._process.returncode
         self._early_deaths = 0 if self.ready else self._early_deaths + 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._early_deaths - 1)) if self._early_deaths else 0.0
-        log.error(f"{self.kind} died", pid=pid, status=_status(status), restart_in=pause)
+        self.pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._early_deaths - 1)) if self._early_deaths else 0.0
+        log.error(f"{self.kind} died", pid=pid, status=_status(status), restart_in=self.pause)
         self._process = None
-        self._start_at = time.monotonic() + pause
+        self._start_at = time.monotonic() + self.pause
         return pid
 
     def signal(self, number: signal.Signals) -> None:

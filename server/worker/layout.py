@@ -34,15 +34,10 @@ def choose(settings: Settings) -> Layout:
     """
     device = _device(settings.device)
     if device.type == "cuda":
-        return Layout(device, slots=GPU_SLOTS, threads=max(1, threads_allowed() // settings_share(settings)), largest_batch=128)
-    threads = settings.threads or max(1, threads_allowed() // settings_share(settings))
+        return Layout(device, slots=GPU_SLOTS, threads=1, largest_batch=128)
+    threads = settings.threads or max(1, threads_allowed() // max(1, settings.workers))
     slots = min(threads, MOST_SLOTS)
     return Layout(device, slots=slots, threads=threads // slots, largest_batch=32)
-
-
-def settings_share(settings: Settings) -> int:
-    """Workers that share this machine's CPUs."""
-    return max(1, settings.workers)
 
 
 def threads_allowed() -> int:
@@ -55,7 +50,10 @@ def threads_allowed() -> int:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {name} is set, but torch sees no CUDA device")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device: {name} is not a device; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: {name} is set, but torch sees {torch.cuda.device_count()} CUDA devices")
     return device

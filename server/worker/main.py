@@ -129,7 +129,7 @@ class Worker:
 
     def _warm_up(self, bundle: Bundle) -> Warm:
         warm = warm_up(bundle, self._layout, self._settings.dtype)
-        self._slots.saw_batch(warm.steps.slowest)
+        self._slots.expect(warm.steps)
         return warm
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:

@@ -9,6 +9,7 @@ from math import inf
 
 from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher, Bucket
+from server.worker.budget import StepTimes
 
 LEAD = 0.01
 """Seconds before the predicted end of a batch at which the next one is pulled and decoded: late enough that other workers could
@@ -51,12 +52,13 @@ class Slots:
         self._changed = threading.Condition()
         self._running: list[Running] = []
         self._budget = 1
+        """The size of a typical batch."""
         self._last_look = time.monotonic()
         self._draining = False
         self._intake_ended = False
         self._stopped = False
         self.slowest = 0.0
-        """Seconds of the slowest batch seen."""
+        """Seconds of the slowest batch seen, in a slot or in a warm-up."""
 
     def next_pull(self) -> Pull | None:
         """For the receiver: blocks until it is time to look at the queue. None once the worker drains."""
@@ -140,10 +142,11 @@ class Slots:
             self._changed.notify_all()
             return self._batcher.clear() + [job for running in self._running for job in running.jobs]
 
-    def saw_batch(self, seconds: float) -> None:
-        """A batch took `seconds`, in a slot or in a warm-up."""
+    def expect(self, steps: StepTimes) -> None:
+        """What a warm-up has measured."""
         with self._changed:
-            self.slowest = max(self.slowest, seconds)
+            self.slowest = max(self.slowest, steps.slowest)
+            self._budget = max(self._budget, steps.best)
 
     @property
     def silence(self) -> float:

@@ -1,0 +1,107 @@
+"""Workers, and the queue itself, die or freeze under load: every request is answered, and rightly."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from models.bundle import Bundle
+from tests.bundles import write_null, write_tiny_vit
+from tests.chaos.crowd import KINDS, Crowd, while_they_ask
+from tests.pictures import expected_scores, picture
+from tests.service import Service, eventually, frozen, serve
+
+MINUTES = 120.0
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Bundle:
+    return write_tiny_vit(tmp_path / "bundles")
+
+
+def everyone_got_their_own_answer(crowd: Crowd, bundle: Bundle) -> None:
+    scores = crowd.scores()
+    expected = expected_scores(bundle, range(KINDS))
+    np.testing.assert_allclose(scores, np.resize(expected, scores.shape), rtol=1e-3, atol=1e-4)
+
+
+def kill_a_worker(service: Service, chance: random.Random) -> Callable[[], None]:
+    def kill() -> None:
+        eventually(lambda: service.children("worker"), "there is a worker to kill", MINUTES)
+        os.kill(chance.choice(service.children("worker")), signal.SIGKILL)
+
+    return kill
+
+
+def wait(condition: Callable[[], object], what: str) -> None:
+    eventually(condition, what, MINUTES)
+
+
+@pytest.mark.parametrize(
+    ("requests", "kills", "workers"), [(300, 2, 1), pytest.param(2000, 10, 2, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_workers_killed_at_random_moments_lose_no_request(tiny: Bundle, requests: int, kills: int, workers: int) -> None:
+    chance = random.Random(requests)
+    with serve(tiny.path.parent.parent, "--workers", str(workers), dtype="float32") as service:
+        crowd = Crowd(service.url, requests)
+        moments = sorted(chance.sample(range(1, requests - 20), kills))
+        while_they_ask(crowd, moments, kill_a_worker(service, chance), wait)
+        assert len(service.events("worker died")) == kills
+    everyone_got_their_own_answer(crowd, tiny)
+
+
+def test_a_killed_queue_loses_no_request(tiny: Bundle) -> None:
+    with serve(tiny.path.parent.parent, dtype="float32") as service:
+        crowd = Crowd(service.url, 200)
+        while_they_ask(crowd, [60], lambda: os.kill(service.children("valkey-server")[0], signal.SIGKILL), wait)
+    everyone_got_their_own_answer(crowd, tiny)
+
+
+def test_a_worker_frozen_in_mid_batch_costs_nobody_an_answer(tmp_path: Path) -> None:
+    write_null(tmp_path, milliseconds=400)
+    with serve(tmp_path, "--workers", "2") as service:
+        crowd = Crowd(service.url, 48, clients=24)
+        crowd.start()
+        wait(lambda: crowd.done >= 1, "batches are running")
+        with frozen(service.children("worker")[0]):
+            crowd.join()
+        assert [answer.status_code for answer in crowd.answers if isinstance(answer, httpx.Response)] == [200] * 48
+        eventually(lambda: nothing_waits(service), "the thawed worker's second answers are dropped, and nothing is left")
+
+
+@pytest.mark.slow
+def test_a_frozen_worker_is_replaced(tiny: Bundle) -> None:
+    with serve(tiny.path.parent.parent) as service:
+        assert service.url
+        [before] = service.children("worker")
+        with frozen(before):
+            wait(lambda: service.children("worker") not in ([before], []), "another worker runs")
+        assert service.classify(picture(1)).status_code == 200
+
+
+def test_full_recovery_after_four_in_five_clients_have_left(tmp_path: Path) -> None:
+    write_null(tmp_path, milliseconds=100)
+    with serve(tmp_path) as service:
+        with httpx.Client(base_url=service.url, timeout=30) as http:
+            crowd = Crowd(service.url, 16, clients=16)
+            crowd.start()
+            for seed in range(64):
+                with pytest.raises(httpx.TimeoutException):
+                    http.post("/v1/classify", content=picture(seed), timeout=0.02)
+            crowd.join()
+        assert [answer.status_code for answer in crowd.answers if isinstance(answer, httpx.Response)] == [200] * 16
+        eventually(lambda: nothing_waits(service), "nothing of those who left is left")
+        assert service.classify(picture(1)).status_code == 200
+
+
+def nothing_waits(service: Service) -> bool:
+    lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+    values = [float(line.split()[-1]) for line in lines if line.startswith(("opsin_queue_depth", "opsin_in_flight"))]
+    return bool(values) and not any(values)

@@ -1,0 +1,84 @@
+"""Inputs that kill or hang a worker. The test is the workers' supervisor: it starts a new one whenever one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from server.queue import keys
+from server.queue.embedded import PrivateValkey
+from server.worker.heartbeat import STUCK
+from tests.bundles import write_null
+from tests.chaos.poisonous_worker import HANGS, POISON
+from tests.worker import processes
+from tests.worker.processes import Gateway, gateway
+
+COMMAND = (sys.executable, "-m", "tests.chaos.poisonous_worker")
+
+
+@pytest.fixture
+def valkey() -> Iterator[PrivateValkey]:
+    with processes.valkey() as server:
+        yield server
+
+
+@asynccontextmanager
+async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator[list[subprocess.Popen[str]]]:
+    """One worker at a time, a new one as soon as one dies; all that there were."""
+    write_null(bundles, name="fragile", architecture="fragile")
+    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
+
+        async def supervise() -> None:
+            while True:
+                if not started or started[-1].poll() is not None:
+                    started.append(stack.enter_context(processes.worker(valkey.url, bundles, command=COMMAND)))
+                await asyncio.sleep(0.05)
+
+        supervisor = asyncio.create_task(supervise())
+        try:
+            yield started
+        finally:
+            supervisor.cancel()
+
+
+def picture(value: int, corner: tuple[int, int, int] | None = None) -> np.ndarray:
+    pixels = np.full((32, 32, 3), value, np.uint8)
+    if corner is not None:
+        pixels[0, 0] = corner
+    return pixels
+
+
+async def batch_with(asking: Gateway, corner: tuple[int, int, int]) -> None:
+    """Send one bad picture among fifteen good ones as one request, and check what everyone gets."""
+    jobs = [asking.job("fragile@1", picture(value, corner if value == 7 else None), seconds=240) for value in range(16)]
+    replies = await asking.dispatcher.submit_all(jobs)
+    assert [reply.failure.kind if reply.failure else None for reply in replies] == [None] * 7 + ["worker-crashed"] + [None] * 8
+    answers = [float(reply.arrays["logits"].to_numpy()[0]) for reply in replies if not reply.failure]
+    assert answers == [value for value in range(16) if value != 7]
+
+
+async def test_a_poisonous_input_does_not_take_its_fifteen_neighbours_with_it(valkey: PrivateValkey, tmp_path: Path) -> None:
+    async with fragile_workers(valkey, tmp_path) as workers, gateway(valkey.url) as asking:
+        await asking.ready()
+        await batch_with(asking, POISON)
+        with redis.Redis.from_url(valkey.url) as client:
+            assert client.xlen(keys.DEAD) == 1
+    assert len(workers) == 5, "one death in company, three alone, and the worker that is left"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_an_input_that_makes_workers_hang_ends_like_a_poisonous_one(valkey: PrivateValkey, tmp_path: Path) -> None:
+    async with fragile_workers(valkey, tmp_path) as workers, gateway(valkey.url) as asking:
+        await asking.ready()
+        await batch_with(asking, HANGS)
+    assert [worker.returncode for worker in workers[:-1]] == [STUCK] * 4

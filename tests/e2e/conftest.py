@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bundles import write_null, write_tiny_vit
+from tests.service import Service, serve
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `tiny@1`, a ViT of random weights, and `null@1`, which takes 5 ms a batch."""
+    root = tmp_path_factory.mktemp("bundles")
+    write_tiny_vit(root)
+    write_null(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def service(bundles: Path) -> Iterator[Service]:
+    """The whole service, ready, for tests that leave it as they found it; `tiny` is the default model."""
+    with serve(bundles, default_models='{"classify": "tiny"}') as running:
+        assert running.url
+        yield running

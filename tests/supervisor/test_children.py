@@ -1,0 +1,60 @@
+"""The restart policy, on real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from server.children import FIRST_PAUSE, Child
+from tests.service import eventually
+
+
+def child(code: str, kind: str = "worker") -> Child:
+    return Child(kind, [sys.executable, "-c", code], os.environ)
+
+
+def reaped(process: Child) -> int:
+    found: list[int] = []
+    eventually(lambda: found.append(pid) if (pid := process.reap()) else found, "the child has ended")
+    return found[0]
+
+
+def test_a_child_that_served_is_restarted_at_once() -> None:
+    process = child("import time; time.sleep(60)")
+    process.start()
+    process.ready = True
+    pid = process.pid
+    process.signal(signal.SIGKILL)
+    assert reaped(process) == pid
+    assert process.due
+
+
+def test_deaths_before_ready_make_the_pause_double() -> None:
+    process = child("raise SystemExit(3)")
+    pauses = []
+    for _ in range(3):
+        process.start()
+        reaped(process)
+        pauses.append(process.pause)
+        assert not process.due
+    assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
+
+
+def test_having_served_forgives_earlier_deaths() -> None:
+    process = child("raise SystemExit(3)")
+    for ready in (False, False, True):
+        process.start()
+        process.ready = ready
+        reaped(process)
+    assert process.due
+
+
+def test_a_child_has_a_session_of_its_own(tmp_path: Path) -> None:
+    answer = tmp_path / "session"
+    process = child(f"import os, pathlib; pathlib.Path({str(answer)!r}).write_text(str(os.getsid(0)))")
+    process.start()
+    pid = process.pid
+    reaped(process)
+    assert answer.read_text() == str(pid)

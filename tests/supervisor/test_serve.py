@@ -1,0 +1,121 @@
+"""`opsin serve` from outside: what it starts, mends and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from server.queue.embedded import PrivateValkey
+from tests.bundles import write_null, write_tiny_vit
+from tests.pictures import picture
+from tests.service import Service, eventually, serve
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bundles")
+    write_tiny_vit(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def service(bundles: Path) -> Iterator[Service]:
+    with serve(bundles, "--gateways", "2", "--workers", "1") as running:
+        assert running.url
+        yield running
+
+
+def test_it_says_in_one_line_that_it_is_ready(service: Service) -> None:
+    [line] = [line for line in service.lines if not line.startswith("{")]
+    assert line == f"Opsin is ready on {service.url}: 2 gateway(s), 1 worker(s) on cpu, bundles tiny@1\n"
+
+
+def test_ps_shows_who_is_who_each_in_a_session_of_its_own(service: Service) -> None:
+    children = service.children("gateway") + service.children("worker") + service.children("valkey-server")
+    assert len(children) == 4
+    assert [os.getsid(pid) for pid in children] == children
+
+
+def test_it_imports_no_torch() -> None:
+    code = "import sys, server.supervisor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["worker", "gateway", "valkey-server"])
+def test_what_dies_is_restarted_and_the_service_goes_on(service: Service, kind: str) -> None:
+    before = service.children(kind)
+    os.kill(before[0], signal.SIGKILL)
+    eventually(lambda: len(service.children(kind)) == len(before) and service.children(kind) != before, f"a new {kind}")
+    assert service.classify(picture(1)).status_code == 200
+
+
+def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
+    port = httpx.URL(service.url).port
+    command = [sys.executable, "-m", "opsin", "serve", "--port", str(port), "--bundles", str(bundles)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == f"opsin: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_finishes_what_was_begun_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    write_null(tmp_path, milliseconds=700)
+    with serve(tmp_path) as service:
+        url, family = service.url, psutil.Process(service.process.pid).children(recursive=True)
+        valkey_folder = Path(psutil.Process(service.children("valkey-server")[0]).cwd())
+        asking = subprocess.Popen([sys.executable, "-c", ASK, url, str(tmp_path / "answer")])
+        eventually(lambda: in_flight(url) == 1, "the request is in flight")
+        assert service.stop(number) == 0
+        assert asking.wait(30) == 0
+        assert (tmp_path / "answer").read_text() == "200"
+        assert not any(child.is_running() for child in family)
+        assert not valkey_folder.exists()
+
+
+def test_no_child_outlives_a_supervisor_that_is_killed(bundles: Path) -> None:
+    with serve(bundles) as service:
+        assert service.url
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        service.process.kill()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+
+
+def test_a_named_queue_is_used_instead_of_a_private_one(bundles: Path) -> None:
+    valkey = PrivateValkey()
+    valkey.start()
+    try:
+        with serve(bundles, "--redis", valkey.url) as service:
+            assert service.classify(picture(1)).status_code == 200
+            assert service.children("valkey-server") == []
+        assert valkey.process.poll() is None
+    finally:
+        valkey.stop()
+
+
+def test_a_bundle_that_is_refused_is_named_when_the_others_are_ready(tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path)
+    write_null(tmp_path, name="torn").weights_path.unlink()
+    with serve(tmp_path) as service:
+        assert service.url
+        assert [line for line in service.lines if line.endswith("bundles tiny@1; refused: torn@1\n")]
+
+
+def in_flight(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("opsin_in_flight"))
+
+
+ASK = f"""
+import sys, pathlib, httpx
+answer = httpx.post(sys.argv[1] + "/v1/classify", content={picture(1)!r}, timeout=60)
+pathlib.Path(sys.argv[2]).write_text(str(answer.status_code))
+"""

@@ -1,0 +1,37 @@
+"""Jobs as a worker holds them, for tests of what happens between pull and answer."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from server.queue.delivery import Delivery
+from server.queue.job import Array, Job, Priority
+
+_numbers = count(1)
+
+
+def delivery(
+    *,
+    bundle: str = "tiny@1",
+    bucket: str = "a",
+    priority: Priority = "normal",
+    pulled_at: float = 0.0,
+    alone: bool = False,
+    pixels: Any = None,
+    merge: tuple[int, ...] = (0, 0),
+) -> Delivery:
+    number = next(_numbers)
+    job = Job(
+        id=f"job-{number}",
+        bundle=bundle,
+        bucket=bucket,
+        arrays={} if pixels is None else {"pixels": Array.of(np.asarray(pixels))},
+        options={"merge": list(merge)},
+        priority=priority,
+        deadline_ms=2**50,
+        gateway="gateway",
+    )
+    return Delivery(job, f"queue:{bundle}:{priority}", f"{number}-0", alone, pulled_at, job.nbytes)

@@ -1,0 +1,104 @@
+"""Real workers and a queue of their own, for tests that speak to them as a gateway does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from server.queue.dispatch import Dispatcher
+from server.queue.embedded import PrivateValkey
+from server.queue.job import Array, Job, Priority, Reply, WorkerInfo
+from server.settings import Settings
+
+OPSIN_WORKER = (sys.executable, "-m", "opsin", "worker")
+WAIT_S = 60.0
+
+
+@contextmanager
+def valkey() -> Iterator[PrivateValkey]:
+    server = PrivateValkey()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def worker(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_WORKER, **settings: object) -> Iterator[subprocess.Popen[str]]:
+    """A worker process of its own. Its log goes to the test's; `Gateway.ready` waits until it serves."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPSIN_DTYPE": "float32", "OPSIN_METRICS_PORT": "19201"}
+    environment |= {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {"OPSIN_REDIS_URL": url, "OPSIN_BUNDLES": str(bundles)}
+    process = subprocess.Popen(command, env=environment, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+class Gateway:
+    """The gateway's end of the queue, without HTTP."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+
+    async def ready(self, workers: int = 1) -> list[WorkerInfo]:
+        """Wait until so many workers are ready."""
+
+        async def found() -> list[WorkerInfo]:
+            fleet = await self.dispatcher.fleet(fresh=True)
+            return [info for info in fleet.workers if info.state == "ready"]
+
+        until = time.monotonic() + WAIT_S
+        while len(infos := await found()) < workers:
+            assert time.monotonic() < until, f"{workers} ready workers never came"
+        return infos
+
+    def job(
+        self, bundle: str, pixels: np.ndarray | None = None, *, bucket: str = "off", priority: Priority = "normal", seconds: float = 60.0
+    ) -> Job:
+        pixels = np.zeros((32, 32, 3), np.uint8) if pixels is None else pixels
+        return Job(
+            id=uuid.uuid4().hex,
+            bundle=bundle,
+            bucket=bucket,
+            arrays={"pixels": Array.of(pixels)},
+            options={"merge": [0, 0]},
+            priority=priority,
+            deadline_ms=int((time.time() + seconds) * 1000),
+            gateway=self.dispatcher.id,
+        )
+
+    async def ask(self, job: Job) -> Reply:
+        [reply] = await self.dispatcher.submit_all([job])
+        return reply
+
+
+@asynccontextmanager
+async def gateway(url: str) -> AsyncIterator[Gateway]:
+    dispatcher = Dispatcher(url, Settings(redis_url=url))
+    await dispatcher.start()
+    try:
+        yield Gateway(dispatcher)
+    finally:
+        await dispatcher.close()
+
+
+async def eventually(condition: Callable[[], object], what: str) -> None:
+    import asyncio
+
+    until = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < until, f"it never came to this: {what}"
+        await asyncio.sleep(0.02)

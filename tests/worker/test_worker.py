@@ -1,0 +1,159 @@
+"""A worker process against a real queue."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from models.registry import load
+from server.queue import keys
+from server.queue.embedded import PrivateValkey
+from tests.bundles import write_null, write_tiny_vit
+from tests.worker.processes import eventually, gateway, worker
+
+
+def random_pixels(seed: int, side: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+
+
+async def test_everyone_gets_their_own_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
+    bundle = write_tiny_vit(tmp_path)
+    pixels = np.stack([random_pixels(seed) for seed in range(200)])
+    expected = load(bundle).forward({"pixels": pixels}, {"merge": [0, 0]})["logits"]
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            replies = await asyncio.gather(*(asking.ask(asking.job("tiny@1", picture)) for picture in pixels))
+    np.testing.assert_allclose([reply.arrays["logits"].to_numpy() for reply in replies], expected, rtol=1e-4, atol=1e-4)
+    assert max(reply.timing.batch_size for reply in replies if reply.timing) > 1
+
+
+async def test_a_damaged_bundle_is_refused_with_a_sentence_and_the_others_are_served(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    damaged = write_tiny_vit(tmp_path)
+    weights = bytearray(damaged.weights_path.read_bytes())
+    weights[-1] ^= 1
+    damaged.weights_path.write_bytes(weights)
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            [info] = await asking.ready()
+            states = {bundle.name: bundle for bundle in info.bundles}
+            assert states["tiny"].state == "unavailable"
+            assert states["tiny"].reason.startswith(str(damaged.weights_path))
+            assert (await asking.ask(asking.job("null@1"))).failure is None
+
+
+async def test_a_repaired_bundle_is_loaded_without_a_restart(valkey: PrivateValkey, tmp_path: Path) -> None:
+    bundle = write_tiny_vit(tmp_path)
+    good = bundle.weights_path.read_bytes()
+    bundle.weights_path.write_bytes(good[:-100])
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            [info] = await asking.ready()
+            assert info.bundles[0].state == "unavailable"
+            bundle.weights_path.write_bytes(good)
+            assert (await asking.ask(asking.job("tiny@1"))).failure is None
+
+
+async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+
+            async def become(wanted: str) -> None:
+                while (await asking.ready())[0].bundles[0].state != wanted:
+                    await asyncio.sleep(0.05)
+
+            await asking.dispatcher.set_repository("null", "unloaded")
+            async with asyncio.timeout(20):
+                await become("unavailable")
+            await asking.dispatcher.set_repository("null", "loaded")
+            async with asyncio.timeout(20):
+                await become("ready")
+            assert (await asking.ask(asking.job("null@1"))).failure is None
+
+
+async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answered(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path)
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            jobs = [asking.job("tiny@1", random_pixels(seed, side=40 if seed == 3 else 32)) for seed in range(8)]
+            replies = await asking.dispatcher.submit_all(jobs)
+    kinds = [reply.failure.kind if reply.failure else None for reply in replies]
+    assert kinds == [None] * 3 + ["model-error"] + [None] * 4
+    with redis.Redis.from_url(valkey.url) as client:
+        [(_, letter)] = client.xrange(keys.DEAD)
+        assert letter[b"id"] == jobs[3].id.encode()
+
+
+async def test_a_job_cancelled_while_it_waited_in_the_worker_does_not_run(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path, milliseconds=300)
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            running = asyncio.create_task(asking.ask(asking.job("null@1", bucket="first")))
+            await asyncio.sleep(0.1)
+            waiting = asyncio.create_task(asking.ask(asking.job("null@1", bucket="second")))
+            after = asyncio.create_task(asking.ask(asking.job("null@1", bucket="third")))
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            assert (await running).failure is None
+            assert (await after).failure is None
+            statistics = await asking.dispatcher.statistics("null@1")
+    assert statistics["inference_count"] == 2
+
+
+async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path, milliseconds=700)
+    with worker(valkey.url, tmp_path) as process:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            await until_a_worker_holds_a_job(valkey)
+            process.send_signal(signal.SIGTERM)
+            assert (await asked).failure is None
+            assert process.wait(10) == 0
+            assert (await asking.dispatcher.fleet(fresh=True)).workers == ()
+
+
+async def test_a_second_signal_hands_back_at_once_and_another_worker_answers(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path, milliseconds=3000)
+    with worker(valkey.url, tmp_path) as first:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            await until_a_worker_holds_a_job(valkey)
+            first.send_signal(signal.SIGTERM)
+            first.send_signal(signal.SIGINT)
+            await eventually(lambda: first.poll() is not None, "the first worker has ended")
+            assert first.returncode == 0
+            assert not asked.done()
+            with worker(valkey.url, tmp_path):
+                assert (await asked).failure is None
+
+
+@pytest.mark.parametrize("device", ["cuda", "abacus"])
+async def test_a_device_that_is_not_there_is_misuse(valkey: PrivateValkey, tmp_path: Path, device: str) -> None:
+    import torch
+
+    if device == "cuda" and torch.cuda.is_available():
+        device = "cuda:63"
+    with worker(valkey.url, tmp_path, device=device) as process:
+        assert process.wait(30) == 2
+
+
+async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+
+        def held() -> bool:
+            groups = client.xinfo_groups(keys.stream("null@1", "normal")) if client.exists(keys.stream("null@1", "normal")) else []
+            return any(group["pending"] for group in groups)
+
+        await eventually(held, "a worker holds the job")
