@@ -204,6 +204,12 @@ def _provenance(recipe: Recipe, recipe_file: Path, corpus: Corpus) -> dict[str, 
 
 
 def _revision() -> str:
-    """The commit of the checkout, or that there is none."""
-    done = subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return done.stdout.strip() or "not a git checkout"
+    """The commit of the checkout, with `-dirty` if what makes a bundle was changed since; or that there is no checkout."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "training", "models", "kernels")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return f"{commit}-dirty" if commit and changed else commit or "not a git checkout"
