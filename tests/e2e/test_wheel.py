@@ -110,3 +110,11 @@ def test_what_needs_the_service_names_both_ways_to_it(installed: Path, tmp_path:
     assert ended.stderr.startswith(f"opsin: `opsin {command[0]}` needs the service, and this installation holds the client alone.")
     assert all(way in ended.stderr for way in ("checkout", "make serve", "image", "docker compose up"))
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["serve"], ["gateway", "--redis", "redis://127.0.0.1:6379"], ["import", "x.pth", "-o", "bundles/x"]])
+def test_a_checkout_without_its_libraries_says_how_to_get_them(installed: Path, tmp_path: Path, command: list[str]) -> None:
+    ended = run(installed, tmp_path, "python", "-m", "opsin", *command, PYTHONPATH=str(ROOT))
+    assert ended.returncode == 2
+    assert "is missing: run `make serve` once, or `pip install -e '.[server]'`" in ended.stderr
+    assert ended.stderr.count("\n") == 1
