@@ -76,14 +76,15 @@ def answer(job: Job, batch_size: int = 1) -> Reply:
 
 
 class Worker:
-    """Pulls from the real queue in a thread. While `working` is clear it lives but takes no job."""
+    """Pulls from the real queue in a thread."""
 
     def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[Job], Reply] = answer) -> None:
         self.queue = WorkerQueue(url, f"test-{id(self):x}")
         self.specs = specs
         self.state = "ready"
-        self.working = threading.Event()
-        self.working.set()
+        self._working = threading.Event()
+        self._working.set()
+        self._busy = threading.Lock()
         self.done: list[Job] = []
         self._answer = answer
         self._stop = threading.Event()
@@ -112,14 +113,25 @@ class Worker:
         self.queue.withdraw()
         self.queue.close()
 
+    def pause(self) -> None:
+        """From now on it lives but takes no job."""
+        self._working.clear()
+        with self._busy:
+            pass
+
+    def resume(self) -> None:
+        self._working.set()
+
     def _run(self) -> None:
         announced = time.monotonic()
         while not self._stop.is_set():
             if time.monotonic() - announced > 0.5:
                 self._announce()
                 announced = time.monotonic()
-            if self.working.wait(0.02):
-                self._work(self.queue.pull([spec.id for spec in self.specs], 16, block_ms=50))
+            if self._working.wait(0.02):
+                with self._busy:
+                    if self._working.is_set():
+                        self._work(self.queue.pull([spec.id for spec in self.specs], 16, block_ms=50))
 
     def _work(self, deliveries: list[Delivery]) -> None:
         wanted = self.queue.still_wanted(deliveries)

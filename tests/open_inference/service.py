@@ -20,6 +20,9 @@ MAX_BODY = 500_000
 MAX_IMAGES = 4
 MAX_PIXELS = 1_000_000
 
+START_WORKER_S = 120.0
+"""A worker imports torch, which takes its time on a busy machine."""
+
 PICTURES = [picture(step, size=(40 + step, 32), kind="JPEG") for step in range(MAX_IMAGES)]
 
 
@@ -51,7 +54,9 @@ class Service:
 
     def wait_for_workers(self, count: int) -> None:
         for gateway in self.gateways:
-            eventually(lambda gateway=gateway: gateway.metric("opsin_workers", state="ready") == count, f"{count} ready workers")
+            eventually(
+                lambda gateway=gateway: gateway.metric("opsin_workers", state="ready") == count, f"{count} ready workers", START_WORKER_S
+            )
 
     @contextmanager
     def another_worker(self) -> Iterator[None]:

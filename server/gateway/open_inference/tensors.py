@@ -16,6 +16,9 @@ from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Problem
 
+MAX_DIMENSIONS = 32
+"""Of a tensor: what every numpy can hold. A longer shape is refused before it is multiplied out."""
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -163,6 +166,8 @@ def _binary_size(header: _InputHeader) -> int | None:
 def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
     if header.datatype not in datatypes.DATATYPES:
         raise invalid(f"datatype '{header.datatype}' is none of {', '.join(datatypes.DATATYPES)}")
+    if len(header.shape) > MAX_DIMENSIONS:
+        raise invalid(f"{len(header.shape)} dimensions; at most {MAX_DIMENSIONS} are possible")
     if any(extent < 0 for extent in header.shape):
         raise invalid(f"the shape {header.shape} has a negative extent")
     if (binary is None) == (header.data is None):
@@ -177,5 +182,5 @@ def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
 def _reshape(flat: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     try:
         return flat.reshape(shape)
-    except ValueError as error:  # more dimensions than numpy has, or an extent beyond its integers beside a 0
+    except ValueError as error:  # an extent beyond numpy's integers, beside a 0
         raise invalid(f"the shape {list(shape)} is not possible") from error
