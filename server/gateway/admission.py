@@ -47,8 +47,7 @@ class Visit:
     """Room in the queue until the queue counts the jobs itself."""
     model: str = ""
     version: str = ""
-    cut_off: bool = False
-    """The gateway ends and this request with it."""
+    ends_with_gateway: bool = False
 
     def resolved(self, spec: BundleSpec) -> None:
         """From now on the visit counts for this bundle."""
@@ -57,6 +56,12 @@ class Visit:
     def limit(self, seconds: float) -> None:
         """Set the deadline, in seconds since the start."""
         self.timer.reschedule(asyncio.get_running_loop().time() + seconds - (time.perf_counter() - self.started))
+
+    def cut_off(self) -> None:
+        """The gateway ends, and this request with it."""
+        self.ends_with_gateway = True
+        if not self.timer.expired():
+            self.timer.reschedule(0)
 
     def seconds_left(self) -> float:
         deadline = self.timer.when()
@@ -131,8 +136,7 @@ class Admission:
         """End everything that is in flight with 503."""
         self.draining = True
         for visit in self._visits:
-            visit.cut_off = True
-            visit.timer.reschedule(0)
+            visit.cut_off()
         await self._idle.wait()
 
 
@@ -171,7 +175,7 @@ async def _problems_of(visit: Visit) -> AsyncIterator[None]:
     except RedisAway as error:
         raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
     except (DeadlinePassed, TimeoutError) as error:
-        if visit.cut_off:
+        if visit.ends_with_gateway:
             raise Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER) from error
         raise Problem(Kind.DEADLINE, "no answer before the deadline; the work was cancelled") from error
 

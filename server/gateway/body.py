@@ -14,6 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from server.gateway.options import NAMES, check_name
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Reservation
 from server.settings import Settings
@@ -131,11 +132,13 @@ class _Parts:
     def on_headers_finished(self) -> None:
         if self._name is None:
             raise Problem(Kind.INVALID_BODY, "a part of the form has no name in its Content-Disposition")
+        if self._name != "image":
+            check_name(self._name)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._data += data[start:end]
         if self._name != "image" and len(self._data) > MAX_FIELD_BYTES:
-            raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes; images are sent in parts named `image`", self._name)
+            raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", self._name)
 
     def on_part_end(self) -> None:
         if self._name == "image":
@@ -179,7 +182,9 @@ def _parse_json(body: bytes, max_images: int) -> Submission:
     for index, image in enumerate(images):
         submission.add_image(_from_base64(image, image_field(index, len(images))), max_images)
     for name, value in document.items():
-        if name not in ("image", "images") and value is not None:
+        if name not in ("image", "images"):
+            check_name(name)
+        if name in NAMES and value is not None:
             submission.add_field(name, _option_text(name, value))
     return submission
 

@@ -74,10 +74,11 @@ class Inference:
         self._decoder = decoder
         self._threads = threads
 
-    async def run(self, pictures: Sequence[bytes], spec: BundleSpec, plan: Plan, priority: Priority, visit: Visit) -> Answer:
-        """All of the pictures or none. Raises Problem, and what the Dispatcher raises."""
+    async def run(self, pictures: list[bytes], spec: BundleSpec, plan: Plan, priority: Priority, visit: Visit) -> Answer:
+        """All of the pictures or none; the list is emptied. Raises Problem, and what the Dispatcher raises."""
         began = time.perf_counter()
         prepared = await self._prepare(pictures, spec)
+        pictures.clear()  # they may be large, and are not needed while their small copies wait
         enqueued = time.perf_counter()
         jobs = await self._jobs(prepared, spec, plan, priority, visit)
         replies = await self._wait(jobs, spec, visit)

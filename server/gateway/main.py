@@ -30,7 +30,11 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     except OSError as error:
         log.error("cannot listen", host=settings.host, port=settings.port, reason=error.strerror)
         return 2
-    app = create_app(settings)
+    try:
+        app = create_app(settings)
+    except ValueError as error:
+        log.error("cannot start", reason=str(error))
+        return 2
     config = uvicorn.Config(
         app,
         http="httptools",

@@ -20,6 +20,10 @@ def describe(app: FastAPI, structs: Sequence[type[msgspec.Struct]]) -> dict[str,
     """The OpenAPI document, with the schemas of the structs that routes answer with."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]  # FastAPI's own: no route of ours leaves validation to it
     document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
     return document
 

@@ -32,14 +32,13 @@ def read_query(request: Request) -> dict[str, str]:
     for name, value in request.query_params.multi_items():
         if name in options:
             raise Problem(Kind.INVALID_OPTION, "given twice", name)
+        check_name(name)
         options[name] = value
-    _check_names(options, "query parameters")
     return options
 
 
 def parse(query: Mapping[str, str], body: Mapping[str, str]) -> ClassifyOptions:
-    """Raises Problem (422) for an option that is unknown, given both in the URL and in the body, or not understood."""
-    _check_names(body, "fields besides the image")
+    """Both with names of options only. Raises Problem (422) for one that is given both in the URL and in the body, or not understood."""
     for name in query.keys() & body.keys():
         raise Problem(Kind.INVALID_OPTION, "given both in the URL and in the body", name)
     options = {**query, **body}
@@ -65,10 +64,10 @@ def read_timeout(request: Request, default: float) -> float:
     return seconds
 
 
-def _check_names(options: Mapping[str, str], what: str) -> None:
-    for name in options:
-        if name not in NAMES:
-            raise Problem(Kind.INVALID_OPTION, f"unknown; {what} are {', '.join(NAMES)}", name)
+def check_name(name: str) -> None:
+    """Raises Problem (422) for a name that is no option."""
+    if name not in NAMES:
+        raise Problem(Kind.INVALID_OPTION, f"unknown; images are sent as `image`, the options are {', '.join(NAMES)}", name)
 
 
 def _integer(name: str, text: str) -> int:

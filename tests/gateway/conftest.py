@@ -35,4 +35,4 @@ def gateway(shared: tuple[Gateway, Worker]) -> Gateway:
 @pytest.fixture
 def worker(shared: tuple[Gateway, Worker]) -> Iterator[Worker]:
     yield shared[1]
-    shared[1].working.set()
+    shared[1].resume()

@@ -16,7 +16,7 @@ from tests.gateway.test_refusals import problem
 
 def test_a_signal_drains_and_the_exit_status_is_0(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
-        worker.working.clear()
+        worker.pause()
         unfinished = threads.submit(gateway.classify, picture(6))
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
         gateway.terminate()
@@ -26,7 +26,7 @@ def test_a_signal_drains_and_the_exit_status_is_0(valkey: PrivateValkey) -> None
         refused = gateway.classify(picture(1))
         problem(refused, 503, "draining")
         assert int(refused.headers["Retry-After"]) >= 1
-        worker.working.set()
+        worker.resume()
         assert unfinished.result().status_code == 200
         assert gateway.process.wait(WAIT_S) == 0
 
@@ -37,7 +37,7 @@ def test_what_is_not_finished_within_the_drain_timeout_gets_503(valkey: PrivateV
         Worker(valkey.url, [make_spec()]) as worker,
         ThreadPoolExecutor(1) as threads,
     ):
-        worker.working.clear()
+        worker.pause()
         unfinished = threads.submit(gateway.classify, picture(6))
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
         gateway.terminate()
@@ -52,7 +52,7 @@ def test_a_second_signal_ends_at_once(valkey: PrivateValkey, second: signal.Sign
         Worker(valkey.url, [make_spec()]) as worker,
         ThreadPoolExecutor(1) as threads,
     ):
-        worker.working.clear()
+        worker.pause()
         unfinished = threads.submit(gateway.classify, picture(6))
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
         gateway.terminate()
@@ -60,7 +60,7 @@ def test_a_second_signal_ends_at_once(valkey: PrivateValkey, second: signal.Sign
         gateway.process.send_signal(second)
         problem(unfinished.result(), 503, "draining")
         assert gateway.process.wait(WAIT_S) == 0
-        worker.working.set()
+        worker.resume()
         assert worker.done == []
 
 

@@ -59,13 +59,13 @@ def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_sock
     with Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
         with service.gateway(valkey.url, listener, shared) as first:
             first.classify_all(*map(picture, range(3)))
-            worker.working.clear()
+            worker.pause()
             lost = threads.submit(first.classify, picture(1))
             eventually(lambda: first.in_flight() == 1, "a request is in flight")
             first.process.kill()
             first.process.wait()
             assert isinstance(lost.exception(), httpx.HTTPError)
-        worker.working.set()
+        worker.resume()
         with service.gateway(valkey.url, listener, shared) as second:
             second.classify(picture(1))
             assert second.metric("opsin_items_total", model="reds") == 4

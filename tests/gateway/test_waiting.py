@@ -57,32 +57,32 @@ def test_a_busy_worker_is_waited_for_beyond_the_grace(valkey: PrivateValkey) -> 
         Worker(valkey.url, [make_spec()]) as worker,
         ThreadPoolExecutor(1) as threads,
     ):
-        worker.working.clear()
+        worker.pause()
         waiting = threads.submit(gateway.classify, picture(5))
         eventually(lambda: gateway.metric("opsin_queue_oldest_age_seconds", model="reds") > 2.5, "the request is older than the grace")
-        worker.working.set()
+        worker.resume()
         assert waiting.result().status_code == 200
 
 
 def test_the_deadline_is_504_and_the_work_is_not_done(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
-        worker.working.clear()
+        worker.pause()
         eventually(lambda: gateway.http.get("/health/ready").status_code == 200, "ready")
         problem(gateway.classify(picture(5), headers={"X-Request-Timeout": "0.3"}), 504, "deadline")
-        worker.working.set()
+        worker.resume()
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "the queue is empty")
         assert worker.done == []
 
 
 def test_a_client_that_leaves_takes_its_work_along(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
-        worker.working.clear()
+        worker.pause()
         for _ in range(3):
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{gateway.url}/v1/classify", content=picture(5), timeout=0.5)
         eventually(lambda: gateway.metric("opsin_requests_total", outcome="cancelled") == 3, "three cancellations are counted")
         assert gateway.in_flight() == 0
-        worker.working.set()
+        worker.resume()
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "the queue is empty")
         assert worker.done == []
         assert gateway.classify(picture(2)).status_code == 200
@@ -94,7 +94,7 @@ def test_a_full_queue_is_429_before_the_body_is_read(valkey: PrivateValkey) -> N
         Worker(valkey.url, [make_spec()]) as worker,
         ThreadPoolExecutor(2) as threads,
     ):
-        worker.working.clear()
+        worker.pause()
         waiting = [threads.submit(gateway.classify, picture(step)) for step in (1, 2)]
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 2, "the queue is full")
         host, _, port = gateway.url.removeprefix("http://").partition(":")
@@ -104,7 +104,7 @@ def test_a_full_queue_is_429_before_the_body_is_read(valkey: PrivateValkey) -> N
         response = gateway.classify(b"no image at all")
         problem(response, 429, "queue-full")
         assert int(response.headers["Retry-After"]) >= 1
-        worker.working.set()
+        worker.resume()
         assert [future.result().status_code for future in waiting] == [200, 200]
         eventually(lambda: gateway.classify(picture(1)).status_code == 200, "there is room again")
 

@@ -24,7 +24,7 @@ def started(*, working: bool = True, **settings: object) -> Iterator[tuple[Gatew
     with service.valkey() as valkey:
         worker = Worker(valkey.url, [make_spec()])
         if not working:
-            worker.working.clear()
+            worker.pause()
         with worker, service.gateway(valkey.url, **settings) as gateway:
             yield gateway, worker
 
@@ -84,7 +84,7 @@ def test_a_full_queue_says_when_to_come_back():
         first.start()
         eventually(lambda: gateway.metric("opsin_queue_depth") == 1, "one job in the queue")
         refused = infer(gateway)
-        worker.working.set()
+        worker.resume()
         first.join()
         assert (refused.status_code, refused.headers["content-type"]) == (429, "application/json")
         assert "queue is full" in refused.json()["error"]

@@ -36,6 +36,7 @@ async def classify(request: Request) -> Response:
         query = options.read_query(request)
         submission = await body.read_submission(request, here.settings, visit.reservation)
         asked = options.parse(query, submission.fields)
+        received = sum(map(len, submission.images))
         async with cancelled_when_client_leaves(request):
             spec = await here.catalog.find(asked.model, Classify.name)
             visit.resolved(spec)
@@ -50,6 +51,6 @@ async def classify(request: Request) -> Response:
         results = [Classify.present(outputs, plan, spec, top_k) for outputs in answer.outputs]
         content = encoder.encode(ClassifyResponse(visit.request_id, spec.name, spec.version, results, answer.timing))
         metrics.postprocess.labels(spec.name).observe(time.perf_counter() - began)
-        metrics.payload.labels("in").observe(sum(map(len, submission.images)))
+        metrics.payload.labels("in").observe(received)
         metrics.payload.labels("out").observe(len(content))
         return Response(content, media_type="application/json")
