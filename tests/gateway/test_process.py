@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -58,3 +59,10 @@ def test_a_taken_port_is_said_in_one_line(valkey: PrivateValkey) -> None:
     assert run.returncode == 2
     (line,) = run.stderr.splitlines()
     assert json.loads(line)["port"] == port and "in use" in json.loads(line)["reason"]
+
+
+def test_without_a_queue_it_says_which_setting_is_missing() -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "OPSIN_REDIS_URL"} | {"OPSIN_PORT": "0"}
+    command = [sys.executable, "-c", service.START_GATEWAY.format(fd=None)]
+    run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=WAIT_S)
+    assert run.returncode == 2 and "OPSIN_REDIS_URL" in json.loads(run.stderr)["reason"]

@@ -190,3 +190,11 @@ def test_paths_and_methods_that_there_are_not(gateway: Gateway) -> None:
     response = gateway.http.get("/v1/classify")
     problem(response, 405, "method-not-allowed")
     assert response.headers["Allow"] == "POST"
+
+
+def test_an_unknown_field_is_refused_before_the_rest_of_the_form_arrives(gateway: Gateway) -> None:
+    host, _, port = gateway.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n"
+        connection.sendall(head + b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n')
+        assert connection.recv(12) == b"HTTP/1.1 422"
