@@ -27,7 +27,8 @@ class Matching:
 def bipartite_match(metric: Tensor, r: int, protected: int) -> Matching:
     """(B, T, C), 0 <= r <= (T - protected) // 2 → r sources among the even positions, each into its most similar odd position."""
     batch, tokens, _ = metric.shape
-    scores = _cosine(metric[:, ::2], metric[:, 1::2])  # (B, A, O): even against odd positions
+    metric = _directions(metric)
+    scores = _similarity(metric[:, ::2], metric[:, 1::2])  # (B, A, O): even against odd positions
     if protected >= 1:
         scores[:, 0, :] = -torch.inf  # the class token, even, is never a source
     if protected == 2:
@@ -51,7 +52,8 @@ def kth_match(metric: Tensor, k: int) -> Matching:
     batch, tokens, _ = metric.shape
     runs = torch.arange(tokens // k * k, device=metric.device).view(-1, k)
     kept, sources = runs[:, -1], runs[:, :-1].flatten()
-    into = _cosine(metric[:, sources], metric[:, kept]).argmax(dim=-1)
+    metric = _directions(metric)
+    into = _similarity(metric[:, sources], metric[:, kept]).argmax(dim=-1)
     return Matching(kept=kept.expand(batch, -1), sources=sources.expand(batch, -1), into=into)
 
 
@@ -59,7 +61,8 @@ def random_match(metric: Tensor, r: int, noise: Tensor) -> Matching:
     """(B, T, C), noise (B, T) → the r tokens of lowest noise are sources; the others stay, in order of their noise."""
     order = noise.argsort(dim=-1)
     sources, kept = order[:, :r], order[:, r:]
-    into = _cosine(_rows(metric, sources), _rows(metric, kept)).argmax(dim=-1)
+    metric = _directions(metric)
+    into = _similarity(_rows(metric, sources), _rows(metric, kept)).argmax(dim=-1)
     return Matching(kept=kept, sources=sources, into=into)
 
 
@@ -78,12 +81,14 @@ def merge(x: Tensor, size: Tensor | None, matching: Matching) -> tuple[Tensor, T
     """(B, T, C), (B, T, 1) → (B, T_out, C), (B, T_out, 1)."""
     if size is None:
         size = torch.ones(*x.shape[:2], 1, device=x.device)
-    kept_size, moved_size = _rows(size, matching.kept), _rows(size, matching.sources)
-    merged_size = _add_rows(kept_size, matching.into, moved_size)
-    # Each token enters with its share of the sum: rows that receive nothing keep their values exactly, in any precision.
-    kept = _rows(x, matching.kept) * (kept_size / merged_size).to(x.dtype)
-    moved = _rows(x, matching.sources) * (moved_size / _rows(merged_size, matching.into)).to(x.dtype)
-    return _add_rows(kept, matching.into, moved), merged_size
+    moved_size = _rows(size, matching.sources)
+    merged_size = _add_rows(_rows(size, matching.kept), matching.into, moved_size)
+    # Every source pulls its row towards itself by its share of the sum. That is the weighted mean, it costs nothing for the many rows that
+    # receive nothing, and these keep their values exactly in any precision.
+    share = (moved_size / _rows(merged_size, matching.into)).to(x.dtype)
+    kept = _rows(x, matching.kept)
+    pull = (_rows(x, matching.sources) - _rows(kept, matching.into)) * share
+    return _add_rows(kept, matching.into, pull), merged_size
 
 
 def unmerge(y: Tensor, matching: Matching) -> Tensor:
@@ -100,12 +105,16 @@ def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, 
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """(B, A, C), (B, O, C) → cosine similarities (B, A, O), in float32 or wider under any autocast: near ties decide which tokens merge."""
-    wide = torch.promote_types(a.dtype, torch.float32)
-    with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
-        a, b = a.to(wide), b.to(wide)
-        similarity: Tensor = (a / a.norm(dim=-1, keepdim=True)) @ (b / b.norm(dim=-1, keepdim=True)).mT
+def _directions(metric: Tensor) -> Tensor:
+    """Rows of length 1, in float32 or wider whatever the model's precision: near ties decide which tokens merge."""
+    metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
+    return metric / metric.norm(dim=-1, keepdim=True)
+
+
+def _similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Directions (B, A, C), (B, O, C) → cosines (B, A, O), not to be lowered by autocast."""
+    with torch.autocast(a.device.type, enabled=False):
+        similarity: Tensor = a @ b.mT
         return similarity
 
 
@@ -121,6 +130,7 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _add_rows(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """(B, T, C), (B, S), (B, S, C) → x with `values` added to its rows `index`."""
+    """Add `values` (B, S, C) to the rows `index` (B, S) of x (B, T, C), in place: give it a tensor of your own."""
     batch, rows, width = x.shape
-    return x.reshape(batch * rows, width).index_add(0, _flat(index, rows), values.reshape(-1, width)).view(x.shape)
+    x.view(batch * rows, width).index_add_(0, _flat(index, rows), values.view(-1, width))
+    return x

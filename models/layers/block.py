@@ -58,7 +58,7 @@ class Block(nn.Module):
         attended, keys = self.attn(self.norm1(tokens.x), tokens.key_size)
         tokens = tokens.add(self._drop(attended))
         if r > 0:
-            tokens = tokens.merge(keys.mean(dim=1), r)
+            tokens = tokens.merge(keys.sum(dim=1), r)  # the mean over heads, but for a factor that cosines do not see
         return tokens.add(self._drop(self.mlp(self.norm2(tokens.x))))
 
     def _drop(self, residual: Tensor) -> Tensor:
