@@ -18,7 +18,7 @@ class Delivery:
     stream: str
     entry_id: str
     alone: bool
-    """It was claimed from a dead worker: run it in a batch of its own."""
+    """It was claimed from a dead worker, or may have been: run it in a batch of its own."""
     pulled_at: float
     """`time.monotonic()` of this worker."""
     nbytes: int

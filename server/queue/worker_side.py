@@ -180,7 +180,7 @@ class WorkerQueue:
         arguments: list[str] = [self.id]
         for delivery in deliveries:
             high = keys.stream(keys.bundle_of(delivery.stream), "high")
-            arguments += [delivery.stream, delivery.entry_id, delivery.job.id, high, "1" if delivery.alone else "0"]
+            arguments += [delivery.stream, delivery.entry_id, high, "1" if delivery.alone else "0"]
         self._patiently(lambda: self._script["hand_back"](keys=[], args=arguments))
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
@@ -202,15 +202,7 @@ class WorkerQueue:
 
     def _wait(self, streams: list[str], max_items: int, block_ms: int) -> list[Delivery]:
         """Block until a job comes. It is fresh, so only the batch itself looks at cancel and gateway again."""
-        read = ["GROUP", keys.GROUP, self.id, "COUNT", max_items, "BLOCK", block_ms, "STREAMS", *streams, *[">"] * len(streams)]
-        try:
-            answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
-        except redis.exceptions.ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                raise
-            self._create_groups(streams)  # a new bundle, or a Redis that restarted empty
-            answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
-        rows = self._with_blobs([self._row(stream, entry_id, fields) for stream, entries in answer or [] for entry_id, fields in entries])
+        rows = self._with_blobs(self._read(streams, ">", "COUNT", max_items, "BLOCK", block_ms))
         # COUNT holds for each stream, and several may have filled between the look and the wait: the rest waits for the next pull
         self._overlooked = len(rows) > max_items
         return self._accept(rows[:max_items], alone=False)
@@ -224,27 +216,31 @@ class WorkerQueue:
                     raise
 
     def _find_overlooked(self, streams: list[str], max_items: int) -> list[Delivery]:
-        """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived."""
-        read = ["GROUP", keys.GROUP, self.id, "STREAMS", *streams, *["0"] * len(streams)]
+        """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
+
+        That may have been the answer to a claim, so they run alone.
+        """
+        held = self._held.copy()
+        rows = [row for row in self._read(streams, "0") if (row[0].decode(), row[1].decode()) not in held]
+        self._overlooked = len(rows) > max_items
+        return self._accept(self._with_blobs(rows[:max_items]), alone=True)
+
+    def _read(self, streams: list[str], after: str, *options: str | int) -> list[list[Any]]:
+        """XREADGROUP, as rows of the scripts: stream, entry id, job id, gateway, bytes, reason to drop it, message."""
+        read = ["GROUP", keys.GROUP, self.id, *options, "STREAMS", *streams, *[after] * len(streams)]
         try:
             answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
-        except redis.exceptions.ResponseError:  # no group any more, so nothing pending either
-            answer = []
-        held = self._held.copy()
-        rows = [
-            self._row(stream, entry_id, fields)
+        except redis.exceptions.ResponseError as error:
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                raise
+            self._create_groups(streams)  # a new bundle, or a Redis that restarted empty
+            answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
+        return [
+            [stream, entry_id, fields.get(b"id", b""), fields.get(b"gw", b""), int(fields.get(b"bytes", 0)), b"", fields.get(b"job", b"")]
             for stream, entries in answer or []
             for entry_id, fields in entries
-            if fields and (stream.decode(), entry_id.decode()) not in held
+            if fields  # deleted by hand while it was pending
         ]
-        self._overlooked = len(rows) > max_items
-        return self._accept(self._with_blobs(rows[:max_items]), alone=False)
-
-    @staticmethod
-    def _row(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> list[Any]:
-        """As the scripts answer: stream, entry id, job id, gateway, bytes, reason to drop it, message."""
-        nbytes = int(fields.get(b"bytes", 0))
-        return [stream, entry_id, fields.get(b"id", b""), fields.get(b"gw", b""), nbytes, b"", fields.get(b"job", b"")]
 
     def _with_blobs(self, rows: list[list[Any]]) -> list[list[Any]]:
         large = [row for row in rows if not row[6]]

@@ -41,6 +41,16 @@ async def test_line_7_jobs_of_a_dead_gateway_are_dropped_at_pull(url: str, worke
         requests.cancel()
 
 
+async def test_line_7_no_reply_is_written_for_a_gateway_that_is_gone(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as gone:
+        request = asyncio.create_task(gone.submit_all([await a_job(gone, 1)]))
+        [taken] = await pulled(worker)
+    assert worker.finish([(taken, echo(worker, taken))]) == [True]
+    assert not db.exists(f"replies:{gone.id}")
+    assert nothing_is_left(db)
+    request.cancel()
+
+
 async def test_line_7_a_gateway_has_a_new_id_each_time_and_its_reply_stream_is_trimmed_and_expires(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us, gateway(url) as them:
         assert us.id != them.id

@@ -16,7 +16,23 @@ from server.queue.connect import connect
 from server.queue.dispatch import Dispatcher, RedisAway
 from server.queue.embedded import PrivateValkey
 from server.queue.errors import DeadlinePassed
-from tests.queue.harness import BUNDLE, Consumer, Server, a_job, ask, durable_server, eventually, free_port, gateway
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import (
+    BUNDLE,
+    QUICK_WORKER,
+    STREAM,
+    Consumer,
+    Server,
+    a_job,
+    announce,
+    ask,
+    durable_server,
+    echo,
+    eventually,
+    free_port,
+    gateway,
+    pulled,
+)
 
 MANY = 120
 
@@ -70,6 +86,41 @@ async def test_line_6_a_lost_connection_costs_no_delivery(url: str) -> None:
                 operator.client_kill_filter(_type="normal")
                 await asyncio.sleep(0.1)
         assert await asyncio.gather(*requests) == list(range(MANY))
+
+
+async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(valkey: PrivateValkey, url: str) -> None:
+    lose_answers = asyncio.Event()
+    async with gateway(url) as us, in_front_of(valkey.socket, lose=lose_answers) as port:
+        worker = WorkerQueue(f"redis://127.0.0.1:{port}/0", "w", QUICK_WORKER)
+        assert await asyncio.to_thread(worker.pull, [BUNDLE], 4) == []
+        request = asyncio.create_task(ask(us, 1))
+        await eventually(lambda: connect(url).xlen(STREAM) == 1)
+        lose_answers.set()
+        with pytest.raises(RedisAway):
+            await asyncio.to_thread(worker.pull, [BUNDLE], 4)
+        lose_answers.clear()
+        assert connect(url).xpending(STREAM, "workers")["pending"] == 1
+        [delivery] = await asyncio.to_thread(worker.pull, [BUNDLE], 4)
+        await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery))])
+        assert await request == 1
+
+
+async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_path: Path) -> None:
+    with durable_server(tmp_path) as server:
+        busy, other = (WorkerQueue(server.url, name, QUICK_WORKER) for name in ("busy", "other"))
+        async with gateway(server.url) as us:
+            request = asyncio.create_task(ask(us, 1))
+            announce(busy)
+            [taken] = await pulled(busy)
+            server.kill()
+            with pytest.raises(RedisAway):
+                other.reclaim([BUNDLE])
+            server.start()
+            await eventually(us.ping)
+            connect(server.url).delete(f"worker:{busy.id}")  # it expired
+            assert other.reclaim([BUNDLE]) is None
+            busy.finish([(taken, echo(busy, taken))])
+            assert await request == 1
 
 
 async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longer(tmp_path: Path) -> None:
@@ -165,7 +216,7 @@ async def test_rediss_speaks_tls_and_checks_the_certificate(tmp_path: Path) -> N
     context.load_cert_chain(certificate, key)
     server = Server(tmp_path / "plain", "--save", "")
     try:
-        async with tls_in_front_of(server.port, context) as port:
+        async with in_front_of(server.port, tls=context) as port:
             trusted = f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"
             async with gateway(trusted) as us, Consumer(trusted):
                 assert await ask(us, 5) == 5
@@ -176,18 +227,25 @@ async def test_rediss_speaks_tls_and_checks_the_certificate(tmp_path: Path) -> N
 
 
 @contextlib.asynccontextmanager
-async def tls_in_front_of(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def in_front_of(behind: int | Path, *, tls: ssl.SSLContext | None = None, lose: asyncio.Event | None = None) -> AsyncIterator[int]:
+    """A proxy before a server's port or socket: it ends TLS, or passes commands on and hangs up instead of passing answers back."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event | None = None) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if losing is not None and losing.is_set():
+                    break
                 writer.write(data)
                 await writer.drain()
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer))
+        if isinstance(behind, int):
+            behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", behind)
+        else:
+            behind_reader, behind_writer = await asyncio.open_unix_connection(behind)
+        await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer, lose))
 
-    proxy = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     async with proxy:
         yield proxy.sockets[0].getsockname()[1]

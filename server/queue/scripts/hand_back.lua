@@ -1,14 +1,13 @@
 -- Puts a worker's jobs back for another one, without a death being counted.
 -- A job that runs in batches goes to its bundle's high stream, which wakes a waiting worker and does not cost the job its place in the queue.
 -- A job that must run alone stays in its stream under a consumer that never lives, so that it is claimed, alone again.
--- ARGV: consumer, then per job: stream, entry id, job id, high stream, '1' if it must run alone. Returns how many were put back.
+-- ARGV: consumer, then per job: stream, entry id, high stream, '1' if it must run alone. Returns how many were put back.
 
 local me, count = ARGV[1], 0
-for i = 2, #ARGV, 5 do
-  local stream, entry_id, job_id, high = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+for i = 2, #ARGV, 4 do
+  local stream, entry_id, high = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if #redis.call('XPENDING', stream, GROUP, entry_id, entry_id, 1, me) == 1 then
-    if ARGV[i + 4] == '1' then
-      redis.call('HDEL', 'deaths:' .. job_id, 'alone')
+    if ARGV[i + 3] == '1' then
       redis.call('XCLAIM', stream, GROUP, HANDED_BACK, 0, entry_id, 'JUSTID')
     else
       local entry = redis.call('XRANGE', stream, entry_id, entry_id)[1]
