@@ -19,14 +19,9 @@ BODY = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": 
 
 
 @contextmanager
-def started(*, working: bool = True, **settings: object) -> Iterator[tuple[Gateway, Worker]]:
-    """With `working=False` the worker lives but takes nothing until the test sets it to work."""
-    with service.valkey() as valkey:
-        worker = Worker(valkey.url, [make_spec()])
-        if not working:
-            worker.pause()
-        with worker, service.gateway(valkey.url, **settings) as gateway:
-            yield gateway, worker
+def started(**settings: object) -> Iterator[tuple[Gateway, Worker]]:
+    with service.valkey() as valkey, Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url, **settings) as gateway:
+        yield gateway, worker
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +36,11 @@ def gateway(shared: tuple[Gateway, Worker]) -> Gateway:
 
 
 @pytest.fixture
-def worker(shared: tuple[Gateway, Worker]) -> Worker:
+def worker(shared: tuple[Gateway, Worker]) -> Iterator[Worker]:
     worker = shared[1]
     worker.done.clear()
-    return worker
+    yield worker
+    worker.resume()
 
 
 def infer(gateway: Gateway, **parameters: int) -> httpx.Response:
@@ -64,10 +60,10 @@ def test_the_deadline_of_the_job_is_the_timeout_in_microseconds(gateway, worker)
     assert default - shorter == pytest.approx(30_000, abs=5_000)
 
 
-def test_an_unanswered_request_ends_at_its_timeout():
-    with started(working=False) as (gateway, _):
-        late = infer(gateway, timeout=300_000)
-        assert (late.status_code, late.json().keys()) == (504, {"error"})
+def test_an_unanswered_request_ends_at_its_timeout(gateway, worker):
+    worker.pause()
+    late = infer(gateway, timeout=300_000)
+    assert (late.status_code, late.json().keys()) == (504, {"error"})
 
 
 def test_a_failure_of_the_model_is_ours(gateway, worker, monkeypatch):
@@ -79,7 +75,8 @@ def test_a_failure_of_the_model_is_ours(gateway, worker, monkeypatch):
 
 
 def test_a_full_queue_says_when_to_come_back():
-    with started(working=False, queue_max_items=1) as (gateway, worker):
+    with started(queue_max_items=1) as (gateway, worker):
+        worker.pause()
         first = threading.Thread(target=infer, args=(gateway,))
         first.start()
         eventually(lambda: gateway.metric("opsin_queue_depth") == 1, "one job in the queue")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -154,9 +155,7 @@ async def config(request: Request, name: str, version: str | None = None) -> Res
 async def infer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
     async with here.admission.admit(request, "open-inference") as visit:
-        content = await body.read(request, here.settings.max_body_bytes, visit.reservation)
-        here.metrics.payload.labels("in").observe(len(content))
-        asked, pictures = await _understand(request, content, name, here, visit)
+        asked, pictures = await _read(request, name, here, visit)
         async with cancelled_when_client_leaves(request):
             spec = await _find(here, name, version)
             visit.resolved(spec)
@@ -268,19 +267,21 @@ async def _statistics(here: Gateway, specs: list[BundleSpec]) -> Response:
     return json_response({"model_stats": [model_statistics(spec, counted) for spec, counted in zip(specs, counters, strict=True)]})
 
 
-async def _understand(request: Request, content: bytes, model: str, here: Gateway, visit: Visit) -> tuple[InferRequest, list[bytes]]:
-    """The request and its pictures, with the deadline and the room in the queue set for them. Raises Problem."""
+async def _read(request: Request, model: str, here: Gateway, visit: Visit) -> tuple[InferRequest, list[bytes]]:
+    """The request without its inputs, and its pictures; the deadline and the room in the queue are set for them. Raises Problem."""
+    content = await body.read(request, here.settings.max_body_bytes, visit.reservation)
+    here.metrics.payload.labels("in").observe(len(content))
     encoding = request.headers.get("content-encoding", "")
     header_length = request.headers.get(HEADER_LENGTH)
 
-    def read() -> tuple[InferRequest, list[bytes]]:
+    def decode() -> tuple[InferRequest, list[bytes]]:
         plain = compression.decompress(content, encoding, here.settings.max_body_bytes)
         asked = decode_request(plain, header_length, raw_input=IMAGE)
         check_outputs(asked, model)
-        return asked, read_pictures(asked, model, here.settings.max_images)
+        return replace(asked, inputs=()), read_pictures(asked, model, here.settings.max_images)
 
     small = len(content) <= SMALL_BODY and not encoding
-    asked, pictures = read() if small else await asyncio.to_thread(read)
+    asked, pictures = decode() if small else await asyncio.to_thread(decode)
     seconds = _timeout(asked)
     if seconds is not None:
         visit.limit(seconds)
