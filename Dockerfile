@@ -17,10 +17,13 @@ COPY pyproject.toml README.md LICENSE ./
 COPY opsin/__init__.py opsin/
 RUN pip install --no-cache-dir --editable '.[gateway]'
 
-FROM gateway-venv AS worker-venv
-# The requirement for torch; pin it to a CPU build (with an index that has one) where workers have no GPU.
+FROM base AS worker-venv
+# The requirement for torch; name a CPU build, and give pip an index that has it, where workers have no GPU. Large, so in a layer of its own.
 ARG TORCH=torch
-RUN pip install --no-cache-dir "$TORCH" --editable '.[server]'
+RUN python -m venv /venv && pip install --no-cache-dir "$TORCH"
+COPY pyproject.toml README.md LICENSE ./
+COPY opsin/__init__.py opsin/
+RUN pip install --no-cache-dir --editable '.[server]'
 
 FROM base AS gateway
 COPY --from=gateway-venv /venv /venv

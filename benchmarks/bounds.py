@@ -1,7 +1,7 @@
 """What the hardware could do without a service: `python -m benchmarks.bounds`, a process of its own that prints one JSON object.
 
 B: forward passes alone on one torch thread, over batch sizes.
-P: one process that decodes and infers in a loop, over torch threads, batch sizes and decode threads.
+P: one process that decodes and infers in a loop, over loops at once, torch threads of each, batch sizes and decode threads.
 Both run the service's own decoding and models on the pictures that the load generator sends.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,15 +33,20 @@ from server.settings import Settings
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 Pixels = NDArray[np.uint8]
 Decode = Callable[[bytes], Pixels]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to run the loop; `decoders` 0 decodes between forward passes, on the thread that runs them."""
+    """One way to run the loop."""
 
     threads: int
+    """Torch threads of a loop."""
     batch: int
+    loops: int = 1
+    """Batches at once, each loop on a Python thread of its own."""
     decoders: int = 0
+    """Threads that decode ahead; 0 decodes between forward passes, on the thread that runs them."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,11 @@ def layouts(kind: Literal["forward", "process"]) -> list[Layout]:
     if kind == "forward":
         return [Layout(1, batch) for batch in BATCH_SIZES]
     cpus = len(os.sched_getaffinity(0))
-    threads = sorted({1, max(1, cpus // 2), max(1, cpus - 1), cpus})
-    decoders = sorted({0, 1, 2, cpus})
-    return [Layout(thread, batch, decoder) for thread in threads for batch in BATCH_SIZES for decoder in decoders]
+    powers = [1 << exponent for exponent in range(cpus.bit_length())]
+    shapes = sorted({(loops, threads) for loops in powers for threads in (1, max(1, cpus // 2 // loops), cpus // loops)})
+    return [
+        Layout(threads, batch, loops, decoders) for loops, threads in shapes for batch in BATCH_SIZES for decoders in sorted({0, 1, cpus})
+    ]
 
 
 def decoder(preprocess: Preprocess) -> Decode:
@@ -72,15 +80,30 @@ def decoder(preprocess: Preprocess) -> Decode:
 
 def forward_only(model: LoadedModel, pixels: Pixels, layout: Layout, seconds: float) -> float:
     """Images/s of forward passes over ready pixels (N, S, S, 3)."""
-    batches = cycle([np.stack(list(islice(cycle(pixels), start, start + layout.batch))) for start in range(0, len(pixels), layout.batch)])
-    return _images_per_second(lambda: infer(model, next(batches)), layout, seconds)
+    endless = cycle(pixels)
+    batches = cycle([np.stack(list(islice(endless, layout.batch))) for _ in range(max(1, len(pixels) // layout.batch))])
+    return images_per_second(lambda: infer(model, next(batches)), layout, seconds)
 
 
 def decode_and_infer(model: LoadedModel, decode: Decode, pictures: Sequence[bytes], layout: Layout, seconds: float) -> float:
     """Images/s of decoding and forward passes together, without HTTP or queue."""
     with ThreadPoolExecutor(max(1, layout.decoders)) as pool:
-        decoded = _decoded_ahead(pool, decode, pictures, 2 * layout.batch) if layout.decoders else map(decode, cycle(pictures))
-        return _images_per_second(lambda: infer(model, np.stack(list(islice(decoded, layout.batch)))), layout, seconds)
+        decoded: Iterator[Pixels] = map(decode, _Locked(cycle(pictures)))
+        if layout.decoders:
+            decoded = _Locked(_decoded_ahead(pool, decode, pictures, 2 * layout.batch * layout.loops))
+        return images_per_second(lambda: infer(model, np.stack(list(islice(decoded, layout.batch)))), layout, seconds)
+
+
+class _Locked(Iterator[Item]):
+    """An iterator that several threads may share."""
+
+    def __init__(self, source: Iterator[Item]) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+
+    def __next__(self) -> Item:
+        with self._lock:
+            return next(self._source)
 
 
 def _decoded_ahead(pool: ThreadPoolExecutor, decode: Decode, pictures: Sequence[bytes], ahead: int) -> Iterator[Pixels]:
@@ -96,14 +119,20 @@ def infer(model: LoadedModel, pixels: Pixels) -> NDArray[np.float32]:
     return model.forward({"pixels": pixels}, {"merge": [0] * model.depth})["logits"]
 
 
-def _images_per_second(step: Callable[[], object], layout: Layout, seconds: float) -> float:
-    torch.set_num_threads(layout.threads)
-    step()
-    start, batches = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - start) < seconds or not batches:
+def images_per_second(step: Callable[[], object], layout: Layout, seconds: float) -> float:
+    """Run `step`, one batch, in as many loops at once as the layout says; whole batches over the time that they took."""
+
+    def loop(_: int) -> float:
+        torch.set_num_threads(layout.threads)
         step()
-        batches += 1
-    return batches * layout.batch / elapsed
+        warm, batches = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - warm) < seconds or not batches:
+            step()
+            batches += 1
+        return batches * layout.batch / elapsed
+
+    with ThreadPoolExecutor(layout.loops) as pool:
+        return sum(pool.map(loop, range(layout.loops)))
 
 
 def off_line_scores(model: LoadedModel, pixels: Pixels) -> NDArray[np.float32]:
