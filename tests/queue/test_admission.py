@@ -76,9 +76,10 @@ async def test_line_2_a_job_that_is_there_is_not_queued_twice(url: str, db: redi
         job = await a_job(us, 1)
         first = asyncio.create_task(us.submit_all([job]))
         await eventually(lambda: db.exists(f"job:{job.id}"))
-        second = asyncio.create_task(us.submit_all([job]))
-        await us.ping()
-        assert db.xlen(STREAM) == 1
+        companion = await a_job(us, 2)
+        second = asyncio.create_task(us.submit_all([job, companion]))
+        await eventually(lambda: db.exists(f"job:{companion.id}"))
+        assert [entry["id"] for _, entry in db.xrange(STREAM)] == [job.id, companion.id]
         assert 0 < db.pttl(f"job:{job.id}") <= 130_000
         first.cancel()
         second.cancel()
