@@ -23,11 +23,19 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, key_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, N, C), (B, N, 1) → output (B, N, C) and keys (B, H, N, D)."""
+        q, k, v = self.project(x)
+        return self.join(ops.size_biased_attention(q, k, v, key_size)), k
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, C) → q, k and v, (B, H, N, D) each."""
         batch, tokens, width = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
-        attended = ops.size_biased_attention(q, k, v, key_size)
-        return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width)), k
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def join(self, attended: Tensor) -> Tensor:
+        """(B, H, N, D), what each head saw → output (B, N, C)."""
+        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return output
 
 
 class Mlp(nn.Module):
@@ -54,20 +62,23 @@ class Block(nn.Module):
         self.mlp = Mlp(width, hidden)
         self.drop_path = drop_path
 
-    def forward(self, tokens: Tokens, r: int = 0) -> Tokens:
+    def forward(self, tokens: Tokens, r: int = 0, keep: Tensor | None = None) -> Tokens:
+        """keep: (2, B) of 0 and 1, which samples keep the attention and the MLP branch in stochastic depth; None: drawn, in training."""
+        keep_attention, keep_mlp = (None, None) if keep is None else keep
         attended, keys = self.attn(self.norm1(tokens.x), tokens.key_size)
-        tokens = tokens.add(self._drop(attended))
+        tokens = tokens.add(self._drop(attended, keep_attention))
         if r > 0:
             tokens = tokens.merge(keys.sum(dim=1), r)  # the mean over heads, but for a factor that cosines do not see
-        return tokens.add(self._drop(self.mlp(self.norm2(tokens.x))))
+        return tokens.add(self._drop(self.mlp(self.norm2(tokens.x)), keep_mlp))
 
-    def _drop(self, residual: Tensor) -> Tensor:
+    def _drop(self, residual: Tensor, keep: Tensor | None) -> Tensor:
         """Stochastic depth (arXiv 1603.09382): leave the whole branch out of a sample with probability `drop_path`, in training."""
-        if not self.training or self.drop_path == 0.0:
-            return residual
-        keep = 1.0 - self.drop_path
-        mask = torch.empty(residual.shape[0], 1, 1, dtype=residual.dtype, device=residual.device).bernoulli_(keep)
-        return residual * (mask / keep)
+        share = 1.0 - self.drop_path
+        if keep is None:
+            if not self.training or self.drop_path == 0.0:
+                return residual
+            keep = torch.empty(residual.shape[0], dtype=residual.dtype, device=residual.device).bernoulli_(share)
+        return residual * (keep.to(residual.dtype) / share).view(-1, *[1] * (residual.dim() - 1))
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
