@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import Block, drop_path_rates
+from models.layers.patches import TubePatchEmbed
 from models.merge_schedule import MergeSchedule
 from models.token_merging import Tokens
 from models.vit import Classified
@@ -54,19 +55,6 @@ class VideoMAEConfig:
         return self.frames // self.patch_frames, (self.image_size // self.patch_size) ** 2
 
 
-class TubePatchEmbed(nn.Module):
-    """(B, channels, T, S, S) → (B, t·h·w, C): time slowest, then row, then column."""
-
-    def __init__(self, config: VideoMAEConfig) -> None:
-        super().__init__()
-        kernel = (config.patch_frames, config.patch_size, config.patch_size)
-        self.proj = nn.Conv3d(config.channels, config.width, kernel_size=kernel, stride=kernel)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        x: Tensor = self.proj(clips)  # (B, C, t, h, w)
-        return x.flatten(2).transpose(1, 2)
-
-
 class VideoMAE(nn.Module):
     """q, k and v are one matrix here; the published files keep three, which `models.published` joins."""
 
@@ -74,7 +62,7 @@ class VideoMAE(nn.Module):
         super().__init__()
         self.config = config
         width, (times, places) = config.width, config.grid
-        self.patch_embed = TubePatchEmbed(config)
+        self.patch_embed = TubePatchEmbed(config.patch_frames, config.patch_size, config.channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         if config.separate_positions:
             self.pos_embed_spatial = nn.Parameter(torch.zeros(1, places, width))

@@ -1,4 +1,4 @@
-"""Pictures and patches."""
+"""Pictures and clips, and their patches."""
 
 from __future__ import annotations
 
@@ -17,17 +17,44 @@ class PatchEmbed(nn.Module):
         return x.flatten(2).transpose(1, 2)
 
 
+class TubePatchEmbed(nn.Module):
+    """(B, channels, T, S, S) → (B, t·h·w, C): time slowest, then row, then column."""
+
+    def __init__(self, patch_frames: int, patch_size: int, channels: int, width: int) -> None:
+        super().__init__()
+        kernel = (patch_frames, patch_size, patch_size)
+        self.proj = nn.Conv3d(channels, width, kernel_size=kernel, stride=kernel)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        x: Tensor = self.proj(clips)  # (B, C, t, h, w)
+        return x.flatten(2).transpose(1, 2)
+
+
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """(B, channels, H, W) → (B, H/p · W/p, p·p·channels). Inside a patch: row, column, channel, the channel fastest."""
-    batch, channels, height, width = images.shape
-    rows, columns = height // patch_size, width // patch_size
-    grid = images.reshape(batch, channels, rows, patch_size, columns, patch_size)
-    return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, patch_size**2 * channels)
+    return patchify_tubes(images.unsqueeze(2), 1, patch_size)
 
 
-def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
-    """The inverse of `patchify` for square pictures."""
+def unpatchify(patches: Tensor, patch_size: int, rows: int | None = None) -> Tensor:
+    """The inverse of `patchify`, for square pictures or those with so many rows of patches."""
+    rows = round(patches.shape[1] ** 0.5) if rows is None else rows
+    return unpatchify_tubes(patches, 1, patch_size, (1, rows)).squeeze(2)
+
+
+def patchify_tubes(clips: Tensor, patch_frames: int, patch_size: int) -> Tensor:
+    """(B, channels, T, H, W) → (B, T/u · H/p · W/p, u·p·p·channels). Inside a tube: frame, row, column, channel, the channel fastest."""
+    batch, channels, frames, height, width = clips.shape
+    times, rows, columns = frames // patch_frames, height // patch_size, width // patch_size
+    grid = clips.reshape(batch, channels, times, patch_frames, rows, patch_size, columns, patch_size)
+    tubes = grid.permute(0, 2, 4, 6, 3, 5, 7, 1)  # (B, t, h, w, u, p, p, channels)
+    return tubes.reshape(batch, times * rows * columns, patch_frames * patch_size**2 * channels)
+
+
+def unpatchify_tubes(patches: Tensor, patch_frames: int, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """The inverse of `patchify_tubes`. grid: how many patches there are in time and from top to bottom."""
     batch, count, values = patches.shape
-    side, channels = round(count**0.5), values // patch_size**2
-    grid = patches.reshape(batch, side, side, patch_size, patch_size, channels)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, side * patch_size, side * patch_size)
+    (times, rows), channels = grid, values // (patch_frames * patch_size**2)
+    columns = count // (times * rows)
+    tubes = patches.reshape(batch, times, rows, columns, patch_frames, patch_size, patch_size, channels)
+    clips = tubes.permute(0, 7, 1, 4, 2, 5, 3, 6)  # (B, channels, t, u, h, p, w, p)
+    return clips.reshape(batch, channels, times * patch_frames, rows * patch_size, columns * patch_size)

@@ -7,21 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def sincos_table(width: int, side: int) -> Tensor:
-    """(1, 1 + side², width), float32: zeros for the class token, then the grid in raster order. Width is a multiple of 4.
+def sincos_table(width: int, rows: int, columns: int | None = None) -> Tensor:
+    """(1, 1 + rows · columns, width), float32: zeros for the class token, then the grid in raster order. Width is a multiple of 4.
 
-    The first half of the channels encodes the column, the second the row; each half is sines, then cosines, of
-    position · 10000^(-k / (width / 4)). Section A.1 of MAE (arXiv 2111.06377) calls it "the sine-cosine version".
+    columns: as many as rows by default. The first half of the channels encodes the column, the second the row; each half is a
+    `sincos_line`. Section A.1 of MAE (arXiv 2111.06377) calls it "the sine-cosine version".
     """
     if width % 4:
         raise ValueError(f"width {width} is no multiple of 4, which a sine-cosine position table needs")
-    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = torch.arange(side, dtype=torch.float64).unsqueeze(1) * frequencies  # (side, width / 4)
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
-    column = axis.unsqueeze(0).expand(side, -1, -1)
-    row = axis.unsqueeze(1).expand(-1, side, -1)
-    grid = torch.cat([column, row], dim=2).reshape(side * side, width)
+    columns = rows if columns is None else columns
+    column = sincos_line(width // 2, columns).expand(rows, -1, -1)
+    row = sincos_line(width // 2, rows).unsqueeze(1).expand(-1, columns, -1)
+    grid = torch.cat([column, row], dim=2).reshape(rows * columns, width)
     return torch.cat([torch.zeros(1, width, dtype=torch.float64), grid]).float().unsqueeze(0)
+
+
+def sincos_line(width: int, length: int) -> Tensor:
+    """(length, width), float64: sines, then cosines, of position · 10000^(-k / (width / 2)). Width is a multiple of 2."""
+    frequencies = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angles = torch.arange(length, dtype=torch.float64).unsqueeze(1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def resize_table(table: Tensor, patches: int, *, special: int, align_corners: bool = False) -> Tensor:
