@@ -108,7 +108,8 @@ def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, 
 def _directions(metric: Tensor) -> Tensor:
     """Rows of length 1, in float32 or wider whatever the model's precision: near ties decide which tokens merge."""
     metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
-    return metric / metric.norm(dim=-1, keepdim=True)
+    length: Tensor = metric.norm(dim=-1, keepdim=True)
+    return metric / length
 
 
 def _similarity(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,208 @@
+"""How much faster a forward pass gets by merging tokens: `python -m benchmarks.merging`.
+
+Off-line, this code alone: the same model with merging off and on, in pairs that follow each other, so that what else the machine does hits
+both. The bar is the FLOP-ideal: the ratio of the multiply-accumulates of the blocks. timm's own model stands beside as a check that the
+ratio is not bought with a slow baseline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from models.merge_schedule import MergeSchedule
+from models.vit import ViT, ViTConfig
+
+RESULTS = Path(__file__).parent / "results"
+
+SIZES = {
+    "Ti/16": (ViTConfig(width=192, depth=12, heads=3), "vit_tiny_patch16_224", 13),
+    "S/16": (ViTConfig(width=384, depth=12, heads=6), "vit_small_patch16_224", 13),
+    "B/16": (ViTConfig(width=768, depth=12, heads=12), "vit_base_patch16_224", 13),
+    "L/16": (ViTConfig(width=1024, depth=24, heads=16), "vit_large_patch16_224", 8),
+}
+"""Name → our config, timm's name, and the r of ToMe's tables."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Run:
+    size: str
+    dtype: str
+    r: int
+    batch: int
+    threads: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Seconds of one forward pass each."""
+
+    off: float
+    on: float
+
+    @property
+    def ratio(self) -> float:
+        return self.off / self.on
+
+
+@dataclass(frozen=True)
+class Result:
+    run: Run
+    tokens_in: int
+    tokens_out: int
+    pairs: list[Pair]
+    timm: float
+    """Seconds, the median."""
+    ideal: float
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(pair.ratio for pair in self.pairs)
+
+    @property
+    def off(self) -> float:
+        return statistics.median(pair.off for pair in self.pairs)
+
+    @property
+    def on(self) -> float:
+        return statistics.median(pair.on for pair in self.pairs)
+
+    @property
+    def share(self) -> float:
+        """Of the FLOP-ideal ratio."""
+        return self.ratio / self.ideal
+
+
+def block_macs(config: ViTConfig, merge: MergeSchedule) -> int:
+    """Multiply-accumulates of all blocks for one picture: the merge comes between attention and MLP, and its own cost is left out."""
+    width, hidden = config.width, round(config.width * config.mlp_ratio)
+    before = config.special_tokens + config.patches
+    total = 0
+    for after in merge.token_counts(before, config.depth, config.special_tokens):
+        total += before * 4 * width * width + 2 * before * before * width + after * 2 * width * hidden
+        before = after
+    return total
+
+
+def measure(run: Run) -> Result:
+    config, timm_name, _ = SIZES[run.size]
+    dtype, merge = DTYPES[run.dtype], MergeSchedule.constant(run.r)
+    torch.set_num_threads(run.threads)
+    torch.manual_seed(0)
+    model = ViT(config).eval().to(dtype)
+    theirs = timm.create_model(timm_name, pretrained=False).eval().to(dtype)
+    pixels = torch.randn(run.batch, config.channels, config.image_size, config.image_size, dtype=dtype)
+    pairs, others = [], []
+    with torch.inference_mode():
+        merged, _, _ = model(pixels, merge=merge), model(pixels), theirs(pixels)  # warm-up
+        for index in range(run.pairs):
+            pairs.append(_pair(lambda: model(pixels), lambda: model(pixels, merge=merge), swapped=index % 2 == 1))
+            others.append(_seconds(lambda: theirs(pixels)))
+    ideal = block_macs(config, MergeSchedule.off()) / block_macs(config, merge)
+    return Result(run, merged.tokens_in, merged.tokens_out, pairs, statistics.median(others), ideal)
+
+
+def _pair(off: Callable[[], object], on: Callable[[], object], *, swapped: bool) -> Pair:
+    """Each goes first as often as second, so that a drift favours neither."""
+    if swapped:
+        second = _seconds(on)
+        return Pair(_seconds(off), second)
+    return Pair(_seconds(off), _seconds(on))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def table(results: list[Result]) -> Table:
+    view = Table(title="Forward pass with merging off and on")
+    for column in (
+        "model",
+        "dtype",
+        "r",
+        "batch",
+        "threads",
+        "tokens",
+        "timm ms",
+        "off ms",
+        "on ms",
+        "ratio",
+        "min..max",
+        "ideal",
+        "share",
+    ):
+        view.add_column(column, justify="left" if column in ("model", "dtype") else "right")
+    for result in results:
+        ratios = [pair.ratio for pair in result.pairs]
+        view.add_row(
+            result.run.size,
+            result.run.dtype,
+            str(result.run.r),
+            str(result.run.batch),
+            str(result.run.threads),
+            f"{result.tokens_in} → {result.tokens_out}",
+            f"{result.timm * 1000:.0f}",
+            f"{result.off * 1000:.0f}",
+            f"{result.on * 1000:.0f}",
+            f"{result.ratio:.3f}",
+            f"{min(ratios):.2f}..{max(ratios):.2f}",
+            f"{result.ideal:.3f}",
+            f"{result.share:.3f}",
+        )
+    return view
+
+
+def to_json(results: list[Result]) -> dict[str, object]:
+    rows = [{**asdict(result), "ratio": result.ratio, "share": result.share, "off": result.off, "on": result.on} for result in results]
+    return {"benchmark": "merging", "when": datetime.now(UTC).isoformat(), "machine": machine.describe().to_json(), "results": rows}
+
+
+def main() -> None:
+    here = machine.describe()
+    native_bf16 = any(flag in here.flags for flag in ("avx512_bf16", "amx_bf16"))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.merging", description=__doc__)
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=["S/16", "B/16", "L/16"])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32", "bfloat16"] if native_bf16 else ["float32"])
+    parser.add_argument("--r", type=int, help="tokens merged in each block (default: 13; 8 for L/16)")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=9)
+    options = parser.parse_args()
+    runs = [
+        Run(size, dtype, SIZES[size][2] if options.r is None else options.r, options.batch, options.threads, options.pairs)
+        for size in options.size
+        for dtype in options.dtype
+    ]
+    console = Console(width=max(Console().width, 140))
+    for line in here.lines():
+        console.print(line, highlight=False)
+    results = []
+    for run in runs:
+        with console.status(f"{run.size} {run.dtype}: {run.pairs} pairs"):
+            results.append(measure(run))
+    console.print(table(results))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "merging.json"
+    path.write_text(json.dumps(to_json(results), indent=2) + "\n")
+    console.print(f"written to {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
