@@ -27,7 +27,8 @@ WITHOUT = ("OPSIN_REDIS_URL", "OPSIN_CONFIG")
 class Service:
     """A running `opsin serve`. Its lines are read as they come; `url` is known once it is ready."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], bundles: Path) -> None:
+        self.bundles = bundles
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -101,7 +102,7 @@ def serve(bundles: Path, *options: str, command: list[str] | None = None, **sett
     environment |= {"OMP_NUM_THREADS": "1", "OPSIN_METRICS_PORT": "19101"}
     environment |= {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
     entry = command or [sys.executable, "-m", "opsin", "serve"]
-    service = Service([*entry, "--port", "0", "--bundles", str(bundles), *options], environment)
+    service = Service([*entry, "--port", "0", "--bundles", str(bundles), *options], environment, bundles)
     try:
         yield service
     finally:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-WINDOW = 7
-"""Measurements kept per size. Their median shrugs off an interrupted batch and follows a lasting change within four batches."""
+WINDOW = 5
+"""Measurements kept per size. Their median shrugs off an interrupted batch and follows a lasting change within three batches."""
 ALMOST = 0.97
 """A smaller batch that reaches this share of the best throughput wins: the same work, half the latency."""
-RECHECK = 50
-"""Every so many full batches, a neighbouring size is measured again: the best size moves when step times do."""
+RECHECK = 60
+"""Every so many full batches a neighbouring size is measured again, larger and smaller in turn: the best size moves when step times do."""
+RECHECKS = 3
+"""Batches in a row that measure it: enough to move its median."""
 
 
 class StepTimes:
@@ -27,7 +29,7 @@ class StepTimes:
         self._measured: dict[int, deque[float]] = {}
         self._seconds: dict[int, float] = {}
         """The median of what was measured, in order of size."""
-        self._full_batches = 0
+        self._batches = 0
 
     def like(self) -> StepTimes:
         """A copy to start another bucket of the same bundle from."""
@@ -42,7 +44,7 @@ class StepTimes:
         if size > self.largest or size & (size - 1):
             return
         self._measured.setdefault(size, deque(maxlen=WINDOW)).append(seconds)
-        self._full_batches += size >= self.best
+        self._batches += 1
         self._refresh()
 
     def out_of_memory(self, size: int) -> None:
@@ -68,8 +70,8 @@ class StepTimes:
         larger = min(2 * self.best, self.largest)
         if larger not in self._measured:
             return larger
-        turn, due = divmod(self._full_batches + 1, RECHECK)
-        if due:
+        turn, batch = divmod(self._batches, RECHECK)
+        if batch < RECHECK - RECHECKS:
             return self.best
         return larger if turn % 2 else max(1, self.best // 2)
 

@@ -46,7 +46,9 @@ WATCH_EVERY = 1.0
 
 
 def run_worker(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then finish what was begun. A second signal hands it back at once. Returns the exit code."""
+    """Serve until SIGTERM or SIGINT, then finish what was begun and exit with 0; a second signal hands it back at once.
+
+    Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
     if settings.redis_url is None:
         log.critical("no queue: set OPSIN_REDIS_URL")
@@ -57,7 +59,8 @@ def run_worker(settings: Settings) -> int:
         log.critical(str(error))
         return MISUSE
     torch.set_num_threads(layout.threads)
-    return Worker(settings, settings.redis_url, layout).run()
+    Worker(settings, settings.redis_url, layout).run()
+    os._exit(0)  # tearing torch down takes a second, and a batch that still computes can neither be interrupted nor be answered any more
 
 
 class Worker:
@@ -75,7 +78,7 @@ class Worker:
             self._queue, self._slots, self._catalog, self._metrics, str(layout.device), serve_metrics(self._metrics, settings.metrics_port)
         )
 
-    def run(self) -> int:
+    def run(self) -> None:
         signals = StopSignals()
         log.info(
             "worker starts", id=self._queue.id, device=str(self._layout.device), slots=self._layout.slots, threads=self._layout.threads
@@ -99,9 +102,9 @@ class Worker:
             if signals.wait(0.02):
                 break
         receiving.join(2 * BLOCK_MS / 1000)  # what its last look at the queue brings is handed back too
-        return self._end(answering, computing)
+        self._end(answering)
 
-    def _end(self, answering: threading.Thread, computing: list[threading.Thread]) -> int:
+    def _end(self, answering: threading.Thread) -> None:
         unfinished = self._slots.stop()
         self._results.put(None)
         answering.join(self._settings.drain_timeout)
@@ -112,9 +115,6 @@ class Worker:
         except RedisAway as away:
             log.error("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))
         log.info("worker ends", id=self._queue.id, handed_back=len(unfinished))
-        if any(thread.is_alive() for thread in computing):
-            os._exit(0)  # a batch that still computes cannot be interrupted, and must not be answered any more
-        return 0
 
     def _watch_bundles(self) -> None:
         while self._heartbeat.state != "draining":

@@ -19,7 +19,9 @@ from server.worker.executors import OneShot
 from server.worker.layout import Layout
 
 PROBE_SECONDS = 4.0
-"""How long measuring one bundle may take, beyond the batch that is running then."""
+"""How long the batch sizes of one bundle may be measured, beyond the batch that is running then."""
+DTYPE_SECONDS = 1.0
+"""The same for one number format."""
 DTYPE_BATCH = 4
 CLEARLY_FASTER = 0.9
 """bfloat16 costs a little accuracy: it must take at most this share of float32's time."""
@@ -64,7 +66,7 @@ def _in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str) -> tuple[L
     if next(exact.model.parameters(), None) is None:
         return exact, torch.float32
     short = load(bundle, device=layout.device, dtype=torch.bfloat16)
-    seconds_exact, seconds_short = _seconds(exact, layout, DTYPE_BATCH), _seconds(short, layout, DTYPE_BATCH)
+    seconds_exact, seconds_short = (_seconds(model, layout, DTYPE_BATCH, time.monotonic() + DTYPE_SECONDS) for model in (exact, short))
     return (short, torch.bfloat16) if seconds_short < CLEARLY_FASTER * seconds_exact else (exact, torch.float32)
 
 
@@ -82,8 +84,8 @@ def _probe(model: LoadedModel, layout: Layout) -> StepTimes:
     return steps
 
 
-def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float = float("inf")) -> float:
-    """Seconds of a batch: the fastest of a few, after one that pays for what happens only once."""
+def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float) -> float:
+    """Seconds of a batch: the fastest of a few until the deadline. The first also pays for what happens only once."""
     arrays, options = _sample(model.spec, size), {"merge": _per_block(model, _usual_schedule(model.spec))}
     times = [run_at_once(layout, lambda: model.forward(arrays, options))]
     for _ in range(REPEATS):

@@ -19,7 +19,7 @@ from server.queue.job import Array, Job, Priority, Reply, WorkerInfo
 from server.settings import Settings
 
 OPSIN_WORKER = (sys.executable, "-m", "opsin", "worker")
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 @contextmanager

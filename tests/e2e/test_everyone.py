@@ -1,0 +1,27 @@
+"""Two hundred clients at once: everyone gets the answer to their own picture."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import numpy as np
+
+from models.bundle import read
+from tests.pictures import expected_scores, picture
+from tests.service import Service
+
+CLIENTS = 200
+
+
+async def test_two_hundred_clients_get_the_answers_to_their_own_pictures(service: Service) -> None:
+    async with httpx.AsyncClient(base_url=service.url, timeout=120, limits=httpx.Limits(max_connections=CLIENTS)) as http:
+        asked = [http.post("/v1/classify", content=picture(seed), params={"model": "tiny", "top_k": 10}) for seed in range(CLIENTS)]
+        answers = await asyncio.gather(*asked)
+    assert [answer.status_code for answer in answers] == [200] * CLIENTS
+    scores = np.empty((CLIENTS, 10))
+    for seed, answer in enumerate(answers):
+        for prediction in answer.json()["results"][0]["predictions"]:
+            scores[seed, prediction["index"]] = prediction["score"]
+    expected = expected_scores(read(service.bundles / "tiny" / "1"), range(CLIENTS))
+    np.testing.assert_allclose(scores, expected, atol=1e-3)

@@ -1,0 +1,75 @@
+"""A batch runs as one forward pass; where it fails, its halves tell why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import BundleSpec
+from models.registry import load
+from server.queue.delivery import Delivery
+from server.worker.executors import Answered, Arrays, OneShot, Refused, TooLarge
+from tests.bundles import write_tiny_vit
+from tests.worker.deliveries import delivery
+
+CPU = torch.device("cpu")
+
+
+def pictures(count: int, side: int = 32) -> list[Delivery]:
+    return [delivery(pixels=np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)) for seed in range(count)]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> OneShot:
+    return OneShot(load(write_tiny_vit(tmp_path)), CPU)
+
+
+class SmallMemory:
+    """A model that has room for `room` items at a time."""
+
+    def __init__(self, spec: BundleSpec, room: int) -> None:
+        self.spec = spec
+        self.room = room
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        if len(arrays["pixels"]) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return {"logits": arrays["pixels"].mean((1, 2, 3))[:, None]}
+
+
+def test_each_row_is_what_the_model_says_of_that_job(tiny: OneShot) -> None:
+    jobs = pictures(5)
+    [batch] = tiny.run(jobs)
+    assert isinstance(batch, Answered)
+    for row, job in enumerate(jobs):
+        alone = tiny.model.forward({"pixels": job.job.arrays["pixels"].to_numpy()[None].copy()}, job.job.options)
+        np.testing.assert_allclose(batch.outputs["logits"][row], alone["logits"][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("culprits", [{0}, {6}, {2, 3}, set(range(7))])
+def test_the_culprits_are_refused_and_every_other_job_is_answered_once(tiny: OneShot, culprits: set[int]) -> None:
+    good, bad = pictures(7), pictures(7, side=33)
+    jobs = [bad[place] if place in culprits else good[place] for place in range(7)]
+    results = list(tiny.run(jobs))
+    refused = [result.job for result in results if isinstance(result, Refused)]
+    answered = [job for result in results if isinstance(result, Answered) for job in result.jobs]
+    assert refused == [jobs[place] for place in sorted(culprits)]
+    assert answered == [job for place, job in enumerate(jobs) if place not in culprits]
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
+    jobs = pictures(8)
+    results = list(OneShot(SmallMemory(tiny.model.spec, room=4), CPU).run(jobs))
+    assert [result.size for result in results if isinstance(result, TooLarge)] == [8]
+    assert [result.jobs for result in results if isinstance(result, Answered)] == [jobs[:4], jobs[4:]]
+
+
+def test_a_job_that_does_not_fit_by_itself_is_refused(tiny: OneShot) -> None:
+    jobs = pictures(2)
+    results = list(OneShot(SmallMemory(tiny.model.spec, room=0), CPU).run(jobs))
+    assert [result.job for result in results if isinstance(result, Refused)] == jobs

@@ -1,0 +1,77 @@
+"""Where the threads of a worker meet."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from server.worker.batcher import Batcher
+from server.worker.budget import StepTimes
+from server.worker.slots import Slots
+from tests.worker.deliveries import delivery
+
+PATIENCE = 10.0
+
+
+def slots(count: int = 1, seconds: float = 5.0) -> Slots:
+    """Batches of up to 8 that are expected to take `seconds`."""
+    steps = StepTimes(8)
+    for size in (1, 2, 4, 8):
+        steps.record(size, seconds)
+    made = Slots(count, Batcher(lambda _bucket: steps))
+    made.expect(steps)
+    return made
+
+
+def test_an_idle_worker_waits_at_the_queue_for_one_batch() -> None:
+    pull = slots().next_pull()
+    assert pull is not None
+    assert (pull.items, pull.block) == (8, True)
+
+
+def test_a_busy_worker_looks_only_shortly_before_the_end_of_its_batch_and_never_waits_at_the_queue() -> None:
+    made = slots(seconds=0.2)
+    made.add([delivery()])
+    running = made.take()
+    assert running is not None
+    pull = made.next_pull()
+    assert pull is not None
+    assert (pull.items, pull.block) == (8, False)
+    assert running.expected_end - 0.1 < time.monotonic() < running.expected_end + PATIENCE
+
+
+def test_a_reclaimed_job_has_the_whole_worker_to_itself() -> None:
+    made = slots(count=2)
+    made.add([delivery(alone=True), delivery()])
+    lone = made.take()
+    assert lone is not None
+    assert [job.alone for job in lone.jobs] == [True]
+    assert not made.may_reclaim
+    taken = threading.Event()
+    other = threading.Thread(target=lambda: (made.take(), taken.set()), daemon=True)
+    other.start()
+    assert not taken.wait(0.1)
+    made.finish(lone)
+    assert taken.wait(PATIENCE)
+    assert made.may_reclaim
+
+
+def test_draining_runs_what_is_here_and_pulls_no_more() -> None:
+    made = slots()
+    made.add([delivery()])
+    made.drain()
+    assert made.next_pull() is None
+    made.intake_ended()
+    running = made.take()
+    assert running is not None
+    made.finish(running)
+    assert made.take() is None
+
+
+def test_a_stop_returns_what_waits_and_what_runs() -> None:
+    made = slots()
+    jobs = [delivery(bucket="a"), delivery(bucket="b")]
+    made.add(jobs)
+    made.take()
+    assert {job.entry_id for job in made.stop()} == {job.entry_id for job in jobs}
+    assert made.take() is None
