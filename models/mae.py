@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import Block
-from models.layers.patches import PatchEmbed, patchify
+from models.layers.masked_encoder import MaskedEncoder
+from models.layers.patches import PatchEmbed, patch_statistics, patchify, unpatchify
 from models.layers.positions import resize_table, sincos_table
 from models.token_merging import Tokens
 from models.vit import ViT
@@ -80,21 +81,32 @@ class Reconstruction:
     """(B, L) 1 where a patch was removed."""
 
 
-class MAE(nn.Module):
-    """Encoder on the visible patches, small decoder on all. The encoder's parameter names are those of `ViT`."""
+@dataclass(frozen=True)
+class Pictures:
+    """Normalised, (B, channels, S, S); `models.layers.patches.to_pixels` makes bytes of them."""
+
+    masked: Tensor
+    """Removed patches are 0, the colour of the mean."""
+    pasted: Tensor
+    """Removed patches are as predicted. Where the model predicts normalised patches they get the true mean and deviation, which only the
+    whole picture tells: a way to look at such a model, not one to fill holes."""
+
+
+class MAE(MaskedEncoder):
+    """Encoder on the visible patches, small decoder on all."""
 
     def __init__(self, config: MAEConfig) -> None:
-        super().__init__()
-        self.config = config
-        width, small = config.width, config.decoder_width
-        self.patch_embed = PatchEmbed(config.patch_size, config.channels, width)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(sincos_table(width, config.side), requires_grad=False)
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, int(width * config.mlp_ratio), norm_eps=config.norm_eps) for _ in range(config.depth)
+        super().__init__(
+            PatchEmbed(config.patch_size, config.channels, config.width),
+            sincos_table(config.width, config.side),
+            depth=config.depth,
+            heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            norm_eps=config.norm_eps,
         )
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
-        self.decoder_embed = nn.Linear(width, small)
+        self.config = config
+        small = config.decoder_width
+        self.decoder_embed = nn.Linear(config.width, small)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, small))
         self.decoder_pos_embed = nn.Parameter(sincos_table(small, config.side), requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
@@ -102,40 +114,15 @@ class MAE(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(small, eps=config.norm_eps)
         self.decoder_pred = nn.Linear(small, config.patch_size**2 * config.channels)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.config.width, -1))  # as the linear layer that it is
-        for token in (self.cls_token, self.mask_token):
-            nn.init.normal_(token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        self.initialise(self.mask_token)
 
     def forward(self, images: Tensor, noise: Tensor) -> Reconstruction:
         """Normalised images (B, channels, S, S); noise (B, L), uniform: the caller owns the randomness."""
         masking = Masking.by_noise(noise, self.config.visible)
-        predicted = self.decode(self.encode(images, masking), masking)
+        predicted = self.decode(self.encode_visible(images, masking.kept), masking)
         error = (predicted - self.targets(images)).square().mean(dim=-1)  # (B, L)
         loss = (error * masking.mask).sum() / masking.mask.sum()
         return Reconstruction(loss, predicted, masking.mask)
-
-    def encode(self, images: Tensor, masking: Masking) -> Tensor:
-        """→ (B, 1 + visible, C), the class token first, patches in the order of `masking.kept`."""
-        patches = self.embed(images)
-        index = masking.kept.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
-        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
-        tokens = Tokens(torch.cat([class_token, patches.gather(1, index)], dim=1))
-        for block in self.blocks:
-            tokens = block(tokens)
-        encoded: Tensor = self.norm(tokens.x)
-        return encoded
-
-    def embed(self, images: Tensor) -> Tensor:
-        """→ (B, L, C), patches with their position, before masking."""
-        embedded: Tensor = self.patch_embed(images) + self.pos_embed[:, 1:]
-        return embedded
 
     def decode(self, encoded: Tensor, masking: Masking) -> Tensor:
         """(B, 1 + visible, C) → predicted patches (B, L, p·p·channels)."""
@@ -155,7 +142,17 @@ class MAE(nn.Module):
         patches = patchify(images, self.config.patch_size)
         if not self.config.normalise_targets:
             return patches
-        return (patches - patches.mean(dim=-1, keepdim=True)) / (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        mean, deviation = patch_statistics(patches)
+        return (patches - mean) / deviation
+
+    def pictures(self, images: Tensor, answer: Reconstruction) -> Pictures:
+        """Normalised images (B, channels, S, S) and what `forward` answered to them."""
+        patches, predicted, mask = patchify(images, self.config.patch_size), answer.patches, answer.mask.unsqueeze(-1)
+        if self.config.normalise_targets:
+            mean, deviation = patch_statistics(patches)
+            predicted = predicted * deviation + mean
+        visible = patches * (1 - mask)
+        return Pictures(unpatchify(visible, self.config.patch_size), unpatchify(visible + predicted * mask, self.config.patch_size))
 
 
 def start_from_pretrained(model: ViT, pretrained: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 
@@ -58,3 +61,15 @@ def unpatchify_tubes(patches: Tensor, patch_frames: int, patch_size: int, grid: 
     tubes = patches.reshape(batch, times, rows, columns, patch_frames, patch_size, patch_size, channels)
     clips = tubes.permute(0, 7, 1, 4, 2, 5, 3, 6)  # (B, channels, t, u, h, p, w, p)
     return clips.reshape(batch, channels, times * patch_frames, rows * patch_size, columns * patch_size)
+
+
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each patch over its values, (B, L, P) → (B, L, 1) twice: the unit of MAE's normalised targets."""
+    return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
+def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised pictures or clips (B, channels, ..., H, W) → uint8 (B, ..., H, W, channels), rounded."""
+    channels_last = pictures.movedim(1, -1).float()
+    scaled = channels_last * torch.tensor(std, device=pictures.device) + torch.tensor(mean, device=pictures.device)
+    return (scaled * 255).round().clamp(0, 255).to(torch.uint8)

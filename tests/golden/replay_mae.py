@@ -49,7 +49,7 @@ def _pretraining(case: Case) -> Replayed:
             "patchified_img": patchify(images, model.config.patch_size),
             **tables,
         },
-        intermediates={"tokens": model.embed(images), "latent": model.encode(images, masking), "ids_restore": masking.restore},
+        intermediates={"tokens": model.embed(images), "latent": model.encode_visible(images, masking.kept), "ids_restore": masking.restore},
     )
 
 

@@ -1,0 +1,56 @@
+"""The encoder that masked autoencoders share: a transformer that sees some of the patches only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.block import Block
+from models.token_merging import Tokens
+
+
+class MaskedEncoder(nn.Module):
+    """A base class, so that the parameter names are those of `ViT` and the weights go from one to the other as they are."""
+
+    def __init__(
+        self, patch_embed: nn.Module, positions: Tensor, *, depth: int, heads: int, mlp_ratio: float = 4.0, norm_eps: float = 1e-6
+    ) -> None:
+        """patch_embed: pictures or clips → (B, L, C); positions: (1, 1 + L, C), fixed, the class token's first."""
+        super().__init__()
+        width = positions.shape[-1]
+        self.patch_embed = patch_embed
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(positions, requires_grad=False)
+        self.blocks = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), norm_eps=norm_eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+
+    def initialise(self, *tokens: nn.Parameter) -> None:
+        """Random weights as in MAE: Xavier for whatever is linear, biases 0, a deviation of 0.02 for the class token and other `tokens`."""
+        convolution = self.patch_embed.get_parameter("proj.weight")
+        nn.init.xavier_uniform_(convolution.view(convolution.shape[0], -1))  # as the linear layer that it is
+        for token in (self.cls_token, *tokens):
+            nn.init.normal_(token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """→ (B, L, C), patches with their position, before masking."""
+        embedded: Tensor = self.patch_embed(images) + self.pos_embed[:, 1:]
+        return embedded
+
+    def embed_visible(self, images: Tensor, kept: Tensor) -> Tensor:
+        """→ (B, 1 + V, C), the class token first, then the patches `kept` (B, V) in that order."""
+        patches = self.embed(images)
+        index = kept.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
+        return torch.cat([class_token, patches.gather(1, index)], dim=1)
+
+    def encode_visible(self, images: Tensor, kept: Tensor) -> Tensor:
+        """→ (B, 1 + V, C), normalised, the tokens of `embed_visible` after the last block."""
+        tokens = Tokens(self.embed_visible(images, kept))
+        for block in self.blocks:
+            tokens = block(tokens)
+        encoded: Tensor = self.norm(tokens.x)
+        return encoded
