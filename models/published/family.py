@@ -36,7 +36,7 @@ class Family:
     """How the family resizes position tables."""
 
 
-class UnlikeFamily(Exception):
+class UnlikeFamily(ValueError):
     """Weights lack what every checkpoint of a family has; the message says what."""
 
 

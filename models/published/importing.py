@@ -21,6 +21,7 @@ from models.published import deit, mae, mae_st, swag, timm
 from models.published.container import CheckpointError, read_checkpoint
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
+from models.vit import ViTConfig
 
 FAMILIES: Mapping[str, Family] = {module.FAMILY.name: module.FAMILY for module in (timm, deit, mae, swag, mae_st)}
 
@@ -49,11 +50,8 @@ class Fit:
         return not (self.missing or self.unexpected or self.misshapen)
 
     def config(self) -> Any:
-        """The architecture's config. Raises CheckpointError."""
-        try:
-            return read_config(ARCHITECTURES[self.family.architecture].config, self.fields)
-        except ValueError as error:
-            raise CheckpointError(f"config: {error}") from error
+        """The architecture's config; `heads` must be among the fields."""
+        return read_config(ARCHITECTURES[self.family.architecture].config, self.fields)
 
     def model(self) -> nn.Module:
         """The model with its weights, in evaluation mode."""
@@ -74,20 +72,24 @@ def detect(weights: Mapping[str, Tensor]) -> list[str]:
     for family in FAMILIES.values():
         try:
             fits.append(fit(weights, family, {}))
-        except UnlikeFamily:
+        except ValueError:
             continue
     return [found.family.name for found in fits if found.perfect]
 
 
 def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
-    """Read published weights as a family. settings: config fields that override what was inferred. Raises UnlikeFamily."""
+    """Read published weights as a family. settings: config fields that override what was inferred.
+
+    Raises UnlikeFamily if the weights lack what the config is inferred from, ValueError for settings that cannot be.
+    """
     translated = family.table.translate(weights)
     fields = {**family.config(translated.weights, settings), **family.defaults, **settings}
-    ours = _resize_positions(translated.weights, fields, family)
-    try:
-        expected = _shapes(family, fields)
-    except ValueError as error:
-        raise UnlikeFamily(str(error)) from error
+    architecture = ARCHITECTURES[family.architecture]
+    config = read_config(architecture.config, {"heads": 1, **fields})  # no shape depends on the heads
+    with torch.device("meta"):
+        model = architecture.build(config)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    ours = _resize_positions(translated.weights, config, family)
     complete = family.table.translate(weights, needed=expected)
     misshapen = [
         f"{key} {tuple(ours[name].shape)} for {shape}"
@@ -124,6 +126,8 @@ def import_checkpoint(
     except UnlikeFamily as error:
         missing, unexpected = chosen.table.unmatched(published), chosen.table.translate(published).unexpected
         raise CheckpointError(f"{file}: does not fit {chosen.name}: {_complaint(missing, unexpected, []) or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     if not found.perfect:
         raise CheckpointError(f"{file}: does not fit {chosen.name}: {found.complaint()}")
     if "heads" not in found.fields:
@@ -175,7 +179,7 @@ def _nearest(published: Mapping[str, Tensor]) -> str:
     for family in FAMILIES.values():
         try:
             fits.append(fit(published, family, {}))
-        except UnlikeFamily:
+        except ValueError:
             continue
     if not fits:
         return f"Its keys are {', '.join(list(published)[:5])}, …"
@@ -207,22 +211,12 @@ def _parse(value: str) -> Any:
     return value
 
 
-def _resize_positions(weights: Mapping[str, Tensor], fields: Fields, family: Family) -> dict[str, Tensor]:
+def _resize_positions(weights: Mapping[str, Tensor], config: Any, family: Family) -> dict[str, Tensor]:
     """Position tables of pictures are taken to the image size that was asked for."""
-    if family.architecture != "vit":
+    if not isinstance(config, ViTConfig):
         return dict(weights)
-    patches = (fields["image_size"] // fields["patch_size"]) ** 2
-    special = int(fields["class_token"]) + int(fields["distilled"])
-    table = resize_table(weights["pos_embed"], patches, special=special, align_corners=family.align_corners)
+    table = resize_table(weights["pos_embed"], config.patches, special=config.special_tokens, align_corners=family.align_corners)
     return {**weights, "pos_embed": table}
-
-
-def _shapes(family: Family, fields: Fields) -> dict[str, tuple[int, ...]]:
-    """Our names and shapes for a config, without allocating. Raises ValueError."""
-    architecture = ARCHITECTURES[family.architecture]
-    with torch.device("meta"):
-        model: nn.Module = architecture.build(read_config(architecture.config, {"heads": 1, **fields}))
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
 def _preprocess(family: Family, image_size: int, settings: Fields) -> Preprocess:
