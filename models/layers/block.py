@@ -11,15 +11,19 @@ from models.token_merging import Tokens
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, timm's parameter names: the rows of `qkv` are q, k and v, each split into heads contiguously."""
+    """Multi-head self-attention, timm's parameter names: the rows of `qkv` are q, k and v, each split into heads contiguously.
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool = True) -> None:
+    head_dim: channels of a head; None for width / heads.
+    """
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True, head_dim: int | None = None) -> None:
         super().__init__()
-        if width % heads:
+        if head_dim is None and width % heads:
             raise ValueError(f"width {width} cannot be split into {heads} heads")
+        inner = width if head_dim is None else heads * head_dim
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.proj = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
+        self.proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, key_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, N, C), (B, N, 1) → output (B, N, C) and keys (B, H, N, D)."""
@@ -28,8 +32,8 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, C) → q, k and v, (B, H, N, D) each."""
-        batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        batch, tokens, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         return q, k, v
 
     def join(self, attended: Tensor) -> Tensor:
