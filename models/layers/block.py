@@ -43,10 +43,10 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, width_out: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, width_out or width)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = F.gelu(self.fc1(x))
@@ -76,13 +76,25 @@ class Block(nn.Module):
         return tokens.add(self._drop(self.mlp(self.norm2(tokens.x)), keep_mlp))
 
     def _drop(self, residual: Tensor, keep: Tensor | None) -> Tensor:
-        """Stochastic depth (arXiv 1603.09382): leave the whole branch out of a sample with probability `drop_path`, in training."""
-        share = 1.0 - self.drop_path
-        if keep is None:
-            if not self.training or self.drop_path == 0.0:
-                return residual
-            keep = torch.empty(residual.shape[0], dtype=residual.dtype, device=residual.device).bernoulli_(share)
-        return residual * (keep.to(residual.dtype) / share).view(-1, *[1] * (residual.dim() - 1))
+        return drop_branch(residual, self.drop_path, self.training, keep)
+
+
+def drop_branch(residual: Tensor, rate: float, training: bool, keep: Tensor | None = None) -> Tensor:
+    """Stochastic depth (arXiv 1603.09382): leave a whole branch out of a sample with probability `rate`, in training.
+
+    keep: (B,) of 0 and 1, which samples keep it; None: drawn, in training.
+    """
+    scale = drop_scale(residual, rate, training, keep)
+    return residual if scale is None else residual * scale
+
+
+def drop_scale(x: Tensor, rate: float, training: bool, keep: Tensor | None = None) -> Tensor | None:
+    """What stochastic depth multiplies a branch of x (B, …) by: (B, 1, …) of 0 and 1 / (1 - rate); None where it does nothing."""
+    if keep is None:
+        if not training or rate == 0.0:
+            return None
+        keep = torch.empty(x.shape[0], dtype=x.dtype, device=x.device).bernoulli_(1.0 - rate)
+    return (keep.to(x.dtype) / (1.0 - rate)).view(-1, *[1] * (x.dim() - 1))
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
