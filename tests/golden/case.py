@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 PROSE = frozenset({"system", "what", "inputs", "outputs", "mids", "notes", "container", "model", "produced_by"})
-"""Keys of case.json that explain; `config`, `atol`, `rtol` and `tolerance_overrides` are used; any other is a recorded expectation."""
+"""Keys of case.json that explain; `config`, `atol`, `rtol`, `atol_grad` and `tolerance_overrides` are used; any other is a recorded
+expectation."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def read_case(folder: Path) -> Case:
     tensors = load_file(folder / "io.safetensors")
     tolerance = Tolerance(content.pop("atol"), content.pop("rtol"))
     overrides = content.pop("tolerance_overrides", {})
+    if "atol_grad" in content:
+        overrides["grad.*"] = {"atol": content.pop("atol_grad")}
     return Case(
         folder=folder,
         system=content["system"],
