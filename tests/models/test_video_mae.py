@@ -1,0 +1,58 @@
+"""The video transformer beyond the recorded case (tests/golden/tome/vit_mae_st_composed)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.merge_schedule import MergeSchedule
+from models.published import FAMILIES, fit
+from models.video_mae import VideoMAE, VideoMAEConfig
+
+SMALL = VideoMAEConfig(image_size=16, patch_size=8, frames=4, classes=3, width=32, depth=2, heads=4)  # 2 · 4 patches
+
+
+def clips(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("separate", [True, False])
+def test_every_layout_survives_export_and_import(class_token: bool, separate: bool) -> None:
+    torch.manual_seed(0)
+    model = VideoMAE(replace(SMALL, class_token=class_token, separate_positions=separate)).eval()
+    published = FAMILIES["mae_st"].table.export(model.state_dict())
+    assert "blocks.1.attn.v.bias" in published
+    found = fit(published, FAMILIES["mae_st"], {"heads": 4, "frames": 4})
+    assert found.perfect
+    assert torch.equal(found.model()(clips()).logits, model(clips()).logits)
+
+
+def test_one_position_table_equals_the_sum_of_two() -> None:
+    torch.manual_seed(0)
+    separate = VideoMAE(SMALL).eval()
+    joint = VideoMAE(replace(SMALL, separate_positions=False)).eval()
+    assert separate.pos_embed_class is not None
+    table = [
+        separate.pos_embed_class[0, 0],
+        *(separate.pos_embed_temporal[0, time] + separate.pos_embed_spatial[0, place] for time in range(2) for place in range(4)),
+    ]
+    weights = {name: value for name, value in separate.state_dict().items() if not name.startswith("pos_embed")}
+    joint.load_state_dict({**weights, "pos_embed": torch.stack(table).unsqueeze(0)})
+    torch.testing.assert_close(joint(clips()).logits, separate(clips()).logits)
+
+
+def test_without_a_class_token_all_tokens_may_merge_and_their_sizes_add_up() -> None:
+    answer = VideoMAE(replace(SMALL, class_token=False)).eval()(clips(), merge=MergeSchedule.constant(3), trace=True)
+    assert answer.size is not None
+    assert (answer.tokens_in, answer.tokens_out) == (8, 3)
+    assert answer.size.sum(dim=1).eq(8).all()
+
+
+def test_clips_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"clips: shape \(1, 3, 8, 16, 16\)"):
+        VideoMAE(SMALL)(torch.zeros(1, 3, 8, 16, 16))
+    with pytest.raises(ValueError, match="5 frames"):
+        replace(SMALL, frames=5)
