@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-ALLOWED: list[Any] = [argparse.Namespace]
-"""Classes that a checkpoint may hold besides tensors and plain containers: MAE's training code keeps its arguments as a Namespace."""
 
-WRAPPERS = ("model", "model_state")
+class _Inert:
+    """Stands for a class of a configuration library: what such an object held is never looked at."""
+
+    def __init__(self, *ignored: Any) -> None:
+        pass
+
+
+OMEGACONF = ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata", "nodes.AnyNode")
+
+ALLOWED: list[Any] = [
+    argparse.Namespace,
+    *(dict, list, set, int, collections.defaultdict),
+    (_Inert, "typing.Any"),
+    *((type(name, (_Inert,), {}), f"omegaconf.{name}") for name in OMEGACONF),
+    (collections.OrderedDict, "yacs.config.CfgNode"),
+]
+"""What a checkpoint may hold besides tensors: MAE's training code keeps its arguments as a Namespace, Lightning its hyper-parameters as
+omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that is made instead."""
+
+WRAPPERS = ("model", "model_state", "state_dict")
 """Where training code puts the weights among optimiser, epoch and arguments."""
 
 
@@ -25,7 +43,7 @@ class CheckpointError(Exception):
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a `.safetensors` or torch file, by their published names: flat, or under `model` or `model_state`.
+    """The weights in a `.safetensors` or torch file, by their published names: flat, or under one of WRAPPERS.
 
     Raises CheckpointError.
     """

@@ -32,8 +32,18 @@ class Family:
     """What they cannot tell."""
     preprocess: Callable[[int], Preprocess]
     """For an image size."""
+    head_fields: tuple[str, ...] = ("heads",)
+    """The fields of the config that count attention heads, which no shape depends on."""
     align_corners: bool = False
     """How the family resizes position tables."""
+    tidy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda published: published
+    """A file's weights as the table reads them: without wrappers in the names, and without what is not the model's."""
+    completed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda published: published
+    """Exported weights with what a published file holds twice."""
+
+    def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Ours → published. Raises KeyError for a name that has no place in this family's files."""
+        return self.completed(self.table.export(weights))
 
 
 class UnlikeFamily(ValueError):

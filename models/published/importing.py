@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
 from models.layers.positions import resize_table
-from models.published import deit, mae, mae_st, swag, timm
+from models.published import deit, mae, mae_st, mcc, swag, timm
 from models.published.container import CheckpointError, read_checkpoint
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
 from models.vit import ViTConfig
 
-FAMILIES: Mapping[str, Family] = {module.FAMILY.name: module.FAMILY for module in (timm, deit, mae, swag, mae_st)}
+FAMILIES: Mapping[str, Family] = {module.FAMILY.name: module.FAMILY for module in (timm, deit, mae, swag, mae_st, mcc)}
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 """Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
@@ -82,10 +82,11 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
 
     Raises UnlikeFamily if the weights lack what the config is inferred from, ValueError for settings that cannot be.
     """
+    weights = family.tidy(weights)
     translated = family.table.translate(weights)
     fields = {**family.config(translated.weights, settings), **family.defaults, **settings}
     architecture = ARCHITECTURES[family.architecture]
-    config = read_config(architecture.config, {"heads": 1, **fields})  # no shape depends on the heads
+    config = read_config(architecture.config, {**dict.fromkeys(family.head_fields, 1), **fields})
     with torch.device("meta"):
         model = architecture.build(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -120,6 +121,7 @@ def import_checkpoint(
     """
     published = read_checkpoint(file)
     chosen = _choose(file, published, family)
+    published = dict(chosen.tidy(published))
     config_settings, preprocess_settings = _settings(chosen, overrides)
     try:
         found = fit(published, chosen, config_settings)
@@ -130,8 +132,11 @@ def import_checkpoint(
         raise CheckpointError(f"{file}: {error}") from error
     if not found.perfect:
         raise CheckpointError(f"{file}: does not fit {chosen.name}: {found.complaint()}")
-    if "heads" not in found.fields:
-        raise CheckpointError(f"{file}: width {found.fields['width']} does not tell the number of heads: set it, as in --set heads=4")
+    unknown = [name for name in chosen.head_fields if name not in found.fields]
+    if unknown:
+        what = unknown[0].replace("_", " ")
+        hint = f"set it, as in --set {unknown[0]}=4"
+        raise CheckpointError(f"{file}: width {found.fields['width']} does not tell the number of {what}: {hint}")
     config = found.config()
     try:
         preprocess = _preprocess(chosen, config.image_size, preprocess_settings)
