@@ -1,0 +1,87 @@
+"""MCC (arXiv 2301.08247), trained on CO3D-v2. Its names are ours; `pos_embed` is a table on top and a linear layer further down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from models.published import timm
+from models.published.family import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Family,
+    Fields,
+    UnlikeFamily,
+    block_fields,
+    resize_and_crop,
+    shape_of,
+    side_of,
+)
+from models.published.key_table import KeyTable
+
+BLOCK = {key: name for key, name in timm.ENCODER.items() if key.startswith("blocks.")}
+
+KEYS = {
+    **timm.ENCODER,
+    "norm.*": "norm.*",
+    "cls_token_xyz": "cls_token_xyz",
+    "xyz_pos_embed.two_d_pos_embed": "xyz_pos_embed.two_d_pos_embed",
+    "xyz_pos_embed.cls_token": "xyz_pos_embed.cls_token",
+    "xyz_pos_embed.invalid_xyz_token": "xyz_pos_embed.invalid_xyz_token",
+    "xyz_pos_embed.pos_embed.*": "xyz_pos_embed.pos_embed.*",
+    **{f"xyz_pos_embed.{key}": f"xyz_pos_embed.{name}" for key, name in BLOCK.items()},
+    **{key.replace("blocks.", "blocks_xyz."): name.replace("blocks.", "blocks_xyz.") for key, name in BLOCK.items()},
+    "norm_xyz.*": "norm_xyz.*",
+    "decoder_embed.*": "decoder_embed.*",
+    "decoder_pos_embed": "decoder_pos_embed",
+    "decoder_xyz_pos_embed.pos_embed.*": "decoder_xyz_pos_embed.pos_embed.*",
+    **{f"decoder_{key}": f"decoder_{name}" for key, name in BLOCK.items()},
+    "decoder_norm.*": "decoder_norm.*",
+    "decoder_pred.*": "decoder_pred.*",
+}
+
+
+def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """The fields of MCCConfig that weights tell. Decoder heads have 32 channels in the published size; the windows always have 12 heads."""
+    width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
+    _, positions, _ = shape_of(weights, "pos_embed", 3)
+    _, inside, _ = shape_of(weights, "xyz_pos_embed.two_d_pos_embed", 3)
+    hidden, _ = shape_of(weights, "xyz_pos_embed.blocks.0.mlp.fc1.weight", 2)
+    outputs, small = shape_of(weights, "decoder_pred.weight", 2)
+    if outputs not in (4, 769):
+        raise UnlikeFamily(f"decoder_pred.weight has {outputs} rows where MCC has 4 or 769")
+    fields: Fields = {
+        "image_size": patch_size * side_of(positions - 1),
+        "patch_size": patch_size,
+        "channels": channels,
+        "width": width,
+        "window": side_of(inside - 1),
+        "window_depth": _depth(weights, "xyz_pos_embed.blocks"),
+        "window_mlp_ratio": hidden / width,
+        "decoder_width": small,
+        "decoder_depth": _depth(weights, "decoder_blocks"),
+        "regress_colour": outputs == 4,
+        **block_fields(weights, width),
+    }
+    if width % 12 == 0:
+        fields["window_heads"] = 12
+    if small % 32 == 0:
+        fields["decoder_heads"] = small // 32
+    return fields
+
+
+def _depth(weights: Mapping[str, Tensor], blocks: str) -> int:
+    return 1 + max((int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))), default=-1)
+
+
+FAMILY = Family(
+    name="mcc",
+    architecture="mcc",
+    table=KeyTable(KEYS),
+    config=config,
+    head_fields=("heads", "window_heads", "decoder_heads"),
+    defaults={},
+    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+)
