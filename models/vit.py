@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import Block, drop_path_rates
+from models.layers.initial import initialise_like_slowfast
 from models.layers.patches import PatchEmbed
 from models.merge_schedule import MergeSchedule
+from models.reversible import run_blocks
 from models.token_merging import Tokens
 
 
@@ -47,6 +50,12 @@ class ViTConfig:
     """Merged tokens count by their size in attention: for models trained without merging on supervised labels, and for those trained with
     it; off for MAE models off the shelf."""
     drop_path: float = 0.0
+    reversible: bool = False
+    """Two residual streams, whose activations training does not keep but recomputes (Rev-ViT, arXiv 2302.04869): norm and head see both
+    and are twice as wide."""
+    mlp_norm_eps: float | None = None
+    final_norm_eps: float | None = None
+    """Of the norm before each MLP, and of the last, where they are not `norm_eps` (minREV)."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -64,6 +73,11 @@ class ViTConfig:
     def special_tokens(self) -> int:
         """Class and distillation token: they stand in front and never merge."""
         return int(self.class_token) + int(self.distilled)
+
+    @property
+    def features(self) -> int:
+        """Channels that the head sees."""
+        return 2 * self.width if self.reversible else self.width
 
 
 @dataclass(frozen=True)
@@ -93,36 +107,59 @@ class ViT(nn.Module):
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None
         self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + config.patches, width))
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, hidden, qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            Block(
+                width,
+                config.heads,
+                hidden,
+                qkv_bias=config.qkv_bias,
+                norm_eps=config.norm_eps,
+                mlp_norm_eps=config.mlp_norm_eps,
+                drop_path=rate,
+            )
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         norm_first = config.pool is not Pool.MEAN
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps) if norm_first else nn.Identity()
-        self.fc_norm = nn.Identity() if norm_first else nn.LayerNorm(width, eps=config.norm_eps)
-        self.head = nn.Linear(width, config.classes)
-        self.head_dist = nn.Linear(width, config.classes) if config.distilled else None
+        final_norm = nn.LayerNorm(config.features, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
+        self.norm = final_norm if norm_first else nn.Identity()
+        self.fc_norm = nn.Identity() if norm_first else final_norm
+        self.head = nn.Linear(config.features, config.classes)
+        self.head_dist = nn.Linear(config.features, config.classes) if config.distilled else None
         self._initialise()
 
     def _initialise(self) -> None:
-        """timm's: truncated normal of deviation 0.02, biases 0."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        """timm's: truncated normal of deviation 0.02, biases 0. A reversible trunk starts as it was published."""
+        if self.config.reversible:
+            initialise_like_slowfast(self)
+        else:
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
         for parameter in (self.cls_token, self.dist_token, self.pos_embed):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, images: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False) -> Classified:
-        """Normalised images (B, channels, S, S). merge: how many tokens merge in each block; trace: also record which input tokens did."""
+    def forward(self, images: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False, keep: Tensor | None = None) -> Classified:
+        """Normalised images (B, channels, S, S). merge: how many tokens merge in each block; trace: also record which input tokens did.
+
+        keep: (depth, 2, B) of 0 and 1, which samples keep both branches of each block in stochastic depth; (depth, B) in a reversible
+        trunk, where one fate befalls both; None: drawn, in training.
+        """
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = self._embed(images, trace)
         tokens_in = tokens.x.shape[1]
-        for block, r in zip(self.blocks, schedule, strict=True):
-            tokens = block(tokens, r)  # (B, N - r, C)
+        tokens = self._run(tokens, schedule, keep)
         features = self._pool(tokens)
         return Classified(self._classify(features), features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
+
+    def _run(self, tokens: Tokens, schedule: Sequence[int], keep: Tensor | None) -> Tokens:
+        """(B, N, C) → (B, N', C), or (B, N', 2C) from a reversible trunk."""
+        if self.config.reversible:
+            return run_blocks(self.blocks, tokens, schedule, keep, recompute=self.training and torch.is_grad_enabled())
+        for block, r, kept in zip(self.blocks, schedule, [None] * len(schedule) if keep is None else keep, strict=True):
+            tokens = block(tokens, r, kept)  # (B, N - r, C)
+        return tokens
 
     def _embed(self, images: Tensor, trace: bool) -> Tokens:
         size = self.config.image_size

@@ -57,12 +57,21 @@ class Block(nn.Module):
     """Pre-norm block. ToMe merges between attention and MLP, by the keys averaged over heads: section 3 of arXiv 2210.09461."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, *, qkv_bias: bool = True, norm_eps: float = 1e-6, drop_path: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        qkv_bias: bool = True,
+        norm_eps: float = 1e-6,
+        mlp_norm_eps: float | None = None,
+        drop_path: float = 0.0,
     ) -> None:
+        """mlp_norm_eps: of the norm before the MLP, where it is not `norm_eps`."""
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads, qkv_bias)
-        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps if mlp_norm_eps is None else mlp_norm_eps)
         self.mlp = Mlp(width, hidden)
         self.drop_path = drop_path
 

@@ -1,0 +1,161 @@
+"""Pooling attention (MViT, arXiv 2104.11227; MViTv2, arXiv 2112.01526): q, k and v shrink in space and time before they meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Grid = tuple[int, int, int]
+"""Times, rows and columns."""
+
+ALIGNMENT = 8
+"""Head widths that fast attention kernels want are multiples of this."""
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """What one pooling attention is made of."""
+
+    width: int
+    width_out: int
+    heads: int
+    qkv_bias: bool
+    class_token: bool
+    norm_eps: float
+    kernel: Grid | None
+    """Of every pooling; None: one more than the stride on each axis that has one."""
+    q_stride: Grid | None
+    kv_stride: Grid | None
+    """None: no pooling, and no norm either."""
+    residual: bool = False
+    """Add the pooled q to the output, section 4.1 of MViTv2."""
+    space_rows: int | None = None
+    time_rows: int | None = None
+    """Lengths of the tables of relative positions; None: none."""
+
+    def __post_init__(self) -> None:
+        if self.width_out % self.heads:
+            raise ValueError(f"an attention of width {self.width_out} cannot be split into {self.heads} heads")
+
+
+class PoolingAttention(nn.Module):
+    """The published parameter names; the rows of `qkv` are q, k and v, each split into heads contiguously."""
+
+    def __init__(self, plan: AttentionPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        head_width = plan.width_out // plan.heads
+        self.qkv = nn.Linear(plan.width, 3 * plan.width_out, bias=plan.qkv_bias)
+        self.pool_q, self.norm_q = _pooling(head_width, plan.kernel, plan.q_stride, plan.norm_eps)
+        self.pool_k, self.norm_k = _pooling(head_width, plan.kernel, plan.kv_stride, plan.norm_eps)
+        self.pool_v, self.norm_v = _pooling(head_width, plan.kernel, plan.kv_stride, plan.norm_eps)
+        self.rel_pos_h, self.rel_pos_w = _table(plan.space_rows, head_width), _table(plan.space_rows, head_width)
+        self.rel_pos_t = _table(plan.time_rows, head_width)
+        self.proj = nn.Linear(plan.width_out, plan.width_out)
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """Tokens (B, N, width) on a grid → (B, N', width_out) on the pooled grid. A class token stands in front and is not pooled."""
+        plan = self.plan
+        batch, tokens, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, plan.heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
+        q, q_grid = self.pool_query(q, grid)
+        k, k_grid = pool_tokens(k, grid, self.pool_k, self.norm_k, plan.class_token)
+        v, _ = pool_tokens(v, grid, self.pool_v, self.norm_v, plan.class_token)
+        attended = self._attend(q, k, v, q_grid, k_grid)  # (B, H, N', D)
+        if plan.residual:
+            attended = attended + (F.pad(q[:, :, 1:], (0, 0, 1, 0)) if plan.class_token else q)  # not for the class token
+        return self.proj(attended.transpose(1, 2).flatten(2)), q_grid
+
+    def pool_query(self, q: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """(B, H, N, D) on a grid → pooled and normed, and the grid then."""
+        return pool_tokens(q, grid, self.pool_q, self.norm_q, self.plan.class_token)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
+        """Softmax attention, with relative positions as further channels of q and k, so that no bias of size (N', N'') is ever made.
+
+        The bias of query i and key j is the sum over axes of q_i · table[distance of i and j on that axis]. It depends on j only by its
+        row, its column and its time: q is followed by its products with all rows, columns and times, and k by ones at its own.
+        """
+        if self.rel_pos_h is None and self.rel_pos_t is None:
+            return F.scaled_dot_product_attention(q, k, v)
+        width = v.shape[-1]
+        q_position, k_position = self._relative(q, q_grid, k_grid)
+        q = torch.cat([q * width**-0.5, q_position], dim=-1)
+        k = torch.cat([k, k_position.expand(*k.shape[:2], -1, -1)], dim=-1)
+        padding = -q.shape[-1] % ALIGNMENT
+        q, k = F.pad(q, (0, padding)), F.pad(k, (0, padding))
+        v = F.pad(v, (0, q.shape[-1] - width))  # kernels want one width for all three
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :width]
+
+    def _relative(self, q: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[Tensor, Tensor]:
+        """→ (B, H, N', rows + columns + times of the keys) and (N'', the same), zeros for a class token."""
+        special = int(self.plan.class_token)
+        patches = q[:, :, special:].unflatten(2, q_grid)  # (B, H, t, y, x, D)
+        times, rows, columns = (torch.arange(size, device=q.device) for size in k_grid)
+        time, row, column = torch.meshgrid(times, rows, columns, indexing="ij")
+        products, places = [], []
+        if self.rel_pos_h is not None and self.rel_pos_w is not None:
+            products += [
+                torch.einsum("bhtyxd,ykd->bhtyxk", patches, relative_rows(self.rel_pos_h, q_grid[1], k_grid[1])),
+                torch.einsum("bhtyxd,xkd->bhtyxk", patches, relative_rows(self.rel_pos_w, q_grid[2], k_grid[2])),
+            ]
+            places += [F.one_hot(row.flatten(), k_grid[1]), F.one_hot(column.flatten(), k_grid[2])]
+        if self.rel_pos_t is not None:
+            products.append(torch.einsum("bhtyxd,tkd->bhtyxk", patches, relative_rows(self.rel_pos_t, q_grid[0], k_grid[0])))
+            places.append(F.one_hot(time.flatten(), k_grid[0]))
+        q_position = torch.cat(products, dim=-1).flatten(2, 4)
+        k_position = torch.cat(places, dim=-1).to(q.dtype)
+        return F.pad(q_position, (0, 0, special, 0)), F.pad(k_position, (0, 0, special, 0))
+
+
+def pool_tokens(x: Tensor, grid: Grid, conv: nn.Module | None, norm: nn.Module | None, class_token: bool) -> tuple[Tensor, Grid]:
+    """(B, H, N, D) on a grid → (B, H, N', D) and the grid then. The convolution passes a class token by; the norm does not."""
+    if conv is None or norm is None:
+        return x, grid
+    batch, heads, _, width = x.shape
+    front, patches = x[:, :, : int(class_token)], x[:, :, int(class_token) :]
+    volume = patches.reshape(batch * heads, *grid, width).permute(0, 4, 1, 2, 3)  # (B · H, D, T, Y, X), the channel fastest in memory
+    pooled = conv(volume)
+    grid = (pooled.shape[2], pooled.shape[3], pooled.shape[4])
+    patches = pooled.permute(0, 2, 3, 4, 1).reshape(batch, heads, prod(grid), width)
+    return norm(torch.cat([front, patches], dim=2)), grid
+
+
+def relative_rows(table: Tensor, queries: int, keys: int) -> Tensor:
+    """(rows, D) → (queries, keys, D), the row for the distance of each query and key on one axis, measured on the finer of the two.
+
+    A table of another length than 2 · max(queries, keys) - 1 is stretched linearly. The arithmetic is float32 with truncation, as in the
+    published code: at ratios that are no integers, anything more exact picks other rows.
+    """
+    needed = 2 * max(queries, keys) - 1
+    if table.shape[0] != needed:
+        table = F.interpolate(table.T.unsqueeze(0), size=needed, mode="linear").squeeze(0).T
+    q_places = torch.arange(queries, device=table.device).unsqueeze(1) * max(keys / queries, 1.0)
+    k_places = torch.arange(keys, device=table.device).unsqueeze(0) * max(queries / keys, 1.0)
+    distance = (q_places - k_places) + (keys - 1) * max(queries / keys, 1.0)
+    return table[distance.long()]
+
+
+def _pooling(width: int, kernel: Grid | None, stride: Grid | None, eps: float) -> tuple[nn.Conv3d | None, nn.LayerNorm | None]:
+    """A convolution per channel and the norm behind it; none of both where neither kernel nor stride would do anything."""
+    if stride is None:
+        return None, None
+    kernel = kernel or skip_kernel(stride)
+    if prod(kernel) == prod(stride) == 1:
+        return None, None
+    padding = tuple(size // 2 for size in kernel)
+    return nn.Conv3d(width, width, kernel, stride, padding, groups=width, bias=False), nn.LayerNorm(width, eps=eps)
+
+
+def skip_kernel(stride: Grid) -> Grid:
+    """One more than the stride on each axis that has one."""
+    times, rows, columns = (size + 1 if size > 1 else size for size in stride)
+    return times, rows, columns
+
+
+def _table(rows: int | None, width: int) -> nn.Parameter | None:
+    return None if rows is None else nn.Parameter(torch.zeros(rows, width))

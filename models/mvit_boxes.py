@@ -1,0 +1,58 @@
+"""Features of boxes in a map: the mean around each point of a grid in the box, then the maximum over the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BoxPooling:
+    """RoIAlign (Mask R-CNN, arXiv 1703.06870) with as many samples as a box is large, and the maximum over its bins."""
+
+    bins: int = 7
+    """On each axis."""
+    scale: float = 1 / 16
+    """Places of the map per pixel of the input."""
+    aligned: bool = True
+    """Pixel centres are at half coordinates; otherwise at whole ones, and no box is smaller than a place of the map."""
+
+    def __call__(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """A map (B, C, H, W), boxes (K, 5): number in the batch, x1, y1, x2, y2 in pixels of the input → (K, C)."""
+        return roi_align(features, boxes, self.bins, self.scale, self.aligned).amax(dim=(2, 3))
+
+
+def roi_align(features: Tensor, boxes: Tensor, bins: int, scale: float, aligned: bool) -> Tensor:
+    """(B, C, H, W), (K, 5) → (K, C, bins, bins), the same as torchvision's with `sampling_ratio=0`.
+
+    A bin is the mean of bilinear samples at the centres of its equal cells. Rows and columns are weighted independently, so that a box is
+    two matrix products.
+    """
+    height, width = features.shape[2:]
+    boxes = boxes.float()
+    rows = _axis_weights(boxes[:, 2], boxes[:, 4], height, bins, scale, aligned).to(features.dtype)  # (K, bins, H)
+    columns = _axis_weights(boxes[:, 1], boxes[:, 3], width, bins, scale, aligned).to(features.dtype)
+    own = features[boxes[:, 0].long()]  # (K, C, H, W)
+    return rows.unsqueeze(1) @ own @ columns.unsqueeze(1).transpose(2, 3)
+
+
+def _axis_weights(start: Tensor, end: Tensor, size: int, bins: int, scale: float, aligned: bool) -> Tensor:
+    """(K,), (K,) → (K, bins, size): how much each place of one axis counts in each bin."""
+    offset = 0.5 if aligned else 0.0
+    start = start * scale - offset
+    length = end * scale - offset - start  # in this order: a rounding error here is another number of samples
+    if not aligned:
+        length = length.clamp(min=1.0)
+    samples = (length / bins).ceil().long().clamp(min=0)  # (K,), in each bin
+    most = max(int(samples.max()), 1) if samples.numel() else 1
+    cell = torch.arange(most, device=start.device)  # the samples of the largest box; smaller ones leave the last out
+    bin_start = start.unsqueeze(1) + torch.arange(bins, device=start.device) * (length / bins).unsqueeze(1)  # (K, bins)
+    step = (length / bins / samples.clamp(min=1)).view(-1, 1, 1)
+    at = bin_start.unsqueeze(2) + (cell + 0.5) * step  # (K, bins, most)
+    counted = (cell < samples.view(-1, 1, 1)) & (at >= -1.0) & (at <= size)  # outside the map a sample is 0, but stays in the mean
+    at = at.clamp(0, size - 1)
+    places = torch.arange(size, device=start.device)
+    tent = (1 - (at.unsqueeze(3) - places).abs()).clamp(min=0)  # (K, bins, most, size)
+    return (tent * counted.unsqueeze(3)).sum(dim=2) / samples.clamp(min=1).view(-1, 1, 1)
