@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
+from models.diffmae import DiffMAE, DiffMAEConfig
+from models.mcc import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from models.null import Null, NullConfig
 from models.video_mae import VideoMAE, VideoMAEConfig
@@ -62,6 +64,8 @@ def _with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, T
 ARCHITECTURES: Mapping[str, Architecture] = {
     "vit": Architecture(ViTConfig, ViT, {"classify": classify_picture}),
     "video_mae": Architecture(VideoMAEConfig, VideoMAE, {}),
+    "mcc": Architecture(MCCConfig, MCC, {}),
+    "diffmae": Architecture(DiffMAEConfig, DiffMAE, {}),
     "null": Architecture(NullConfig, Null, {"classify": classify_nothing}),
 }
 
