@@ -29,6 +29,13 @@ def sincos_line(width: int, length: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def space_time_table(width: int, times: int, rows: int, columns: int) -> Tensor:
+    """(1, 1 + times · rows · columns, width), float32, time slowest: the sum of a `sincos_line` in time and a `sincos_table` in space."""
+    space = sincos_table(width, rows, columns)
+    time = sincos_line(width, times).float().unsqueeze(1)
+    return torch.cat([space[:, :1], (time + space[:, 1:]).reshape(1, times * rows * columns, width)], dim=1)
+
+
 def resize_table(table: Tensor, patches: int, *, special: int, align_corners: bool = False) -> Tensor:
     """(1, special + old², C) → (1, special + patches, C): the square grid bicubically, without antialiasing; special tokens as they are.
 

@@ -1,0 +1,171 @@
+"""The decoder of DiffMAE (arXiv 2304.03283): what it remembers of a picture, and the block that looks there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels import ops
+from models.layers.block import Attention, Mlp
+
+
+class DecoderType(StrEnum):
+    """What a noisy patch attends to."""
+
+    JOINT = "joint"
+    """To all patches: visible ones go through every block together with the noisy ones."""
+    CROSS = "cross"
+    """To visible patches only."""
+    CROSS_SELF = "cross_self"
+    """To visible patches, then to the other noisy ones."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The visible patches as one cross-attention sees them."""
+
+    keys: Tensor
+    """(B, H, 1 + V, D)."""
+    values: Tensor
+    size: Tensor | None
+    """(B, 1 + V, 1): 0 for padding; input tokens per token where tokens merged and count by size."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a step needs of a picture and its mask. Neither time nor noise is in it: one serves all steps of all samples."""
+
+    positions: Tensor
+    """(B, M, C) of the masked patches."""
+    masked_size: Tensor | None
+    """(B, M, 1), 0 for padding."""
+    memories: tuple[Memory, ...] = ()
+    """For each block of a cross decoder."""
+    visible: Tensor | None = None
+    """(B, 1 + V, C), where a joint decoder starts."""
+    visible_size: Tensor | None = None
+    """(B, 1 + V, 1), 0 for padding."""
+
+    def repeat(self, count: int) -> Context:
+        """One picture's context for several samples of it, without a copy."""
+
+        def view(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.expand(count, *value.shape[1:])
+
+        memories = tuple(Memory(m.keys.expand(count, -1, -1, -1), m.values.expand(count, -1, -1, -1), view(m.size)) for m in self.memories)
+        return Context(self.positions.expand(count, -1, -1), view(self.masked_size), memories, view(self.visible), view(self.visible_size))
+
+    @staticmethod
+    def join(contexts: Sequence[Context]) -> Context:
+        """One batch of all, shorter ones padded; what padding holds has no influence."""
+        layers = zip(*(context.memories for context in contexts), strict=True)
+        positions = [context.positions for context in contexts]
+        joint = [context.visible for context in contexts if context.visible is not None]
+        return Context(
+            positions=_pad_and_join(positions),
+            masked_size=_join_sizes([context.masked_size for context in contexts], positions),
+            memories=tuple(_join_memories(layer) for layer in layers),
+            visible=_pad_and_join(joint) if joint else None,
+            visible_size=_join_sizes([context.visible_size for context in contexts], joint) if joint else None,
+        )
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from noisy patches to features of another width; the rows of `kv` are k and v."""
+
+    def __init__(self, width: int, context_width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} cannot be split into {heads} heads")
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(context_width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def remember(self, context: Tensor, size: Tensor | None) -> Memory:
+        """(B, 1 + V, D) → keys and values."""
+        keys, values = (self._split_heads(part).contiguous() for part in self.kv(context).chunk(2, dim=-1))
+        return Memory(keys, values, size)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        attended = ops.size_biased_attention(self._split_heads(self.q(x)), memory.keys, memory.values, memory.size)
+        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return output
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        return x.reshape(batch, tokens, self.heads, width // self.heads).transpose(1, 2)  # (B, H, N, D)
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, kind: DecoderType, width: int, context_width: int, heads: int, hidden: int, norm_eps: float) -> None:
+        super().__init__()
+        crosses, joins = kind is not DecoderType.JOINT, kind is not DecoderType.CROSS
+        self.norm_cross = nn.LayerNorm(width, eps=norm_eps) if crosses else None
+        self.norm_ctx = nn.LayerNorm(context_width, eps=norm_eps) if crosses else None
+        self.cross_attn = CrossAttention(width, context_width, heads) if crosses else None
+        self.norm_self = nn.LayerNorm(width, eps=norm_eps) if joins else None
+        self.attn = Attention(width, heads) if joins else None
+        self.norm_mlp = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = Mlp(width, hidden)
+
+    def remember(self, features: Tensor, size: Tensor | None) -> Memory:
+        """Encoder features (B, 1 + V, D) → what this block's cross-attention needs of them."""
+        assert self.cross_attn is not None and self.norm_ctx is not None, "a joint decoder has nothing to remember"
+        return self.cross_attn.remember(self.norm_ctx(features), size)
+
+    def forward(self, z: Tensor, size: Tensor | None, memory: Memory | None) -> Tensor:
+        """(B, N, C), its sizes, and the memory of a cross decoder."""
+        if self.cross_attn is not None:
+            assert self.norm_cross is not None and memory is not None, "a cross decoder needs its memory"
+            z = z + self.cross_attn(self.norm_cross(z), memory)
+        if self.attn is not None:
+            assert self.norm_self is not None
+            z = z + self.attn(self.norm_self(z), size)[0]
+        output: Tensor = z + self.mlp(self.norm_mlp(z))
+        return output
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of the training time, then two layers."""
+
+    def __init__(self, frequencies: int, width: int) -> None:
+        super().__init__()
+        if frequencies % 2:
+            raise ValueError(f"time_width {frequencies} is odd; it is half cosines, half sines")
+        self.frequencies = frequencies
+        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(B,) → (B, C). The sinusoids are double precision: at bfloat16, times near 1000 would be eight apart."""
+        half = self.frequencies // 2
+        frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64, device=t.device) / half)
+        angles = t.double().unsqueeze(1) * frequencies
+        waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+        embedded: Tensor = self.mlp(waves.to(self.mlp.get_parameter("0.weight").dtype))
+        return embedded
+
+
+def _join_memories(layer: Sequence[Memory]) -> Memory:
+    sizes = _join_sizes([memory.size for memory in layer], [memory.keys for memory in layer])
+    return Memory(_pad_and_join([memory.keys for memory in layer]), _pad_and_join([memory.values for memory in layer]), sizes)
+
+
+def _pad_and_join(parts: Sequence[Tensor]) -> Tensor:
+    """(b, ..., n, C) each → (B, ..., N, C), zeros where one is shorter than the longest."""
+    longest = max(part.shape[-2] for part in parts)
+    return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[-2])) for part in parts])
+
+
+def _join_sizes(sizes: Sequence[Tensor | None], tokens: Sequence[Tensor]) -> Tensor | None:
+    """None if every token of every part is an ordinary one and all parts are equally long."""
+    if all(size is None for size in sizes) and len({part.shape[-2] for part in tokens}) == 1:
+        return None
+    ones = (part.new_ones(part.shape[0], part.shape[-2], 1, dtype=torch.float32) for part in tokens)
+    return _pad_and_join([one if size is None else size for size, one in zip(sizes, ones, strict=True)])

@@ -1,0 +1,111 @@
+"""Which patches of a picture are seen and which are diffused: from noise, from a rule, or from a user's mask of pixels.
+
+Masks of patches are bool (B, rows, columns), or (B, times, rows, columns) for clips, True where a patch is to be filled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions in raster order, ascending. Samples may have different numbers of them: shorter rows are padded with position 0.
+
+    A patch may be in neither half: what lies outside of a picture that does not fill its grid is neither seen nor made.
+    """
+
+    visible: Tensor
+    """(B, V) int64."""
+    masked: Tensor
+    """(B, M) int64."""
+    visible_size: Tensor | None = None
+    """(B, V, 1) float32, 1 for a patch and 0 for padding; None where nothing is padded."""
+    masked_size: Tensor | None = None
+    """(B, M, 1)."""
+
+    @staticmethod
+    def by_noise(noise: Tensor, ratio: float) -> Split:
+        """Uniform noise (B, N); of its ascending order the first N · (1 − ratio), truncated, are visible."""
+        order = noise.argsort(dim=1)
+        visible = int(noise.shape[1] * (1 - ratio))
+        return Split(order[:, :visible].sort(dim=1).values, order[:, visible:].sort(dim=1).values)
+
+    @staticmethod
+    def by_mask(masked: Tensor, inside: Tensor | None = None) -> Split:
+        """Masks of patches, and which patches belong to the picture at all: (B, ...) each."""
+        masked = masked.flatten(1)
+        present = torch.ones_like(masked) if inside is None else inside.flatten(1)
+        visible, visible_size = _positions(present & ~masked)
+        filled, masked_size = _positions(present & masked)
+        return Split(visible, filled, visible_size, masked_size)
+
+
+def random_mask(batch: int, grid: tuple[int, ...], ratio: float, generator: torch.Generator) -> Tensor:
+    """The same number of patches in every sample: all but N · (1 − ratio), truncated."""
+    patches = torch.Size(grid).numel()
+    masked = torch.ones(batch, patches, dtype=torch.bool)
+    visible = torch.rand(batch, patches, generator=generator).argsort(dim=1)[:, : int(patches * (1 - ratio))]
+    return masked.scatter_(1, visible, value=False).view(batch, *grid)
+
+
+def centre_mask(batch: int, grid: tuple[int, int]) -> Tensor:
+    """Half of the rows and half of the columns, in the middle."""
+    rows, columns = grid
+    mask = torch.zeros(batch, rows, columns, dtype=torch.bool)
+    top, left = (rows - rows // 2) // 2, (columns - columns // 2) // 2
+    mask[:, top : top + rows // 2, left : left + columns // 2] = True
+    return mask
+
+
+def block_mask(batch: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """One rectangle in each sample, of any shape that covers a quarter to a half of the patches."""
+    rows, columns = grid
+    shapes = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1))
+    share = shapes.prod(dim=1) / (rows * columns)
+    shapes = shapes[(share >= 0.25) & (share <= 0.5)]
+    chosen = shapes[torch.randint(len(shapes), (batch,), generator=generator)]  # (B, 2)
+    room = torch.tensor(grid) - chosen + 1
+    corner = (torch.rand(batch, 2, generator=generator) * room).long()
+    row, column = torch.arange(rows).view(1, rows, 1), torch.arange(columns).view(1, 1, columns)
+    (top, left), (bottom, right) = corner.view(batch, 2, 1, 1).unbind(1), (corner + chosen).view(batch, 2, 1, 1).unbind(1)
+    return (row >= top) & (row < bottom) & (column >= left) & (column < right)
+
+
+def mixed_mask(batch: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """For models that are to serve users' masks: each sample is random at 0.75 or one block, with equal chances."""
+    random = torch.rand(batch, 1, 1, generator=generator) < 0.5
+    return torch.where(random, random_mask(batch, grid, 0.75, generator), block_mask(batch, grid, generator))
+
+
+def patches_of_pixels(mask: Tensor, patch_size: int, *, coverage: float = 0.0, grow: int = 0) -> Tensor:
+    """A mask of pixels, bool (B, H, W), → of patches, (B, H/p, W/p).
+
+    A patch is to be filled if any of its pixels is, or if the share of those is at least `coverage`: every pixel that a user wants gone
+    then stays hidden from the encoder only with 0. grow: pixels by which the mask is widened first, in all eight directions.
+    """
+    widened = grow_mask(mask, grow)
+    share = F.avg_pool2d(widened.float().unsqueeze(1), patch_size).squeeze(1)
+    return (share > 0) & (share >= coverage)
+
+
+def grow_mask(mask: Tensor, pixels: int) -> Tensor:
+    """Widen a mask, bool (B, H, W), by so many pixels in all eight directions."""
+    if pixels == 0:
+        return mask
+    return F.max_pool2d(mask.float().unsqueeze(1), 2 * pixels + 1, stride=1, padding=pixels).squeeze(1) > 0
+
+
+def _positions(chosen: Tensor) -> tuple[Tensor, Tensor | None]:
+    """bool (B, N) → where it is True, ascending, padded with 0 to the longest row; and the sizes, None if all rows are equally long."""
+    counts = chosen.sum(dim=1)
+    longest = int(counts.max()) if len(counts) else 0
+    positions = (~chosen).byte().argsort(dim=1, stable=True)[:, :longest]
+    real = torch.arange(longest, device=chosen.device) < counts.unsqueeze(1)
+    if bool(real.all()):
+        return positions, None
+    return positions.where(real, 0), real.unsqueeze(-1).float()

@@ -1,0 +1,222 @@
+"""DiffMAE (arXiv 2304.03283). Nothing was published: the container `diffmae-v1` and its keys are our own, and say everything about a model.
+
+A torch file is {"format", "config", "model"}; a safetensors file has the weights, and format and config (as JSON) in its metadata. Masked
+patches are whatever the user says, so there is no class, no label, no preprocessing beyond the mean and deviation of ImageNet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.bundle import Preprocess
+from models.diffmae import DiffMAE, DiffMAEConfig
+from models.diffmae_decoder import DecoderType
+from models.published import timm
+from models.published.container import CheckpointError, read_checkpoint
+from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, published_heads, shape_of, side_of
+from models.published.key_table import KeyTable
+from models.registry import mismatch, read_config
+
+FORMAT = "diffmae-v1"
+
+KEYS = {
+    **timm.ENCODER,
+    "norm.*": "norm.*",
+    "noise_embed.*": "noise_embed.*",
+    "decoder_pos_embed": "decoder_pos_embed",
+    "time_embed.mlp.{i}.*": "time_embed.mlp.{i}.*",
+    "decoder_embed.*": "decoder_embed.*",
+    "decoder_blocks.{i}.norm_cross.*": "decoder_blocks.{i}.norm_cross.*",
+    "decoder_blocks.{i}.norm_ctx.*": "decoder_blocks.{i}.norm_ctx.*",
+    "decoder_blocks.{i}.cross_attn.q.*": "decoder_blocks.{i}.cross_attn.q.*",
+    "decoder_blocks.{i}.cross_attn.kv.*": "decoder_blocks.{i}.cross_attn.kv.*",
+    "decoder_blocks.{i}.cross_attn.proj.*": "decoder_blocks.{i}.cross_attn.proj.*",
+    "decoder_blocks.{i}.norm_self.*": "decoder_blocks.{i}.norm_self.*",
+    "decoder_blocks.{i}.attn.qkv.*": "decoder_blocks.{i}.attn.qkv.*",
+    "decoder_blocks.{i}.attn.proj.*": "decoder_blocks.{i}.attn.proj.*",
+    "decoder_blocks.{i}.norm_mlp.*": "decoder_blocks.{i}.norm_mlp.*",
+    "decoder_blocks.{i}.mlp.fc1.*": "decoder_blocks.{i}.mlp.fc1.*",
+    "decoder_blocks.{i}.mlp.fc2.*": "decoder_blocks.{i}.mlp.fc2.*",
+    "decoder_norm.*": "decoder_norm.*",
+    "decoder_pred.*": "decoder_pred.*",
+    "decoder_pred_clip.*": "decoder_pred_clip.*",
+}
+
+# field of the container's config → ours
+FIELDS = {
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "embed_dim": "width",
+    "depth": "depth",
+    "num_heads": "heads",
+    "mlp_ratio": "mlp_ratio",
+    "decoder_embed_dim": "decoder_width",
+    "decoder_depth": "decoder_depth",
+    "decoder_num_heads": "decoder_heads",
+    "decoder_type": "decoder_type",
+    "connection": "connection",
+    "time_freq_dim": "time_width",
+    "norm_pix": "normalise_patches",
+    "prediction": "target",
+    "clip_dim": "clip_width",
+    "clip_weight": "clip_weight",
+    "num_frames": "frames",
+    "t_patch_size": "patch_frames",
+}
+SCHEDULE_FIELDS = {
+    "kind": "kind",
+    "T": "steps",
+    "rho": "rho",
+    "rho_mode": "rho_mode",
+    "beta_start": "beta_start",
+    "beta_end": "beta_end",
+}
+TIME_EMBED = {"add": True, "none": False}
+
+
+def fields_of(described: Mapping[str, Any]) -> Fields:
+    """The fields of DiffMAEConfig that a container's config tells; those that it leaves out have their defaults. Raises ValueError."""
+    known = {*FIELDS, "time_embed", "schedule", "video"}
+    unknown = sorted(set(described) - known)
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: unknown; the fields are {', '.join(sorted(known))}")
+    fields = {FIELDS[key]: value for key, value in described.items() if key in FIELDS}
+    if described.get("video"):
+        fields = {"frames": 16, "patch_frames": 2, **fields}
+    if "time_embed" in described:
+        if described["time_embed"] not in TIME_EMBED:
+            raise ValueError(f"time_embed: {described['time_embed']!r}; it can be {' or '.join(TIME_EMBED)}")
+        fields["time_embed"] = TIME_EMBED[described["time_embed"]]
+    if "schedule" in described:
+        fields["schedule"] = schedule_fields_of(described["schedule"])
+    return fields
+
+
+def schedule_fields_of(described: Mapping[str, Any]) -> Fields:
+    """The fields of Schedule. Raises ValueError."""
+    unknown = sorted(set(described) - set(SCHEDULE_FIELDS))
+    if unknown:
+        raise ValueError(f"schedule: {', '.join(unknown)}: unknown; the fields are {', '.join(SCHEDULE_FIELDS)}")
+    return {SCHEDULE_FIELDS[key]: value for key, value in described.items()}
+
+
+def describe(config: DiffMAEConfig) -> dict[str, Any]:
+    """The container's config, whole, in JSON. Raises ValueError for a config that the container cannot express."""
+    usual = DiffMAEConfig()
+    for name in ("channels", "norm_eps", "mean", "std", "proportional_attention"):
+        value, only = getattr(config, name), getattr(usual, name)
+        if value != only:
+            raise ValueError(f"{name}: {value}; a {FORMAT} file has no place for anything but {only}")
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    described = {key: values[ours] for key, ours in FIELDS.items()}
+    optional = [key for key in ("clip_dim", "num_frames") if described[key] is None]
+    if "clip_dim" in optional:
+        del described["clip_dim"], described["clip_weight"]
+    if "num_frames" in optional:
+        del described["num_frames"], described["t_patch_size"]
+    schedule = {key: values["schedule"][ours] for key, ours in SCHEDULE_FIELDS.items()}
+    video = {} if config.frames is None else {"video": True}
+    return {**described, "time_embed": "add" if config.time_embed else "none", "schedule": schedule, **video}
+
+
+def read(path: Path) -> tuple[DiffMAEConfig, dict[str, Tensor]]:
+    """A container's config and its weights by our names. Raises CheckpointError."""
+    weights, described = read_checkpoint(path), _description(path)
+    if described is None:
+        raise CheckpointError(f"{path}: no {FORMAT} file: it does not say what model it is")
+    try:
+        config: DiffMAEConfig = read_config(DiffMAEConfig, fields_of(described))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: config: {error}") from error
+    translated = FAMILY.table.translate(weights)
+    if translated.unexpected:
+        raise CheckpointError(f"{path}: does not fit diffmae; unexpected: {', '.join(translated.unexpected)}")
+    with torch.device("meta"):
+        problem = mismatch(DiffMAE(config), translated.weights)
+    if problem:
+        raise CheckpointError(f"{path}: does not fit diffmae; {problem}")
+    return config, translated.weights
+
+
+def write(path: Path, config: DiffMAEConfig, weights: Mapping[str, Tensor]) -> None:
+    """Our weights as a container, safetensors or torch by the suffix. Raises ValueError for a config that it cannot express."""
+    described, published = describe(config), FAMILY.table.export(weights)
+    if path.suffix == ".safetensors":
+        contiguous = {key: value.contiguous() for key, value in published.items()}
+        save_file(contiguous, path, metadata={"format": FORMAT, "config": json.dumps(described)})
+    else:
+        torch.save({"format": FORMAT, "config": described, "model": published}, path)
+
+
+def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """What keys and shapes tell where a file says nothing: pictures are taken for squares, and clips need `frames` and `image_size`."""
+    embed = weights.get("patch_embed.proj.weight")
+    clip = embed is not None and embed.dim() == 5
+    width, channels, *patch = shape_of(weights, "patch_embed.proj.weight", 5 if clip else 4)
+    small, _ = shape_of(weights, "noise_embed.weight", 2)
+    _, positions, _ = shape_of(weights, "pos_embed", 3)
+    hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
+    if clip and not {"frames", "image_size"} <= set(settings):
+        raise UnlikeFamily("its position table does not tell times from places: set frames and image_size")
+    crosses, joins = "decoder_blocks.0.cross_attn.q.weight" in weights, "decoder_blocks.0.attn.qkv.weight" in weights
+    fields: Fields = {
+        "patch_size": patch[-1],
+        "patch_frames": patch[0] if clip else 1,
+        "channels": channels,
+        "width": width,
+        "depth": _blocks(weights, "blocks"),
+        "mlp_ratio": hidden / width,
+        "decoder_width": small,
+        "decoder_depth": _blocks(weights, "decoder_blocks"),
+        "decoder_type": DecoderType.JOINT if not crosses else DecoderType.CROSS_SELF if joins else DecoderType.CROSS,
+        "time_embed": "time_embed.mlp.0.weight" in weights,
+    }
+    if "image_size" not in settings:
+        fields["image_size"] = (patch[-1] * side_of(positions - 1),) * 2
+    if fields["time_embed"]:
+        fields["time_width"] = shape_of(weights, "time_embed.mlp.0.weight", 2)[1]
+    if "decoder_pred_clip.weight" in weights:
+        fields["clip_width"] = shape_of(weights, "decoder_pred_clip.weight", 2)[0]
+    heads = published_heads(width)
+    return fields if heads is None else {**fields, "heads": heads}
+
+
+def _blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
+    numbers = [int(match[1]) for key in weights if (match := re.match(rf"{prefix}\.(\d+)\.", key))]
+    if not numbers:
+        raise UnlikeFamily(f"it lacks {prefix}.0")
+    return 1 + max(numbers)
+
+
+def _description(path: Path) -> dict[str, Any] | None:
+    """A container's config; None for any other file."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            return dict(json.loads(metadata["config"])) if metadata.get("format") == FORMAT else None
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path}: its metadata cannot be read ({error})") from error
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    described = content.get("config") if content.get("format") == FORMAT else None
+    return dict(described) if isinstance(described, Mapping) else None
+
+
+FAMILY = Family(
+    name="diffmae",
+    architecture="diffmae",
+    table=KeyTable(KEYS),
+    config=config,
+    defaults={},
+    preprocess=lambda size: Preprocess(image_size=size, short_side=size, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+)

@@ -1,0 +1,144 @@
+"""DiffMAE: noise schedules and samplers' tables, one training step, and whole sampling runs, single and in one padded batch."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.diffmae import DiffMAE, DiffMAEConfig
+from models.diffmae_inpainting import Inpainted, Statistics, inpaint
+from models.diffmae_masks import Split
+from models.diffusion import Method, Sampler, Schedule, Spacing
+from models.layers.patches import patch_statistics
+from models.published.container import read_checkpoint
+from models.published.diffmae import FAMILY, fields_of, schedule_fields_of
+from models.registry import read_config
+from tests.golden.case import Case, Replayed
+
+
+def replay(case: Case) -> Replayed:
+    if "embed_dim" not in case.config:
+        return _schedules(case)
+    return _sampling(case) if "runs" in case.recorded else _training(case)
+
+
+def load(case: Case) -> DiffMAE:
+    model = DiffMAE(read_config(DiffMAEConfig, fields_of(case.config)))
+    model.load_state_dict(FAMILY.table.translate(read_checkpoint(case.checkpoint)).weights)
+    return model.eval()
+
+
+def _schedules(case: Case) -> Replayed:
+    outputs: dict[str, Tensor] = {}
+    for name, described in case.config.items():
+        schedule: Schedule = read_config(Schedule, schedule_fields_of(described))
+        outputs |= {f"{name}.betas": schedule.betas(), f"{name}.alphas_bar": schedule.alphas_bar()}
+        outputs[f"{name}.x_t"] = schedule.add_noise(case.inputs["x0"], case.inputs["t"], case.inputs["eps"])
+        for table in {match[1] for output in case.outputs if (match := re.match(rf"{re.escape(name)}\.(full|K\d+)\.", output))}:
+            steps = schedule.steps if table == "full" else int(table[1:])
+            outputs |= {f"{name}.{table}.{key}": value for key, value in sampler_tables(schedule, steps).items()}
+    for output in case.outputs:
+        if match := re.fullmatch(r"timesteps_K(\d+)", output):
+            outputs[output] = Spacing.UNIFORM.times(Schedule(), int(match[1]))
+    return Replayed({name: outputs[name] for name in case.outputs if name in outputs})
+
+
+def sampler_tables(schedule: Schedule, count: int) -> dict[str, Tensor]:
+    """Of ancestral sampling with posterior variance."""
+    steps = Sampler(Method.DDPM, count).reverse(schedule)
+    alphas_bar = schedule.alphas_bar()[steps.time]
+    before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
+    return {
+        "timesteps": steps.time,
+        "ab": steps.signal.square(),
+        "ab_prev": before,
+        "beta": 1 - alphas_bar / before,
+        "coef_x0": steps.from_x0,
+        "coef_xt": steps.from_xt,
+        "post_var": steps.sigma.square(),
+    }
+
+
+def _training(case: Case) -> Replayed:
+    model, inputs = load(case), case.inputs
+    split = Split.by_noise(inputs["mask_noise"], case.recorded["mask_ratio"])
+    assert torch.equal(split.visible, inputs["ids_keep"]) and torch.equal(split.masked, inputs["ids_mask"])
+    differentiated = [name.removeprefix("grad.") for name in case.outputs if name.startswith("grad.")]
+    parameters = [model.get_parameter(name).requires_grad_() for name in differentiated]
+    with torch.enable_grad():
+        answer = model(inputs["image"], split, inputs["t"], inputs["eps"], inputs.get("clip_target"))
+        gradients = torch.autograd.grad(answer.loss, parameters)
+    outputs = {
+        "pred": answer.prediction.patches,
+        "loss": answer.loss,
+        "loss_pixel": answer.loss_pixel,
+        **{f"grad.{name}": gradient for name, gradient in zip(differentiated, gradients, strict=True)},
+    }
+    if answer.loss_clip is not None and answer.prediction.clip is not None:
+        outputs |= {"pred_clip": answer.prediction.clip, "loss_clip": answer.loss_clip}
+    features = model.features(inputs["image"], split)
+    x_t = model.config.schedule.add_noise(model.targets(inputs["image"], split), inputs["t"], inputs["eps"])
+    return Replayed(
+        outputs,
+        {"x_t": x_t, "features_first": features[0].x, "features_last": features[-1].x},
+        recorded={"mask_ratio": case.recorded["mask_ratio"]},
+    )
+
+
+def _sampling(case: Case) -> Replayed:
+    model = load(case)
+    requests = sorted(name.removesuffix(".ids_mask") for name in case.inputs if name.endswith(".ids_mask"))
+    replayed = Replayed(recorded={"runs": case.recorded["runs"]})
+    for run, described in case.recorded["runs"].items():
+        sampler = read_sampler(described)
+        for request in requests:
+            single, first = _fill(model, case, [request], sampler)
+            replayed.outputs[f"{request}.{run}.patches"] = single.patches
+            replayed.outputs[f"{request}.{run}.composite"] = single.pictures
+            replayed.intermediates[f"{request}.{run}.x0_first"] = first
+        batched, _ = _fill(model, case, requests, sampler)
+        for row, request in enumerate(requests):
+            _expect_close(case, f"{request}.{run}.composite", batched.pictures[row : row + 1], replayed)
+    return replayed
+
+
+def read_sampler(described: dict[str, Any]) -> Sampler:
+    method = Method(described["method"])
+    fields = {"steps" if key == "K" else key: value for key, value in described.items()}
+    return read_config(Sampler, {**fields, "steps": 1} if method is Method.ONE_STEP else fields)  # type: ignore[no-any-return]
+
+
+def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: Sampler) -> tuple[Inpainted, Tensor]:
+    """Several requests in one padded batch, and the clean patches of the first step."""
+    inputs = case.inputs
+    masked = torch.zeros(len(requests), model.config.patches, dtype=torch.bool)
+    for row, request in enumerate(requests):
+        masked[row, inputs[f"{request}.ids_mask"][0]] = True
+    split = Split.by_mask(masked)
+    images = torch.cat([inputs[f"{request}.image"] for request in requests])
+    most = split.masked.shape[1]
+
+    def draw(step: int) -> Tensor:
+        values = [inputs[f"{request}.noise_T"] if step < 0 else inputs[f"{request}.step_noise"][step] for request in requests]
+        return torch.cat([F.pad(value, (0, 0, 0, most - value.shape[1])) for value in values])
+
+    firsts: list[Tensor] = []
+    statistics = Statistics(*patch_statistics(_masked_patches(model, images, split))) if model.config.normalise_patches else None
+    filled = inpaint(model, images, split, sampler, draw, statistics=statistics, watch=lambda step, x0: firsts.append(x0))
+    return filled, firsts[0]
+
+
+def _masked_patches(model: DiffMAE, images: Tensor, split: Split) -> Tensor:
+    return model.patchify(images).gather(1, split.masked.unsqueeze(-1).expand(-1, -1, model.config.patch_values))
+
+
+def _expect_close(case: Case, name: str, batched: Tensor, replayed: Replayed) -> None:
+    """In a padded batch the result is the recorded one, too; if it is not, it is what is reported."""
+    tolerance = case.tolerance_of(name)
+    recorded = case.outputs.get(name, replayed.outputs[name])
+    if not torch.allclose(batched, recorded, rtol=tolerance.rtol, atol=tolerance.atol):
+        replayed.outputs[name] = batched
