@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,6 +38,8 @@ omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that i
 WRAPPERS = ("model", "model_state", "state_dict")
 """Where training code puts the weights among optimiser, epoch and arguments."""
 
+DESCRIPTION = ("format", "config")
+
 
 class CheckpointError(Exception):
     """A checkpoint cannot be used; the message is one sentence for its owner."""
@@ -58,6 +61,23 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         what = f"{', '.join(strangers[:5])} is no tensor" if strangers else "it is empty"
         raise CheckpointError(f"{path}: no state dict, neither flat nor under {' or '.join(WRAPPERS)}: {what}")
     return dict(weights)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a file says about its model besides the weights: its `format` and `config`, if it has them. Raises CheckpointError.
+
+    In a torch file they stand beside the weights; in a safetensors file in the metadata, the config as JSON.
+    """
+    if path.suffix != ".safetensors":
+        content = _load(path)
+        return {key: content[key] for key in DESCRIPTION if key in content} if isinstance(content, Mapping) else {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        config = {"config": json.loads(metadata["config"])} if "config" in metadata else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata cannot be read ({error})") from error
+    return {key: metadata[key] for key in DESCRIPTION if key in metadata} | config
 
 
 def _load(path: Path) -> Any:

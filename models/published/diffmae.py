@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from models.bundle import Preprocess
 from models.diffmae import DiffMAE, DiffMAEConfig
 from models.diffmae_decoder import DecoderType
 from models.published import timm
-from models.published.container import CheckpointError, read_checkpoint
+from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, published_heads, shape_of, side_of
 from models.published.key_table import KeyTable
 from models.registry import mismatch, read_config
@@ -131,21 +130,22 @@ def describe(config: DiffMAEConfig) -> dict[str, Any]:
 
 def read(path: Path) -> tuple[DiffMAEConfig, dict[str, Tensor]]:
     """A container's config and its weights by our names. Raises CheckpointError."""
-    weights, described = read_checkpoint(path), _description(path)
-    if described is None:
-        raise CheckpointError(f"{path}: no {FORMAT} file: it does not say what model it is")
+    weights, description = read_checkpoint(path), read_description(path)
     try:
-        config: DiffMAEConfig = read_config(DiffMAEConfig, fields_of(described))
+        fields = described(description)
+        if not fields:
+            raise CheckpointError(f"{path}: no {FORMAT} file, which would say what model it holds")
+        model_config: DiffMAEConfig = read_config(DiffMAEConfig, fields)
     except ValueError as error:
         raise CheckpointError(f"{path}: config: {error}") from error
     translated = FAMILY.table.translate(weights)
     if translated.unexpected:
         raise CheckpointError(f"{path}: does not fit diffmae; unexpected: {', '.join(translated.unexpected)}")
     with torch.device("meta"):
-        problem = mismatch(DiffMAE(config), translated.weights)
+        problem = mismatch(DiffMAE(model_config), translated.weights)
     if problem:
         raise CheckpointError(f"{path}: does not fit diffmae; {problem}")
-    return config, translated.weights
+    return model_config, translated.weights
 
 
 def write(path: Path, config: DiffMAEConfig, weights: Mapping[str, Tensor]) -> None:
@@ -188,7 +188,11 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     if "decoder_pred_clip.weight" in weights:
         fields["clip_width"] = shape_of(weights, "decoder_pred_clip.weight", 2)[0]
     heads = published_heads(width)
-    return fields if heads is None else {**fields, "heads": heads}
+    if heads is not None:
+        fields["heads"] = heads
+    if small == 512:
+        fields["decoder_heads"] = 16
+    return fields
 
 
 def _blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
@@ -198,18 +202,10 @@ def _blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
     return 1 + max(numbers)
 
 
-def _description(path: Path) -> dict[str, Any] | None:
-    """A container's config; None for any other file."""
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-            return dict(json.loads(metadata["config"])) if metadata.get("format") == FORMAT else None
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path}: its metadata cannot be read ({error})") from error
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    described = content.get("config") if content.get("format") == FORMAT else None
-    return dict(described) if isinstance(described, Mapping) else None
+def described(description: Mapping[str, Any]) -> Fields:
+    """The fields of DiffMAEConfig that a file states. Raises ValueError."""
+    config = description.get("config")
+    return fields_of(config) if description.get("format") == FORMAT and isinstance(config, Mapping) else {}
 
 
 FAMILY = Family(
@@ -218,5 +214,7 @@ FAMILY = Family(
     table=KeyTable(KEYS),
     config=config,
     defaults={},
+    head_fields=("heads", "decoder_heads"),
+    described=described,
     preprocess=lambda size: Preprocess(image_size=size, short_side=size, mean=IMAGENET_MEAN, std=IMAGENET_STD),
 )

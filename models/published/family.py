@@ -40,6 +40,8 @@ class Family:
     """A file's weights as the table reads them: without wrappers in the names, and without what is not the model's."""
     completed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda published: published
     """Exported weights with what a published file holds twice."""
+    described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}
+    """Config fields that a file of this family states itself, from `read_description`. Raises ValueError."""
 
     def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Ours → published. Raises KeyError for a name that has no place in this family's files."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,13 +18,13 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
 from models.layers.positions import resize_table
-from models.published import deit, mae, mae_st, mcc, swag, timm
-from models.published.container import CheckpointError, read_checkpoint
+from models.published import deit, diffmae, mae, mae_st, mcc, swag, timm
+from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
 from models.vit import ViTConfig
 
-FAMILIES: Mapping[str, Family] = {module.FAMILY.name: module.FAMILY for module in (timm, deit, mae, swag, mae_st, mcc)}
+FAMILIES: Mapping[str, Family] = {module.FAMILY.name: module.FAMILY for module in (timm, deit, mae, swag, mae_st, mcc, diffmae)}
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 """Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
@@ -66,12 +67,15 @@ class Fit:
         return text
 
 
-def detect(weights: Mapping[str, Tensor]) -> list[str]:
-    """The families whose keys these are, by name: none, one, or several whose files look alike."""
+def detect(weights: Mapping[str, Tensor], description: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
+    """The families whose keys these are, by name: none, one, or several whose files look alike.
+
+    description: what the file says of itself, from `read_description`.
+    """
     fits = []
     for family in FAMILIES.values():
         try:
-            fits.append(fit(weights, family, {}))
+            fits.append(fit(weights, family, family.described(description)))
         except ValueError:
             continue
     return [found.family.name for found in fits if found.perfect]
@@ -119,12 +123,12 @@ def import_checkpoint(
     on a command line, as `heads` = "4", `mean` = "0.5,0.5,0.5"; another `image_size` resizes the position table as the family does.
     Raises CheckpointError with a sentence for the user.
     """
-    published = read_checkpoint(file)
-    chosen = _choose(file, published, family)
+    published, description = read_checkpoint(file), read_description(file)
+    chosen = _choose(file, published, family, description)
     published = dict(chosen.tidy(published))
     config_settings, preprocess_settings = _settings(chosen, overrides)
     try:
-        found = fit(published, chosen, config_settings)
+        found = fit(published, chosen, {**chosen.described(description), **config_settings})
     except UnlikeFamily as error:
         missing, unexpected = chosen.table.unmatched(published), chosen.table.translate(published).unexpected
         raise CheckpointError(f"{file}: does not fit {chosen.name}: {_complaint(missing, unexpected, []) or error}") from error
@@ -138,6 +142,8 @@ def import_checkpoint(
         hint = f"set it, as in --set {unknown[0]}=4"
         raise CheckpointError(f"{file}: width {found.fields['width']} does not tell the number of {what}: {hint}")
     config = found.config()
+    if not hasattr(config, "classes"):
+        raise CheckpointError(f"{file}: fits {chosen.name}, which does not classify; only classifiers become bundles so far")
     try:
         preprocess = _preprocess(chosen, config.image_size, preprocess_settings)
         spec = BundleSpec(
@@ -166,12 +172,12 @@ def _complaint(missing: Sequence[str], unexpected: Sequence[str], misshapen: Seq
     return "; ".join(f"{what}: {', '.join(keys)}" for what, keys in named.items() if keys)
 
 
-def _choose(file: Path, published: Mapping[str, Tensor], name: str | None) -> Family:
+def _choose(file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any]) -> Family:
     if name is not None:
         if name not in FAMILIES:
             raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(FAMILIES)}")
         return FAMILIES[name]
-    names = detect(published)
+    names = detect(published, description)
     if len(names) == 1:
         return FAMILIES[names[0]]
     if names:
