@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
 from models.diffmae import DiffMAE, DiffMAEConfig
+from models.hmr2 import HMR2, HMR2Config
 from models.mcc import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from models.null import Null, NullConfig
@@ -66,6 +67,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "video_mae": Architecture(VideoMAEConfig, VideoMAE, {}),
     "mcc": Architecture(MCCConfig, MCC, {}),
     "diffmae": Architecture(DiffMAEConfig, DiffMAE, {}),
+    "hmr2": Architecture(HMR2Config, HMR2, {}),
     "null": Architecture(NullConfig, Null, {"classify": classify_nothing}),
 }
 

@@ -1,0 +1,51 @@
+"""Attention from one sequence to another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kernels import ops
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is asked: computed once for a context, whatever is asked of it later."""
+
+    keys: Tensor
+    values: Tensor
+    """(B, H, M, D) each."""
+    size: Tensor | None = None
+    """(B, M, 1), how many tokens each key counts for."""
+
+
+class CrossAttention(nn.Module):
+    """The rows of `kv` are k and v, each split into heads contiguously.
+
+    bias: of q, k and v. head_dim: channels of a head; None for width / heads.
+    """
+
+    def __init__(self, width: int, context_width: int, heads: int, *, bias: bool = True, head_dim: int | None = None) -> None:
+        super().__init__()
+        if head_dim is None and width % heads:
+            raise ValueError(f"width {width} cannot be split into {heads} heads")
+        inner = width if head_dim is None else heads * head_dim
+        self.heads = heads
+        self.q = nn.Linear(width, inner, bias=bias)
+        self.kv = nn.Linear(context_width, 2 * inner, bias=bias)
+        self.proj = nn.Linear(inner, width)
+
+    def remember(self, context: Tensor, size: Tensor | None = None) -> Memory:
+        """(B, M, context_width), (B, M, 1) → keys and values."""
+        keys, values = (self._split(part).contiguous() for part in self.kv(context).chunk(2, dim=-1))
+        return Memory(keys, values, size)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """(B, N, C) → (B, N, C)."""
+        attended = ops.size_biased_attention(self._split(self.q(x)), memory.keys, memory.values, memory.size)
+        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return output
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, D)

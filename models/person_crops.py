@@ -1,0 +1,74 @@
+"""Square crops of people as HMR2 (arXiv 2305.20091) and PHALP (arXiv 2112.04477) see them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ASPECT = (192, 256)
+"""Width to height of the part of a crop that the network looks at."""
+SUBPIXELS = 32
+"""OpenCV samples at multiples of 1/32 pixel, and the published crops were made with it."""
+TRUNCATE = 4.0
+"""Deviations at which scikit-image cuts a Gaussian off."""
+
+
+def expand(boxes: Tensor, aspect: tuple[int, int] = ASPECT) -> Tensor:
+    """Grow boxes (N, 4) of x1, y1, x2, y2 around their centres to an aspect of width to height; they never shrink."""
+    centres, (width, height) = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+    ratio = aspect[1] / aspect[0]
+    half = torch.stack([torch.maximum(width, height / ratio), torch.maximum(height, width * ratio)], dim=1) / 2
+    return torch.cat([centres - half, centres + half], dim=1)
+
+
+def squares(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (N, 4) → the centres (N, 2) and sides (N,) of the squares around their longer sides."""
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+
+
+def crop(picture: Tensor, centres: Tensor, sides: Tensor, size: int, *, blur: bool = False) -> Tensor:
+    """Squares of a picture, resampled: (H, W, C) of 0..255 → float32 (N, size, size, C), zeros outside the picture.
+
+    blur: first smooth what will shrink, for each crop as much as it needs; such crops are not rounded, the others are whole numbers.
+
+    Bilinear sampling and Gaussian smoothing treat rows and columns alike and apart, so a crop is two matrix products.
+    """
+    height, width, channels = picture.shape
+    sigmas = smoothing(sides, size) if blur else torch.zeros_like(sides)
+    down = _resampling(centres[:, 1], sides, sigmas, height, size)  # (N, size, H)
+    across = _resampling(centres[:, 0], sides, sigmas, width, size)  # (N, size, W)
+    rows = (down @ picture.float().reshape(height, width * channels)).unflatten(2, (width, channels))  # (N, size, W, C)
+    crops = torch.einsum("nsw,nrwc->nrsc", across, rows)
+    return torch.where(sigmas.view(-1, 1, 1, 1) > 0, crops, (crops + 0.5).floor())
+
+
+def smoothing(sides: Tensor, size: int) -> Tensor:
+    """Deviation of the Gaussian, in pixels of the picture, that keeps squares of `sides` from aliasing at `size`; 0 for none."""
+    factor = sides / size / 2
+    return torch.where(factor > 1.1, (factor - 1) / 2, 0.0)
+
+
+def normalise(crops: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """BGR crops (N, S, S, 3) of 0..255 → RGB (N, 3, S, S); mean and std are for 0..1."""
+    rgb = crops.flip(-1).movedim(-1, 1)
+    return (rgb - 255 * rgb.new_tensor(mean).view(3, 1, 1)) / (255 * rgb.new_tensor(std).view(3, 1, 1))
+
+
+def _resampling(centres: Tensor, sides: Tensor, sigmas: Tensor, length: int, size: int) -> Tensor:
+    """The matrices (N, size, length) that take a row of pixels to a row of a crop: Gaussian, then bilinear."""
+    steps = torch.arange(size, device=sides.device, dtype=torch.float64) - size / 2
+    source = centres.double().unsqueeze(1) + steps * (sides.double() / size).unsqueeze(1)  # (N, size), in pixels
+    source = (source * SUBPIXELS).round() / SUBPIXELS
+    left = source.floor()
+    fraction = source - left
+    radius = (TRUNCATE * sigmas.double() + 0.5).floor()  # (N,)
+    reach = int(radius.max()) if len(radius) else 0
+    taps = torch.arange(-reach, reach + 1, device=sides.device)
+    kernel = torch.exp(-0.5 * (taps / sigmas.double().clamp(min=1e-6).unsqueeze(1)) ** 2) * (taps.abs() <= radius.unsqueeze(1))
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)  # (N, taps)
+    matrix = torch.zeros(*source.shape, length, dtype=torch.float64, device=sides.device)
+    for pixel, weight in ((left, 1 - fraction), (left + 1, fraction)):
+        inside = weight * ((pixel >= 0) & (pixel < length))
+        index = (pixel.long().unsqueeze(2) + taps).clamp(0, length - 1)  # the picture's edge goes on for ever
+        matrix.scatter_add_(2, index, inside.unsqueeze(2) * kernel.unsqueeze(1))
+    return matrix.float()
