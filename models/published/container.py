@@ -38,7 +38,7 @@ omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that i
 WRAPPERS = ("model", "model_state", "state_dict")
 """Where training code puts the weights among optimiser, epoch and arguments."""
 
-DESCRIPTION = ("format", "config")
+DESCRIPTION = ("format", "config", "cfg")
 
 
 class CheckpointError(Exception):
@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What a file says about its model besides the weights: its `format` and `config`, if it has them. Raises CheckpointError.
+    """What a file says about its model besides the weights: its `format` and `config`, or SlowFast's `cfg`. Raises CheckpointError.
 
     In a torch file they stand beside the weights; in a safetensors file in the metadata, the config as JSON.
     """

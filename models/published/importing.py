@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
 from models.layers.positions import resize_table
-from models.published import deit, diffmae, hmr2, mae, mae_st, mcc, swag, timm
+from models.published import deit, diffmae, hmr2, mae, mae_st, mcc, mvit, rev, swag, timm
 from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
 from models.vit import ViTConfig
 
-FAMILIES: Mapping[str, Family] = {module.FAMILY.name: module.FAMILY for module in (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2)}
+MODULES = (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2, mvit)
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (*(module.FAMILY for module in MODULES), mvit.SEPARATE, *rev.FAMILIES)}
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 """Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
@@ -243,7 +244,9 @@ def _labels(file: Path, labels: Sequence[str] | None, classes: int) -> list[str]
 
 
 def _ladder(found: Fit, depth: int) -> list[Rung]:
-    table = next(value for key, value in found.weights.items() if key in ("pos_embed", "pos_embed_spatial"))
+    table = next((value for key, value in found.weights.items() if key in ("pos_embed", "pos_embed_spatial")), None)
+    if table is None:  # a model whose tokens do not merge
+        return []
     patches = table.shape[1] * (found.weights["pos_embed_temporal"].shape[1] if "pos_embed_temporal" in found.weights else 1)
     values = sorted({int(share * patches / depth) for share in LADDER_SHARES} - {0})
     return [Rung(name=f"r{r}", schedule=r) for r in values]

@@ -1,0 +1,140 @@
+"""What the families of SlowFast have in common: key names, and the configurations that its training code writes beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from models.bundle import Preprocess
+from models.mvit import Activation
+from models.mvit_trunk import Positions
+from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Fields, UnlikeFamily
+
+ENDS = {
+    "pos_embed": "pos_embed.joint",
+    "pos_embed_spatial": "pos_embed.spatial",
+    "pos_embed_temporal": "pos_embed.temporal",
+    "patch_embed.proj.*": "patch_embed.proj.*",
+    "norm.*": "norm.*",
+    "head.projection.*": "head.*",
+}
+"""Before and after the blocks."""
+
+POOLING = ("pool_q.*", "pool_k.*", "pool_v.*", "norm_q.*", "norm_k.*", "norm_v.*")
+"""In attention, also by our names."""
+
+Configuration = Mapping[str, Any]
+"""Sections of keys in capitals. Hand-written ones leave out what has its default."""
+
+UNSUPPORTED = {
+    "MODE": "conv",
+    "NORM": "layernorm",
+    "POOL_FIRST": False,
+    "NORM_STEM": False,
+    "USE_FIXED_SINCOS_POS": False,
+    "LAYER_SCALE_INIT_VALUE": 0.0,
+    "DROPOUT_RATE": 0.0,
+}
+"""Keys of the section MVIT whose other values no published model has, and their only supported value."""
+
+
+def trunk_fields(configuration: Configuration) -> Fields:
+    """The fields that `models.mvit_trunk.TrunkConfig` and both configs made of it share. Raises ValueError for what no model here does."""
+    data, mvit, model = configuration["DATA"], configuration["MVIT"], configuration["MODEL"]
+    for key, value in UNSUPPORTED.items():
+        if mvit.get(key, value) != value:
+            raise ValueError(f"MVIT.{key}: {mvit[key]!r} is not supported, only {value!r}")
+    activation = model.get("HEAD_ACT", "softmax")
+    if activation not in list(Activation):
+        raise ValueError(f"MODEL.HEAD_ACT: {activation!r} is not supported, only {', '.join(Activation)}")
+    kv_stride = mvit.get("POOL_KV_STRIDE_ADAPTIVE") or None
+    return {
+        "image_size": data["TRAIN_CROP_SIZE"],
+        "frames": 1 if mvit.get("PATCH_2D", False) else data["NUM_FRAMES"],
+        "channels": data.get("INPUT_CHANNEL_NUM", [3])[0],
+        "classes": model["NUM_CLASSES"],
+        "patch_kernel": mvit["PATCH_KERNEL"],
+        "patch_stride": mvit["PATCH_STRIDE"],
+        "patch_padding": mvit["PATCH_PADDING"],
+        "width": mvit["EMBED_DIM"],
+        "depth": mvit["DEPTH"],
+        "heads": mvit["NUM_HEADS"],
+        "width_growth": mvit.get("DIM_MUL", []),
+        "head_growth": mvit.get("HEAD_MUL", []),
+        "mlp_ratio": mvit.get("MLP_RATIO", 4.0),
+        "qkv_bias": mvit.get("QKV_BIAS", True),
+        "pool_kernel": mvit.get("POOL_KVQ_KERNEL") or None,
+        "q_strides": mvit.get("POOL_Q_STRIDE") or [],
+        "kv_stride": kv_stride,
+        "kv_strides": [] if kv_stride else mvit.get("POOL_KV_STRIDE") or [],
+        "positions": _positions(mvit),
+        "drop_path": mvit.get("DROPPATH_RATE", 0.0),
+        "dropout": model.get("DROPOUT_RATE", 0.0),
+        "activation": activation,
+    }
+
+
+def described_by(fields: Callable[[Configuration], Fields]) -> Callable[[Mapping[str, Any]], Fields]:
+    """A family's `described`: its fields of the configuration beside the weights, if there is one."""
+    return lambda description: fields(_parse(description["cfg"])) if "cfg" in description else {}
+
+
+@lru_cache(maxsize=1)
+def _parse(text: str) -> Configuration:
+    """One file's text is read for every family that it may be of."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"cfg: no YAML ({error})") from error
+    if not isinstance(content, dict) or not {"DATA", "MVIT", "MODEL"} <= content.keys():
+        raise ValueError("cfg: not the configuration of an MViT, which has the sections DATA, MVIT and MODEL")
+    return content
+
+
+def is_reversible(configuration: Configuration) -> bool:
+    return bool(configuration["MVIT"].get("REV", {}).get("ENABLE", False))
+
+
+def published_fields(weights: Mapping[str, Tensor], settings: Fields, sizes: Mapping[str, Any]) -> Fields:
+    """The fields of the published size that weights under our names belong to: they do not tell the strides. None where settings do.
+
+    sizes: configs made of TrunkConfig. Raises UnlikeFamily where neither helps.
+    """
+    kernel = weights.get("patch_embed.proj.weight")
+    numbers = [int(match[1]) for key in weights if (match := re.match(r"blocks\.(\d+)\.", key))]
+    if kernel is None or not numbers:
+        raise UnlikeFamily("it lacks patch_embed.proj.weight or blocks")
+    if "q_strides" in settings:
+        return {}
+    traits = (kernel.shape[0], kernel.dim() == 4, 1 + max(numbers), _positions_in(weights))
+    for size in sizes.values():
+        if traits == (size.width, size.pictures, size.depth, size.positions):
+            classes = {"classes": weights["head.weight"].shape[0]} if "head.weight" in weights else {}
+            return {field.name: getattr(size, field.name) for field in dataclasses.fields(size)} | classes
+    raise UnlikeFamily(f"{traits[2]} blocks of width {traits[0]} are no published size, and no configuration beside them says the strides")
+
+
+def preprocess_video(size: int) -> Preprocess:
+    """As for Kinetics-400 at 224 px; the published MViTv2-L, at 312, takes the whole short side and ImageNet's colours."""
+    if size == 312:
+        return Preprocess(image_size=size, short_side=size, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    short_side = int(256 / 224 * size)
+    return Preprocess(image_size=size, short_side=short_side, interpolation="bilinear", mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+
+
+def _positions_in(weights: Mapping[str, Tensor]) -> Positions:
+    if "pos_embed.spatial" in weights:
+        return Positions.SEPARATE
+    return Positions.JOINT if "pos_embed.joint" in weights else Positions.NONE
+
+
+def _positions(mvit: Mapping[str, Any]) -> Positions:
+    if not mvit.get("USE_ABS_POS", True):
+        return Positions.NONE
+    return Positions.SEPARATE if mvit.get("SEP_POS_EMBED", False) else Positions.JOINT

@@ -1,0 +1,32 @@
+"""MViTv2 and MViT: classification of clips and of boxes in them. SlowFast's configuration tells which."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.published import FAMILIES, fit, read_checkpoint
+from models.published.mvit import fields_of
+from tests.golden.case import Case, Replayed
+
+
+def replay(case: Case) -> Replayed:
+    separate = case.config["MVIT"].get("SEPARATE_QKV", False)
+    family = FAMILIES["mvit_separate" if separate else "mvit"]
+    model = fit(read_checkpoint(case.checkpoint), family, fields_of(case.config)).model()
+    intermediates = record(model)
+    answer = model(case.inputs["x"], case.inputs.get("boxes"))
+    scores = {"probs": answer.scores, "scores": answer.scores}  # classification has the one name, detection the other
+    return Replayed({"features": answer.features, "logits": answer.logits, **scores}, intermediates)
+
+
+def record(model: nn.Module) -> dict[str, Tensor]:
+    """What comes out of the parts in the next forward pass."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, part: nn.Module) -> None:
+        part.register_forward_hook(lambda module, inputs, output: found.__setitem__(name, output[0]))
+
+    keep("patch_tokens", model.patch_embed)
+    for number, block in enumerate(model.blocks):
+        keep(f"block{number}", block)
+    return found
