@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -103,7 +104,8 @@ def contract(points: Tensor, far: float) -> Tensor:
 
 def in_float32(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     """A linear layer in float32 or wider, whatever the weights' type and autocast."""
-    with torch.autocast(x.device.type, enabled=False):
+    device = x.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():  # "meta" has none
         return F.linear(at_least_float32(x), at_least_float32(weight), at_least_float32(bias))
 
 

@@ -17,10 +17,7 @@ from tests.golden.case import Case, Replayed
 
 def replay(case: Case) -> Replayed:
     config = case.config
-    model = MCC(mcc_config(config)).eval()
-    model.load_state_dict(read_checkpoint(case.checkpoint))
-    images, seen = _view(case)
-    queries = _queries(case)
+    model, images, seen, queries = scene_of(case)
     labels = (
         label(queries, case.inputs["gt_xyz"], case.inputs["gt_rgb"], config["train_dist_threshold"]) if "gt_xyz" in case.inputs else None
     )
@@ -51,6 +48,13 @@ def replay(case: Case) -> Replayed:
             "colors_at_last_threshold": cloud.colours,
         }
     return replayed
+
+
+def scene_of(case: Case) -> tuple[MCC, Tensor, Tensor, Tensor]:
+    """The model in evaluation mode, images (B, 3, S, S), seen points (B, n, n, 3) and queries (B, Q, 3)."""
+    model = MCC(mcc_config(case.config)).eval()
+    model.load_state_dict(read_checkpoint(case.checkpoint))
+    return model, *_view(case), _queries(case)
 
 
 def mcc_config(config: dict[str, Any]) -> MCCConfig:
