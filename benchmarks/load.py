@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,6 +22,7 @@ import uvloop
 from numpy.typing import NDArray
 
 MAX_CONNECTIONS = 512
+Mode = Literal["closed", "open"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Answer:
 class Report:
     """What one burst measured. Latencies in milliseconds; `timing` holds the medians of what the service reports of itself."""
 
-    mode: str
+    mode: Mode
     clients: int
     offered_per_second: float | None
     seconds: float
@@ -199,16 +200,15 @@ def wrong_answers(answers: Sequence[Answer], expected: NDArray[np.float32]) -> i
 def summarise(
     answers: Sequence[Answer],
     *,
-    mode: str,
+    mode: Mode,
     clients: int,
     rate: float | None,
     start: float,
     seconds: float,
     expected: NDArray[np.float32] | None,
 ) -> Report:
-    """A closed loop counts what finished inside the window, an open loop what was meant to start in it."""
-    moment = [answer.finished if mode == "closed" else answer.intended for answer in answers]
-    inside = [answer for answer, at in zip(answers, moment, strict=True) if start <= at < start + seconds]
+    """Counts answers from `start` on for `seconds`: in a closed loop by when they came, in an open loop by when they were to be asked."""
+    inside, counted = _finished_in(answers, start, seconds) if mode == "closed" else (_intended_in(answers, start, seconds), seconds)
     good = [answer for answer in inside if answer.status == 200]
     failures = Counter(str(answer.status or answer.body.decode()) for answer in inside if answer.status != 200)
     latency = np.array([1000 * (answer.finished - answer.intended) for answer in good])
@@ -218,10 +218,10 @@ def summarise(
         mode=mode,
         clients=clients,
         offered_per_second=rate,
-        seconds=seconds,
+        seconds=counted,
         answered=len(good),
-        per_second=len(good) / seconds,
-        latency_ms={f"p{q}": float(np.percentile(latency, q)) for q in (50, 95, 99)} if len(good) else {},
+        per_second=len(good) / counted if good else 0.0,
+        latency_ms={f"p{q}": float(np.percentile(latency, q)) for q in (50, 95, 99)} if good else {},
         failures=dict(failures),
         wrong=wrong_answers(good, expected) if expected is not None else 0,
         checked=len(good) if expected is not None else 0,
@@ -229,6 +229,19 @@ def summarise(
         overhead_ms=float(np.median([t["total_ms"] - t["prepare_ms"] - t["inference_ms"] for t in timings])) if timings else 0.0,
         batch_size=float(np.mean([timing["batch_size"] for timing in timings])) if timings else 0.0,
     )
+
+
+def _finished_in(answers: Sequence[Answer], start: float, seconds: float) -> tuple[list[Answer], float]:
+    """Answers and the time that they took. Answers come by the batch: so time runs from the last one before `start` to the last one
+    before the end, not from and to moments in the middle of a batch."""
+    moments = [answer.finished for answer in answers]
+    begin = max((moment for moment in moments if moment <= start), default=start)
+    end = max((moment for moment in moments if moment <= start + seconds), default=start)
+    return [answer for answer in answers if begin < answer.finished <= end], end - begin
+
+
+def _intended_in(answers: Sequence[Answer], start: float, seconds: float) -> list[Answer]:
+    return [answer for answer in answers if start <= answer.intended < start + seconds]
 
 
 async def run(
@@ -246,7 +259,7 @@ async def run(
     load: Coroutine[Any, Any, None] = open_loop(target, rate, start + seconds) if rate else closed_loop(target, clients, start + seconds)
     await load
     target.close()
-    mode = "open" if rate else "closed"
+    mode: Mode = "open" if rate else "closed"
     return summarise(target.answers, mode=mode, clients=clients, rate=rate, start=start, seconds=seconds, expected=expected)
 
 

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
+import pytest
 import uvloop
 
-from benchmarks.load import Target, closed_loop, open_loop, run, summarise
+from benchmarks.load import Answer, Target, closed_loop, open_loop, run, summarise
 
 Handler = Callable[[bytes], Awaitable[tuple[str, bytes]]]
 PICTURES = [b"picture-0", b"picture-1", b"picture-2"]
@@ -122,6 +123,15 @@ async def test_a_lost_connection_is_a_failure_with_its_reason() -> None:
     assert next(iter(report.failures)).startswith("the connection was lost")
 
 
+def test_throughput_counts_whole_batches() -> None:
+    """Eight answers every second, from 0.4 s on: eight per second wherever the window begins and ends."""
+    body = classified(PICTURES[0])
+    answers = [Answer(0, 0.0, 0.4 + batch + 0.001 * number, 200, body) for batch in range(10) for number in range(8)]
+    for start, seconds in ((2.0, 5.0), (2.3, 5.3), (2.9, 4.6)):
+        report = summarise(answers, mode="closed", clients=8, rate=None, start=start, seconds=seconds, expected=None)
+        assert report.per_second == pytest.approx(8.0)
+
+
 async def test_a_burst_counts_what_finished_in_its_window() -> None:
     """On uvloop, as the command runs it."""
 
@@ -132,5 +142,5 @@ async def test_a_burst_counts_what_finished_in_its_window() -> None:
         burst = run(url, PICTURES, clients=2, rate=None, warm=0.1, seconds=0.2, expected=None)
         report = await asyncio.to_thread(uvloop.run, burst)
     assert report.failures == {}
-    assert report.per_second == report.answered / 0.2 > 0
+    assert report.per_second == report.answered / report.seconds > 0
     assert set(report.latency_ms) == {"p50", "p95", "p99"}
