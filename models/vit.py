@@ -33,6 +33,8 @@ class ViTConfig:
     """A plain vision transformer; the defaults are ViT-B/16."""
 
     image_size: int = 224
+    image_width: int | None = None
+    """Pixels across, where a picture is not as wide as it is high."""
     patch_size: int = 16
     channels: int = 3
     classes: int = 1000
@@ -58,16 +60,23 @@ class ViTConfig:
     """Of the norm before each MLP, and of the last, where they are not `norm_eps` (minREV)."""
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        for name, size in zip(("image_size", "image_width"), self.image_shape, strict=True):
+            if size % self.patch_size:
+                raise ValueError(f"{name} {size} is no multiple of patch_size {self.patch_size}")
         if self.distilled and not self.class_token:
             raise ValueError("distilled: a distillation token needs a class token before it")
         if self.pool is Pool.TOKEN and not self.class_token:
             raise ValueError("pool: there is no class token to take")
 
     @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image_size, self.image_size if self.image_width is None else self.image_width
+
+    @property
     def patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
+        height, width = self.image_shape
+        return (height // self.patch_size) * (width // self.patch_size)
 
     @property
     def special_tokens(self) -> int:
@@ -162,9 +171,9 @@ class ViT(nn.Module):
         return tokens
 
     def _embed(self, images: Tensor, trace: bool) -> Tokens:
-        size = self.config.image_size
-        if images.dim() != 4 or images.shape[2:] != (size, size):
-            raise ValueError(f"images: shape {tuple(images.shape)} where (batch, {self.config.channels}, {size}, {size}) is needed")
+        needed = (self.config.channels, *self.config.image_shape)
+        if images.dim() != 4 or images.shape[1:] != needed:
+            raise ValueError(f"images: shape {tuple(images.shape)} where (batch, {', '.join(map(str, needed))}) is needed")
         special = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
         x = torch.cat([*special, self.patch_embed(images)], dim=1) + self.pos_embed  # (B, special + patches, C)
         return Tokens(x, protected=self.config.special_tokens, proportional=self.config.proportional_attention, traced=trace)

@@ -41,11 +41,11 @@ def resize_table(table: Tensor, patches: int, *, special: int, align_corners: bo
 
     MAE, DeiT and timm resize with `align_corners=False`, SWAG with True.
     """
+    if table.shape[1] - special == patches:
+        return table
     old, new = round((table.shape[1] - special) ** 0.5), round(patches**0.5)
     if old * old + special != table.shape[1] or new * new != patches:
         raise ValueError(f"a position table of {table.shape[1] - special} patches cannot become one of {patches}: both must be squares")
-    if old == new:
-        return table
     grid = table[:, special:].reshape(1, old, old, -1).permute(0, 3, 1, 2)  # (1, C, old, old)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=align_corners)
     return torch.cat([table[:, :special], grid.permute(0, 2, 3, 1).reshape(1, patches, -1)], dim=1)

@@ -58,7 +58,7 @@ def vit_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     _, positions, _ = shape_of(weights, "pos_embed", 3)
     special = sum(token in weights for token in ("cls_token", "dist_token"))
     return {
-        "image_size": patch_size * side_of(positions - special),
+        "image_size": settings.get("image_size") or patch_size * side_of(positions - special),
         "patch_size": patch_size,
         "channels": channels,
         "width": width,

@@ -130,6 +130,9 @@ def mvit_fields(configuration: Configuration) -> Fields:
     if not is_reversible(configuration) or is_plain(configuration):
         raise UnlikeFamily("its configuration is not that of a Rev-MViT")
     mvit, rev = configuration["MVIT"], configuration["MVIT"]["REV"]
+    unknown = [key for key in ("REL_POS_SPATIAL", "REL_POS_TEMPORAL", "RESIDUAL_POOLING") if mvit.get(key, False)]
+    if unknown:
+        raise ValueError(f"MVIT.{unknown[0]}: no reversible model has it")
     transitions = rev.get("BUFFER_LAYERS", [])
     if transitions and rev.get("RES_PATH", "conv") != "conv":
         raise ValueError(f"MVIT.REV.RES_PATH: {rev['RES_PATH']!r} is not supported, only 'conv'")

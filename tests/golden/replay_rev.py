@@ -6,6 +6,7 @@ Recorded gradients have published names: ours are exported through the table of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +43,11 @@ def replay(case: Case) -> Replayed:
     return Replayed(outputs, intermediates)
 
 
-def choose(config: Mapping[str, object]) -> tuple[Family, Fields]:
+def choose(config: Mapping[str, Any]) -> tuple[Family, Fields]:
     """The family and the fields of its config, for a configuration of SlowFast or arguments of minREV."""
     if "n_head" in config:
-        return FAMILIES["minrev"], {"heads": config["n_head"]}
+        height, width = config["image_size"]
+        return FAMILIES["minrev"], {"heads": config["n_head"], "image_size": height, "image_width": width}
     layout = "" if config["MVIT"].get("SEPARATE_QKV", False) else "_fused"
     if is_plain(config):
         return FAMILIES[f"rev_vit{layout}"], vit_fields(config)
