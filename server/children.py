@@ -24,6 +24,8 @@ class Child:
         self.kind = kind
         self.ready = False
         """Set by the supervisor once the process has announced that it serves."""
+        self.seen = False
+        """Set once it has given a sign of life."""
         self.seen_at = 0.0
         """Monotonic seconds of its last sign of life."""
         self.pause = 0.0
@@ -46,7 +48,7 @@ class Child:
 
     def start(self) -> None:
         """From the main thread: the child dies with the thread that starts it. A session of its own keeps Ctrl-C from it."""
-        self.ready = False
+        self.ready = self.seen = False
         self.seen_at = time.monotonic()
         self._process = subprocess.Popen(
             tied_to_parent(self._command),

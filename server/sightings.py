@@ -13,7 +13,8 @@ from server.queue.connect import AWAY, connect
 from server.queue.identity import process_prefix
 from server.queue.job import UnknownVersion, WorkerInfo, decode_worker
 
-EVERY = 0.1
+OFTEN = 0.1
+SELDOM = 0.5
 
 
 class Sightings:
@@ -22,8 +23,8 @@ class Sightings:
         self._lock = threading.Lock()
         self._workers: dict[str, WorkerInfo] = {}
         self._gateways: set[str] = set()
-        self.answered_at = time.monotonic()
-        """Monotonic seconds of Redis' last answer."""
+        self.every = OFTEN
+        """Seconds between two looks: often while somebody waits for the service, seldom later."""
         self.away_since: float | None = None
         """When Redis stopped answering; what it knew of our children may have expired."""
         self._ended = threading.Event()
@@ -56,7 +57,7 @@ class Sightings:
                 self._redis.delete(*map(keys.worker, gone))
 
     def _look_forever(self) -> None:
-        while not self._ended.wait(EVERY):
+        while not self._ended.wait(self.every):
             try:
                 self._look()
             except AWAY:
@@ -73,7 +74,6 @@ class Sightings:
         gateways = {key.decode().partition(":")[2] for key in self._redis.scan_iter(match=keys.gateway("*"), count=1000)}
         with self._lock:
             self._workers, self._gateways = workers, gateways
-        self.answered_at = time.monotonic()
         self.away_since = None
 
     def _members(self) -> list[str]:

@@ -18,7 +18,7 @@ from server.children import Child
 from server.queue.embedded import NoValkey, PrivateValkey
 from server.queue.job import WorkerInfo
 from server.settings import Settings
-from server.sightings import Sightings
+from server.sightings import SELDOM, Sightings
 from server.stop_signals import StopSignals
 from server.telemetry import logs
 
@@ -27,6 +27,8 @@ log = logs.get(__name__)
 TICK = 0.05
 HUNG = 30.0
 """Seconds without a sign of life after which a process is killed. A worker that still breathes but makes no progress ends itself."""
+NEVER_SEEN = 180.0
+"""Seconds after which a process is killed that never gave one: its start alone may take long."""
 VALKEY_HUNG = 10.0
 MARGIN = 5.0
 """Seconds beyond `drain_timeout` that a process gets to end."""
@@ -89,6 +91,7 @@ class Supervisor:
                 self._mend_valkey()
                 if not announced and self._everything_serves():
                     announced = True
+                    self._sightings.every = SELDOM
                     print(self._ready_line(), flush=True)
         finally:
             self._end()
@@ -108,10 +111,11 @@ class Supervisor:
         info = self._sightings.worker(child.pid) if child.kind == "worker" else None
         alive = info is not None if child.kind == "worker" else self._sightings.gateway(child.pid)
         child.ready = child.ready or (info is not None and info.state == "ready") or (child.kind == "gateway" and alive)
-        if alive or self._sightings.away_since is not None or not child.ready:
+        child.seen = child.seen or alive
+        if alive or self._sightings.away_since is not None:
             child.seen_at = time.monotonic()
-        elif time.monotonic() - child.seen_at > HUNG:
-            log.error(f"{child.kind} hangs: killing it", pid=child.pid, silent_for=HUNG)
+        elif time.monotonic() - child.seen_at > (HUNG if child.seen else NEVER_SEEN):
+            log.error(f"{child.kind} hangs: killing it", pid=child.pid, silent_for=round(time.monotonic() - child.seen_at))
             child.signal(signal.SIGKILL)
             child.seen_at = time.monotonic()
 

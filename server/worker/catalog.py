@@ -32,6 +32,8 @@ class Entry:
     stamp: tuple[int, ...]
     spec: BundleSpec | None
     """None if bundle.json cannot be read."""
+    digest: str
+    """Of the spec; empty without one."""
     state: Literal["loading", "ready", "unloading", "unavailable"]
     reason: str = ""
     warm: Warm | None = None
@@ -50,7 +52,7 @@ class Entry:
             name=self.spec.name if self.spec else self.path.parent.name,
             version=self.spec.version if self.spec else self.path.name,
             task=self.spec.task if self.spec else "",
-            digest=self.spec.digest() if self.spec else "",
+            digest=self.digest,
             state=self.state,
             reason=self.reason,
             items_per_second=latest.items_per_second * slots if latest else 0.0,
@@ -120,13 +122,13 @@ class Catalog:
             spec = read(path).spec
         except BundleError as error:
             log.error("bundle refused", bundle=str(path), reason=str(error))
-            self._put(Entry(path, stamp, None, "unavailable", str(error)))
+            self._put(Entry(path, stamp, None, "", "unavailable", str(error)))
             return
         twin = self._by_id.get(spec.id)
         if twin is not None and twin.path != path:
-            self._put(Entry(path, stamp, None, "unavailable", f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}"))
+            self._put(Entry(path, stamp, None, "", "unavailable", f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}"))
             return
-        self._put(Entry(path, stamp, spec, "loading", since=time.monotonic()))
+        self._put(Entry(path, stamp, spec, spec.digest(), "loading", since=time.monotonic()))
 
     def _load(self, entry: Entry) -> None:
         assert entry.spec is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class OneShot:
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model = model
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._on_gpu = device.type == "cuda"
+        self._of_thread = threading.local()
 
     def run(self, jobs: list[Delivery]) -> Iterator[Answered | Refused | TooLarge]:
         started = time.monotonic()
@@ -80,11 +82,8 @@ class OneShot:
     def _forward(self, jobs: list[Delivery]) -> Arrays:
         stacked = {name: self._stack([delivery.job.arrays[name].to_numpy() for delivery in jobs]) for name in jobs[0].job.arrays}
         options = jobs[0].job.options
-        if self._stream is None:
+        with torch.cuda.stream(self._stream()):
             outputs = self.model.forward(stacked, options)
-        else:
-            with torch.cuda.stream(self._stream):
-                outputs = self.model.forward(stacked, options)
         for name, values in outputs.items():
             if len(values) != len(jobs):
                 raise ValueError(f"{self.model.spec.id}: output {name} has {len(values)} rows for {len(jobs)} jobs")
@@ -92,15 +91,21 @@ class OneShot:
 
     def _stack(self, rows: list[NDArray[Any]]) -> NDArray[Any]:
         """(…) of each job → (B, …); page-locked on the way to a GPU, so that the copy runs beside the computation."""
-        if self._stream is None:
+        if not self._on_gpu:
             return np.stack(rows)
         shape = (len(rows), *rows[0].shape)
         pinned = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, rows[0].dtype)).dtype, pin_memory=True).numpy()
         stacked: NDArray[Any] = np.stack(rows, out=pinned)
         return stacked
 
+    def _stream(self) -> torch.cuda.Stream | None:
+        """Each slot's own, so that one copies while another computes; None, which changes nothing, without a GPU."""
+        if self._on_gpu and not hasattr(self._of_thread, "stream"):
+            self._of_thread.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        return getattr(self._of_thread, "stream", None)
+
     def _free_memory(self) -> None:
-        if self._device.type == "cuda":
+        if self._on_gpu:
             torch.cuda.empty_cache()
 
 

@@ -35,7 +35,9 @@ def everyone_got_their_own_answer(crowd: Crowd, bundle: Bundle) -> None:
 def kill_a_worker(service: Service, chance: random.Random) -> Callable[[], None]:
     def kill() -> None:
         eventually(lambda: service.children("worker"), "there is a worker to kill", MINUTES)
-        os.kill(chance.choice(service.children("worker")), signal.SIGKILL)
+        victim = chance.choice(service.children("worker"))
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: victim not in service.children("worker"), "it is dead", MINUTES)
 
     return kill
 
