@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     """Task → bundle name. A task that is not named here uses its only bundle, or the starter bundle if there are several."""
 
     cors_origins: list[str] = Field(default_factory=list)
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
     max_images: int = Field(default=32, gt=0)
