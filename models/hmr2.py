@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +129,7 @@ class Decoder(nn.Module):
 
     def forward(self, context: Tokens) -> Person:
         """(B, N, C) → one person for each row. Keys and values are the same in every pass."""
-        memories = [block.cross.remember(context.x, context.key_size) for block in self.blocks]
+        memories = [block.cross.remember(context.x, context.key_size) for block in cast(Iterable[DecoderBlock], self.blocks)]
         state = self.readout.start(context.x.shape[0])  # (B, STATE)
         passes = self.config.passes
         if self.config.query is Query.ZERO:  # every pass would see the same token

@@ -37,7 +37,7 @@ def crop(picture: Tensor, centres: Tensor, sides: Tensor, size: int, *, blur: bo
     sigmas = smoothing(sides, size) if blur else torch.zeros_like(sides)
     down = _resampling(centres[:, 1], sides, sigmas, height, size)  # (N, size, H)
     across = _resampling(centres[:, 0], sides, sigmas, width, size)  # (N, size, W)
-    rows = (down @ picture.float().reshape(height, width * channels)).unflatten(2, (width, channels))  # (N, size, W, C)
+    rows = (down @ picture.float().reshape(height, width * channels)).view(len(sides), size, width, channels)
     crops = torch.einsum("nsw,nrwc->nrsc", across, rows)
     return torch.where(sigmas.view(-1, 1, 1, 1) > 0, crops, (crops + 0.5).floor())
 

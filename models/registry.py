@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
 from models.diffmae import DiffMAE, DiffMAEConfig
 from models.hmr2 import HMR2, HMR2Config
+from models.lart import LART, LARTConfig
 from models.mcc import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from models.mvit import MViT, MViTConfig
 from models.mvit_reversible import RevMViT, RevMViTConfig
 from models.null import Null, NullConfig
+from models.phalp_pose import PosePredictor, PosePredictorConfig
 from models.video_mae import VideoMAE, VideoMAEConfig
 from models.vit import ViT, ViTConfig
 
@@ -70,6 +72,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "mcc": Architecture(MCCConfig, MCC, {}),
     "diffmae": Architecture(DiffMAEConfig, DiffMAE, {}),
     "hmr2": Architecture(HMR2Config, HMR2, {}),
+    "lart": Architecture(LARTConfig, LART, {}),
+    "phalp_pose": Architecture(PosePredictorConfig, PosePredictor, {}),
     "mvit": Architecture(MViTConfig, MViT, {}),
     "rev_mvit": Architecture(RevMViTConfig, RevMViT, {}),
     "null": Architecture(NullConfig, Null, {"classify": classify_nothing}),

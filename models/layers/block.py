@@ -43,13 +43,14 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int, width_out: int | None = None) -> None:
+    def __init__(self, width: int, hidden: int, width_out: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width_out or width)
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = F.gelu(self.fc1(x))
+        hidden: Tensor = F.dropout(F.gelu(self.fc1(x)), self.dropout, self.training)
         return self.fc2(hidden)  # type: ignore[no-any-return]
 
 

@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
 from models.layers.positions import resize_table
-from models.published import deit, diffmae, hmr2, mae, mae_st, mcc, mvit, rev, swag, timm
+from models.published import deit, diffmae, hmr2, lart, mae, mae_st, mcc, mvit, phalp, rev, swag, timm
 from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
 from models.vit import ViTConfig
 
-MODULES = (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2, mvit)
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (*(module.FAMILY for module in MODULES), mvit.SEPARATE, *rev.FAMILIES)}
+MODULES = (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2, lart, mvit)
+FAMILIES: Mapping[str, Family] = {
+    family.name: family for family in (*(module.FAMILY for module in MODULES), mvit.SEPARATE, *rev.FAMILIES, phalp.POSE)
+}
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 """Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""

@@ -1,0 +1,121 @@
+"""Reading of joblib's files, in which PHALP and LART keep tracks: data only, nothing in them is executed.
+
+Such a file is a pickle in which the values of each array follow the description of it. Of all that a pickle may name only the four things
+below are known, and none is the real one: an array is made here, from its description and the bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zlib
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+LARGEST = 4 << 30
+"""Bytes that a file may unpack to."""
+PLAIN = frozenset("biufcSU")
+"""Kinds of array elements: numbers, truth values and text, no objects."""
+
+
+class UnsafeFile(ValueError):
+    """A file is no joblib file, is damaged, or holds more than data; the message says which."""
+
+
+def read_joblib(path: Path, *, largest: int = LARGEST) -> Any:
+    """The content of a file that `joblib.dump` wrote, with arrays, uncompressed or compressed by zlib. Raises UnsafeFile."""
+    data = path.read_bytes()
+    if data[:1] == b"\x78":
+        unpacker = zlib.decompressobj()
+        try:
+            data = unpacker.decompress(data, largest)
+        except zlib.error as error:
+            raise UnsafeFile(f"{path}: damaged ({error})") from error
+        if not unpacker.eof:
+            raise UnsafeFile(f"{path}: truncated, or unpacks to more than {largest} bytes")
+    try:
+        return _Reader(io.BytesIO(data)).load()
+    except UnsafeFile as error:
+        raise UnsafeFile(f"{path}: {error}") from error
+    except Exception as error:  # a damaged pickle makes its reader raise almost anything
+        raise UnsafeFile(f"{path}: damaged, or no joblib file ({type(error).__name__})") from error
+
+
+class _ArrayClass:
+    """Stands for numpy.ndarray, which descriptions only mention."""
+
+
+class _Dtype:
+    """Stands for numpy.dtype."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def real(self) -> np.dtype[Any]:
+        dtype = np.dtype(self.code)
+        dtype = dtype.newbyteorder(">") if self.order == ">" else dtype
+        if dtype.kind not in PLAIN:
+            raise UnsafeFile(f"refused, since it holds an array of {dtype}, not of numbers or text")
+        return dtype
+
+
+class _Description:
+    """Stands for joblib.numpy_pickle.NumpyArrayWrapper."""
+
+    shape: tuple[int, ...]
+    order: str
+    dtype: _Dtype
+    numpy_array_alignment_bytes: int | None = None
+
+    def read(self, stream: io.BytesIO) -> np.ndarray[Any, Any]:
+        """The array whose values come next."""
+        if self.numpy_array_alignment_bytes is not None:
+            stream.read(stream.read(1)[0])  # padding
+        dtype = self.dtype.real()
+        size = prod(self.shape) * dtype.itemsize
+        values = stream.read(size)
+        if len(values) != size:
+            raise UnsafeFile("truncated")
+        return np.frombuffer(values, dtype).reshape(self.shape, order="F" if self.order == "F" else "C").copy()
+
+
+def _scalar(dtype: _Dtype, value: bytes) -> Any:
+    """Stands for numpy.core.multiarray.scalar."""
+    return np.frombuffer(value, dtype.real())[0]
+
+
+KNOWN: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _ArrayClass,
+    ("numpy", "dtype"): _Dtype,
+    ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Description,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+}
+
+
+class _Reader(pickle._Unpickler):  # the one in Python: the one in C reads ahead, past the description of an array
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        self.stream = stream
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in KNOWN:
+            raise UnsafeFile(f"refused, since it names {module}.{name} and may hold only arrays and plain values")
+        return KNOWN[module, name]
+
+    def build(self) -> None:
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]
+        if isinstance(self.stack[-1], _Description):
+            self.stack[-1] = self.stack[-1].read(self.stream)
+
+    dispatch[pickle.BUILD[0]] = build

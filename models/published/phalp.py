@@ -1,0 +1,50 @@
+"""PHALP (arXiv 2112.04477): its pose predictor, and the network that sees appearance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from models.published import lart
+from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
+from models.published.key_table import KeyTable
+
+POSE_KEYS = lart.under_encoder(
+    {
+        **lart.SHARED,
+        **lart.transformer("transformer1", "blocks"),
+        **lart.transformer("transformer2", "blocks_after"),
+        "pos_embedding_learned1": "pos_embed",
+        "pos_embedding_learned2": "pos_embed_after",
+    }
+)
+
+UNUSED = ("pos_embedding", "pe", "transformer")
+"""A fixed table, its double, and a transformer: in the files, and no part of the published computation."""
+
+
+def tidy_pose(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def used(key: str) -> bool:
+        name = key.removeprefix(lart.ENCODER)
+        return name not in UNUSED and not name.startswith("transformer.") and not key.startswith(lart.PREFIX)
+
+    return {key: value for key, value in published.items() if used(key)}
+
+
+def pose_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """The fields of PosePredictorConfig that weights tell; `heads` by hand where they have not 64 channels."""
+    _, frames, _ = shape_of(weights, "pos_embed", 3)
+    shape_of(weights, "pos_embed_after", 3)
+    return {"frames": frames, **lart.shared_fields(weights, settings)}
+
+
+POSE = Family(
+    name="phalp_pose",
+    architecture="phalp_pose",
+    table=KeyTable(POSE_KEYS),
+    config=pose_config,
+    defaults={},
+    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    tidy=tidy_pose,
+)
