@@ -83,7 +83,7 @@ def prepare(folder: Path, plan: Plan, sections: Sequence[str], console: Console)
     dtype = max(fastest, key=lambda name: fastest[name]["images_per_second"])
     for name, best in fastest.items():
         console.print(f"{name}: {best['images_per_second']:.1f} images/s on one thread at batch {best['layout']['batch']}")
-    wanted = None if "etap" in sections else []
+    wanted: list[Any] | None = None if "etap" in sections else []
     process = _bounds(folder, dtype, plan.sweep, forward=[], process=wanted, scores=folder / "scores.npy")["process"]
     if process:
         best = _best(process)
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two short rounds: a first look, not a result")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="measure this alone; may be given several times")
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     if options.make_bundle:
         console.print(f"wrote {reference.make_bundle(options.make_bundle).path}")
         return
