@@ -16,7 +16,7 @@ DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()
 
 def test_redis_never_forgets_a_job() -> None:
     command = SERVICES["redis"]["command"]
-    options = {name: value for name, value in zip(command[1::2], command[2::2], strict=True)}
+    options = dict(zip(command[1::2], command[2::2], strict=True))
     assert options["--maxmemory-policy"] == "noeviction"
     assert (options["--appendonly"], options["--appendfsync"]) == ("yes", "everysec")
     assert f"queue:{options['--dir']}" in SERVICES["redis"]["volumes"]
