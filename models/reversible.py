@@ -54,12 +54,13 @@ class Coupling:
 
 
 def run_reversible(couplings: Sequence[Coupling], streams: Streams, *, recompute: bool) -> Streams:
-    """Through all couplings. recompute: keep nothing for the backward pass but the result; the streams are float32 then, since what
-    is added to a coarser number cannot be taken off again."""
+    """Through all couplings. recompute: keep nothing for the backward pass but the result; the streams are float32 or
+    finer then, since what is added to a coarser number cannot be taken off again."""
     x1, x2 = streams
     if recompute and couplings:
         parameters = tuple(dict.fromkeys(p for coupling in couplings for p in coupling.parameters if p.requires_grad))
-        y1, y2 = _Recomputed.apply(couplings, parameters, x1.float(), x2.float(), *parameters)
+        fine = torch.promote_types(x1.dtype, torch.float32)
+        y1, y2 = _Recomputed.apply(couplings, parameters, x1.to(fine), x2.to(fine), *parameters)
         return y1, y2
     for coupling in couplings:
         x1, x2 = coupling.forward(x1, x2)
