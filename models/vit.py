@@ -26,6 +26,8 @@ class Pool(StrEnum):
     """The mean of the patches, weighted by size where tokens merged, then `fc_norm` (MAE)."""
     NORM_MEAN = "norm-mean"
     """`norm` on every token, then the weighted mean."""
+    NORM_MEAN_ALL = "norm-mean-all"
+    """The same, with the class token in the mean (FLIP)."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,18 @@ class ViTConfig:
     patch_size: int = 16
     channels: int = 3
     classes: int = 1000
+    """0: no head, the logits are the features."""
     width: int = 768
     depth: int = 12
     heads: int = 12
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
+    tanh_gelu: bool = False
+    """The approximation of GELU by tanh (FLIP)."""
     norm_eps: float = 1e-6
     class_token: bool = True
+    class_position: bool = True
+    """Whether special tokens get a position; if not, their rows in the table are idle (FLIP)."""
     distilled: bool = False
     """A second special token with a head of its own (DeiT, arXiv 2012.12877); the logits are the mean of both heads."""
     pool: Pool = Pool.TOKEN
@@ -124,6 +131,7 @@ class ViT(nn.Module):
                 norm_eps=config.norm_eps,
                 mlp_norm_eps=config.mlp_norm_eps,
                 drop_path=rate,
+                tanh_gelu=config.tanh_gelu,
             )
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
@@ -131,7 +139,7 @@ class ViT(nn.Module):
         final_norm = nn.LayerNorm(config.features, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
         self.norm = final_norm if norm_first else nn.Identity()
         self.fc_norm = nn.Identity() if norm_first else final_norm
-        self.head = nn.Linear(config.features, config.classes)
+        self.head = nn.Linear(config.features, config.classes) if config.classes else nn.Identity()
         self.head_dist = nn.Linear(config.features, config.classes) if config.distilled else None
         self._initialise()
 
@@ -149,17 +157,26 @@ class ViT(nn.Module):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, images: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False, keep: Tensor | None = None) -> Classified:
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        merge: MergeSchedule | None = None,
+        trace: bool = False,
+        keep: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Classified:
         """Normalised images (B, channels, S, S). merge: how many tokens merge in each block; trace: also record which input tokens did.
 
+        visible: (B, V), the only patches that the model sees, by their places in raster order; None: all.
         keep: (depth, 2, B) of 0 and 1, which samples keep both branches of each block in stochastic depth; (depth, B) in a reversible
         trunk, where one fate befalls both; None: drawn, in training.
         """
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
-        tokens = self._embed(images, trace)
+        tokens = self._embed(images, trace, visible)
         tokens_in = tokens.x.shape[1]
         tokens = self._run(tokens, schedule, keep)
-        features = self._pool(tokens)
+        features = self._pool(tokens, tokens_in)
         return Classified(self._classify(features), features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
 
     def _run(self, tokens: Tokens, schedule: Sequence[int], keep: Tensor | None) -> Tokens:
@@ -170,21 +187,28 @@ class ViT(nn.Module):
             tokens = block(tokens, r, kept)  # (B, N - r, C)
         return tokens
 
-    def _embed(self, images: Tensor, trace: bool) -> Tokens:
+    def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
         needed = (self.config.channels, *self.config.image_shape)
         if images.dim() != 4 or images.shape[1:] != needed:
             raise ValueError(f"images: shape {tuple(images.shape)} where (batch, {', '.join(map(str, needed))}) is needed")
         special = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
-        x = torch.cat([*special, self.patch_embed(images)], dim=1) + self.pos_embed  # (B, special + patches, C)
+        front, grid = self.pos_embed.split([self.config.special_tokens, self.config.patches], dim=1)
+        x = self.patch_embed(images) + grid  # (B, patches, C)
+        if visible is not None:
+            x = x.gather(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # (B, V, C)
+        if special:
+            first = torch.cat(special, dim=1)
+            x = torch.cat([first + front if self.config.class_position else first, x], dim=1)  # (B, special + V, C)
         return Tokens(x, protected=self.config.special_tokens, proportional=self.config.proportional_attention, traced=trace)
 
-    def _pool(self, tokens: Tokens) -> Tensor:
+    def _pool(self, tokens: Tokens, tokens_in: int) -> Tensor:
         """→ (B, C), or (B, 2, C) for distilled models."""
         special = self.config.special_tokens
         if self.config.pool is Pool.TOKEN:
             front: Tensor = self.norm(tokens.x[:, :special])  # the other tokens are not looked at
             return front if self.config.distilled else front[:, 0]
-        pooled: Tensor = self.fc_norm(replace(tokens, x=self.norm(tokens.x)).mean(special, self.config.patches))
+        first = 0 if self.config.pool is Pool.NORM_MEAN_ALL else special
+        pooled: Tensor = self.fc_norm(replace(tokens, x=self.norm(tokens.x)).mean(first, tokens_in - first))
         return pooled
 
     def _classify(self, features: Tensor) -> Tensor:

@@ -43,14 +43,16 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int, width_out: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, hidden: int, width_out: int | None = None, dropout: float = 0.0, *, tanh_gelu: bool = False) -> None:
+        """tanh_gelu: the approximation of GELU by tanh, which JAX has by default."""
         super().__init__()
+        self.gelu = "tanh" if tanh_gelu else "none"
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width_out or width)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = F.dropout(F.gelu(self.fc1(x)), self.dropout, self.training)
+        hidden: Tensor = F.dropout(F.gelu(self.fc1(x), approximate=self.gelu), self.dropout, self.training)
         return self.fc2(hidden)  # type: ignore[no-any-return]
 
 
@@ -67,13 +69,14 @@ class Block(nn.Module):
         norm_eps: float = 1e-6,
         mlp_norm_eps: float | None = None,
         drop_path: float = 0.0,
+        tanh_gelu: bool = False,
     ) -> None:
         """mlp_norm_eps: of the norm before the MLP, where it is not `norm_eps`."""
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads, qkv_bias)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps if mlp_norm_eps is None else mlp_norm_eps)
-        self.mlp = Mlp(width, hidden)
+        self.mlp = Mlp(width, hidden, tanh_gelu=tanh_gelu)
         self.drop_path = drop_path
 
     def forward(self, tokens: Tokens, r: int = 0, keep: Tensor | None = None) -> Tokens:
