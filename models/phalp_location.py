@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from models.cameras import FOCAL
+from models.phalp_pose import LONGEST_GAP
 
 FRAME = 256
 """Pixels of the tracker's square frame, in which its cameras are."""
@@ -20,8 +21,6 @@ SPREAD = slice(93, 96)
 """How uncertain each of them is."""
 RIDGE = {"depth": 5.0, "x": 1.2, "y": 2.0}
 """Penalties of the regressions of log depth and of the 45th point."""
-LONGEST_GAP = 48
-"""Frames; tracks that were lost longer are predicted as if for this long."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from models.merge_schedule import MergeSchedule
 from models.mvit import MViT, MViTConfig
 from models.mvit_reversible import RevMViT, RevMViTConfig
 from models.null import Null, NullConfig
+from models.phalp_appearance import AppearanceConfig, AppearanceNet
 from models.phalp_pose import PosePredictor, PosePredictorConfig
 from models.video_mae import VideoMAE, VideoMAEConfig
 from models.vit import ViT, ViTConfig
@@ -73,6 +74,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "diffmae": Architecture(DiffMAEConfig, DiffMAE, {}),
     "hmr2": Architecture(HMR2Config, HMR2, {}),
     "lart": Architecture(LARTConfig, LART, {}),
+    "phalp_appearance": Architecture(AppearanceConfig, AppearanceNet, {}),
     "phalp_pose": Architecture(PosePredictorConfig, PosePredictor, {}),
     "mvit": Architecture(MViTConfig, MViT, {}),
     "rev_mvit": Architecture(RevMViTConfig, RevMViT, {}),

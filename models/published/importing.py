@@ -26,7 +26,7 @@ from models.vit import ViTConfig
 
 MODULES = (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2, lart, mvit)
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (*(module.FAMILY for module in MODULES), mvit.SEPARATE, *rev.FAMILIES, phalp.POSE)
+    family.name: family for family in (*(module.FAMILY for module in MODULES), mvit.SEPARATE, *rev.FAMILIES, phalp.POSE, phalp.APPEARANCE)
 }
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)

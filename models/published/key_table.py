@@ -70,7 +70,8 @@ class KeyTable:
             names = self.published_names(ours)
             if not names:
                 raise KeyError(f"{ours} has no place in this format")
-            published.update(zip(names, self._swap(ours, value).chunk(len(names)), strict=True))
+            whole = self._swap(ours, value)
+            published.update(zip(names, whole.chunk(len(names)) if len(names) > 1 else [whole], strict=True))
         return published
 
     def published_names(self, ours: str) -> list[str]:

@@ -48,3 +48,39 @@ POSE = Family(
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     tidy=tidy_pose,
 )
+
+APPEARANCE_KEYS = {
+    "backbone.*.*": "backbone.*.*",
+    "backbone.layer{i}.{i}.*.*": "backbone.layer{i}.{i}.*.*",
+    "backbone.layer{i}.{i}.downsample.{i}.*": "backbone.layer{i}.{i}.downsample.{i}.*",
+    "texture_head.decoder.*.*": "texture_head.decoder.*.*",
+    "texture_head.decoder.*.*.*": "texture_head.decoder.*.*.*",
+    "encoding_head.*.*": "encoding_head.*.*",
+}
+
+PARTS = ("backbone.", "texture_head.", "encoding_head.", "smpl_head.", "smplx_head.")
+NOT_APPEARANCE = ("backbone.conv1m.", "encoding_head.t_", "smpl_head.", "smplx_head.")
+"""A first layer for four channels, a decoder of codes, and a body regressor: HMR2 took its place."""
+
+
+def tidy_appearance(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the five characters in front of every name in the file, and without what is not used."""
+    weights = {key if key.startswith(PARTS) else key[5:]: value for key, value in published.items()}
+    return {key: value for key, value in weights.items() if not key.startswith(NOT_APPEARANCE)}
+
+
+def appearance_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    shape_of(weights, "texture_head.decoder.conv_img.weight", 4)
+    return {}
+
+
+APPEARANCE = Family(
+    name="phalp_appearance",
+    architecture="phalp_appearance",
+    table=KeyTable(APPEARANCE_KEYS),
+    config=appearance_config,
+    defaults={},
+    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    head_fields=(),
+    tidy=tidy_appearance,
+)

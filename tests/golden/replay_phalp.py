@@ -1,0 +1,131 @@
+"""PHALP: association over a film, the pose predictor, cameras and textures. The config tells which of these a case is."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.cameras import SquareFrame
+from models.lart import Tracks
+from models.phalp import Observation, Tracker, TrackerConfig
+from models.phalp_distance import EQ_010, EQ_019
+from models.phalp_pose import PosePredictor, predict_pose
+from models.phalp_texture import normalise_texture, update_texture
+from models.published import FAMILIES, fit, read_checkpoint
+from models.smpl import Person
+from models.tracklets import DEPTH_UNIT
+from tests.golden.case import Case, Replayed
+
+
+def replay(case: Case) -> Replayed:
+    if "frames" in case.config:
+        return _association(case)
+    if "frame_length" in case.config:
+        return _pose_predictor(case)
+    return _cameras(case) if "render_res" in case.config else _texture(case)
+
+
+def build(case: Case, config: dict[str, Any]) -> PosePredictor:
+    conv = config["transformer"]["conv"]
+    settings = {"heads": config["transformer"]["heads"], "conv_stride": conv["stride"], "conv_padding": conv["pad"]}
+    found = fit(read_checkpoint(case.checkpoint), FAMILIES["phalp_pose"], settings)
+    assert found.perfect, found.complaint()
+    model = found.model()
+    assert model.config.frames == config["frame_length"]
+    return model
+
+
+def _pose_predictor(case: Case) -> Replayed:
+    inputs, model = case.inputs, build(case, case.config)
+    answer = model(Tracks(inputs["seq_pose_shape"], inputs["seq_has_detection"], masked=inputs["seq_mask_detection"]))
+    return Replayed(
+        {
+            "pred": predict_pose(model, inputs["time"], inputs["pose"], inputs["gap"], inputs["mean_std"]),
+            "seq_tokens": torch.cat([answer.class_tokens, answer.tokens], dim=1),
+            "seq_pose_camera": answer.reading.pose.unsqueeze(2),
+            "seq_action_logits": answer.reading.actions.unsqueeze(2),
+        }
+    )
+
+
+def tracker(case: Case) -> Tracker:
+    config = case.config
+    assert config["past_lookback"] == 1, "the spec knows one sample a track"
+    assert config["pose_distance"] == "smpl"
+    predict = config["predict"]
+    pose = None
+    if "P" in predict:
+        pose = partial(predict_pose, build(case, config["pose_predictor"]), mean_std=case.inputs["mean_std"])
+    return Tracker(
+        TrackerConfig(
+            predict_location="L" in predict,
+            predict_pose="P" in predict,
+            compare_texture="T" in predict,
+            compare_appearance="A" in predict,
+            distance={"EQ_019": EQ_019, "EQ_010": EQ_010}[config["distance_type"]],
+            furthest=config["hungarian_th"],
+            history=config["track_history"],
+            longest_gap=config["max_age_track"],
+            confirmed_after=config["n_init"],
+            texture_rate=config["alpha"],
+        ),
+        predict_pose=pose,
+    )
+
+
+def detections(case: Case, frame: int) -> list[Observation]:
+    values = {name: case.inputs.get(f"f{frame:02d}.{name}") for name in ("appe", "pose", "loca", "conf")}
+    if values["appe"] is None:
+        return []
+    arrays = [np.asarray(values[name], np.float64) for name in ("appe", "pose", "loca", "conf")]
+    return [Observation(frame, appe, pose, loca, float(conf)) for appe, pose, loca, conf in zip(*arrays, strict=True)]
+
+
+def _association(case: Case) -> Replayed:
+    film, outputs, intermediates = tracker(case), {}, {}
+    for frame in range(case.config["frames"]):
+        answer = film.update(detections(case, frame), shot=frame in case.config["shot_frames"])
+        name = f"f{frame:02d}"
+        outputs[f"{name}.ids"] = torch.tensor(answer.numbers)
+        states = [[track.number, track.state, track.hits, track.missed, track.age] for track in film.tracks]
+        outputs[f"{name}.tracks"] = torch.tensor(states, dtype=torch.float64).view(-1, 5)
+        outputs[f"{name}.pred_loca_last"] = _stacked([track.predicted.location for track in film.tracks], 99)
+        outputs[f"{name}.pred_pose_last"] = _stacked([track.predicted.pose for track in film.tracks], 229)
+        if answer.costs is not None:
+            intermediates[f"{name}.cost"] = torch.from_numpy(answer.costs)
+    return Replayed(outputs, intermediates)
+
+
+def _stacked(rows: list[np.ndarray], width: int) -> Tensor:
+    return torch.from_numpy(np.array(rows).reshape(-1, width))
+
+
+def _cameras(case: Case) -> Replayed:
+    inputs, (height, width) = case.inputs, case.config["image_size_hw"]
+    frame = SquareFrame(width, height, case.config["render_res"])
+    camera = frame.translation(inputs["pred_cam"], inputs["boxes"])
+    joints = torch.cat([inputs["joints"], torch.zeros_like(inputs["joints"][:, :1])], dim=1)
+    person = Person(torch.cat([inputs["global_orient"], inputs["body_pose"]], dim=1), inputs["betas"], inputs["pred_cam"])
+    near = camera / torch.tensor([1.0, 1.0, DEPTH_UNIT])
+    return Replayed(
+        {
+            "camera": camera,
+            "joints_3d": joints,
+            "loca": torch.cat([frame.points(joints, camera).flatten(1), camera, camera, camera], dim=1),
+            "pose": torch.cat([person.pose, near], dim=1),
+        }
+    )
+
+
+def _texture(case: Case) -> Replayed:
+    config, step = case.config, case.config["upsample"]
+    sampled = case.inputs["uv_image"].repeat_interleave(step, -1).repeat_interleave(step, -2)
+    textures = normalise_texture(sampled)
+    states = [textures[0]]
+    for texture, confidence in zip(textures[1:], case.inputs["conf"][1:].tolist(), strict=True):
+        states.append(update_texture(states[-1], texture, config["alpha"], confidence))
+    return Replayed({"uv_state": torch.stack(states)[..., ::step, ::step]}, {"uv_vector": textures[..., ::step, ::step]})
