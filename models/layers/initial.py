@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 
 def initialise_like_slowfast(model: nn.Module) -> None:
@@ -13,3 +15,25 @@ def initialise_like_slowfast(model: nn.Module) -> None:
             nn.init.trunc_normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
             nn.init.constant_(module.bias, 0.02)
+
+
+def load_encoder(model: nn.Module, pretrained: Mapping[str, Tensor], *, fresh: tuple[str, ...]) -> None:
+    """Load all parameters but those whose names start with one of `fresh`, in place; what a decoder needs is left out.
+
+    Raises ValueError naming what does not fit.
+    """
+    own = model.state_dict()
+    wanted = [name for name in own if not name.startswith(fresh)]
+    missing = [name for name in wanted if name not in pretrained]
+    if missing:
+        raise ValueError(f"the pre-trained weights lack {', '.join(missing)}")
+    wrong = [name for name in wanted if pretrained[name].shape != own[name].shape]
+    if wrong:
+        raise ValueError(f"the pre-trained weights have another shape: {', '.join(wrong)}")
+    model.load_state_dict({name: pretrained[name] for name in wanted}, strict=False)
+
+
+def start_head(head: nn.Linear) -> None:
+    """Near zero, as in MAE's fine-tuning: truncated normal of deviation 2e-5."""
+    nn.init.trunc_normal_(head.weight, std=2e-5)
+    nn.init.zeros_(head.bias)

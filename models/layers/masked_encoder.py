@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block
+from models.layers.block import Block, drop_path_rates
+from models.layers.masking import take
+from models.merge_schedule import MergeSchedule
 from models.token_merging import Tokens
 
 
@@ -13,7 +15,17 @@ class MaskedEncoder(nn.Module):
     """A base class, so that the parameter names are those of `ViT` and the weights go from one to the other as they are."""
 
     def __init__(
-        self, patch_embed: nn.Module, positions: Tensor, *, depth: int, heads: int, mlp_ratio: float = 4.0, norm_eps: float = 1e-6
+        self,
+        patch_embed: nn.Module,
+        positions: Tensor,
+        *,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        norm_eps: float = 1e-6,
+        final_norm: bool = True,
+        drop_path: float = 0.0,
     ) -> None:
         """patch_embed: pictures or clips → (B, L, C); positions: (1, 1 + L, C), fixed, the class token's first."""
         super().__init__()
@@ -21,8 +33,11 @@ class MaskedEncoder(nn.Module):
         self.patch_embed = patch_embed
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
-        self.blocks = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), norm_eps=norm_eps) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, int(width * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps, drop_path=rate)
+            for rate in drop_path_rates(drop_path, depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=norm_eps) if final_norm else nn.Identity()
 
     def initialise(self, *tokens: nn.Parameter) -> None:
         """Random weights as in MAE: Xavier for whatever is linear, biases 0, a deviation of 0.02 for the class token and other `tokens`."""
@@ -30,27 +45,38 @@ class MaskedEncoder(nn.Module):
         nn.init.xavier_uniform_(convolution.view(convolution.shape[0], -1))  # as the linear layer that it is
         for token in (self.cls_token, *tokens):
             nn.init.normal_(token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise_linears(self)
 
     def embed(self, images: Tensor) -> Tensor:
         """→ (B, L, C), patches with their position, before masking."""
         embedded: Tensor = self.patch_embed(images) + self.pos_embed[:, 1:]
         return embedded
 
+    def with_class_token(self, patches: Tensor) -> Tensor:
+        """(B, V, C) → (B, 1 + V, C), the class token first."""
+        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
+        return torch.cat([class_token, patches], dim=1)
+
     def embed_visible(self, images: Tensor, kept: Tensor) -> Tensor:
         """→ (B, 1 + V, C), the class token first, then the patches `kept` (B, V) in that order."""
-        patches = self.embed(images)
-        index = kept.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
-        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
-        return torch.cat([class_token, patches.gather(1, index)], dim=1)
+        return self.with_class_token(take(self.embed(images), kept))
+
+    def run(self, tokens: Tokens, merge: MergeSchedule | None = None) -> Tokens:
+        """Through all blocks, not normalised."""
+        for block, r in zip(self.blocks, (merge or MergeSchedule.off()).expand(len(self.blocks)), strict=True):
+            tokens = block(tokens, r)  # (B, N - r, C)
+        return tokens
 
     def encode_visible(self, images: Tensor, kept: Tensor) -> Tensor:
         """→ (B, 1 + V, C), normalised, the tokens of `embed_visible` after the last block."""
-        tokens = Tokens(self.embed_visible(images, kept))
-        for block in self.blocks:
-            tokens = block(tokens)
-        encoded: Tensor = self.norm(tokens.x)
+        encoded: Tensor = self.norm(self.run(Tokens(self.embed_visible(images, kept))).x)
         return encoded
+
+
+def initialise_linears(model: nn.Module) -> None:
+    """Xavier, biases 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -68,6 +68,12 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
 
+def normalise_patches(patches: Tensor) -> Tensor:
+    """Each patch with its own mean taken off and divided by its own deviation (`norm_pix_loss`)."""
+    mean, deviation = patch_statistics(patches)
+    return (patches - mean) / deviation
+
+
 def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalised pictures or clips (B, channels, ..., H, W) → uint8 (B, ..., H, W, channels), rounded."""
     channels_last = pictures.movedim(1, -1).float()

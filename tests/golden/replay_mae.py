@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
-from models.mae import MAE, MAEConfig, Masking
+from models.mae import MAE, MAEConfig
 from models.published import FAMILIES, fit, read_checkpoint
 from models.vit import ViT
 from tests.golden.case import Case, Replayed

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
 from models.layers.positions import resize_table, sincos_table
-from models.mae import MAE, MAEConfig, Masking, start_from_pretrained
+from models.mae import MAE, MAEConfig, start_from_pretrained
 from models.vit import Pool, ViT, ViTConfig
 
 SMALL = MAEConfig(

@@ -1,0 +1,85 @@
+"""The masked autoencoder that MAE, Audio-MAE and the two halves of MAViL share: an encoder on the visible patches, a small decoder on all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.block import Block
+from models.layers.masked_encoder import MaskedEncoder
+from models.layers.masking import Masking
+from models.token_merging import Tokens
+
+
+@dataclass(frozen=True)
+class DecoderPlan:
+    """What a decoder is made of."""
+
+    positions: Tensor
+    """(1, 1 + L, Cd), fixed, the class token's first."""
+    depth: int
+    heads: int
+    values: int
+    """What is predicted for each patch."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    loss: Tensor
+    """Scalar: mean squared error over the removed patches of the whole batch."""
+    patches: Tensor
+    """(B, L, values) predicted, in the order of `patchify`."""
+    mask: Tensor
+    """(B, L) 1 where a patch was removed."""
+
+
+class MaskedAutoencoder(MaskedEncoder):
+    """A base class, for the parameter names."""
+
+    def __init__(
+        self,
+        patch_embed: nn.Module,
+        positions: Tensor,
+        decoder: DecoderPlan,
+        *,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(patch_embed, positions, depth=depth, heads=heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, norm_eps=norm_eps)
+        small = decoder.positions.shape[-1]
+        self.decoder_embed = nn.Linear(positions.shape[-1], small)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, small))
+        self.decoder_pos_embed = nn.Parameter(decoder.positions, requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(
+            Block(small, decoder.heads, int(small * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps) for _ in range(decoder.depth)
+        )
+        self.decoder_norm = nn.LayerNorm(small, eps=norm_eps)
+        self.decoder_pred = nn.Linear(small, decoder.values)
+        self.initialise(self.mask_token)
+
+    def decode(self, encoded: Tensor, masking: Masking) -> Tensor:
+        """(B, 1 + visible, C) → predicted patches (B, L, values)."""
+        x = self.decoder_embed(encoded)  # (B, 1 + visible, Cd)
+        raster = masking.fill(x[:, 1:], self.mask_token)  # (B, L, Cd)
+        x = torch.cat([x[:, :1], raster], dim=1) + self.decoder_pos_embed
+        predicted: Tensor = self.decoder_pred(self.decoder_norm(self.run_decoder(x)))
+        return predicted
+
+    def run_decoder(self, x: Tensor) -> Tensor:
+        """(B, 1 + L, Cd) → (B, L, Cd), without the class token."""
+        tokens = Tokens(x)
+        for block in self.decoder_blocks:
+            tokens = block(tokens)
+        return tokens.x[:, 1:]
+
+    def reconstruct(self, images: Tensor, noise: Tensor, visible: int, targets: Tensor) -> Reconstruction:
+        """noise (B, L), uniform: the caller owns the randomness. targets (B, L, values)."""
+        masking = Masking.by_noise(noise, visible)
+        predicted = self.decode(self.encode_visible(images, masking.kept), masking)
+        loss = masking.mean_removed((predicted - targets).square().mean(dim=-1))
+        return Reconstruction(loss, predicted, masking.mask)
