@@ -1,4 +1,4 @@
-"""The masked autoencoder that MAE, Audio-MAE and the two halves of MAViL share: an encoder on the visible patches, a small decoder on all."""
+"""The masked autoencoder of MAE, Audio-MAE and both halves of MAViL: an encoder on the visible patches, a small decoder on all."""
 
 from __future__ import annotations
 
