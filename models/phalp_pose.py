@@ -99,7 +99,8 @@ def predict_pose(
     read = (place[:, -1] + gaps.clamp(max=LONGEST_GAP).long() + 1).clamp(max=frames - 1)
     if not each_at_its_time:
         read = read[:1].expand_as(read)
-    tracks = _on_time_line(normalise_pose(poses, mean_std), place.clamp(max=frames - 1), frames)
+    normalised = normalise_pose(poses, mean_std).to(model.mask_token.dtype)
+    tracks = _on_time_line(normalised, place.clamp(max=frames - 1), frames)
     predicted: Tensor = model(tracks).reading.pose  # (N, T, 229)
     return predicted[torch.arange(len(read), device=read.device), read]
 

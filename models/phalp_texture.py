@@ -1,4 +1,4 @@
-"""PHALP's textures (arXiv 2112.04477): what is visible of a person's skin, unwrapped: colours and, as fourth channel, where they are known."""
+"""PHALP's textures (arXiv 2112.04477): a person's visible skin, unwrapped; colours and, as fourth channel, where they are known."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from models.published import lart
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
 from models.published.key_table import KeyTable
+from models.smpl import PREFIX
 
 POSE_KEYS = lart.under_encoder(
     {
@@ -27,7 +28,7 @@ UNUSED = ("pos_embedding", "pe", "transformer")
 def tidy_pose(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     def used(key: str) -> bool:
         name = key.removeprefix(lart.ENCODER)
-        return name not in UNUSED and not name.startswith("transformer.") and not key.startswith(lart.PREFIX)
+        return name not in UNUSED and not name.startswith("transformer.") and not key.startswith(PREFIX)
 
     return {key: value for key, value in published.items() if used(key)}
 
