@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from models.diffmae_decoder import Context, DecoderBlock, DecoderType, TimeEmbedding
 from models.diffmae_masks import Split
 from models.diffusion import Schedule
+from models.layers.initial import load_encoder
 from models.layers.masked_encoder import MaskedEncoder
-from models.layers.patches import PatchEmbed, TubePatchEmbed, patch_statistics, patchify_tubes, unpatchify_tubes
+from models.layers.masking import take
+from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify_tubes, unpatchify_tubes
 from models.layers.positions import sincos_table, space_time_table
 from models.merge_schedule import MergeSchedule
 from models.token_merging import Tokens
@@ -186,17 +188,14 @@ class DiffMAE(MaskedEncoder):
             return Denoising(loss_pixel, loss_pixel, None, prediction)
         if clip_target is None:
             raise ValueError("clip_target: this model's second head needs the features that it is to predict")
-        cosine = F.cosine_similarity(prediction.clip, _take(clip_target, split.masked), dim=-1)
+        cosine = F.cosine_similarity(prediction.clip, take(clip_target, split.masked), dim=-1)
         loss_clip = _mean_over_patches(2 - 2 * cosine, split)
         return Denoising(loss_pixel + self.config.clip_weight * loss_clip, loss_pixel, loss_clip, prediction)
 
     def targets(self, images: Tensor, split: Split) -> Tensor:
         """→ (B, M, P), the masked patches, clean, in the units of the diffusion."""
-        patches = _take(self.patchify(images), split.masked)
-        if not self.config.normalise_patches:
-            return patches
-        mean, deviation = patch_statistics(patches)
-        return (patches - mean) / deviation
+        patches = take(self.patchify(images), split.masked)
+        return normalise_patches(patches) if self.config.normalise_patches else patches
 
     def encode(self, images: Tensor, split: Split, *, merge: MergeSchedule | None = None) -> Context:
         """Everything about a picture that the steps need; what the images hold under the mask has no influence.
@@ -279,22 +278,7 @@ class DiffMAE(MaskedEncoder):
 
 def start_from_encoder(model: DiffMAE, pretrained: Mapping[str, Tensor]) -> None:
     """Load the encoder of another MAE or DiffMAE, in place; the decoder stays as it is. Raises ValueError naming what does not fit."""
-    own = {name: value.shape for name, value in model.state_dict().items() if not name.startswith(_DECODER)}
-    missing = [name for name in own if name not in pretrained]
-    if missing:
-        raise ValueError(f"the pre-trained weights lack {', '.join(missing)}")
-    wrong = [name for name, shape in own.items() if pretrained[name].shape != shape]
-    if wrong:
-        raise ValueError(f"the pre-trained weights have another shape: {', '.join(wrong)}")
-    model.load_state_dict({name: pretrained[name] for name in own}, strict=False)
-
-
-_DECODER = ("decoder_", "noise_embed.", "time_embed.")
-
-
-def _take(patches: Tensor, positions: Tensor) -> Tensor:
-    """(B, N, P), (B, M) → (B, M, P)."""
-    return patches.gather(1, positions.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+    load_encoder(model, pretrained, fresh=("decoder_", "noise_embed.", "time_embed."))
 
 
 def _mean_over_patches(values: Tensor, split: Split) -> Tensor:

@@ -17,6 +17,7 @@ from models.diffmae import DiffMAE, Target
 from models.diffmae_decoder import Context
 from models.diffmae_masks import Split
 from models.diffusion import Sampler, Steps
+from models.layers.masking import take
 from models.layers.patches import patchify_tubes
 
 Noise = Callable[[int], Tensor]
@@ -126,5 +127,4 @@ def known_pixels(model: DiffMAE, images: Tensor, split: Split, made: Tensor) -> 
     frames = made if config.frames else made.unsqueeze(1)
     spread = frames.unsqueeze(1).expand(-1, config.channels, -1, -1, -1)
     made_patches = patchify_tubes(spread, config.patch_frames, config.patch_size)
-    index = split.masked.unsqueeze(-1).expand(-1, -1, config.patch_values)
-    return Known(model.patchify(images).gather(1, index), made_patches.gather(1, index))
+    return Known(take(model.patchify(images), split.masked), take(made_patches, split.masked))

@@ -63,10 +63,11 @@ class Schedule:
         return (1 - self.betas()).cumprod(0)
 
     def _plain_betas(self) -> Tensor:
+        """On the CPU, whatever the default device: a model without memory for its weights still has a schedule."""
         if self.kind is Kind.LINEAR:
             scale = 1000 / self.steps
-            return torch.linspace(scale * self.beta_start, scale * self.beta_end, self.steps, dtype=torch.float64)
-        share = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+            return torch.linspace(scale * self.beta_start, scale * self.beta_end, self.steps, dtype=torch.float64, device="cpu")
+        share = torch.arange(self.steps + 1, dtype=torch.float64, device="cpu") / self.steps
         level = ((share + 0.008) / 1.008 * math.pi / 2).cos().square()
         return (1 - level[1:] / level[:-1]).clamp(max=0.999)
 

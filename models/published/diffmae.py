@@ -136,13 +136,14 @@ def read(path: Path) -> tuple[DiffMAEConfig, dict[str, Tensor]]:
         if not fields:
             raise CheckpointError(f"{path}: no {FORMAT} file, which would say what model it holds")
         model_config: DiffMAEConfig = read_config(DiffMAEConfig, fields)
+        with torch.device("meta"):
+            model = DiffMAE(model_config)
     except ValueError as error:
         raise CheckpointError(f"{path}: config: {error}") from error
     translated = FAMILY.table.translate(weights)
     if translated.unexpected:
         raise CheckpointError(f"{path}: does not fit diffmae; unexpected: {', '.join(translated.unexpected)}")
-    with torch.device("meta"):
-        problem = mismatch(DiffMAE(model_config), translated.weights)
+    problem = mismatch(model, translated.weights)
     if problem:
         raise CheckpointError(f"{path}: does not fit diffmae; {problem}")
     return model_config, translated.weights
