@@ -98,7 +98,7 @@ class PoolingBlock(nn.Module):
             return x
         special, kernel = int(self.attn.plan.class_token), skip_kernel(stride)
         times, rows, columns = (size // 2 for size in kernel)
-        volume = x[:, special:].transpose(1, 2).unflatten(2, grid)  # (B, C, t, h, w)
+        volume = x[:, special:].transpose(1, 2).reshape(x.shape[0], -1, *grid)  # (B, C, t, h, w)
         pooled = F.max_pool3d(volume, kernel, stride, (times, rows, columns)).flatten(2).transpose(1, 2)
         return torch.cat([x[:, :special], pooled], dim=1)
 

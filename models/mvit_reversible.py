@@ -186,6 +186,7 @@ class RevMViT(nn.Module):
                 x = block(z.to(dtype), grid, kept)
                 streams, pending = (x, x), []
             else:
+                assert isinstance(block, ReversibleBlock)
                 pending.append(block.couple(x, grid, kept))
         return torch.cat(run_reversible(pending, streams, recompute=recompute), dim=-1).to(dtype)
 

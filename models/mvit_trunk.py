@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -134,8 +135,8 @@ class OverlappingPatches(nn.Module):
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
-        conv = nn.Conv2d if config.pictures else nn.Conv3d
-        self.proj = conv(config.channels, config.width, config.patch_kernel, config.patch_stride, config.patch_padding)
+        build: Callable[..., nn.Conv2d | nn.Conv3d] = nn.Conv2d if config.pictures else nn.Conv3d
+        self.proj = build(config.channels, config.width, config.patch_kernel, config.patch_stride, config.patch_padding)
         self._shape = "(batch, {0}, height, width)" if config.pictures else "(batch, {0}, frames, height, width)"
         self._dimensions = 4 if config.pictures else 5
 
@@ -171,6 +172,6 @@ class PositionTable(nn.Module):
             front = self.spatial[:, :0] if self.first is None else self.first
             table = (self.temporal.unsqueeze(2) + self.spatial.unsqueeze(1)).flatten(1, 2)
         if grid != self._grid:
-            volume = table.transpose(1, 2).unflatten(2, self._grid)  # (1, C, t, h, w)
+            volume = table.transpose(1, 2).reshape(1, -1, *self._grid)  # (1, C, t, h, w)
             table = F.interpolate(volume, size=grid, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
         return torch.cat([front, table], dim=1)

@@ -60,7 +60,7 @@ def run_reversible(couplings: Sequence[Coupling], streams: Streams, *, recompute
     if recompute and couplings:
         parameters = tuple(dict.fromkeys(p for coupling in couplings for p in coupling.parameters if p.requires_grad))
         fine = torch.promote_types(x1.dtype, torch.float32)
-        y1, y2 = _Recomputed.apply(couplings, parameters, x1.to(fine), x2.to(fine), *parameters)
+        y1, y2 = _Recomputed.apply(couplings, parameters, x1.to(fine), x2.to(fine), *parameters)  # type: ignore[no-untyped-call]
         return y1, y2
     for coupling in couplings:
         x1, x2 = coupling.forward(x1, x2)
@@ -82,7 +82,7 @@ class _Recomputed(torch.autograd.Function):
         return y1, y2
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d1: Tensor, d2: Tensor) -> tuple[Any, ...]:
         gradients: dict[nn.Parameter, Tensor] = {}
         y1, y2 = ctx.saved_tensors

@@ -94,7 +94,7 @@ class PoolingAttention(nn.Module):
     def _relative(self, q: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[Tensor, Tensor]:
         """→ (B, H, N', rows + columns + times of the keys) and (N'', the same), zeros for a class token."""
         special = int(self.plan.class_token)
-        patches = q[:, :, special:].unflatten(2, q_grid)  # (B, H, t, y, x, D)
+        patches = q[:, :, special:].reshape(*q.shape[:2], *q_grid, -1)  # (B, H, t, y, x, D)
         times, rows, columns = (torch.arange(size, device=q.device) for size in k_grid)
         time, row, column = torch.meshgrid(times, rows, columns, indexing="ij")
         products, places = [], []
@@ -147,7 +147,8 @@ def _pooling(width: int, kernel: Grid | None, stride: Grid | None, eps: float) -
     kernel = kernel or skip_kernel(stride)
     if prod(kernel) == prod(stride) == 1:
         return None, None
-    padding = tuple(size // 2 for size in kernel)
+    times, rows, columns = kernel
+    padding = (times // 2, rows // 2, columns // 2)
     return nn.Conv3d(width, width, kernel, stride, padding, groups=width, bias=False), nn.LayerNorm(width, eps=eps)
 
 

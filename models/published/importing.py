@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
 from models.layers.positions import resize_table
-from models.published import deit, diffmae, hmr2, lart, mae, mae_st, mcc, mvit, phalp, rev, swag, timm
+from models.published import cit, deit, diffmae, flip, hmr2, lart, mae, mae_st, maws, mcc, mvit, phalp, rev, swag, timm
 from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
 from models.vit import ViTConfig
 
-MODULES = (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2, lart, mvit)
+MODULES = (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2, lart, mvit, maws, flip)
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (*(module.FAMILY for module in MODULES), mvit.SEPARATE, *rev.FAMILIES, phalp.POSE, phalp.APPEARANCE)
+    family.name: family for family in (*(module.FAMILY for module in MODULES), mvit.SEPARATE, *rev.FAMILIES, phalp.POSE, phalp.APPEARANCE, maws.CLIP, *cit.FAMILIES)
 }
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
@@ -97,7 +97,7 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
     with torch.device("meta"):
         model = architecture.build(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    ours = _resize_positions(translated.weights, config, family)
+    ours = family.resized(_resize_positions(translated.weights, config, family), config)
     complete = family.table.translate(weights, needed=expected)
     misshapen = [
         f"{key} {tuple(ours[name].shape)} for {shape}"
@@ -128,13 +128,13 @@ def import_checkpoint(
     """
     published, description = read_checkpoint(file), read_description(file)
     chosen = _choose(file, published, family, description)
-    published = dict(chosen.tidy(published))
     config_settings, preprocess_settings = _settings(chosen, overrides)
     try:
         found = fit(published, chosen, {**chosen.described(description), **config_settings})
     except UnlikeFamily as error:
-        missing, unexpected = chosen.table.unmatched(published), chosen.table.translate(published).unexpected
-        raise CheckpointError(f"{file}: does not fit {chosen.name}: {_complaint(missing, unexpected, []) or error}") from error
+        tidied = chosen.tidy(published)
+        missing, unexpected = chosen.table.unmatched(tidied), chosen.table.translate(tidied).unexpected
+        raise CheckpointError(f"{file}: does not fit {chosen.name}: {_complaint(missing, unexpected, []) if unexpected else error}") from error
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if not found.perfect:
@@ -145,7 +145,7 @@ def import_checkpoint(
         hint = f"set it, as in --set {unknown[0]}=4"
         raise CheckpointError(f"{file}: width {found.fields['width']} does not tell the number of {what}: {hint}")
     config = found.config()
-    if not hasattr(config, "classes"):
+    if not getattr(config, "classes", 0):
         raise CheckpointError(f"{file}: fits {chosen.name}, which does not classify; only classifiers become bundles so far")
     try:
         preprocess = _preprocess(chosen, config.image_size, preprocess_settings)
@@ -159,7 +159,7 @@ def import_checkpoint(
             labels=_labels(file, labels, config.classes),
             license=license,
             provenance={"file": file.name, "sha256": _sha256(file), "family": chosen.name, "set": dict(overrides)},
-            ladder=_ladder(found, config.depth),
+            ladder=_ladder(config),
             weights=Weights(sha256="0" * 64, bytes=0),
         )
     except ValidationError as error:
@@ -245,12 +245,10 @@ def _labels(file: Path, labels: Sequence[str] | None, classes: int) -> list[str]
     return list(labels)
 
 
-def _ladder(found: Fit, depth: int) -> list[Rung]:
-    table = next((value for key, value in found.weights.items() if key in ("pos_embed", "pos_embed_spatial")), None)
-    if table is None:  # a model whose tokens do not merge
-        return []
-    patches = table.shape[1] * (found.weights["pos_embed_temporal"].shape[1] if "pos_embed_temporal" in found.weights else 1)
-    values = sorted({int(share * patches / depth) for share in LADDER_SHARES} - {0})
+def _ladder(config: Any) -> list[Rung]:
+    """Empty for a model whose tokens do not merge."""
+    patches = getattr(config, "patches", 0)
+    values = sorted({int(share * patches / config.depth) for share in LADDER_SHARES} - {0})
     return [Rung(name=f"r{r}", schedule=r) for r in values]
 
 

@@ -15,6 +15,8 @@ def replay(case: Case) -> Replayed:
     model = fit(read_checkpoint(case.checkpoint), family, fields_of(case.config)).model()
     intermediates = record(model)
     answer = model(case.inputs["x"], case.inputs.get("boxes"))
+    if not model.config.mean_pooling:
+        intermediates["norm_tokens"] = model.norm(intermediates[f"block{model.config.depth - 1}"])
     scores = {"probs": answer.scores, "scores": answer.scores}  # classification has the one name, detection the other
     return Replayed({"features": answer.features, "logits": answer.logits, **scores}, intermediates)
 
