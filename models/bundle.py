@@ -33,10 +33,12 @@ class _Schema(BaseModel):
 
 
 class Preprocess(_Schema):
-    """Picture → model input. Resize the short side, crop the centre; `mean` and `std` are for pixels scaled to [0, 1]."""
+    """Picture → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
 
     image_size: int = Field(gt=0)
     short_side: int = Field(gt=0)
+    fit: Literal["crop", "squeeze"] = "crop"
+    """crop: the short side to `short_side`, then the centre; squeeze: the whole picture into the square, whatever its proportions."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

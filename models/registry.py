@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
+from models.cit import CiT, CiTConfig
 from models.diffmae import DiffMAE, DiffMAEConfig
+from models.flip import FLIP, FLIPConfig
 from models.hmr2 import HMR2, HMR2Config
 from models.lart import LART, LARTConfig
+from models.maws import MAWSClip, MAWSClipConfig
 from models.mcc import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from models.mvit import MViT, MViTConfig
@@ -78,6 +81,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phalp_pose": Architecture(PosePredictorConfig, PosePredictor, {}),
     "mvit": Architecture(MViTConfig, MViT, {}),
     "rev_mvit": Architecture(RevMViTConfig, RevMViT, {}),
+    "maws_clip": Architecture(MAWSClipConfig, MAWSClip, {}),
+    "flip": Architecture(FLIPConfig, FLIP, {}),
+    "cit": Architecture(CiTConfig, CiT, {}),
     "null": Architecture(NullConfig, Null, {"classify": classify_nothing}),
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import initialise_like_slowfast
+from models.layers.masking import take
 from models.layers.patches import PatchEmbed
 from models.merge_schedule import MergeSchedule
 from models.reversible import run_blocks
@@ -195,7 +196,7 @@ class ViT(nn.Module):
         front, grid = self.pos_embed.split([self.config.special_tokens, self.config.patches], dim=1)
         x = self.patch_embed(images) + grid  # (B, patches, C)
         if visible is not None:
-            x = x.gather(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # (B, V, C)
+            x = take(x, visible)  # (B, V, C)
         if special:
             first = torch.cat(special, dim=1)
             x = torch.cat([first + front if self.config.class_position else first, x], dim=1)  # (B, special + V, C)

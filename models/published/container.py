@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.published import t5x
+
 
 class _Inert:
     """Stands for a class of a configuration library: what such an object held is never looked at."""
@@ -35,8 +37,8 @@ ALLOWED: list[Any] = [
 """What a checkpoint may hold besides tensors: MAE's training code keeps its arguments as a Namespace, Lightning its hyper-parameters as
 omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that is made instead."""
 
-WRAPPERS = ("model", "model_state", "state_dict")
-"""Where training code puts the weights among optimiser, epoch and arguments."""
+WRAPPERS = ("model", "model_state", "state_dict", "target")
+"""Where training code puts the weights among optimiser, epoch and arguments; `target` in a T5X checkpoint written as a torch file."""
 
 DESCRIPTION = ("format", "config", "cfg")
 
@@ -46,10 +48,12 @@ class CheckpointError(Exception):
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a `.safetensors` or torch file, by their published names: flat, or under one of WRAPPERS.
+    """The weights in a `.safetensors` or torch file, by their published names: flat, or under one of WRAPPERS. A folder is one of T5X.
 
     Raises CheckpointError.
     """
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     content = _load(path)
@@ -68,6 +72,8 @@ def read_description(path: Path) -> dict[str, Any]:
 
     In a torch file they stand beside the weights; in a safetensors file in the metadata, the config as JSON.
     """
+    if path.is_dir():
+        return {}
     if path.suffix != ".safetensors":
         content = _load(path)
         return {key: content[key] for key in DESCRIPTION if key in content} if isinstance(content, Mapping) else {}
@@ -78,6 +84,16 @@ def read_description(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be read ({error})") from error
     return {key: metadata[key] for key in DESCRIPTION if key in metadata} | config
+
+
+def _read_folder(path: Path) -> dict[str, Tensor]:
+    folder = t5x.find(path)
+    if folder is None:
+        raise CheckpointError(f"{path}: a folder, and none of T5X, which has a file {t5x.INDEX} or a folder {t5x.INDEX}_STEP")
+    try:
+        return t5x.read(folder)
+    except t5x.T5XError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _load(path: Path) -> Any:

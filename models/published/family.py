@@ -17,6 +17,9 @@ from models.vit import Pool
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+LARGEST_HEADS = {1280: 16, 2560: 32, 4096: 32}
+"""Width → heads of the models from huge on (MAE, MAWS), whose heads are wider than 64 channels."""
+
 Fields = dict[str, Any]
 """Fields of a config dataclass."""
 
@@ -37,9 +40,11 @@ class Family:
     align_corners: bool = False
     """How the family resizes position tables."""
     tidy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda published: published
-    """A file's weights as the table reads them: without wrappers in the names, and without what is not the model's."""
+    """A file's weights as the table reads them: without wrappers in the names, without what is not the model's, in PyTorch's layouts."""
+    resized: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] = lambda weights, config: weights
+    """Weights by our names, and a config → weights for that config's image size, where their own is another."""
     completed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda published: published
-    """Exported weights with what a published file holds twice."""
+    """Exported weights as a published file has them: in its layouts, and with what it holds twice."""
     described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}
     """Config fields that a file of this family states itself, from `read_description`. Raises ValueError."""
 
@@ -73,7 +78,7 @@ def block_fields(weights: Mapping[str, Tensor], width: int) -> Fields:
     """The fields about blocks and head that all our transformers share."""
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
     fields: Fields = {
-        "depth": 1 + max(int(match[1]) for key in weights if (match := re.match(r"blocks\.(\d+)\.", key))),
+        "depth": depth_of(weights, "blocks"),
         "mlp_ratio": hidden / width,
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
     }
@@ -85,10 +90,15 @@ def block_fields(weights: Mapping[str, Tensor], width: int) -> Fields:
     return fields
 
 
+def depth_of(weights: Mapping[str, Tensor], blocks: str) -> int:
+    """How many blocks there are under a name."""
+    return 1 + max((int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))), default=-1)
+
+
 def published_heads(width: int) -> int | None:
     """Heads of 64 channels, as in all published sizes but huge; None where that cannot be."""
-    if width == 1280:
-        return 16
+    if width in LARGEST_HEADS:
+        return LARGEST_HEADS[width]
     return width // 64 if width % 64 == 0 else None
 
 

@@ -26,7 +26,16 @@ from models.vit import ViTConfig
 
 MODULES = (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2, lart, mvit, maws, flip)
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (*(module.FAMILY for module in MODULES), mvit.SEPARATE, *rev.FAMILIES, phalp.POSE, phalp.APPEARANCE, maws.CLIP, *cit.FAMILIES)
+    family.name: family
+    for family in (
+        *(module.FAMILY for module in MODULES),
+        mvit.SEPARATE,
+        *rev.FAMILIES,
+        phalp.POSE,
+        phalp.APPEARANCE,
+        maws.CLIP,
+        *cit.FAMILIES,
+    )
 }
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
@@ -134,7 +143,9 @@ def import_checkpoint(
     except UnlikeFamily as error:
         tidied = chosen.tidy(published)
         missing, unexpected = chosen.table.unmatched(tidied), chosen.table.translate(tidied).unexpected
-        raise CheckpointError(f"{file}: does not fit {chosen.name}: {_complaint(missing, unexpected, []) if unexpected else error}") from error
+        raise CheckpointError(
+            f"{file}: does not fit {chosen.name}: {_complaint(missing, unexpected, []) if unexpected else error}"
+        ) from error
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if not found.perfect:

@@ -1,6 +1,7 @@
 """A table of key names translates a published checkpoint into ours and back.
 
-A table is a dict, published key → our key. In both, `{i}` stands for a block's number and `*` for one part of the name (weight or bias).
+A table is a dict, published key → our key. In both, `{i}` stands for a block's number and `*` for one part of the name (weight or bias);
+in published keys `{ii}` for a number that has two digits at least.
 `{q,k,v}` in a published key names parts that are one matrix here: they are joined along the first axis in that order. Several published
 keys may have the same meaning; the first is the one that is written.
 """
@@ -106,10 +107,11 @@ class _Rule:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    pieces = {"{i}": r"(\d+)", "*": r"([^.]+)"}
+    pieces = {"{i}": r"(\d+)", "{ii}": r"(\d{2,})", "*": r"([^.]+)"}
     return re.compile("".join(pieces.get(piece) or re.escape(piece) for piece in _PLACEHOLDER.split(text)))
 
 
 def _fill(text: str, values: tuple[str, ...]) -> str:
     rest = iter(values)
-    return "".join(next(rest) if piece in ("{i}", "*") else piece for piece in _PLACEHOLDER.split(text))
+    number = {"{i}": lambda text: str(int(text)), "{ii}": lambda text: text.zfill(2), "*": lambda text: text}
+    return "".join(number[piece](next(rest)) if piece in number else piece for piece in _PLACEHOLDER.split(text))

@@ -131,9 +131,12 @@ def sniff(data: bytes) -> str:
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:
     """Short side to `short_side`, then the centre: (image_size, image_size, 3). The same pixels as torchvision's Resize and CenterCrop.
+    Where the bundle wants pictures squeezed, all of it.
 
     Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit.
     """
+    if preprocess.fit == "squeeze":
+        return np.asarray(image.resize((preprocess.image_size, preprocess.image_size), RESAMPLING[preprocess.interpolation]))
     width, height = _resized(image.width, image.height, preprocess.short_side)
     if width * height > max_pixels:
         raise TooManyPixels(

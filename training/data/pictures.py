@@ -31,8 +31,10 @@ def open_on_white(path: Path) -> Image.Image:
 
 def to_model_size(image: Image.Image, preprocess: Preprocess) -> Pixels:
     """Short side to `short_side`, centre crop to (image_size, image_size, 3): what the service does with a picture."""
-    resized = _resize_short_side(image, preprocess.short_side, Image.Resampling[preprocess.interpolation.upper()])
-    return np.array(_centre_crop(resized, preprocess.image_size, preprocess.image_size))
+    size, resampling = preprocess.image_size, Image.Resampling[preprocess.interpolation.upper()]
+    if preprocess.fit == "squeeze":
+        return np.array(image.resize((size, size), resampling))
+    return np.array(_centre_crop(_resize_short_side(image, preprocess.short_side, resampling), size, size))
 
 
 def load_for_training(root: Path, paths: Sequence[str], side: int, cache: Path) -> list[Pixels]:

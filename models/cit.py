@@ -1,0 +1,164 @@
+"""CiT (arXiv 2301.02241): a vision tower that was trained before, and BERT taught to speak of what it sees.
+
+Which captions training looks at is decided by `training.curation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from models.clip import INITIAL_SCALE, class_features, contrastive_loss, unit
+from models.layers.text import PostNormText, PostNormTextConfig
+from models.merge_schedule import MergeSchedule
+from models.vit import ViT, ViTConfig
+
+
+class Tower(StrEnum):
+    """Where the vision tower comes from, which says what is taken from it."""
+
+    MOCO = "moco"
+    """MoCo-v3 (arXiv 2104.02057): the output of its projector."""
+    AUGREG = "augreg"
+    """AugReg (arXiv 2106.10270): the class token."""
+    SWAG = "swag"
+    """SWAG (arXiv 2201.08371): the class token."""
+
+
+@dataclass(frozen=True)
+class CiTConfig:
+    """The defaults are the released models: MoCo-v3 ViT-B/16 and BERT-base."""
+
+    tower: Tower = Tower.MOCO
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    norm_eps: float = 1e-6
+    tower_classes: int = 0
+    """Of the tower's own head, which is kept and not used (AugReg)."""
+    projector_hidden: int = 4096
+    projector_width: int = 256
+    """MoCo-v3 only."""
+    vocabulary: int = 30522
+    positions: int = 512
+    text_width: int = 768
+    text_depth: int = 12
+    text_heads: int = 12
+    text_hidden: int = 3072
+    text_norm_eps: float = 1e-12
+    joint_width: int = 512
+    proportional_attention: bool = True
+
+    @property
+    def vision(self) -> ViTConfig:
+        return ViTConfig(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            classes=self.tower_classes,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            norm_eps=self.norm_eps,
+            proportional_attention=self.proportional_attention,
+        )
+
+    @property
+    def text(self) -> PostNormTextConfig:
+        return PostNormTextConfig(
+            vocabulary=self.vocabulary,
+            positions=self.positions,
+            width=self.text_width,
+            depth=self.text_depth,
+            heads=self.text_heads,
+            hidden=self.text_hidden,
+            norm_eps=self.text_norm_eps,
+        )
+
+
+PUBLISHED: Mapping[str, CiTConfig] = {
+    "cit_mocob16": CiTConfig(),
+    "cit_augreg_b32": CiTConfig(tower=Tower.AUGREG, patch_size=32, tower_classes=21843),
+    "cit_augreg_b16": CiTConfig(tower=Tower.AUGREG, tower_classes=21843),
+    "cit_augreg_l16": CiTConfig(tower=Tower.AUGREG, width=1024, depth=24, heads=16, tower_classes=21843),
+}
+"""Weights of the first were released, trained on YFCC15M and on YFCC100M; of the others the training configurations."""
+
+
+class CiT(nn.Module):
+    def __init__(self, config: CiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = ViT(config.vision)
+        projected = config.tower is Tower.MOCO
+        self.head = projector(config.width, config.projector_hidden, config.projector_width) if projected else None
+        self.text = PostNormText(config.text)
+        self.pooler = nn.Linear(config.text_width, config.text_width)
+        self.vision_projection = nn.Linear(config.projector_width if projected else config.width, config.joint_width, bias=False)
+        self.text_projection = nn.Linear(config.text_width, config.joint_width, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
+
+    def forward(self, images: Tensor, tokens: Tensor, visible: Tensor | None = None, *, symmetric: bool = False) -> Tensor:
+        """Scalar: the loss of a whole batch of normalised images (B, 3, S, S) and their captions, as for `encode_texts`.
+
+        symmetric: also of finding the picture of each text. CiT only asks for the text of each picture.
+        """
+        return contrastive_loss(
+            unit(self.encode_images(images)), unit(self.encode_texts(tokens, visible)), self.scale(), symmetric=symmetric
+        )
+
+    def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
+        """→ (B, joint_width), of any length."""
+        projected: Tensor = self.vision_projection(self.look(images, merge=merge))
+        return projected
+
+    def look(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
+        """What the vision tower says, (B, C), before it is projected."""
+        features = self.vision(images, merge=merge).features
+        if self.head is None:
+            return features
+        projected: Tensor = self.head(features)
+        return projected
+
+    def encode_texts(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
+        """→ (B, joint_width), of any length. As for `read`."""
+        projected: Tensor = self.text_projection(self.read(tokens, visible))
+        return projected
+
+    def read(self, tokens: Tensor, visible: Tensor | None = None, types: Tensor | None = None) -> Tensor:
+        """What the text tower says, (B, text_width), before it is projected: by this, captions are curated.
+
+        tokens: (B, N), int64, [CLS] first; visible: (B, N), 1 for tokens and 0 for padding, None where there is none; types: (B, N).
+        """
+        return torch.tanh(self.pooler(self.text(tokens, visible, types)[:, 0]))
+
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by in the loss; it has no bounds."""
+        return self.logit_scale.exp()
+
+    def class_features(self, tokens: Tensor, visible: Tensor, classes: Tensor, count: int) -> Tensor:
+        """Texts, as for `encode_texts`, and the class of each, (T,) → (count, joint_width); cosines with them are the zero-shot logits."""
+        return class_features(self.encode_texts(tokens, visible), classes, count)
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What CiT trains: everything but the vision tower, whose projector is part of it only where it comes from MoCo-v3."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if not name.startswith("vision."))
+
+
+def projector(width: int, hidden: int, width_out: int) -> nn.Sequential:
+    """MoCo-v3's, section 4.1 of arXiv 2104.02057: three layers with batch norms, the last without scale and shift."""
+    return nn.Sequential(
+        nn.Linear(width, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, width_out, bias=False),
+        nn.BatchNorm1d(width_out, affine=False),
+    )

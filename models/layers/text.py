@@ -1,0 +1,95 @@
+"""Transformers that read words with the norm after each sum: BERT (arXiv 1810.04805) and RoBERTa, of which XLM-R is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.block import Attention, Mlp
+
+
+@dataclass(frozen=True)
+class PostNormTextConfig:
+    """The defaults are BERT-base, uncased."""
+
+    vocabulary: int = 30522
+    positions: int = 512
+    token_types: int = 2
+    """Kinds of segments; 0: there are none (RoBERTa)."""
+    padding: int | None = None
+    """The token that fills up short texts, where positions are counted over the others, from the one after it (RoBERTa); None: positions
+    are counted from 0 over all (BERT)."""
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    norm_eps: float = 1e-12
+    dropout: float = 0.1
+    """In training: of embeddings, attention weights, and both branches of a block."""
+
+
+class PostNormBlock(nn.Module):
+    def __init__(self, config: PostNormTextConfig) -> None:
+        super().__init__()
+        self.attn = Attention(config.width, config.heads)
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = Mlp(config.width, config.hidden)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
+        """(B, N, C); visible: (B, 1, 1, N) of bool, which tokens are keys."""
+        q, k, v = self.attn.project(x)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=self.dropout if self.training else 0.0)
+        x = self.norm1(x + self._drop(self.attn.join(attended)))
+        y: Tensor = self.norm2(x + self._drop(self.mlp(x)))
+        return y
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        return F.dropout(branch, self.dropout, self.training)
+
+
+class PostNormText(nn.Module):
+    def __init__(self, config: PostNormTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embed = nn.Embedding(config.vocabulary, config.width)
+        self.pos_embed = nn.Embedding(config.positions, config.width)
+        self.type_embed = nn.Embedding(config.token_types, config.width) if config.token_types else None
+        self.embed_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.blocks = nn.ModuleList(PostNormBlock(config) for _ in range(config.depth))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """BERT's: deviation 0.02, biases 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor, visible: Tensor | None = None, types: Tensor | None = None) -> Tensor:
+        """Tokens (B, N), int64 → (B, N, C). What comes out at places that are not visible means nothing.
+
+        visible: (B, N) of 0 and 1, the tokens of the text; None: all but padding. types: (B, N), each token's segment; None: the first.
+        """
+        if visible is None:
+            visible = torch.ones_like(tokens) if self.config.padding is None else tokens != self.config.padding
+        x = self.token_embed(tokens) + self.pos_embed(self.places(tokens))
+        if self.type_embed is not None:
+            x = x + self.type_embed(torch.zeros_like(tokens) if types is None else types)
+        x = F.dropout(self.embed_norm(x), self.config.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, visible.bool()[:, None, None])
+        return x
+
+    def places(self, tokens: Tensor) -> Tensor:
+        """Rows of the position table, (B, N). RoBERTa's first token has the row after that of padding, and padding its own number."""
+        padding = self.config.padding
+        if padding is None:
+            return torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        present = (tokens != padding).long()
+        return present.cumsum(dim=1) * present + padding

@@ -1,0 +1,131 @@
+"""Reading of T5X checkpoints (FLIP): a folder with an index in Flax's MessagePack and, for each array, a folder in zarr format 2.
+
+Nothing is executed. Where an array lies is told by its name: the paths in the index are those of the machine that wrote it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+INDEX = "checkpoint"
+NDARRAY = 1
+"""Flax's extension type of an array that lies in the index itself; others are not weights."""
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+INLINE_TYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")}
+STORED_TYPES = {"<f8": "<f8", "<f4": "<f4", "<f2": "<f2", "bfloat16": "<i2", "<i8": "<i8", "<i4": "<i4", "|u1": "|u1", "|b1": "|b1"}
+"""Of zarr → of NumPy, which has no bfloat16."""
+
+LARGEST_ARRAY = 1 << 34
+"""Bytes: more than any published array has."""
+
+
+class T5XError(Exception):
+    """The message says which file and why."""
+
+
+def find(folder: Path) -> Path | None:
+    """The checkpoint in a folder: itself, or the one of the most steps among its `checkpoint_STEP`. None if there is none."""
+    if (folder / INDEX).is_file():
+        return folder
+    steps = {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint_(\d+)", path.name))}
+    newest = steps[max(steps)] if steps else None
+    return newest if newest is not None and (newest / INDEX).is_file() else None
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """The parameters of a checkpoint by their places in the tree, joined by dots; in JAX's layouts. Raises T5XError."""
+    index = folder / INDEX
+    try:
+        content = msgspec.msgpack.decode(index.read_bytes(), ext_hook=_extension)
+        target = content["optimizer"]["target"]
+        leaves = dict(_leaves(target))
+    except (OSError, msgspec.DecodeError, LookupError, TypeError, AttributeError) as error:
+        raise T5XError(f"{index}: no index of a T5X checkpoint ({error})") from error
+    return {name: leaf if isinstance(leaf, Tensor) else _read_array(folder, name) for name, leaf in leaves.items()}
+
+
+def _extension(code: int, data: memoryview) -> Any:
+    if code != NDARRAY:
+        return None
+    shape, dtype, values = msgspec.msgpack.decode(data)
+    if dtype not in INLINE_TYPES:
+        raise msgspec.DecodeError(f"an array of type {dtype!r}")
+    try:
+        flat = torch.frombuffer(bytearray(values), dtype=INLINE_TYPES[dtype]) if values else torch.empty(0, dtype=INLINE_TYPES[dtype])
+        return flat.reshape(shape)
+    except (RuntimeError, ValueError) as error:
+        raise msgspec.DecodeError(f"an array whose shape {shape} is not that of its {len(values)} bytes") from error
+
+
+def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(name, array in the index or description of one that is not)."""
+    for key, value in tree.items():
+        here = (*path, key)
+        if isinstance(value, Tensor) or "driver" in value:
+            yield ".".join(here), value
+        elif "__msgpack_chunked_array__" in value:  # Flax cuts arrays above a gigabyte
+            chunks = [value["chunks"][str(number)].flatten() for number in range(len(value["chunks"]))]
+            yield ".".join(here), torch.cat(chunks).reshape([value["shape"][str(axis)] for axis in range(len(value["shape"]))])
+        else:
+            yield from _leaves(value, here)
+
+
+def _read_array(folder: Path, name: str) -> Tensor:
+    if not PLAIN_NAME.fullmatch(name):
+        raise T5XError(f"{folder / INDEX}: {name!r} is no name of an array")
+    where = folder / f"target.{name}"
+    try:
+        metadata = json.loads((where / ".zarray").read_text())
+        shape, chunks, dtype = tuple(metadata["shape"]), tuple(metadata["chunks"]), metadata["dtype"]
+        order, compressor, fill = metadata["order"], metadata["compressor"], metadata["fill_value"]
+        separator = metadata.get("dimension_separator", ".")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise T5XError(f"{where}: its .zarray cannot be read ({error})") from error
+    if dtype not in STORED_TYPES or metadata.get("filters") or (compressor and compressor.get("id") != "gzip"):
+        raise T5XError(
+            f"{where}: type {dtype}, compressor {compressor}, filters {metadata.get('filters')}: only plain numbers in gzip are read"
+        )
+    numbers = np.dtype(STORED_TYPES[dtype])
+    if len(shape) != len(chunks) or min((*chunks, 1)) < 1 or max(math.prod(shape), math.prod(chunks)) * numbers.itemsize > LARGEST_ARRAY:
+        raise T5XError(f"{where}: shape {shape} in chunks {chunks} cannot be")
+
+    array: NDArray[Any] = np.empty(shape, numbers)
+    for place in itertools.product(*(range(math.ceil(size / chunk)) for size, chunk in zip(shape, chunks, strict=True))):
+        file = where / (separator.join(map(str, place)) or "0")
+        region = tuple(slice(i * chunk, min((i + 1) * chunk, size)) for i, chunk, size in zip(place, chunks, shape, strict=True))
+        if file.is_file():
+            chunk = _read_chunk(file, math.prod(chunks) * numbers.itemsize, compressed=compressor is not None)
+            values = np.frombuffer(chunk, numbers).reshape(chunks, order=order)
+            array[region] = values[tuple(slice(part.stop - part.start) for part in region)]  # the last one may stick out
+        elif fill is not None:
+            array[region] = fill
+        else:
+            raise T5XError(f"{file}: missing")
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+
+
+def _read_chunk(file: Path, size: int, *, compressed: bool) -> bytes:
+    try:
+        with gzip.open(file) if compressed else file.open("rb") as stream:
+            data = stream.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise T5XError(f"{file}: damaged ({error})") from error
+    if len(data) != size:
+        raise T5XError(f"{file}: {'more than ' if len(data) > size else ''}{min(len(data), size)} bytes where {size} are needed")
+    return data
