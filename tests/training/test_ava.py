@@ -1,0 +1,158 @@
+"""AVA's metric beyond its recorded case (tests/golden/lart/ava_eval): against a slow reading of its rules, and by what must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from models.ava import NAMES, VALID
+from training.ava import Boxes, Tracked, average_precision, evaluate, read_boxes, score_rows, write_boxes
+
+
+def tracked(**changes: object) -> Tracked:
+    random = np.random.default_rng(0)
+    values = Tracked(
+        name="ava-val_a_b-c_d_e_f_000120_3_20",
+        frame_names=(*(f"{frame:06d}.jpg" for frame in range(112, 128)), *["-1"] * 4),
+        logits=random.normal(size=(20, 60)),
+        detected=np.ones(20, bool),
+        boxes=np.tile([10.0, 20.0, 30.0, 40.0], (20, 1)),
+        confidences=np.full(20, 0.9),
+        sizes=np.tile([100.0, 200.0], (20, 1)),
+    )
+    return replace(values, **changes)
+
+
+def test_a_track_gives_a_row_for_each_class_at_its_key_frame() -> None:
+    rows = score_rows([tracked()], "track.fullframe@")
+    assert set(rows.videos) == {"a_b-c_d_e_f"}
+    assert set(rows.seconds.tolist()) == {904}
+    assert tuple(rows.classes.tolist()) == VALID == tuple(NAMES)
+    assert np.allclose(rows.corners, [0.05, 0.2, 0.2, 0.6])
+    assert np.allclose(rows.scores, 1 / (1 + np.exp(-tracked().logits[8])))
+
+
+@pytest.mark.parametrize(("frame", "first", "end"), [(120, 2, 14), (113, 0, 7), (127, 9, 16)])
+def test_scores_are_averaged_around_the_key_frame_and_never_over_padding(frame: int, first: int, end: int) -> None:
+    track = tracked(name=f"ava-val_abcdefghijk_{frame:06d}_3_20")
+    rows = score_rows([track])
+    assert np.allclose(rows.scores, (1 / (1 + np.exp(-track.logits[first:end]))).mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"detected": np.zeros(20, bool)},
+        {"confidences": np.full(20, 0.79)},
+        {"name": "ava-val_abcdefghijk_000300_3_20"},
+        {"name": "ava-val_abcdefghijk_000030_3_20", "frame_names": ("000030.jpg",) * 20},
+        {"name": "ava-val_abcdefghijk_026970_3_20", "frame_names": ("026970.jpg",) * 20},
+    ],
+    ids=["not detected", "not sure", "no key frame", "too early", "too late"],
+)
+def test_tracks_that_do_not_count_give_no_rows(changes: dict[str, object]) -> None:
+    assert len(score_rows([tracked(**changes)]).scores) == 0
+
+
+def test_an_unknown_pooling_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither"):
+        score_rows([tracked()], "track.fullframe@max.3")
+
+
+def boxes(random: np.random.Generator, frames: int, people: int, classes: int, *, scored: bool) -> Boxes:
+    count = frames * people * classes
+    corners = np.repeat(random.uniform(0, 0.5, size=(frames * people, 2)), classes, axis=0)
+    corners = np.hstack([corners, corners + 0.4])
+    return Boxes(
+        videos=tuple(f"video{frame % 3}" for frame in range(frames) for _ in range(people * classes)),
+        seconds=np.repeat(np.arange(frames) + 902, people * classes),
+        corners=corners,
+        classes=np.tile(np.array(VALID[:classes]), frames * people),
+        scores=random.permutation(count) / count if scored else np.ones(count),
+    )
+
+
+def random_case(seed: int) -> tuple[Boxes, Boxes]:
+    """Crowded, so that people compete for true boxes and the bound of 50 rows a frame is met; some frames are only on one side."""
+    random = np.random.default_rng(seed)
+    predictions = boxes(random, frames=8, people=9, classes=7, scored=True)
+    truth = boxes(random, frames=7, people=6, classes=7, scored=False)
+    kept = random.uniform(size=len(truth.scores)) < 0.4
+    kept &= truth.classes != VALID[3]
+    rows = np.flatnonzero(kept)
+    return predictions, Boxes(
+        tuple(truth.videos[row] for row in rows), truth.seconds[rows], truth.corners[rows], truth.classes[rows], truth.scores[rows]
+    )
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = max(width, 0) * max(height, 0)
+    return float(shared / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared))
+
+
+def hits_by_the_rules(predictions: Boxes, truth: Boxes, number: int) -> Iterator[tuple[float, bool]]:
+    """One frame at a time, one box at a time."""
+    for key in set(zip(truth.videos, truth.seconds.tolist(), strict=True)):
+        rows = [row for row, video in enumerate(predictions.videos) if (video, predictions.seconds[row]) == key]
+        rows = sorted(rows, key=lambda row: -predictions.scores[row])[:50]
+        true = [row for row, video in enumerate(truth.videos) if (video, truth.seconds[row]) == key and truth.classes[row] == number]
+        taken = set()
+        for row in (row for row in rows if predictions.classes[row] == number):
+            overlaps = [overlap(predictions.corners[row], truth.corners[other]) for other in true]
+            best = int(np.argmax(overlaps)) if overlaps else -1
+            hit = best >= 0 and overlaps[best] >= 0.5 and best not in taken
+            taken |= {best} if hit else set()
+            yield float(predictions.scores[row]), hit
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_boxes_at_once_are_the_boxes_one_by_one(seed: int) -> None:
+    predictions, truth = random_case(seed)
+    result = evaluate(predictions, truth, VALID[:7])
+    expected = []
+    for place, number in enumerate(VALID[:7]):
+        count = int((truth.classes == number).sum())
+        if not count:
+            assert np.isnan(result.average_precision[place])
+            continue
+        hits = [hit for _, hit in sorted(hits_by_the_rules(predictions, truth, number), key=lambda scored: -scored[0])]
+        assert 0 < sum(hits) < len(hits)
+        recall, precision, area = np.cumsum(hits) / count, np.cumsum(hits) / np.arange(1, len(hits) + 1), 0.0
+        for step in range(len(hits)):
+            area += (recall[step] - (recall[step - 1] if step else 0)) * precision[step:].max()
+        expected.append(area)
+        assert result.average_precision[place] == pytest.approx(area, abs=1e-12)
+    assert result.mean == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_average_precision_is_scikit_learns_where_interpolation_changes_nothing() -> None:
+    hits = np.array([True, True, False, True, False, False])
+    scores = np.arange(6, 0, -1)
+    stepped = average_precision(hits, int(hits.sum()))
+    assert stepped == pytest.approx(average_precision_score(hits, scores))
+    assert average_precision(hits, 6) == pytest.approx(stepped / 2)
+
+
+def test_perfect_predictions_score_one_and_none_scores_zero() -> None:
+    truth = boxes(np.random.default_rng(0), frames=4, people=2, classes=5, scored=False)
+    assert evaluate(truth, truth, VALID[:5]).mean == 1.0
+    nothing = Boxes((), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+    assert evaluate(nothing, truth, VALID[:5]).mean == 0.0
+
+
+def test_boxes_survive_a_file(tmp_path: Path) -> None:
+    predictions, _ = random_case(0)
+    write_boxes(tmp_path / "boxes.csv", predictions)
+    again = read_boxes(tmp_path / "boxes.csv")
+    assert again.videos == predictions.videos
+    for name in ("seconds", "corners", "classes", "scores"):
+        assert np.array_equal(getattr(again, name), getattr(predictions, name)), name
+    (tmp_path / "boxes.csv").write_text("video,902,0.1,0.2\n")
+    with pytest.raises(ValueError, match="7 values"):
+        read_boxes(tmp_path / "boxes.csv")
