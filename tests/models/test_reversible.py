@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models import mvit_reversible
+from models import bundle, mvit_reversible
 from models.layers.positions import resize_table
 from models.merge_schedule import MergeSchedule
 from models.mvit_reversible import Fusion, RevMViT, RevMViTConfig
@@ -20,6 +22,7 @@ from models.mvit_trunk import Positions
 from models.published import FAMILIES, detect, fit, import_checkpoint, read_checkpoint
 from models.published.container import read_description
 from models.published.rev import stage_fusion
+from models.registry import load
 from models.reversible import couple, streams_of
 from models.token_merging import Tokens
 from models.vit import Pool, ViT, ViTConfig
@@ -371,12 +374,20 @@ def test_published_files_are_detected_by_their_own_configuration_and_come_back_b
     assert all(torch.equal(exported[name], published[name]) for name in published)
 
 
-def test_a_rev_vit_becomes_a_bundle() -> None:
+def test_a_rev_vit_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
+    folder = GOLDEN / "rev_vit_tiny"
     spec, weights = import_checkpoint(
-        GOLDEN / "rev_vit_tiny" / "checkpoint.pth", family=None, labels=None, overrides={}, name="rev", version="1", license="Apache-2.0"
+        folder / "checkpoint.pth", family=None, labels=None, overrides={}, name="rev", version="1", license="Apache-2.0"
     )
     assert (spec.architecture, spec.config["reversible"], spec.config["heads"]) == ("vit", True, 4)
-    assert "blocks.0.attn.qkv.weight" in weights
+    save_file(weights, tmp_path / "weights")
+    loaded = load(bundle.write(tmp_path, spec, tmp_path / "weights"))
+    case = read_case(folder)
+    with torch.inference_mode():
+        answer = loaded.model(case.inputs["x"]).logits.softmax(dim=-1)
+    torch.testing.assert_close(answer, case.outputs["probs"], rtol=1e-4, atol=1e-5)
+    outputs = loaded.forward({"pixels": np.zeros((2, 32, 32, 3), np.uint8)}, {"merge": [2, 0, 2]})
+    assert outputs["tokens"].tolist() == [[16, 12], [16, 12]]
 
 
 def full_sizes() -> list[Any]:
