@@ -79,7 +79,8 @@ def inpaint(
         raise ValueError("statistics: this model makes normalised patches; without each patch's mean and deviation it cannot make pixels")
     if split.masked.shape[1] == 0:
         return Inpainted(images.new_zeros(len(images), 0, model.config.patch_values), images)
-    steps = sampler.reverse(model.config.schedule).to(images.device)
+    table = sampler.reverse(model.config.schedule)
+    noisy, steps = table.sigma.gt(0).tolist(), table.to(images.device)
     context, times = model.encode(images.to(model.noise_embed.weight.dtype), split), model.time_table()
     x = draw(-1)
     for executed, index in enumerate(reversed(range(len(steps)))):
@@ -87,7 +88,7 @@ def inpaint(
         x0 = predict_clean(model, x, step, context, times=times, known=known)
         if watch is not None:
             watch(executed, x0)
-        x = step.take(x, x0, draw(executed) if index and bool(step.sigma.any()) else None)
+        x = step.take(x, x0, draw(executed) if noisy[index] else None)
     patches = x if statistics is None else x * statistics.deviation + statistics.mean
     return Inpainted(patches, place(model, images, split, patches))
 

@@ -6,7 +6,7 @@ It takes one sample and a state dict, and shares no code with `models`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -104,3 +104,41 @@ def predict(
     z = norm(w, "decoder_norm", z[-len(masked) :])
     clip = linear(w, "decoder_pred_clip", z) if "decoder_pred_clip.weight" in w else None
     return linear(w, "decoder_pred", z), clip
+
+
+def sample(
+    predicted: Callable[[Tensor, int], Tensor],
+    left: Tensor,
+    start: Tensor,
+    noise: Sequence[Tensor],
+    *,
+    method: str,
+    count: int,
+    eta: float = 0.0,
+    variance: str = "posterior",
+    clip: bool = True,
+    predicts_noise: bool = False,
+) -> Tensor:
+    """(M, P). predicted: x_t and t → the network's answer; left: alpha_bar (T,); noise: what each executed step adds."""
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)
+    std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
+    times = [(k + 1) * len(left) // count - 1 for k in range(count)]
+    x = start
+    for executed, k in enumerate(reversed(range(count))):
+        a, before = left[times[k]], left[times[k - 1]] if k else torch.ones((), dtype=torch.float64)
+        answer = predicted(x, times[k])
+        x0 = (x - (1 - a).sqrt() * answer) / a.sqrt() if predicts_noise else answer
+        if clip:
+            x0 = x0.view(len(x0), -1, 3).clamp((0 - mean) / std, (1 - mean) / std).view(x0.shape)
+        if k == 0:
+            break
+        if method == "ddim":
+            direction = (x - a.sqrt() * x0) / (1 - a).sqrt()
+            sigma = eta * ((1 - before) / (1 - a)).sqrt() * (1 - a / before).sqrt()
+            x = before.sqrt() * x0 + (1 - before - sigma**2).sqrt() * direction + sigma * noise[executed]
+        else:
+            alpha = a / before
+            spread = (1 - alpha) * (1 - before) / (1 - a) if variance == "posterior" else 1 - alpha
+            middle = before.sqrt() * (1 - alpha) / (1 - a) * x0 + alpha.sqrt() * (1 - before) / (1 - a) * x
+            x = middle + spread.sqrt() * noise[executed]
+    return x0

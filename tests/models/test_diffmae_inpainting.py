@@ -22,10 +22,11 @@ from models.diffmae_inpainting import (
     within_colours,
 )
 from models.diffmae_masks import Split, centre_mask
-from models.diffusion import Method, Sampler, Schedule, Steps
+from models.diffusion import Kind, Method, Sampler, Schedule, Steps, Variance
 from models.layers.patches import patch_statistics, to_pixels
 from tests.golden.case import Case, read_case
 from tests.golden.replay_diffmae import load, read_sampler
+from tests.models import diffmae_reference as reference
 from tests.models.test_diffmae import CLIP, SMALL, alone, build, images_for, ragged, split_for
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diffmae"
@@ -117,6 +118,47 @@ def test_requests_of_different_samplers_share_a_batch() -> None:
             model, images[sample : sample + 1], single, sampler, counter_noise(torch.tensor([1 + sample]), single, SMALL.patch_values)
         )
         torch.testing.assert_close(x[sample : sample + 1], own.patches, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler(Method.DDPM, 7),
+        Sampler(Method.DDPM, 7, variance=Variance.BETA, clip=False),
+        Sampler(Method.DDIM, 4, clip=False),
+        Sampler(Method.DDIM, 5, eta=0.7),
+        Sampler(Method.ONE_STEP, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize("schedule", [Schedule(), Schedule(Kind.COSINE, 200)], ids=["default", "cosine"])
+def test_every_sampler_is_the_second_formulation(sampler: Sampler, target: Target, schedule: Schedule) -> None:
+    """In double precision, since unclipped predictions of noise are divided by 4e-6."""
+    model = build(schedule=schedule, target=target).double()
+    images, split = images_for(SMALL, 1).double(), split_for(SMALL, 1)
+    start, *noise = torch.randn(8, split.masked.shape[1], SMALL.patch_values, dtype=torch.float64)
+    made = inpaint(model, images, split, sampler, lambda step: (start if step < 0 else noise[step]).unsqueeze(0)).patches[0]
+
+    weights, (visible, masked) = model.state_dict(), (split.visible[0], split.masked[0])
+    encoded = reference.features(weights, images[0].unsqueeze(1), visible, SMALL.heads)
+
+    def predicted(x: Tensor, t: int) -> Tensor:
+        return reference.predict(weights, encoded, x, t, visible, masked, heads=SMALL.decoder_heads, u_shaped=True)[0]
+
+    expected = reference.sample(
+        predicted,
+        schedule.alphas_bar(),
+        start,
+        noise,
+        method=sampler.method,
+        count=sampler.steps,
+        eta=sampler.eta,
+        variance=sampler.variance,
+        clip=sampler.clip,
+        predicts_noise=target is Target.EPS,
+    )
+    torch.testing.assert_close(made, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", list(DecoderType))
