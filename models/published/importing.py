@@ -74,7 +74,8 @@ class Fit:
 
     def complaint(self) -> str:
         text = _complaint(self.missing, self.unexpected, self.misshapen)
-        if any(key.startswith("head.") for key in self.missing):
+        decodes = self.family.architecture == "vit" and "decoder_pred.weight" in self.unexpected
+        if decodes or any(key.startswith("head.") for key in self.missing):
             text += " (without a head they are pre-training weights, which cannot classify before they are fine-tuned)"
         return text
 
