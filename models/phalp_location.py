@@ -43,8 +43,8 @@ def forecast(times: NDArray[np.float64], values: NDArray[np.float64], at: NDArra
     residuals = values - level - slope[:, None] * offset
     ahead = at - middle[:, 0]
     error = np.sqrt((residuals**2).sum(axis=1) / (count - 2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        interval = student.ppf(0.975, count - 2) * error * np.sqrt(1 + 1 / count + ahead**2 / spread)
+    relative = np.divide(ahead**2, spread, out=np.full_like(spread, np.nan), where=spread > 0)
+    interval = student.ppf(0.975, count - 2) * error * np.sqrt(1 + 1 / count + relative)
     return Forecast(level[:, 0] + slope * ahead, interval)
 
 
