@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -15,6 +15,7 @@ from models.layers.pooling import AttentionPlan, Grid, PoolingAttention
 from models.mvit import Activation, Recognised
 from models.mvit_trunk import OverlappingPatches, Positions, PositionTable, TrunkConfig, factor_at, grown
 from models.reversible import Coupling, Streams, run_reversible, streams_of
+from models.vit import Pool, ViTConfig
 
 
 class Fusion(StrEnum):
@@ -86,10 +87,6 @@ class RevMViTConfig(TrunkConfig):
         for block, *stride in self.q_strides:
             if any(size % by for size, by in zip(self.grid_of(block), stride, strict=True)):
                 raise ValueError(f"q_strides: {tuple(stride)} does not divide the grid {self.grid_of(block)} of block {block}")
-
-    @property
-    def special_tokens(self) -> int:
-        return 0
 
 
 class ReversibleBlock(nn.Module):
@@ -207,3 +204,12 @@ PUBLISHED: Mapping[str, RevMViTConfig] = {
     ),
     "rev_mvit_b_16x4": RevMViTConfig(drop_path=0.05, dropout=0.5),
 }
+
+PLAIN = ViTConfig(class_token=False, pool=Pool.NORM_MEAN, reversible=True)
+
+PUBLISHED_VITS: Mapping[str, ViTConfig] = {
+    "rev_vit_s": replace(PLAIN, width=384, heads=6, drop_path=0.1),
+    "rev_vit_b": replace(PLAIN, drop_path=0.2),
+    "rev_vit_l": replace(PLAIN, width=1024, depth=24, heads=16),
+}
+"""The large one is in the paper alone."""

@@ -409,6 +409,13 @@ def test_published_models_load_strictly_at_full_size(entry: Mapping[str, Any]) -
     assert {key: list(value.shape) for key, value in FAMILIES[name].export(model.state_dict()).items()} == shapes
 
 
+@pytest.mark.parametrize(("name", "millions"), [("rev_vit_s", 22.43), ("rev_vit_b", 87.34), ("rev_vit_l", 305.35)])
+def test_plain_sizes_have_as_many_parameters_as_the_paper_says(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = ViT(mvit_reversible.PUBLISHED_VITS[name])
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
 def test_the_published_sizes_are_told_from_weights() -> None:
     for config in mvit_reversible.PUBLISHED.values():
         with torch.device("meta"):
