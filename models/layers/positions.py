@@ -36,6 +36,16 @@ def space_time_table(width: int, times: int, rows: int, columns: int) -> Tensor:
     return torch.cat([space[:, :1], (time + space[:, 1:]).reshape(1, times * rows * columns, width)], dim=1)
 
 
+def tiled_table(width: int, times: int, rows: int, columns: int) -> Tensor:
+    """(1, 1 + times · rows · columns, width), float32: a `sincos_table`, the same at all times (MAViL)."""
+    return repeat_in_time(sincos_table(width, rows, columns), times)
+
+
+def repeat_in_time(table: Tensor, times: int) -> Tensor:
+    """(1, 1 + L, C) → (1, 1 + times · L, C), the class token's row first."""
+    return torch.cat([table[:, :1], table[:, 1:].repeat(1, times, 1)], dim=1)
+
+
 def resize_table(table: Tensor, patches: int, *, special: int, align_corners: bool = False) -> Tensor:
     """(1, special + old², C) → (1, special + patches, C): the square grid bicubically, without antialiasing; special tokens as they are.
 

@@ -1,0 +1,80 @@
+"""Mel filter banks as Kaldi has them: the sound that speech and audio models see."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FbankConfig:
+    """The defaults are those of Audio-MAE and MAViL. No dither, no energy; frames lie wholly inside the sound."""
+
+    sample_rate: int = 16000
+    mel_bins: int = 128
+    window_ms: float = 25.0
+    hop_ms: float = 10.0
+    preemphasis: float = 0.97
+    low_hz: float = 20.0
+    high_hz: float = 8000.0
+    floor: float = 1.1920929e-07
+    """Of a filter's energy, before the logarithm. With 128 filters the fourth covers no frequency of the transform and is always there."""
+    remove_mean: bool = True
+    """Of each frame."""
+
+    @property
+    def window(self) -> int:
+        """Samples."""
+        return int(self.sample_rate * self.window_ms / 1000)
+
+    @property
+    def hop(self) -> int:
+        return int(self.sample_rate * self.hop_ms / 1000)
+
+    @property
+    def transform(self) -> int:
+        """The next power of 2 that holds a window."""
+        return int(2 ** math.ceil(math.log2(self.window)))
+
+
+def log_mel(waveforms: Tensor, config: FbankConfig | None = None) -> Tensor:
+    """(..., samples), mono in [-1, 1] → (..., frames, mel bins): logarithms of the power in each filter.
+
+    Raises ValueError for a sound shorter than one window.
+    """
+    config = config or FbankConfig()
+    if waveforms.shape[-1] < config.window:
+        raise ValueError(f"a sound of {waveforms.shape[-1]} samples is shorter than one window of {config.window}")
+    frames = waveforms.unfold(-1, config.window, config.hop)  # (..., frames, window)
+    if config.remove_mean:
+        frames = frames - frames.mean(dim=-1, keepdim=True)
+    before = F.pad(frames.flatten(0, -2), (1, 0), mode="replicate").view(*frames.shape[:-1], -1)[..., :-1]
+    frames = (frames - config.preemphasis * before) * _hann(config.window, frames)
+    power = torch.fft.rfft(frames, n=config.transform).abs().square()[..., :-1]  # without the highest frequency
+    energy: Tensor = power @ mel_filters(config).to(power)
+    return energy.clamp(min=config.floor).log()
+
+
+def mel_filters(config: FbankConfig) -> Tensor:
+    """(frequencies of the transform but the highest, mel bins), float64: triangles side by side in mel, whose slopes are linear in mel."""
+    low, high = _mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64))
+    edges = torch.linspace(float(low), float(high), config.mel_bins + 2, dtype=torch.float64)
+    step = config.sample_rate / config.transform
+    mels = _mel(torch.arange(config.transform // 2, dtype=torch.float64) * step).unsqueeze(1)
+    rising = (mels - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - mels) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 1127 * (1 + hertz / 700).log()
+
+
+def _hann(length: int, like: Tensor) -> Tensor:
+    """Symmetric: both ends are 0."""
+    angle = torch.arange(length, dtype=torch.float64, device=like.device) * (2 * math.pi / (length - 1))
+    return (0.5 - 0.5 * angle.cos()).to(like.dtype)
