@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from models.audio_mae import AudioMAE, AudioMAEConfig
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
 from models.cit import CiT, CiTConfig
 from models.diffmae import DiffMAE, DiffMAEConfig
@@ -21,6 +22,8 @@ from models.flip import FLIP, FLIPConfig
 from models.hmr2 import HMR2, HMR2Config
 from models.lart import LART, LARTConfig
 from models.maws import MAWSClip, MAWSClipConfig
+from models.mavil import MAViL, MAViLConfig
+from models.mavil_pretraining import MAViLPretraining, MAViLPretrainingConfig
 from models.mcc import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from models.mvit import MViT, MViTConfig
@@ -29,6 +32,7 @@ from models.null import Null, NullConfig
 from models.phalp_appearance import AppearanceConfig, AppearanceNet
 from models.phalp_pose import PosePredictor, PosePredictorConfig
 from models.video_mae import VideoMAE, VideoMAEConfig
+from models.video_mae_pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from models.vit import ViT, ViTConfig
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
@@ -73,6 +77,10 @@ def _with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, T
 ARCHITECTURES: Mapping[str, Architecture] = {
     "vit": Architecture(ViTConfig, ViT, {"classify": classify_picture}),
     "video_mae": Architecture(VideoMAEConfig, VideoMAE, {}),
+    "mavil": Architecture(MAViLConfig, MAViL, {}),
+    "mavil_pretraining": Architecture(MAViLPretrainingConfig, MAViLPretraining, {}),
+    "audio_mae": Architecture(AudioMAEConfig, AudioMAE, {}),
+    "video_mae_pretraining": Architecture(VideoMAEPretrainingConfig, VideoMAEPretraining, {}),
     "mcc": Architecture(MCCConfig, MCC, {}),
     "diffmae": Architecture(DiffMAEConfig, DiffMAE, {}),
     "hmr2": Architecture(HMR2Config, HMR2, {}),

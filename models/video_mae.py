@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.layers.block import Block, drop_path_rates
+from models.layers.initial import load_encoder, start_head
+from models.layers.masked_encoder import initialise_linears
 from models.layers.patches import TubePatchEmbed
+from models.layers.space_time_positions import SpaceTimePositions
 from models.merge_schedule import MergeSchedule
 from models.token_merging import Tokens
 from models.vit import Classified
@@ -54,6 +58,19 @@ class VideoMAEConfig:
         """Patches in time and in one picture."""
         return self.frames // self.patch_frames, (self.image_size // self.patch_size) ** 2
 
+    @property
+    def patches(self) -> int:
+        times, places = self.grid
+        return times * places
+
+
+SIZES: Mapping[str, VideoMAEConfig] = {
+    "video_vit_base_patch16": VideoMAEConfig(width=768, depth=12, heads=12),
+    "video_vit_large_patch16": VideoMAEConfig(),
+    "video_vit_huge_patch16": VideoMAEConfig(width=1280, depth=32, heads=16),
+}
+"""The published code names the last one after patches of 14 px, but classifies with 16."""
+
 
 class VideoMAE(nn.Module):
     """q, k and v are one matrix here; the published files keep three, which `models.published` joins."""
@@ -61,15 +78,10 @@ class VideoMAE(nn.Module):
     def __init__(self, config: VideoMAEConfig) -> None:
         super().__init__()
         self.config = config
-        width, (times, places) = config.width, config.grid
+        width = config.width
         self.patch_embed = TubePatchEmbed(config.patch_frames, config.patch_size, config.channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
-        if config.separate_positions:
-            self.pos_embed_spatial = nn.Parameter(torch.zeros(1, places, width))
-            self.pos_embed_temporal = nn.Parameter(torch.zeros(1, times, width))
-            self.pos_embed_class = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
-        else:
-            self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + times * places, width))
+        self.pos_embed = SpaceTimePositions(width, config.grid, class_token=config.class_token, separate=config.separate_positions)
         self.blocks = nn.ModuleList(
             Block(width, config.heads, round(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
@@ -81,15 +93,11 @@ class VideoMAE(nn.Module):
 
     def _initialise(self) -> None:
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.config.width, -1))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for name, parameter in self.named_parameters():
-            if name == "cls_token" or name.startswith("pos_embed"):
-                nn.init.trunc_normal_(parameter, std=0.02)
+        initialise_linears(self)
         nn.init.normal_(self.head.weight, std=0.02)
+        for parameter in (self.cls_token, *self.pos_embed.parameters()):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, clips: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False) -> Classified:
         """Normalised clips (B, channels, T, S, S). Tokens merge freely across frames."""
@@ -110,21 +118,22 @@ class VideoMAE(nn.Module):
         x = self.patch_embed(clips)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = x + self._positions()
+        x = x + self.pos_embed()
         return Tokens(x, protected=config.special_tokens, proportional=config.proportional_attention, traced=trace)
-
-    def _positions(self) -> Tensor:
-        """→ (1, special + t·h·w, C)."""
-        if not self.config.separate_positions:
-            return self.pos_embed
-        grid = self.pos_embed_temporal.unsqueeze(2) + self.pos_embed_spatial.unsqueeze(1)  # (1, t, h·w, C)
-        table = grid.flatten(1, 2)
-        return table if self.pos_embed_class is None else torch.cat([self.pos_embed_class, table], dim=1)
 
     def _mean(self, tokens: Tokens) -> Tensor:
         """→ (B, C). The published model leaves the first token out of the mean even where it is no class token; once tokens have merged
         there is no such first token, and the mean is over all of them."""
         if tokens.size is None:
             return tokens.x[:, 1:].mean(dim=1)
-        times, places = self.config.grid
-        return tokens.mean(self.config.special_tokens, times * places)
+        return tokens.mean(self.config.special_tokens, self.config.patches)
+
+
+def start_from_pretrained(model: VideoMAE, pretrained: Mapping[str, Tensor]) -> None:
+    """Load a pre-trained encoder, by our names, into a classifier that is to be fine-tuned, in place.
+
+    Its last norm is taken too; the head starts near zero. Raises ValueError naming what does not fit: unlike those of pictures, position
+    tables are not resized.
+    """
+    load_encoder(model, pretrained, fresh=("head.",))
+    start_head(model.head)

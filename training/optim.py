@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypedDict
 
 from torch import nn
 
+from models.mavil import MAViL
+from models.video_mae import VideoMAE
 from models.vit import ViT
 
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
+_BLOCK = re.compile(r"(?:audio\.|video\.)?blocks(?:_av)?\.(\d+)\.")
+_EMBEDDING = re.compile(r"(?:audio\.|video\.)?(cls_token|dist_token|pos_embed|patch_embed\.)")
+_UNDECAYED = re.compile(r"(?:audio\.|video\.)?(cls_token|dist_token|pos_embed(\..*)?)")
+"""Parameters of pictures, clips and spectrograms; MAViL has a half for each of the latter, and blocks for both."""
 
 
 class ParameterGroup(TypedDict):
@@ -36,15 +41,25 @@ def scaled_lr(base_lr: float, batch: int) -> float:
     return base_lr * batch / 256
 
 
-def pretraining_groups(model: nn.Module, weight_decay: float) -> list[ParameterGroup]:
-    """Two groups: biases and other one-dimensional parameters do not decay. Frozen parameters, MAE's position tables, are left out."""
-    return _group((name, parameter, 1.0, 0.0 if parameter.dim() == 1 else weight_decay) for name, parameter in _trainable(model))
+def pretraining_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = False) -> list[ParameterGroup]:
+    """Two groups: biases and other one-dimensional parameters do not decay. Frozen parameters, MAE's position tables, are left out.
+
+    decay_norms: one-dimensional parameters that are no biases decay too (`bias_wd` of MAE-ST).
+    """
+
+    def decay(name: str, parameter: nn.Parameter) -> float:
+        return 0.0 if name.endswith(".bias") or (parameter.dim() == 1 and not decay_norms) else weight_decay
+
+    return _group((name, parameter, 1.0, decay(name, parameter)) for name, parameter in _trainable(model))
 
 
-def layer_decay_groups(model: ViT, *, layer_decay: float, weight_decay: float) -> list[ParameterGroup]:
+def layer_decay_groups(
+    model: ViT | VideoMAE | MAViL, *, layer_decay: float, weight_decay: float, scale_of: Callable[[str], float] = lambda name: 1.0
+) -> list[ParameterGroup]:
     """Fine-tuning: each layer learns `layer_decay` times as fast as the one above it; last norm and head learn at full rate.
 
-    One-dimensional parameters, special tokens and the position table do not decay.
+    One-dimensional parameters, special tokens and the position table do not decay. MAViL's fusion blocks count from the
+    bottom again, as published. scale_of: a further factor for the parameter of a name.
     """
     top = model.config.depth + 1
 
@@ -52,12 +67,15 @@ def layer_decay_groups(model: ViT, *, layer_decay: float, weight_decay: float) -
         block = _BLOCK.match(name)
         if block:
             return int(block[1]) + 1
-        return 0 if name.startswith(("cls_token", "dist_token", "pos_embed", "patch_embed.")) else top
+        return 0 if _EMBEDDING.match(name) else top
 
     def decay(name: str, parameter: nn.Parameter) -> float:
-        return 0.0 if parameter.dim() == 1 or name in ("cls_token", "dist_token", "pos_embed") else weight_decay
+        return 0.0 if parameter.dim() == 1 or _UNDECAYED.fullmatch(name) else weight_decay
 
-    return _group((name, parameter, layer_decay ** (top - layer(name)), decay(name, parameter)) for name, parameter in _trainable(model))
+    return _group(
+        (name, parameter, layer_decay ** (top - layer(name)) * scale_of(name), decay(name, parameter))
+        for name, parameter in _trainable(model)
+    )
 
 
 def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

@@ -18,17 +18,20 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
 from models.layers.positions import resize_table
-from models.published import cit, deit, diffmae, flip, hmr2, lart, mae, mae_st, maws, mcc, mvit, phalp, rev, swag, timm
+from models.published import cit, deit, diffmae, flip, hmr2, lart, mae, mae_st, mavil, maws, mcc, mvit, phalp, rev, swag, timm
 from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
 from models.vit import ViTConfig
 
-MODULES = (timm, deit, mae, swag, mae_st, mcc, diffmae, hmr2, lart, mvit, maws, flip)
+MODULES = (timm, deit, mae, swag, mae_st, mavil, mcc, diffmae, hmr2, lart, mvit, maws, flip)
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         *(module.FAMILY for module in MODULES),
+        mae_st.PRETRAINING,
+        mavil.PRETRAINING,
+        mavil.AUDIO_MAE,
         mvit.SEPARATE,
         *rev.FAMILIES,
         phalp.POSE,

@@ -34,13 +34,14 @@ def test_one_position_table_equals_the_sum_of_two() -> None:
     torch.manual_seed(0)
     separate = VideoMAE(SMALL).eval()
     joint = VideoMAE(replace(SMALL, separate_positions=False)).eval()
-    assert separate.pos_embed_class is not None
+    positions = separate.pos_embed
+    assert positions.first is not None
     table = [
-        separate.pos_embed_class[0, 0],
-        *(separate.pos_embed_temporal[0, time] + separate.pos_embed_spatial[0, place] for time in range(2) for place in range(4)),
+        positions.first[0, 0],
+        *(positions.temporal[0, time] + positions.spatial[0, place] for time in range(2) for place in range(4)),
     ]
     weights = {name: value for name, value in separate.state_dict().items() if not name.startswith("pos_embed")}
-    joint.load_state_dict({**weights, "pos_embed": torch.stack(table).unsqueeze(0)})
+    joint.load_state_dict({**weights, "pos_embed.joint": torch.stack(table).unsqueeze(0)})
     torch.testing.assert_close(joint(clips()).logits, separate(clips()).logits)
 
 

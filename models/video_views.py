@@ -1,0 +1,131 @@
+"""Which frames of a video and which part of them a model sees, as in MAE-ST (arXiv 2205.09113) and PySlowFast.
+
+A test looks at several views of a video, at times spread over it and at crops along its longer side, and averages what it is told.
+Training looks at one clip at random. Strides are counted at 30 frames per second, whatever the rate of the video.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FRAME_RATE = 30.0
+
+
+def view_spans(
+    total: int, fps: float, *, frames: int, stride: int, views: int, offset: bool = True, rate: float = FRAME_RATE
+) -> list[tuple[float, float]]:
+    """First and last frame of each view of a video of `total` frames, real numbers: the last may lie behind the end of a short video.
+
+    offset: whole steps between the views, so that the first starts with the video and the last ends with it, nearly (MAE-ST, MViTv2);
+    otherwise starts divide what is left over by the number of views (MViT, Rev-MViT).
+    """
+    length, left = _clip_length(total, fps, frames, stride, rate)
+    if not offset:
+        starts = [left * view / views for view in range(views)]
+    elif views == 1:
+        starts = [float(math.floor(left / 2))]
+    else:
+        starts = [float(view * math.floor(left / (views - 1))) for view in range(views)]
+    return [(start, start + length - 1) for start in starts]
+
+
+def random_span(total: int, fps: float, *, frames: int, stride: int, draw: float, rate: float = FRAME_RATE) -> tuple[float, float]:
+    """Of one clip for training. draw: uniform in [0, 1], the caller's."""
+    length, left = _clip_length(total, fps, frames, stride, rate)
+    return draw * left, draw * left + length - 1
+
+
+def _clip_length(total: int, fps: float, frames: int, stride: int, rate: float) -> tuple[float, float]:
+    """In frames of the video, and how many frames it has besides."""
+    length = stride * frames / rate * fps
+    return length, max(total - length, 0.0)
+
+
+def frames_within(span: tuple[float, float], total: int, frames: int) -> Tensor:
+    """(frames,) int64, evenly over a span, truncated. A short video repeats its last frame."""
+    return torch.linspace(*span, frames).clamp(0, total - 1).long()
+
+
+def view_frames(total: int, fps: float, *, frames: int, stride: int, views: int, offset: bool = True, rate: float = FRAME_RATE) -> Tensor:
+    """(views, frames) int64, by the rules of `view_spans`."""
+    spans = view_spans(total, fps, frames=frames, stride=stride, views=views, offset=offset, rate=rate)
+    return torch.stack([frames_within(span, total, frames) for span in spans])
+
+
+def crops(clip: Tensor, *, short_side: int, size: int, count: int) -> Tensor:
+    """A normalised clip (channels, T, H, W) → squares (count, channels, T, size, size) of it, its short side taken to `short_side`.
+
+    count: 1 for the centre; 3 for left or top, centre, right or bottom along the longer side.
+    """
+    if short_side < size:
+        raise ValueError(f"size: squares of {size} px do not fit a short side of {short_side}")
+    resized = resize_short_side(clip.transpose(0, 1), short_side)  # (T, channels, h, w)
+    height, width = resized.shape[2:]
+    top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
+    if count == 1:
+        corners = [(top, left)]
+    elif count == 3:
+        corners = [(0, left), (top, left), (height - size, left)] if height > width else [(top, 0), (top, left), (top, width - size)]
+    else:
+        raise ValueError(f"count: {count} crops; it can be 1 (the centre) or 3 (along the longer side)")
+    return torch.stack([resized[:, :, y : y + size, x : x + size] for y, x in corners]).transpose(1, 2)
+
+
+def resize_short_side(pictures: Tensor, short_side: int) -> Tensor:
+    """(T, channels, H, W) bilinearly, without antialiasing, as published; the longer side is rounded down."""
+    height, width = pictures.shape[2:]
+    if min(height, width) == short_side:
+        return pictures
+    long_side = math.floor(max(height, width) / min(height, width) * short_side)
+    size = (short_side, long_side) if height <= width else (long_side, short_side)
+    return F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Box:
+    """In pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_box(
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    *,
+    area: tuple[float, float] = (0.5, 1.0),
+    aspect: tuple[float, float] = (0.75, 4 / 3),
+) -> Box:
+    """For a random resized crop: a share of the area, uniform; width to height, uniform in its logarithm.
+
+    After ten boxes that do not fit, the largest central one whose aspect does. area: from 0.08 to fine-tune.
+    """
+    for _ in range(10):
+        share, shape, y, x = torch.rand(4, generator=generator).tolist()
+        pixels = height * width * (area[0] + share * (area[1] - area[0]))
+        ratio = math.exp(math.log(aspect[0]) + shape * (math.log(aspect[1]) - math.log(aspect[0])))
+        box_height, box_width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            return Box(int(y * (height - box_height + 1)), int(x * (width - box_width + 1)), box_height, box_width)
+    box_height, box_width = min(height, round(width / aspect[0])), min(width, round(height * aspect[1]))
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+def crop_box(clip: Tensor, box: Box, size: int) -> Tensor:
+    """(channels, T, H, W) → (channels, T, size, size), the same box of all frames, bilinearly."""
+    part = clip[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+    resized = F.interpolate(part.transpose(0, 1), size=(size, size), mode="bilinear", align_corners=False)
+    return resized.transpose(0, 1)
+
+
+def average_views(logits: Tensor) -> Tensor:
+    """(B, views, classes) → probabilities (B, classes), the mean over views of each one's softmax."""
+    return logits.softmax(dim=-1).mean(dim=1)
