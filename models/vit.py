@@ -193,7 +193,7 @@ class ViT(nn.Module):
         if images.dim() != 4 or images.shape[1:] != needed:
             raise ValueError(f"images: shape {tuple(images.shape)} where (batch, {', '.join(map(str, needed))}) is needed")
         special = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
-        front, grid = self.pos_embed.split([self.config.special_tokens, self.config.patches], dim=1)
+        front, grid = self.pos_embed[:, : self.config.special_tokens], self.pos_embed[:, self.config.special_tokens :]
         x = self.patch_embed(images) + grid  # (B, patches, C)
         if visible is not None:
             x = take(x, visible)  # (B, V, C)
