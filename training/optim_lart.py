@@ -1,0 +1,49 @@
+"""LART's learning rates and parameter groups (section 4 of arXiv 2304.01199, and what its code does), as pure functions.
+
+No recorded case covers them. Both stages use AdamW with betas (0.9, 0.95) and clip gradients at 2.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+
+from models.lart import LART
+from training.optim import ParameterGroup
+
+BETAS = (0.9, 0.95)
+CLIP = 2.0
+FIRST_LAYER = ("mask_token", "class_token", "pos_embed", "pose_encoder.", "joint_encoder.", "appearance_encoder.")
+
+
+def warmup_cosine(epoch: int, *, lr: float, warmup_epochs: int = 5, epochs: int = 30) -> float:
+    """The learning rate of a whole epoch, counted from 0: lr · (epoch + 1) / 5 at first, then half a cosine."""
+    if epoch < warmup_epochs:
+        return lr * (epoch + 1) / warmup_epochs
+    return lr * 0.5 * (1 + math.cos(math.pi * (epoch + 1 - warmup_epochs) / (epochs - warmup_epochs)))
+
+
+def pretraining_groups(model: LART, weight_decay: float = 0.05) -> list[ParameterGroup]:
+    """One group: everything decays."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
+    return [ParameterGroup(params=parameters, names=names, weight_decay=weight_decay, lr_scale=1.0)]
+
+
+def finetuning_groups(model: LART, *, layer_decay: float = 0.95, weight_decay: float = 0.05) -> list[ParameterGroup]:
+    """Tokens, positions and encoders learn `layer_decay`^(depth + 1) times as fast as all else; one-dimensional parameters do not decay.
+
+    The published rule looks for blocks under another name than they have, so they learn at full rate, whatever their depth.
+    """
+    slow = layer_decay ** (model.config.depth + 1)
+
+    def settings(name: str) -> tuple[float, float]:
+        parameter = model.get_parameter(name)
+        return slow if name.startswith(FIRST_LAYER) else 1.0, 0.0 if parameter.dim() == 1 else weight_decay
+
+    trained = sorted((name for name, parameter in model.named_parameters() if parameter.requires_grad), key=settings)
+    return [
+        ParameterGroup(params=[model.get_parameter(name) for name in names], names=names, weight_decay=decay, lr_scale=scale)
+        for (scale, decay), members in groupby(trained, key=settings)
+        for names in [list(members)]
+    ]
