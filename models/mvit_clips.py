@@ -1,59 +1,20 @@
-"""Which frames and which part of them MViT sees: views of a video for Kinetics-400, clips around the people in a track for LART."""
+"""Clips around the people in a track, as MViT sees them for LART. Views of whole videos are `models.video_views`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-FRAME_RATE = 30
-"""Frames per second, in which strides are counted."""
+from models.video_views import resize_short_side
 
 STEP = 6
 """Frames of a track that share one feature: five per second."""
 
 WIDEST, NARROWEST = 1.2, 0.8
 """Width to height of the pictures around a track; more extreme ones are cropped."""
-
-
-def view_frames(total: int, fps: float, *, frames: int, stride: int, views: int, offset: bool = True) -> Tensor:
-    """Frame numbers of a video's views, (views, frames), int64.
-
-    total, fps: of the video. stride: between frames at 30 per second. offset: the first view starts with the video and the last ends with
-    it (MViTv2); otherwise starts divide what is left over by the number of views (MViT, Rev-MViT).
-    """
-    length = stride * frames / FRAME_RATE * fps
-    left = max(total - length, 0.0)
-    if not offset:
-        starts = [left * view / views for view in range(views)]
-    elif views == 1:
-        starts = [float(math.floor(left / 2))]
-    else:
-        starts = [float(view * math.floor(left / (views - 1))) for view in range(views)]
-    return torch.stack([torch.linspace(start, start + length - 1, frames).clamp(0, total - 1).long() for start in starts])
-
-
-def crops(clip: Tensor, *, short_side: int, size: int, count: int) -> Tensor:
-    """A normalised clip (channels, T, H, W) → squares (count, channels, T, size, size) of it, its short side taken to `short_side`.
-
-    count: 1 for the centre; 3 for both ends of the long side and the centre.
-    """
-    resized = _resize(clip.transpose(0, 1), short_side)  # (T, channels, h, w)
-    height, width = resized.shape[2:]
-    centre = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
-    if count == 1:
-        corners = [centre]
-    elif count == 3:
-        corners = (
-            [(0, centre[1]), centre, (height - size, centre[1])] if height > width else [(centre[0], 0), centre, (centre[0], width - size)]
-        )
-    else:
-        raise ValueError(f"count: {count} crops; it can be 1 (the centre) or 3 (along the long side)")
-    return torch.stack([resized[:, :, top : top + size, left : left + size] for top, left in corners]).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -95,7 +56,7 @@ def person_clip(
     pictures = pictures[:, top : pictures.shape[1] - top, left : pictures.shape[2] - left]
     corners = corners - torch.tensor([left, top, left, top])
     long_side = max(pictures.shape[1:3])
-    resized = _resize(pictures.permute(0, 3, 1, 2).float(), short_side).round().clamp(0, 255)  # (T, 3, h, w)
+    resized = resize_short_side(pictures.permute(0, 3, 1, 2).float(), short_side).round().clamp(0, 255)  # (T, 3, h, w)
     factor = max(resized.shape[2:]) / long_side
     colours = (resized / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     return colours.transpose(0, 1), corners * factor
@@ -108,13 +69,3 @@ def margins(width: int, height: int) -> tuple[int, int]:
     if width / height < NARROWEST:
         return 0, int((height - width / NARROWEST) // 2)
     return 0, 0
-
-
-def _resize(pictures: Tensor, short_side: int) -> Tensor:
-    """(T, channels, H, W) bilinearly to a short side, without antialiasing; the long side is rounded down."""
-    height, width = pictures.shape[2:]
-    if min(height, width) == short_side:
-        return pictures
-    long_side = math.floor(max(height, width) / min(height, width) * short_side)
-    size = (short_side, long_side) if height <= width else (long_side, short_side)
-    return F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)

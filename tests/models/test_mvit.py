@@ -22,11 +22,12 @@ from models import mvit
 from models.layers.pooling import AttentionPlan, PoolingAttention, relative_rows
 from models.mvit import Activation, MViT, MViTConfig
 from models.mvit_boxes import BoxPooling, roi_align
-from models.mvit_clips import clip_frames, crops, margins, person_clip, view_frames, windows
+from models.mvit_clips import clip_frames, margins, person_clip, windows
 from models.mvit_trunk import Positions, TrunkConfig
 from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
 from models.published.container import read_description
 from models.published.mvit import fields_of
+from models.video_views import crops, view_frames
 from tests.golden import replay_mvit
 from tests.golden.case import Tolerance, read_case
 from tests.golden.compare import compare_intermediates
