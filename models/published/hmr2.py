@@ -64,7 +64,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         raise UnlikeFamily(f"{inner} channels of the decoder's attention do not tell the number of heads: set decoder_heads")
     heads = published_heads(width)
     return {
-        "image_size": _image_size(positions - 1, patch_size, settings),
+        "image_size": settings.get("image_size") or _image_size(positions - 1, patch_size, settings),
         "patch_size": patch_size,
         "channels": channels,
         "width": width,
