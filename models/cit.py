@@ -119,7 +119,7 @@ class CiT(nn.Module):
 
     def look(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
         """What the vision tower says, (B, C), before it is projected."""
-        features = self.vision(images, merge=merge).features
+        features: Tensor = self.vision(images, merge=merge).features
         if self.head is None:
             return features
         projected: Tensor = self.head(features)
