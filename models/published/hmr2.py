@@ -59,9 +59,9 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     decoder_width, query = shape_of(weights, "decoder.token_embed.weight", 2)
     inner, _ = shape_of(weights, "decoder.blocks.0.cross.q.weight", 2)
     decoder_hidden, _ = shape_of(weights, "decoder.blocks.0.mlp.fc1.weight", 2)
-    decoder_heads = settings.get("decoder_heads", inner // 64)
-    if not decoder_heads or inner % decoder_heads:
-        raise UnlikeFamily(f"{inner} channels of the decoder's attention do not tell the number of heads: set decoder_heads")
+    decoder_heads = settings.get("decoder_heads") or (None if inner % 64 else inner // 64)
+    if decoder_heads and inner % decoder_heads:
+        raise UnlikeFamily(f"its decoder's attention has {inner} channels, which {decoder_heads} heads cannot share")
     heads = published_heads(width)
     return {
         "image_size": settings.get("image_size") or _image_size(positions - 1, patch_size, settings),
@@ -74,10 +74,10 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "query": Query.ZERO if query == 1 else Query.ESTIMATE,
         "decoder_width": decoder_width,
         "decoder_depth": _depth(weights, "decoder"),
-        "decoder_heads": decoder_heads,
-        "decoder_head_dim": inner // decoder_heads,
+        "decoder_head_dim": inner // (decoder_heads or 1),
         "decoder_hidden": decoder_hidden,
         **({} if heads is None else {"heads": heads}),
+        **({} if decoder_heads is None else {"decoder_heads": decoder_heads}),
     }
 
 

@@ -158,7 +158,8 @@ def import_checkpoint(
     if unknown:
         what = unknown[0].replace("_", " ")
         hint = f"set it, as in --set {unknown[0]}=4"
-        raise CheckpointError(f"{file}: width {found.fields['width']} does not tell the number of {what}: {hint}")
+        told = f"width {found.fields['width']} does" if "width" in found.fields else "its shapes do"
+        raise CheckpointError(f"{file}: {told} not tell the number of {what}: {hint}")
     config = found.config()
     if not getattr(config, "classes", 0):
         raise CheckpointError(f"{file}: fits {chosen.name}, which does not classify; only classifiers become bundles so far")

@@ -97,17 +97,17 @@ def shared_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
     actions, _ = shape_of(weights, "heads.actions.weight", 2)
     regressor, _ = shape_of(weights, "heads.regressor.fc1.weight", 2)
-    heads = settings.get("heads", inner // LARTConfig.head_dim)
-    if not heads or inner % heads:
-        raise UnlikeFamily(f"{inner} channels of attention do not tell the number of heads: set heads")
+    heads = settings.get("heads") or (None if inner % LARTConfig.head_dim else inner // LARTConfig.head_dim)
+    if heads and inner % heads:
+        raise UnlikeFamily(f"its attention has {inner} channels, which {heads} heads cannot share")
     return {
         "pose": _feature(weights, "pose_encoder"),
         "depth": 1 + max(int(match[1]) for key in weights if (match := re.match(r"blocks\.(\d+)\.", key))),
-        "heads": heads,
-        "head_dim": inner // heads,
+        "head_dim": inner // (heads or 1),
         "hidden": hidden,
         "actions": actions,
         "regressor_hidden": regressor,
+        **({} if heads is None else {"heads": heads}),
     }
 
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from models.lart import LART, LART_HIERA, LART_MVIT, LART_POSE, Feature, Hidden, LARTConfig, Tracks, normalise_pose, position_table
 from models.lart_windows import read_track
 from models.layers.masked_attention import MaskedAttention, Visible
-from models.published import FAMILIES, detect, fit, read_checkpoint
+from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
 from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.replay_lart import build
@@ -94,6 +95,15 @@ def test_import_and_export_are_bit_exact(case: str) -> None:
 def test_the_family_is_found_from_the_keys() -> None:
     for published in full_sizes("lart").values():
         assert detect(published) == ["lart"]
+
+
+def test_a_file_whose_shapes_do_not_tell_the_heads_asks_for_them() -> None:
+    arguments: dict[str, Any] = {"family": None, "labels": None, "name": "lart", "version": "1", "license": "unknown"}
+    file = CASES / "pose_appearance" / "checkpoint.pth"
+    with pytest.raises(CheckpointError, match="its shapes do not tell the number of heads: set it, as in --set heads=4"):
+        import_checkpoint(file, overrides={}, **arguments)
+    with pytest.raises(CheckpointError, match="24 channels, which 5 heads cannot share"):
+        import_checkpoint(file, overrides={"heads": "5"}, **{**arguments, "family": "lart"})
 
 
 def test_names_of_compiled_training_and_names_without_prefix_are_read_too() -> None:
