@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from kernels.memory import keep_freed_memory
+from models.layers.packed import pack_linears, packing_helps
 from models.merge_schedule import MergeSchedule
 from models.vit import ViT, ViTConfig
 
@@ -105,6 +107,8 @@ def measure(run: Run) -> Result:
     torch.set_num_threads(run.threads)
     torch.manual_seed(0)
     model = ViT(config).eval().to(dtype)
+    if packing_helps(torch.device("cpu"), dtype):
+        pack_linears(model)  # as the worker does
     theirs = timm.create_model(timm_name, pretrained=False).eval().to(dtype)
     pixels = torch.randn(run.batch, config.channels, config.image_size, config.image_size, dtype=dtype)
     pairs, others = [], []
@@ -190,6 +194,7 @@ def main() -> None:
         for size in options.size
         for dtype in options.dtype
     ]
+    keep_freed_memory()  # as the worker does
     console = Console(width=max(Console().width, 140))
     for line in here.lines():
         console.print(line, highlight=False)

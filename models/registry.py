@@ -21,6 +21,7 @@ from models.diffmae import DiffMAE, DiffMAEConfig
 from models.flip import FLIP, FLIPConfig
 from models.hmr2 import HMR2, HMR2Config
 from models.lart import LART, LARTConfig
+from models.layers.packed import pack_linears, packing_helps
 from models.maws import MAWSClip, MAWSClipConfig
 from models.mavil import MAViL, MAViLConfig
 from models.mavil_pretraining import MAViLPretraining, MAViLPretrainingConfig
@@ -159,7 +160,10 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     if problem:
         raise BundleError(f"{bundle.weights_path}: does not fit architecture {spec.architecture}: {problem}")
     model.load_state_dict(weights, strict=True, assign=True)
-    return LoadedModel(spec, model.to(device=device, dtype=dtype).eval().requires_grad_(False), forward, torch.device(device))
+    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    if packing_helps(torch.device(device), dtype):
+        pack_linears(model)
+    return LoadedModel(spec, model, forward, torch.device(device))
 
 
 def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:

@@ -1,0 +1,34 @@
+"""Freed activations stay with the process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+from kernels.memory import keep_freed_memory
+import torch
+kept = keep_freed_memory() if sys.argv[1] == "keep" else None
+torch.set_num_threads(1)
+def activate():
+    a = torch.ones(5_000_000)
+    return a.sum() + torch.ones(5_000_000).sum()
+activate()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    activate()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep what is freed")
+def test_activations_are_not_fetched_from_the_kernel_again_and_again() -> None:
+    def run(how: str) -> list[str]:
+        return subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout.split()
+
+    (kept, faults), (_, faults_before) = run("keep"), run("leave")
+    assert kept == "True"
+    assert int(faults) < 0.1 * int(faults_before)
