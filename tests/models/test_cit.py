@@ -150,17 +150,14 @@ def test_training_updates_the_statistics_of_the_projector_and_what_is_trainable(
 
 
 def test_the_loss_asks_for_the_text_of_each_picture_only() -> None:
-    """Two pictures alike and their texts: finding the text is a coin toss, though each text knows nothing of it."""
+    """Of two pictures alike, finding the one of a text is a coin toss, which the default does not count."""
     model = make()
     images, tokens, visible = batch(2)
     images[1] = images[0]
     loss, symmetric = model(images, tokens, visible), model(images, tokens, visible, symmetric=True)
-    features = (
-        torch.nn.functional.normalize(model.encode_images(images)),
-        torch.nn.functional.normalize(model.encode_texts(tokens, visible)),
-    )
+    features = F.normalize(model.encode_images(images)), F.normalize(model.encode_texts(tokens, visible))
     logits = model.scale() * features[0] @ features[1].T
     one_way, other_way = (-part.log_softmax(dim=1).diagonal().mean() for part in (logits, logits.T))
     torch.testing.assert_close(loss, one_way)
     torch.testing.assert_close(symmetric, (one_way + other_way) / 2)
-    assert float(other_way.detach()) == pytest.approx(0.693147, abs=1e-5)  # two columns alike: each picture is as likely as the other
+    assert float(other_way.detach()) == pytest.approx(0.693147, abs=1e-5)
