@@ -128,7 +128,8 @@ class Tracker:
         pairs, matrix = self._match(detections, shot)
         matched = [self._continue(self.tracks[row], detections[column], shot) for row, column in pairs]
         self._predict(matched)
-        missed = [track for row, track in enumerate(self.tracks) if row not in dict(pairs)]
+        continued = {row for row, _ in pairs}
+        missed = [track for row, track in enumerate(self.tracks) if row not in continued]
         for track in missed:
             if track.state is State.TENTATIVE or track.missed > self.config.longest_gap:
                 track.state = State.ENDED
@@ -159,11 +160,11 @@ class Tracker:
         config = self.config
         expected = [track.predicted for track in self.tracks]
         tracks, seen = _features(expected), _features(detections)
-        by_vectors = config.compare_appearance or (shot and config.distance.shot_weights is not None)
-        if config.compare_texture and not (shot and config.distance.shot_weights is not None):
+        at_a_cut = shot and config.distance.shot_weights is not None  # then vectors decide
+        if config.compare_texture and not at_a_cut:
             assert self._texture_distance is not None
             looks = self._texture_distance(_textures(expected), _textures(detections)).double().cpu().numpy()
-        elif by_vectors:
+        elif config.compare_appearance or at_a_cut:
             looks = appearance_distances(tracks.appearance, seen.appearance)
         else:
             looks = np.zeros((len(expected), len(detections)))

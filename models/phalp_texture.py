@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from models.phalp_distance import APPEARANCE_UNIT
+
 COLOURS = 5.0
 """Normalised colours are divided by this."""
-APPEARANCE_UNIT = 1000.0
 TEXTURE_WEIGHT = 100.0
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.phalp_appearance import AppearanceConfig, AppearanceNet, NormedBlock, ResNet50, SpectralConv
 from models.published import FAMILIES, detect, fit
-from tests.models.recorded import full_sizes, loads_strictly, round_trips
+from tests.models.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +88,20 @@ def test_a_texture_shows_the_crop_and_its_code_has_4096_numbers() -> None:
     assert (textures[:, 3] == 1).all()
     assert codes.shape == (1, 4096)
     assert (codes >= 0).all()
+
+
+def test_bfloat16_finds_the_same_places_and_codes_to_five_percent() -> None:
+    """On a crop that changes slowly, so that a place next to the right one shows nearly the same."""
+    torch.manual_seed(0)
+    model = AppearanceNet(AppearanceConfig()).eval()
+    for convolution in (module for module in model.modules() if isinstance(module, SpectralConv)):
+        u, _, v = torch.linalg.svd(convolution.weight_orig.detach().flatten(1), full_matrices=False)
+        convolution.weight_u.copy_(u[:, 0])  # as training leaves them
+        convolution.weight_v.copy_(v[0])
+    slope = torch.linspace(-1, 1, 256).expand(1, 3, 256, 256)
+    crops = torch.cat([slope, torch.full((1, 1, 256, 256), 255.0)], dim=1)
+    with torch.no_grad():
+        textures, codes = model(crops)
+        low_textures, low_codes = model.bfloat16()(crops.bfloat16())
+    assert relative_deviation(low_textures, textures) < 0.05
+    assert relative_deviation(low_codes, codes) < 0.05
