@@ -11,14 +11,15 @@ from models.layers.block import Attention, Mlp
 class PackedLinear(nn.Module):
     """(..., C_in) → (..., C_out). Bias and activation are applied before the result is rounded to bfloat16."""
 
-    def __init__(self, linear: nn.Linear, *, gelu: bool = False) -> None:
+    def __init__(self, linear: nn.Linear, *, gelu: str | None = None) -> None:
+        """gelu: which one follows, `none` for the exact one or `tanh` for its approximation; None: neither."""
         super().__init__()
         self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self._bias = None if linear.bias is None else linear.bias.detach()
-        self._activation = "gelu" if gelu else "none"
+        self._activation, self._algorithm = ("none", "none") if gelu is None else ("gelu", gelu)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._activation, [], "none")  # "none": the exact GELU
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._activation, [], self._algorithm)
         return y
 
 
@@ -33,7 +34,7 @@ def pack_linears(model: nn.Module) -> None:
                 setattr(module, name, PackedLinear(getattr(module, name)))
         for name, child in list(module.named_children()):
             if isinstance(child, Mlp):
-                setattr(module, name, nn.Sequential(PackedLinear(child.fc1, gelu=True), PackedLinear(child.fc2)))
+                setattr(module, name, nn.Sequential(PackedLinear(child.fc1, gelu=child.gelu), PackedLinear(child.fc2)))
 
 
 def packing_helps(device: torch.device, dtype: torch.dtype) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from models.layers.block import Mlp
 from models.layers.packed import pack_linears, packing_helps
 from models.merge_schedule import MergeSchedule
 from models.vit import ViT, ViTConfig
@@ -33,6 +35,22 @@ def test_packing_changes_no_answer_beyond_rounding(qkv_bias: bool, r: int) -> No
     scale = exact.abs().max()
     assert (packed - plain).abs().max() < 0.03 * scale
     assert (packed - exact).abs().max() < 0.03 * scale
+
+
+@pytest.mark.parametrize("tanh_gelu", [True, False])
+def test_the_gelu_stays_the_one_of_the_model(tanh_gelu: bool) -> None:
+    """Where the two differ most, and by more than rounding: values below -2."""
+    mlp = Mlp(64, 64, tanh_gelu=tanh_gelu)
+    for layer in (mlp.fc1, mlp.fc2):
+        torch.nn.init.eye_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    x = torch.linspace(-3, -2, 64).bfloat16().unsqueeze(0)
+    model = torch.nn.Sequential(mlp).bfloat16()
+    pack_linears(model)
+    right, wrong = ("tanh", "none") if tanh_gelu else ("none", "tanh")
+    with torch.inference_mode():
+        to_right, to_wrong = ((model(x).float() - F.gelu(x.float(), approximate=kind)).abs().mean() for kind in (right, wrong))
+    assert to_right < to_wrong / 2
 
 
 def test_only_bfloat16_on_a_cpu_is_packed() -> None:
