@@ -113,5 +113,5 @@ def prepared(image: Image.Image, config: dict[str, Any], fit_: Any) -> Tensor:
     """(3, S, S), normalised."""
     size = config["size"]
     preprocess = Preprocess(image_size=size, short_side=size, fit=fit_, mean=config["mean"], std=config["std"])
-    pixels = torch.from_numpy(to_model_size(image, preprocess, image.width * image.height * size).copy())
+    pixels = torch.from_numpy(to_model_size(image, preprocess, 10**9).copy())
     return normalise(pixels.unsqueeze(0), preprocess, torch.float32)[0]
