@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kernels.memory import keep_freed_memory
 from models import bundle
 from models.bundle import Preprocess
 from models.registry import LoadedModel, load
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, help="also write off-line scores (pictures, classes) to this .npy")
     options = parser.parse_args()
 
+    keep_freed_memory()  # as the worker does
     read = bundle.read(options.bundle)
     model = load(read, dtype=getattr(torch, options.dtype))
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]

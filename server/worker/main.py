@@ -16,6 +16,7 @@ from queue import SimpleQueue
 import prometheus_client
 import torch
 
+from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
 from server.queue import keys
 from server.queue.errors import RedisAway
@@ -58,6 +59,7 @@ def run_worker(settings: Settings) -> int:
     except ValueError as error:
         log.critical(str(error))
         return MISUSE
+    keep_freed_memory()
     torch.set_num_threads(layout.threads)
     Worker(settings, settings.redis_url, layout).run()
     os._exit(0)  # tearing torch down takes a second, and a batch that still computes can neither be interrupted nor be answered any more
