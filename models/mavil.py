@@ -1,6 +1,6 @@
 """MAViL (arXiv 2212.08071), fine-tuned: what is heard, what is seen, or both together.
 
-Follows the inference code that the authors let others distribute; weights were published there only. Pre-training is
+Follows the authors' inference code, which came out, with a base checkpoint, in a benchmark of others. Pre-training is
 `models.mavil_pretraining`, the way from sound and pictures to tensors `models.mavil_inputs`.
 """
 
@@ -79,15 +79,13 @@ class TowersConfig:
         times, rows, columns = self.video_grid
         return times * rows * columns
 
-    @property
-    def audio_shape(self) -> tuple[int, ...]:
-        """Channels, times, mel bins."""
-        return 1, self.audio_frames, self.mel_bins
+    def checked_sound(self, audio: Tensor) -> Tensor:
+        """Spectrograms (B, 1, times, mel bins), if they are of this size. Raises ValueError."""
+        return _checked("audio", audio, (1, self.audio_frames, self.mel_bins))
 
-    @property
-    def video_shape(self) -> tuple[int, ...]:
-        """Channels, frames, rows, columns."""
-        return 3, self.frames, self.image_size, self.image_size
+    def first_frames(self, video: Tensor) -> Tensor:
+        """Clips (B, 3, T, S, S) without what is beyond the model's frames. Raises ValueError for other sizes."""
+        return _checked("video", video[:, :, : self.frames], (3, self.frames, self.image_size, self.image_size))
 
     def audio_table(self, width: int) -> Tensor:
         """Positions to train from scratch with; published files have tables of their own."""
@@ -105,9 +103,11 @@ class TowersConfig:
 
 @dataclass(frozen=True)
 class MAViLConfig(TowersConfig):
-    """The defaults are the base size on AudioSet, whose clips have several labels: its scores are sigmoids of the logits."""
+    """The defaults are the base size on AudioSet; VGGSound has 309 classes and one label a clip."""
 
     classes: int = 527
+    multi_label: bool = True
+    """A clip may have several labels: scores are sigmoids of the logits; otherwise a softmax."""
     fusion_depth: int = 3
     """0: sound and pictures are classified apart, each by a head of its own."""
     drop_path: float = 0.0
@@ -127,6 +127,8 @@ SIZES: Mapping[str, MAViLConfig] = {
 class Answer:
     logits: Tensor
     """(B, classes)."""
+    scores: Tensor
+    """(B, classes), in [0, 1]."""
     features: Tensor
     """(B, C), what the head saw; (B, 2C) for both halves."""
     tokens_in: int
@@ -229,11 +231,11 @@ class MAViL(nn.Module):
 
     def embed_audio(self, audio: Tensor, kept: Tensor | None = None) -> Tokens:
         """→ tokens (B, 1 + V, C), time slowest, class token first."""
-        return self._embed(self.audio, require_shape("audio", audio, self.config.audio_shape), kept)
+        return self._embed(self.audio, self.config.checked_sound(audio), kept)
 
     def embed_video(self, video: Tensor, kept: Tensor | None = None) -> Tokens:
         """→ tokens (B, 1 + V, C), time slowest, class token first. Of a longer clip the first frames are taken."""
-        return self._embed(self.video, require_shape("video", video[:, :, : self.config.frames], self.config.video_shape), kept)
+        return self._embed(self.video, self.config.first_frames(video), kept)
 
     def _embed(self, half: MaskedEncoder, pixels: Tensor, kept: Tensor | None) -> Tokens:
         patches = half.embed(pixels)
@@ -244,7 +246,9 @@ class MAViL(nn.Module):
         if head not in self.head:
             raise ValueError("this model has fusion blocks: it needs sound and pictures")
         features = self.fc_norm[head](pooled)
-        return Answer(self.head[head](features), features, tokens_in, tokens_out)
+        logits = self.head[head](features)
+        scores = logits.sigmoid() if self.config.multi_label else logits.softmax(dim=-1)
+        return Answer(logits, scores, features, tokens_in, tokens_out)
 
 
 def fuse(blocks: Iterable[nn.Module], audio: Tokens, video: Tokens) -> tuple[Tokens, Tokens]:
@@ -279,8 +283,7 @@ def kept_on_grid(time_noise: Tensor, bin_noise: Tensor, time_ratio: float, bin_r
     return (kept_times.unsqueeze(2) * bins + kept_bins.unsqueeze(1)).flatten(1)
 
 
-def require_shape(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The tensor, if its samples have this shape. Raises ValueError."""
+def _checked(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
     if pixels.dim() != 1 + len(shape) or pixels.shape[1:] != shape:
         raise ValueError(f"{name}: shape {tuple(pixels.shape)} where (batch, {', '.join(map(str, shape))}) is needed")
     return pixels

@@ -17,7 +17,7 @@ from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder
 from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking, take
 from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify, patchify_tubes
-from models.mavil import TowersConfig, fuse, require_shape
+from models.mavil import TowersConfig, fuse
 from models.token_merging import Tokens
 
 
@@ -127,8 +127,7 @@ class MAViLPretraining(nn.Module):
         config = self.config
         if (features is not None) != config.predict_features:
             raise ValueError("features: needed in stage 2, where predict_features is set, and only there")
-        audio = require_shape("audio", audio, config.audio_shape)
-        video = require_shape("video", video, config.video_shape)
+        audio, video = config.checked_sound(audio), config.first_frames(video)
         targets = self._patches(audio, video) if features is None else features
         heard_masks = [Masking.by_noise(view, config.visible(config.audio_patches)) for view in noise.audio]
         seen_masks = [Masking.by_noise(view, config.visible(config.video_patches)) for view in noise.video]
@@ -144,10 +143,10 @@ class MAViLPretraining(nn.Module):
 
     def features(self, audio: Tensor, video: Tensor) -> Features:
         """What this model, as a teacher, makes of unmasked sound and pictures: each patch after the fusion blocks and the norm."""
-        heard = self.audio.run(
-            Tokens(self.audio.with_class_token(self.audio.embed(require_shape("audio", audio, self.config.audio_shape))))
+        heard, seen = (
+            half.run(Tokens(half.with_class_token(half.embed(pixels))))
+            for half, pixels in ((self.audio, self.config.checked_sound(audio)), (self.video, self.config.first_frames(video)))
         )
-        seen = self.video.run(Tokens(self.video.with_class_token(self.video.embed(require_shape("video", video, self.config.video_shape)))))
         heard, seen = fuse(self.blocks_av, heard, seen)
         return Features(self.audio.norm(heard.x[:, 1:]), self.video.norm(seen.x[:, 1:]))
 

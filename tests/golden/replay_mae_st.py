@@ -124,7 +124,6 @@ def _views(case: Case) -> Replayed:
             frames=config["num_frames"],
             stride=config["sampling_rate"],
             views=config["num_temporal_views"],
-            offset=config.get("use_offset", True),
             rate=config["target_fps"],
         )
         span = spans[int(view)]

@@ -93,7 +93,7 @@ def _finetuned(case: Case) -> Replayed:
         outputs |= {
             f"features_{name}": answer.features,
             f"logits_{name}": answer.logits,
-            f"probs_{name}": answer.logits.sigmoid(),
+            f"probs_{name}": answer.scores,
         }
     return Replayed(outputs)
 

@@ -80,6 +80,12 @@ def test_each_model_says_what_it_needs() -> None:
         seeded(MAViL, FUSED).hear(sound())
 
 
+def test_scores_are_of_several_labels_or_of_one() -> None:
+    several, one = (seeded(MAViL, replace(FUSED, multi_label=many))(sound(), pictures()) for many in (True, False))
+    assert torch.equal(several.scores, one.logits.sigmoid())
+    torch.testing.assert_close(one.scores.sum(dim=1), torch.ones(2))
+
+
 def test_keeping_everything_in_another_order_changes_nothing() -> None:
     model, order = seeded(MAViL, FUSED), torch.randperm(8, generator=torch.Generator().manual_seed(0)).expand(2, -1)
     shuffled = model(sound(), pictures(), audio_kept=order, video_kept=order)
