@@ -159,7 +159,7 @@ def main() -> None:
     read = bundle.read(options.bundle)
     model = load(read, dtype=getattr(torch, options.dtype))
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
-    decode = decoder(read.spec.preprocess)
+    decode = decoder(read.spec.pictures)
     pixels = np.stack([decode(picture) for picture in pictures])
     if options.scores:
         torch.set_num_threads(1)

@@ -32,11 +32,33 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Task = Literal[
+    "classify",
+    "embed",
+    "zero-shot",
+    "inpaint",
+    "autoencode",
+    "reconstruct",
+    "actions",
+    "audio-visual",
+    "body",
+    "track",
+]
+"""What a bundle's model is for; `docs/bundles.md` says what each one takes and answers."""
+
+LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
+"""Tasks whose answers are scores of labels."""
+
+
 class Preprocess(_Schema):
-    """Picture → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
+    """Picture, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
 
     image_size: int = Field(gt=0)
+    """Of a square, or the height where there is an `image_width`."""
+    image_width: int | None = Field(default=None, gt=0)
     short_side: int = Field(gt=0)
+    """What the short side is resized to before the crop. Where the crop is oblong the picture is resized until it covers a box of the
+    crop's proportions with this short side."""
     fit: Literal["crop", "squeeze"] = "crop"
     """crop: the short side to `short_side`, then the centre; squeeze: the whole picture into the square, whatever its proportions."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -45,11 +67,30 @@ class Preprocess(_Schema):
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Preprocess:
-        if self.short_side < self.image_size:
+        if self.short_side < min(self.image_size, self.image_width or self.image_size):
             raise ValueError(f"short_side {self.short_side} is smaller than image_size {self.image_size}")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         return self
+
+
+class Clip(_Schema):
+    """Film → frames: so many, `stride` apart at `rate` frames a second."""
+
+    frames: int = Field(gt=0)
+    stride: float = Field(gt=0)
+    rate: float = Field(default=30.0, gt=0)
+
+
+class Sound(_Schema):
+    """Sound → log-mel spectrogram (`models.fbank`), its values less `mean` and divided by twice `std`."""
+
+    sample_rate: int = Field(default=16_000, gt=0)
+    frames: int = Field(gt=0)
+    """Of 10 ms; longer sounds are cut, shorter ones padded."""
+    mel_bins: int = Field(gt=0)
+    mean: float
+    std: float = Field(gt=0)
 
 
 class Rung(_Schema):
@@ -85,11 +126,16 @@ class BundleSpec(_Schema):
     schema_version: Literal[1] = 1
     name: str
     version: str
-    task: Literal["classify"]
+    task: Task
     architecture: str
     config: dict[str, Any]
-    preprocess: Preprocess
-    labels: list[str]
+    preprocess: Preprocess | None = None
+    """None for a model that sees no pixels."""
+    clip: Clip | None = None
+    """For a model that sees films."""
+    sound: Sound | None = None
+    """For a model that hears."""
+    labels: list[str] = Field(default_factory=list)
     license: str
     description: str = ""
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -114,9 +160,26 @@ class BundleSpec(_Schema):
             raise ValueError(f"default_rung {self.default_rung!r} is not in the ladder ({', '.join(names) or 'empty'})")
         return self
 
+    @model_validator(mode="after")
+    def _what_the_task_needs(self) -> BundleSpec:
+        if self.task == "classify" and (self.preprocess is None or not self.labels):
+            raise ValueError("task classify needs preprocess and labels")
+        if self.task == "classify" and self.preprocess is not None and self.preprocess.image_width is not None:
+            raise ValueError("preprocess: task classify takes square pictures, without image_width")
+        if self.labels and self.task not in LABELLED:
+            raise ValueError(f"labels: task {self.task} has none")
+        return self
+
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @property
+    def pictures(self) -> Preprocess:
+        """How pictures are prepared. Raises BundleError for a model that sees none."""
+        if self.preprocess is None:
+            raise BundleError(f"{self.id}: task {self.task} takes no pictures")
+        return self.preprocess
 
     def rung(self, name: str) -> Rung | None:
         return next((rung for rung in self.ladder if rung.name == name), None)

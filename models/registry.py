@@ -22,9 +22,10 @@ from models.flip import FLIP, FLIPConfig
 from models.hmr2 import HMR2, HMR2Config
 from models.lart import LART, LARTConfig
 from models.layers.packed import pack_linears, packing_helps
-from models.maws import MAWSClip, MAWSClipConfig
+from models.mae import MAE, MAEConfig
 from models.mavil import MAViL, MAViLConfig
 from models.mavil_pretraining import MAViLPretraining, MAViLPretrainingConfig
+from models.maws import MAWSClip, MAWSClipConfig
 from models.mcc import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from models.mvit import MViT, MViTConfig
@@ -77,6 +78,7 @@ def _with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, T
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "vit": Architecture(ViTConfig, ViT, {"classify": classify_picture}),
+    "mae": Architecture(MAEConfig, MAE, {}),
     "video_mae": Architecture(VideoMAEConfig, VideoMAE, {}),
     "mavil": Architecture(MAViLConfig, MAViL, {}),
     "mavil_pretraining": Architecture(MAViLPretrainingConfig, MAViLPretraining, {}),
@@ -113,7 +115,7 @@ def read_config(config: type, fields: Mapping[str, Any]) -> Any:
 class LoadedModel:
     """A bundle's model on a device, in evaluation mode. Any number of threads may call `forward` at once."""
 
-    def __init__(self, spec: BundleSpec, model: nn.Module, forward: Forward, device: torch.device) -> None:
+    def __init__(self, spec: BundleSpec, model: nn.Module, forward: Forward | None, device: torch.device) -> None:
         self.spec = spec
         self.model = model
         self._forward = forward
@@ -130,22 +132,33 @@ class LoadedModel:
         return int(getattr(self.model.config, "special_tokens", 0))
 
     def forward(self, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run one batch: arrays and answers have one row per sample."""
+        """Run one batch: arrays and answers have one row per sample. Raises BundleError where the task is `not_served`."""
+        if self._forward is None:
+            raise BundleError(f"{self.spec.id}: {not_served(self.spec)}")
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
-            outputs = self._forward(self.model, tensors, options, self.spec.preprocess)
+            outputs = self._forward(self.model, tensors, options, self.spec.pictures)
             return {name: output.cpu().numpy() for name, output in outputs.items()}
 
 
+def not_served(spec: BundleSpec) -> str | None:
+    """Why `LoadedModel.forward` cannot run a bundle's task; None if it can. An unknown architecture is `load`'s to refuse."""
+    architecture = ARCHITECTURES.get(spec.architecture)
+    if architecture is None or spec.task in architecture.tasks:
+        return None
+    served = any(spec.task in other.tasks for other in ARCHITECTURES.values())
+    return f"task {spec.task} is not served yet by this version" + (f" for architecture {spec.architecture}" if served else "")
+
+
 def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
-    """Verify a bundle's weights, build its model and load them. Raises BundleError with a sentence that names the file."""
+    """Verify a bundle's weights, build its model and load them, also of a task that is not served.
+
+    Raises BundleError with a sentence that names the file.
+    """
     spec = bundle.spec
     architecture = ARCHITECTURES.get(spec.architecture)
     if architecture is None:
         raise BundleError(f"{bundle.path}: architecture {spec.architecture!r} is unknown; known are {', '.join(ARCHITECTURES)}")
-    forward = architecture.tasks.get(spec.task)
-    if forward is None:
-        raise BundleError(f"{bundle.path}: architecture {spec.architecture} cannot serve the task {spec.task}")
     bundle.verify()
     try:
         with torch.device("meta"):
@@ -163,7 +176,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if packing_helps(torch.device(device), dtype):
         pack_linears(model)
-    return LoadedModel(spec, model, forward, torch.device(device))
+    return LoadedModel(spec, model, architecture.tasks.get(spec.task), torch.device(device))
 
 
 def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:

@@ -16,9 +16,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from models.bundle import BundleSpec, Preprocess, Rung, Weights
+from models.bundle import LABELLED, BundleSpec, Clip, Preprocess, Rung, Sound, Weights
 from models.layers.positions import resize_table
-from models.published import cit, deit, diffmae, flip, hmr2, lart, mae, mae_st, mavil, maws, mcc, mvit, phalp, rev, swag, timm
+from models.published import cit, deit, diffmae, flip, hmr2, lart, mae, mae_st, mavil, maws, mcc, mvit, phalp, rev, swag, t5x, timm
+from models.published.bundling import Purpose, purpose_of
 from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
@@ -29,6 +30,7 @@ FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         *(module.FAMILY for module in MODULES),
+        mae.PRETRAINING,
         mae_st.PRETRAINING,
         mavil.PRETRAINING,
         mavil.AUDIO_MAE,
@@ -44,7 +46,11 @@ FAMILIES: Mapping[str, Family] = {
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 """Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
 
-PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size"}
+PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size", "image_width"}
+CLIP_FIELDS = frozenset({"stride", "rate"})
+SOUND_FIELDS = {"sample_rate": "sample_rate", "sound_mean": "mean", "sound_std": "std"}
+INPUT_FIELDS = PREPROCESS_FIELDS | CLIP_FIELDS | SOUND_FIELDS.keys()
+"""What can be set by hand besides the config."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,19 @@ class Fit:
         return text
 
 
-def detect(weights: Mapping[str, Tensor], description: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
+def detect(
+    weights: Mapping[str, Tensor],
+    description: Mapping[str, Any] = MappingProxyType({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> list[str]:
     """The families whose keys these are, by name: none, one, or several whose files look alike.
 
-    description: what the file says of itself, from `read_description`.
+    description: what the file says of itself, from `read_description`; settings: fields set by hand, which count where a family has them.
     """
     fits = []
     for family in FAMILIES.values():
         try:
-            fits.append(fit(weights, family, family.described(description)))
+            fits.append(fit(weights, family, {**family.described(description), **_known_to(family, settings)}))
         except ValueError:
             continue
     return [found.family.name for found in fits if found.perfect]
@@ -136,12 +146,13 @@ def import_checkpoint(
     """Read a published checkpoint: the spec of a bundle, its weights still to be sealed by `bundle.write`, and the weights by our names.
 
     family: None to find it from the keys. labels: None for "class 0", "class 1", …. overrides: config and preprocessing fields as written
-    on a command line, as `heads` = "4", `mean` = "0.5,0.5,0.5"; another `image_size` resizes the position table as the family does.
+    on a command line, as `heads` = "4", `mean` = "0.5,0.5,0.5", `stride` = "2"; another `image_size` resizes the position table as the
+    family does.
     Raises CheckpointError with a sentence for the user.
     """
     published, description = read_checkpoint(file), read_description(file)
-    chosen = _choose(file, published, family, description)
-    config_settings, preprocess_settings = _settings(chosen, overrides)
+    chosen = _choose(file, published, family, description, {key: _parse(value) for key, value in overrides.items()})
+    config_settings, input_settings = _settings(chosen, overrides)
     try:
         found = fit(published, chosen, {**chosen.described(description), **config_settings})
     except UnlikeFamily as error:
@@ -160,22 +171,24 @@ def import_checkpoint(
         hint = f"set it, as in --set {unknown[0]}=4"
         told = f"width {found.fields['width']} does" if "width" in found.fields else "its shapes do"
         raise CheckpointError(f"{file}: {told} not tell the number of {what}: {hint}")
-    config = found.config()
-    if not getattr(config, "classes", 0):
-        raise CheckpointError(f"{file}: fits {chosen.name}, which does not classify; only classifiers become bundles so far")
+    config, purpose = found.config(), purpose_of(chosen.architecture)
+    task = purpose.task(config)
+    # SlowFast's files say more than keys and config: an export writes it back
+    said = {"cfg": description["cfg"]} if "cfg" in description else {}
     try:
-        preprocess = _preprocess(chosen, config.image_size, preprocess_settings)
         spec = BundleSpec(
             name=name,
             version=version,
-            task="classify",
+            task=task,
             architecture=chosen.architecture,
             config=dataclasses.asdict(config),
-            preprocess=preprocess,
-            labels=_labels(file, labels, config.classes),
+            preprocess=_preprocess(chosen, purpose, config, input_settings),
+            clip=_clip(purpose, config, input_settings),
+            sound=_sound(purpose, config, input_settings),
+            labels=_labels(file, labels, purpose.classes(config) if task in LABELLED else 0),
             license=license,
-            provenance={"file": file.name, "sha256": _sha256(file), "family": chosen.name, "set": dict(overrides)},
-            ladder=_ladder(config),
+            provenance={"file": file.name, "sha256": _sha256(file), "family": chosen.name, "set": dict(overrides), **said},
+            ladder=_ladder(config) if task == "classify" else [],
             weights=Weights(sha256="0" * 64, bytes=0),
         )
     except ValidationError as error:
@@ -191,38 +204,46 @@ def _complaint(missing: Sequence[str], unexpected: Sequence[str], misshapen: Seq
     return "; ".join(f"{what}: {', '.join(keys)}" for what, keys in named.items() if keys)
 
 
-def _choose(file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any]) -> Family:
+def _choose(file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any], settings: Fields) -> Family:
     if name is not None:
         if name not in FAMILIES:
             raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(FAMILIES)}")
         return FAMILIES[name]
-    names = detect(published, description)
+    names = detect(published, description) or detect(published, description, settings)
     if len(names) == 1:
         return FAMILIES[names[0]]
     if names:
         raise CheckpointError(f"{file}: its keys fit the families {', '.join(names)}; say which it is with --family")
-    raise CheckpointError(f"{file}: fits no known family ({', '.join(FAMILIES)}). {_nearest(published)}")
+    raise CheckpointError(f"{file}: fits no known family ({', '.join(FAMILIES)}). {_nearest(published, description, settings)}")
 
 
-def _nearest(published: Mapping[str, Tensor]) -> str:
+def _nearest(published: Mapping[str, Tensor], description: Mapping[str, Any], settings: Fields) -> str:
     fits = []
     for family in FAMILIES.values():
         try:
-            fits.append(fit(published, family, {}))
-        except ValueError:
-            continue
+            fits.append(fit(published, family, {**family.described(description), **_known_to(family, settings)}))
+        except ValueError as error:
+            tidied = family.tidy(published)
+            if not (family.table.unmatched(tidied) or family.table.translate(tidied).unexpected):
+                return f"Its keys are those of {family.name}, but {error}"
     if not fits:
         return f"Its keys are {', '.join(list(published)[:5])}, …"
     nearest = min(fits, key=lambda found: len(found.missing) + len(found.unexpected) + len(found.misshapen))
     return f"Nearest is {nearest.family.name}: {nearest.complaint()}"
 
 
+def _known_to(family: Family, settings: Mapping[str, Any]) -> Fields:
+    """Those that are fields of the family's config."""
+    known = {field.name for field in dataclasses.fields(ARCHITECTURES[family.architecture].config)}
+    return {key: value for key, value in settings.items() if key in known}
+
+
 def _settings(family: Family, overrides: Mapping[str, str]) -> tuple[Fields, Fields]:
-    """→ for the config, for the preprocessing."""
+    """→ for the config, for what the model sees and hears."""
     config_fields = {field.name for field in dataclasses.fields(ARCHITECTURES[family.architecture].config)}
-    unknown = sorted(set(overrides) - config_fields - PREPROCESS_FIELDS)
+    unknown = sorted(set(overrides) - config_fields - INPUT_FIELDS)
     if unknown:
-        known = ", ".join(sorted(config_fields | PREPROCESS_FIELDS))
+        known = ", ".join(sorted(config_fields | INPUT_FIELDS))
         raise CheckpointError(f"{', '.join(unknown)}: cannot be set; what can be is {known}")
     values = {key: _parse(value) for key, value in overrides.items()}
     return (
@@ -249,15 +270,32 @@ def _resize_positions(weights: Mapping[str, Tensor], config: Any, family: Family
     return {**weights, "pos_embed": table}
 
 
-def _preprocess(family: Family, image_size: int, settings: Fields) -> Preprocess:
-    return Preprocess.model_validate({**family.preprocess(image_size).model_dump(), **settings})
+def _preprocess(family: Family, purpose: Purpose, config: Any, settings: Fields) -> Preprocess | None:
+    size = purpose.size(config)
+    if size is None:
+        return None
+    height, width = size
+    usual = family.preprocess(min(size)).model_dump() | {"image_size": height, "image_width": None if width == height else width}
+    return Preprocess.model_validate(usual | {key: value for key, value in settings.items() if key in PREPROCESS_FIELDS})
+
+
+def _clip(purpose: Purpose, config: Any, settings: Fields) -> Clip | None:
+    clip = purpose.clip(config)
+    chosen = {key: value for key, value in settings.items() if key in CLIP_FIELDS}
+    return None if clip is None else Clip.model_validate(clip.model_dump() | chosen)
+
+
+def _sound(purpose: Purpose, config: Any, settings: Fields) -> Sound | None:
+    sound = purpose.sound(config)
+    chosen = {SOUND_FIELDS[key]: value for key, value in settings.items() if key in SOUND_FIELDS}
+    return None if sound is None else Sound.model_validate(sound.model_dump() | chosen)
 
 
 def _labels(file: Path, labels: Sequence[str] | None, classes: int) -> list[str]:
     if labels is None:
         return [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
-        raise CheckpointError(f"{file}: has {classes} classes, but {len(labels)} labels were given")
+        raise CheckpointError(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given")
     return list(labels)
 
 
@@ -269,5 +307,7 @@ def _ladder(config: Any) -> list[Rung]:
 
 
 def _sha256(file: Path) -> str:
+    """Of a T5X folder: of its index."""
+    file = t5x.index_of(file) if file.is_dir() else file
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,19 +1,66 @@
-"""MAE fine-tuned (arXiv 2111.06377): the mean of the patches by default, the class token where there is a `norm`.
+"""MAE (arXiv 2111.06377), fine-tuned or with its decoder.
 
-Those that were trained with ToMe have the same keys; they want `proportional_attention=true`.
+Fine-tuned models take the mean of the patches by default, the class token where there is a `norm`. Those that were trained with ToMe have
+the same keys; they want `proportional_attention=true`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from models.bundle import Preprocess
 from models.published import timm
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, vit_config
+from models.published.family import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Family,
+    Fields,
+    UnlikeFamily,
+    block_fields,
+    depth_of,
+    shape_of,
+    side_of,
+    vit_config,
+)
 from models.published.key_table import KeyTable
 
 KEYS = {
     **timm.KEYS,
     "fc_norm.*": "fc_norm.*",
 }
+
+DECODER = {
+    "norm.*": "norm.*",
+    "mask_token": "mask_token",
+    "decoder_embed.*": "decoder_embed.*",
+    "decoder_pos_embed": "decoder_pos_embed",
+    **{f"decoder_{theirs}": f"decoder_{ours}" for theirs, ours in timm.ENCODER.items() if theirs.startswith("blocks.")},
+    "decoder_norm.*": "decoder_norm.*",
+    "decoder_pred.*": "decoder_pred.*",
+}
+
+
+def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """The fields of MAEConfig that weights tell, but for `normalise_targets`. Decoder heads have 32 channels as published."""
+    width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
+    _, positions, _ = shape_of(weights, "pos_embed", 3)
+    _, small = shape_of(weights, "decoder_pred.weight", 2)
+    if channels == 1:
+        raise UnlikeFamily("its patches have one channel, as those of spectrograms")
+    fields = block_fields(weights, width)
+    del fields["qkv_bias"]
+    return {
+        **fields,
+        "image_size": patch_size * side_of(positions - 1),
+        "patch_size": patch_size,
+        "channels": channels,
+        "width": width,
+        "decoder_width": small,
+        "decoder_depth": depth_of(weights, "decoder_blocks"),
+        **({"decoder_heads": small // 32} if small % 32 == 0 else {}),
+    }
 
 
 def preprocess(size: int) -> Preprocess:
@@ -29,4 +76,14 @@ FAMILY = Family(
     config=vit_config,
     defaults={"proportional_attention": False},
     preprocess=preprocess,
+)
+
+PRETRAINING = Family(
+    name="mae_pretrained",
+    architecture="mae",
+    table=KeyTable({**timm.ENCODER, **DECODER}),
+    config=pretraining_config,
+    defaults={},
+    preprocess=preprocess,
+    head_fields=("heads", "decoder_heads"),
 )

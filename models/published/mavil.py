@@ -23,18 +23,9 @@ from models.published.family import (
     side_of,
 )
 from models.published.key_table import KeyTable
+from models.published.mae import DECODER
 
 BLOCK = {theirs: ours for theirs, ours in timm.ENCODER.items() if theirs.startswith("blocks.")}
-
-DECODER = {
-    "norm.*": "norm.*",
-    "mask_token": "mask_token",
-    "decoder_embed.*": "decoder_embed.*",
-    "decoder_pos_embed": "decoder_pos_embed",
-    **{f"decoder_{theirs}": f"decoder_{ours}" for theirs, ours in BLOCK.items()},
-    "decoder_norm.*": "decoder_norm.*",
-    "decoder_pred.*": "decoder_pred.*",
-}
 
 WINDOWS = {
     "decoder_blocks.{i}.attn.tau": "decoder_blocks.{i}.attn.tau",

@@ -1,4 +1,4 @@
-"""Reading of T5X checkpoints (FLIP): a folder with an index in Flax's MessagePack and, for each array, a folder in zarr format 2.
+"""T5X checkpoints (FLIP): a folder with an index in Flax's MessagePack and, for each array, a folder in zarr format 2.
 
 Nothing is executed. Where an array lies is told by its name: the paths in the index are those of the machine that wrote it.
 """
@@ -45,6 +45,14 @@ def find(folder: Path) -> Path | None:
     steps = {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint_(\d+)", path.name))}
     newest = steps[max(steps)] if steps else None
     return newest if newest is not None and (newest / INDEX).is_file() else None
+
+
+def index_of(folder: Path) -> Path:
+    """The index of the checkpoint that `find` finds. Raises T5XError."""
+    found = find(folder)
+    if found is None:
+        raise T5XError(f"{folder}: no T5X checkpoint")
+    return found / INDEX
 
 
 def read(folder: Path) -> dict[str, Tensor]:
@@ -129,3 +137,38 @@ def _read_chunk(file: Path, size: int, *, compressed: bool) -> bytes:
     if len(data) != size:
         raise T5XError(f"{file}: {'more than ' if len(data) > size else ''}{min(len(data), size)} bytes where {size} are needed")
     return data
+
+
+def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Parameters by their places in the tree → a checkpoint of step 0 that `read` reads, each array in one gzipped chunk."""
+    folder.mkdir(parents=True)
+    tree: dict[str, Any] = {}
+    for name, value in weights.items():
+        *path, last = name.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"target.{name}"}}
+        _write_array(folder / f"target.{name}", value)
+    index = {"version": 3, "optimizer": {"target": tree, "state": {"step": 0, "param_states": {}}}}
+    (folder / INDEX).write_bytes(msgspec.msgpack.encode(index))
+
+
+def _write_array(where: Path, value: Tensor) -> None:
+    where.mkdir()
+    half = value.dtype is torch.bfloat16
+    array = (value.view(torch.int16) if half else value).contiguous().numpy()
+    metadata = {
+        "zarr_format": 2,
+        "shape": list(array.shape),
+        "chunks": list(array.shape),
+        "dtype": "bfloat16" if half else array.dtype.str,
+        "order": "C",
+        "compressor": {"id": "gzip", "level": 5},
+        "filters": None,
+        "fill_value": None,
+        "dimension_separator": ".",
+    }
+    (where / ".zarray").write_text(json.dumps(metadata))
+    with gzip.open(where / (".".join("0" for _ in array.shape) or "0"), "wb", compresslevel=5) as stream:
+        stream.write(array.tobytes())

@@ -14,7 +14,7 @@ from opsin.cli.screen import screen, size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from models.bundle import Bundle, BundleSpec
+    from models.bundle import Bundle, BundleSpec, Clip, Preprocess, Sound
 
 app = typer.Typer(help="List, show and verify bundles on disk.", no_args_is_help=True)
 
@@ -127,10 +127,10 @@ def _print_spec(bundle: Bundle) -> None:
         "folder": bundle.path,
         "task": spec.task,
         "architecture": f"{spec.architecture}  {_flat(spec.config)}",
-        "preprocess": _flat(spec.preprocess.model_dump()),
+        **{name: _flat(part.model_dump(exclude_none=True)) for name, part in _inputs(spec) if part is not None},
         "weights": f"{size(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
         "license": spec.license,
-        f"{len(spec.labels)} labels": ", ".join(spec.labels[:40]) + (", …" if len(spec.labels) > 40 else ""),
+        **({f"{len(spec.labels)} labels": ", ".join(spec.labels[:40]) + (", …" if len(spec.labels) > 40 else "")} if spec.labels else {}),
         **{f"quality.{key}": _value(value) for key, value in spec.quality.items()},
         **{f"provenance.{key}": _value(value) for key, value in spec.provenance.items()},
     }
@@ -140,6 +140,11 @@ def _print_spec(bundle: Bundle) -> None:
     console.print(table)
     if spec.ladder:
         console.print(_ladder(spec))
+
+
+def _inputs(spec: BundleSpec) -> tuple[tuple[str, Preprocess | Clip | Sound | None], ...]:
+    """What the model sees and hears."""
+    return ("preprocess", spec.preprocess), ("clip", spec.clip), ("sound", spec.sound)
 
 
 def _ladder(spec: BundleSpec) -> Table:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import size
+
+if TYPE_CHECKING:
+    from models.bundle import BundleSpec
 
 
 def import_(
@@ -58,17 +62,31 @@ def import_(
     except (BundleError, OSError) as error:
         raise Failure(f"import: {error}") from error
 
-    preprocess = spec.preprocess
     typer.echo(f"family        {spec.provenance['family']}")
+    typer.echo(f"task          {spec.task}")
     typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {value}" for key, value in spec.config.items()))
-    typer.echo(
-        f"pictures      short side {preprocess.short_side}, crop {preprocess.image_size}, {preprocess.interpolation}, "
-        f"mean {preprocess.mean}, std {preprocess.std}"
-    )
-    typer.echo(f"labels        {len(spec.labels)}: {', '.join(spec.labels[:4])}{', …' if spec.labels[4:] else ''}")
-    typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder) or 'none'} (not measured)")
+    for line in _inputs(spec):
+        typer.echo(line)
+    if spec.labels:
+        typer.echo(f"labels        {len(spec.labels)}: {', '.join(spec.labels[:4])}{', …' if spec.labels[4:] else ''}")
+    if spec.task == "classify":
+        typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder) or 'none'} (not measured)")
     typer.echo(f"license       {spec.license}")
     typer.echo(f"written       {bundle.path} ({size(bundle.spec.weights.bytes)})")
+
+
+def _inputs(spec: BundleSpec) -> Iterator[str]:
+    """What the model sees and hears, in lines."""
+    pictures, clip, sound = spec.preprocess, spec.clip, spec.sound
+    if pictures is not None:
+        crop = f"{pictures.image_size} × {pictures.image_width}" if pictures.image_width else f"{pictures.image_size}"
+        how = "squeezed to" if pictures.fit == "squeeze" else f"short side {pictures.short_side}, crop"
+        yield f"pictures      {how} {crop}, {pictures.interpolation}, mean {pictures.mean}, std {pictures.std}"
+    if clip is not None:
+        yield f"clips         {clip.frames} frames, {clip.stride:g} apart at {clip.rate:g} a second"
+    if sound is not None:
+        bank = f"{sound.frames} frames of {sound.mel_bins} mel bins"
+        yield f"sound         {bank} at {sound.sample_rate} Hz, mean {sound.mean}, std {sound.std}"
 
 
 def _labels(file: Path) -> list[str]:

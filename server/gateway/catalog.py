@@ -104,6 +104,9 @@ class Catalog:
         wanted = self._settings.default_models[task] if model is None else model
         if is_unloaded(fleet, wanted):
             return unloaded(wanted)
+        other = newest(fleet, named(fleet.specs.values(), wanted))
+        if other is not None and other.task != task:
+            return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is for {other.task}; known for {task}: {known}", "model")
         return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not served; known for {task}: {known}", "model")
 
 

@@ -96,12 +96,12 @@ class Classify:
     def prepare(image: bytes, spec: BundleSpec, decoder: images.Decoder) -> Inputs:
         """An encoded image → `pixels` uint8 (S, S, 3). Raises images.ImageError."""
         with decoder.decoded(image) as picture:
-            return {"pixels": images.to_model_size(picture, spec.preprocess, decoder.max_pixels)}
+            return {"pixels": images.to_model_size(picture, spec.pictures, decoder.max_pixels)}
 
     @staticmethod
     def bucket(plan: Plan, spec: BundleSpec) -> str:
         """What must agree inside a batch besides the bundle: the size of the pixels and the merge schedule."""
-        return f"{spec.preprocess.image_size}:{','.join(map(str, plan.schedule))}"
+        return f"{spec.pictures.image_size}:{','.join(map(str, plan.schedule))}"
 
     @staticmethod
     def scores(outputs: Outputs) -> NDArray[np.float32]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.bundle import Bundle, BundleSpec
+from models.bundle import Bundle, BundleError, BundleSpec
 from models.merge_schedule import MergeSchedule
-from models.registry import LoadedModel, load
+from models.registry import LoadedModel, load, not_served
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
@@ -39,6 +39,9 @@ class Warm:
 
 def warm_up(bundle: Bundle, layout: Layout, dtype: str) -> Warm:
     """Load `bundle` and measure it with every slot busy. `dtype` is `auto`, `float32` or `bfloat16`. Raises BundleError."""
+    reason = not_served(bundle.spec)
+    if reason is not None:
+        raise BundleError(reason)
     model, chosen = _in_the_faster_format(bundle, layout, dtype)
     steps = _probe(model, layout)
     run_at_once(layout, lambda: model.forward(_sample(model.spec, 1), {"merge": _per_block(model, MergeSchedule.off())}))
@@ -97,7 +100,7 @@ def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float) -> 
 
 def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
     """pixels uint8 (size, S, S, 3)."""
-    side = spec.preprocess.image_size
+    side = spec.pictures.image_size
     return {"pixels": np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8)}
 
 

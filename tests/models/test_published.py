@@ -85,7 +85,7 @@ def test_published_encoders_start_fine_tuning_at_full_size() -> None:
         ("tome/vit_mae_gap", ["mae"]),
         ("tome/vit_swag", ["swag"]),
         ("tome/vit_mae_st_composed", ["mae_st"]),
-        ("mae/pretrain_pixel", []),
+        ("mae/pretrain_pixel", ["mae_pretrained"]),
     ],
 )
 def test_keys_tell_the_family_as_far_as_they_can(case: str, families: list[str]) -> None:
@@ -244,7 +244,7 @@ def test_what_is_set_by_hand_wins() -> None:
         ("tome/vit_timm", {}, "its keys fit the families timm, deit, mae, maws; say which it is with --family"),
         ("tome/vit_timm", {"family": "resnet"}, "family 'resnet' is unknown; known are timm, deit, mae, swag, mae_st"),
         ("tome/vit_timm", {"family": "swag"}, r"does not fit swag: missing: class_token, .*; unexpected: cls_token, "),
-        ("mae/pretrain_pixel", {}, r"unexpected: mask_token, .*pre-training weights"),
+        ("mae/pretrain_pixel", {"family": "mae"}, r"unexpected: mask_token, .*pre-training weights"),
         ("mae/finetune_gap", {"family": "timm"}, r"does not fit timm: unexpected: fc_norm\.weight, fc_norm\.bias|missing: norm"),
         ("tome/vit_mae_gap", {"overrides": {}}, "width 32 does not tell the number of heads"),
         ("tome/vit_mae_gap", {"overrides": {"heads": "5"}}, "width 32 cannot be split into 5 heads"),

@@ -98,7 +98,7 @@ def test_the_null_model_takes_its_time_and_answers_zeros(tmp_path: Path) -> None
     ("architecture", "config", "sentence"),
     [
         ("resnet", {}, "architecture 'resnet' is unknown; known are vit"),
-        ("video_mae", {}, "architecture video_mae cannot serve the task classify"),
+        ("video_mae", {"depth": 0}, r"does not fit architecture video_mae: missing: pos_embed\.spatial"),
         ("vit", {"depht": 3}, "config: depht: unknown; the fields are .*depth"),
         ("vit", {"depth": "three"}, "config: depth: Input should be a valid integer"),
         ("vit", asdict(replace(CONFIG, depth=2)), r"model\.safetensors: does not fit architecture vit: unexpected: blocks\.2"),

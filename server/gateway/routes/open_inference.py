@@ -233,10 +233,12 @@ def _newest(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
 
 
 def _loaded(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
-    """Raises Problem (404) also for what is unloaded."""
+    """Raises Problem (404) also for what is unloaded, and for other tasks than classify, whose tensors have no names here yet."""
     spec = _newest(fleet, name, version)
     if catalog.is_unloaded(fleet, name):
         raise _unloaded(name)
+    if spec.task != Classify.name:
+        raise Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: '{name}' is for {spec.task}, which is not offered here")
     return spec
 
 
