@@ -33,13 +33,12 @@ def bipartite_match(metric: Tensor, r: int, protected: int) -> Matching:
         scores[:, 0, :] = -torch.inf  # the class token, even, is never a source
     if protected == 2:
         scores[:, :, 0] = -torch.inf  # the distillation token, odd, is never a destination
-    best, nearest = scores.max(dim=-1)  # (B, A)
     odd = torch.arange(1, tokens, 2, device=metric.device).expand(batch, -1)
-    order = best.argsort(dim=-1, descending=True)
+    order = scores.amax(dim=-1).argsort(dim=-1, descending=True)  # (B, A)
     sources, even = order[:, :r], order[:, r:]
     if protected:
         even = even.sort(dim=-1).values  # special tokens stay in front
-    into = nearest.gather(1, sources) + even.shape[1]
+    into = _rows(scores, sources).argmax(dim=-1) + even.shape[1]
     if protected == 2:  # the distillation token, which is never a destination, moves up behind the class token
         kept = torch.cat([even[:, :1] * 2, odd[:, :1], even[:, 1:] * 2, odd[:, 1:]], dim=1)
     else:
