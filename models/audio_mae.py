@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -53,6 +54,9 @@ class AudioMAEConfig:
     def visible(self) -> int:
         """Patches that the encoder sees; the product is truncated, not rounded."""
         return int(self.patches * (1 - self.mask_ratio))
+
+
+SIZES: Mapping[str, AudioMAEConfig] = {"audio_mae_vit_base_patch16": AudioMAEConfig()}
 
 
 class AudioMAE(MaskedAutoencoder):

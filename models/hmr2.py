@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
@@ -63,6 +63,9 @@ class HMR2Config:
             (self.image_size + padding) // self.patch_size,
             (self.image_size - 2 * self.side_cut + padding) // self.patch_size,
         )
+
+
+PUBLISHED: Mapping[str, HMR2Config] = {"hmr2_vit_huge_patch16": HMR2Config()}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -62,6 +63,8 @@ class LARTConfig:
 LART_HIERA = LARTConfig()
 LART_MVIT = LARTConfig(appearance=Feature(1152, 512, 256))
 LART_POSE = LARTConfig(joints=None, appearance=None)
+
+PUBLISHED: Mapping[str, LARTConfig] = {"lart_hiera": LART_HIERA, "lart_mvit": LART_MVIT, "lart_pose": LART_POSE}
 
 
 @dataclass(frozen=True)

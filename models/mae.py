@@ -51,6 +51,13 @@ class MAEConfig:
         return int(self.patches * (1 - self.mask_ratio))
 
 
+SIZES: Mapping[str, MAEConfig] = {
+    "mae_vit_base_patch16": MAEConfig(),
+    "mae_vit_large_patch16": MAEConfig(width=1024, depth=24, heads=16),
+    "mae_vit_huge_patch14": MAEConfig(patch_size=14, width=1280, depth=32, heads=16),
+}
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Normalised, (B, channels, S, S); `models.layers.patches.to_pixels` makes bytes of them."""

@@ -6,6 +6,7 @@ code; the residual network is torchvision's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ class AppearanceConfig:
     """The one published size, for crops of 256 px."""
 
     size: int = 256
+
+
+PUBLISHED: Mapping[str, AppearanceConfig] = {"phalp_appearance": AppearanceConfig()}
 
 
 class AppearanceNet(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -95,6 +95,16 @@ class ViTConfig:
     def features(self) -> int:
         """Channels that the head sees."""
         return 2 * self.width if self.reversible else self.width
+
+
+SIZES: Mapping[str, ViTConfig] = {
+    "vit_tiny_patch16": ViTConfig(width=192, heads=3),
+    "vit_small_patch16": ViTConfig(width=384, heads=6),
+    "vit_base_patch16": ViTConfig(),
+    "vit_large_patch16": ViTConfig(width=1024, depth=24, heads=16),
+    "vit_huge_patch14": ViTConfig(patch_size=14, width=1280, depth=32, heads=16),
+}
+"""Of AugReg, DeiT and SWAG; MAE fine-tunes the last three with `Pool.MEAN`, SWAG at 384 to 518 px."""
 
 
 @dataclass(frozen=True)
