@@ -38,6 +38,7 @@ class WindowEmbed(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.invalid_xyz_token = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(WindowBlock(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps) for _ in range(depth))
+        cast("WindowBlock", self.blocks[-1]).attn.packable = False
 
     def forward(self, points: Tensor, valid: Tensor) -> Tensor:
         """(B, n, n, 3), bool (B, n, n) → (B, windows, C) in raster order.

@@ -16,6 +16,9 @@ class Attention(nn.Module):
     head_dim: channels of a head; None for width / heads.
     """
 
+    packable = True
+    """False where others read the weights of q, k and v: then they stay as they are (`models.layers.packed`)."""
+
     def __init__(self, width: int, heads: int, qkv_bias: bool = True, head_dim: int | None = None) -> None:
         super().__init__()
         if head_dim is None and width % heads:

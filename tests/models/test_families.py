@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec, Weights
 from models.cit import CiTConfig, Tower
+from models.native import prepare
 from models.published import FAMILIES, CheckpointError, fit, import_checkpoint
 from models.published.bundling import PURPOSES, purpose_of
 from models.published.container import ALLOWED
@@ -33,7 +34,7 @@ RECORDED: dict[str, tuple[str, str, dict[str, str]]] = {
     "rev_vit": ("rev/rev_vit_tiny", "classify", {}),
     "rev_mvit": ("rev/rev_mvit_image_tiny", "classify", {}),
     "rev_mvit_fused": ("rev/rev_mvit_video_tiny", "actions", {}),
-    "mvit": ("mvit/mvitv2_det_tiny", "actions", {}),
+    "mvit": ("mvit/mvitv2_cls_tiny", "actions", {}),
     "mvit_separate": ("mvit/mvitv1_mlp_expand_tiny", "actions", {}),
     "mae_st": ("mae_st/finetune_sep_cls", "actions", {"heads": "4"}),
     "mae_pretrained": ("mae/pretrain_pixel", "autoencode", {"heads": "6", "decoder_heads": "3"}),
@@ -44,14 +45,14 @@ RECORDED: dict[str, tuple[str, str, dict[str, str]]] = {
         "autoencode",
         {"heads": "4", "decoder_heads": "3", "frames": "4", "mel_bins": "32"},
     ),
-    "mavil": ("mavil/finetune_uni", "audio-visual", {"heads": "5", "frames": "4", "mel_bins": "32"}),
+    "mavil": ("mavil/finetune_av", "audio-visual", {"heads": "4", "mel_bins": "32"}),
     "maws_clip": ("maws/clip", "zero-shot", {"heads": "5", "text_heads": "4"}),
     "flip": ("flip/tiny_m75", "zero-shot", {"heads": "4", "text_heads": "4"}),
     "cit": ("cit/moco_tiny", "zero-shot", {"heads": "4", "text_heads": "4"}),
     "cit_augreg": ("cit/augreg_tiny", "zero-shot", {"heads": "4", "text_heads": "4"}),
     "diffmae": ("diffmae/train_video_cross", "inpaint", {}),
     "mcc": ("mcc/co3d_forward", "reconstruct", {"heads": "4", "decoder_heads": "4"}),
-    "lart": ("lart/pose_appearance", "actions", {"heads": "2", "conv_stride": "4"}),
+    "lart": ("lart/pose_appearance", "actions", {"heads": "2", "conv_stride": "4", "frames": "12"}),
     "hmr2": ("hmr2/tiny_meanshape_ief", "body", {"heads": "4", "decoder_heads": "4", "passes": "3"}),
     "phalp_pose": ("phalp/pose_predictor", "track", {"heads": "2"}),
 }
@@ -127,7 +128,7 @@ def test_every_family_and_every_architecture_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("family", RECORDED)
-def test_a_published_checkpoint_becomes_a_bundle_that_loads_and_returns(family: str, tmp_path: Path) -> None:
+def test_a_published_checkpoint_becomes_a_bundle_that_runs_and_returns(family: str, tmp_path: Path) -> None:
     case, task, settings = RECORDED[family]
     # four families of classifiers look alike: only a person knows
     first = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings, "timm" if family == "timm" else None)
@@ -136,6 +137,8 @@ def test_a_published_checkpoint_becomes_a_bundle_that_loads_and_returns(family: 
         loaded = load(first, dtype=dtype)
         tensors = [*loaded.model.parameters(), *loaded.model.buffers()]
         assert not any(tensor.is_meta for tensor in tensors)
+        with torch.inference_mode():
+            prepare(first.spec.architecture, loaded.model, batch=2)()
     returns_bit_for_bit(first, tmp_path / "again.pth", family, tmp_path)
 
 
