@@ -77,14 +77,26 @@ def prepare(architecture: str, model: nn.Module, batch: int) -> Call:
 
 def cost(architecture: str, config: Any) -> Cost:
     """Of a config's model at its native size."""
-    with torch.device("meta"):
-        model = ARCHITECTURES[architecture].build(config).eval().requires_grad_(False)
-    work = prepare(architecture, model, 1)
-    # MCC embeds only windows that hold points: without values, take all of them
-    with meta_config.patch(meta_nonzero_assume_all_nonzero=True), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        work()
+    model = without_storage(architecture, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(parameters, counter.get_total_flops(), NATIVE[architecture].tokens(config))
+    return Cost(parameters, count_flops(lambda: prepare(architecture, model, 1)), NATIVE[architecture].tokens(config))
+
+
+def without_storage(architecture: str, config: Any) -> nn.Module:
+    """A model on the meta device, which counts and does not compute."""
+    with torch.device("meta"):
+        model: nn.Module = ARCHITECTURES[architecture].build(config)
+    return model.eval().requires_grad_(False)
+
+
+def count_flops(prepared: Callable[[], Call]) -> int:
+    """Of a call that `prepared` makes for a model without storage: on a device, fused attention would not be counted."""
+    # MCC embeds only windows that hold points: without values, take all of them
+    with meta_config.patch(meta_nonzero_assume_all_nonzero=True), torch.inference_mode():
+        call = prepared()
+        with FlopCounterMode(display=False) as counter:
+            call()
+    return int(counter.get_total_flops())
 
 
 def _pictures(model: nn.Module, config: Any, make: Maker) -> Call:

@@ -1,0 +1,235 @@
+"""How fast every system's forward pass is, and how much of the machine it uses: `python -m benchmarks.models`.
+
+Each system at a size like ViT-B (HMR2 is published as ViT-H alone), with random weights and input: what is measured is time. The bar is the
+peak of the same machine: the best rate at which it multiplies two large matrices, in the same precision, on the same threads, just before.
+A low share shows where a model does something else than multiply matrices, or multiplies small ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from benchmarks import machine
+from kernels.memory import keep_freed_memory
+from models.diffmae import DiffMAE
+from models.diffmae_masks import Split
+from models.layers.packed import pack_linears, packing_helps
+from models.mcc import MCC
+from models.native import NATIVE, Call, Maker, count_flops, prepare, without_storage
+from models.registry import ARCHITECTURES
+from models.sizes import SIZES
+
+RESULTS = Path(__file__).parent / "results"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+LIKE_VIT_B = (
+    "vit_base_patch16",
+    "mae_vit_base_patch16",
+    "video_vit_base_patch16",
+    "mae_video_vit_base_patch16",
+    "maws_vit_b16_xlmr_b",
+    "flip_base16",
+    "cit_mocob16",
+    "diffmae_vit_base_patch16",
+    "mcc_vit_base_patch16",
+    "mvitv2_s_16x4",
+    "rev_vit_b",
+    "rev_mvit_b",
+    "rev_mvit_b_16x4",
+    "mavil_base",
+    "mavil_pretraining_base",
+    "audio_mae_vit_base_patch16",
+    "hmr2_vit_huge_patch16",
+    "lart_hiera",
+    "phalp_appearance",
+)
+
+MATRIX = 2048
+"""Rows and columns of the matrices whose product is the peak."""
+MOST_SAMPLES_OF_FILM = 2
+"""Of inputs that have more than a thousand tokens each, a batch holds no more than these."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One forward pass of a model that is ready."""
+
+    name: str
+    unit: str
+    samples: int
+    """In a pass."""
+    call: Call
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    unit: str
+    samples: int
+    parameters: int
+    flops: int
+    """Of a pass, a multiply-add counted as two."""
+    seconds: list[float]
+    peak: float
+    """FLOP/s of a matrix product."""
+
+    @property
+    def rate(self) -> float:
+        """Samples per second."""
+        return self.samples / statistics.median(self.seconds)
+
+    @property
+    def share(self) -> float:
+        """Of the peak."""
+        return self.flops / statistics.median(self.seconds) / self.peak
+
+
+def measure(name: str, architecture: str, config: Any, dtype: torch.dtype, batch: int, passes: int) -> list[Result]:
+    """A model's forward pass and, where a part of it is repeated for the same input, that part."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[architecture].build(config).eval().to(dtype).requires_grad_(False)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    flops = count(architecture, config, batch)
+    results = []
+    with torch.inference_mode():
+        if packing_helps(torch.device("cpu"), dtype):
+            pack_linears(model)  # as the worker does
+        for work, cost in zip(works(name, architecture, model, batch), flops, strict=True):
+            peak = peak_flops(dtype)
+            work.call()
+            results.append(Result(work.name, work.unit, work.samples, parameters, cost, [_seconds(work.call) for _ in range(passes)], peak))
+    return results
+
+
+def works(name: str, architecture: str, model: nn.Module, batch: int) -> list[Work]:
+    parameter = next(model.parameters())
+    make = Maker(batch, parameter.dtype, parameter.device)
+    found = [Work(name, NATIVE[architecture].unit, batch, prepare(architecture, model, batch))]
+    repeated = REPEATED.get(architecture)
+    return found if repeated is None else [*found, repeated(name, model, make)]
+
+
+def count(architecture: str, config: Any, batch: int) -> list[int]:
+    """FLOPs of each of `works`."""
+    model = without_storage(architecture, config)
+    numbers = range(2 if architecture in REPEATED else 1)
+
+    def prepared(number: int) -> Callable[[], Call]:
+        return lambda: works("", architecture, model, batch)[number].call
+
+    return [count_flops(prepared(number)) for number in numbers]
+
+
+def _step(name: str, model: nn.Module, make: Maker) -> Work:
+    """One step of a sampler, the encoder's work being done."""
+    assert isinstance(model, DiffMAE)
+    config = model.config
+    split = Split.by_noise(make.uniform(config.patches), 0.75)
+    context = model.encode(make.normal(config.channels, *config.image_size), split)
+    noisy, times = (
+        make.normal(split.masked.shape[1], config.patch_values),
+        torch.full((make.batch,), config.schedule.steps // 2, device=make.device),
+    )
+    return Work(f"{name}, a step", "step", make.batch, lambda: model.predict(noisy, times, context))
+
+
+def _queries(name: str, model: nn.Module, make: Maker) -> Work:
+    """Points asked about a scene that is remembered."""
+    assert isinstance(model, MCC)
+    config, queries = model.config, make.normal(8192, 3)
+    pixels, seen = make.normal(3, config.image_size, config.image_size), make.normal(config.seen_size, config.seen_size, 3)
+    scene = model.remember(model.encode(pixels, seen))
+    return Work(f"{name}, queries", "query", make.batch * queries.shape[1], lambda: model.predict(model.ask(scene, queries)))
+
+
+REPEATED: Mapping[str, Callable[[str, nn.Module, Maker], Work]] = {"diffmae": _step, "mcc": _queries}
+
+
+def peak_flops(dtype: torch.dtype) -> float:
+    """FLOP/s: the best of five products of two matrices."""
+    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    return 2 * MATRIX**3 / min(_seconds(lambda: a @ b) for _ in range(5))
+
+
+def _seconds(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def table(results: list[Result]) -> Table:
+    view = Table(title="Forward passes, and their share of the peak of a matrix product")
+    for column in ("model", "parameters", "batch", "GFLOPs", "ms", "rate", "GFLOP/s", "peak", "share"):
+        view.add_column(column, justify="left" if column == "model" else "right")
+    for result in results:
+        seconds = statistics.median(result.seconds)
+        view.add_row(
+            result.name,
+            f"{result.parameters / 1e6:.0f} M",
+            str(result.samples),
+            f"{result.flops / 1e9:.1f}",
+            f"{seconds * 1000:.0f}",
+            f"{result.rate:.3g} {result.unit}/s",
+            f"{result.flops / seconds / 1e9:.0f}",
+            f"{result.peak / 1e9:.0f}",
+            f"{result.share:.0%}",
+        )
+    return view
+
+
+def to_json(results: list[Result], dtype: str, threads: int) -> dict[str, Any]:
+    return {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe().to_json(),
+        "dtype": dtype,
+        "threads": threads,
+        "results": [asdict(result) | {"rate": result.rate, "share": result.share} for result in results],
+    }
+
+
+def main() -> None:
+    here = machine.describe()
+    parser = argparse.ArgumentParser(description="Measure the forward pass of every system at a size like ViT-B.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of `opsin models` (default: {', '.join(LIKE_VIT_B)})")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if packing_helps(torch.device("cpu"), torch.bfloat16) else "float32")
+    parser.add_argument("--batch", type=int, default=8, help=f"at most; {MOST_SAMPLES_OF_FILM} for more than 1000 tokens each (default: 8)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--passes", type=int, default=5)
+    options = parser.parse_args()
+    names = options.names or LIKE_VIT_B
+    unknown = [name for name in names if name not in SIZES]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: unknown; `opsin models` lists the names")
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the worker does
+    console = Console(width=max(Console().width, 140))
+    for line in here.lines():
+        console.print(line, highlight=False)
+    results: list[Result] = []
+    for size in (SIZES[name] for name in names):
+        long = NATIVE[size.architecture].tokens(size.config) > 1000
+        batch = min(options.batch, MOST_SAMPLES_OF_FILM) if long else options.batch
+        with console.status(size.name):
+            results += measure(size.name, size.architecture, size.config, DTYPES[options.dtype], batch, options.passes)
+    console.print(table(results))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "models.json"
+    path.write_text(json.dumps(to_json(results, options.dtype, options.threads), indent=2) + "\n")
+    console.print(f"written to {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
