@@ -17,19 +17,19 @@ from models.phalp_texture import normalise_texture
 
 
 @dataclass(frozen=True)
-class AppearanceConfig:
+class AppearanceNetConfig:
     """The one published size, for crops of 256 px."""
 
     size: int = 256
 
 
-PUBLISHED: Mapping[str, AppearanceConfig] = {"phalp_appearance": AppearanceConfig()}
+PUBLISHED: Mapping[str, AppearanceNetConfig] = {"phalp_appearance": AppearanceNetConfig()}
 
 
 class AppearanceNet(nn.Module):
     """Parameter names are the published ones."""
 
-    def __init__(self, config: AppearanceConfig) -> None:
+    def __init__(self, config: AppearanceNetConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = ResNet50()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,28 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.audio_mae import AudioMAE, AudioMAEConfig
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
-from models.cit import CiT, CiTConfig
-from models.diffmae import DiffMAE, DiffMAEConfig
-from models.flip import FLIP, FLIPConfig
-from models.hmr2 import HMR2, HMR2Config
-from models.lart import LART, LARTConfig
 from models.layers.packed import pack_linears, packing_helps
-from models.mae import MAE, MAEConfig
-from models.mavil import MAViL, MAViLConfig
-from models.mavil_pretraining import MAViLPretraining, MAViLPretrainingConfig
-from models.maws import MAWSClip, MAWSClipConfig
-from models.mcc import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
-from models.mvit import MViT, MViTConfig
-from models.mvit_reversible import RevMViT, RevMViTConfig
-from models.null import Null, NullConfig
-from models.phalp_appearance import AppearanceConfig, AppearanceNet
-from models.phalp_pose import PosePredictor, PosePredictorConfig
-from models.video_mae import VideoMAE, VideoMAEConfig
-from models.video_mae_pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
-from models.vit import ViT, ViTConfig
+from models.null import Null
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
 """(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""
@@ -43,9 +26,21 @@ Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preproce
 
 @dataclass(frozen=True)
 class Architecture:
-    config: type
-    build: Callable[[Any], nn.Module]
-    tasks: Mapping[str, Forward]
+    """A class of `module` and, named like it with `Config` behind, its config dataclass. The module is imported when first asked for:
+    a worker needs the code of its own bundles only."""
+
+    module: str
+    name: str
+    tasks: Mapping[str, Forward] = field(default_factory=dict)
+
+    @property
+    def config(self) -> type:
+        config: type = getattr(import_module(self.module), f"{self.name}Config")
+        return config
+
+    def build(self, config: Any) -> nn.Module:
+        model: nn.Module = getattr(import_module(self.module), self.name)(config)
+        return model
 
 
 def classify_picture(
@@ -77,25 +72,25 @@ def _with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, T
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "vit": Architecture(ViTConfig, ViT, {"classify": classify_picture}),
-    "mae": Architecture(MAEConfig, MAE, {}),
-    "video_mae": Architecture(VideoMAEConfig, VideoMAE, {}),
-    "mavil": Architecture(MAViLConfig, MAViL, {}),
-    "mavil_pretraining": Architecture(MAViLPretrainingConfig, MAViLPretraining, {}),
-    "audio_mae": Architecture(AudioMAEConfig, AudioMAE, {}),
-    "video_mae_pretraining": Architecture(VideoMAEPretrainingConfig, VideoMAEPretraining, {}),
-    "mcc": Architecture(MCCConfig, MCC, {}),
-    "diffmae": Architecture(DiffMAEConfig, DiffMAE, {}),
-    "hmr2": Architecture(HMR2Config, HMR2, {}),
-    "lart": Architecture(LARTConfig, LART, {}),
-    "phalp_appearance": Architecture(AppearanceConfig, AppearanceNet, {}),
-    "phalp_pose": Architecture(PosePredictorConfig, PosePredictor, {}),
-    "mvit": Architecture(MViTConfig, MViT, {}),
-    "rev_mvit": Architecture(RevMViTConfig, RevMViT, {}),
-    "maws_clip": Architecture(MAWSClipConfig, MAWSClip, {}),
-    "flip": Architecture(FLIPConfig, FLIP, {}),
-    "cit": Architecture(CiTConfig, CiT, {}),
-    "null": Architecture(NullConfig, Null, {"classify": classify_nothing}),
+    "vit": Architecture("models.vit", "ViT", {"classify": classify_picture}),
+    "mae": Architecture("models.mae", "MAE"),
+    "video_mae": Architecture("models.video_mae", "VideoMAE"),
+    "mavil": Architecture("models.mavil", "MAViL"),
+    "mavil_pretraining": Architecture("models.mavil_pretraining", "MAViLPretraining"),
+    "audio_mae": Architecture("models.audio_mae", "AudioMAE"),
+    "video_mae_pretraining": Architecture("models.video_mae_pretraining", "VideoMAEPretraining"),
+    "mcc": Architecture("models.mcc", "MCC"),
+    "diffmae": Architecture("models.diffmae", "DiffMAE"),
+    "hmr2": Architecture("models.hmr2", "HMR2"),
+    "lart": Architecture("models.lart", "LART"),
+    "phalp_appearance": Architecture("models.phalp_appearance", "AppearanceNet"),
+    "phalp_pose": Architecture("models.phalp_pose", "PosePredictor"),
+    "mvit": Architecture("models.mvit", "MViT"),
+    "rev_mvit": Architecture("models.mvit_reversible", "RevMViT"),
+    "maws_clip": Architecture("models.maws", "MAWSClip"),
+    "flip": Architecture("models.flip", "FLIP"),
+    "cit": Architecture("models.cit", "CiT"),
+    "null": Architecture("models.null", "Null", {"classify": classify_nothing}),
 }
 
 

@@ -23,6 +23,9 @@ POISON = (255, 255, 255)
 HANGS = (0, 0, 255)
 
 
+FragileConfig = NullConfig
+
+
 class Fragile(nn.Module):
     def __init__(self, config: NullConfig) -> None:
         super().__init__()
@@ -44,5 +47,8 @@ def classify(model: nn.Module, arrays: dict[str, Tensor], _options: object, _pre
 
 
 if __name__ == "__main__":
-    registry.ARCHITECTURES = {**registry.ARCHITECTURES, "fragile": Architecture(NullConfig, Fragile, {"classify": classify})}
+    registry.ARCHITECTURES = {
+        **registry.ARCHITECTURES,
+        "fragile": Architecture("tests.chaos.poisonous_worker", "Fragile", {"classify": classify}),
+    }
     raise SystemExit(run_worker(load()))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from models.phalp_appearance import AppearanceConfig, AppearanceNet, NormedBlock, ResNet50, SpectralConv
+from models.phalp_appearance import AppearanceNetConfig, AppearanceNet, NormedBlock, ResNet50, SpectralConv
 from models.published import FAMILIES, detect, fit
 from tests.models.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
@@ -26,7 +26,7 @@ def test_the_published_size_loads_strictly() -> None:
 
 def test_names_as_they_stand_in_the_file_are_read_and_the_round_trip_is_bit_exact() -> None:
     torch.manual_seed(0)
-    model = AppearanceNet(AppearanceConfig())
+    model = AppearanceNet(AppearanceNetConfig())
     published = {name: value.clone() for name, value in model.state_dict().items()}
     assert round_trips(published, "phalp_appearance", {}).keys() == published.keys()
     in_file = {f"hmar.{name}": value for name, value in published.items()} | {"hmar.smplx_head.fc1.bias": torch.zeros(3)}
@@ -77,7 +77,7 @@ def test_a_block_adds_its_input_reshaped_where_it_must_be(channels: int, out: in
 def test_a_texture_shows_the_crop_and_its_code_has_4096_numbers() -> None:
     """Where the crop is one colour and the mask whole, whatever the flow takes from inside it is that colour; from outside, nothing."""
     torch.manual_seed(0)
-    model = AppearanceNet(AppearanceConfig()).eval()
+    model = AppearanceNet(AppearanceNetConfig()).eval()
     crops = torch.cat([torch.full((1, 3, 256, 256), 1.5), torch.full((1, 1, 256, 256), 255.0)], dim=1)
     with torch.no_grad():
         model.texture_head.decoder.conv_img.weight.mul_(0.01)
@@ -93,7 +93,7 @@ def test_a_texture_shows_the_crop_and_its_code_has_4096_numbers() -> None:
 def test_bfloat16_finds_the_same_places_and_codes_to_five_percent() -> None:
     """On a crop that changes slowly, so that a place next to the right one shows nearly the same."""
     torch.manual_seed(0)
-    model = AppearanceNet(AppearanceConfig()).eval()
+    model = AppearanceNet(AppearanceNetConfig()).eval()
     for convolution in (module for module in model.modules() if isinstance(module, SpectralConv)):
         u, _, v = torch.linalg.svd(convolution.weight_orig.detach().flatten(1), full_matrices=False)
         convolution.weight_u.copy_(u[:, 0])  # as training leaves them
