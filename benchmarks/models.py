@@ -25,10 +25,9 @@ from torch import nn
 from benchmarks import machine
 from kernels.memory import keep_freed_memory
 from models.diffmae import DiffMAE
-from models.diffmae_masks import Split
 from models.layers.packed import pack_linears, packing_helps
 from models.mcc import MCC
-from models.native import NATIVE, Call, Maker, count_flops, prepare, without_storage
+from models.native import NATIVE, QUERIES, Call, HalfMasked, Maker, count_flops, prepare, seen_scene, without_storage
 from models.registry import ARCHITECTURES
 from models.sizes import SIZES
 
@@ -136,23 +135,16 @@ def count(architecture: str, config: Any, batch: int) -> list[int]:
 def _step(name: str, model: nn.Module, make: Maker) -> Work:
     """One step of a sampler, the encoder's work being done."""
     assert isinstance(model, DiffMAE)
-    config = model.config
-    split = Split.by_noise(make.uniform(config.patches), 0.75)
-    context = model.encode(make.normal(config.channels, *config.image_size), split)
-    noisy, times = (
-        make.normal(split.masked.shape[1], config.patch_values),
-        torch.full((make.batch,), config.schedule.steps // 2, device=make.device),
-    )
-    return Work(f"{name}, a step", "step", make.batch, lambda: model.predict(noisy, times, context))
+    given = HalfMasked.of(model.config, make)
+    context = model.encode(given.pixels, given.split)
+    return Work(f"{name}, a step", "step", make.batch, lambda: model.predict(given.noisy, given.times, context))
 
 
 def _queries(name: str, model: nn.Module, make: Maker) -> Work:
     """Points asked about a scene that is remembered."""
     assert isinstance(model, MCC)
-    config, queries = model.config, make.normal(8192, 3)
-    pixels, seen = make.normal(3, config.image_size, config.image_size), make.normal(config.seen_size, config.seen_size, 3)
-    scene = model.remember(model.encode(pixels, seen))
-    return Work(f"{name}, queries", "query", make.batch * queries.shape[1], lambda: model.predict(model.ask(scene, queries)))
+    scene, queries = model.remember(model.encode(*seen_scene(model.config, make))), make.normal(QUERIES, 3)
+    return Work(f"{name}, queries", "query", make.batch * QUERIES, lambda: model.predict(model.ask(scene, queries)))
 
 
 REPEATED: Mapping[str, Callable[[str, nn.Module, Maker], Work]] = {"diffmae": _step, "mcc": _queries}

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as meta_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.diffmae import DiffMAE
+from models.diffmae import DiffMAE, DiffMAEConfig
 from models.diffmae_masks import Split
 from models.lart import Tracks
 from models.mavil_pretraining import Noise
 from models.maws import TEXT_LENGTH
-from models.mcc import MCC
+from models.mcc import MCC, MCCConfig
 from models.registry import ARCHITECTURES
 
 QUERIES = 2048
@@ -155,19 +155,42 @@ def _pairs(length: Callable[[Any], int]) -> Callable[[nn.Module, Any, Maker], Ca
     return call
 
 
+@dataclass(frozen=True)
+class HalfMasked:
+    """What DiffMAE is given."""
+
+    pixels: Tensor
+    split: Split
+    noisy: Tensor
+    times: Tensor
+
+    @staticmethod
+    def of(config: DiffMAEConfig, make: Maker) -> HalfMasked:
+        split = Split.by_noise(make.uniform(config.patches), MASKED)
+        frames = () if config.frames is None else (config.frames,)
+        return HalfMasked(
+            make.normal(config.channels, *frames, *config.image_size),
+            split,
+            make.normal(split.masked.shape[1], config.patch_values),
+            torch.full((make.batch,), config.schedule.steps // 2, device=make.device),
+        )
+
+
 def _one_step(model: nn.Module, config: Any, make: Maker) -> Call:
     """Encode the visible patches, denoise the others once."""
     assert isinstance(model, DiffMAE)
-    split = Split.by_noise(make.uniform(config.patches), MASKED)
-    frames = (config.frames,) if config.frames else ()
-    pixels, noisy = make.normal(config.channels, *frames, *config.image_size), make.normal(split.masked.shape[1], config.patch_values)
-    times = torch.full((make.batch,), config.schedule.steps // 2, device=make.device)
-    return lambda: model.predict(noisy, times, model.encode(pixels, split))
+    given = HalfMasked.of(config, make)
+    return lambda: model.predict(given.noisy, given.times, model.encode(given.pixels, given.split))
+
+
+def seen_scene(config: MCCConfig, make: Maker) -> tuple[Tensor, Tensor]:
+    """MCC's picture and the points seen in it."""
+    return make.normal(3, config.image_size, config.image_size), make.normal(config.seen_size, config.seen_size, 3)
 
 
 def _scene(model: nn.Module, config: Any, make: Maker) -> Call:
     assert isinstance(model, MCC)
-    pixels, seen = make.normal(3, config.image_size, config.image_size), make.normal(config.seen_size, config.seen_size, 3)
+    pixels, seen = seen_scene(config, make)
     queries = make.normal(QUERIES, 3)
     return lambda: model(pixels, seen, queries)
 

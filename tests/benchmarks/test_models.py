@@ -6,6 +6,7 @@ import torch
 from benchmarks.models import LIKE_VIT_B, measure, table, to_json
 from models.diffmae import DiffMAEConfig
 from models.mcc import MCCConfig
+from models.native import QUERIES
 from models.registry import ARCHITECTURES
 from models.sizes import SIZES
 from models.vit import ViTConfig
@@ -36,4 +37,4 @@ def test_what_is_repeated_for_one_input_is_measured_alone() -> None:
     assert step.flops < whole.flops
     mcc = MCCConfig(image_size=16, patch_size=8, width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
     scene, queries = measure("mcc", "mcc", mcc, torch.float32, batch=1, passes=1)
-    assert (scene.unit, scene.samples, queries.unit, queries.samples) == ("scene", 1, "query", 8192)
+    assert (scene.unit, scene.samples, queries.unit, queries.samples) == ("scene", 1, "query", QUERIES)
