@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleSpec, Preprocess, Rung, Weights, write
+from models.diffmae import DiffMAE, DiffMAEConfig
 from models.vit import ViT, ViTConfig
 
 UNSEALED = Weights(sha256="0" * 64, bytes=0)
@@ -36,6 +37,23 @@ def write_null(root: Path, name: str = "null", version: str = "1", milliseconds:
     return _write(root, name, version, architecture, config, 32, 10, {})
 
 
+def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1") -> Bundle:
+    """Of the task inpaint, which no worker serves yet."""
+    small = DiffMAEConfig(image_size=(16, 16), patch_size=8, width=24, depth=1, heads=2)
+    config = dataclasses.replace(small, decoder_width=16, decoder_depth=1, decoder_heads=2)
+    spec = BundleSpec(
+        name=name,
+        version=version,
+        task="inpaint",
+        architecture="diffmae",
+        config=dataclasses.asdict(config),
+        preprocess=Preprocess(image_size=16, short_side=16, mean=config.mean, std=config.std),
+        license="CC0-1.0",
+        weights=UNSEALED,
+    )
+    return _sealed(root, spec, DiffMAE(config).state_dict())
+
+
 def _write(
     root: Path,
     name: str,
@@ -59,6 +77,10 @@ def _write(
         weights=UNSEALED,
         **more,
     )
+    return _sealed(root, spec, weights)
+
+
+def _sealed(root: Path, spec: BundleSpec, weights: dict[str, torch.Tensor]) -> Bundle:
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         save_file(weights, file)

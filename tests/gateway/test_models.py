@@ -7,6 +7,7 @@ import re
 import jsonschema
 import pytest
 
+from models.bundle import BundleSpec
 from server.queue.embedded import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import DEPTH, Gateway, Worker, eventually, make_spec, picture
@@ -44,6 +45,20 @@ def test_a_model_has_its_spec_and_its_workers_rates(gateway: Gateway) -> None:
     assert gateway.http.get("/v1/models/reds@1").json() == model
     for unknown in ("blues", "reds@2", "reds@"):
         assert "reds@1" in problem(gateway.http.get(f"/v1/models/{unknown}"), 404, "unknown-model")["detail"]
+
+
+def test_a_bundle_of_another_task_is_listed_and_does_not_classify(valkey: PrivateValkey) -> None:
+    painter = BundleSpec(
+        name="painter", version="1", task="inpaint", architecture="diffmae", config={}, license="CC0-1.0", weights=make_spec().weights
+    )
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), painter]):
+        eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 2, "both are known")
+        listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
+        assert (listed["painter"]["task"], listed["painter"]["labels"], listed["painter"]["ladder"]) == ("inpaint", 0, [])
+        assert gateway.http.get("/v1/models/painter").json()["spec"]["preprocess"] is None
+        refused = problem(gateway.classify(picture(1), model="painter"), 404, "unknown-model")
+        assert refused["detail"] == "'painter' is for inpaint; known for classify: reds@1"
+        assert gateway.classify(picture(1)).json()["model"] == "reds"
 
 
 def test_without_a_version_the_newest_that_is_ready_answers(valkey: PrivateValkey) -> None:

@@ -10,7 +10,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from models.bundle import WEIGHTS_FILE
-from tests.bundles import write_tiny_vit
+from tests.bundles import write_tiny_diffmae, write_tiny_vit
 from tests.open_inference.service import PICTURES, Service, running
 
 READY = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
@@ -88,6 +88,25 @@ def test_a_bundle_that_was_copied_while_the_service_runs_is_loaded(service, clie
     for gateway, client in zip(service.gateways, clients, strict=True):
         assert infer(client, "late").get_response()["model_name"] == "late"
         assert gateway.metric("opsin_model_loaded", model="late") == 2
+
+
+def test_a_bundle_of_a_task_that_is_not_served_yet_is_known_and_refused_with_the_reason(service, clients):
+    write_tiny_diffmae(service.bundles)
+    with pytest.raises(InferenceServerException, match="failed to load 'painter', version 1: task inpaint is not served yet"):
+        clients[0].load_model("painter")
+    for client in clients:
+        assert entry(client, "painter") == {
+            "name": "painter",
+            "version": "1",
+            "state": "UNAVAILABLE",
+            "reason": "task inpaint is not served yet by this version",
+        }
+        assert not client.is_model_ready("painter")
+        with pytest.raises(InferenceServerException, match="'painter' is for inpaint, which is not offered here"):
+            client.get_model_metadata("painter")
+        with pytest.raises(InferenceServerException, match="unknown model: 'painter' is not found"):
+            infer(client, "painter")
+        assert infer(client).as_numpy("scores").shape == (1, 10)
 
 
 def test_without_a_version_the_highest_one_answers(service, clients):

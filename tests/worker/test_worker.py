@@ -13,7 +13,7 @@ import redis
 from models.registry import load
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
-from tests.bundles import write_null, write_tiny_vit
+from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit
 from tests.worker.processes import eventually, gateway, worker
 
 
@@ -45,6 +45,19 @@ async def test_a_damaged_bundle_is_refused_with_a_sentence_and_the_others_are_se
             states = {bundle.name: bundle for bundle in info.bundles}
             assert states["tiny"].state == "unavailable"
             assert states["tiny"].reason.startswith(str(damaged.weights_path))
+            assert (await asking.ask(asking.job("null@1"))).failure is None
+
+
+async def test_a_bundle_of_a_task_that_is_not_served_yet_is_announced_with_the_reason(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    painter = write_tiny_diffmae(tmp_path)
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            [info] = await asking.ready()
+            states = {bundle.name: bundle for bundle in info.bundles}
+            assert (states["painter"].task, states["painter"].state) == ("inpaint", "unavailable")
+            assert states["painter"].reason == "task inpaint is not served yet by this version"
+            assert (await asking.dispatcher.fleet()).specs["painter", "1"].to_bytes() == painter.spec.to_bytes()
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 
