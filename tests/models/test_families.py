@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec, Weights
 from models.cit import CiTConfig, Tower
 from models.native import prepare
-from models.published import FAMILIES, CheckpointError, fit, import_checkpoint
+from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint
 from models.published.bundling import PURPOSES, purpose_of
 from models.published.container import ALLOWED
 from models.published.exporting import export_bundle
@@ -85,6 +86,37 @@ META_ONLY = {"phalp_appearance"}
 """Of one size, which is large."""
 
 
+LOOK_ALIKES = ["timm", "deit", "mae", "maws"]
+"""Classifiers of timm's names: only a person knows whose they are."""
+
+PUBLISHED: dict[str, set[str]] = {
+    "cit": {"cit", "cit_augreg"},
+    "diffmae": {"diffmae"},
+    "flip": {"flip"},
+    "hmr2": {"hmr2"},
+    "lart": {"lart"},
+    "mae": {"mae", "mae_pretrained", "maws"},  # its encoder alone has the keys of MAWS's
+    "mae_st": {"mae_st", "mae_st_pretrained"},
+    "mavil": {"mavil", "mavil_pretrained"},
+    "maws": {"maws", "maws_clip"},
+    "mcc": {"mcc"},
+    "mvit": {"mvit"},
+    "phalp": {"phalp_appearance"},
+    "rev": {"rev_vit", "rev_mvit", "rev_mvit_fused"},
+    "tome": {"swag", "mae"},
+}
+"""System → families of its published files."""
+
+
+def published_files(system: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Names and shapes, no storage."""
+    for file in (GOLDEN / system).glob("published_keys.json*"):
+        content = json.loads(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+        for entry in content.values():
+            if "params" in entry:
+                yield {key: torch.empty(shape, device="meta") for key, shape in entry["params"].items()}
+
+
 def imported(file: Path, root: Path, settings: Mapping[str, str], family: str | None = None) -> Bundle:
     spec, weights = import_checkpoint(
         file, family=family, labels=None, overrides=settings, name="test", version=file.name.lower(), license="CC0-1.0"
@@ -127,11 +159,17 @@ def test_every_family_and_every_architecture_is_tested_here() -> None:
     assert {*PURPOSES, "null"} == ARCHITECTURES.keys()
 
 
+@pytest.mark.parametrize("system", PUBLISHED)
+def test_keys_of_published_files_at_full_size_tell_their_family(system: str) -> None:
+    found = [detect(weights) for weights in published_files(system)]
+    assert {family for families in found if families != LOOK_ALIKES for family in families} == PUBLISHED[system]
+    assert all(len(families) == 1 or families == LOOK_ALIKES for families in found)
+
+
 @pytest.mark.parametrize("family", RECORDED)
 def test_a_published_checkpoint_becomes_a_bundle_that_runs_and_returns(family: str, tmp_path: Path) -> None:
     case, task, settings = RECORDED[family]
-    # four families of classifiers look alike: only a person knows
-    first = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings, "timm" if family == "timm" else None)
+    first = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings, family if family in LOOK_ALIKES else None)
     assert (first.spec.provenance["family"], first.spec.task) == (family, task)
     for dtype in (torch.float32, torch.bfloat16):
         loaded = load(first, dtype=dtype)
