@@ -43,6 +43,9 @@ FAMILIES: Mapping[str, Family] = {
     )
 }
 
+MERGING = frozenset({"classify", "embed", "actions"})
+"""Tasks whose answers need no token of its own for each patch."""
+
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 """Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
 
@@ -188,7 +191,7 @@ def import_checkpoint(
             labels=_labels(file, labels, purpose.classes(config) if task in LABELLED else 0),
             license=license,
             provenance={"file": file.name, "sha256": _sha256(file), "family": chosen.name, "set": dict(overrides), **said},
-            ladder=_ladder(config) if task == "classify" else [],
+            ladder=_ladder(config) if task in MERGING else [],
             weights=Weights(sha256="0" * 64, bytes=0),
         )
     except ValidationError as error:

@@ -69,8 +69,8 @@ def import_(
         typer.echo(line)
     if spec.labels:
         typer.echo(f"labels        {len(spec.labels)}: {', '.join(spec.labels[:4])}{', …' if spec.labels[4:] else ''}")
-    if spec.task == "classify":
-        typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder) or 'none'} (not measured)")
+    if spec.ladder:
+        typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder)} (not measured)")
     typer.echo(f"license       {spec.license}")
     typer.echo(f"written       {bundle.path} ({size(bundle.spec.weights.bytes)})")
 

@@ -1,0 +1,68 @@
+"""What a bundle may say of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.bundle import BundleError, BundleSpec, Clip, Sound, read
+
+STARTER = Path(__file__).parents[2] / "bundles/clipart/1.0.0"
+
+PICTURES = {"image_size": 32, "short_side": 36, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+
+def spec(**changes: Any) -> BundleSpec:
+    content = {
+        "name": "test",
+        "version": "1",
+        "task": "classify",
+        "architecture": "vit",
+        "config": {},
+        "preprocess": PICTURES,
+        "labels": ["a", "b"],
+        "license": "CC0-1.0",
+        "weights": {"sha256": "0" * 64, "bytes": 0},
+    }
+    content |= changes
+    return BundleSpec.from_bytes(json.dumps({key: value for key, value in content.items() if value is not None}).encode())
+
+
+def test_bundles_written_before_there_were_other_tasks_are_read_as_they_were() -> None:
+    starter = read(STARTER).spec
+    assert (starter.task, starter.schema_version, len(starter.labels)) == ("classify", 1, 25)
+    assert (starter.pictures.image_width, starter.clip, starter.sound) == (None, None, None)
+    assert BundleSpec.from_bytes(starter.to_bytes()).digest() == starter.digest()
+
+
+def test_a_task_has_only_what_it_needs() -> None:
+    sound = {"frames": 1024, "mel_bins": 128, "mean": 0, "std": 1}
+    heard = spec(task="audio-visual", clip={"frames": 8, "stride": 1, "rate": 2}, sound=sound)
+    assert heard.clip == Clip(frames=8, stride=1, rate=2)
+    assert heard.sound == Sound(sample_rate=16_000, frames=1024, mel_bins=128, mean=0, std=1)
+    tracked = spec(task="track", preprocess=None, labels=None)
+    assert (tracked.preprocess, tracked.labels) == (None, [])
+    with pytest.raises(BundleError, match="test@1: task track takes no pictures"):
+        _ = tracked.pictures
+    oblong = spec(task="inpaint", labels=None, preprocess={**PICTURES, "image_width": 64, "short_side": 32})
+    assert (oblong.pictures.image_size, oblong.pictures.image_width) == (32, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"task": "paint"}, "task: Input should be 'classify'"),
+        ({"preprocess": None}, "task classify needs preprocess and labels"),
+        ({"labels": None}, "task classify needs preprocess and labels"),
+        ({"preprocess": {**PICTURES, "image_width": 24}}, "task classify takes square pictures, without image_width"),
+        ({"task": "inpaint"}, "labels: task inpaint has none"),
+        ({"preprocess": {**PICTURES, "short_side": 31}}, "short_side 31 is smaller than image_size 32"),
+        ({"clip": {"frames": 8, "stride": 0}}, "clip.stride: Input should be greater than 0"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        spec(**changes)
