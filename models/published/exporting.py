@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
     chosen = _choose(bundle, family)
     if file.exists():
         raise CheckpointError(f"{file}: exists already")
+    if not file.parent.is_dir():
+        raise CheckpointError(f"{file.parent}: there is no such folder")
     bundle.verify()
     spec, weights = bundle.spec, load_file(bundle.weights_path)
     config = read_config(ARCHITECTURES[spec.architecture].config, spec.config)
@@ -51,18 +54,20 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
     except KeyError as error:
         raise CheckpointError(f"{spec.id}: does not fit {chosen.name}: {error.args[0]}") from error
     _require_fit(bundle, chosen, published)
-    description = _description(bundle, chosen)
-    if chosen.name == "diffmae":
-        _write_diffmae(file, config, weights)
-        description = {"format": diffmae.FORMAT, "config": diffmae.describe(config)}
-    elif file.suffix == ".safetensors":
-        save_file(published, file, metadata=description or None)
-    elif chosen.name == "flip" and not file.suffix:
-        t5x.write(file, published)
-    elif chosen.name in FLAT:
-        torch.save(published, file)
-    else:
-        torch.save({**description, CONTAINERS.get(chosen.name, "model"): published}, file)
+    description: dict[str, Any] = {} if chosen.name == "diffmae" else _description(bundle, chosen)
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=file.parent) as folder:
+        written = Path(folder) / file.name
+        if chosen.name == "diffmae":
+            description = _write_diffmae(written, config, weights)
+        elif file.suffix == ".safetensors":
+            save_file({key: value.clone() for key, value in published.items()}, written, metadata=description or None)
+        elif chosen.name == "flip" and not file.suffix:
+            t5x.write(written, published)
+        elif chosen.name in FLAT:
+            torch.save(published, written)
+        else:
+            torch.save({**description, CONTAINERS.get(chosen.name, "model"): published}, written)
+        written.rename(file)
     return Exported(chosen.name, len(published), _untold(chosen, published, description, config))
 
 
@@ -104,11 +109,13 @@ def _description(bundle: Bundle, family: Family) -> dict[str, str]:
     return {"cfg": text} if true else {}
 
 
-def _write_diffmae(file: Path, config: Any, weights: Mapping[str, Tensor]) -> None:
+def _write_diffmae(file: Path, config: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Returns what the file says of itself."""
     try:
         diffmae.write(file, config, weights)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
+    return {"format": diffmae.FORMAT, "config": diffmae.describe(config)}
 
 
 def _untold(family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any], config: Any) -> dict[str, Any]:

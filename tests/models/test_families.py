@@ -193,7 +193,10 @@ def test_the_appearance_network_takes_its_published_names_and_returns() -> None:
     assert found.perfect and found.weights.keys() == weights.keys()
 
 
-@pytest.mark.parametrize(("family", "file"), [("flip", "again"), ("diffmae", "again.safetensors"), ("mvit", "again.safetensors")])
+@pytest.mark.parametrize(
+    ("family", "file"),
+    [("flip", "again"), ("diffmae", "again.safetensors"), ("mvit", "again.safetensors"), ("lart", "again.safetensors")],
+)
 def test_other_containers_return_as_well(family: str, file: str, tmp_path: Path) -> None:
     """T5X's folder, and safetensors with the configuration in its metadata."""
     case, _, settings = RECORDED[family]
@@ -248,6 +251,7 @@ def test_a_model_of_a_task_that_is_not_served_loads_and_says_so(tmp_path: Path) 
         ("hmr2", "a.pth", "its architecture is vit, but hmr2 is a family of hmr2"),
         (None, "a.pth", r"was not imported; say with --family whose layout to write: timm, deit, mae, swag"),
         ("deit", "weights", "weights: exists already"),
+        ("deit", "nowhere/a.pth", "nowhere: there is no such folder"),
     ],
 )
 def test_an_export_that_cannot_be_says_why(family: str | None, file: str, sentence: str, tmp_path: Path) -> None:
