@@ -142,8 +142,8 @@ def decoder_fields(weights: Mapping[str, Tensor], half: str) -> Fields:
 
 
 def preprocess(size: int) -> Preprocess:
-    """Of the frames."""
-    return Preprocess(image_size=size, short_side=size, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    """Of the frames: squeezed into the square, whatever their proportions."""
+    return Preprocess(image_size=size, short_side=size, fit="squeeze", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 FAMILY = Family(

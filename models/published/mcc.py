@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from models.bundle import Preprocess
 from models.published import timm
 from models.published.family import (
     IMAGENET_MEAN,
@@ -15,7 +16,6 @@ from models.published.family import (
     Fields,
     UnlikeFamily,
     block_fields,
-    resize_and_crop,
     shape_of,
     side_of,
 )
@@ -76,6 +76,11 @@ def _depth(weights: Mapping[str, Tensor], blocks: str) -> int:
     return 1 + max((int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))), default=-1)
 
 
+def preprocess(size: int) -> Preprocess:
+    """Of pictures that were cut or padded to a square before, together with their points."""
+    return Preprocess(image_size=size, short_side=size, fit="squeeze", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
 FAMILY = Family(
     name="mcc",
     architecture="mcc",
@@ -83,5 +88,5 @@ FAMILY = Family(
     config=config,
     head_fields=("heads", "window_heads", "decoder_heads"),
     defaults={},
-    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    preprocess=preprocess,
 )

@@ -232,6 +232,10 @@ def test_a_film_a_sound_and_an_oblong_picture_have_their_place_in_a_bundle(tmp_p
     audio = imported(GOLDEN / case / "checkpoint.pth", tmp_path, {**settings, "sound_mean": "-6.6"}).spec
     assert audio.preprocess is None and audio.sound is not None
     assert (audio.sound.frames, audio.sound.mel_bins, audio.sound.mean) == (128, 64, -6.6)
+    case, _, settings = RECORDED["mavil"]
+    both = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings).spec
+    assert both.preprocess is not None and both.clip is not None and both.sound is not None
+    assert (both.preprocess.fit, both.clip.rate, both.sound.frames) == ("squeeze", 2, 64)
     with pytest.raises(BundleError, match="task autoencode takes no pictures"):
         _ = audio.pictures
 
