@@ -36,7 +36,7 @@ DECODER = {
     "mask_token": "mask_token",
     "decoder_embed.*": "decoder_embed.*",
     "decoder_pos_embed": "decoder_pos_embed",
-    **{f"decoder_{theirs}": f"decoder_{ours}" for theirs, ours in timm.ENCODER.items() if theirs.startswith("blocks.")},
+    **{f"decoder_{theirs}": f"decoder_{ours}" for theirs, ours in timm.BLOCK.items()},
     "decoder_norm.*": "decoder_norm.*",
     "decoder_pred.*": "decoder_pred.*",
 }

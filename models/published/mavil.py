@@ -25,8 +25,6 @@ from models.published.family import (
 from models.published.key_table import KeyTable
 from models.published.mae import DECODER
 
-BLOCK = {theirs: ours for theirs, ours in timm.ENCODER.items() if theirs.startswith("blocks.")}
-
 WINDOWS = {
     "decoder_blocks.{i}.attn.tau": "decoder_blocks.{i}.attn.tau",
     "decoder_blocks.{i}.attn.meta_mlp.fc1.*": "decoder_blocks.{i}.attn.meta_mlp.fc1.*",
@@ -47,7 +45,7 @@ def halves(keys: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-FUSION = {theirs.replace("blocks.", "blocks_av."): ours.replace("blocks.", "blocks_av.") for theirs, ours in BLOCK.items()}
+FUSION = {theirs.replace("blocks.", "blocks_av."): ours.replace("blocks.", "blocks_av.") for theirs, ours in timm.BLOCK.items()}
 
 KEYS = {
     **halves(timm.ENCODER),

@@ -21,8 +21,6 @@ from models.published.family import (
 )
 from models.published.key_table import KeyTable
 
-BLOCK = {key: name for key, name in timm.ENCODER.items() if key.startswith("blocks.")}
-
 KEYS = {
     **timm.ENCODER,
     "norm.*": "norm.*",
@@ -31,13 +29,13 @@ KEYS = {
     "xyz_pos_embed.cls_token": "xyz_pos_embed.cls_token",
     "xyz_pos_embed.invalid_xyz_token": "xyz_pos_embed.invalid_xyz_token",
     "xyz_pos_embed.pos_embed.*": "xyz_pos_embed.pos_embed.*",
-    **{f"xyz_pos_embed.{key}": f"xyz_pos_embed.{name}" for key, name in BLOCK.items()},
-    **{key.replace("blocks.", "blocks_xyz."): name.replace("blocks.", "blocks_xyz.") for key, name in BLOCK.items()},
+    **{f"xyz_pos_embed.{key}": f"xyz_pos_embed.{name}" for key, name in timm.BLOCK.items()},
+    **{key.replace("blocks.", "blocks_xyz."): name.replace("blocks.", "blocks_xyz.") for key, name in timm.BLOCK.items()},
     "norm_xyz.*": "norm_xyz.*",
     "decoder_embed.*": "decoder_embed.*",
     "decoder_pos_embed": "decoder_pos_embed",
     "decoder_xyz_pos_embed.pos_embed.*": "decoder_xyz_pos_embed.pos_embed.*",
-    **{f"decoder_{key}": f"decoder_{name}" for key, name in BLOCK.items()},
+    **{f"decoder_{key}": f"decoder_{name}" for key, name in timm.BLOCK.items()},
     "decoder_norm.*": "decoder_norm.*",
     "decoder_pred.*": "decoder_pred.*",
 }

@@ -5,16 +5,20 @@ from __future__ import annotations
 from models.published.family import Family, resize_and_crop, vit_config
 from models.published.key_table import KeyTable
 
-ENCODER = {
-    "cls_token": "cls_token",
-    "pos_embed": "pos_embed",
-    "patch_embed.proj.*": "patch_embed.proj.*",
+BLOCK = {
     "blocks.{i}.norm1.*": "blocks.{i}.norm1.*",
     "blocks.{i}.attn.qkv.*": "blocks.{i}.attn.qkv.*",
     "blocks.{i}.attn.proj.*": "blocks.{i}.attn.proj.*",
     "blocks.{i}.norm2.*": "blocks.{i}.norm2.*",
     "blocks.{i}.mlp.fc1.*": "blocks.{i}.mlp.fc1.*",
     "blocks.{i}.mlp.fc2.*": "blocks.{i}.mlp.fc2.*",
+}
+
+ENCODER = {
+    "cls_token": "cls_token",
+    "pos_embed": "pos_embed",
+    "patch_embed.proj.*": "patch_embed.proj.*",
+    **BLOCK,
 }
 
 KEYS = {
