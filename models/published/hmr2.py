@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from models.hmr2 import HMR2Config, Query
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, published_heads, resize_and_crop, shape_of
+from models.published.family import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Family,
+    Fields,
+    UnlikeFamily,
+    depth_of,
+    published_heads,
+    resize_and_crop,
+    shape_of,
+)
 from models.published.key_table import KeyTable
 from models.smpl import PREFIX
 
@@ -68,21 +77,17 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "patch_size": patch_size,
         "channels": channels,
         "width": width,
-        "depth": _depth(weights, "backbone"),
+        "depth": depth_of(weights, "backbone.blocks"),
         "mlp_ratio": hidden / width,
         "qkv_bias": "backbone.blocks.0.attn.qkv.bias" in weights,
         "query": Query.ZERO if query == 1 else Query.ESTIMATE,
         "decoder_width": decoder_width,
-        "decoder_depth": _depth(weights, "decoder"),
+        "decoder_depth": depth_of(weights, "decoder.blocks"),
         "decoder_head_dim": inner // (decoder_heads or 1),
         "decoder_hidden": decoder_hidden,
         **({} if heads is None else {"heads": heads}),
         **({} if decoder_heads is None else {"decoder_heads": decoder_heads}),
     }
-
-
-def _depth(weights: Mapping[str, Tensor], part: str) -> int:
-    return 1 + max(int(match[1]) for key in weights if (match := re.match(rf"{part}\.blocks\.(\d+)\.", key)))
 
 
 def _image_size(patches: int, patch_size: int, settings: Fields) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from models.published.family import (
     Fields,
     UnlikeFamily,
     block_fields,
+    depth_of,
     shape_of,
     side_of,
 )
@@ -56,10 +56,10 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "channels": channels,
         "width": width,
         "window": side_of(inside - 1),
-        "window_depth": _depth(weights, "xyz_pos_embed.blocks"),
+        "window_depth": depth_of(weights, "xyz_pos_embed.blocks"),
         "window_mlp_ratio": hidden / width,
         "decoder_width": small,
-        "decoder_depth": _depth(weights, "decoder_blocks"),
+        "decoder_depth": depth_of(weights, "decoder_blocks"),
         "regress_colour": outputs == 4,
         **block_fields(weights, width),
     }
@@ -68,10 +68,6 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     if small % 32 == 0:
         fields["decoder_heads"] = small // 32
     return fields
-
-
-def _depth(weights: Mapping[str, Tensor], blocks: str) -> int:
-    return 1 + max((int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))), default=-1)
 
 
 def preprocess(size: int) -> Preprocess:
