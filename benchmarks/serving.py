@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--make-bundle", type=Path, metavar="DIR", help="only write the reference bundle into this folder")
     parser.add_argument("--quick", action="store_true", help="two short rounds: a first look, not a result")
+    parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default: {FULL.rounds}, with --quick {QUICK.rounds})")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="measure this alone; may be given several times")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -269,6 +270,7 @@ def main() -> None:
         return
 
     plan, sections = (QUICK if options.quick else FULL), options.only or SECTIONS
+    plan = replace(plan, rounds=options.rounds or plan.rounds)
     here = machine.describe()
     console.print(*here.lines(), sep="\n")
     results: dict[str, Any] = {"machine": here.to_json(), "plan": vars(plan), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
