@@ -92,7 +92,7 @@ def without_storage(architecture: str, config: Any) -> nn.Module:
 def count_flops(prepared: Callable[[], Call]) -> int:
     """Of a call that `prepared` makes for a model without storage: on a device, fused attention would not be counted."""
     # MCC embeds only windows that hold points: without values, take all of them
-    with meta_config.patch(meta_nonzero_assume_all_nonzero=True), torch.inference_mode():
+    with meta_config.patch(meta_nonzero_assume_all_nonzero=True), torch.inference_mode():  # type: ignore[attr-defined]
         call = prepared()
         with FlopCounterMode(display=False) as counter:
             call()
@@ -214,7 +214,7 @@ def _masked_crops(model: nn.Module, config: Any, make: Maker) -> Call:
 
 def _grid(config: Any) -> int:
     times, rows, columns = config.patch_grid
-    return times * rows * columns + getattr(config, "special_tokens", 0)
+    return int(times * rows * columns + getattr(config, "special_tokens", 0))
 
 
 def _with_class(config: Any) -> int:

@@ -9,7 +9,7 @@ keys may have the same meaning; the first is the one that is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -113,5 +113,5 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _fill(text: str, values: tuple[str, ...]) -> str:
     rest = iter(values)
-    number = {"{i}": lambda text: str(int(text)), "{ii}": lambda text: text.zfill(2), "*": lambda text: text}
+    number: dict[str, Callable[[str], str]] = {"{i}": lambda text: str(int(text)), "{ii}": lambda text: text.zfill(2), "*": str}
     return "".join(number[piece](next(rest)) if piece in number else piece for piece in _PLACEHOLDER.split(text))
