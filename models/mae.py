@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.layers.initial import load_encoder, start_head
 from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
@@ -116,4 +116,5 @@ def start_from_pretrained(model: ViT, pretrained: Mapping[str, Tensor]) -> None:
     if "pos_embed" in weights:
         weights["pos_embed"] = resize_table(weights["pos_embed"], model.config.patches, special=model.config.special_tokens)
     load_encoder(model, weights, fresh=("head.", "fc_norm."))
-    start_head(model.head)
+    if isinstance(model.head, nn.Linear):
+        start_head(model.head)

@@ -38,7 +38,7 @@ class Person:
 
 def rotations(six: Tensor) -> Tensor:
     """(..., 6) → (..., 3, 3): two columns made orthonormal and their cross product (arXiv 1812.07035). In float32 at least."""
-    first, second = six.to(torch.promote_types(six.dtype, torch.float32)).unflatten(-1, (2, 3)).unbind(-2)
+    first, second = six.to(torch.promote_types(six.dtype, torch.float32)).unflatten(-1, (2, 3)).unbind(-2)  # type: ignore[no-untyped-call]
     first = F.normalize(first, dim=-1, eps=1e-12)
     second = F.normalize(second - (first * second).sum(-1, keepdim=True) * first, dim=-1, eps=1e-12)
     return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
@@ -71,7 +71,7 @@ class Readout(nn.Module):
 
     @staticmethod
     def person(state: Tensor) -> Person:
-        pose, betas, camera = state.split([6 * JOINTS, BETAS, 3], dim=-1)
+        pose, betas, camera = state.split([6 * JOINTS, BETAS, 3], dim=-1)  # type: ignore[no-untyped-call]
         return Person(rotations(pose.unflatten(-1, (JOINTS, 6))), betas, camera)
 
 
@@ -151,7 +151,7 @@ class Body(nn.Module):
         shaped = self.v_template + torch.einsum("vdk,bk->bvd", self.shapedirs, person.betas)  # (B, V, 3)
         at_rest = self.J_regressor @ shaped  # (B, 24, 3)
         bent = (person.rotations[:, 1:] - torch.eye(3, device=shaped.device)).flatten(1)  # (B, 207)
-        vertices = shaped + (bent @ self.posedirs).unflatten(1, (-1, 3))
+        vertices = shaped + (bent @ self.posedirs).unflatten(1, (-1, 3))  # type: ignore[no-untyped-call]
         turns, places = self._walk(person.rotations, at_rest)
         shifts = places - (turns @ at_rest.unsqueeze(-1)).squeeze(-1)  # of a point at rest: R p + t - R j
         skinning = torch.einsum("vj,bjrc->bvrc", self.lbs_weights, torch.cat([turns, shifts.unsqueeze(-1)], dim=-1))  # (B, V, 3, 4)

@@ -30,9 +30,9 @@ def pack_linears(model: nn.Module) -> None:
     """
     for module in list(model.modules()):
         if isinstance(module, Attention) and module.packable:
-            for name, child in (("qkv", module.qkv), ("proj", module.proj)):
-                if isinstance(child, nn.Linear):  # one head as wide as the tokens may go without a projection
-                    setattr(module, name, PackedLinear(child))
+            for name, layer in (("qkv", module.qkv), ("proj", module.proj)):
+                if isinstance(layer, nn.Linear):  # one head as wide as the tokens may go without a projection
+                    setattr(module, name, PackedLinear(layer))
         for name, child in list(module.named_children()):
             if isinstance(child, Mlp):
                 setattr(module, name, nn.Sequential(PackedLinear(child.fc1, gelu=child.gelu), PackedLinear(child.fc2)))

@@ -84,7 +84,8 @@ class PostNormText(nn.Module):
         x = F.dropout(self.embed_norm(x), self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x, visible.bool()[:, None, None])
-        return x
+        words: Tensor = x
+        return words
 
     def places(self, tokens: Tensor) -> Tensor:
         """Rows of the position table, (B, N). RoBERTa's first token has the row after that of padding, and padding its own number."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from models.phalp_appearance import AppearanceNetConfig, AppearanceNet, NormedBlock, ResNet50, SpectralConv
+from models.phalp_appearance import AppearanceNet, AppearanceNetConfig, NormedBlock, ResNet50, SpectralConv
 from models.published import FAMILIES, detect, fit
 from tests.models.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
