@@ -267,7 +267,7 @@ class Dispatcher:
 
     async def _cancel(self, jobs: Sequence[Job]) -> None:
         now_ms = self._estimate_ms()
-        with suppress(*AWAY):
+        with suppress(*AWAY, redis.exceptions.OutOfMemoryError):
             async with self._commands, self._redis.pipeline(transaction=False) as pipeline:
                 for job in jobs:
                     # a worker that sees the job after that sees its deadline too

@@ -8,7 +8,7 @@ call again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeVar
@@ -60,7 +60,8 @@ class WorkerQueue:
         self._timings = timings or WorkerTimings()
         self._redis: Any = connect(url, blocking=MAX_BLOCK_S)
         self._script = {
-            name: self._redis.register_script(lua.source(name)) for name in ("pull", "reclaim", "finish", "hand_back", "janitor")
+            name: self._redis.register_script(lua.source(name))
+            for name in ("announce", "create_groups", "pull", "reclaim", "finish", "hand_back", "janitor")
         }
         self._specs: dict[str, bytes] = {}
         self._held: set[tuple[str, str]] = set()
@@ -74,13 +75,12 @@ class WorkerQueue:
 
     def announce(self, info: WorkerInfo) -> None:
         """To be called every second by a thread that proves progress: `worker:<id>` is what tells the living from the dead."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.set(keys.worker(self.id), encode(info), px=int(self._timings.key_ttl * 1000), get=True)
-            pipeline.sadd(keys.WORKERS, self.id)
-            before, _ = self._once(pipeline.execute)
-        if before is None and self._specs:
+        alive: list[str | int | bytes] = [self.id, encode(info), int(self._timings.key_ttl * 1000)]
+        known = self._once(lambda: self._script["announce"](keys=[], args=alive))
+        if not known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
-            self._once(lambda: self._redis.mset({keys.spec(digest): data for digest, data in self._specs.items()}))
+            specs = [part for digest, data in self._specs.items() for part in (digest, data)]
+            self._once(lambda: self._script["announce"](keys=[], args=[*alive, *specs]))
 
     def publish_spec(self, spec: BundleSpec) -> str:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""
@@ -207,14 +207,6 @@ class WorkerQueue:
         self._overlooked = len(rows) > max_items
         return self._accept(rows[:max_items], alone=False)
 
-    def _create_groups(self, streams: Iterable[str]) -> None:
-        for stream in streams:
-            try:
-                self._once(lambda name=stream: self._redis.xgroup_create(name, keys.GROUP, id="0", mkstream=True))  # type: ignore[misc]
-            except redis.exceptions.ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
-                    raise
-
     def _find_overlooked(self, streams: list[str], max_items: int) -> list[Delivery]:
         """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
 
@@ -233,7 +225,8 @@ class WorkerQueue:
         except redis.exceptions.ResponseError as error:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
-            self._create_groups(streams)  # a new bundle, or a Redis that restarted empty
+            # a new bundle, or a Redis that restarted empty
+            self._once(lambda: self._script["create_groups"](keys=streams, args=[]))
             answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
         return [
             [stream, entry_id, fields.get(b"id", b""), fields.get(b"gw", b""), int(fields.get(b"bytes", 0)), b"", fields.get(b"job", b"")]
@@ -309,6 +302,8 @@ class WorkerQueue:
     def _once(self, call: Callable[[], T]) -> T:
         try:
             return call()
+        except redis.exceptions.OutOfMemoryError as error:
+            raise RedisAway(detail=f"the queue's Redis is out of memory: {error}") from error
         except AWAY as error:
             self._absence_counts_from = time.monotonic() + self._timings.absence_settles
             raise RedisAway(detail=f"Redis does not answer: {error}") from error

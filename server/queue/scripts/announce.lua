@@ -1,0 +1,8 @@
+-- A worker says that it lives, and publishes the specs that it is given.
+-- ARGV: worker, its message, ms until it counts as dead, then per spec: digest, bundle.json. Returns 1 if Redis knew the worker, else 0.
+
+local known = redis.call('EXISTS', 'worker:' .. ARGV[1])
+redis.call('SET', 'worker:' .. ARGV[1], ARGV[2], 'PX', ARGV[3])
+redis.call('SADD', 'workers', ARGV[1])
+for i = 4, #ARGV, 2 do redis.call('SET', 'spec:' .. ARGV[i], ARGV[i + 1]) end
+return known
