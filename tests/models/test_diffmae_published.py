@@ -152,12 +152,12 @@ def test_an_oblong_picture_is_known_from_the_config_alone(tmp_path: Path) -> Non
     assert detect(read_checkpoint(file), read_description(file)) == ["diffmae"]
 
 
-def test_it_becomes_no_classifier(tmp_path: Path) -> None:
-    """Until bundles hold more than classifiers; the file is recognised all the same."""
+def test_it_becomes_a_bundle_that_inpaints(tmp_path: Path) -> None:
     file = tmp_path / "model.pth"
     write(file, SMALL, DiffMAE(SMALL).state_dict())
-    with pytest.raises(CheckpointError, match="fits diffmae, which does not classify"):
-        import_checkpoint(file, family=None, labels=None, overrides={}, name="x", version="1", license="none")
+    spec, weights = import_checkpoint(file, family=None, labels=None, overrides={}, name="x", version="1", license="none")
+    assert (spec.task, spec.architecture, spec.labels) == ("inpaint", "diffmae", [])
+    assert weights.keys() == DiffMAE(SMALL).state_dict().keys()
 
 
 def test_shapes_tell_what_they_can() -> None:

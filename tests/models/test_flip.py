@@ -184,10 +184,10 @@ def test_another_grid_computes_the_table_anew() -> None:
     assert torch.equal(found.weights["vision.pos_embed"], sincos_table(config.width, 8))
 
 
-def test_an_import_says_that_no_task_serves_it_yet() -> None:
+def test_a_t5x_folder_becomes_a_zero_shot_bundle() -> None:
     arguments: dict[str, Any] = {"labels": None, "name": "flip", "version": "1", "license": "unknown"}
-    with pytest.raises(CheckpointError, match="fits flip, which does not classify"):
-        import_checkpoint(GOLDEN / "tiny_m50_t5x", family=None, overrides={"heads": "4", "text_heads": "2"}, **arguments)
+    spec, _ = import_checkpoint(GOLDEN / "tiny_m50_t5x", family=None, overrides={"heads": "4", "text_heads": "2"}, **arguments)
+    assert (spec.task, spec.architecture, spec.config["heads"], spec.config["text_heads"]) == ("zero-shot", "flip", 4, 2)
 
 
 def write_array(folder: Path, name: str, array: np.ndarray[Any, Any], chunks: list[int], **changes: Any) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.bundle import Preprocess
 from models.layers.text import PostNormText, PostNormTextConfig
 from models.maws import CLIP, VISION, MAWSClip
-from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
+from models.published import FAMILIES, detect, fit, import_checkpoint, read_checkpoint
 from models.vit import ViT
 from server.media.images import to_model_size
 from tests.golden.case import read_case
@@ -182,10 +182,10 @@ def imported(name: str, **changes: Any) -> Any:
     return import_checkpoint(GOLDEN / name / "checkpoint.pth", license="CC-BY-NC-4.0", **{**arguments, **changes})
 
 
-def test_a_fine_tuned_encoder_becomes_a_bundle_and_a_bare_one_does_not() -> None:
+def test_a_fine_tuned_encoder_classifies_and_a_bare_one_embeds() -> None:
     spec, _ = imported("vision_ft_head")
     assert (spec.architecture, spec.config["classes"], spec.config["proportional_attention"]) == ("vit", 9, True)
     assert FAMILIES["maws"].preprocess(518).fit == "squeeze"
     assert FAMILIES["maws"].preprocess(224).fit == "crop"
-    with pytest.raises(CheckpointError, match="fits maws, which does not classify"):
-        imported("vision_features", family=None, overrides={"heads": "5"})
+    bare, _ = imported("vision_features", family=None, overrides={"heads": "5"})
+    assert (bare.task, bare.architecture, bare.labels) == ("embed", "vit", [])
