@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
-from models.layers.patches import PatchEmbed, normalise_patches, patchify
+from models.layers.patches import PatchEmbed, normalise_patches, patchify, require_spectrogram_patches
 from models.layers.positions import sincos_table
 from models.layers.windows import WindowBlock
 
@@ -37,8 +37,7 @@ class AudioMAEConfig:
     normalise_targets: bool = True
 
     def __post_init__(self) -> None:
-        if self.audio_frames % self.patch_size or self.mel_bins % self.patch_size:
-            raise ValueError(f"a spectrogram of {self.audio_frames} × {self.mel_bins} cannot be cut into patches of {self.patch_size}")
+        require_spectrogram_patches(self.audio_frames, self.mel_bins, self.patch_size)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -6,14 +6,14 @@ Which captions training looks at is decided by `training.curation`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
-from models.clip import INITIAL_SCALE, class_features, contrastive_loss, unit
-from models.layers.text import PostNormText, PostNormTextConfig
+from models.clip import INITIAL_SCALE, TwoTowersConfig, class_features, contrastive_loss, unit
+from models.layers.text import PostNormText
 from models.merge_schedule import MergeSchedule
 from models.vit import ViT, ViTConfig
 
@@ -30,55 +30,19 @@ class Tower(StrEnum):
 
 
 @dataclass(frozen=True)
-class CiTConfig:
+class CiTConfig(TwoTowersConfig):
     """The defaults are the released models: MoCo-v3 ViT-B/16 and BERT-base."""
 
     tower: Tower = Tower.MOCO
-    image_size: int = 224
-    patch_size: int = 16
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    norm_eps: float = 1e-6
     tower_classes: int = 0
     """Of the tower's own head, which is kept and not used (AugReg)."""
     projector_hidden: int = 4096
     projector_width: int = 256
     """MoCo-v3 only."""
-    vocabulary: int = 30522
-    positions: int = 512
-    text_width: int = 768
-    text_depth: int = 12
-    text_heads: int = 12
-    text_hidden: int = 3072
-    text_norm_eps: float = 1e-12
-    joint_width: int = 512
-    proportional_attention: bool = True
 
     @property
     def vision(self) -> ViTConfig:
-        return ViTConfig(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            classes=self.tower_classes,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            norm_eps=self.norm_eps,
-            proportional_attention=self.proportional_attention,
-        )
-
-    @property
-    def text(self) -> PostNormTextConfig:
-        return PostNormTextConfig(
-            vocabulary=self.vocabulary,
-            positions=self.positions,
-            width=self.text_width,
-            depth=self.text_depth,
-            heads=self.text_heads,
-            hidden=self.text_hidden,
-            norm_eps=self.text_norm_eps,
-        )
+        return replace(super().vision, classes=self.tower_classes)
 
 
 PUBLISHED: Mapping[str, CiTConfig] = {

@@ -4,13 +4,65 @@ classes. The models are `models.flip`, `models.cit` and `models.maws`."""
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.layers.text import PostNormTextConfig
+from models.vit import ViTConfig
+
 INITIAL_SCALE = math.log(1 / 0.07)
 """Logarithm of what cosines are multiplied by before softmax, where training starts."""
+
+
+@dataclass(frozen=True)
+class TwoTowersConfig:
+    """A ViT and a post-norm text transformer of BERT's kind, projected into one space: what CiT and MAWS have in common."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    vocabulary: int = 30522
+    positions: int = 512
+    text_width: int = 768
+    text_depth: int = 12
+    text_heads: int = 12
+    text_hidden: int = 3072
+    text_norm_eps: float = 1e-12
+    joint_width: int = 512
+    proportional_attention: bool = True
+
+    @property
+    def vision(self) -> ViTConfig:
+        return ViTConfig(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            classes=0,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            norm_eps=self.norm_eps,
+            proportional_attention=self.proportional_attention,
+        )
+
+    @property
+    def text(self) -> PostNormTextConfig:
+        return PostNormTextConfig(
+            vocabulary=self.vocabulary,
+            positions=self.positions,
+            width=self.text_width,
+            depth=self.text_depth,
+            heads=self.text_heads,
+            hidden=self.text_hidden,
+            norm_eps=self.text_norm_eps,
+        )
 
 
 def unit(x: Tensor, added: float = 0.0) -> Tensor:

@@ -16,7 +16,7 @@ from models.layers.block import Block
 from models.layers.initial import load_encoder, start_head
 from models.layers.masked_encoder import MaskedEncoder, initialise_linears
 from models.layers.masking import take
-from models.layers.patches import PatchEmbed, TubePatchEmbed
+from models.layers.patches import PatchEmbed, TubePatchEmbed, require_clip_patches, require_spectrogram_patches
 from models.layers.positions import sincos_table, tiled_table
 from models.merge_schedule import MergeSchedule
 from models.token_merging import Tokens
@@ -43,15 +43,8 @@ class TowersConfig:
     fusion_depth: int = 2
 
     def __post_init__(self) -> None:
-        if self.audio_frames % self.audio_patch_size or self.mel_bins % self.audio_patch_size:
-            raise ValueError(
-                f"a spectrogram of {self.audio_frames} × {self.mel_bins} cannot be cut into patches of {self.audio_patch_size}"
-            )
-        if self.image_size % self.patch_size or self.frames % self.patch_frames:
-            raise ValueError(
-                f"a clip of {self.frames} frames of {self.image_size} px cannot be cut into patches of "
-                f"{self.patch_frames} frames of {self.patch_size} px"
-            )
+        require_spectrogram_patches(self.audio_frames, self.mel_bins, self.audio_patch_size)
+        require_clip_patches(self.frames, self.patch_frames, self.image_size, self.patch_size)
 
     @property
     def special_tokens(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.clip import INITIAL_SCALE, class_features, unit
+from models.clip import INITIAL_SCALE, TwoTowersConfig, class_features, unit
 from models.layers.text import PostNormText, PostNormTextConfig
 from models.merge_schedule import MergeSchedule
 from models.vit import ViT, ViTConfig
@@ -39,54 +39,18 @@ VISION: Mapping[str, ViTConfig] = {
 
 
 @dataclass(frozen=True)
-class MAWSClipConfig:
+class MAWSClipConfig(TwoTowersConfig):
     """The defaults are ViT-B/16 with XLM-R base."""
 
-    image_size: int = 224
-    patch_size: int = 16
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    norm_eps: float = 1e-6
     vocabulary: int = 250002
     positions: int = 514
     padding: int = 1
-    text_width: int = 768
-    text_depth: int = 12
-    text_heads: int = 12
-    text_hidden: int = 3072
     text_norm_eps: float = 1e-5
     joint_width: int = 768
-    proportional_attention: bool = True
-
-    @property
-    def vision(self) -> ViTConfig:
-        return ViTConfig(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            classes=0,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            norm_eps=self.norm_eps,
-            proportional_attention=self.proportional_attention,
-        )
 
     @property
     def text(self) -> PostNormTextConfig:
-        return PostNormTextConfig(
-            vocabulary=self.vocabulary,
-            positions=self.positions,
-            token_types=0,
-            padding=self.padding,
-            width=self.text_width,
-            depth=self.text_depth,
-            heads=self.text_heads,
-            hidden=self.text_hidden,
-            norm_eps=self.text_norm_eps,
-        )
+        return replace(super().text, token_types=0, padding=self.padding)
 
 
 _XLMR_LARGE = MAWSClipConfig(text_width=1024, text_depth=24, text_heads=16, text_hidden=4096, joint_width=1024)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import load_encoder, start_head
 from models.layers.masked_encoder import initialise_linears
-from models.layers.patches import TubePatchEmbed
+from models.layers.patches import TubePatchEmbed, require_clip_patches
 from models.layers.space_time_positions import SpaceTimePositions
 from models.merge_schedule import MergeSchedule
 from models.token_merging import Tokens
@@ -43,11 +43,7 @@ class VideoMAEConfig:
     """Before the head, in training."""
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size or self.frames % self.patch_frames:
-            raise ValueError(
-                f"a clip of {self.frames} frames of {self.image_size} px cannot be cut into patches of "
-                f"{self.patch_frames} frames of {self.patch_size} px"
-            )
+        require_clip_patches(self.frames, self.patch_frames, self.image_size, self.patch_size)
 
     @property
     def special_tokens(self) -> int:

@@ -12,7 +12,7 @@ from models.layers.block import Block
 from models.layers.masked_autoencoder import Reconstruction
 from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking, take
-from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, unpatchify_tubes
+from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, require_clip_patches, unpatchify_tubes
 from models.layers.space_time_positions import SpaceTimePositions
 from models.token_merging import Tokens
 
@@ -46,11 +46,7 @@ class VideoMAEPretrainingConfig:
     """Matrices truncated normal of deviation 0.02, and kernels of deviation 1, as `trunc_init` has it; otherwise Xavier."""
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size or self.frames % self.patch_frames:
-            raise ValueError(
-                f"a clip of {self.frames} frames of {self.image_size} px cannot be cut into patches of "
-                f"{self.patch_frames} frames of {self.patch_size} px"
-            )
+        require_clip_patches(self.frames, self.patch_frames, self.image_size, self.patch_size)
         if self.predicted_per_patch * self.grid[0] != self.predicted_frames:
             raise ValueError(f"predicted_frames: {self.predicted_frames} frames are not the same number for each of {self.grid[0]} times")
 

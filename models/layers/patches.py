@@ -79,3 +79,17 @@ def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     channels_last = pictures.movedim(1, -1).float()
     scaled = channels_last * torch.tensor(std, device=pictures.device) + torch.tensor(mean, device=pictures.device)
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def require_clip_patches(frames: int, patch_frames: int, image_size: int, patch_size: int) -> None:
+    """Raises ValueError for a clip that is no whole number of patches."""
+    if image_size % patch_size or frames % patch_frames:
+        raise ValueError(
+            f"a clip of {frames} frames of {image_size} px cannot be cut into patches of {patch_frames} frames of {patch_size} px"
+        )
+
+
+def require_spectrogram_patches(frames: int, mel_bins: int, patch_size: int) -> None:
+    """Raises ValueError for a spectrogram that is no whole number of patches."""
+    if frames % patch_size or mel_bins % patch_size:
+        raise ValueError(f"a spectrogram of {frames} × {mel_bins} cannot be cut into patches of {patch_size}")
