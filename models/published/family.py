@@ -74,6 +74,15 @@ def vit_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     }
 
 
+def decoder_fields(weights: Mapping[str, Tensor], half: str = "") -> Fields:
+    """What the weights of a masked autoencoder's decoder tell. Its heads have 32 channels in the published sizes. half: before names."""
+    _, small = shape_of(weights, f"{half}decoder_pred.weight", 2)
+    fields: Fields = {"decoder_width": small, "decoder_depth": depth_of(weights, f"{half}decoder_blocks")}
+    if small % 32 == 0:
+        fields["decoder_heads"] = small // 32
+    return fields
+
+
 def block_fields(weights: Mapping[str, Tensor], width: int) -> Fields:
     """The fields about blocks and head that all our transformers share."""
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)

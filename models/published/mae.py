@@ -19,7 +19,7 @@ from models.published.family import (
     Fields,
     UnlikeFamily,
     block_fields,
-    depth_of,
+    decoder_fields,
     shape_of,
     side_of,
     vit_config,
@@ -46,7 +46,6 @@ def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Field
     """The fields of MAEConfig that weights tell, but for `normalise_targets`. Decoder heads have 32 channels as published."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
-    _, small = shape_of(weights, "decoder_pred.weight", 2)
     if channels == 1:
         raise UnlikeFamily("its patches have one channel, as those of spectrograms")
     fields = block_fields(weights, width)
@@ -57,9 +56,7 @@ def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Field
         "patch_size": patch_size,
         "channels": channels,
         "width": width,
-        "decoder_width": small,
-        "decoder_depth": depth_of(weights, "decoder_blocks"),
-        **({"decoder_heads": small // 32} if small % 32 == 0 else {}),
+        **decoder_fields(weights),
     }
 
 

@@ -18,6 +18,7 @@ from models.published.family import (
     Fields,
     UnlikeFamily,
     block_fields,
+    decoder_fields,
     depth_of,
     shape_of,
     side_of,
@@ -124,19 +125,10 @@ def audio_mae_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         **spectrogram(weights, "pos_embed", patch_size, settings),
         "patch_size": patch_size,
         "width": width,
-        **decoder_fields(weights, ""),
+        **decoder_fields(weights),
         **block_fields(weights, width),
     }
     return fields if "decoder_blocks.0.attn.tau" in weights else {**fields, "window": None}
-
-
-def decoder_fields(weights: Mapping[str, Tensor], half: str) -> Fields:
-    """Heads have 32 channels in the published sizes."""
-    _, small = shape_of(weights, f"{half}decoder_pred.weight", 2)
-    fields: Fields = {"decoder_width": small, "decoder_depth": depth_of(weights, f"{half}decoder_blocks")}
-    if small % 32 == 0:
-        fields["decoder_heads"] = small // 32
-    return fields
 
 
 def preprocess(size: int) -> Preprocess:

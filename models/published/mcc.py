@@ -15,6 +15,7 @@ from models.published.family import (
     Fields,
     UnlikeFamily,
     block_fields,
+    decoder_fields,
     depth_of,
     shape_of,
     side_of,
@@ -42,12 +43,12 @@ KEYS = {
 
 
 def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
-    """The fields of MCCConfig that weights tell. Decoder heads have 32 channels in the published size; the windows always have 12 heads."""
+    """The fields of MCCConfig that weights tell. The windows always have 12 heads."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
     _, inside, _ = shape_of(weights, "xyz_pos_embed.two_d_pos_embed", 3)
     hidden, _ = shape_of(weights, "xyz_pos_embed.blocks.0.mlp.fc1.weight", 2)
-    outputs, small = shape_of(weights, "decoder_pred.weight", 2)
+    outputs, _ = shape_of(weights, "decoder_pred.weight", 2)
     if outputs not in (4, 769):
         raise UnlikeFamily(f"decoder_pred.weight has {outputs} rows where MCC has 4 or 769")
     fields: Fields = {
@@ -58,15 +59,12 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "window": side_of(inside - 1),
         "window_depth": depth_of(weights, "xyz_pos_embed.blocks"),
         "window_mlp_ratio": hidden / width,
-        "decoder_width": small,
-        "decoder_depth": depth_of(weights, "decoder_blocks"),
         "regress_colour": outputs == 4,
+        **decoder_fields(weights),
         **block_fields(weights, width),
     }
     if width % 12 == 0:
         fields["window_heads"] = 12
-    if small % 32 == 0:
-        fields["decoder_heads"] = small // 32
     return fields
 
 
