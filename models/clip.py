@@ -18,8 +18,8 @@ INITIAL_SCALE = math.log(1 / 0.07)
 
 
 @dataclass(frozen=True)
-class TwoTowersConfig:
-    """A ViT and a post-norm text transformer of BERT's kind, projected into one space: what CiT and MAWS have in common."""
+class PictureTowerConfig:
+    """A ViT without a head; the defaults are ViT-B/16."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -28,14 +28,6 @@ class TwoTowersConfig:
     heads: int = 12
     mlp_ratio: float = 4.0
     norm_eps: float = 1e-6
-    vocabulary: int = 30522
-    positions: int = 512
-    text_width: int = 768
-    text_depth: int = 12
-    text_heads: int = 12
-    text_hidden: int = 3072
-    text_norm_eps: float = 1e-12
-    joint_width: int = 512
     proportional_attention: bool = True
 
     @property
@@ -51,6 +43,20 @@ class TwoTowersConfig:
             norm_eps=self.norm_eps,
             proportional_attention=self.proportional_attention,
         )
+
+
+@dataclass(frozen=True)
+class TwoTowersConfig(PictureTowerConfig):
+    """A ViT and a post-norm text transformer of BERT's kind, projected into one space: what CiT and MAWS have in common."""
+
+    vocabulary: int = 30522
+    positions: int = 512
+    text_width: int = 768
+    text_depth: int = 12
+    text_heads: int = 12
+    text_hidden: int = 3072
+    text_norm_eps: float = 1e-12
+    joint_width: int = 512
 
     @property
     def text(self) -> PostNormTextConfig:

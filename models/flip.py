@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from models.clip import INITIAL_SCALE, class_features, contrastive_loss, unit
+from models.clip import INITIAL_SCALE, PictureTowerConfig, class_features, contrastive_loss, unit
 from models.layers.block import Block
 from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking
@@ -25,15 +25,9 @@ LARGEST_SCALE = math.log(100)
 
 
 @dataclass(frozen=True)
-class FLIPConfig:
+class FLIPConfig(PictureTowerConfig):
     """The defaults are FLIP-B/16, whose weights were not released."""
 
-    image_size: int = 224
-    patch_size: int = 16
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    hidden: int = 3072
     text_width: int = 512
     text_depth: int = 12
     text_heads: int = 8
@@ -46,25 +40,11 @@ class FLIPConfig:
     """Share of the patches that training leaves out."""
     fixed_temperature: float | None = None
     """What logits are divided by, where it is not learned."""
-    norm_eps: float = 1e-6
     proportional_attention: bool = False
 
     @property
     def vision(self) -> ViTConfig:
-        return ViTConfig(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            classes=0,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            mlp_ratio=self.hidden / self.width,
-            tanh_gelu=True,
-            norm_eps=self.norm_eps,
-            class_position=False,
-            pool=Pool.NORM_MEAN_ALL,
-            proportional_attention=self.proportional_attention,
-        )
+        return replace(super().vision, tanh_gelu=True, class_position=False, pool=Pool.NORM_MEAN_ALL)
 
     @property
     def visible(self) -> int:
@@ -74,15 +54,12 @@ class FLIPConfig:
 
 PUBLISHED: Mapping[str, FLIPConfig] = {
     "flip_base16": FLIPConfig(),
-    "flip_large16": FLIPConfig(
-        width=1024, depth=24, heads=16, hidden=4096, text_width=768, text_heads=12, text_hidden=3072, joint_width=768
-    ),
+    "flip_large16": FLIPConfig(width=1024, depth=24, heads=16, text_width=768, text_heads=12, text_hidden=3072, joint_width=768),
     "flip_huge14": FLIPConfig(
         patch_size=14,
         width=1280,
         depth=32,
         heads=16,
-        hidden=5120,
         text_width=1024,
         text_depth=24,
         text_heads=16,

@@ -19,15 +19,14 @@ from models.vit import Classified
 
 
 @dataclass(frozen=True)
-class VideoMAEConfig:
-    """The defaults are the published ViT-L on Kinetics-400: 16 frames at 224 px, 1568 tokens and a class token."""
+class VideoEncoderConfig:
+    """What pre-training and classification share. The defaults are the published ViT-L: 16 frames at 224 px, 1568 patches."""
 
     image_size: int = 224
     patch_size: int = 16
     frames: int = 16
     patch_frames: int = 2
     channels: int = 3
-    classes: int = 400
     width: int = 1024
     depth: int = 24
     heads: int = 16
@@ -37,10 +36,6 @@ class VideoMAEConfig:
     class_token: bool = True
     separate_positions: bool = True
     """One position table for space and one for time; otherwise one for both."""
-    proportional_attention: bool = False
-    drop_path: float = 0.0
-    dropout: float = 0.0
-    """Before the head, in training."""
 
     def __post_init__(self) -> None:
         require_clip_patches(self.frames, self.patch_frames, self.image_size, self.patch_size)
@@ -58,6 +53,17 @@ class VideoMAEConfig:
     def patches(self) -> int:
         times, places = self.grid
         return times * places
+
+
+@dataclass(frozen=True)
+class VideoMAEConfig(VideoEncoderConfig):
+    """The defaults are the published ViT-L on Kinetics-400."""
+
+    classes: int = 400
+    proportional_attention: bool = False
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    """Before the head, in training."""
 
 
 SIZES: Mapping[str, VideoMAEConfig] = {

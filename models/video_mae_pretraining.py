@@ -12,32 +12,19 @@ from models.layers.block import Block
 from models.layers.masked_autoencoder import Reconstruction
 from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking, take
-from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, require_clip_patches, unpatchify_tubes
+from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, unpatchify_tubes
 from models.layers.space_time_positions import SpaceTimePositions
 from models.token_merging import Tokens
+from models.video_mae import VideoEncoderConfig
 
 
 @dataclass(frozen=True)
-class VideoMAEPretrainingConfig:
-    """The defaults are the published ViT-L: 16 frames at 224 px, 90 % of 1568 patches removed, every second frame predicted."""
+class VideoMAEPretrainingConfig(VideoEncoderConfig):
+    """The defaults are the published ViT-L: 90 % of the patches removed, every second frame predicted."""
 
-    image_size: int = 224
-    patch_size: int = 16
-    frames: int = 16
-    patch_frames: int = 2
-    channels: int = 3
-    width: int = 1024
-    depth: int = 24
-    heads: int = 16
     decoder_width: int = 512
     decoder_depth: int = 4
     decoder_heads: int = 16
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    norm_eps: float = 1e-6
-    class_token: bool = True
-    separate_positions: bool = True
-    """One position table for space and one for time; otherwise one for both."""
     predicted_frames: int = 8
     """`pred_t_dim`: how many frames of the clip are targets, spread evenly."""
     mask_ratio: float = 0.9
@@ -46,19 +33,9 @@ class VideoMAEPretrainingConfig:
     """Matrices truncated normal of deviation 0.02, and kernels of deviation 1, as `trunc_init` has it; otherwise Xavier."""
 
     def __post_init__(self) -> None:
-        require_clip_patches(self.frames, self.patch_frames, self.image_size, self.patch_size)
+        super().__post_init__()
         if self.predicted_per_patch * self.grid[0] != self.predicted_frames:
             raise ValueError(f"predicted_frames: {self.predicted_frames} frames are not the same number for each of {self.grid[0]} times")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches in time and in one picture."""
-        return self.frames // self.patch_frames, (self.image_size // self.patch_size) ** 2
-
-    @property
-    def patches(self) -> int:
-        times, places = self.grid
-        return times * places
 
     @property
     def visible(self) -> int:

@@ -22,7 +22,17 @@ from models.diffmae import DiffMAE, DiffMAEConfig
 from models.diffmae_decoder import DecoderType
 from models.published import timm
 from models.published.container import CheckpointError, read_checkpoint, read_description
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, published_heads, shape_of, side_of
+from models.published.family import (
+    AUTOENCODER_HEADS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Family,
+    Fields,
+    UnlikeFamily,
+    published_heads,
+    shape_of,
+    side_of,
+)
 from models.published.key_table import KeyTable
 from models.registry import mismatch, read_config
 
@@ -214,8 +224,7 @@ FAMILY = Family(
     architecture="diffmae",
     table=KeyTable(KEYS),
     config=config,
-    defaults={},
-    head_fields=("heads", "decoder_heads"),
+    head_fields=AUTOENCODER_HEADS,
     described=described,
     preprocess=lambda size: Preprocess(image_size=size, short_side=size, mean=IMAGENET_MEAN, std=IMAGENET_STD),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +20,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LARGEST_HEADS = {1280: 16, 2560: 32, 4096: 32}
 """Width → heads of the models from huge on (MAE, MAWS), whose heads are wider than 64 channels."""
 
+AUTOENCODER_HEADS = ("heads", "decoder_heads")
+"""`Family.head_fields` of masked autoencoders."""
+
 Fields = dict[str, Any]
 """Fields of a config dataclass."""
 
@@ -31,10 +34,10 @@ class Family:
     table: KeyTable
     config: Callable[[Mapping[str, Tensor], Fields], Fields]
     """What keys and shapes tell, from weights under our names and the fields that were set by hand. Raises UnlikeFamily."""
-    defaults: Fields
-    """What they cannot tell."""
     preprocess: Callable[[int], Preprocess]
     """For an image size."""
+    defaults: Fields = field(default_factory=dict)
+    """What they cannot tell."""
     head_fields: tuple[str, ...] = ("heads",)
     """The fields of the config that count attention heads, which no shape depends on."""
     align_corners: bool = False
@@ -130,3 +133,8 @@ def side_of(patches: int) -> int:
 def resize_and_crop(ratio: float, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Callable[[int], Preprocess]:
     """Short side to `ratio` times the image size, truncated, bicubic; then the centre."""
     return lambda size: Preprocess(image_size=size, short_side=int(ratio * size), interpolation="bicubic", mean=mean, std=std)
+
+
+def squeeze(size: int) -> Preprocess:
+    """The whole picture into a square, whatever its proportions."""
+    return Preprocess(image_size=size, short_side=size, fit="squeeze", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -67,7 +67,6 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     """The fields of FLIPConfig that weights tell. The published code keeps a fixed temperature of 0.01 where it learns none."""
     return {
         **tower_fields(weights, settings),
-        "hidden": shape_of(weights, "vision.blocks.0.mlp.fc1.weight", 2)[0],
         "text_length": shape_of(weights, "text.pos_embed", 3)[1],
         "joint_width": shape_of(weights, "vision_projection.weight", 2)[0],
         "fixed_temperature": None if "logit_scale" in weights else 0.01,
@@ -87,7 +86,6 @@ FAMILY = Family(
     architecture="flip",
     table=KeyTable(KEYS),
     config=config,
-    defaults={},
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     head_fields=HEAD_FIELDS,
     tidy=to_torch,

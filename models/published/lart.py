@@ -123,7 +123,6 @@ FAMILY = Family(
     architecture="lart",
     table=KeyTable(KEYS),
     config=config,
-    defaults={},
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     tidy=tidy,
     completed=completed,

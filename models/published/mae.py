@@ -13,6 +13,7 @@ from torch import Tensor
 from models.bundle import Preprocess
 from models.published import timm
 from models.published.family import (
+    AUTOENCODER_HEADS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Family,
@@ -34,11 +35,7 @@ KEYS = {
 DECODER = {
     "norm.*": "norm.*",
     "mask_token": "mask_token",
-    "decoder_embed.*": "decoder_embed.*",
-    "decoder_pos_embed": "decoder_pos_embed",
-    **{f"decoder_{theirs}": f"decoder_{ours}" for theirs, ours in timm.BLOCK.items()},
-    "decoder_norm.*": "decoder_norm.*",
-    "decoder_pred.*": "decoder_pred.*",
+    **timm.DECODER,
 }
 
 
@@ -80,7 +77,6 @@ PRETRAINING = Family(
     architecture="mae",
     table=KeyTable({**timm.ENCODER, **DECODER}),
     config=pretraining_config,
-    defaults={},
     preprocess=preprocess,
-    head_fields=("heads", "decoder_heads"),
+    head_fields=AUTOENCODER_HEADS,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from models.bundle import Preprocess
-from models.published.family import Family, Fields, UnlikeFamily, block_fields, depth_of, shape_of, side_of
+from models.published.family import AUTOENCODER_HEADS, Family, Fields, UnlikeFamily, block_fields, depth_of, shape_of, side_of
 from models.published.key_table import KeyTable
 
 BLOCKS = {
@@ -115,7 +115,6 @@ PRETRAINING = Family(
     architecture="video_mae_pretraining",
     table=KeyTable(PRETRAINING_KEYS),
     config=pretraining_config,
-    head_fields=("heads", "decoder_heads"),
-    defaults={},
     preprocess=preprocess,
+    head_fields=AUTOENCODER_HEADS,
 )

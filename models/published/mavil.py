@@ -9,11 +9,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.published import timm
 from models.published.family import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    AUTOENCODER_HEADS,
     Family,
     Fields,
     UnlikeFamily,
@@ -22,6 +20,7 @@ from models.published.family import (
     depth_of,
     shape_of,
     side_of,
+    squeeze,
 )
 from models.published.key_table import KeyTable
 from models.published.mae import DECODER
@@ -131,18 +130,13 @@ def audio_mae_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     return fields if "decoder_blocks.0.attn.tau" in weights else {**fields, "window": None}
 
 
-def preprocess(size: int) -> Preprocess:
-    """Of the frames: squeezed into the square, whatever their proportions."""
-    return Preprocess(image_size=size, short_side=size, fit="squeeze", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-
-
 FAMILY = Family(
     name="mavil",
     architecture="mavil",
     table=KeyTable(KEYS),
     config=config,
     defaults={"proportional_attention": False},
-    preprocess=preprocess,
+    preprocess=squeeze,
 )
 
 PRETRAINING = Family(
@@ -150,9 +144,8 @@ PRETRAINING = Family(
     architecture="mavil_pretraining",
     table=KeyTable(PRETRAINING_KEYS),
     config=pretraining_config,
-    head_fields=("heads", "decoder_heads"),
-    defaults={},
-    preprocess=preprocess,
+    preprocess=squeeze,
+    head_fields=AUTOENCODER_HEADS,
 )
 
 AUDIO_MAE = Family(
@@ -160,7 +153,6 @@ AUDIO_MAE = Family(
     architecture="audio_mae",
     table=KeyTable(AUDIO_MAE_KEYS),
     config=audio_mae_config,
-    head_fields=("heads", "decoder_heads"),
-    defaults={},
-    preprocess=preprocess,
+    preprocess=squeeze,
+    head_fields=AUTOENCODER_HEADS,
 )

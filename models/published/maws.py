@@ -56,11 +56,8 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 def clip_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     """The fields of MAWSClipConfig that weights tell."""
-    fields = tower_fields(weights, settings)
-    hidden, _ = shape_of(weights, "vision.blocks.0.mlp.fc1.weight", 2)
     return {
-        **fields,
-        "mlp_ratio": hidden / fields["width"],
+        **tower_fields(weights, settings),
         "positions": shape_of(weights, "text.pos_embed.weight", 2)[0],
         "joint_width": shape_of(weights, "vision_projection", 2)[1],
     }
@@ -86,7 +83,6 @@ CLIP = Family(
     architecture="maws_clip",
     table=KeyTable(CLIP_KEYS),
     config=clip_config,
-    defaults={},
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     head_fields=HEAD_FIELDS,
     resized=resize_positions,

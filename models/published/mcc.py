@@ -6,20 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.published import timm
-from models.published.family import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Family,
-    Fields,
-    UnlikeFamily,
-    block_fields,
-    decoder_fields,
-    depth_of,
-    shape_of,
-    side_of,
-)
+from models.published.family import Family, Fields, UnlikeFamily, block_fields, decoder_fields, depth_of, shape_of, side_of, squeeze
 from models.published.key_table import KeyTable
 
 KEYS = {
@@ -33,12 +21,8 @@ KEYS = {
     **{f"xyz_pos_embed.{key}": f"xyz_pos_embed.{name}" for key, name in timm.BLOCK.items()},
     **{key.replace("blocks.", "blocks_xyz."): name.replace("blocks.", "blocks_xyz.") for key, name in timm.BLOCK.items()},
     "norm_xyz.*": "norm_xyz.*",
-    "decoder_embed.*": "decoder_embed.*",
-    "decoder_pos_embed": "decoder_pos_embed",
+    **timm.DECODER,
     "decoder_xyz_pos_embed.pos_embed.*": "decoder_xyz_pos_embed.pos_embed.*",
-    **{f"decoder_{key}": f"decoder_{name}" for key, name in timm.BLOCK.items()},
-    "decoder_norm.*": "decoder_norm.*",
-    "decoder_pred.*": "decoder_pred.*",
 }
 
 
@@ -68,17 +52,12 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     return fields
 
 
-def preprocess(size: int) -> Preprocess:
-    """Of pictures that were cut or padded to a square before, together with their points."""
-    return Preprocess(image_size=size, short_side=size, fit="squeeze", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-
-
 FAMILY = Family(
     name="mcc",
     architecture="mcc",
     table=KeyTable(KEYS),
     config=config,
+    preprocess=squeeze,
     head_fields=("heads", "window_heads", "decoder_heads"),
-    defaults={},
-    preprocess=preprocess,
 )
+"""Pictures were cut or padded to a square before, together with their points."""

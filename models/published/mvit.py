@@ -5,26 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.mvit import PUBLISHED
+from models.published import slowfast
 from models.published.family import Family, Fields, UnlikeFamily
 from models.published.key_table import KeyTable
-from models.published.slowfast import (
-    ENDS,
-    POOLING,
-    Configuration,
-    described_by,
-    is_reversible,
-    preprocess_video,
-    published_fields,
-    trunk_fields,
-)
 
 KEYS = {
-    **ENDS,
+    **slowfast.ENDS,
     "cls_token": "cls_token",
     "pos_embed_class": "pos_embed.first",
     "blocks.{i}.attn.qkv.*": "blocks.{i}.attn.qkv.*",
     "blocks.{i}.attn.proj.*": "blocks.{i}.attn.proj.*",
-    **{f"blocks.{{i}}.attn.{name}": f"blocks.{{i}}.attn.{name}" for name in POOLING},
+    **{f"blocks.{{i}}.attn.{name}": f"blocks.{{i}}.attn.{name}" for name in slowfast.POOLING},
     "blocks.{i}.attn.rel_pos_h": "blocks.{i}.attn.rel_pos_h",
     "blocks.{i}.attn.rel_pos_w": "blocks.{i}.attn.rel_pos_w",
     "blocks.{i}.attn.rel_pos_t": "blocks.{i}.attn.rel_pos_t",
@@ -38,9 +29,9 @@ KEYS = {
 SEPARATE_KEYS = {"blocks.{i}.attn.{q,k,v}.*" if "qkv" in theirs else theirs: ours for theirs, ours in KEYS.items()}
 
 
-def fields_of(configuration: Configuration) -> Fields:
+def fields_of(configuration: slowfast.Configuration) -> Fields:
     """MViTConfig's fields in a configuration of SlowFast."""
-    if is_reversible(configuration):
+    if slowfast.is_reversible(configuration):
         raise UnlikeFamily("its configuration says that it is reversible")
     mvit, boxes = configuration["MVIT"], configuration.get("DETECTION", {})
     pooling = {
@@ -49,7 +40,7 @@ def fields_of(configuration: Configuration) -> Fields:
         "aligned": boxes.get("ALIGNED", True),
     }
     return {
-        **trunk_fields(configuration),
+        **slowfast.trunk_fields(configuration),
         "class_token": mvit["CLS_EMBED_ON"],
         "relative_space": mvit.get("REL_POS_SPATIAL", False),
         "relative_time": mvit.get("REL_POS_TEMPORAL", False),
@@ -65,10 +56,9 @@ FAMILY = Family(
     name="mvit",
     architecture="mvit",
     table=KeyTable(KEYS),
-    config=lambda weights, settings: published_fields(weights, settings, PUBLISHED),
-    defaults={},
-    described=described_by(fields_of),
-    preprocess=preprocess_video,
+    config=lambda weights, settings: slowfast.published_fields(weights, settings, PUBLISHED),
+    described=slowfast.described_by(fields_of),
+    preprocess=slowfast.preprocess_video,
 )
 
 SEPARATE = replace(FAMILY, name="mvit_separate", table=KeyTable(SEPARATE_KEYS))

@@ -45,7 +45,6 @@ POSE = Family(
     architecture="phalp_pose",
     table=KeyTable(POSE_KEYS),
     config=pose_config,
-    defaults={},
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     tidy=tidy_pose,
 )
@@ -80,7 +79,6 @@ APPEARANCE = Family(
     architecture="phalp_appearance",
     table=KeyTable(APPEARANCE_KEYS),
     config=appearance_config,
-    defaults={},
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     head_fields=(),
     tidy=tidy_appearance,

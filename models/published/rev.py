@@ -15,18 +15,9 @@ from torch import Tensor
 
 from models.mvit_reversible import PUBLISHED, Fusion
 from models.mvit_trunk import Positions
+from models.published import slowfast
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, resize_and_crop, vit_config
 from models.published.key_table import KeyTable
-from models.published.slowfast import (
-    ENDS,
-    POOLING,
-    Configuration,
-    described_by,
-    is_reversible,
-    preprocess_video,
-    published_fields,
-    trunk_fields,
-)
 from models.vit import Pool
 
 BLOCK = {
@@ -40,7 +31,7 @@ BLOCK = {
 
 POOLING_BLOCK = {
     **BLOCK,
-    **{f"F.attn.{name}": f"attn.{name}" for name in POOLING},
+    **{f"F.attn.{name}": f"attn.{name}" for name in slowfast.POOLING},
     "pre_q_fuse.fuse_fn.fc1.*": "fusion_mlp.fc1.*",
     "pre_q_fuse.fuse_fn.fc2.*": "fusion_mlp.fc2.*",
     "pre_q_fuse.norm.*": "fusion_norm.*",
@@ -48,13 +39,13 @@ POOLING_BLOCK = {
 }
 
 VIT_KEYS = {
-    **ENDS,
+    **slowfast.ENDS,
     "pos_embed": "pos_embed",
     **{f"rev_backbone.layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in BLOCK.items()},
 }
 
 MVIT_KEYS = {
-    **ENDS,
+    **slowfast.ENDS,
     **{f"rev_backbone.layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in POOLING_BLOCK.items()},
 }
 
@@ -95,18 +86,18 @@ def without_class_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]
     return {key: value for key, value in published.items() if key not in idle}
 
 
-def vit_fields(configuration: Configuration) -> Fields:
+def vit_fields(configuration: slowfast.Configuration) -> Fields:
     """ViTConfig's fields in a configuration of SlowFast. Raises UnlikeFamily for what only RevMViT can be."""
     if not is_plain(configuration):
         raise UnlikeFamily("its configuration is not that of a Rev-ViT")
-    mvit, trunk = configuration["MVIT"], trunk_fields(configuration)
+    mvit, trunk = configuration["MVIT"], slowfast.trunk_fields(configuration)
     taken = ("image_size", "channels", "classes", "width", "depth", "heads", "mlp_ratio", "qkv_bias", "drop_path")
     return {"patch_size": mvit["PATCH_STRIDE"][0], **{name: trunk[name] for name in taken}}
 
 
-def is_plain(configuration: Configuration) -> bool:
+def is_plain(configuration: slowfast.Configuration) -> bool:
     """Whether it is a reversible ViT: no pooling, square patches side by side, the norm before the mean."""
-    if not is_reversible(configuration):
+    if not slowfast.is_reversible(configuration):
         return False
     mvit, rev = configuration["MVIT"], configuration["MVIT"]["REV"]
     stride = mvit["PATCH_STRIDE"]
@@ -116,7 +107,7 @@ def is_plain(configuration: Configuration) -> bool:
         and mvit["PATCH_KERNEL"] == stride
         and not any(mvit["PATCH_PADDING"])
         and configuration["DATA"]["TRAIN_CROP_SIZE"] % stride[0] == 0
-        and trunk_fields(configuration)["positions"] is Positions.JOINT
+        and slowfast.trunk_fields(configuration)["positions"] is Positions.JOINT
         and not (mvit.get("POOL_Q_STRIDE") or mvit.get("POOL_KV_STRIDE") or mvit.get("POOL_KV_STRIDE_ADAPTIVE"))
         and not (mvit.get("DIM_MUL") or mvit.get("HEAD_MUL") or rev.get("BUFFER_LAYERS"))
         and rev.get("RESPATH_FUSE", "concat") == "concat"
@@ -125,9 +116,9 @@ def is_plain(configuration: Configuration) -> bool:
     )
 
 
-def mvit_fields(configuration: Configuration) -> Fields:
+def mvit_fields(configuration: slowfast.Configuration) -> Fields:
     """RevMViTConfig's fields in a configuration of SlowFast."""
-    if not is_reversible(configuration) or is_plain(configuration):
+    if not slowfast.is_reversible(configuration) or is_plain(configuration):
         raise UnlikeFamily("its configuration is not that of a Rev-MViT")
     mvit, rev = configuration["MVIT"], configuration["MVIT"]["REV"]
     unknown = [key for key in ("REL_POS_SPATIAL", "REL_POS_TEMPORAL", "RESIDUAL_POOLING") if mvit.get(key, False)]
@@ -140,7 +131,7 @@ def mvit_fields(configuration: Configuration) -> Fields:
     if final not in FUSIONS:
         raise ValueError(f"MVIT.REV.RESPATH_FUSE: {final!r} is not supported, only {', '.join(FUSIONS)}")
     return {
-        **trunk_fields(configuration),
+        **slowfast.trunk_fields(configuration),
         "transitions": transitions,
         **(stage_fusion(rev.get("PRE_Q_FUSION", "avg")) if transitions else {}),
         "final_fusion": FUSIONS[final],
@@ -173,7 +164,7 @@ VIT = Family(
     table=KeyTable(VIT_KEYS),
     config=vit_config,
     defaults=REVERSIBLE,
-    described=described_by(vit_fields),
+    described=slowfast.described_by(vit_fields),
     tidy=without_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
 )
@@ -182,9 +173,8 @@ MVIT = Family(
     name="rev_mvit",
     architecture="rev_mvit",
     table=KeyTable(MVIT_KEYS),
-    config=lambda weights, settings: published_fields(weights, settings, PUBLISHED),
-    defaults={},
-    described=described_by(mvit_fields),
+    config=lambda weights, settings: slowfast.published_fields(weights, settings, PUBLISHED),
+    described=slowfast.described_by(mvit_fields),
     tidy=without_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
 )
@@ -199,7 +189,7 @@ MINREV = Family(
 )
 
 VIT_FUSED = replace(VIT, name="rev_vit_fused", table=KeyTable(fused(VIT_KEYS)))
-MVIT_FUSED = replace(MVIT, name="rev_mvit_fused", table=KeyTable(fused(MVIT_KEYS)), preprocess=preprocess_video)
+MVIT_FUSED = replace(MVIT, name="rev_mvit_fused", table=KeyTable(fused(MVIT_KEYS)), preprocess=slowfast.preprocess_video)
 """q, k and v as one matrix; the published Rev-MViT of pictures has three, that of clips one."""
 
 FAMILIES = (VIT, VIT_FUSED, MVIT, MVIT_FUSED, MINREV)

@@ -21,6 +21,15 @@ ENCODER = {
     **BLOCK,
 }
 
+DECODER = {
+    "decoder_embed.*": "decoder_embed.*",
+    "decoder_pos_embed": "decoder_pos_embed",
+    **{f"decoder_{theirs}": f"decoder_{ours}" for theirs, ours in BLOCK.items()},
+    "decoder_norm.*": "decoder_norm.*",
+    "decoder_pred.*": "decoder_pred.*",
+}
+"""What MAE and those built on it add."""
+
 KEYS = {
     **ENCODER,
     "norm.*": "norm.*",

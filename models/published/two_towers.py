@@ -24,6 +24,7 @@ def tower_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "patch_size": patch_size,
         "width": width,
         "depth": depth_of(weights, "vision.blocks"),
+        "mlp_ratio": shape_of(weights, "vision.blocks.0.mlp.fc1.weight", 2)[0] / width,
         "vocabulary": vocabulary,
         "text_width": text_width,
         "text_depth": depth_of(weights, "text.blocks"),

@@ -67,7 +67,7 @@ def flip_config(config: dict[str, Any]) -> FLIPConfig:
         width=image["hidden_size"],
         depth=image["layers"],
         heads=image["heads"],
-        hidden=image["mlp_dim"],
+        mlp_ratio=image["mlp_dim"] / image["hidden_size"],
         text_width=text["hidden_size"],
         text_depth=text["layers"],
         text_heads=text["heads"],

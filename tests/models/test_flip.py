@@ -32,7 +32,7 @@ SMALL = FLIPConfig(
     width=24,
     depth=2,
     heads=3,
-    hidden=48,
+    mlp_ratio=1.5,
     text_width=16,
     text_depth=2,
     text_heads=2,
@@ -165,7 +165,7 @@ def test_both_towers_learn_and_the_fixed_table_does_not() -> None:
 
 def test_training_starts_as_published() -> None:
     """Section 9 of the published recipe: q, k and v each uniform of variance 1 / (2 · width), the rest Xavier."""
-    model = FLIP(replace(SMALL, width=256, heads=4, hidden=1024))
+    model = FLIP(replace(SMALL, width=256, heads=4, mlp_ratio=4.0))
     block = model.vision.blocks[0]
     assert float(block.attn.qkv.weight.detach().var()) == pytest.approx(0.5 / 256, rel=0.05)
     assert float(block.mlp.fc1.weight.detach().var()) == pytest.approx(2 / (256 + 1024), rel=0.05)
