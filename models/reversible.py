@@ -1,7 +1,7 @@
 """Reversible residual streams (Rev-ViT, arXiv 2302.04869): training memory that does not grow with depth.
 
 Two streams pass through every block, y1 = x1 + F(x2), y2 = x2 + G(y1), with attention as F and the MLP as G. From the outputs the inputs
-follow, so that a forward pass keeps the last outputs alone, and the backward pass recomputes each block's on its way.
+follow, so that a forward pass keeps the two ends of a run of blocks alone, and the backward pass recomputes what is between on its way.
 """
 
 from __future__ import annotations
@@ -68,7 +68,11 @@ def run_reversible(couplings: Sequence[Coupling], streams: Streams, *, recompute
 
 
 class _Recomputed(torch.autograd.Function):
-    """Parameters are inputs here, so that their gradients are returned like any others: frozen stems, hooks and `autograd.grad` work."""
+    """Parameters are inputs here, so that their gradients are returned like any others: frozen stems, hooks and `autograd.grad` work.
+
+    What the first F saw is kept, not recomputed: a sample that stochastic depth dropped before is 0 in every channel there, which F's norm
+    would make of rounding errors what it makes of a signal.
+    """
 
     @staticmethod
     def forward(
@@ -78,20 +82,20 @@ class _Recomputed(torch.autograd.Function):
         device = x1.device.type
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         y1, y2 = run_reversible(couplings, (x1, x2), recompute=False)
-        ctx.save_for_backward(y1, y2)
+        ctx.save_for_backward(x2, y1, y2)
         return y1, y2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d1: Tensor, d2: Tensor) -> tuple[Any, ...]:
         gradients: dict[nn.Parameter, Tensor] = {}
-        y1, y2 = ctx.saved_tensors
+        first, y1, y2 = ctx.saved_tensors
         device, dtype, enabled = ctx.autocast
         with torch.autocast(device, dtype=dtype, enabled=enabled):  # recomputing must round as the forward pass did
             for coupling in reversed(ctx.couplings):
                 trained = [p for p in coupling.parameters if p.requires_grad]
                 change, gradient = _differentiate(coupling.g, y1, d2, trained, gradients)
-                x2, d1 = y2 - change, d1 + gradient
+                x2, d1 = first if coupling is ctx.couplings[0] else y2 - change, d1 + gradient
                 change, gradient = _differentiate(coupling.f, x2, d1, trained, gradients)
                 y1, y2, d2 = y1 - change, x2, d2 + gradient
         return None, None, d1, d2, *(gradients.get(p) for p in ctx.parameters)
