@@ -10,7 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Masking:
-    """Which patches are visible. All by noise: its ascending order is the order of the patches for the encoder."""
+    """Which patches are visible. All by noise: its ascending order is the order of the patches for the encoder, of equal values the first
+    patch first."""
 
     kept: Tensor
     """(B, visible) positions, in order of their noise."""
@@ -21,7 +22,7 @@ class Masking:
 
     @staticmethod
     def by_noise(noise: Tensor, visible: int) -> Masking:
-        order = noise.argsort(dim=1)
+        order = noise.argsort(dim=1, stable=True)
         restore = order.argsort(dim=1)
         return Masking(kept=order[:, :visible], restore=restore, mask=(restore >= visible).to(noise.dtype))
 

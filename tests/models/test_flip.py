@@ -109,6 +109,12 @@ def test_what_is_masked_is_not_seen() -> None:
     assert not torch.allclose(model.encode_images(images, noise=noise), model.encode_images(other, noise=noise))
 
 
+def test_of_patches_with_the_same_noise_the_first_are_seen() -> None:
+    model, images = make(replace(SMALL, image_size=48, mask_ratio=0.75)), torch.randn(1, 3, 48, 48)
+    first = torch.arange(36.0).unsqueeze(0)
+    assert torch.equal(model.encode_images(images, noise=torch.zeros(1, 36)), model.encode_images(images, noise=first))
+
+
 def test_a_mask_ratio_is_truncated() -> None:
     assert FLIPConfig(mask_ratio=0.75).visible == 49
     assert FLIPConfig(patch_size=14, mask_ratio=0.75).visible == 64
