@@ -67,14 +67,15 @@ class CiT(nn.Module):
         self.text_projection = nn.Linear(config.text_width, config.joint_width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
 
-    def forward(self, images: Tensor, tokens: Tensor, visible: Tensor | None = None, *, symmetric: bool = False) -> Tensor:
-        """Scalar: the loss of a whole batch of normalised images (B, 3, S, S) and their captions, as for `encode_texts`.
+    def forward(
+        self, images: Tensor, tokens: Tensor, visible: Tensor | None = None, types: Tensor | None = None, *, symmetric: bool = False
+    ) -> Tensor:
+        """Scalar: the loss of a whole batch of normalised images (B, 3, S, S) and their captions, as for `read`.
 
         symmetric: also of finding the picture of each text. CiT only asks for the text of each picture.
         """
-        return contrastive_loss(
-            unit(self.encode_images(images)), unit(self.encode_texts(tokens, visible)), self.scale(), symmetric=symmetric
-        )
+        texts = self.encode_texts(tokens, visible, types)
+        return contrastive_loss(unit(self.encode_images(images)), unit(texts), self.scale(), symmetric=symmetric)
 
     def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ (B, joint_width), of any length."""
@@ -89,15 +90,16 @@ class CiT(nn.Module):
         projected: Tensor = self.head(features)
         return projected
 
-    def encode_texts(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
+    def encode_texts(self, tokens: Tensor, visible: Tensor | None = None, types: Tensor | None = None) -> Tensor:
         """→ (B, joint_width), of any length. As for `read`."""
-        projected: Tensor = self.text_projection(self.read(tokens, visible))
+        projected: Tensor = self.text_projection(self.read(tokens, visible, types))
         return projected
 
     def read(self, tokens: Tensor, visible: Tensor | None = None, types: Tensor | None = None) -> Tensor:
         """What the text tower says, (B, text_width), before it is projected: by this, captions are curated.
 
-        tokens: (B, N), int64, [CLS] first; visible: (B, N), 1 for tokens and 0 for padding, None where there is none; types: (B, N).
+        tokens: (B, N), int64, [CLS] first; visible: (B, N), 1 for tokens and 0 for padding, None where there is none; types: (B, N),
+        each token's segment, None: all of the first.
         """
         return torch.tanh(self.pooler(self.text(tokens, visible, types)[:, 0]))
 

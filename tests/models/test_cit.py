@@ -123,6 +123,17 @@ def test_padding_is_not_read() -> None:
     torch.testing.assert_close(model.encode_texts(tokens[:1, :4]), model.encode_texts(tokens, visible)[:1])
 
 
+def test_segments_are_read_everywhere_alike() -> None:
+    model = make()
+    images, tokens, visible = batch()
+    types = (torch.arange(7) > 2).long().expand_as(tokens)
+    texts = model.encode_texts(tokens, visible, types)
+    assert not torch.allclose(texts, model.encode_texts(tokens, visible))
+    torch.testing.assert_close(texts, model.text_projection(model.read(tokens, visible, types)))
+    logits = model.scale() * F.normalize(model.encode_images(images)) @ F.normalize(texts).T
+    torch.testing.assert_close(model(images, tokens, visible, types), -logits.log_softmax(dim=1).diagonal().mean())
+
+
 def test_captions_are_curated_by_what_the_pooler_says() -> None:
     model = make()
     _, tokens, visible = batch()
