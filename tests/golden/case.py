@@ -13,7 +13,7 @@ from torch import Tensor
 
 PROSE = frozenset({"system", "what", "inputs", "outputs", "mids", "notes", "container", "model", "produced_by"})
 """Keys of case.json that explain; `config`, `atol`, `rtol`, `atol_grad` and `tolerance_overrides` are used; any other is a recorded
-expectation."""
+expectation, or a note if it is a text that no replay knows."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from models.cit import CiT, CiTConfig, Tower
-from models.clip import contrastive_loss, unit
+from models.clip import unit
 from models.published import FAMILIES, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
+from tests.golden.replay_maws import vision_fields
 from training.curation import Curation, curate, label_features, likeness
 
 FAMILY_OF = {Tower.MOCO: "cit", Tower.AUGREG: "cit_augreg", Tower.SWAG: "cit_swag"}
@@ -21,22 +22,35 @@ def replay(case: Case) -> Replayed:
 
 
 def answers(case: Case, model: CiT) -> Replayed:
-    inputs, dtype = case.inputs, next(model.parameters()).dtype
-    pixels, tokens, visible = inputs["pixel_values"].to(dtype), inputs["input_ids"].long(), inputs["attention_mask"].long()
-    seen, said = model.look(pixels), model.read(tokens, visible, inputs["token_type_ids"].long())
-    images, texts = model.vision_projection(seen), model.text_projection(said)
-    outputs = {
-        "image_embeds": images,
-        "image_embeds_normalized": unit(images),
-        "text_embeds": texts,
-        "text_embeds_normalized": unit(texts),
-        "text_embeds_skip_projection": said,
-        "cosine": unit(images) @ unit(texts).T,
-        "logit_scale": model.scale(),
-        "loss_i2t": model(pixels, tokens, visible),
-        "loss_symmetric": contrastive_loss(unit(images), unit(texts), model.scale()),
-    }
-    return Replayed(outputs, {"vision_pooled": seen})
+    """Of the two kinds of inputs a case may lack one."""
+    outputs, intermediates = {"logit_scale": model.scale()}, {}
+    pictures, captions = pictures_of(case, model), captions_of(case)
+    if pictures is not None:
+        seen = model.look(pictures)
+        images = model.vision_projection(seen)
+        intermediates["vision_pooled"] = seen
+        outputs |= {"image_embeds": images, "image_embeds_normalized": unit(images)}
+    if captions is not None:
+        said = model.read(*captions)
+        texts = model.text_projection(said)
+        outputs |= {"text_embeds_skip_projection": said, "text_embeds": texts, "text_embeds_normalized": unit(texts)}
+    if pictures is not None and captions is not None:
+        outputs["cosine"] = unit(images) @ unit(texts).T
+        if len(images) == len(texts):
+            outputs["loss_i2t"] = model(pictures, *captions)
+            outputs["loss_symmetric"] = model(pictures, *captions, symmetric=True)
+    return Replayed(outputs, intermediates)
+
+
+def pictures_of(case: Case, model: CiT) -> Tensor | None:
+    pixels = case.inputs.get("pixel_values")
+    return None if pixels is None else pixels.to(model.logit_scale.dtype)
+
+
+def captions_of(case: Case) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """Tokens, which of them are no padding, and their segments."""
+    tokens, visible, types = (case.inputs.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
+    return None if tokens is None else (tokens.long(), None if visible is None else visible.long(), None if types is None else types.long())
 
 
 def load(case: Case) -> CiT:
@@ -50,15 +64,11 @@ def load(case: Case) -> CiT:
 
 def cit_config(config: dict[str, Any]) -> CiTConfig:
     vision, text = config["vision"], config["text"]
-    assert text["hidden_act"] == "gelu (exact)"
+    assert text.get("hidden_act", "gelu (exact)") == "gelu (exact)"
     fields: dict[str, Any] = {"projector_hidden": vision["mlp_dim"], "projector_width": vision["out_dim"]} if "mlp_dim" in vision else {}
     return CiTConfig(
         tower=Tower(config["vision_tower"]),
-        image_size=vision["img_size"],
-        patch_size=vision["patch_size"],
-        width=vision["embed_dim"],
-        depth=vision["depth"],
-        heads=vision["num_heads"],
+        **vision_fields(vision),
         tower_classes=vision.get("num_classes", 0),
         vocabulary=text["vocab_size"],
         positions=text["max_position_embeddings"],
@@ -66,7 +76,7 @@ def cit_config(config: dict[str, Any]) -> CiTConfig:
         text_depth=text["num_hidden_layers"],
         text_heads=text["num_attention_heads"],
         text_hidden=text["intermediate_size"],
-        text_norm_eps=text["layer_norm_eps"],
+        text_norm_eps=text.get("layer_norm_eps", 1e-12),
         joint_width=config["projection_dim"],
         **fields,
     )
@@ -77,14 +87,16 @@ def _curation(case: Case) -> Replayed:
     labels = label_features(inputs["metadata_embeddings"], inputs["label_members"].long())
     alike = likeness(inputs["pool_embeddings"], labels)
     curation = Curation(
-        target=config["target"],
+        target=config.get("target") or config["curate"] * config["batch_size"],
         threshold=config["threshold"],
-        min_ratio=config["min_ratio"],
-        unique=config["ids_container"].startswith("set"),
+        min_ratio=config.get("min_ratio"),
+        unique=config.get("ids_container", "set").startswith("set"),
     )
-    batches = zip(inputs["pool_ids"].long().split(config["pool_batch"]), alike.cosine.split(config["pool_batch"]), strict=True)
-    curated = curate(batches, curation)
-    count = -(-len(alike.cosine) // config["pool_batch"])
+    warming_up = config.get("step", 0) < config.get("skip_step", 0)
+    batch: int = config.get("pool_batch") or 2 * config["batch_size"]
+    batches = zip(torch.split(inputs["pool_ids"].long(), batch), torch.split(alike.cosine, batch), strict=True)
+    curated = curate(batches, curation, keep_all=warming_up)
+    count = -(-len(alike.cosine) // batch)
     # the reference cuts a set in any order, so that what was recorded is all of it, sorted
     collected = sorted(curated.collected) if curation.unique else curated.ids
     outputs = {

@@ -20,7 +20,7 @@ def replay(case: Case) -> Replayed:
 
 def answers(case: Case, model: FLIP) -> Replayed:
     inputs, dtype = case.inputs, next(model.parameters()).dtype
-    images, tokens, noise = inputs["image_nhwc"].permute(0, 3, 1, 2).to(dtype), inputs["txt"].long(), inputs["mask_noise"]
+    images, tokens, noise = inputs["image_nhwc"].permute(0, 3, 1, 2).to(dtype), inputs["txt"].long(), inputs.get("mask_noise")
     answer, whole = model(images, tokens, noise), model(images, tokens)
     outputs = {
         "train_image_features": answer.images,
@@ -36,6 +36,8 @@ def answers(case: Case, model: FLIP) -> Replayed:
         classes = torch.arange(count).repeat_interleave(2)  # two templates each
         classifier = model.class_features(tokens[: 2 * count], classes, count)
         outputs |= {"zeroshot_classifier": classifier, "zeroshot_logits": whole.images @ classifier.T}
+    if noise is None:
+        return Replayed(outputs)
     masking = Masking.by_noise(noise, model.config.visible)
     return Replayed(outputs, {"mask": masking.mask, "ids_keep": masking.kept})
 
@@ -60,7 +62,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 def flip_config(config: dict[str, Any]) -> FLIPConfig:
     image, text = config["image"], config["text"]
-    assert config["gelu"] == "tanh approximation"
+    assert config.get("gelu", "tanh approximation") == "tanh approximation"
     return FLIPConfig(
         image_size=config["image_size"],
         patch_size=config["patch_size"],
@@ -75,7 +77,7 @@ def flip_config(config: dict[str, Any]) -> FLIPConfig:
         vocabulary=text["vocab_size"],
         text_length=text["max_len"],
         joint_width=config["proj_dim"],
-        mask_ratio=image["mask_ratio"],
-        fixed_temperature=None if config["tau_learnable"] else config["fixed_tau"],
-        norm_eps=config["layernorm_eps"],
+        mask_ratio=image.get("mask_ratio", 0.0),
+        fixed_temperature=None if config.get("tau_learnable", True) else config.get("fixed_tau", 0.01),
+        norm_eps=config.get("layernorm_eps", 1e-6),
     )

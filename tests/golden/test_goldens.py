@@ -92,6 +92,10 @@ def test_what_does_not_agree_fails(
     ]  # the next case is still run, and nothing else looks like it passed
 
 
+def test_a_text_that_no_replay_knows_is_a_note(tmp_path: Path) -> None:
+    assert main([changed("tome/matching", tmp_path / "case", json_change={"produced_on": lambda _: "a laptop"})]) == 0
+
+
 def test_a_system_without_a_replay_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([changed("tome/matching", tmp_path / "case", json_change={"system": lambda _: "unheard_of"})]) == 1
     assert capsys.readouterr().out.rstrip() == "unheard_of/case  -  -  no replay for this system"
