@@ -186,7 +186,8 @@ class Sampler:
         times = self.spacing.times(schedule, self.steps)
         alpha_bar = schedule.alphas_bar()[times]
         before = _previous(alpha_bar)
-        beta = 1 - alpha_bar / before
+        alpha = alpha_bar / before
+        beta = 1 - alpha
         posterior = beta * (1 - before) / (1 - alpha_bar)
         if self.method is Method.DDIM:
             sigma = self.eta * posterior.sqrt()
@@ -194,7 +195,7 @@ class Sampler:
             from_x0, from_xt = before.sqrt() - direction * alpha_bar.sqrt(), direction
         else:
             sigma = (posterior if self.variance is Variance.POSTERIOR else beta).sqrt()
-            from_x0, from_xt = before.sqrt() * beta / (1 - alpha_bar), (1 - beta).sqrt() * (1 - before) / (1 - alpha_bar)
+            from_x0, from_xt = before.sqrt() * beta / (1 - alpha_bar), alpha.sqrt() * (1 - before) / (1 - alpha_bar)
         from_x0[0], from_xt[0], sigma[0] = 1.0, 0.0, 0.0
         clip = torch.full_like(times, self.clip, dtype=torch.bool)
         return Steps(times, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), from_x0, from_xt, sigma, clip)

@@ -98,6 +98,16 @@ def test_with_the_true_picture_a_step_leads_to_the_earlier_time(schedule: Schedu
     torch.testing.assert_close(variance, 1 - before, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [2, 10])
+def test_what_stays_of_x_is_precise_where_a_step_leaves_almost_nothing(schedule: Schedule, count: int) -> None:
+    """√alpha goes down to 1e-9, where 1 − beta has no digits left."""
+    steps = Sampler(Method.DDPM, count).reverse(schedule)
+    left = schedule.alphas_bar()[steps.time].tolist()
+    for index in range(1, count):
+        a, before = left[index], left[index - 1]
+        assert float(steps.from_xt[index]) == pytest.approx((a / before) ** 0.5 * (1 - before) / (1 - a), rel=1e-12, abs=0.0)
+
+
 def test_ddim_with_all_noise_is_ancestral_sampling(schedule: Schedule) -> None:
     ddim, ddpm = (Sampler(method, 10, eta=1.0).reverse(schedule) for method in (Method.DDIM, Method.DDPM))
     for name in ("time", "from_x0", "from_xt", "sigma"):
