@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from models.published.family import (
     Family,
     Fields,
     UnlikeFamily,
+    depth_of,
     published_heads,
     shape_of,
     side_of,
@@ -91,32 +91,39 @@ SCHEDULE_FIELDS = {
     "beta_end": "beta_end",
 }
 TIME_EMBED = {"add": True, "none": False}
+CONFIG_KEYS = frozenset({*FIELDS, "time_embed", "schedule", "video"})
+OF_CLIPS = ("num_frames", "t_patch_size")
+"""Fields that mean nothing without `video`."""
 
 
 def fields_of(described: Mapping[str, Any]) -> Fields:
     """The fields of DiffMAEConfig that a container's config tells; those that it leaves out have their defaults. Raises ValueError."""
-    known = {*FIELDS, "time_embed", "schedule", "video"}
-    unknown = sorted(set(described) - known)
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: unknown; the fields are {', '.join(sorted(known))}")
-    fields = {FIELDS[key]: value for key, value in described.items() if key in FIELDS}
-    if described.get("video"):
+    _require_known(described, CONFIG_KEYS)
+    clips = described.get("video", "num_frames" in described)
+    fields = {FIELDS[key]: value for key, value in described.items() if key in FIELDS and (clips or key not in OF_CLIPS)}
+    if clips:
         fields = {"frames": 16, "patch_frames": 2, **fields}
     if "time_embed" in described:
-        if described["time_embed"] not in TIME_EMBED:
+        if described["time_embed"] not in list(TIME_EMBED):
             raise ValueError(f"time_embed: {described['time_embed']!r}; it can be {' or '.join(TIME_EMBED)}")
         fields["time_embed"] = TIME_EMBED[described["time_embed"]]
     if "schedule" in described:
+        if not isinstance(described["schedule"], Mapping):
+            raise ValueError(f"schedule: {described['schedule']!r}; it has the fields {', '.join(SCHEDULE_FIELDS)}")
         fields["schedule"] = schedule_fields_of(described["schedule"])
     return fields
 
 
 def schedule_fields_of(described: Mapping[str, Any]) -> Fields:
     """The fields of Schedule. Raises ValueError."""
-    unknown = sorted(set(described) - set(SCHEDULE_FIELDS))
-    if unknown:
-        raise ValueError(f"schedule: {', '.join(unknown)}: unknown; the fields are {', '.join(SCHEDULE_FIELDS)}")
+    _require_known(described, SCHEDULE_FIELDS, "schedule: ")
     return {SCHEDULE_FIELDS[key]: value for key, value in described.items()}
+
+
+def _require_known(described: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
+    unknown = sorted(str(key) for key in described if key not in known)
+    if unknown:
+        raise ValueError(f"{where}{', '.join(unknown)}: unknown; the fields are {', '.join(sorted(known))}")
 
 
 def describe(config: DiffMAEConfig) -> dict[str, Any]:
@@ -185,10 +192,10 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "patch_frames": patch[0] if clip else 1,
         "channels": channels,
         "width": width,
-        "depth": _blocks(weights, "blocks"),
+        "depth": depth_of(weights, "blocks"),
         "mlp_ratio": hidden / width,
         "decoder_width": small,
-        "decoder_depth": _blocks(weights, "decoder_blocks"),
+        "decoder_depth": depth_of(weights, "decoder_blocks"),
         "decoder_type": DecoderType.JOINT if not crosses else DecoderType.CROSS_SELF if joins else DecoderType.CROSS,
         "time_embed": "time_embed.mlp.0.weight" in weights,
     }
@@ -204,13 +211,6 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     if small == 512:
         fields["decoder_heads"] = 16
     return fields
-
-
-def _blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = [int(match[1]) for key in weights if (match := re.match(rf"{prefix}\.(\d+)\.", key))]
-    if not numbers:
-        raise UnlikeFamily(f"it lacks {prefix}.0")
-    return 1 + max(numbers)
 
 
 def described(description: Mapping[str, Any]) -> Fields:

@@ -106,15 +106,23 @@ def test_video_alone_means_the_usual_clips() -> None:
     assert read_config(DiffMAEConfig, fields_of({"video": True})).grid == (8, 14, 14)
 
 
+def test_pictures_have_no_frames_whatever_else_is_said() -> None:
+    assert read_config(DiffMAEConfig, fields_of({"video": False, "num_frames": 16, "t_patch_size": 2})).frames is None
+    assert read_config(DiffMAEConfig, fields_of({"num_frames": 4, "t_patch_size": 2})).frames == 4
+
+
 @pytest.mark.parametrize(
     ("described", "complaint"),
     [
         ({"rho": 0.8}, "rho: unknown; the fields are"),
         ({"schedule": {"T": 1000, "beta": 1}}, "schedule: beta: unknown"),
         ({"time_embed": "concat"}, "time_embed: 'concat'; it can be add or none"),
+        ({"time_embed": ["add"]}, r"time_embed: \['add'\]; it can be"),
+        ({"schedule": "linear"}, "schedule: 'linear'; it has the fields kind, T"),
+        ({7: 1, "rho": 2}, "7, rho: unknown"),
     ],
 )
-def test_what_a_config_cannot_say_is_refused(described: dict[str, Any], complaint: str) -> None:
+def test_what_a_config_cannot_say_is_refused(described: dict[Any, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         fields_of(described)
 
