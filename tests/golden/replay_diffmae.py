@@ -16,35 +16,42 @@ from models.diffusion import Method, Sampler, Schedule, Spacing
 from models.layers.masking import take
 from models.layers.patches import patch_statistics
 from models.published.container import read_checkpoint
-from models.published.diffmae import FAMILY, fields_of, schedule_fields_of
+from models.published.diffmae import CONFIG_KEYS, FAMILY, fields_of, schedule_fields_of
 from models.registry import read_config
 from tests.golden.case import Case, Replayed
+
+SAMPLER_OPTIONS = frozenset({"method", "eta", "variance", "clip", "spacing"})
 
 
 def replay(case: Case) -> Replayed:
     if "embed_dim" not in case.config:
-        return _schedules(case)
-    return _sampling(case) if "runs" in case.recorded else _training(case)
+        replayed = _schedules(case)
+    else:
+        replayed = _sampling(case) if "runs" in case.recorded else _training(case)
+    replayed.recorded = dict(case.recorded)  # `mask_ratio`, `runs` and whatever else stands there are no expectations
+    return replayed
 
 
 def load(case: Case) -> DiffMAE:
-    model = DiffMAE(read_config(DiffMAEConfig, fields_of(case.config)))
+    known = {key: value for key, value in case.config.items() if key in CONFIG_KEYS}  # a case may say more of itself than its model needs
+    model = DiffMAE(read_config(DiffMAEConfig, fields_of(known)))
     model.load_state_dict(FAMILY.table.translate(read_checkpoint(case.checkpoint)).weights)
     return model.eval()
 
 
 def _schedules(case: Case) -> Replayed:
     outputs: dict[str, Tensor] = {}
-    for name, described in case.config.items():
-        schedule: Schedule = read_config(Schedule, schedule_fields_of(described))
+    schedules: dict[str, Schedule] = {name: read_config(Schedule, schedule_fields_of(fields)) for name, fields in case.config.items()}
+    for name, schedule in schedules.items():
         outputs |= {f"{name}.betas": schedule.betas(), f"{name}.alphas_bar": schedule.alphas_bar()}
-        outputs[f"{name}.x_t"] = schedule.add_noise(case.inputs["x0"], case.inputs["t"], case.inputs["eps"])
+        if f"{name}.x_t" in case.outputs:
+            outputs[f"{name}.x_t"] = schedule.add_noise(case.inputs["x0"], case.inputs["t"], case.inputs["eps"])
         for table in {match[1] for output in case.outputs if (match := re.match(rf"{re.escape(name)}\.(full|K\d+)\.", output))}:
             steps = schedule.steps if table == "full" else int(table[1:])
             outputs |= {f"{name}.{table}.{key}": value for key, value in sampler_tables(schedule, steps).items()}
     for output in case.outputs:
-        if match := re.fullmatch(r"timesteps_K(\d+)", output):
-            outputs[output] = Spacing.UNIFORM.times(Schedule(), int(match[1]))
+        if match := re.fullmatch(r"timesteps_K(\d+)", output):  # of no schedule in particular, since all have as many times
+            outputs[output] = Spacing.UNIFORM.times(next(iter(schedules.values())), int(match[1]))
     return Replayed({name: outputs[name] for name in case.outputs if name in outputs})
 
 
@@ -66,8 +73,7 @@ def sampler_tables(schedule: Schedule, count: int) -> dict[str, Tensor]:
 
 def _training(case: Case) -> Replayed:
     model, inputs = load(case), case.inputs
-    split = Split.by_noise(inputs["mask_noise"], case.recorded["mask_ratio"])
-    assert torch.equal(split.visible, inputs["ids_keep"]) and torch.equal(split.masked, inputs["ids_mask"])
+    split = _recorded_split(case)
     differentiated = [name.removeprefix("grad.") for name in case.outputs if name.startswith("grad.")]
     parameters = [model.get_parameter(name).requires_grad_() for name in differentiated]
     with torch.enable_grad():
@@ -83,21 +89,28 @@ def _training(case: Case) -> Replayed:
         outputs |= {"pred_clip": answer.prediction.clip, "loss_clip": answer.loss_clip}
     features = model.features(inputs["image"], split)
     x_t = model.config.schedule.add_noise(model.targets(inputs["image"], split), inputs["t"], inputs["eps"])
-    return Replayed(
-        outputs,
-        {"x_t": x_t, "features_first": features[0].x, "features_last": features[-1].x},
-        recorded={"mask_ratio": case.recorded["mask_ratio"]},
-    )
+    return Replayed(outputs, {"x_t": x_t, "features_first": features[0].x, "features_last": features[-1].x})
+
+
+def _recorded_split(case: Case) -> Split:
+    """By noise, which must lead to the recorded positions, or by these alone."""
+    inputs = case.inputs
+    if "mask_noise" not in inputs:
+        return Split(inputs["ids_keep"].long(), inputs["ids_mask"].long())
+    split = Split.by_noise(inputs["mask_noise"], case.recorded.get("mask_ratio", 0.75))
+    for name, positions in {"ids_keep": split.visible, "ids_mask": split.masked}.items():
+        assert name not in inputs or positions.tolist() == inputs[name].tolist(), f"{name} are others than those of mask_noise"
+    return split
 
 
 def _sampling(case: Case) -> Replayed:
     requests = sorted(name.removesuffix(".ids_mask") for name in case.inputs if name.endswith(".ids_mask"))
-    replayed = Replayed(recorded={"runs": case.recorded["runs"]})
+    replayed = Replayed()
+    model = load(case)
+    if model.config.target is Target.EPS:
+        model = model.double()  # predicted noise is divided by 4e-6 at the last time, which no single precision survives
     for run, described in case.recorded["runs"].items():
-        sampler = read_sampler(described)
-        model = load(case)
-        if model.config.target is Target.EPS and not sampler.clip:
-            model = model.double()  # predicted noise is divided by 4e-6 at the last time, which no single precision survives unclipped
+        sampler = read_sampler(described, model.config.schedule)
         for request in requests:
             single, first = _fill(model, case, [request], sampler)
             replayed.outputs[f"{request}.{run}.patches"] = single.patches
@@ -105,24 +118,25 @@ def _sampling(case: Case) -> Replayed:
             if first is not None:
                 replayed.intermediates[f"{request}.{run}.x0_first"] = first
         batched, _ = _fill(model, case, requests, sampler)
-        for row, request in enumerate(requests):
-            _expect_close(case, f"{request}.{run}.composite", batched.pictures[row : row + 1], replayed)
+        pictures: tuple[Tensor, ...] = torch.split(batched.pictures, [len(case.inputs[f"{request}.image"]) for request in requests])
+        for request, own in zip(requests, pictures, strict=True):
+            _expect_close(case, f"{request}.{run}.composite", own, replayed)
     return replayed
 
 
-def read_sampler(described: dict[str, Any]) -> Sampler:
-    method = Method(described["method"])
-    fields = {"steps" if key == "K" else key: value for key, value in described.items()}
-    return read_config(Sampler, {**fields, "steps": 1} if method is Method.ONE_STEP else fields)  # type: ignore[no-any-return]
+def read_sampler(described: dict[str, Any], schedule: Schedule) -> Sampler:
+    """K: all times by default."""
+    steps = 1 if described["method"] == Method.ONE_STEP else described.get("K", schedule.steps)
+    options = {key: value for key, value in described.items() if key in SAMPLER_OPTIONS}
+    return read_config(Sampler, {"steps": steps, **options})  # type: ignore[no-any-return]
 
 
 def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: Sampler) -> tuple[Inpainted, Tensor | None]:
     """Several requests in one padded batch, and the clean patches of the first step; there is none where nothing is masked."""
     inputs = case.inputs
-    masked = torch.zeros(len(requests), model.config.patches, dtype=torch.bool)
-    for row, request in enumerate(requests):
-        masked[row, inputs[f"{request}.ids_mask"][0]] = True
-    split = Split.by_mask(masked)
+    places = [inputs[f"{request}.ids_mask"].long() for request in requests]  # (B, M) each
+    masks = [torch.zeros(len(own), model.config.patches, dtype=torch.bool).scatter(1, own, value=True) for own in places]
+    split = Split.by_mask(torch.cat(masks))
     images = torch.cat([inputs[f"{request}.image"] for request in requests]).to(model.pos_embed.dtype)
     most = split.masked.shape[1]
 

@@ -43,7 +43,7 @@ class Requests:
 
     def __init__(self, case: Case, run: str) -> None:
         self.case, self.model = case, load(case)
-        self.steps = read_sampler(case.recorded["runs"][run]).reverse(self.model.config.schedule)
+        self.steps = read_sampler(case.recorded["runs"][run], self.model.config.schedule).reverse(self.model.config.schedule)
         self.run = run
         self.states: dict[str, Tensor] = {}
         self.left: dict[str, int] = {}
