@@ -6,13 +6,15 @@ below are known, and none is the real one: an array is made here, from its descr
 
 from __future__ import annotations
 
+import bz2
 import io
+import lzma
 import pickle
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -22,27 +24,48 @@ PLAIN = frozenset("biufcSU")
 """Kinds of array elements: numbers, truth values and text, no objects."""
 
 
+class Unpacker(Protocol):
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    @property
+    def eof(self) -> bool: ...
+
+
+UNPACKERS: Mapping[bytes, Callable[[], Unpacker]] = {
+    b"\x78": zlib.decompressobj,
+    b"\x1f\x8b": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),  # gzip
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ": lzma.LZMADecompressor,
+    b"\x5d\x00": lzma.LZMADecompressor,
+}
+"""By how a packed file begins, and no pickle does. Trackers write the first; `joblib.dump` takes the others from a file's suffix."""
+
+
 class UnsafeFile(ValueError):
     """A file is no joblib file, is damaged, or holds more than data; the message says which."""
 
 
 def read_joblib(path: Path, *, largest: int = LARGEST) -> Any:
-    """The content of a file that `joblib.dump` wrote, with arrays, uncompressed or compressed by zlib. Raises UnsafeFile."""
-    data = path.read_bytes()
-    if data[:1] == b"\x78":
-        unpacker = zlib.decompressobj()
-        try:
-            data = unpacker.decompress(data, largest)
-        except zlib.error as error:
-            raise UnsafeFile(f"{path}: damaged ({error})") from error
-        if not unpacker.eof:
-            raise UnsafeFile(f"{path}: truncated, or unpacks to more than {largest} bytes")
+    """The content of a file that `joblib.dump` wrote, with arrays, packed by what Python can unpack or not at all. Raises UnsafeFile."""
     try:
-        return _Reader(io.BytesIO(data)).load()
+        return _Reader(io.BytesIO(_unpacked(path.read_bytes(), largest))).load()
     except UnsafeFile as error:
         raise UnsafeFile(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle makes its reader raise almost anything
         raise UnsafeFile(f"{path}: damaged, or no joblib file ({type(error).__name__})") from error
+
+
+def _unpacked(data: bytes, largest: int) -> bytes:
+    start = next((start for start in UNPACKERS if data.startswith(start)), None)
+    if start is None:
+        return data
+    unpacker = UNPACKERS[start]()
+    try:
+        data = unpacker.decompress(data, largest)
+    except (zlib.error, OSError, EOFError, lzma.LZMAError) as error:
+        raise UnsafeFile(f"damaged ({error})") from error
+    if not unpacker.eof:
+        raise UnsafeFile(f"truncated, or unpacks to more than {largest} bytes")
+    return data
 
 
 class _ArrayClass:

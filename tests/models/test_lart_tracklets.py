@@ -32,8 +32,11 @@ CONTENT: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("compress", [0, 3])
-def test_what_joblib_wrote_is_read_as_joblib_reads_it(tmp_path: Path, compress: int) -> None:
+PACKED: list[int | tuple[str, int]] = [3, ("gzip", 3), ("bz2", 9), ("xz", 3), ("lzma", 3)]
+
+
+@pytest.mark.parametrize("compress", [0, *PACKED])
+def test_what_joblib_wrote_is_read_as_joblib_reads_it(tmp_path: Path, compress: int | tuple[str, int]) -> None:
     file = tmp_path / "content.pkl"
     joblib.dump(CONTENT, file, compress=compress)
     read = read_joblib(file)
@@ -83,12 +86,17 @@ def test_damaged_and_oversized_files_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"no pickle at all")
     with pytest.raises(UnsafeFile, match="damaged, or no joblib file"):
         read_joblib(file)
-    joblib.dump(np.zeros(100_000), file, compress=3)
-    with pytest.raises(UnsafeFile, match="unpacks to more than 1000 bytes"):
-        read_joblib(file, largest=1000)
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(UnsafeFile, match="truncated"):
-        read_joblib(file)
+    for packing in PACKED:
+        joblib.dump(np.zeros(100_000), file, compress=packing)
+        with pytest.raises(UnsafeFile, match="unpacks to more than 1000 bytes"):
+            read_joblib(file, largest=1000)
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) * 3 // 4])
+        with pytest.raises(UnsafeFile, match="truncated"):
+            read_joblib(file)
+        file.write_bytes(whole[:6] + bytes(20))
+        with pytest.raises(UnsafeFile, match=r"damaged|truncated"):
+            read_joblib(file)
 
 
 def test_a_file_of_something_else_is_refused_with_what_is_missing(tmp_path: Path) -> None:
