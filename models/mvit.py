@@ -42,6 +42,8 @@ class MViTConfig(TrunkConfig):
     residual_pooling: bool = True
     expand_in_attention: bool = True
     """Channels grow in attention (MViTv2); otherwise in the MLP of the block before (MViT)."""
+    layer_scale: float | None = None
+    """Where the factors start by which each channel of a branch is multiplied (CaiT, arXiv 2103.17239); None: no such factors."""
     mean_pooling: bool = False
     """Mean of the patches, then the norm (MaskFeat); otherwise the norm, then the class token, or the mean if there is none."""
     activation: Activation = Activation.SOFTMAX
@@ -71,14 +73,19 @@ class Recognised:
 class PoolingBlock(nn.Module):
     """norm1, attn, norm2, mlp and, where it changes width, proj on the way past the half that changes it."""
 
-    def __init__(self, plan: AttentionPlan, width_out: int, mlp_ratio: float, drop_path: float) -> None:
+    def __init__(self, plan: AttentionPlan, width_out: int, config: MViTConfig, drop_path: float) -> None:
         super().__init__()
+        for width in (plan.width, width_out):
+            if width % plan.heads:
+                raise ValueError(f"a block of width {width} cannot be split into {plan.heads} heads")
         attention_width = plan.width_out
         self.norm1 = nn.LayerNorm(plan.width, eps=plan.norm_eps)
         self.attn = PoolingAttention(plan)
         self.norm2 = nn.LayerNorm(attention_width, eps=plan.norm_eps)
-        self.mlp = Mlp(attention_width, int(attention_width * mlp_ratio), width_out)
+        self.mlp = Mlp(attention_width, int(attention_width * config.mlp_ratio), width_out)
         self.proj = nn.Linear(plan.width, width_out) if plan.width != width_out else None
+        self.gamma_1 = _factors(attention_width, config.layer_scale)
+        self.gamma_2 = _factors(width_out, config.layer_scale)
         self.drop_path = drop_path
         self._expands_in_attention = attention_width != plan.width
 
@@ -86,10 +93,13 @@ class PoolingBlock(nn.Module):
         normed = self.norm1(x)
         attended, pooled_grid = self.attn(normed, grid)
         past = x if self.proj is None or not self._expands_in_attention else self.proj(normed)
-        x = self._pool(past, grid) + drop_branch(attended, self.drop_path, self.training)
+        x = self._pool(past, grid) + self._branch(attended, self.gamma_1)
         normed = self.norm2(x)
         past = x if self.proj is None or self._expands_in_attention else self.proj(normed)
-        return past + drop_branch(self.mlp(normed), self.drop_path, self.training), pooled_grid
+        return past + self._branch(self.mlp(normed), self.gamma_2), pooled_grid
+
+    def _branch(self, x: Tensor, factors: Tensor | None) -> Tensor:
+        return drop_branch(x if factors is None else x * factors, self.drop_path, self.training)
 
     def _pool(self, x: Tensor, grid: Grid) -> Tensor:
         """The maximum over what the queries' stride skips; a class token passes by."""
@@ -116,7 +126,7 @@ class MViT(nn.Module):
             grows_at = block if config.expand_in_attention else block + 1
             width_out = grown(width, factor_at(config.width_growth, grows_at))
             plan = _with_relative(config, block, width, width_out if config.expand_in_attention else width)
-            self.blocks.append(PoolingBlock(plan, width_out, config.mlp_ratio, rate))
+            self.blocks.append(PoolingBlock(plan, width_out, config, rate))
             width = width_out
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
@@ -165,6 +175,10 @@ class MViT(nn.Module):
         if grid[0] != frames:
             raise ValueError(f"pixels: a clip of {grid[0]} times after pooling where boxes need {frames}")
         return self.config.boxes(tokens.unflatten(1, grid).mean(dim=1).permute(0, 3, 1, 2), boxes)
+
+
+def _factors(width: int, start: float | None) -> nn.Parameter | None:
+    return None if start is None else nn.Parameter(torch.full((width,), start))
 
 
 def _with_relative(config: MViTConfig, block: int, width: int, width_out: int) -> AttentionPlan:

@@ -71,10 +71,10 @@ class TrunkConfig:
         return 1 if self.pictures else self.frames // self.patch_stride[0], side, side
 
     def heads_of(self, block: int) -> int:
-        heads = float(self.heads)
+        heads = self.heads
         for at in range(block + 1):
-            heads *= factor_at(self.head_growth, at)
-        return int(heads)
+            heads = grown(heads, factor_at(self.head_growth, at))
+        return heads
 
     def q_stride_of(self, block: int) -> Grid | None:
         return stride_at(self.q_strides, block)
@@ -112,10 +112,11 @@ def factor_at(growth: tuple[tuple[int, float], ...], block: int) -> float:
     return next((factor for at, factor in growth if at == block), 1.0)
 
 
-def grown(width: int, factor: float) -> int:
-    if width * factor != int(width * factor):
-        raise ValueError(f"width_growth: {width} times {factor} is no whole width")
-    return int(width * factor)
+def grown(number: int, factor: float) -> int:
+    """A width or a number of heads. The published code rounds; what would need that was never published, and is refused."""
+    if number * factor != int(number * factor):
+        raise ValueError(f"width_growth or head_growth: {number} times {factor} is no whole number")
+    return int(number * factor)
 
 
 def stride_at(strides: tuple[tuple[int, int, int, int], ...], block: int) -> Grid | None:

@@ -24,6 +24,8 @@ KEYS = {
     "blocks.{i}.mlp.fc1.*": "blocks.{i}.mlp.fc1.*",
     "blocks.{i}.mlp.fc2.*": "blocks.{i}.mlp.fc2.*",
     "blocks.{i}.proj.*": "blocks.{i}.proj.*",
+    "blocks.{i}.gamma_1": "blocks.{i}.gamma_1",
+    "blocks.{i}.gamma_2": "blocks.{i}.gamma_2",
 }
 
 SEPARATE_KEYS = {"blocks.{i}.attn.{q,k,v}.*" if "qkv" in theirs else theirs: ours for theirs, ours in KEYS.items()}
@@ -47,6 +49,7 @@ def fields_of(configuration: slowfast.Configuration) -> Fields:
         "relative_zero": mvit.get("REL_POS_ZERO_INIT", False),
         "residual_pooling": mvit.get("RESIDUAL_POOLING", False),
         "expand_in_attention": mvit.get("DIM_MUL_IN_ATT", False),
+        "layer_scale": mvit.get("LAYER_SCALE_INIT_VALUE") or None,
         "mean_pooling": mvit.get("USE_MEAN_POOLING", False),
         "boxes": pooling if boxes.get("ENABLE", False) else None,
     }

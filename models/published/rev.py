@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from models.mvit import Activation
 from models.mvit_reversible import PUBLISHED, Fusion
 from models.mvit_trunk import Positions
 from models.published import slowfast
@@ -72,6 +73,10 @@ FUSIONS = {
 }
 
 
+IRREVERSIBLE = ("REL_POS_SPATIAL", "REL_POS_TEMPORAL", "RESIDUAL_POOLING", "LAYER_SCALE_INIT_VALUE")
+"""Keys of the section MVIT that no reversible model sets."""
+
+
 def fused(keys: Mapping[str, str]) -> dict[str, str]:
     """A table of q, k and v as three matrices → one of them as one."""
     return {theirs.replace("{q,k,v}", "qkv"): ours for theirs, ours in keys.items()}
@@ -91,15 +96,15 @@ def vit_fields(configuration: slowfast.Configuration) -> Fields:
     if not is_plain(configuration):
         raise UnlikeFamily("its configuration is not that of a Rev-ViT")
     mvit, trunk = configuration["MVIT"], slowfast.trunk_fields(configuration)
-    taken = ("image_size", "channels", "classes", "width", "depth", "heads", "mlp_ratio", "qkv_bias", "drop_path")
+    taken = ("image_size", "channels", "classes", "width", "depth", "heads", "qkv_bias", "drop_path")
     return {"patch_size": mvit["PATCH_STRIDE"][0], **{name: trunk[name] for name in taken}}
 
 
 def is_plain(configuration: slowfast.Configuration) -> bool:
-    """Whether it is a reversible ViT: no pooling, square patches side by side, the norm before the mean."""
+    """Whether it is a reversible ViT: no pooling, square patches side by side, the norm before the mean, softmax behind the head."""
     if not slowfast.is_reversible(configuration):
         return False
-    mvit, rev = configuration["MVIT"], configuration["MVIT"]["REV"]
+    mvit, rev, trunk = configuration["MVIT"], configuration["MVIT"]["REV"], slowfast.trunk_fields(configuration)
     stride = mvit["PATCH_STRIDE"]
     return (
         mvit.get("PATCH_2D", False)
@@ -107,12 +112,14 @@ def is_plain(configuration: slowfast.Configuration) -> bool:
         and mvit["PATCH_KERNEL"] == stride
         and not any(mvit["PATCH_PADDING"])
         and configuration["DATA"]["TRAIN_CROP_SIZE"] % stride[0] == 0
-        and slowfast.trunk_fields(configuration)["positions"] is Positions.JOINT
+        and trunk["positions"] is Positions.JOINT
         and not (mvit.get("POOL_Q_STRIDE") or mvit.get("POOL_KV_STRIDE") or mvit.get("POOL_KV_STRIDE_ADAPTIVE"))
         and not (mvit.get("DIM_MUL") or mvit.get("HEAD_MUL") or rev.get("BUFFER_LAYERS"))
         and rev.get("RESPATH_FUSE", "concat") == "concat"
         and not mvit.get("USE_MEAN_POOLING", False)
-        and configuration["MODEL"].get("DROPOUT_RATE", 0.0) == 0.0
+        and not any(mvit.get(key) for key in IRREVERSIBLE)
+        and trunk["dropout"] == 0.0
+        and trunk["activation"] == Activation.SOFTMAX
     )
 
 
@@ -121,9 +128,9 @@ def mvit_fields(configuration: slowfast.Configuration) -> Fields:
     if not slowfast.is_reversible(configuration) or is_plain(configuration):
         raise UnlikeFamily("its configuration is not that of a Rev-MViT")
     mvit, rev = configuration["MVIT"], configuration["MVIT"]["REV"]
-    unknown = [key for key in ("REL_POS_SPATIAL", "REL_POS_TEMPORAL", "RESIDUAL_POOLING") if mvit.get(key, False)]
-    if unknown:
-        raise ValueError(f"MVIT.{unknown[0]}: no reversible model has it")
+    strangers = [key for key in IRREVERSIBLE if mvit.get(key)]
+    if strangers:
+        raise ValueError(f"MVIT.{strangers[0]}: no reversible model has it")
     transitions = rev.get("BUFFER_LAYERS", [])
     if transitions and rev.get("RES_PATH", "conv") != "conv":
         raise ValueError(f"MVIT.REV.RES_PATH: {rev['RES_PATH']!r} is not supported, only 'conv'")

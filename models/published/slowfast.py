@@ -38,7 +38,6 @@ UNSUPPORTED = {
     "POOL_FIRST": False,
     "NORM_STEM": False,
     "USE_FIXED_SINCOS_POS": False,
-    "LAYER_SCALE_INIT_VALUE": 0.0,
     "DROPOUT_RATE": 0.0,
 }
 """Keys of the section MVIT whose other values no published model has, and their only supported value."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.mvit import Recognised
 from models.mvit_reversible import RevMViT, Transition
 from models.published import FAMILIES, fit, read_checkpoint
 from models.published.family import Family, Fields
@@ -25,7 +26,8 @@ def replay(case: Case) -> Replayed:
     family, settings = choose(case.config)
     model = fit(read_checkpoint(case.checkpoint), family, settings).model()
     images = case.inputs["x"].clone().requires_grad_()
-    probabilities, intermediates = model(images).logits.softmax(dim=-1), walk(model, images)
+    answer, intermediates = model(images), walk(model, images)
+    probabilities = answer.scores if isinstance(answer, Recognised) else answer.logits.softmax(dim=-1)
     model.train()
     with torch.enable_grad():
         logits = model(images, keep=masks(case.inputs, model.config.depth)).logits
@@ -91,4 +93,6 @@ def _walk_mvit(model: RevMViT, images: Tensor) -> dict[str, Tensor]:
         else:
             streams = block.couple(x, grid, None).forward(*streams)
             found |= {f"layer{number}.y1": streams[0], f"layer{number}.y2": streams[1]}
+    if model.config.mean_first:
+        return found
     return found | {"fused_norm_tokens": model.norm(torch.cat(streams, dim=-1))}

@@ -239,6 +239,7 @@ OPTIONS = {
     "queries pooled in transitions only": {"q_strides": ((1, 1, 2, 2),)},
     "wider in the MLP": {"expand_in_attention": False},
     "no bias": {"qkv_bias": False},
+    "layer scale": {"layer_scale": 0.1},
 }
 
 
@@ -258,7 +259,9 @@ def test_every_option_trains_all_of_its_parameters(options: dict[str, Any], size
     ("changes", "complaint"),
     [
         ({"heads": 3}, "cannot be split into 3 heads"),
-        ({"width_growth": ((1, 1.3),)}, "no whole width"),
+        ({"width_growth": ((1, 1.3),)}, "no whole number"),
+        ({"head_growth": ((1, 1.5),)}, "no whole number"),
+        ({"head_growth": ((0, 2.0), (1, 8.0))}, "a block of width 8 cannot be split into 16 heads"),
         ({"patch_kernel": (7, 7)}, "three numbers each for clips"),
         ({"image_size": 2}, "hold no patch"),
     ],

@@ -432,6 +432,32 @@ def test_the_published_sizes_are_told_from_weights() -> None:
         assert FAMILIES["rev_mvit"].config(weights, {}) == {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
+def rev_vit_configuration() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((GOLDEN / "rev_vit_tiny" / "case.json").read_text())["config"]
+    return content
+
+
+def test_the_hidden_width_of_a_rev_vit_is_told_by_its_weights() -> None:
+    """The published code truncates where the ratio gives no whole width: 2.7 times 48."""
+    configuration = rev_vit_configuration()
+    configuration["MVIT"]["MLP_RATIO"] = 2.7
+    published = read_checkpoint(GOLDEN / "rev_vit_tiny" / "checkpoint.pth")
+    shorter = {key: value[..., :129] if "fc2.weight" in key else value[:129] for key, value in published.items() if ".mlp.fc" in key}
+    shorter = {key: published[key] if key.endswith("fc2.bias") else value for key, value in shorter.items()}
+    family, settings = replay_rev.choose(configuration)
+    assert fit({**published, **shorter}, family, settings).model().blocks[0].mlp.fc1.out_features == 129
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("MODEL", "HEAD_ACT", "sigmoid"), ("MODEL", "DROPOUT_RATE", 0.5), ("MVIT", "USE_MEAN_POOLING", True)]
+)
+def test_what_a_vit_has_not_makes_a_rev_vit_of_mvits_parts(section: str, key: str, value: object) -> None:
+    configuration = rev_vit_configuration()
+    assert replay_rev.choose(configuration)[0].architecture == "vit"
+    configuration[section][key] = value
+    assert replay_rev.choose(configuration)[0].architecture == "rev_mvit"
+
+
 def test_an_idle_class_token_is_left_out_with_a_warning() -> None:
     published = read_checkpoint(GOLDEN / "rev_mvit_video_tiny" / "checkpoint.pth")
     description = read_description(GOLDEN / "rev_mvit_video_tiny" / "checkpoint.pth")
