@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,11 +11,11 @@ ACTION_WEIGHT = 10.0
 
 
 class GroundTruth(Enum):
-    """Which tokens have labels to learn from: `has_gt` is 2 for people's labels, 1 for a network's, 0 for none."""
+    """Which tokens have labels to learn from: the least and the most `has_gt`, 2 for people's labels, 1 for a network's, 0 for none."""
 
     ALL = (1, 2)
-    LABELS = (2,)
-    PSEUDO = (1,)
+    LABELS = (2, 2)
+    PSEUDO = (1, 1)
 
 
 def action_loss(logits: Tensor, targets: Tensor, detected: Tensor, has_gt: Tensor, which: GroundTruth = GroundTruth.ALL) -> Tensor:
@@ -24,7 +23,8 @@ def action_loss(logits: Tensor, targets: Tensor, detected: Tensor, has_gt: Tenso
 
     logits: (B, T, P, classes); targets: the same, in [0, 1], the classes in front if there are more; detected, has_gt: (B, T, P, 1).
     """
-    chosen = (detected != 0) & torch.isin(has_gt.round().long(), torch.tensor(which.value, device=has_gt.device))
+    least, most = which.value
+    chosen = (detected != 0) & (has_gt >= least) & (has_gt <= most)
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets[..., : logits.shape[-1]].float(), reduction="none")
     return ACTION_WEIGHT * (losses * chosen).sum() / (chosen.sum() * logits.shape[-1]).clamp(min=1)
 
