@@ -158,11 +158,12 @@ class FrameMAP:
 
 
 def evaluate(predictions: Boxes, truth: Boxes, classes: Sequence[int] = VALID) -> FrameMAP:
-    """Frame mAP at an overlap of one half. Predictions in frames that the ground truth does not have are left out."""
+    """Frame mAP at an overlap of one half. Predictions in frames that the ground truth does not have are left out; equal scores keep the
+    order of the predictions, in the bound of each frame as in the ranking of a class."""
     frames = {key: number for number, key in enumerate(dict.fromkeys(zip(truth.videos, truth.seconds.tolist(), strict=True)))}
     true_frames = np.array([frames[key] for key in zip(truth.videos, truth.seconds.tolist(), strict=True)], np.int64)
     frame = np.array([frames.get(key, -1) for key in zip(predictions.videos, predictions.seconds.tolist(), strict=True)], np.int64)
-    kept = _best_of_each_frame(frame, predictions.scores)
+    kept = np.sort(_best_of_each_frame(frame, predictions.scores))
     kept = kept[np.argsort(-predictions.scores[kept], kind="stable")]
     hits = _hits(
         _Keyed.of(frame[kept], predictions.classes[kept], predictions.corners[kept]),

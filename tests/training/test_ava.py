@@ -146,6 +146,25 @@ def test_perfect_predictions_score_one_and_none_scores_zero() -> None:
     assert evaluate(nothing, truth, VALID[:5]).mean == 0.0
 
 
+@pytest.mark.parametrize(("frames", "precision"), [((903, 902), 1.0), ((902, 903), 0.5)])
+def test_equal_scores_keep_the_order_of_the_file(frames: tuple[int, int], precision: float) -> None:
+    """Whatever the order of the frames in the ground truth."""
+    truth = Boxes(("v",) * 2, np.array([902, 903]), np.array([[0.6, 0.6, 0.9, 0.9], [0.1, 0.1, 0.5, 0.5]]), np.array([2, 1]), np.ones(2))
+    predictions = Boxes(("v",) * 2, np.array(frames), np.tile([0.1, 0.1, 0.5, 0.5], (2, 1)), np.ones(2, np.int64), np.full(2, 0.7))
+    assert evaluate(predictions, truth).mean == precision
+
+
+def test_classes_that_are_not_evaluated_count_for_nothing_but_their_frame() -> None:
+    """A frame with no other boxes is in the ground truth all the same: what is found there is wrong."""
+    truth = boxes(np.random.default_rng(0), frames=2, people=1, classes=1, scored=False)
+    with_unscored = replace(truth, classes=np.array([VALID[0], 2]))
+    assert 2 not in VALID
+    alone = evaluate(replace(truth, scores=np.array([0.4, 0.6])), with_unscored)
+    assert alone.average_precision[0] == 0.5
+    assert np.isnan(alone.average_precision[1:]).all()
+    assert alone.mean == 0.5
+
+
 def test_boxes_survive_a_file(tmp_path: Path) -> None:
     predictions, _ = random_case(0)
     write_boxes(tmp_path / "boxes.csv", predictions)
