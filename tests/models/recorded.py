@@ -14,6 +14,39 @@ from models.registry import ARCHITECTURES, mismatch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
+RECORDED: dict[str, tuple[str, str, dict[str, str]]] = {
+    "timm": ("tome/vit_timm", "classify", {"heads": "4"}),
+    "mae": ("mae/finetune_gap", "classify", {"heads": "4"}),
+    "swag": ("tome/vit_swag", "classify", {"heads": "4"}),
+    "maws": ("maws/vision_features", "embed", {"heads": "5"}),
+    "minrev": ("rev/minrev_tiny", "classify", {"heads": "4"}),
+    "rev_vit": ("rev/rev_vit_tiny", "classify", {}),
+    "rev_mvit": ("rev/rev_mvit_image_tiny", "classify", {}),
+    "rev_mvit_fused": ("rev/rev_mvit_video_tiny", "actions", {}),
+    "mvit": ("mvit/mvitv2_cls_tiny", "actions", {}),
+    "mvit_separate": ("mvit/mvitv1_mlp_expand_tiny", "actions", {}),
+    "mae_st": ("mae_st/finetune_sep_cls", "actions", {"heads": "4"}),
+    "mae_pretrained": ("mae/pretrain_pixel", "autoencode", {"heads": "6", "decoder_heads": "3"}),
+    "mae_st_pretrained": ("mae_st/pretrain_joint_nocls", "autoencode", {"heads": "4", "decoder_heads": "3", "frames": "6"}),
+    "audio_mae": ("mavil/audio_mae_window_decoder", "autoencode", {"heads": "4", "decoder_heads": "3", "mel_bins": "64"}),
+    "mavil_pretrained": (
+        "mavil/pretrain_stage1",
+        "autoencode",
+        {"heads": "4", "decoder_heads": "3", "frames": "4", "mel_bins": "32"},
+    ),
+    "mavil": ("mavil/finetune_av", "audio-visual", {"heads": "4", "mel_bins": "32"}),
+    "maws_clip": ("maws/clip", "zero-shot", {"heads": "5", "text_heads": "4"}),
+    "flip": ("flip/tiny_m75", "zero-shot", {"heads": "4", "text_heads": "4"}),
+    "cit": ("cit/moco_tiny", "zero-shot", {"heads": "4", "text_heads": "4"}),
+    "cit_augreg": ("cit/augreg_tiny", "zero-shot", {"heads": "4", "text_heads": "4"}),
+    "diffmae": ("diffmae/train_video_cross", "inpaint", {}),
+    "mcc": ("mcc/co3d_forward", "reconstruct", {"heads": "4", "decoder_heads": "4"}),
+    "lart": ("lart/pose_appearance", "actions", {"heads": "2", "conv_stride": "4", "frames": "12"}),
+    "hmr2": ("hmr2/tiny_meanshape_ief", "body", {"heads": "4", "decoder_heads": "4", "passes": "3"}),
+    "phalp_pose": ("phalp/pose_predictor", "track", {"heads": "2"}),
+}
+"""Family → a recorded checkpoint, its task, and what its small sizes do not tell."""
+
 
 def full_sizes(system: str) -> dict[str, dict[str, Tensor]]:
     """The published checkpoints of a system by name: names and shapes, no storage."""

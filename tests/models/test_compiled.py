@@ -1,0 +1,112 @@
+"""`torch.compile` takes every system in whole: one graph without a break, which computes what the model does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.merge_schedule import MergeSchedule
+from models.native import Call, HalfMasked, Maker, prepare
+from models.published import import_checkpoint
+from models.registry import ARCHITECTURES, read_config
+from tests.models.recorded import GOLDEN, RECORDED
+
+BACKEND = "aot_eager"
+"""Captures and takes apart as the compilers do, and needs none: no machine code is made."""
+
+SCHEDULE = MergeSchedule.of([1, 2])
+
+
+def recorded(family: str) -> tuple[str, nn.Module]:
+    """Architecture and model."""
+    case, _, settings = RECORDED[family]
+    spec, weights = import_checkpoint(
+        GOLDEN / case / "checkpoint.pth", family=family, labels=None, overrides=settings, name="test", version="1", license="CC0-1.0"
+    )
+    architecture = ARCHITECTURES[spec.architecture]
+    model = architecture.build(read_config(architecture.config, spec.config))
+    model.load_state_dict(weights)
+    return spec.architecture, model.eval().requires_grad_(False)
+
+
+def tensors(answer: Any) -> Iterator[Tensor]:
+    """All that an answer holds."""
+    if isinstance(answer, Tensor):
+        yield answer
+    elif dataclasses.is_dataclass(answer):
+        yield from (tensor for field in dataclasses.fields(answer) for tensor in tensors(getattr(answer, field.name)))
+    elif isinstance(answer, tuple | list):
+        yield from (tensor for part in answer for tensor in tensors(part))
+
+
+def compiles(call: Call) -> None:
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        expected, got = list(tensors(call())), list(tensors(torch.compile(call, backend=BACKEND, fullgraph=True)()))
+    assert expected
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("family", RECORDED)
+def test_a_system_is_one_graph(family: str) -> None:
+    torch.manual_seed(0)
+    compiles(prepare(*recorded(family), batch=2))
+
+
+def pictures(model: Any, make: Maker) -> Call:
+    pixels = make.normal(3, *model.config.image_shape)
+    return lambda: model(pixels, merge=SCHEDULE)
+
+
+def clips(model: Any, make: Maker) -> Call:
+    pixels = make.normal(3, model.config.frames, model.config.image_size, model.config.image_size)
+    return lambda: model(pixels, merge=SCHEDULE)
+
+
+def sound_and_clips(model: Any, make: Maker) -> Call:
+    config = model.config
+    audio = make.normal(1, config.audio_frames, config.mel_bins)
+    video = make.normal(3, config.frames, config.image_size, config.image_size)
+    return lambda: model(audio, video, merge=SCHEDULE)
+
+
+def picture_towers(model: Any, make: Maker) -> Call:
+    pixels = make.normal(3, model.config.image_size, model.config.image_size)
+    return lambda: model.encode_images(pixels, merge=SCHEDULE)
+
+
+def crops(model: Any, make: Maker) -> Call:
+    pixels = make.normal(3, model.config.image_size, model.config.image_size)
+    return lambda: model(pixels, merge=SCHEDULE)
+
+
+def holes(model: Any, make: Maker) -> Call:
+    given = HalfMasked.of(model.config, make)
+    return lambda: model.encode(given.pixels, given.split, merge=SCHEDULE)
+
+
+MERGED: Mapping[str, Callable[[Any, Maker], Call]] = {
+    "timm": pictures,
+    "minrev": pictures,
+    "mae_st": clips,
+    "mavil": sound_and_clips,
+    "maws_clip": picture_towers,
+    "flip": picture_towers,
+    "cit": picture_towers,
+    "hmr2": crops,
+    "diffmae": holes,
+}
+"""Family → its encoder at work with tokens that merge."""
+
+
+@pytest.mark.parametrize("family", MERGED)
+def test_so_is_one_whose_tokens_merge(family: str) -> None:
+    torch.manual_seed(0)
+    _, model = recorded(family)
+    compiles(MERGED[family](model, Maker(2, torch.float32, torch.device("cpu"))))
