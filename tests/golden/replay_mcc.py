@@ -8,84 +8,77 @@ import torch
 from torch import Tensor
 
 from models.layers.positions import sincos_table
-from models.mcc import MCC, Kept, MCCConfig, contract, decode_colours
+from models.mcc import MCC, Kept, MCCConfig, Scene, decode_colours
+from models.mcc_points import contract
 from models.mcc_queries import Labels, cube_grid, half_ball_grid, label, reconstruct, score
 from models.mcc_scenes import Augmentation, Camera, box_around, normalise_points, resize_mask, seen_in_depth, view_of_capture
 from models.published.container import read_checkpoint
 from tests.golden.case import Case, Replayed
 
+FIELDS = {
+    "image_size": "img_size",
+    "patch_size": "patch_size",
+    "channels": "in_chans",
+    "width": "embed_dim",
+    "depth": "depth",
+    "heads": "num_heads",
+    "mlp_ratio": "mlp_ratio",
+    "window": "xyz_window",
+    "window_depth": "xyz_depth",
+    "window_heads": "xyz_num_heads",
+    "window_mlp_ratio": "xyz_mlp_ratio",
+    "decoder_width": "decoder_embed_dim",
+    "decoder_depth": "decoder_depth",
+    "decoder_heads": "decoder_num_heads",
+    "qkv_bias": "qkv_bias",
+    "norm_eps": "norm_eps",
+    "far": "shrink_threshold",
+    "regress_colour": "regress_color",
+    "occupancy_weight": "occupancy_weight",
+    "colour_weight": "rgb_weight",
+    "drop_path": "drop_path",
+}
+"""Of MCCConfig → of a case's config. What a case leaves out, here and below, is as published."""
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+CHUNK = 2000
+"""Queries of a forward pass in the demo."""
+
 
 def replay(case: Case) -> Replayed:
-    config = case.config
+    config, inputs = case.config, case.inputs
     model, images, seen, queries = scene_of(case)
-    labels = (
-        label(queries, case.inputs["gt_xyz"], case.inputs["gt_rgb"], config["train_dist_threshold"]) if "gt_xyz" in case.inputs else None
-    )
+    labels = label(queries, inputs["gt_xyz"], inputs["gt_rgb"], config.get("train_dist_threshold", 0.1)) if "gt_xyz" in inputs else None
     if config.get("mode") == "train":
         assert labels is not None
         return _training_step(case, model, images, seen, queries, labels)
     scene = model.remember(model.encode(images, seen))
-    chunks = queries.split(config.get("max_queries_per_forward", queries.shape[1]), dim=1)
-    predicted = torch.cat([model.predict(model.ask(scene, chunk)) for chunk in chunks], dim=1)
+    chunk = config.get("max_queries_per_forward", CHUNK if "points" in inputs else queries.shape[1])
+    predicted = torch.cat([model.predict(model.ask(scene, part)) for part in torch.split(queries, chunk, dim=1)], dim=1)
     replayed = Replayed({"pred": predicted}, _intermediates(case, model, images, seen, queries))
     replayed.outputs |= {"grid_xyz": queries, "unseen_xyz": queries, "occupancy_logits": predicted[..., 0]}
     if labels is not None:
-        replayed.outputs |= _losses(model, predicted, labels)
-    if "eval_dist_threshold" in config:
-        replayed.outputs |= _metrics(case, predicted, queries)
-    if "score_thresholds" in config:
-        thresholds, temperature = config["score_thresholds"], config["temperature"]
-        probability = predicted[..., 0].sigmoid()
-        cloud = reconstruct(
-            model, scene, queries[0], threshold=thresholds[-1], temperature=temperature, chunk=config.get("max_queries_per_forward", 2000)
-        )
-        replayed.outputs |= {
-            "occupancy_prob": probability,
-            "colors": decode_colours(predicted[0], temperature),
-            "colors_argmax": decode_colours(predicted[0], 0),
-            "selected": torch.stack([probability[0] > threshold for threshold in thresholds]).float(),
-            "points_at_last_threshold": cloud.points,
-            "colors_at_last_threshold": cloud.colours,
-        }
+        replayed.outputs |= _losses(model, predicted, labels, chunk) | _metrics(case, predicted, queries)
+    if "points" in inputs or "score_thresholds" in config:
+        replayed.outputs |= _cloud(case, model, scene, predicted, queries, chunk)
     return replayed
 
 
 def scene_of(case: Case) -> tuple[MCC, Tensor, Tensor, Tensor]:
     """The model in evaluation mode, images (B, 3, S, S), seen points (B, n, n, 3) and queries (B, Q, 3)."""
-    model = MCC(mcc_config(case.config)).eval()
-    model.load_state_dict(read_checkpoint(case.checkpoint))
-    return model, *_view(case), _queries(case)
+    weights = read_checkpoint(case.checkpoint)
+    config = mcc_config({"regress_color": weights["decoder_pred.bias"].shape == (4,), **case.config})
+    model = MCC(config).eval()
+    model.load_state_dict(weights)
+    return model, *_view(case, config), _queries(case)
 
 
-def mcc_config(config: dict[str, Any]) -> MCCConfig:
-    side = config["img_size"] // config["patch_size"]
-    assert config["seen_xyz_size"] == side * config["xyz_window"], "one window per patch"
-    return MCCConfig(
-        image_size=config["img_size"],
-        patch_size=config["patch_size"],
-        channels=config["in_chans"],
-        width=config["embed_dim"],
-        depth=config["depth"],
-        heads=config["num_heads"],
-        mlp_ratio=config["mlp_ratio"],
-        window=config["xyz_window"],
-        window_depth=config["xyz_depth"],
-        window_heads=config["xyz_num_heads"],
-        window_mlp_ratio=config["xyz_mlp_ratio"],
-        decoder_width=config["decoder_embed_dim"],
-        decoder_depth=config["decoder_depth"],
-        decoder_heads=config["decoder_num_heads"],
-        qkv_bias=config["qkv_bias"],
-        norm_eps=config["norm_eps"],
-        far=config["shrink_threshold"],
-        regress_colour=config["regress_color"],
-        occupancy_weight=config["occupancy_weight"],
-        colour_weight=config["rgb_weight"],
-        drop_path=config.get("drop_path", 0.0),
-    )
+def mcc_config(said: dict[str, Any]) -> MCCConfig:
+    config = MCCConfig(**{ours: said[theirs] for ours, theirs in FIELDS.items() if theirs in said})
+    assert said.get("seen_xyz_size", config.seen_size) == config.seen_size, "one window per patch"
+    return config
 
 
-def _view(case: Case) -> tuple[Tensor, Tensor]:
+def _view(case: Case, model: MCCConfig) -> tuple[Tensor, Tensor]:
     """→ images (B, 3, S, S) and seen points (B, n, n, 3)."""
     config, inputs = case.config, case.inputs
     if "points" in inputs:
@@ -93,15 +86,15 @@ def _view(case: Case) -> tuple[Tensor, Tensor]:
             inputs["rgb"] / 255,
             inputs["points"],
             inputs["mask"],
-            image_size=config["demo_rgb_size"],
-            seen_size=config["seen_xyz_size"],
-            margin=config["crop_margin"],
+            image_size=config.get("demo_rgb_size", config.get("image_source_size", 800)),
+            seen_size=model.seen_size,
+            margin=config.get("crop_margin", 40),
         )
         return view.image, view.seen
     if "depth_map" in inputs:
         camera = Camera(inputs["cam_R"], inputs["cam_T"], inputs["cam_focal_ndc"], inputs["cam_principal_ndc"])
         threshold = config.get("fg_mask_threshold", 0.5)
-        seen = seen_in_depth(inputs["depth_map"], inputs["fg_mask"], camera, seen_size=config["seen_xyz_size"], threshold=threshold)
+        seen = seen_in_depth(inputs["depth_map"], inputs["fg_mask"], camera, seen_size=model.seen_size, threshold=threshold)
         return inputs["images"], seen
     return inputs["images"], inputs["seen_xyz_raw"]
 
@@ -112,28 +105,33 @@ def _queries(case: Case) -> Tensor:
     for name in ("unseen_xyz", "unseen_xyz_sampled"):
         if name in inputs:
             return inputs[name]
-    spacing = config.get("granularity") or config["eval_granularity"]
-    grid = (
-        half_ball_grid(config["semisphere_size"], spacing) if config.get("use_hypersim") else cube_grid(config["co3d_world_size"], spacing)
-    )
-    return grid.expand(len(inputs["images"]) if "images" in inputs else 1, -1, -1)
+    if "points" in inputs:
+        return cube_grid(config.get("co3d_world_size", 3.0), config.get("granularity", 0.05)).unsqueeze(0)
+    spacing = config.get("eval_granularity", config.get("granularity", 0.1))
+    if config.get("use_hypersim"):
+        grid = half_ball_grid(config.get("semisphere_size", 6.0), spacing)
+    else:
+        grid = cube_grid(config.get("co3d_world_size", 3.0), spacing)
+    return grid.expand(len(inputs["images"]), -1, -1)
 
 
-def _losses(model: MCC, predicted: Tensor, labels: Labels) -> dict[str, Tensor]:
-    losses = model.losses(predicted, labels.occupied, labels.colours)
+def _losses(model: MCC, predicted: Tensor, labels: Labels, chunk: int) -> dict[str, Tensor]:
+    """Means over forward passes of so many queries."""
+    parts = zip(*(torch.split(each, chunk, dim=1) for each in (predicted, labels.occupied, labels.colours)), strict=True)
+    losses = [model.losses(*part) for part in parts]
     return {
         "labels": labels.occupied,
         "unseen_rgb": labels.colours,
-        "loss": losses.total,
-        "loss_occupancy": losses.occupancy,
-        "loss_rgb": losses.colour,
+        "loss": torch.stack([each.total for each in losses]).mean(),
+        "loss_occupancy": torch.stack([each.occupancy for each in losses]).mean(),
+        "loss_rgb": torch.stack([each.colour for each in losses]).mean(),
     }
 
 
 def _metrics(case: Case, predicted: Tensor, queries: Tensor) -> dict[str, Tensor]:
-    occupied = predicted[..., 0].sigmoid() > case.config["eval_score_threshold"]
+    occupied = predicted[..., 0].sigmoid() > case.config.get("eval_score_threshold", 0.1)
     scores = [
-        score(points[kept], truth, case.config["eval_dist_threshold"])
+        score(points[kept], truth, case.config.get("eval_dist_threshold", 0.1))
         for points, kept, truth in zip(queries, occupied, case.inputs["gt_xyz"], strict=True)
     ]
     return {
@@ -145,14 +143,29 @@ def _metrics(case: Case, predicted: Tensor, queries: Tensor) -> dict[str, Tensor
     }
 
 
+def _cloud(case: Case, model: MCC, scene: Scene, predicted: Tensor, queries: Tensor, chunk: int) -> dict[str, Tensor]:
+    """Of the first scene."""
+    thresholds, temperature = case.config.get("score_thresholds", THRESHOLDS), case.config.get("temperature", 0.1)
+    cloud = reconstruct(model, scene, queries[0], threshold=thresholds[-1], temperature=temperature, chunk=chunk)
+    probability = predicted[..., 0].sigmoid()
+    return {
+        "occupancy_prob": probability,
+        "colors": decode_colours(predicted[0], temperature),
+        "colors_argmax": decode_colours(predicted[0], 0),
+        "selected": torch.stack([probability[0] > threshold for threshold in thresholds]).float(),
+        "points_at_last_threshold": cloud.points,
+        "colors_at_last_threshold": cloud.colours,
+    }
+
+
 def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries: Tensor, labels: Labels) -> Replayed:
-    """The labels are those of the queries before augmentation."""
+    """The labels are those of the queries before augmentation. Where no decisions of stochastic depth are recorded, nothing is dropped."""
     inputs = case.inputs
-    nothing = torch.zeros(3)
+    moving = {} if case.config.get("use_hypersim") else inputs
     augmentation = Augmentation(
-        scale=inputs.get("aug_scale", nothing + 1),
-        shift=inputs.get("aug_shift", nothing),
-        degrees=inputs.get("aug_degrees_xyz", nothing),
+        scale=inputs.get("aug_scale", torch.ones(3)),
+        shift=moving.get("aug_shift", torch.zeros(3)),
+        degrees=moving.get("aug_degrees_xyz", torch.zeros(3)),
         flip=bool(inputs.get("aug_flip", False)),
     )
     images, seen, queries = augmentation.images(images), augmentation.seen(seen), augmentation.points(queries)
@@ -160,8 +173,8 @@ def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries
     if "drop_keep_xyz" in inputs:
         kept = Kept(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
     with torch.enable_grad():
-        predicted = model.train()(images, seen, queries, kept=kept)
-        outputs = {"pred": predicted, **_losses(model, predicted, labels)}
+        predicted = model.train(kept is not None)(images, seen, queries, kept=kept)
+        outputs = {"pred": predicted, **_losses(model, predicted, labels, queries.shape[1])}
         outputs["loss"].backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     outputs["grad_norm"] = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
