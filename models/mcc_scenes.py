@@ -61,11 +61,11 @@ def view_of_capture(rgb: Tensor, points: Tensor, mask: Tensor, *, image_size: in
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """(h, w) of 8-bit values → bool (H, W): bilinearly, rounded to whole values as an 8-bit picture is; then what is not 0."""
+    """(h, w) of 8-bit values → bool (H, W): bilinearly, rounded half up as an 8-bit picture is; then what is not 0."""
     if mask.shape == (height, width):
         return mask != 0
     resized = F.interpolate(mask[None, None].float(), size=(height, width), mode="bilinear", align_corners=False)
-    return resized[0, 0].round() != 0
+    return resized[0, 0] >= 0.5
 
 
 def normalise_points(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

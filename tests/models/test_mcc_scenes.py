@@ -104,6 +104,7 @@ def test_a_mask_of_another_size_is_resized_as_an_8_bit_picture() -> None:
     assert resize_mask(mask, 16, 16)[0].tolist() == [False] * 6 + [True] * 10
     faint = resize_mask(mask // 127, 16, 16)[0]  # values of 2
     assert faint.tolist() == [False] * 7 + [True] * 9
+    assert resize_mask(torch.tensor([[0, 1, 0, 0]], dtype=torch.uint8).expand(4, 4), 2, 2).tolist() == [[True, False]] * 2  # a half is up
     assert torch.equal(resize_mask(mask, 4, 4), mask != 0)
 
 
