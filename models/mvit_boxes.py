@@ -45,14 +45,15 @@ def _axis_weights(start: Tensor, end: Tensor, size: int, bins: int, scale: float
     length = end * scale - offset - start  # in this order: a rounding error here is another number of samples
     if not aligned:
         length = length.clamp(min=1.0)
-    samples = (length / bins).ceil().long().clamp(min=0)  # (K,), in each bin
-    most = max(int(samples.max()), 1) if samples.numel() else 1
-    cell = torch.arange(most, device=start.device)  # the samples of the largest box; smaller ones leave the last out
+    samples = (length / bins).ceil().clamp(min=0)  # (K,), in each bin
     bin_start = start.unsqueeze(1) + torch.arange(bins, device=start.device) * (length / bins).unsqueeze(1)  # (K, bins)
-    step = (length / bins / samples.clamp(min=1)).view(-1, 1, 1)
-    at = bin_start.unsqueeze(2) + (cell + 0.5) * step  # (K, bins, most)
-    counted = (cell < samples.view(-1, 1, 1)) & (at >= -1.0) & (at <= size)  # outside the map a sample is 0, but stays in the mean
+    step = (length / bins / samples.clamp(min=1)).unsqueeze(1)
+    # Steps are longer than half a place where a bin has several samples: only so many, one after the other, can be on the map.
+    first = ((-1 - bin_start) / step.clamp(min=1e-6)).floor().clamp(min=0) - 1
+    number = first.unsqueeze(2) + torch.arange(2 * size + 6, device=start.device)  # (K, bins, 2 · size + 6), of a sample in its bin
+    at = bin_start.unsqueeze(2) + (number + 0.5) * step.unsqueeze(2)
+    inside = (at >= -1.0) & (at <= size)  # beyond the map a sample is 0, but stays in the mean
+    counted = inside & (number >= 0) & (number < samples.view(-1, 1, 1))
     at = at.clamp(0, size - 1)
-    places = torch.arange(size, device=start.device)
-    tent = (1 - (at.unsqueeze(3) - places).abs()).clamp(min=0)  # (K, bins, most, size)
+    tent = (1 - (at.unsqueeze(3) - torch.arange(size, device=start.device)).abs()).clamp(min=0)  # (K, bins, 2 · size + 6, size)
     return (tent * counted.unsqueeze(3)).sum(dim=2) / samples.clamp(min=1).view(-1, 1, 1)

@@ -204,6 +204,16 @@ def test_no_boxes_give_no_features() -> None:
     assert BoxPooling()(torch.randn(1, 4, 6, 6), torch.zeros(0, 5)).shape == (0, 4)
 
 
+def test_boxes_are_pooled_in_one_graph_however_large_they_are() -> None:
+    """How many samples a box has depends on its size: neither a break in the graph nor memory may."""
+    torch._dynamo.reset()
+    features = torch.randn(1, 4, 6, 6)
+    boxes = torch.tensor([[0, 8, 8, 60, 40.0], [0, 0, 0, 96, 96], [0, -1e9, -1e9, 1e9, 1e9]])
+    pooled = torch.compile(BoxPooling(), backend="eager", fullgraph=True)(features, boxes)
+    torch.testing.assert_close(pooled, BoxPooling()(features, boxes))
+    assert float(pooled[2].abs().max()) < 1e-6  # almost all of it is beyond the map, where samples are 0
+
+
 def test_boxes_of_a_batch_are_independent() -> None:
     config = replace(SMALL, boxes=BoxPooling(scale=1 / 16), activation=Activation.SIGMOID)
     model, pixels = built(config), clips()
