@@ -205,11 +205,13 @@ def arrange(
     people: int,
     mean_std: Tensor,
     classes: Sequence[int] | None = VALID,
+    appearance: int | None = None,
     training: bool = False,
 ) -> Clip:
     """Put a track and the first of the others into a clip, as the published loader does.
 
     frames, people: T and P. mean_std: (2, 1, K), of the pose. classes: AVA's numbers of the model's classes; None for all 80.
+    appearance: A, values of a feature; None for those that the tracks have, of whom one at least must have some.
     training: one frame less of tracks that are not longer than T + 1. Others are shuffled by the caller; those that begin before and end
     after the ego's slice, that do not meet it, or that have one frame, leave their place empty.
     """
@@ -236,7 +238,7 @@ def arrange(
     pose, detected = fill([track.pose for track in columns]), fill([track.detected for track in columns])
     present = torch.from_numpy(rows >= 0).unsqueeze(2)
     labels = [_labels_of(track) for track in columns]
-    width = max(label.appearance.shape[1] for label in labels)
+    width = appearance or max(label.appearance.shape[1] for label in labels)
     looks = [label.appearance if label.appearance.shape[1] else np.zeros((len(label.labelled), width)) for label in labels]
     actions = fill([label.actions for label in labels])
     if classes is not None:

@@ -1,11 +1,14 @@
-"""LART: the network, whole tracks, tracklet files and AVA's metric. Config and files tell which of these a case is."""
+"""LART: the network, whole tracks, tracklet files and AVA's metric. Config and files tell which of these a case is.
+
+What else stands in case.json, as the tracks' names, is input and copied.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from models.lart import LART, Hidden, Tracks, normalise_pose
+from models.lart import LART, Hidden, LARTConfig, Tracks, normalise_pose
 from models.lart_windows import read_track
 from models.published import FAMILIES, fit, read_checkpoint
 from models.tracklets import arrange, read_results, read_tracklet, tracks_of
@@ -31,13 +34,8 @@ def replay(case: Case) -> Replayed:
 
 
 def build(case: Case) -> LART:
-    config, transformer = case.config, case.config["transformer"]
-    settings = {
-        "frames": config["frame_length"],
-        "heads": transformer["heads"],
-        "conv_stride": transformer["conv"]["stride"],
-        "conv_padding": transformer["conv"]["pad"],
-    }
+    config = case.config
+    settings = {"frames": config["frame_length"], "heads": config["transformer"]["heads"]}
     found = fit(read_checkpoint(case.checkpoint), FAMILIES["lart"], settings)
     assert found.perfect, found.complaint()
     model = found.model()
@@ -49,7 +47,7 @@ def build(case: Case) -> LART:
 def _network(case: Case) -> Replayed:
     inputs, model = case.inputs, build(case)
     tracks = Tracks(
-        inputs["pose_shape"], inputs["has_detection"], inputs.get("joints_3D"), inputs.get("apperance_emb"), inputs["mask_detection"]
+        inputs["pose_shape"], inputs["has_detection"], inputs.get("joints_3D"), inputs.get("apperance_emb"), inputs.get("mask_detection")
     )
     hidden = Hidden.missing(tracks) if case.config["mode"].startswith("zero") else _recorded_masks(case, tracks)
     answer = model(tracks, hidden)
@@ -62,11 +60,11 @@ def _network(case: Case) -> Replayed:
         "global_orient": answer.reading.person.rotations[..., 0, :, :],
     }
     if "action_label" in inputs:
-        which = GROUND_TRUTH[case.config["ava"]["gt_type"]]
+        which = GROUND_TRUTH[case.config.get("ava", {}).get("gt_type", "all")]
         outputs["loss_action"] = action_loss(
             answer.reading.actions, inputs["action_label"], inputs["has_detection"], inputs["has_gt"], which
         )
-    return Replayed(outputs, intermediates={"mask_after": hidden.masked.float()})
+    return Replayed(outputs, intermediates={"mask_after": hidden.masked.float()}, recorded=case.recorded)
 
 
 def _recorded_masks(case: Case, tracks: Tracks) -> Hidden:
@@ -76,20 +74,20 @@ def _recorded_masks(case: Case, tracks: Tracks) -> Hidden:
         permutation = case.inputs[f"perm_{clip}"].long()
         places = torch.empty(len(permutation)).index_copy_(0, permutation, torch.arange(len(permutation)).float())
         noise[clip][detected] = places
-    return Hidden.at_random(tracks, case.config["mask_ratio"], noise)
+    return Hidden.at_random(tracks, case.config.get("mask_ratio", LARTConfig.mask_ratio), noise)
 
 
 def _whole_track(case: Case) -> Replayed:
     inputs, model = case.inputs, build(case)
-    joints = (inputs["3d_joints"] + inputs["camera"].unsqueeze(2)).flatten(2)
     track = Tracks(
         normalise_pose(inputs["pose_shape"], inputs["mean_std"]).unsqueeze(0),
         inputs["has_detection"].unsqueeze(0),
-        joints.unsqueeze(0) if model.config.joints else None,
+        (inputs["3d_joints"] + inputs["camera"].unsqueeze(2)).flatten(2).unsqueeze(0) if model.config.joints else None,
         inputs["apperance_emb"].unsqueeze(0) if model.config.appearance else None,
     )
     reading = read_track(model, track, step=case.config["step"], margin=case.config["window"])
-    return Replayed({"pose_camera": reading.pose[0], "camera": reading.location[0], "action_logits": reading.actions[0]})
+    outputs = {"pose_camera": reading.pose[0], "camera": reading.location[0], "action_logits": reading.actions[0]}
+    return Replayed(outputs, recorded=case.recorded)
 
 
 def _results(case: Case) -> Replayed:
@@ -109,7 +107,7 @@ def _results(case: Case) -> Replayed:
         }
         outputs |= {f"track{number}.{name}": torch.from_numpy(np.asarray(values, np.float64)) for name, values in arrays.items()}
     names = {str(number): list(track.names) for number, track in tracks.items()}
-    return Replayed(outputs, recorded={"track_frame_names": names})
+    return Replayed(outputs, recorded={**case.recorded, "track_frame_names": names})
 
 
 def _loader(case: Case) -> Replayed:
@@ -121,7 +119,8 @@ def _loader(case: Case) -> Replayed:
         frames=config["frame_length"],
         people=config["max_people"],
         mean_std=case.inputs["mean_std"],
-        classes=tuple(case.inputs["valid_classes"].long().tolist()) if config["predict_valid"] else None,
+        classes=tuple(case.inputs["valid_classes"].long().tolist()) if config.get("predict_valid", True) else None,
+        appearance=config["appearance_dim"],
     )
     inputs, targets = clip.tracks, clip.targets
     outputs = {
@@ -142,8 +141,7 @@ def _loader(case: Case) -> Replayed:
         outputs["input.joints_3D"] = inputs.joints[0]
     if "apperance" in config["extra_feat"]:
         outputs["input.apperance_emb"] = inputs.appearance[0]
-    recorded = {name: content[name] for name in ("ego", "load_order")}  # inputs
-    return Replayed(outputs, recorded={**recorded, "frame_names": list(clip.names)})
+    return Replayed(outputs, recorded={**content, "frame_names": list(clip.names)})
 
 
 def _ava(case: Case) -> Replayed:
@@ -163,12 +161,11 @@ def _ava(case: Case) -> Replayed:
     rows = score_rows(tracked, case.config["test_type"])
     videos, table = rows.sorted()
     result = evaluate(read_boxes(case.folder / "ava_val.csv"), read_boxes(case.folder / "gt.csv"))
-    recorded = {name: content[name] for name in ("names", "frame_names")}  # inputs
     return Replayed(
         outputs={
             "rows": torch.from_numpy(table),
             "ap": torch.from_numpy(np.nan_to_num(result.average_precision, nan=-1.0)),
             "map": torch.tensor(result.mean, dtype=torch.float64),
         },
-        recorded={**recorded, "row_video_ids": videos},
+        recorded={**content, "row_video_ids": videos},
     )

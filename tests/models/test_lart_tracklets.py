@@ -119,6 +119,36 @@ def test_a_tracks_pose_ends_in_its_camera_with_the_depth_divided_once() -> None:
     assert np.array_equal(tracks_of(results)[1].camera, track.camera)
 
 
+def test_predicted_frames_count_as_missing_and_videos_name_their_frames_by_time() -> None:
+    """A tracker that read a video itself has (video, time) for a frame's name; ids may be numpy's."""
+    ages = {3: [None, 0, 2, 0, 1], 1: [None, None, 0, None, None], 7: [1, 1, None, None, None]}  # 7 was never observed
+    results = {}
+    for frame in range(5):
+        seen = [(number, of[frame]) for number, of in ages.items() if of[frame] is not None]
+        people = [100.0 * number + frame for number, _ in seen]
+        results["video.mp4", frame * 40] = {
+            "tid": [np.int64(number) for number, _ in seen],
+            "tracked_time": [age for _, age in seen],
+            "tracked_ids": [7, *(number for number, age in seen if age == 0)],
+            "smpl": [
+                {"global_orient": np.full((1, 3, 3), value), "body_pose": np.zeros((23, 3, 3)), "betas": np.zeros(10)} for value in people
+            ],
+            **{name: [np.full(3, value) for value in people] for name in ("camera", "camera_bbox")},
+            "3d_joints": [np.full((45, 3), value) for value in people],
+            "bbox": [np.full(4, value) for value in people],
+            "size": [[480, 640] for _ in people],
+            "conf": [0.5 for _ in people],
+        }
+    tracks = tracks_of(results)
+    assert sorted(tracks) == [1, 3]
+    gap = tracks[3]
+    assert gap.frames.tolist() == [1, 2, 3] and gap.detected.tolist() == [1, 0, 1]
+    assert gap.names == ("('video.mp4', 40)", "('video.mp4', 80)", "('video.mp4', 120)")
+    assert gap.pose[:, 0].tolist() == [301, 0, 303] and gap.camera[:, 2].tolist() == [301 / 200, 0, 303 / 200]
+    assert gap.sizes.tolist() == [[480, 640], [0, 0], [480, 640]] and gap.confidences.tolist() == [0.5, 0, 0.5]
+    assert len(tracks[1]) == 1
+
+
 def track(frames: range, seed: int = 0, missing: tuple[int, ...] = ()) -> Tracklet:
     random, length = np.random.default_rng(seed), len(frames)
     detected = np.array([float(frame not in missing) for frame in frames])
@@ -194,6 +224,16 @@ def test_labels_are_the_models_classes_in_front_or_all_of_them() -> None:
     assert np.allclose(everything, ego.labels.actions)
     assert np.allclose(sixty[:, :60], ego.labels.actions[:, np.array(VALID) - 1])
     assert not sixty[:, 60:].any()
+
+
+def test_tracks_without_any_feature_show_zeros_of_the_width_asked_for() -> None:
+    bare = track(EGO)
+    assert bare.labels is not None
+    bare = replace(bare, labels=replace(bare.labels, appearance=np.zeros((len(bare), 0))))
+    alone = arrange(bare, frames=20, people=2, mean_std=MEAN_STD, appearance=5).tracks.appearance
+    assert alone is not None and alone.shape == (1, 20, 2, 5) and not alone.any()
+    beside = arrange(bare, [track(EGO, seed=1)], frames=20, people=2, mean_std=MEAN_STD).tracks.appearance
+    assert beside is not None and not beside[0, :, 0].any() and beside[0, :, 1].all()
 
 
 def test_a_track_without_labels_makes_no_training_clip() -> None:

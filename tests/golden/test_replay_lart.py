@@ -1,0 +1,66 @@
+"""LART's replay follows what a case says of itself, also where it says more, or less, than the recorded ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.lart import Tracks, normalise_pose
+from tests.golden.__main__ import HERE, run
+from tests.golden.case import read_case
+from tests.golden.replay_lart import build
+
+CASES = HERE / "lart"
+
+
+def variant(tmp_path: Path, case: str, content: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    """A case with another description and other values, and the same files besides."""
+    folder = tmp_path / case
+    shutil.copytree(CASES / case, folder)
+    (folder / "case.json").write_text(json.dumps(content))
+    save_file(tensors, folder / "io.safetensors")
+    return folder
+
+
+def read(case: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return json.loads((CASES / case / "case.json").read_text()), load_file(CASES / case / "io.safetensors")
+
+
+def test_published_values_are_the_defaults_and_notes_are_no_expectations(tmp_path: Path) -> None:
+    content, tensors = read("train_masking")
+    del content["config"]["mask_ratio"], content["config"]["ava"], content["config"]["transformer"]["conv"]
+    content |= {"seed": 7, "torch": "2.0"}
+    assert run(variant(tmp_path, "train_masking", content, tensors))
+
+
+@pytest.mark.parametrize(("which", "value"), [("gt", 2), ("pseduo_gt", 1)])
+def test_the_loss_is_that_of_the_labels_asked_for(tmp_path: Path, which: str, value: int) -> None:
+    content, tensors = read("train_masking")
+    chosen = ((tensors["in.has_detection"] == 1) & (tensors["in.has_gt"] == value)).squeeze(-1)
+    assert chosen.any()
+    logits, labels = tensors["out.action_logits"][chosen].sigmoid(), tensors["in.action_label"][chosen]
+    tensors["out.loss_action"] = 10 * -(labels * logits.log() + (1 - labels) * (1 - logits).log()).mean()
+    content["config"]["ava"]["gt_type"] = which
+    assert run(variant(tmp_path, "train_masking", content, tensors))
+
+
+def test_a_whole_track_of_poses_alone_needs_no_joints(tmp_path: Path) -> None:
+    """One so short that it is one window."""
+    content, _ = read("pose_only")
+    del content["config"]["mode"]
+    content["config"] |= {"step": 4, "window": 3}
+    mean_std = torch.stack([torch.full((1, 226), 0.5), torch.full((1, 226), 2.0)])
+    pose, detected = torch.randn(4, 1, 229, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 0, 1, 1]).view(4, 1, 1)
+    padded = [torch.cat([values, values.new_zeros(10, *values.shape[1:])]) for values in (normalise_pose(pose, mean_std), detected)]
+    with torch.no_grad():
+        reading = build(read_case(CASES / "pose_only"))(Tracks(padded[0].unsqueeze(0), padded[1].unsqueeze(0))).reading
+    tensors = {"in.pose_shape": pose, "in.has_detection": detected, "in.mean_std": mean_std}
+    tensors |= {"out.action_logits": reading.actions[0, :4].contiguous(), "out.camera": reading.location[0, :4].contiguous()}
+    assert run(variant(tmp_path, "pose_only", content, tensors))
