@@ -9,6 +9,8 @@ ASPECT = (192, 256)
 """Width to height of the part of a crop that the network looks at."""
 SUBPIXELS = 32
 """OpenCV samples at multiples of 1/32 pixel, and the published crops were made with it."""
+FINE = 1024
+"""Before that, it rounds where a crop begins and how far each pixel is from there to 1/1024 pixel, each by itself."""
 TRUNCATE = 4.0
 """Deviations at which scikit-image cuts a Gaussian off."""
 
@@ -56,9 +58,11 @@ def normalise(crops: Tensor, mean: tuple[float, float, float], std: tuple[float,
 
 def _resampling(centres: Tensor, sides: Tensor, sigmas: Tensor, length: int, size: int) -> Tensor:
     """The matrices (N, size, length) that take a row of pixels to a row of a crop: Gaussian, then bilinear."""
-    steps = torch.arange(size, device=sides.device, dtype=torch.float64) - size / 2
-    source = centres.double().unsqueeze(1) + steps * (sides.double() / size).unsqueeze(1)  # (N, size), in pixels
-    source = (source * SUBPIXELS).round() / SUBPIXELS
+    step = (sides.double() / size).unsqueeze(1)  # (N, 1), in pixels of the picture
+    origin = centres.double().unsqueeze(1) - step * size / 2
+    offsets = step * torch.arange(size, device=sides.device)  # (N, size)
+    source = ((origin * FINE).round() + (offsets * FINE).round()) / FINE
+    source = (source * SUBPIXELS + 0.5).floor() / SUBPIXELS
     left = source.floor()
     fraction = source - left
     radius = (TRUNCATE * sigmas.double() + 0.5).floor()  # (N,)

@@ -166,14 +166,16 @@ def test_a_batch_of_bodies_is_each_of_them() -> None:
 
 
 def opencv_crop(picture: np.ndarray, centre: np.ndarray, side: float, size: int) -> np.ndarray:
-    """Pixel by pixel: OpenCV's bilinear warp at coordinates rounded to 1/32 pixel, zeros outside."""
+    """Pixel by pixel: OpenCV's bilinear warp, zeros outside. Its coordinates are integers: beginning and offset in 1/1024 pixel, each
+    rounded to the nearest even, and their sum in 1/32 pixel, halves rounded up."""
     height, width, channels = picture.shape
     padded = np.zeros((height + 2, width + 2, channels))
     padded[1:-1, 1:-1] = picture
     output = np.zeros((size, size, channels))
     for row in range(size):
         for column in range(size):
-            x, y = (np.round((centre[axis] + (index - size / 2) * side / size) * 32) / 32 for axis, index in ((0, column), (1, row)))
+            begin, offset = np.rint((centre - side / 2) * 1024), np.rint(np.array([column, row]) * side / size * 1024)
+            x, y = (begin + offset + 16) // 32 / 32
             if not (-1 <= x < width and -1 <= y < height):
                 continue
             left, top = int(np.floor(x)), int(np.floor(y))
@@ -193,6 +195,13 @@ def test_crops_are_opencvs_with_scikit_images_smoothing() -> None:
     assert deviation > 0
     smooth = gaussian_filter(picture.astype(np.float64), (deviation, deviation, 0), mode="nearest", truncate=4.0)
     assert np.allclose(large, opencv_crop(smooth, centres[1].numpy(), 81.0, 16), atol=1e-3)
+
+
+def test_coordinates_between_two_of_opencvs_steps_are_rounded_up() -> None:
+    """Stripes of one pixel, seen 1/64 pixel off: OpenCV samples 1/32 pixel off, where 8 of 255 of the neighbour show."""
+    stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(20).expand(40, 40).unsqueeze(2)
+    seen = crop(stripes, torch.tensor([[20 + 1 / 64, 20.0]]), torch.tensor([16.0]), 16)
+    assert set(seen.flatten().tolist()) == {8, 247}
 
 
 def test_boxes_grow_to_the_aspect_and_never_shrink() -> None:
