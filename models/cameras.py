@@ -11,15 +11,18 @@ FOCAL = 5000.0
 """Pixels, for a crop of the network's size or the tracker's frame."""
 
 
-def crop_translation(camera: Tensor, side: Tensor | float) -> Tensor:
-    """A weak-perspective camera (..., 3) of scale, x, y in a crop of `side` pixels → the body's place (..., 3) before a camera of FOCAL."""
+def crop_translation(camera: Tensor, side: Tensor | float, focal: float = FOCAL) -> Tensor:
+    """A weak-perspective camera (..., 3) of scale, x, y in a crop of `side` pixels → the body's place (..., 3).
+
+    focal: pixels, of the camera before which the body is.
+    """
     scale, x, y = camera.unbind(-1)
-    return torch.stack([x, y, 2 * FOCAL / (side * scale + 1e-9)], dim=-1)
+    return torch.stack([x, y, 2 * focal / (side * scale + 1e-9)], dim=-1)
 
 
-def picture_focal(width: float, height: float, crop: int) -> float:
-    """Pixels, for a picture whose longer side spans the view that a crop of `crop` pixels has at FOCAL."""
-    return FOCAL / crop * max(width, height)
+def picture_focal(width: float, height: float, crop: int, focal: float = FOCAL) -> float:
+    """Pixels, for a picture whose longer side spans the view that a crop of `crop` pixels has at `focal`."""
+    return focal / crop * max(width, height)
 
 
 def picture_translation(camera: Tensor, centres: Tensor, sides: Tensor, width: float, height: float, focal: float) -> Tensor:
@@ -43,6 +46,7 @@ class SquareFrame:
     width: int
     height: int
     side: int = 256
+    focal: float = FOCAL
 
     @property
     def padded(self) -> int:
@@ -54,10 +58,10 @@ class SquareFrame:
         ratio = self.side / self.padded
         centres = ((boxes[:, :2] + boxes[:, 2:]) / 2 + corner) * ratio
         sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) * ratio
-        place = crop_translation(camera, sides)
-        off_axis = (centres - self.side / 2) * place[:, 2:] / FOCAL
+        place = crop_translation(camera, sides, self.focal)
+        off_axis = (centres - self.side / 2) * place[:, 2:] / self.focal
         return place + torch.cat([off_axis, torch.zeros_like(off_axis[:, :1])], dim=1)
 
     def points(self, joints: Tensor, translation: Tensor) -> Tensor:
         """Joints (N, J, 3) at `translation` (N, 3) → (N, J, 2), in units of the side, 0 in the corner."""
-        return project(joints, translation, FOCAL / self.side) + 0.5
+        return project(joints, translation, self.focal / self.side) + 0.5

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.cameras import crop_translation
+from models.cameras import FOCAL, crop_translation
 from models.layers.block import Attention, Block, Mlp, drop_path_rates
 from models.layers.cross_attention import CrossAttention, Memory
 from models.layers.patches import PatchEmbed
@@ -36,7 +36,8 @@ class HMR2Config:
     side_cut: int = 32
     """Columns that the network drops on the left and on the right."""
     patch_size: int = 16
-    patch_padding: int = 2
+    patch_ratio: int = 1
+    """A patch begins every patch_size / patch_ratio pixels; from 2 on they overlap. Published: 1."""
     channels: int = 3
     width: int = 1280
     depth: int = 32
@@ -54,15 +55,28 @@ class HMR2Config:
     decoder_head_dim: int = 64
     decoder_hidden: int = 1024
     decoder_norm_eps: float = 1e-5
+    focal: float = FOCAL
+    """Pixels, of the camera before which `Recovered.translation` is."""
+
+    def __post_init__(self) -> None:
+        if self.patch_ratio < 1 or self.patch_size % self.patch_ratio:
+            raise ValueError(f"patch_ratio: {self.patch_ratio} does not divide patch_size {self.patch_size}")
+
+    @property
+    def patch_stride(self) -> int:
+        return self.patch_size // self.patch_ratio
+
+    @property
+    def patch_padding(self) -> int:
+        """Pixels of zeros around the picture, by ViTPose's rule: patches of 16 then come out whole."""
+        return 4 + 2 * (self.patch_ratio // 2 - 1)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        padding = 2 * self.patch_padding
-        return (
-            (self.image_size + padding) // self.patch_size,
-            (self.image_size - 2 * self.side_cut + padding) // self.patch_size,
-        )
+        room = 2 * self.patch_padding - self.patch_size
+        height, width = self.image_size, self.image_size - 2 * self.side_cut
+        return (height + room) // self.patch_stride + 1, (width + room) // self.patch_stride + 1
 
 
 PUBLISHED: Mapping[str, HMR2Config] = {"hmr2_vit_huge_patch16": HMR2Config()}
@@ -72,7 +86,7 @@ PUBLISHED: Mapping[str, HMR2Config] = {"hmr2_vit_huge_patch16": HMR2Config()}
 class Recovered:
     person: Person
     translation: Tensor
-    """(B, 3), the body's place before a camera of 5000 px focal length that sees the crop."""
+    """(B, 3), the body's place before a camera of focal length `HMR2Config.focal` that sees the crop."""
     features: Tensor
     """(B, N, C), the backbone's tokens; row by row if none merged."""
     tokens_in: int
@@ -94,7 +108,7 @@ class HMR2(nn.Module):
         tokens = self.backbone(crops[..., self.config.side_cut : size - self.config.side_cut], merge or MergeSchedule.off())
         person = self.decoder(tokens)
         rows, columns = self.config.grid
-        return Recovered(person, crop_translation(person.camera, size), tokens.x, rows * columns, tokens.x.shape[1])
+        return Recovered(person, crop_translation(person.camera, size, self.config.focal), tokens.x, rows * columns, tokens.x.shape[1])
 
 
 class Backbone(nn.Module):
@@ -102,7 +116,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         width, (rows, columns) = config.width, config.grid
-        self.patch_embed = PatchEmbed(config.patch_size, config.channels, width, config.patch_padding)
+        self.patch_embed = PatchEmbed(config.patch_size, config.channels, width, config.patch_padding, config.patch_stride)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, width))
         self.blocks = nn.ModuleList(
             Block(width, config.heads, round(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)

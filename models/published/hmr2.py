@@ -92,9 +92,9 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 def _image_size(patches: int, patch_size: int, settings: Fields) -> int:
     """The size of a square crop that leaves so many patches once its sides are cut."""
-    cut = settings.get("side_cut", HMR2Config.side_cut)
+    cut, ratio = settings.get("side_cut", HMR2Config.side_cut), settings.get("patch_ratio", HMR2Config.patch_ratio)
     for size in range(2 * cut + patch_size, 2 * cut + patch_size * (patches + 1), patch_size):
-        rows, columns = HMR2Config(image_size=size, side_cut=cut, patch_size=patch_size).grid
+        rows, columns = HMR2Config(image_size=size, side_cut=cut, patch_size=patch_size, patch_ratio=ratio).grid
         if rows * columns == patches:
             return size
     raise UnlikeFamily(f"its position table has {patches} patches, which no square crop cut by {cut} columns a side has")

@@ -131,6 +131,31 @@ def test_passes_accumulate(query: Query) -> None:
     assert torch.allclose(got, expected, atol=1e-6) is (query is Query.ZERO)
 
 
+@pytest.mark.parametrize(("image_size", "patch_size", "ratio"), [(96, 16, 1), (96, 16, 2), (96, 16, 4), (80, 8, 1)])
+def test_overlapping_patches_are_as_many_as_the_ratio_says(image_size: int, patch_size: int, ratio: int) -> None:
+    """The published padding is made for patches of 16."""
+    config = replace(SMALL, image_size=image_size, patch_size=patch_size, patch_ratio=ratio, depth=1)
+    assert config.grid == (image_size // patch_size * ratio, (image_size - 64) // patch_size * ratio)
+    with torch.no_grad():
+        answer = HMR2(config).eval()(torch.randn(1, 3, image_size, image_size))
+    assert answer.features.shape == (1, answer.tokens_in, 32)
+
+
+def test_a_ratio_that_does_not_divide_the_patch_is_refused() -> None:
+    with pytest.raises(ValueError, match="patch_ratio: 3 does not divide patch_size 16"):
+        replace(SMALL, patch_ratio=3)
+
+
+def test_depth_is_in_proportion_to_the_focal_length() -> None:
+    torch.manual_seed(0)
+    model, crops = HMR2(SMALL).eval(), torch.randn(1, 3, 96, 96)
+    other = HMR2(replace(SMALL, focal=1000.0)).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = model(crops).translation * torch.tensor([1, 1, 0.2])
+        assert torch.allclose(other(crops).translation, expected)
+
+
 def test_six_numbers_are_two_columns_of_a_rotation() -> None:
     turns = torch.from_numpy(Rotation.random(8, random_state=0).as_matrix()).float()
     six = torch.cat([turns[:, :, 0], turns[:, :, 1]], dim=1)
