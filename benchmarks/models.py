@@ -215,7 +215,10 @@ def main() -> None:
         long = NATIVE[size.architecture].tokens(size.config) > 1000
         batch = min(options.batch, MOST_SAMPLES_OF_FILM) if long else options.batch
         with console.status(size.name):
-            results += measure(size.name, size.architecture, size.config, DTYPES[options.dtype], batch, options.passes)
+            measured = measure(size.name, size.architecture, size.config, DTYPES[options.dtype], batch, options.passes)
+        for result in measured:  # a row as soon as it is known: the whole takes minutes
+            console.print(f"{result.name}: {result.rate:.3g} {result.unit}/s, {result.share:.0%} of the peak", highlight=False)
+        results += measured
     console.print(table(results))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "models.json"

@@ -54,7 +54,7 @@ class Native:
     """How an architecture is used."""
 
     unit: str
-    """What a sample is."""
+    """What one row of a batch is; just "sample" where the config tells pictures from clips."""
     tokens: Callable[[Any], int]
     """Of a config: how many the first block sees."""
     call: Callable[[nn.Module, Any, Maker], Call]
@@ -242,10 +242,10 @@ NATIVE: Mapping[str, Native] = {
     "maws_clip": Native("pair", _vision, _pairs(lambda config: TEXT_LENGTH)),
     "flip": Native("pair", _vision, _pairs(lambda config: int(config.text_length))),
     "cit": Native("pair", _vision, _pairs(lambda config: CAPTION)),
-    "diffmae": Native("picture", lambda config: int(config.patches * (1 - MASKED)) + 1, _one_step),
+    "diffmae": Native("sample", lambda config: int(config.patches * (1 - MASKED)) + 1, _one_step),
     "mcc": Native("scene", lambda config: 2 * (config.side**2 + 1), _scene),
-    "mvit": Native("clip", _grid, _pictures_or_clips),
-    "rev_mvit": Native("clip", _grid, _pictures_or_clips),
+    "mvit": Native("sample", _grid, _pictures_or_clips),
+    "rev_mvit": Native("sample", _grid, _pictures_or_clips),
     "hmr2": Native("crop", lambda config: config.grid[0] * config.grid[1], _pictures),
     "lart": Native("track", lambda config: int(config.frames), _tracks),
     "phalp_pose": Native("track", lambda config: int(config.frames), _tracks),
