@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.cameras import SquareFrame
+from models.cameras import FOCAL, SquareFrame
 from models.lart import Tracks
 from models.phalp import Observation, Tracker, TrackerConfig
 from models.phalp_distance import EQ_010, EQ_019
-from models.phalp_pose import PosePredictor, predict_pose
+from models.phalp_pose import PosePredictor, PosePredictorConfig, predict_pose
 from models.phalp_texture import normalise_texture, update_texture
 from models.published import FAMILIES, fit, read_checkpoint
 from models.smpl import Person
@@ -30,18 +30,23 @@ def replay(case: Case) -> Replayed:
 
 
 def build(case: Case, config: dict[str, Any]) -> PosePredictor:
-    conv = config["transformer"]["conv"]
-    settings = {"heads": config["transformer"]["heads"], "conv_stride": conv["stride"], "conv_padding": conv["pad"]}
+    conv = config["transformer"].get("conv", {})
+    settings = {
+        "heads": config["transformer"]["heads"],
+        "conv_stride": conv.get("stride", PosePredictorConfig.conv_stride),
+        "conv_padding": conv.get("pad", PosePredictorConfig.conv_padding),
+    }
     found = fit(read_checkpoint(case.checkpoint), FAMILIES["phalp_pose"], settings)
     assert found.perfect, found.complaint()
     model = found.model()
+    assert isinstance(model, PosePredictor)
     assert model.config.frames == config["frame_length"]
     return model
 
 
 def _pose_predictor(case: Case) -> Replayed:
     inputs, model = case.inputs, build(case, case.config)
-    answer = model(Tracks(inputs["seq_pose_shape"], inputs["seq_has_detection"], masked=inputs["seq_mask_detection"]))
+    answer = model(Tracks(inputs["seq_pose_shape"], inputs["seq_has_detection"], masked=inputs.get("seq_mask_detection")))
     return Replayed(
         {
             "pred": predict_pose(model, inputs["time"], inputs["pose"], inputs["gap"], inputs["mean_std"]),
@@ -53,10 +58,11 @@ def _pose_predictor(case: Case) -> Replayed:
 
 
 def tracker(case: Case) -> Tracker:
-    config = case.config
-    assert config["past_lookback"] == 1, "the spec knows one sample a track"
-    assert config["pose_distance"] == "smpl"
-    predict = config["predict"]
+    """The recorded one. What its config does not say has the published value."""
+    config, usual = case.config, TrackerConfig()
+    assert config.get("past_lookback", 1) == 1, "how several samples of a track are compared is not published"
+    assert config.get("pose_distance", "smpl") == "smpl", "other distances of poses need the body mesh"
+    predict = config.get("predict", "TPL")
     pose = None
     if "P" in predict:
         pose = partial(predict_pose, build(case, config["pose_predictor"]), mean_std=case.inputs["mean_std"])
@@ -66,29 +72,46 @@ def tracker(case: Case) -> Tracker:
             predict_pose="P" in predict,
             compare_texture="T" in predict,
             compare_appearance="A" in predict,
-            distance={"EQ_019": EQ_019, "EQ_010": EQ_010}[config["distance_type"]],
-            furthest=config["hungarian_th"],
-            history=config["track_history"],
-            longest_gap=config["max_age_track"],
-            confirmed_after=config["n_init"],
-            texture_rate=config["alpha"],
+            distance={"EQ_019": EQ_019, "EQ_010": EQ_010}[config.get("distance_type", "EQ_019")],
+            furthest=config.get("hungarian_th", usual.furthest),
+            history=config.get("track_history", usual.history),
+            longest_gap=config.get("max_age_track", usual.longest_gap),
+            confirmed_after=config.get("n_init", usual.confirmed_after),
+            texture_rate=config.get("alpha", usual.texture_rate),
+            match_identities=config.get("use_gt", False),
         ),
         predict_pose=pose,
     )
 
 
 def detections(case: Case, frame: int) -> list[Observation]:
-    values = {name: case.inputs.get(f"f{frame:02d}.{name}") for name in ("appe", "pose", "loca", "conf")}
-    if values["appe"] is None:
+    """Of one frame; by the names that the published detection records have. Only pose and place must be there."""
+    prefix = f"f{frame:02d}."
+    values = {name.removeprefix(prefix): np.asarray(value, np.float64) for name, value in case.inputs.items() if name.startswith(prefix)}
+    if "loca" not in values:
         return []
-    arrays = [np.asarray(values[name], np.float64) for name in ("appe", "pose", "loca", "conf")]
-    return [Observation(frame, appe, pose, loca, float(conf)) for appe, pose, loca, conf in zip(*arrays, strict=True)]
+    count = len(values["loca"])
+    looks, confidences = values.get("appe", np.zeros((count, 1))), values.get("conf", np.ones(count))
+    annotated, identities = values.get("annotations", np.zeros(count)), values.get("ground_truth")
+    return [
+        Observation(
+            time=frame,
+            appearance=looks[row],
+            pose=values["pose"][row],
+            location=values["loca"][row],
+            confidence=float(confidences[row]),
+            annotated=bool(annotated[row]),
+            identity=None if identities is None else int(identities[row]),
+        )
+        for row in range(count)
+    ]
 
 
 def _association(case: Case) -> Replayed:
     film, outputs, intermediates = tracker(case), {}, {}
+    shots = case.config.get("shot_frames", [])
     for frame in range(case.config["frames"]):
-        answer = film.update(detections(case, frame), shot=frame in case.config["shot_frames"])
+        answer = film.update(detections(case, frame), shot=frame in shots)
         name = f"f{frame:02d}"
         outputs[f"{name}.ids"] = torch.tensor(answer.numbers)
         states = [[track.number, track.state, track.hits, track.missed, track.age] for track in film.tracks]
@@ -105,8 +128,9 @@ def _stacked(rows: list[np.ndarray], width: int) -> Tensor:
 
 
 def _cameras(case: Case) -> Replayed:
-    inputs, (height, width) = case.inputs, case.config["image_size_hw"]
-    frame = SquareFrame(width, height, case.config["render_res"])
+    config, inputs = case.config, case.inputs
+    height, width = config["image_size_hw"]
+    frame = SquareFrame(width, height, config["render_res"], config.get("focal_length", FOCAL))
     camera = frame.translation(inputs["pred_cam"], inputs["boxes"])
     joints = torch.cat([inputs["joints"], torch.zeros_like(inputs["joints"][:, :1])], dim=1)
     person = Person(torch.cat([inputs["global_orient"], inputs["body_pose"]], dim=1), inputs["betas"], inputs["pred_cam"])
@@ -122,10 +146,12 @@ def _cameras(case: Case) -> Replayed:
 
 
 def _texture(case: Case) -> Replayed:
-    config, step = case.config, case.config["upsample"]
+    config, size = case.config, case.inputs["uv_image"].shape[-1]
+    step = config.get("upsample", config["uv_size"] // size)  # what is recorded is every so manieth cell
+    rate = config.get("alpha", TrackerConfig.texture_rate)
     sampled = case.inputs["uv_image"].repeat_interleave(step, -1).repeat_interleave(step, -2)
     textures = normalise_texture(sampled)
     states = [textures[0]]
     for texture, confidence in zip(textures[1:], case.inputs["conf"][1:].tolist(), strict=True):
-        states.append(update_texture(states[-1], texture, config["alpha"], confidence))
+        states.append(update_texture(states[-1], texture, rate, confidence))
     return Replayed({"uv_state": torch.stack(states)[..., ::step, ::step]}, {"uv_vector": textures[..., ::step, ::step]})
