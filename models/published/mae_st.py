@@ -78,10 +78,13 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         _, times, _ = shape_of(weights, "pos_embed.temporal", 3)
     else:
         _, positions, _ = shape_of(weights, "pos_embed.joint", 3)
-        times = settings.get("frames", FRAMES) // patch_frames
-        if (positions - ("cls_token" in weights)) % times:
+        frames = settings.get("frames", FRAMES)
+        if not isinstance(frames, int) or frames < patch_frames:
+            raise ValueError(f"frames: {frames!r} where a patch has {patch_frames} frames")
+        times = frames // patch_frames
+        places, rest = divmod(positions - ("cls_token" in weights), times)
+        if rest:
             raise UnlikeFamily(f"its position table has {positions} places, which {times} times do not divide")
-        places = positions // times
     return {
         "image_size": patch_size * side_of(places),
         "patch_size": patch_size,

@@ -30,6 +30,22 @@ def test_every_layout_survives_export_and_import(class_token: bool, separate: bo
     assert torch.equal(found.model()(clips()).logits, model(clips()).logits)
 
 
+@pytest.mark.parametrize("class_token", [True, False])
+def test_a_clip_that_is_one_patch_deep_has_a_position_table_as_well(class_token: bool) -> None:
+    config = replace(SMALL, frames=2, class_token=class_token, separate_positions=False)
+    published = FAMILIES["mae_st"].table.export(VideoMAE(config).state_dict())
+    assert fit(published, FAMILIES["mae_st"], {"heads": 4, "frames": 2, "classes": 3}).config() == config
+
+
+@pytest.mark.parametrize(
+    ("frames", "sentence"), [(1, "frames: 1 where a patch has 2"), ("many", "frames: 'many'"), (6, "3 times do not divide")]
+)
+def test_a_number_of_frames_that_cannot_be_is_refused(frames: object, sentence: str) -> None:
+    published = FAMILIES["mae_st"].table.export(VideoMAE(replace(SMALL, separate_positions=False)).state_dict())
+    with pytest.raises(ValueError, match=sentence):
+        fit(published, FAMILIES["mae_st"], {"heads": 4, "frames": frames})
+
+
 def test_one_position_table_equals_the_sum_of_two() -> None:
     torch.manual_seed(0)
     separate = VideoMAE(SMALL).eval()
