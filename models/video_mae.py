@@ -85,7 +85,7 @@ class VideoMAE(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.pos_embed = SpaceTimePositions(width, config.grid, class_token=config.class_token, separate=config.separate_positions)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, round(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)

@@ -128,7 +128,7 @@ class ViT(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        width, hidden = config.width, round(config.width * config.mlp_ratio)
+        width, hidden = config.width, int(config.width * config.mlp_ratio)
         self.patch_embed = PatchEmbed(config.patch_size, config.channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None

@@ -91,7 +91,7 @@ def block_fields(weights: Mapping[str, Tensor], width: int) -> Fields:
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
     fields: Fields = {
         "depth": depth_of(weights, "blocks"),
-        "mlp_ratio": hidden / width,
+        "mlp_ratio": mlp_ratio_of(hidden, width),
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
     }
     if "head.weight" in weights:
@@ -100,6 +100,12 @@ def block_fields(weights: Mapping[str, Tensor], width: int) -> Fields:
     if heads is not None:
         fields["heads"] = heads
     return fields
+
+
+def mlp_ratio_of(hidden: int, width: int) -> float:
+    """Such that `int(width * ratio)` is `hidden`: models truncate the product, as published, and a quotient may lie a hair too low."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def depth_of(weights: Mapping[str, Tensor], blocks: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from models.layers.positions import resize_table
-from models.published.family import Fields, depth_of, published_heads, shape_of, side_of
+from models.published.family import Fields, depth_of, mlp_ratio_of, published_heads, shape_of, side_of
 
 HEAD_FIELDS = ("heads", "text_heads")
 
@@ -24,7 +24,7 @@ def tower_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "patch_size": patch_size,
         "width": width,
         "depth": depth_of(weights, "vision.blocks"),
-        "mlp_ratio": shape_of(weights, "vision.blocks.0.mlp.fc1.weight", 2)[0] / width,
+        "mlp_ratio": mlp_ratio_of(shape_of(weights, "vision.blocks.0.mlp.fc1.weight", 2)[0], width),
         "vocabulary": vocabulary,
         "text_width": text_width,
         "text_depth": depth_of(weights, "text.blocks"),

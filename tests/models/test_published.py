@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from models import bundle
 from models.merge_schedule import MergeSchedule
 from models.published import FAMILIES, CheckpointError, UnlikeFamily, detect, fit, import_checkpoint, read_checkpoint
-from models.registry import load, mismatch
+from models.registry import ARCHITECTURES, load, mismatch
 from models.vit import Pool, ViT, ViTConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -221,6 +222,23 @@ def test_an_import_infers_what_keys_tell_and_takes_the_rest_from_the_family(tmp_
     assert spec.labels[5] == "f"
     assert spec.provenance["family"] == "timm"
     assert (spec.default_rung, [rung.accuracy for rung in spec.ladder]) == (None, [None] * len(spec.ladder))
+
+
+@pytest.mark.parametrize("family", ["timm", "mae_pretrained", "mae_st"])
+def test_mlps_are_as_wide_as_in_the_file(family: str) -> None:
+    """49 / 44 · 44 is a hair below 49, and the product is truncated."""
+    config = {"image_size": 16, "patch_size": 8, "width": 44, "depth": 1, "heads": 4, "mlp_ratio": 1.12}
+    more = {"frames": 4} if family == "mae_st" else {}
+    small = {"decoder_width": 44, "decoder_depth": 1, "decoder_heads": 4} if family == "mae_pretrained" else {"classes": 3}
+    architecture = ARCHITECTURES[FAMILIES[family].architecture]
+    weights = FAMILIES[family].export(architecture.build(architecture.config(**config, **more, **small)).state_dict())
+    assert weights["blocks.0.mlp.fc1.weight"].shape == (49, 44)
+    found = fit(weights, FAMILIES[family], {"heads": 4, **({"decoder_heads": 4} if "decoder_heads" in small else {})})
+    assert found.perfect
+
+
+def test_the_width_of_an_mlp_is_truncated_as_published() -> None:
+    assert ViT(replace(SMALL, width=6, heads=2, mlp_ratio=2.65)).blocks[0].mlp.fc1.out_features == 15  # 15.9
 
 
 def test_huge_models_have_sixteen_heads() -> None:
