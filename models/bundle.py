@@ -49,6 +49,9 @@ Task = Literal[
 LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
 """Tasks whose answers are scores of labels."""
 
+POOLING = frozenset({"mvit", "rev_mvit"})
+"""Architectures that pool their tokens, by strides that were trained, and merge none."""
+
 
 class Preprocess(_Schema):
     """Picture, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
@@ -158,6 +161,8 @@ class BundleSpec(_Schema):
             raise ValueError("ladder: two rungs have the same name")
         if self.default_rung is not None and self.default_rung not in names:
             raise ValueError(f"default_rung {self.default_rung!r} is not in the ladder ({', '.join(names) or 'empty'})")
+        if names and not self.merges:
+            raise ValueError(f"ladder: tokens of architecture {self.architecture} do not merge")
         return self
 
     @model_validator(mode="after")
@@ -173,6 +178,11 @@ class BundleSpec(_Schema):
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @property
+    def merges(self) -> bool:
+        """Whether a merge schedule means anything to the model."""
+        return self.architecture not in POOLING
 
     @property
     def pictures(self) -> Preprocess:

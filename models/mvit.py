@@ -64,6 +64,9 @@ class Recognised:
     logits: Tensor
     """(B, classes) or (K, classes)."""
     activation: Activation
+    tokens_in: int
+    tokens_out: int
+    """Before the first and after the last block, a class token included."""
 
     @property
     def scores(self) -> Tensor:
@@ -148,10 +151,11 @@ class MViT(nn.Module):
         if (boxes is None) != (config.boxes is None):
             raise ValueError("boxes: this model classifies boxes" if boxes is None else "boxes: this model classifies whole clips")
         x, grid = self.embed(pixels)
+        tokens_in = x.shape[1]
         for block in self.blocks:
             x, grid = block(x, grid)
         features = self._pool_clip(x) if boxes is None else self._pool_boxes(x, grid, boxes)
-        return Recognised(features, self.head(self.dropout(features)), config.activation)
+        return Recognised(features, self.head(self.dropout(features)), config.activation, tokens_in, x.shape[1])
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Grid]:
         """→ tokens (B, special + t·h·w, C) and the grid of the patches."""

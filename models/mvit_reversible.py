@@ -169,7 +169,7 @@ class RevMViT(nn.Module):
         z = self.run(x + self.pos_embed(grid), keep)  # (B, N', 2C')
         fused = self.config.final_fusion(z)
         features = self.norm(fused.mean(dim=1)) if self.config.mean_first else self.norm(fused).mean(dim=1)
-        return Recognised(features, self.head(self.dropout(features)), self.config.activation)
+        return Recognised(features, self.head(self.dropout(features)), self.config.activation, x.shape[1], z.shape[1])
 
     def run(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embedded patches (B, N, C) → the two streams after the last block, side by side (B, N', 2C')."""

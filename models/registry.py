@@ -52,6 +52,14 @@ def classify_picture(
     return _with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
 
 
+def classify_pooling(
+    model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess
+) -> dict[str, Tensor]:
+    """The same by a model that pools its tokens and does not merge them: `merge` changes nothing."""
+    answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype))
+    return _with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+
+
 def classify_nothing(
     model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess
 ) -> dict[str, Tensor]:
@@ -85,8 +93,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "lart": Architecture("models.lart", "LART"),
     "phalp_appearance": Architecture("models.phalp_appearance", "AppearanceNet"),
     "phalp_pose": Architecture("models.phalp_pose", "PosePredictor"),
-    "mvit": Architecture("models.mvit", "MViT"),
-    "rev_mvit": Architecture("models.mvit_reversible", "RevMViT"),
+    "mvit": Architecture("models.mvit", "MViT", {"classify": classify_pooling}),
+    "rev_mvit": Architecture("models.mvit_reversible", "RevMViT", {"classify": classify_pooling}),
     "maws_clip": Architecture("models.maws", "MAWSClip"),
     "flip": Architecture("models.flip", "FLIP"),
     "cit": Architecture("models.cit", "CiT"),

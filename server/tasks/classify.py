@@ -76,8 +76,10 @@ class Classify:
         """`off`, an integer of at least 0 or a rung's name; None is the bundle's default rung, or off. Raises InvalidOption."""
         depth = int(spec.config.get("depth", 1))
         name = spec.default_rung if merge is None else merge
-        if name is None or name == "off":
+        if name is None or name in ("off", "0"):
             return Plan(None, (0,) * depth)
+        if not spec.merges:
+            raise InvalidOption("merge", f"{name!r}: the tokens of {spec.id} do not merge; use `off`")
         rung = spec.rung(name)
         if rung is not None:
             return Plan(rung.name, tuple(max(r, 0) for r in rung.merge.expand(depth)))

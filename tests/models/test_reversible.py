@@ -22,7 +22,7 @@ from models.mvit_trunk import Positions
 from models.published import FAMILIES, detect, fit, import_checkpoint, read_checkpoint
 from models.published.container import read_description
 from models.published.rev import stage_fusion
-from models.registry import load
+from models.registry import load, normalise
 from models.reversible import couple, streams_of
 from models.token_merging import Tokens
 from models.vit import Pool, ViT, ViTConfig
@@ -397,6 +397,18 @@ def test_a_rev_vit_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
     torch.testing.assert_close(answer, case.outputs["probs"], rtol=1e-4, atol=1e-5)
     outputs = loaded.forward({"pixels": np.zeros((2, 32, 32, 3), np.uint8)}, {"merge": [2, 0, 2]})
     assert outputs["tokens"].tolist() == [[16, 12], [16, 12]]
+
+
+def test_a_rev_mvit_of_pictures_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
+    case = read_case(GOLDEN / "rev_mvit_image_tiny")
+    spec, weights = import_checkpoint(case.checkpoint, family=None, labels=None, overrides={}, name="rev", version="1", license="CC0-1.0")
+    save_file(weights, tmp_path / "weights")
+    loaded = load(bundle.write(tmp_path, spec, tmp_path / "weights"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    outputs = loaded.forward({"pixels": pixels}, {"merge": [0, 0, 0, 0]})
+    expected = loaded.model(normalise(torch.from_numpy(pixels), spec.pictures, torch.float32)).logits
+    torch.testing.assert_close(torch.from_numpy(outputs["logits"]), expected)
+    assert outputs["tokens"].tolist() == [[256, 64], [256, 64]]
 
 
 def full_sizes() -> list[Any]:

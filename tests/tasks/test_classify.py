@@ -52,6 +52,15 @@ def test_another_merge_is_refused_with_the_rungs(merge: str) -> None:
     assert refusal.value.field == "merge"
 
 
+def test_models_that_pool_their_tokens_merge_none() -> None:
+    pooling = spec(architecture="rev_mvit", ladder=[])
+    assert Classify.plan(None, pooling) == Classify.plan("0", pooling) == Plan(None, (0, 0, 0, 0))
+    with pytest.raises(InvalidOption, match="birds@1 do not merge; use `off`"):
+        Classify.plan("3", pooling)
+    with pytest.raises(ValueError, match="ladder: tokens of architecture rev_mvit do not merge"):
+        spec(architecture="rev_mvit")
+
+
 def test_a_bucket_holds_what_may_run_together() -> None:
     bundle = spec()
     assert Classify.bucket(Classify.plan("3", bundle), bundle) == Classify.bucket(Plan("named", (3, 3, 3, 3)), bundle)
