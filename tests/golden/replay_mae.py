@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from models.layers.masking import Masking
@@ -13,32 +14,42 @@ from models.vit import ViT
 from tests.golden.case import Case, Replayed
 from training.optim import layer_decay_groups, warmup_cosine
 
+NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+
+SIZES = {
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "in_chans": "channels",
+    "embed_dim": "width",
+    "depth": "depth",
+    "num_heads": "heads",
+    "decoder_embed_dim": "decoder_width",
+    "decoder_depth": "decoder_depth",
+    "decoder_num_heads": "decoder_heads",
+    "mlp_ratio": "mlp_ratio",
+    "norm_eps": "norm_eps",
+    "mask_ratio": "mask_ratio",
+    "norm_pix_loss": "normalise_targets",
+}
+"""Published name → ours; what a case does not say has its default."""
+
+FINE_TUNED = ("num_heads", "norm_eps", "img_size")
+"""What the weights of a classifier do not tell; its positions are taken to the case's image size."""
+
+
+def settings(config: dict[str, Any], names: Iterable[str] = SIZES) -> dict[str, Any]:
+    return {SIZES[name]: config[name] for name in names if name in config}
+
 
 def replay(case: Case) -> Replayed:
     return _pretraining(case) if "decoder_depth" in case.config else _finetuned(case)
 
 
 def _pretraining(case: Case) -> Replayed:
-    config, images, noise = case.config, case.inputs["img"], case.inputs["noise"]
-    model = MAE(
-        MAEConfig(
-            image_size=config["img_size"],
-            patch_size=config["patch_size"],
-            channels=config["in_chans"],
-            width=config["embed_dim"],
-            depth=config["depth"],
-            heads=config["num_heads"],
-            decoder_width=config["decoder_embed_dim"],
-            decoder_depth=config["decoder_depth"],
-            decoder_heads=config["decoder_num_heads"],
-            mlp_ratio=config["mlp_ratio"],
-            norm_eps=config["norm_eps"],
-            mask_ratio=config["mask_ratio"],
-            normalise_targets=config["norm_pix_loss"],
-        )
-    )
-    tables = {"sincos_pos_embed": model.pos_embed.clone(), "sincos_decoder_pos_embed": model.decoder_pos_embed.clone()}
-    model.load_state_dict(read_checkpoint(case.checkpoint))
+    images, noise = case.inputs["img"], case.inputs["noise"]
+    model = MAE(MAEConfig(**settings(case.config)))
+    tables = {"pos_embed": model.pos_embed.clone(), "decoder_pos_embed": model.decoder_pos_embed.clone()}
+    model.load_state_dict({**tables, **read_checkpoint(case.checkpoint)})  # a file may go without its tables
     answer = model(images, noise)
     masking = Masking.by_noise(noise, model.config.visible)
     return Replayed(
@@ -48,7 +59,7 @@ def _pretraining(case: Case) -> Replayed:
             "mask": answer.mask,
             "unpatchified_pred": unpatchify(answer.patches, model.config.patch_size),
             "patchified_img": patchify(images, model.config.patch_size),
-            **tables,
+            **{f"sincos_{name}": table for name, table in tables.items()},
         },
         intermediates={"tokens": model.embed(images), "latent": model.encode_visible(images, masking.kept), "ids_restore": masking.restore},
     )
@@ -56,12 +67,13 @@ def _pretraining(case: Case) -> Replayed:
 
 def _finetuned(case: Case) -> Replayed:
     weights = read_checkpoint(case.checkpoint)
-    settings = {"heads": case.config["num_heads"], "norm_eps": case.config["norm_eps"]}
-    model = fit(weights, FAMILIES["mae"], settings).model()
+    known = settings(case.config, FINE_TUNED)
+    model = fit(weights, FAMILIES["mae"], known).model()
+    assert isinstance(model, ViT)
     answer = model(case.inputs["img"])
     outputs = {"logits": answer.logits, "features": answer.features}
     if "interp_img_size" in case.config:
-        large = fit(weights, FAMILIES["mae"], {**settings, "image_size": case.config["interp_img_size"]}).model()
+        large = fit(weights, FAMILIES["mae"], {**known, "image_size": case.config["interp_img_size"]}).model()
         outputs |= {"logits_large": large(case.inputs["img_large"]).logits, "pos_embed_large": large.pos_embed}
     recorded: dict[str, Any] = {}
     if "param_groups" in case.recorded:
@@ -73,7 +85,7 @@ def _finetuned(case: Case) -> Replayed:
 
 def _parameter_groups(model: ViT, expected: dict[str, Any]) -> dict[str, Any]:
     """Layer decay → parameter → [lr_scale, weight_decay]; the weight decay stands in the prose."""
-    found = re.search(r"weight_decay ([\d.]+)", expected["meaning"])
+    found = re.search(rf"weight_decay ({NUMBER})", expected["meaning"])
     assert found, expected["meaning"]
     table = {}
     for decay in expected["table"]:

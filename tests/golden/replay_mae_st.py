@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -10,16 +11,31 @@ from torch import Tensor
 
 from models.layers.masking import Masking
 from models.published import FAMILIES, fit, read_checkpoint
-from models.video_mae import VideoMAE
-from models.video_mae_pretraining import VideoMAEPretraining
-from models.video_views import crops, frames_within, view_spans
+from models.video_mae import VideoMAE, VideoMAEConfig
+from models.video_mae_pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
+from models.video_views import FRAME_RATE, crops, frames_within, view_spans
+from tests.golden import replay_mae
 from tests.golden.case import Case, Replayed
+from tests.golden.replay_mae import NUMBER
 from training.optim import layer_decay_groups
 
 SHORT_SIDE = 256
 """Where only the centre is looked at."""
 
+MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+
 FINE_TUNED = FAMILIES["mae_st"]
+
+SIZES = replay_mae.SIZES | {
+    "num_frames": "frames",
+    "t_patch_size": "patch_frames",
+    "num_classes": "classes",
+    "dropout": "dropout",
+    "cls_embed": "class_token",
+    "sep_pos_embed": "separate_positions",
+    "pred_t_dim": "predicted_frames",
+}
+"""Published name → ours."""
 
 
 def replay(case: Case) -> Replayed:
@@ -28,43 +44,21 @@ def replay(case: Case) -> Replayed:
     return _pretraining(case) if "decoder_depth" in case.config else _finetuned(case)
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Those that both models have. What weights tell is checked against what they are told to be."""
-    return {
-        "image_size": config["img_size"],
-        "patch_size": config["patch_size"],
-        "frames": config["num_frames"],
-        "patch_frames": config["t_patch_size"],
-        "channels": config["in_chans"],
-        "width": config["embed_dim"],
-        "depth": config["depth"],
-        "heads": config["num_heads"],
-        "mlp_ratio": config["mlp_ratio"],
-        "qkv_bias": not config["no_qkv_bias"],
-        "norm_eps": config["norm_eps"],
-        "class_token": config["cls_embed"],
-        "separate_positions": config["sep_pos_embed"],
-    }
+def settings(config: dict[str, Any], model: type) -> dict[str, Any]:
+    """Fields of a model's config. What weights tell is checked against them; what a case does not say they tell, or it has its default."""
+    fields = {field.name for field in dataclasses.fields(model)}
+    known = {ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config and ours in fields}
+    return known | ({"qkv_bias": not config["no_qkv_bias"]} if "no_qkv_bias" in config else {})
 
 
 def load_pretraining(case: Case) -> VideoMAEPretraining:
-    config = case.config
-    settings = _settings(config) | {
-        "decoder_width": config["decoder_embed_dim"],
-        "decoder_depth": config["decoder_depth"],
-        "decoder_heads": config["decoder_num_heads"],
-        "predicted_frames": config["pred_t_dim"],
-        "mask_ratio": config["mask_ratio"],
-        "normalise_targets": config["norm_pix_loss"],
-    }
-    model = fit(read_checkpoint(case.checkpoint), FAMILIES["mae_st_pretrained"], settings).model()
+    model = fit(read_checkpoint(case.checkpoint), FAMILIES["mae_st_pretrained"], settings(case.config, VideoMAEPretrainingConfig)).model()
     assert isinstance(model, VideoMAEPretraining)
     return model
 
 
 def load_finetuned(case: Case) -> VideoMAE:
-    settings = _settings(case.config) | {"classes": case.config["num_classes"], "dropout": case.config["dropout"]}
-    model = fit(read_checkpoint(case.checkpoint), FINE_TUNED, settings).model()
+    model = fit(read_checkpoint(case.checkpoint), FINE_TUNED, settings(case.config, VideoMAEConfig)).model()
     assert isinstance(model, VideoMAE)
     return model
 
@@ -102,7 +96,7 @@ def _finetuned(case: Case) -> Replayed:
 
 def _parameter_groups(model: VideoMAE, expected: dict[str, Any]) -> dict[str, Any]:
     """Published name → [lr_scale, weight_decay]; both decays stand in the prose."""
-    numbers = re.search(r"layer_decay ([\d.]+), weight_decay ([\d.]+)", expected["meaning"])
+    numbers = re.search(rf"layer_decay ({NUMBER}), weight_decay ({NUMBER})", expected["meaning"])
     assert numbers, expected["meaning"]
     groups = layer_decay_groups(model.requires_grad_(), layer_decay=float(numbers[1]), weight_decay=float(numbers[2]))
     table = {
@@ -124,21 +118,21 @@ def _views(case: Case) -> Replayed:
             frames=config["num_frames"],
             stride=config["sampling_rate"],
             views=config["num_temporal_views"],
-            rate=config["target_fps"],
+            rate=config.get("target_fps", FRAME_RATE),
         )
         span = spans[int(view)]
         torch.testing.assert_close(torch.tensor(span), torch.tensor((start, end)), rtol=case.tolerance.rtol, atol=case.tolerance.atol)
         indices.append(frames_within(span, int(total), config["num_frames"]))
     outputs = {"frame_idx": torch.stack(indices)}
-    for name in ("wide", "tall"):
-        if f"clip_{name}" in case.inputs:
-            outputs |= {f"crop_{name}_{index}": crop for index, crop in enumerate(_crops(case.inputs[f"clip_{name}"], config))}
+    for name, clip in case.inputs.items():
+        if name.startswith("clip_"):
+            outputs |= {f"{name.replace('clip', 'crop', 1)}_{index}": crop for index, crop in enumerate(_crops(clip, config))}
     return Replayed(outputs)
 
 
 def _crops(clip: Tensor, config: dict[str, Any]) -> Tensor:
     """(T, H, W, 3) in bytes → (crops, 3, T, S, S)."""
     size, count = config["crop_size"], config["num_spatial_crops"]
-    mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
+    mean, std = torch.tensor(config.get("mean", MEAN)), torch.tensor(config.get("std", STD))
     normalised = ((clip / 255 - mean) / std).permute(3, 0, 1, 2)
     return crops(normalised, short_side=SHORT_SIDE if count == 1 else size, size=size, count=count)

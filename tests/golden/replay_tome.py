@@ -12,8 +12,12 @@ from kernels import ops
 from kernels.ops import Matching
 from models.merge_schedule import MergeSchedule
 from models.published import FAMILIES, fit, read_checkpoint
+from models.published.family import Family
 from models.token_merging import border_colours, merged_picture
 from tests.golden.case import Case, Replayed
+
+SIZES = {"num_heads": "heads", "norm_eps": "norm_eps", "num_frames": "frames", "img_size": "image_size", "image_size": "image_size"}
+"""Published name → ours, of what the weights of a classifier do not tell."""
 
 
 def replay(case: Case) -> Replayed:
@@ -45,7 +49,7 @@ def _matchings(case: Case) -> Replayed:
 
 
 def _protected(flags: dict[str, Any]) -> int:
-    return int(flags["class_token"]) + int(flags["distill_token"])
+    return int(flags.get("class_token", False)) + int(flags.get("distill_token", False))
 
 
 def _subcase(flags: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,40 +111,46 @@ def merge_schedule(r: Any, kind: str) -> MergeSchedule:
 
 def _picture(case: Case) -> Replayed:
     source = case.inputs["source"][0]
-    picture = merged_picture(case.inputs["img"].to(torch.uint8), source, case.config["patch_size"], special=int(case.config["class_token"]))
+    patch_size, special = case.config.get("patch_size", 16), int(case.config.get("class_token", True))
+    picture = merged_picture(case.inputs["img"].to(torch.uint8), source, patch_size, special=special)
     return Replayed({"vis": picture, "colormap": border_colours(source.shape[0])})
 
 
 def _model(case: Case) -> Replayed:
     weights = read_checkpoint(case.checkpoint)
-    settings = {"heads": case.config["num_heads"], "norm_eps": case.config["norm_eps"]}
-    if "num_frames" in case.config:
-        family, settings["frames"] = "mae_st", case.config["num_frames"]
-    elif "hidden_dim" in case.config:
-        family = "swag"
-    elif "global_pool" in case.config:
-        family = "mae"
-    else:
-        family = "deit" if "dist_token" in weights else "timm"
+    settings = {ours: case.config[theirs] for theirs, ours in SIZES.items() if theirs in case.config}
+    family = _family(case.config, weights)
     pixels = case.inputs["video" if "num_frames" in case.config else "img"]
     outputs, intermediates = {}, {}
-    plain = fit(weights, FAMILIES[family], settings).model()
+    plain = fit(weights, family, settings).model()
     outputs["unpatched"] = plain(pixels).logits
     for name, run in case.config["runs"].items():
-        model = fit(weights, FAMILIES[family], {**settings, "proportional_attention": run["prop_attn"]}).model()
+        attention = {"proportional_attention": run["prop_attn"]} if "prop_attn" in run else {}
+        model = fit(weights, family, {**settings, **attention}).model()
         metrics = _record_metrics(model)
-        answer = model(pixels, merge=merge_schedule(run["r"], run["r_type"]), trace=True)
+        schedule = merge_schedule(run["r"], run.get("r_type", "list or int"))
+        answer = model(pixels, merge=schedule, trace=True)
         values = {"logits": answer.logits, "size": answer.size, "source": answer.source}
         outputs |= {f"{name}.{key}": value for key, value in values.items() if value is not None}
-        first = next((block for block, r in enumerate(merge_schedule(run["r"], run["r_type"]).expand(len(metrics))) if r > 0), None)
+        first = next((block for block, r in enumerate(schedule.expand(len(metrics))) if r > 0), None)
         if first is not None:
             intermediates[f"{name}.first_metric"] = metrics[first]
     return Replayed(outputs, intermediates)
 
 
+def _family(config: dict[str, Any], weights: dict[str, Tensor]) -> Family:
+    if "num_frames" in config:
+        return FAMILIES["mae_st"]
+    if "hidden_dim" in config:
+        return FAMILIES["swag"]
+    if "global_pool" in config:
+        return FAMILIES["mae"]
+    return FAMILIES["deit" if "dist_token" in weights else "timm"]
+
+
 def _record_metrics(model: nn.Module) -> list[Tensor]:
     """The metric of every block of the next forward pass."""
     metrics: list[Tensor] = []
-    for block in model.blocks:
-        block.attn.register_forward_hook(lambda attention, inputs, outputs: metrics.append(outputs[1].mean(dim=1)))
+    for block in model.get_submodule("blocks").children():
+        block.get_submodule("attn").register_forward_hook(lambda attention, inputs, outputs: metrics.append(outputs[1].mean(dim=1)))
     return metrics
