@@ -34,6 +34,8 @@ class Exported:
     tensors: int
     settings: dict[str, Any]
     """Config fields that an import cannot infer from the file, and needs to be told."""
+    lacks: str
+    """What the published files hold besides, in words; empty for nothing."""
 
 
 def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Exported:
@@ -68,7 +70,7 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
         else:
             torch.save({**description, CONTAINERS.get(chosen.name, "model"): published}, written)
         written.rename(file)
-    return Exported(chosen.name, len(published), _untold(chosen, published, description, config))
+    return Exported(chosen.name, len(published), _untold(chosen, published, description, config), chosen.left_behind)
 
 
 def _choose(bundle: Bundle, family: str | None) -> Family:

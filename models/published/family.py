@@ -48,6 +48,8 @@ class Family:
     """Weights by our names, and a config → weights for that config's image size, where their own is another."""
     completed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda published: published
     """Exported weights as a published file has them: in its layouts, and with what it holds twice."""
+    left_behind: str = ""
+    """In words, what its files hold besides: an import drops it, an export lacks it, and the published loaders do without."""
     described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}
     """Config fields that a file of this family states itself, from `read_description`. Raises ValueError."""
 

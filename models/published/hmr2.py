@@ -109,4 +109,5 @@ FAMILY = Family(
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     head_fields=("heads", "decoder_heads"),
     tidy=tidy,
+    left_behind="the body mesh, which is licensed, and the adversary of training",
 )

@@ -47,6 +47,7 @@ POSE = Family(
     config=pose_config,
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     tidy=tidy_pose,
+    left_behind="a table of positions and a transformer that nothing uses",
 )
 
 APPEARANCE_KEYS = {
@@ -61,12 +62,18 @@ APPEARANCE_KEYS = {
 PARTS = ("backbone.", "texture_head.", "encoding_head.", "smpl_head.", "smplx_head.")
 NOT_APPEARANCE = ("backbone.conv1m.", "encoding_head.t_", "smpl_head.", "smplx_head.")
 """A first layer for four channels, a decoder of codes, and a body regressor: HMR2 took its place."""
+IN_FILE = "hmar."
+"""Before every name in the file. Any five characters do: the published loader cuts them off without reading them."""
 
 
 def tidy_appearance(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the five characters in front of every name in the file, and without what is not used."""
-    weights = {key if key.startswith(PARTS) else key[5:]: value for key, value in published.items()}
+    weights = {key if key.startswith(PARTS) else key[len(IN_FILE) :]: value for key, value in published.items()}
     return {key: value for key, value in weights.items() if not key.startswith(NOT_APPEARANCE)}
+
+
+def complete_appearance(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{IN_FILE}{key}": value for key, value in published.items()}
 
 
 def appearance_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
@@ -82,4 +89,6 @@ APPEARANCE = Family(
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     head_fields=(),
     tidy=tidy_appearance,
+    completed=complete_appearance,
+    left_behind="a first layer for four channels, a decoder of codes and a body regressor",
 )

@@ -40,6 +40,8 @@ def export(
         raise Failure(f"export: {error}") from error
     typer.echo(f"family   {written.family}")
     typer.echo(f"tensors  {written.tensors}")
+    if written.lacks:
+        typer.echo(f"without  {written.lacks}")
     typer.echo(f"written  {output}")
     settings = " ".join(f"--set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in written.settings.items())
     typer.echo(f"back     opsin import {shlex.quote(str(output))} --family {written.family} {settings}".rstrip() + " -o …")
