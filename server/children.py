@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 from server.queue.embedded import tied_to_parent
 from server.telemetry import logs
@@ -15,6 +17,25 @@ log = logs.get(__name__)
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
+STUCK = 70
+"""Exit code of a worker that ended itself because it made no progress."""
+
+
+class Reason(StrEnum):
+    """Why a process ended that should not have."""
+
+    CRASHED = "crashed"
+    """By a signal that was not ours: a fault in native code, or the kernel when memory ran out."""
+    HUNG = "hung"
+    """It gave no sign of life and was killed, or found itself that it made no progress."""
+    EXITED = "exited"
+    """With an exit code."""
+
+
+@dataclass(frozen=True)
+class Death:
+    pid: int
+    reason: Reason
 
 
 class Child:
@@ -34,6 +55,7 @@ class Child:
         self._environment = dict(environment)
         self._fds = tuple(fds)
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
         self._early_deaths = 0
         self._start_at = 0.0
 
@@ -48,7 +70,7 @@ class Child:
 
     def start(self) -> None:
         """From the main thread: the child dies with the thread that starts it. A session of its own keeps Ctrl-C from it."""
-        self.ready = self.seen = False
+        self.ready = self.seen = self._killed = False
         self.seen_at = time.monotonic()
         self._process = subprocess.Popen(
             tied_to_parent(self._command),
@@ -58,17 +80,23 @@ class Child:
             start_new_session=True,
         )
 
-    def reap(self) -> int | None:
-        """The pid of the process if it has ended; it is due again after a pause."""
+    def reap(self) -> Death | None:
+        """What became of the process if it has ended; it is due again after a pause."""
         if self._process is None or self._process.poll() is None:
             return None
         pid, status = self._process.pid, self._process.returncode
+        hung = self._killed or status == STUCK
+        death = Death(pid, Reason.HUNG if hung else Reason.CRASHED if status < 0 else Reason.EXITED)
         self._early_deaths = 0 if self.ready else self._early_deaths + 1
         self.pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._early_deaths - 1)) if self._early_deaths else 0.0
         log.error(f"{self.kind} died", pid=pid, status=_status(status), restart_in=self.pause)
         self._process = None
         self._start_at = time.monotonic() + self.pause
-        return pid
+        return death
+
+    def kill_hung(self) -> None:
+        self._killed = True
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:

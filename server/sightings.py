@@ -7,7 +7,9 @@ import time
 from contextlib import suppress
 
 import msgspec
+import redis
 
+from server.children import Death
 from server.queue import keys
 from server.queue.connect import AWAY, connect
 from server.queue.identity import process_prefix
@@ -48,13 +50,15 @@ class Sightings:
         with self._lock:
             return any(id_.startswith(prefix) for id_ in self._gateways)
 
-    def forget_worker(self, pid: int) -> None:
-        """The process has ended: let the others take its jobs at once, instead of when its key expires."""
-        prefix = process_prefix(pid)
+    def bury_worker(self, death: Death) -> None:
+        """Let the others take its jobs at once, instead of when its key expires, and count it for the gateways' metrics."""
+        prefix = process_prefix(death.pid)
         with suppress(*AWAY):
             gone = [id_ for id_ in self._members() if id_.startswith(prefix)]
             if gone:
                 self._redis.delete(*map(keys.worker, gone))
+            with suppress(redis.ResponseError):  # a Redis that is full refuses to count, no more
+                self._redis.hincrby(keys.RESTARTS, death.reason, 1)
 
     def _look_forever(self) -> None:
         while not self._ended.wait(self.every):

@@ -101,9 +101,9 @@ class Supervisor:
         for child in children:
             if child.due:
                 child.start()
-            pid = child.reap()
-            if pid is not None and child.kind == "worker":
-                self._sightings.forget_worker(pid)
+            death = child.reap()
+            if death is not None and child.kind == "worker":
+                self._sightings.bury_worker(death)
             if child.pid:
                 self._look_at(child)
 
@@ -116,7 +116,7 @@ class Supervisor:
             child.seen_at = time.monotonic()
         elif time.monotonic() - child.seen_at > (HUNG if child.seen else NEVER_SEEN):
             log.error(f"{child.kind} hangs: killing it", pid=child.pid, silent_for=round(time.monotonic() - child.seen_at))
-            child.signal(signal.SIGKILL)
+            child.kill_hung()
             child.seen_at = time.monotonic()
 
     def _mend_valkey(self) -> None:

@@ -175,6 +175,11 @@ class Dispatcher:
             await self._read_load()
         return dict(self._load.depths)
 
+    async def restarts(self) -> dict[str, int]:
+        """How often supervisors have restarted a worker, by reason. Raises RedisAway at once while Redis does not answer."""
+        fields: dict[bytes, bytes] = await self._ask(lambda: self._redis.hgetall(keys.RESTARTS))
+        return {reason.decode(): int(count) for reason, count in fields.items()}
+
     async def statistics(self, bundle_id: str) -> dict[str, int]:
         """Cumulative, over all workers and gateways, as counted when jobs end; empty before the first.
 

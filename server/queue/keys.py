@@ -16,6 +16,8 @@ REPOSITORY = "repository"
 REVISION = "#revision"
 """Field of the repository that counts its changes; no bundle can have this name."""
 DEAD = "dead"
+RESTARTS = "restarts"
+"""Why workers were restarted → how often, a hash that supervisors write."""
 JANITOR = "janitor"
 
 

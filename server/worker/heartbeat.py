@@ -7,6 +7,7 @@ import socket
 import threading
 from contextlib import suppress
 
+from server.children import STUCK
 from server.queue.errors import RedisAway
 from server.queue.job import WorkerInfo
 from server.queue.worker_side import WorkerQueue
@@ -21,8 +22,6 @@ EVERY = 1.0
 PATIENCE = 30.0
 """Seconds without progress after which a worker is stuck, unless batches take long: then `SLOWEST` times the slowest one seen."""
 SLOWEST = 10
-STUCK = 70
-"""Exit code of a worker that ended itself because it made no progress."""
 
 
 class Heartbeat:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import redis
 
+from server.children import STUCK
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
-from server.worker.heartbeat import STUCK
 from tests.bundles import write_null
 from tests.chaos.poisonous_worker import HANGS, POISON
 from tests.worker import processes

@@ -7,7 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from server.children import FIRST_PAUSE, Child
+import pytest
+
+from server.children import FIRST_PAUSE, STUCK, Child, Death, Reason
 from tests.service import eventually
 
 
@@ -15,9 +17,9 @@ def child(code: str, kind: str = "worker") -> Child:
     return Child(kind, [sys.executable, "-c", code], os.environ)
 
 
-def reaped(process: Child) -> int:
-    found: list[int] = []
-    eventually(lambda: found.append(pid) if (pid := process.reap()) else found, "the child has ended")
+def reaped(process: Child) -> Death:
+    found: list[Death] = []
+    eventually(lambda: found.append(death) if (death := process.reap()) else found, "the child has ended")
     return found[0]
 
 
@@ -27,7 +29,7 @@ def test_a_child_that_served_is_restarted_at_once() -> None:
     process.ready = True
     pid = process.pid
     process.signal(signal.SIGKILL)
-    assert reaped(process) == pid
+    assert reaped(process) == Death(pid, Reason.CRASHED)
     assert process.due
 
 
@@ -49,6 +51,20 @@ def test_having_served_forgives_earlier_deaths() -> None:
         process.ready = ready
         reaped(process)
     assert process.due
+
+
+@pytest.mark.parametrize(("code", "reason"), [(3, Reason.EXITED), (STUCK, Reason.HUNG)])
+def test_an_exit_code_tells_why_it_ended(code: int, reason: Reason) -> None:
+    process = child(f"raise SystemExit({code})")
+    process.start()
+    assert reaped(process).reason == reason
+
+
+def test_what_was_killed_because_it_hung_is_no_crash() -> None:
+    process = child("import time; time.sleep(60)")
+    process.start()
+    process.kill_hung()
+    assert reaped(process).reason == Reason.HUNG
 
 
 def test_a_child_has_a_session_of_its_own(tmp_path: Path) -> None:

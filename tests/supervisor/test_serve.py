@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from server.queue.embedded import PrivateValkey
 from tests.bundles import write_null, write_tiny_vit
@@ -47,6 +48,19 @@ def test_ps_shows_who_is_who_each_in_a_session_of_its_own(service: Service) -> N
 def test_it_imports_no_torch() -> None:
     code = "import sys, server.supervisor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_restarted_workers_are_counted_by_reason(service: Service) -> None:
+    before = restarts(service)
+    os.kill(service.children("worker")[0], signal.SIGKILL)
+    eventually(lambda: restarts(service)["crashed"] == before["crashed"] + 1, "the restart is counted")
+    assert restarts(service) == before | {"crashed": before["crashed"] + 1}
+
+
+def restarts(service: Service) -> dict[str, float]:
+    families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+    [family] = [family for family in families if family.name == "opsin_worker_restarts"]
+    return {sample.labels["reason"]: sample.value for sample in family.samples}
 
 
 @pytest.mark.parametrize("kind", ["worker", "gateway", "valkey-server"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from fastapi import APIRouter, Request
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.responses import Response
 
+from server.children import Reason
 from server.gateway import catalog, gateway
 from server.gateway.gateway import Gateway
 from server.queue.errors import RedisAway
@@ -26,6 +27,7 @@ async def _read_redis(here: Gateway) -> Families:
     """What Redis knows at this moment; only that it is away, if it is."""
     up = GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=1)
     workers = GaugeMetricFamily("opsin_workers", "Workers that are alive.", labels=["state"])
+    restarts = CounterMetricFamily("opsin_worker_restarts", "Workers that their supervisor had to restart.", labels=["reason"])
     served = GaugeMetricFamily("opsin_model_loaded", "Ready workers that serve the bundle.", labels=["model", "version"])
     labels = ["model", "version", "priority"]
     depth = GaugeMetricFamily("opsin_queue_depth", "Images waiting or running.", labels=labels)
@@ -33,15 +35,18 @@ async def _read_redis(here: Gateway) -> Families:
     try:
         fleet = await here.dispatcher.fleet()
         depths = await here.dispatcher.depth()
+        restarted = await here.dispatcher.restarts()
     except RedisAway:
         return Families((GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=0),))
     states = Counter(worker.state for worker in fleet.workers)
     for state in ("starting", "ready", "draining"):
         workers.add_metric([state], states[state])
+    for reason in Reason:
+        restarts.add_metric([reason], restarted.get(reason, 0))
     for spec in fleet.specs.values():
         served.add_metric([spec.name, spec.version], len(catalog.serving(fleet, spec)))
     for (bundle, priority), queue in sorted(depths.items()):
         name, _, version = bundle.partition("@")
         depth.add_metric([name, version, priority], queue.items)
         oldest.add_metric([name, version, priority], queue.oldest_age_s)
-    return Families((up, workers, served, depth, oldest))
+    return Families((up, workers, restarts, served, depth, oldest))
