@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from models.bundle import Preprocess
+from models.layers.positions import sincos_table
+from models.mae import MAEConfig
 from models.published import timm
 from models.published.family import (
     AUTOENCODER_HEADS,
@@ -39,6 +41,10 @@ DECODER = {
 }
 
 
+IMAGE_SIZE = 224
+"""Of the pictures that the published autoencoders were trained on."""
+
+
 def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     """The fields of MAEConfig that weights tell, but for `normalise_targets`. Decoder heads have 32 channels as published."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
@@ -55,6 +61,23 @@ def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Field
         "width": width,
         **decoder_fields(weights),
     }
+
+
+def with_tables(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Files for demonstrations may go without the position tables, which are fixed: with those of IMAGE_SIZE."""
+    tokens = {"pos_embed": "cls_token", "decoder_pos_embed": "mask_token"}
+    absent = {name: token for name, token in tokens.items() if name not in published}
+    if not absent or not {*tokens.values(), "patch_embed.proj.weight", "decoder_pred.weight"} <= published.keys():
+        return published
+    side = IMAGE_SIZE // published["patch_embed.proj.weight"].shape[-1]
+    return {**published, **{name: sincos_table(published[token].shape[-1], side) for name, token in absent.items()}}
+
+
+def at_another_size(weights: dict[str, Tensor], config: MAEConfig) -> dict[str, Tensor]:
+    """Tables of another image size are computed, not resized as those of a classifier, which have learned."""
+    widths = {"pos_embed": config.width, "decoder_pos_embed": config.decoder_width}
+    absent = [name for name in widths if weights[name].shape[1] != 1 + config.patches]
+    return weights | {name: sincos_table(widths[name], config.side) for name in absent}
 
 
 def preprocess(size: int) -> Preprocess:
@@ -79,4 +102,6 @@ PRETRAINING = Family(
     config=pretraining_config,
     preprocess=preprocess,
     head_fields=AUTOENCODER_HEADS,
+    tidy=with_tables,
+    resized=at_another_size,
 )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models import bundle
+from models.mae import MAE, MAEConfig, start_from_pretrained
 from models.merge_schedule import MergeSchedule
 from models.published import FAMILIES, CheckpointError, UnlikeFamily, detect, fit, import_checkpoint, read_checkpoint
 from models.registry import ARCHITECTURES, load, mismatch
@@ -61,8 +62,6 @@ def test_published_classifiers_load_strictly_at_full_size(shapes: Mapping[str, l
 
 
 def test_published_pre_training_checkpoints_load_strictly_at_full_size() -> None:
-    from models.mae import MAE, MAEConfig
-
     shapes = next(case.values[0] for case in FULL_SIZES if "decoder_pred.weight" in case.values[0])
     with torch.device("meta"):
         model = MAE(MAEConfig())
@@ -70,8 +69,6 @@ def test_published_pre_training_checkpoints_load_strictly_at_full_size() -> None
 
 
 def test_published_encoders_start_fine_tuning_at_full_size() -> None:
-    from models.mae import start_from_pretrained
-
     shapes = next(case.values[0] for case in FULL_SIZES if "encoder only" in case.id)
     with torch.device("meta"):
         model = ViT(ViTConfig(pool=Pool.MEAN))
@@ -190,6 +187,20 @@ def test_another_image_size_resizes_positions_as_the_family_does(family: str, al
     expected = F.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=align_corners).permute(0, 2, 3, 1).reshape(1, 36, 64)
     assert found.perfect
     torch.testing.assert_close(found.weights["pos_embed"], torch.cat([old[:, :1], expected], dim=1))
+
+
+@pytest.mark.parametrize("absent", [["pos_embed", "decoder_pos_embed"], ["decoder_pos_embed"], []])
+@pytest.mark.parametrize("image_size", [{}, {"image_size": 64}])
+def test_an_autoencoder_computes_the_tables_that_its_file_lacks(absent: list[str], image_size: dict[str, int]) -> None:
+    """Those of 224 px, or of the size that is asked for."""
+    sizes = {"patch_size": 32, "width": 32, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+    weights = {name: value for name, value in MAE(MAEConfig(**sizes)).state_dict().items() if name not in absent}
+    found = fit(weights, FAMILIES["mae_pretrained"], {"heads": 2, "decoder_heads": 2, **image_size})
+    assert found.perfect
+    assert found.config() == MAEConfig(**sizes, **image_size)
+    tables = MAE(MAEConfig(**sizes, **image_size))
+    assert torch.equal(found.weights["pos_embed"], tables.pos_embed)
+    assert torch.equal(found.weights["decoder_pos_embed"], tables.decoder_pos_embed)
 
 
 def test_swag_keeps_the_corners_of_the_grid() -> None:
