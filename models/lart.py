@@ -58,6 +58,8 @@ class LARTConfig:
     def __post_init__(self) -> None:
         if self.width % 4:
             raise ValueError(f"the features' widths add up to {self.width}, which is no multiple of 4 as the position table needs")
+        if self.frames > self.times:
+            raise ValueError(f"frames: {self.frames} where the position table has {self.times}")
 
 
 LART_HIERA = LARTConfig()

@@ -115,6 +115,10 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
 
     Raises UnlikeFamily if the weights lack what the config is inferred from, ValueError for settings that cannot be.
     """
+    for name in family.head_fields:
+        heads = settings.get(name, 1)
+        if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1:
+            raise ValueError(f"{name}: {heads!r} is no number of heads")
     weights = family.tidy(weights)
     translated = family.table.translate(weights)
     fields = {**family.config(translated.weights, settings), **family.defaults, **settings}
@@ -221,16 +225,18 @@ def _choose(file: Path, published: Mapping[str, Tensor], name: str | None, descr
 
 
 def _nearest(published: Mapping[str, Tensor], description: Mapping[str, Any], settings: Fields) -> str:
-    fits = []
+    fits: list[Fit] = []
+    refusals: list[tuple[int, str]] = []  # rows of the table that the file has not, why it cannot be read
     for family in FAMILIES.values():
         try:
             fits.append(fit(published, family, {**family.described(description), **_known_to(family, settings)}))
         except ValueError as error:
             tidied = family.tidy(published)
-            if not (family.table.unmatched(tidied) or family.table.translate(tidied).unexpected):
-                return f"Its keys are those of {family.name}, but {error}"
-    if not fits:
-        return f"Its keys are {', '.join(list(published)[:5])}, …"
+            if tidied and not family.table.translate(tidied).unexpected:
+                refusals.append((len(family.table.unmatched(tidied)), f"Its keys are those of {family.name}, but {error}"))
+    absent, refusal = min(refusals, default=(0, f"Its keys are {', '.join(list(published)[:5])}, …"))
+    if not fits or (refusals and not absent):
+        return refusal
     nearest = min(fits, key=lambda found: len(found.missing) + len(found.unexpected) + len(found.misshapen))
     return f"Nearest is {nearest.family.name}: {nearest.complaint()}"
 

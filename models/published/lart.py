@@ -79,6 +79,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     kinetics, _ = shape_of(weights, "kinetics.4.weight", 2)
     joints, appearance = (_feature(weights, name) if f"{name}.0.weight" in weights else None for name in OPTIONAL)
     return {
+        "frames": min(LARTConfig.frames, times),
         "times": times,
         "people": people,
         "joints": joints,
@@ -97,7 +98,7 @@ def shared_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
     actions, _ = shape_of(weights, "heads.actions.weight", 2)
     regressor, _ = shape_of(weights, "heads.regressor.fc1.weight", 2)
-    heads = settings.get("heads") or (None if inner % LARTConfig.head_dim else inner // LARTConfig.head_dim)
+    heads = settings.get("heads") or _heads(weights, inner)
     if heads and inner % heads:
         raise UnlikeFamily(f"its attention has {inner} channels, which {heads} heads cannot share")
     return {
@@ -109,6 +110,16 @@ def shared_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "regressor_hidden": regressor,
         **({} if heads is None else {"heads": heads}),
     }
+
+
+def _heads(weights: Mapping[str, Tensor], inner: int) -> int | None:
+    """As many as have 64 channels each, one where what they see is not projected; None where neither can be."""
+    if "blocks.0.attn.proj.weight" not in weights:
+        return 1
+    heads = inner // LARTConfig.head_dim if inner % LARTConfig.head_dim == 0 else None
+    if (heads or 1) == 1 and inner == shape_of(weights, "mask_token", 1)[0]:  # a single head as wide as the tokens has no projection
+        raise UnlikeFamily("its shapes do not tell the number of heads: set it, as in --set heads=4")
+    return heads
 
 
 def _feature(weights: Mapping[str, Tensor], name: str) -> Fields:

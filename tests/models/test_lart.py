@@ -104,6 +104,24 @@ def test_a_file_whose_shapes_do_not_tell_the_heads_asks_for_them() -> None:
         import_checkpoint(file, overrides={}, **arguments)
     with pytest.raises(CheckpointError, match="24 channels, which 5 heads cannot share"):
         import_checkpoint(file, overrides={"heads": "5"}, **{**arguments, "family": "lart"})
+    for heads in ("many", "0", "-2"):
+        with pytest.raises(CheckpointError, match=f"heads: '?{heads}'? is no number of heads"):
+            import_checkpoint(file, overrides={"heads": heads}, **arguments)
+    with pytest.raises(CheckpointError, match="frames: 17 where the position table has 16"):
+        import_checkpoint(file, overrides={"heads": "2", "frames": "17"}, **arguments)
+
+
+def test_a_file_whose_heads_together_are_as_wide_as_its_tokens_asks_for_them_too(tmp_path: Path) -> None:
+    """That could be one head, were there no projection. A file without a projection has one head."""
+    arguments: dict[str, Any] = {"family": None, "overrides": {}, "labels": None, "name": "lart", "version": "1", "license": "unknown"}
+    with pytest.raises(
+        CheckpointError, match=r"Its keys are those of lart, but its shapes do not tell the number of heads: set it, as in --set heads=4"
+    ):
+        import_checkpoint(CASES / "pose_only" / "checkpoint.pth", **arguments)
+    file = tmp_path / "single.pth"
+    torch.save({"model": FAMILIES["lart"].export(small(replace(SMALL, heads=1, head_dim=24)).state_dict())}, file)
+    spec, _ = import_checkpoint(file, **arguments)
+    assert (spec.config["heads"], spec.config["head_dim"], spec.config["frames"]) == (1, 24, SMALL.times)
 
 
 def test_names_of_compiled_training_and_names_without_prefix_are_read_too() -> None:
@@ -186,8 +204,8 @@ def test_a_single_wide_head_is_read_from_a_checkpoint() -> None:
     model = small(replace(SMALL, heads=1, head_dim=24))
     exported = FAMILIES["lart"].export(model.state_dict())
     assert not any("to_out" in key for key in exported)
-    found = fit(exported, FAMILIES["lart"], {"heads": 1})
-    assert found.perfect, found.complaint()
+    found = fit(exported, FAMILIES["lart"], {})
+    assert found.perfect and found.config().heads == 1, found.complaint()
 
 
 def test_what_was_not_detected_has_no_influence_and_the_callers_arrays_stay() -> None:
