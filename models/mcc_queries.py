@@ -86,6 +86,7 @@ class Cloud:
         return Cloud(self.points[kept], self.occupancy[kept], self.colours[kept])
 
 
+@torch.no_grad()
 def reconstruct(model: MCC, scene: Scene, queries: Tensor, *, threshold: float = 0.1, temperature: float = 0.1, chunk: int = 2000) -> Cloud:
     """The queries (Q, 3) that are occupied in a scene (B = 1) and their colours, which are computed for no others."""
     points, occupancies, colours = [], [], []

@@ -118,6 +118,13 @@ def test_a_cloud_may_be_empty(scene: tuple[MCC, Scene, Tensor]) -> None:
     assert cloud.occupancy.shape == (0,)
 
 
+def test_a_cloud_needs_no_gradients(scene: tuple[MCC, Scene, Tensor]) -> None:
+    model, encoded, queries = scene
+    cloud = reconstruct(model, encoded, queries, threshold=0.3)
+    assert not cloud.occupancy.requires_grad
+    assert not cloud.colours.requires_grad
+
+
 def test_scores_are_shares_of_points_that_are_near() -> None:
     predicted = torch.tensor([[0.0, 0, 0], [1, 0, 0], [5, 0, 0]])
     truth = torch.tensor([[0.05, 0, 0], [1, 0.05, 0], [2, 0, 0], [3, 0, 0]])
