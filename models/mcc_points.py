@@ -43,10 +43,13 @@ class WindowEmbed(nn.Module):
     def forward(self, points: Tensor, valid: Tensor) -> Tensor:
         """(B, n, n, 3), bool (B, n, n) → (B, windows, C) in raster order.
 
-        Windows without a valid point are all alike: they are computed once, as the first row.
+        Windows without a valid point are all alike: they are computed once, as the first row. A compiled model computes each, since how
+        many are left is known only when the graph runs.
         """
         batch = points.shape[0]
         inside, valid = self._windows(points), self._windows(valid.unsqueeze(-1)).squeeze(-1)  # (B · windows, w², 3), (B · windows, w²)
+        if torch.compiler.is_compiling():
+            return self.pool(inside, valid).view(batch, self.side**2, -1)
         seen = valid.any(dim=1)
         inside = torch.cat([torch.zeros_like(inside[:1]), inside[seen]])  # (1 + seen, w², 3)
         valid = torch.cat([torch.zeros_like(valid[:1]), valid[seen]])
@@ -104,10 +107,10 @@ def contract(points: Tensor, far: float) -> Tensor:
 
 
 def in_float32(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """A linear layer in float32 or wider, whatever the weights' type and autocast."""
-    device = x.device.type
+    """A linear layer in the wider of both types, but float32 at least, whatever autocast says."""
+    device, wide = x.device.type, torch.promote_types(at_least_float32(x).dtype, weight.dtype)
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():  # "meta" has none
-        return F.linear(at_least_float32(x), at_least_float32(weight), at_least_float32(bias))
+        return F.linear(x.to(wide), weight.to(wide), bias.to(wide))
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -25,12 +25,11 @@ from models.mcc import (
     Kept,
     MCCConfig,
     attend_to_scene_and_self,
-    contract,
     decode_colours,
     reserve_self,
     start_from_mae,
 )
-from models.mcc_points import WindowBlock, embed
+from models.mcc_points import WindowBlock, contract, embed
 from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
 from models.token_merging import Tokens
 from tests.golden.case import read_case
@@ -82,7 +81,7 @@ def points(count: int, batch: int = 2) -> Tensor:
 
 
 def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: Kept | None = None) -> Tensor:
-    """Sections 3.1 to 3.3 as published: whole blocks on every window, one sequence of scene and queries under a mask."""
+    """As published: whole blocks on every window, one sequence of scene and queries under a mask."""
     valid = seen.sum(dim=-1).isfinite()
     window = model.xyz_pos_embed
     x = embed(contract(seen.masked_fill(~valid.unsqueeze(-1), -100.0), model.config.far), window.pos_embed)
@@ -205,8 +204,19 @@ def test_windows_without_points_are_one_vector_computed_once() -> None:
     assert flops(nothing) * 33 == flops(full)  # one row of 32 windows and the empty one
 
 
+@torch.no_grad()
+def test_a_compiled_model_has_fixed_shapes_whichever_windows_are_empty() -> None:
+    """Code generators refuse shapes that depend on the data; here these would break the graph."""
+    torch._dynamo.reset()
+    model, (_, seen) = make(), view()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=False):
+        assert torch._dynamo.explain(model.embed_points)(seen).graph_break_count == 0
+        tokens = torch.compile(model.embed_points, backend="eager")(seen)
+    torch.testing.assert_close(tokens, model.embed_points(seen), atol=1e-5, rtol=1e-5)
+
+
 def test_the_window_block_costs_less_than_a_quarter_at_full_size() -> None:
-    """61.4 GMAC for whole blocks on 196 windows: section 12 of the published cost."""
+    """Which are 61.4 GMAC on 196 windows, more than all else that encodes a scene."""
     with torch.device("meta"):
         block, x = WindowBlock(768, 12, 1536), torch.empty(196, 65, 768)
 
@@ -355,6 +365,15 @@ def test_pictures_of_another_size_are_resized_without_antialiasing() -> None:
 def test_a_map_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"seen: shape \(2, 15, 15, 3\) where \(batch, 16, 16, 3\) is needed"):
         make().embed_points(torch.zeros(2, 15, 15, 3))
+
+
+@torch.no_grad()
+def test_coordinates_and_pixels_may_be_in_double_precision() -> None:
+    """As NumPy makes them."""
+    model, (images, seen), queries = make(), view(), points(9)
+    answer = model(images.double(), seen.double(), queries.double())
+    assert answer.dtype is torch.float32
+    torch.testing.assert_close(answer, model(images, seen, queries), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
