@@ -64,7 +64,8 @@ class Preprocess(_Schema):
     crop's proportions with this short side."""
     fit: Literal["crop", "squeeze"] = "crop"
     """crop: the short side to `short_side`, then the centre; squeeze: the whole picture into the square, whatever its proportions."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
+    """tf1-bicubic: TensorFlow 1's, which makes the picture of its largest centred square (`models.legacy_resize`)."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -74,6 +75,8 @@ class Preprocess(_Schema):
             raise ValueError(f"short_side {self.short_side} is smaller than image_size {self.image_size}")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
+        if self.interpolation == "tf1-bicubic" and (self.fit, self.short_side, self.image_width) != ("crop", self.image_size, None):
+            raise ValueError("interpolation tf1-bicubic needs fit crop, short_side like image_size, and no image_width")
         return self
 
 

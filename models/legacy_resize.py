@@ -1,44 +1,61 @@
 """How FLIP was shown pictures: TensorFlow's bicubic resizing as it was in version 1, which no other library has.
 
-It smooths nothing when a picture shrinks. A framework's own bicubic resizing is off by several grey levels.
+It smooths nothing when a picture shrinks. A framework's own bicubic resizing is off by several grey levels. No torch is needed.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-SHARPNESS = -0.75
+import numpy as np
+from numpy.typing import NDArray
+
+SHARPNESS = np.float32(-0.75)
 """The cubic's parameter."""
 FRACTIONS = 1024
 """TensorFlow looks the four weights up in a table of so many fractions of a pixel."""
 
+Floats = NDArray[np.float32]
 
-def prepare(picture: Tensor, size: int) -> Tensor:
-    """The largest centred square, resized: (H, W, C) of 0..255 → float32 (size, size, C), not clipped to that range."""
-    height, width, channels = picture.shape
+
+def square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """`prepare`, rounded and clipped to 8 bits, as pictures travel: FLIP's own code does neither."""
+    return prepare(picture, size).round().clip(0, 255).astype(np.uint8, order="C")
+
+
+def prepare(picture: NDArray[np.uint8], size: int) -> Floats:
+    """The largest centred square, resized: (H, W, C) of 0..255 → (size, size, C), not clipped to that range."""
+    height, width, _ = picture.shape
     side = min(height, width)
     top, left = (height - side + 1) // 2, (width - side + 1) // 2
-    square = picture[top : top + side, left : left + side].float()
-    resampling = weights(side, size).to(picture.device)
-    rows = (resampling @ square.reshape(side, side * channels)).view(size, side, channels)
-    return torch.einsum("xw,ywc->yxc", resampling, rows)
+    largest = picture[top : top + side, left : left + side]
+    rows = _resampled(largest, size)  # (size, side, C)
+    return _resampled(rows.swapaxes(0, 1), size).swapaxes(0, 1)
 
 
-def weights(length: int, size: int) -> Tensor:
-    """(size, length), float32: of each pixel in each of `size` values. Value i lies at pixel i · length / size; taps outside repeat the
-    border."""
-    place = torch.arange(size, dtype=torch.float32) * (length / size)
-    first = place.floor()
-    fraction = ((place - first) * FRACTIONS).round() / FRACTIONS  # (size,)
-    distance = (fraction.unsqueeze(1) - torch.arange(-1, 3)).abs()  # (size, 4)
-    taps = (first.long().unsqueeze(1) + torch.arange(-1, 3)).clamp(0, length - 1)
-    return torch.zeros(size, length).scatter_add_(1, taps, cubic(distance))
+def _resampled(lines: NDArray[Any], size: int) -> Floats:
+    """(length, …) → (size, …)."""
+    taps, weights = sampling(len(lines), size)
+    resampled: Floats = np.einsum("yk,yk...->y...", weights, lines[taps])
+    return resampled
 
 
-def cubic(distance: Tensor) -> Tensor:
+def sampling(length: int, size: int) -> tuple[NDArray[np.int64], Floats]:
+    """Of `length` pixels in a row, which four make each of `size` values, and how much of each: (size, 4) both.
+
+    Value i lies at pixel i · length / size. Taps outside repeat the border.
+    """
+    place = np.arange(size, dtype=np.float32) * np.float32(length / size)
+    first = np.floor(place)
+    fraction = np.round((place - first) * FRACTIONS) / np.float32(FRACTIONS)
+    offsets = np.arange(-1, 3)
+    taps = (first.astype(np.int64)[:, None] + offsets).clip(0, length - 1)
+    return taps, cubic(np.abs(fraction[:, None] - offsets.astype(np.float32)))
+
+
+def cubic(distance: Floats) -> Floats:
     """Keys's kernel, by the distance from a pixel, up to 2."""
     a, d = SHARPNESS, distance
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((d - 5) * d + 8) * a * d - 4 * a
-    return torch.where(d <= 1, near, far)
+    return np.where(d <= 1, near, far)

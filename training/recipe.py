@@ -146,9 +146,11 @@ class Recipe(_Schema):
     """A folder of pictures whose predictions the bundle records, so that anybody can check the weights; from the working directory."""
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> Self:
+    def _preprocess_fits(self) -> Self:
         if self.preprocess.image_size != self.model.image_size:
             raise ValueError(f"preprocess.image_size {self.preprocess.image_size} is not model.image_size {self.model.image_size}")
+        if self.preprocess.interpolation == "tf1-bicubic":
+            raise ValueError("preprocess.interpolation tf1-bicubic: only the service prepares pictures so")
         return self
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from models.bundle import Preprocess
 from models.layers.positions import sincos_table
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
+from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, shape_of
 from models.published.key_table import KeyTable
 from models.published.two_towers import HEAD_FIELDS, tower_fields
 
@@ -81,12 +82,17 @@ def resized(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     return {**weights, "vision.pos_embed": sincos_table(table.shape[2], config.image_size // config.patch_size).to(table)}
 
 
+def preprocess(size: int) -> Preprocess:
+    """As FLIP was evaluated; `interpolation=bicubic` is Pillow's, which smooths where a picture shrinks."""
+    return Preprocess(image_size=size, short_side=size, interpolation="tf1-bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
 FAMILY = Family(
     name="flip",
     architecture="flip",
     table=KeyTable(KEYS),
     config=config,
-    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    preprocess=preprocess,
     head_fields=HEAD_FIELDS,
     tidy=to_torch,
     completed=to_jax,

@@ -29,6 +29,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from models import legacy_resize
 from models.bundle import Preprocess
 
 __all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "sniff", "to_model_size"]
@@ -131,10 +132,12 @@ def sniff(data: bytes) -> str:
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:
     """Short side to `short_side`, then the centre: (image_size, image_size, 3). The same pixels as torchvision's Resize and CenterCrop.
-    Where the bundle wants pictures squeezed, all of it.
+    Where the bundle wants pictures squeezed, all of it; where it wants TensorFlow 1's, `models.legacy_resize`.
 
     Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit.
     """
+    if preprocess.interpolation == "tf1-bicubic":
+        return legacy_resize.square(np.asarray(image), preprocess.image_size)
     if preprocess.fit == "squeeze":
         return np.asarray(image.resize((preprocess.image_size, preprocess.image_size), RESAMPLING[preprocess.interpolation]))
     width, height = _resized(image.width, image.height, preprocess.short_side)

@@ -11,6 +11,7 @@ import yaml
 from training import recipe
 from training.recipe import RecipeError
 
+LIKE_FLIP = {"image_size": 16, "short_side": 16, "interpolation": "tf1-bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
 SHIPPED = sorted(Path("training/recipes").glob("*.yaml"))
 
 
@@ -37,6 +38,7 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
         (change("data.categories", [{"label": "a", "folders": ["x"]}] * 2), "two have the same label"),
         (change("finetune.merge", [{"speed": 3}]), "a merge schedule is"),
         (change("preprocess.image_size", 8), "preprocess.image_size 8 is not model.image_size 16"),
+        (change("preprocess", LIKE_FLIP), "only the service prepares pictures so"),
         (change("pretrain.mask_ratio", 1.5), "pretrain.mask_ratio"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
