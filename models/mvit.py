@@ -54,6 +54,13 @@ class MViTConfig(TrunkConfig):
     def special_tokens(self) -> int:
         return int(self.class_token)
 
+    def relative_rows(self, block: int) -> tuple[int, int]:
+        """Of a block's tables of relative positions in space and in time. They are as long as grids that were divided without remainder
+        need; at run time they are stretched where those round up."""
+        side, strides = self.grid_of(block)[1], (self.q_stride_of(block), self.kv_stride_of(block))
+        finest = max(side // (stride[1] if stride else 1) for stride in strides)
+        return 2 * finest - 1, 2 * self.patch_grid[0] - 1
+
 
 @dataclass(frozen=True)
 class Recognised:
@@ -186,15 +193,12 @@ def _factors(width: int, start: float | None) -> nn.Parameter | None:
 
 
 def _with_relative(config: MViTConfig, block: int, width: int, width_out: int) -> AttentionPlan:
-    """Tables are as long as grids that were divided without remainder need; at run time they are stretched where those round up."""
-    plan = config.attention_plan(block, width, width_out, class_token=config.class_token)
-    times, side = config.patch_grid[0], config.grid_of(block)[1]
-    finest = max(side // (stride[1] if stride else 1) for stride in (plan.q_stride, plan.kv_stride))
+    space, time = config.relative_rows(block)
     return replace(
-        plan,
+        config.attention_plan(block, width, width_out, class_token=config.class_token),
         residual=config.residual_pooling,
-        space_rows=2 * finest - 1 if config.relative_space else None,
-        time_rows=2 * times - 1 if config.relative_time else None,
+        space_rows=space if config.relative_space else None,
+        time_rows=time if config.relative_time else None,
     )
 
 

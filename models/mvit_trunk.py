@@ -65,6 +65,10 @@ class TrunkConfig:
         return len(self.patch_kernel) == 2
 
     @property
+    def special_tokens(self) -> int:
+        return 0
+
+    @property
     def patch_grid(self) -> Grid:
         """Of an input of the configured size."""
         side = self.image_size // self.patch_stride[-1]

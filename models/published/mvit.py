@@ -60,6 +60,7 @@ FAMILY = Family(
     architecture="mvit",
     table=KeyTable(KEYS),
     config=lambda weights, settings: slowfast.published_fields(weights, settings, PUBLISHED),
+    resized=slowfast.resized,
     described=slowfast.described_by(fields_of),
     preprocess=slowfast.preprocess_video,
 )

@@ -181,6 +181,7 @@ MVIT = Family(
     architecture="rev_mvit",
     table=KeyTable(MVIT_KEYS),
     config=lambda weights, settings: slowfast.published_fields(weights, settings, PUBLISHED),
+    resized=slowfast.resized,
     described=slowfast.described_by(mvit_fields),
     tidy=without_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),

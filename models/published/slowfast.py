@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
 from models.bundle import Preprocess
-from models.mvit import Activation
-from models.mvit_trunk import Positions
+from models.layers.positions import resize_table
+from models.mvit import Activation, MViTConfig
+from models.mvit_trunk import Positions, TrunkConfig
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Fields, UnlikeFamily
 
 ENDS = {
@@ -125,6 +127,34 @@ def preprocess_video(size: int) -> Preprocess:
         return Preprocess(image_size=size, short_side=size, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     short_side = int(256 / 224 * size)
     return Preprocess(image_size=size, short_side=short_side, interpolation="bilinear", mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+
+
+def resized(weights: dict[str, Tensor], config: TrunkConfig) -> dict[str, Tensor]:
+    """Tables of positions for a config of another size, as SlowFast loads them: places bicubically, times and relative positions linearly.
+
+    Also a joint table of pictures, which SlowFast would leave out. Raises ValueError for places that are no square.
+    """
+    times, rows, columns = config.patch_grid
+    return {name: _resized(name, table, config, times, rows * columns) for name, table in weights.items()}
+
+
+def _resized(name: str, table: Tensor, config: TrunkConfig, times: int, places: int) -> Tensor:
+    if name == "pos_embed.spatial" or (name == "pos_embed.joint" and config.pictures):
+        return resize_table(table, places, special=0 if name == "pos_embed.spatial" else config.special_tokens)
+    if name == "pos_embed.temporal":
+        return _stretched(table[0], times).unsqueeze(0)
+    relative = re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_([hwt])", name)
+    if relative is None or not isinstance(config, MViTConfig):
+        return table
+    space, time = config.relative_rows(int(relative[1]))
+    return _stretched(table, time if relative[2] == "t" else space)
+
+
+def _stretched(table: Tensor, rows: int) -> Tensor:
+    """(old, C) → (rows, C)."""
+    if len(table) == rows:
+        return table
+    return F.interpolate(table.T.unsqueeze(0), size=rows, mode="linear", align_corners=False).squeeze(0).T
 
 
 def _positions_in(weights: Mapping[str, Tensor]) -> Positions:
