@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 from models.published import FAMILIES, fit, read_checkpoint
+from models.published.family import Family, Fields
 from models.published.mvit import fields_of
 from tests.golden.case import Case, Replayed
 
 
 def replay(case: Case) -> Replayed:
-    separate = case.config["MVIT"].get("SEPARATE_QKV", False)
-    family = FAMILIES["mvit_separate" if separate else "mvit"]
-    model = fit(read_checkpoint(case.checkpoint), family, fields_of(case.config)).model()
+    model = fit(read_checkpoint(case.checkpoint), *choose(case.config)).model()
     intermediates = record(model)
     answer = model(case.inputs["x"], case.inputs.get("boxes"))
     if not model.config.mean_pooling:
         intermediates["norm_tokens"] = model.norm(intermediates[f"block{model.config.depth - 1}"])
     scores = {"probs": answer.scores, "scores": answer.scores}  # classification has the one name, detection the other
     return Replayed({"features": answer.features, "logits": answer.logits, **scores}, intermediates)
+
+
+def choose(config: Mapping[str, Any]) -> tuple[Family, Fields]:
+    """The family and the fields of its config, for a configuration of SlowFast."""
+    separate = config["MVIT"].get("SEPARATE_QKV", False)
+    return FAMILIES["mvit_separate" if separate else "mvit"], fields_of(config)
 
 
 def record(model: nn.Module) -> dict[str, Tensor]:
