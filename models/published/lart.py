@@ -62,9 +62,10 @@ KEYS = under_encoder(
 def tidy(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the marks of compiled training and the body mesh. The position table is there twice; where the two differ the published
     code ends up with `pe`, since it loads buffers last."""
-    weights = {key.replace("._orig_mod", ""): value for key, value in published.items() if not key.startswith(PREFIX)}
+    unmarked = {key.replace("_orig_mod.", ""): value for key, value in published.items()}
+    weights = {key: value for key, value in unmarked.items() if not key.startswith(PREFIX)}
     for prefix in (ENCODER, ""):
-        if f"{prefix}pos_embedding" in weights and f"{prefix}pe" in weights:
+        if f"{prefix}pe" in weights:
             weights[f"{prefix}pos_embedding"] = weights.pop(f"{prefix}pe")
     return weights
 
