@@ -14,8 +14,6 @@ GROUP = 6
 """Frames that share one feature, 5 a second."""
 ASPECT = 1.2
 """Wider frames are cropped to this; those that are narrower than 0.8 lose height."""
-INDEX_STEP = 1000
-"""`apperance_index` of group g in the published files is g times this."""
 
 
 @dataclass(frozen=True)

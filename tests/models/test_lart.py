@@ -20,7 +20,7 @@ from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.replay_lart import build
 from tests.models.recorded import GOLDEN, full_sizes, loads_strictly, relative_deviation, round_trips
-from training.objectives.lart import GroundTruth, action_loss, regression_loss
+from training.objectives.lart import GroundTruth, action_loss, kinetics_loss, regression_loss
 
 CASES = GOLDEN / "lart"
 NETWORKS = ("multi_person", "pose_appearance", "pose_only", "sliding_window", "train_masking")
@@ -129,6 +129,7 @@ def test_names_of_compiled_training_and_names_without_prefix_are_read_too() -> N
     expected = fit(published, FAMILIES["lart"], {"heads": 4})
     for spelling in (
         {key.replace("encoder.", "encoder._orig_mod.", 1): value for key, value in published.items()},
+        {f"_orig_mod.{key}": value for key, value in published.items()},
         {key.removeprefix("encoder."): value for key, value in published.items()},
     ):
         found = fit(spelling, FAMILIES["lart"], {"heads": 4})
@@ -312,6 +313,12 @@ def test_regression_losses_are_sums_over_the_chosen_tokens_by_their_number_and_o
     error = (predicted - target)[chosen.squeeze(-1)]
     assert torch.allclose(regression_loss(predicted, target, chosen, 1), error.abs().sum() / 4)
     assert torch.allclose(regression_loss(predicted, target, chosen, 2), error.square().sum() / 4)
+
+
+def test_the_kinetics_loss_is_the_mean_over_people_of_the_negative_log_of_their_class() -> None:
+    logits, labels = torch.randn(2, 3, 5), torch.tensor([[0, 4, 2], [1, 1, 3]])
+    chosen = logits.softmax(dim=-1).gather(2, labels.unsqueeze(2))
+    assert torch.allclose(kinetics_loss(logits, labels), -chosen.log().mean())
 
 
 def test_gradients_reach_every_parameter_that_the_published_network_uses() -> None:
