@@ -6,6 +6,7 @@ import argparse
 import collections
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,4 +110,15 @@ def _load(path: Path) -> Any:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         if culprit:
             raise CheckpointError(f"{path}: refused, since it holds {culprit[1]} and may hold only weights") from error
-        raise CheckpointError(f"{path}: damaged, or no torch file ({type(error).__name__})") from error
+        raise CheckpointError(f"{path}: {_part_of_t5x(path) or f'damaged, or no torch file ({type(error).__name__})'}") from error
+
+
+def _part_of_t5x(path: Path) -> str | None:
+    """What to do with what was downloaded of T5X where that is no folder yet; None for any other file."""
+    if path.name == t5x.INDEX:
+        return "the index of a T5X checkpoint: name its folder"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(Path(name).name == t5x.INDEX for name in archive.namelist()):
+                return "an archive of a T5X checkpoint: unpack it and name the folder"
+    return None

@@ -148,13 +148,13 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> None:
         branch = tree
         for part in path:
             branch = branch.setdefault(part, {})
-        branch[last] = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"target.{name}"}}
-        _write_array(folder / f"target.{name}", value)
+        branch[last] = _description(name, _write_array(folder / f"target.{name}", value))
     index = {"version": 3, "optimizer": {"target": tree, "state": {"step": 0, "param_states": {}}}}
     (folder / INDEX).write_bytes(msgspec.msgpack.encode(index))
 
 
-def _write_array(where: Path, value: Tensor) -> None:
+def _write_array(where: Path, value: Tensor) -> dict[str, Any]:
+    """Returns its metadata."""
     where.mkdir()
     half = value.dtype is torch.bfloat16
     array = (value.view(torch.int16) if half else value).contiguous().numpy()
@@ -172,3 +172,15 @@ def _write_array(where: Path, value: Tensor) -> None:
     (where / ".zarray").write_text(json.dumps(metadata))
     with gzip.open(where / (".".join("0" for _ in array.shape) or "0"), "wb", compresslevel=5) as stream:
         stream.write(array.tobytes())
+    return metadata
+
+
+def _description(name: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What the index says of an array in a folder: TensorStore's specification."""
+    dtype = metadata["dtype"]
+    return {
+        "driver": "zarr",
+        "dtype": dtype if dtype == "bfloat16" else np.dtype(dtype).name,
+        "kvstore": {"driver": "file", "path": f"target.{name}"},
+        "metadata": {key: metadata[key] for key in ("shape", "chunks", "compressor")},
+    }
