@@ -7,7 +7,18 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from models.published import timm
-from models.published.family import Family, Fields, UnlikeFamily, block_fields, decoder_fields, depth_of, shape_of, side_of, squeeze
+from models.published.family import (
+    Family,
+    Fields,
+    UnlikeFamily,
+    block_fields,
+    decoder_fields,
+    depth_of,
+    mlp_ratio_of,
+    shape_of,
+    side_of,
+    squeeze,
+)
 from models.published.key_table import KeyTable
 
 KEYS = {
@@ -42,7 +53,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "width": width,
         "window": side_of(inside - 1),
         "window_depth": depth_of(weights, "xyz_pos_embed.blocks"),
-        "window_mlp_ratio": hidden / width,
+        "window_mlp_ratio": mlp_ratio_of(hidden, width),
         "regress_colour": outputs == 4,
         **decoder_fields(weights),
         **block_fields(weights, width),

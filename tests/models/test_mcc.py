@@ -435,6 +435,18 @@ def test_the_published_checkpoint_loads_strictly_at_full_size(rows: int, regress
     assert {name: list(value.shape) for name, value in FAMILIES["mcc"].export(model.state_dict()).items()} == shapes
 
 
+def test_other_sizes_are_told_by_the_weights() -> None:
+    """44 · (15 / 44) is a hair below 15 in floating point."""
+    config = replace(SMALL, width=44, heads=4, window_heads=11, window_depth=2, window_mlp_ratio=0.341, qkv_bias=False, regress_colour=True)
+    model = make(config)
+    settings = {"heads": 4, "decoder_heads": 2, "window_heads": 11, "drop_path": 0.25}
+    found = fit(FAMILIES["mcc"].export(model.state_dict()), FAMILIES["mcc"], settings)
+    assert model.xyz_pos_embed.blocks[0].mlp.fc1.out_features == 15
+    assert found.config() == replace(config, window_mlp_ratio=found.config().window_mlp_ratio)
+    arguments = (*view(), points(5))
+    assert torch.equal(found.model().eval()(*arguments), model(*arguments))
+
+
 def test_import_and_export_keep_every_bit(tmp_path: Path) -> None:
     settings = {"heads": 4, "decoder_heads": 4}
     published = read_checkpoint(GOLDEN / "co3d_forward" / "checkpoint.pth")
