@@ -1,5 +1,5 @@
-"""FLIP's pictures, against PyTorch's bicubic sampling at the same places. No recorded case shows them; the source is the published code's
-description, and the kernel is that of `grid_sample`, which has the same parameter."""
+"""FLIP's pictures, which no recorded case shows: against values of TensorFlow, and PyTorch's bicubic sampling at the same places. The
+kernel is that of `grid_sample`, which has the same parameter."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ from models.published import FAMILIES
 from server.media.images import to_model_size
 
 
+BY_TENSORFLOW = [
+    [0.0000, 162.3107, 67.0374, 179.2226, 161.4887],
+    [196.7564, 95.9060, 240.4431, 45.7300, 136.7502],
+    [88.1401, 125.6608, 103.1785, 174.4644, 138.7495],
+    [41.9654, 157.9441, 110.4590, 129.6698, 57.4620],
+    [183.7527, 134.8399, 225.0295, 62.0904, 175.0323],
+]
+"""Version 2.21's `compat.v1.image.resize_bicubic`, its options at their defaults, of the picture below."""
+
+
 def picture(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
 
@@ -29,6 +39,11 @@ def sampled(square: NDArray[np.uint8], size: int) -> Tensor:
     grid = torch.stack(torch.meshgrid(normalised, normalised, indexing="ij")[::-1], dim=-1)
     channels_first = torch.from_numpy(square).double().permute(2, 0, 1)[None]
     return F.grid_sample(channels_first, grid[None], mode="bicubic", padding_mode="border", align_corners=False)[0].permute(1, 2, 0)
+
+
+def test_values_are_those_of_tensorflow() -> None:
+    counted = (np.arange(49) * 101 % 256).astype(np.uint8).reshape(7, 7, 1)
+    np.testing.assert_allclose(prepare(counted, 5)[:, :, 0], BY_TENSORFLOW, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 16), (20, 12), (9, 32), (37, 10)])
