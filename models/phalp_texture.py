@@ -32,14 +32,16 @@ def update_texture(old: Tensor, new: Tensor, rate: float, confidence: float) -> 
 def texture_distances(encode: Callable[[Tensor], Tensor], tracks: Tensor, detections: Tensor) -> Tensor:
     """(K, 4, S, S), (N, 4, S, S) → (K, N): how differently a network sees the parts that are known of both.
 
-    encode: textures (M, 4, S, S) → (M, D).
+    encode: textures (M, 4, S, S) → (M, D). Each pair is masked on its own: track by track, so that memory does not grow with the pairs.
     """
-    pairs = len(tracks), len(detections)
-    left, right = tracks.unsqueeze(1).expand(*pairs, -1, -1, -1), detections.unsqueeze(0).expand(*pairs, -1, -1, -1)
-    common = (left[:, :, 3:] > 0.5) & (right[:, :, 3:] > 0.5)
-    codes = encode(torch.cat([(side * common).flatten(0, 1) for side in (left, right)])) / APPEARANCE_UNIT  # (2 · K · N, D)
-    first, second = codes.chunk(2)
-    return TEXTURE_WEIGHT * (first - second).square().sum(dim=1).view(pairs)
+    return torch.stack([_texture_distances(encode, track, detections) for track in tracks])
+
+
+def _texture_distances(encode: Callable[[Tensor], Tensor], track: Tensor, detections: Tensor) -> Tensor:
+    """(4, S, S), (N, 4, S, S) → (N,)."""
+    common = (track[3:] > 0.5) & (detections[:, 3:] > 0.5)  # (N, 1, S, S)
+    of_track, of_detections = (encode(textures * common) / APPEARANCE_UNIT for textures in (track, detections))  # (N, D)
+    return TEXTURE_WEIGHT * (of_track - of_detections).square().sum(dim=1)
 
 
 def _joined(colours: Tensor, known: Tensor) -> Tensor:
