@@ -147,12 +147,13 @@ class Body(nn.Module):
         return body
 
     def forward(self, person: Person) -> Posed:
-        """One person a row: rotations (B, 24, 3, 3), betas (B, 10)."""
-        shaped = self.v_template + torch.einsum("vdk,bk->bvd", self.shapedirs, person.betas)  # (B, V, 3)
+        """One person a row: rotations (B, 24, 3, 3), betas (B, 10). In the mesh's precision, whatever a network's is."""
+        rotations, betas = person.rotations.to(self.v_template), person.betas.to(self.v_template)
+        shaped = self.v_template + torch.einsum("vdk,bk->bvd", self.shapedirs, betas)  # (B, V, 3)
         at_rest = self.J_regressor @ shaped  # (B, 24, 3)
-        bent = (person.rotations[:, 1:] - torch.eye(3, device=shaped.device)).flatten(1)  # (B, 207)
+        bent = (rotations[:, 1:] - torch.eye(3, dtype=shaped.dtype, device=shaped.device)).flatten(1)  # (B, 207)
         vertices = shaped + (bent @ self.posedirs).unflatten(1, (-1, 3))  # type: ignore[no-untyped-call]
-        turns, places = self._walk(person.rotations, at_rest)
+        turns, places = self._walk(rotations, at_rest)
         shifts = places - (turns @ at_rest.unsqueeze(-1)).squeeze(-1)  # of a point at rest: R p + t - R j
         skinning = torch.einsum("vj,bjrc->bvrc", self.lbs_weights, torch.cat([turns, shifts.unsqueeze(-1)], dim=-1))  # (B, V, 3, 4)
         vertices = (skinning[..., :3] @ vertices.unsqueeze(-1)).squeeze(-1) + skinning[..., 3]

@@ -190,6 +190,15 @@ def test_a_batch_of_bodies_is_each_of_them() -> None:
         assert torch.allclose(both.keypoints[row : row + 1], alone.keypoints, atol=1e-5)
 
 
+def test_a_network_of_lower_precision_moves_a_body_of_full_precision() -> None:
+    recorded = read_case(CASES / "tiny_forward")
+    with torch.no_grad():
+        person = build(recorded).bfloat16()(recorded.inputs["img"].bfloat16()).person
+        posed = synthetic_body()(person)
+    assert posed.vertices.dtype is torch.float32
+    assert relative_deviation(posed.vertices, recorded.outputs["vertices"]) < 0.05
+
+
 def opencv_crop(picture: np.ndarray, centre: np.ndarray, side: float, size: int) -> np.ndarray:
     """Pixel by pixel: OpenCV's bilinear warp, zeros outside. Its coordinates are integers: beginning and offset in 1/1024 pixel, each
     rounded to the nearest even, and their sum in 1/32 pixel, halves rounded up."""
