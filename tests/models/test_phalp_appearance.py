@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
-from models.phalp_appearance import AppearanceNet, AppearanceNetConfig, NormedBlock, ResNet50, SpectralConv
+from models.phalp_appearance import AppearanceNet, AppearanceNetConfig, FlowDecoder, NormedBlock, ResNet50, SpectralConv
 from models.published import FAMILIES, detect, fit
 from tests.models.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
@@ -67,6 +67,24 @@ def test_convolutions_are_normalised_as_torch_does() -> None:
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.allclose(ours(x), theirs.eval()(x), atol=1e-6)
+
+
+def test_the_decoder_joins_what_it_has_with_a_map_of_the_same_size() -> None:
+    """The running map first, then the backbone's: no recorded case tells a wrong order, which has the same shape."""
+    torch.manual_seed(0)
+    decoder = FlowDecoder().eval()
+    outputs: dict[str, Tensor] = {}
+    joined: dict[str, Tensor] = {}
+    for name, block in decoder.named_children():
+        block.register_forward_hook(lambda module, inputs, output, name=name: outputs.update({name: output}))
+        block.register_forward_pre_hook(lambda module, inputs, name=name: joined.update({name: inputs[0]}))
+    maps = [torch.randn(1, 256 << stage, 16 >> stage, 16 >> stage) for stage in range(4)]
+    with torch.no_grad():
+        assert decoder(maps).shape == (1, 2, 64, 64)
+    for running, lateral, level in (("G_middle_0", "2", 2), ("G_middle_1", "3", 1), ("up_0", "4", 0)):
+        assert torch.equal(joined[f"G_middle_{lateral}"], maps[level])
+        before = F.interpolate(outputs[running], scale_factor=2, mode="bilinear", align_corners=False)
+        assert torch.equal(joined[f"G_middle_{lateral}_1"], torch.cat([before, outputs[f"G_middle_{lateral}"]], dim=1))
 
 
 @pytest.mark.parametrize(("channels", "out"), [(6, 6), (6, 4), (4, 6)])
