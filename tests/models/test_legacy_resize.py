@@ -16,7 +16,6 @@ from models.legacy_resize import prepare, sampling, square
 from models.published import FAMILIES
 from server.media.images import to_model_size
 
-
 BY_TENSORFLOW = [
     [0.0000, 162.3107, 67.0374, 179.2226, 161.4887],
     [196.7564, 95.9060, 240.4431, 45.7300, 136.7502],
