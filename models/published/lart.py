@@ -138,4 +138,5 @@ FAMILY = Family(
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     tidy=tidy,
     completed=completed,
+    left_behind="the body mesh, which is licensed",
 )
