@@ -112,7 +112,7 @@ def read_config(config: type, fields: Mapping[str, Any]) -> Any:
         return TypeAdapter(config).validate_python(dict(fields))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}") from error
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 class LoadedModel:
