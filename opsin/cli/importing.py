@@ -64,7 +64,8 @@ def import_(
 
     typer.echo(f"family        {spec.provenance['family']}")
     typer.echo(f"task          {spec.task}")
-    typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {value}" for key, value in spec.config.items()))
+    config = spec.model_dump(mode="json")["config"]
+    typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {value}" for key, value in config.items()))
     for line in _inputs(spec):
         typer.echo(line)
     if spec.labels:
