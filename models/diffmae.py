@@ -83,6 +83,10 @@ class DiffMAEConfig:
     """Pixels in [0, 1] are normalised with these, for the encoder and for the diffusion."""
 
     def __post_init__(self) -> None:
+        sizes = ("patch_size", "patch_frames", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "time_width")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; it is at least 1")
         if any(side % self.patch_size for side in self.image_size) or (self.frames or 1) % self.patch_frames:
             height, width = self.image_size
             raise ValueError(

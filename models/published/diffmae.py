@@ -17,10 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.bundle import Preprocess
-from models.diffmae import DiffMAE, DiffMAEConfig
+from models.diffmae import DiffMAEConfig
 from models.diffmae_decoder import DecoderType
 from models.published import timm
-from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import (
     AUTOENCODER_HEADS,
     IMAGENET_MEAN,
@@ -34,7 +33,6 @@ from models.published.family import (
     side_of,
 )
 from models.published.key_table import KeyTable
-from models.registry import mismatch, read_config
 
 FORMAT = "diffmae-v1"
 
@@ -145,27 +143,6 @@ def describe(config: DiffMAEConfig) -> dict[str, Any]:
     return {**described, "time_embed": "add" if config.time_embed else "none", "schedule": schedule, **video}
 
 
-def read(path: Path) -> tuple[DiffMAEConfig, dict[str, Tensor]]:
-    """A container's config and its weights by our names. Raises CheckpointError."""
-    weights, description = read_checkpoint(path), read_description(path)
-    try:
-        fields = described(description)
-        if not fields:
-            raise CheckpointError(f"{path}: no {FORMAT} file, which would say what model it holds")
-        model_config: DiffMAEConfig = read_config(DiffMAEConfig, fields)
-        with torch.device("meta"):
-            model = DiffMAE(model_config)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: config: {error}") from error
-    translated = FAMILY.table.translate(weights)
-    if translated.unexpected:
-        raise CheckpointError(f"{path}: does not fit diffmae; unexpected: {', '.join(translated.unexpected)}")
-    problem = mismatch(model, translated.weights)
-    if problem:
-        raise CheckpointError(f"{path}: does not fit diffmae; {problem}")
-    return model_config, translated.weights
-
-
 def write(path: Path, config: DiffMAEConfig, weights: Mapping[str, Tensor]) -> None:
     """Our weights as a container, safetensors or torch by the suffix. Raises ValueError for a config that it cannot express."""
     described, published = describe(config), FAMILY.table.export(weights)
@@ -215,8 +192,12 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 def described(description: Mapping[str, Any]) -> Fields:
     """The fields of DiffMAEConfig that a file states. Raises ValueError."""
-    config = description.get("config")
-    return fields_of(config) if description.get("format") == FORMAT and isinstance(config, Mapping) else {}
+    stated, config = description.get("format"), description.get("config", {})
+    if not str(stated).startswith("diffmae"):
+        return {}
+    if stated != FORMAT or not isinstance(config, Mapping):
+        raise ValueError(f"it is no {FORMAT} file: its format is {stated}, its config a {type(config).__name__}")
+    return fields_of(config)
 
 
 FAMILY = Family(

@@ -221,7 +221,23 @@ def _choose(file: Path, published: Mapping[str, Tensor], name: str | None, descr
         return FAMILIES[names[0]]
     if names:
         raise CheckpointError(f"{file}: its keys fit the families {', '.join(names)}; say which it is with --family")
+    stated = _stated(description)
+    if len(stated) == 1:
+        return FAMILIES[stated[0]]  # what is wrong with it is said when it is read
     raise CheckpointError(f"{file}: fits no known family ({', '.join(FAMILIES)}). {_nearest(published, description, settings)}")
+
+
+def _stated(description: Mapping[str, Any]) -> list[str]:
+    """The families whose files say of themselves what this one does, whether or not it is right."""
+    names = []
+    for family in FAMILIES.values():
+        try:
+            told = bool(family.described(description))
+        except ValueError:
+            told = True
+        if told:
+            names.append(family.name)
+    return names
 
 
 def _nearest(published: Mapping[str, Tensor], description: Mapping[str, Any], settings: Fields) -> str:

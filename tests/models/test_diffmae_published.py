@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.diffmae import SIZES, Connection, DiffMAE, DiffMAEConfig, Target
 from models.diffmae_decoder import DecoderType
 from models.diffusion import Kind, RhoMode, Schedule
 from models.published import CheckpointError, detect, import_checkpoint, read_checkpoint
 from models.published.container import read_description
-from models.published.diffmae import FAMILY, describe, fields_of, read, write
+from models.published.diffmae import FAMILY, describe, fields_of, write
 from models.registry import mismatch, read_config
 from tests.models.test_diffmae import CLIP, SMALL
 
@@ -33,6 +34,11 @@ UNUSUAL = replace(
     clip_width=6,
     clip_weight=0.5,
 )
+
+
+def read(file: Path) -> tuple[DiffMAEConfig, dict[str, Tensor]]:
+    spec, weights = import_checkpoint(file, family=None, labels=None, overrides={}, name="x", version="1", license="none")
+    return read_config(DiffMAEConfig, spec.config), weights
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -135,12 +141,15 @@ def test_what_the_container_has_no_place_for_is_refused() -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda content: content["config"].update(depth=6), r"missing: blocks\.5\.norm1\.weight"),
-        (lambda content: content["config"].update(num_heads=5), "width 24 cannot be split into 5 heads"),
-        (lambda content: content["config"].update(decoder_type="both"), "decoder_type: Input should be"),
-        (lambda content: content["model"].update({"extra.weight": torch.zeros(1)}), r"unexpected: extra\.weight"),
-        (lambda content: content.pop("config"), "no diffmae-v1 file"),
-        (lambda content: content.update(format="diffmae-v2"), "no diffmae-v1 file"),
+        (lambda content: content["config"].update(depth=6), r"does not fit diffmae: missing: blocks\.\{i\}\.norm1\.weight"),
+        (lambda content: content["config"].update(num_heads=5), "model.pth: width 24 cannot be split into 5 heads"),
+        (lambda content: content["config"].update(patch_size=0), "patch_size: 0; it is at least 1"),
+        (lambda content: content["config"].update(decoder_type="both"), "model.pth: decoder_type: Input should be"),
+        (lambda content: content["config"].update(mask="random"), "model.pth: mask: unknown; the fields are"),
+        (lambda content: content["config"]["schedule"].update(T=20), "model.pth: schedule: .*beta reaches 1;"),
+        (lambda content: content["model"].update({"extra.weight": torch.zeros(1)}), r"does not fit diffmae: unexpected: extra\.weight"),
+        (lambda content: content.update(config="vit_b"), "model.pth: it is no diffmae-v1 file: .* its config a str"),
+        (lambda content: content.update(format="diffmae-v2"), "model.pth: .*its format is diffmae-v2"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(damage: Any, complaint: str, tmp_path: Path) -> None:
