@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.layers.initial import load_encoder, start_head
 from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
-from models.layers.patches import PatchEmbed, normalise_patches, patch_statistics, patchify, unpatchify
+from models.layers.patches import PatchEmbed, checked, normalise_patches, patch_statistics, patchify, unpatchify
 from models.layers.positions import resize_table, sincos_table
 from models.vit import ViT
 
@@ -89,6 +89,7 @@ class MAE(MaskedAutoencoder):
 
     def forward(self, images: Tensor, noise: Tensor) -> Reconstruction:
         """Normalised images (B, channels, S, S); noise (B, L), uniform: the caller owns the randomness."""
+        images = checked("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
         return self.reconstruct(images, noise, self.config.visible, self.targets(images))
 
     def targets(self, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from models.layers.block import Block
 from models.layers.initial import load_encoder, start_head
 from models.layers.masked_encoder import MaskedEncoder, initialise_linears
 from models.layers.masking import take
-from models.layers.patches import PatchEmbed, TubePatchEmbed, require_clip_patches, require_spectrogram_patches
+from models.layers.patches import PatchEmbed, TubePatchEmbed, checked, require_clip_patches, require_spectrogram_patches
 from models.layers.positions import sincos_table, tiled_table
 from models.merge_schedule import MergeSchedule
 from models.token_merging import Tokens
@@ -74,11 +74,11 @@ class TowersConfig:
 
     def checked_sound(self, audio: Tensor) -> Tensor:
         """Spectrograms (B, 1, times, mel bins), if they are of this size. Raises ValueError."""
-        return _checked("audio", audio, (1, self.audio_frames, self.mel_bins))
+        return checked("audio", audio, (1, self.audio_frames, self.mel_bins))
 
     def first_frames(self, video: Tensor) -> Tensor:
         """Clips (B, 3, T, S, S) without what is beyond the model's frames. Raises ValueError for other sizes."""
-        return _checked("video", video[:, :, : self.frames], (3, self.frames, self.image_size, self.image_size))
+        return checked("video", video[:, :, : self.frames], (3, self.frames, self.image_size, self.image_size))
 
     def audio_table(self, width: int) -> Tensor:
         """Positions to train from scratch with; published files have tables of their own."""
@@ -274,12 +274,6 @@ def kept_on_grid(time_noise: Tensor, bin_noise: Tensor, time_ratio: float, bin_r
     kept_times = time_noise.argsort(dim=1)[:, : int(times * (1 - time_ratio))]
     kept_bins = bin_noise.argsort(dim=1)[:, : int(bins * (1 - bin_ratio))]
     return (kept_times.unsqueeze(2) * bins + kept_bins.unsqueeze(1)).flatten(1)
-
-
-def _checked(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if pixels.dim() != 1 + len(shape) or pixels.shape[1:] != shape:
-        raise ValueError(f"{name}: shape {tuple(pixels.shape)} where (batch, {', '.join(map(str, shape))}) is needed")
-    return pixels
 
 
 def _mean(tokens: Tokens, embedded: Tokens) -> Tensor:

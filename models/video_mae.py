@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import load_encoder, start_head
 from models.layers.masked_encoder import initialise_linears
-from models.layers.patches import TubePatchEmbed, require_clip_patches
+from models.layers.patches import TubePatchEmbed, checked, require_clip_patches
 from models.layers.space_time_positions import SpaceTimePositions
 from models.merge_schedule import MergeSchedule
 from models.token_merging import Tokens
@@ -43,6 +43,11 @@ class VideoEncoderConfig:
     @property
     def special_tokens(self) -> int:
         return int(self.class_token)
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, height and width."""
+        return self.channels, self.frames, self.image_size, self.image_size
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -114,10 +119,7 @@ class VideoMAE(nn.Module):
 
     def _embed(self, clips: Tensor, trace: bool) -> Tokens:
         config = self.config
-        expected = (config.channels, config.frames, config.image_size, config.image_size)
-        if clips.dim() != 5 or clips.shape[1:] != expected:
-            raise ValueError(f"clips: shape {tuple(clips.shape)} where (batch, {', '.join(map(str, expected))}) is needed")
-        x = self.patch_embed(clips)
+        x = self.patch_embed(checked("clips", clips, config.clip_shape))
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + self.pos_embed()

@@ -12,7 +12,7 @@ from models.layers.block import Block
 from models.layers.masked_autoencoder import Reconstruction
 from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking, take
-from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, unpatchify_tubes
+from models.layers.patches import TubePatchEmbed, checked, normalise_patches, patchify_tubes, unpatchify_tubes
 from models.layers.space_time_positions import SpaceTimePositions
 from models.token_merging import Tokens
 from models.video_mae import VideoEncoderConfig
@@ -96,14 +96,11 @@ class VideoMAEPretraining(nn.Module):
 
     def forward(self, clips: Tensor, noise: Tensor) -> Reconstruction:
         """Normalised clips (B, channels, T, S, S); noise (B, L), uniform: the caller owns the randomness."""
-        config = self.config
-        expected = (config.channels, config.frames, config.image_size, config.image_size)
-        if clips.dim() != 5 or clips.shape[1:] != expected:
-            raise ValueError(f"clips: shape {tuple(clips.shape)} where (batch, {', '.join(map(str, expected))}) is needed")
-        masking = Masking.by_noise(noise, config.visible)
+        clips = checked("clips", clips, self.config.clip_shape)
+        masking = Masking.by_noise(noise, self.config.visible)
         predicted = self.decode(self.encode_visible(clips, masking.kept), masking)
         patches = self.target_patches(clips)
-        targets = normalise_patches(patches) if config.normalise_targets else patches
+        targets = normalise_patches(patches) if self.config.normalise_targets else patches
         loss = masking.mean_removed((predicted - targets).square().mean(dim=-1))
         return Reconstruction(loss, predicted, masking.mask)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import initialise_like_slowfast
 from models.layers.masking import take
-from models.layers.patches import PatchEmbed
+from models.layers.patches import PatchEmbed, checked
 from models.merge_schedule import MergeSchedule
 from models.reversible import run_blocks
 from models.token_merging import Tokens
@@ -199,9 +199,7 @@ class ViT(nn.Module):
         return tokens
 
     def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
-        needed = (self.config.channels, *self.config.image_shape)
-        if images.dim() != 4 or images.shape[1:] != needed:
-            raise ValueError(f"images: shape {tuple(images.shape)} where (batch, {', '.join(map(str, needed))}) is needed")
+        images = checked("images", images, (self.config.channels, *self.config.image_shape))
         special = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
         front, grid = self.pos_embed[:, : self.config.special_tokens], self.pos_embed[:, self.config.special_tokens :]
         x = self.patch_embed(images) + grid  # (B, patches, C)

@@ -84,6 +84,13 @@ def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+def checked(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Pixels that are (B, *shape). Raises ValueError for others."""
+    if pixels.dim() != 1 + len(shape) or pixels.shape[1:] != shape:
+        raise ValueError(f"{name}: shape {tuple(pixels.shape)} where (batch, {', '.join(map(str, shape))}) is needed")
+    return pixels
+
+
 def require_clip_patches(frames: int, patch_frames: int, image_size: int, patch_size: int) -> None:
     """Raises ValueError for a clip that is no whole number of patches."""
     if image_size % patch_size or frames % patch_frames:

@@ -8,7 +8,7 @@ import torch
 from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
 from models.layers.positions import resize_table, sincos_table
-from models.mae import MAE, MAEConfig, start_from_pretrained
+from models.mae import MAE, SIZES, MAEConfig, start_from_pretrained
 from models.vit import Pool, ViT, ViTConfig
 
 SMALL = MAEConfig(
@@ -44,6 +44,13 @@ def test_only_removed_patches_count_for_the_loss(model: MAE) -> None:
 def test_the_visible_count_is_truncated_as_published() -> None:
     assert MAEConfig(mask_ratio=0.75).visible == 49
     assert MAEConfig(image_size=160, mask_ratio=0.9).visible == 9  # 100 · (1 - 0.9) is a hair below 10
+
+
+@pytest.mark.parametrize(("size", "patches"), [("base_patch16", 196), ("large_patch16", 196), ("huge_patch14", 256)])
+def test_published_sizes_have_heads_of_32_channels_in_the_decoder(size: str, patches: int) -> None:
+    config = SIZES[f"mae_vit_{size}"]
+    assert (config.patches, config.visible) == (patches, patches // 4)
+    assert (config.decoder_width, config.decoder_depth, config.decoder_heads, config.norm_eps) == (512, 8, 16, 1e-6)
 
 
 def test_masking_restores_raster_order() -> None:
@@ -100,6 +107,11 @@ def test_fine_tuning_starts_from_the_encoder(model: MAE) -> None:
     assert torch.equal(classifier.fc_norm.weight, torch.ones(32))
     assert 1e-5 < classifier.head.weight.std() < 3e-5
     assert classifier.pos_embed.requires_grad
+
+
+def test_pictures_of_another_size_are_refused(model: MAE) -> None:
+    with pytest.raises(ValueError, match=r"images: shape \(1, 3, 16, 20\) where \(batch, 3, 16, 16\) is needed"):
+        model(torch.zeros(1, 3, 16, 20), torch.rand(1, 16))
 
 
 def test_weights_that_do_not_fit_are_named(model: MAE) -> None:

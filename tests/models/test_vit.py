@@ -78,6 +78,19 @@ def test_without_a_class_token_r_0_is_the_plain_mean_over_all_tokens() -> None:
     torch.testing.assert_close(answer.features, model.fc_norm(seen[0].mean(dim=1)))
 
 
+def test_oblong_pictures_of_one_channel_merge_as_well() -> None:
+    """A spectrogram: time down, mel bins across."""
+    config = replace(SMALL, image_size=32, image_width=8, channels=1, pool=Pool.MEAN)
+    model, sound = build(config), torch.randn(2, 1, 32, 8, generator=torch.Generator().manual_seed(1))
+    answer = model(sound, merge=MergeSchedule.constant(3), trace=True)
+    assert answer.size is not None
+    assert (answer.tokens_in, answer.tokens_out) == (17, 5)
+    assert answer.size[:, 1:].sum(dim=1).eq(16).all()
+    assert not torch.equal(answer.logits, model(sound).logits)
+    with pytest.raises(ValueError, match=r"where \(batch, 1, 32, 8\) is needed"):
+        model(sound.mT)
+
+
 def test_identical_patches_pool_to_the_same_mean_merged_or_not() -> None:
     """Where merging loses nothing, neither may pooling: blocks that change nothing leave the mean of the patches as it was."""
     config = replace(SMALL, pool=Pool.MEAN)
