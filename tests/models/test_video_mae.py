@@ -68,6 +68,22 @@ def test_without_a_class_token_all_tokens_may_merge_and_their_sizes_add_up() -> 
     assert answer.size.sum(dim=1).eq(8).all()
 
 
+@pytest.mark.parametrize("class_token", [True, False])
+def test_the_first_token_is_left_out_of_the_mean_even_where_it_is_a_patch(class_token: bool) -> None:
+    torch.manual_seed(0)
+    model = VideoMAE(replace(SMALL, class_token=class_token)).eval()
+    seen = []
+    model.blocks[-1].register_forward_hook(lambda block, inputs, tokens: seen.append(tokens.x))
+    features = model(clips()).features
+    torch.testing.assert_close(features, model.norm(seen[0][:, 1:].mean(dim=1)))  # pooled, then normalised
+
+
+def test_clips_become_numbers_as_published() -> None:
+    preprocess = FAMILIES["mae_st"].preprocess(224)
+    assert (preprocess.mean, preprocess.std) == ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+    assert (preprocess.short_side, preprocess.interpolation) == (256, "bilinear")
+
+
 def test_clips_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"clips: shape \(1, 3, 8, 16, 16\)"):
         VideoMAE(SMALL)(torch.zeros(1, 3, 8, 16, 16))
