@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models import ava
 from models.bundle import Clip, Sound, Task
 from models.mavil_inputs import AUDIOSET
 
@@ -24,6 +25,8 @@ class Purpose:
     sound: Callable[[Any], Sound | None] = lambda config: None
     classes: Callable[[Any], int] = lambda config: 0
     """How many labels there are; 0 for tasks without labels."""
+    names: Callable[[Any], Sequence[str]] = lambda config: ()
+    """The labels, where the config tells which classes these are."""
 
 
 def purpose_of(architecture: str) -> Purpose:
@@ -55,6 +58,10 @@ def _spectrogram(config: Any) -> Sound:
     return Sound(frames=config.audio_frames, mel_bins=config.mel_bins, mean=AUDIOSET.mean, std=AUDIOSET.std)
 
 
+def _ava_names(config: Any) -> Sequence[str]:
+    return tuple(ava.NAMES.values()) if config.actions == len(ava.NAMES) else ()
+
+
 def _nothing(config: Any) -> None:
     return None
 
@@ -76,7 +83,7 @@ PURPOSES: Mapping[str, Purpose] = {
     "mcc": Purpose(_always("reconstruct")),
     "mvit": PYRAMID,
     "rev_mvit": PYRAMID,
-    "lart": Purpose(_always("actions"), _nothing, classes=lambda config: int(config.actions)),
+    "lart": Purpose(_always("actions"), _nothing, classes=lambda config: int(config.actions), names=_ava_names),
     "hmr2": Purpose(_always("body")),
     "phalp_pose": Purpose(_always("track"), _nothing),
     "phalp_appearance": Purpose(_always("track"), lambda config: (config.size, config.size)),

@@ -152,9 +152,9 @@ def import_checkpoint(
 ) -> tuple[BundleSpec, dict[str, Tensor]]:
     """Read a published checkpoint: the spec of a bundle, its weights still to be sealed by `bundle.write`, and the weights by our names.
 
-    family: None to find it from the keys. labels: None for "class 0", "class 1", …. overrides: config and preprocessing fields as written
-    on a command line, as `heads` = "4", `mean` = "0.5,0.5,0.5", `stride` = "2"; another `image_size` resizes the position table as the
-    family does.
+    family: None to find it from the keys. labels: None for those that the architecture has, else "class 0", "class 1", …. overrides: config
+    and preprocessing fields as written on a command line, as `heads` = "4", `mean` = "0.5,0.5,0.5", `stride` = "2"; another `image_size`
+    resizes the position table as the family does.
     Raises CheckpointError with a sentence for the user.
     """
     published, description = read_checkpoint(file), read_description(file)
@@ -192,7 +192,7 @@ def import_checkpoint(
             preprocess=_preprocess(chosen, purpose, config, input_settings),
             clip=_clip(purpose, config, input_settings),
             sound=_sound(purpose, config, input_settings),
-            labels=_labels(file, labels, purpose.classes(config) if task in LABELLED else 0),
+            labels=_labels(file, labels, purpose.names(config), purpose.classes(config) if task in LABELLED else 0),
             license=license,
             provenance={"file": file.name, "sha256": _sha256(file), "family": chosen.name, "set": dict(overrides), **said},
             ladder=_ladder(config) if task in MERGING else [],
@@ -316,9 +316,9 @@ def _sound(purpose: Purpose, config: Any, settings: Fields) -> Sound | None:
     return None if sound is None else Sound.model_validate(sound.model_dump() | chosen)
 
 
-def _labels(file: Path, labels: Sequence[str] | None, classes: int) -> list[str]:
+def _labels(file: Path, labels: Sequence[str] | None, known: Sequence[str], classes: int) -> list[str]:
     if labels is None:
-        return [f"class {index}" for index in range(classes)]
+        return list(known) or [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
         raise CheckpointError(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given")
     return list(labels)

@@ -124,6 +124,15 @@ def test_a_file_whose_heads_together_are_as_wide_as_its_tokens_asks_for_them_too
     assert (spec.config["heads"], spec.config["head_dim"], spec.config["frames"]) == (1, 24, SMALL.times)
 
 
+@pytest.mark.parametrize(("actions", "last"), [(60, "watch (person)"), (80, "class 79")])
+def test_an_imported_model_of_the_evaluated_classes_knows_their_names(tmp_path: Path, actions: int, last: str) -> None:
+    weights = small(replace(SMALL, actions=actions)).state_dict()
+    file = tmp_path / "model.pth"
+    torch.save({"model": FAMILIES["lart"].export(weights)}, file)
+    spec, _ = import_checkpoint(file, family="lart", labels=None, overrides={"heads": "2"}, name="lart", version="1", license="unknown")
+    assert len(spec.labels) == actions and spec.labels[-1] == last
+
+
 def test_names_of_compiled_training_and_names_without_prefix_are_read_too() -> None:
     published = read_checkpoint(CASES / "pose_only" / "checkpoint.pth")
     expected = fit(published, FAMILIES["lart"], {"heads": 4})
