@@ -49,7 +49,7 @@ class FLIPConfig(PictureTowerConfig):
     @property
     def visible(self) -> int:
         """Patches that training sees; the product is truncated, not rounded."""
-        return int(self.vision.patches * (1 - self.mask_ratio))
+        return int((self.image_size // self.patch_size) ** 2 * (1 - self.mask_ratio))
 
 
 PUBLISHED: Mapping[str, FLIPConfig] = {
@@ -144,7 +144,7 @@ class FLIP(nn.Module):
         return unit(self.text_projection(self.text(tokens)), ADDED_TO_LENGTH)
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied by in the loss, (1,): the inverse of the temperature. At its bounds it gets no gradient."""
+        """What cosines are multiplied by in the loss, (1,): the inverse of the temperature. Beyond its bounds it gets no gradient."""
         if self.logit_scale is None:
             assert self.config.fixed_temperature is not None
             return torch.full((1,), 1 / self.config.fixed_temperature, device=self.vision.pos_embed.device)
