@@ -9,7 +9,7 @@ keys may have the same meaning; the first is the one that is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -27,6 +27,8 @@ class Translated:
     """Published keys that were needed and not there."""
     unexpected: list[str]
     """Published keys that mean nothing to us."""
+    unjoinable: list[str]
+    """Published keys of parts whose shapes do not go together."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,24 @@ class KeyTable:
 
     def translate(self, published: Mapping[str, Tensor], needed: Iterable[str] = ()) -> Translated:
         """Published → ours. needed: our keys that must come out."""
-        parts: dict[str, dict[int, Tensor]] = {}
+        parts: dict[str, dict[int, str]] = {}  # published keys
         counts: dict[str, int] = {}
         unexpected = []
-        for key, value in published.items():
+        for key in published:
             found = next((hit for rule in self._rules if (hit := rule.ours_of(key))), None)
             if found is None:
                 unexpected.append(key)
                 continue
             ours, part, count = found
-            parts.setdefault(ours, {})[part] = value
+            parts.setdefault(ours, {})[part] = key
             counts[ours] = count
-        whole = {ours: [pieces[i] for i in sorted(pieces)] for ours, pieces in parts.items() if len(pieces) == counts[ours]}
-        weights = {ours: self._swap(ours, torch.cat(pieces) if len(pieces) > 1 else pieces[0]) for ours, pieces in whole.items()}
+        whole = {ours: [keys[i] for i in sorted(keys)] for ours, keys in parts.items() if len(keys) == counts[ours]}
+        pieces = {ours: [published[key] for key in keys] for ours, keys in whole.items()}
+        weights = {ours: self._swap(ours, _joined(tensors)) for ours, tensors in pieces.items() if _go_together(tensors)}
         absent = [name for name in dict.fromkeys([*needed, *parts]) if name not in weights]
         missing = [key for name in absent for key in self.published_names(name) if key not in published]
-        return Translated(weights, missing, unexpected)
+        unjoinable = [key for ours, keys in whole.items() if ours not in weights for key in keys]
+        return Translated(weights, missing, unexpected, unjoinable)
 
     def unmatched(self, published: Iterable[str]) -> list[str]:
         """Rows of the table, as published keys with their placeholders, of which a file has none."""
@@ -80,7 +84,16 @@ class KeyTable:
         return next((names for rule in self._rules if (names := rule.theirs_of(ours))), [])
 
     def _swap(self, ours: str, value: Tensor) -> Tensor:
-        return value.transpose(0, 1) if ours in self.swapped else value
+        return value.transpose(0, 1) if ours in self.swapped and value.dim() > 1 else value
+
+
+def _go_together(pieces: Sequence[Tensor]) -> bool:
+    """Whether they are one tensor, or can be joined along the first axis."""
+    return len(pieces) == 1 or (all(piece.dim() for piece in pieces) and len({piece.shape[1:] for piece in pieces}) == 1)
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 class _Rule:

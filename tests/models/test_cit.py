@@ -82,6 +82,14 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(name: str) -> None:
     assert all(torch.equal(exported[key], value) and exported[key].dtype == value.dtype for key, value in published.items())
 
 
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_checkpoint_and_its_heads_tell_the_whole_config(name: str) -> None:
+    case = read_case(GOLDEN / name)
+    config = cit_config(case.config)
+    heads = {"heads": config.heads, "text_heads": config.text_heads}
+    assert fit(read_checkpoint(case.checkpoint), FAMILIES[FAMILY_OF[config.tower]], heads).config() == config
+
+
 def test_the_buffer_of_positions_may_be_absent() -> None:
     case = read_case(GOLDEN / "moco_tiny")
     published = read_checkpoint(case.checkpoint)
@@ -158,6 +166,14 @@ def test_training_updates_the_statistics_of_the_projector_and_what_is_trainable(
     assert not torch.equal(model.head[1].running_mean, before)
     trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert trained == {name for name, _ in model.trainable()}
+
+
+def test_the_scale_has_no_bounds() -> None:
+    model = make()
+    model.logit_scale.data.fill_(6.0)
+    assert float(model.scale().detach()) == pytest.approx(403.4288)
+    model(*batch()).backward()
+    assert model.logit_scale.grad is not None and float(model.logit_scale.grad) != 0
 
 
 def test_the_loss_asks_for_the_text_of_each_picture_only() -> None:

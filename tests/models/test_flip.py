@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from models.flip import FLIP, PUBLISHED, FLIPConfig
 from models.layers.positions import sincos_table
 from models.merge_schedule import MergeSchedule
-from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
+from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint, t5x
 from tests.golden.case import read_case
 from tests.golden.replay_flip import answers, flip_config, load
 
@@ -80,6 +81,13 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(folder: Path) -> No
     assert exported.keys() == published.keys()
     assert all(torch.equal(exported[key], value) for key, value in published.items())
     assert all(torch.equal(fit(exported, family, settings).weights[key], value) for key, value in found.weights.items())
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
+def test_a_checkpoint_and_its_heads_tell_the_whole_config(folder: Path) -> None:
+    config = flip_config(read_case(folder).config)
+    found = fit(read_checkpoint(folder / "checkpoint.pth"), FAMILIES["flip"], {"heads": config.heads, "text_heads": config.text_heads})
+    assert replace(found.config(), mask_ratio=config.mask_ratio) == config
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
@@ -160,6 +168,12 @@ def test_the_scale_is_clipped_and_gets_no_gradient_outside(logarithm: float, sca
     assert float(model.scale().detach()) == pytest.approx(scale)
     assert model.logit_scale.grad is not None
     assert bool(model.logit_scale.grad.abs().max() > 0) is moves
+
+
+def test_the_masked_forward_is_one_graph() -> None:
+    model, arrays = make(), (pictures(), captions(), torch.rand(3, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(*arrays).loss, model(*arrays).loss)
 
 
 def test_both_towers_learn_and_the_fixed_table_does_not() -> None:
@@ -293,3 +307,36 @@ def test_damaged_folders_are_refused_with_the_place(how: str, sentence: str, tmp
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a folder, and none of T5X"):
         read_checkpoint(tmp_path)
+
+
+def test_what_was_downloaded_and_is_no_folder_is_named_for_what_it_is(tmp_path: Path) -> None:
+    folder = GOLDEN / "tiny_m50_t5x" / "checkpoint_1001"
+    with pytest.raises(CheckpointError, match="the index of a T5X checkpoint: name its folder"):
+        read_checkpoint(folder / "checkpoint")
+    archive = shutil.make_archive(str(tmp_path / "flip"), "zip", folder.parent, folder.name)
+    with pytest.raises(CheckpointError, match="an archive of a T5X checkpoint: unpack it and name the folder"):
+        read_checkpoint(Path(archive))
+
+
+def test_a_written_index_says_of_each_array_what_its_folder_says(tmp_path: Path) -> None:
+    weights = {"a.kernel": torch.arange(6.0).view(2, 3), "a.b.half": torch.tensor([1.5]).bfloat16(), "c": torch.tensor(3)}
+    t5x.write(tmp_path / "folder", weights)
+    back = read_checkpoint(tmp_path / "folder")
+    assert all(torch.equal(back[name], value) and back[name].dtype == value.dtype for name, value in weights.items())
+    tree = msgspec.msgpack.decode((tmp_path / "folder" / "checkpoint").read_bytes())["optimizer"]["target"]
+    for name, said in {"a.kernel": tree["a"]["kernel"], "a.b.half": tree["a"]["b"]["half"], "c": tree["c"]}.items():
+        metadata = json.loads((tmp_path / "folder" / f"target.{name}" / ".zarray").read_text())
+        assert said["metadata"] == {key: metadata[key] for key in ("shape", "chunks", "compressor")}
+        assert (said["driver"], said["dtype"]) == ("zarr", str(weights[name].dtype).removeprefix("torch."))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda part: part[:-1], lambda part: part.flatten(), lambda part: part[0, 0]], ids=["cut", "flat", "one"]
+)
+def test_parts_that_cannot_be_joined_are_named(change: Any) -> None:
+    published = FAMILIES["flip"].export(make().state_dict())
+    key = "txt_encoder.Transformer.encoderblock_01.MultiHeadDotProductAttention_0.key.kernel"
+    published[key] = change(published[key])
+    found = fit(published, FAMILIES["flip"], {"heads": 3, "text_heads": 2})
+    assert not found.perfect and not found.missing
+    assert any(line.startswith(key) for line in found.misshapen)

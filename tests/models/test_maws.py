@@ -92,6 +92,12 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(name: str, family: 
     assert all(torch.equal(exported[key], value) for key, value in published.items())
 
 
+def test_a_checkpoint_and_its_heads_tell_the_whole_config() -> None:
+    config = clip_config(read_case(PAIR).config)
+    heads = {"heads": config.heads, "text_heads": config.text_heads}
+    assert fit(read_checkpoint(PAIR / "checkpoint.pth"), FAMILIES["maws_clip"], heads).config() == config
+
+
 def older(key: str) -> str:
     """The name that earlier versions of the published code gave a parameter."""
     for new, old in {
