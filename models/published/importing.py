@@ -135,6 +135,7 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
         if name in ours and tuple(ours[name].shape) != shape
         for key in family.table.published_names(name)
     ]
+    misshapen += [f"{key} {tuple(weights[key].shape)}" for key in complete.unjoinable]
     strangers = [key for name in ours if name not in expected for key in family.table.published_names(name)]
     kept = {name: ours[name].contiguous() for name in expected if name in ours}
     return Fit(family, fields, kept, complete.missing, complete.unexpected + strangers, misshapen)
