@@ -57,7 +57,7 @@ class TrunkConfig:
     def __post_init__(self) -> None:
         if not len(self.patch_kernel) == len(self.patch_stride) == len(self.patch_padding) or len(self.patch_kernel) not in (2, 3):
             raise ValueError("patch_kernel, patch_stride and patch_padding need three numbers each for clips, two for pictures")
-        if min(self.patch_grid) < 1:
+        if min(self.patch_stride) < 1 or min(self.patch_grid) < 1:
             raise ValueError(f"{self.frames} frames of {self.image_size} px hold no patch of stride {self.patch_stride}")
 
     @property

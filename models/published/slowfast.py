@@ -83,7 +83,21 @@ def trunk_fields(configuration: Configuration) -> Fields:
 
 def described_by(fields: Callable[[Configuration], Fields]) -> Callable[[Mapping[str, Any]], Fields]:
     """A family's `described`: its fields of the configuration beside the weights, if there is one."""
-    return lambda description: fields(_parse(description["cfg"])) if "cfg" in description else {}
+
+    def described(description: Mapping[str, Any]) -> Fields:
+        if "cfg" not in description:
+            return {}
+        if not isinstance(description["cfg"], str):
+            raise ValueError(f"cfg: a {type(description['cfg']).__name__} where text is needed")
+        configuration = _parse(description["cfg"])
+        try:
+            return fields(configuration)
+        except KeyError as error:
+            raise ValueError(f"cfg: lacks {error.args[0]}") from error
+        except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+            raise ValueError(f"cfg: holds a value of the wrong kind ({error})") from error
+
+    return described
 
 
 @lru_cache(maxsize=1)
@@ -134,16 +148,18 @@ def resized(weights: dict[str, Tensor], config: TrunkConfig) -> dict[str, Tensor
 
     Also a joint table of pictures, which SlowFast would leave out. Raises ValueError for places that are no square.
     """
+    return {name: _resized(name, table, config) for name, table in weights.items()}
+
+
+def _resized(name: str, table: Tensor, config: TrunkConfig) -> Tensor:
     times, rows, columns = config.patch_grid
-    return {name: _resized(name, table, config, times, rows * columns) for name, table in weights.items()}
-
-
-def _resized(name: str, table: Tensor, config: TrunkConfig, times: int, places: int) -> Tensor:
+    relative = re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_([hwt])", name)
+    if table.dim() != (3 if relative is None else 2):
+        return table
     if name == "pos_embed.spatial" or (name == "pos_embed.joint" and config.pictures):
-        return resize_table(table, places, special=0 if name == "pos_embed.spatial" else config.special_tokens)
+        return resize_table(table, rows * columns, special=0 if name == "pos_embed.spatial" else config.special_tokens)
     if name == "pos_embed.temporal":
         return _stretched(table[0], times).unsqueeze(0)
-    relative = re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_([hwt])", name)
     if relative is None or not isinstance(config, MViTConfig):
         return table
     space, time = config.relative_rows(int(relative[1]))

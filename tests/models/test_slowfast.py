@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
-from models.published import FAMILIES, detect, fit, import_checkpoint, read_checkpoint
+from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
 from models.published.container import read_description
 from models.registry import ARCHITECTURES
 from tests.golden import replay_mvit, replay_rev
@@ -79,6 +81,47 @@ def test_published_models_load_strictly_at_full_size(shapes: dict[str, list[int]
     model.load_state_dict(found.weights, strict=True, assign=True)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert {key: list(value.shape) for key, value in FAMILIES[name].export(model.state_dict()).items()} == shapes
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda configuration: 7, "a int where text is needed"),
+        (lambda configuration: ": : [", "no YAML"),
+        (lambda configuration: yaml.safe_dump({"DATA": {}}), "which has the sections DATA, MVIT and MODEL"),
+        (lambda configuration: changed(configuration, "EMBED_DIM", None), "lacks EMBED_DIM"),
+        (lambda configuration: changed(configuration, "REV", 4), "a value of the wrong kind"),
+        (lambda configuration: changed(configuration, "PATCH_STRIDE", [2, 0, 4]), "hold no patch of stride"),
+        (lambda configuration: changed(configuration, "DEPTH", "four"), "depth: Input should be a valid integer"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused_with_a_sentence(
+    change: Callable[[str], object], complaint: str, tmp_path: Path
+) -> None:
+    content = torch.load(GOLDEN / "mvit" / "mvitv2_cls_tiny" / "checkpoint.pth", weights_only=True)
+    torch.save({**content, "cfg": change(content["cfg"])}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=complaint):
+        import_checkpoint(tmp_path / "file.pth", family="mvit", labels=None, overrides={}, name="test", version="1", license="CC0-1.0")
+
+
+def changed(configuration: str, key: str, value: object) -> str:
+    """Of the section MVIT. None: left out."""
+    content = yaml.safe_load(configuration)
+    content["MVIT"][key] = value
+    if value is None:
+        del content["MVIT"][key]
+    return yaml.safe_dump(content)
+
+
+@pytest.mark.parametrize(
+    ("case", "key"), [("mvit/mvitv2_cls_tiny", "blocks.1.attn.rel_pos_h"), ("rev/rev_mvit_video_tiny", "pos_embed_spatial")]
+)
+def test_a_table_of_other_dimensions_is_named(case: str, key: str) -> None:
+    file = GOLDEN / case / "checkpoint.pth"
+    published, description = read_checkpoint(file), read_description(file)
+    (name,) = detect(published, description)
+    found = fit({**published, key: published[key].unsqueeze(0)}, FAMILIES[name], FAMILIES[name].described(description))
+    assert [text.partition(" ")[0] for text in found.misshapen] == [key]
 
 
 def imported(case: str, **settings: str) -> dict[str, Tensor]:
