@@ -167,6 +167,12 @@ def test_any_chunks_and_any_order_give_the_same_answers(chunk: int) -> None:
 
 
 @torch.no_grad()
+def test_no_queries_have_no_answers() -> None:
+    model, (images, seen) = make(), view()
+    assert model(images, seen, points(0)).shape == (2, 0, 769)
+
+
+@torch.no_grad()
 def test_a_scene_is_the_same_whenever_and_with_whatever_others_it_is_encoded() -> None:
     model, (images, seen), queries = make(), view(), points(9)
     scene = model.remember(model.encode(images, seen))
