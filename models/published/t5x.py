@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -36,6 +36,19 @@ LARGEST_ARRAY = 1 << 34
 
 class T5XError(Exception):
     """The message says which file and why."""
+
+
+class _ZArray(msgspec.Struct):
+    """The file `.zarray` of an array."""
+
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+    chunks: tuple[Annotated[int, msgspec.Meta(ge=1)], ...]
+    dtype: str
+    order: Literal["C", "F"]
+    compressor: dict[str, Any] | None
+    fill_value: float | bool | Literal["NaN", "Infinity", "-Infinity"] | None
+    filters: list[Any] | None = None
+    dimension_separator: Literal[".", "/"] = "."
 
 
 def find(folder: Path) -> Path | None:
@@ -62,7 +75,7 @@ def read(folder: Path) -> dict[str, Tensor]:
         content = msgspec.msgpack.decode(index.read_bytes(), ext_hook=_extension)
         target = content["optimizer"]["target"]
         leaves = dict(_leaves(target))
-    except (OSError, msgspec.DecodeError, LookupError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged index makes its reader raise almost anything
         raise T5XError(f"{index}: no index of a T5X checkpoint ({error})") from error
     return {name: leaf if isinstance(leaf, Tensor) else _read_array(folder, name) for name, leaf in leaves.items()}
 
@@ -98,34 +111,32 @@ def _read_array(folder: Path, name: str) -> Tensor:
         raise T5XError(f"{folder / INDEX}: {name!r} is no name of an array")
     where = folder / f"target.{name}"
     try:
-        metadata = json.loads((where / ".zarray").read_text())
-        shape, chunks, dtype = tuple(metadata["shape"]), tuple(metadata["chunks"]), metadata["dtype"]
-        order, compressor, fill = metadata["order"], metadata["compressor"], metadata["fill_value"]
-        separator = metadata.get("dimension_separator", ".")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        said = msgspec.json.decode((where / ".zarray").read_bytes(), type=_ZArray)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
         raise T5XError(f"{where}: its .zarray cannot be read ({error})") from error
-    if dtype not in STORED_TYPES or metadata.get("filters") or (compressor and compressor.get("id") != "gzip"):
+    shape, chunks = said.shape, said.chunks
+    if said.dtype not in STORED_TYPES or said.filters or (said.compressor and said.compressor.get("id") != "gzip"):
         raise T5XError(
-            f"{where}: type {dtype}, compressor {compressor}, filters {metadata.get('filters')}: only plain numbers in gzip are read"
+            f"{where}: type {said.dtype}, compressor {said.compressor}, filters {said.filters}: only plain numbers in gzip are read"
         )
-    numbers = np.dtype(STORED_TYPES[dtype])
-    if len(shape) != len(chunks) or min((*chunks, 1)) < 1 or max(math.prod(shape), math.prod(chunks)) * numbers.itemsize > LARGEST_ARRAY:
+    numbers = np.dtype(STORED_TYPES[said.dtype])
+    if len(shape) != len(chunks) or max(math.prod(shape), math.prod(chunks)) * numbers.itemsize > LARGEST_ARRAY:
         raise T5XError(f"{where}: shape {shape} in chunks {chunks} cannot be")
 
     array: NDArray[Any] = np.empty(shape, numbers)
     for place in itertools.product(*(range(math.ceil(size / chunk)) for size, chunk in zip(shape, chunks, strict=True))):
-        file = where / (separator.join(map(str, place)) or "0")
+        file = where / (said.dimension_separator.join(map(str, place)) or "0")
         region = tuple(slice(i * chunk, min((i + 1) * chunk, size)) for i, chunk, size in zip(place, chunks, shape, strict=True))
         if file.is_file():
-            chunk = _read_chunk(file, math.prod(chunks) * numbers.itemsize, compressed=compressor is not None)
-            values = np.frombuffer(chunk, numbers).reshape(chunks, order=order)
+            chunk = _read_chunk(file, math.prod(chunks) * numbers.itemsize, compressed=said.compressor is not None)
+            values = np.frombuffer(chunk, numbers).reshape(chunks, order=said.order)
             array[region] = values[tuple(slice(part.stop - part.start) for part in region)]  # the last one may stick out
-        elif fill is not None:
-            array[region] = fill
+        elif said.fill_value is not None:
+            array[region] = said.fill_value
         else:
             raise T5XError(f"{file}: missing")
     tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+    return tensor.view(torch.bfloat16) if said.dtype == "bfloat16" else tensor
 
 
 def _read_chunk(file: Path, size: int, *, compressed: bool) -> bytes:

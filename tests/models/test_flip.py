@@ -272,14 +272,22 @@ def damage(folder: Path, how: str) -> None:
         case "no gzip":
             metadata = json.loads((folder / "target.w" / ".zarray").read_text())
             (folder / "target.w" / ".zarray").write_text(json.dumps({**metadata, "compressor": {"id": "gzip"}}))
-        case "blosc" | "objects" | "huge":
-            changes = {"blosc": {"compressor": {"id": "blosc"}}, "objects": {"dtype": "|O"}, "huge": {"shape": [1 << 40, 4]}}[how]
+        case "blosc" | "objects" | "huge" | "order" | "no chunk":
+            changes = {
+                "blosc": {"compressor": {"id": "blosc"}},
+                "objects": {"dtype": "|O"},
+                "huge": {"shape": [1 << 40, 4]},
+                "order": {"order": "K"},
+                "no chunk": {"chunks": [0, 4]},
+            }[how]
             metadata = json.loads((folder / "target.w" / ".zarray").read_text())
             (folder / "target.w" / ".zarray").write_text(json.dumps({**metadata, **changes}))
         case "outside":
             write_index(folder, {"/../w": ELSEWHERE})
         case "no index":
             (folder / "checkpoint").write_bytes(b"\x01\x02")
+        case "no text":
+            (folder / "checkpoint").write_bytes(b"\x81\xa2\xff\xfe\x01")
 
 
 @pytest.mark.parametrize(
@@ -292,8 +300,11 @@ def damage(folder: Path, how: str) -> None:
         ("blosc", "only plain numbers in gzip are read"),
         ("objects", "only plain numbers in gzip are read"),
         ("huge", "cannot be"),
+        ("order", r"target\.w: its \.zarray cannot be read \(Invalid enum value 'K' - at `\$\.order`\)"),
+        ("no chunk", r"target\.w: its \.zarray cannot be read \(Expected `int` >= 1 - at `\$\.chunks\[0\]`\)"),
         ("outside", "'/../w' is no name of an array"),
         ("no index", "no index of a T5X checkpoint"),
+        ("no text", "no index of a T5X checkpoint"),
     ],
 )
 def test_damaged_folders_are_refused_with_the_place(how: str, sentence: str, tmp_path: Path) -> None:
