@@ -10,7 +10,7 @@ ASPECT = (192, 256)
 SUBPIXELS = 32
 """OpenCV samples at multiples of 1/32 pixel, and the published crops were made with it."""
 FINE = 1024
-"""Before that, it rounds where a crop begins and how far each pixel is from there to 1/1024 pixel, each by itself."""
+"""Before that, it rounds to 1/1024 pixel."""
 TRUNCATE = 4.0
 """Deviations at which scikit-image cuts a Gaussian off."""
 
@@ -37,10 +37,11 @@ def crop(picture: Tensor, centres: Tensor, sides: Tensor, size: int, *, blur: bo
     """
     height, width, channels = picture.shape
     sigmas = smoothing(sides, size) if blur else torch.zeros_like(sides)
-    down = _resampling(centres[:, 1], sides, sigmas, height, size)  # (N, size, H)
-    across = _resampling(centres[:, 0], sides, sigmas, width, size)  # (N, size, W)
-    rows = (down @ picture.float().reshape(height, width * channels)).view(len(sides), size, width, channels)
-    crops = torch.einsum("nsw,nrwc->nrsc", across, rows)
+    columns, rows = _sources(centres, sides, size)
+    across = _resampling(columns, sigmas, width)  # (N, size, W)
+    down = _resampling(rows, sigmas, height)  # (N, size, H)
+    strips = (down @ picture.float().reshape(height, width * channels)).view(len(sides), size, width, channels)
+    crops = torch.einsum("nsw,nrwc->nrsc", across, strips)
     return torch.where(sigmas.view(-1, 1, 1, 1) > 0, crops, (crops + 0.5).floor())
 
 
@@ -56,21 +57,34 @@ def normalise(crops: Tensor, mean: tuple[float, float, float], std: tuple[float,
     return (rgb - 255 * rgb.new_tensor(mean).view(3, 1, 1)) / (255 * rgb.new_tensor(std).view(3, 1, 1))
 
 
-def _resampling(centres: Tensor, sides: Tensor, sigmas: Tensor, length: int, size: int) -> Tensor:
-    """The matrices (N, size, length) that take a row of pixels to a row of a crop: Gaussian, then bilinear."""
-    step = (sides.double() / size).unsqueeze(1)  # (N, 1), in pixels of the picture
-    origin = centres.double().unsqueeze(1) - step * size / 2
-    offsets = step * torch.arange(size, device=sides.device)  # (N, size)
-    source = ((origin * FINE).round() + (offsets * FINE).round()) / FINE
-    source = (source * SUBPIXELS + 0.5).floor() / SUBPIXELS
+def _sources(centres: Tensor, sides: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Where in the picture OpenCV looks for each column and each row of the crops, in pixels: (N, size) twice, to the last digit.
+
+    It is told of a square by its centre and a corner in single precision. For columns it rounds beginning and offset, for rows their sum.
+    """
+    corners = (centres + sides.unsqueeze(1) / 2).float().double()  # (N, 2)
+    centres = centres.float().double()
+    beginnings, steps = 2 * centres - corners, (corners - centres) * 2 / size
+    offsets = steps.unsqueeze(2) * torch.arange(size, device=sides.device)  # (N, 2, size)
+    columns = (beginnings[:, :1] * FINE).round() + (offsets[:, 0] * FINE).round()
+    rows = ((beginnings[:, 1:] + offsets[:, 1]) * FINE).round()
+    return _to_subpixels(columns), _to_subpixels(rows)
+
+
+def _to_subpixels(fine: Tensor) -> Tensor:
+    return (fine * SUBPIXELS / FINE + 0.5).floor() / SUBPIXELS
+
+
+def _resampling(source: Tensor, sigmas: Tensor, length: int) -> Tensor:
+    """The matrices (N, size, length) that take a row of pixels to a row of a crop, `source` (N, size): Gaussian, then bilinear."""
     left = source.floor()
     fraction = source - left
     radius = (TRUNCATE * sigmas.double() + 0.5).floor()  # (N,)
     reach = int(radius.max()) if len(radius) else 0
-    taps = torch.arange(-reach, reach + 1, device=sides.device)
+    taps = torch.arange(-reach, reach + 1, device=source.device)
     kernel = torch.exp(-0.5 * (taps / sigmas.double().clamp(min=1e-6).unsqueeze(1)) ** 2) * (taps.abs() <= radius.unsqueeze(1))
     kernel = kernel / kernel.sum(dim=1, keepdim=True)  # (N, taps)
-    matrix = torch.zeros(*source.shape, length, dtype=torch.float64, device=sides.device)
+    matrix = torch.zeros(*source.shape, length, dtype=torch.float64, device=source.device)
     for pixel, weight in ((left, 1 - fraction), (left + 1, fraction)):
         inside = weight * ((pixel >= 0) & (pixel < length))
         index = (pixel.long().unsqueeze(2) + taps).clamp(0, length - 1)  # the picture's edge goes on for ever

@@ -200,16 +200,17 @@ def test_a_network_of_lower_precision_moves_a_body_of_full_precision() -> None:
 
 
 def opencv_crop(picture: np.ndarray, centre: np.ndarray, side: float, size: int) -> np.ndarray:
-    """Pixel by pixel: OpenCV's bilinear warp, zeros outside. Its coordinates are integers: beginning and offset in 1/1024 pixel, each
-    rounded to the nearest even, and their sum in 1/32 pixel, halves rounded up."""
+    """Pixel by pixel: OpenCV's bilinear warp, zeros outside. Its coordinates are integers: in 1/1024 pixel, for x the beginning and the
+    offset each rounded, for y their sum; then in 1/32 pixel, halves rounded up."""
     height, width, channels = picture.shape
     padded = np.zeros((height + 2, width + 2, channels))
     padded[1:-1, 1:-1] = picture
     output = np.zeros((size, size, channels))
     for row in range(size):
         for column in range(size):
-            begin, offset = np.rint((centre - side / 2) * 1024), np.rint(np.array([column, row]) * side / size * 1024)
-            x, y = (begin + offset + 16) // 32 / 32
+            begin, offset = (centre.astype(float) - side / 2) * 1024, np.array([column, row]) * side / size * 1024
+            x = (np.rint(begin[0]) + np.rint(offset[0]) + 16) // 32 / 32
+            y = (np.rint(begin[1] + offset[1]) + 16) // 32 / 32
             if not (-1 <= x < width and -1 <= y < height):
                 continue
             left, top = int(np.floor(x)), int(np.floor(y))
@@ -229,6 +230,15 @@ def test_crops_are_opencvs_with_scikit_images_smoothing() -> None:
     assert deviation > 0
     smooth = gaussian_filter(picture.astype(np.float64), (deviation, deviation, 0), mode="nearest", truncate=4.0)
     assert np.allclose(large, opencv_crop(smooth, centres[1].numpy(), 81.0, 16), atol=1e-3)
+
+
+def test_columns_and_rows_are_what_opencv_samples() -> None:
+    """Recorded from OpenCV 4.11: it rounds the tenth column and the tenth row of the same crop to different 32ths of a pixel."""
+    stripes = (torch.arange(90) * 97 % 256).to(torch.uint8).expand(90, 90)
+    where = torch.tensor([[51.11978, 51.11978]]), torch.tensor([46.822113]), 16
+    across, down = (crop(picture.unsqueeze(2), *where)[0, :, :, 0] for picture in (stripes, stripes.T))
+    assert across[0].tolist() == [129, 155, 184, 85, 134, 179, 40, 66, 95, 124, 150, 179, 205, 42, 87, 137]
+    assert down[:, 0].tolist() == [129, 155, 184, 85, 134, 179, 40, 66, 95, 121, 150, 179, 205, 42, 87, 137]
 
 
 def test_coordinates_between_two_of_opencvs_steps_are_rounded_up() -> None:
