@@ -105,11 +105,12 @@ def predict_clean(
 
 
 def within_colours(model: DiffMAE, patches: Tensor) -> Tensor:
-    """(B, M, P), the channel fastest: each value within what a pixel of its channel can have."""
-    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (model.config.mean, model.config.std))
-    repeats = model.config.patch_values // model.config.channels
-    lowest, highest = (bound.repeat(repeats).to(patches) for bound in (-mean / std, (1 - mean) / std))
-    return patches.clamp(lowest, highest)
+    """(B, M, P), the channel fastest: each value within what a pixel of its channel can have. Bounds are numbers: no step waits for a copy."""
+    mean, std, channels = model.config.mean, model.config.std, model.config.channels
+    batch, count, values = patches.shape
+    planes = patches.reshape(batch, count, values // channels, channels).unbind(-1)
+    clamped = [plane.clamp(-m / s, (1 - m) / s) for plane, m, s in zip(planes, mean, std, strict=True)]
+    return torch.stack(clamped, dim=-1).flatten(-2)
 
 
 def place(model: DiffMAE, images: Tensor, split: Split, patches: Tensor) -> Tensor:

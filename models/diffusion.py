@@ -48,32 +48,32 @@ class Schedule:
         if not 0 < highest < 1:
             raise ValueError(f"steps {self.steps}, rho {self.rho}: beta reaches {highest:g}; it must stay below 1")
 
-    def betas(self) -> Tensor:
+    def betas(self, device: torch.device | str = "cpu") -> Tensor:
         """(T,), the share of noise that each step adds."""
-        betas = self._plain_betas()
+        betas = self._plain_betas(device)
         if self.rho_mode is RhoMode.BETA:
             return betas**self.rho
         alphas_bar = (1 - betas).cumprod(0) ** self.rho
         return 1 - alphas_bar / _previous(alphas_bar)
 
-    def alphas_bar(self) -> Tensor:
+    def alphas_bar(self, device: torch.device | str = "cpu") -> Tensor:
         """(T,), the share of the picture's variance that is left after each step."""
         if self.rho_mode is RhoMode.ALPHA_BAR:
-            return (1 - self._plain_betas()).cumprod(0) ** self.rho
-        return (1 - self.betas()).cumprod(0)
+            return (1 - self._plain_betas(device)).cumprod(0) ** self.rho
+        return (1 - self.betas(device)).cumprod(0)
 
-    def _plain_betas(self) -> Tensor:
-        """On the CPU, whatever the default device: a model without memory for its weights still has a schedule."""
+    def _plain_betas(self, device: torch.device | str) -> Tensor:
+        """Never on the default device: a model without memory for its weights still has a schedule."""
         if self.kind is Kind.LINEAR:
             scale = 1000 / self.steps
-            return torch.linspace(scale * self.beta_start, scale * self.beta_end, self.steps, dtype=torch.float64, device="cpu")
-        share = torch.arange(self.steps + 1, dtype=torch.float64, device="cpu") / self.steps
+            return torch.linspace(scale * self.beta_start, scale * self.beta_end, self.steps, dtype=torch.float64, device=device)
+        share = torch.arange(self.steps + 1, dtype=torch.float64, device=device) / self.steps
         level = ((share + 0.008) / 1.008 * math.pi / 2).cos().square()
         return (1 - level[1:] / level[:-1]).clamp(max=0.999)
 
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t of x_0: (B, ...), one time for each sample (B,), noise like x0."""
-        alphas_bar = self.alphas_bar().to(t.device)[t]
+        """x_t of x_0: (B, ...), one time for each sample (B,), noise like x0. The table is made where t is: no step waits for a copy."""
+        alphas_bar = self.alphas_bar(t.device)[t]
         return _per_sample(alphas_bar.sqrt(), x0) * x0 + _per_sample((1 - alphas_bar).sqrt(), x0) * noise
 
 
