@@ -254,6 +254,20 @@ def test_all_patches_or_a_single_one_can_be_masked(kind: DecoderType) -> None:
     assert bool(model.predict(x, torch.tensor([999, 0]), model.encode(images_for(SMALL), split)).patches.isfinite().all())
 
 
+@pytest.mark.parametrize("kind", DECODERS)
+def test_with_nothing_visible_the_class_token_is_all_there_is(kind: DecoderType) -> None:
+    """The second formulation, with no patch in the encoder."""
+    model = build(decoder_type=kind)
+    nothing, everything = torch.empty(0, dtype=torch.int64), torch.arange(SMALL.patches)
+    images, x = images_for(SMALL, 1), torch.randn(1, SMALL.patches, SMALL.patch_values)
+    split = Split.by_mask(torch.ones(1, SMALL.patches, dtype=torch.bool))
+    weights = {name: value.detach().double() for name, value in model.state_dict().items()}
+    encoded = reference.features(weights, images[0].unsqueeze(1).double(), nothing, SMALL.heads)
+    expected, _ = reference.predict(weights, encoded, x[0].double(), 600, nothing, everything, heads=SMALL.decoder_heads, u_shaped=True)
+    predicted = model.predict(x, torch.tensor([600]), model.encode(images, split)).patches
+    torch.testing.assert_close(predicted[0].double(), expected, rtol=1e-4, atol=2e-5)
+
+
 def test_the_time_table_is_the_embedding() -> None:
     model, images, split = build(), images_for(SMALL), split_for(SMALL)
     context, x, t = model.encode(images, split), torch.randn(*split.masked.shape, SMALL.patch_values), torch.tensor([7, 991])
