@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Taper(StrEnum):
+    """How a frame fades to its ends, by Kaldi's names; all are symmetric."""
+
+    HANNING = "hanning"
+    HAMMING = "hamming"
+    POVEY = "povey"
+    RECTANGULAR = "rectangular"
+
+    def of(self, length: int) -> Tensor:
+        """(length,), float64."""
+        cosine = (torch.arange(length, dtype=torch.float64) * (2 * math.pi / (length - 1))).cos()
+        match self:
+            case Taper.HANNING:
+                return 0.5 - 0.5 * cosine
+            case Taper.HAMMING:
+                return 0.54 - 0.46 * cosine
+            case Taper.POVEY:
+                return (0.5 - 0.5 * cosine) ** 0.85
+            case Taper.RECTANGULAR:
+                return torch.ones_like(cosine)
 
 
 @dataclass(frozen=True)
@@ -25,6 +48,16 @@ class FbankConfig:
     """Of a filter's energy, before the logarithm. With 128 filters the fourth covers no frequency of the transform and is always there."""
     remove_mean: bool = True
     """Of each frame."""
+    taper: Taper = Taper.HANNING
+    power: bool = True
+    """Filters sum the power of each frequency; otherwise its magnitude."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
+            raise ValueError(
+                f"filters from {self.low_hz:g} to {self.high_hz:g} Hz do not fit a sample rate of {self.sample_rate}, "
+                f"which holds 0 to {self.sample_rate / 2:g} Hz"
+            )
 
     @property
     def window(self) -> int:
@@ -42,7 +75,7 @@ class FbankConfig:
 
 
 def log_mel(waveforms: Tensor, config: FbankConfig | None = None) -> Tensor:
-    """(..., samples), mono in [-1, 1] → (..., frames, mel bins): logarithms of the power in each filter.
+    """(..., samples), mono in [-1, 1] → (..., frames, mel bins): logarithms of what each filter hears.
 
     Raises ValueError for a sound shorter than one window.
     """
@@ -53,10 +86,10 @@ def log_mel(waveforms: Tensor, config: FbankConfig | None = None) -> Tensor:
     if config.remove_mean:
         frames = frames - frames.mean(dim=-1, keepdim=True)
     before = F.pad(frames.flatten(0, -2), (1, 0), mode="replicate").view(*frames.shape[:-1], -1)[..., :-1]
-    frames = (frames - config.preemphasis * before) * _hann(config.window, frames)
-    power = torch.fft.rfft(frames, n=config.transform).abs().square()[..., :-1]  # without the highest frequency
-    energy: Tensor = power @ mel_filters(config).to(power)
-    return energy.clamp(min=config.floor).log()
+    frames = (frames - config.preemphasis * before) * config.taper.of(config.window).to(frames)
+    spectrum = torch.fft.rfft(frames, n=config.transform).abs()[..., :-1]  # without the highest frequency
+    heard: Tensor = (spectrum.square() if config.power else spectrum) @ mel_filters(config).to(spectrum)
+    return heard.clamp(min=config.floor).log()
 
 
 def mel_filters(config: FbankConfig) -> Tensor:
@@ -72,9 +105,3 @@ def mel_filters(config: FbankConfig) -> Tensor:
 
 def _mel(hertz: Tensor) -> Tensor:
     return 1127 * (1 + hertz / 700).log()
-
-
-def _hann(length: int, like: Tensor) -> Tensor:
-    """Symmetric: both ends are 0."""
-    angle = torch.arange(length, dtype=torch.float64, device=like.device) * (2 * math.pi / (length - 1))
-    return (0.5 - 0.5 * angle.cos()).to(like.dtype)

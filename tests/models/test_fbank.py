@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.fbank import FbankConfig, log_mel, mel_filters
+from models.fbank import FbankConfig, Taper, log_mel, mel_filters
 from models.mavil_inputs import AUDIOSET, clip_frames, normalise_clip, spectrogram
 
 
@@ -15,16 +15,21 @@ def sound(samples: int) -> Tensor:
     return torch.randn(samples, generator=torch.Generator().manual_seed(0)) * 0.1
 
 
-def by_kaldi(waveform: Tensor, mel_bins: int) -> Tensor:
+def by_kaldi(waveform: Tensor, config: FbankConfig) -> Tensor:
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
-    options.frame_opts.window_type = "hanning"
-    options.frame_opts.samp_freq = 16000
-    options.mel_opts.num_bins = mel_bins
-    options.mel_opts.low_freq = 20
-    options.mel_opts.high_freq = 8000
+    options.frame_opts.window_type = config.taper.value
+    options.frame_opts.samp_freq = config.sample_rate
+    options.frame_opts.frame_length_ms = config.window_ms
+    options.frame_opts.frame_shift_ms = config.hop_ms
+    options.frame_opts.preemph_coeff = config.preemphasis
+    options.frame_opts.remove_dc_offset = config.remove_mean
+    options.mel_opts.num_bins = config.mel_bins
+    options.mel_opts.low_freq = config.low_hz
+    options.mel_opts.high_freq = config.high_hz
+    options.use_power = config.power
     bank = kaldi_native_fbank.OnlineFbank(options)
-    bank.accept_waveform(16000, waveform.tolist())
+    bank.accept_waveform(config.sample_rate, waveform.tolist())
     bank.input_finished()
     return torch.stack([torch.tensor(bank.get_frame(frame)) for frame in range(bank.num_frames_ready)])
 
@@ -32,8 +37,32 @@ def by_kaldi(waveform: Tensor, mel_bins: int) -> Tensor:
 @pytest.mark.parametrize("mel_bins", [23, 80])
 @pytest.mark.parametrize("samples", [400, 559, 560, 8000])
 def test_filter_banks_are_kaldis(mel_bins: int, samples: int) -> None:
-    waveform = sound(samples)
-    torch.testing.assert_close(log_mel(waveform, FbankConfig(mel_bins=mel_bins)), by_kaldi(waveform, mel_bins), rtol=0, atol=1e-3)
+    waveform, config = sound(samples), FbankConfig(mel_bins=mel_bins)
+    torch.testing.assert_close(log_mel(waveform, config), by_kaldi(waveform, config), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("taper", Taper)
+@pytest.mark.parametrize("power", [True, False])
+def test_other_filter_banks_are_kaldis_too(taper: Taper, power: bool) -> None:
+    config = FbankConfig(
+        sample_rate=22050,
+        mel_bins=40,
+        window_ms=32.0,
+        hop_ms=12.5,
+        preemphasis=0.5,
+        low_hz=60.0,
+        high_hz=9000.0,
+        remove_mean=False,
+        taper=taper,
+        power=power,
+    )
+    waveform = sound(6000) + 0.05
+    torch.testing.assert_close(log_mel(waveform, config), by_kaldi(waveform, config), rtol=0, atol=1e-3)
+
+
+def test_filters_beyond_half_the_sample_rate_are_refused() -> None:
+    with pytest.raises(ValueError, match="filters from 20 to 8000 Hz do not fit a sample rate of 8000, which holds 0 to 4000 Hz"):
+        FbankConfig(sample_rate=8000)
 
 
 def test_the_fourth_of_128_filters_hears_nothing() -> None:
