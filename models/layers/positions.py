@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 def sincos_table(width: int, rows: int, columns: int | None = None) -> Tensor:
-    """(1, 1 + rows · columns, width), float32: zeros for the class token, then the grid in raster order. Width is a multiple of 4.
+    """(1, 1 + rows · columns, width), float32: zeros for the class token, then the grid in raster order.
 
     columns: as many as rows by default. The first half of the channels encodes the column, the second the row; each half is a
-    `sincos_line`. Section A.1 of MAE (arXiv 2111.06377) calls it "the sine-cosine version".
+    `sincos_line`. Section A.1 of MAE (arXiv 2111.06377) calls it "the sine-cosine version". What a width has beyond a multiple of 4
+    stays 0: models of any width can be built, since most read their tables from a file.
     """
-    if width % 4:
-        raise ValueError(f"width {width} is no multiple of 4, which a sine-cosine position table needs")
     columns = rows if columns is None else columns
-    column = sincos_line(width // 2, columns).expand(rows, -1, -1)
-    row = sincos_line(width // 2, rows).unsqueeze(1).expand(-1, columns, -1)
-    grid = torch.cat([column, row], dim=2).reshape(rows * columns, width)
-    return torch.cat([torch.zeros(1, width, dtype=torch.float64), grid]).float().unsqueeze(0)
+    half = width // 4 * 2
+    column = sincos_line(half, columns).expand(rows, -1, -1)
+    row = sincos_line(half, rows).unsqueeze(1).expand(-1, columns, -1)
+    grid = torch.cat([column, row], dim=2).reshape(1, rows * columns, 2 * half)
+    return F.pad(grid, (0, width - 2 * half, 1, 0)).float()
 
 
 def sincos_line(width: int, length: int) -> Tensor:

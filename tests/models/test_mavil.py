@@ -316,3 +316,10 @@ def test_masks_take_and_put_back() -> None:
     masking = Masking.by_noise(torch.rand(2, 6), 2)
     filled = masking.fill(torch.ones(2, 2, 3), torch.zeros(1, 1, 3))
     assert torch.equal(filled[..., 0], 1 - masking.mask)
+
+
+def test_widths_that_sines_do_not_fill_have_a_table_too() -> None:
+    model = MAViL(replace(FUSED, width=30, heads=3))
+    assert model.audio.pos_embed.shape == (1, 9, 30)
+    assert torch.equal(model.audio.pos_embed[..., :28], MAViL(replace(FUSED, width=28)).audio.pos_embed)
+    assert not model.audio.pos_embed[..., 28:].any()
