@@ -3,108 +3,153 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.audio_mae import AudioMAE
-from models.fbank import FbankConfig, log_mel
+from models.fbank import FbankConfig, Taper, log_mel
 from models.layers.masking import Masking
 from models.mavil import MAViL, kept_on_grid
-from models.mavil_inputs import Loudness, spectrogram
+from models.mavil_inputs import AUDIOSET, Loudness, spectrogram
 from models.mavil_pretraining import Learned, MAViLPretraining, Noise
 from models.published import FAMILIES, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 
+SOUND_FIELDS = {
+    "sample_rate": "sample_rate",
+    "num_mel_bins": "mel_bins",
+    "frame_length_ms": "window_ms",
+    "frame_shift_ms": "hop_ms",
+    "preemphasis": "preemphasis",
+    "low_freq": "low_hz",
+    "high_freq": "high_hz",
+    "log_floor": "floor",
+    "remove_dc_offset": "remove_mean",
+    "use_power": "power",
+}
+"""Keys of a case's config → fields of ours. What a case does not say is told by the weights, or is the published default."""
+
+NO_SOUND = {"dither": 0.0, "use_energy": False, "snip_edges": True}
+"""What our filter banks do not have, by the only value that they know."""
+
+ENCODER_FIELDS = {
+    "embed_dim": "width",
+    "depth": "depth",
+    "num_heads": "heads",
+    "mlp_ratio": "mlp_ratio",
+    "qkv_bias": "qkv_bias",
+    "layernorm_eps": "norm_eps",
+}
+
+TOWER_FIELDS = ENCODER_FIELDS | {
+    "patch": "audio_patch_size",
+    "video_frames": "frames",
+    "video_size": "image_size",
+    "depth_av": "fusion_depth",
+    "num_classes": "classes",
+}
+
+DECODER_FIELDS = {
+    "decoder_dim": "decoder_width",
+    "decoder_depth": "decoder_depth",
+    "decoder_heads": "decoder_heads",
+    "mask_ratio": "mask_ratio",
+    "norm_pix_loss": "normalise_targets",
+}
+
+LOSS_FIELDS = {
+    "alpha": "inter_weight",
+    "beta": "intra_weight",
+    "tau_inter": "inter_temperature",
+    "tau_intra": "intra_temperature",
+}
+
 
 def replay(case: Case) -> Replayed:
-    if "target_length" in case.config:
+    if "waveform" in case.inputs:
         return _sound(case)
-    if "num_classes" in case.config:
-        return _finetuned(case)
-    return _pretraining(case) if "stage" in case.config else _audio_mae(case)
+    if "stage" in case.config:
+        return _pretraining(case)
+    return _audio_mae(case) if "decoder_dim" in case.config else _finetuned(case)
+
+
+def _said(config: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    return {ours: config[theirs] for theirs, ours in fields.items() if config.get(theirs) is not None}
+
+
+def _load(checkpoint: Path, family: str, settings: dict[str, Any]) -> nn.Module:
+    return fit(read_checkpoint(checkpoint), FAMILIES[family], settings).model()
 
 
 def _sound(case: Case) -> Replayed:
-    config = case.config
-    assert config["dither"] == 0.0 and config["use_power"] and not config["use_energy"] and config["snip_edges"]
-    assert config["window"] == "hanning (symmetric)"
-    bank = FbankConfig(
-        sample_rate=config["sample_rate"],
-        mel_bins=config["num_mel_bins"],
-        window_ms=config["frame_length_ms"],
-        hop_ms=config["frame_shift_ms"],
-        preemphasis=config["preemphasis"],
-        low_hz=config["low_freq"],
-        high_hz=config["high_freq"],
-        floor=config["log_floor"],
-        remove_mean=config["remove_dc_offset"],
-    )
-    assert bank.transform == config["fft"]
-    waveform = case.inputs["waveform"]
-    heard = spectrogram(waveform, config["target_length"], Loudness(config["mean"], config["std"]), bank)
-    raw = log_mel(waveform - waveform.mean(), bank)
-    return Replayed({"normalized": heard[0], "fbank": raw}, {"fbank": raw, "fbank_float64": log_mel(waveform.double(), bank)})
+    config, waveform = case.config, case.inputs["waveform"]
+    other = {key: config[key] for key, value in NO_SOUND.items() if config.get(key, value) != value}
+    if other:
+        raise ValueError(f"our filter banks do not know {other}")
+    bank = FbankConfig(**_said(config, SOUND_FIELDS), taper=_taper(config.get("window", "hanning")))
+    if config.get("fft", bank.transform) != bank.transform:
+        raise ValueError(f"fft: {config['fft']} where a window of {bank.window} samples has {bank.transform}")
+    loudness = Loudness(config.get("mean", AUDIOSET.mean), config.get("std", AUDIOSET.std))
+    mono = waveform.mean(dim=0) if waveform.dim() == 2 else waveform
+    raw = log_mel(mono - mono.mean(), bank)
+    heard = spectrogram(waveform, config.get("target_length", 1024), loudness, bank)
+    return Replayed({"normalized": heard[0], "fbank": raw}, {"fbank": raw, "fbank_float64": log_mel(mono.double(), bank)})
 
 
-def _towers(config: dict[str, Any]) -> dict[str, Any]:
+def _taper(window: str) -> Taper:
+    """In prose, as "hanning (symmetric)"."""
+    return Taper(window.split()[0].lower())
+
+
+def _towers(config: Mapping[str, Any]) -> dict[str, Any]:
     """What both models of two halves are told. It must agree with the weights."""
-    frames, *patch = config.get("tubelet", (2, config["patch"], config["patch"]))
-    assert patch[0] == patch[1]
-    return {
-        "audio_frames": config["audio_input"][0],
-        "mel_bins": config["audio_input"][1],
-        "audio_patch_size": config["patch"],
-        "frames": config["video_frames"],
-        "image_size": config["video_size"],
-        "patch_frames": frames,
-        "patch_size": patch[0],
-        "width": config["embed_dim"],
-        "depth": config["depth"],
-        "heads": config["num_heads"],
-        "mlp_ratio": config.get("mlp_ratio", 4.0),
-        "qkv_bias": config.get("qkv_bias", True),
-        "norm_eps": config["layernorm_eps"],
-        "fusion_depth": config["depth_av"],
-    }
+    settings = _said(config, TOWER_FIELDS)
+    if "audio_input" in config:
+        settings["audio_frames"], settings["mel_bins"] = config["audio_input"]
+    if "tubelet" in config:
+        settings["patch_frames"], height, width = config["tubelet"]
+        if height != width:
+            raise ValueError(f"tubelet: patches of {height} × {width} are no squares")
+        settings["patch_size"] = height
+    return settings
 
 
 def load_finetuned(case: Case) -> MAViL:
-    settings = _towers(case.config) | {"classes": case.config["num_classes"]}
-    model = fit(read_checkpoint(case.checkpoint), FAMILIES["mavil"], settings).model()
+    model = _load(case.checkpoint, "mavil", _towers(case.config))
     assert isinstance(model, MAViL)
     return model
 
 
 def _finetuned(case: Case) -> Replayed:
-    model, inputs = load_finetuned(case), case.inputs
-    audio, video = inputs["audio"], inputs["video"]
-    heard, seen = _kept(case)
-    outputs: dict[str, Tensor] = {}
+    model, (heard, seen) = load_finetuned(case), _kept(case)
+    audio, video = case.inputs.get("audio"), case.inputs.get("video")
+    answers = {}
     if model.config.fusion_depth:
-        answers = {"av": model(audio, video)}
+        assert audio is not None and video is not None
+        answers["av"] = model(audio, video)
         if heard is not None and seen is not None:
-            outputs["logits_av_masked"] = model(audio, video, audio_kept=heard, video_kept=seen).logits
+            answers["av_masked"] = model(audio, video, audio_kept=heard, video_kept=seen)
     else:
-        answers = {"audio": model.hear(audio), "video": model.see(video)}
-        outputs |= {"logits_audio_masked": model.hear(audio, kept=heard).logits, "logits_video_masked": model.see(video, kept=seen).logits}
+        if audio is not None:
+            answers |= {"audio": model.hear(audio), "audio_masked": model.hear(audio, kept=heard)}
+        if video is not None:
+            answers |= {"video": model.see(video), "video_masked": model.see(video, kept=seen)}
+    outputs: dict[str, Tensor] = {}
     for name, answer in answers.items():
-        outputs |= {
-            f"features_{name}": answer.features,
-            f"logits_{name}": answer.logits,
-            f"probs_{name}": answer.scores,
-        }
+        outputs |= {f"features_{name}": answer.features, f"logits_{name}": answer.logits, f"probs_{name}": answer.scores}
     return Replayed(outputs)
 
 
 def _kept(case: Case) -> tuple[Tensor | None, Tensor | None]:
     """The patches of sound and pictures that training leaves in."""
-    inputs, masking = case.inputs, case.config.get("train_masking", {})
+    inputs, masking = case.inputs, case.config.get("train_masking") or {}
     heard = seen = None
-    if "noise_t" in inputs:
+    if "noise_t" in inputs and "t" in masking:
         heard = kept_on_grid(inputs["noise_t"], inputs["noise_f"], masking["t"], masking["f"])
-    if "noise_v" in inputs:
+    if "noise_v" in inputs and "v" in masking:
         noise = inputs["noise_v"]
         seen = Masking.by_noise(noise, int(noise.shape[1] * (1 - masking["v"]))).kept
     return heard, seen
@@ -136,22 +181,14 @@ def _pretraining(case: Case) -> Replayed:
 
 
 def load_pretraining(case: Case, checkpoint: Path, *, student: bool) -> MAViLPretraining:
-    """A teacher differs in what its decoders predict, and nobody asks them."""
+    """Nobody asks a teacher's decoders, and the case does not tell their heads."""
     config = case.config
-    settings = _towers(config) | {
-        "decoder_width": config["decoder_dim"],
-        "decoder_depth": config["decoder_depth"],
-        "decoder_heads": config["decoder_heads"],
-        "mask_ratio": config["mask_ratio"],
-        "normalise_targets": config.get("norm_pix_loss", True),
-        "inter_weight": config["alpha"],
-        "intra_weight": config["beta"],
-        "inter_temperature": config["tau_inter"],
-        "intra_temperature": config["tau_intra"],
-    }
+    settings = _towers(config)
     if student:
-        settings["predict_features"] = config["stage"] == 2
-    model = fit(read_checkpoint(checkpoint), FAMILIES["mavil_pretrained"], settings).model()
+        settings |= _said(config, DECODER_FIELDS | LOSS_FIELDS) | {"predict_features": config["stage"] == 2}
+    else:
+        settings["decoder_heads"] = 1
+    model = _load(checkpoint, "mavil_pretrained", settings)
     assert isinstance(model, MAViLPretraining)
     return model
 
@@ -165,33 +202,24 @@ def load_audio_mae(case: Case) -> AudioMAE:
     config = case.config
     if config.get("mask_2d"):
         raise ValueError("mask_2d: pre-training removes patches, not whole times and bins")
-    settings = {
-        "audio_frames": config["audio_input"][0],
-        "mel_bins": config["audio_input"][1],
-        "patch_size": config["patch"],
-        "width": config["embed_dim"],
-        "depth": config["depth"],
-        "heads": config["num_heads"],
-        "decoder_width": config["decoder_dim"],
-        "decoder_depth": config["decoder_depth"],
-        "decoder_heads": config["decoder_heads"],
-        "mask_ratio": config["mask_ratio"],
-        "normalise_targets": config["norm_pix_loss"],
-        "norm_eps": config["layernorm_eps"],
-        **_windows(config["decoder"]),
-    }
-    model = fit(read_checkpoint(case.checkpoint), FAMILIES["audio_mae"], settings).model()
+    settings = _said(config, ENCODER_FIELDS | DECODER_FIELDS | {"patch": "patch_size"}) | _windows(config.get("decoder") or "")
+    if "audio_input" in config:
+        settings["audio_frames"], settings["mel_bins"] = config["audio_input"]
+    model = _load(case.checkpoint, "audio_mae", settings)
     assert isinstance(model, AudioMAE)
     return model
 
 
 def _windows(decoder: str) -> dict[str, Any]:
-    """In prose, as "window attention 4x4, shift (2,0) on odd blocks"."""
-    window = re.search(r"window\D*(\d+)x(\d+)", decoder)
-    if window is None:
-        return {"window": None}
-    shift = re.search(r"shift \((\d+), ?0\)", decoder)
-    return {"window": (int(window[1]), int(window[2])), "window_shift": int(shift[1]) if shift else 0}
+    """In prose, as "window attention 4x4, shift (2,0) on odd blocks". Whether there are windows the weights tell too."""
+    settings: dict[str, Any] = {}
+    if window := re.search(r"(\d+) ?x ?(\d+)", decoder):
+        settings["window"] = (int(window[1]), int(window[2]))
+    if shift := re.search(r"shift \((\d+), ?0\)", decoder):
+        settings["window_shift"] = int(shift[1])
+    elif "no shift" in decoder:
+        settings["window_shift"] = 0
+    return settings
 
 
 def _audio_mae(case: Case) -> Replayed:
