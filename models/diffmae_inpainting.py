@@ -105,7 +105,7 @@ def predict_clean(
 
 
 def within_colours(model: DiffMAE, patches: Tensor) -> Tensor:
-    """(B, M, P), the channel fastest: each value within what a pixel of its channel can have. Bounds are numbers: no step waits for a copy."""
+    """(B, M, P), the channel fastest: each value within what its channel can have. Bounds are numbers: no step waits for a copy."""
     mean, std, channels = model.config.mean, model.config.std, model.config.channels
     batch, count, values = patches.shape
     planes = patches.reshape(batch, count, values // channels, channels).unbind(-1)
