@@ -187,8 +187,12 @@ def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries
 def _intermediates(case: Case, model: MCC, images: Tensor, seen: Tensor, queries: Tensor) -> dict[str, Tensor]:
     config = model.config
     tokens = model.embed_points(seen)
+    scene = model.decoder_embed(model.encode(images, seen)) + model.decoder_pos_embed
+    asked = model.decoder_xyz_pos_embed(contract(queries, config.far))
     intermediates = {
+        "decoder_in": torch.cat([scene, asked], dim=1),
         "image_normed": model.normalise(images),
+        "seen_xyz_raw": seen,
         "valid_seen": seen.sum(dim=-1).isfinite().float(),
         "unseen_xyz_shrunk": contract(queries, config.far),
         "xyz_tokens": tokens,

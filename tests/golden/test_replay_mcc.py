@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.golden.__main__ import main
+from tests.golden.case import read_case
+from tests.golden.compare import compare_intermediates
+from tests.golden.replay_mcc import replay
 from tests.golden.test_goldens import changed
+
+HERE = Path(__file__).parent / "mcc"
 
 AS_PUBLISHED = {
     "in_chans": 3,
@@ -32,7 +38,20 @@ NEEDLESS = {"regress_color", "seen_xyz_size", "max_queries_per_forward", "n_quer
 """Told by the weights or the arrays, or without influence on what is recorded."""
 
 
-@pytest.mark.parametrize("case", ["co3d_demo", "co3d_forward", "co3d_train_step", "hypersim_forward"])
+CASES = ("co3d_demo", "co3d_forward", "co3d_train_step", "hypersim_forward")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("case", "count"), list(zip(CASES, (4, 11, 6, 4), strict=True)))
+def test_what_is_recorded_on_the_way_comes_out_too(case: str, count: int) -> None:
+    """Tables as initialised, crops, labels, tokens, both encoders."""
+    recorded = read_case(HERE / case)
+    deviations = compare_intermediates(recorded, replay(recorded))
+    assert [deviation for deviation in deviations if deviation.problem] == []
+    assert len(deviations) == count
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_case_may_say_less_or_more(case: str, tmp_path: Path) -> None:
     def shorter(config: dict[str, Any]) -> dict[str, Any]:
         said = {key: value for key, value in config.items() if key not in NEEDLESS and (key, value) not in AS_PUBLISHED.items()}
