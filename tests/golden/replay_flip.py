@@ -43,8 +43,8 @@ def answers(case: Case, model: FLIP) -> Replayed:
 
 
 def load(case: Case) -> FLIP:
-    """From `checkpoint.pth`, and also from the folder beside it, which must hold the same."""
-    weights = read_checkpoint(case.checkpoint)
+    """From `checkpoint.pth`, and from the folder beside it, which must hold the same; a case may have either."""
+    weights = read_checkpoint(case.checkpoint if case.checkpoint.is_file() else case.folder)
     for folder in case.folder.glob("checkpoint_*/"):
         assert_same(read_checkpoint(folder), weights)
     config = flip_config(case.config)
