@@ -1,4 +1,4 @@
-"""How far bfloat16 weights are from the recorded float32 answers: 3 % of a sample's logits, as long as the same tokens merge.
+"""How far bfloat16 weights are from the recorded float32 answers: 3 % of a sample's logits or patches, as long as the same tokens merge.
 
 Near ties are decided by rounding, so that now and then another pair merges; that is another answer, not a less exact one.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.published import FAMILIES, fit, read_checkpoint
 from tests.golden.case import Case, read_case
+from tests.golden.replay_mavil import load_audio_mae
 from tests.golden.replay_tome import merge_schedule
 
 HERE = Path(__file__).parent
@@ -54,3 +55,15 @@ def test_bfloat16_stays_within_three_percent(name: str, family: str) -> None:
                 compared += 1
                 assert (logits[sample] - recorded[sample]).norm() < 0.03 * recorded[sample].norm(), (run, sample)
     assert compared >= 0.75 * total
+
+
+def test_windows_of_sound_stay_within_three_percent_in_bfloat16() -> None:
+    case = read_case(HERE / "mavil" / "audio_mae_window_decoder")
+    model = load_audio_mae(case).to(torch.bfloat16)
+    with torch.inference_mode():
+        answer = model(case.inputs["audio"].bfloat16(), case.inputs["noise"])
+    recorded = case.outputs["pred"]
+    errors = (answer.patches.float() - recorded).flatten(1).norm(dim=1)
+    assert (errors < 0.03 * recorded.flatten(1).norm(dim=1)).all()
+    assert torch.equal(answer.mask, case.outputs["mask"])
+    torch.testing.assert_close(answer.loss.float(), case.outputs["loss_rec_audio"].squeeze(), rtol=0.03, atol=0)
