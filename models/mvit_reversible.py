@@ -148,7 +148,8 @@ class RevMViT(nn.Module):
                 self.blocks.append(Transition(plan, config, rate))
                 width = width_out
             else:
-                self.blocks.append(ReversibleBlock(config.attention_plan(block, width, width), config.mlp_ratio, rate))
+                plan = replace(config.attention_plan(block, width, width), q_stride=None)  # one that is listed as 1 makes no convolution
+                self.blocks.append(ReversibleBlock(plan, config.mlp_ratio, rate))
         features = config.final_fusion.width(width)
         self.norm = nn.LayerNorm(features, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)

@@ -259,6 +259,14 @@ def test_every_option_trains_all_of_its_parameters(options: dict[str, Any], size
     assert {re.sub(r"blocks\.\d+\.", "", name) for name in idle} <= expected
 
 
+def test_stochastic_depth_drops_attention_and_mlp_on_their_own() -> None:
+    """Of many equal samples in training, each has lost none, one, the other or both."""
+    block = built(replace(SMALL, drop_path=0.5)).blocks[2].train()
+    torch.manual_seed(0)
+    outputs, _ = block(torch.randn(1, 9, 16).expand(64, -1, -1), (2, 2, 2))
+    assert len(outputs.flatten(1).round(decimals=4).unique(dim=0)) == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [

@@ -240,16 +240,17 @@ def test_a_parameter_of_two_blocks_gets_both_gradients() -> None:
     assert worst(gradients(model.train(), pixels), gradients(model.eval(), pixels)) < 1e-11
 
 
-@pytest.mark.parametrize(("config", "bound"), [(SMALL_VIT, 0.005), (SMALL_MVIT, 0.3)], ids=["vit", "video"])
+@pytest.mark.parametrize(("config", "bound"), [(SMALL_VIT, 0.001), (SMALL_MVIT, 0.015)], ids=["vit", "video"])
 def test_recomputing_rounds_as_the_forward_pass_did_under_autocast(config: ViTConfig | RevMViTConfig, bound: float) -> None:
-    """Recomputed in float32, branches would not give what the forward pass added, and the inverse would lead elsewhere: twice and thrice
-    the bounds, which are on the length of each gradient's deviation to that of the gradient."""
+    """Recomputed in float32, branches would not give what the forward pass added, and the inverse would lead elsewhere: twice as far as
+    the bounds, which are on the length of the whole gradient's deviation to that of the gradient."""
     model = built(replace(config, drop_path=0.0))
     pixels = pixels_for(model)
-    plain = gradients(model.eval(), pixels, autocast=True)
-    recomputed = gradients(model.train(), pixels, autocast=True)
-    deviations = {name: float((recomputed[name] - plain[name]).norm() / plain[name].norm()) for name in plain}
-    assert max(value for name, value in deviations.items() if not name.endswith(("norm_k.bias", "qkv.bias"))) < bound
+    plain, recomputed = (
+        torch.cat([gradient.flatten() for gradient in gradients(model.train(training), pixels, autocast=True).values()])
+        for training in (False, True)
+    )
+    assert float((recomputed - plain).norm() / plain.norm()) < bound
 
 
 def test_the_streams_of_bfloat16_weights_are_float32_in_training() -> None:
@@ -326,6 +327,11 @@ def test_a_reversible_vit_is_a_reversible_mvit_without_pooling() -> None:
 def test_configs_that_cannot_be_are_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         replace(SMALL_MVIT, **changes)
+
+
+def test_only_transitions_pool_queries_even_where_every_block_is_listed() -> None:
+    listed = ((0, 1, 1, 1), (1, 1, 2, 2), (2, 1, 1, 1))
+    assert built(replace(PICTURES, q_strides=listed)).state_dict().keys() == built(PICTURES).state_dict().keys()
 
 
 def test_pixels_of_another_size_are_refused() -> None:
