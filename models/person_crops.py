@@ -17,15 +17,23 @@ TRUNCATE = 4.0
 
 def expand(boxes: Tensor, aspect: tuple[int, int] = ASPECT) -> Tensor:
     """Grow boxes (N, 4) of x1, y1, x2, y2 around their centres to an aspect of width to height; they never shrink."""
-    centres, (width, height) = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).unbind(1)
-    ratio = aspect[1] / aspect[0]
-    half = torch.stack([torch.maximum(width, height / ratio), torch.maximum(height, width * ratio)], dim=1) / 2
+    centres, half = (boxes[:, :2] + boxes[:, 2:]) / 2, _grown(boxes[:, 2:] - boxes[:, :2], aspect) / 2
     return torch.cat([centres - half, centres + half], dim=1)
 
 
-def squares(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (N, 4) → the centres (N, 2) and sides (N,) of the squares around their longer sides."""
-    return (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+def squares(boxes: Tensor, aspect: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    """Boxes (N, 4) → the centres (N, 2) and sides (N,) of the squares around their longer sides, once they have grown to an aspect.
+
+    HMR2 grows boxes here, PHALP beforehand with `expand`: the same squares but for the last digit of a side.
+    """
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, (sizes if aspect is None else _grown(sizes, aspect)).amax(dim=1)
+
+
+def _grown(sizes: Tensor, aspect: tuple[int, int]) -> Tensor:
+    """Widths and heights (N, 2). Multiplied before they are divided, as published: their last digits decide where pixels are sampled."""
+    (width, height), (across, down) = sizes.unbind(1), aspect
+    return torch.stack([torch.maximum(width, height * across / down), torch.maximum(height, width * down / across)], dim=1)
 
 
 def crop(picture: Tensor, centres: Tensor, sides: Tensor, size: int, *, blur: bool = False) -> Tensor:

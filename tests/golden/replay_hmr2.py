@@ -61,7 +61,7 @@ def _crops(case: Case) -> Replayed:
     picture, boxes = inputs["image_bgr"].to(torch.uint8), inputs["boxes"]
     height, width, _ = picture.shape
     expanded = expand(boxes, aspect)
-    centres, sides = squares(expanded)
+    centres, sides = squares(boxes, aspect)
     focal = picture_focal(width, height, size, config.get("focal_length", FOCAL))
     outputs = {
         "img": normalise(crop(picture, centres, sides, size, blur=True), mean, std),
@@ -71,8 +71,8 @@ def _crops(case: Case) -> Replayed:
         "cam_t_full": picture_translation(inputs["pred_cam"], centres, sides, width, height, focal),
         "scaled_focal": torch.tensor(focal),
         "expanded_boxes": expanded,
-        "phalp_img": normalise(crop(picture, centres, sides, size), mean, std),
+        "phalp_img": normalise(crop(picture, *squares(expanded), size), mean, std),
     }
     if "mask" in inputs:
-        outputs["phalp_mask"] = crop(inputs["mask"].unsqueeze(2), centres, sides, size).movedim(-1, 1)
+        outputs["phalp_mask"] = crop(inputs["mask"].unsqueeze(2), *squares(expanded), size).movedim(-1, 1)
     return Replayed(outputs)

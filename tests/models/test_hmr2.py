@@ -18,7 +18,7 @@ from torch import Tensor
 from models.cameras import SquareFrame, picture_focal, picture_translation, project
 from models.hmr2 import HMR2, HMR2Config, Query
 from models.merge_schedule import MergeSchedule
-from models.person_crops import crop, expand, smoothing, squares
+from models.person_crops import ASPECT, crop, expand, smoothing, squares
 from models.published import FAMILIES, CheckpointError, detect, read_checkpoint
 from models.smpl import Body, Person, rotations
 from tests.golden.__main__ import run
@@ -255,6 +255,8 @@ def test_boxes_grow_to_the_aspect_and_never_shrink() -> None:
     assert torch.allclose(sides[:, 1] / sides[:, 0], torch.tensor(256 / 192).expand(3))
     assert (grown[:, :2] <= boxes[:, :2] + 1e-4).all() and (grown[:, 2:] >= boxes[:, 2:] - 1e-4).all()
     assert torch.equal(squares(grown)[1], sides[:, 1])
+    assert torch.allclose(squares(boxes, ASPECT)[1], sides[:, 1])
+    assert torch.equal(squares(boxes)[1], torch.tensor([30.0, 400.0, 30.6 - 5.0]))
 
 
 def test_all_cameras_show_a_body_at_the_same_place() -> None:
