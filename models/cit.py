@@ -50,6 +50,9 @@ PUBLISHED: Mapping[str, CiTConfig] = {
     "cit_augreg_b32": CiTConfig(tower=Tower.AUGREG, patch_size=32, tower_classes=21843),
     "cit_augreg_b16": CiTConfig(tower=Tower.AUGREG, tower_classes=21843),
     "cit_augreg_l16": CiTConfig(tower=Tower.AUGREG, width=1024, depth=24, heads=16, tower_classes=21843),
+    "cit_swag_b16": CiTConfig(tower=Tower.SWAG),
+    "cit_swag_l16": CiTConfig(tower=Tower.SWAG, width=1024, depth=24, heads=16),
+    "cit_swag_h14": CiTConfig(tower=Tower.SWAG, patch_size=14, width=1280, depth=32, heads=16),
 }
 """Weights of the first were released, trained on YFCC15M and on YFCC100M; of the others the training configurations."""
 

@@ -82,8 +82,9 @@ class PostNormText(nn.Module):
         if self.type_embed is not None:
             x = x + self.type_embed(torch.zeros_like(tokens) if types is None else types)
         x = F.dropout(self.embed_norm(x), self.config.dropout, self.training)
+        keys = visible.bool()[:, None, None]  # (B, 1, 1, N)
         for block in self.blocks:
-            x = block(x, visible.bool()[:, None, None])
+            x = block(x, keys)
         words: Tensor = x
         return words
 
