@@ -36,6 +36,9 @@ class Known:
     def inject(self, x0: Tensor) -> Tensor:
         return torch.where(self.made, x0, self.patches.to(x0.dtype))
 
+    def in_units_of(self, statistics: Statistics) -> Known:
+        return Known((self.patches - statistics.mean) / statistics.deviation, self.made)
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -79,6 +82,8 @@ def inpaint(
         raise ValueError("statistics: this model makes normalised patches; without each patch's mean and deviation it cannot make pixels")
     if split.masked.shape[1] == 0:
         return Inpainted(images.new_zeros(len(images), 0, model.config.patch_values), images)
+    if known is not None and statistics is not None:
+        known = known.in_units_of(statistics)
     table = sampler.reverse(model.config.schedule)
     noisy, steps = table.sigma.gt(0).tolist(), table.to(images.device)
     context, times = model.encode(images.to(model.noise_embed.weight.dtype), split), model.time_table()

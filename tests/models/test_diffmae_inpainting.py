@@ -278,6 +278,18 @@ def test_known_pixels_of_masked_patches_are_kept() -> None:
     assert not torch.equal(filled[~unchanged], without[~unchanged]), "known pixels have no influence on the others"
 
 
+def test_known_pixels_are_kept_by_a_model_of_normalised_patches_too() -> None:
+    model, images, split = build(normalise_patches=True), images_for(SMALL), Split.by_mask(centre_mask(2, SMALL.grid[1:]))
+    made = torch.zeros(2, *SMALL.image_size, dtype=torch.bool)
+    made[:, 9:14, 6:11] = True
+    patches = model.patchify(images).gather(1, split.masked.unsqueeze(-1).expand(-1, -1, SMALL.patch_values))
+    draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
+    statistics = Statistics(*patch_statistics(patches))
+    filled = inpaint(model, images, split, FAST, draw, statistics=statistics, known=known_pixels(model, images, split, made)).pictures
+    unchanged = ~made.unsqueeze(1).expand_as(images)
+    torch.testing.assert_close(filled[unchanged], images[unchanged], rtol=0.0, atol=1e-6)
+
+
 def test_the_same_seed_fills_the_same_whatever_the_neighbours() -> None:
     """At a fixed shape, bitwise."""
     model, images, split = build(), images_for(SMALL), split_for(SMALL)
