@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,24 @@ def test_merging_where_it_cannot_be_is_refused() -> None:
         build().encode(images, split, merge=MergeSchedule.parse(1))
     with pytest.raises(ValueError, match="joint decoder"):
         build(decoder_type=DecoderType.JOINT).encode(images_for(SMALL), split_for(SMALL), merge=MergeSchedule.parse(1))
+
+
+def waves(position: int, width: int) -> list[float]:
+    angles = [position * 10000 ** (-i / (width / 2)) for i in range(width // 2)]
+    return [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
+
+
+@pytest.mark.parametrize("config", [SMALL, CLIP], ids=["oblong picture", "clip"])
+def test_fresh_positions_are_column_then_row_and_time_on_top(config: DiffMAEConfig) -> None:
+    times, rows, columns = config.grid
+    model = DiffMAE(config)
+    for table, width in ((model.pos_embed, config.width), (model.decoder_pos_embed, config.decoder_width)):
+        expected = [[0.0] * width]
+        for time, row, column in itertools.product(range(times), range(rows), range(columns)):
+            place = waves(column, width // 2) + waves(row, width // 2)
+            moment = [0.0] * width if config.frames is None else waves(time, width)
+            expected.append([a + b for a, b in zip(place, moment, strict=True)])
+        torch.testing.assert_close(table[0], torch.tensor(expected), rtol=0.0, atol=1e-6)
 
 
 def test_the_encoder_goes_on_to_classify() -> None:
