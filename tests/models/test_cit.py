@@ -123,6 +123,20 @@ def test_the_swag_tower_has_the_names_of_swag_below_its_prefix() -> None:
     torch.testing.assert_close(vision(images).features, model.look(images))
 
 
+@pytest.mark.parametrize("tower", Tower)
+def test_another_image_size_resizes_positions_as_the_tower_does(tower: Tower) -> None:
+    """SWAG's own rule aligns corners."""
+    family = FAMILIES[FAMILY_OF[tower]]
+    published = family.export(make(replace(SMALL, tower=tower)).state_dict())
+    same, larger = (
+        fit(published, family, {"heads": 3, "text_heads": 2, "image_size": size}).weights["vision.pos_embed"] for size in (32, 48)
+    )
+    grid = same[:, 1:].reshape(1, 4, 4, 24).permute(0, 3, 1, 2)
+    resized = F.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=tower is Tower.SWAG)
+    assert torch.equal(larger[:, :1], same[:, :1])
+    torch.testing.assert_close(larger[:, 1:], resized.permute(0, 2, 3, 1).reshape(1, 36, 24))
+
+
 def test_padding_is_not_read() -> None:
     model = make()
     _, tokens, visible = batch()
@@ -140,6 +154,14 @@ def test_segments_are_read_everywhere_alike() -> None:
     torch.testing.assert_close(texts, model.text_projection(model.read(tokens, visible, types)))
     logits = model.scale() * F.normalize(model.encode_images(images)) @ F.normalize(texts).T
     torch.testing.assert_close(model(images, tokens, visible, types), -logits.log_softmax(dim=1).diagonal().mean())
+
+
+def test_a_class_is_the_mean_of_its_texts_as_unit_vectors() -> None:
+    model = make()
+    _, tokens, visible = batch()
+    texts = F.normalize(model.encode_texts(tokens, visible))
+    features = model.class_features(tokens, visible, torch.tensor([1, 0, 1, 1]), 2)
+    torch.testing.assert_close(features, F.normalize(torch.stack([texts[1], texts[[0, 2, 3]].mean(dim=0)])))
 
 
 def test_captions_are_curated_by_what_the_pooler_says() -> None:

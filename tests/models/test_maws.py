@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -109,6 +110,14 @@ def older(key: str) -> str:
     }.items():
         key = key.replace(new, old)
     return key.replace(".norm1.", ".attention_layer_norm.").replace(".norm2.", ".final_layer_norm.") if "text_encoder" in key else key
+
+
+def test_another_image_size_resizes_the_positions_of_a_pair_as_mae_does() -> None:
+    published, config = read_checkpoint(PAIR / "checkpoint.pth"), clip_config(read_case(PAIR).config)
+    table = fit(published, FAMILIES["maws_clip"], {**vars(config), "image_size": 48}).weights["vision.pos_embed"]
+    own = published["vision_encoder.pos_embed"]
+    grid = F.interpolate(own[:, 1:].reshape(1, 4, 4, 40).permute(0, 3, 1, 2), size=(6, 6), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(table, torch.cat([own[:, :1], grid.permute(0, 2, 3, 1).reshape(1, 36, 40)], dim=1))
 
 
 def test_the_older_spelling_of_the_text_tower_is_read() -> None:
