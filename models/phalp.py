@@ -20,6 +20,9 @@ from models.phalp_texture import update_texture
 
 Floats = NDArray[np.float64]
 
+LONGEST_GAP = 48
+"""Frames; tracks that were lost longer are predicted as if for this long."""
+
 PosePrediction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Times (N, K), poses (N, K, 229) and gaps (N,) → poses (N, 229): `predict_pose` of a model."""
 TextureDistance = Callable[[Tensor, Tensor], Tensor]
@@ -196,7 +199,7 @@ class Tracker:
         """Together, since the published pose predictor reads all of them at the first one's time."""
         if not tracks:
             return
-        gaps = np.array([track.missed for track in tracks])
+        gaps = np.array([min(track.missed, LONGEST_GAP) for track in tracks])
         times = np.array([[seen.time for seen in track.history] for track in tracks], np.float64)  # (N, K)
         locations, poses = [track.last.location for track in tracks], [track.last.pose for track in tracks]
         if self.config.predict_location:

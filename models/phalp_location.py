@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from models.cameras import FOCAL
-from models.phalp_pose import LONGEST_GAP
 
 FRAME = 256
 """Pixels of the tracker's square frame, in which its cameras are."""
@@ -53,7 +52,7 @@ def predict_location(times: NDArray[np.float64], locations: NDArray[np.float64],
 
     times: (N, K) of their last detections; locations: (N, K, 99) of the same; gaps: (N,), frames since the last one, 0 right after it.
     """
-    at = np.minimum(gaps, LONGEST_GAP) + 1 + times[:, -1]
+    at = gaps + 1 + times[:, -1]
     x, y = locations[:, :, POINT].transpose(2, 0, 1)
     depth = forecast(times, np.log(locations[:, :, PLACE][:, :, 2]), at, RIDGE["depth"])
     across, down = forecast(times, x, at, RIDGE["x"]), forecast(times, y, at, RIDGE["y"])

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from models.lart import Feature, Heads, Hidden, LARTConfig, Reading, Tracks, encoder, normalise_pose
 from models.layers.masked_attention import MaskedBlock, Visible
 
-LONGEST_GAP = 48
-"""Frames; tracks that were lost longer are predicted as if for this long."""
-
 
 @dataclass(frozen=True)
 class PosePredictorConfig:
@@ -96,7 +93,7 @@ def predict_pose(
     """
     frames = model.config.frames
     place = (times - times[:, :1]).long()  # (N, K)
-    read = (place[:, -1] + gaps.clamp(max=LONGEST_GAP).long() + 1).clamp(max=frames - 1)
+    read = (place[:, -1] + gaps.long() + 1).clamp(max=frames - 1)
     if not each_at_its_time:
         read = read[:1].expand_as(read)
     normalised = normalise_pose(poses, mean_std).to(model.mask_token.dtype)

@@ -87,13 +87,9 @@ def test_forecasts_are_scikit_learns_ridge_regressions() -> None:
         assert got.interval[row] == pytest.approx(half)
 
 
-def test_a_track_seen_at_one_time_only_has_no_interval_and_long_gaps_are_cut() -> None:
+def test_a_track_seen_at_one_time_only_has_no_interval() -> None:
     times, locations = np.full((1, 7), 4.0), np.abs(np.random.default_rng(0).normal(size=(1, 7, 99)))
     assert np.isnan(predict_location(times, locations, np.array([1]))[:, SPREAD]).all()
-    times = np.arange(7.0)[None]
-    far = predict_location(times, locations, np.array([48]))
-    assert np.array_equal(far, predict_location(times, locations, np.array([60])))
-    assert not np.array_equal(far, predict_location(times, locations, np.array([47])))
 
 
 def test_repeated_times_divide_the_interval() -> None:
@@ -157,6 +153,24 @@ def test_a_track_is_tentative_until_confirmed_and_then_outlives_gaps() -> None:
         film.update([])
     assert film.tracks == []
     assert film.update([seen(20, 0.2)]).numbers == (2,)
+
+
+def test_who_is_lost_for_long_is_expected_as_after_48_frames() -> None:
+    gaps = []
+
+    def predict_pose(times: torch.Tensor, poses: torch.Tensor, missed: torch.Tensor) -> torch.Tensor:
+        gaps.append(int(missed[0]))
+        return poses[:, -1]
+
+    film = Tracker(TrackerConfig(confirmed_after=2, longest_gap=60), predict_pose=predict_pose)
+    film.update([seen(0, 0.2)])
+    film.update([seen(1, 0.3)])
+    places = []
+    for _ in range(60):
+        film.update([])
+        places.append(film.tracks[0].predicted.location[POINT])
+    assert gaps == [0, *range(1, 49), *[48] * 12]
+    assert np.array_equal(places[47], places[59]) and not np.array_equal(places[46], places[47])
 
 
 def test_a_tentative_track_ends_when_it_is_missed_and_an_annotated_one_does_not() -> None:
