@@ -55,6 +55,26 @@ def test_recorded_costs_and_textures(case: str) -> None:
     assert [deviation.name for deviation in deviations if deviation.problem] == []
 
 
+def test_a_film_is_replayed_from_places_and_poses_alone_and_may_hold_more() -> None:
+    """What a config leaves out has the published value: tracks are confirmed after five detections, or at once if annotated."""
+    recorded = read_case(CASES / FILMS[0])
+    film = {f"f{time:02d}.{name}": value for time in range(2) for name, value in film_of(time, [0.2, 0.8]).items()}
+    film["f00.annotations"] = torch.tensor([0.0, 1.0])
+    outputs = replay(replace(recorded, config={"frames": 4, "predict": "L"}, inputs=film)).outputs
+    assert [outputs[f"f{time:02d}.tracks"][:, :2].tolist() for time in range(4)] == [[[1, 1], [2, 2]]] * 2 + [[[2, 2]]] * 2
+    film |= {"f00.ground_truth": torch.tensor([7.0, 8.0]), "f01.ground_truth": torch.tensor([8.0, 7.0])}
+    by_identity = replay(replace(recorded, config={"frames": 2, "predict": "L", "use_gt": True}, inputs=film)).outputs
+    assert by_identity["f01.ids"].tolist() == [2, 1]
+
+
+def film_of(time: int, places: list[float]) -> dict[str, torch.Tensor]:
+    people = [seen(time, place) for place in places]
+    return {
+        "pose": torch.from_numpy(np.stack([person.pose for person in people])),
+        "loca": torch.from_numpy(np.stack([person.location for person in people])),
+    }
+
+
 @pytest.mark.parametrize(("case", "heads"), [("pose_predictor", 3), ("association_apl_predictor", 2)])
 def test_import_and_export_of_the_pose_predictor_are_bit_exact(case: str, heads: int) -> None:
     published = read_checkpoint(CASES / case / "checkpoint.pth")
