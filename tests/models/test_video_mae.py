@@ -61,11 +61,15 @@ def test_one_position_table_equals_the_sum_of_two() -> None:
     torch.testing.assert_close(joint(clips()).logits, separate(clips()).logits)
 
 
-def test_without_a_class_token_all_tokens_may_merge_and_their_sizes_add_up() -> None:
-    answer = VideoMAE(replace(SMALL, class_token=False)).eval()(clips(), merge=MergeSchedule.constant(3), trace=True)
+def test_without_a_class_token_all_tokens_may_merge_and_all_count() -> None:
+    model = VideoMAE(replace(SMALL, class_token=False)).eval()
+    seen = []
+    model.blocks[-1].register_forward_hook(lambda block, inputs, tokens: seen.append(tokens.x))
+    answer = model(clips(), merge=MergeSchedule.constant(3), trace=True)
     assert answer.size is not None
     assert (answer.tokens_in, answer.tokens_out) == (8, 3)
     assert answer.size.sum(dim=1).eq(8).all()
+    torch.testing.assert_close(answer.features, model.norm((seen[0] * answer.size).sum(dim=1) / 8))
 
 
 @pytest.mark.parametrize("class_token", [True, False])

@@ -61,12 +61,16 @@ def test_counts_match_what_the_schedule_says(schedule: MergeSchedule) -> None:
 @pytest.mark.parametrize("class_token", [True, False])
 def test_the_pooled_mean_is_that_of_what_the_tokens_hold(class_token: bool) -> None:
     config = replace(SMALL, pool=Pool.MEAN, class_token=class_token)
-    model = build(config)
+    model, special = build(config), config.special_tokens
+    seen = []
+    model.blocks[-1].register_forward_hook(lambda block, inputs, tokens: seen.append(tokens.x[:, special:]))
     answer = model(pictures(), merge=MergeSchedule.constant(10))
     assert answer.size is not None
-    special = config.special_tokens
-    assert answer.size[:, special:].sum(dim=1).eq(config.patches).all()
+    size = answer.size[:, special:]
+    assert size.sum(dim=1).eq(config.patches).all()
     assert answer.tokens_out == special + 64 - 40
+    held = [seen[0][sample].repeat_interleave(size[sample, :, 0].long(), dim=0) for sample in range(2)]  # a row for each patch
+    torch.testing.assert_close(answer.features, model.fc_norm(torch.stack(held).mean(dim=1)))
 
 
 def test_without_a_class_token_r_0_is_the_plain_mean_over_all_tokens() -> None:
