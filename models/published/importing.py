@@ -183,6 +183,7 @@ def import_checkpoint(
     task = purpose.task(config)
     # SlowFast's files say more than keys and config: an export writes it back
     said = {"cfg": description["cfg"]} if "cfg" in description else {}
+    left_out = _left_out(published, chosen)
     try:
         spec = BundleSpec(
             name=name,
@@ -195,7 +196,7 @@ def import_checkpoint(
             sound=_sound(purpose, config, input_settings),
             labels=_labels(file, labels, purpose.names(config), purpose.classes(config) if task in LABELLED else 0),
             license=license,
-            provenance={"file": file.name, "sha256": _sha256(file), "family": chosen.name, "set": dict(overrides), **said},
+            provenance={"file": file.name, "sha256": _sha256(file), "family": chosen.name, "set": dict(overrides), **said, **left_out},
             ladder=_ladder(config) if task in MERGING else [],
             weights=Weights(sha256="0" * 64, bytes=0),
         )
@@ -206,10 +207,21 @@ def import_checkpoint(
 
 
 def _complaint(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
-    """What does not fit, in one line: keys that differ by the number of their block are named once."""
+    """What does not fit, in one line."""
     parts = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    named = {what: dict.fromkeys(re.sub(r"(?<=[._])\d+(?=\.)", "{i}", key, count=1) for key in keys) for what, keys in parts.items()}
-    return "; ".join(f"{what}: {', '.join(keys)}" for what, keys in named.items() if keys)
+    return "; ".join(f"{what}: {', '.join(_once(keys))}" for what, keys in parts.items() if keys)
+
+
+def _once(keys: Sequence[str]) -> list[str]:
+    """Keys that differ by the number of their block are named once."""
+    return list(dict.fromkeys(re.sub(r"(?<=[._])\d+(?=\.)", "{i}", key, count=1) for key in keys))
+
+
+def _left_out(published: Mapping[str, Tensor], family: Family) -> dict[str, list[str]]:
+    """What a file holds beside the model; nothing where the family reads keys under other names."""
+    tidied = family.tidy(published)
+    dropped = [key for key in published if key not in tidied]
+    return {"left_out": _once(dropped)} if dropped and len(dropped) + len(tidied) == len(published) else {}
 
 
 def _choose(file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any], settings: Fields) -> Family:

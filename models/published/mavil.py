@@ -65,6 +65,17 @@ FRAMES, MEL_BINS = 8, 128
 """Of the published inputs: position tables do not say how times and places divide them. Other sizes are set by hand."""
 
 
+PRETRAINING_ONLY = ("norm", "mask_token", "decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred")
+
+
+def without_pretraining(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A classifier's file may still hold the parts of its pre-training."""
+    if not any(key.startswith("head_") for key in published):
+        return published
+    unused = {*PRETRAINING_ONLY, *map(of_video, PRETRAINING_ONLY)}
+    return {key: value for key, value in published.items() if key.partition(".")[0] not in unused}
+
+
 def towers(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     """The fields of TowersConfig that weights tell, `frames` and `mel_bins` also by hand."""
     width, _, audio_patch_size, _ = shape_of(weights, "audio.patch_embed.proj.weight", 4)
@@ -137,6 +148,7 @@ FAMILY = Family(
     config=config,
     defaults={"proportional_attention": False},
     preprocess=squeeze,
+    tidy=without_pretraining,
 )
 
 PRETRAINING = Family(

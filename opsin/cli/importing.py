@@ -70,6 +70,8 @@ def import_(
         typer.echo(line)
     if spec.labels:
         typer.echo(f"labels        {len(spec.labels)}: {', '.join(spec.labels[:4])}{', …' if spec.labels[4:] else ''}")
+    if "left_out" in spec.provenance:
+        typer.echo(f"left out      {', '.join(spec.provenance['left_out'])}")
     if spec.ladder:
         typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder)} (not measured)")
     typer.echo(f"license       {spec.license}")

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from models.layers.masking import Masking
 from models.layers.patches import patchify, patchify_tubes
 from models.mae import MAE, MAEConfig
-from models.mavil import SIZES, MAViL, MAViLConfig, kept_on_grid, start_from_pretrained
+from models.mavil import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, kept_on_grid, start_from_pretrained
 from models.mavil_conversion import audio_from_video, video_from_pictures
 from models.mavil_pretraining import MAViLPretraining, MAViLPretrainingConfig, Noise, info_nce
 from models.merge_schedule import MergeSchedule
-from models.published import FAMILIES, detect, fit, read_checkpoint
+from models.published import FAMILIES, detect, fit, import_checkpoint, read_checkpoint
 from models.registry import ARCHITECTURES
 from tests.golden.case import read_case
 from tests.golden.replay_mavil import load_finetuned, load_pretraining, noise_of
@@ -276,12 +276,46 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(case: str, family: 
     assert all(torch.equal(again.weights[key], value) for key, value in found.weights.items())
 
 
-def test_a_file_that_lacks_a_head_or_holds_a_decoder_says_so() -> None:
+def test_a_file_that_lacks_a_head_says_so() -> None:
     published = read_checkpoint(GOLDEN / "finetune_av" / "checkpoint.pth")
     del published["head_av.bias"]
-    published["decoder_embed.weight"] = torch.zeros(1)
+    published["stranger.weight"] = torch.zeros(1)
     found = fit(published, FAMILIES["mavil"], {"mel_bins": 32})
-    assert (found.missing, found.unexpected) == (["head_av.bias"], ["decoder_embed.weight"])
+    assert (found.missing, found.unexpected) == (["head_av.bias"], ["stranger.weight"])
+
+
+def test_a_classifier_that_still_holds_its_decoders_is_imported_without_them(tmp_path: Path) -> None:
+    published = read_checkpoint(GOLDEN / "finetune_av" / "checkpoint.pth")
+    rest = {key: torch.zeros(1) for key in ("decoder_blocks.0.norm1.bias", "decoder_blocks.1.norm1.bias", "mask_token_v", "norm.weight")}
+    torch.save({"model": {**published, **rest}, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "file.pth")
+    spec, weights = import_checkpoint(
+        tmp_path / "file.pth",
+        family=None,
+        labels=None,
+        overrides={"heads": "4", "mel_bins": "32"},
+        name="both",
+        version="1",
+        license="none",
+    )
+    assert spec.provenance["left_out"] == ["decoder_blocks.{i}.norm1.bias", "mask_token_v", "norm.weight"]
+    assert FAMILIES["mavil"].export(weights).keys() == published.keys()
+
+
+@pytest.mark.parametrize("name", ["pretrain_stage1", "pretrain_stage2"])
+def test_fine_tuning_starts_from_a_file_of_either_stage(name: str) -> None:
+    """The fusion blocks of the file, and one more; what enters that one is what the pre-trained model makes of sound and pictures."""
+    case = read_case(GOLDEN / name)
+    pretrained = load_pretraining(case, case.checkpoint, student=True)
+    sizes = {field: value for field, value in vars(pretrained.config).items() if field in TowersConfig.__dataclass_fields__}
+    model = MAViL(MAViLConfig(**sizes | {"fusion_depth": 3, "classes": 5})).eval()
+    assert start_from_pretrained(model, pretrained.state_dict()) == ["blocks_av.2"]
+    audio, video = case.inputs["audio"], case.inputs["video"]
+    features = pretrained.features(audio, video)
+    heard, seen = fuse(pretrained.blocks_av, model.audio.run(model.embed_audio(audio)), model.video.run(model.embed_video(video)))
+    torch.testing.assert_close(pretrained.audio.norm(heard.x[:, 1:]), features.audio)
+    torch.testing.assert_close(pretrained.video.norm(seen.x[:, 1:]), features.video)
+    before_the_last = torch.cat([half.x[:, 1:].mean(dim=1) for half in (heard, seen)], dim=1)
+    torch.testing.assert_close(model.layers(audio, video)["av"][:, 1], before_the_last)
 
 
 @pytest.mark.parametrize("name", ["finetune_av", "finetune_uni"])
