@@ -50,7 +50,7 @@ class Tokens:
         x = self.x[:, first:]
         if self.size is None:
             return x.mean(dim=1)
-        return (x * self.size[:, first:].to(x.dtype)).sum(dim=1) / count
+        return ((x * self.size[:, first:]).sum(dim=1) / count).to(x.dtype)  # in the float32 of sizes: a sum may leave float16
 
 
 def merged_picture(image: Tensor, source: Tensor, patch_size: int, *, special: int = 1) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.merge_schedule import MergeSchedule
+from models.token_merging import Tokens
 from models.vit import Pool, ViT, ViTConfig
 
 SMALL = ViTConfig(image_size=32, patch_size=4, classes=5, width=32, depth=4, heads=4)  # 64 patches
@@ -71,6 +72,15 @@ def test_the_pooled_mean_is_that_of_what_the_tokens_hold(class_token: bool) -> N
     assert answer.tokens_out == special + 64 - 40
     held = [seen[0][sample].repeat_interleave(size[sample, :, 0].long(), dim=0) for sample in range(2)]  # a row for each patch
     torch.testing.assert_close(answer.features, model.fc_norm(torch.stack(held).mean(dim=1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mean_in_half_precision_is_that_of_all_patches(dtype: torch.dtype) -> None:
+    """The sum is beyond float16, and 1565 is no number of bfloat16."""
+    tokens = Tokens(torch.tensor([[[64.0], [128.0]]], dtype=dtype), size=torch.tensor([[[1565.0], [3.0]]]))
+    mean = tokens.mean(0, 1568)
+    assert mean.dtype is dtype
+    assert torch.equal(mean, torch.tensor([[(64 * 1565 + 128 * 3) / 1568]]).to(dtype))
 
 
 def test_without_a_class_token_r_0_is_the_plain_mean_over_all_tokens() -> None:
