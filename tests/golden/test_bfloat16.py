@@ -27,7 +27,7 @@ def answers(case: Case, family: str, run: str, dtype: torch.dtype) -> tuple[Tens
         settings["frames"] = case.config["num_frames"]
     model = fit(read_checkpoint(case.checkpoint), FAMILIES[family], settings).model().to(dtype)
     sources: list[Tensor | None] = []
-    for block in model.blocks:
+    for block in model.get_submodule("blocks").children():
         block.register_forward_hook(lambda block, inputs, tokens: sources.append(tokens.source))
     pixels = case.inputs["video" if "video" in case.inputs else "img"].to(dtype)
     with torch.inference_mode():
