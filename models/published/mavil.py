@@ -61,6 +61,9 @@ PRETRAINING_KEYS = {
 
 AUDIO_MAE_KEYS = {**timm.ENCODER, **DECODER, **WINDOWS}
 
+VGGSOUND_CLASSES = 309
+"""A clip of VGGSound has one label, of AudioSet several."""
+
 FRAMES, MEL_BINS = 8, 128
 """Of the published inputs: position tables do not say how times and places divide them. Other sizes are set by hand."""
 
@@ -115,6 +118,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     head = next((name for name in ("head.av.weight", "head.a.weight", "head.v.weight") if name in weights), None)
     if head is not None:
         fields["classes"] = weights[head].shape[0]
+        fields["multi_label"] = fields["classes"] != VGGSOUND_CLASSES
     return fields
 
 

@@ -63,6 +63,14 @@ def test_windows_of_several_sounds_do_not_meet() -> None:
         WindowAttention(16, 2, grid=(6, 4), window=(4, 4), shift=2)
 
 
+def test_only_training_drops_parts_of_what_distance_adds() -> None:
+    torch.manual_seed(0)
+    network = WindowAttention(16, 2, grid=(8, 4), window=(4, 4), shift=2).meta_mlp
+    dropped = (network.train()() != network.eval()()).float().mean()
+    assert dropped > 0.9
+    assert torch.equal(network(), network())
+
+
 @pytest.mark.parametrize("window", [None, (4, 4)])
 @pytest.mark.parametrize("normalised", [True, False])
 def test_audio_mae_rebuilds_what_was_removed(window: tuple[int, int] | None, normalised: bool) -> None:

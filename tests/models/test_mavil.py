@@ -86,6 +86,12 @@ def test_scores_are_of_several_labels_or_of_one() -> None:
     torch.testing.assert_close(one.scores.sum(dim=1), torch.ones(2))
 
 
+@pytest.mark.parametrize(("classes", "several"), [(527, True), (309, False)])
+def test_a_file_of_vggsound_is_known_by_its_classes(classes: int, several: bool) -> None:
+    published = FAMILIES["mavil"].export(MAViL(replace(FUSED, classes=classes)).state_dict())
+    assert fit(published, FAMILIES["mavil"], {"mel_bins": 16, "frames": 4, "heads": 4}).config().multi_label is several
+
+
 def test_keeping_everything_in_another_order_changes_nothing() -> None:
     model, order = seeded(MAViL, FUSED), torch.randperm(8, generator=torch.Generator().manual_seed(0)).expand(2, -1)
     shuffled = model(sound(), pictures(), audio_kept=order, video_kept=order)
@@ -229,6 +235,21 @@ def test_pre_training_starts_from_an_mae_of_pictures() -> None:
     torch.testing.assert_close(
         model.audio.patch_embed(grey)[0, 0], 2 * mae.patch_embed(grey[:, :, :8, :8].repeat(1, 3, 2, 2))[0, 0], rtol=1e-4, atol=1e-5
     )
+
+
+def test_rows_of_pictures_become_times_and_columns_mel_bins() -> None:
+    """A table that holds the row and the column, in a picture of 4 × 4 patches that becomes 8 times and 2 mel bins."""
+    config = replace(PRETRAINING, audio_frames=64, image_size=32)
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    places = torch.stack([rows, columns], dim=2).reshape(1, 16, 2)
+    table = torch.cat([torch.full((1, 1, 2), 9.0), places, -places], dim=1)  # only the first of two times counts
+    stretched = audio_from_video({"video.pos_embed": table}, config)["audio.pos_embed"]
+    assert torch.equal(stretched[:, 0], table[:, 0])
+    times, bins = stretched[0, 1:].view(8, 2, 2).unbind(dim=2)
+    torch.testing.assert_close(times, times[:, :1].expand(8, 2))
+    torch.testing.assert_close(bins, bins[:1].expand(8, 2))
+    torch.testing.assert_close(times[2:6, 0], torch.tensor([0.75, 1.25, 1.75, 2.25]), rtol=0, atol=0.1)
+    assert (times[1:] > times[:-1]).all() and (bins[:, 1] > bins[:, 0]).all()
 
 
 def published_sizes() -> Iterator[Any]:
