@@ -52,12 +52,13 @@ class _ZArray(msgspec.Struct):
 
 
 def find(folder: Path) -> Path | None:
-    """The checkpoint in a folder: itself, or the one of the most steps among its `checkpoint_STEP`. None if there is none."""
+    """The checkpoint in a folder: itself, or the one of the most steps among its `checkpoint_STEP` that have an index. None if there is
+    none."""
     if (folder / INDEX).is_file():
         return folder
-    steps = {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint_(\d+)", path.name))}
-    newest = steps[max(steps)] if steps else None
-    return newest if newest is not None and (newest / INDEX).is_file() else None
+    found = ((re.fullmatch(r"checkpoint_(\d+)", path.name), path) for path in folder.iterdir() if (path / INDEX).is_file())
+    steps = {int(match[1]): path for match, path in found if match}
+    return steps[max(steps)] if steps else None
 
 
 def index_of(folder: Path) -> Path:
