@@ -1,4 +1,8 @@
-"""SWAG (arXiv 2201.08371): weakly supervised transformers with names of their own and the sequence as first axis."""
+"""SWAG (arXiv 2201.08371): weakly supervised transformers with names of their own and the sequence as first axis.
+
+A file without a class token, which was never published, is read as a model whose head sees the mean of all normalised tokens, merged ones
+by their size.
+"""
 
 from __future__ import annotations
 
