@@ -38,6 +38,7 @@ POOLING_BLOCK = {
     "pre_q_fuse.norm.*": "fusion_norm.*",
     "res_proj.*": "proj.*",
 }
+"""No file with a norm before the MLP of a fusion is known: where it would stand in one is a guess."""
 
 VIT_KEYS = {
     **slowfast.ENDS,
