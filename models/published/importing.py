@@ -87,8 +87,9 @@ class Fit:
     def complaint(self) -> str:
         text = _complaint(self.missing, self.unexpected, self.misshapen)
         decodes = self.family.architecture == "vit" and "decoder_pred.weight" in self.unexpected
-        if decodes or any(key.startswith("head.") for key in self.missing):
-            text += " (without a head they are pre-training weights, which cannot classify before they are fine-tuned)"
+        if decodes or any(key.startswith(("head.", "head_")) for key in self.missing):
+            features = "; --set classes=0 takes an encoder for its features" if self.family.architecture == "vit" and not decodes else ""
+            text += f" (without a head they are pre-training weights, which cannot classify before they are fine-tuned{features})"
         return text
 
 

@@ -303,6 +303,7 @@ def test_a_file_that_lacks_a_head_says_so() -> None:
     published["stranger.weight"] = torch.zeros(1)
     found = fit(published, FAMILIES["mavil"], {"mel_bins": 32})
     assert (found.missing, found.unexpected) == (["head_av.bias"], ["stranger.weight"])
+    assert "cannot classify before they are fine-tuned" in found.complaint()
 
 
 def test_a_classifier_that_still_holds_its_decoders_is_imported_without_them(tmp_path: Path) -> None:
