@@ -291,6 +291,15 @@ def test_an_import_that_cannot_be_says_why(case: str, changes: dict[str, Any], s
         imported(recorded(case), **changes)
 
 
+def test_an_encoder_alone_is_taken_for_its_features_with_the_ways_of_its_family(tmp_path: Path) -> None:
+    weights = {key: value for key, value in read_checkpoint(recorded("mae/pretrain_pixel")).items() if "decoder" not in key}
+    torch.save({key: value for key, value in weights.items() if key != "mask_token"}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=r"missing: head\.weight, head\.bias \(without a head .*; --set classes=0 takes an encoder"):
+        imported(tmp_path / "file.pth", family="mae")
+    spec, _ = imported(tmp_path / "file.pth", family="mae", overrides={"heads": "4", "classes": "0"})
+    assert (spec.task, spec.config["proportional_attention"], spec.preprocess.short_side) == ("embed", False, 36)
+
+
 def test_a_file_that_is_nearly_a_family_gets_the_difference(tmp_path: Path) -> None:
     weights = ViT(SMALL).state_dict()
     del weights["blocks.1.mlp.fc1.bias"]
