@@ -118,7 +118,8 @@ def _towers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_finetuned(case: Case) -> MAViL:
-    model = _load(case.checkpoint, "mavil", _towers(case.config))
+    """Recorded scores are sigmoids, however many classes there are."""
+    model = _load(case.checkpoint, "mavil", _towers(case.config) | {"multi_label": True})
     assert isinstance(model, MAViL)
     return model
 
