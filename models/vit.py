@@ -39,6 +39,8 @@ class ViTConfig:
     image_width: int | None = None
     """Pixels across, where a picture is not as wide as it is high."""
     patch_size: int = 16
+    patch_width: int | None = None
+    """Where a patch is not as wide as it is high."""
     channels: int = 3
     classes: int = 1000
     """0: no head, the logits are the features."""
@@ -68,9 +70,9 @@ class ViTConfig:
     """Of the norm before each MLP, and of the last, where they are not `norm_eps` (minREV)."""
 
     def __post_init__(self) -> None:
-        for name, size in zip(("image_size", "image_width"), self.image_shape, strict=True):
-            if size % self.patch_size:
-                raise ValueError(f"{name} {size} is no multiple of patch_size {self.patch_size}")
+        for along, size, patch in zip(("size", "width"), self.image_shape, self.patch_shape, strict=True):
+            if size % patch:
+                raise ValueError(f"image_{along} {size} is no multiple of patch_{along} {patch}")
         if self.distilled and not self.class_token:
             raise ValueError("distilled: a distillation token needs a class token before it")
         if self.pool is Pool.TOKEN and not self.class_token:
@@ -82,9 +84,14 @@ class ViTConfig:
         return self.image_size, self.image_size if self.image_width is None else self.image_width
 
     @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.patch_size, self.patch_size if self.patch_width is None else self.patch_width
+
+    @property
     def patches(self) -> int:
-        height, width = self.image_shape
-        return (height // self.patch_size) * (width // self.patch_size)
+        rows, columns = (size // patch for size, patch in zip(self.image_shape, self.patch_shape, strict=True))
+        return rows * columns
 
     @property
     def special_tokens(self) -> int:
@@ -129,7 +136,7 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         width, hidden = config.width, int(config.width * config.mlp_ratio)
-        self.patch_embed = PatchEmbed(config.patch_size, config.channels, width)
+        self.patch_embed = PatchEmbed(config.patch_shape, config.channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None
         self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + config.patches, width))

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """(B, channels, S, S) → (B, (S/p)², C), rows of patches from the top, timm's parameter names.
+    """(B, channels, H, W) → (B, H/p · W/p, C), rows of patches from the top, timm's parameter names.
 
-    padding: pixels of zeros around. stride: pixels from one patch to the next; None for patches side by side.
+    patch_size: of squares, or height and width. padding: pixels of zeros around. stride: pixels from one patch to the next; None for
+    patches side by side.
     """
 
-    def __init__(self, patch_size: int, channels: int, width: int, padding: int = 0, stride: int | None = None) -> None:
+    def __init__(self, patch_size: int | tuple[int, int], channels: int, width: int, padding: int = 0, stride: int | None = None) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, kernel_size=patch_size, stride=stride or patch_size, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
-        x: Tensor = self.proj(images)  # (B, C, S/p, S/p)
+        x: Tensor = self.proj(images)  # (B, C, H/p, W/p)
         return x.flatten(2).transpose(1, 2)
 
 

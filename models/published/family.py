@@ -64,10 +64,12 @@ class UnlikeFamily(ValueError):
 
 def vit_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     """The fields of ViTConfig that weights tell."""
-    width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
+    width, channels, patch_size, patch_width = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
     special = sum(token in weights for token in ("cls_token", "dist_token"))
+    oblong = {} if patch_width == patch_size else {"patch_width": patch_width}
     return {
+        **oblong,
         "image_size": settings.get("image_size") or patch_size * side_of(positions - special),
         "patch_size": patch_size,
         "channels": channels,
