@@ -63,10 +63,11 @@ class CiT(nn.Module):
         self.config = config
         self.vision = ViT(config.vision)
         projected = config.tower is Tower.MOCO
-        self.head = projector(config.width, config.projector_hidden, config.projector_width) if projected else None
+        seen = config.vision.features
+        self.head = projector(seen, config.projector_hidden, config.projector_width) if projected else None
         self.text = PostNormText(config.text)
         self.pooler = nn.Linear(config.text_width, config.text_width)
-        self.vision_projection = nn.Linear(config.projector_width if projected else config.width, config.joint_width, bias=False)
+        self.vision_projection = nn.Linear(config.projector_width if projected else seen, config.joint_width, bias=False)
         self.text_projection = nn.Linear(config.text_width, config.joint_width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
 

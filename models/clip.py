@@ -29,6 +29,8 @@ class PictureTowerConfig:
     mlp_ratio: float = 4.0
     norm_eps: float = 1e-6
     proportional_attention: bool = True
+    reversible: bool = False
+    """As that of a Rev-ViT: what it says has twice as many channels."""
 
     @property
     def vision(self) -> ViTConfig:
@@ -42,6 +44,7 @@ class PictureTowerConfig:
             mlp_ratio=self.mlp_ratio,
             norm_eps=self.norm_eps,
             proportional_attention=self.proportional_attention,
+            reversible=self.reversible,
         )
 
 

@@ -109,7 +109,7 @@ class FLIP(nn.Module):
         self.config = config
         self.vision = ViT(config.vision)
         self.text = FLIPText(config)
-        self.vision_projection = nn.Linear(config.width, config.joint_width, bias=False)
+        self.vision_projection = nn.Linear(config.vision.features, config.joint_width, bias=False)
         self.text_projection = nn.Linear(config.text_width, config.joint_width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor([INITIAL_SCALE])) if config.fixed_temperature is None else None
         self._initialise()

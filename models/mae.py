@@ -32,6 +32,8 @@ class MAEConfig:
     mask_ratio: float = 0.75
     normalise_targets: bool = False
     """Predict each patch with its own mean taken off and divided by its own deviation (`norm_pix_loss`)."""
+    reversible: bool = False
+    """The encoder's trunk, as that of a Rev-ViT which is to be fine-tuned."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -84,6 +86,7 @@ class MAE(MaskedAutoencoder):
             heads=config.heads,
             mlp_ratio=config.mlp_ratio,
             norm_eps=config.norm_eps,
+            reversible=config.reversible,
         )
         self.config = config
 

@@ -69,7 +69,7 @@ class MAWSClip(nn.Module):
         self.config = config
         self.vision = ViT(config.vision)
         self.text = PostNormText(config.text)
-        self.vision_projection = nn.Parameter(torch.empty(config.width, config.joint_width))
+        self.vision_projection = nn.Parameter(torch.empty(config.vision.features, config.joint_width))
         self.text_projection = nn.Parameter(torch.empty(config.text_width, config.joint_width))
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
         for projection in (self.vision_projection, self.text_projection):

@@ -115,6 +115,21 @@ def _differentiate(
     return y.detach(), own
 
 
+def run_trunk(
+    blocks: nn.ModuleList, tokens: Tokens, schedule: Sequence[int], keep: Tensor | None = None, *, reversible: bool, training: bool = False
+) -> Tokens:
+    """The blocks of a transformer, with its r for each: (B, N, C) → (B, N', C), or (B, N', 2C) from a reversible trunk.
+
+    keep: as for `Block`, one row for each block, or as for `run_blocks`. training: whether the backward pass of a reversible trunk, if
+    there is to be one, recomputes.
+    """
+    if reversible:
+        return run_blocks(blocks, tokens, schedule, keep, recompute=training and torch.is_grad_enabled())
+    for block, r, kept in zip(blocks, schedule, [None] * len(schedule) if keep is None else keep, strict=True):
+        tokens = block(tokens, r, kept)  # (B, N - r, C)
+    return tokens
+
+
 def run_blocks(blocks: Iterable[nn.Module], tokens: Tokens, schedule: Sequence[int], keep: Tensor | None, *, recompute: bool) -> Tokens:
     """The blocks of a ViT as a reversible trunk: (B, N, C) → both streams side by side, (B, N', 2C).
 

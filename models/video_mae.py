@@ -14,6 +14,7 @@ from models.layers.masked_encoder import initialise_linears
 from models.layers.patches import TubePatchEmbed, checked, require_clip_patches
 from models.layers.space_time_positions import SpaceTimePositions
 from models.merge_schedule import MergeSchedule
+from models.reversible import run_trunk
 from models.token_merging import Tokens
 from models.vit import Classified
 
@@ -36,6 +37,8 @@ class VideoEncoderConfig:
     class_token: bool = True
     separate_positions: bool = True
     """One position table for space and one for time; otherwise one for both."""
+    reversible: bool = False
+    """The encoder's trunk, as that of a Rev-ViT: twice as many channels come out of it."""
 
     def __post_init__(self) -> None:
         require_clip_patches(self.frames, self.patch_frames, self.image_size, self.patch_size)
@@ -43,6 +46,11 @@ class VideoEncoderConfig:
     @property
     def special_tokens(self) -> int:
         return int(self.class_token)
+
+    @property
+    def features(self) -> int:
+        """Channels behind the last block."""
+        return 2 * self.width if self.reversible else self.width
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
@@ -93,9 +101,9 @@ class VideoMAE(nn.Module):
             Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.norm = nn.LayerNorm(config.features, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(width, config.classes)
+        self.head = nn.Linear(config.features, config.classes)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -111,8 +119,7 @@ class VideoMAE(nn.Module):
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = self._embed(clips, trace)
         tokens_in = tokens.x.shape[1]
-        for block, r in zip(self.blocks, schedule, strict=True):
-            tokens = block(tokens, r)  # (B, N - r, C)
+        tokens = run_trunk(self.blocks, tokens, schedule, reversible=self.config.reversible, training=self.training)
         features = self.norm(self._mean(tokens))
         logits = self.head(self.dropout(features))
         return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)

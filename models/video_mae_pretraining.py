@@ -14,6 +14,7 @@ from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking, take
 from models.layers.patches import TubePatchEmbed, checked, normalise_patches, patchify_tubes, unpatchify_tubes
 from models.layers.space_time_positions import SpaceTimePositions
+from models.reversible import run_trunk
 from models.token_merging import Tokens
 from models.video_mae import VideoEncoderConfig
 
@@ -68,8 +69,8 @@ class VideoMAEPretraining(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.pos_embed = SpaceTimePositions(width, config.grid, **layout)
         self.blocks = _blocks(config, width, config.heads, config.depth)
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
-        self.decoder_embed = nn.Linear(width, small)
+        self.norm = nn.LayerNorm(config.features, eps=config.norm_eps)
+        self.decoder_embed = nn.Linear(config.features, small)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, small))
         self.decoder_cls_token = nn.Parameter(torch.zeros(1, 1, small)) if config.class_token else None
         self.decoder_pos_embed = SpaceTimePositions(small, config.grid, **layout)
@@ -110,7 +111,7 @@ class VideoMAEPretraining(nn.Module):
         x = take(self.patch_embed(clips), kept) + take(positions[:, special:], kept)  # (B, V, C)
         if self.cls_token is not None:
             x = torch.cat([(self.cls_token + positions[:, :1]).expand(x.shape[0], -1, -1), x], dim=1)
-        encoded: Tensor = self.norm(_run(self.blocks, x)[:, special:])
+        encoded: Tensor = self.norm(self._run(self.blocks, x, reversible=self.config.reversible)[:, special:])
         return encoded
 
     def decode(self, encoded: Tensor, masking: Masking) -> Tensor:
@@ -118,9 +119,13 @@ class VideoMAEPretraining(nn.Module):
         x = masking.fill(self.decoder_embed(encoded), self.mask_token)  # (B, L, Cd)
         if self.decoder_cls_token is not None:
             x = torch.cat([self.decoder_cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = _run(self.decoder_blocks, x + self.decoder_pos_embed())[:, int(self.config.class_token) :]
+        x = self._run(self.decoder_blocks, x + self.decoder_pos_embed())[:, int(self.config.class_token) :]
         predicted: Tensor = self.decoder_pred(self.decoder_norm(x))
         return predicted
+
+    def _run(self, blocks: nn.ModuleList, x: Tensor, *, reversible: bool = False) -> Tensor:
+        """(B, N, C) → (B, N, C), or 2C channels from a reversible trunk."""
+        return run_trunk(blocks, Tokens(x), [0] * len(blocks), reversible=reversible, training=self.training).x
 
     def target_frames(self) -> Tensor:
         """Which frames are predicted. The last step may be longer: of 16 frames, 8 are 0, 2, …, 12 and 15."""
@@ -142,10 +147,3 @@ class VideoMAEPretraining(nn.Module):
 def _blocks(config: VideoMAEPretrainingConfig, width: int, heads: int, depth: int) -> nn.ModuleList:
     hidden = int(width * config.mlp_ratio)
     return nn.ModuleList(Block(width, heads, hidden, qkv_bias=config.qkv_bias, norm_eps=config.norm_eps) for _ in range(depth))
-
-
-def _run(blocks: nn.ModuleList, x: Tensor) -> Tensor:
-    tokens = Tokens(x)
-    for block in blocks:
-        tokens = block(tokens)
-    return tokens.x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -14,7 +14,7 @@ from models.layers.initial import initialise_like_slowfast
 from models.layers.masking import take
 from models.layers.patches import PatchEmbed, checked
 from models.merge_schedule import MergeSchedule
-from models.reversible import run_blocks
+from models.reversible import run_trunk
 from models.token_merging import Tokens
 
 
@@ -193,17 +193,9 @@ class ViT(nn.Module):
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = self._embed(images, trace, visible)
         tokens_in = tokens.x.shape[1]
-        tokens = self._run(tokens, schedule, keep)
+        tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self._pool(tokens, tokens_in)
         return Classified(self._classify(features), features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
-
-    def _run(self, tokens: Tokens, schedule: Sequence[int], keep: Tensor | None) -> Tokens:
-        """(B, N, C) → (B, N', C), or (B, N', 2C) from a reversible trunk."""
-        if self.config.reversible:
-            return run_blocks(self.blocks, tokens, schedule, keep, recompute=self.training and torch.is_grad_enabled())
-        for block, r, kept in zip(self.blocks, schedule, [None] * len(schedule) if keep is None else keep, strict=True):
-            tokens = block(tokens, r, kept)  # (B, N - r, C)
-        return tokens
 
     def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
         images = checked("images", images, (self.config.channels, *self.config.image_shape))

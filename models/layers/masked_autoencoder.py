@@ -49,10 +49,21 @@ class MaskedAutoencoder(MaskedEncoder):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         norm_eps: float = 1e-6,
+        reversible: bool = False,
     ) -> None:
-        super().__init__(patch_embed, positions, depth=depth, heads=heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, norm_eps=norm_eps)
+        """reversible: the encoder's trunk."""
+        super().__init__(
+            patch_embed,
+            positions,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            norm_eps=norm_eps,
+            reversible=reversible,
+        )
         small = decoder.positions.shape[-1]
-        self.decoder_embed = nn.Linear(positions.shape[-1], small)
+        self.decoder_embed = nn.Linear(self.width_out, small)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, small))
         self.decoder_pos_embed = nn.Parameter(decoder.positions, requires_grad=False)
         self.decoder_blocks = nn.ModuleList(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from models.layers.block import Block, drop_path_rates
 from models.layers.masking import take
 from models.merge_schedule import MergeSchedule
+from models.reversible import run_trunk
 from models.token_merging import Tokens
 
 
@@ -26,10 +27,14 @@ class MaskedEncoder(nn.Module):
         norm_eps: float = 1e-6,
         final_norm: bool = True,
         drop_path: float = 0.0,
+        reversible: bool = False,
     ) -> None:
-        """patch_embed: pictures or clips → (B, L, C); positions: (1, 1 + L, C), fixed, the class token's first."""
+        """patch_embed: pictures or clips → (B, L, C); positions: (1, 1 + L, C), fixed, the class token's first; reversible: a trunk of two
+        streams, out of which come 2C channels."""
         super().__init__()
         width = positions.shape[-1]
+        self.reversible = reversible
+        self.width_out = 2 * width if reversible else width
         self.patch_embed = patch_embed
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
@@ -37,7 +42,7 @@ class MaskedEncoder(nn.Module):
             Block(width, heads, int(width * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps, drop_path=rate)
             for rate in drop_path_rates(drop_path, depth)
         )
-        self.norm = nn.LayerNorm(width, eps=norm_eps) if final_norm else nn.Identity()
+        self.norm = nn.LayerNorm(self.width_out, eps=norm_eps) if final_norm else nn.Identity()
 
     def initialise(self, *tokens: nn.Parameter) -> None:
         """Random weights as in MAE: Xavier for whatever is linear, biases 0, a deviation of 0.02 for the class token and other `tokens`."""
@@ -63,9 +68,8 @@ class MaskedEncoder(nn.Module):
 
     def run(self, tokens: Tokens, merge: MergeSchedule | None = None) -> Tokens:
         """Through all blocks, not normalised."""
-        for block, r in zip(self.blocks, (merge or MergeSchedule.off()).expand(len(self.blocks)), strict=True):
-            tokens = block(tokens, r)  # (B, N - r, C)
-        return tokens
+        schedule = (merge or MergeSchedule.off()).expand(len(self.blocks))
+        return run_trunk(self.blocks, tokens, schedule, reversible=self.reversible, training=self.training)
 
     def encode_visible(self, images: Tensor, kept: Tensor) -> Tensor:
         """→ (B, 1 + V, C), normalised, the tokens of `embed_visible` after the last block."""

@@ -23,7 +23,7 @@ from models.published import FAMILIES, fit, import_checkpoint, read_checkpoint
 from models.published.container import read_description
 from models.published.rev import stage_fusion
 from models.registry import load, normalise
-from models.reversible import couple, streams_of
+from models.reversible import couple, run_trunk, streams_of
 from models.token_merging import Tokens
 from models.vit import Pool, ViT, ViTConfig
 from tests.golden import replay_rev
@@ -281,7 +281,7 @@ def test_merged_reversible_tokens_are_the_means_of_what_merged() -> None:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
     images = pixels_for(model)
-    tokens = model._run(model._embed(images, True), [3, 0, 4, 0], None)
+    tokens = run_trunk(model.blocks, model._embed(images, True), [3, 0, 4, 0], reversible=True)
     assert tokens.source is not None and tokens.size is not None
     means = tokens.source @ model._embed(images, False).x / tokens.size
     for stream in streams_of(tokens.x):
