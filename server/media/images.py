@@ -31,6 +31,7 @@ from PIL import (
 
 from models import legacy_resize
 from models.bundle import Preprocess
+from models.centre_crop import centre, resized
 
 __all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "sniff", "to_model_size"]
 
@@ -140,7 +141,7 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
         return legacy_resize.square(np.asarray(image), preprocess.image_size)
     if preprocess.fit == "squeeze":
         return np.asarray(image.resize((preprocess.image_size, preprocess.image_size), RESAMPLING[preprocess.interpolation]))
-    width, height = _resized(image.width, image.height, preprocess.short_side)
+    width, height = resized(image.width, image.height, preprocess.short_side)
     if width * height > max_pixels:
         raise TooManyPixels(
             f"{image.width} × {image.height} pixels is too thin: with a short side of {preprocess.short_side} it would grow to "
@@ -148,15 +149,7 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
         )
     if (width, height) != image.size:
         image = image.resize((width, height), RESAMPLING[preprocess.interpolation])
-    size = preprocess.image_size
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def _resized(width: int, height: int, short_side: int) -> tuple[int, int]:
-    if width <= height:
-        return short_side, int(short_side * height / width)
-    return int(short_side * width / height), short_side
+    return np.asarray(image.crop(centre(width, height, preprocess.image_size)))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from models.bundle import Preprocess
+from models.centre_crop import centre, resized
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
@@ -34,12 +35,13 @@ def to_model_size(image: Image.Image, preprocess: Preprocess) -> Pixels:
     size, resampling = preprocess.image_size, Image.Resampling[preprocess.interpolation.upper()]
     if preprocess.fit == "squeeze":
         return np.array(image.resize((size, size), resampling))
-    return np.array(_centre_crop(_resize_short_side(image, preprocess.short_side, resampling), size, size))
+    width, height = resized(*image.size, preprocess.short_side)
+    return np.array(image.resize((width, height), resampling).crop(centre(width, height, size)))
 
 
 def load_for_training(root: Path, paths: Sequence[str], side: int, cache: Path) -> list[Pixels]:
     """Every picture with its short side at `side`, much longer ones cropped around the centre. Decoded once, then read from `cache`."""
-    key = hashlib.sha256("\n".join([str(side), *paths]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([f"short side {side}, the other truncated", *paths]).encode()).hexdigest()[:16]
     file = cache / f"pictures-{key}.npz"
     if not file.is_file():
         with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter lock
@@ -60,16 +62,8 @@ def load_for_evaluation(root: Path, paths: Sequence[str], preprocess: Preprocess
 
 
 def _for_training(path: Path, side: int) -> Pixels:
-    resized = _resize_short_side(open_on_white(path), side, Image.Resampling.BICUBIC)
-    return np.asarray(_centre_crop(resized, min(resized.width, _LONGEST * side), min(resized.height, _LONGEST * side)))
-
-
-def _resize_short_side(image: Image.Image, side: int, resampling: Image.Resampling) -> Image.Image:
-    scale = side / min(image.size)
-    width, height = (max(side, round(length * scale)) for length in image.size)
-    return image.resize((width, height), resampling)
-
-
-def _centre_crop(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    picture = open_on_white(path)
+    whole = picture.resize(resized(*picture.size, side), Image.Resampling.BICUBIC)
+    width, height = min(whole.width, _LONGEST * side), min(whole.height, _LONGEST * side)
+    left, top = (whole.width - width) // 2, (whole.height - height) // 2
+    return np.asarray(whole.crop((left, top, left + width, top + height)))
