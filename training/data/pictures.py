@@ -41,7 +41,7 @@ def to_model_size(image: Image.Image, preprocess: Preprocess) -> Pixels:
 
 def load_for_training(root: Path, paths: Sequence[str], side: int, cache: Path) -> list[Pixels]:
     """Every picture with its short side at `side`, much longer ones cropped around the centre. Decoded once, then read from `cache`."""
-    key = hashlib.sha256("\n".join([f"short side {side}, the other truncated", *paths]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([str(side), *paths]).encode()).hexdigest()[:16]
     file = cache / f"pictures-{key}.npz"
     if not file.is_file():
         with ThreadPoolExecutor() as threads:  # Pillow decodes without the interpreter lock
@@ -63,7 +63,10 @@ def load_for_evaluation(root: Path, paths: Sequence[str], preprocess: Preprocess
 
 def _for_training(path: Path, side: int) -> Pixels:
     picture = open_on_white(path)
-    whole = picture.resize(resized(*picture.size, side), Image.Resampling.BICUBIC)
+    scale = side / min(picture.size)
+    # rounded, unlike for evaluation: near-duplicates are found by these pixels, and with them the split
+    width, height = (max(side, round(length * scale)) for length in picture.size)
+    whole = picture.resize((width, height), Image.Resampling.BICUBIC)
     width, height = min(whole.width, _LONGEST * side), min(whole.height, _LONGEST * side)
     left, top = (whole.width - width) // 2, (whole.height - height) // 2
     return np.asarray(whole.crop((left, top, left + width, top + height)))
