@@ -19,6 +19,8 @@ from models.layers.block import Block, drop_branch
 from models.layers.patches import PatchEmbed
 from models.layers.positions import sincos_table
 from models.mcc_points import PointEmbed, WindowEmbed, at_least_float32, contract, in_float32
+from models.merge_schedule import MergeSchedule
+from models.reversible import run_trunk
 from models.token_merging import Tokens
 
 MEAN = (0.485, 0.456, 0.406)
@@ -169,20 +171,22 @@ class MCC(nn.Module):
             kept = self._draw(images.shape[0], images.device)
         return self.predict(self.ask(self.remember(self.encode(images, seen, kept), kept), queries, kept))
 
-    def encode(self, images: Tensor, seen: Tensor, kept: Kept | None = None) -> Tensor:
+    def encode(self, images: Tensor, seen: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ latent tokens (B, 1 + N, 2C), class token first, the picture's channels before the points'.
 
         images: RGB in 0..1, (B, 3, any, any), resized to the model's size where they differ, bilinearly without antialiasing.
         seen: (B, n, n, 3), the point seen in each pixel; where a coordinate is not finite there is none.
+        merge: how many tokens merge in each block of both encoders. The decoder needs both in every place, so merged ones return there.
         """
-        return torch.cat([self.encode_picture(images, kept), self.encode_points(self.embed_points(seen), kept)], dim=-1)
+        points = self.encode_points(self.embed_points(seen), kept, merge=merge)
+        return torch.cat([self.encode_picture(images, kept, merge=merge), points], dim=-1)
 
-    def encode_picture(self, images: Tensor, kept: Kept | None = None) -> Tensor:
+    def encode_picture(self, images: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ (B, 1 + N, C)."""
         patches = self.patch_embed(self.normalise(images)) + self.pos_embed[:, 1:]
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
-        encoded = _run(self.blocks, torch.cat([class_token, patches], dim=1), None if kept is None else kept.rgb)
-        return cast("Tensor", self.norm(encoded))
+        x = torch.cat([class_token, patches], dim=1)
+        return cast("Tensor", self.norm(_run(self.blocks, x, None if kept is None else kept.rgb, merge)))
 
     def normalise(self, images: Tensor) -> Tensor:
         """→ (B, 3, S, S) in the weights' type."""
@@ -202,10 +206,10 @@ class MCC(nn.Module):
         tokens: Tensor = self.xyz_pos_embed(points, valid)
         return tokens
 
-    def encode_points(self, tokens: Tensor, kept: Kept | None = None) -> Tensor:
+    def encode_points(self, tokens: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
         """(B, N, C) → (B, 1 + N, C). Positions are in the coordinates alone."""
         x = torch.cat([self.cls_token_xyz.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return cast("Tensor", self.norm_xyz(_run(self.blocks_xyz, x, None if kept is None else kept.xyz)))
+        return cast("Tensor", self.norm_xyz(_run(self.blocks_xyz, x, None if kept is None else kept.xyz, merge)))
 
     def remember(self, latent: Tensor, kept: Kept | None = None) -> Scene:
         """The scene's way through the decoder, on which no query has any influence."""
@@ -330,9 +334,7 @@ def _encoder_block(config: MCCConfig) -> Block:
     return Block(config.width, config.heads, hidden, qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=config.drop_path)
 
 
-def _run(blocks: Sequence[nn.Module] | nn.ModuleList, x: Tensor, kept: Tensor | None) -> Tensor:
-    """kept: (depth, 2, B)."""
-    tokens = Tokens(x)
-    for index, block in enumerate(blocks):
-        tokens = block(tokens, keep=None if kept is None else kept[index])
-    return tokens.x
+def _run(blocks: nn.ModuleList, x: Tensor, kept: Tensor | None, merge: MergeSchedule | None) -> Tensor:
+    """(B, N, C) → (B, N, C). kept: (depth, 2, B)."""
+    schedule = (merge or MergeSchedule.off()).expand(len(blocks))
+    return run_trunk(blocks, Tokens(x, protected=1, traced=any(schedule)), schedule, kept, reversible=False).spread()

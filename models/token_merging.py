@@ -45,6 +45,14 @@ class Tokens:
         source = ops.merge_source(self.source, matching) if self.traced else None
         return replace(self, x=x, size=size, source=source)
 
+    def spread(self) -> Tensor:
+        """Every input token with the content of the one that holds it: (B, N_in, C), for models that need a token in each place. Once
+        tokens have merged it needs `traced`."""
+        if self.size is None:
+            return self.x
+        assert self.source is not None
+        return self.source.mT.to(self.x.dtype) @ self.x  # one 1 in each row: nothing is rounded
+
     def mean(self, first: int, count: int) -> Tensor:
         """Mean content of the tokens from `first` on: (B, C). count: how many there were before any merge, the sum of their sizes."""
         x = self.x[:, first:]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.native import Call, HalfMasked, Maker, prepare
+from models.native import Call, HalfMasked, Maker, prepare, seen_scene
 from models.published import import_checkpoint
 from models.registry import ARCHITECTURES, read_config
 from tests.models.recorded import GOLDEN, RECORDED
@@ -91,6 +91,11 @@ def holes(model: Any, make: Maker) -> Call:
     return lambda: model.encode(given.pixels, given.split, merge=SCHEDULE)
 
 
+def scenes(model: Any, make: Maker) -> Call:
+    images, seen = seen_scene(model.config, make)
+    return lambda: model.encode(images, seen, merge=SCHEDULE)
+
+
 MERGED: Mapping[str, Callable[[Any, Maker], Call]] = {
     "timm": pictures,
     "minrev": pictures,
@@ -101,6 +106,7 @@ MERGED: Mapping[str, Callable[[Any, Maker], Call]] = {
     "cit": picture_towers,
     "hmr2": crops,
     "diffmae": holes,
+    "mcc": scenes,
 }
 """Family → its encoder at work with tokens that merge."""
 

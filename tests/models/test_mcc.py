@@ -30,6 +30,7 @@ from models.mcc import (
     start_from_mae,
 )
 from models.mcc_points import WindowBlock, contract, embed
+from models.merge_schedule import MergeSchedule
 from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
 from models.token_merging import Tokens
 from tests.golden.case import read_case
@@ -109,6 +110,17 @@ def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: Kept 
         x = x + block.mlp(block.norm2(x)) * keep[1].to(x.dtype).view(-1, 1, 1)
     predicted: Tensor = model.decoder_pred(model.decoder_norm(x))[:, count:]
     return predicted
+
+
+def test_tokens_may_merge_in_the_encoders_and_return_to_their_places() -> None:
+    """17 tokens, of which 5 merge: 12 different rows in 17 places, and a decoder that finds every place filled."""
+    model, (images, seen) = make(), view(batch=1)
+    latent = model.encode(images, seen, merge=MergeSchedule.of([3, 2]))
+    picture, of_points = latent.chunk(2, dim=-1)
+    assert latent.shape == (1, 17, 48)
+    assert [len(half[0].unique(dim=0)) for half in (picture, of_points)] == [12, 12]
+    assert model.predict(model.ask(model.remember(latent), points(4, batch=1))).isfinite().all()
+    assert torch.equal(model.encode(images, seen, merge=MergeSchedule.off()), model.encode(images, seen))
 
 
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, window_depth=2, qkv_bias=False, regress_colour=True, window=8, patch_size=16)])
