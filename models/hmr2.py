@@ -119,7 +119,7 @@ class Backbone(nn.Module):
         self.patch_embed = PatchEmbed(config.patch_size, config.channels, width, config.patch_padding, config.patch_stride)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, width))
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, round(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)

@@ -38,6 +38,11 @@ class Masking:
 
 
 def take(tokens: Tensor, places: Tensor) -> Tensor:
-    """(B, L, C), or (1, L, C) for all alike, and (B, V) → (B, V, C), the tokens at these places."""
-    index = places.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-    return tokens.expand(places.shape[0], -1, -1).gather(1, index)
+    """(B, L, C), or (1, L, C) for all alike, and (B, V) → (B, V, C), the tokens at these places.
+
+    Whole rows are copied: on a CPU many times faster than `gather` with an expanded index.
+    """
+    batch, length, width = tokens.shape
+    if batch > 1:
+        places = places + torch.arange(0, batch * length, length, device=places.device).unsqueeze(1)
+    return tokens.reshape(batch * length, width).index_select(0, places.flatten()).view(*places.shape, width)

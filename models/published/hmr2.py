@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from models.bundle import Preprocess
 from models.hmr2 import HMR2Config, Query
 from models.published.family import (
     IMAGENET_MEAN,
@@ -14,8 +15,8 @@ from models.published.family import (
     Fields,
     UnlikeFamily,
     depth_of,
+    mlp_ratio_of,
     published_heads,
-    resize_and_crop,
     shape_of,
 )
 from models.published.key_table import KeyTable
@@ -78,7 +79,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
         "channels": channels,
         "width": width,
         "depth": depth_of(weights, "backbone.blocks"),
-        "mlp_ratio": hidden / width,
+        "mlp_ratio": mlp_ratio_of(hidden, width),
         "qkv_bias": "backbone.blocks.0.attn.qkv.bias" in weights,
         "query": Query.ZERO if query == 1 else Query.ESTIMATE,
         "decoder_width": decoder_width,
@@ -106,7 +107,7 @@ FAMILY = Family(
     table=KeyTable(KEYS),
     config=config,
     defaults={"proportional_attention": True},
-    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    preprocess=lambda size: Preprocess(image_size=size, short_side=size, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD),
     head_fields=("heads", "decoder_heads"),
     tidy=tidy,
     left_behind="the body mesh, which is licensed, and the adversary of training",
