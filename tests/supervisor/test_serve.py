@@ -51,9 +51,10 @@ def test_it_imports_no_torch() -> None:
 
 
 def test_restarted_workers_are_counted_by_reason(service: Service) -> None:
-    before = restarts(service)
-    os.kill(service.children("worker")[0], signal.SIGKILL)
+    before, workers = restarts(service), service.children("worker")
+    os.kill(workers[0], signal.SIGKILL)
     eventually(lambda: restarts(service)["crashed"] == before["crashed"] + 1, "the restart is counted")
+    eventually(lambda: len(service.children("worker")) == 1 and service.children("worker") != workers, "a new worker")
     assert restarts(service) == before | {"crashed": before["crashed"] + 1}
 
 
