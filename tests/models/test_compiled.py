@@ -59,6 +59,13 @@ def test_a_system_is_one_graph(family: str) -> None:
     compiles(prepare(*recorded(family), batch=2))
 
 
+def test_so_is_the_appearance_network_of_which_there_is_one_size() -> None:
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES["phalp_appearance"]
+    model = architecture.build(architecture.config()).eval().requires_grad_(False)
+    compiles(prepare("phalp_appearance", model, batch=1))
+
+
 def pictures(model: Any, make: Maker) -> Call:
     pixels = make.normal(3, *model.config.image_shape)
     return lambda: model(pixels, merge=SCHEDULE)
