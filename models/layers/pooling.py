@@ -119,6 +119,8 @@ def pool_tokens(x: Tensor, grid: Grid, conv: nn.Module | None, norm: nn.Module |
     batch, heads, _, width = x.shape
     front, patches = x[:, :, : int(class_token)], x[:, :, int(class_token) :]
     volume = patches.reshape(batch * heads, *grid, width).permute(0, 4, 1, 2, 3)  # (B · H, D, T, Y, X), the channel fastest in memory
+    if volume.device.type == "cpu" and volume.dtype is torch.bfloat16 and any(weight.requires_grad for weight in conv.parameters()):
+        volume = volume.contiguous()  # with the channel fastest, oneDNN's gradient of a depthwise kernel is garbage (seen in torch 2.13)
     pooled = conv(volume)
     grid = (pooled.shape[2], pooled.shape[3], pooled.shape[4])
     patches = pooled.permute(0, 2, 3, 4, 1).reshape(batch, heads, prod(grid), width)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from models import mvit
-from models.layers.pooling import AttentionPlan, PoolingAttention, relative_rows
+from models.layers.pooling import AttentionPlan, PoolingAttention, pool_tokens, relative_rows
 from models.mvit import Activation, MViT, MViTConfig
 from models.mvit_boxes import BoxPooling, roi_align
 from models.mvit_clips import clip_frames, margins, person_clip, windows
@@ -26,6 +26,7 @@ from models.mvit_trunk import Positions, TrunkConfig
 from models.published import CheckpointError, import_checkpoint, read_checkpoint
 from models.published.mvit import fields_of
 from models.video_views import crops, view_frames
+from tests.models.recorded import relative_deviation
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mvit"
 
@@ -373,3 +374,15 @@ def test_a_box_stays_on_its_person() -> None:
     left, top, right, bottom = map(int, box)
     assert bool((clip[:, :, top:bottom, left:right] == 1).all())
     assert float((clip + 1).sum()) == float((clip[:, :, top:bottom, left:right] + 1).sum())
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
+def test_kernels_that_pool_in_bfloat16_learn_what_they_do_in_float32(stride: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    conv, norm = nn.Conv3d(8, 8, 3, stride=stride, padding=1, groups=8, bias=False), nn.LayerNorm(8)
+    tokens, goal = torch.randn(3, 4, 2 * 4 * 4, 8), torch.randn(3, 4, 2 * 4 * 4 // (stride[1] * stride[2]), 8)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        pooled, _ = pool_tokens(tokens.to(dtype), (2, 4, 4), conv.to(dtype), norm.to(dtype), class_token=False)
+        gradients.append(torch.autograd.grad((pooled * goal.to(dtype)).sum(), conv.weight)[0].float())
+    assert relative_deviation(gradients[1], gradients[0]) < 0.02
