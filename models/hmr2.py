@@ -15,6 +15,7 @@ from models.layers.block import Attention, Block, Mlp, drop_path_rates
 from models.layers.cross_attention import CrossAttention, Memory
 from models.layers.patches import PatchEmbed
 from models.merge_schedule import MergeSchedule
+from models.reversible import run_trunk
 from models.smpl import STATE, Person, Readout
 from models.token_merging import Tokens
 
@@ -129,8 +130,7 @@ class Backbone(nn.Module):
         """(B, channels, H, W) → (B, N, C). The class token's position, which ViTPose kept without the token, is added to every patch."""
         x = self.patch_embed(pictures) + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
         tokens = Tokens(x, proportional=self.config.proportional_attention)
-        for block, r in zip(self.blocks, merge.expand(self.config.depth), strict=True):
-            tokens = block(tokens, r)
+        tokens = run_trunk(self.blocks, tokens, merge.expand(self.config.depth), reversible=False)
         return Tokens(self.norm(tokens.x), proportional=tokens.proportional, size=tokens.size)
 
 

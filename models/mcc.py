@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kernels import ops
 from models.layers.block import Block, drop_branch
-from models.layers.patches import PatchEmbed
+from models.layers.patches import PatchEmbed, require_picture_patches
 from models.layers.positions import sincos_table
 from models.mcc_points import PointEmbed, WindowEmbed, at_least_float32, contract, in_float32
 from models.merge_schedule import MergeSchedule
@@ -61,8 +61,7 @@ class MCCConfig:
     """The same in every block of encoders and decoder; none in the windows."""
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        require_picture_patches(self.image_size, self.patch_size)
         if self.window_depth < 1 or self.decoder_depth < 1:
             raise ValueError("window_depth and decoder_depth must be 1 at least")
 

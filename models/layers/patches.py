@@ -92,6 +92,12 @@ def checked(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
     return pixels
 
 
+def require_picture_patches(image_size: int, patch_size: int) -> None:
+    """Raises ValueError for a square picture that is no whole number of patches."""
+    if image_size % patch_size:
+        raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size}")
+
+
 def require_clip_patches(frames: int, patch_frames: int, image_size: int, patch_size: int) -> None:
     """Raises ValueError for a clip that is no whole number of patches."""
     if image_size % patch_size or frames % patch_frames:

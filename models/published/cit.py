@@ -12,7 +12,7 @@ from torch import Tensor
 from models.bundle import Preprocess
 from models.cit import Tower
 from models.published import swag, timm
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, shape_of
+from models.published.family import IMAGENET_MEAN, IMAGENET_STD, RGB, Family, Fields, resize_and_crop, shape_of
 from models.published.key_table import KeyTable
 from models.published.two_towers import HEAD_FIELDS, resize_positions, tower_fields
 
@@ -74,9 +74,8 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     }
 
 
-def preprocess(mean: tuple[float, float, float], std: tuple[float, float, float]) -> Callable[[int], Preprocess]:
-    """Short side to 8/7 of the image size, truncated, bilinear; then the centre."""
-    return lambda size: Preprocess(image_size=size, short_side=int(size * 256 / 224), interpolation="bilinear", mean=mean, std=std)
+def preprocess(mean: RGB, std: RGB) -> Callable[[int], Preprocess]:
+    return resize_and_crop(256 / 224, mean, std, "bilinear")
 
 
 FAMILY = Family(

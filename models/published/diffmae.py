@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.diffmae import DiffMAEConfig
 from models.diffmae_decoder import DecoderType
 from models.published import timm
@@ -30,6 +29,7 @@ from models.published.family import (
     depth_of,
     mlp_ratio_of,
     published_heads,
+    resize_and_crop,
     shape_of,
     side_of,
 )
@@ -208,5 +208,5 @@ FAMILY = Family(
     config=config,
     head_fields=AUTOENCODER_HEADS,
     described=described,
-    preprocess=lambda size: Preprocess(image_size=size, short_side=size, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    preprocess=resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD),
 )

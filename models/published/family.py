@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -14,8 +14,12 @@ from models.bundle import Preprocess
 from models.published.key_table import KeyTable
 from models.vit import Pool
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+RGB = tuple[float, float, float]
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+KINETICS_MEAN: RGB = (0.45, 0.45, 0.45)
+KINETICS_STD: RGB = (0.225, 0.225, 0.225)
+"""Of SlowFast and MAE-ST."""
 
 LARGEST_HEADS = {1280: 16, 2560: 32, 4096: 32}
 """Width → heads of the models from huge on (MAE, MAWS), whose heads are wider than 64 channels."""
@@ -140,9 +144,11 @@ def side_of(patches: int) -> int:
     return side
 
 
-def resize_and_crop(ratio: float, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Callable[[int], Preprocess]:
-    """Short side to `ratio` times the image size, truncated, bicubic; then the centre."""
-    return lambda size: Preprocess(image_size=size, short_side=int(ratio * size), interpolation="bicubic", mean=mean, std=std)
+def resize_and_crop(
+    ratio: float, mean: RGB, std: RGB, interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+) -> Callable[[int], Preprocess]:
+    """Short side to `ratio` times the image size, truncated; then the centre."""
+    return lambda size: Preprocess(image_size=size, short_side=int(ratio * size), interpolation=interpolation, mean=mean, std=std)
 
 
 def squeeze(size: int) -> Preprocess:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.hmr2 import HMR2Config, Query
 from models.published.family import (
     IMAGENET_MEAN,
@@ -17,6 +16,7 @@ from models.published.family import (
     depth_of,
     mlp_ratio_of,
     published_heads,
+    resize_and_crop,
     shape_of,
 )
 from models.published.key_table import KeyTable
@@ -107,7 +107,7 @@ FAMILY = Family(
     table=KeyTable(KEYS),
     config=config,
     defaults={"proportional_attention": True},
-    preprocess=lambda size: Preprocess(image_size=size, short_side=size, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    preprocess=resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD, "bilinear"),
     head_fields=("heads", "decoder_heads"),
     tidy=tidy,
     left_behind="the body mesh, which is licensed, and the adversary of training",

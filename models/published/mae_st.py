@@ -6,8 +6,19 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.bundle import Preprocess
-from models.published.family import AUTOENCODER_HEADS, Family, Fields, UnlikeFamily, block_fields, depth_of, shape_of, side_of
+from models.published.family import (
+    AUTOENCODER_HEADS,
+    KINETICS_MEAN,
+    KINETICS_STD,
+    Family,
+    Fields,
+    UnlikeFamily,
+    block_fields,
+    depth_of,
+    resize_and_crop,
+    shape_of,
+    side_of,
+)
 from models.published.key_table import KeyTable
 
 BLOCKS = {
@@ -98,11 +109,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     }
 
 
-def preprocess(size: int) -> Preprocess:
-    return Preprocess(
-        image_size=size, short_side=int(256 / 224 * size), interpolation="bilinear", mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225)
-    )
-
+PREPROCESS = resize_and_crop(256 / 224, KINETICS_MEAN, KINETICS_STD, "bilinear")
 
 FAMILY = Family(
     name="mae_st",
@@ -110,7 +117,7 @@ FAMILY = Family(
     table=KeyTable(KEYS),
     config=config,
     defaults={"proportional_attention": False},
-    preprocess=preprocess,
+    preprocess=PREPROCESS,
 )
 
 PRETRAINING = Family(
@@ -118,6 +125,6 @@ PRETRAINING = Family(
     architecture="video_mae_pretraining",
     table=KeyTable(PRETRAINING_KEYS),
     config=pretraining_config,
-    preprocess=preprocess,
+    preprocess=PREPROCESS,
     head_fields=AUTOENCODER_HEADS,
 )

@@ -16,7 +16,7 @@ from models.bundle import Preprocess
 from models.layers.positions import resize_table
 from models.mvit import Activation, MViTConfig
 from models.mvit_trunk import Positions, TrunkConfig
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Fields, UnlikeFamily
+from models.published.family import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, Fields, UnlikeFamily, resize_and_crop
 
 ENDS = {
     "pos_embed": "pos_embed.joint",
@@ -138,9 +138,8 @@ def published_fields(weights: Mapping[str, Tensor], settings: Fields, sizes: Map
 def preprocess_video(size: int) -> Preprocess:
     """As for Kinetics-400 at 224 px; the published MViTv2-L, at 312, takes the whole short side and ImageNet's colours."""
     if size == 312:
-        return Preprocess(image_size=size, short_side=size, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    short_side = int(256 / 224 * size)
-    return Preprocess(image_size=size, short_side=short_side, interpolation="bilinear", mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+        return resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD, "bilinear")(size)
+    return resize_and_crop(256 / 224, KINETICS_MEAN, KINETICS_STD, "bilinear")(size)
 
 
 def resized(weights: dict[str, Tensor], config: TrunkConfig) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.published import FAMILIES, fit
+from models.published import FAMILIES, detect, fit
 from models.registry import ARCHITECTURES, mismatch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -61,6 +61,19 @@ def loads_strictly(published: Mapping[str, Tensor], family: str) -> None:
     with torch.device("meta"):
         model = ARCHITECTURES[FAMILIES[family].architecture].build(found.config())
     assert mismatch(model, found.weights) is None
+
+
+def detected_at_full_size(shapes: Mapping[str, list[int]]) -> nn.Module:
+    """One family knows a full-size checkpoint, which its model loads strictly and gives back: the model, without storage."""
+    weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    (name,) = detect(weights)
+    family = FAMILIES[name]
+    found = fit(weights, family, {})
+    with torch.device("meta"):
+        model = ARCHITECTURES[family.architecture].build(found.config())
+    model.load_state_dict(found.weights, strict=True, assign=True)
+    assert {name: list(value.shape) for name, value in family.export(model.state_dict()).items()} == shapes
+    return model
 
 
 def round_trips(published: Mapping[str, Tensor], family: str, settings: Mapping[str, object]) -> dict[str, Tensor]:

@@ -20,10 +20,10 @@ from models.mavil import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, kept_on_
 from models.mavil_conversion import audio_from_video, video_from_pictures
 from models.mavil_pretraining import MAViLPretraining, MAViLPretrainingConfig, Noise, info_nce
 from models.merge_schedule import MergeSchedule
-from models.published import FAMILIES, detect, fit, import_checkpoint, read_checkpoint
-from models.registry import ARCHITECTURES
+from models.published import FAMILIES, fit, import_checkpoint, read_checkpoint
 from tests.golden.case import read_case
 from tests.golden.replay_mavil import load_finetuned, load_pretraining, noise_of
+from tests.models.recorded import detected_at_full_size
 from training.optim import layer_decay_groups
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mavil"
@@ -259,14 +259,7 @@ def published_sizes() -> Iterator[Any]:
 
 @pytest.mark.parametrize("shapes", list(published_sizes()))
 def test_published_files_load_strictly_at_full_size(shapes: dict[str, list[int]]) -> None:
-    weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    (name,) = detect(weights)
-    family = FAMILIES[name]
-    found = fit(weights, family, {})
-    with torch.device("meta"):
-        model = ARCHITECTURES[family.architecture].build(found.config())
-    model.load_state_dict(found.weights, strict=True, assign=True)
-    assert {name: list(value.shape) for name, value in family.export(model.state_dict()).items()} == shapes
+    detected_at_full_size(shapes)
 
 
 def test_the_base_sizes_are_the_published_ones() -> None:

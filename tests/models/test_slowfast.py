@@ -18,11 +18,10 @@ from torch import Tensor
 
 from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
 from models.published.container import read_description
-from models.registry import ARCHITECTURES
 from tests.golden import replay_mvit, replay_rev
 from tests.golden.case import Tolerance, read_case
 from tests.golden.compare import compare_intermediates
-from tests.models.recorded import GOLDEN, relative_deviation
+from tests.models.recorded import GOLDEN, detected_at_full_size, relative_deviation
 
 REPLAYS: dict[str, ModuleType] = {"mvit": replay_mvit, "rev": replay_rev}
 CASES = [pytest.param(file.parent, id=file.parent.name) for system in REPLAYS for file in sorted((GOLDEN / system).rglob("case.json"))]
@@ -73,14 +72,8 @@ def full_sizes() -> list[Any]:
 
 @pytest.mark.parametrize(("shapes", "parameters"), full_sizes())
 def test_published_models_load_strictly_at_full_size(shapes: dict[str, list[int]], parameters: int) -> None:
-    weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    (name,) = detect(weights)
-    found = fit(weights, FAMILIES[name], {})
-    with torch.device("meta"):
-        model = ARCHITECTURES[FAMILIES[name].architecture].build(found.config())
-    model.load_state_dict(found.weights, strict=True, assign=True)
+    model = detected_at_full_size(shapes)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-    assert {key: list(value.shape) for key, value in FAMILIES[name].export(model.state_dict()).items()} == shapes
 
 
 @pytest.mark.parametrize(

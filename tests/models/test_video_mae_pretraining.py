@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.published import FAMILIES, detect, fit, read_checkpoint
-from models.registry import ARCHITECTURES
+from models.published import FAMILIES, fit, read_checkpoint
 from models.video_mae import VideoMAE, VideoMAEConfig, start_from_pretrained
 from models.video_mae_pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from tests.golden.case import read_case
 from tests.golden.replay_mae_st import load_finetuned, load_pretraining
+from tests.models.recorded import detected_at_full_size
 from training.optim import pretraining_groups
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mae_st"
@@ -139,14 +139,7 @@ SIZES = json.loads((GOLDEN / "published_keys.json").read_text())
 
 @pytest.mark.parametrize("shapes", [pytest.param(content["params"], id=name) for name, content in SIZES.items()])
 def test_published_files_load_strictly_at_full_size(shapes: dict[str, list[int]]) -> None:
-    weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    (name,) = detect(weights)
-    family = FAMILIES[name]
-    found = fit(weights, family, {})
-    with torch.device("meta"):
-        model = ARCHITECTURES[family.architecture].build(found.config())
-    model.load_state_dict(found.weights, strict=True, assign=True)
-    assert {name: list(value.shape) for name, value in family.export(model.state_dict()).items()} == shapes
+    model = detected_at_full_size(shapes)
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert million == pytest.approx(317.7 if "decoder_pred.weight" in shapes else 304.5, abs=0.1)
 
