@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -21,6 +21,7 @@ import psutil
 READY = re.compile(r"Opsin is ready on (http://\S+):")
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+T = TypeVar("T")
 WITHOUT = ("OPSIN_REDIS_URL", "OPSIN_CONFIG")
 
 
@@ -120,9 +121,10 @@ def frozen(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def eventually(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Wait until the condition holds; fail naming it."""
+def eventually(condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
+    """Wait until the condition holds, and return what it answered then; fail naming it."""
     until = time.monotonic() + seconds
-    while not condition():
+    while not (answer := condition()):
         assert time.monotonic() < until, f"it never came to this: {what}"
         time.sleep(0.02)
+    return answer

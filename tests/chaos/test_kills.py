@@ -34,8 +34,8 @@ def everyone_got_their_own_answer(crowd: Crowd, bundle: Bundle) -> None:
 
 def kill_a_worker(service: Service, chance: random.Random) -> Callable[[], None]:
     def kill() -> None:
-        eventually(lambda: service.children("worker"), "there is a worker to kill", MINUTES)
-        victim = chance.choice(service.children("worker"))
+        # one look: a worker that is about to execute its program has no name for a moment, and a second look may miss it
+        victim = chance.choice(eventually(lambda: service.children("worker"), "there is a worker to kill", MINUTES))
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: victim not in service.children("worker"), "it is dead", MINUTES)
 
