@@ -177,7 +177,7 @@ def null(folder: Path, plan: Plan) -> dict[str, list[Report]]:
     with service.running(folder / "null") as url:
         return {
             name: [
-                _burst(url, name, folder / "small", ["--clients", clients, "--warm", plan.warm / 2, "--seconds", plan.load])
+                burst(url, name, folder / "small", ["--clients", clients, "--warm", plan.warm / 2, "--seconds", plan.load])
                 for clients in NULL_CLIENTS
             ]
             for name in NULLS
@@ -187,10 +187,10 @@ def null(folder: Path, plan: Plan) -> dict[str, list[Report]]:
 def _load(ground: Ground, url: str, *, clients: int = 0, rate: float | None = None, seconds: float | None = None) -> Report:
     how = ["--clients", clients] if rate is None else ["--rate", rate]
     how += ["--warm", ground.plan.warm, "--seconds", seconds or ground.plan.load, "--expected", ground.scores]
-    return _burst(url, reference.NAME, ground.pictures, how)
+    return burst(url, reference.NAME, ground.pictures, how)
 
 
-def _burst(url: str, model: str, pictures: Path, how: Sequence[object]) -> Report:
+def burst(url: str, model: str, pictures: Path, how: Sequence[object]) -> Report:
     """Run `benchmarks.load`. Raises RuntimeError if an answer failed or was another picture's, or none came: then no figure counts."""
     target = f"{url}/v1/classify?model={model}&merge=off"
     report = Report(**_json_of("benchmarks.load", ["--url", target, "--pictures", pictures, *how]))
