@@ -24,8 +24,9 @@ demo: $(VENV)/.server
 serve: $(VENV)/.server
 	$(BIN)/opsin serve $(ARGS)
 
+# Files of tests run side by side: half of them wait for processes. One OpenMP thread each, or they would fight for the CPUs.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

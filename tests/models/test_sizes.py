@@ -19,7 +19,7 @@ def test_every_architecture_has_published_sizes_but_one_whose_files_bring_theirs
     assert NATIVE.keys() | {"null"} == ARCHITECTURES.keys()
 
 
-@pytest.mark.parametrize("architecture", SMALLEST)
+@pytest.mark.parametrize("architecture", sorted(SMALLEST))
 def test_a_forward_pass_of_every_architecture_is_counted(architecture: str) -> None:
     found = cost(architecture, SMALLEST[architecture].config)
     assert found.parameters > 1e6
