@@ -106,7 +106,7 @@ def _bounds(
     for option, layouts in (("--forward", forward), ("--process", process)):
         command += [] if layouts is None else [option, json.dumps(layouts)]
     command += [] if scores is None else ["--scores", scores]
-    speeds: dict[str, list[dict[str, Any]]] = _json_of("benchmarks.bounds", command)
+    speeds: dict[str, list[dict[str, Any]]] = json_of("benchmarks.bounds", command)
     return speeds
 
 
@@ -193,7 +193,7 @@ def _load(ground: Ground, url: str, *, clients: int = 0, rate: float | None = No
 def burst(url: str, model: str, pictures: Path, how: Sequence[object]) -> Report:
     """Run `benchmarks.load`. Raises RuntimeError if an answer failed or was another picture's, or none came: then no figure counts."""
     target = f"{url}/v1/classify?model={model}&merge=off"
-    report = Report(**_json_of("benchmarks.load", ["--url", target, "--pictures", pictures, *how]))
+    report = Report(**json_of("benchmarks.load", ["--url", target, "--pictures", pictures, *how]))
     if report.failures or report.wrong:
         raise RuntimeError(f"{report.answered} answers, {report.wrong} of them another picture's, failures: {report.failures or 'none'}")
     if not report.answered:
@@ -201,7 +201,8 @@ def burst(url: str, model: str, pictures: Path, how: Sequence[object]) -> Report
     return report
 
 
-def _json_of(module: str, arguments: Sequence[object]) -> Any:
+def json_of(module: str, arguments: Sequence[object]) -> Any:
+    """What a benchmark module prints when it runs in a process of its own."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent)
     return json.loads(finished.stdout)
