@@ -65,7 +65,7 @@ class Preprocess(_Schema):
     fit: Literal["crop", "squeeze"] = "crop"
     """crop: the short side to `short_side`, then the centre; squeeze: the whole picture into the square, whatever its proportions."""
     interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
-    """tf1-bicubic: TensorFlow 1's, which makes the picture of its largest centred square (`models.legacy_resize`)."""
+    """tf1-bicubic: TensorFlow 1's, which makes the picture of its largest centred square (`models.media.legacy_resize`)."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -89,7 +89,7 @@ class Clip(_Schema):
 
 
 class Sound(_Schema):
-    """Sound → log-mel spectrogram (`models.fbank`), its values less `mean` and divided by twice `std`."""
+    """Sound → log-mel spectrogram (`models.media.fbank`), its values less `mean` and divided by twice `std`."""
 
     sample_rate: int = Field(default=16_000, gt=0)
     frames: int = Field(gt=0)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
 from models.layers.packed import pack_linears, packing_helps
 from models.merge_schedule import MergeSchedule
-from models.null import Null
+from models.null.model import Null
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
 """(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""
@@ -80,25 +80,25 @@ def _with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, T
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "vit": Architecture("models.vit", "ViT", {"classify": classify_picture}),
-    "mae": Architecture("models.mae", "MAE"),
-    "video_mae": Architecture("models.video_mae", "VideoMAE"),
-    "mavil": Architecture("models.mavil", "MAViL"),
-    "mavil_pretraining": Architecture("models.mavil_pretraining", "MAViLPretraining"),
-    "audio_mae": Architecture("models.audio_mae", "AudioMAE"),
-    "video_mae_pretraining": Architecture("models.video_mae_pretraining", "VideoMAEPretraining"),
-    "mcc": Architecture("models.mcc", "MCC"),
-    "diffmae": Architecture("models.diffmae", "DiffMAE"),
-    "hmr2": Architecture("models.hmr2", "HMR2"),
-    "lart": Architecture("models.lart", "LART"),
-    "phalp_appearance": Architecture("models.phalp_appearance", "AppearanceNet"),
-    "phalp_pose": Architecture("models.phalp_pose", "PosePredictor"),
-    "mvit": Architecture("models.mvit", "MViT", {"classify": classify_pooling}),
-    "rev_mvit": Architecture("models.mvit_reversible", "RevMViT", {"classify": classify_pooling}),
-    "maws_clip": Architecture("models.maws", "MAWSClip"),
-    "flip": Architecture("models.flip", "FLIP"),
-    "cit": Architecture("models.cit", "CiT"),
-    "null": Architecture("models.null", "Null", {"classify": classify_nothing}),
+    "vit": Architecture("models.vit.model", "ViT", {"classify": classify_picture}),
+    "mae": Architecture("models.mae.model", "MAE"),
+    "video_mae": Architecture("models.mae_st.model", "VideoMAE"),
+    "mavil": Architecture("models.mavil.model", "MAViL"),
+    "mavil_pretraining": Architecture("models.mavil.pretraining", "MAViLPretraining"),
+    "audio_mae": Architecture("models.mavil.audio_mae", "AudioMAE"),
+    "video_mae_pretraining": Architecture("models.mae_st.pretraining", "VideoMAEPretraining"),
+    "mcc": Architecture("models.mcc.model", "MCC"),
+    "diffmae": Architecture("models.diffmae.model", "DiffMAE"),
+    "hmr2": Architecture("models.hmr2.model", "HMR2"),
+    "lart": Architecture("models.lart.model", "LART"),
+    "phalp_appearance": Architecture("models.phalp.appearance", "AppearanceNet"),
+    "phalp_pose": Architecture("models.phalp.pose", "PosePredictor"),
+    "mvit": Architecture("models.mvit.model", "MViT", {"classify": classify_pooling}),
+    "rev_mvit": Architecture("models.mvit.reversible", "RevMViT", {"classify": classify_pooling}),
+    "maws_clip": Architecture("models.pairs.maws", "MAWSClip"),
+    "flip": Architecture("models.pairs.flip", "FLIP"),
+    "cit": Architecture("models.pairs.cit", "CiT"),
+    "null": Architecture("models.null.model", "Null", {"classify": classify_nothing}),
 }
 
 

@@ -6,25 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models import (
-    audio_mae,
-    cit,
-    diffmae,
-    flip,
-    hmr2,
-    lart,
-    mae,
-    mavil,
-    mavil_pretraining,
-    maws,
-    mcc,
-    mvit,
-    mvit_reversible,
-    phalp_appearance,
-    video_mae,
-    video_mae_pretraining,
-    vit,
-)
+from models.diffmae import model as diffmae
+from models.hmr2 import model as hmr2
+from models.lart import model as lart
+from models.mae import model as mae
+from models.mae_st import model as video_mae
+from models.mae_st import pretraining as video_mae_pretraining
+from models.mavil import audio_mae
+from models.mavil import model as mavil
+from models.mavil import pretraining as mavil_pretraining
+from models.mcc import model as mcc
+from models.mvit import model as mvit
+from models.mvit import reversible as mvit_reversible
+from models.pairs import cit, flip, maws
+from models.phalp import appearance as phalp_appearance
+from models.vit import model as vit
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models import ava
 from models.bundle import Clip, Sound, Task
-from models.mavil_inputs import AUDIOSET
+from models.mavil.inputs import AUDIOSET
+from models.people import ava
 
 SLOWFAST_STRIDES = {32: 3.0, 40: 3.0}
 """Frames of a published clip → every how many of a film's; 4 for all others."""

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.bundle import Bundle
-from models.published import diffmae, t5x
+from models.diffmae import published as diffmae
+from models.published import t5x
 from models.published.container import CheckpointError
 from models.published.family import Family
 from models.published.importing import FAMILIES, fit

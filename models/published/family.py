@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.bundle import Preprocess
 from models.published.key_table import KeyTable
-from models.vit import Pool
+from models.vit.model import Pool
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)

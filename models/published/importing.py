@@ -17,13 +17,29 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from models.bundle import LABELLED, BundleSpec, Clip, Preprocess, Rung, Sound, Weights
+from models.diffmae import published as diffmae
+from models.hmr2 import published as hmr2
+from models.lart import published as lart
 from models.layers.positions import resize_table
-from models.published import cit, deit, diffmae, flip, hmr2, lart, mae, mae_st, mavil, maws, mcc, mvit, phalp, rev, swag, t5x, timm
+from models.mae import published as mae
+from models.mae_st import published as mae_st
+from models.mavil import published as mavil
+from models.mcc import published as mcc
+from models.mvit import published as mvit
+from models.mvit import published_reversible as rev
+from models.pairs import published_cit as cit
+from models.pairs import published_flip as flip
+from models.pairs import published_maws as maws
+from models.phalp import published as phalp
+from models.published import t5x
 from models.published.bundling import Purpose, purpose_of
 from models.published.container import CheckpointError, read_checkpoint, read_description
 from models.published.family import Family, Fields, UnlikeFamily
 from models.registry import ARCHITECTURES, read_config
-from models.vit import ViTConfig
+from models.vit import published as timm
+from models.vit import published_deit as deit
+from models.vit import published_swag as swag
+from models.vit.model import ViTConfig
 
 MODULES = (timm, deit, mae, swag, mae_st, mavil, mcc, diffmae, hmr2, lart, mvit, maws, flip)
 FAMILIES: Mapping[str, Family] = {

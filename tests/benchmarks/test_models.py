@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from benchmarks.models import LIKE_VIT_B, measure, table, to_json
-from models.diffmae import DiffMAEConfig
-from models.mcc import MCCConfig
-from models.native import QUERIES
+from models.costs import QUERIES
+from models.diffmae.model import DiffMAEConfig
+from models.mcc.model import MCCConfig
 from models.registry import ARCHITECTURES
 from models.sizes import SIZES
-from models.vit import ViTConfig
+from models.vit.model import ViTConfig
 
 TINY_VIT = ViTConfig(image_size=32, patch_size=8, classes=10, width=32, depth=2, heads=2)
 

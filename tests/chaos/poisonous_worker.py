@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models import registry
-from models.null import NullConfig
+from models.null.model import NullConfig
 from models.registry import Architecture
 from server.settings import load
 from server.worker.main import run_worker

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.cit import CiT, CiTConfig, Tower
-from models.clip import unit
+from models.pairs.cit import CiT, CiTConfig, Tower
+from models.pairs.common import unit
 from models.published import FAMILIES, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 from tests.golden.replay_maws import vision_fields

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.clip import contrastive_loss
-from models.flip import FLIP, FLIPConfig
 from models.layers.masking import Masking
+from models.pairs.common import contrastive_loss
+from models.pairs.flip import FLIP, FLIPConfig
 from models.published import FAMILIES, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from models.cameras import FOCAL, picture_focal, picture_translation, project
-from models.hmr2 import HMR2, HMR2Config
-from models.person_crops import ASPECT, crop, expand, normalise, squares
+from models.hmr2.model import HMR2, HMR2Config
+from models.people.cameras import FOCAL, picture_focal, picture_translation, project
+from models.people.crops import ASPECT, crop, expand, normalise, squares
+from models.people.smpl import PREFIX, Body, Person
 from models.published import FAMILIES, fit, read_checkpoint
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD
-from models.smpl import PREFIX, Body, Person
 from tests.golden.case import Case, Replayed
 
 

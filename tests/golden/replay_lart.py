@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.lart import LART, Hidden, LARTConfig, Tracks, normalise_pose
-from models.lart_windows import read_track
+from models.lart.model import LART, Hidden, LARTConfig, Tracks, normalise_pose
+from models.lart.windows import read_track
+from models.people.tracklets import arrange, read_results, read_tracklet, tracks_of
 from models.published import FAMILIES, fit, read_checkpoint
-from models.tracklets import arrange, read_results, read_tracklet, tracks_of
 from tests.golden.case import Case, Replayed
 from tests.golden.replay_hmr2 import person_outputs
 from training.ava import Tracked, evaluate, read_boxes, score_rows

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from models.layers.masking import Masking
+from models.mae_st.model import VideoMAE, VideoMAEConfig
+from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
+from models.media.video_views import FRAME_RATE, crops, frames_within, view_spans
 from models.published import FAMILIES, fit, read_checkpoint
-from models.video_mae import VideoMAE, VideoMAEConfig
-from models.video_mae_pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
-from models.video_views import FRAME_RATE, crops, frames_within, view_spans
 from tests.golden import replay_mae
 from tests.golden.case import Case, Replayed
 from tests.golden.replay_mae import NUMBER

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.audio_mae import AudioMAE
-from models.fbank import FbankConfig, Taper, log_mel
 from models.layers.masking import Masking
-from models.mavil import MAViL, kept_on_grid
-from models.mavil_inputs import AUDIOSET, Loudness, spectrogram
-from models.mavil_pretraining import Learned, MAViLPretraining, Noise
+from models.mavil.audio_mae import AudioMAE
+from models.mavil.inputs import AUDIOSET, Loudness, spectrogram
+from models.mavil.model import MAViL, kept_on_grid
+from models.mavil.pretraining import Learned, MAViLPretraining, Noise
+from models.media.fbank import FbankConfig, Taper, log_mel
 from models.published import FAMILIES, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 

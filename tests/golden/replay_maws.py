@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from models.bundle import Preprocess
-from models.clip import unit
-from models.maws import MAWSClip, MAWSClipConfig
+from models.pairs.common import unit
+from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.published import FAMILIES, fit, read_checkpoint
 from models.registry import normalise
-from models.vit import ViTConfig
+from models.vit.model import ViTConfig
 from server.media.images import to_model_size
 from tests.golden.case import Case, Replayed
 

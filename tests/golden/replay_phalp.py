@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.cameras import FOCAL, SquareFrame
-from models.lart import Tracks
-from models.phalp import Observation, Tracker, TrackerConfig
-from models.phalp_distance import EQ_010, EQ_019
-from models.phalp_pose import PosePredictor, PosePredictorConfig, predict_pose
-from models.phalp_texture import normalise_texture, update_texture
+from models.lart.model import Tracks
+from models.people.cameras import FOCAL, SquareFrame
+from models.people.smpl import Person
+from models.people.tracklets import DEPTH_UNIT
+from models.phalp.distance import EQ_010, EQ_019
+from models.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
+from models.phalp.texture import normalise_texture, update_texture
+from models.phalp.tracker import Observation, Tracker, TrackerConfig
 from models.published import FAMILIES, fit, read_checkpoint
-from models.smpl import Person
-from models.tracklets import DEPTH_UNIT
 from tests.golden.case import Case, Replayed
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.mvit import Recognised
-from models.mvit_reversible import RevMViT, Transition
+from models.layers.reversible import couple
+from models.layers.token_merging import Tokens
+from models.mvit.model import Recognised
+from models.mvit.published_reversible import is_plain, mvit_fields, vit_fields
+from models.mvit.reversible import RevMViT, Transition
 from models.published import FAMILIES, fit, read_checkpoint
 from models.published.family import Family, Fields
-from models.published.rev import is_plain, mvit_fields, vit_fields
-from models.reversible import couple
-from models.token_merging import Tokens
-from models.vit import ViT
+from models.vit.model import ViT
 from tests.golden.case import Case, Replayed
 
 

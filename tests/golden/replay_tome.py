@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from kernels import ops
 from kernels.ops import Matching
+from models.layers.token_merging import border_colours, merged_picture
 from models.merge_schedule import MergeSchedule
 from models.published import FAMILIES, fit, read_checkpoint
 from models.published.family import Family
-from models.token_merging import border_colours, merged_picture
 from tests.golden.case import Case, Replayed
 
 SIZES = {"num_heads": "heads", "norm_eps": "norm_eps", "num_frames": "frames", "img_size": "image_size", "image_size": "image_size"}

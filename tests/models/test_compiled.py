@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.costs import Call, HalfMasked, Maker, prepare, seen_scene
 from models.merge_schedule import MergeSchedule
-from models.native import Call, HalfMasked, Maker, prepare, seen_scene
 from models.published import import_checkpoint
 from models.registry import ARCHITECTURES, read_config
 from tests.models.recorded import GOLDEN, RECORDED

@@ -14,9 +14,9 @@ from torch import nn
 
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess, Weights
-from models.null import Null, NullConfig
+from models.null.model import Null, NullConfig
 from models.registry import LoadedModel, load, normalise
-from models.vit import ViT, ViTConfig
+from models.vit.model import ViT, ViTConfig
 
 CONFIG = ViTConfig(image_size=16, patch_size=4, classes=3, width=32, depth=3, heads=4)
 PREPROCESS = Preprocess(image_size=16, short_side=18, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.native import NATIVE, cost
+from models.costs import NATIVE, cost
 from models.registry import ARCHITECTURES
 from models.sizes import SIZES
 
