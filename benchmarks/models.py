@@ -24,10 +24,10 @@ from torch import nn
 
 from benchmarks import machine
 from kernels.memory import keep_freed_memory
-from models.diffmae import DiffMAE
+from models.costs import NATIVE, QUERIES, Call, HalfMasked, Maker, count_flops, prepare, seen_scene, without_storage
+from models.diffmae.model import DiffMAE
 from models.layers.packed import pack_linears, packing_helps
-from models.mcc import MCC
-from models.native import NATIVE, QUERIES, Call, HalfMasked, Maker, count_flops, prepare, seen_scene, without_storage
+from models.mcc.model import MCC
 from models.registry import ARCHITECTURES
 from models.sizes import SIZES
 

@@ -14,7 +14,7 @@ import torch
 from models.bundle import Preprocess
 from models.merge_schedule import MergeSchedule
 from models.registry import normalise
-from models.vit import ViT
+from models.vit.model import ViT
 from training.data.pictures import Pixels
 
 Right = npt.NDArray[np.bool_]

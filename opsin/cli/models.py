@@ -27,7 +27,7 @@ def models(
     """
     require_engine("models")
     try:
-        from models.native import NATIVE, cost
+        from models.costs import NATIVE, cost
         from models.sizes import SIZES
     except ModuleNotFoundError as error:
         raise lacks(error) from error
