@@ -49,9 +49,6 @@ Task = Literal[
 LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
 """Tasks whose answers are scores of labels."""
 
-POOLING = frozenset({"mvit", "rev_mvit"})
-"""Architectures that pool their tokens, by strides that were trained, and merge none."""
-
 
 class Preprocess(_Schema):
     """Picture, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
@@ -185,7 +182,10 @@ class BundleSpec(_Schema):
     @property
     def merges(self) -> bool:
         """Whether a merge schedule means anything to the model."""
-        return self.architecture not in POOLING
+        from models.registry import architectures  # its entries import this module
+
+        architecture = architectures().get(self.architecture)
+        return architecture is None or architecture.merges
 
     @property
     def pictures(self) -> Preprocess:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from models.diffmae.decoder import DecoderType
@@ -33,12 +30,12 @@ from models.published.family import (
     side_of,
 )
 from models.published.key_table import KeyTable
-from models.vit import published as timm
+from models.vit.published import ENCODER
 
 FORMAT = "diffmae-v1"
 
 KEYS = {
-    **timm.ENCODER,
+    **ENCODER,
     "norm.*": "norm.*",
     "noise_embed.*": "noise_embed.*",
     "decoder_pos_embed": "decoder_pos_embed",
@@ -144,14 +141,9 @@ def describe(config: DiffMAEConfig) -> dict[str, Any]:
     return {**described, "time_embed": "add" if config.time_embed else "none", "schedule": schedule, **video}
 
 
-def write(path: Path, config: DiffMAEConfig, weights: Mapping[str, Tensor]) -> None:
-    """Our weights as a container, safetensors or torch by the suffix. Raises ValueError for a config that it cannot express."""
-    described, published = describe(config), FAMILY.table.export(weights)
-    if path.suffix == ".safetensors":
-        contiguous = {key: value.contiguous() for key, value in published.items()}
-        save_file(contiguous, path, metadata={"format": FORMAT, "config": json.dumps(described)})
-    else:
-        torch.save({"format": FORMAT, "config": described, "model": published}, path)
+def stated(config: DiffMAEConfig) -> dict[str, Any]:
+    """What a file says of itself beside its weights. Raises ValueError for a config that the container cannot express."""
+    return {"format": FORMAT, "config": describe(config)}
 
 
 def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
@@ -209,4 +201,5 @@ FAMILY = Family(
     head_fields=AUTOENCODER_HEADS,
     described=described,
     preprocess=resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD),
+    describe=stated,
 )

@@ -112,4 +112,5 @@ FAMILY = Family(
     head_fields=("heads", "decoder_heads"),
     tidy=tidy,
     left_behind="the body mesh, which is licensed, and the adversary of training",
+    wrapper="state_dict",
 )

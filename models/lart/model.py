@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from models.people.masked_attention import MaskedBlock, Visible, hidden_at_random
-from models.people.smpl import Person, Regressor
+from models.people.heads import POSE_FEATURE, Feature, Heads, Reading, encoder
+from models.people.masked_attention import MaskedBlock, Visible
+from models.people.tracks import Hidden, Tracks
 
-POSE = 229
-"""24 rotations row by row, 10 betas, the place before the camera with its depth divided by 200."""
-
-
-@dataclass(frozen=True)
-class Feature:
-    """What one kind of input becomes: its values, the width of the layers between, its channels of the token."""
-
-    values: int
-    hidden: int
-    width: int
+JOINTS_3D = Feature(135, 256, 128)
+HIERA = Feature(2048, 512, 256)
+MVIT = Feature(1152, 512, 256)
+"""Appearance features of the two published video networks."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +23,9 @@ class LARTConfig:
     """The defaults are the published LART on Hiera features, 51.8 M parameters. `LART_MVIT` and `LART_POSE` are the others."""
 
     frames: int = 125
-    pose: Feature = Feature(POSE, POSE, 128)
-    joints: Feature | None = Feature(135, 256, 128)
-    appearance: Feature | None = Feature(2048, 512, 256)
+    pose: Feature = POSE_FEATURE
+    joints: Feature | None = JOINTS_3D
+    appearance: Feature | None = HIERA
     depth: int = 16
     heads: int = 16
     head_dim: int = 64
@@ -63,64 +56,10 @@ class LARTConfig:
 
 
 LART_HIERA = LARTConfig()
-LART_MVIT = LARTConfig(appearance=Feature(1152, 512, 256))
+LART_MVIT = LARTConfig(appearance=MVIT)
 LART_POSE = LARTConfig(joints=None, appearance=None)
 
 PUBLISHED: Mapping[str, LARTConfig] = {"lart_hiera": LART_HIERA, "lart_mvit": LART_MVIT, "lart_pose": LART_POSE}
-
-
-@dataclass(frozen=True)
-class Tracks:
-    """Clips of people; all arrays are (B, T, P, ·)."""
-
-    pose: Tensor
-    """(B, T, P, 229), normalised: see `normalise_pose`."""
-    detected: Tensor
-    """(B, T, P, 1) of 0 and 1: the person was observed in the frame."""
-    joints: Tensor | None = None
-    """(B, T, P, 135): 45 joints in 3D, the camera added, not normalised."""
-    appearance: Tensor | None = None
-    """(B, T, P, A), not normalised."""
-    masked: Tensor | None = None
-    """(B, T, P, 1) of 0 and 1: tokens to hide although they were detected; None: none."""
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """Which tokens the network does not see, (B, T, P, 1) of bool each."""
-
-    masked: Tensor
-    valid: Tensor | None
-    """Tokens that take part in attention at all; None: all of them."""
-
-    @classmethod
-    def missing(cls, tracks: Tracks) -> Hidden:
-        """At inference: what was not detected."""
-        absent = tracks.detected == 0
-        return cls(absent if tracks.masked is None else absent | (tracks.masked != 0), None)
-
-    @classmethod
-    def at_random(cls, tracks: Tracks, ratio: float, noise: Tensor) -> Hidden:
-        """In training: of each clip's detected tokens the share `ratio` with the lowest noise (B, T, P, 1)."""
-        detected = tracks.detected != 0
-        drawn = hidden_at_random(detected.flatten(1), ratio, noise.flatten(1)).view_as(detected)
-        return cls(drawn if tracks.masked is None else drawn | (tracks.masked != 0), detected)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the heads tell of each token."""
-
-    actions: Tensor
-    """(..., actions), before the sigmoid."""
-    person: Person
-    location: Tensor
-    """(..., 3), before the camera; its depth is divided by 200."""
-
-    @property
-    def pose(self) -> Tensor:
-        """(..., 229), raw."""
-        return torch.cat([self.person.pose, self.location], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -133,20 +72,6 @@ class Recognised:
     """(B, P, C), the same for every input."""
     kinetics: Tensor
     """(B, P, kinetics_classes), from the class tokens alone: no published recipe trains it."""
-
-
-class Heads(nn.Module):
-    """Of LART and of PHALP's pose predictor."""
-
-    def __init__(self, width: int, actions: int, regressor_hidden: int) -> None:
-        super().__init__()
-        self.actions = nn.Linear(width, actions)
-        self.regressor = Regressor(width, regressor_hidden)
-        self.location = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
-
-    def forward(self, tokens: Tensor) -> Reading:
-        """(..., C)."""
-        return Reading(self.actions(tokens), self.regressor(tokens), self.location(tokens))
 
 
 class LART(nn.Module):
@@ -215,15 +140,6 @@ class LART(nn.Module):
         return self.pos_embed[:, :times, :people].permute(1, 2, 0)
 
 
-def encoder(feature: Feature, layers: int) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
-    widths = [feature.values, *[feature.hidden] * (layers - 1), feature.width]
-    steps: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        steps += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*steps[:-1])
-
-
 def position_table(width: int, times: int, people: int) -> Tensor:
     """(width, times, people): the first half of the channels encodes the person, the second the time; sine and cosine take turns."""
     half = width // 2
@@ -235,11 +151,3 @@ def position_table(width: int, times: int, people: int) -> Tensor:
 
     person, time = axis(people).unsqueeze(1).expand(-1, times, -1), axis(times).unsqueeze(2).expand(-1, -1, people)
     return torch.cat([person, time]).float()
-
-
-def normalise_pose(pose: Tensor, mean_std: Tensor) -> Tensor:
-    """(..., 229) by the means and deviations (2, 1, K) of the first K values, as `mean_std.npy` holds them; the others stay."""
-    mean, std = mean_std[:, 0].to(pose.dtype)
-    rest = pose.shape[-1] - len(mean)
-    mean, std = torch.cat([mean, mean.new_zeros(rest)]), torch.cat([std, std.new_ones(rest)])
-    return (pose - mean) / (std + 1e-10)

@@ -7,7 +7,9 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from models.lart.model import LART, Reading, Tracks
+from models.lart.model import LART
+from models.people.heads import Reading
+from models.people.tracks import Tracks
 
 
 def read_track(model: LART, track: Tracks, *, step: int = 32, margin: int = 32, windows_at_once: int = 64) -> Reading:

@@ -1,8 +1,4 @@
-"""MAE (arXiv 2111.06377), fine-tuned or with its decoder.
-
-Fine-tuned models take the mean of the patches by default, the class token where there is a `norm`. Those that were trained with ToMe have
-the same keys; they want `proportional_attention=true`.
-"""
+"""MAE (arXiv 2111.06377) with its decoder. Fine-tuned, it is one of the vision transformers of `models.vit.published`."""
 
 from __future__ import annotations
 
@@ -10,13 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.layers.positions import sincos_table
 from models.mae.model import MAEConfig
 from models.published.family import (
     AUTOENCODER_HEADS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Family,
     Fields,
     UnlikeFamily,
@@ -24,22 +17,9 @@ from models.published.family import (
     decoder_fields,
     shape_of,
     side_of,
-    vit_config,
 )
 from models.published.key_table import KeyTable
-from models.vit import published as timm
-
-KEYS = {
-    **timm.KEYS,
-    "fc_norm.*": "fc_norm.*",
-}
-
-DECODER = {
-    "norm.*": "norm.*",
-    "mask_token": "mask_token",
-    **timm.DECODER,
-}
-
+from models.vit.published import ENCODER, MASKED_DECODER, mae_preprocess
 
 IMAGE_SIZE = 224
 """Of the pictures that the published autoencoders were trained on."""
@@ -80,27 +60,12 @@ def at_another_size(weights: dict[str, Tensor], config: MAEConfig) -> dict[str, 
     return weights | {name: sincos_table(widths[name], config.side) for name in absent}
 
 
-def preprocess(size: int) -> Preprocess:
-    """Above 224 the whole short side is used."""
-    short_side = int(size / (224 / 256)) if size <= 224 else size
-    return Preprocess(image_size=size, short_side=short_side, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-
-
-FAMILY = Family(
-    name="mae",
-    architecture="vit",
-    table=KeyTable(KEYS),
-    config=vit_config,
-    defaults={"proportional_attention": False},
-    preprocess=preprocess,
-)
-
 PRETRAINING = Family(
     name="mae_pretrained",
     architecture="mae",
-    table=KeyTable({**timm.ENCODER, **DECODER}),
+    table=KeyTable({**ENCODER, **MASKED_DECODER}),
     config=pretraining_config,
-    preprocess=preprocess,
+    preprocess=mae_preprocess,
     head_fields=AUTOENCODER_HEADS,
     tidy=with_tables,
     resized=at_another_size,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.layers.answers import Classified
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import load_encoder, start_head
 from models.layers.masked_encoder import initialise_linears
@@ -16,7 +17,6 @@ from models.layers.reversible import run_trunk
 from models.layers.space_time_positions import SpaceTimePositions
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.vit.model import Classified
 
 
 @dataclass(frozen=True)

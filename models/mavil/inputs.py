@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.mavil.loudness import AUDIOSET, Loudness
 from models.media.fbank import FbankConfig, log_mel
-
-
-@dataclass(frozen=True)
-class Loudness:
-    """Mean and deviation of the log-mel values of a data set. Each clip's own in their place cost about 6 mAP, say the authors."""
-
-    mean: float
-    std: float
-
-
-AUDIOSET = Loudness(-4.2677393, 4.5689974)
-ESC50 = Loudness(-6.6268077, 5.358466)
-SPEECH_COMMANDS = Loudness(-6.845978, 5.4654526)
 
 
 def spectrogram(waveform: Tensor, frames: int, loudness: Loudness = AUDIOSET, config: FbankConfig | None = None) -> Tensor:

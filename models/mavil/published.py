@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.mae.published import DECODER
 from models.published.family import (
     AUTOENCODER_HEADS,
     Family,
@@ -23,7 +22,7 @@ from models.published.family import (
     squeeze,
 )
 from models.published.key_table import KeyTable
-from models.vit import published as timm
+from models.vit.published import BLOCK, ENCODER, MASKED_DECODER
 
 WINDOWS = {
     "decoder_blocks.{i}.attn.tau": "decoder_blocks.{i}.attn.tau",
@@ -45,21 +44,21 @@ def halves(keys: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-FUSION = {theirs.replace("blocks.", "blocks_av."): ours.replace("blocks.", "blocks_av.") for theirs, ours in timm.BLOCK.items()}
+FUSION = {theirs.replace("blocks.", "blocks_av."): ours.replace("blocks.", "blocks_av.") for theirs, ours in BLOCK.items()}
 
 KEYS = {
-    **halves(timm.ENCODER),
+    **halves(ENCODER),
     **FUSION,
     **{f"fc_norm_{head}.*": f"fc_norm.{head}.*" for head in ("av", "a", "v")},
     **{f"head_{head}.*": f"head.{head}.*" for head in ("av", "a", "v")},
 }
 
 PRETRAINING_KEYS = {
-    **halves({**timm.ENCODER, **DECODER}),
+    **halves({**ENCODER, **MASKED_DECODER}),
     **FUSION,
 }
 
-AUDIO_MAE_KEYS = {**timm.ENCODER, **DECODER, **WINDOWS}
+AUDIO_MAE_KEYS = {**ENCODER, **MASKED_DECODER, **WINDOWS}
 
 VGGSOUND_CLASSES = 309
 """A clip of VGGSound has one label, of AudioSet several."""

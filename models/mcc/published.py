@@ -19,20 +19,20 @@ from models.published.family import (
     squeeze,
 )
 from models.published.key_table import KeyTable
-from models.vit import published as timm
+from models.vit.published import BLOCK, DECODER, ENCODER
 
 KEYS = {
-    **timm.ENCODER,
+    **ENCODER,
     "norm.*": "norm.*",
     "cls_token_xyz": "cls_token_xyz",
     "xyz_pos_embed.two_d_pos_embed": "xyz_pos_embed.two_d_pos_embed",
     "xyz_pos_embed.cls_token": "xyz_pos_embed.cls_token",
     "xyz_pos_embed.invalid_xyz_token": "xyz_pos_embed.invalid_xyz_token",
     "xyz_pos_embed.pos_embed.*": "xyz_pos_embed.pos_embed.*",
-    **{f"xyz_pos_embed.{key}": f"xyz_pos_embed.{name}" for key, name in timm.BLOCK.items()},
-    **{key.replace("blocks.", "blocks_xyz."): name.replace("blocks.", "blocks_xyz.") for key, name in timm.BLOCK.items()},
+    **{f"xyz_pos_embed.{key}": f"xyz_pos_embed.{name}" for key, name in BLOCK.items()},
+    **{key.replace("blocks.", "blocks_xyz."): name.replace("blocks.", "blocks_xyz.") for key, name in BLOCK.items()},
     "norm_xyz.*": "norm_xyz.*",
-    **timm.DECODER,
+    **DECODER,
     "decoder_xyz_pos_embed.pos_embed.*": "decoder_xyz_pos_embed.pos_embed.*",
 }
 

@@ -63,6 +63,7 @@ FAMILY = Family(
     resized=slowfast.resized,
     described=slowfast.described_by(fields_of),
     preprocess=slowfast.preprocess_video,
+    wrapper="model_state",
 )
 
 SEPARATE = replace(FAMILY, name="mvit_separate", table=KeyTable(SEPARATE_KEYS))

@@ -17,9 +17,10 @@ from models.mvit import slowfast
 from models.mvit.model import Activation
 from models.mvit.reversible import PUBLISHED, Fusion
 from models.mvit.trunk import Positions
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, resize_and_crop, vit_config
+from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, resize_and_crop
 from models.published.key_table import KeyTable
 from models.vit.model import Pool
+from models.vit.published import resized, vit_config
 
 BLOCK = {
     "F.norm.*": "norm1.*",
@@ -171,10 +172,13 @@ VIT = Family(
     architecture="vit",
     table=KeyTable(VIT_KEYS),
     config=vit_config,
+    resized=resized,
     defaults=REVERSIBLE,
     described=slowfast.described_by(vit_fields),
     tidy=without_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    headless=True,
+    wrapper="model_state",
 )
 
 MVIT = Family(
@@ -186,6 +190,7 @@ MVIT = Family(
     described=slowfast.described_by(mvit_fields),
     tidy=without_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    wrapper="model_state",
 )
 
 MINREV = Family(
@@ -193,12 +198,13 @@ MINREV = Family(
     architecture="vit",
     table=KeyTable(MINREV_KEYS),
     config=minrev_config,
+    resized=resized,
     defaults={**REVERSIBLE, "pool": Pool.MEAN, "mlp_norm_eps": 1e-5, "final_norm_eps": 1e-5},
     preprocess=resize_and_crop(1.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+    headless=True,
+    wrapper=None,
 )
 
 VIT_FUSED = replace(VIT, name="rev_vit_fused", table=KeyTable(fused(VIT_KEYS)))
 MVIT_FUSED = replace(MVIT, name="rev_mvit_fused", table=KeyTable(fused(MVIT_KEYS)), preprocess=slowfast.preprocess_video)
 """q, k and v as one matrix; the published Rev-MViT of pictures has three, that of clips one."""
-
-FAMILIES = (VIT, VIT_FUSED, MVIT, MVIT_FUSED, MINREV)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from models.bundle import Preprocess
+from models.layers.forward import with_tokens
 
 
 @dataclass(frozen=True)
@@ -27,3 +32,8 @@ class Null(nn.Module):
         """(B, ...) → logits (B, classes)."""
         time.sleep(self.config.milliseconds / 1000)
         return torch.zeros(pixels.shape[0], self.config.classes)
+
+
+def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
+    assert isinstance(model, Null)
+    return with_tokens(model(arrays["pixels"]), model.config.tokens, model.config.tokens)

@@ -14,9 +14,6 @@ from models.pairs.common import INITIAL_SCALE, TwoTowersConfig, class_features, 
 from models.pairs.text import PostNormText, PostNormTextConfig
 from models.vit.model import ViT, ViTConfig
 
-TEXT_LENGTH = 102
-"""Tokens that the published tokeniser fills up every text to, begin and end included; the features do not depend on it."""
-
 _B16 = ViTConfig(classes=0)
 _L16 = ViTConfig(classes=0, width=1024, depth=24, heads=16)
 _H14 = ViTConfig(classes=0, patch_size=14, width=1280, depth=32, heads=16)
@@ -36,6 +33,8 @@ VISION: Mapping[str, ViTConfig] = {
     "vit_6.5b14_ft_in1k": replace(_6B14, image_size=518, classes=1000),
 }
 """By their published names. The families mae, mae_in1k and mae_in21k have the sizes without a head too, and other weights."""
+
+VISION_SIZES: Mapping[str, ViTConfig] = {f"maws_{name}": config for name, config in VISION.items()}
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,8 @@ CLIP: Mapping[str, MAWSClipConfig] = {
     "vit_h14_xlmr_l": replace(_XLMR_LARGE, patch_size=14, width=1280, depth=32, heads=16),
     "vit_2b14_xlmr_l": replace(_XLMR_LARGE, patch_size=14, width=2560, depth=24, heads=32, joint_width=2048),
 }
+
+CLIP_SIZES: Mapping[str, MAWSClipConfig] = {f"maws_{name}": config for name, config in CLIP.items()}
 
 
 class MAWSClip(nn.Module):

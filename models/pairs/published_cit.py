@@ -14,8 +14,7 @@ from models.pairs.cit import Tower
 from models.pairs.published_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, RGB, Family, Fields, resize_and_crop, shape_of
 from models.published.key_table import KeyTable
-from models.vit import published as timm
-from models.vit import published_swag as swag
+from models.vit.published import ENCODER, SWAG_KEYS, TIMM_KEYS
 
 _LAYER = "text_model.encoder.layer.{i}"
 _BLOCK = "text.blocks.{i}"
@@ -42,7 +41,7 @@ POSITION_IDS = "text_model.embeddings.position_ids"
 
 
 MOCO = {
-    **timm.ENCODER,
+    **ENCODER,
     "norm.*": "norm.*",
 }
 
@@ -90,12 +89,13 @@ FAMILY = Family(
     tidy=without_position_ids,
     completed=with_position_ids,
     resized=resize_positions,
+    wrapper=None,
 )
 
 AUGREG = replace(
     FAMILY,
     name="cit_augreg",
-    table=KeyTable(keys(Tower.AUGREG, timm.KEYS)),
+    table=KeyTable(keys(Tower.AUGREG, TIMM_KEYS)),
     defaults={"tower": Tower.AUGREG},
     preprocess=preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 )
@@ -105,12 +105,10 @@ SWAG = replace(
     FAMILY,
     name="cit_swag",
     table=KeyTable(
-        keys(Tower.SWAG, {key: ours for key, ours in swag.KEYS.items() if not key.startswith("head.")}),
+        keys(Tower.SWAG, {key: ours for key, ours in SWAG_KEYS.items() if not key.startswith("head.")}),
         swapped=frozenset({"vision.pos_embed"}),
     ),
     defaults={"tower": Tower.SWAG},
     resized=partial(resize_positions, align_corners=True),
 )
 """No such file was ever published: the names are SWAG's own, under the prefix of the others."""
-
-FAMILIES = (FAMILY, AUGREG, SWAG)

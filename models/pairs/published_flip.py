@@ -10,6 +10,7 @@ from torch import Tensor
 from models.bundle import Preprocess
 from models.layers.positions import sincos_table
 from models.pairs.published_common import HEAD_FIELDS, tower_fields
+from models.published import t5x
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, shape_of
 from models.published.key_table import KeyTable
 
@@ -97,4 +98,6 @@ FAMILY = Family(
     tidy=to_torch,
     completed=to_jax,
     resized=resized,
+    wrapper="target",
+    folder=t5x.write,
 )

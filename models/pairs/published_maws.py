@@ -8,9 +8,9 @@ from torch import Tensor
 
 from models.bundle import Preprocess
 from models.pairs.published_common import HEAD_FIELDS, resize_positions, tower_fields
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of, vit_config
+from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
 from models.published.key_table import KeyTable
-from models.vit import published as timm
+from models.vit.published import TIMM_KEYS, resized, vit_config
 
 LAYER = {
     "self_attn.in_proj_weight": "attn.qkv.weight",
@@ -38,7 +38,7 @@ CLIP_KEYS = {
     "logit_scale": "logit_scale",
     "vision_projection": "vision_projection",
     "text_projection": "text_projection",
-    **{f"vision_encoder.{key}": f"vision.{ours}" for key, ours in timm.KEYS.items() if not key.startswith("head.")},
+    **{f"vision_encoder.{key}": f"vision.{ours}" for key, ours in TIMM_KEYS.items() if not key.startswith("head.")},
     f"{_TEXT}.token_embedding.weight": "text.token_embed.weight",
     f"{_TEXT}.positional_embedding.embedding.weight": "text.pos_embed.weight",
     f"{_TEXT}.embedding_layer_norm.*": "text.embed_norm.*",
@@ -71,10 +71,13 @@ def preprocess(size: int) -> Preprocess:
 FAMILY = Family(
     name="maws",
     architecture="vit",
-    table=KeyTable(timm.KEYS),
+    table=KeyTable(TIMM_KEYS),
     config=config,
+    resized=resized,
     defaults={"proportional_attention": True},
     preprocess=preprocess,
+    headless=True,
+    wrapper=None,
 )
 """The encoders that were only trained as masked autoencoders look alike; they want `proportional_attention=false`."""
 
@@ -86,4 +89,5 @@ CLIP = Family(
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     head_fields=HEAD_FIELDS,
     resized=resize_positions,
+    wrapper=None,
 )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.lart.model import Feature, Heads, Hidden, LARTConfig, Reading, Tracks, encoder, normalise_pose
+from models.people.heads import POSE_FEATURE, Feature, Heads, Reading, encoder
 from models.people.masked_attention import MaskedBlock, Visible
+from models.people.tracks import Hidden, Tracks, normalise_pose
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class PosePredictorConfig:
 
     frames: int = 125
     """A multiple of `conv_stride`."""
-    pose: Feature = LARTConfig.pose
+    pose: Feature = POSE_FEATURE
     depth: int = 16
     heads: int = 16
     head_dim: int = 64

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.lart import published as lart
+from models.people import published as people
 from models.people.smpl import PREFIX
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
 from models.published.key_table import KeyTable
 
-POSE_KEYS = lart.under_encoder(
+POSE_KEYS = people.under_encoder(
     {
-        **lart.SHARED,
-        **lart.transformer("transformer1", "blocks"),
-        **lart.transformer("transformer2", "blocks_after"),
+        **people.SHARED,
+        **people.transformer("transformer1", "blocks"),
+        **people.transformer("transformer2", "blocks_after"),
         "pos_embedding_learned1": "pos_embed",
         "pos_embedding_learned2": "pos_embed_after",
     }
@@ -27,7 +27,7 @@ UNUSED = ("pos_embedding", "pe", "transformer")
 
 def tidy_pose(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     def used(key: str) -> bool:
-        name = key.removeprefix(lart.ENCODER)
+        name = key.removeprefix(people.ENCODER)
         return name not in UNUSED and not name.startswith("transformer.") and not key.startswith(PREFIX)
 
     return {key: value for key, value in published.items() if used(key)}
@@ -37,7 +37,7 @@ def pose_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     """The fields of PosePredictorConfig that weights tell; `heads` by hand where they have not 64 channels."""
     _, frames, _ = shape_of(weights, "pos_embed", 3)
     shape_of(weights, "pos_embed_after", 3)
-    return {"frames": frames, **lart.shared_fields(weights, settings)}
+    return {"frames": frames, **people.shared_fields(weights, settings)}
 
 
 POSE = Family(
@@ -48,6 +48,7 @@ POSE = Family(
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     tidy=tidy_pose,
     left_behind="a table of positions and a transformer that nothing uses",
+    wrapper="state_dict",
 )
 
 APPEARANCE_KEYS = {

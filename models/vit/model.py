@@ -9,6 +9,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from models.layers.answers import Classified
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import initialise_like_slowfast
 from models.layers.masking import take
@@ -112,23 +113,6 @@ SIZES: Mapping[str, ViTConfig] = {
     "vit_huge_patch14": ViTConfig(patch_size=14, width=1280, depth=32, heads=16),
 }
 """Of AugReg, DeiT and SWAG; MAE fine-tunes the last three with `Pool.MEAN`, SWAG at 384 to 518 px."""
-
-
-@dataclass(frozen=True)
-class Classified:
-    """What a classifier answers."""
-
-    logits: Tensor
-    """(B, classes)."""
-    features: Tensor
-    """(B, C), what the head saw; (B, 2, C) for distilled models."""
-    tokens_in: int
-    tokens_out: int
-    """Tokens before the first and after the last block, special tokens included."""
-    size: Tensor | None
-    """(B, tokens_out, 1), input tokens per token; None if nothing merged."""
-    source: Tensor | None
-    """(B, tokens_out, tokens_in) of 0 and 1; None if nothing merged or it was not traced."""
 
 
 class ViT(nn.Module):

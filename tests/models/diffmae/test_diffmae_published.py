@@ -14,10 +14,11 @@ from torch import Tensor
 from models.diffmae.decoder import DecoderType
 from models.diffmae.diffusion import Kind, RhoMode, Schedule
 from models.diffmae.model import SIZES, Connection, DiffMAE, DiffMAEConfig, Target
-from models.diffmae.published import FAMILY, describe, fields_of, write
-from models.published import CheckpointError, detect, import_checkpoint, read_checkpoint
+from models.diffmae.published import FAMILY, describe, fields_of
+from models.loading import mismatch
+from models.published import CheckpointError, detect, exporting, import_checkpoint, read_checkpoint
 from models.published.container import read_description
-from models.registry import mismatch, read_config
+from models.registry import read_config
 from tests.models.diffmae.test_diffmae import CLIP, SMALL
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffmae"
@@ -34,6 +35,10 @@ UNUSUAL = replace(
     clip_width=6,
     clip_weight=0.5,
 )
+
+
+def write(file: Path, config: DiffMAEConfig, weights: dict[str, Tensor]) -> None:
+    exporting.write(file, FAMILY, FAMILY.export(weights), FAMILY.describe(config))
 
 
 def read(file: Path) -> tuple[DiffMAEConfig, dict[str, Tensor]]:

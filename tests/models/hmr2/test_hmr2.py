@@ -20,7 +20,7 @@ from models.merge_schedule import MergeSchedule
 from models.people.cameras import SquareFrame, picture_focal, picture_translation, project
 from models.people.crops import ASPECT, crop, expand, smoothing, squares
 from models.people.smpl import Body, Person, rotations
-from models.published import FAMILIES, CheckpointError, detect, read_checkpoint
+from models.published import CheckpointError, detect, families, read_checkpoint
 from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.replay_hmr2 import build
@@ -56,7 +56,7 @@ def test_the_published_body_loads_strictly() -> None:
         body = Body()
     own = {key.removeprefix("smpl."): value for key, value in published.items() if key.startswith("smpl.")}
     body.load_state_dict(own, strict=True, assign=True)
-    kept = FAMILIES["hmr2"].tidy(published)
+    kept = families()["hmr2"].tidy(published)
     assert not any(key.startswith(("smpl.", "discriminator.")) for key in kept)
 
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, Feature, Hidden, LARTConfig, Tracks, normalise_pose, position_table
+from models.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, LARTConfig, position_table
 from models.lart.windows import read_track
+from models.people.heads import Feature
 from models.people.masked_attention import MaskedAttention, Visible
-from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
+from models.people.tracks import Hidden, Tracks, normalise_pose
+from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.replay_lart import build
@@ -78,7 +80,7 @@ def test_published_sizes_load_strictly(name: str) -> None:
 )
 def test_named_sizes_are_the_published_ones(config: LARTConfig, name: str, millions: float) -> None:
     [published] = [weights for title, weights in full_sizes("lart").items() if title.startswith(name)]
-    assert fit(published, FAMILIES["lart"], {}).config() == config
+    assert fit(published, families()["lart"], {}).config() == config
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in LART(config).parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.05)
@@ -119,7 +121,7 @@ def test_a_file_whose_heads_together_are_as_wide_as_its_tokens_asks_for_them_too
     ):
         import_checkpoint(CASES / "pose_only" / "checkpoint.pth", **arguments)
     file = tmp_path / "single.pth"
-    torch.save({"model": FAMILIES["lart"].export(small(replace(SMALL, heads=1, head_dim=24)).state_dict())}, file)
+    torch.save({"model": families()["lart"].export(small(replace(SMALL, heads=1, head_dim=24)).state_dict())}, file)
     spec, _ = import_checkpoint(file, **arguments)
     assert (spec.config["heads"], spec.config["head_dim"], spec.config["frames"]) == (1, 24, SMALL.times)
 
@@ -128,20 +130,20 @@ def test_a_file_whose_heads_together_are_as_wide_as_its_tokens_asks_for_them_too
 def test_an_imported_model_of_the_evaluated_classes_knows_their_names(tmp_path: Path, actions: int, last: str) -> None:
     weights = small(replace(SMALL, actions=actions)).state_dict()
     file = tmp_path / "model.pth"
-    torch.save({"model": FAMILIES["lart"].export(weights)}, file)
+    torch.save({"model": families()["lart"].export(weights)}, file)
     spec, _ = import_checkpoint(file, family="lart", labels=None, overrides={"heads": "2"}, name="lart", version="1", license="unknown")
     assert len(spec.labels) == actions and spec.labels[-1] == last
 
 
 def test_names_of_compiled_training_and_names_without_prefix_are_read_too() -> None:
     published = read_checkpoint(CASES / "pose_only" / "checkpoint.pth")
-    expected = fit(published, FAMILIES["lart"], {"heads": 4})
+    expected = fit(published, families()["lart"], {"heads": 4})
     for spelling in (
         {key.replace("encoder.", "encoder._orig_mod.", 1): value for key, value in published.items()},
         {f"_orig_mod.{key}": value for key, value in published.items()},
         {key.removeprefix("encoder."): value for key, value in published.items()},
     ):
-        found = fit(spelling, FAMILIES["lart"], {"heads": 4})
+        found = fit(spelling, families()["lart"], {"heads": 4})
         assert found.perfect, found.complaint()
         assert all(torch.equal(found.weights[name], value) for name, value in expected.weights.items())
 
@@ -149,7 +151,7 @@ def test_names_of_compiled_training_and_names_without_prefix_are_read_too() -> N
 def test_where_the_two_position_tables_differ_the_buffer_counts() -> None:
     published = dict(read_checkpoint(CASES / "pose_only" / "checkpoint.pth"))
     published["encoder.pe"] = published["encoder.pe"] + 1
-    assert torch.equal(fit(published, FAMILIES["lart"], {"heads": 4}).weights["pos_embed"], published["encoder.pe"])
+    assert torch.equal(fit(published, families()["lart"], {"heads": 4}).weights["pos_embed"], published["encoder.pe"])
 
 
 def test_a_lightning_file_with_omegaconf_settings_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +214,9 @@ def test_hidden_tokens_are_treated_as_published(heads: int) -> None:
 
 def test_a_single_wide_head_is_read_from_a_checkpoint() -> None:
     model = small(replace(SMALL, heads=1, head_dim=24))
-    exported = FAMILIES["lart"].export(model.state_dict())
+    exported = families()["lart"].export(model.state_dict())
     assert not any("to_out" in key for key in exported)
-    found = fit(exported, FAMILIES["lart"], {})
+    found = fit(exported, families()["lart"], {})
     assert found.perfect and found.config().heads == 1, found.complaint()
 
 

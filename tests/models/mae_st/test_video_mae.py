@@ -9,7 +9,7 @@ import torch
 
 from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.merge_schedule import MergeSchedule
-from models.published import FAMILIES, fit
+from models.published import families, fit
 
 SMALL = VideoMAEConfig(image_size=16, patch_size=8, frames=4, classes=3, width=32, depth=2, heads=4)  # 2 · 4 patches
 
@@ -23,9 +23,9 @@ def clips(batch: int = 2) -> torch.Tensor:
 def test_every_layout_survives_export_and_import(class_token: bool, separate: bool) -> None:
     torch.manual_seed(0)
     model = VideoMAE(replace(SMALL, class_token=class_token, separate_positions=separate)).eval()
-    published = FAMILIES["mae_st"].table.export(model.state_dict())
+    published = families()["mae_st"].table.export(model.state_dict())
     assert "blocks.1.attn.v.bias" in published
-    found = fit(published, FAMILIES["mae_st"], {"heads": 4, "frames": 4})
+    found = fit(published, families()["mae_st"], {"heads": 4, "frames": 4})
     assert found.perfect
     assert torch.equal(found.model()(clips()).logits, model(clips()).logits)
 
@@ -33,17 +33,17 @@ def test_every_layout_survives_export_and_import(class_token: bool, separate: bo
 @pytest.mark.parametrize("class_token", [True, False])
 def test_a_clip_that_is_one_patch_deep_has_a_position_table_as_well(class_token: bool) -> None:
     config = replace(SMALL, frames=2, class_token=class_token, separate_positions=False)
-    published = FAMILIES["mae_st"].table.export(VideoMAE(config).state_dict())
-    assert fit(published, FAMILIES["mae_st"], {"heads": 4, "frames": 2, "classes": 3}).config() == config
+    published = families()["mae_st"].table.export(VideoMAE(config).state_dict())
+    assert fit(published, families()["mae_st"], {"heads": 4, "frames": 2, "classes": 3}).config() == config
 
 
 @pytest.mark.parametrize(
     ("frames", "sentence"), [(1, "frames: 1 where a patch has 2"), ("many", "frames: 'many'"), (6, "3 times do not divide")]
 )
 def test_a_number_of_frames_that_cannot_be_is_refused(frames: object, sentence: str) -> None:
-    published = FAMILIES["mae_st"].table.export(VideoMAE(replace(SMALL, separate_positions=False)).state_dict())
+    published = families()["mae_st"].table.export(VideoMAE(replace(SMALL, separate_positions=False)).state_dict())
     with pytest.raises(ValueError, match=sentence):
-        fit(published, FAMILIES["mae_st"], {"heads": 4, "frames": frames})
+        fit(published, families()["mae_st"], {"heads": 4, "frames": frames})
 
 
 def test_one_position_table_equals_the_sum_of_two() -> None:
@@ -83,7 +83,7 @@ def test_the_first_token_is_left_out_of_the_mean_even_where_it_is_a_patch(class_
 
 
 def test_clips_become_numbers_as_published() -> None:
-    preprocess = FAMILIES["mae_st"].preprocess(224)
+    preprocess = families()["mae_st"].preprocess(224)
     assert (preprocess.mean, preprocess.std) == ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
     assert (preprocess.short_side, preprocess.interpolation) == (256, "bilinear")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.mae_st.model import VideoMAE, VideoMAEConfig, start_from_pretrained
 from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
-from models.published import FAMILIES, fit, read_checkpoint
+from models.published import families, fit, read_checkpoint
 from tests.golden.case import read_case
 from tests.golden.replay_mae_st import load_finetuned, load_pretraining
 from tests.models.recorded import detected_at_full_size
@@ -51,9 +51,9 @@ def clips(batch: int = 2) -> Tensor:
 def test_every_layout_survives_export_and_import(class_token: bool, separate: bool, predicted_frames: int) -> None:
     config = replace(SMALL, class_token=class_token, separate_positions=separate, predicted_frames=predicted_frames)
     model, noise = seeded(config), torch.rand(2, 8)
-    published = FAMILIES["mae_st_pretrained"].export(model.state_dict())
+    published = families()["mae_st_pretrained"].export(model.state_dict())
     assert ("decoder_cls_token" in published, "decoder_pos_embed_temporal" in published) == (class_token, separate)
-    found = fit(published, FAMILIES["mae_st_pretrained"], {"heads": 4, "decoder_heads": 2, "frames": 4, "mask_ratio": 0.5})
+    found = fit(published, families()["mae_st_pretrained"], {"heads": 4, "decoder_heads": 2, "frames": 4, "mask_ratio": 0.5})
     assert found.perfect
     answer = model(clips(), noise)
     assert torch.equal(found.model()(clips(), noise).loss, answer.loss)
@@ -154,18 +154,18 @@ def test_published_files_load_strictly_at_full_size(shapes: dict[str, list[int]]
 )
 def test_a_checkpoint_survives_the_way_to_our_names_and_back(case: str, family: str, settings: dict[str, Any]) -> None:
     published = read_checkpoint(GOLDEN / case / "checkpoint.pth")
-    found = fit(published, FAMILIES[family], {"heads": 1, "decoder_heads": 1, **settings} if "pretrain" in case else {"heads": 1})
+    found = fit(published, families()[family], {"heads": 1, "decoder_heads": 1, **settings} if "pretrain" in case else {"heads": 1})
     assert found.perfect
-    exported = FAMILIES[family].export(found.weights)
+    exported = families()[family].export(found.weights)
     assert exported.keys() == published.keys()
     assert all(torch.equal(exported[key], value) for key, value in published.items())
 
 
 def test_the_head_of_slowfast_files_is_understood() -> None:
     published = read_checkpoint(GOLDEN / "finetune_slowfast_ckpt" / "checkpoint.pth")
-    found = fit(published, FAMILIES["mae_st"], {"heads": 3})
+    found = fit(published, families()["mae_st"], {"heads": 3})
     assert found.perfect
-    assert torch.equal(FAMILIES["mae_st"].export(found.weights)["head.weight"], published["head.projection.weight"])
+    assert torch.equal(families()["mae_st"].export(found.weights)["head.weight"], published["head.projection.weight"])
 
 
 @pytest.mark.parametrize("name", ["finetune_sep_cls", "finetune_slowfast_ckpt", "pretrain_sep_cls", "pretrain_joint_nocls"])

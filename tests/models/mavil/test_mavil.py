@@ -20,7 +20,7 @@ from models.mavil.conversion import audio_from_video, video_from_pictures
 from models.mavil.model import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, kept_on_grid, start_from_pretrained
 from models.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig, Noise, info_nce
 from models.merge_schedule import MergeSchedule
-from models.published import FAMILIES, fit, import_checkpoint, read_checkpoint
+from models.published import families, fit, import_checkpoint, read_checkpoint
 from tests.golden.case import read_case
 from tests.golden.replay_mavil import load_finetuned, load_pretraining, noise_of
 from tests.models.recorded import detected_at_full_size
@@ -88,8 +88,8 @@ def test_scores_are_of_several_labels_or_of_one() -> None:
 
 @pytest.mark.parametrize(("classes", "several"), [(527, True), (309, False)])
 def test_a_file_of_vggsound_is_known_by_its_classes(classes: int, several: bool) -> None:
-    published = FAMILIES["mavil"].export(MAViL(replace(FUSED, classes=classes)).state_dict())
-    assert fit(published, FAMILIES["mavil"], {"mel_bins": 16, "frames": 4, "heads": 4}).config().multi_label is several
+    published = families()["mavil"].export(MAViL(replace(FUSED, classes=classes)).state_dict())
+    assert fit(published, families()["mavil"], {"mel_bins": 16, "frames": 4, "heads": 4}).config().multi_label is several
 
 
 def test_keeping_everything_in_another_order_changes_nothing() -> None:
@@ -281,12 +281,12 @@ def test_the_base_sizes_are_the_published_ones() -> None:
 )
 def test_a_checkpoint_survives_the_way_to_our_names_and_back(case: str, family: str, settings: dict[str, int]) -> None:
     published = read_checkpoint(GOLDEN / case / "checkpoint.pth")
-    found = fit(published, FAMILIES[family], settings)
+    found = fit(published, families()[family], settings)
     assert found.perfect
-    exported = FAMILIES[family].export(found.weights)
+    exported = families()[family].export(found.weights)
     assert exported.keys() == published.keys()
     assert all(torch.equal(exported[key], value) for key, value in published.items())
-    again = fit(exported, FAMILIES[family], settings)
+    again = fit(exported, families()[family], settings)
     assert all(torch.equal(again.weights[key], value) for key, value in found.weights.items())
 
 
@@ -294,7 +294,7 @@ def test_a_file_that_lacks_a_head_says_so() -> None:
     published = read_checkpoint(GOLDEN / "finetune_av" / "checkpoint.pth")
     del published["head_av.bias"]
     published["stranger.weight"] = torch.zeros(1)
-    found = fit(published, FAMILIES["mavil"], {"mel_bins": 32})
+    found = fit(published, families()["mavil"], {"mel_bins": 32})
     assert (found.missing, found.unexpected) == (["head_av.bias"], ["stranger.weight"])
     assert "cannot classify before they are fine-tuned" in found.complaint()
 
@@ -313,7 +313,7 @@ def test_a_classifier_that_still_holds_its_decoders_is_imported_without_them(tmp
         license="none",
     )
     assert spec.provenance["left_out"] == ["decoder_blocks.{i}.norm1.bias", "mask_token_v", "norm.weight"]
-    assert FAMILIES["mavil"].export(weights).keys() == published.keys()
+    assert families()["mavil"].export(weights).keys() == published.keys()
 
 
 @pytest.mark.parametrize("name", ["pretrain_stage1", "pretrain_stage2"])

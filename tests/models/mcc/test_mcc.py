@@ -32,7 +32,7 @@ from models.mcc.model import (
 )
 from models.mcc.points import WindowBlock, contract, embed
 from models.merge_schedule import MergeSchedule
-from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
+from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from tests.golden.case import read_case
 from tests.golden.replay_mcc import scene_of
 
@@ -444,13 +444,13 @@ def test_the_published_checkpoint_loads_strictly_at_full_size(rows: int, regress
     shapes = {**KEYS, "decoder_pred.weight": [rows, 512], "decoder_pred.bias": [rows]}
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert detect(weights) == ["mcc"]
-    found = fit(weights, FAMILIES["mcc"], {})
+    found = fit(weights, families()["mcc"], {})
     assert found.config() == replace(PUBLISHED["mcc_vit_base_patch16"], regress_colour=regress)
     with torch.device("meta"):
         model = MCC(found.config())
     model.load_state_dict(found.weights, strict=True, assign=True)
     assert sum(value.numel() for value in model.state_dict().values()) == parameters
-    assert {name: list(value.shape) for name, value in FAMILIES["mcc"].export(model.state_dict()).items()} == shapes
+    assert {name: list(value.shape) for name, value in families()["mcc"].export(model.state_dict()).items()} == shapes
 
 
 def test_other_sizes_are_told_by_the_weights() -> None:
@@ -458,7 +458,7 @@ def test_other_sizes_are_told_by_the_weights() -> None:
     config = replace(SMALL, width=44, heads=4, window_heads=11, window_depth=2, window_mlp_ratio=0.341, qkv_bias=False, regress_colour=True)
     model = make(config)
     settings = {"heads": 4, "decoder_heads": 2, "window_heads": 11, "drop_path": 0.25}
-    found = fit(FAMILIES["mcc"].export(model.state_dict()), FAMILIES["mcc"], settings)
+    found = fit(families()["mcc"].export(model.state_dict()), families()["mcc"], settings)
     assert model.xyz_pos_embed.blocks[0].mlp.fc1.out_features == 15
     assert found.config() == replace(config, window_mlp_ratio=found.config().window_mlp_ratio)
     arguments = (*view(), points(5))
@@ -468,8 +468,8 @@ def test_other_sizes_are_told_by_the_weights() -> None:
 def test_import_and_export_keep_every_bit(tmp_path: Path) -> None:
     settings = {"heads": 4, "decoder_heads": 4}
     published = read_checkpoint(GOLDEN / "co3d_forward" / "checkpoint.pth")
-    model = fit(published, FAMILIES["mcc"], settings).model()
-    torch.save({"model": FAMILIES["mcc"].export(model.state_dict()), "args": argparse.Namespace(seed=0)}, tmp_path / "again.pth")
+    model = fit(published, families()["mcc"], settings).model()
+    torch.save({"model": families()["mcc"].export(model.state_dict()), "args": argparse.Namespace(seed=0)}, tmp_path / "again.pth")
     again = read_checkpoint(tmp_path / "again.pth")
     assert again.keys() == published.keys()
     assert all(torch.equal(again[key], value) for key, value in published.items())

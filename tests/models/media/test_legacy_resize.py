@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.bundle import Preprocess
 from models.media.legacy_resize import prepare, sampling, square
-from models.published import FAMILIES
+from models.published import families
 from server.media.images import to_model_size
 
 BY_TENSORFLOW = [
@@ -83,7 +83,7 @@ def test_what_shoots_over_is_clipped_only_where_pictures_travel() -> None:
 
 def test_the_service_prepares_pictures_for_flip_so() -> None:
     whole = picture(31, 44)
-    preprocess = FAMILIES["flip"].preprocess(16)
+    preprocess = families()["flip"].preprocess(16)
     assert (to_model_size(Image.fromarray(whole), preprocess, 10**6) == square(whole, 16)).all()
 
 

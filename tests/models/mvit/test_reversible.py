@@ -15,17 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import bundle
+from models.layers.forward import normalise
 from models.layers.positions import resize_table
 from models.layers.reversible import couple, run_trunk, streams_of
 from models.layers.token_merging import Tokens
+from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.mvit import reversible as mvit_reversible
 from models.mvit.published_reversible import stage_fusion
 from models.mvit.reversible import Fusion, RevMViT, RevMViTConfig
 from models.mvit.trunk import Positions
-from models.published import FAMILIES, fit, import_checkpoint, read_checkpoint
+from models.published import families, fit, import_checkpoint, read_checkpoint
 from models.published.container import read_description
-from models.registry import load, normalise
 from models.vit.model import Pool, ViT, ViTConfig
 from tests.golden import replay_rev
 from tests.golden.case import read_case
@@ -392,7 +393,7 @@ def test_the_published_sizes_are_told_from_weights() -> None:
     for config in mvit_reversible.PUBLISHED.values():
         with torch.device("meta"):
             weights = RevMViT(config).state_dict()
-        assert FAMILIES["rev_mvit"].config(weights, {}) == {name: getattr(config, name) for name in config.__dataclass_fields__}
+        assert families()["rev_mvit"].config(weights, {}) == {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
 def rev_vit_configuration() -> dict[str, Any]:
@@ -424,7 +425,7 @@ def test_what_a_vit_has_not_makes_a_rev_vit_of_mvits_parts(section: str, key: st
 def test_an_idle_class_token_is_left_out_with_a_warning() -> None:
     published = read_checkpoint(GOLDEN / "rev_mvit_video_tiny" / "checkpoint.pth")
     description = read_description(GOLDEN / "rev_mvit_video_tiny" / "checkpoint.pth")
-    family = FAMILIES["rev_mvit_fused"]
+    family = families()["rev_mvit_fused"]
     with pytest.warns(UserWarning, match="cls_token"):
         found = fit({**published, "cls_token": torch.zeros(1, 1, 16)}, family, family.described(description))
     assert found.perfect
@@ -457,6 +458,6 @@ def test_oblong_pictures_keep_their_table() -> None:
 def test_so_do_oblong_patches_which_a_file_tells() -> None:
     model = built(replace(SMALL_VIT, image_width=32, patch_width=8))
     assert model.eval()(torch.randn(1, 3, 16, 32)).logits.shape == (1, 5)
-    found = fit(FAMILIES["rev_vit"].export(model.state_dict()), FAMILIES["rev_vit"], {"heads": 4, "image_size": 16, "image_width": 32})
+    found = fit(families()["rev_vit"].export(model.state_dict()), families()["rev_vit"], {"heads": 4, "image_size": 16, "image_width": 32})
     assert found.perfect, found.complaint()
     assert (found.config().patch_shape, found.config().patches) == ((SMALL_VIT.patch_size, 8), 16)

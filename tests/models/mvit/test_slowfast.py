@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint
+from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from models.published.container import read_description
 from tests.golden import replay_mvit, replay_rev
 from tests.golden.case import Tolerance, read_case
@@ -113,7 +113,7 @@ def test_a_table_of_other_dimensions_is_named(case: str, key: str) -> None:
     file = GOLDEN / case / "checkpoint.pth"
     published, description = read_checkpoint(file), read_description(file)
     (name,) = detect(published, description)
-    found = fit({**published, key: published[key].unsqueeze(0)}, FAMILIES[name], FAMILIES[name].described(description))
+    found = fit({**published, key: published[key].unsqueeze(0)}, families()[name], families()[name].described(description))
     assert [text.partition(" ")[0] for text in found.misshapen] == [key]
 
 

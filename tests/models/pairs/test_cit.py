@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.pairs.cit import PUBLISHED, CiT, CiTConfig, Tower
-from models.published import FAMILIES, detect, fit, read_checkpoint
+from models.published import detect, families, fit, read_checkpoint
 from models.vit.model import ViT
-from models.vit.published_swag import FAMILY as SWAG
+from models.vit.published import SWAG
 from tests.golden.case import read_case
 from tests.golden.replay_cit import FAMILY_OF, answers, cit_config, load
 
@@ -61,7 +61,7 @@ def batch(count: int = 4) -> tuple[Tensor, Tensor, Tensor]:
 def test_published_checkpoints_load_strictly_at_full_size(name: str) -> None:
     shapes = KEYS[name]["params"]
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    family = FAMILIES[FAMILY_OF[PUBLISHED[SIZES[name]].tower]]
+    family = families()[FAMILY_OF[PUBLISHED[SIZES[name]].tower]]
     assert detect(weights) == [family.name]
     found = fit(weights, family, {})
     assert found.perfect
@@ -76,7 +76,7 @@ def test_published_checkpoints_load_strictly_at_full_size(name: str) -> None:
 def test_a_checkpoint_survives_the_way_to_our_names_and_back(name: str) -> None:
     case = read_case(GOLDEN / name)
     published, config = read_checkpoint(case.checkpoint), cit_config(case.config)
-    family = FAMILIES[FAMILY_OF[config.tower]]
+    family = families()[FAMILY_OF[config.tower]]
     exported = family.export(fit(published, family, vars(config)).weights)
     assert exported.keys() == published.keys()
     assert all(torch.equal(exported[key], value) and exported[key].dtype == value.dtype for key, value in published.items())
@@ -87,7 +87,7 @@ def test_a_checkpoint_and_its_heads_tell_the_whole_config(name: str) -> None:
     case = read_case(GOLDEN / name)
     config = cit_config(case.config)
     heads = {"heads": config.heads, "text_heads": config.text_heads}
-    assert fit(read_checkpoint(case.checkpoint), FAMILIES[FAMILY_OF[config.tower]], heads).config() == config
+    assert fit(read_checkpoint(case.checkpoint), families()[FAMILY_OF[config.tower]], heads).config() == config
 
 
 def test_the_buffer_of_positions_may_be_absent() -> None:
@@ -95,7 +95,7 @@ def test_the_buffer_of_positions_may_be_absent() -> None:
     published = read_checkpoint(case.checkpoint)
     del published[POSITION_IDS]
     assert detect(published) == ["cit"]
-    assert fit(published, FAMILIES["cit"], vars(cit_config(case.config))).perfect
+    assert fit(published, families()["cit"], vars(cit_config(case.config))).perfect
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -111,9 +111,9 @@ def test_bfloat16_stays_within_two_percent(name: str) -> None:
 def test_the_swag_tower_has_the_names_of_swag_below_its_prefix() -> None:
     """No file with it was published: the source are the published names of SWAG and those of the other two towers."""
     model = make(replace(SMALL, tower=Tower.SWAG))
-    published = FAMILIES["cit_swag"].export(model.state_dict())
+    published = families()["cit_swag"].export(model.state_dict())
     assert detect(published) == ["cit_swag"]
-    found = fit(published, FAMILIES["cit_swag"], {"heads": 3, "text_heads": 2})
+    found = fit(published, families()["cit_swag"], {"heads": 3, "text_heads": 2})
     assert found.perfect
     images, _, _ = batch()
     torch.testing.assert_close(found.model().encode_images(images), model.encode_images(images))  # type: ignore[operator]
@@ -126,7 +126,7 @@ def test_the_swag_tower_has_the_names_of_swag_below_its_prefix() -> None:
 @pytest.mark.parametrize("tower", Tower)
 def test_another_image_size_resizes_positions_as_the_tower_does(tower: Tower) -> None:
     """SWAG's own rule aligns corners."""
-    family = FAMILIES[FAMILY_OF[tower]]
+    family = families()[FAMILY_OF[tower]]
     published = family.export(make(replace(SMALL, tower=tower)).state_dict())
     same, larger = (
         fit(published, family, {"heads": 3, "text_heads": 2, "image_size": size}).weights["vision.pos_embed"] for size in (32, 48)

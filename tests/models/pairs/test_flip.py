@@ -19,7 +19,7 @@ from torch import Tensor
 from models.layers.positions import sincos_table
 from models.merge_schedule import MergeSchedule
 from models.pairs.flip import FLIP, PUBLISHED, FLIPConfig
-from models.published import FAMILIES, CheckpointError, detect, fit, import_checkpoint, read_checkpoint, t5x
+from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint, t5x
 from tests.golden.case import read_case
 from tests.golden.replay_flip import answers, flip_config, load
 
@@ -62,19 +62,19 @@ def test_published_checkpoints_load_strictly_at_full_size(name: str, millions: f
     shapes = KEYS[name]["params"]
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     assert detect(weights) == ["flip"]
-    found = fit(weights, FAMILIES["flip"], {})
+    found = fit(weights, families()["flip"], {})
     assert found.perfect
     assert found.config() == PUBLISHED[name]
     with torch.device("meta"):
         model = FLIP(found.config())
     model.load_state_dict(found.weights, strict=True, assign=True)
     assert round(sum(value.numel() for value in model.state_dict().values()) / 1e6, 1) == millions
-    assert {key: list(value.shape) for key, value in FAMILIES["flip"].export(model.state_dict()).items()} == shapes
+    assert {key: list(value.shape) for key, value in families()["flip"].export(model.state_dict()).items()} == shapes
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
 def test_a_checkpoint_survives_the_way_to_our_names_and_back(folder: Path) -> None:
-    published, family = read_checkpoint(folder / "checkpoint.pth"), FAMILIES["flip"]
+    published, family = read_checkpoint(folder / "checkpoint.pth"), families()["flip"]
     settings = vars(flip_config(read_case(folder).config))
     found = fit(published, family, settings)
     exported = family.export(found.weights)
@@ -86,7 +86,7 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(folder: Path) -> No
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
 def test_a_checkpoint_and_its_heads_tell_the_whole_config(folder: Path) -> None:
     config = flip_config(read_case(folder).config)
-    found = fit(read_checkpoint(folder / "checkpoint.pth"), FAMILIES["flip"], {"heads": config.heads, "text_heads": config.text_heads})
+    found = fit(read_checkpoint(folder / "checkpoint.pth"), families()["flip"], {"heads": config.heads, "text_heads": config.text_heads})
     assert replace(found.config(), mask_ratio=config.mask_ratio) == config
 
 
@@ -199,7 +199,7 @@ def test_training_starts_as_published() -> None:
 def test_another_grid_computes_the_table_anew() -> None:
     case = read_case(GOLDEN / "tiny_m50_t5x")
     config = replace(flip_config(case.config), image_size=64)
-    found = fit(read_checkpoint(case.checkpoint), FAMILIES["flip"], vars(config))
+    found = fit(read_checkpoint(case.checkpoint), families()["flip"], vars(config))
     assert found.perfect
     assert torch.equal(found.weights["vision.pos_embed"], sincos_table(config.width, 8))
 
@@ -346,9 +346,9 @@ def test_a_written_index_says_of_each_array_what_its_folder_says(tmp_path: Path)
     "change", [lambda part: part[:-1], lambda part: part.flatten(), lambda part: part[0, 0]], ids=["cut", "flat", "one"]
 )
 def test_parts_that_cannot_be_joined_are_named(change: Any) -> None:
-    published = FAMILIES["flip"].export(make().state_dict())
+    published = families()["flip"].export(make().state_dict())
     key = "txt_encoder.Transformer.encoderblock_01.MultiHeadDotProductAttention_0.key.kernel"
     published[key] = change(published[key])
-    found = fit(published, FAMILIES["flip"], {"heads": 3, "text_heads": 2})
+    found = fit(published, families()["flip"], {"heads": 3, "text_heads": 2})
     assert not found.perfect and not found.missing
     assert any(line.startswith(key) for line in found.misshapen)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.bundle import Preprocess
 from models.pairs.maws import CLIP, VISION, MAWSClip
 from models.pairs.text import PostNormText, PostNormTextConfig
-from models.published import FAMILIES, detect, fit, import_checkpoint, read_checkpoint
+from models.published import detect, families, fit, import_checkpoint, read_checkpoint
 from models.vit.model import ViT
 from server.media.images import to_model_size
 from tests.golden.case import read_case
@@ -46,7 +46,7 @@ def shapes_of(weights: dict[str, Tensor]) -> dict[str, list[int]]:
 def test_published_checkpoints_load_strictly_at_full_size(name: str) -> None:
     shapes = KEYS[name]["params"]
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    family = FAMILIES["maws_clip" if name in CLIP else "maws"]
+    family = families()["maws_clip" if name in CLIP else "maws"]
     assert family.name in detect(weights)
     found = fit(weights, family, {})
     assert found.perfect
@@ -80,14 +80,14 @@ def test_the_sizes_have_as_many_parameters_as_published_and_are_told_by_their_sh
     with torch.device("meta"):
         model = MAWSClip(CLIP[name]) if name in CLIP else ViT(VISION[name])
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-    family = FAMILIES["maws_clip" if name in CLIP else "maws"]
+    family = families()["maws_clip" if name in CLIP else "maws"]
     assert fit(family.export(model.state_dict()), family, {}).config() == model.config
 
 
 @pytest.mark.parametrize(("name", "family"), [("vision_features", "maws"), ("vision_ft_head", "maws"), ("clip", "maws_clip")])
 def test_a_checkpoint_survives_the_way_to_our_names_and_back(name: str, family: str) -> None:
     published = read_checkpoint(GOLDEN / name / "checkpoint.pth")
-    table = FAMILIES[family]
+    table = families()[family]
     exported = table.export(table.table.translate(published).weights)
     assert exported.keys() == published.keys()
     assert all(torch.equal(exported[key], value) for key, value in published.items())
@@ -96,7 +96,7 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(name: str, family: 
 def test_a_checkpoint_and_its_heads_tell_the_whole_config() -> None:
     config = clip_config(read_case(PAIR).config)
     heads = {"heads": config.heads, "text_heads": config.text_heads}
-    assert fit(read_checkpoint(PAIR / "checkpoint.pth"), FAMILIES["maws_clip"], heads).config() == config
+    assert fit(read_checkpoint(PAIR / "checkpoint.pth"), families()["maws_clip"], heads).config() == config
 
 
 def older(key: str) -> str:
@@ -114,7 +114,7 @@ def older(key: str) -> str:
 
 def test_another_image_size_resizes_the_positions_of_a_pair_as_mae_does() -> None:
     published, config = read_checkpoint(PAIR / "checkpoint.pth"), clip_config(read_case(PAIR).config)
-    table = fit(published, FAMILIES["maws_clip"], {**vars(config), "image_size": 48}).weights["vision.pos_embed"]
+    table = fit(published, families()["maws_clip"], {**vars(config), "image_size": 48}).weights["vision.pos_embed"]
     own = published["vision_encoder.pos_embed"]
     grid = F.interpolate(own[:, 1:].reshape(1, 4, 4, 40).permute(0, 3, 1, 2), size=(6, 6), mode="bicubic", align_corners=False)
     torch.testing.assert_close(table, torch.cat([own[:, :1], grid.permute(0, 2, 3, 1).reshape(1, 36, 40)], dim=1))
@@ -124,7 +124,7 @@ def test_the_older_spelling_of_the_text_tower_is_read() -> None:
     published, settings = read_checkpoint(PAIR / "checkpoint.pth"), vars(clip_config(read_case(PAIR).config))
     renamed = {older(key): value for key, value in published.items()}
     assert renamed.keys() != published.keys()
-    found, expected = (fit(weights, FAMILIES["maws_clip"], settings) for weights in (renamed, published))
+    found, expected = (fit(weights, families()["maws_clip"], settings) for weights in (renamed, published))
     assert found.perfect
     assert all(torch.equal(found.weights[key], value) for key, value in expected.weights.items())
 
@@ -200,7 +200,7 @@ def imported(name: str, **changes: Any) -> Any:
 def test_a_fine_tuned_encoder_classifies_and_a_bare_one_embeds() -> None:
     spec, _ = imported("vision_ft_head")
     assert (spec.architecture, spec.config["classes"], spec.config["proportional_attention"]) == ("vit", 9, True)
-    assert FAMILIES["maws"].preprocess(518).fit == "squeeze"
-    assert FAMILIES["maws"].preprocess(224).fit == "crop"
-    bare, _ = imported("vision_features", family=None, overrides={"heads": "5"})
+    assert families()["maws"].preprocess(518).fit == "squeeze"
+    assert families()["maws"].preprocess(224).fit == "crop"
+    bare, _ = imported("vision_features", family="maws", overrides={"heads": "5"})
     assert (bare.task, bare.architecture, bare.labels) == ("embed", "vit", [])

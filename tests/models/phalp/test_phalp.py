@@ -13,15 +13,16 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from models.lart.model import LARTConfig, normalise_pose
+from models.lart.model import LARTConfig
 from models.people.tracklets import read_results, tracks_of
+from models.people.tracks import normalise_pose
 from models.phalp.distance import EQ_010, EQ_019, Features, appearance_distances, costs
 from models.phalp.location import POINT, SPREAD, forecast, predict_location
 from models.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
 from models.phalp.results import RECORDED, Results
 from models.phalp.texture import normalise_texture, texture_distances, update_texture
 from models.phalp.tracker import Observation, State, Tracker, TrackerConfig
-from models.published import FAMILIES, fit, read_checkpoint
+from models.published import families, fit, read_checkpoint
 from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.compare import compare_intermediates
@@ -338,5 +339,5 @@ def test_results_hold_ghosts_and_what_came_before_confirmation(tmp_path: Path) -
 
 def test_the_pose_predictor_is_found_from_the_keys() -> None:
     published = read_checkpoint(CASES / "pose_predictor" / "checkpoint.pth")
-    assert fit(published, FAMILIES["phalp_pose"], {"heads": 3}).perfect
-    assert not fit(published, FAMILIES["phalp_pose"], {"heads": 3}).unexpected
+    assert fit(published, families()["phalp_pose"], {"heads": 3}).perfect
+    assert not fit(published, families()["phalp_pose"], {"heads": 3}).unexpected

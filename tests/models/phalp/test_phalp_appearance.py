@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from models.phalp.appearance import AppearanceNet, AppearanceNetConfig, FlowDecoder, NormedBlock, ResNet50, SpectralConv
-from models.published import FAMILIES, detect, fit
+from models.published import detect, families, fit
 from tests.models.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
 
@@ -31,14 +31,14 @@ def test_names_as_they_stand_in_the_file_are_read_and_the_round_trip_is_bit_exac
     in_file = {f"hmar.{name}": value for name, value in weights.items()}
     exported = round_trips({**in_file, "hmar.smplx_head.fc1.bias": torch.zeros(3)}, "phalp_appearance", {})
     assert exported.keys() == in_file.keys()
-    assert fit(weights, FAMILIES["phalp_appearance"], {}).perfect  # as the published code names them once they are read
+    assert fit(weights, families()["phalp_appearance"], {}).perfect  # as the published code names them once they are read
 
 
 def test_the_published_loader_finds_its_names_in_an_export() -> None:
     """It cuts five characters off every key that names one of its parts, writes `smpl` for `smplx`, and loads what it then knows."""
     with torch.device("meta"):
         weights = AppearanceNet(AppearanceNetConfig()).state_dict()
-    exported = FAMILIES["phalp_appearance"].export(weights)
+    exported = families()["phalp_appearance"].export(weights)
     parts = ("encoding_head", "texture_head", "backbone", "smplx_head")
     read = {key[5:].replace("smplx", "smpl") for key in exported if any(part in key for part in parts)}
     [published] = full_sizes("phalp").values()

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models import bundle
+from models.loading import load, mismatch
 from models.mae.model import MAE, MAEConfig, start_from_pretrained
 from models.merge_schedule import MergeSchedule
-from models.published import FAMILIES, CheckpointError, UnlikeFamily, detect, fit, import_checkpoint, read_checkpoint
-from models.registry import ARCHITECTURES, load, mismatch
+from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, read_checkpoint
+from models.registry import architectures
 from models.vit.model import Pool, ViT, ViTConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -53,7 +54,7 @@ FULL_SIZES = list(published_sizes())
 )
 def test_published_classifiers_load_strictly_at_full_size(shapes: Mapping[str, list[int]]) -> None:
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    family = FAMILIES[detect(weights)[0]]
+    family = families()[detect(weights)[0]]
     found = fit(weights, family, {})
     with torch.device("meta"):
         model = ViT(found.config())
@@ -95,7 +96,7 @@ def test_distilled_deit_is_recognised_and_answers_as_its_model() -> None:
     model = ViT(ViTConfig(image_size=32, patch_size=8, classes=5, width=64, depth=2, heads=1, distilled=True)).eval()
     weights = model.state_dict()
     assert detect(weights) == ["deit"]
-    found = fit(weights, FAMILIES["deit"], {})
+    found = fit(weights, families()["deit"], {})
     pixels = torch.randn(2, 3, 32, 32)
     assert torch.equal(found.model()(pixels).logits, model(pixels).logits)
 
@@ -105,7 +106,7 @@ def test_distilled_deit_is_recognised_and_answers_as_its_model() -> None:
 )
 def test_a_checkpoint_survives_the_way_to_our_names_and_back(case: str, family: str) -> None:
     published = read_checkpoint(recorded(case))
-    table = FAMILIES[family].table
+    table = families()[family].table
     exported = table.export(table.translate(published).weights)
     assert exported.keys() == published.keys()
     assert all(torch.equal(exported[key], value) for key, value in published.items())
@@ -113,7 +114,7 @@ def test_a_checkpoint_survives_the_way_to_our_names_and_back(case: str, family: 
 
 def test_export_refuses_what_the_format_has_no_place_for() -> None:
     with pytest.raises(KeyError, match="dist_token"):
-        FAMILIES["swag"].table.export({"dist_token": torch.zeros(1)})
+        families()["swag"].table.export({"dist_token": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"model": w}, lambda w: {"model_state": w}])
@@ -133,7 +134,7 @@ def test_pyslowfast_heads_are_renamed(tmp_path: Path) -> None:
     weights = read_checkpoint(recorded("tome/vit_mae_st_composed"))
     renamed = {key.replace("head.", "head.projection."): value for key, value in weights.items()}
     torch.save({"model_state": renamed}, tmp_path / "file.pyth")
-    found = fit(read_checkpoint(tmp_path / "file.pyth"), FAMILIES["mae_st"], {"heads": 4})
+    found = fit(read_checkpoint(tmp_path / "file.pyth"), families()["mae_st"], {"heads": 4})
     assert found.perfect
     assert torch.equal(found.weights["head.weight"], weights["head.weight"])
 
@@ -180,9 +181,11 @@ def test_truncated_and_absent_files_are_refused(tmp_path: Path) -> None:
 def test_another_image_size_resizes_positions_as_the_family_does(family: str, align_corners: bool) -> None:
     """SWAG aligns corners, the others do not; no recorded case shows the former."""
     pool = Pool.MEAN if family == "mae" else Pool.TOKEN
-    weights = FAMILIES[family].table.export(ViT(ViTConfig(image_size=32, patch_size=8, width=64, depth=1, heads=1, pool=pool)).state_dict())
-    found = fit(weights, FAMILIES[family], {"image_size": 48})
-    old = fit(weights, FAMILIES[family], {}).weights["pos_embed"]
+    weights = families()[family].table.export(
+        ViT(ViTConfig(image_size=32, patch_size=8, width=64, depth=1, heads=1, pool=pool)).state_dict()
+    )
+    found = fit(weights, families()[family], {"image_size": 48})
+    old = fit(weights, families()[family], {}).weights["pos_embed"]
     grid = old[:, 1:].view(1, 4, 4, 64).permute(0, 3, 1, 2)
     expected = F.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=align_corners).permute(0, 2, 3, 1).reshape(1, 36, 64)
     assert found.perfect
@@ -195,7 +198,7 @@ def test_an_autoencoder_computes_the_tables_that_its_file_lacks(absent: list[str
     """Those of 224 px, or of the size that is asked for."""
     sizes = {"patch_size": 32, "width": 32, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
     weights = {name: value for name, value in MAE(MAEConfig(**sizes)).state_dict().items() if name not in absent}
-    found = fit(weights, FAMILIES["mae_pretrained"], {"heads": 2, "decoder_heads": 2, **image_size})
+    found = fit(weights, families()["mae_pretrained"], {"heads": 2, "decoder_heads": 2, **image_size})
     assert found.perfect
     assert found.config() == MAEConfig(**sizes, **image_size)
     tables = MAE(MAEConfig(**sizes, **image_size))
@@ -204,8 +207,8 @@ def test_an_autoencoder_computes_the_tables_that_its_file_lacks(absent: list[str
 
 
 def test_swag_keeps_the_corners_of_the_grid() -> None:
-    weights = FAMILIES["swag"].table.export(ViT(ViTConfig(image_size=32, patch_size=8, width=64, depth=1, heads=1)).state_dict())
-    resized = fit(weights, FAMILIES["swag"], {"image_size": 64}).weights["pos_embed"][0, 1:].view(8, 8, 64)
+    weights = families()["swag"].table.export(ViT(ViTConfig(image_size=32, patch_size=8, width=64, depth=1, heads=1)).state_dict())
+    resized = fit(weights, families()["swag"], {"image_size": 64}).weights["pos_embed"][0, 1:].view(8, 8, 64)
     grid = weights["encoder.pos_embedding"][1:, 0].view(4, 4, 64)
     torch.testing.assert_close(resized[[0, 0, -1, -1], [0, -1, 0, -1]], grid[[0, 0, -1, -1], [0, -1, 0, -1]])
 
@@ -241,10 +244,10 @@ def test_mlps_are_as_wide_as_in_the_file(family: str) -> None:
     config = {"image_size": 16, "patch_size": 8, "width": 44, "depth": 1, "heads": 4, "mlp_ratio": 1.12}
     more = {"frames": 4} if family == "mae_st" else {}
     small = {"decoder_width": 44, "decoder_depth": 1, "decoder_heads": 4} if family == "mae_pretrained" else {"classes": 3}
-    architecture = ARCHITECTURES[FAMILIES[family].architecture]
-    weights = FAMILIES[family].export(architecture.build(architecture.config(**config, **more, **small)).state_dict())
+    architecture = architectures()[families()[family].architecture]
+    weights = families()[family].export(architecture.build(architecture.config(**config, **more, **small)).state_dict())
     assert weights["blocks.0.mlp.fc1.weight"].shape == (49, 44)
-    found = fit(weights, FAMILIES[family], {"heads": 4, **({"decoder_heads": 4} if "decoder_heads" in small else {})})
+    found = fit(weights, families()[family], {"heads": 4, **({"decoder_heads": 4} if "decoder_heads" in small else {})})
     assert found.perfect
 
 
@@ -255,7 +258,7 @@ def test_the_width_of_an_mlp_is_truncated_as_published() -> None:
 def test_huge_models_have_sixteen_heads() -> None:
     with torch.device("meta"):
         weights = ViT(ViTConfig(width=1280, heads=16, patch_size=14, depth=1)).state_dict()
-    assert fit(weights, FAMILIES["timm"], {}).fields["heads"] == 16
+    assert fit(weights, families()["timm"], {}).fields["heads"] == 16
 
 
 def test_what_is_set_by_hand_wins() -> None:
@@ -271,7 +274,7 @@ def test_what_is_set_by_hand_wins() -> None:
     ("case", "changes", "sentence"),
     [
         ("tome/vit_timm", {}, "its keys fit the families timm, deit, mae, maws; say which it is with --family"),
-        ("tome/vit_timm", {"family": "resnet"}, "family 'resnet' is unknown; known are timm, deit, mae, swag, mae_st"),
+        ("tome/vit_timm", {"family": "resnet"}, "family 'resnet' is unknown; known are timm, deit, mae, swag, mae_pretrained"),
         ("tome/vit_timm", {"family": "swag"}, r"does not fit swag: missing: class_token, .*; unexpected: cls_token, "),
         ("mae/pretrain_pixel", {"family": "mae"}, r"unexpected: mask_token, .*pre-training weights"),
         ("mae/finetune_gap", {"family": "timm"}, r"does not fit timm: unexpected: fc_norm\.weight, fc_norm\.bias|missing: norm"),
@@ -314,11 +317,11 @@ def test_a_file_that_is_nearly_a_family_gets_the_difference(tmp_path: Path) -> N
 def test_a_missing_part_of_a_joined_matrix_is_named() -> None:
     weights = read_checkpoint(recorded("tome/vit_mae_st_composed"))
     del weights["blocks.2.attn.k.weight"]
-    assert fit(weights, FAMILIES["mae_st"], {"heads": 4}).missing == ["blocks.2.attn.k.weight"]
+    assert fit(weights, families()["mae_st"], {"heads": 4}).missing == ["blocks.2.attn.k.weight"]
 
 
 def test_a_grid_that_is_no_square_is_unlike_any_family() -> None:
     weights = ViT(SMALL).state_dict()
     weights["pos_embed"] = torch.zeros(1, 16, 32)
     with pytest.raises(UnlikeFamily, match="15 patches, which is no square"):
-        fit(weights, FAMILIES["timm"], {})
+        fit(weights, families()["timm"], {})
