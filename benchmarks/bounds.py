@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from kernels.memory import keep_freed_memory
 from models import bundle
 from models.bundle import Preprocess
-from models.registry import LoadedModel, load
+from models.loading import LoadedModel, load
 from server.media import images
 from server.settings import Settings
 

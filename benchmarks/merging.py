@@ -25,7 +25,7 @@ from benchmarks import machine
 from kernels.memory import keep_freed_memory
 from models.layers.packed import pack_linears, packing_helps
 from models.merge_schedule import MergeSchedule
-from models.vit import ViT, ViTConfig
+from models.vit.model import ViT, ViTConfig
 
 RESULTS = Path(__file__).parent / "results"
 

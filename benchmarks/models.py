@@ -24,12 +24,14 @@ from torch import nn
 
 from benchmarks import machine
 from kernels.memory import keep_freed_memory
-from models.diffmae import DiffMAE
+from models.costs import RandomInput, count_flops, native, prepare, without_storage
+from models.diffmae.model import DiffMAE
+from models.diffmae.native import HalfMasked
 from models.layers.packed import pack_linears, packing_helps
-from models.mcc import MCC
-from models.native import NATIVE, QUERIES, Call, HalfMasked, Maker, count_flops, prepare, seen_scene, without_storage
-from models.registry import ARCHITECTURES
-from models.sizes import SIZES
+from models.mcc.model import MCC
+from models.mcc.native import QUERIES, seen_scene
+from models.registry import Call, architectures
+from models.sizes import sizes
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -99,7 +101,7 @@ class Result:
 def measure(name: str, architecture: str, config: Any, dtype: torch.dtype, batch: int, passes: int) -> list[Result]:
     """A model's forward pass and, where a part of it is repeated for the same input, that part."""
     torch.manual_seed(0)
-    model = ARCHITECTURES[architecture].build(config).eval().to(dtype).requires_grad_(False)
+    model = architectures()[architecture].build(config).eval().to(dtype).requires_grad_(False)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = count(architecture, config, batch)
     results = []
@@ -115,8 +117,8 @@ def measure(name: str, architecture: str, config: Any, dtype: torch.dtype, batch
 
 def works(name: str, architecture: str, model: nn.Module, batch: int) -> list[Work]:
     parameter = next(model.parameters())
-    make = Maker(batch, parameter.dtype, parameter.device)
-    found = [Work(name, NATIVE[architecture].unit, batch, prepare(architecture, model, batch))]
+    make = RandomInput(batch, parameter.dtype, parameter.device)
+    found = [Work(name, native(architecture).unit, batch, prepare(architecture, model, batch))]
     repeated = REPEATED.get(architecture)
     return found if repeated is None else [*found, repeated(name, model, make)]
 
@@ -132,7 +134,7 @@ def count(architecture: str, config: Any, batch: int) -> list[int]:
     return [count_flops(prepared(number)) for number in numbers]
 
 
-def _step(name: str, model: nn.Module, make: Maker) -> Work:
+def _step(name: str, model: nn.Module, make: RandomInput) -> Work:
     """One step of a sampler, the encoder's work being done."""
     assert isinstance(model, DiffMAE)
     given = HalfMasked.of(model.config, make)
@@ -140,14 +142,14 @@ def _step(name: str, model: nn.Module, make: Maker) -> Work:
     return Work(f"{name}, a step", "step", make.batch, lambda: model.predict(given.noisy, given.times, context))
 
 
-def _queries(name: str, model: nn.Module, make: Maker) -> Work:
+def _queries(name: str, model: nn.Module, make: RandomInput) -> Work:
     """Points asked about a scene that is remembered."""
     assert isinstance(model, MCC)
     scene, queries = model.remember(model.encode(*seen_scene(model.config, make))), make.normal(QUERIES, 3)
     return Work(f"{name}, queries", "query", make.batch * QUERIES, lambda: model.predict(model.ask(scene, queries)))
 
 
-REPEATED: Mapping[str, Callable[[str, nn.Module, Maker], Work]] = {"diffmae": _step, "mcc": _queries}
+REPEATED: Mapping[str, Callable[[str, nn.Module, RandomInput], Work]] = {"diffmae": _step, "mcc": _queries}
 
 
 def peak_flops(dtype: torch.dtype) -> float:
@@ -202,7 +204,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=5)
     options = parser.parse_args()
     names = options.names or LIKE_VIT_B
-    unknown = [name for name in names if name not in SIZES]
+    unknown = [name for name in names if name not in sizes()]
     if unknown:
         parser.error(f"{', '.join(unknown)}: unknown; `opsin models` lists the names")
     torch.set_num_threads(options.threads)
@@ -211,8 +213,8 @@ def main() -> None:
     for line in here.lines():
         console.print(line, highlight=False)
     results: list[Result] = []
-    for size in (SIZES[name] for name in names):
-        long = NATIVE[size.architecture].tokens(size.config) > 1000
+    for size in (sizes()[name] for name in names):
+        long = native(size.architecture).tokens(size.config) > 1000
         batch = min(options.batch, MOST_SAMPLES_OF_FILM) if long else options.batch
         with console.status(size.name):
             measured = measure(size.name, size.architecture, size.config, DTYPES[options.dtype], batch, options.passes)

@@ -49,9 +49,6 @@ Task = Literal[
 LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
 """Tasks whose answers are scores of labels."""
 
-POOLING = frozenset({"mvit", "rev_mvit"})
-"""Architectures that pool their tokens, by strides that were trained, and merge none."""
-
 
 class Preprocess(_Schema):
     """Picture, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
@@ -65,7 +62,7 @@ class Preprocess(_Schema):
     fit: Literal["crop", "squeeze"] = "crop"
     """crop: the short side to `short_side`, then the centre; squeeze: the whole picture into the square, whatever its proportions."""
     interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
-    """tf1-bicubic: TensorFlow 1's, which makes the picture of its largest centred square (`models.legacy_resize`)."""
+    """tf1-bicubic: TensorFlow 1's, which makes the picture of its largest centred square (`models.media.legacy_resize`)."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -89,7 +86,7 @@ class Clip(_Schema):
 
 
 class Sound(_Schema):
-    """Sound → log-mel spectrogram (`models.fbank`), its values less `mean` and divided by twice `std`."""
+    """Sound → log-mel spectrogram (`models.media.fbank`), its values less `mean` and divided by twice `std`."""
 
     sample_rate: int = Field(default=16_000, gt=0)
     frames: int = Field(gt=0)
@@ -185,7 +182,10 @@ class BundleSpec(_Schema):
     @property
     def merges(self) -> bool:
         """Whether a merge schedule means anything to the model."""
-        return self.architecture not in POOLING
+        from models.registry import architectures  # its entries import this module
+
+        architecture = architectures().get(self.architecture)
+        return architecture is None or architecture.merges
 
     @property
     def pictures(self) -> Preprocess:

@@ -1,105 +1,179 @@
-"""Architecture name → config class, builder and, per task, the forward call; and the loading of a bundle into a model that runs."""
+"""The systems of this package and their entries: the one place that lists them.
+
+Imports no torch. An entry names the code of its models, which is imported when asked for: a worker needs the models of its own bundles
+only, and a gateway, which asks whether a bundle's tokens merge, needs none.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
-from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
-from models.layers.packed import pack_linears, packing_helps
-from models.merge_schedule import MergeSchedule
-from models.null import Null
+from models.bundle import Clip, Sound, Task
 
-Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
-"""(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from models.layers.forward import Forward
+    from models.published.family import Family
+
+SYSTEMS: tuple[str, ...] = (
+    "models.vit.system",
+    "models.mae.system",
+    "models.mae_st.system",
+    "models.pairs.system",
+    "models.diffmae.system",
+    "models.mcc.system",
+    "models.mvit.system",
+    "models.mavil.system",
+    "models.hmr2.system",
+    "models.lart.system",
+    "models.phalp.system",
+    "models.null.system",
+)
+"""Modules that each hold a `SYSTEM`. To add a system, write its folder and add a line here."""
+
+Reference = str
+"""An object by its name, "package.module:NAME", imported when asked for."""
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What goes into a bundle beside the weights. Each field is a function of the architecture's config."""
+
+    task: Callable[[Any], Task]
+    size: Callable[[Any], tuple[int, int] | None] = lambda config: (config.image_size, config.image_size)
+    """Height and width of the images or frames; None if the model takes none."""
+    clip: Callable[[Any], Clip | None] = lambda config: None
+    sound: Callable[[Any], Sound | None] = lambda config: None
+    classes: Callable[[Any], int] = lambda config: 0
+    """Number of labels; 0 for tasks without labels."""
+    names: Callable[[Any], Sequence[str]] = lambda config: ()
+    """The labels, if the config tells which classes these are."""
+
+
+class Maker(Protocol):
+    """Random input for one batch, in a model's precision and on its device."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """(batch, *shape) of normal values."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(batch, *shape) of the noise by which patches are chosen, float32."""
+
+    def words(self, length: int) -> Tensor:
+        """(batch, length) of token ids."""
+
+
+Call = Callable[[], object]
+"""A forward pass over a batch that has been prepared."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """How an architecture is run at its own size, to count its cost and to time it."""
+
+    unit: str
+    """What one row of a batch is; "sample" if the config decides between images and clips."""
+    tokens: Callable[[Any], int]
+    """Number of tokens that the first block sees, from the config."""
+    call: Reference
+    """A function (model, its config, `Maker`) → `Call`."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A class of `module` and, named like it with `Config` behind, its config dataclass. The module is imported when first asked for:
-    a worker needs the code of its own bundles only."""
+    """A network that a bundle can name."""
 
-    module: str
     name: str
-    tasks: Mapping[str, Forward] = field(default_factory=dict)
+    model: Reference
+    """The class; its config dataclass stands beside it and has the same name with `Config` behind."""
+    purpose: Purpose
+    native: Native | None = None
+    """None for a model that computes nothing."""
+    forwards: Mapping[str, Reference] = field(default_factory=dict)
+    """Task → the `Forward` that serves it."""
+    merges: bool = True
+    """Whether tokens can merge; False for models that pool their tokens by trained strides."""
 
     @property
     def config(self) -> type:
-        config: type = getattr(import_module(self.module), f"{self.name}Config")
+        config: type = named(f"{self.model}Config")
         return config
 
     def build(self, config: Any) -> nn.Module:
-        model: nn.Module = getattr(import_module(self.module), self.name)(config)
+        model: nn.Module = named(self.model)(config)
         return model
 
-
-def classify_picture(
-    model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess
-) -> dict[str, Tensor]:
-    """pixels uint8 (B, S, S, 3); option `merge`: r per block → logits float32 (B, classes), tokens int32 (B, 2) in and out."""
-    schedule = MergeSchedule.of(options.get("merge", ()))
-    answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype), merge=schedule)
-    return _with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+    def forward(self, task: str) -> Forward | None:
+        """The forward call that serves a task; None if there is none."""
+        return named(self.forwards[task]) if task in self.forwards else None
 
 
-def classify_pooling(
-    model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess
-) -> dict[str, Tensor]:
-    """The same by a model that pools its tokens and does not merge them: `merge` changes nothing."""
-    answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype))
-    return _with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+@dataclass(frozen=True)
+class SizeTable:
+    """Published sizes of one architecture."""
+
+    system: str
+    architecture: str
+    source: str
+    """The paper."""
+    configs: Reference
+    """A mapping of names to configs."""
 
 
-def classify_nothing(
-    model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess
-) -> dict[str, Tensor]:
-    assert isinstance(model, Null)
-    return _with_tokens(model(arrays["pixels"]), model.config.tokens, model.config.tokens)
+@dataclass(frozen=True)
+class System:
+    """The entry of one folder."""
+
+    architectures: tuple[Architecture, ...]
+    sizes: tuple[SizeTable, ...] = ()
+    families: Mapping[str, Reference] = field(default_factory=dict)
+    """Name → `models.published.family.Family`, of published checkpoints that become one of the architectures."""
 
 
-def normalise(pixels: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Tensor:
-    """uint8 (B, H, W, 3) → (B, 3, H, W) in `dtype`: scaled to [0, 1], the mean taken off, divided by the deviation."""
-    mean = torch.tensor(preprocess.mean, device=pixels.device)
-    std = torch.tensor(preprocess.std, device=pixels.device)
-    return ((pixels.float() / 255 - mean) / std).to(dtype).permute(0, 3, 1, 2)
+def systems() -> tuple[System, ...]:
+    return _entries(SYSTEMS)
 
 
-def _with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, Tensor]:
-    tokens = torch.tensor([[tokens_in, tokens_out]], dtype=torch.int32)
-    return {"logits": logits.float(), "tokens": tokens.expand(logits.shape[0], -1)}
+def architectures() -> Mapping[str, Architecture]:
+    """All architectures by name."""
+    return _architectures(SYSTEMS)
 
 
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "vit": Architecture("models.vit", "ViT", {"classify": classify_picture}),
-    "mae": Architecture("models.mae", "MAE"),
-    "video_mae": Architecture("models.video_mae", "VideoMAE"),
-    "mavil": Architecture("models.mavil", "MAViL"),
-    "mavil_pretraining": Architecture("models.mavil_pretraining", "MAViLPretraining"),
-    "audio_mae": Architecture("models.audio_mae", "AudioMAE"),
-    "video_mae_pretraining": Architecture("models.video_mae_pretraining", "VideoMAEPretraining"),
-    "mcc": Architecture("models.mcc", "MCC"),
-    "diffmae": Architecture("models.diffmae", "DiffMAE"),
-    "hmr2": Architecture("models.hmr2", "HMR2"),
-    "lart": Architecture("models.lart", "LART"),
-    "phalp_appearance": Architecture("models.phalp_appearance", "AppearanceNet"),
-    "phalp_pose": Architecture("models.phalp_pose", "PosePredictor"),
-    "mvit": Architecture("models.mvit", "MViT", {"classify": classify_pooling}),
-    "rev_mvit": Architecture("models.mvit_reversible", "RevMViT", {"classify": classify_pooling}),
-    "maws_clip": Architecture("models.maws", "MAWSClip"),
-    "flip": Architecture("models.flip", "FLIP"),
-    "cit": Architecture("models.cit", "CiT"),
-    "null": Architecture("models.null", "Null", {"classify": classify_nothing}),
-}
+def family_names() -> tuple[str, ...]:
+    return tuple(name for system in systems() for name in system.families)
+
+
+def families() -> Mapping[str, Family]:
+    """All families of published checkpoints by name. Imports the code of every system."""
+    return _families(SYSTEMS)
+
+
+@cache
+def _entries(modules: tuple[str, ...]) -> tuple[System, ...]:
+    return tuple(import_module(module).SYSTEM for module in modules)
+
+
+@cache
+def _architectures(modules: tuple[str, ...]) -> Mapping[str, Architecture]:
+    return {architecture.name: architecture for system in _entries(modules) for architecture in system.architectures}
+
+
+@cache
+def _families(modules: tuple[str, ...]) -> Mapping[str, Family]:
+    return {name: named(reference) for system in _entries(modules) for name, reference in system.families.items()}
+
+
+def named(reference: Reference) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
 
 
 def read_config(config: type, fields: Mapping[str, Any]) -> Any:
@@ -113,86 +187,3 @@ def read_config(config: type, fields: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg'].removeprefix('Value error, ')}") from error
-
-
-class LoadedModel:
-    """A bundle's model on a device, in evaluation mode. Any number of threads may call `forward` at once."""
-
-    def __init__(self, spec: BundleSpec, model: nn.Module, forward: Forward | None, device: torch.device) -> None:
-        self.spec = spec
-        self.model = model
-        self._forward = forward
-        self._device = device
-
-    @property
-    def depth(self) -> int:
-        """Blocks, the length of a merge schedule."""
-        return int(getattr(self.model.config, "depth", 1))
-
-    @property
-    def protected_tokens(self) -> int:
-        """Special tokens, which never merge."""
-        return int(getattr(self.model.config, "special_tokens", 0))
-
-    def forward(self, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run one batch: arrays and answers have one row per sample. Raises BundleError where the task is `not_served`."""
-        if self._forward is None:
-            raise BundleError(f"{self.spec.id}: {not_served(self.spec)}")
-        with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
-            outputs = self._forward(self.model, tensors, options, self.spec.pictures)
-            return {name: output.cpu().numpy() for name, output in outputs.items()}
-
-
-def not_served(spec: BundleSpec) -> str | None:
-    """Why `LoadedModel.forward` cannot run a bundle's task; None if it can. An unknown architecture is `load`'s to refuse."""
-    architecture = ARCHITECTURES.get(spec.architecture)
-    if architecture is None or spec.task in architecture.tasks:
-        return None
-    served = any(spec.task in other.tasks for other in ARCHITECTURES.values())
-    return f"task {spec.task} is not served yet by this version" + (f" for architecture {spec.architecture}" if served else "")
-
-
-def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
-    """Verify a bundle's weights, build its model and load them, also of a task that is not served.
-
-    Raises BundleError with a sentence that names the file.
-    """
-    spec = bundle.spec
-    architecture = ARCHITECTURES.get(spec.architecture)
-    if architecture is None:
-        raise BundleError(f"{bundle.path}: architecture {spec.architecture!r} is unknown; known are {', '.join(ARCHITECTURES)}")
-    bundle.verify()
-    try:
-        with torch.device("meta"):
-            model = architecture.build(read_config(architecture.config, spec.config))
-    except ValueError as error:
-        raise BundleError(f"{bundle.path}: config: {error}") from error
-    try:
-        weights = load_file(bundle.weights_path)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{bundle.weights_path}: no safetensors file ({error})") from error
-    problem = mismatch(model, weights)
-    if problem:
-        raise BundleError(f"{bundle.weights_path}: does not fit architecture {spec.architecture}: {problem}")
-    model.load_state_dict(weights, strict=True, assign=True)
-    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    if packing_helps(torch.device(device), dtype):
-        pack_linears(model)
-    return LoadedModel(spec, model, architecture.tasks.get(spec.task), torch.device(device))
-
-
-def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
-    """What is missing, unexpected or of another shape, in one line; None if the weights fit."""
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    parts = {
-        "missing": [name for name in own if name not in given],
-        "unexpected": [name for name in given if name not in own],
-        "of another shape": [f"{name} {given[name]} for {own[name]}" for name in own if name in given and own[name] != given[name]],
-    }
-    return "; ".join(f"{what}: {_few(names)}" for what, names in parts.items() if names) or None
-
-
-def _few(names: Sequence[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""The published sizes of every system by name: each model's own file says what they are."""
+"""The published sizes of every system by name."""
 
 from __future__ import annotations
 
@@ -6,25 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models import (
-    audio_mae,
-    cit,
-    diffmae,
-    flip,
-    hmr2,
-    lart,
-    mae,
-    mavil,
-    mavil_pretraining,
-    maws,
-    mcc,
-    mvit,
-    mvit_reversible,
-    phalp_appearance,
-    video_mae,
-    video_mae_pretraining,
-    vit,
-)
+from models.registry import named, systems
 
 
 @dataclass(frozen=True)
@@ -37,30 +19,11 @@ class Size:
     """The paper."""
 
 
-TABLES: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
-    ("ViT", "vit", "arXiv 2010.11929", vit.SIZES),
-    ("MAE", "mae", "arXiv 2111.06377", mae.SIZES),
-    ("MAE-ST", "video_mae", "arXiv 2205.09113", video_mae.SIZES),
-    ("MAE-ST", "video_mae_pretraining", "arXiv 2205.09113", video_mae_pretraining.PRETRAINING_SIZES),
-    ("MAWS", "vit", "arXiv 2303.13496", {f"maws_{name}": config for name, config in maws.VISION.items()}),
-    ("MAWS", "maws_clip", "arXiv 2303.13496", {f"maws_{name}": config for name, config in maws.CLIP.items()}),
-    ("FLIP", "flip", "arXiv 2212.00794", flip.PUBLISHED),
-    ("CiT", "cit", "arXiv 2301.02241", cit.PUBLISHED),
-    ("DiffMAE", "diffmae", "arXiv 2304.03283", diffmae.SIZES),
-    ("MCC", "mcc", "arXiv 2301.08247", mcc.PUBLISHED),
-    ("MViT", "mvit", "arXiv 2112.01526", mvit.PUBLISHED),
-    ("Rev-ViT", "vit", "arXiv 2302.04869", mvit_reversible.PUBLISHED_VITS),
-    ("Rev-MViT", "rev_mvit", "arXiv 2302.04869", mvit_reversible.PUBLISHED),
-    ("MAViL", "mavil", "arXiv 2212.08071", mavil.SIZES),
-    ("MAViL", "mavil_pretraining", "arXiv 2212.08071", mavil_pretraining.PRETRAINING_SIZES),
-    ("Audio-MAE", "audio_mae", "arXiv 2207.06405", audio_mae.SIZES),
-    ("HMR2", "hmr2", "arXiv 2305.20091", hmr2.PUBLISHED),
-    ("LART", "lart", "arXiv 2304.01199", lart.PUBLISHED),
-    ("PHALP", "phalp_appearance", "arXiv 2112.04477", phalp_appearance.PUBLISHED),
-)
-
-SIZES: Mapping[str, Size] = {
-    name: Size(name, system, architecture, config, source)
-    for system, architecture, source, configs in TABLES
-    for name, config in configs.items()
-}
+def sizes() -> Mapping[str, Size]:
+    """All published sizes by name. Imports the code of every system."""
+    return {
+        name: Size(name, table.system, table.architecture, config, table.source)
+        for system in systems()
+        for table in system.sizes
+        for name, config in named(table.configs).items()
+    }

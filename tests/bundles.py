@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleSpec, Preprocess, Rung, Weights, write
-from models.diffmae import DiffMAE, DiffMAEConfig
-from models.vit import ViT, ViTConfig
+from models.diffmae.model import DiffMAE, DiffMAEConfig
+from models.vit.model import ViT, ViTConfig
 
 UNSEALED = Weights(sha256="0" * 64, bytes=0)
 """`write` fills in the real ones."""

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from models.bundle import Bundle
-from models.registry import load
+from models.loading import load
 
 SIDE = 32
 

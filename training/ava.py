@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ava import VALID
+from models.people.ava import VALID
 
 Floats = NDArray[np.float64]
 FRAMES_PER_SECOND = 30

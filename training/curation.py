@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.clip import class_features, unit
+from models.pairs.common import class_features, unit
 
 
 @dataclass(frozen=True)

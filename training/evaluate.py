@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from models.bundle import Preprocess
+from models.layers.forward import normalise
 from models.merge_schedule import MergeSchedule
-from models.registry import normalise
-from models.vit import ViT
+from models.vit.model import ViT
 from training.data.pictures import Pixels
 
 Right = npt.NDArray[np.bool_]

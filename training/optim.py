@@ -9,9 +9,9 @@ from typing import TypedDict
 
 from torch import nn
 
-from models.mavil import MAViL
-from models.video_mae import VideoMAE
-from models.vit import ViT
+from models.mae_st.model import VideoMAE
+from models.mavil.model import MAViL
+from models.vit.model import ViT
 
 _BLOCK = re.compile(r"(?:audio\.|video\.)?blocks(?:_av)?\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:audio\.|video\.)?(cls_token|dist_token|pos_embed|patch_embed\.)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from itertools import groupby
 
-from models.lart import LART
+from models.lart.model import LART
 from training.optim import ParameterGroup
 
 BETAS = (0.9, 0.95)

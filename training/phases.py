@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.mae import MAE, MAEConfig, start_from_pretrained
+from models.mae.model import MAE, MAEConfig, start_from_pretrained
 from models.merge_schedule import MergeSchedule
-from models.vit import Pool, ViT, ViTConfig
+from models.vit.model import Pool, ViT, ViTConfig
 from training.data.augmented import AugmentedPictures
 from training.data.corpus import Corpus
 from training.loop import Run, train

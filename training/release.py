@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from models import bundle
 from models.bundle import Bundle, BundleSpec, Rung, Weights
 from models.merge_schedule import MergeSchedule
-from models.vit import ViT
+from models.vit.model import ViT
 from training import baselines, evaluate, model_card
 from training.data import pictures
 from training.data.corpus import Corpus, Labelled

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import ops
-from models.token_merging import Tokens
+from models.layers.token_merging import Tokens
 
 
 class Attention(nn.Module):

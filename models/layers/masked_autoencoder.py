@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.layers.block import Block
 from models.layers.masked_encoder import MaskedEncoder
 from models.layers.masking import Masking
-from models.token_merging import Tokens
+from models.layers.token_merging import Tokens
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from models.layers.block import Block, drop_path_rates
 from models.layers.masking import take
+from models.layers.reversible import run_trunk
+from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.reversible import run_trunk
-from models.token_merging import Tokens
 
 
 class MaskedEncoder(nn.Module):

@@ -1,91 +1,57 @@
-"""What goes into a bundle beside the weights: for each architecture, what its models are for, and what they see and hear."""
+"""What goes into an imported bundle beside the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from models import ava
-from models.bundle import Clip, Sound, Task
-from models.mavil_inputs import AUDIOSET
+from models.bundle import Clip, Preprocess, Rung, Sound
+from models.published.container import CheckpointError
+from models.published.family import Family, Fields
+from models.published.settings import CLIP_FIELDS, PREPROCESS_FIELDS, SOUND_FIELDS
+from models.registry import Architecture, Purpose
 
-SLOWFAST_STRIDES = {32: 3.0, 40: 3.0}
-"""Frames of a published clip → every how many of a film's; 4 for all others."""
+MERGING = frozenset({"classify", "embed", "actions"})
+"""Tasks whose answers need no token of its own for each patch."""
 
-
-@dataclass(frozen=True)
-class Purpose:
-    """Functions of an architecture's config."""
-
-    task: Callable[[Any], Task]
-    size: Callable[[Any], tuple[int, int] | None] = lambda config: (config.image_size, config.image_size)
-    """Height and width of the pictures or frames; None if the model sees none."""
-    clip: Callable[[Any], Clip | None] = lambda config: None
-    sound: Callable[[Any], Sound | None] = lambda config: None
-    classes: Callable[[Any], int] = lambda config: 0
-    """How many labels there are; 0 for tasks without labels."""
-    names: Callable[[Any], Sequence[str]] = lambda config: ()
-    """The labels, where the config tells which classes these are."""
+LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
+"""Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
 
 
-def purpose_of(architecture: str) -> Purpose:
-    return PURPOSES[architecture]
+def preprocess(family: Family, purpose: Purpose, config: Any, settings: Fields) -> Preprocess | None:
+    size = purpose.size(config)
+    if size is None:
+        return None
+    height, width = size
+    usual = family.preprocess(min(size)).model_dump() | {"image_size": height, "image_width": None if width == height else width}
+    return Preprocess.model_validate(usual | {key: value for key, value in settings.items() if key in PREPROCESS_FIELDS})
 
 
-def _always(task: Task) -> Callable[[Any], Task]:
-    return lambda config: task
+def clip(purpose: Purpose, config: Any, settings: Fields) -> Clip | None:
+    usual = purpose.clip(config)
+    chosen = {key: value for key, value in settings.items() if key in CLIP_FIELDS}
+    return None if usual is None else Clip.model_validate(usual.model_dump() | chosen)
 
 
-def _classes(config: Any) -> int:
-    return int(config.classes)
+def sound(purpose: Purpose, config: Any, settings: Fields) -> Sound | None:
+    usual = purpose.sound(config)
+    chosen = {SOUND_FIELDS[key]: value for key, value in settings.items() if key in SOUND_FIELDS}
+    return None if usual is None else Sound.model_validate(usual.model_dump() | chosen)
 
 
-def _film(config: Any) -> Clip | None:
-    return Clip(frames=config.frames, stride=SLOWFAST_STRIDES.get(config.frames, 4.0))
+def label_names(file: Path, labels: Sequence[str] | None, known: Sequence[str], classes: int) -> list[str]:
+    if labels is None:
+        return list(known) or [f"class {index}" for index in range(classes)]
+    if len(labels) != classes:
+        raise CheckpointError(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given")
+    return list(labels)
 
 
-def _film_or_picture(config: Any) -> Clip | None:
-    return None if config.pictures else _film(config)
-
-
-def _slideshow(config: Any) -> Clip:
-    """MAViL: two frames a second."""
-    return Clip(frames=config.frames, stride=1, rate=2)
-
-
-def _spectrogram(config: Any) -> Sound:
-    return Sound(frames=config.audio_frames, mel_bins=config.mel_bins, mean=AUDIOSET.mean, std=AUDIOSET.std)
-
-
-def _ava_names(config: Any) -> Sequence[str]:
-    return tuple(ava.NAMES.values()) if config.actions == len(ava.NAMES) else ()
-
-
-def _nothing(config: Any) -> None:
-    return None
-
-
-PYRAMID = Purpose(lambda config: "classify" if config.pictures else "actions", clip=_film_or_picture, classes=_classes)
-
-PURPOSES: Mapping[str, Purpose] = {
-    "vit": Purpose(lambda config: "classify" if config.classes else "embed", lambda config: config.image_shape, classes=_classes),
-    "mae": Purpose(_always("autoencode")),
-    "video_mae": Purpose(_always("actions"), clip=_film, classes=_classes),
-    "video_mae_pretraining": Purpose(_always("autoencode"), clip=_film),
-    "mavil": Purpose(_always("audio-visual"), clip=_slideshow, sound=_spectrogram, classes=_classes),
-    "mavil_pretraining": Purpose(_always("autoencode"), clip=_slideshow, sound=_spectrogram),
-    "audio_mae": Purpose(_always("autoencode"), _nothing, sound=_spectrogram),
-    "maws_clip": Purpose(_always("zero-shot")),
-    "flip": Purpose(_always("zero-shot")),
-    "cit": Purpose(_always("zero-shot")),
-    "diffmae": Purpose(_always("inpaint"), lambda config: config.image_size, lambda config: _film(config) if config.frames else None),
-    "mcc": Purpose(_always("reconstruct")),
-    "mvit": PYRAMID,
-    "rev_mvit": PYRAMID,
-    "lart": Purpose(_always("actions"), _nothing, classes=lambda config: int(config.actions), names=_ava_names),
-    "hmr2": Purpose(_always("body")),
-    "phalp_pose": Purpose(_always("track"), _nothing),
-    "phalp_appearance": Purpose(_always("track"), lambda config: (config.size, config.size)),
-}
-"""Architecture → what its bundles are for."""
+def ladder(architecture: Architecture, task: str, config: Any) -> list[Rung]:
+    """Empty for a model whose tokens do not merge, or whose task needs each of them."""
+    if task not in MERGING or not architecture.merges:
+        return []
+    patches = getattr(config, "patches", 0)
+    values = sorted({int(share * patches / config.depth) for share in LADDER_SHARES} - {0})
+    return [Rung(name=f"r{r}", schedule=r) for r in values]

@@ -8,6 +8,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,13 @@ ALLOWED: list[Any] = [
 """What a checkpoint may hold besides tensors: MAE's training code keeps its arguments as a Namespace, Lightning its hyper-parameters as
 omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that is made instead."""
 
+AVERAGED = ("state_dict_ema", "model_ema")
+"""Where training code puts the running average of the weights (timm, DeiT), which is what their authors evaluate and release."""
 WRAPPERS = ("model", "model_state", "state_dict", "target")
 """Where training code puts the weights among optimiser, epoch and arguments; `target` in a T5X checkpoint written as a torch file."""
+
+PREFIXES = ("module.", "_orig_mod.")
+"""Put before every name by data-parallel training and by `torch.compile`."""
 
 DESCRIPTION = ("format", "config", "cfg")
 
@@ -48,36 +54,66 @@ class CheckpointError(Exception):
     """A checkpoint cannot be used; the message is one sentence for its owner."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a `.safetensors` or torch file, by their published names: flat, or under one of WRAPPERS. A folder is one of T5X.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's content."""
 
+    weights: dict[str, Tensor]
+    """By their published names."""
+    description: dict[str, Any]
+    """What it says about its model besides the weights: its `format` and `config`, or SlowFast's `cfg`."""
+    notes: tuple[str, ...] = ()
+    """What was chosen or changed while reading, in sentences for its owner."""
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read a `.safetensors` or torch file, whose weights are flat or under one of AVERAGED or WRAPPERS, or a T5X folder.
+
+    The description stands beside the weights in a torch file, and in the metadata of a safetensors file, the config as JSON.
     Raises CheckpointError.
     """
     if path.is_dir():
-        return _read_folder(path)
+        return Checkpoint(_read_folder(path), {})
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     content = _load(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__} where a dict of tensors is needed")
-    weights = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    description = _metadata(path) if path.suffix == ".safetensors" else {key: content[key] for key in DESCRIPTION if key in content}
+    wrapper, left = _wrapper(content)
+    weights = content if wrapper is None else content[wrapper]
     strangers = [str(key) for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strangers or not weights:
         what = f"{', '.join(strangers[:5])} is no tensor" if strangers else "it is empty"
         raise CheckpointError(f"{path}: no state dict, neither flat nor under {' or '.join(WRAPPERS)}: {what}")
-    return dict(weights)
+    notes = [f"weights read from {wrapper}, the running average; {left} is left out"] if left else []
+    named = dict(weights)
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in named):
+            named = {key.removeprefix(prefix): value for key, value in named.items()}
+            notes.append(f"the prefix {prefix} is taken off every name")
+    return Checkpoint(named, description, tuple(notes))
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The weights of `open_checkpoint`."""
+    return open_checkpoint(path).weights
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What a file says about its model besides the weights: its `format` and `config`, or SlowFast's `cfg`. Raises CheckpointError.
+    """The description of `open_checkpoint`."""
+    return open_checkpoint(path).description
 
-    In a torch file they stand beside the weights; in a safetensors file in the metadata, the config as JSON.
-    """
-    if path.is_dir():
-        return {}
-    if path.suffix != ".safetensors":
-        content = _load(path)
-        return {key: content[key] for key in DESCRIPTION if key in content} if isinstance(content, Mapping) else {}
+
+def _wrapper(content: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The key that holds the weights, None if they are flat; and the key of other weights that it is preferred to."""
+    present = [key for key in (*AVERAGED, *WRAPPERS) if isinstance(content.get(key), Mapping)]
+    averaged = bool(present) and present[0] in AVERAGED
+    others = [key for key in present if key not in AVERAGED]
+    return (present[0] if present else None), (others[0] if averaged and others else None)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

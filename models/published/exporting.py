@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,19 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.bundle import Bundle
-from models.published import diffmae, t5x
 from models.published.container import CheckpointError
 from models.published.family import Family
-from models.published.importing import FAMILIES, fit
-from models.registry import ARCHITECTURES, read_config
-
-FLAT = frozenset({"timm", "swag", "maws", "maws_clip", "cit", "minrev"})
-CONTAINERS = {
-    **dict.fromkeys(("hmr2", "lart", "phalp_pose"), "state_dict"),
-    **dict.fromkeys(("mvit", "mvit_separate", "rev_vit", "rev_vit_fused", "rev_mvit", "rev_mvit_fused"), "model_state"),
-    "flip": "target",
-}
-"""Under which key the published torch files of a family keep the weights, where they are not FLAT; `model` in all others."""
+from models.published.fitting import fit
+from models.registry import architectures, families, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +31,8 @@ class Exported:
 
 
 def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Exported:
-    """Write a bundle's weights as a published checkpoint: torch, or safetensors by the suffix; for `flip` without a suffix, T5X's folder.
+    """Write a bundle's weights as a published checkpoint: torch, or safetensors by the suffix; a folder without a suffix, for families
+    that have one (T5X).
 
     family: None for the one that it was imported from. Raises CheckpointError with a sentence for the user, BundleError for damage.
     """
@@ -50,38 +43,40 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
         raise CheckpointError(f"{file.parent}: there is no such folder")
     bundle.verify()
     spec, weights = bundle.spec, load_file(bundle.weights_path)
-    config = read_config(ARCHITECTURES[spec.architecture].config, spec.config)
+    config = read_config(architectures()[spec.architecture].config, spec.config)
     try:
         published = {key: value.contiguous() for key, value in chosen.export(weights).items()}
     except KeyError as error:
         raise CheckpointError(f"{spec.id}: does not fit {chosen.name}: {error.args[0]}") from error
     _require_fit(bundle, chosen, published)
-    description: dict[str, Any] = {} if chosen.name == "diffmae" else _description(bundle, chosen)
+    description = _description(bundle, chosen, config)
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=file.parent) as folder:
         written = Path(folder) / file.name
-        if chosen.name == "diffmae":
-            description = _write_diffmae(written, config, weights)
-        elif file.suffix == ".safetensors":
-            save_file({key: value.clone() for key, value in published.items()}, written, metadata=description or None)
-        elif chosen.name == "flip" and not file.suffix:
-            t5x.write(written, published)
-        elif chosen.name in FLAT:
-            torch.save(published, written)
-        else:
-            torch.save({**description, CONTAINERS.get(chosen.name, "model"): published}, written)
+        write(written, chosen, published, description)
         written.rename(file)
     return Exported(chosen.name, len(published), _untold(chosen, published, description, config), chosen.left_behind)
+
+
+def write(file: Path, family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Published weights, and what the file says of itself, in the container that the suffix asks for."""
+    if file.suffix == ".safetensors":
+        metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
+        save_file({key: value.clone() for key, value in published.items()}, file, metadata=metadata or None)
+    elif family.folder is not None and not file.suffix:
+        family.folder(file, published)
+    else:
+        torch.save(published if family.wrapper is None else {**description, family.wrapper: published}, file)
 
 
 def _choose(bundle: Bundle, family: str | None) -> Family:
     spec = bundle.spec
     name = family or spec.provenance.get("family")
     if name is None:
-        fitting = [known.name for known in FAMILIES.values() if known.architecture == spec.architecture]
+        fitting = [known.name for known in families().values() if known.architecture == spec.architecture]
         raise CheckpointError(f"{spec.id}: was not imported; say with --family whose layout to write: {', '.join(fitting) or 'none fits'}")
-    if name not in FAMILIES:
-        raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(FAMILIES)}")
-    chosen = FAMILIES[name]
+    if name not in families():
+        raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(families())}")
+    chosen = families()[name]
     if chosen.architecture != spec.architecture:
         raise CheckpointError(f"{spec.id}: its architecture is {spec.architecture}, but {name} is a family of {chosen.architecture}")
     return chosen
@@ -97,27 +92,22 @@ def _require_fit(bundle: Bundle, family: Family, published: Mapping[str, Tensor]
         raise CheckpointError(f"{bundle.spec.id}: does not fit {family.name}: {found.complaint()}")
 
 
-def _description(bundle: Bundle, family: Family) -> dict[str, str]:
-    """What stands beside the weights: SlowFast's configuration, if the bundle was imported with one and it still tells the truth."""
+def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:
+    """What stands beside the weights: what the family states about a config, or the text that the bundle was imported with, if it is
+    still true. Raises CheckpointError for a config that the family's files cannot express."""
+    try:
+        stated = family.describe(config)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     text = bundle.spec.provenance.get("cfg")
-    if not isinstance(text, str):
-        return {}
-    config_type = ARCHITECTURES[family.architecture].config
+    if stated or not isinstance(text, str):
+        return stated
     try:
         told = family.described({"cfg": text})
-        true = read_config(config_type, bundle.spec.config) == read_config(config_type, {**bundle.spec.config, **told})
+        true = config == read_config(type(config), {**bundle.spec.config, **told})
     except ValueError:
         return {}
     return {"cfg": text} if true else {}
-
-
-def _write_diffmae(file: Path, config: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Returns what the file says of itself."""
-    try:
-        diffmae.write(file, config, weights)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    return {"format": diffmae.FORMAT, "config": diffmae.describe(config)}
 
 
 def _untold(family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any], config: Any) -> dict[str, Any]:

@@ -6,13 +6,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from models.bundle import Preprocess
 from models.published.key_table import KeyTable
-from models.vit import Pool
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
@@ -44,14 +44,20 @@ class Family:
     """What they cannot tell."""
     head_fields: tuple[str, ...] = ("heads",)
     """The fields of the config that count attention heads, which no shape depends on."""
-    align_corners: bool = False
-    """How the family resizes position tables."""
     tidy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda published: published
     """A file's weights as the table reads them: without wrappers in the names, without what is not the model's, in PyTorch's layouts."""
     resized: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] = lambda weights, config: weights
     """Weights by our names, and a config → weights for that config's image size, where their own is another."""
     completed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda published: published
     """Exported weights as a published file has them: in its layouts, and with what it holds twice."""
+    headless: bool = False
+    """Whether a file without a head can be read for its features, with `classes=0`."""
+    wrapper: str | None = "model"
+    """The key under which the family's torch files keep the weights; None: they are the file."""
+    folder: Callable[[Path, Mapping[str, Tensor]], None] | None = None
+    """Writes the published weights as a folder, if that is what the family's checkpoints are."""
+    describe: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """What a file states about a model of this config, for `described`. Raises ValueError for a config that it cannot express."""
     left_behind: str = ""
     """In words, what its files hold besides: an import drops it, an export lacks it, and the published loaders do without."""
     described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}
@@ -64,25 +70,6 @@ class Family:
 
 class UnlikeFamily(ValueError):
     """Weights lack what every checkpoint of a family has; the message says what."""
-
-
-def vit_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
-    """The fields of ViTConfig that weights tell."""
-    width, channels, patch_size, patch_width = shape_of(weights, "patch_embed.proj.weight", 4)
-    _, positions, _ = shape_of(weights, "pos_embed", 3)
-    special = sum(token in weights for token in ("cls_token", "dist_token"))
-    oblong = {} if patch_width == patch_size else {"patch_width": patch_width}
-    return {
-        **oblong,
-        "image_size": settings.get("image_size") or patch_size * side_of(positions - special),
-        "patch_size": patch_size,
-        "channels": channels,
-        "width": width,
-        "class_token": "cls_token" in weights,
-        "distilled": "dist_token" in weights,
-        "pool": Pool.MEAN if "fc_norm.weight" in weights else Pool.TOKEN if "cls_token" in weights else Pool.NORM_MEAN,
-        **block_fields(weights, width),
-    }
 
 
 def decoder_fields(weights: Mapping[str, Tensor], half: str = "") -> Fields:

@@ -27,21 +27,21 @@ def models(
     """
     require_engine("models")
     try:
-        from models.native import NATIVE, cost
-        from models.sizes import SIZES
+        from models.costs import cost, native
+        from models.sizes import sizes
     except ModuleNotFoundError as error:
         raise lacks(error) from error
     from rich.table import Table
 
-    chosen = [size for name, size in SIZES.items() if not names or any(part in name for part in names)]
+    chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:
-        raise Misuse(f"models: no name has {' or '.join(names or [])} in it; there are {', '.join(SIZES)}")
+        raise Misuse(f"models: no name has {' or '.join(names or [])} in it; there are {', '.join(sizes())}")
     table = Table("Name", "System", "Parameters", "GFLOPs", "per", "Tokens", "Source", box=None, header_style="bold", pad_edge=False)
     for column in (2, 3, 5):
         table.columns[column].justify = "right"
     for size in chosen:
         found = cost(size.architecture, size.config)
-        unit = NATIVE[size.architecture].unit
+        unit = native(size.architecture).unit
         if as_json:
             facts = {"name": size.name, "system": size.system, "architecture": size.architecture, "source": size.source}
             typer.echo(json.dumps({**facts, **asdict(found), "unit": unit, "config": asdict(size.config)}, default=str))

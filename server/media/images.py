@@ -29,9 +29,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from models import legacy_resize
 from models.bundle import Preprocess
-from models.centre_crop import centre, resized
+from models.media import legacy_resize
+from models.media.centre_crop import centre, resized
 
 __all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "sniff", "to_model_size"]
 
@@ -133,7 +133,7 @@ def sniff(data: bytes) -> str:
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:
     """Short side to `short_side`, then the centre: (image_size, image_size, 3). The same pixels as torchvision's Resize and CenterCrop.
-    Where the bundle wants pictures squeezed, all of it; where it wants TensorFlow 1's, `models.legacy_resize`.
+    Where the bundle wants pictures squeezed, all of it; where it wants TensorFlow 1's, `models.media.legacy_resize`.
 
     Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit.
     """

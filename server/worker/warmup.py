@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from models.bundle import Bundle, BundleError, BundleSpec
+from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
-from models.registry import LoadedModel, load, not_served
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout

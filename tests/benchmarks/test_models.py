@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from benchmarks.models import LIKE_VIT_B, measure, table, to_json
-from models.diffmae import DiffMAEConfig
-from models.mcc import MCCConfig
-from models.native import QUERIES
-from models.registry import ARCHITECTURES
-from models.sizes import SIZES
-from models.vit import ViTConfig
+from models.diffmae.model import DiffMAEConfig
+from models.mcc.model import MCCConfig
+from models.mcc.native import QUERIES
+from models.registry import architectures
+from models.sizes import sizes
+from models.vit.model import ViTConfig
 
 TINY_VIT = ViTConfig(image_size=32, patch_size=8, classes=10, width=32, depth=2, heads=2)
 
 
 def test_every_system_is_measured_but_those_without_a_size_of_their_own() -> None:
-    assert ARCHITECTURES.keys() - {SIZES[name].architecture for name in LIKE_VIT_B} == {"null", "phalp_pose"}
+    assert architectures().keys() - {sizes()[name].architecture for name in LIKE_VIT_B} == {"null", "phalp_pose"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import reference
-from models.registry import load
+from models.loading import load
 
 
 def test_pictures_are_the_size_of_photographs_and_the_same_every_time(tmp_path: Path) -> None:

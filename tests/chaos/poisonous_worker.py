@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from models import registry
-from models.null import NullConfig
-from models.registry import Architecture
+from models.null.model import NullConfig
+from models.registry import Architecture, Purpose, System
 from server.settings import load
 from server.worker.main import run_worker
 
@@ -46,9 +46,17 @@ def classify(model: nn.Module, arrays: dict[str, Tensor], _options: object, _pre
     return {"logits": logits, "tokens": torch.ones(len(logits), 2, dtype=torch.int32)}
 
 
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="fragile",
+            model="tests.chaos.poisonous_worker:Fragile",
+            purpose=Purpose(lambda config: "classify"),
+            forwards={"classify": "tests.chaos.poisonous_worker:classify"},
+        ),
+    ),
+)
+
 if __name__ == "__main__":
-    registry.ARCHITECTURES = {
-        **registry.ARCHITECTURES,
-        "fragile": Architecture("tests.chaos.poisonous_worker", "Fragile", {"classify": classify}),
-    }
+    registry.SYSTEMS = (*registry.SYSTEMS, "tests.chaos.poisonous_worker")
     raise SystemExit(run_worker(load()))

@@ -16,7 +16,7 @@ from tests.gateway.service import WAIT_S, Worker, answer, make_spec, picture
 IMPORT_GATEWAY = """
 import sys
 from server.gateway.main import run_gateway
-print([name for name in ("torch", "kernels", "torchvision", "models.registry") if name in sys.modules])
+print([name for name in ("torch", "kernels", "torchvision", "models.loading") if name in sys.modules])
 """
 
 

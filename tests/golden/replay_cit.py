@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.cit import CiT, CiTConfig, Tower
-from models.clip import unit
-from models.published import FAMILIES, fit, read_checkpoint
+from models.pairs.cit import CiT, CiTConfig, Tower
+from models.pairs.common import unit
+from models.published import families, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 from tests.golden.replay_maws import vision_fields
 from training.curation import Curation, curate, label_features, likeness
@@ -55,7 +55,7 @@ def captions_of(case: Case) -> tuple[Tensor, Tensor | None, Tensor | None] | Non
 
 def load(case: Case) -> CiT:
     config = cit_config(case.config)
-    found = fit(read_checkpoint(case.checkpoint), FAMILIES[FAMILY_OF[config.tower]], vars(config))
+    found = fit(read_checkpoint(case.checkpoint), families()[FAMILY_OF[config.tower]], vars(config))
     assert found.perfect, found.complaint()
     model: Any = found.model()
     assert model.config == config

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.diffmae import DiffMAE, DiffMAEConfig, Target
-from models.diffmae_inpainting import Inpainted, Statistics, inpaint
-from models.diffmae_masks import Split
-from models.diffusion import Method, Sampler, Schedule, Spacing
+from models.diffmae.diffusion import Method, Sampler, Schedule, Spacing
+from models.diffmae.inpainting import Inpainted, Statistics, inpaint
+from models.diffmae.masks import Split
+from models.diffmae.model import DiffMAE, DiffMAEConfig, Target
+from models.diffmae.published import CONFIG_KEYS, FAMILY, fields_of, schedule_fields_of
 from models.layers.masking import take
 from models.layers.patches import patch_statistics
 from models.published.container import read_checkpoint
-from models.published.diffmae import CONFIG_KEYS, FAMILY, fields_of, schedule_fields_of
 from models.registry import read_config
 from tests.golden.case import Case, Replayed
 

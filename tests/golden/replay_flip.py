@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.clip import contrastive_loss
-from models.flip import FLIP, FLIPConfig
 from models.layers.masking import Masking
-from models.published import FAMILIES, fit, read_checkpoint
+from models.pairs.common import contrastive_loss
+from models.pairs.flip import FLIP, FLIPConfig
+from models.published import families, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 
 
@@ -48,7 +48,7 @@ def load(case: Case) -> FLIP:
     for folder in case.folder.glob("checkpoint_*/"):
         assert_same(read_checkpoint(folder), weights)
     config = flip_config(case.config)
-    found = fit(weights, FAMILIES["flip"], vars(config))
+    found = fit(weights, families()["flip"], vars(config))
     assert found.perfect, found.complaint()
     model: Any = found.model()
     assert model.config == config

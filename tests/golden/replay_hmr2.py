@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from models.cameras import FOCAL, picture_focal, picture_translation, project
-from models.hmr2 import HMR2, HMR2Config
-from models.person_crops import ASPECT, crop, expand, normalise, squares
-from models.published import FAMILIES, fit, read_checkpoint
+from models.hmr2.model import HMR2, HMR2Config
+from models.people.cameras import FOCAL, picture_focal, picture_translation, project
+from models.people.crops import ASPECT, crop, expand, normalise, squares
+from models.people.smpl import PREFIX, Body, Person
+from models.published import families, fit, read_checkpoint
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD
-from models.smpl import PREFIX, Body, Person
 from tests.golden.case import Case, Replayed
 
 
@@ -31,7 +31,7 @@ def build(case: Case) -> HMR2:
         "passes": head.get("IEF_ITERS", 1),
         "focal": case.config.get("focal_length", FOCAL),
     }
-    found = fit(read_checkpoint(case.checkpoint), FAMILIES["hmr2"], settings)
+    found = fit(read_checkpoint(case.checkpoint), families()["hmr2"], settings)
     assert found.perfect, found.complaint()
     model = found.model()
     assert isinstance(model, HMR2)

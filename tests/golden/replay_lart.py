@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.lart import LART, Hidden, LARTConfig, Tracks, normalise_pose
-from models.lart_windows import read_track
-from models.published import FAMILIES, fit, read_checkpoint
-from models.tracklets import arrange, read_results, read_tracklet, tracks_of
+from models.lart.model import LART, LARTConfig
+from models.lart.windows import read_track
+from models.people.tracklets import arrange, read_results, read_tracklet, tracks_of
+from models.people.tracks import Hidden, Tracks, normalise_pose
+from models.published import families, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 from tests.golden.replay_hmr2 import person_outputs
 from training.ava import Tracked, evaluate, read_boxes, score_rows
@@ -36,7 +37,7 @@ def replay(case: Case) -> Replayed:
 def build(case: Case) -> LART:
     config = case.config
     settings = {"frames": config["frame_length"], "heads": config["transformer"]["heads"]}
-    found = fit(read_checkpoint(case.checkpoint), FAMILIES["lart"], settings)
+    found = fit(read_checkpoint(case.checkpoint), families()["lart"], settings)
     assert found.perfect, found.complaint()
     model = found.model()
     enabled = config["extra_feat"]["enable"]

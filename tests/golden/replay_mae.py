@@ -8,9 +8,9 @@ from typing import Any
 
 from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
-from models.mae import MAE, MAEConfig
-from models.published import FAMILIES, fit, read_checkpoint
-from models.vit import ViT
+from models.mae.model import MAE, MAEConfig
+from models.published import families, fit, read_checkpoint
+from models.vit.model import ViT
 from tests.golden.case import Case, Replayed
 from training.optim import layer_decay_groups, warmup_cosine
 
@@ -68,12 +68,12 @@ def _pretraining(case: Case) -> Replayed:
 def _finetuned(case: Case) -> Replayed:
     weights = read_checkpoint(case.checkpoint)
     known = settings(case.config, FINE_TUNED)
-    model = fit(weights, FAMILIES["mae"], known).model()
+    model = fit(weights, families()["mae"], known).model()
     assert isinstance(model, ViT)
     answer = model(case.inputs["img"])
     outputs = {"logits": answer.logits, "features": answer.features}
     if "interp_img_size" in case.config:
-        large = fit(weights, FAMILIES["mae"], {**known, "image_size": case.config["interp_img_size"]}).model()
+        large = fit(weights, families()["mae"], {**known, "image_size": case.config["interp_img_size"]}).model()
         outputs |= {"logits_large": large(case.inputs["img_large"]).logits, "pos_embed_large": large.pos_embed}
     recorded: dict[str, Any] = {}
     if "param_groups" in case.recorded:

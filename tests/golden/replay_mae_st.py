@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from models.layers.masking import Masking
-from models.published import FAMILIES, fit, read_checkpoint
-from models.video_mae import VideoMAE, VideoMAEConfig
-from models.video_mae_pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
-from models.video_views import FRAME_RATE, crops, frames_within, view_spans
+from models.mae_st.model import VideoMAE, VideoMAEConfig
+from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
+from models.media.video_views import FRAME_RATE, crops, frames_within, view_spans
+from models.published import families, fit, read_checkpoint
 from tests.golden import replay_mae
 from tests.golden.case import Case, Replayed
 from tests.golden.replay_mae import NUMBER
@@ -24,7 +24,7 @@ SHORT_SIDE = 256
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
-FINE_TUNED = FAMILIES["mae_st"]
+FINE_TUNED = families()["mae_st"]
 
 SIZES = replay_mae.SIZES | {
     "num_frames": "frames",
@@ -52,7 +52,7 @@ def settings(config: dict[str, Any], model: type) -> dict[str, Any]:
 
 
 def load_pretraining(case: Case) -> VideoMAEPretraining:
-    model = fit(read_checkpoint(case.checkpoint), FAMILIES["mae_st_pretrained"], settings(case.config, VideoMAEPretrainingConfig)).model()
+    model = fit(read_checkpoint(case.checkpoint), families()["mae_st_pretrained"], settings(case.config, VideoMAEPretrainingConfig)).model()
     assert isinstance(model, VideoMAEPretraining)
     return model
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.audio_mae import AudioMAE
-from models.fbank import FbankConfig, Taper, log_mel
 from models.layers.masking import Masking
-from models.mavil import MAViL, kept_on_grid
-from models.mavil_inputs import AUDIOSET, Loudness, spectrogram
-from models.mavil_pretraining import Learned, MAViLPretraining, Noise
-from models.published import FAMILIES, fit, read_checkpoint
+from models.mavil.audio_mae import AudioMAE
+from models.mavil.inputs import AUDIOSET, Loudness, spectrogram
+from models.mavil.model import MAViL, kept_on_grid
+from models.mavil.pretraining import Learned, MAViLPretraining, Noise
+from models.media.fbank import FbankConfig, Taper, log_mel
+from models.published import families, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 
 SOUND_FIELDS = {
@@ -81,7 +81,7 @@ def _said(config: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any
 
 
 def _load(checkpoint: Path, family: str, settings: dict[str, Any]) -> nn.Module:
-    return fit(read_checkpoint(checkpoint), FAMILIES[family], settings).model()
+    return fit(read_checkpoint(checkpoint), families()[family], settings).model()
 
 
 def _sound(case: Case) -> Replayed:

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from models.bundle import Preprocess
-from models.clip import unit
-from models.maws import MAWSClip, MAWSClipConfig
-from models.published import FAMILIES, fit, read_checkpoint
-from models.registry import normalise
-from models.vit import ViTConfig
+from models.layers.forward import normalise
+from models.pairs.common import unit
+from models.pairs.maws import MAWSClip, MAWSClipConfig
+from models.published import families, fit, read_checkpoint
+from models.vit.model import ViTConfig
 from server.media.images import to_model_size
 from tests.golden.case import Case, Replayed
 
@@ -29,7 +29,7 @@ def _vision(case: Case) -> Replayed:
     config = case.config
     assert config.get("pool", "class token") == "class token"
     settings = ViTConfig(classes=config.get("num_classes", 0), qkv_bias=config.get("qkv_bias", True), **vision_fields(config))
-    found = fit(read_checkpoint(case.checkpoint), FAMILIES["maws"], vars(settings))
+    found = fit(read_checkpoint(case.checkpoint), families()["maws"], vars(settings))
     assert found.perfect, found.complaint()
     return Replayed({"output": found.model()(case.inputs["img"]).logits})
 
@@ -72,7 +72,7 @@ def answers(case: Case, model: MAWSClip) -> Replayed:
 
 def load(case: Case) -> MAWSClip:
     config = clip_config(case.config)
-    found = fit(read_checkpoint(case.checkpoint), FAMILIES["maws_clip"], vars(config))
+    found = fit(read_checkpoint(case.checkpoint), families()["maws_clip"], vars(config))
     assert found.perfect, found.complaint()
     model: Any = found.model()
     return model  # type: ignore[no-any-return]

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.published import FAMILIES, fit, read_checkpoint
+from models.mvit.published import fields_of
+from models.published import families, fit, read_checkpoint
 from models.published.family import Family, Fields
-from models.published.mvit import fields_of
 from tests.golden.case import Case, Replayed
 
 
@@ -26,7 +26,7 @@ def replay(case: Case) -> Replayed:
 def choose(config: Mapping[str, Any]) -> tuple[Family, Fields]:
     """The family and the fields of its config, for a configuration of SlowFast."""
     separate = config["MVIT"].get("SEPARATE_QKV", False)
-    return FAMILIES["mvit_separate" if separate else "mvit"], fields_of(config)
+    return families()["mvit_separate" if separate else "mvit"], fields_of(config)
 
 
 def record(model: nn.Module) -> dict[str, Tensor]:

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.cameras import FOCAL, SquareFrame
-from models.lart import Tracks
-from models.phalp import Observation, Tracker, TrackerConfig
-from models.phalp_distance import EQ_010, EQ_019
-from models.phalp_pose import PosePredictor, PosePredictorConfig, predict_pose
-from models.phalp_texture import normalise_texture, update_texture
-from models.published import FAMILIES, fit, read_checkpoint
-from models.smpl import Person
-from models.tracklets import DEPTH_UNIT
+from models.people.cameras import FOCAL, SquareFrame
+from models.people.smpl import Person
+from models.people.tracklets import DEPTH_UNIT
+from models.people.tracks import Tracks
+from models.phalp.distance import EQ_010, EQ_019
+from models.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
+from models.phalp.texture import normalise_texture, update_texture
+from models.phalp.tracker import Observation, Tracker, TrackerConfig
+from models.published import families, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 
 
@@ -36,7 +36,7 @@ def build(case: Case, config: dict[str, Any]) -> PosePredictor:
         "conv_stride": conv.get("stride", PosePredictorConfig.conv_stride),
         "conv_padding": conv.get("pad", PosePredictorConfig.conv_padding),
     }
-    found = fit(read_checkpoint(case.checkpoint), FAMILIES["phalp_pose"], settings)
+    found = fit(read_checkpoint(case.checkpoint), families()["phalp_pose"], settings)
     assert found.perfect, found.complaint()
     model = found.model()
     assert isinstance(model, PosePredictor)

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.mvit import Recognised
-from models.mvit_reversible import RevMViT, Transition
-from models.published import FAMILIES, fit, read_checkpoint
+from models.layers.reversible import couple
+from models.layers.token_merging import Tokens
+from models.mvit.model import Recognised
+from models.mvit.published_reversible import is_plain, mvit_fields, vit_fields
+from models.mvit.reversible import RevMViT, Transition
+from models.published import families, fit, read_checkpoint
 from models.published.family import Family, Fields
-from models.published.rev import is_plain, mvit_fields, vit_fields
-from models.reversible import couple
-from models.token_merging import Tokens
-from models.vit import ViT
+from models.vit.model import ViT
 from tests.golden.case import Case, Replayed
 
 
@@ -49,11 +49,11 @@ def choose(config: Mapping[str, Any]) -> tuple[Family, Fields]:
     """The family and the fields of its config, for a configuration of SlowFast or arguments of minREV."""
     if "n_head" in config:
         height, width = config["image_size"]
-        return FAMILIES["minrev"], {"heads": config["n_head"], "image_size": height, "image_width": width}
+        return families()["minrev"], {"heads": config["n_head"], "image_size": height, "image_width": width}
     layout = "" if config["MVIT"].get("SEPARATE_QKV", False) else "_fused"
     if is_plain(config):
-        return FAMILIES[f"rev_vit{layout}"], vit_fields(config)
-    return FAMILIES[f"rev_mvit{layout}"], mvit_fields(config)
+        return families()[f"rev_vit{layout}"], vit_fields(config)
+    return families()[f"rev_mvit{layout}"], mvit_fields(config)
 
 
 def masks(inputs: Mapping[str, Tensor], depth: int) -> Tensor | None:

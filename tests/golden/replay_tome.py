@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from kernels import ops
 from kernels.ops import Matching
+from models.layers.token_merging import border_colours, merged_picture
 from models.merge_schedule import MergeSchedule
-from models.published import FAMILIES, fit, read_checkpoint
+from models.published import families, fit, read_checkpoint
 from models.published.family import Family
-from models.token_merging import border_colours, merged_picture
 from tests.golden.case import Case, Replayed
 
 SIZES = {"num_heads": "heads", "norm_eps": "norm_eps", "num_frames": "frames", "img_size": "image_size", "image_size": "image_size"}
@@ -140,12 +140,12 @@ def _model(case: Case) -> Replayed:
 
 def _family(config: dict[str, Any], weights: dict[str, Tensor]) -> Family:
     if "num_frames" in config:
-        return FAMILIES["mae_st"]
+        return families()["mae_st"]
     if "hidden_dim" in config:
-        return FAMILIES["swag"]
+        return families()["swag"]
     if "global_pool" in config:
-        return FAMILIES["mae"]
-    return FAMILIES["deit" if "dist_token" in weights else "timm"]
+        return families()["mae"]
+    return families()["deit" if "dist_token" in weights else "timm"]
 
 
 def _record_metrics(model: nn.Module) -> list[Tensor]:

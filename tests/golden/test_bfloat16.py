@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.published import FAMILIES, fit, read_checkpoint
+from models.published import families, fit, read_checkpoint
 from tests.golden.case import Case, read_case
 from tests.golden.replay_mavil import load_audio_mae
 from tests.golden.replay_tome import merge_schedule
@@ -25,7 +25,7 @@ def answers(case: Case, family: str, run: str, dtype: torch.dtype) -> tuple[Tens
     settings = {"heads": case.config["num_heads"], "norm_eps": case.config["norm_eps"], "proportional_attention": options["prop_attn"]}
     if "num_frames" in case.config:
         settings["frames"] = case.config["num_frames"]
-    model = fit(read_checkpoint(case.checkpoint), FAMILIES[family], settings).model().to(dtype)
+    model = fit(read_checkpoint(case.checkpoint), families()[family], settings).model().to(dtype)
     sources: list[Tensor | None] = []
     for block in model.get_submodule("blocks").children():
         block.register_forward_hook(lambda block, inputs, tokens: sources.append(tokens.source))

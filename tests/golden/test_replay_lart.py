@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.lart import Tracks, normalise_pose
+from models.people.tracks import Tracks, normalise_pose
 from tests.golden.__main__ import HERE, run
 from tests.golden.case import read_case
 from tests.golden.replay_lart import build

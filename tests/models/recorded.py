@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.published import FAMILIES, detect, fit
-from models.registry import ARCHITECTURES, mismatch
+from models.loading import mismatch
+from models.published import detect, families, fit
+from models.registry import architectures
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -56,10 +57,10 @@ def full_sizes(system: str) -> dict[str, dict[str, Tensor]]:
 
 def loads_strictly(published: Mapping[str, Tensor], family: str) -> None:
     """Names and shapes of a full-size checkpoint are those of the model that its family builds for it."""
-    found = fit(published, FAMILIES[family], {})
+    found = fit(published, families()[family], {})
     assert found.perfect, found.complaint()
     with torch.device("meta"):
-        model = ARCHITECTURES[FAMILIES[family].architecture].build(found.config())
+        model = architectures()[families()[family].architecture].build(found.config())
     assert mismatch(model, found.weights) is None
 
 
@@ -67,10 +68,10 @@ def detected_at_full_size(shapes: Mapping[str, list[int]]) -> nn.Module:
     """One family knows a full-size checkpoint, which its model loads strictly and gives back: the model, without storage."""
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     (name,) = detect(weights)
-    family = FAMILIES[name]
+    family = families()[name]
     found = fit(weights, family, {})
     with torch.device("meta"):
-        model = ARCHITECTURES[family.architecture].build(found.config())
+        model = architectures()[family.architecture].build(found.config())
     model.load_state_dict(found.weights, strict=True, assign=True)
     assert {name: list(value.shape) for name, value in family.export(model.state_dict()).items()} == shapes
     return model
@@ -78,11 +79,11 @@ def detected_at_full_size(shapes: Mapping[str, list[int]]) -> nn.Module:
 
 def round_trips(published: Mapping[str, Tensor], family: str, settings: Mapping[str, object]) -> dict[str, Tensor]:
     """Import, export and import again: bit for bit the same. Returns what was exported."""
-    first = fit(published, FAMILIES[family], dict(settings))
+    first = fit(published, families()[family], dict(settings))
     assert first.perfect, first.complaint()
-    exported = FAMILIES[family].export(first.weights)
+    exported = families()[family].export(first.weights)
     assert all(torch.equal(published[key], value) for key, value in exported.items())
-    second = fit(exported, FAMILIES[family], dict(settings))
+    second = fit(exported, families()[family], dict(settings))
     assert second.perfect, second.complaint()
     assert first.weights.keys() == second.weights.keys()
     assert all(torch.equal(second.weights[name], value) for name, value in first.weights.items())

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.costs import RandomInput, prepare
+from models.diffmae.native import HalfMasked
+from models.mcc.native import seen_scene
 from models.merge_schedule import MergeSchedule
-from models.native import Call, HalfMasked, Maker, prepare, seen_scene
 from models.published import import_checkpoint
-from models.registry import ARCHITECTURES, read_config
+from models.registry import Call, Maker, architectures, read_config
 from tests.models.recorded import GOLDEN, RECORDED
 
 BACKEND = "aot_eager"
@@ -28,7 +30,7 @@ def recorded(family: str) -> tuple[str, nn.Module]:
     spec, weights = import_checkpoint(
         GOLDEN / case / "checkpoint.pth", family=family, labels=None, overrides=settings, name="test", version="1", license="CC0-1.0"
     )
-    architecture = ARCHITECTURES[spec.architecture]
+    architecture = architectures()[spec.architecture]
     model = architecture.build(read_config(architecture.config, spec.config))
     model.load_state_dict(weights)
     return spec.architecture, model.eval().requires_grad_(False)
@@ -61,7 +63,7 @@ def test_a_system_is_one_graph(family: str) -> None:
 
 def test_so_is_the_appearance_network_of_which_there_is_one_size() -> None:
     torch.manual_seed(0)
-    architecture = ARCHITECTURES["phalp_appearance"]
+    architecture = architectures()["phalp_appearance"]
     model = architecture.build(architecture.config()).eval().requires_grad_(False)
     compiles(prepare("phalp_appearance", model, batch=1))
 
@@ -122,4 +124,4 @@ MERGED: Mapping[str, Callable[[Any, Maker], Call]] = {
 def test_so_is_one_whose_tokens_merge(family: str) -> None:
     torch.manual_seed(0)
     _, model = recorded(family)
-    compiles(MERGED[family](model, Maker(2, torch.float32, torch.device("cpu"))))
+    compiles(MERGED[family](model, RandomInput(2, torch.float32, torch.device("cpu"))))

@@ -1,122 +1,162 @@
-"""A bundle on disk becomes a model that runs, or is refused with a sentence."""
+"""One folder and one line in the registry make a system that imports, loads, answers, exports and is listed."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+
+from models import bundle, registry
+from models.costs import cost
+from models.loading import load
+from models.published import families, import_checkpoint, read_checkpoint
+from models.published.exporting import export_bundle
+from models.registry import architectures, named, systems
+from models.sizes import sizes
+
+MODEL = """
+from dataclasses import dataclass
+import torch
 from torch import nn
+from models.layers.forward import normalise, with_tokens
 
-from models import bundle
-from models.bundle import Bundle, BundleError, BundleSpec, Preprocess, Weights
-from models.null import Null, NullConfig
-from models.registry import LoadedModel, load, normalise
-from models.vit import ViT, ViTConfig
+@dataclass(frozen=True)
+class ToyConfig:
+    image_size: int = 8
+    classes: int = 3
 
-CONFIG = ViTConfig(image_size=16, patch_size=4, classes=3, width=32, depth=3, heads=4)
-PREPROCESS = Preprocess(image_size=16, short_side=18, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
+SIZES = {"toy_small": ToyConfig(), "toy_large": ToyConfig(image_size=32)}
 
+class Toy(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.head = nn.Linear(3 * config.image_size**2, config.classes)
 
-def make(root: Path, model: nn.Module, *, architecture: str = "vit", config: dict[str, Any] | None = None) -> Bundle:
-    save_file(model.state_dict(), root / "weights")
-    spec = BundleSpec(
-        name="test",
-        version="1",
-        task="classify",
-        architecture=architecture,
-        config=asdict(CONFIG) if config is None else config,
-        preprocess=PREPROCESS,
-        labels=["a", "b", "c"],
-        license="CC0-1.0",
-        weights=Weights(sha256="0" * 64, bytes=0),
-    )
-    return bundle.write(root, spec, root / "weights")
+    def forward(self, images):
+        return self.head(images.flatten(1))
 
+def classify(model, arrays, options, preprocess):
+    return with_tokens(model(normalise(arrays["pixels"], preprocess, torch.float32)), 1, 1)
+"""
 
-@pytest.fixture
-def vit() -> ViT:
-    torch.manual_seed(0)
-    return ViT(CONFIG).eval()
+PUBLISHED = """
+from models.published.family import Family, shape_of, squeeze
+from models.published.key_table import KeyTable
 
+def config(weights, settings):
+    classes, pixels = shape_of(weights, "head.weight", 2)
+    return {"classes": classes, "image_size": round((pixels / 3) ** 0.5)}
 
-@pytest.fixture
-def loaded(tmp_path: Path, vit: ViT) -> LoadedModel:
-    return load(make(tmp_path, vit))
+FAMILY = Family(name="toys", architecture="toy", table=KeyTable({"toy.out.*": "head.*"}), config=config, preprocess=squeeze, head_fields=())
+"""
 
+SYSTEM = """
+from models.registry import Architecture, Native, Purpose, SizeTable, System
 
-def pixels(batch: int = 2) -> dict[str, np.ndarray]:
-    return {"pixels": np.random.default_rng(0).integers(0, 256, (batch, 16, 16, 3), dtype=np.uint8)}
-
-
-def test_a_loaded_model_answers_as_the_one_that_was_saved(loaded: LoadedModel, vit: ViT) -> None:
-    outputs = loaded.forward(pixels(), {})
-    images = (torch.from_numpy(pixels()["pixels"]) / 255 - torch.tensor(PREPROCESS.mean)) / torch.tensor(PREPROCESS.std)
-    torch.testing.assert_close(torch.from_numpy(outputs["logits"]), vit(images.permute(0, 3, 1, 2)).logits.detach())
-    assert outputs["tokens"].dtype == np.int32
-    assert outputs["tokens"].tolist() == [[17, 17], [17, 17]]
-    assert (loaded.depth, loaded.protected_tokens) == (3, 1)
-
-
-def test_the_merge_option_is_r_per_block(loaded: LoadedModel) -> None:
-    assert loaded.forward(pixels(), {"merge": [2, 0, 3]})["tokens"].tolist() == [[17, 12], [17, 12]]
-
-
-def test_answers_are_float32_at_every_precision(tmp_path: Path, vit: ViT, loaded: LoadedModel) -> None:
-    half = load(bundle.read(tmp_path / "test" / "1"), dtype=torch.bfloat16).forward(pixels(), {"merge": [3]})
-    full = loaded.forward(pixels(), {"merge": [3]})
-    assert half["logits"].dtype == np.float32
-    np.testing.assert_allclose(half["logits"], full["logits"], atol=0.02)
-
-
-def test_a_sample_is_answered_the_same_in_any_batch(loaded: LoadedModel) -> None:
-    many = loaded.forward(pixels(5), {"merge": [3, 3]})["logits"]
-    alone = loaded.forward({"pixels": pixels(5)["pixels"][2:3]}, {"merge": [3, 3]})["logits"]
-    np.testing.assert_allclose(alone[0], many[2], atol=1e-5)
-
-
-def test_normalising_is_done_per_channel() -> None:
-    white = normalise(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), PREPROCESS, torch.float32)
-    assert white.shape == (1, 3, 2, 2)
-    torch.testing.assert_close(white[0, :, 0, 0], torch.tensor([0.9 / 0.5, 0.8 / 0.25, 0.7 / 0.2]))
-
-
-def test_the_null_model_takes_its_time_and_answers_zeros(tmp_path: Path) -> None:
-    null = load(make(tmp_path, Null(NullConfig()), architecture="null", config={"milliseconds": 1.0, "classes": 3, "tokens": 50}))
-    outputs = null.forward(pixels(4), {})
-    assert not outputs["logits"].any()
-    assert outputs["logits"].shape == (4, 3)
-    assert outputs["tokens"].tolist() == [[50, 50]] * 4
-    assert (null.depth, null.protected_tokens) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "config", "sentence"),
-    [
-        ("resnet", {}, "architecture 'resnet' is unknown; known are vit"),
-        ("video_mae", {"depth": 0}, r"does not fit architecture video_mae: missing: pos_embed\.spatial"),
-        ("vit", {"depht": 3}, "config: depht: unknown; the fields are .*depth"),
-        ("vit", {"depth": "three"}, "config: depth: Input should be a valid integer"),
-        ("vit", asdict(replace(CONFIG, depth=2)), r"model\.safetensors: does not fit architecture vit: unexpected: blocks\.2"),
-        ("vit", asdict(replace(CONFIG, depth=4)), r"does not fit architecture vit: missing: blocks\.3"),
-        ("vit", asdict(replace(CONFIG, classes=4)), r"of another shape: head\.weight \(3, 32\) for \(4, 32\)"),
-    ],
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="toy",
+            model="toy.model:Toy",
+            purpose=Purpose(lambda config: "classify", classes=lambda config: config.classes),
+            native=Native("image", lambda config: 1, "models.layers.native:images"),
+            forwards={"classify": "toy.model:classify"},
+            merges=False,
+        ),
+    ),
+    sizes=(SizeTable("Toy", "toy", "no paper", "toy.model:SIZES"),),
+    families={"toys": "toy.published:FAMILY"},
 )
-def test_a_bundle_that_cannot_run_is_refused_with_a_sentence(
-    architecture: str, config: dict[str, Any], sentence: str, tmp_path: Path, vit: ViT
-) -> None:
-    with pytest.raises(BundleError, match=sentence):
-        load(make(tmp_path, vit, architecture=architecture, config=config))
+"""
 
 
-def test_damaged_weights_are_not_loaded(tmp_path: Path, vit: ViT) -> None:
-    made = make(tmp_path, vit)
-    data = bytearray(made.weights_path.read_bytes())
-    data[-1] ^= 1
-    made.weights_path.write_bytes(data)
-    with pytest.raises(BundleError, match="SHA-256"):
-        load(made)
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    for name, text in {"__init__": "", "model": MODEL, "published": PUBLISHED, "system": SYSTEM}.items():
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "SYSTEMS", (*registry.SYSTEMS, "toy.system"))
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_folder_and_a_line_are_a_system(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"toy.out.weight": torch.randn(3, 192), "toy.out.bias": torch.randn(3)}, tmp_path / "toy.pth")
+    spec, weights = import_checkpoint(
+        tmp_path / "toy.pth", family=None, labels=["a", "b", "c"], overrides={}, name="toy", version="1", license="CC0-1.0"
+    )
+    assert (spec.architecture, spec.task, spec.provenance["family"], spec.merges) == ("toy", "classify", "toys", False)
+    save_file(weights, tmp_path / "weights")
+    written = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights")
+
+    outputs = load(written).forward({"pixels": np.zeros((2, 8, 8, 3), np.uint8)}, {})
+    assert outputs["logits"].shape == (2, 3)
+    assert outputs["logits"].any()
+
+    export_bundle(written, tmp_path / "again.pth")
+    again = read_checkpoint(tmp_path / "again.pth")
+    assert torch.equal(again["toy.out.weight"], load_file(written.weights_path)["head.weight"])
+
+    assert {name: size.system for name, size in sizes().items() if size.architecture == "toy"} == {"toy_small": "Toy", "toy_large": "Toy"}
+    assert cost("toy", sizes()["toy_large"].config).flops == 2 * 3 * 3 * 32**2
+
+
+def test_every_entry_names_code_that_is_there() -> None:
+    for system in systems():
+        for architecture in system.architectures:
+            assert architecture.config.__name__ == f"{named(architecture.model).__name__}Config"
+            assert all(callable(architecture.forward(task)) for task in architecture.forwards)
+            assert architecture.native is None or callable(named(architecture.native.call))
+        assert all(table.architecture in architectures() for table in system.sizes)
+    assert {name: family.name for name, family in families().items()} == {name: name for name in registry.family_names()}
+    assert {family.architecture for family in families().values()} <= architectures().keys()
+
+
+def test_no_name_is_registered_twice() -> None:
+    names = [architecture.name for system in systems() for architecture in system.architectures]
+    tables = [name for system in systems() for table in system.sizes for name in named(table.configs)]
+    assert len(names) == len(set(names)) and len(tables) == len(set(tables))
+    assert len(registry.family_names()) == len(set(registry.family_names()))
+
+
+def test_every_folder_with_an_entry_is_listed() -> None:
+    folders = Path(import_module("models").__path__[0])
+    assert {f"models.{entry.parent.name}.system" for entry in folders.glob("*/system.py")} == set(registry.SYSTEMS)
+
+
+ENTRIES = """
+import sys
+from models.bundle import BundleSpec
+from models.registry import architectures, family_names
+assert len(architectures()) > 10 and len(family_names()) > 20
+print([name for name in sys.modules if name == "torch" or name.startswith("kernels") or name.endswith(".model")])
+"""
+
+
+def test_reading_all_entries_imports_no_model_and_no_torch() -> None:
+    """A gateway asks them whether a bundle's tokens merge; a worker imports the models of its own bundles only."""
+    run = subprocess.run([sys.executable, "-c", ENTRIES], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+ONE_BUNDLE = """
+import sys
+from models.loading import load
+from models.registry import architectures
+architectures()["vit"].build(architectures()["vit"].config(image_size=16, width=8, depth=1, heads=1))
+print(sorted(name for name in sys.modules if name.startswith("models.") and name.endswith((".model", ".published", ".tracker", ".text"))))
+"""
+
+
+def test_a_worker_of_one_bundle_imports_the_code_of_one_system() -> None:
+    run = subprocess.run([sys.executable, "-c", ONE_BUNDLE], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "['models.vit.model']"

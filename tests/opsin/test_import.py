@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.bundle import read
-from models.vit import ViT, ViTConfig
+from models.vit.model import ViT, ViTConfig
 from tests.opsin.command import opsin
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from models.ava import NAMES, VALID
+from models.people.ava import NAMES, VALID
 from training.ava import Boxes, Tracked, average_precision, evaluate, read_boxes, score_rows, write_boxes
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import bundle, registry
+from models import bundle, loading
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def made(tiny_recipe_file: Path, cache: Path, tmp_path_factory: pytest.TempPathF
 
 def test_the_command_makes_a_bundle_that_the_server_can_load(made: tuple[Path, str]) -> None:
     written = bundle.read(made[0] / "bundles/tiny/0.1")
-    model = registry.load(written)
+    model = loading.load(written)
     answer = model.forward({"pixels": np.zeros((2, 16, 16, 3), dtype=np.uint8)}, {"merge": [3, 3]})
     assert answer["logits"].shape == (2, 3)
     assert answer["tokens"].tolist() == [[17, 11]] * 2

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.mae import MAE, MAEConfig
+from models.mae.model import MAE, MAEConfig
 from models.merge_schedule import MergeSchedule
-from models.vit import Pool, ViT, ViTConfig
+from models.vit.model import Pool, ViT, ViTConfig
 from training.objectives.mae import MaskedReconstruction
 from training.objectives.supervised import Supervised
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.mae import MAE, MAEConfig
-from models.vit import Pool, ViT, ViTConfig
+from models.mae.model import MAE, MAEConfig
+from models.vit.model import Pool, ViT, ViTConfig
 from training.optim import layer_decay_groups, pretraining_groups, scaled_lr, warmup_cosine
 
 

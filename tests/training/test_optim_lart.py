@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from models.lart import LART, Feature, LARTConfig
+from models.lart.model import LART, LARTConfig
+from models.people.heads import Feature
 from training.optim_lart import finetuning_groups, pretraining_groups, warmup_cosine
 
 CONFIG = LARTConfig(

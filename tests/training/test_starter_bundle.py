@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import bundle, registry
+from models import bundle, loading
 from models.bundle import Bundle
 from training import model_card
 from training.data import pictures
@@ -30,7 +30,7 @@ def test_it_is_small_whole_and_licensed(starter: Bundle) -> None:
 
 
 def test_its_predictions_are_the_recorded_ones(starter: Bundle) -> None:
-    model = registry.load(starter)
+    model = loading.load(starter)
     recorded = starter.spec.quality["examples"]
     assert sorted(recorded) == sorted(file.name for file in EXAMPLES.glob("*.png"))
     pixels = np.stack([pictures.to_model_size(pictures.open_on_white(EXAMPLES / name), starter.spec.preprocess) for name in recorded])

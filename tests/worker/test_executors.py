@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.bundle import BundleSpec
-from models.registry import load
+from models.loading import load
 from server.queue.delivery import Delivery
 from server.worker.executors import Answered, Arrays, OneShot, Refused, TooLarge
 from tests.bundles import write_tiny_vit

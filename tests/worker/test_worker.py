@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import redis
 
-from models.registry import load
+from models.loading import load
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
 from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from models.bundle import Preprocess
-from models.centre_crop import centre, resized
+from models.media.centre_crop import centre, resized
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.mae import MAE
+from models.mae.model import MAE
 
 
 class MaskedReconstruction(nn.Module):

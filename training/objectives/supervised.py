@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.vit import ViT
+from models.vit.model import ViT
 
 
 class Supervised(nn.Module):

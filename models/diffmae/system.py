@@ -1,0 +1,26 @@
+"""DiffMAE. Imports no torch."""
+
+from __future__ import annotations
+
+from models.media.strides import slowfast_clip
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+MASKED = 0.75
+"""Share of the patches that are to be filled at the native size."""
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="diffmae",
+            model="models.diffmae.model:DiffMAE",
+            purpose=Purpose(
+                task=lambda config: "inpaint",
+                size=lambda config: config.image_size,
+                clip=lambda config: slowfast_clip(config) if config.frames else None,
+            ),
+            native=Native("sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.diffmae.native:one_step"),
+        ),
+    ),
+    sizes=(SizeTable("DiffMAE", "diffmae", "arXiv 2304.03283", "models.diffmae.model:SIZES"),),
+    families={"diffmae": "models.diffmae.published:FAMILY"},
+)

@@ -1,0 +1,153 @@
+"""LART (arXiv 2304.01199): what people do, from their tracks: a transformer over the frames and the people of a clip together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.people.heads import POSE_FEATURE, Feature, Heads, Reading, encoder
+from models.people.masked_attention import MaskedBlock, Visible
+from models.people.tracks import Hidden, Tracks
+
+JOINTS_3D = Feature(135, 256, 128)
+HIERA = Feature(2048, 512, 256)
+MVIT = Feature(1152, 512, 256)
+"""Appearance features of the two published video networks."""
+
+
+@dataclass(frozen=True)
+class LARTConfig:
+    """The defaults are the published LART on Hiera features, 51.8 M parameters. `LART_MVIT` and `LART_POSE` are the others."""
+
+    frames: int = 125
+    pose: Feature = POSE_FEATURE
+    joints: Feature | None = JOINTS_3D
+    appearance: Feature | None = HIERA
+    depth: int = 16
+    heads: int = 16
+    head_dim: int = 64
+    hidden: int = 512
+    actions: int = 60
+    """60 of AVA's 80 classes are evaluated."""
+    kinetics_classes: int = 400
+    times: int = 250
+    people: int = 10
+    """Rows of the position table, a bound on frames and people of a clip."""
+    regressor_hidden: int = 1024
+    conv_stride: int = 5
+    conv_padding: int = 1
+    dropout: float = 0.1
+    drop_path: float = 0.4
+    mask_ratio: float = 0.4
+    """Share of the detected tokens that training hides."""
+
+    @property
+    def width(self) -> int:
+        return self.pose.width + sum(feature.width for feature in (self.joints, self.appearance) if feature)
+
+    def __post_init__(self) -> None:
+        if self.width % 4:
+            raise ValueError(f"the features' widths add up to {self.width}, which is no multiple of 4 as the position table needs")
+        if self.frames > self.times:
+            raise ValueError(f"frames: {self.frames} where the position table has {self.times}")
+
+
+LART_HIERA = LARTConfig()
+LART_MVIT = LARTConfig(appearance=MVIT)
+LART_POSE = LARTConfig(joints=None, appearance=None)
+
+PUBLISHED: Mapping[str, LARTConfig] = {"lart_hiera": LART_HIERA, "lart_mvit": LART_MVIT, "lart_pose": LART_POSE}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    tokens: Tensor
+    """(B, T, P, C)."""
+    reading: Reading
+    """(B, T, P, ·)."""
+    class_tokens: Tensor
+    """(B, P, C), the same for every input."""
+    kinetics: Tensor
+    """(B, P, kinetics_classes), from the class tokens alone: no published recipe trains it."""
+
+
+class LART(nn.Module):
+    """`conv_en` and `conv_de` are in the published files and not used."""
+
+    def __init__(self, config: LARTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.pose_encoder = encoder(config.pose, layers=2)
+        self.joint_encoder = None if config.joints is None else encoder(config.joints, layers=3)
+        self.appearance_encoder = None if config.appearance is None else encoder(config.appearance, layers=3)
+        self.mask_token = nn.Parameter(torch.randn(width))
+        self.class_token = nn.Parameter(torch.randn(1, 1, width))
+        self.pos_embed = nn.Parameter(position_table(width, config.times, config.people))
+        self.blocks = nn.ModuleList(
+            MaskedBlock(width, config.heads, config.head_dim, config.hidden, dropout=config.dropout, drop_path=config.drop_path)
+            for _ in range(config.depth)
+        )
+        self.heads = Heads(width, config.actions, config.regressor_hidden)
+        self.kinetics = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.kinetics_classes)
+        )
+        self.conv_en = nn.Conv1d(width, width, 7, config.conv_stride, config.conv_padding)
+        self.conv_de = nn.ConvTranspose1d(width, width, 7, config.conv_stride, config.conv_padding)
+
+    def forward(self, tracks: Tracks, hidden: Hidden | None = None) -> Recognised:
+        """hidden: None for what was not detected. The tracks stay as they are."""
+        tokens = self.tokens(tracks, hidden)
+        batch, _, people, _ = tokens.shape
+        class_tokens = self.class_token.expand(batch, people, -1)
+        return Recognised(tokens, self.heads(tokens), class_tokens, self.kinetics(class_tokens))
+
+    def tokens(self, tracks: Tracks, hidden: Hidden | None = None) -> Tensor:
+        """Without the heads: (B, T, P, C)."""
+        hidden = hidden or Hidden.missing(tracks)
+        x = self._embed(tracks)  # (B, T, P, C)
+        x = torch.where(hidden.masked, self.mask_token, x)
+        batch, times, people, width = x.shape
+        x = (x + self._positions(times, people)).flatten(1, 2)  # (B, T · P, C), people fastest
+        valid = None if hidden.valid is None else hidden.valid.view(batch, -1)
+        visible = Visible.of(hidden.masked.view(batch, -1), valid)
+        for block in self.blocks:
+            x = block(x, visible)
+        return x.view(batch, times, people, width)
+
+    def _embed(self, tracks: Tracks) -> Tensor:
+        parts = [self.pose_encoder(tracks.pose)]
+        for name, layers, values in (
+            ("joints", self.joint_encoder, tracks.joints),
+            ("appearance", self.appearance_encoder, tracks.appearance),
+        ):
+            if layers is None:
+                continue
+            if values is None:
+                raise ValueError(f"{name}: this model needs them for every person and frame")
+            parts.append(layers(values))
+        return torch.cat(parts, dim=-1)
+
+    def _positions(self, times: int, people: int) -> Tensor:
+        """→ (T, P, C)."""
+        if times > self.config.times or people > self.config.people:
+            raise ValueError(
+                f"{times} frames of {people} people where this model has positions for {self.config.times} of {self.config.people}"
+            )
+        return self.pos_embed[:, :times, :people].permute(1, 2, 0)
+
+
+def position_table(width: int, times: int, people: int) -> Tensor:
+    """(width, times, people): the first half of the channels encodes the person, the second the time; sine and cosine take turns."""
+    half = width // 2
+    frequencies = 10000.0 ** -(torch.arange(0, half, 2, dtype=torch.float64) / half)
+
+    def axis(length: int) -> Tensor:
+        angles = torch.arange(length, dtype=torch.float64) * frequencies.unsqueeze(1)  # (half / 2, length)
+        return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)  # (half, length)
+
+    person, time = axis(people).unsqueeze(1).expand(-1, times, -1), axis(times).unsqueeze(2).expand(-1, -1, people)
+    return torch.cat([person, time]).float()

@@ -1,0 +1,27 @@
+"""What the forward calls of several architectures share: images normalised on the device, and answers with their numbers of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import Preprocess
+
+Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
+"""(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""
+
+
+def normalise(pixels: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Tensor:
+    """uint8 (B, H, W, 3) → (B, 3, H, W) in `dtype`: scaled to [0, 1], less the mean, divided by the standard deviation."""
+    mean = torch.tensor(preprocess.mean, device=pixels.device)
+    std = torch.tensor(preprocess.std, device=pixels.device)
+    return ((pixels.float() / 255 - mean) / std).to(dtype).permute(0, 3, 1, 2)
+
+
+def with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, Tensor]:
+    """→ logits float32 (B, classes), tokens int32 (B, 2): in and out."""
+    tokens = torch.tensor([[tokens_in, tokens_out]], dtype=torch.int32)
+    return {"logits": logits.float(), "tokens": tokens.expand(logits.shape[0], -1)}

@@ -1,0 +1,184 @@
+"""Reversible residual streams (Rev-ViT, arXiv 2302.04869): training memory that does not grow with depth.
+
+Two streams pass through every block, y1 = x1 + F(x2), y2 = x2 + G(y1), with attention as F and the MLP as G. From the outputs the inputs
+follow, so that a forward pass keeps the two ends of a run of blocks alone, and the backward pass recomputes what is between on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from models.layers.block import Block, drop_scale
+from models.layers.token_merging import Tokens
+
+Streams = tuple[Tensor, Tensor]
+Branch = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """One block of two streams, for one batch: what it will drop is already drawn, so that recomputing repeats it."""
+
+    attend: Branch
+    transform: Branch
+    """F and G, with their norms and without residuals."""
+    parameters: tuple[nn.Parameter, ...]
+    scale: Tensor | None = None
+    """(B, 1, 1), by which stochastic depth multiplies both branches: section 7 of the paper's code draws one mask for the two."""
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Streams:
+        y1 = x1 + self.f(x2)
+        return y1, x2 + self.g(y1)
+
+    def inverse(self, y1: Tensor, y2: Tensor) -> Streams:
+        x2 = y2 - self.g(y1)
+        return y1 - self.f(x2), x2
+
+    def f(self, x: Tensor) -> Tensor:
+        return self._run(self.attend, x)
+
+    def g(self, x: Tensor) -> Tensor:
+        return self._run(self.transform, x)
+
+    def _run(self, branch: Branch, x: Tensor) -> Tensor:
+        """Branches compute in the type of their weights, streams keep theirs."""
+        y = branch(x.to(self.parameters[0].dtype)).to(x.dtype)
+        return y if self.scale is None else y * self.scale
+
+
+def run_reversible(couplings: Sequence[Coupling], streams: Streams, *, recompute: bool) -> Streams:
+    """Through all couplings. recompute: keep nothing for the backward pass but the result; the streams are float32 or
+    finer then, since what is added to a coarser number cannot be taken off again."""
+    x1, x2 = streams
+    if recompute and couplings:
+        parameters = tuple(dict.fromkeys(p for coupling in couplings for p in coupling.parameters if p.requires_grad))
+        fine = torch.promote_types(x1.dtype, torch.float32)
+        y1, y2 = _Recomputed.apply(couplings, parameters, x1.to(fine), x2.to(fine), *parameters)  # type: ignore[no-untyped-call]
+        return y1, y2
+    for coupling in couplings:
+        x1, x2 = coupling.forward(x1, x2)
+    return x1, x2
+
+
+class _Recomputed(torch.autograd.Function):
+    """Parameters are inputs here, so that their gradients are returned like any others: frozen stems, hooks and `autograd.grad` work.
+
+    What the first F saw is kept, not recomputed: a sample that stochastic depth dropped before is 0 in every channel there, which F's norm
+    would make of rounding errors what it makes of a signal.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, couplings: Sequence[Coupling], parameters: tuple[nn.Parameter, ...], x1: Tensor, x2: Tensor, *_: nn.Parameter
+    ) -> Streams:
+        ctx.couplings, ctx.parameters = couplings, parameters
+        device = x1.device.type
+        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        y1, y2 = run_reversible(couplings, (x1, x2), recompute=False)
+        ctx.save_for_backward(x2, y1, y2)
+        return y1, y2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d1: Tensor, d2: Tensor) -> tuple[Any, ...]:
+        gradients: dict[nn.Parameter, Tensor] = {}
+        first, y1, y2 = ctx.saved_tensors
+        device, dtype, enabled = ctx.autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):  # recomputing must round as the forward pass did
+            for coupling in reversed(ctx.couplings):
+                trained = [p for p in coupling.parameters if p.requires_grad]
+                change, gradient = _differentiate(coupling.g, y1, d2, trained, gradients)
+                x2, d1 = first if coupling is ctx.couplings[0] else y2 - change, d1 + gradient
+                change, gradient = _differentiate(coupling.f, x2, d1, trained, gradients)
+                y1, y2, d2 = y1 - change, x2, d2 + gradient
+        return None, None, d1, d2, *(gradients.get(p) for p in ctx.parameters)
+
+
+def _differentiate(
+    branch: Branch, x: Tensor, gradient: Tensor, parameters: Sequence[nn.Parameter], gradients: dict[nn.Parameter, Tensor]
+) -> Streams:
+    """Run a branch again → what it adds, and the gradient of its input. The gradients of its parameters are added to `gradients`."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = branch(x)
+        own, *rest = torch.autograd.grad(y, (x, *parameters), gradient, allow_unused=True)
+    for parameter, value in zip(parameters, rest, strict=True):
+        if value is not None:
+            gradients[parameter] = gradients[parameter] + value if parameter in gradients else value
+    return y.detach(), own
+
+
+def run_trunk(
+    blocks: nn.ModuleList, tokens: Tokens, schedule: Sequence[int], keep: Tensor | None = None, *, reversible: bool, training: bool = False
+) -> Tokens:
+    """The blocks of a transformer, with its r for each: (B, N, C) → (B, N', C), or (B, N', 2C) from a reversible trunk.
+
+    keep: as for `Block`, one row for each block, or as for `run_blocks`. training: whether the backward pass of a reversible trunk, if
+    there is to be one, recomputes.
+    """
+    if reversible:
+        return run_blocks(blocks, tokens, schedule, keep, recompute=training and torch.is_grad_enabled())
+    for block, r, kept in zip(blocks, schedule, [None] * len(schedule) if keep is None else keep, strict=True):
+        tokens = block(tokens, r, kept)  # (B, N - r, C)
+    return tokens
+
+
+def run_blocks(blocks: Iterable[nn.Module], tokens: Tokens, schedule: Sequence[int], keep: Tensor | None, *, recompute: bool) -> Tokens:
+    """The blocks of a ViT as a reversible trunk: (B, N, C) → both streams side by side, (B, N', 2C).
+
+    Blocks that merge tokens cannot be undone and keep what the backward pass needs; runs of others are recomputed. keep: (depth, B) of 0
+    and 1, which samples keep each block in stochastic depth; None: drawn, in training.
+    """
+    dtype = tokens.x.dtype
+    numbered = zip(blocks, schedule, [None] * len(schedule) if keep is None else keep, strict=True)
+    tokens = replace(tokens, x=torch.cat([tokens.x, tokens.x], dim=-1))
+    for merges, group in groupby(numbered, key=lambda item: item[1] > 0):
+        if merges:
+            for block, r, kept in group:
+                tokens = _merge_within(block, tokens, r, kept)
+        else:
+            couplings = [couple(block, tokens, kept) for block, _, kept in group]
+            streams = run_reversible(couplings, streams_of(tokens.x), recompute=recompute)
+            tokens = replace(tokens, x=torch.cat(streams, dim=-1))
+    return replace(tokens, x=tokens.x.to(dtype))
+
+
+def couple(block: nn.Module, tokens: Tokens, keep: Tensor | None = None) -> Coupling:
+    """A ViT's block for one batch."""
+    assert isinstance(block, Block)
+    return Coupling(
+        attend=lambda x: block.attn(block.norm1(x), tokens.key_size)[0],
+        transform=lambda x: block.mlp(block.norm2(x)),
+        parameters=tuple(block.parameters()),
+        scale=drop_scale(tokens.x, block.drop_path, block.training, keep),
+    )
+
+
+def _merge_within(block: nn.Module, tokens: Tokens, r: int, keep: Tensor | None) -> Tokens:
+    """A block that merges after attention, as `Block` does, both streams by the same matching."""
+    assert isinstance(block, Block)
+    keys: list[Tensor] = []
+
+    def attend(x: Tensor) -> Tensor:
+        attended, found = block.attn(block.norm1(x), tokens.key_size)
+        keys.append(found)
+        return attended  # type: ignore[no-any-return]
+
+    coupling = replace(couple(block, tokens, keep), attend=attend)
+    x1, x2 = streams_of(tokens.x)
+    tokens = replace(tokens, x=torch.cat([x1 + coupling.f(x2), x2], dim=-1)).merge(keys[0].sum(dim=1), r)
+    y1, x2 = streams_of(tokens.x)
+    return replace(tokens, x=torch.cat([y1, x2 + coupling.g(y1)], dim=-1))
+
+
+def streams_of(x: Tensor) -> Streams:
+    """(B, N, 2C) → two of (B, N, C)."""
+    x1, x2 = x.chunk(2, dim=-1)
+    return x1, x2

@@ -1,0 +1,150 @@
+"""The video transformer of MAE-ST (arXiv 2205.09113), fine-tuned for classification, with token merging as an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.answers import Classified
+from models.layers.block import Block, drop_path_rates
+from models.layers.initial import load_encoder, start_head
+from models.layers.masked_encoder import initialise_linears
+from models.layers.patches import TubePatchEmbed, checked, require_clip_patches
+from models.layers.reversible import run_trunk
+from models.layers.space_time_positions import SpaceTimePositions
+from models.layers.token_merging import Tokens
+from models.merge_schedule import MergeSchedule
+
+
+@dataclass(frozen=True)
+class VideoEncoderConfig:
+    """What pre-training and classification share. The defaults are the published ViT-L: 16 frames at 224 px, 1568 patches."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    frames: int = 16
+    patch_frames: int = 2
+    channels: int = 3
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    class_token: bool = True
+    separate_positions: bool = True
+    """One position table for space and one for time; otherwise one for both."""
+    reversible: bool = False
+    """The encoder's trunk, as that of a Rev-ViT: twice as many channels come out of it."""
+
+    def __post_init__(self) -> None:
+        require_clip_patches(self.frames, self.patch_frames, self.image_size, self.patch_size)
+
+    @property
+    def special_tokens(self) -> int:
+        return int(self.class_token)
+
+    @property
+    def features(self) -> int:
+        """Channels behind the last block."""
+        return 2 * self.width if self.reversible else self.width
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, height and width."""
+        return self.channels, self.frames, self.image_size, self.image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in time and in one picture."""
+        return self.frames // self.patch_frames, (self.image_size // self.patch_size) ** 2
+
+    @property
+    def patches(self) -> int:
+        times, places = self.grid
+        return times * places
+
+
+@dataclass(frozen=True)
+class VideoMAEConfig(VideoEncoderConfig):
+    """The defaults are the published ViT-L on Kinetics-400."""
+
+    classes: int = 400
+    proportional_attention: bool = False
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    """Before the head, in training."""
+
+
+SIZES: Mapping[str, VideoMAEConfig] = {
+    "video_vit_base_patch16": VideoMAEConfig(width=768, depth=12, heads=12),
+    "video_vit_large_patch16": VideoMAEConfig(),
+    "video_vit_huge_patch16": VideoMAEConfig(width=1280, depth=32, heads=16),
+}
+"""The published code names the last one after patches of 14 px, but classifies with 16."""
+
+
+class VideoMAE(nn.Module):
+    """q, k and v are one matrix here; the published files keep three, which `models.published` joins."""
+
+    def __init__(self, config: VideoMAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.patch_embed = TubePatchEmbed(config.patch_frames, config.patch_size, config.channels, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
+        self.pos_embed = SpaceTimePositions(width, config.grid, class_token=config.class_token, separate=config.separate_positions)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            for rate in drop_path_rates(config.drop_path, config.depth)
+        )
+        self.norm = nn.LayerNorm(config.features, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(config.features, config.classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.config.width, -1))
+        initialise_linears(self)
+        nn.init.normal_(self.head.weight, std=0.02)
+        for parameter in (self.cls_token, *self.pos_embed.parameters()):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def forward(self, clips: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False) -> Classified:
+        """Normalised clips (B, channels, T, S, S). Tokens merge freely across frames."""
+        schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
+        tokens = self._embed(clips, trace)
+        tokens_in = tokens.x.shape[1]
+        tokens = run_trunk(self.blocks, tokens, schedule, reversible=self.config.reversible, training=self.training)
+        features = self.norm(self._mean(tokens))
+        logits = self.head(self.dropout(features))
+        return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
+
+    def _embed(self, clips: Tensor, trace: bool) -> Tokens:
+        config = self.config
+        x = self.patch_embed(checked("clips", clips, config.clip_shape))
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = x + self.pos_embed()
+        return Tokens(x, protected=config.special_tokens, proportional=config.proportional_attention, traced=trace)
+
+    def _mean(self, tokens: Tokens) -> Tensor:
+        """→ (B, C). The published model leaves the first token out of the mean even where it is no class token; once tokens have merged
+        there is no such first token, and the mean is over all of them."""
+        if tokens.size is None:
+            return tokens.x[:, 1:].mean(dim=1)
+        return tokens.mean(self.config.special_tokens, self.config.patches)
+
+
+def start_from_pretrained(model: VideoMAE, pretrained: Mapping[str, Tensor]) -> None:
+    """Load a pre-trained encoder, by our names, into a classifier that is to be fine-tuned, in place.
+
+    Its last norm is taken too; the head starts near zero. Raises ValueError naming what does not fit: unlike those of pictures, position
+    tables are not resized.
+    """
+    load_encoder(model, pretrained, fresh=("head.",))
+    start_head(model.head)

@@ -1,0 +1,19 @@
+"""Loudness of the data sets that audio models were trained on. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Loudness:
+    """Mean and standard deviation of the log-mel values of a data set. The authors report that each clip's own, in place of these, cost
+    about 6 mAP."""
+
+    mean: float
+    std: float
+
+
+AUDIOSET = Loudness(-4.2677393, 4.5689974)
+ESC50 = Loudness(-6.6268077, 5.358466)
+SPEECH_COMMANDS = Loudness(-6.845978, 5.4654526)

@@ -1,0 +1,62 @@
+"""MAViL and its parent Audio-MAE. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.bundle import Clip, Sound
+from models.mavil.loudness import AUDIOSET
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+
+def two_frames_a_second(config: Any) -> Clip:
+    return Clip(frames=config.frames, stride=1, rate=2)
+
+
+def spectrogram(config: Any) -> Sound:
+    return Sound(frames=config.audio_frames, mel_bins=config.mel_bins, mean=AUDIOSET.mean, std=AUDIOSET.std)
+
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="mavil",
+            model="models.mavil.model:MAViL",
+            purpose=Purpose(
+                task=lambda config: "audio-visual",
+                clip=two_frames_a_second,
+                sound=spectrogram,
+                classes=lambda config: int(config.classes),
+            ),
+            native=Native(
+                "clip", lambda config: int(config.audio_patches + config.video_patches + 2), "models.mavil.native:sound_and_clips"
+            ),
+        ),
+        Architecture(
+            name="mavil_pretraining",
+            model="models.mavil.pretraining:MAViLPretraining",
+            purpose=Purpose(lambda config: "autoencode", clip=two_frames_a_second, sound=spectrogram),
+            native=Native(
+                unit="clip",
+                tokens=lambda config: int(config.visible(config.audio_patches) + config.visible(config.video_patches) + 2),
+                call="models.mavil.native:masked_sound_and_clips",
+            ),
+        ),
+        Architecture(
+            name="audio_mae",
+            model="models.mavil.audio_mae:AudioMAE",
+            purpose=Purpose(lambda config: "autoencode", size=lambda config: None, sound=spectrogram),
+            native=Native("sound", lambda config: int(config.visible + 1), "models.mavil.native:masked_sound"),
+        ),
+    ),
+    sizes=(
+        SizeTable("MAViL", "mavil", "arXiv 2212.08071", "models.mavil.model:SIZES"),
+        SizeTable("MAViL", "mavil_pretraining", "arXiv 2212.08071", "models.mavil.pretraining:PRETRAINING_SIZES"),
+        SizeTable("Audio-MAE", "audio_mae", "arXiv 2207.06405", "models.mavil.audio_mae:SIZES"),
+    ),
+    families={
+        "mavil": "models.mavil.published:FAMILY",
+        "mavil_pretrained": "models.mavil.published:PRETRAINING",
+        "audio_mae": "models.mavil.published:AUDIO_MAE",
+    },
+)

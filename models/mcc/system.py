@@ -1,0 +1,18 @@
+"""MCC. Imports no torch."""
+
+from __future__ import annotations
+
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="mcc",
+            model="models.mcc.model:MCC",
+            purpose=Purpose(lambda config: "reconstruct"),
+            native=Native("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.mcc.native:scene"),
+        ),
+    ),
+    sizes=(SizeTable("MCC", "mcc", "arXiv 2301.08247", "models.mcc.model:PUBLISHED"),),
+    families={"mcc": "models.mcc.published:FAMILY"},
+)

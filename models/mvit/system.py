@@ -1,0 +1,44 @@
+"""MViT, Rev-MViT and the published sizes of Rev-ViT. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.bundle import Clip
+from models.media.strides import slowfast_clip
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+
+def _clip(config: Any) -> Clip | None:
+    return None if config.pictures else slowfast_clip(config)
+
+
+def _tokens(config: Any) -> int:
+    times, rows, columns = config.patch_grid
+    return int(times * rows * columns + config.special_tokens)
+
+
+PURPOSE = Purpose(lambda config: "classify" if config.pictures else "actions", clip=_clip, classes=lambda config: int(config.classes))
+NATIVE = Native("sample", _tokens, "models.layers.native:images_or_clips")
+FORWARDS = {"classify": "models.mvit.forward:classify"}
+
+SYSTEM = System(
+    architectures=(
+        Architecture("mvit", "models.mvit.model:MViT", PURPOSE, NATIVE, FORWARDS, merges=False),
+        Architecture("rev_mvit", "models.mvit.reversible:RevMViT", PURPOSE, NATIVE, FORWARDS, merges=False),
+    ),
+    sizes=(
+        SizeTable("MViT", "mvit", "arXiv 2112.01526", "models.mvit.model:PUBLISHED"),
+        SizeTable("Rev-ViT", "vit", "arXiv 2302.04869", "models.mvit.reversible:PUBLISHED_VITS"),
+        SizeTable("Rev-MViT", "rev_mvit", "arXiv 2302.04869", "models.mvit.reversible:PUBLISHED"),
+    ),
+    families={
+        "mvit": "models.mvit.published:FAMILY",
+        "mvit_separate": "models.mvit.published:SEPARATE",
+        "rev_vit": "models.mvit.published_reversible:VIT",
+        "rev_vit_fused": "models.mvit.published_reversible:VIT_FUSED",
+        "rev_mvit": "models.mvit.published_reversible:MVIT",
+        "rev_mvit_fused": "models.mvit.published_reversible:MVIT_FUSED",
+        "minrev": "models.mvit.published_reversible:MINREV",
+    },
+)

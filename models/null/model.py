@@ -1,0 +1,39 @@
+"""A model that computes nothing: it takes a set time per batch and answers zeros, to measure everything around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import Preprocess
+from models.layers.forward import with_tokens
+
+
+@dataclass(frozen=True)
+class NullConfig:
+    milliseconds: float = 5.0
+    """Per batch, whatever its size."""
+    classes: int = 10
+    tokens: int = 197
+    """Reported as tokens in and out."""
+
+
+class Null(nn.Module):
+    def __init__(self, config: NullConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, ...) → logits (B, classes)."""
+        time.sleep(self.config.milliseconds / 1000)
+        return torch.zeros(pixels.shape[0], self.config.classes)
+
+
+def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
+    assert isinstance(model, Null)
+    return with_tokens(model(arrays["pixels"]), model.config.tokens, model.config.tokens)

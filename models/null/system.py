@@ -1,0 +1,16 @@
+"""The null model, to measure everything around a network."""
+
+from __future__ import annotations
+
+from models.registry import Architecture, Purpose, System
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="null",
+            model="models.null.model:Null",
+            purpose=Purpose(lambda config: "classify", size=lambda config: None, classes=lambda config: int(config.classes)),
+            forwards={"classify": "models.null.model:classify"},
+        ),
+    ),
+)

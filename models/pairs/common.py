@@ -1,0 +1,102 @@
+"""What models that match pictures with texts have in common (CLIP, arXiv 2103.00020): unit features, the contrastive loss, zero-shot
+classes. The models are `models.pairs.flip`, `models.pairs.cit` and `models.pairs.maws`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.pairs.text import PostNormTextConfig
+from models.vit.model import ViTConfig
+
+INITIAL_SCALE = math.log(1 / 0.07)
+"""Logarithm of what cosines are multiplied by before softmax, where training starts."""
+
+
+@dataclass(frozen=True)
+class PictureTowerConfig:
+    """A ViT without a head; the defaults are ViT-B/16."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    proportional_attention: bool = True
+    reversible: bool = False
+    """As that of a Rev-ViT: what it says has twice as many channels."""
+
+    @property
+    def vision(self) -> ViTConfig:
+        return ViTConfig(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            classes=0,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            norm_eps=self.norm_eps,
+            proportional_attention=self.proportional_attention,
+            reversible=self.reversible,
+        )
+
+
+@dataclass(frozen=True)
+class TwoTowersConfig(PictureTowerConfig):
+    """A ViT and a post-norm text transformer of BERT's kind, projected into one space: what CiT and MAWS have in common."""
+
+    vocabulary: int = 30522
+    positions: int = 512
+    text_width: int = 768
+    text_depth: int = 12
+    text_heads: int = 12
+    text_hidden: int = 3072
+    text_norm_eps: float = 1e-12
+    joint_width: int = 512
+
+    @property
+    def text(self) -> PostNormTextConfig:
+        return PostNormTextConfig(
+            vocabulary=self.vocabulary,
+            positions=self.positions,
+            width=self.text_width,
+            depth=self.text_depth,
+            heads=self.text_heads,
+            hidden=self.text_hidden,
+            norm_eps=self.text_norm_eps,
+        )
+
+
+def unit(x: Tensor, added: float = 0.0) -> Tensor:
+    """(..., C) divided by its length. added: to the length (FLIP)."""
+    return x / (x.norm(dim=-1, keepdim=True) + added) if added else F.normalize(x, dim=-1, eps=1e-12)
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, *, symmetric: bool = True) -> Tensor:
+    """Scalar: cross-entropy of finding the text of each picture among all, and the picture of each text; only the former if not symmetric.
+
+    images, texts: (B, C), unit vectors of the whole batch, row by row a pair; scale: what their cosines are multiplied by.
+    """
+    logits = scale * (images @ texts.T)  # (B, B)
+    pairs = torch.arange(len(images), device=images.device)
+    to_text = F.cross_entropy(logits, pairs)
+    return (to_text + F.cross_entropy(logits.T, pairs)) / 2 if symmetric else to_text
+
+
+def class_features(texts: Tensor, classes: Tensor, count: int, added: float = 0.0) -> Tensor:
+    """What pictures are compared with, (count, C): of each class the mean of its texts, as a unit vector.
+
+    texts: (T, C), of any length, each made a unit vector first; classes: (T,) int64, whose texts they are. added: as for `unit`.
+    """
+    total = torch.zeros(count, texts.shape[1], dtype=texts.dtype, device=texts.device).index_add_(0, classes, unit(texts, added))
+    members = classes.bincount(minlength=count)
+    if not bool(members.all()):
+        raise ValueError(f"class {int(members.argmin())} has no text")
+    return unit(total / members.unsqueeze(1), added)

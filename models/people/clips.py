@@ -1,0 +1,71 @@
+"""Clips around the people in a track, as MViT sees them for LART. Views of whole videos are `models.media.video_views`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.media.video_views import resize_short_side
+
+STEP = 6
+"""Frames of a track that share one feature: five per second."""
+
+WIDEST, NARROWEST = 1.2, 0.8
+"""Width to height of the pictures around a track; more extreme ones are cropped."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of a track that share the feature of a clip around the middle one."""
+
+    first: int
+    end: int
+    """Behind the last."""
+
+    @property
+    def middle(self) -> int:
+        return (self.first + self.end) // 2
+
+
+def windows(length: int) -> list[Window]:
+    """Of a track of so many frames."""
+    return [Window(first, min(first + STEP, length)) for first in range(0, length, STEP)]
+
+
+def clip_frames(middle: int, length: int, *, frames: int, stride: int) -> Tensor:
+    """The frames of a track, (frames,) int64, that make the clip around its frame `middle`; beyond its ends the last one repeats."""
+    span = frames * stride
+    around = torch.linspace(0, span, frames).long()
+    return (middle - span // 2 + around).clamp(0, length - 1)
+
+
+def person_clip(
+    pictures: Tensor, box: Sequence[float], *, short_side: int, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """What a box head wants of one person: a clip (3, T, h, w) and a box (4,), x1, y1, x2, y2 in its pixels.
+
+    pictures: uint8 (T, H, W, 3), RGB; box: x, y, width, height in them. Rounded to whole levels after resizing, as the published code's
+    pictures are; its fixed-point arithmetic may differ by one level.
+    """
+    x, y, width, height = box
+    corners = torch.tensor([int(x), int(y), int(x + width), int(y + height)], dtype=torch.float32)
+    left, top = margins(pictures.shape[2], pictures.shape[1])
+    pictures = pictures[:, top : pictures.shape[1] - top, left : pictures.shape[2] - left]
+    corners = corners - torch.tensor([left, top, left, top])
+    long_side = max(pictures.shape[1:3])
+    resized = resize_short_side(pictures.permute(0, 3, 1, 2).float(), short_side).round().clamp(0, 255)  # (T, 3, h, w)
+    factor = max(resized.shape[2:]) / long_side
+    colours = (resized / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    return colours.transpose(0, 1), corners * factor
+
+
+def margins(width: int, height: int) -> tuple[int, int]:
+    """What to cut off on the left and right, and on top and bottom, of a picture that is too wide or too narrow."""
+    if width / height > WIDEST:
+        return int((width - WIDEST * height) // 2), 0
+    if width / height < NARROWEST:
+        return 0, int((height - width / NARROWEST) // 2)
+    return 0, 0

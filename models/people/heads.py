@@ -1,0 +1,63 @@
+"""Encoders of inputs and heads that LART (arXiv 2304.01199) and PHALP's pose predictor share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from models.people.smpl import Person, Regressor
+from models.people.tracks import POSE
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What one kind of input becomes: its values, the width of the layers between, its channels of the token."""
+
+    values: int
+    hidden: int
+    width: int
+
+
+POSE_FEATURE = Feature(POSE, POSE, 128)
+
+
+def encoder(feature: Feature, layers: int) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    widths = [feature.values, *[feature.hidden] * (layers - 1), feature.width]
+    steps: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        steps += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*steps[:-1])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the heads tell of each token."""
+
+    actions: Tensor
+    """(..., actions), before the sigmoid."""
+    person: Person
+    location: Tensor
+    """(..., 3), before the camera; its depth is divided by 200."""
+
+    @property
+    def pose(self) -> Tensor:
+        """(..., 229), raw."""
+        return torch.cat([self.person.pose, self.location], dim=-1)
+
+
+class Heads(nn.Module):
+    """Of LART and of PHALP's pose predictor."""
+
+    def __init__(self, width: int, actions: int, regressor_hidden: int) -> None:
+        super().__init__()
+        self.actions = nn.Linear(width, actions)
+        self.regressor = Regressor(width, regressor_hidden)
+        self.location = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
+
+    def forward(self, tokens: Tensor) -> Reading:
+        """(..., C)."""
+        return Reading(self.actions(tokens), self.regressor(tokens), self.location(tokens))

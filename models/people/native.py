@@ -1,0 +1,28 @@
+"""Forward passes on random tracks and crops of people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.people.tracks import Tracks
+from models.registry import Call, Maker
+
+
+def tracks(model: Any, config: Any, make: Maker) -> Call:
+    """One person in each row, observed in every frame."""
+
+    def feature(size: Any) -> Tensor | None:
+        return None if size is None else make.normal(config.frames, 1, size.values)
+
+    pose = make.normal(config.frames, 1, config.pose.values)
+    detected = torch.ones(*pose.shape[:3], 1, device=pose.device)
+    random = Tracks(pose, detected, feature(getattr(config, "joints", None)), feature(getattr(config, "appearance", None)))
+    return lambda: model(random)
+
+
+def masked_crops(model: Any, config: Any, make: Maker) -> Call:
+    crops = make.normal(4, config.size, config.size)
+    return lambda: model(crops)

@@ -1,0 +1,46 @@
+"""What a user sets by hand, as `--set heads=4` on a command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from models.bundle import Preprocess
+from models.published.container import CheckpointError
+from models.published.family import Family, Fields
+from models.registry import architectures
+
+PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size", "image_width"}
+CLIP_FIELDS = frozenset({"stride", "rate"})
+SOUND_FIELDS = {"sample_rate": "sample_rate", "sound_mean": "mean", "sound_std": "std"}
+INPUT_FIELDS = PREPROCESS_FIELDS | CLIP_FIELDS | SOUND_FIELDS.keys()
+"""What can be set besides the config."""
+
+
+def parse(overrides: Mapping[str, str]) -> Fields:
+    return {key: _value(text) for key, text in overrides.items()}
+
+
+def split(family: Family, settings: Fields) -> tuple[Fields, Fields]:
+    """→ settings of the config, settings of the model's inputs. Raises CheckpointError for unknown ones."""
+    config_fields = {field.name for field in dataclasses.fields(architectures()[family.architecture].config)}
+    unknown = sorted(set(settings) - config_fields - INPUT_FIELDS)
+    if unknown:
+        known = ", ".join(sorted(config_fields | INPUT_FIELDS))
+        raise CheckpointError(f"{', '.join(unknown)}: cannot be set; what can be is {known}")
+    return (
+        {key: value for key, value in settings.items() if key in config_fields},
+        {key: value for key, value in settings.items() if key not in config_fields},
+    )
+
+
+def _value(text: str) -> Any:
+    """JSON, `1,2,3` for a list, else text."""
+    for candidate in (text, f"[{text}]"):
+        try:
+            return json.loads(candidate)
+        except json.JSONDecodeError:
+            continue
+    return text

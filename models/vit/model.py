@@ -1,0 +1,211 @@
+"""The vision transformer for classification (arXiv 2010.11929), timm's layout and parameter names, with token merging as an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.answers import Classified
+from models.layers.block import Block, drop_path_rates
+from models.layers.initial import initialise_like_slowfast
+from models.layers.masking import take
+from models.layers.patches import PatchEmbed, checked
+from models.layers.reversible import run_trunk
+from models.layers.token_merging import Tokens
+from models.merge_schedule import MergeSchedule
+
+
+class Pool(StrEnum):
+    """What the head sees."""
+
+    TOKEN = "token"
+    """`norm`, then the class token (ViT, DeiT, SWAG)."""
+    MEAN = "mean"
+    """The mean of the patches, weighted by size where tokens merged, then `fc_norm` (MAE)."""
+    NORM_MEAN = "norm-mean"
+    """`norm` on every token, then the weighted mean."""
+    NORM_MEAN_ALL = "norm-mean-all"
+    """The same, with the class token in the mean (FLIP)."""
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A plain vision transformer; the defaults are ViT-B/16."""
+
+    image_size: int = 224
+    image_width: int | None = None
+    """Pixels across, where a picture is not as wide as it is high."""
+    patch_size: int = 16
+    patch_width: int | None = None
+    """Where a patch is not as wide as it is high."""
+    channels: int = 3
+    classes: int = 1000
+    """0: no head, the logits are the features."""
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    tanh_gelu: bool = False
+    """The approximation of GELU by tanh (FLIP)."""
+    norm_eps: float = 1e-6
+    class_token: bool = True
+    class_position: bool = True
+    """Whether special tokens get a position; if not, their rows in the table are idle (FLIP)."""
+    distilled: bool = False
+    """A second special token with a head of its own (DeiT, arXiv 2012.12877); the logits are the mean of both heads."""
+    pool: Pool = Pool.TOKEN
+    proportional_attention: bool = True
+    """Merged tokens count by their size in attention: for models trained without merging on supervised labels, and for those trained with
+    it; off for MAE models off the shelf."""
+    drop_path: float = 0.0
+    reversible: bool = False
+    """Two residual streams, whose activations training does not keep but recomputes (Rev-ViT, arXiv 2302.04869): norm and head see both
+    and are twice as wide."""
+    mlp_norm_eps: float | None = None
+    final_norm_eps: float | None = None
+    """Of the norm before each MLP, and of the last, where they are not `norm_eps` (minREV)."""
+
+    def __post_init__(self) -> None:
+        for along, size, patch in zip(("size", "width"), self.image_shape, self.patch_shape, strict=True):
+            if size % patch:
+                raise ValueError(f"image_{along} {size} is no multiple of patch_{along} {patch}")
+        if self.distilled and not self.class_token:
+            raise ValueError("distilled: a distillation token needs a class token before it")
+        if self.pool is Pool.TOKEN and not self.class_token:
+            raise ValueError("pool: there is no class token to take")
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image_size, self.image_size if self.image_width is None else self.image_width
+
+    @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.patch_size, self.patch_size if self.patch_width is None else self.patch_width
+
+    @property
+    def patches(self) -> int:
+        rows, columns = (size // patch for size, patch in zip(self.image_shape, self.patch_shape, strict=True))
+        return rows * columns
+
+    @property
+    def special_tokens(self) -> int:
+        """Class and distillation token: they stand in front and never merge."""
+        return int(self.class_token) + int(self.distilled)
+
+    @property
+    def features(self) -> int:
+        """Channels that the head sees."""
+        return 2 * self.width if self.reversible else self.width
+
+
+SIZES: Mapping[str, ViTConfig] = {
+    "vit_tiny_patch16": ViTConfig(width=192, heads=3),
+    "vit_small_patch16": ViTConfig(width=384, heads=6),
+    "vit_base_patch16": ViTConfig(),
+    "vit_large_patch16": ViTConfig(width=1024, depth=24, heads=16),
+    "vit_huge_patch14": ViTConfig(patch_size=14, width=1280, depth=32, heads=16),
+}
+"""Of AugReg, DeiT and SWAG; MAE fine-tunes the last three with `Pool.MEAN`, SWAG at 384 to 518 px."""
+
+
+class ViT(nn.Module):
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, hidden = config.width, int(config.width * config.mlp_ratio)
+        self.patch_embed = PatchEmbed(config.patch_shape, config.channels, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + config.patches, width))
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                config.heads,
+                hidden,
+                qkv_bias=config.qkv_bias,
+                norm_eps=config.norm_eps,
+                mlp_norm_eps=config.mlp_norm_eps,
+                drop_path=rate,
+                tanh_gelu=config.tanh_gelu,
+            )
+            for rate in drop_path_rates(config.drop_path, config.depth)
+        )
+        norm_first = config.pool is not Pool.MEAN
+        final_norm = nn.LayerNorm(config.features, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
+        self.norm = final_norm if norm_first else nn.Identity()
+        self.fc_norm = nn.Identity() if norm_first else final_norm
+        self.head = nn.Linear(config.features, config.classes) if config.classes else nn.Identity()
+        self.head_dist = nn.Linear(config.features, config.classes) if config.distilled else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """timm's: truncated normal of deviation 0.02, biases 0. A reversible trunk starts as it was published."""
+        if self.config.reversible:
+            initialise_like_slowfast(self)
+        else:
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        for parameter in (self.cls_token, self.dist_token, self.pos_embed):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        merge: MergeSchedule | None = None,
+        trace: bool = False,
+        keep: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Classified:
+        """Normalised images (B, channels, S, S). merge: how many tokens merge in each block; trace: also record which input tokens did.
+
+        visible: (B, V), the only patches that the model sees, by their places in raster order; None: all.
+        keep: (depth, 2, B) of 0 and 1, which samples keep both branches of each block in stochastic depth; (depth, B) in a reversible
+        trunk, where one fate befalls both; None: drawn, in training.
+        """
+        schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
+        tokens = self._embed(images, trace, visible)
+        tokens_in = tokens.x.shape[1]
+        tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
+        features = self._pool(tokens, tokens_in)
+        return Classified(self._classify(features), features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
+
+    def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
+        images = checked("images", images, (self.config.channels, *self.config.image_shape))
+        special = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
+        front, grid = self.pos_embed[:, : self.config.special_tokens], self.pos_embed[:, self.config.special_tokens :]
+        x = self.patch_embed(images) + grid  # (B, patches, C)
+        if visible is not None:
+            x = take(x, visible)  # (B, V, C)
+        if special:
+            first = torch.cat(special, dim=1)
+            x = torch.cat([first + front if self.config.class_position else first, x], dim=1)  # (B, special + V, C)
+        return Tokens(x, protected=self.config.special_tokens, proportional=self.config.proportional_attention, traced=trace)
+
+    def _pool(self, tokens: Tokens, tokens_in: int) -> Tensor:
+        """→ (B, C), or (B, 2, C) for distilled models."""
+        special = self.config.special_tokens
+        if self.config.pool is Pool.TOKEN:
+            front: Tensor = self.norm(tokens.x[:, :special])  # the other tokens are not looked at
+            return front if self.config.distilled else front[:, 0]
+        first = 0 if self.config.pool is Pool.NORM_MEAN_ALL else special
+        pooled: Tensor = self.fc_norm(replace(tokens, x=self.norm(tokens.x)).mean(first, tokens_in - first))
+        return pooled
+
+    def _classify(self, features: Tensor) -> Tensor:
+        if self.head_dist is None:
+            logits: Tensor = self.head(features)
+            return logits
+        both: Tensor = (self.head(features[:, 0]) + self.head_dist(features[:, 1])) / 2
+        return both

@@ -1,0 +1,58 @@
+"""The packed form of a model for bfloat16 on a CPU answers as the model does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.layers.block import Mlp
+from models.layers.packed import pack_linears, packing_helps
+from models.merge_schedule import MergeSchedule
+from models.vit.model import ViT, ViTConfig
+
+CPU = torch.device("cpu")
+CONFIG = ViTConfig(image_size=32, patch_size=4, classes=5, width=32, depth=3, heads=4)
+
+pytestmark = pytest.mark.skipif(not packing_helps(CPU, torch.bfloat16), reason="this CPU has no bfloat16 in oneDNN, so nothing is packed")
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("r", [0, 9])
+def test_packing_changes_no_answer_beyond_rounding(qkv_bias: bool, r: int) -> None:
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(**{**vars(CONFIG), "qkv_bias": qkv_bias})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    pixels, merge = torch.randn(2, 3, 32, 32), MergeSchedule.of([r])
+    with torch.inference_mode():
+        exact = model(pixels, merge=merge).logits
+        model.bfloat16()
+        plain = model(pixels.bfloat16(), merge=merge).logits.float()
+        pack_linears(model)
+        packed = model(pixels.bfloat16(), merge=merge).logits.float()
+    scale = exact.abs().max()
+    assert (packed - plain).abs().max() < 0.03 * scale
+    assert (packed - exact).abs().max() < 0.03 * scale
+
+
+@pytest.mark.parametrize("tanh_gelu", [True, False])
+def test_the_gelu_stays_the_one_of_the_model(tanh_gelu: bool) -> None:
+    """Where the two differ most, and by more than rounding: values below -2."""
+    mlp = Mlp(64, 64, tanh_gelu=tanh_gelu)
+    for layer in (mlp.fc1, mlp.fc2):
+        torch.nn.init.eye_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    x = torch.linspace(-3, -2, 64).bfloat16().unsqueeze(0)
+    model = torch.nn.Sequential(mlp).bfloat16()
+    pack_linears(model)
+    right, wrong = ("tanh", "none") if tanh_gelu else ("none", "tanh")
+    with torch.inference_mode():
+        to_right, to_wrong = ((model(x).float() - F.gelu(x.float(), approximate=kind)).abs().mean() for kind in (right, wrong))
+    assert to_right < to_wrong / 2
+
+
+def test_only_bfloat16_on_a_cpu_is_packed() -> None:
+    assert not packing_helps(CPU, torch.float32)
+    assert not packing_helps(torch.device("cuda"), torch.bfloat16)
