@@ -60,7 +60,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return sum(len(array.data) for array in self.arrays.values())
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Durations on the worker's own monotonic clock, milliseconds."""
 
     batch_wait_ms: float
@@ -86,7 +86,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     worker: str
     arrays: dict[str, Array] = {}
-    timing: Timing | None = None
+    timing: WorkerTiming | None = None
     failure: Failure | None = None
 
 

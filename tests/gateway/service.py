@@ -22,7 +22,7 @@ from PIL import Image
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Array, Job, Reply, ServedBundle, Timing, WorkerInfo
+from server.queue.job import Array, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
 from server.settings import Settings
 
@@ -71,7 +71,7 @@ def answer(job: Job, batch_size: int = 1) -> Reply:
         id=job.id,
         worker="test",
         arrays={"logits": Array.of(logits), "tokens": Array.of(tokens)},
-        timing=Timing(batch_wait_ms=0.5, inference_ms=1.5, worker_ms=2.0, batch_size=batch_size),
+        timing=WorkerTiming(batch_wait_ms=0.5, inference_ms=1.5, worker_ms=2.0, batch_size=batch_size),
     )
 
 

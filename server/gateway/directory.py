@@ -23,7 +23,7 @@ RETRY_AFTER = 5
 """Seconds after which a client may hope for a worker, or for Redis."""
 
 
-class Catalog:
+class Directory:
     """Answers from what workers announced; while Redis is away, from the last that was heard."""
 
     def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:

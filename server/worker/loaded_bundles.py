@@ -60,7 +60,7 @@ class Entry:
         )
 
 
-class Catalog:
+class LoadedBundles:
     """Loads and unloads in the thread that calls `refresh`; the other methods are for any thread and never wait for a load."""
 
     def __init__(
