@@ -52,7 +52,7 @@ class Directory:
                 fleet = await self.fleet()
             except RedisAway as error:
                 if time.monotonic() - began >= self._settings.redis_grace:
-                    raise Problem(Kind.REDIS_AWAY, "Redis does not answer", retry_after=error.retry_after) from error
+                    raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
             else:
                 spec = self.choose(fleet, model, task)
                 if spec is not None:
@@ -85,8 +85,8 @@ class Directory:
         """The reason why requests that name no model cannot be answered now; None if they can."""
         try:
             fleet = await self._dispatcher.fleet()
-        except RedisAway:
-            return "Redis does not answer"
+        except RedisAway as error:
+            return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
         if not any(True for _ in ready_bundles(fleet)):
             return "no worker is ready"
         for task in self._settings.default_models or ("classify",):

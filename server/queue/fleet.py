@@ -13,6 +13,7 @@ import msgspec
 from models.bundle import BundleError, BundleSpec
 from server.queue import keys, lua
 from server.queue.job import ServedBundle, UnknownVersion, WorkerInfo, decode_worker
+from server.queue.repository import states_of
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,7 @@ class FleetReader:
         known = {name: self._by_digest[digest] for name, digest in digests.items() if digest in self._by_digest}
         if any(self._specs.get(name) is not spec for name, spec in known.items()):
             self._specs = self._specs | known
-        names = [item.decode() for item in flat]
-        return Fleet(workers, self._specs, dict(zip(names[::2], names[1::2], strict=True)))
+        return Fleet(workers, self._specs, states_of(flat))
 
     async def _fetch(self, digests: list[str]) -> None:
         if not digests:

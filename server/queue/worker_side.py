@@ -18,10 +18,11 @@ import redis
 
 from models.bundle import BundleSpec
 from server.queue import keys, lua
-from server.queue.connect import AWAY, connect
+from server.queue.connect import away_is_one_error, connect
 from server.queue.delivery import Delivery, Ending
 from server.queue.errors import RedisAway
 from server.queue.job import PRIORITIES, Failure, Reply, UnknownVersion, WorkerInfo, decode_job, encode
+from server.queue.repository import Repository
 
 __all__ = ["Delivery", "WorkerQueue", "WorkerTimings"]
 
@@ -61,7 +62,7 @@ class WorkerQueue:
         self._redis: Any = connect(url, blocking=MAX_BLOCK_S)
         self._script = {
             name: self._redis.register_script(lua.source(name))
-            for name in ("announce", "create_groups", "pull", "reclaim", "finish", "hand_back", "janitor")
+            for name in ("announce", "create_groups", "repository", "pull", "reclaim", "finish", "hand_back", "janitor")
         }
         self._specs: dict[str, bytes] = {}
         self._held: set[tuple[str, str]] = set()
@@ -93,10 +94,10 @@ class WorkerQueue:
         """Delete `worker:<id>`: others may claim its jobs at once. Also called by a supervisor that saw the process end."""
         self._once(lambda: self._redis.delete(keys.worker(self.id)))
 
-    def repository(self) -> dict[str, str]:
-        """Bundle name → `loaded` | `unloaded`, as set by operators; a name that is absent is loaded."""
-        states: dict[bytes, bytes] = self._once(lambda: self._redis.hgetall(keys.REPOSITORY))
-        return {name.decode(): state.decode() for name, state in states.items()}
+    def repository(self) -> Repository:
+        """What operators want loaded, and the number of their latest change."""
+        revision, states = self._once(lambda: self._script["repository"]())
+        return Repository.of(revision, states)
 
     def close(self) -> None:
         self._redis.close()
@@ -219,15 +220,19 @@ class WorkerQueue:
 
     def _read(self, streams: list[str], after: str, *options: str | int) -> list[list[Any]]:
         """XREADGROUP, as rows of the scripts: stream, entry id, job id, gateway, bytes, reason to drop it, message."""
-        read = ["GROUP", keys.GROUP, self.id, *options, "STREAMS", *streams, *[after] * len(streams)]
-        try:
-            answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
-        except redis.exceptions.ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                raise
+        command = ["XREADGROUP", "GROUP", keys.GROUP, self.id, *options, "STREAMS", *streams, *[after] * len(streams)]
+
+        def read() -> Any:
+            try:
+                return self._redis.execute_command(*command)
+            except redis.exceptions.ResponseError as error:
+                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                    raise
             # a new bundle, or a Redis that restarted empty
-            self._once(lambda: self._script["create_groups"](keys=streams, args=[]))
-            answer = self._taking(lambda: self._redis.execute_command("XREADGROUP", *read))
+            self._script["create_groups"](keys=streams, args=[])
+            return self._redis.execute_command(*command)
+
+        answer = self._taking(read)
         return [
             [stream, entry_id, fields.get(b"id", b""), fields.get(b"gw", b""), int(fields.get(b"bytes", 0)), b"", fields.get(b"job", b"")]
             for stream, entries in answer or []
@@ -301,12 +306,11 @@ class WorkerQueue:
 
     def _once(self, call: Callable[[], T]) -> T:
         try:
-            return call()
-        except redis.exceptions.OutOfMemoryError as error:
-            raise RedisAway(detail=f"the queue's Redis is out of memory: {error}") from error
-        except AWAY as error:
+            with away_is_one_error():
+                return call()
+        except RedisAway:
             self._absence_counts_from = time.monotonic() + self._timings.absence_settles
-            raise RedisAway(detail=f"Redis does not answer: {error}") from error
+            raise
 
     def _patiently(self, call: Callable[[], T]) -> T:
         until = time.monotonic() + self._timings.patience

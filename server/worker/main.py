@@ -18,7 +18,6 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
-from server.queue import keys
 from server.queue.errors import RedisAway
 from server.queue.identity import process_id
 from server.queue.worker_side import WorkerQueue
@@ -122,8 +121,8 @@ class Worker:
         while self._heartbeat.state != "draining":
             with suppress(RedisAway):  # the receiver tells
                 repository = self._queue.repository()
-                self._bundles.refresh(repository)
-                self._heartbeat.followed(int(repository.get(keys.REVISION, 0)))
+                self._bundles.refresh(repository.states)
+                self._heartbeat.followed(repository.revision)
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()

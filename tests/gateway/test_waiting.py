@@ -140,6 +140,21 @@ def test_without_redis_requests_wait_and_then_get_503(valkey: PrivateValkey) -> 
         problem(gateway.http.get("/v1/models"), 503, "redis-away")
 
 
+def test_a_redis_that_refuses_the_beat_is_away_although_it_answers(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, redis_grace=0.5) as gateway, Worker(valkey.url, [make_spec()]), connect(valkey.url) as operator:
+        assert gateway.classify(picture(1)).status_code == 200
+        operator.config_set("min-replicas-to-write", 1)
+        try:
+            eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "it is not ready")
+            assert "NOREPLICAS" in gateway.http.get("/health/ready").json()["detail"]
+            assert gateway.http.get("/health/live").status_code == 200
+            assert "NOREPLICAS" in problem(gateway.classify(picture(1)), 503, "redis-away")["detail"]
+        finally:
+            operator.config_set("min-replicas-to-write", 0)
+        eventually(lambda: gateway.http.get("/health/ready").status_code == 200, "it is ready again")
+        assert gateway.classify(picture(1)).status_code == 200
+
+
 def test_an_unloaded_model_is_404_and_says_how_to_load_it(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         assert gateway.classify(picture(1), model="reds").status_code == 200

@@ -148,7 +148,7 @@ async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(u
         fleet = await us.fleet(fresh=True)
         assert fleet.workers == (info,)
         assert fleet.specs == {("echo", "1"): spec}
-        assert fleet.repository["echo"] == queue.repository()["echo"] == "unloaded"
+        assert fleet.repository["echo"] == queue.repository().states["echo"] == "unloaded"
         assert fleet.items_per_second("echo@1") == 12.5
 
         async def gone() -> bool:

@@ -13,6 +13,7 @@ import redis
 from models.registry import load
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
+from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit
 from tests.worker.processes import eventually, gateway, worker
 
@@ -90,6 +91,35 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
             async with asyncio.timeout(20):
                 await become("ready")
             assert (await asking.ask(asking.job("null@1"))).failure is None
+
+
+async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    with redis.Redis.from_url(valkey.url) as anybody:
+        for name, state in ((b"#revision", b"loaded"), (b"\xff\xfe", b"\xff"), (b"", b""), (b"null", b"broken"), (b"nothing", b"unloaded")):
+            anybody.hset(keys.REPOSITORY, name, state)
+        anybody.set(keys.REVISION, "many")
+        with worker(valkey.url, tmp_path) as process:
+            async with gateway(valkey.url) as asking:
+                await asking.ready()
+                assert (await asking.ask(asking.job("null@1"))).failure is None
+                anybody.hset(keys.REPOSITORY, b"\x80", b"\x00\xff")
+                await asyncio.sleep(2 * WATCH_EVERY)
+                assert (await asking.ask(asking.job("null@1"))).failure is None
+            assert process.poll() is None
+
+
+async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    with worker(valkey.url, tmp_path) as process, redis.Redis.from_url(valkey.url) as operator:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            operator.config_set("min-replicas-to-write", 1)
+            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            await asyncio.sleep(2 * WATCH_EVERY)
+            assert process.poll() is None
+            operator.config_set("min-replicas-to-write", 0)
+            assert (await asked).failure is None
 
 
 async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answered(valkey: PrivateValkey, tmp_path: Path) -> None:
