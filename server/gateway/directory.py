@@ -133,8 +133,9 @@ def ready_bundles(fleet: Fleet) -> Iterator[tuple[WorkerInfo, ServedBundle]]:
 
 
 def serving(fleet: Fleet, spec: BundleSpec) -> list[tuple[WorkerInfo, ServedBundle]]:
-    """The ready workers that serve a bundle, with what they announce of it."""
-    return [(worker, bundle) for worker, bundle in ready_bundles(fleet) if (bundle.name, bundle.version) == (spec.name, spec.version)]
+    """The ready workers that serve a bundle of this very content, with what they announce of it."""
+    wanted = (spec.name, spec.version, spec.digest())
+    return [(worker, bundle) for worker, bundle in ready_bundles(fleet) if (bundle.name, bundle.version, bundle.digest) == wanted]
 
 
 def state_of(fleet: Fleet, spec: BundleSpec) -> tuple[State, str]:

@@ -112,6 +112,7 @@ class Inference:
             Job(
                 id=f"{request}-{index}",
                 bundle=spec.id,
+                digest=spec.digest(),
                 bucket=bucket,
                 arrays=arrays,
                 options=plan.options,

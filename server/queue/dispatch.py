@@ -24,6 +24,7 @@ from server.queue.fleet import Fleet, FleetReader, Load, QueueDepth
 from server.queue.identity import process_id
 from server.queue.job import Failure, Job, Reply, UnknownVersion, decode_reply, encode
 from server.queue.reservation import Ledger, Reservation
+from server.queue.rows import Enqueued
 from server.settings import Settings
 
 __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueDepth", "QueueFull", "RedisAway", "Reservation"]
@@ -241,7 +242,8 @@ class Dispatcher:
         for job in jobs:
             message = encode(job)
             where = "blob" if len(message) > INLINE_BYTES else "inline"
-            arguments += (job.id, keys.stream(job.bundle, job.priority), job.gateway, job.deadline_ms, where, message)
+            stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
+            arguments += Enqueued(job.id, stream, job.gateway, job.deadline_ms, where, message)
         status, items, nbytes = await self._until_it_answers(arguments)
         self._load = Load(self._load.now_ms, items, nbytes, self._load.depths)
         if status == b"full":

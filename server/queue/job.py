@@ -12,6 +12,8 @@ VERSION = 1
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+HANDICAP_S: dict[Priority, float] = {"high": 0.0, "normal": 5.0, "low": 10.0}
+"""A job is as urgent as one of priority high that came so many seconds later. Time passes, so nobody starves."""
 
 
 class UnknownVersion(ValueError):
@@ -42,6 +44,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     bundle: str
     """`name@version`."""
+    digest: str = ""
+    """SHA-256 of the bundle.json that it was prepared for: no worker with another content under the same name takes it."""
     bucket: str
     """What else must agree inside a batch: shapes and merge schedule, as one string made by the gateway."""
     arrays: dict[str, Array]

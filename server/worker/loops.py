@@ -37,10 +37,8 @@ def receive(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, metrics: W
             continue
         try:
             if time.monotonic() >= next_reclaim and slots.may_reclaim:
-                orphan = queue.reclaim(served)
-                if orphan is not None:
+                if _take_over(queue, slots, served):
                     metrics.redeliveries.inc()
-                    slots.add([orphan])
                     continue
                 next_reclaim = time.monotonic() + RECLAIM_EVERY
             jobs = queue.pull(served, pull.items, BLOCK_MS if pull.block else 0)
@@ -58,12 +56,23 @@ def receive(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, metrics: W
     slots.intake_ended()
 
 
+def _take_over(queue: WorkerQueue, slots: Slots, served: list[str]) -> bool:
+    """One job of a dead worker, if there is one: claimed when nothing else runs here, so that it runs alone from then on."""
+    if not queue.has_orphans(served):
+        return False
+    with slots.quiet() as quiet:
+        orphan = queue.reclaim(served) if quiet else None
+        if orphan is not None:
+            slots.add([orphan])
+    return orphan is not None
+
+
 def compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, results: SimpleQueue[Result | None], threads: int) -> None:
     """Run batches in one slot, until the worker is drained."""
     torch.set_num_threads(threads)
     while (running := slots.take()) is not None:
         jobs = _still_wanted(queue, running)
-        executor = bundles.executor(running.bucket.bundle)
+        executor = bundles.executor(running.bucket.queue)
         if executor is None:
             results.put(Unserved(jobs))
         elif jobs:

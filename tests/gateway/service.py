@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
+from server.queue import keys
 from server.queue.embedded import PrivateValkey
 from server.queue.errors import RedisAway
 from server.queue.job import Array, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
@@ -136,7 +137,7 @@ class Worker:
         if self._working.wait(0.02):
             with self._busy:
                 if self._working.is_set():
-                    self._work(self.queue.pull([spec.id for spec in self.specs], 16, block_ms=50))
+                    self._work(self.queue.pull([keys.queue(spec.id, spec.digest()) for spec in self.specs], 16, block_ms=50))
 
     def _work(self, deliveries: list[Delivery]) -> None:
         wanted = self.queue.still_wanted(deliveries)

@@ -10,7 +10,8 @@ import pytest
 
 from server.queue.connect import connect
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Failure, Job, Reply
+from server.queue.job import Failure, Job, Reply, ServedBundle, WorkerInfo
+from server.queue.worker_side import WorkerQueue, WorkerTimings
 from tests.gateway import service
 from tests.gateway.service import Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
@@ -62,6 +63,33 @@ def test_a_busy_worker_is_waited_for_beyond_the_grace(valkey: PrivateValkey) -> 
         eventually(lambda: gateway.metric("opsin_queue_oldest_age_seconds", model="reds") > 2.5, "the request is older than the grace")
         worker.resume()
         assert waiting.result().status_code == 200
+
+
+def test_broken_copies_of_a_bundle_hide_nothing_from_a_fresh_gateway(valkey: PrivateValkey) -> None:
+    spec = make_spec()
+    with Worker(valkey.url, [spec]):
+        for number in range(8):
+            broken = ServedBundle(
+                name=spec.name, version=spec.version, task="", digest="", state="unavailable", reason="bundle.json: damaged"
+            )
+            queue = WorkerQueue(valkey.url, f"broken-{number}", WorkerTimings(key_ttl=60))
+            queue.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[broken]))
+        with service.gateway(valkey.url) as gateway:
+            assert gateway.classify(picture(3), model="reds").status_code == 200
+            assert gateway.http.get("/v1/models/reds").json()["state"] == "ready"
+
+
+def test_requests_are_prepared_for_the_content_that_most_ready_workers_hold(valkey: PrivateValkey) -> None:
+    old, new = make_spec(), make_spec(default_rung="strong")
+    with (
+        Worker(valkey.url, [old]) as first,
+        Worker(valkey.url, [new]) as second,
+        Worker(valkey.url, [new]) as third,
+        service.gateway(valkey.url) as gateway,
+    ):
+        answer = gateway.classify(picture(3), model="reds").json()
+        assert answer["results"][0]["merging"]["rung"] == "strong"
+        assert [len(worker.done) for worker in (first, second, third)] in ([0, 1, 0], [0, 0, 1])
 
 
 def test_the_deadline_is_504_and_the_work_is_not_done(valkey: PrivateValkey) -> None:

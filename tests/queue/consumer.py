@@ -17,7 +17,7 @@ import time
 from server.queue.errors import RedisAway
 from server.queue.job import Reply, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import BUNDLE, QUICK_WORKER
+from tests.queue.harness import QUEUE, QUICK_WORKER
 
 
 def beat(queue: WorkerQueue) -> None:
@@ -29,8 +29,8 @@ def beat(queue: WorkerQueue) -> None:
 
 
 def take(queue: WorkerQueue, batch: int) -> list[Delivery]:
-    orphan = queue.reclaim([BUNDLE])
-    return [orphan] if orphan else queue.pull([BUNDLE], batch, 100)
+    orphan = queue.reclaim([QUEUE])
+    return [orphan] if orphan else queue.pull([QUEUE], batch, 100)
 
 
 def run(queue: WorkerQueue, deliveries: list[Delivery], hold: bool, pace: float) -> None:

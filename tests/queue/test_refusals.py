@@ -11,7 +11,7 @@ from server.queue.connect import connect
 from server.queue.dispatch import RedisAway
 from server.queue.worker_side import WorkerQueue
 from tests.queue import refusals
-from tests.queue.harness import BUNDLE, QUICK_WORKER, Consumer, announce, ask, echo, eventually, gateway, pulled
+from tests.queue.harness import QUEUE, QUICK_WORKER, Consumer, announce, ask, echo, eventually, gateway, pulled
 
 
 @pytest.mark.parametrize("kind", refusals.KINDS)
@@ -65,7 +65,7 @@ async def test_whatever_a_worker_asks_of_a_redis_that_refuses_is_redis_away(tmp_
             request = asyncio.create_task(ask(us, 3))
             [taken] = await pulled(worker)
             with refusals.refusing(server, kind):
-                for call in (lambda: announce(worker), lambda: worker.pull([BUNDLE], 1, 10), worker.janitor, worker.withdraw):
+                for call in (lambda: announce(worker), lambda: worker.pull([QUEUE], 1, 10), worker.janitor, worker.withdraw):
                     with pytest.raises(RedisAway):
                         await asyncio.to_thread(call)
                 finishing = asyncio.create_task(asyncio.to_thread(worker.finish, [(taken, echo(worker, taken))]))

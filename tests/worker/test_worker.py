@@ -153,6 +153,19 @@ async def test_a_job_cancelled_while_it_waited_in_the_worker_does_not_run(valkey
     assert statistics["inference_count"] == 2
 
 
+async def test_two_contents_under_one_name_are_served_each_by_its_own_worker(valkey: PrivateValkey, tmp_path: Path) -> None:
+    fast, slow = write_null(tmp_path / "fast", milliseconds=1), write_null(tmp_path / "slow", milliseconds=2)
+    digests = [bundle.spec.digest() for bundle in (fast, slow)]
+    assert fast.spec.id == slow.spec.id
+    with worker(valkey.url, tmp_path / "fast"), worker(valkey.url, tmp_path / "slow"):
+        async with gateway(valkey.url) as asking:
+            infos = await asking.ready(2)
+            serving = {info.bundles[0].digest: info.id for info in infos}
+            jobs = [asking.job("null@1", digest=digests[number % 2]) for number in range(40)]
+            replies = await asyncio.gather(*map(asking.ask, jobs))
+    assert [reply.worker for reply in replies] == [serving[digest] for digest in digests] * 20
+
+
 async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path, milliseconds=700)
     with worker(valkey.url, tmp_path) as process:
@@ -196,7 +209,6 @@ async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
     with redis.Redis.from_url(valkey.url) as client:
 
         def held() -> bool:
-            groups = client.xinfo_groups(keys.stream("null@1", "normal")) if client.exists(keys.stream("null@1", "normal")) else []
-            return any(group["pending"] for group in groups)
+            return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
 
         await eventually(held, "a worker holds the job")
