@@ -11,9 +11,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -202,7 +203,21 @@ class BundleSpec(_Schema):
 
     def digest(self) -> str:
         """SHA-256 of the serialised spec, the key under which workers publish it."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def published_as(self, digest: str) -> BundleSpec:
+        """Keeps the digest under which it was found: a version of Opsin that knows other fields would compute another one."""
+        self.__dict__["_digest"] = digest
+        return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("_digest", None)  # that of another content
+        return copy
 
     @staticmethod
     def from_bytes(data: bytes, source: str = SPEC_FILE) -> BundleSpec:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from server.gateway import openapi
 from server.gateway.admission import Admission
-from server.gateway.catalog import Catalog
+from server.gateway.directory import Directory
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Inference
 from server.gateway.problems import Kind, Problem, ProblemDocument
@@ -41,14 +41,14 @@ def create_app(settings: Settings) -> FastAPI:
         raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
     dispatcher = Dispatcher(settings.redis_url, settings)
     counted = GatewayMetrics()
-    catalog = Catalog(dispatcher, settings)
+    directory = Directory(dispatcher, settings)
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="prepare")
     gateway = Gateway(
         settings=settings,
         dispatcher=dispatcher,
-        catalog=catalog,
+        directory=directory,
         admission=Admission(settings, dispatcher, counted),
-        inference=Inference(settings, dispatcher, catalog, counted, Decoder(settings.max_pixels), threads),
+        inference=Inference(settings, dispatcher, directory, counted, Decoder(settings.max_pixels), threads),
         metrics=counted,
     )
 

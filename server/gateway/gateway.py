@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from server.gateway.admission import Admission
-from server.gateway.catalog import Catalog
+from server.gateway.directory import Directory
 from server.gateway.inference import Inference
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
@@ -18,7 +18,7 @@ from server.telemetry.metrics import GatewayMetrics
 class Gateway:
     settings: Settings
     dispatcher: Dispatcher
-    catalog: Catalog
+    directory: Directory
     admission: Admission
     inference: Inference
     metrics: GatewayMetrics

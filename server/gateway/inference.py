@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import msgspec
 
 from models.bundle import BundleSpec
-from server.gateway import catalog
+from server.gateway import directory
 from server.gateway.admission import Visit
 from server.gateway.body import image_field
-from server.gateway.catalog import Catalog
+from server.gateway.directory import Directory
 from server.gateway.problems import Kind, Problem
 from server.media import images
 from server.queue.dispatch import Dispatcher
@@ -62,14 +62,14 @@ class Inference:
         self,
         settings: Settings,
         dispatcher: Dispatcher,
-        catalog: Catalog,
+        directory: Directory,
         metrics: GatewayMetrics,
         decoder: images.Decoder,
         threads: Executor,
     ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
-        self._catalog = catalog
+        self._directory = directory
         self._metrics = metrics
         self._decoder = decoder
         self._threads = threads
@@ -112,6 +112,7 @@ class Inference:
             Job(
                 id=f"{request}-{index}",
                 bundle=spec.id,
+                digest=spec.digest(),
                 bucket=bucket,
                 arrays=arrays,
                 options=plan.options,
@@ -138,7 +139,7 @@ class Inference:
                     continue
                 deserted_since = deserted_since or loop.time() - WATCH_INTERVAL
                 if loop.time() - deserted_since >= self._settings.worker_grace:
-                    raise catalog.no_worker(f"no worker was ready for {spec.id} for {self._settings.worker_grace:g} s", self._settings)
+                    raise directory.no_worker(f"no worker was ready for {spec.id} for {self._settings.worker_grace:g} s", self._settings)
         finally:
             if not submitted.done():
                 submitted.cancel()
@@ -146,7 +147,7 @@ class Inference:
 
     async def _has_worker(self, spec: BundleSpec) -> bool:
         try:
-            return bool(catalog.serving(await self._catalog.fleet(), spec))
+            return bool(directory.serving(await self._directory.fleet(), spec))
         except RedisAway:
             return True  # nobody knows; the dispatcher counts how long Redis is away
 
@@ -186,5 +187,5 @@ def _milliseconds(seconds: float) -> float:
 
 def _problem(failure: Failure, spec: BundleSpec, field: str) -> Problem:
     if failure.kind == "unloaded":
-        return catalog.unloaded(spec.name)
+        return directory.unloaded(spec.name)
     return Problem(FAILURE_PROBLEMS.get(failure.kind, Kind.INTERNAL), failure.detail, field)

@@ -7,6 +7,8 @@ was given), and a socket timeout that outlasts the longest blocking read but sti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -19,6 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from server.queue.errors import RedisAway
+
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 SENTINEL_PORT = 26379
 CONNECT_TIMEOUT_S = 2.0
@@ -30,8 +34,31 @@ AWAY = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.MasterDownError,
     redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
 )
 """What redis-py raises while the server is away, restarting or failing over: try again soon."""
+REFUSALS = frozenset({"NOREPLICAS", "MISCONF", "BUSY", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED"})
+"""First words of errors by which a server that is there refuses to work: for us it is away, until somebody has mended it."""
+
+
+def refusal(error: BaseException) -> str:
+    """What the server said, if it answered and refuses to work for now; else empty."""
+    known = isinstance(error, redis.exceptions.ReadOnlyError | redis.exceptions.OutOfMemoryError | redis.exceptions.BusyLoadingError)
+    return str(error) if known or str(error).partition(" ")[0] in REFUSALS else ""
+
+
+@contextmanager
+def away_is_one_error() -> Iterator[None]:
+    """Every error that says that Redis cannot be used now leaves as RedisAway."""
+    try:
+        yield
+    except redis.exceptions.RedisError as error:
+        refused = refusal(error)
+        if refused:
+            raise RedisAway(detail=f"the queue's Redis refuses to work: {refused}", refusal=refused) from error
+        if isinstance(error, AWAY):
+            raise RedisAway(detail=f"the queue's Redis does not answer: {error}") from error
+        raise
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.queue import keys
-from server.queue.job import Job, Reply, encode
+from server.queue.job import HANDICAP_S, Job, Reply, encode
+from server.queue.rows import Ended
 
 NS_PER_MS = 1_000_000
 
@@ -18,7 +19,11 @@ class Delivery:
     stream: str
     entry_id: str
     alone: bool
-    """It was claimed from a dead worker, or may have been: run it in a batch of its own."""
+    """It was claimed from a dead worker: run it in a batch of its own, with nothing else in this worker."""
+    added_ms: int
+    """When the job was queued first, on Redis' clock."""
+    queued_at: float
+    """The same in `time.monotonic()` of this worker."""
     pulled_at: float
     """`time.monotonic()` of this worker."""
     nbytes: int
@@ -27,6 +32,15 @@ class Delivery:
     @property
     def bundle(self) -> str:
         return self.job.bundle
+
+    @property
+    def queue(self) -> str:
+        return keys.queue(self.job.bundle, self.job.digest)
+
+    @property
+    def due(self) -> float:
+        """Smaller is more urgent: `queued_at` plus the handicap of the priority."""
+        return self.queued_at + HANDICAP_S[self.job.priority]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,7 @@ class Ending:
     job_id: str
     gateway: str
     nbytes: int
+    added_ms: int
     reply: Reply | None
     """None: nobody waits for it."""
     dead_letter: str = ""
@@ -47,32 +62,32 @@ class Ending:
 
     @staticmethod
     def of(delivery: Delivery, reply: Reply | None, dead_letter: str = "") -> Ending:
-        job = delivery.job
-        return Ending(delivery.stream, delivery.entry_id, job.id, job.gateway, delivery.nbytes, reply, dead_letter)
+        job, held = delivery.job, delivery
+        return Ending(held.stream, held.entry_id, job.id, job.gateway, held.nbytes, held.added_ms, reply, dead_letter)
 
     @property
     def bundle(self) -> str:
-        return keys.bundle_of(self.stream)
+        return keys.StreamName.of(self.stream).bundle
 
     @property
     def batch_size(self) -> int:
         timing = self.reply.timing if self.reply else None
         return timing.batch_size if timing else 0
 
-    def arguments(self) -> tuple[str | bytes | int, ...]:
-        """In the order of finish.lua."""
+    def row(self) -> Ended:
         timing = self.reply.timing if self.reply else None
         success = self.reply is not None and self.reply.failure is None
-        return (
-            self.stream,
-            self.entry_id,
-            self.job_id,
-            self.gateway,
-            self.nbytes,
-            encode(self.reply) if self.reply else b"",
-            self.dead_letter,
-            "" if self.silent else "success" if success else "fail",
-            int(timing.batch_wait_ms * NS_PER_MS) if timing else 0,
-            int(timing.inference_ms * NS_PER_MS) if timing else 0,
-            int(timing.worker_ms * NS_PER_MS) if timing else 0,
+        return Ended(
+            stream=self.stream,
+            entry=self.entry_id,
+            job=self.job_id,
+            gateway=self.gateway,
+            nbytes=self.nbytes,
+            added_ms=self.added_ms,
+            reply=encode(self.reply) if self.reply else b"",
+            dead_letter=self.dead_letter,
+            outcome="" if self.silent else "success" if success else "fail",
+            batch_wait_ns=int(timing.batch_wait_ms * NS_PER_MS) if timing else 0,
+            inference_ns=int(timing.inference_ms * NS_PER_MS) if timing else 0,
+            worker_ns=int(timing.worker_ms * NS_PER_MS) if timing else 0,
         )

@@ -18,12 +18,13 @@ import msgspec
 import redis
 
 from server.queue import keys, lua
-from server.queue.connect import AWAY, connect_async
+from server.queue.connect import away_is_one_error, connect_async
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
 from server.queue.fleet import Fleet, FleetReader, Load, QueueDepth
 from server.queue.identity import process_id
 from server.queue.job import Failure, Job, Reply, UnknownVersion, decode_reply, encode
 from server.queue.reservation import Ledger, Reservation
+from server.queue.rows import Enqueued
 from server.settings import Settings
 
 __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueDepth", "QueueFull", "RedisAway", "Reservation"]
@@ -77,7 +78,7 @@ class Dispatcher:
         self._timings = timings or DispatcherTimings()
         self._redis: Any = connect_async(url)
         self._reader: Any = connect_async(url, blocking=READ_BLOCK_S)
-        self._script = {name: self._redis.register_script(lua.source(name)) for name in ("enqueue", "beat", "load")}
+        self._script = {name: self._redis.register_script(lua.source(name)) for name in ("enqueue", "beat", "load", "set_repository")}
         self._commands = asyncio.Semaphore(CONCURRENT_COMMANDS)
         self._waiting: dict[str, _Waiting] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -85,6 +86,8 @@ class Dispatcher:
 
         self._here = asyncio.Event()
         self._away_since: float | None = time.monotonic()
+        self._away = RedisAway()
+        """The latest reason."""
         self._nudge = asyncio.Event()
         self._last_reply = "0-0"
         self._was_known = False
@@ -116,7 +119,7 @@ class Dispatcher:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=RETRY_S)
-        with suppress(*AWAY):
+        with suppress(RedisAway), away_is_one_error():
             await self._redis.delete(keys.gateway(self.id), keys.replies(self.id))
         await self._redis.aclose()
         await self._reader.aclose()
@@ -195,16 +198,9 @@ class Dispatcher:
         Returns the repository's revision; a worker whose `repository_revision` is as high has followed.
         """
 
-        async def write() -> int:
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.hset(keys.REPOSITORY, name, state)
-                pipeline.hincrby(keys.REPOSITORY, keys.REVISION, 1)
-                _, revision = await pipeline.execute()
-            return int(revision)
-
-        revision = await self._ask(write)
+        revision = await self._ask(lambda: self._script["set_repository"](args=[name, state]))
         self._fleet_read_at = 0.0
-        return revision
+        return int(revision)
 
     async def now_ms(self) -> int:
         """Redis' clock, Unix milliseconds, as estimated every second; this machine's until Redis has answered once."""
@@ -246,7 +242,8 @@ class Dispatcher:
         for job in jobs:
             message = encode(job)
             where = "blob" if len(message) > INLINE_BYTES else "inline"
-            arguments += (job.id, keys.stream(job.bundle, job.priority), job.gateway, job.deadline_ms, where, message)
+            stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
+            arguments += Enqueued(job.id, stream, job.gateway, job.deadline_ms, where, message)
         status, items, nbytes = await self._until_it_answers(arguments)
         self._load = Load(self._load.now_ms, items, nbytes, self._load.depths)
         if status == b"full":
@@ -261,27 +258,29 @@ class Dispatcher:
         while True:
             await self._wait_for_redis()
             try:
-                async with self._commands:
-                    return await self._script["enqueue"](args=arguments)
-            except AWAY:
-                self._lost_redis()
-            except redis.exceptions.OutOfMemoryError:
-                raise QueueFull(
-                    self._load.seconds_to_drain(self._fleet, self._answered_per_second), "the queue's Redis is out of memory"
-                ) from None
+                with away_is_one_error():
+                    async with self._commands:
+                        return await self._script["enqueue"](args=arguments)
+            except RedisAway as away:
+                if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
+                    raise QueueFull(
+                        self._load.seconds_to_drain(self._fleet, self._answered_per_second), "the queue's Redis is out of memory"
+                    ) from None
+                self._lost_redis(away)
 
     async def _cancel(self, jobs: Sequence[Job]) -> None:
         now_ms = self._estimate_ms()
-        with suppress(*AWAY, redis.exceptions.OutOfMemoryError):
+        with suppress(RedisAway), away_is_one_error():
             async with self._commands, self._redis.pipeline(transaction=False) as pipeline:
                 for job in jobs:
                     # a worker that sees the job after that sees its deadline too
                     pipeline.set(keys.cancel(job.id), b"1", px=max(1000, int(job.deadline_ms - now_ms) + 10_000))
-                await pipeline.execute()
+                await pipeline.execute(raise_on_error=False)  # a Redis that refuses to remember it: the deadline ends the job
 
     # Presence of Redis
 
-    def _lost_redis(self) -> None:
+    def _lost_redis(self, away: RedisAway) -> None:
+        self._away = away
         if self._away_since is None:
             self._away_since = time.monotonic()
             self._here.clear()
@@ -299,18 +298,35 @@ class Dispatcher:
             async with asyncio.timeout(self._settings.redis_grace - (time.monotonic() - self._away_since)):
                 await self._here.wait()
         except TimeoutError:
-            raise RedisAway(detail=f"the queue's Redis has not answered for {self._settings.redis_grace:g} s") from None
+            raise self._away_too_long() from None
+
+    def _away_too_long(self) -> RedisAway:
+        what = f"refuses to work ({self._away.refusal})" if self._away.refusal else "does not answer"
+        return RedisAway(detail=f"the queue's Redis {what}, for {self._settings.redis_grace:g} s by now", refusal=self._away.refusal)
 
     async def _ask(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """One command, or RedisAway: at once if that is known, within a second if not."""
         if self._away_since is not None:
-            raise RedisAway
+            raise RedisAway(detail=str(self._away), refusal=self._away.refusal)
+
+        async def in_turn() -> T:
+            async with self._commands:
+                return await command()
+
+        return await self._at_once(in_turn)
+
+    async def _at_once(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:
-            async with self._commands, asyncio.timeout(PATIENCE_S):
-                return await self._undisturbed(command())
-        except (*AWAY, TimeoutError) as error:
-            self._lost_redis()
-            raise RedisAway(detail=f"the queue's Redis does not answer: {error}") from error
+            with away_is_one_error():
+                async with asyncio.timeout(PATIENCE_S):
+                    return await self._undisturbed(command())
+        except TimeoutError:
+            away = RedisAway(detail=f"the queue's Redis has not answered for {PATIENCE_S:g} s")
+            self._lost_redis(away)
+            raise away from None
+        except RedisAway as away:
+            self._lost_redis(away)
+            raise
 
     async def _read_load(self) -> None:
         self._set_load(Load.of(await self._ask(self._script["load"])))
@@ -353,13 +369,8 @@ class Dispatcher:
                 log.exception("the dispatcher's beat failed")
 
     async def _beat(self) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                arguments: list[Any] = [self.id, int(self._timings.gateway_ttl * 1000), self._last_reply]
-                known, *load = await self._undisturbed(self._script["beat"](args=arguments))
-        except (*AWAY, TimeoutError) as error:
-            self._lost_redis()
-            raise RedisAway from error
+        arguments: list[Any] = [self.id, int(self._timings.gateway_ttl * 1000), self._last_reply]
+        known, *load = await self._at_once(lambda: self._script["beat"](args=arguments))
         if not known and self._was_known:
             # Redis lost its data, or this process slept: a new stream may count from a clock that is behind, so read it from its start
             self._last_reply = "0-0"
@@ -375,7 +386,7 @@ class Dispatcher:
             return
         for waiting in self._waiting.values():
             if not waiting.reply.done():
-                waiting.reply.set_exception(RedisAway(detail=f"the queue's Redis has not answered for {self._settings.redis_grace:g} s"))
+                waiting.reply.set_exception(self._away_too_long())
 
     async def _send_lost_again(self) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
@@ -401,15 +412,16 @@ class Dispatcher:
             await self._here.wait()
             try:
                 read_from = self._last_reply
-                answer = await self._reader.execute_command(
-                    "XREAD", "COUNT", REPLIES_PER_READ, "BLOCK", int(READ_BLOCK_S * 1000), "STREAMS", stream, read_from
-                )
+                with away_is_one_error():
+                    answer = await self._reader.execute_command(
+                        "XREAD", "COUNT", REPLIES_PER_READ, "BLOCK", int(READ_BLOCK_S * 1000), "STREAMS", stream, read_from
+                    )
                 for _, entries in answer or ():
                     self._deliver(entries)
                     if self._last_reply == read_from:  # not set back by a beat meanwhile
                         self._last_reply = entries[-1][0].decode()
-            except AWAY:
-                self._lost_redis()
+            except RedisAway as away:
+                self._lost_redis(away)
                 await asyncio.sleep(RETRY_S)
             except Exception:
                 log.exception("reading replies failed")

@@ -12,11 +12,13 @@ class QueueFull(Exception):
 
 
 class RedisAway(Exception):
-    """503: Redis does not answer, or did not for longer than `redis_grace`."""
+    """503: Redis does not answer or refuses to write, or did so for longer than `redis_grace`."""
 
-    def __init__(self, retry_after: int = 5, detail: str = "the queue's Redis does not answer") -> None:
+    def __init__(self, retry_after: int = 5, detail: str = "the queue's Redis does not answer", refusal: str = "") -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+        self.refusal = refusal
+        """What Redis said, if it answers but refuses to work; empty if it does not answer."""
 
 
 class DeadlinePassed(Exception):

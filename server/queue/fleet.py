@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +14,13 @@ import msgspec
 from models.bundle import BundleError, BundleSpec
 from server.queue import keys, lua
 from server.queue.job import ServedBundle, UnknownVersion, WorkerInfo, decode_worker
+from server.queue.repository import states_of
+from server.queue.rows import StreamLoad
 
 log = logging.getLogger(__name__)
+
+_LOADING, _READY = 1, 1_000_000
+"""Any number of workers that only load a content weigh less than one that is ready to serve another."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,12 @@ class Load:
     @staticmethod
     def of(answer: Any) -> Load:
         now_ms, items, nbytes, streams = answer
-        depths = {}
-        for name, length, oldest_ms in zip(streams[::3], streams[1::3], streams[2::3], strict=True):
-            priority = name.decode().rpartition(":")[2]
-            age = (now_ms - oldest_ms) / 1000 if oldest_ms else 0.0
-            depths[keys.bundle_of(name.decode()), priority] = QueueDepth(length, max(0.0, age))
+        depths: dict[tuple[str, str], QueueDepth] = {}
+        for stream in map(StreamLoad._make, streams):
+            name = keys.StreamName.of(stream.stream.decode())
+            age = max(0.0, (now_ms - stream.oldest_ms) / 1000) if stream.oldest_ms else 0.0
+            known = depths.get((name.bundle, name.priority), QueueDepth(0, 0.0))  # several contents, and what was handed back
+            depths[name.bundle, name.priority] = QueueDepth(known.items + stream.length, max(known.oldest_age_s, age))
         return Load(now_ms, items, nbytes, depths)
 
     def seconds_to_drain(self, fleet: Fleet, answered_per_second: float) -> int:
@@ -92,13 +99,30 @@ class FleetReader:
     async def read(self) -> Fleet:
         messages, flat = await self._script()
         workers = tuple(worker for message in messages if (worker := _decode(message)) is not None)
-        digests = {(bundle.name, bundle.version): bundle.digest for worker in workers for bundle in worker.bundles}
-        await self._fetch(sorted({digest for digest in digests.values() if digest not in self._by_digest}))
-        known = {name: self._by_digest[digest] for name, digest in digests.items() if digest in self._by_digest}
+        announced = {bundle.digest for worker in workers for bundle in worker.bundles if bundle.digest}
+        await self._fetch(sorted(announced - self._by_digest.keys()))
+        known = {name: self._by_digest[digest] for name, digest in self._prevailing(workers).items()}
         if any(self._specs.get(name) is not spec for name, spec in known.items()):
             self._specs = self._specs | known
-        names = [item.decode() for item in flat]
-        return Fleet(workers, self._specs, dict(zip(names[::2], names[1::2], strict=True)))
+        return Fleet(workers, self._specs, states_of(flat))
+
+    def _prevailing(self, workers: Sequence[WorkerInfo]) -> dict[tuple[str, str], str]:
+        """(name, version) → the digest that most ready workers announce; without one, what is being loaded, then what was known before.
+
+        A worker whose copy is broken, or another one than the others', hides nothing."""
+        votes: dict[tuple[str, str], Counter[str]] = {}
+        for worker in workers:
+            for bundle in worker.bundles:
+                if bundle.digest in self._by_digest:
+                    weight = _READY if (worker.state, bundle.state) == ("ready", "ready") else _LOADING if bundle.state == "loading" else 0
+                    votes.setdefault((bundle.name, bundle.version), Counter())[bundle.digest] += weight
+        return {name: self._elected(name, counts) for name, counts in votes.items()}
+
+    def _elected(self, name: tuple[str, str], votes: Counter[str]) -> str:
+        return max(votes, key=lambda digest: (votes[digest], self._is_known(name, digest), digest))
+
+    def _is_known(self, name: tuple[str, str], digest: str) -> bool:
+        return name in self._specs and self._specs[name].digest() == digest
 
     async def _fetch(self, digests: list[str]) -> None:
         if not digests:
@@ -107,7 +131,7 @@ class FleetReader:
             if data is None:  # announced before it was published: the next look finds it
                 continue
             try:
-                self._by_digest[digest] = BundleSpec.from_bytes(data, f"spec {digest[:12]}")
+                self._by_digest[digest] = BundleSpec.from_bytes(data, f"spec {digest[:12]}").published_as(digest)
             except BundleError as error:
                 log.warning("a worker serves a bundle that this gateway cannot read: %s", error)
 

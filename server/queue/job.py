@@ -12,6 +12,8 @@ VERSION = 1
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+HANDICAP_S: dict[Priority, float] = {"high": 0.0, "normal": 5.0, "low": 10.0}
+"""A job is as urgent as one of priority high that came so many seconds later. Time passes, so nobody starves."""
 
 
 class UnknownVersion(ValueError):
@@ -42,6 +44,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     bundle: str
     """`name@version`."""
+    digest: str = ""
+    """SHA-256 of the bundle.json that it was prepared for: no worker with another content under the same name takes it."""
     bucket: str
     """What else must agree inside a batch: shapes and merge schedule, as one string made by the gateway."""
     arrays: dict[str, Array]
@@ -60,7 +64,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return sum(len(array.data) for array in self.arrays.values())
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Durations on the worker's own monotonic clock, milliseconds."""
 
     batch_wait_ms: float
@@ -86,7 +90,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     worker: str
     arrays: dict[str, Array] = {}
-    timing: Timing | None = None
+    timing: WorkerTiming | None = None
     failure: Failure | None = None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, cast
+
 from server.queue.job import PRIORITIES, Priority
 
 GROUP = "workers"
@@ -9,29 +11,50 @@ GROUP = "workers"
 HANDED_BACK = "handed-back"
 """A consumer that never lives: what is put under its name can be claimed at once, without a death being counted."""
 
+BACK = ":back"
 BYTES = "queue:bytes"
 QUEUES = "queues"
 WORKERS = "workers"
 REPOSITORY = "repository"
-REVISION = "#revision"
-"""Field of the repository that counts its changes; no bundle can have this name."""
+REVISION = "repository:revision"
+"""Counts the changes of the repository."""
 DEAD = "dead"
 RESTARTS = "restarts"
 """Why workers were restarted → how often, a hash that supervisors write."""
 JANITOR = "janitor"
+GATEWAYS = "gateways"
 
 
-def stream(bundle: str, priority: Priority) -> str:
-    return f"queue:{bundle}:{priority}"
+def queue(bundle: str, digest: str) -> str:
+    """`<name>@<version>:<12 of the digest>`: what a worker serves. Another content under the same name and version has another queue."""
+    return f"{bundle}:{digest[:12]}"
 
 
-def streams(bundle: str) -> list[str]:
-    """The work streams of a bundle, most urgent first."""
-    return [stream(bundle, priority) for priority in PRIORITIES]
+def stream(queue_name: str, priority: Priority) -> str:
+    return f"queue:{queue_name}:{priority}"
 
 
-def bundle_of(stream_key: str) -> str:
-    return stream_key.removeprefix("queue:").rpartition(":")[0]
+def back(stream_key: str) -> str:
+    """Where workers put jobs of this stream back."""
+    return stream_key if stream_key.endswith(BACK) else stream_key + BACK
+
+
+def streams(queue_name: str) -> list[str]:
+    """The work streams of a queue, the most urgent priority first."""
+    return [key for priority in PRIORITIES for key in (stream(queue_name, priority), back(stream(queue_name, priority)))]
+
+
+class StreamName(NamedTuple):
+    """What the name of a work stream tells."""
+
+    bundle: str
+    digest: str
+    priority: Priority
+
+    @staticmethod
+    def of(stream_key: str) -> StreamName:
+        _, bundle, digest, priority = stream_key.removesuffix(BACK).split(":")
+        return StreamName(bundle, digest, cast(Priority, priority))
 
 
 def replies(gateway: str) -> str:

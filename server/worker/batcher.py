@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from math import ceil, inf
 
 from server.queue.delivery import Delivery
-from server.queue.job import Priority
 from server.worker.arrivals import Arrivals
 from server.worker.budget import StepTimes
 
-HANDICAP: dict[Priority, float] = {"high": 0.0, "normal": 1.0, "low": 10.0}
-"""Seconds by which a job of higher priority may come later and still go first. Time passes, so nobody starves."""
 HOARD = 4
 """At most so many budgets of jobs wait in a worker, for buckets that are mixed: what waits here, another worker cannot take."""
 
@@ -27,19 +24,25 @@ HOARD = 4
 class Bucket:
     """Jobs of one bucket may share a batch."""
 
-    bundle: str
+    queue: str
+    """Of the bundle and its content (`keys.queue`)."""
     key: str
     alone: str = ""
     """The entry id of a job that must run by itself, while nothing else runs in this worker."""
 
     @staticmethod
     def of(delivery: Delivery) -> Bucket:
-        return Bucket(delivery.job.bundle, delivery.job.bucket, delivery.entry_id if delivery.alone else "")
+        return Bucket(delivery.queue, delivery.job.bucket, delivery.entry_id if delivery.alone else "")
+
+    @property
+    def bundle(self) -> str:
+        """`name@version`."""
+        return self.queue.partition(":")[0]
 
 
 def due(delivery: Delivery) -> float:
     """Smaller is more urgent. A reclaimed job has waited for one death already and goes first."""
-    return -inf if delivery.alone else delivery.pulled_at + HANDICAP[delivery.job.priority]
+    return -inf if delivery.alone else delivery.due
 
 
 class Batcher:

@@ -65,19 +65,21 @@ class OneShot:
     def run(self, jobs: list[Delivery]) -> Iterator[Answered | Refused | TooLarge]:
         started = time.monotonic()
         try:
-            outputs = self._forward(jobs)
+            answered = Answered(jobs, self._forward(jobs), started, time.monotonic() - started)
         except Exception as error:
-            if _out_of_memory(error):
-                yield TooLarge(len(jobs))
-                self._free_memory()
-            if len(jobs) == 1:
-                yield Refused(jobs[0], error)
-                return
-            half = len(jobs) // 2
-            yield from self.run(jobs[:half])
-            yield from self.run(jobs[half:])
+            failure = _without_frames(error)
+        else:
+            yield answered
             return
-        yield Answered(jobs, outputs, started, time.monotonic() - started)
+        if _out_of_memory(failure):
+            self._free_memory()
+            yield TooLarge(len(jobs))
+        if len(jobs) == 1:
+            yield Refused(jobs[0], failure)
+            return
+        half = len(jobs) // 2
+        yield from self.run(jobs[:half])
+        yield from self.run(jobs[half:])
 
     def _forward(self, jobs: list[Delivery]) -> Arrays:
         stacked = {name: self._stack([delivery.job.arrays[name].to_numpy() for delivery in jobs]) for name in jobs[0].job.arrays}
@@ -107,6 +109,15 @@ class OneShot:
     def _free_memory(self) -> None:
         if self._on_gpu:
             torch.cuda.empty_cache()
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error, and what led to it, without tracebacks: their frames keep the tensors of the batch, and its halves need the room."""
+    chain: list[BaseException] = [error]
+    for link in chain:
+        link.__traceback__ = None
+        chain += [other for other in (link.__cause__, link.__context__) if other is not None and other.__traceback__ is not None]
+    return error
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from server.queue.job import WorkerInfo
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.catalog import Catalog
+from server.worker.loaded_bundles import LoadedBundles
 from server.worker.slots import Slots
 
 log = logs.get(__name__)
@@ -25,10 +25,12 @@ SLOWEST = 10
 
 
 class Heartbeat:
-    def __init__(self, queue: WorkerQueue, slots: Slots, catalog: Catalog, metrics: WorkerMetrics, device: str, metrics_port: int) -> None:
+    def __init__(
+        self, queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, metrics: WorkerMetrics, device: str, metrics_port: int
+    ) -> None:
         self._queue = queue
         self._slots = slots
-        self._catalog = catalog
+        self._bundles = bundles
         self._metrics = metrics
         self._device = device
         self._metrics_port = metrics_port
@@ -65,7 +67,7 @@ class Heartbeat:
             self._wake.clear()
 
     def _info(self) -> WorkerInfo:
-        bundles = self._catalog.announcements(self._slots.count)
+        bundles = self._bundles.announcements(self._slots.count)
         for bundle in bundles:
             self._metrics.batch_budget.labels(bundle.name, bundle.version).set(bundle.batch_budget)
         age = self._slots.silence

@@ -12,8 +12,8 @@ from server.queue.errors import RedisAway
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.catalog import Catalog
 from server.worker.executors import Answered, TooLarge
+from server.worker.loaded_bundles import LoadedBundles
 from server.worker.replies import Result, Unserved
 from server.worker.slots import Running, Slots
 
@@ -26,24 +26,22 @@ FRESH = 0.05
 """Seconds. Jobs pulled so shortly before their batch need no second look at deadline and cancel: the pull was one."""
 
 
-def receive(queue: WorkerQueue, slots: Slots, catalog: Catalog, metrics: WorkerMetrics) -> None:
+def receive(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, metrics: WorkerMetrics) -> None:
     """Pull jobs as slots want them, until the worker drains."""
     next_reclaim = 0.0
     away = False
     while (pull := slots.next_pull()) is not None:
-        bundles = catalog.served()
-        if not bundles:
+        served = bundles.served()
+        if not served:
             time.sleep(AWAY_PAUSE)
             continue
         try:
             if time.monotonic() >= next_reclaim and slots.may_reclaim:
-                orphan = queue.reclaim(bundles)
-                if orphan is not None:
+                if _take_over(queue, slots, served):
                     metrics.redeliveries.inc()
-                    slots.add([orphan])
                     continue
                 next_reclaim = time.monotonic() + RECLAIM_EVERY
-            jobs = queue.pull(bundles, pull.items, BLOCK_MS if pull.block else 0)
+            jobs = queue.pull(served, pull.items, BLOCK_MS if pull.block else 0)
         except RedisAway as error:
             if not away:
                 log.warning("queue away", reason=str(error))
@@ -58,12 +56,23 @@ def receive(queue: WorkerQueue, slots: Slots, catalog: Catalog, metrics: WorkerM
     slots.intake_ended()
 
 
-def compute(queue: WorkerQueue, slots: Slots, catalog: Catalog, results: SimpleQueue[Result | None], threads: int) -> None:
+def _take_over(queue: WorkerQueue, slots: Slots, served: list[str]) -> bool:
+    """One job of a dead worker, if there is one: claimed when nothing else runs here, so that it runs alone from then on."""
+    if not queue.has_orphans(served):
+        return False
+    with slots.quiet() as quiet:
+        orphan = queue.reclaim(served) if quiet else None
+        if orphan is not None:
+            slots.add([orphan])
+    return orphan is not None
+
+
+def compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, results: SimpleQueue[Result | None], threads: int) -> None:
     """Run batches in one slot, until the worker is drained."""
     torch.set_num_threads(threads)
     while (running := slots.take()) is not None:
         jobs = _still_wanted(queue, running)
-        executor = catalog.executor(running.bucket.bundle)
+        executor = bundles.executor(running.bucket.queue)
         if executor is None:
             results.put(Unserved(jobs))
         elif jobs:

@@ -18,7 +18,6 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
-from server.queue import keys
 from server.queue.errors import RedisAway
 from server.queue.identity import process_id
 from server.queue.worker_side import WorkerQueue
@@ -27,9 +26,9 @@ from server.stop_signals import StopSignals
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.batcher import Batcher
-from server.worker.catalog import Catalog
 from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
+from server.worker.loaded_bundles import LoadedBundles
 from server.worker.loops import BLOCK_MS, compute, receive
 from server.worker.replies import Result, answer
 from server.worker.slots import Slots
@@ -74,10 +73,10 @@ class Worker:
         self._metrics = WorkerMetrics()
         self._queue = WorkerQueue(redis_url, process_id())
         self._results: SimpleQueue[Result | None] = SimpleQueue()
-        self._catalog = Catalog(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
-        self._slots = Slots(layout.slots, Batcher(self._catalog.step_times))
+        self._bundles = LoadedBundles(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
+        self._slots = Slots(layout.slots, Batcher(self._bundles.step_times))
         self._heartbeat = Heartbeat(
-            self._queue, self._slots, self._catalog, self._metrics, str(layout.device), serve_metrics(self._metrics, settings.metrics_port)
+            self._queue, self._slots, self._bundles, self._metrics, str(layout.device), serve_metrics(self._metrics, settings.metrics_port)
         )
 
     def run(self) -> None:
@@ -89,9 +88,9 @@ class Worker:
         self._thread("heartbeat", self._heartbeat.run)
         self._thread("bundles", self._watch_bundles)
         answering = self._thread("answer", lambda: answer(self._queue, self._results, self._metrics))
-        receiving = self._thread("receive", lambda: receive(self._queue, self._slots, self._catalog, self._metrics))
+        receiving = self._thread("receive", lambda: receive(self._queue, self._slots, self._bundles, self._metrics))
         computing = [
-            self._thread(f"compute-{slot}", lambda: compute(self._queue, self._slots, self._catalog, self._results, self._layout.threads))
+            self._thread(f"compute-{slot}", lambda: compute(self._queue, self._slots, self._bundles, self._results, self._layout.threads))
             for slot in range(self._layout.slots)
         ]
 
@@ -122,8 +121,8 @@ class Worker:
         while self._heartbeat.state != "draining":
             with suppress(RedisAway):  # the receiver tells
                 repository = self._queue.repository()
-                self._catalog.refresh(repository)
-                self._heartbeat.followed(int(repository.get(keys.REVISION, 0)))
+                self._bundles.refresh(repository.states)
+                self._heartbeat.followed(repository.revision)
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()

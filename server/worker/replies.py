@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
-from server.queue.job import Array, Failure, Reply, Timing
+from server.queue.job import Array, Failure, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
@@ -61,7 +61,7 @@ def _replies(worker: str, batch: Answered) -> list[tuple[Delivery, Reply]]:
                 id=job.job.id,
                 worker=worker,
                 arrays={name: Array.of(rows[i]) for name, rows in batch.outputs.items()},
-                timing=Timing(
+                timing=WorkerTiming(
                     batch_wait_ms=(batch.started - job.pulled_at) * 1000,
                     inference_ms=batch.seconds * 1000,
                     worker_ms=(now - job.pulled_at) * 1000,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 
@@ -55,6 +57,8 @@ class Slots:
         """The size of a typical batch."""
         self._last_look = time.monotonic()
         self._draining = False
+        self._hushed = False
+        """Whether the receiver wants nothing to start."""
         self._intake_ended = False
         self._stopped = False
         self.slowest = 0.0
@@ -87,12 +91,29 @@ class Slots:
         with self._changed:
             return not self._draining and not self._lone_job()
 
+    @contextmanager
+    def quiet(self) -> Iterator[bool]:
+        """Inside the `with` block nothing runs and nothing starts; it waits for what runs. False: the worker drains.
+
+        What is claimed there runs next and by itself, so it is never charged with the death that another batch causes."""
+        with self._changed:
+            self._hushed = True
+            while self._running and not self._draining:
+                self._changed.wait()
+            quiet = not self._draining
+        try:
+            yield quiet
+        finally:
+            with self._changed:
+                self._hushed = False
+                self._changed.notify_all()
+
     def take(self) -> Running | None:
         """For a slot: blocks until a batch should start. None once the worker is drained."""
         with self._changed:
             while not self._stopped:
                 now = time.monotonic()
-                batch = inf if self._lone_job_runs() else self._next(now)
+                batch = inf if self._hushed or self._lone_job_runs() else self._next(now)
                 if not isinstance(batch, float):
                     return self._start(batch, now)
                 if self._intake_ended and not len(self._batcher):

@@ -16,10 +16,13 @@ import redis
 from server.children import STUCK
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
+from server.queue.job import WorkerInfo
+from server.queue.worker_side import WorkerQueue, WorkerTimings
+from server.worker.loops import RECLAIM_EVERY
 from tests.bundles import write_null
 from tests.chaos.poisonous_worker import HANGS, POISON
 from tests.worker import processes
-from tests.worker.processes import Gateway, gateway
+from tests.worker.processes import Gateway, eventually, gateway
 
 COMMAND = (sys.executable, "-m", "tests.chaos.poisonous_worker")
 
@@ -33,7 +36,8 @@ def valkey() -> Iterator[PrivateValkey]:
 @asynccontextmanager
 async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator[list[subprocess.Popen[str]]]:
     """One worker at a time, a new one as soon as one dies; all that there were."""
-    write_null(bundles, name="fragile", architecture="fragile")
+    if not bundles.joinpath("fragile").exists():
+        write_null(bundles, name="fragile", architecture="fragile")
     started: list[subprocess.Popen[str]] = []
     with ExitStack() as stack:
 
@@ -73,6 +77,34 @@ async def test_a_poisonous_input_does_not_take_its_fifteen_neighbours_with_it(va
         with redis.Redis.from_url(valkey.url) as client:
             assert client.xlen(keys.DEAD) == 1
     assert len(workers) == 5, "one death in company, three alone, and the worker that is left"
+
+
+async def test_a_death_is_not_charged_to_a_suspect_that_another_batch_left_waiting(valkey: PrivateValkey, tmp_path: Path) -> None:
+    digest = write_null(tmp_path, name="fragile", architecture="fragile").spec.digest()
+    dies = WorkerQueue(valkey.url, "dies", WorkerTimings(key_ttl=60))
+    dies.announce(WorkerInfo(id=dies.id, host="test", pid=0, state="draining", device="cpu", bundles=[]))
+    async with gateway(valkey.url) as asking:
+        innocent = asking.job("fragile@1", picture(2), digest=digest, bucket="another", seconds=240)
+        asked = asyncio.create_task(asking.ask(innocent))
+        assert await asyncio.to_thread(dies.pull, [keys.queue("fragile@1", digest)], 1, 2000)
+        async with fragile_workers(valkey, tmp_path) as workers:
+            await asking.ready()
+            bad = asking.job("fragile@1", picture(1, HANGS), digest=digest, seconds=240)
+            hanging = asyncio.create_task(asking.ask(bad))
+            with redis.Redis.from_url(valkey.url) as client:
+                await eventually(lambda: pending(client) == 2, "the picture that hangs runs")
+                dies.withdraw()
+                await asyncio.sleep(3 * RECLAIM_EVERY)  # the hanging worker has looked for what the dead left behind
+                hanging.cancel()  # it has done its part
+                await eventually(lambda: client.exists(keys.cancel(bad.id)), "the next worker will not try it")
+                workers[-1].kill()
+                await eventually(lambda: asked.done() or client.hexists(f"deaths:{innocent.id}", "count"), "it is answered or charged")
+                assert asked.done()
+    assert (await asked).failure is None
+
+
+def pending(client: redis.Redis) -> int:
+    return sum(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
 
 
 @pytest.mark.slow

@@ -21,8 +21,10 @@ import numpy as np
 from PIL import Image
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
+from server.queue import keys
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Array, Job, Reply, ServedBundle, Timing, WorkerInfo
+from server.queue.errors import RedisAway
+from server.queue.job import Array, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
 from server.settings import Settings
 
@@ -71,7 +73,7 @@ def answer(job: Job, batch_size: int = 1) -> Reply:
         id=job.id,
         worker="test",
         arrays={"logits": Array.of(logits), "tokens": Array.of(tokens)},
-        timing=Timing(batch_wait_ms=0.5, inference_ms=1.5, worker_ms=2.0, batch_size=batch_size),
+        timing=WorkerTiming(batch_wait_ms=0.5, inference_ms=1.5, worker_ms=2.0, batch_size=batch_size),
     )
 
 
@@ -123,15 +125,19 @@ class Worker:
         self._working.set()
 
     def _run(self) -> None:
-        announced = time.monotonic()
         while not self._stop.is_set():
-            if time.monotonic() - announced > 0.5:
-                self._announce()
-                announced = time.monotonic()
-            if self._working.wait(0.02):
-                with self._busy:
-                    if self._working.is_set():
-                        self._work(self.queue.pull([spec.id for spec in self.specs], 16, block_ms=50))
+            try:
+                self._turn()
+            except RedisAway:
+                time.sleep(0.05)
+
+    def _turn(self) -> None:
+        if time.monotonic() - self._announced_at > 0.5:
+            self._announce()
+        if self._working.wait(0.02):
+            with self._busy:
+                if self._working.is_set():
+                    self._work(self.queue.pull([keys.queue(spec.id, spec.digest()) for spec in self.specs], 16, block_ms=50))
 
     def _work(self, deliveries: list[Delivery]) -> None:
         wanted = self.queue.still_wanted(deliveries)
@@ -143,6 +149,7 @@ class Worker:
         self.queue.announce(
             WorkerInfo(id=self.queue.id, host="here", pid=os.getpid(), state=self.state, device="cpu", bundles=self._served)
         )
+        self._announced_at = time.monotonic()
 
 
 class Gateway:

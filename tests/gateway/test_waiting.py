@@ -10,7 +10,8 @@ import pytest
 
 from server.queue.connect import connect
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Failure, Job, Reply
+from server.queue.job import Failure, Job, Reply, ServedBundle, WorkerInfo
+from server.queue.worker_side import WorkerQueue, WorkerTimings
 from tests.gateway import service
 from tests.gateway.service import Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
@@ -62,6 +63,33 @@ def test_a_busy_worker_is_waited_for_beyond_the_grace(valkey: PrivateValkey) -> 
         eventually(lambda: gateway.metric("opsin_queue_oldest_age_seconds", model="reds") > 2.5, "the request is older than the grace")
         worker.resume()
         assert waiting.result().status_code == 200
+
+
+def test_broken_copies_of_a_bundle_hide_nothing_from_a_fresh_gateway(valkey: PrivateValkey) -> None:
+    spec = make_spec()
+    with Worker(valkey.url, [spec]):
+        for number in range(8):
+            broken = ServedBundle(
+                name=spec.name, version=spec.version, task="", digest="", state="unavailable", reason="bundle.json: damaged"
+            )
+            queue = WorkerQueue(valkey.url, f"broken-{number}", WorkerTimings(key_ttl=60))
+            queue.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[broken]))
+        with service.gateway(valkey.url) as gateway:
+            assert gateway.classify(picture(3), model="reds").status_code == 200
+            assert gateway.http.get("/v1/models/reds").json()["state"] == "ready"
+
+
+def test_requests_are_prepared_for_the_content_that_most_ready_workers_hold(valkey: PrivateValkey) -> None:
+    old, new = make_spec(), make_spec(default_rung="strong")
+    with (
+        Worker(valkey.url, [old]) as first,
+        Worker(valkey.url, [new]) as second,
+        Worker(valkey.url, [new]) as third,
+        service.gateway(valkey.url) as gateway,
+    ):
+        answer = gateway.classify(picture(3), model="reds").json()
+        assert answer["results"][0]["merging"]["rung"] == "strong"
+        assert [len(worker.done) for worker in (first, second, third)] in ([0, 1, 0], [0, 0, 1])
 
 
 def test_the_deadline_is_504_and_the_work_is_not_done(valkey: PrivateValkey) -> None:
@@ -138,6 +166,21 @@ def test_without_redis_requests_wait_and_then_get_503(valkey: PrivateValkey) -> 
         assert gateway.http.get("/health/ready").json() == {"ready": False, "detail": "Redis does not answer"}
         assert gateway.metric("opsin_redis_up") == 0
         problem(gateway.http.get("/v1/models"), 503, "redis-away")
+
+
+def test_a_redis_that_refuses_the_beat_is_away_although_it_answers(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, redis_grace=0.5) as gateway, Worker(valkey.url, [make_spec()]), connect(valkey.url) as operator:
+        assert gateway.classify(picture(1)).status_code == 200
+        operator.config_set("min-replicas-to-write", 1)
+        try:
+            eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "it is not ready")
+            assert "NOREPLICAS" in gateway.http.get("/health/ready").json()["detail"]
+            assert gateway.http.get("/health/live").status_code == 200
+            assert "NOREPLICAS" in problem(gateway.classify(picture(1)), 503, "redis-away")["detail"]
+        finally:
+            operator.config_set("min-replicas-to-write", 0)
+        eventually(lambda: gateway.http.get("/health/ready").status_code == 200, "it is ready again")
+        assert gateway.classify(picture(1)).status_code == 200
 
 
 def test_an_unloaded_model_is_404_and_says_how_to_load_it(valkey: PrivateValkey) -> None:

@@ -15,9 +15,9 @@ import threading
 import time
 
 from server.queue.errors import RedisAway
-from server.queue.job import Reply, Timing, WorkerInfo
+from server.queue.job import Reply, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import BUNDLE, QUICK_WORKER
+from tests.queue.harness import QUEUE, QUICK_WORKER
 
 
 def beat(queue: WorkerQueue) -> None:
@@ -29,8 +29,8 @@ def beat(queue: WorkerQueue) -> None:
 
 
 def take(queue: WorkerQueue, batch: int) -> list[Delivery]:
-    orphan = queue.reclaim([BUNDLE])
-    return [orphan] if orphan else queue.pull([BUNDLE], batch, 100)
+    orphan = queue.reclaim([QUEUE])
+    return [orphan] if orphan else queue.pull([QUEUE], batch, 100)
 
 
 def run(queue: WorkerQueue, deliveries: list[Delivery], hold: bool, pace: float) -> None:
@@ -40,7 +40,7 @@ def run(queue: WorkerQueue, deliveries: list[Delivery], hold: bool, pace: float)
     if hold:
         sys.stdin.readline()
     time.sleep(pace)
-    timing = Timing(batch_wait_ms=0.0, inference_ms=pace * 1000, worker_ms=pace * 1000, batch_size=len(deliveries))
+    timing = WorkerTiming(batch_wait_ms=0.0, inference_ms=pace * 1000, worker_ms=pace * 1000, batch_size=len(deliveries))
     queue.finish(
         [
             (delivery, Reply(id=delivery.job.id, worker=queue.id, arrays={"x": delivery.job.arrays["x"]}, timing=timing))

@@ -26,8 +26,10 @@ from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.settings import Settings
 
 BUNDLE = "echo@1"
-STREAM = f"queue:{BUNDLE}:normal"
-QUICK_WORKER = WorkerTimings(key_ttl=0.6, absence_settles=1.2, patience=20.0, priority_step=0.5)
+DIGEST = "0123456789abcdef" * 4
+QUEUE = f"{BUNDLE}:0123456789ab"
+STREAM = f"queue:{QUEUE}:normal"
+QUICK_WORKER = WorkerTimings(key_ttl=0.6, absence_settles=1.2, patience=20.0)
 QUICK_GATEWAY = DispatcherTimings(beat=0.2, gateway_ttl=2.0, lost_after=0.5, news=0.05, fresh_load=0.0)
 
 
@@ -42,12 +44,20 @@ async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settin
 
 
 async def a_job(
-    dispatcher: Dispatcher, value: int = 0, *, bundle: str = BUNDLE, priority: Priority = "normal", seconds: float = 60.0, **arrays: Any
+    dispatcher: Dispatcher,
+    value: int = 0,
+    *,
+    bundle: str = BUNDLE,
+    digest: str = DIGEST,
+    priority: Priority = "normal",
+    seconds: float = 60.0,
+    **arrays: Any,
 ) -> Job:
     """Its answer is `value`."""
     return Job(
         id=uuid.uuid4().hex,
         bundle=bundle,
+        digest=digest,
         bucket="",
         arrays={"x": Array.of(np.array(value)), **{name: Array.of(np.asarray(array)) for name, array in arrays.items()}},
         options={},
@@ -170,7 +180,7 @@ def free_port() -> int:
 
 def announce(queue: WorkerQueue, items_per_second: float = 0.0) -> None:
     name, version = BUNDLE.split("@")
-    served = ServedBundle(name=name, version=version, task="classify", digest="0" * 64, state="ready", items_per_second=items_per_second)
+    served = ServedBundle(name=name, version=version, task="classify", digest=DIGEST, state="ready", items_per_second=items_per_second)
     queue.announce(WorkerInfo(id=queue.id, host="test", pid=0, state="ready", device="cpu", bundles=[served]))
 
 
@@ -182,7 +192,7 @@ def nothing_is_left(db: redis.Redis) -> bool:
 
 
 async def pulled(queue: WorkerQueue, items: int = 16) -> list[Delivery]:
-    return await asyncio.to_thread(queue.pull, [BUNDLE], items, 2000)
+    return await asyncio.to_thread(queue.pull, [QUEUE], items, 2000)
 
 
 def echo(queue: WorkerQueue, delivery: Delivery) -> Reply:

@@ -9,14 +9,17 @@ import msgspec
 import pytest
 import redis
 
+from server.queue import keys
 from server.queue.dispatch import DeadlinePassed
-from server.queue.worker_side import WorkerQueue
+from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS, WorkerQueue
 from tests.queue.harness import (
-    BUNDLE,
+    DIGEST,
+    QUEUE,
     QUICK_WORKER,
     STREAM,
     Consumer,
     a_job,
+    announce,
     answer_of,
     ask,
     echo,
@@ -72,7 +75,7 @@ async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_can
         with pytest.raises(DeadlinePassed):
             await us.submit_all([job])
         await eventually(lambda: db.exists(f"cancel:{job.id}"))
-        assert worker.pull([BUNDLE], 16) == []
+        assert worker.pull([QUEUE], 16) == []
         assert nothing_is_left(db)
 
 
@@ -144,7 +147,7 @@ async def test_line_10_a_message_of_an_unknown_version_gets_an_error_reply(url: 
         job = msgspec.structs.replace(await a_job(us, 1), v=99)
         request = asyncio.create_task(us.submit_all([job]))
         await eventually(lambda: db.xlen(STREAM) == 1)
-        assert worker.pull([BUNDLE], 1) == []
+        assert worker.pull([QUEUE], 1) == []
         [reply] = await request
         assert reply.failure is not None
         assert reply.failure.kind == "unknown-version"
@@ -161,14 +164,47 @@ async def test_line_10_the_janitor_removes_what_nobody_comes_back_for(url: str, 
         db.hset("deaths:nobody", "count", 1)
         db.xadd("replies:nobody", {"id": "x", "reply": "y"})
         db.incrby("queue:bytes", 12345)
+        unserved = keys.stream(keys.queue("unserved@1", DIGEST), "low")
         stale = {"id": "stale", "gw": us.id, "until": "1000", "bytes": 1, "job": "x"}
-        db.xadd("queue:unserved@1:low", stale)
-        db.sadd("queues", "queue:unserved@1:low")
+        db.xadd(unserved, stale)
+        db.sadd("queues", unserved)
         assert worker.janitor()
         assert not WorkerQueue(url, "another", QUICK_WORKER).janitor()
         assert not db.exists("blob:nobody", "deaths:nobody")
         assert db.ttl("replies:nobody") > 0
         assert db.get("queue:bytes") == "0"
-        assert db.xlen("queue:unserved@1:low") == 0
+        assert not db.exists(unserved)
         assert db.smembers("workers") == set()
-        assert db.xinfo_consumers(STREAM, "workers") == []
+        assert not db.exists(STREAM)
+        assert db.smembers("queues") == db.smembers("streams") == set()
+
+
+async def test_line_10_the_janitor_goes_on_where_it_stopped_however_many_keys_there_are(url: str, db: redis.Redis) -> None:
+    """A Redis that others use too: each call looks at a bounded number of keys, and the rest has its turn later."""
+    every_key = JANITOR_KEYS * JANITOR_ROUNDS * 3
+    with db.pipeline(transaction=False) as pipeline:
+        for number in range(every_key):
+            pipeline.set(f"somebody-else:{number}", "x")
+        pipeline.execute()
+    orphans = [f"blob:{number}" for number in range(20)]
+    db.mset(dict.fromkeys(orphans, "x"))
+    janitors = [WorkerQueue(url, f"janitor-{number}", QUICK_WORKER) for number in range(5)]
+    for janitor in janitors:
+        assert janitor.janitor()
+        db.delete("janitor")  # the next one's turn has come
+    assert not db.exists(*orphans)
+    assert db.dbsize() >= every_key
+
+
+async def test_line_10_the_janitor_leaves_the_streams_of_workers_that_live(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        announce(worker)
+        assert worker.pull([QUEUE], 1, 10) == []
+        waiting = asyncio.create_task(pulled(worker, 1))
+        await asyncio.sleep(0.1)
+        assert WorkerQueue(url, "another", QUICK_WORKER).janitor()
+        assert set(keys.streams(QUEUE)) == db.smembers("streams")
+        request = asyncio.create_task(ask(us, 1))
+        [taken] = await waiting
+        worker.finish([(taken, echo(worker, taken))])
+        assert await request == 1

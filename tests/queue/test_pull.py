@@ -8,22 +8,25 @@ import threading
 import pytest
 
 from models.bundle import BundleSpec, Preprocess, Weights
+from server.queue import keys
 from server.queue.connect import connect
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Priority, ServedBundle, WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings
-from tests.queue.harness import BUNDLE, Consumer, a_job, ask, eventually, gateway
+from tests.queue.harness import BUNDLE, DIGEST, QUEUE, STREAM, Consumer, a_job, ask, eventually, gateway
+
+A, B = keys.queue("a@1", DIGEST), keys.queue("b@1", DIGEST)
 
 
-async def queued(dispatcher: Dispatcher, *wanted: tuple[str, Priority]) -> asyncio.Task[object]:
-    """One job for each (bundle, priority), queued in this order; job ids tell which is which."""
+async def queued(dispatcher: Dispatcher, *wanted: tuple[str, Priority], before: int = 0) -> asyncio.Task[object]:
+    """One job for each (bundle, priority), queued in this order; `before`: how many there are already."""
     jobs = [await a_job(dispatcher, number, bundle=bundle, priority=priority) for number, (bundle, priority) in enumerate(wanted)]
 
     async def submit() -> None:
         await asyncio.gather(*(dispatcher.submit_all([job]) for job in jobs))
 
     task = asyncio.create_task(submit())
-    await eventually(lambda: _depth_is(dispatcher, len(jobs)))
+    await eventually(lambda: _depth_is(dispatcher, before + len(jobs)))
     return task
 
 
@@ -31,12 +34,12 @@ async def _depth_is(dispatcher: Dispatcher, items: int) -> bool:
     return sum(depth.items for depth in (await dispatcher.depth()).values()) == items
 
 
-def priorities(queue: WorkerQueue, items: int, bundles: tuple[str, ...] = (BUNDLE,)) -> list[str]:
-    return [delivery.job.priority for delivery in queue.pull(bundles, items)]
+def priorities(queue: WorkerQueue, items: int, queues: tuple[str, ...] = (QUEUE,)) -> list[str]:
+    return [delivery.job.priority for delivery in queue.pull(queues, items)]
 
 
 async def test_more_urgent_jobs_go_first(url: str) -> None:
-    queue = WorkerQueue(url, "w", WorkerTimings(priority_step=60.0))
+    queue = WorkerQueue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "normal"), (BUNDLE, "high"), (BUNDLE, "normal"), (BUNDLE, "high"))
         assert priorities(queue, 3) == ["high", "high", "normal"]
@@ -44,41 +47,55 @@ async def test_more_urgent_jobs_go_first(url: str) -> None:
         waiting.cancel()
 
 
-async def test_a_job_that_has_waited_long_goes_before_a_more_urgent_one(url: str) -> None:
-    queue = WorkerQueue(url, "w", WorkerTimings(priority_step=0.0))  # waiting is worth more than any priority
+@pytest.mark.parametrize(("waited", "first"), [(9_000, "high"), (11_000, "low")])
+async def test_a_low_job_goes_before_a_high_one_that_came_ten_seconds_later(url: str, waited: int, first: str) -> None:
     async with gateway(url) as us:
-        early = await queued(us, (BUNDLE, "low"))
-        late = await queued_after(us, (BUNDLE, "high"), before=1)
-        assert priorities(queue, 1) == ["low"]
-        assert priorities(queue, 1) == ["high"]
+        waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "high"))
+        low = keys.stream(QUEUE, "low")
+        with connect(url) as clock:
+            [(entry_id, fields)] = clock.xrange(low)
+            clock.delete(low)
+            clock.xadd(low, fields, id=f"{int(entry_id.partition(b'-')[0]) - waited}-0")
+        queue = WorkerQueue(url, "w")
+        assert priorities(queue, 1) == [first]
+        assert len(priorities(queue, 1)) == 1
+        waiting.cancel()
+
+
+async def test_a_job_that_was_handed_back_keeps_its_priority_and_its_place(url: str) -> None:
+    leaving, staying = WorkerQueue(url, "leaving"), WorkerQueue(url, "staying")
+    async with gateway(url) as us:
+        early = await queued(us, (BUNDLE, "normal"))
+        [taken] = leaving.pull([QUEUE], 1)
+        late = await queued(us, (BUNDLE, "normal"), (BUNDLE, "high"), before=1)
+        leaving.hand_back([taken])
+        [high], [again], [last] = (staying.pull([QUEUE], 1) for _ in range(3))
+        assert [high.job.priority, again.job.priority, last.job.priority] == ["high", "normal", "normal"]
+        assert again.job.id == taken.job.id
+        assert again.added_ms == taken.added_ms
+        assert again.stream == f"{STREAM}:back"
+        staying.hand_back([again])  # once more, from the stream of what was handed back
+        [and_again] = staying.pull([QUEUE], 1)
+        assert (and_again.job.id, and_again.stream, and_again.added_ms) == (taken.job.id, again.stream, taken.added_ms)
+        assert {key: depth.items for key, depth in (await us.depth()).items()} == {(BUNDLE, "normal"): 2, (BUNDLE, "high"): 1}
         early.cancel()
         late.cancel()
-
-
-async def queued_after(dispatcher: Dispatcher, wanted: tuple[str, Priority], before: int) -> asyncio.Task[object]:
-    first = await dispatcher.now_ms()
-    while await dispatcher.now_ms() <= first + 1:  # another millisecond, which is what entries are ordered by
-        await asyncio.sleep(0.001)
-    job = await a_job(dispatcher, 0, bundle=wanted[0], priority=wanted[1])
-    task: asyncio.Task[object] = asyncio.create_task(dispatcher.submit_all([job]))
-    await eventually(lambda: _depth_is(dispatcher, before + 1))
-    return task
 
 
 async def test_a_worker_gets_as_many_as_it_asked_for_over_all_its_bundles(url: str) -> None:
     queue = WorkerQueue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, *[(bundle, priority) for bundle in ("a@1", "b@1") for priority in ("high", "normal", "low")] * 2)
-        assert len(queue.pull(["a@1", "b@1"], 7)) == 7
-        assert len(queue.pull(["a@1", "b@1"], 7)) == 5
-        assert queue.pull(["a@1", "b@1"], 7) == []
+        assert len(queue.pull([A, B], 7)) == 7
+        assert len(queue.pull([A, B], 7)) == 5
+        assert queue.pull([A, B], 7) == []
         waiting.cancel()
 
 
 async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str) -> None:
     queue = WorkerQueue(url, "w")
     async with gateway(url) as us:
-        waiting_worker = asyncio.create_task(asyncio.to_thread(queue.pull, ["a@1", "b@1"], 4, 2000))
+        waiting_worker = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 4, 2000))
         with connect(url) as client:
             await eventually(lambda: client.info("clients")["blocked_clients"] >= 2)  # the worker and our reply reader
         waiting = await queued(us, ("b@1", "low"))
@@ -87,19 +104,32 @@ async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str
         waiting.cancel()
 
 
+async def test_workers_get_only_jobs_that_were_prepared_for_the_content_they_hold(url: str) -> None:
+    ours, theirs = "a" * 64, "b" * 64
+    us_worker, their_worker = WorkerQueue(url, "ours"), WorkerQueue(url, "theirs")
+    async with gateway(url) as us:
+        jobs = [await a_job(us, value, digest=digest) for value, digest in enumerate((ours, theirs, ours))]
+        requests = [asyncio.create_task(us.submit_all([job])) for job in jobs]
+        await eventually(lambda: _depth_is(us, 3))
+        assert {delivery.job.id for delivery in us_worker.pull([keys.queue(BUNDLE, ours)], 9)} == {jobs[0].id, jobs[2].id}
+        assert [delivery.job.id for delivery in their_worker.pull([keys.queue(BUNDLE, theirs)], 9)] == [jobs[1].id]
+        for request in requests:
+            request.cancel()
+
+
 async def test_workers_do_not_get_jobs_of_bundles_they_do_not_serve(url: str) -> None:
     async with gateway(url) as us:
         waiting = await queued(us, ("a@1", "normal"))
-        assert WorkerQueue(url, "w").pull(["b@1"], 4) == []
+        assert WorkerQueue(url, "w").pull([B], 4) == []
         waiting.cancel()
 
 
 async def test_a_stray_entry_in_a_work_stream_is_removed(url: str) -> None:
     with connect(url) as client:
-        client.xadd(f"queue:{BUNDLE}:normal", {"what": "is this"})
-        client.sadd("queues", f"queue:{BUNDLE}:normal")
-        assert WorkerQueue(url, "w").pull([BUNDLE], 4) == []
-        assert client.xlen(f"queue:{BUNDLE}:normal") == 0
+        client.xadd(STREAM, {"what": "is this"})
+        client.sadd("queues", STREAM)
+        assert WorkerQueue(url, "w").pull([QUEUE], 4) == []
+        assert client.xlen(STREAM) == 0
 
 
 async def test_two_hundred_jobs_from_two_gateways_and_two_workers_get_their_own_answers(url: str) -> None:
@@ -113,7 +143,7 @@ async def test_one_worker_queue_serves_several_threads(url: str) -> None:
     async with gateway(url) as us:
         waiting = await queued(us, *[(BUNDLE, "normal")] * 40)
         ids: list[str] = []
-        threads = [threading.Thread(target=lambda: ids.extend(job.job.id for job in queue.pull([BUNDLE], 5))) for _ in range(8)]
+        threads = [threading.Thread(target=lambda: ids.extend(job.job.id for job in queue.pull([QUEUE], 5))) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -148,7 +178,7 @@ async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(u
         fleet = await us.fleet(fresh=True)
         assert fleet.workers == (info,)
         assert fleet.specs == {("echo", "1"): spec}
-        assert fleet.repository["echo"] == queue.repository()["echo"] == "unloaded"
+        assert fleet.repository["echo"] == queue.repository().states["echo"] == "unloaded"
         assert fleet.items_per_second("echo@1") == 12.5
 
         async def gone() -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,14 @@ from server.queue.embedded import PrivateValkey
 from server.queue.errors import DeadlinePassed
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
-    BUNDLE,
+    QUEUE,
     QUICK_WORKER,
     STREAM,
     Consumer,
     Server,
     a_job,
     announce,
+    answer_of,
     ask,
     durable_server,
     echo,
@@ -92,15 +94,15 @@ async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(valkey: 
     lose_answers = asyncio.Event()
     async with gateway(url) as us, in_front_of(valkey.socket, lose=lose_answers) as port:
         worker = WorkerQueue(f"redis://127.0.0.1:{port}/0", "w", QUICK_WORKER)
-        assert await asyncio.to_thread(worker.pull, [BUNDLE], 4) == []
+        assert await asyncio.to_thread(worker.pull, [QUEUE], 4) == []
         request = asyncio.create_task(ask(us, 1))
         await eventually(lambda: connect(url).xlen(STREAM) == 1)
         lose_answers.set()
         with pytest.raises(RedisAway):
-            await asyncio.to_thread(worker.pull, [BUNDLE], 4)
+            await asyncio.to_thread(worker.pull, [QUEUE], 4)
         lose_answers.clear()
         assert connect(url).xpending(STREAM, "workers")["pending"] == 1
-        [delivery] = await asyncio.to_thread(worker.pull, [BUNDLE], 4)
+        [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 4)
         await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery))])
         assert await request == 1
 
@@ -114,20 +116,37 @@ async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_pa
             [taken] = await pulled(busy)
             server.kill()
             with pytest.raises(RedisAway):
-                other.reclaim([BUNDLE])
+                other.reclaim([QUEUE])
             server.start()
             await eventually(us.ping)
             connect(server.url).delete(f"worker:{busy.id}")  # it expired
-            assert other.reclaim([BUNDLE]) is None
+            assert other.reclaim([QUEUE]) is None
             busy.finish([(taken, echo(busy, taken))])
             assert await request == 1
+
+
+async def test_line_3_what_could_not_be_finished_in_time_is_given_back_and_runs_again(tmp_path: Path) -> None:
+    with durable_server(tmp_path) as server:
+        worker = WorkerQueue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
+        async with gateway(server.url) as us:
+            request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
+            taken = await pulled(worker)
+            server.kill()
+            with pytest.raises(RedisAway):
+                await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery)) for delivery in taken])
+            server.start()
+            again = await pulled(worker)
+            assert {delivery.job.id for delivery in again} == {delivery.job.id for delivery in taken}
+            assert not any(delivery.alone for delivery in again)
+            worker.finish([(delivery, echo(worker, delivery)) for delivery in again])
+            assert [answer_of(reply) for reply in await request] == [0, 1, 2]
 
 
 async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longer(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         async with gateway(server.url, redis_grace=0.5) as us:
             waiting = asyncio.create_task(ask(us, 1))
-            await eventually(lambda: connect(server.url).exists(f"queue:{BUNDLE}:normal"))
+            await eventually(lambda: connect(server.url).exists(STREAM))
             server.kill()
             for outcome in await asyncio.gather(waiting, ask(us, 2), return_exceptions=True):
                 assert isinstance(outcome, RedisAway)

@@ -11,6 +11,7 @@ from server.queue.job import Reply
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
+    QUEUE,
     QUICK_WORKER,
     STREAM,
     Consumer,
@@ -47,7 +48,7 @@ async def test_line_3_the_first_to_finish_wins_even_when_the_job_was_claimed_awa
         request = asyncio.create_task(us.submit_all([await a_job(us, 3)]))
         slow = WorkerQueue(url, "slow", QUICK_WORKER)
         [taken] = await pulled(slow)
-        claimed = worker.reclaim([BUNDLE])  # `slow` has no key
+        claimed = worker.reclaim([QUEUE])  # `slow` has no key
         assert claimed is not None and claimed.alone and claimed.job.id == taken.job.id
         assert slow.finish([(taken, echo(slow, taken))]) == [True]
         assert worker.finish([(claimed, echo(worker, claimed))]) == [False]
@@ -84,9 +85,9 @@ async def test_line_4_nothing_is_claimed_from_a_worker_that_has_a_key_and_all_at
         announce(busy)
         [taken] = await pulled(busy)
         announce(busy)
-        assert worker.reclaim([BUNDLE]) is None
+        assert worker.reclaim([QUEUE]) is None
         busy.withdraw()
-        claimed = worker.reclaim([BUNDLE])
+        claimed = worker.reclaim([QUEUE])
         assert claimed is not None and claimed.job.id == taken.job.id
         worker.finish([(claimed, echo(worker, claimed))])
         assert await request == 1
@@ -150,11 +151,11 @@ async def test_line_5_a_suspect_that_is_handed_back_runs_alone_again_without_cou
         request = asyncio.create_task(ask(us, 4))
         await pulled(WorkerQueue(url, "died-in-a-batch", QUICK_WORKER))
         for _ in range(5):
-            suspect = worker.reclaim([BUNDLE])
+            suspect = worker.reclaim([QUEUE])
             assert suspect is not None and suspect.alone
             worker.hand_back([suspect])
         worker.finish([(suspect, echo(worker, suspect))])
-        last = worker.reclaim([BUNDLE])
+        last = worker.reclaim([QUEUE])
         assert last is None
         assert await request == 4
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.job import Array, Job, Priority
 
@@ -18,7 +19,7 @@ def delivery(
     bundle: str = "tiny@1",
     bucket: str = "a",
     priority: Priority = "normal",
-    pulled_at: float = 0.0,
+    queued_at: float = 0.0,
     alone: bool = False,
     pixels: Any = None,
     merge: tuple[int, ...] = (0, 0),
@@ -27,6 +28,7 @@ def delivery(
     job = Job(
         id=f"job-{number}",
         bundle=bundle,
+        digest="0" * 64,
         bucket=bucket,
         arrays={} if pixels is None else {"pixels": Array.of(np.asarray(pixels))},
         options={"merge": list(merge)},
@@ -34,4 +36,13 @@ def delivery(
         deadline_ms=2**50,
         gateway="gateway",
     )
-    return Delivery(job, f"queue:{bundle}:{priority}", f"{number}-0", alone, pulled_at, job.nbytes)
+    return Delivery(
+        job=job,
+        stream=keys.stream(keys.queue(bundle, job.digest), priority),
+        entry_id=f"{number}-0",
+        alone=alone,
+        added_ms=number,
+        queued_at=queued_at,
+        pulled_at=queued_at,
+        nbytes=job.nbytes,
+    )

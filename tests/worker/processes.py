@@ -52,6 +52,7 @@ class Gateway:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
+        self._digests: dict[str, str] = {}
 
     async def ready(self, workers: int = 1) -> list[WorkerInfo]:
         """Wait until so many workers are ready."""
@@ -63,15 +64,25 @@ class Gateway:
         until = time.monotonic() + WAIT_S
         while len(infos := await found()) < workers:
             assert time.monotonic() < until, f"{workers} ready workers never came"
+        self._digests |= {f"{bundle.name}@{bundle.version}": bundle.digest for info in infos for bundle in info.bundles}
         return infos
 
     def job(
-        self, bundle: str, pixels: np.ndarray | None = None, *, bucket: str = "off", priority: Priority = "normal", seconds: float = 60.0
+        self,
+        bundle: str,
+        pixels: np.ndarray | None = None,
+        *,
+        digest: str | None = None,
+        bucket: str = "off",
+        priority: Priority = "normal",
+        seconds: float = 60.0,
     ) -> Job:
+        """For the content of the bundle that the workers announced when they were ready, unless `digest` says otherwise."""
         pixels = np.zeros((32, 32, 3), np.uint8) if pixels is None else pixels
         return Job(
             id=uuid.uuid4().hex,
             bundle=bundle,
+            digest=digest or self._digests[bundle],
             bucket=bucket,
             arrays={"pixels": Array.of(pixels)},
             options={"merge": [0, 0]},

@@ -7,7 +7,8 @@ from math import inf
 import pytest
 
 from server.queue.delivery import Delivery
-from server.worker.batcher import HANDICAP, HOARD, Batcher
+from server.queue.job import HANDICAP_S
+from server.worker.batcher import HOARD, Batcher
 from server.worker.budget import StepTimes
 from tests.worker.deliveries import delivery
 
@@ -67,10 +68,10 @@ def test_within_a_bucket_the_urgent_take_the_places() -> None:
 
 
 def test_a_low_job_is_served_although_high_ones_never_stop_coming() -> None:
-    low = delivery(bucket="low", priority="low", pulled_at=0.0)
+    low = delivery(bucket="low", priority="low", queued_at=0.0)
     made = filled([low])
-    for second in range(int(HANDICAP["low"]) + 2):
-        made.add(delivery(bucket="high", priority="high", pulled_at=float(second)))
+    for second in range(int(HANDICAP_S["low"]) + 2):
+        made.add(delivery(bucket="high", priority="high", queued_at=float(second)))
         if low in take(made, now=float(second)):
             return
     pytest.fail("the low job starved")

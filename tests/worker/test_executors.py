@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,32 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
     results = list(OneShot(SmallMemory(tiny.model.spec, room=4), CPU).run(jobs))
     assert [result.size for result in results if isinstance(result, TooLarge)] == [8]
     assert [result.jobs for result in results if isinstance(result, Answered)] == [jobs[:4], jobs[4:]]
+
+
+class Forgetful:
+    """Keeps a weak reference to each batch's activations, and fails on more than one item, as a library does: with a second error."""
+
+    def __init__(self, spec: BundleSpec) -> None:
+        self.spec = spec
+        self.activations: list[weakref.ref[torch.Tensor]] = []
+        self.alive: list[int] = []
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        self.alive.append(sum(reference() is not None for reference in self.activations))
+        activations = torch.from_numpy(arrays["pixels"]) * 2.0
+        self.activations.append(weakref.ref(activations))
+        if len(activations) > 1:
+            try:
+                raise RuntimeError("no room")
+            except RuntimeError as error:
+                raise torch.OutOfMemoryError("no room at all") from error
+        return {"logits": arrays["pixels"].mean((1, 2, 3))[:, None]}
+
+
+def test_the_activations_of_a_batch_are_gone_when_its_halves_run(tiny: OneShot) -> None:
+    model = Forgetful(tiny.model.spec)
+    assert sum(isinstance(result, Answered) for result in OneShot(model, CPU).run(pictures(4))) == 4
+    assert model.alive == [0] * 7
 
 
 def test_a_job_that_does_not_fit_by_itself_is_refused(tiny: OneShot) -> None:

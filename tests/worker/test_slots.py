@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher
 from server.worker.budget import StepTimes
 from server.worker.slots import Slots
@@ -54,6 +55,44 @@ def test_a_reclaimed_job_has_the_whole_worker_to_itself() -> None:
     made.finish(lone)
     assert taken.wait(PATIENCE)
     assert made.may_reclaim
+
+
+def test_nothing_starts_while_it_is_quiet_and_what_is_claimed_then_runs_next_and_alone() -> None:
+    """Else the death that another batch causes would be charged to what only waited here."""
+    made = slots(count=2)
+    others = [delivery(), delivery(bucket="b")]
+    made.add(others[:1])
+    running = made.take()
+    assert running is not None
+    claimed, orphan = threading.Event(), delivery(alone=True)
+
+    def take_over() -> None:
+        with made.quiet() as quiet:
+            assert quiet
+            claimed.set()
+            made.add([orphan])
+
+    receiver = threading.Thread(target=take_over, daemon=True)
+    receiver.start()
+    made.add(others[1:])
+    batches: list[list[Delivery]] = []
+    other = threading.Thread(target=lambda: batches.append(made.take().jobs), daemon=True)  # type: ignore[union-attr]
+    other.start()
+    assert not claimed.wait(0.1), "a batch runs"
+    assert not batches, "a claim is about to come"
+    made.finish(running)
+    assert claimed.wait(PATIENCE)
+    other.join(PATIENCE)
+    assert batches == [[orphan]]
+
+
+def test_a_worker_that_drains_claims_nothing() -> None:
+    made = slots()
+    made.add([delivery()])
+    made.take()
+    made.drain()
+    with made.quiet() as quiet:
+        assert not quiet
 
 
 def test_draining_runs_what_is_here_and_pulls_no_more() -> None:

@@ -13,6 +13,7 @@ import redis
 from models.loading import load
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
+from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit
 from tests.worker.processes import eventually, gateway, worker
 
@@ -92,6 +93,35 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 
+async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    with redis.Redis.from_url(valkey.url) as anybody:
+        for name, state in ((b"#revision", b"loaded"), (b"\xff\xfe", b"\xff"), (b"", b""), (b"null", b"broken"), (b"nothing", b"unloaded")):
+            anybody.hset(keys.REPOSITORY, name, state)
+        anybody.set(keys.REVISION, "many")
+        with worker(valkey.url, tmp_path) as process:
+            async with gateway(valkey.url) as asking:
+                await asking.ready()
+                assert (await asking.ask(asking.job("null@1"))).failure is None
+                anybody.hset(keys.REPOSITORY, b"\x80", b"\x00\xff")
+                await asyncio.sleep(2 * WATCH_EVERY)
+                assert (await asking.ask(asking.job("null@1"))).failure is None
+            assert process.poll() is None
+
+
+async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    with worker(valkey.url, tmp_path) as process, redis.Redis.from_url(valkey.url) as operator:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            operator.config_set("min-replicas-to-write", 1)
+            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            await asyncio.sleep(2 * WATCH_EVERY)
+            assert process.poll() is None
+            operator.config_set("min-replicas-to-write", 0)
+            assert (await asked).failure is None
+
+
 async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answered(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_tiny_vit(tmp_path)
     with worker(valkey.url, tmp_path):
@@ -121,6 +151,19 @@ async def test_a_job_cancelled_while_it_waited_in_the_worker_does_not_run(valkey
             assert (await after).failure is None
             statistics = await asking.dispatcher.statistics("null@1")
     assert statistics["inference_count"] == 2
+
+
+async def test_two_contents_under_one_name_are_served_each_by_its_own_worker(valkey: PrivateValkey, tmp_path: Path) -> None:
+    fast, slow = write_null(tmp_path / "fast", milliseconds=1), write_null(tmp_path / "slow", milliseconds=2)
+    digests = [bundle.spec.digest() for bundle in (fast, slow)]
+    assert fast.spec.id == slow.spec.id
+    with worker(valkey.url, tmp_path / "fast"), worker(valkey.url, tmp_path / "slow"):
+        async with gateway(valkey.url) as asking:
+            infos = await asking.ready(2)
+            serving = {info.bundles[0].digest: info.id for info in infos}
+            jobs = [asking.job("null@1", digest=digests[number % 2]) for number in range(40)]
+            replies = await asyncio.gather(*map(asking.ask, jobs))
+    assert [reply.worker for reply in replies] == [serving[digest] for digest in digests] * 20
 
 
 async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateValkey, tmp_path: Path) -> None:
@@ -166,7 +209,6 @@ async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
     with redis.Redis.from_url(valkey.url) as client:
 
         def held() -> bool:
-            groups = client.xinfo_groups(keys.stream("null@1", "normal")) if client.exists(keys.stream("null@1", "normal")) else []
-            return any(group["pending"] for group in groups)
+            return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
 
         await eventually(held, "a worker holds the job")

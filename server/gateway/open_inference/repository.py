@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.gateway.catalog import is_unloaded, state_of, version_order
+from server.gateway.directory import is_unloaded, state_of, version_order
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, DispatcherTimings, Fleet
 from server.queue.job import ServedBundle

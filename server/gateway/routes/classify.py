@@ -38,7 +38,7 @@ async def classify(request: Request) -> Response:
         asked = options.parse(query, submission.fields)
         received = sum(map(len, submission.images))
         async with cancelled_when_client_leaves(request):
-            spec = await here.catalog.find(asked.model, Classify.name)
+            spec = await here.directory.find(asked.model, Classify.name)
             visit.resolved(spec)
             try:
                 plan = Classify.plan(asked.merge, spec)

@@ -25,7 +25,7 @@ async def live() -> Response:
 )
 async def ready(request: Request) -> Response:
     here = gateway.of(request)
-    reason = "draining" if here.admission.draining else await here.catalog.why_not_ready()
+    reason = "draining" if here.admission.draining else await here.directory.why_not_ready()
     if reason is None:
         return JSONResponse({"ready": True})
     return JSONResponse({"ready": False, "detail": reason}, status_code=503)

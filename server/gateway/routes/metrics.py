@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.responses import Response
 
 from server.children import Reason
-from server.gateway import catalog, gateway
+from server.gateway import directory, gateway
 from server.gateway.gateway import Gateway
 from server.queue.errors import RedisAway
 from server.telemetry.metrics import CONTENT_TYPE, Families
@@ -44,7 +44,7 @@ async def _read_redis(here: Gateway) -> Families:
     for reason in Reason:
         restarts.add_metric([reason], restarted.get(reason, 0))
     for spec in fleet.specs.values():
-        served.add_metric([spec.name, spec.version], len(catalog.serving(fleet, spec)))
+        served.add_metric([spec.name, spec.version], len(directory.serving(fleet, spec)))
     for (bundle, priority), queue in sorted(depths.items()):
         name, _, version = bundle.partition("@")
         depth.add_metric([name, version, priority], queue.items)

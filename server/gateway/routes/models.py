@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from models.bundle import BundleSpec
-from server.gateway import catalog, gateway, openapi
+from server.gateway import directory, gateway, openapi
 from server.gateway.gateway import Gateway
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Fleet
@@ -77,7 +77,7 @@ async def model(request: Request, name: str) -> Response:
     spec = _find(fleet, name)
     workers = [
         ServingWorker(worker.id, worker.device, bundle.items_per_second, bundle.batch_budget)
-        for worker, bundle in catalog.serving(fleet, spec)
+        for worker, bundle in directory.serving(fleet, spec)
     ]
     content = spec.model_dump(mode="json", exclude={"weights"})
     return _json(ModelDetails(**_summary(here, fleet, spec), workers=workers, spec=content))
@@ -85,14 +85,14 @@ async def model(request: Request, name: str) -> Response:
 
 async def _fleet(here: Gateway) -> Fleet:
     try:
-        return await here.catalog.fleet()
+        return await here.directory.fleet()
     except RedisAway as error:
         raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
 
 
 def _find(fleet: Fleet, wanted: str) -> BundleSpec:
     """Unloaded bundles are found, too: this is where one sees that they are."""
-    spec = catalog.newest(fleet, catalog.named(fleet.specs.values(), wanted))
+    spec = directory.newest(fleet, directory.named(fleet.specs.values(), wanted))
     if spec is None:
         known = ", ".join(sorted(spec.id for spec in fleet.specs.values())) or "none"
         raise Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not known; known: {known}")
@@ -100,8 +100,8 @@ def _find(fleet: Fleet, wanted: str) -> BundleSpec:
 
 
 def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
-    state, reason = catalog.state_of(fleet, spec)
-    default = here.catalog.default(fleet, spec.task)
+    state, reason = directory.state_of(fleet, spec)
+    default = here.directory.default(fleet, spec.task)
     return {
         "name": spec.name,
         "version": spec.version,

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from models.bundle import BundleSpec
-from server.gateway import body, catalog, gateway
+from server.gateway import body, directory, gateway
 from server.gateway.admission import Visit, cancelled_when_client_leaves
 from server.gateway.gateway import Gateway
 from server.gateway.open_inference import compression, repository
@@ -99,20 +99,20 @@ async def live() -> Response:
 @router.get("/health/ready", summary="Can requests be answered?")
 async def ready(request: Request) -> Response:
     here = gateway.of(request)
-    reason = "draining" if here.admission.draining else await here.catalog.why_not_ready()
+    reason = "draining" if here.admission.draining else await here.directory.why_not_ready()
     return json_response({"ready": True}) if reason is None else json_response({"ready": False, "error": reason}, 503)
 
 
 @router.get("/models", summary="Names of the models that are ready")
 async def models(request: Request) -> Response:
-    entries = repository.index(await gateway.of(request).catalog.fleet(), ready_only=True)
+    entries = repository.index(await gateway.of(request).directory.fleet(), ready_only=True)
     return json_response({"models": sorted({entry["name"] for entry in entries})})
 
 
 @router.get("/models/stats", summary="Statistics of all models")
 async def all_statistics(request: Request) -> Response:
     here = gateway.of(request)
-    fleet = await here.catalog.fleet()
+    fleet = await here.directory.fleet()
     known = [fleet.specs.get((entry["name"], entry["version"])) for entry in repository.index(fleet, ready_only=False)]
     return await _statistics(here, [spec for spec in known if spec is not None])
 
@@ -121,13 +121,13 @@ async def all_statistics(request: Request) -> Response:
 @router.get("/models/{name}/versions/{version}/stats", summary="Statistics of a version")
 async def statistics(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
-    return await _statistics(here, _versions(await here.catalog.fleet(), name, version))
+    return await _statistics(here, _versions(await here.directory.fleet(), name, version))
 
 
 @router.get("/models/{name}", summary="Inputs and outputs of a model")
 @router.get("/models/{name}/versions/{version}", summary="Inputs and outputs of a version")
 async def model(request: Request, name: str, version: str | None = None) -> Response:
-    fleet = await gateway.of(request).catalog.fleet()
+    fleet = await gateway.of(request).directory.fleet()
     spec = _loaded(fleet, name, version)
     return json_response(model_metadata(spec, [other.version for other in _versions(fleet, name, None)]))
 
@@ -135,8 +135,8 @@ async def model(request: Request, name: str, version: str | None = None) -> Resp
 @router.get("/models/{name}/ready", summary="Is a model ready?")
 @router.get("/models/{name}/versions/{version}/ready", summary="Is a version ready?")
 async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
-    fleet = await gateway.of(request).catalog.fleet()
-    state, reason = catalog.state_of(fleet, _newest(fleet, name, version))
+    fleet = await gateway.of(request).directory.fleet()
+    state, reason = directory.state_of(fleet, _newest(fleet, name, version))
     if state == "ready":
         return json_response({"name": name, "ready": True})
     return json_response({"name": name, "ready": False, "error": f"model '{name}' is not ready: {reason or state}"}, 503)
@@ -146,7 +146,7 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
 @router.get("/models/{name}/versions/{version}/config", summary="A version's configuration in Triton's form")
 async def config(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
-    spec = _loaded(await here.catalog.fleet(), name, version)
+    spec = _loaded(await here.directory.fleet(), name, version)
     return json_response(model_config(spec, here.settings.max_images))
 
 
@@ -223,11 +223,11 @@ def _versions(fleet: Fleet, name: str, version: str | None) -> list[BundleSpec]:
     found = [spec for spec in fleet.specs.values() if spec.name == name and version in (None, spec.version)]
     if not found:
         raise _unknown(name, version)
-    return sorted(found, key=lambda spec: catalog.version_order(spec.version))
+    return sorted(found, key=lambda spec: directory.version_order(spec.version))
 
 
 def _newest(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
-    spec = catalog.newest(fleet, _versions(fleet, name, version))
+    spec = directory.newest(fleet, _versions(fleet, name, version))
     assert spec is not None
     return spec
 
@@ -235,7 +235,7 @@ def _newest(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
 def _loaded(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
     """Raises Problem (404) also for what is unloaded, and for other tasks than classify, whose tensors have no names here yet."""
     spec = _newest(fleet, name, version)
-    if catalog.is_unloaded(fleet, name):
+    if directory.is_unloaded(fleet, name):
         raise _unloaded(name)
     if spec.task != Classify.name:
         raise Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: '{name}' is for {spec.task}, which is not offered here")
@@ -247,11 +247,11 @@ async def _find(here: Gateway, name: str, version: str | None) -> BundleSpec:
     if "@" in name:  # our own way to name a version, not the protocol's
         raise _unknown(name, version)
     try:
-        return await here.catalog.find(name if version is None else f"{name}@{version}", Classify.name)
+        return await here.directory.find(name if version is None else f"{name}@{version}", Classify.name)
     except Problem as problem:
         if problem.kind is not Kind.UNKNOWN_MODEL:
             raise
-        unloaded = catalog.is_unloaded(await here.catalog.fleet(), name)
+        unloaded = directory.is_unloaded(await here.directory.fleet(), name)
         raise (_unloaded(name) if unloaded else _unknown(name, version)) from problem
 
 

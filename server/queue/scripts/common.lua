@@ -1,4 +1,4 @@
--- Stands before every script. One Redis holds all keys of a shard, so scripts may compute key names; the clock is always Redis'.
+-- Stands before every script, after ROWS (see rows.py). One Redis holds all keys of a shard, so scripts may compute key names; the clock is always Redis'.
 
 local GROUP = 'workers'
 local HANDED_BACK = 'handed-back'
@@ -10,9 +10,22 @@ local function now_ms()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- Milliseconds in a stream entry's id: when it was added.
-local function added_ms(entry_id)
-  return tonumber(string.match(entry_id, '^(%d+)'))
+-- Named values as a row for Python.
+local function row(kind, values)
+  local list = {}
+  for i, name in ipairs(ROWS[kind]) do list[i] = values[name] end
+  return list
+end
+
+-- The rows of one kind that fill `list` from position `from` to its end, with names.
+local function rows(kind, list, from)
+  local names, found = ROWS[kind], {}
+  for start = from, #list, #names do
+    local values = {}
+    for i, name in ipairs(names) do values[name] = list[start + i - 1] end
+    found[#found + 1] = values
+  end
+  return found
 end
 
 -- Flat {name, value, name, value} → table.
@@ -22,23 +35,31 @@ local function to_table(flat)
   return table
 end
 
+-- The fields of a stream entry. One that is not ours reads as a job that came too late, and goes.
+-- `added` is when the job was queued: the entry's id tells, or, where a worker has put it back, its field `at`.
+local function fields(entry)
+  local job = to_table(entry[2])
+  return {
+    id = job.id or '', gw = job.gw or '', deadline = tonumber(job['until']) or 0, bytes = tonumber(job.bytes) or 0,
+    message = job.job or '', added = tonumber(job.at or string.match(entry[1], '^(%d+)')),
+  }
+end
+
 local function spend_bytes(amount)
   if redis.call('INCRBY', 'queue:bytes', -amount) < 0 then redis.call('SET', 'queue:bytes', 0) end
+end
+
+local function forget(job_id)
+  redis.call('DEL', 'job:' .. job_id, 'blob:' .. job_id, 'deaths:' .. job_id, 'cancel:' .. job_id)
 end
 
 -- Takes an entry out of its stream with all that belongs to its job. False if another had done so before.
 local function remove(stream, entry_id, job_id, bytes)
   if redis.call('XACK', stream, GROUP, entry_id) == 0 then return false end
   redis.call('XDEL', stream, entry_id)
-  redis.call('DEL', 'job:' .. job_id, 'blob:' .. job_id, 'deaths:' .. job_id, 'cancel:' .. job_id)
+  forget(job_id)
   spend_bytes(bytes)
   return true
-end
-
--- The fields of a stream entry. One that is not ours reads as a job that came too late, and goes.
-local function fields(entry)
-  local job = to_table(entry[2])
-  return {id = job.id or '', gw = job.gw or '', deadline = tonumber(job['until']) or 0, bytes = tonumber(job.bytes) or 0, message = job.job or ''}
 end
 
 -- The message of a job, which lies beside the stream if it is large; '' if it is lost.
@@ -55,27 +76,48 @@ local function verdict(job, now, absence_counts)
   return ''
 end
 
--- A taken entry as the worker reads it: {stream, entry id, job id, gateway, bytes, reason to drop it or '', message}.
-local function delivery(stream, entry, now, absence_counts)
+-- A taken entry as the worker reads it, and whether it is to run.
+local function taken(stream, entry, now, absence_counts)
   local job = fields(entry)
-  local reason, message = verdict(job, now, absence_counts), ''
-  if reason == '' then
+  local dropped, message = verdict(job, now, absence_counts), ''
+  if dropped == '' then
     message = message_of(job)
-    if message == '' then reason = 'payload' end
+    if message == '' then dropped = 'payload' end
   end
-  return {stream, entry[1], job.id, job.gw, job.bytes, reason, message}
+  return row('taken', {
+    stream = stream, entry = entry[1], job = job.id, gateway = job.gw, nbytes = job.bytes, added_ms = job.added,
+    dropped = dropped, message = message,
+  }), dropped == ''
 end
 
--- Unfinished jobs: total, bytes, and a flat list {stream, length, ms of the oldest entry or 0}.
+-- Lets workers read a work stream. Does nothing if they can.
+local function make_group(stream)
+  local made = redis.pcall('XGROUP', 'CREATE', stream, GROUP, 0, 'MKSTREAM')
+  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then error(made.err) end
+  redis.call('SADD', 'streams', stream)
+end
+
+-- Consumers of a stream that have entries in their hands and no worker:<id> key: {name…}.
+local function dead_consumers(stream, me)
+  local names = {}
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
+  for _, flat in ipairs(consumers) do
+    local consumer = to_table(flat)
+    if consumer.name ~= me and consumer.pending > 0 and redis.call('EXISTS', 'worker:' .. consumer.name) == 0 then
+      names[#names + 1] = consumer.name
+    end
+  end
+  return names
+end
+
+-- Unfinished jobs: total, bytes, and a row for each stream.
 local function load()
   local items, streams = 0, {}
   for _, stream in ipairs(redis.call('SMEMBERS', 'queues')) do
     local length, oldest = redis.call('XLEN', stream), 0
-    if length > 0 then oldest = added_ms(redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1]) end
+    if length > 0 then oldest = fields(redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]).added end
     items = items + length
-    streams[#streams + 1] = stream
-    streams[#streams + 1] = length
-    streams[#streams + 1] = oldest
+    streams[#streams + 1] = row('stream_load', {stream = stream, length = length, oldest_ms = oldest})
   end
   return items, tonumber(redis.call('GET', 'queue:bytes') or '0'), streams
 end

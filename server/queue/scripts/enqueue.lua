@@ -1,5 +1,5 @@
 -- Admits the jobs of one request, all or none. A job whose `job:<id>` exists is there already: nothing happens.
--- ARGV: max items, max bytes, then per job: id, stream, gateway, deadline ms, 'inline' | 'blob', message.
+-- ARGV: max items, max bytes, then a row (enqueued) for each job.
 -- Returns {'ok' | 'full' | 'late', items, bytes} with the load after it.
 
 local max_items, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -10,27 +10,23 @@ for _, stream in ipairs(redis.call('SMEMBERS', 'queues')) do items = items + red
 local bytes = tonumber(redis.call('GET', 'queue:bytes') or '0')
 
 local new, new_bytes = {}, 0
-for i = 3, #ARGV, 6 do
-  if tonumber(ARGV[i + 3]) <= now then return {'late', items, bytes} end
-  if redis.call('EXISTS', 'job:' .. ARGV[i]) == 0 then
-    new[#new + 1] = i
-    new_bytes = new_bytes + #ARGV[i + 5]
+for _, job in ipairs(rows('enqueued', ARGV, 3)) do
+  if tonumber(job.deadline_ms) <= now then return {'late', items, bytes} end
+  if redis.call('EXISTS', 'job:' .. job.job) == 0 then
+    new[#new + 1] = job
+    new_bytes = new_bytes + #job.message
   end
 end
 if #new == 0 then return {'ok', items, bytes} end
 if items + #new > max_items or bytes + new_bytes > max_bytes then return {'full', items, bytes} end
 
-for _, i in ipairs(new) do
-  local id, stream, gateway, deadline, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 5]
-  local ttl = tonumber(deadline) - now + LINGER_MS
-  redis.call('SET', 'job:' .. id, #message, 'PX', ttl)
-  if ARGV[i + 4] == 'blob' then
-    redis.call('SET', 'blob:' .. id, message, 'PX', ttl)
-    redis.call('XADD', stream, '*', 'id', id, 'gw', gateway, 'until', deadline, 'bytes', #message, 'job', '')
-  else
-    redis.call('XADD', stream, '*', 'id', id, 'gw', gateway, 'until', deadline, 'bytes', #message, 'job', message)
-  end
-  redis.call('SADD', 'queues', stream)
+for _, job in ipairs(new) do
+  local ttl = tonumber(job.deadline_ms) - now + LINGER_MS
+  local inline = job.place == 'inline' and job.message or ''
+  redis.call('SET', 'job:' .. job.job, #job.message, 'PX', ttl)
+  if job.place == 'blob' then redis.call('SET', 'blob:' .. job.job, job.message, 'PX', ttl) end
+  redis.call('XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', #job.message, 'job', inline)
+  redis.call('SADD', 'queues', job.stream)
 end
 redis.call('INCRBY', 'queue:bytes', new_bytes)
 return {'ok', items + #new, bytes + new_bytes}

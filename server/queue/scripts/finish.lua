@@ -1,6 +1,5 @@
 -- Ends jobs of one bundle: the first to end one wins. Statistics count the winners only.
--- KEYS: stats:<bundle>. ARGV: worker, batch size (0 = no batch ran), most dead letters kept, then per job: stream, entry id, job id, gateway, bytes,
--- reply ('' = nobody waits), reason of a dead letter ('' = none), 'success' | 'fail' | '', ns of batch wait, inference, and worker in all.
+-- KEYS: stats:<bundle>. ARGV: worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
 -- Returns 1 or 0 for each job: whether this call ended it.
 
 local statistics = KEYS[1]
@@ -17,45 +16,44 @@ local function add_duration(name, ns)
   add(name .. '_ns', math.max(0, ns))
 end
 
-local function count(outcome, entry_id, batch_wait, inference, in_worker)
-  local total = math.max((now - added_ms(entry_id)) * 1e6, in_worker)
-  add_duration(outcome, total)
-  if outcome ~= 'success' then return end
+local slowest = {inference = 0, output = 0}
+local function count(job)
+  local batch_wait, inference, in_worker = tonumber(job.batch_wait_ns), tonumber(job.inference_ns), tonumber(job.worker_ns)
+  local total = math.max((now - tonumber(job.added_ms)) * 1e6, in_worker)
+  add_duration(job.outcome, total)
+  if job.outcome ~= 'success' then return end
+  local output = in_worker - batch_wait - inference
   add('inference_count', 1)
   add_duration('queue', total - in_worker + batch_wait)
   add_duration('compute_input', 0)
   add_duration('compute_infer', inference)
-  add_duration('compute_output', in_worker - batch_wait - inference)
+  add_duration('compute_output', output)
+  slowest.inference = math.max(slowest.inference, inference)
+  slowest.output = math.max(slowest.output, output)
 end
 
 -- A dead letter's fields, read before its entry goes.
-local function letter(stream, entry_id, reason)
-  local entry = redis.call('XRANGE', stream, entry_id, entry_id)[1]
+local function letter(job)
+  local entry = redis.call('XRANGE', job.stream, job.entry, job.entry)[1]
   if not entry then return nil end
-  local job = fields(entry)
-  return {'id', job.id, 'stream', stream, 'worker', worker, 'reason', reason, 'job', message_of(job)}
+  return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'job', message_of(fields(entry))}
 end
 
-local ended, slowest = {}, {inference = 0, output = 0}
-for i = 4, #ARGV, 11 do
-  local stream, entry_id, job_id, gateway, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  local reply, reason, outcome = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
-  local batch_wait, inference, in_worker = tonumber(ARGV[i + 8]), tonumber(ARGV[i + 9]), tonumber(ARGV[i + 10])
-  local dead = reason ~= '' and letter(stream, entry_id, reason)
-  if remove(stream, entry_id, job_id, tonumber(bytes)) then
+local function reply(job)
+  if job.reply == '' or redis.call('EXISTS', 'gw:' .. job.gateway) == 0 then return end
+  redis.call('XADD', 'replies:' .. job.gateway, '*', 'id', job.job, 'reply', job.reply)
+  redis.call('EXPIRE', 'replies:' .. job.gateway, REPLIES_TTL_S)
+end
+
+local ended = {}
+for i, job in ipairs(rows('ended', ARGV, 4)) do
+  local dead = job.dead_letter ~= '' and letter(job)
+  ended[i] = 0
+  if remove(job.stream, job.entry, job.job, tonumber(job.nbytes)) then
+    ended[i] = 1
     if dead then redis.call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
-    if reply ~= '' and redis.call('EXISTS', 'gw:' .. gateway) == 1 then
-      redis.call('XADD', 'replies:' .. gateway, '*', 'id', job_id, 'reply', reply)
-      redis.call('EXPIRE', 'replies:' .. gateway, REPLIES_TTL_S)
-    end
-    if outcome ~= '' then count(outcome, entry_id, batch_wait, inference, in_worker) end
-    if outcome == 'success' then
-      slowest.inference = math.max(slowest.inference, inference)
-      slowest.output = math.max(slowest.output, in_worker - batch_wait - inference)
-    end
-    ended[#ended + 1] = 1
-  else
-    ended[#ended + 1] = 0
+    reply(job)
+    if job.outcome ~= '' then count(job) end
   end
 end
 

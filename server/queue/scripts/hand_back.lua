@@ -1,21 +1,27 @@
 -- Puts a worker's jobs back for another one, without a death being counted.
--- A job that runs in batches goes to its bundle's high stream, which wakes a waiting worker and does not cost the job its place in the queue.
+-- A job that runs in batches goes to the `…:back` stream of its own, which wakes a waiting worker, with the time at which it was queued first.
 -- A job that must run alone stays in its stream under a consumer that never lives, so that it is claimed, alone again.
--- ARGV: consumer, then per job: stream, entry id, high stream, '1' if it must run alone. Returns how many were put back.
+-- ARGV: consumer, then a row (handed_back) for each job. Returns how many were put back.
 
 local me, count = ARGV[1], 0
-for i = 2, #ARGV, 4 do
-  local stream, entry_id, high = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if #redis.call('XPENDING', stream, GROUP, entry_id, entry_id, 1, me) == 1 then
-    if ARGV[i + 3] == '1' then
-      redis.call('XCLAIM', stream, GROUP, HANDED_BACK, 0, entry_id, 'JUSTID')
+for _, job in ipairs(rows('handed_back', ARGV, 2)) do
+  if #redis.call('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, me) == 1 then
+    if job.alone == '1' then
+      redis.call('XCLAIM', job.stream, GROUP, HANDED_BACK, 0, job.entry, 'JUSTID')
     else
-      local entry = redis.call('XRANGE', stream, entry_id, entry_id)[1]
-      redis.call('XACK', stream, GROUP, entry_id)
+      local entry = redis.call('XRANGE', job.stream, job.entry, job.entry)[1]
+      redis.call('XACK', job.stream, GROUP, job.entry)
       if entry then
-        redis.call('XDEL', stream, entry_id)
-        redis.call('XADD', high, '*', unpack(entry[2]))
-        redis.call('SADD', 'queues', high)
+        local again, back = to_table(entry[2]), string.gsub(job.stream, ':back$', '') .. ':back'
+        again.at = job.added_ms
+        local flat = {}
+        for name, value in pairs(again) do
+          flat[#flat + 1] = name
+          flat[#flat + 1] = value
+        end
+        redis.call('XDEL', job.stream, job.entry)
+        redis.call('XADD', back, '*', unpack(flat))
+        redis.call('SADD', 'queues', back)
       end
     end
     count = count + 1

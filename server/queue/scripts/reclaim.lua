@@ -1,6 +1,7 @@
--- Claims one job of a worker that has no worker:<id> key. It is to run alone, so its owner's death tells something about it.
+-- Claims one job of a worker that has no worker:<id> key, for a worker in which nothing else runs until this job has ended: `deaths:<id>` says that
+-- it runs alone and where, so that its worker's death tells something about it.
 -- KEYS: work streams. ARGV: the claiming consumer, '1' if an absent gw:<id> means a dead gateway.
--- Returns {now ms, delivery, deaths while alone, the dead worker} or {now ms}.
+-- Returns {now ms, row (taken), deaths while alone, the dead worker} or {now ms}.
 
 local me, absence_counts = ARGV[1], ARGV[2] == '1'
 local now = now_ms()
@@ -14,18 +15,14 @@ local function count_deaths(job_id, dead, deadline)
 end
 
 for _, stream in ipairs(KEYS) do
-  local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
-  for _, flat in ipairs(consumers) do
-    local consumer = to_table(flat)
-    if consumer.name ~= me and consumer.pending > 0 and redis.call('EXISTS', 'worker:' .. consumer.name) == 0 then
-      for _, pending in ipairs(redis.call('XPENDING', stream, GROUP, '-', '+', 16, consumer.name)) do
-        local entry = redis.call('XCLAIM', stream, GROUP, me, 0, pending[1])[1]
-        if entry then
-          local job = fields(entry)
-          return {now, delivery(stream, entry, now, absence_counts), count_deaths(job.id, consumer.name, job.deadline), consumer.name}
-        end
-        redis.call('XACK', stream, GROUP, pending[1])  -- its entry was deleted by hand
+  for _, dead in ipairs(dead_consumers(stream, me)) do
+    for _, pending in ipairs(redis.call('XPENDING', stream, GROUP, '-', '+', 16, dead)) do
+      local entry = redis.call('XCLAIM', stream, GROUP, me, 0, pending[1])[1]
+      if entry then
+        local job = fields(entry)
+        return {now, taken(stream, entry, now, absence_counts), count_deaths(job.id, dead, job.deadline), dead}
       end
+      redis.call('XACK', stream, GROUP, pending[1])  -- its entry was deleted by hand
     end
   end
 end

@@ -23,7 +23,7 @@ RETRY_AFTER = 5
 """Seconds after which a client may hope for a worker, or for Redis."""
 
 
-class Catalog:
+class Directory:
     """Answers from what workers announced; while Redis is away, from the last that was heard."""
 
     def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
@@ -52,7 +52,7 @@ class Catalog:
                 fleet = await self.fleet()
             except RedisAway as error:
                 if time.monotonic() - began >= self._settings.redis_grace:
-                    raise Problem(Kind.REDIS_AWAY, "Redis does not answer", retry_after=error.retry_after) from error
+                    raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
             else:
                 spec = self.choose(fleet, model, task)
                 if spec is not None:
@@ -85,8 +85,8 @@ class Catalog:
         """The reason why requests that name no model cannot be answered now; None if they can."""
         try:
             fleet = await self._dispatcher.fleet()
-        except RedisAway:
-            return "Redis does not answer"
+        except RedisAway as error:
+            return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
         if not any(True for _ in ready_bundles(fleet)):
             return "no worker is ready"
         for task in self._settings.default_models or ("classify",):
@@ -133,8 +133,9 @@ def ready_bundles(fleet: Fleet) -> Iterator[tuple[WorkerInfo, ServedBundle]]:
 
 
 def serving(fleet: Fleet, spec: BundleSpec) -> list[tuple[WorkerInfo, ServedBundle]]:
-    """The ready workers that serve a bundle, with what they announce of it."""
-    return [(worker, bundle) for worker, bundle in ready_bundles(fleet) if (bundle.name, bundle.version) == (spec.name, spec.version)]
+    """The ready workers that serve a bundle of this very content, with what they announce of it."""
+    wanted = (spec.name, spec.version, spec.digest())
+    return [(worker, bundle) for worker, bundle in ready_bundles(fleet) if (bundle.name, bundle.version, bundle.digest) == wanted]
 
 
 def state_of(fleet: Fleet, spec: BundleSpec) -> tuple[State, str]:

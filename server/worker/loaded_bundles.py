@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.bundle import SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read
+from server.queue import keys
 from server.queue.job import ServedBundle
 from server.telemetry import logs
 from server.worker.batcher import Bucket
@@ -46,6 +47,10 @@ class Entry:
     def id(self) -> str:
         return self.spec.id if self.spec else f"{self.path.parent.name}@{self.path.name}"
 
+    @property
+    def queue(self) -> str:
+        return keys.queue(self.id, self.digest)
+
     def announcement(self, slots: int) -> ServedBundle:
         latest = next(reversed(self.buckets.values()), self.warm.steps if self.warm else None)
         return ServedBundle(
@@ -60,7 +65,7 @@ class Entry:
         )
 
 
-class Catalog:
+class LoadedBundles:
     """Loads and unloads in the thread that calls `refresh`; the other methods are for any thread and never wait for a load."""
 
     def __init__(
@@ -71,7 +76,7 @@ class Catalog:
         self._publish = publish
         self._changed = changed
         self._entries: dict[Path, Entry] = {}
-        self._by_id: dict[str, Entry] = {}
+        self._by_queue: dict[str, Entry] = {}
 
     def refresh(self, repository: Mapping[str, str]) -> None:
         """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
@@ -95,16 +100,16 @@ class Catalog:
                 self._put(replace(entry, state="ready" if entry.warm else "loading"))
 
     def served(self) -> list[str]:
-        """Ids of the bundles whose queues to pull."""
-        return [entry.id for entry in list(self._by_id.values()) if entry.warm is not None]
+        """The queues to pull."""
+        return [queue for queue, entry in self._by_queue.items() if entry.warm is not None]
 
-    def executor(self, bundle: str) -> OneShot | None:
-        entry = self._by_id.get(bundle)
+    def executor(self, queue: str) -> OneShot | None:
+        entry = self._by_queue.get(queue)
         return entry.warm.executor if entry and entry.warm else None
 
     def step_times(self, bucket: Bucket) -> StepTimes:
         """What is known about a bucket; a new one starts from its bundle's warm-up."""
-        entry = self._by_id.get(bucket.bundle)
+        entry = self._by_queue.get(bucket.queue)
         if entry is None or entry.warm is None:
             return StepTimes(1)
         if bucket.key not in entry.buckets and len(entry.buckets) >= MOST_BUCKETS:
@@ -124,7 +129,7 @@ class Catalog:
             log.error("bundle refused", bundle=str(path), reason=str(error))
             self._put(Entry(path, stamp, None, "", "unavailable", str(error)))
             return
-        twin = self._by_id.get(spec.id)
+        twin = next((entry for entry in self._entries.values() if entry.spec is not None and entry.id == spec.id), None)
         if twin is not None and twin.path != path:
             self._put(Entry(path, stamp, None, "", "unavailable", f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}"))
             return
@@ -153,8 +158,7 @@ class Catalog:
 
     def _put(self, entry: Entry) -> None:
         self._entries = self._entries | {entry.path: entry}
-        if entry.spec is not None:
-            self._by_id = self._by_id | {entry.id: entry}
+        self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
         self._changed()
 
 

@@ -1,0 +1,85 @@
+"""How a worker lets go of jobs: it answers them, puts them aside, or gives them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from server.queue import keys
+from server.queue.delivery import Delivery, Ending
+from server.queue.errors import RedisAway
+from server.queue.job import Failure, Reply
+from server.queue.link import Link
+from server.queue.rows import HandedBack
+
+MOST_DEAD_LETTERS = 100
+
+
+class Outcomes:
+    def __init__(self, link: Link, worker_id: str) -> None:
+        self._link = link
+        self._id = worker_id
+        self._held: set[tuple[str, str]] = set()
+        self._given_up: list[Delivery] = []
+
+    def hold(self, stream: str, entry_id: str) -> None:
+        """From now on this entry is in the worker's hands."""
+        self._held.add((stream, entry_id))
+
+    @property
+    def held(self) -> set[tuple[str, str]]:
+        """(stream, entry id) of what is in this worker's hands, as of now."""
+        return self._held.copy()
+
+    def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
+        return self._let_go([Ending.of(delivery, reply) for delivery, reply in results], [delivery for delivery, _ in results])
+
+    def dead_letter(self, delivery: Delivery, reason: str, kind: str) -> bool:
+        return self._let_go([Ending.of(delivery, self.failed(delivery.job.id, kind, reason), dead_letter=reason)], [delivery])[0]
+
+    def end(self, endings: Sequence[Ending]) -> list[bool]:
+        """One script call for each bundle: usually one."""
+        ended: list[bool] = []
+        for bundle, group in groupby(endings, key=lambda ending: ending.bundle):
+            batch = list(group)
+            arguments: list[Any] = [self._id, max(ending.batch_size for ending in batch), MOST_DEAD_LETTERS]
+            for ending in batch:
+                arguments += ending.row()
+            ended += map(bool, self._link.patiently(lambda b=bundle, a=arguments: self._link.run("finish", *a, keys=[keys.statistics(b)])))  # type: ignore[misc]
+        self._held.difference_update((ending.stream, ending.entry_id) for ending in endings)
+        return ended
+
+    def hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            self._link.patiently(lambda: self._hand_back(deliveries))
+
+    def hand_back_given_up(self) -> None:
+        """What could not be finished while Redis was away: somebody runs it again. Raises RedisAway while it still is."""
+        if not self._given_up:
+            return
+        given_up, self._given_up = self._given_up, []
+        try:
+            self._link.once(lambda: self._hand_back(given_up))
+        except RedisAway:
+            self._given_up += given_up
+            raise
+
+    def failed(self, job_id: str, kind: Any, detail: str) -> Reply:
+        return Reply(id=job_id, worker=self._id, failure=Failure(kind=kind, detail=detail))
+
+    def _let_go(self, endings: Sequence[Ending], deliveries: Sequence[Delivery]) -> list[bool]:
+        try:
+            return self.end(endings)
+        except RedisAway:
+            self._given_up += deliveries
+            raise
+
+    def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
+        self._link.run("hand_back", self._id, *(value for row in rows for value in row))
+        self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
+
+
+def _age(delivery: Delivery) -> int:
+    return delivery.added_ms

@@ -1,0 +1,80 @@
+"""The rows that Python and the Lua scripts exchange, field by field. Stated once: lua.py tells the scripts the same names."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Enqueued(NamedTuple):
+    """A job as a gateway hands it in."""
+
+    job: str
+    stream: str
+    gateway: str
+    deadline_ms: int
+    place: str
+    """`inline` in the stream entry, or `blob` beside it."""
+    message: bytes
+
+
+class Taken(NamedTuple):
+    """A stream entry that a worker has taken."""
+
+    stream: bytes
+    entry: bytes
+    job: bytes
+    gateway: bytes
+    nbytes: int
+    added_ms: int
+    """When the job was queued first, on Redis' clock."""
+    dropped: bytes
+    """Why it must not run: `deadline`, `cancelled`, `gateway` (dead), `payload` (lost); empty if it may."""
+    message: bytes
+
+
+class Ended(NamedTuple):
+    """The end of a job."""
+
+    stream: str
+    entry: str
+    job: str
+    gateway: str
+    nbytes: int
+    added_ms: int
+    reply: bytes
+    """Empty: nobody waits for it."""
+    dead_letter: str
+    """Why a copy goes to the dead-letter stream; empty: none does."""
+    outcome: str
+    """`success` or `fail`; empty: not for the statistics."""
+    batch_wait_ns: int
+    inference_ns: int
+    worker_ns: int
+
+
+class HandedBack(NamedTuple):
+    """A job that a worker gives to the others."""
+
+    stream: str
+    entry: str
+    added_ms: int
+    alone: int
+    """1 if it must run alone."""
+
+
+class StreamLoad(NamedTuple):
+    """The unfinished jobs of a stream."""
+
+    stream: bytes
+    length: int
+    oldest_ms: int
+    """When the oldest was queued; 0 if there is none."""
+
+
+KINDS: dict[str, Any] = {"enqueued": Enqueued, "taken": Taken, "ended": Ended, "handed_back": HandedBack, "stream_load": StreamLoad}
+
+
+def as_lua() -> str:
+    """The names of the fields as a Lua table: `ROWS.taken = {'stream', 'entry', …}`."""
+    tables = (f"{kind} = {{{', '.join(repr(field) for field in row._fields)}}}" for kind, row in KINDS.items())
+    return f"local ROWS = {{{', '.join(tables)}}}"

@@ -1,0 +1,75 @@
+"""A Redis that is there and refuses to work counts as away: nobody ends, requests wait for its grace, and all goes on once it is mended."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from server.queue.connect import connect
+from server.queue.dispatch import RedisAway
+from server.queue.worker_side import WorkerQueue
+from tests.queue import refusals
+from tests.queue.harness import QUEUE, QUICK_WORKER, Consumer, announce, ask, echo, eventually, gateway, pulled
+
+
+@pytest.mark.parametrize("kind", refusals.KINDS)
+async def test_requests_wait_for_a_redis_that_refuses_and_are_answered_once_it_is_mended(tmp_path: Path, kind: str) -> None:
+    with refusals.server(tmp_path / "data") as server:
+        async with gateway(server.url) as us, Consumer(server.url) as consumer:
+            assert await ask(us, 1) == 1
+            with refusals.refusing(server, kind):
+                waiting = asyncio.create_task(ask(us, 2))
+                await asyncio.sleep(1)
+                assert not waiting.done()
+            assert await waiting == 2
+            assert consumer.process.poll() is None
+
+
+@pytest.mark.parametrize("kind", refusals.KINDS)
+async def test_requests_end_after_the_grace_with_what_redis_said(tmp_path: Path, kind: str) -> None:
+    with refusals.server(tmp_path / "data") as server:
+        async with gateway(server.url, redis_grace=0.4) as us:
+            with refusals.refusing(server, kind), pytest.raises(RedisAway) as refused:
+                await ask(us, 1)
+            assert refused.value.refusal
+
+
+@pytest.mark.parametrize("kind", ["NOREPLICAS", "READONLY"])
+async def test_figures_are_refused_when_the_beat_is_although_redis_answers(tmp_path: Path, kind: str) -> None:
+    """What readiness is made of: a service that cannot queue anything is not ready."""
+    with refusals.server(tmp_path / "data") as server:
+        async with gateway(server.url) as us:
+
+            async def refused() -> bool:
+                try:
+                    await us.fleet(fresh=True)
+                except RedisAway as away:
+                    return bool(away.refusal)
+                return False
+
+            with refusals.refusing(server, kind):
+                await eventually(refused)
+                assert not await us.ping()
+                assert connect(server.url).ping()
+            await eventually(us.ping)
+            await us.fleet(fresh=True)
+
+
+@pytest.mark.parametrize("kind", refusals.KINDS)
+async def test_whatever_a_worker_asks_of_a_redis_that_refuses_is_redis_away(tmp_path: Path, kind: str) -> None:
+    with refusals.server(tmp_path / "data") as server:
+        worker = WorkerQueue(server.url, "worker", QUICK_WORKER)
+        async with gateway(server.url) as us:
+            request = asyncio.create_task(ask(us, 3))
+            [taken] = await pulled(worker)
+            with refusals.refusing(server, kind):
+                for call in (lambda: announce(worker), lambda: worker.pull([QUEUE], 1, 10), worker.janitor, worker.withdraw):
+                    with pytest.raises(RedisAway):
+                        await asyncio.to_thread(call)
+                finishing = asyncio.create_task(asyncio.to_thread(worker.finish, [(taken, echo(worker, taken))]))
+                await asyncio.sleep(0.5)
+                assert not finishing.done()
+            assert await finishing == [True]
+            assert await request == 3
