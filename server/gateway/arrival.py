@@ -17,7 +17,7 @@ def declared_length(request: Request) -> int | None:
 
 
 async def stream(request: Request, limit: int, reservation: Reservation) -> AsyncIterator[bytes]:
-    """The body in pieces; where its length was not declared, the reservation grows with it.
+    """The body in pieces; the reservation grows with it.
 
     Raises Problem (413) as soon as it is longer than `limit` bytes, QueueFull, and ClientDisconnect if the client goes away.
     """
@@ -34,6 +34,16 @@ async def stream(request: Request, limit: int, reservation: Reservation) -> Asyn
 
 async def read(request: Request, limit: int, reservation: Reservation) -> bytes:
     return b"".join([piece async for piece in stream(request, limit, reservation)])
+
+
+async def read_small(request: Request, limit: int) -> bytes:
+    """A body that takes no room in the queue. Raises Problem (413) above `limit` bytes."""
+    received = bytearray()
+    async for piece in request.stream():
+        received += piece
+        if len(received) > limit:
+            raise Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes")
+    return bytes(received)
 
 
 def too_large(limit: int) -> Problem:
