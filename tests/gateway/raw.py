@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -36,10 +37,8 @@ class Raw:
 
     def send(self, data: bytes) -> Raw:
         """As much as the gateway takes: it may close in the middle."""
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         return self
 
     def answer(self) -> Answer:
