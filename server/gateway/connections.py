@@ -235,14 +235,17 @@ class BoundedProtocol(HttpToolsProtocol):
         raise Refused
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer and close. Where the answer to an earlier request is still to come, only close: this one would be taken for it."""
+        """Answer and close. An earlier request gets its own answer first, and this one none: it could be taken for that."""
         self._refusal = problem
         self._stop_late()
         if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
-            if self.pipeline or cycle.response_started or not cycle.more_body:
+            if not cycle.more_body:
+                cycle.keep_alive = False
+                return
+            if self.pipeline or cycle.response_started:
                 self.transport.close()
                 return
             cycle.disconnected = True  # what the app makes of half a body goes nowhere
