@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from server.gateway import base64_text, json_scan, large_bodies
 from server.gateway.arrival import read, stream
 from server.gateway.options import NAMES, check_name
 from server.gateway.problems import Kind, Problem
@@ -55,7 +53,7 @@ async def read_submission(request: Request, settings: Settings, reservation: Res
     if media_type.startswith("multipart/"):
         submission = await _read_multipart(content_type, stream(request, max_bytes, reservation), max_images)
     elif media_type == "application/json" or media_type.endswith("+json"):
-        submission = await asyncio.to_thread(_parse_json, await read(request, max_bytes, reservation), max_images)
+        submission = await _read_json(await read(request, max_bytes, reservation), max_images)
     else:
         submission = Submission([await read(request, max_bytes, reservation)])
     if not submission.images:
@@ -115,7 +113,13 @@ class _Parts:
         if self._name == "image":
             self._submission.add_image(bytes(self._data), self._max_images)
         elif self._name is not None:
-            self._submission.add_field(self._name, self._data.decode(errors="replace"))
+            self._submission.add_field(self._name, self._text())
+
+    def _text(self) -> str:
+        try:
+            return self._data.decode()
+        except UnicodeDecodeError as error:
+            raise Problem(Kind.INVALID_BODY, f"the field is not UTF-8: {error.reason}", self._name) from error
 
     def on_end(self) -> None:
         self.complete = True
@@ -141,7 +145,14 @@ async def _read_multipart(content_type: str, pieces: AsyncIterator[bytes], max_i
     return submission
 
 
+async def _read_json(body: bytes, max_images: int) -> Submission:
+    if len(body) <= large_bodies.SMALL:
+        return _parse_json(body, max_images)
+    return await large_bodies.in_turn(lambda: _parse_json(body, max_images))
+
+
 def _parse_json(body: bytes, max_images: int) -> Submission:
+    json_scan.check(body)
     try:
         document = msgspec.json.decode(body)
     except msgspec.DecodeError as error:
@@ -175,8 +186,8 @@ def _from_base64(value: Any, field_name: str) -> bytes:
     if not isinstance(value, str):
         raise Problem(Kind.INVALID_OPTION, "must be a string: the image's bytes in base64", field_name)
     try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return base64_text.decode(value)
+    except ValueError as error:
         raise Problem(Kind.INVALID_OPTION, f"no base64 ({error})", field_name) from error
 
 

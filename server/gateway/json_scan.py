@@ -12,8 +12,8 @@ import numpy as np
 from server.gateway.problems import Kind, Problem
 
 MAX_DEPTH = 64
-MAX_ELEMENTS = 100_000
-"""Values, and names of an object's fields: about ten megabytes once decoded."""
+MAX_ELEMENTS = 200_000
+"""Values, and names of an object's fields: up to twenty megabytes once decoded."""
 CHUNK = 256 * 1024
 
 STRUCTURE = b'"[]{},:'

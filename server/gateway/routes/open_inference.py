@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from models.bundle import BundleSpec
-from server.gateway import arrival, catalog, gateway
+from server.gateway import arrival, catalog, gateway, large_bodies
 from server.gateway.admission import Visit, cancelled_when_client_leaves
 from server.gateway.gateway import Gateway
 from server.gateway.open_inference import compression, repository
@@ -36,8 +36,6 @@ from server.tasks.classify import Classify, InvalidOption, Plan
 HEADER_LENGTH = "Inference-Header-Content-Length"
 PRIORITIES: Mapping[int, Priority] = {0: "normal", 1: "high", 2: "normal", 3: "low"}
 """Triton's levels: 1 is the highest, 0 the default."""
-SMALL_BODY = 64 * 1024
-"""Bytes up to which a body is parsed faster than handed to a thread."""
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 INFER_BODY = {
@@ -228,14 +226,14 @@ async def _read(request: Request, model: str, here: Gateway, visit: Visit) -> tu
     encoding = request.headers.get("content-encoding", "")
     header_length = request.headers.get(HEADER_LENGTH)
 
+    plain = await compression.inflate(content, encoding, here.settings.max_body_bytes, visit.reservation)
+
     def decode() -> tuple[InferRequest, list[bytes]]:
-        plain = compression.decompress(content, encoding, here.settings.max_body_bytes)
         asked = decode_request(plain, header_length, raw_input=IMAGE)
         check_outputs(asked, model)
         return replace(asked, inputs=()), read_pictures(asked, model, here.settings.max_images)
 
-    small = len(content) <= SMALL_BODY and not encoding
-    asked, pictures = decode() if small else await asyncio.to_thread(decode)
+    asked, pictures = decode() if len(plain) <= large_bodies.SMALL else await large_bodies.in_turn(decode)
     seconds = _timeout(asked)
     if seconds is not None:
         visit.limit(seconds)
