@@ -14,6 +14,7 @@ import uvicorn
 from server.gateway.admission import Admission
 from server.gateway.app import create_app
 from server.gateway.connections import Connections, bounded
+from server.gateway.memory import return_freed_memory
 from server.settings import Settings
 from server.telemetry import logs
 
@@ -52,6 +53,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         proxy_headers=False,
         timeout_graceful_shutdown=LINGER,
     )
+    return_freed_memory()
     log.info("listening", address=listener.getsockname())
     server = _Server(config, app.state.gateway.admission, settings.drain_timeout)
     server.run(sockets=[listener])
