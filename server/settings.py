@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 MIB = 1024 * 1024
+
+ModelControl = Literal["none", "explicit"]
 
 
 class Settings(BaseSettings):
@@ -33,6 +36,12 @@ class Settings(BaseSettings):
     """Task → bundle name. A task that is not named here uses its only bundle, or the starter bundle if there are several."""
 
     cors_origins: list[str] = Field(default_factory=list)
+    model_control: ModelControl = "none"
+    """explicit: clients may load and unload bundles over the Open Inference Protocol."""
+    trusted_proxies: list[str] = Field(default_factory=list)
+    """Addresses or networks of proxies whose X-Forwarded-For is believed."""
+    max_connections: int = Field(default=1024, gt=0)
+    """Of one gateway."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
@@ -52,6 +61,13 @@ class Settings(BaseSettings):
     """`auto` measures and takes the faster of float32 and bfloat16; or one of the two by name."""
     threads: int = Field(default=0, ge=0)
     """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: list[str]) -> list[str]:
+        for proxy in proxies:
+            ip_network(proxy, strict=False)  # ValueError says what is wrong with it
+        return proxies
 
     @classmethod
     def settings_customise_sources(

@@ -12,7 +12,7 @@ from typing import Literal
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
-from server.gateway import body, options
+from server.gateway import arrival, options
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, Reservation
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
@@ -26,6 +26,8 @@ REJECTIONS = {
     Kind.QUEUE_FULL: "queue_full",
     Kind.DRAINING: "draining",
     Kind.TOO_LARGE: "too_large",
+    Kind.TOO_SLOW: "too_slow",
+    Kind.CLIENT_SHARE: "client_share",
     Kind.NO_WORKER: "no_worker",
     Kind.REDIS_AWAY: "redis",
 }
@@ -83,13 +85,15 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self, request: Request, protocol: Protocol) -> AsyncIterator[Visit]:
-        """Holds a place in the queue while the `with` block reads the body and runs, until the deadline of `X-Request-Timeout`.
+        """Lets the `with` block read the body and run until the deadline of `X-Request-Timeout`.
 
-        Raises Problem; every failure of the queue inside the block becomes one. The end is counted under `protocol`.
+        A request for which the queue has no room now is refused before its body is read. Room is taken as bytes arrive, so that one that
+        only announces many holds none. Raises Problem; every failure of the queue inside the block becomes one. The end is counted under
+        `protocol`.
         """
         started = time.perf_counter()
-        length = body.declared_length(request) or 0
-        visit = Visit(request.state.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(1, length))
+        length = arrival.declared_length(request) or 0
+        visit = Visit(request.state.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(0, 0))
         self._visits.add(visit)
         self._idle.clear()
         self._metrics.in_flight.inc()
@@ -99,10 +103,11 @@ class Admission:
                 if self.draining:
                     raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
                 if length > self._settings.max_body_bytes:
-                    raise body.too_large(self._settings.max_body_bytes)
+                    raise arrival.too_large(self._settings.max_body_bytes)
                 timeout = options.read_timeout(request, self._settings.request_timeout)
                 async with visit.timer, visit.reservation:
                     visit.limit(timeout)
+                    await visit.reservation.check(1, length)
                     yield visit
             outcome = "ok"
             self._metrics.request_duration.labels(visit.model).observe(time.perf_counter() - started)

@@ -24,6 +24,7 @@ from server.gateway.inference import Inference
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds
 from server.gateway.routes import classify, health, metrics, models, open_inference
+from server.gateway.slow_bodies import SlowBodies
 from server.media.images import Decoder
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
@@ -83,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
+    app.add_middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
     app.add_middleware(RequestIds)
     documents: list[dict[str, Any]] = []
 

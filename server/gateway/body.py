@@ -1,10 +1,7 @@
-"""Request bodies: read with a limit as they stream in, and taken apart into images and options."""
+"""Request bodies, taken apart into images and options."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +11,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from server.gateway import base64_text, json_scan, large_bodies
+from server.gateway.arrival import read, stream
 from server.gateway.options import NAMES, check_name
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Reservation
@@ -41,32 +40,6 @@ class Submission:
         self.fields[name] = value
 
 
-def declared_length(request: Request) -> int | None:
-    """Content-Length; None for a chunked body."""
-    text = request.headers.get("content-length")
-    return None if text is None else int(text)  # the HTTP parser lets only digits through
-
-
-async def stream(request: Request, limit: int, reservation: Reservation) -> AsyncIterator[bytes]:
-    """The body in pieces; where its length was not declared, the reservation grows with it.
-
-    Raises Problem (413) as soon as it is longer than `limit` bytes, QueueFull, and ClientDisconnect if the client goes away.
-    """
-    received = 0
-    async for piece in request.stream():
-        received += len(piece)
-        if received > limit:
-            raise too_large(limit)
-        if received > reservation.nbytes:
-            await reservation.resize(reservation.items, received)
-        if piece:
-            yield piece
-
-
-async def read(request: Request, limit: int, reservation: Reservation) -> bytes:
-    return b"".join([piece async for piece in stream(request, limit, reservation)])
-
-
 async def read_submission(request: Request, settings: Settings, reservation: Reservation) -> Submission:
     """Multipart, JSON, or else the bytes of one image: Content-Type tells only these three apart.
 
@@ -80,7 +53,7 @@ async def read_submission(request: Request, settings: Settings, reservation: Res
     if media_type.startswith("multipart/"):
         submission = await _read_multipart(content_type, stream(request, max_bytes, reservation), max_images)
     elif media_type == "application/json" or media_type.endswith("+json"):
-        submission = await asyncio.to_thread(_parse_json, await read(request, max_bytes, reservation), max_images)
+        submission = await _read_json(await read(request, max_bytes, reservation), max_images)
     else:
         submission = Submission([await read(request, max_bytes, reservation)])
     if not submission.images:
@@ -95,10 +68,6 @@ async def read_submission(request: Request, settings: Settings, reservation: Res
 def image_field(index: int, count: int) -> str:
     """How errors name an image of a request."""
     return "image" if count == 1 else f"image[{index}]"
-
-
-def too_large(limit: int) -> Problem:
-    return Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes (OPSIN_MAX_BODY_BYTES)")
 
 
 class _Parts:
@@ -144,7 +113,13 @@ class _Parts:
         if self._name == "image":
             self._submission.add_image(bytes(self._data), self._max_images)
         elif self._name is not None:
-            self._submission.add_field(self._name, self._data.decode(errors="replace"))
+            self._submission.add_field(self._name, self._text())
+
+    def _text(self) -> str:
+        try:
+            return self._data.decode()
+        except UnicodeDecodeError as error:
+            raise Problem(Kind.INVALID_BODY, f"the field is not UTF-8: {error.reason}", self._name) from error
 
     def on_end(self) -> None:
         self.complete = True
@@ -170,7 +145,14 @@ async def _read_multipart(content_type: str, pieces: AsyncIterator[bytes], max_i
     return submission
 
 
+async def _read_json(body: bytes, max_images: int) -> Submission:
+    if len(body) <= large_bodies.SMALL:
+        return _parse_json(body, max_images)
+    return await large_bodies.in_turn(lambda: _parse_json(body, max_images))
+
+
 def _parse_json(body: bytes, max_images: int) -> Submission:
+    json_scan.check(body)
     try:
         document = msgspec.json.decode(body)
     except msgspec.DecodeError as error:
@@ -204,8 +186,8 @@ def _from_base64(value: Any, field_name: str) -> bytes:
     if not isinstance(value, str):
         raise Problem(Kind.INVALID_OPTION, "must be a string: the image's bytes in base64", field_name)
     try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return base64_text.decode(value)
+    except ValueError as error:
         raise Problem(Kind.INVALID_OPTION, f"no base64 ({error})", field_name) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,12 +13,17 @@ import uvicorn
 
 from server.gateway.admission import Admission
 from server.gateway.app import create_app
+from server.gateway.connections import Connections, bounded
+from server.gateway.memory import return_freed_memory
 from server.settings import Settings
 from server.telemetry import logs
 
 BACKLOG = 2048
 LINGER = 1
 """Seconds that a slow reader gets to fetch its last response."""
+
+OWN_FILES = 128
+"""Files and sockets of a gateway that are no client's."""
 
 log = logs.get(__name__)
 
@@ -37,7 +43,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         return 2
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=bounded(Connections(_most_connections(settings.max_connections), settings.trusted_proxies)),
         ws="none",
         log_config=None,
         log_level=max(settings.log_level.lower(), "warning", key=("debug", "info", "warning", "error", "critical").index),
@@ -47,6 +53,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         proxy_headers=False,
         timeout_graceful_shutdown=LINGER,
     )
+    return_freed_memory()
     log.info("listening", address=listener.getsockname())
     server = _Server(config, app.state.gateway.admission, settings.drain_timeout)
     server.run(sockets=[listener])
@@ -83,6 +90,18 @@ class _Server(uvicorn.Server):
     async def _cut_off(self) -> None:
         await self._admission.cut_off()
         self.should_exit = True
+
+
+def _most_connections(wanted: int) -> int:
+    """As many as are wanted, or as this process may open beside its own files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted + OWN_FILES:
+        soft = wanted + OWN_FILES if hard == resource.RLIM_INFINITY else min(wanted + OWN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - OWN_FILES))
+    if most < wanted:
+        log.warning("fewer connections than OPSIN_MAX_CONNECTIONS: this process may open too few files", connections=most, files=soft)
+    return most
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -15,15 +15,20 @@ class Kind(Enum):
     """Every kind of problem: its name in `type`, its status and its title."""
 
     INVALID_BODY = "invalid-body", 400, "The body cannot be read"
+    INVALID_REQUEST = "invalid-request", 400, "Not an HTTP request that can be read"
+    MODEL_CONTROL = "model-control", 403, "Models may not be loaded or unloaded"
     UNKNOWN_MODEL = "unknown-model", 404, "Unknown model"
     NOT_FOUND = "not-found", 404, "No such resource"
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "Method not allowed"
+    TOO_SLOW = "too-slow", 408, "The request arrives too slowly"
     TOO_LARGE = "too-large", 413, "Too large"
     NOT_AN_IMAGE = "not-an-image", 415, "Not an image that is decoded here"
     UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "Content encoding not supported"
     CORRUPT_IMAGE = "corrupt-image", 422, "Corrupt image"
     INVALID_OPTION = "invalid-option", 422, "Invalid option"
     QUEUE_FULL = "queue-full", 429, "Too many requests are waiting"
+    CLIENT_SHARE = "client-share", 429, "Too much of one client is still arriving"
+    HEADERS_TOO_LARGE = "headers-too-large", 431, "The request's head is too large"
     WORKER_CRASHED = "worker-crashed", 500, "The worker crashed on this input"
     MODEL_ERROR = "model-error", 500, "The model failed on this input"
     INTERNAL = "internal", 500, "Internal error"
@@ -63,9 +68,14 @@ class Problem(Exception):
         return f"{self.kind.slug}: {self.detail}"
 
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.kind is Kind.TOO_SLOW:
+            headers["Connection"] = "close"  # the rest of the body would take as long
+        return headers
+
+    def document(self, request_id: str) -> bytes:
+        kind = self.kind
+        return msgspec.json.encode(ProblemDocument(f"urn:opsin:{kind.slug}", kind.title, kind.status, self.detail, request_id, self.field))
 
     def to_response(self, request_id: str) -> Response:
-        kind = self.kind
-        document = ProblemDocument(f"urn:opsin:{kind.slug}", kind.title, kind.status, self.detail, request_id, self.field)
-        return Response(msgspec.json.encode(document), kind.status, self.headers(), MEDIA_TYPE)
+        return Response(self.document(request_id), self.kind.status, self.headers(), MEDIA_TYPE)

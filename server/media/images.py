@@ -7,9 +7,8 @@ Transparency is laid on white, EXIF orientation is applied, 16-bit grey is scale
 from __future__ import annotations
 
 import io
-import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +31,8 @@ from PIL import (
 from models.bundle import Preprocess
 from models.media import legacy_resize
 from models.media.centre_crop import centre, resized
+from server.media import image_blocks
+from server.media.decoding_room import PIXEL, DecodingRoom, bytes_to_decode, tile_size
 
 __all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "sniff", "to_model_size"]
 
@@ -42,6 +43,7 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
 ORIENTATION_TAG = 0x0112
+STRIP_PIXELS = 256 * 1024
 # EXIF orientation → what undoes it
 TRANSPOSITION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -71,12 +73,11 @@ class CorruptImage(ImageError):
 
 
 class Decoder:
-    """Decodes pictures of at most `max_pixels`, and holds back threads while twice that many pixels are decoded already."""
+    """Decodes pictures of at most `max_pixels`, and holds back threads while the memory of two such RGB pictures is in use."""
 
     def __init__(self, max_pixels: int) -> None:
         self.max_pixels = max_pixels
-        self._free = 2 * max_pixels
-        self._changed = threading.Condition()
+        self._room = DecodingRoom(2 * PIXEL * max_pixels)
         # we check the header ourselves; Pillow's own limit would overrule a higher setting
         Image.MAX_IMAGE_PIXELS = None
         # nobody here reads what Pillow says about damaged metadata, once for every text that a sender can make up
@@ -86,32 +87,28 @@ class Decoder:
     def decoded(self, data: bytes) -> Iterator[Image.Image]:
         """The picture as RGB, upright, for the time of the `with` block. Blocks while too much is decoded at once. Raises ImageError."""
         kind = sniff(data)
+        if image_blocks.too_many(kind, data):
+            raise CorruptImage(f"{kind} file with more than {image_blocks.MOST} blocks, or {image_blocks.MOST_SCANS} scans")
         if kind == "WebP":
             self._check(*_webp_size(data))  # opening one allocates the canvas
         with _foreign_decoder(kind):
             image = Image.open(io.BytesIO(data), formats=(kind.upper(),))
-        self._check(*image.size)
-        with self._hold(image.width * image.height):
+            self._check(*image.size)
+            self._check(*tile_size(image))
+            needed = bytes_to_decode(image, kind, is_turned=b"Exif" in data or b"eXIf" in data or kind == "TIFF")
+        with self._room.hold(needed):
             with _foreign_decoder(kind):
                 image.load()
-                rgb = _upright(image, _rgb(image, kind))
+                transposition = TRANSPOSITION.get(_orientation(image))
+                rgb = _rgb(image, kind)
+                del image
+                if transposition is not None:
+                    rgb = rgb.transpose(transposition)
             yield rgb
 
     def _check(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels is above the limit of {self.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)")
-
-    @contextmanager
-    def _hold(self, pixels: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= pixels)
-            self._free -= pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += pixels
-                self._changed.notify_all()
 
 
 def sniff(data: bytes) -> str:
@@ -166,22 +163,39 @@ def _foreign_decoder(kind: str) -> Iterator[None]:
 
 
 def _rgb(image: Image.Image, kind: str) -> Image.Image:
+    """In strips, since some ways to RGB need several copies."""
+    convert = _conversion(image, kind)
+    if convert is None:
+        return image
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(convert(image.crop(box)), box)
+    return rgb
+
+
+def _conversion(image: Image.Image, kind: str) -> Callable[[Image.Image], Image.Image] | None:
+    """The way to RGB; None where the picture is RGB."""
     if image.mode in SIXTEEN_BIT_GREY or (image.mode == "I" and kind == "PNG"):
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        return _from_16_bits
     if image.mode in NOT_DISPLAYABLE:
         raise NotAnImage(f"{kind} file with pixels of type {image.mode}: send 8 or 16 bits per channel, grey, RGB or CMYK")
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
-        return ImageChops.invert(image).convert("RGB")  # Pillow takes all for Adobe's, which stores inks inverted
+        return lambda strip: ImageChops.invert(strip).convert("RGB")  # Pillow takes all for Adobe's, which stores inks inverted
     if image.has_transparency_data:
-        rgba = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return _on_white
+    return None if image.mode == "RGB" else lambda strip: strip.convert("RGB")
 
 
-def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
-    transposition = TRANSPOSITION.get(_orientation(image))
-    return rgb if transposition is None else rgb.transpose(transposition)
+def _from_16_bits(strip: Image.Image) -> Image.Image:
+    grey = np.asarray(strip).astype(np.uint32)
+    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    rgba = strip.convert("LA").convert("RGBA") if strip.mode == "La" else strip.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), rgba).convert("RGB")
 
 
 def _orientation(image: Image.Image) -> Any:

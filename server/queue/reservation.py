@@ -1,4 +1,4 @@
-"""Room in the queue, taken before a request's body is read and given up once its jobs are in the queue itself."""
+"""Room in the queue, taken as a request's body arrives and given up once its jobs are in the queue itself."""
 
 from __future__ import annotations
 
@@ -34,8 +34,12 @@ class Reservation:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
 
+    async def check(self, items: int, nbytes: int) -> None:
+        """Raises QueueFull if so many more would have no room now; takes none."""
+        await self._check(items, nbytes)
+
     async def resize(self, items: int, nbytes: int) -> None:
-        """Once the body tells how many images it holds. Raises QueueFull and keeps what it had."""
+        """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had."""
         await self._check(items - self.items, nbytes - self.nbytes)
         self._take(items, nbytes)
 

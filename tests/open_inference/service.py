@@ -78,14 +78,14 @@ class Answers:
 
 
 @contextmanager
-def running(bundles: Path, *, gateways: int, workers: int) -> Iterator[Service]:
-    """Gateways on ports of their own, and workers that have loaded what lies in `bundles`."""
+def running(bundles: Path, *, gateways: int, workers: int, **settings: object) -> Iterator[Service]:
+    """Gateways of these settings on ports of their own, and workers that have loaded what lies in `bundles`."""
     with ExitStack() as stack:
         url = stack.enter_context(service.valkey()).url
         for _ in range(workers):
             stack.enter_context(_worker(url, bundles))
         limits = {"max_body_bytes": MAX_BODY, "max_images": MAX_IMAGES, "max_pixels": MAX_PIXELS}
-        started = [stack.enter_context(service.gateway(url, **limits)) for _ in range(gateways)]
+        started = [stack.enter_context(service.gateway(url, **limits, **settings)) for _ in range(gateways)]
         together = Service(started, bundles, url, workers)
         together.wait_for_workers(workers)
         yield together

@@ -102,7 +102,7 @@ def test_without_workers_nothing_is_ready(path):
 
 
 def test_while_redis_is_away_every_answer_keeps_its_shape():
-    with service.valkey() as valkey, service.gateway(valkey.url, redis_grace=0) as gateway:
+    with service.valkey() as valkey, service.gateway(valkey.url, redis_grace=0, model_control="explicit") as gateway:
         valkey.stop()
         for response in (
             infer(gateway),

@@ -20,7 +20,7 @@ READY = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     bundles = tmp_path_factory.mktemp("bundles")
     write_tiny_vit(bundles)
-    with running(bundles, gateways=2, workers=2) as started:
+    with running(bundles, gateways=2, workers=2, model_control="explicit") as started:
         yield started
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
+from server.gateway import base64_text
 from server.gateway.open_inference.errors import invalid
 from server.gateway.open_inference.tensors import InferRequest, RequestedOutput, Tensor
 from server.gateway.problems import Kind, Problem
@@ -100,8 +99,8 @@ def _strings(rows: list[list[bytes]]) -> NDArray[Any]:
 
 def _from_base64(text: bytes, index: int) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+        return base64_text.decode(text)
+    except ValueError as error:
         raise invalid(
             f"input '{IMAGE}': element {index} is no base64 ({error}); a picture in JSON is base64, in binary data its own bytes"
         ) from error

@@ -3,38 +3,68 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Literal
 
+from server.gateway import large_bodies
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Kind, Problem
+from server.queue.dispatch import Reservation
 
 Encoding = Literal["gzip", "deflate"]
 
 _WINDOW_BITS: dict[Encoding, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-def decompress(body: bytes, content_encoding: str, limit: int) -> bytes:
-    """The body without its `Content-Encoding`.
+PIECE = 1024 * 1024
+"""Bytes that are inflated at a time, once the queue has room for them."""
 
-    Inflates at most `limit` bytes. Raises Problem: 501 for another encoding, 400 for a damaged stream, 413 above the limit.
-    """
-    if content_encoding.strip().lower() in ("", "identity"):
+
+async def inflate(body: bytes, content_encoding: str, limit: int, reservation: Reservation) -> bytes:
+    """The body without its `Content-Encoding`; the reservation grows with it. Raises what `decompress` raises, and QueueFull."""
+    if _is_plain(content_encoding):
         return body
+    inflated: list[bytes] = []
+    size = 0
+    stream = inflated_pieces(body, content_encoding, limit)
+    while (piece := await large_bodies.in_turn(lambda: next(stream, None))) is not None:
+        size += len(piece)
+        await reservation.resize(reservation.items, max(reservation.nbytes, len(body) + size))
+        inflated.append(piece)
+    return b"".join(inflated)
+
+
+def decompress(body: bytes, content_encoding: str, limit: int) -> bytes:
+    """The body without its `Content-Encoding`, at once. Raises Problem as `inflated_pieces` does."""
+    return body if _is_plain(content_encoding) else b"".join(inflated_pieces(body, content_encoding, limit))
+
+
+def inflated_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[bytes]:
+    """What is in a compressed body, at most `limit` bytes.
+
+    Raises Problem: 501 for an unknown encoding, 400 for a damaged stream, 413 above the limit.
+    """
     encoding = _known(content_encoding)
     if encoding is None:
         raise Problem(Kind.UNSUPPORTED_ENCODING, f"Content-Encoding {content_encoding!r} is not supported")
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
-    try:
-        inflated = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise invalid(f"the body is no valid {encoding} stream: {error}") from error
-    if len(inflated) > limit:
-        raise Problem(Kind.TOO_LARGE, f"the decompressed body is above the limit of {limit} bytes (OPSIN_MAX_BODY_BYTES)")
+    rest, size = body, 0
+    while True:
+        try:
+            piece = stream.decompress(rest, PIECE)
+        except zlib.error as error:
+            raise invalid(f"the body is no valid {encoding} stream: {error}") from error
+        if not piece:
+            break
+        size += len(piece)
+        if size > limit:
+            raise Problem(Kind.TOO_LARGE, f"the decompressed body is above the limit of {limit} bytes (OPSIN_MAX_BODY_BYTES)")
+        yield piece
+        rest = stream.unconsumed_tail
     if not stream.eof:
         raise invalid(f"the body ends in the middle of its {encoding} stream")
     if stream.unused_data:
         raise invalid(f"{len(stream.unused_data)} bytes follow the end of the {encoding} stream")
-    return inflated
 
 
 def wanted(accept_encoding: str | None) -> Encoding | None:
@@ -49,6 +79,10 @@ def compress(body: bytes, encoding: Encoding) -> bytes:
     """Level 1: float tensors hardly shrink at any level."""
     stream = zlib.compressobj(level=1, wbits=_WINDOW_BITS[encoding])
     return stream.compress(body) + stream.flush()
+
+
+def _is_plain(content_encoding: str) -> bool:
+    return content_encoding.strip().lower() in ("", "identity")
 
 
 def _known(name: str) -> Encoding | None:

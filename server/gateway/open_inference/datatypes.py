@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.gateway.json_scan import MAX_ELEMENTS
 from server.gateway.open_inference.errors import invalid
+from server.gateway.problems import Kind, Problem
 
 DATATYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -108,6 +110,8 @@ def to_json(array: NDArray[Any], datatype: str) -> list[Any]:
 def _split_elements(data: memoryview, count: int) -> list[bytes]:
     if count * _LENGTH.size > len(data):
         raise invalid(f"{len(data)} bytes of binary data cannot hold {count} elements of BYTES")
+    if count > MAX_ELEMENTS:
+        raise Problem(Kind.TOO_LARGE, f"more than {MAX_ELEMENTS} elements of BYTES")
     elements, start = [], 0
     for index in range(count):
         if start + _LENGTH.size > len(data):

@@ -8,21 +8,23 @@ from typing import Any
 
 from models.bundle import BundleSpec
 from server.gateway.open_inference.classify import IMAGE, LABELS, SCORES, label_count
+from server.settings import ModelControl
 
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
     "parameters",
     "schedule_policy",
-    "model_repository",
-    "model_repository(unload_dependents)",
     "model_configuration",
     "statistics",
 )
+MODEL_CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 
 
-def server_metadata() -> dict[str, Any]:
-    return {"name": "opsin", "version": version("opsin"), "extensions": list(EXTENSIONS)}
+def server_metadata(model_control: ModelControl) -> dict[str, Any]:
+    """Loading and unloading are advertised only where they are allowed."""
+    extensions = EXTENSIONS + (MODEL_CONTROL_EXTENSIONS if model_control == "explicit" else ())
+    return {"name": "opsin", "version": version("opsin"), "extensions": list(extensions)}
 
 
 def model_metadata(spec: BundleSpec, versions: Sequence[str]) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """The model repository: which bundles there are, and loading and unloading them in every worker.
 
-What operators want is a hash in Redis, so all gateways agree on it and workers that start later obey. Each change of it has a number,
-and a worker announces the number that its bundles are in line with: that is how a gateway knows that all have followed.
+What operators want is a hash in Redis, so all gateways agree on it and workers that start later obey. Only names that a worker has
+announced are written into it. Each change of it has a number, and a worker announces the number that its bundles are in line with: that
+is how a gateway knows that all have followed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 
+from models.bundle import NAME_PATTERN
 from server.gateway.directory import is_unloaded, state_of, version_order
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, DispatcherTimings, Fleet
@@ -16,6 +19,10 @@ from server.queue.job import ServedBundle
 POLL = 0.1
 PATIENCE = 120.0
 """Seconds that workers may take to load a bundle. One that takes longer goes on; only the client's call ends."""
+DISCOVERY = 3.0
+"""Seconds in which an idle worker finds and announces a new folder: it looks every second."""
+QUOTED = 100
+"""Characters of a name that an error repeats."""
 
 
 def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:
@@ -31,11 +38,11 @@ def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:
 
 async def load(name: str, dispatcher: Dispatcher) -> None:
     """Returns when every living worker has looked at the bundle and one serves it. Raises Problem: 400 with the reason, 503."""
+    if not await _appears(name, dispatcher):
+        raise Problem(Kind.INVALID_BODY, f"failed to load {_quoted(name)}, no worker has a bundle of that name")
     revision = await dispatcher.set_repository(name, "loaded")
     fleet = await _followed(dispatcher, revision, f"load '{name}'")
     entries = [entry for entry in index(fleet, ready_only=False) if entry["name"] == name]
-    if not entries:
-        raise Problem(Kind.INVALID_BODY, f"failed to load '{name}', no worker has a bundle of that name")
     failed = [entry for entry in entries if entry["state"] != "READY"]
     if len(failed) == len(entries):
         reasons = "; ".join(f"version {entry['version']}: {entry['reason'] or entry['state'].lower()}" for entry in failed)
@@ -44,10 +51,32 @@ async def load(name: str, dispatcher: Dispatcher) -> None:
 
 async def unload(name: str, dispatcher: Dispatcher) -> None:
     """Returns when every living worker has followed and every gateway knows. Raises Problem: 404 for an unknown bundle, 503."""
-    if not any(entry["name"] == name for entry in index(await dispatcher.fleet(fresh=True), ready_only=False)):
-        raise Problem(Kind.UNKNOWN_MODEL, f"failed to unload '{name}': Request for unknown model: '{name}' is not found")
+    if not _knows(await dispatcher.fleet(fresh=True), name):
+        quoted = _quoted(name)
+        raise Problem(Kind.UNKNOWN_MODEL, f"failed to unload {quoted}: Request for unknown model: {quoted} is not found")
     revision = await dispatcher.set_repository(name, "unloaded")
     await _followed(dispatcher, revision, f"unload '{name}'")
+
+
+async def _appears(name: str, dispatcher: Dispatcher) -> bool:
+    """Whether a worker has a bundle of that name, or finds one soon: a folder may have been copied a moment ago."""
+    until = time.monotonic() + (DISCOVERY if NAME_PATTERN.fullmatch(name) else 0)
+    while not _knows(fleet := await dispatcher.fleet(fresh=True), name):
+        if time.monotonic() > until:
+            if not fleet.workers:
+                raise Problem(Kind.NO_WORKER, f"failed to load {_quoted(name)}: no worker is there", retry_after=5)
+            return False
+        await asyncio.sleep(POLL)
+    return True
+
+
+def _knows(fleet: Fleet, name: str) -> bool:
+    """Also bundles that cannot be read, but no name that could not be a bundle's."""
+    return NAME_PATTERN.fullmatch(name) is not None and any(entry["name"] == name for entry in index(fleet, ready_only=False))
+
+
+def _quoted(name: str) -> str:
+    return f"'{name[:QUOTED]}'"
 
 
 async def _followed(dispatcher: Dispatcher, revision: int, what: str) -> Fleet:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from server.gateway import json_scan
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Problem
@@ -137,7 +138,10 @@ def _raw(name: str, body: bytes) -> Tensor:
 
 def _decode_header(data: bytes) -> _RequestHeader:
     try:
+        json_scan.check(data)
         return _header_decoder.decode(data)
+    except Problem as problem:
+        raise replace(problem, detail=f"failed to parse the request JSON: {problem.detail}") from problem
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
 
@@ -149,7 +153,7 @@ def _decode_inputs(headers: Sequence[_InputHeader], binary: memoryview) -> list[
         try:
             tensors.append(_decode_input(header, None if size is None else binary[start : start + size]))
         except Problem as error:
-            raise invalid(f"input '{header.name}': {error.detail}") from error
+            raise replace(error, detail=f"input '{header.name}': {error.detail}") from error
         start += size or 0
     if start != len(binary):
         raise invalid(f"{len(binary)} bytes follow the request JSON where binary_data_size adds up to {start}")

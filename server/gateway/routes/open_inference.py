@@ -6,41 +6,36 @@ No client may be told apart by its Content-Type or Accept: some send none, some 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.routing import APIRoute
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
 from models.bundle import BundleSpec
-from server.gateway import body, directory, gateway
+from server.gateway import arrival, directory, gateway, large_bodies
 from server.gateway.admission import Visit, cancelled_when_client_leaves
 from server.gateway.gateway import Gateway
 from server.gateway.open_inference import compression, repository
 from server.gateway.open_inference.classify import IMAGE, check_outputs, read_pictures, write_outputs
 from server.gateway.open_inference.errors import invalid, json_response, to_response
 from server.gateway.open_inference.metadata import model_config, model_metadata, server_metadata
+from server.gateway.open_inference.routing import OpenInferenceRoute
 from server.gateway.open_inference.statistics import model_statistics
 from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
 from server.gateway.options import MAX_TIMEOUT
 from server.gateway.problems import Kind, Problem
+from server.gateway.routes import model_repository
 from server.queue.dispatch import Fleet
-from server.queue.errors import RedisAway
 from server.queue.job import Priority
 from server.tasks.classify import Classify, InvalidOption, Plan
-from server.telemetry import logs
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 PRIORITIES: Mapping[int, Priority] = {0: "normal", 1: "high", 2: "normal", 3: "low"}
 """Triton's levels: 1 is the highest, 0 the default."""
-SMALL_BODY = 64 * 1024
-"""Bytes up to which a body is parsed faster than handed to a thread."""
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 INFER_BODY = {
@@ -57,38 +52,13 @@ INFER_BODY = {
     }
 }
 
-log = logs.get(__name__)
-
-
-class OpenInferenceRoute(APIRoute):
-    """Every failure of a route leaves in the protocol's error shape."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        handler = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except ClientDisconnect:
-                raise
-            except Problem as problem:
-                return to_response(problem)
-            except RedisAway as away:
-                return to_response(Problem(Kind.REDIS_AWAY, str(away), retry_after=away.retry_after))
-            except Exception:
-                log.exception("request failed", request_id=request.state.request_id, method=request.method, path=request.url.path)
-                return to_response(Problem(Kind.INTERNAL, f"something went wrong here; the log says more under {request.state.request_id}"))
-
-        return answer
-
-
 router = APIRouter(prefix="/v2", route_class=OpenInferenceRoute, tags=["Open Inference Protocol v2"])
 
 
 @router.get("", summary="Name, version and extensions of the server")
 @router.get("/", include_in_schema=False)
-async def metadata() -> Response:
-    return json_response(server_metadata())
+async def metadata(request: Request) -> Response:
+    return json_response(server_metadata(gateway.of(request).settings.model_control))
 
 
 @router.get("/health/live", summary="Does the process run?")
@@ -171,27 +141,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         return response
 
 
-@router.post("/repository/index", summary="Every bundle and its state")
-async def index(request: Request) -> Response:
-    content = await request.body()
-    try:
-        wish = msgspec.json.decode(content) if content else {}
-    except msgspec.DecodeError as error:
-        raise invalid(f"failed to parse the request JSON: {error}") from error
-    ready_only = isinstance(wish, dict) and wish.get("ready") is True
-    return json_response(repository.index(await gateway.of(request).dispatcher.fleet(fresh=True), ready_only=ready_only))
-
-
-@router.post("/repository/models/{name}/load", summary="Load a bundle in every worker")
-async def load(request: Request, name: str) -> Response:
-    await repository.load(name, gateway.of(request).dispatcher)
-    return json_response({})
-
-
-@router.post("/repository/models/{name}/unload", summary="Take a bundle out of service in every worker")
-async def unload(request: Request, name: str) -> Response:
-    await repository.unload(name, gateway.of(request).dispatcher)
-    return json_response({})
+router.include_router(model_repository.router)
 
 
 @router.api_route("/trace/setting", methods=["GET", "POST"], include_in_schema=False)
@@ -271,19 +221,19 @@ async def _statistics(here: Gateway, specs: list[BundleSpec]) -> Response:
 
 async def _read(request: Request, model: str, here: Gateway, visit: Visit) -> tuple[InferRequest, list[bytes]]:
     """The request without its inputs, and its pictures; the deadline and the room in the queue are set for them. Raises Problem."""
-    content = await body.read(request, here.settings.max_body_bytes, visit.reservation)
+    content = await arrival.read(request, here.settings.max_body_bytes, visit.reservation)
     here.metrics.payload.labels("in").observe(len(content))
     encoding = request.headers.get("content-encoding", "")
     header_length = request.headers.get(HEADER_LENGTH)
 
+    plain = await compression.inflate(content, encoding, here.settings.max_body_bytes, visit.reservation)
+
     def decode() -> tuple[InferRequest, list[bytes]]:
-        plain = compression.decompress(content, encoding, here.settings.max_body_bytes)
         asked = decode_request(plain, header_length, raw_input=IMAGE)
         check_outputs(asked, model)
         return replace(asked, inputs=()), read_pictures(asked, model, here.settings.max_images)
 
-    small = len(content) <= SMALL_BODY and not encoding
-    asked, pictures = decode() if small else await asyncio.to_thread(decode)
+    asked, pictures = decode() if len(plain) <= large_bodies.SMALL else await large_bodies.in_turn(decode)
     seconds = _timeout(asked)
     if seconds is not None:
         visit.limit(seconds)

@@ -1,0 +1,301 @@
+"""Good requests beside all attacks at once: `python -m benchmarks.attacks`. `benchmarks/README.md` explains the figures.
+
+The attackers come from loopback addresses of their own, in a process of their own, bounded in number and time. They share the machine's
+CPUs with the service, which strangers elsewhere would not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import uvloop
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine, reference, service
+from benchmarks.load import Report
+
+MIB = 1024 * 1024
+SHARE = 0.3
+"""Of the capacity: how much the good clients ask for."""
+REQUESTS = 500
+"""At least so many good requests are counted, alone and under attack."""
+CLIENTS = 16
+WARM = 5.0
+BEFORE = 3.0
+"""Seconds that the attackers get before the good requests count."""
+AFTER = 60.0
+"""Seconds after which the gateways' memory is read again."""
+PATIENCE = 30.0
+JSON = "Content-Type: application/json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The service as one attacker sees it. `seen` counts the statuses that it got; 0 is a closed connection."""
+
+    host: str
+    port: int
+    source: str
+    until: float
+    seen: Counter[int]
+
+    @property
+    def goes_on(self) -> bool:
+        return time.monotonic() < self.until
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self.host, self.port, local_addr=(self.source, 0))
+
+    async def ask(self, request: bytes) -> None:
+        """One request on a connection of its own, to its first line."""
+        writer = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                reader, writer = await self.connect()
+                writer.write(request)
+                await self.note(reader)
+        except (OSError, TimeoutError):
+            self.seen[0] += 1
+        finally:
+            if writer is not None:
+                writer.close()
+
+    async def note(self, reader: asyncio.StreamReader) -> None:
+        line = await reader.readline()
+        self.seen[int(line.split()[1]) if line else 0] += 1
+
+    async def repeat(self, request: bytes, every: float) -> None:
+        while self.goes_on:
+            await self.ask(request)
+            await asyncio.sleep(every)
+
+    async def trickle(self, beginning: bytes, piece: bytes, every: float) -> None:
+        """Begin a request and go on with it as slowly as that, again and again."""
+        while self.goes_on:
+            with suppress(OSError):
+                reader, writer = await self.connect()
+                writer.write(beginning)
+                answer = asyncio.create_task(self.note(reader))
+                while self.goes_on and not answer.done():
+                    await asyncio.sleep(every)
+                    writer.write(piece)
+                answer.cancel()
+                writer.close()
+            await asyncio.sleep(every)
+
+
+def post(path: str, *headers: str, body: bytes = b"", length: int | None = None) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: victim", f"Content-Length: {len(body) if length is None else length}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+async def model_control(target: Target) -> None:
+    for name, verb in (("%23revision", "load"), (reference.NAME, "unload")):
+        await target.ask(post(f"/v2/repository/models/{name}/{verb}", "Origin: http://elsewhere.example"))
+    await target.repeat(post(f"/v2/repository/models/{reference.NAME}/unload"), 0.5)
+
+
+async def announced_bodies(target: Target) -> None:
+    """64 MiB announced, one byte sent."""
+    beginning = post("/v1/classify", "X-Request-Timeout: 3600", body=b"\xff", length=64 * MIB)
+    await asyncio.gather(*(target.trickle(beginning, b"", 1.0) for _ in range(8)))
+
+
+async def slow_bodies(target: Target) -> None:
+    beginning = post("/v1/classify", "X-Request-Timeout: 3600", body=b"\xff\xd8\xff", length=MIB)
+    await asyncio.gather(*(target.trickle(beginning, bytes(100), 1.0) for _ in range(16)))
+
+
+async def slow_heads(target: Target) -> None:
+    await asyncio.gather(*(target.trickle(b"GET / HTTP/1.1\r\nHost: victim\r\nX: ", b"x", 1.0) for _ in range(64)))
+
+
+async def heads_without_end(target: Target) -> None:
+    await target.repeat(b"GET / HTTP/1.1\r\nHost: victim\r\nX: " + bytes(b"x" * 4 * MIB), 0.5)
+
+
+async def idle_connections(target: Target) -> None:
+    """More than one gateway keeps."""
+    opened = []
+    with suppress(OSError):
+        for _ in range(1200):
+            opened.append((await target.connect())[1])
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(max(0.0, target.until - time.monotonic()))
+    for writer in opened:
+        writer.close()
+
+
+async def unread_answers(target: Target) -> None:
+    request = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: victim\r\n\r\n" * 30
+    writers = []
+    for _ in range(4):
+        reader, writer = await target.connect()
+        reader._transport.pause_reading()  # type: ignore[attr-defined]  # nothing public stops a stream from reading ahead
+        writer.write(request)
+        writers.append(writer)
+    await asyncio.sleep(max(0.0, target.until - time.monotonic()))
+    for writer in writers:
+        writer.close()
+
+
+async def pipelined_requests(target: Target) -> None:
+    await target.repeat(b"GET /health/live HTTP/1.1\r\nHost: victim\r\n\r\n" * 5_000, 1.0)
+
+
+async def json_bombs(target: Target) -> None:
+    await target.repeat(post("/v1/classify", JSON, body=b'{"image": [' + b"[]," * (16 * MIB // 3)), 2.0)
+
+
+async def gzip_bombs(target: Target) -> None:
+    body = gzip.compress(b"[]," * (16 * MIB // 3))
+    await target.repeat(post(f"/v2/models/{reference.NAME}/infer", JSON, "Content-Encoding: gzip", body=body), 2.0)
+
+
+async def deep_json(target: Target) -> None:
+    await target.repeat(post("/v1/classify", JSON, body=b"[" * 5_000), 0.2)
+
+
+async def endless_forms(target: Target) -> None:
+    body = b"--b\r\nContent-Disposition: form-data; " + b"x" * MIB
+    await target.repeat(post("/v1/classify", "Content-Type: multipart/form-data; boundary=b", body=body), 1.0)
+
+
+async def large_pictures(target: Target) -> None:
+    """10 megapixels with alpha in a few kilobytes: as legal as they are dear."""
+    file = io.BytesIO()
+    Image.new("RGBA", (4000, 2500)).save(file, "PNG")
+    await target.repeat(post("/v1/classify", body=file.getvalue()), 3.0)
+
+
+async def pictures_of_blocks(target: Target) -> None:
+    await target.repeat(post("/v1/classify", body=b"GIF89a\x08\0\x08\0\0\0\0" + b"\x21\xfe\x01x\0" * 400_000 + b","), 2.0)
+
+
+ATTACKS: tuple[Callable[[Target], Awaitable[None]], ...] = (
+    model_control,
+    announced_bodies,
+    slow_bodies,
+    slow_heads,
+    heads_without_end,
+    idle_connections,
+    unread_answers,
+    pipelined_requests,
+    json_bombs,
+    gzip_bombs,
+    deep_json,
+    endless_forms,
+    large_pictures,
+    pictures_of_blocks,
+)
+
+
+async def attack(url: str, seconds: float) -> dict[str, dict[int, int]]:
+    """All of them at once, from 127.0.0.2 on. Statuses by attack."""
+    parts = urlsplit(url)
+    targets = {
+        one: Target(parts.hostname or "", parts.port or 80, f"127.0.0.{number}", time.monotonic() + seconds, Counter())
+        for number, one in enumerate(ATTACKS, 2)
+    }
+    await asyncio.gather(*(one(target) for one, target in targets.items()))
+    return {one.__name__: dict(sorted(target.seen.items())) for one, target in targets.items()}
+
+
+def start_attack(url: str, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.attacks", "--attack", url, "--seconds", str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+
+
+def load(url: str, pictures: Path, how: Mapping[str, object]) -> Report:
+    command = [sys.executable, "-m", "benchmarks.load", "--url", f"{url}/v1/classify?merge=off", "--pictures", str(pictures)]
+    command += [str(part) for option, value in how.items() for part in (f"--{option}", value)]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent)
+    return Report(**json.loads(finished.stdout))
+
+
+def gateways_memory() -> float:
+    """MiB of all gateways of the service that this process runs."""
+    processes = psutil.Process(os.getpid()).children(recursive=True)
+    return sum(one.memory_info().rss for one in processes if "opsin gateway" in " ".join(one.cmdline())) / MIB
+
+
+def measure(console: Console) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="opsin-attacks-") as name:
+        folder = Path(name)
+        reference.make_bundle(folder / "bundles")
+        reference.write_pictures(folder / "pictures")
+        with service.running(folder / "bundles") as url:
+            capacity = load(url, folder / "pictures", {"clients": CLIENTS, "warm": WARM, "seconds": 8}).per_second
+            rate = SHARE * capacity
+            seconds = 1.15 * REQUESTS / rate
+            how = {"rate": rate, "warm": BEFORE, "seconds": seconds}
+            console.print(
+                f"capacity {capacity:.1f} requests/s; {rate:.1f}/s for {seconds:.0f} s, alone and then under {len(ATTACKS)} attacks"
+            )
+            alone = load(url, folder / "pictures", how)
+            before = gateways_memory()
+            attackers = start_attack(url, BEFORE + seconds + 5)
+            try:
+                under = load(url, folder / "pictures", how)
+                highest = gateways_memory()
+                seen = json.loads(attackers.communicate(timeout=PATIENCE + seconds)[0])
+            finally:
+                attackers.kill()
+                attackers.wait()
+            time.sleep(AFTER)
+            after = gateways_memory()
+    return {"alone": alone, "under": under, "before": before, "highest": highest, "after": after, "seen": seen}
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    alone, under = figures["alone"], figures["under"]
+    table = Table("good requests", "answered", "refused", "p50 ms", "p95 ms", "p99 ms")
+    for name, report in (("alone", alone), ("under attack", under)):
+        quantiles = [f"{report.latency_ms[q]:.1f}" for q in ("p50", "p95", "p99")]
+        table.add_row(name, str(report.answered), str(sum(report.failures.values())), *quantiles)
+    console.print(table)
+    console.print(
+        f"p99 under attack ÷ alone: {under.latency_ms['p99'] / alone.latency_ms['p99']:.2f}; failures: {under.failures or 'none'}"
+    )
+    console.print(
+        f"gateways' memory: {figures['before']:.0f} MiB before, {figures['highest']:.0f} at the end of the attack, "
+        f"{figures['after']:.0f} after {AFTER:.0f} s"
+    )
+    for name, statuses in figures["seen"].items():
+        console.print(f"{name.replace('_', ' ')}: {', '.join(f'{count} x {status}' for status, count in statuses.items()) or 'no answer'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attacks", description=__doc__)
+    parser.add_argument("--attack", metavar="URL", help="only attack this service, and print the statuses as JSON")
+    parser.add_argument("--seconds", type=float, default=30.0, help="with --attack: for how long")
+    options = parser.parse_args()
+    if options.attack:
+        print(json.dumps(uvloop.run(attack(options.attack, options.seconds))))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(*machine.describe().lines(), sep="\n")
+    show(measure(console), console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Who a request comes from, as far as that can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from starlette.types import Scope
+
+Address = IPv4Address | IPv6Address
+IPV6_PREFIX = 64
+"""What one subscriber has: any of its addresses is as good as another."""
+
+
+class ClientAddresses:
+    """Tells clients apart by address: the connection's, or what trusted proxies wrote into X-Forwarded-For."""
+
+    def __init__(self, trusted_proxies: Sequence[str]) -> None:
+        self._trusted: list[IPv4Network | IPv6Network] = [ip_network(proxy, strict=False) for proxy in trusted_proxies]
+
+    def of(self, scope: Scope) -> str:
+        """One name for one client; empty for a Unix socket."""
+        host = (scope.get("client") or ("", 0))[0]
+        if not self._trusted:
+            return _subscriber(_parse(host), host)
+        forwarded = [hop for name, value in scope["headers"] if name == b"x-forwarded-for" for hop in value.decode("latin-1").split(",")]
+        nearest = _parse(host)
+        while nearest is not None and self.trusts(nearest) and forwarded:
+            farther = _parse(forwarded.pop())
+            if farther is None:
+                break  # what stands before it cannot be believed either
+            nearest = farther
+        return _subscriber(nearest, host)
+
+    def trusts(self, address: Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+    def is_proxy(self, host: str) -> bool:
+        address = _parse(host)
+        return address is not None and self.trusts(address)
+
+
+def _parse(text: str) -> Address | None:
+    """An address as it stands in headers: with or without port, IPv6 in brackets where there is one."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _subscriber(address: Address | None, host: str) -> str:
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, IPV6_PREFIX), strict=False))
+    return host if address is None else str(address)

@@ -1,0 +1,272 @@
+"""HTTP connections with bounds: what a stranger may send before there is a request, how slowly, and over how many connections.
+
+uvicorn's protocol keeps whatever head a client sends for as long as it likes. The bounds on bodies are those of `slow_bodies`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from server.gateway.client_address import ClientAddresses
+from server.gateway.problems import MEDIA_TYPE, Kind, Problem
+
+HEAD_BYTES = 64 * 1024
+"""Of request line and headers; also of what comes between two bytes of a body, and of trailers."""
+HEAD_SECONDS = 10.0
+HEADERS = 100
+PIPELINED = 32
+"""Requests that may wait behind the one that is being answered."""
+READ_BYTES = 10 * 1024
+READ_SECONDS = 10.0
+"""A client that lets its answer lie must read READ_BYTES in READ_SECONDS."""
+LINGER_BYTES = 1024 * 1024
+LINGER_SECONDS = 2.0
+"""What is still read of a refused request, so that its sender finds the refusal rather than a reset connection."""
+
+REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class Refused(Exception):
+    """Ends the parser in the middle of a request."""
+
+
+class Connections:
+    """How many connections each client has. At most `most` are open together; trusted proxies are nobody's client."""
+
+    def __init__(self, most: int, trusted_proxies: Sequence[str]) -> None:
+        self._most = most
+        self._clients = ClientAddresses(trusted_proxies)
+        self._open: Counter[str] = Counter()
+
+    def client(self, peer: Any) -> str:
+        """Whose connection it is; empty for a proxy's, or one over a Unix socket."""
+        if not isinstance(peer, tuple) or self._clients.is_proxy(peer[0]):
+            return ""
+        return self._clients.of({"client": peer, "headers": []})
+
+    def admit(self, client: str, opened: Iterable[Any], count: int) -> bool:
+        """Whether one more has room. If all are taken, a client that has more than this one loses one that waits for it."""
+        if count >= self._most and not self._make_room(client, opened):
+            return False
+        self._open[client] += 1
+        return True
+
+    def closed(self, client: str) -> None:
+        self._open[client] -= 1
+        if not self._open[client]:
+            del self._open[client]
+
+    def _make_room(self, client: str, opened: Iterable[Any]) -> bool:
+        greediest = max((other for other in self._open if other), key=self._open.__getitem__, default="")
+        if not greediest or self._open[greediest] <= self._open[client] + 1:
+            return False
+        for connection in opened:
+            if connection.belongs_to == greediest and connection.waits_for_client:
+                connection.transport.abort()
+                return True
+        return False
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    limits: Connections
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.belongs_to = ""
+        self._admitted = False
+        self._unproductive = 0
+        """Bytes since the last byte of a body or the last end of a request."""
+        self._in_head = self._in_body = False
+        self._refusal: Problem | None = None
+        self._lingered = 0
+        self._late: asyncio.TimerHandle | None = None
+        """Runs while the client has to send: the rest of a head, or of a request that is answered already."""
+        self._unread: asyncio.TimerHandle | None = None
+        """Runs while the client has to read."""
+
+    # Beginning and end
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self.belongs_to = self.limits.client(transport.get_extra_info("peername"))
+        self._admitted = self.limits.admit(self.belongs_to, self.connections, len(self.connections))
+        if not self._admitted:
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._admitted:
+            self.limits.closed(self.belongs_to)
+        self._stop_late()
+        if self._unread is not None:
+            self._unread.cancel()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    @property
+    def waits_for_client(self) -> bool:
+        """No request of it has been read to its end and waits for its answer."""
+        if self.transport.is_closing():
+            return False
+        return not self.pipeline and (self.cycle is None or self.cycle.response_complete or self.cycle.more_body)
+
+    # What comes in
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            self._linger(data)
+            return
+        self._unset_keepalive_if_required()
+        self._unproductive += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # to a protocol that is not spoken here: the request is answered as it is
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or Problem(Kind.INVALID_REQUEST, "this is no request of HTTP/1.1"))
+            return
+        if self._unproductive > HEAD_BYTES:
+            self._refuse(_too_large())
+        elif self._in_head or (self._unproductive and not self._in_body):
+            self._late = self._late or self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+        elif not self._in_body and self.waits_for_client and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer: nobody asks for it, and it must not pass for a header
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if len(self.headers) > HEADERS:
+            self._stop_parser(Problem(Kind.HEADERS_TOO_LARGE, f"more than {HEADERS} headers"))
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+            self._stop_parser(_too_large())
+        if len(self.pipeline) >= PIPELINED:
+            self._stop_parser(Problem(Kind.INVALID_REQUEST, f"more than {PIPELINED} requests wait on this connection"))
+        super().on_headers_complete()
+        self._in_head, self._in_body = False, True
+        self._unproductive = 0
+        self._stop_late()
+
+    def on_body(self, body: bytes) -> None:
+        self._unproductive = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unproductive, self._in_body = 0, False
+        super().on_message_complete()
+        self._stop_late()
+
+    def _head_is_late(self) -> None:
+        self._late = None
+        if self.flow.read_paused:  # by us
+            self._late = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+        elif self._in_head or self._unproductive:
+            self._refuse(Problem(Kind.TOO_SLOW, f"the head of the request has not arrived within {HEAD_SECONDS:g} s"))
+        else:
+            self.transport.close()
+
+    def _stop_late(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    # What goes out
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_head:
+            self._unset_keepalive_if_required()  # the next request has begun
+        elif self._in_body and not self.transport.is_closing():
+            self._stop_late()
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # close() would wait for a client that does not read
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _watch_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            if self.transport.get_write_buffer_size() > unread - READ_BYTES:
+                self.transport.abort()
+            else:
+                self._watch_reader()
+
+        self._unread = self.loop.call_later(READ_SECONDS, look)
+
+    # Refusals
+
+    def _stop_parser(self, problem: Problem) -> None:
+        self._refusal = problem
+        raise Refused
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer and close. An earlier request gets its own answer first, and this one none: it could be taken for that."""
+        self._refusal = problem
+        self._stop_late()
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                cycle.keep_alive = False
+                return
+            if self.pipeline or cycle.response_started:
+                self.transport.close()
+                return
+            cycle.disconnected = True  # what the app makes of half a body goes nowhere
+            cycle.message_event.set()
+        content = problem.document(uuid.uuid4().hex)
+        status = problem.kind.status
+        head = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head % (status, REASONS[status], MEDIA_TYPE.encode(), len(content)) + content)
+        self.transport.write_eof()
+        self._late = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def _linger(self, data: bytes) -> None:
+        self._lingered += len(data)
+        if self._lingered > LINGER_BYTES:
+            self.transport.abort()
+
+
+def bounded(limits: Connections) -> type[BoundedProtocol]:
+    """The protocol for all connections of one gateway."""
+    return type("Protocol", (BoundedProtocol,), {"limits": limits})
+
+
+def _too_large() -> Problem:
+    return Problem(Kind.HEADERS_TOO_LARGE, f"the request's line and headers are longer than {HEAD_BYTES} bytes")

@@ -1,0 +1,193 @@
+"""Small files that would take much: memory while decoding, objects for structure, passes over pixels."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from server.media.images import CorruptImage, Decoder, TooManyPixels
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from server.media.images import Decoder
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+decoder = Decoder(50_000_000)
+data = Path(sys.argv[1]).read_bytes()
+before = peak()
+with decoder.decoded(data) as image:
+    pixels = image.width * image.height
+print((peak() - before) / pixels)
+"""
+"""Prints the bytes a pixel that decoding took at most."""
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    return Decoder(max_pixels=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options", "most"),
+    [("RGBA", "PNG", {}, 9), ("LA", "PNG", {}, 9), ("P", "PNG", {"transparency": 0}, 6), ("RGB", "PNG", {}, 5), ("I;16", "PNG", {}, 7)],
+)
+def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, options: dict[str, object], most: float) -> None:
+    file = tmp_path / "picture"
+    file.write_bytes(encoded(Image.new(mode, (4000, 2500)), kind, **options))
+    measured = subprocess.run([sys.executable, "-c", PEAK, str(file)], capture_output=True, text=True, check=True)
+    assert float(measured.stdout) < most
+
+
+def second_waits(decoder: Decoder, data: bytes) -> bool:
+    is_in = threading.Event()
+
+    def second() -> None:
+        with decoder.decoded(data):
+            is_in.set()
+
+    thread = threading.Thread(target=second)
+    with decoder.decoded(data):
+        thread.start()
+        waited = not is_in.wait(0.3)
+    assert is_in.wait(10)
+    thread.join()
+    return waited
+
+
+def test_what_counts_is_memory_and_not_pixels() -> None:
+    decoder = Decoder(max_pixels=40 * 20)
+    assert second_waits(decoder, encoded(Image.new("RGBA", (40, 20)), "PNG"))
+    assert second_waits(decoder, encoded(Image.new("RGB", (40, 20)), "WEBP"))
+    assert second_waits(decoder, encoded(Image.new("RGB", (40, 20)), "JPEG", progressive=True))
+    assert not second_waits(decoder, encoded(Image.new("RGB", (40, 20)), "PNG"))
+    assert not second_waits(decoder, encoded(Image.new("L", (32, 20)), "PNG"))
+
+
+def test_a_large_picture_gets_its_turn_among_small_ones() -> None:
+    decoder = Decoder(max_pixels=40 * 20)
+    small, large = encoded(Image.new("RGB", (20, 10)), "PNG"), encoded(Image.new("RGB", (40, 20)), "WEBP")
+    stop = threading.Event()
+
+    def decode_small_ones() -> None:
+        while not stop.is_set():
+            with decoder.decoded(small):
+                time.sleep(0.002)
+
+    crowd = [threading.Thread(target=decode_small_ones) for _ in range(8)]
+    for thread in crowd:
+        thread.start()
+    done = threading.Event()
+
+    def decode_large_one() -> None:
+        with decoder.decoded(large):
+            done.set()
+
+    one = threading.Thread(target=decode_large_one)
+    one.start()
+    assert done.wait(10)
+    stop.set()
+    for thread in (*crowd, one):
+        thread.join()
+
+
+def png(*between: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(between) + chunk(b"IDAT", zlib.compress(b"\0" * 200)) + chunk(b"IEND", b"")
+
+
+def jpeg_with(segments: bytes) -> bytes:
+    whole = encoded(Image.new("RGB", (8, 8)), "JPEG")
+    return whole[:2] + segments + whole[2:]
+
+
+def progressive_with_scans(count: int) -> bytes:
+    whole = encoded(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * count + whole[-2:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(chunk(b"prIv", b"") * 500_000),
+        png(chunk(b"IDAT", b"") * 500_000),
+        jpeg_with(b"\xff\xef\x00\x02" * 500_000),
+        jpeg_with(b"\xff" * 5_000_000),
+        progressive_with_scans(200),
+        b"GIF89a\x08\0\x08\0\0\0\0" + b"\x21\xfe\x01x\0" * 500_000 + b",",
+        b"GIF89a\x08\0\x08\0\0\0\0" + b"\x21\xfe" + b"\x01x" * 1_000_000 + b"\0,",
+        b"GIF89a\x08\0\x08\0\0\0\0" + b"y" * 1_000_000 + b",",
+    ],
+    ids=[
+        "PNG chunks",
+        "empty PNG data",
+        "JPEG segments",
+        "JPEG padding",
+        "JPEG scans",
+        "GIF comments",
+        "a long GIF comment",
+        "GIF padding",
+    ],
+)
+def test_a_file_of_more_structure_than_picture_is_refused_at_once(decoder: Decoder, data: bytes) -> None:
+    with pytest.raises(CorruptImage, match="blocks"), decoder.decoded(data):
+        pass
+
+
+def test_ordinary_structure_is_fine(decoder: Decoder) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8))
+    for data in (
+        encoded(noise, "JPEG", progressive=True, icc_profile=bytes(300_000), comment=b"x" * 60_000),
+        encoded(noise, "GIF", comment=b"x" * 60_000),
+        png(chunk(b"tEXt", b"key\0value") * 1_000),
+    ):
+        with decoder.decoded(data) as image:
+            assert image.mode == "RGB"
+
+
+def test_text_that_inflates_is_refused(decoder: Decoder) -> None:
+    text = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(60_000_000)))
+    with pytest.raises(CorruptImage), decoder.decoded(png(text)):
+        pass
+
+
+def test_a_directory_whose_entries_share_their_data_is_refused_or_cheap(decoder: Decoder) -> None:
+    """1,000 entries that each claim the same five megabytes."""
+    entries = [struct.pack("<HHII", tag, 3, 1, 8) for tag in (256, 257)]
+    entries += [struct.pack("<HHII", tag, 1, 5_000_000, 20_000) for tag in range(40_000, 41_000)]
+    file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    began = time.monotonic()
+    with pytest.raises(CorruptImage), decoder.decoded(file.ljust(20_000, b"\0") + bytes(5_000_000)):
+        pass
+    assert time.monotonic() - began < 5
+
+
+def test_a_tile_larger_than_the_limit_is_refused(decoder: Decoder) -> None:
+    tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 65536, 323: 65536, 324: 200, 325: 10}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    with pytest.raises(TooManyPixels, match="65536 × 65536"), decoder.decoded(file.ljust(200, b"\0") + zlib.compress(bytes(100))):
+        pass
