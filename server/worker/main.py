@@ -18,12 +18,13 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
+from server.process.exits import CRASHED, MISUSE
+from server.process.stop_signals import StopSignals
 from server.queue import keys
 from server.queue.errors import RedisAway
 from server.queue.identity import process_id
 from server.queue.worker_side import WorkerQueue
 from server.settings import Settings
-from server.stop_signals import StopSignals
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.batcher import Batcher
@@ -37,9 +38,6 @@ from server.worker.warmup import Warm, warm_up
 
 log = logs.get(__name__)
 
-CRASHED = 71
-"""Exit code of a worker one of whose threads failed: it is restarted rather than left half alive."""
-MISUSE = 2
 METRICS_PORTS = 100
 """How many ports above the wished one are tried."""
 WATCH_EVERY = 1.0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from server.children import FIRST_PAUSE, STUCK, Child, Death, Reason
+from server.process.exits import STUCK, Reason
+from server.supervisor.children import FIRST_PAUSE, Child, Death
 from tests.service import eventually
 
 

@@ -8,8 +8,8 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from server.process.exits import STUCK, Reason
 from server.queue.embedded import tied_to_parent
 from server.telemetry import logs
 
@@ -17,19 +17,6 @@ log = logs.get(__name__)
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-STUCK = 70
-"""Exit code of a worker that ended itself because it made no progress."""
-
-
-class Reason(StrEnum):
-    """Why a process ended that should not have."""
-
-    CRASHED = "crashed"
-    """By a signal that was not ours: a fault in native code, or the kernel when memory ran out."""
-    HUNG = "hung"
-    """It gave no sign of life and was killed, or found itself that it made no progress."""
-    EXITED = "exited"
-    """With an exit code."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from contextlib import suppress
 import msgspec
 import redis
 
-from server.children import Death
 from server.queue import keys
 from server.queue.connect import AWAY, connect
 from server.queue.identity import process_prefix
 from server.queue.job import UnknownVersion, WorkerInfo, decode_worker
+from server.supervisor.children import Death
 
 OFTEN = 0.1
 SELDOM = 0.5

@@ -1,4 +1,4 @@
-"""`opsin serve`: executes a private Valkey, gateways and workers; restarts what dies or hangs; ends what it started."""
+"""The loop that keeps the service's processes alive, and their end in order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from server.children import Child
+from server.process.exits import MISUSE
+from server.process.stop_signals import StopSignals
 from server.queue.embedded import NoValkey, PrivateValkey
 from server.queue.job import WorkerInfo
 from server.settings import Settings
-from server.sightings import SELDOM, Sightings
-from server.stop_signals import StopSignals
+from server.supervisor.children import Child
+from server.supervisor.sightings import SELDOM, Sightings
 from server.telemetry import logs
 
 log = logs.get(__name__)
@@ -33,7 +34,6 @@ VALKEY_HUNG = 10.0
 MARGIN = 5.0
 """Seconds beyond `drain_timeout` that a process gets to end."""
 BACKLOG = 2048
-MISUSE = 2
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 """Torch's threads must not spin while they wait for one that lost its core to the gateway."""
 
