@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     """None: the supervisor starts a private Valkey. `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/MASTER/db`."""
     workers: int = Field(default=1, ge=0)
     gateways: int = Field(default=1, ge=1)
+    metrics_host: str | None = None
+    """Address that workers serve their metrics on; None: `host`."""
     metrics_port: int = Field(default=9101, ge=0, le=65535)
     """A worker's metrics; the next free port above it if it is taken."""
     default_models: dict[str, str] = Field(default_factory=dict)

@@ -6,6 +6,7 @@ the main thread waits for signals. They meet in `Slots` and in the queue of resu
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -59,24 +60,28 @@ def run_worker(settings: Settings) -> int:
         return MISUSE
     keep_freed_memory()
     torch.set_num_threads(layout.threads)
-    Worker(settings, settings.redis_url, layout).run()
+    metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
+    try:
+        metrics_port = serve_metrics(metrics, host, settings.metrics_port)
+    except OSError as error:
+        log.critical("cannot serve metrics", host=host, port=settings.metrics_port, reason=str(error))
+        return MISUSE
+    Worker(settings, settings.redis_url, layout, metrics, metrics_port).run()
     os._exit(0)  # tearing torch down takes a second, and a batch that still computes can neither be interrupted nor be answered any more
 
 
 class Worker:
     """The threads of one worker process and how they start and end."""
 
-    def __init__(self, settings: Settings, redis_url: str, layout: Layout) -> None:
+    def __init__(self, settings: Settings, redis_url: str, layout: Layout, metrics: WorkerMetrics, metrics_port: int) -> None:
         self._settings = settings
         self._layout = layout
-        self._metrics = WorkerMetrics()
+        self._metrics = metrics
         self._queue = WorkerQueue(redis_url, process_id())
         self._results: SimpleQueue[Result | None] = SimpleQueue()
         self._catalog = Catalog(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
         self._slots = Slots(layout.slots, Batcher(self._catalog.step_times))
-        self._heartbeat = Heartbeat(
-            self._queue, self._slots, self._catalog, self._metrics, str(layout.device), serve_metrics(self._metrics, settings.metrics_port)
-        )
+        self._heartbeat = Heartbeat(self._queue, self._slots, self._catalog, self._metrics, str(layout.device), metrics_port)
 
     def run(self) -> None:
         signals = StopSignals()
@@ -145,12 +150,14 @@ class Worker:
         return thread
 
 
-def serve_metrics(metrics: WorkerMetrics, wished: int) -> int:
-    """Serve the metrics on `wished` or the next free port; 0 takes any. Returns the port."""
-    for port in range(wished, wished + METRICS_PORTS):
+def serve_metrics(metrics: WorkerMetrics, host: str, wished: int) -> int:
+    """Serve the metrics on `wished` or the next free port; 0 takes any. Returns the port. Raises OSError."""
+    for port in range(wished, min(wished + METRICS_PORTS, 65536)):
         try:
-            server, _ = prometheus_client.start_http_server(port, registry=metrics.registry)
-        except OSError:
+            server, _ = prometheus_client.start_http_server(port, addr=host, registry=metrics.registry)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             continue
         return int(server.server_port)
-    raise OSError(f"no free port for metrics in {wished}..{wished + METRICS_PORTS - 1}")
+    raise OSError(errno.EADDRINUSE, f"no free port for metrics on {host} in {wished}..{wished + METRICS_PORTS - 1}")
