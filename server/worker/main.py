@@ -33,6 +33,8 @@ from server.worker.catalog import Catalog
 from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
 from server.worker.loops import BLOCK_MS, compute, receive
+from server.worker.measurements import Measurements
+from server.worker.rechecks import Rechecks
 from server.worker.replies import Result, answer
 from server.worker.slots import Slots
 from server.worker.warmup import Warm, warm_up
@@ -78,9 +80,11 @@ class Worker:
         self._layout = layout
         self._metrics = metrics
         self._queue = WorkerQueue(redis_url, process_id())
+        self._kept = Measurements(settings.cache_folder)
         self._results: SimpleQueue[Result | None] = SimpleQueue()
         self._catalog = Catalog(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
         self._slots = Slots(layout.slots, Batcher(self._catalog.step_times))
+        self._rechecks = Rechecks(layout, settings.dtype, self._kept, lambda: self._slots.idle)
         self._heartbeat = Heartbeat(self._queue, self._slots, self._catalog, self._metrics, str(layout.device), metrics_port)
 
     def run(self) -> None:
@@ -130,11 +134,13 @@ class Worker:
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()
+            self._rechecks.look(self._catalog.served())
             time.sleep(WATCH_EVERY)
 
     def _warm_up(self, bundle: Bundle) -> Warm:
-        warm = warm_up(bundle, self._layout, self._settings.dtype)
+        warm = warm_up(bundle, self._layout, self._settings.dtype, self._kept)
         self._slots.expect(warm.steps)
+        self._rechecks.loaded(bundle, warm)
         return warm
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
