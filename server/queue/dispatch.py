@@ -121,6 +121,7 @@ class Dispatcher:
             await asyncio.wait(self._tasks, timeout=RETRY_S)
         with suppress(RedisAway), away_is_one_error():
             await self._redis.delete(keys.gateway(self.id), keys.replies(self.id))
+            await self._redis.srem(keys.GATEWAYS, self.id)
         await self._redis.aclose()
         await self._reader.aclose()
 

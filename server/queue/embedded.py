@@ -74,24 +74,31 @@ class PrivateValkey:
         self._folder = _private_folder()
         self.socket = self._folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
+        self._log = self._folder / "valkey.log"
 
     def start(self) -> None:
         """Returns when it answers. From the main thread: the server dies with the thread that starts it. Raises NoValkey."""
-        log = self._folder / "valkey.log"
+        server = find_server()
+        try:
+            self._execute(server)
+        except OSError as error:
+            raise NoValkey(f"{server} cannot be started: {error}") from error
+        if not self._answers_within(START_TIMEOUT_S):
+            self.stop(remove=False)
+            raise NoValkey(f"{server} did not start: {self._last_words()}")
+
+    def _execute(self, server: str) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # whoever tidies up temporary files may have removed it
         command = [
-            find_server(),
+            server,
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "600", "--dir", str(self._folder), "--daemonize", "no"),
             *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
         ]
         self.socket.unlink(missing_ok=True)
-        with log.open("wb") as output:
+        with self._log.open("wb") as output:
             self.process = subprocess.Popen(
                 tied_to_parent(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
-        if not self._answers_within(START_TIMEOUT_S):
-            self.stop(remove=False)
-            lines = log.read_text(errors="replace").strip().splitlines()
-            raise NoValkey(f"{command[0]} did not start: {lines[-1] if lines else 'it said nothing'}")
 
     def stop(self, *, remove: bool = True) -> None:
         """End it and, with `remove`, delete its folder."""
@@ -104,6 +111,10 @@ class PrivateValkey:
                 self.process.wait()
         if remove:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
+        return lines[-1] if lines else "it said nothing"
 
     def _answers_within(self, seconds: float) -> bool:
         until = time.monotonic() + seconds

@@ -54,6 +54,11 @@ class StepTimes:
         self._refresh()
 
     @property
+    def seconds(self) -> dict[int, float]:
+        """Median seconds by size, of the sizes that were measured."""
+        return dict(self._seconds)
+
+    @property
     def items_per_second(self) -> float:
         """Throughput at the best size; 0 while unknown."""
         seconds = self._seconds.get(self.best)

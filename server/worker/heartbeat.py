@@ -7,7 +7,7 @@ import socket
 import threading
 from contextlib import suppress
 
-from server.children import STUCK
+from server.process.exits import STUCK
 from server.queue.errors import RedisAway
 from server.queue.job import WorkerInfo
 from server.queue.worker_side import WorkerQueue

@@ -22,6 +22,8 @@ log = logs.get(__name__)
 BLOCK_MS = 500
 RECLAIM_EVERY = 1.0
 AWAY_PAUSE = 0.25
+LOADING_PAUSE = 0.02
+"""Until the first bundle is loaded: clients wait for it when a worker restarts."""
 FRESH = 0.05
 """Seconds. Jobs pulled so shortly before their batch need no second look at deadline and cancel: the pull was one."""
 
@@ -33,7 +35,7 @@ def receive(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, metrics: W
     while (pull := slots.next_pull()) is not None:
         served = bundles.served()
         if not served:
-            time.sleep(AWAY_PAUSE)
+            time.sleep(LOADING_PAUSE)
             continue
         try:
             if time.monotonic() >= next_reclaim and slots.may_reclaim:

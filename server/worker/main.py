@@ -6,6 +6,7 @@ the main thread waits for signals. They meet in `Slots` and in the queue of resu
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -18,11 +19,12 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
+from server.process.exits import CRASHED, MISUSE
+from server.process.stop_signals import StopSignals
 from server.queue.errors import RedisAway
 from server.queue.identity import process_id
 from server.queue.worker_side import WorkerQueue
 from server.settings import Settings
-from server.stop_signals import StopSignals
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.batcher import Batcher
@@ -30,15 +32,14 @@ from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.loops import BLOCK_MS, compute, receive
+from server.worker.measurements import Measurements
+from server.worker.rechecks import Rechecks
 from server.worker.replies import Result, answer
 from server.worker.slots import Slots
 from server.worker.warmup import Warm, warm_up
 
 log = logs.get(__name__)
 
-CRASHED = 71
-"""Exit code of a worker one of whose threads failed: it is restarted rather than left half alive."""
-MISUSE = 2
 METRICS_PORTS = 100
 """How many ports above the wished one are tried."""
 WATCH_EVERY = 1.0
@@ -60,24 +61,30 @@ def run_worker(settings: Settings) -> int:
         return MISUSE
     keep_freed_memory()
     torch.set_num_threads(layout.threads)
-    Worker(settings, settings.redis_url, layout).run()
+    metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
+    try:
+        metrics_port = serve_metrics(metrics, host, settings.metrics_port)
+    except OSError as error:
+        log.critical("cannot serve metrics", host=host, port=settings.metrics_port, reason=str(error))
+        return MISUSE
+    Worker(settings, settings.redis_url, layout, metrics, metrics_port).run()
     os._exit(0)  # tearing torch down takes a second, and a batch that still computes can neither be interrupted nor be answered any more
 
 
 class Worker:
     """The threads of one worker process and how they start and end."""
 
-    def __init__(self, settings: Settings, redis_url: str, layout: Layout) -> None:
+    def __init__(self, settings: Settings, redis_url: str, layout: Layout, metrics: WorkerMetrics, metrics_port: int) -> None:
         self._settings = settings
         self._layout = layout
-        self._metrics = WorkerMetrics()
+        self._metrics = metrics
         self._queue = WorkerQueue(redis_url, process_id())
+        self._kept = Measurements(settings.cache_folder)
         self._results: SimpleQueue[Result | None] = SimpleQueue()
         self._bundles = LoadedBundles(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
         self._slots = Slots(layout.slots, Batcher(self._bundles.step_times))
-        self._heartbeat = Heartbeat(
-            self._queue, self._slots, self._bundles, self._metrics, str(layout.device), serve_metrics(self._metrics, settings.metrics_port)
-        )
+        self._rechecks = Rechecks(layout, settings.dtype, self._kept, lambda: self._slots.idle)
+        self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, self._metrics, str(layout.device), metrics_port)
 
     def run(self) -> None:
         signals = StopSignals()
@@ -126,11 +133,13 @@ class Worker:
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()
+            self._rechecks.look(self._bundles.served())
             time.sleep(WATCH_EVERY)
 
     def _warm_up(self, bundle: Bundle) -> Warm:
-        warm = warm_up(bundle, self._layout, self._settings.dtype)
+        warm = warm_up(bundle, self._layout, self._settings.dtype, self._kept)
         self._slots.expect(warm.steps)
+        self._rechecks.loaded(bundle, warm)
         return warm
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
@@ -146,12 +155,14 @@ class Worker:
         return thread
 
 
-def serve_metrics(metrics: WorkerMetrics, wished: int) -> int:
-    """Serve the metrics on `wished` or the next free port; 0 takes any. Returns the port."""
-    for port in range(wished, wished + METRICS_PORTS):
+def serve_metrics(metrics: WorkerMetrics, host: str, wished: int) -> int:
+    """Serve the metrics on `wished` or the next free port; 0 takes any. Returns the port. Raises OSError."""
+    for port in range(wished, min(wished + METRICS_PORTS, 65536)):
         try:
-            server, _ = prometheus_client.start_http_server(port, registry=metrics.registry)
-        except OSError:
+            server, _ = prometheus_client.start_http_server(port, addr=host, registry=metrics.registry)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             continue
         return int(server.server_port)
-    raise OSError(f"no free port for metrics in {wished}..{wished + METRICS_PORTS - 1}")
+    raise OSError(errno.EADDRINUSE, f"no free port for metrics on {host} in {wished}..{wished + METRICS_PORTS - 1}")

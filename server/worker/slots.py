@@ -170,6 +170,12 @@ class Slots:
             self._budget = max(self._budget, steps.best)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits here."""
+        with self._changed:
+            return not self._running and not len(self._batcher)
+
+    @property
     def silence(self) -> float:
         """Seconds without progress: of the slot that has been silent longest or, when idle, since the last look at the queue."""
         with self._changed:

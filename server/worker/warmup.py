@@ -17,6 +17,7 @@ from models.merge_schedule import MergeSchedule
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
+from server.worker.measurements import Conditions, Format, Measured, Measurements
 
 PROBE_SECONDS = 4.0
 """How long the batch sizes of one bundle may be measured, beyond the batch that is running then."""
@@ -26,6 +27,10 @@ DTYPE_BATCH = 4
 CLEARLY_FASTER = 0.9
 """bfloat16 costs a little accuracy: it must take at most this share of float32's time."""
 REPEATS = 3
+FORMATS: dict[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Run = Callable[[Layout, Callable[[], Any]], float]
+"""How a batch is run while measuring, as by `run_at_once`."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,35 @@ class Warm:
     executor: OneShot
     steps: StepTimes
     dtype: torch.dtype
+    measured: Measured
 
 
-def warm_up(bundle: Bundle, layout: Layout, dtype: str) -> Warm:
-    """Load `bundle` and measure it with every slot busy. `dtype` is `auto`, `float32` or `bfloat16`. Raises BundleError."""
+def warm_up(bundle: Bundle, layout: Layout, dtype: str, kept: Measurements) -> Warm:
+    """Load `bundle`; measure it with every slot busy, unless `kept` knows it. `dtype` is `auto`, `float32` or `bfloat16`.
+
+    Raises BundleError.
+    """
     reason = not_served(bundle.spec)
     if reason is not None:
         raise BundleError(reason)
-    model, chosen = _in_the_faster_format(bundle, layout, dtype)
-    steps = _probe(model, layout)
-    run_at_once(layout, lambda: model.forward(_sample(model.spec, 1), {"merge": _per_block(model, MergeSchedule.off())}))
-    return Warm(OneShot(model, layout.device), steps, chosen)
+    conditions = Conditions.of(bundle.spec, layout, dtype)
+    measured = kept.find(conditions)
+    if measured is not None:
+        model = load(bundle, device=layout.device, dtype=FORMATS[measured.dtype])
+    else:
+        model, measured = measure(bundle, layout, dtype)
+        kept.keep(conditions, measured)
+    # the first batch pays for what happens only once, and shows whether the model runs at all
+    for schedule in {_usual_schedule(model.spec), MergeSchedule.off()}:
+        _run(model, layout, 1, schedule, run_at_once)
+    return Warm(OneShot(model, layout.device), measured.step_times(), FORMATS[measured.dtype], measured)
+
+
+def measure(bundle: Bundle, layout: Layout, dtype: str, run: Run | None = None) -> tuple[LoadedModel, Measured]:
+    """The bundle in the faster format, and how long its batches take. Raises BundleError, and whatever `run` raises."""
+    run = run or run_at_once
+    model, chosen = _in_the_faster_format(bundle, layout, dtype, run)
+    return model, Measured.now(chosen, _probe(model, layout, run))
 
 
 def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
@@ -61,41 +84,46 @@ def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
         return sum(pool.map(timed, range(layout.slots))) / layout.slots
 
 
-def _in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str) -> tuple[LoadedModel, torch.dtype]:
-    if dtype != "auto":
-        chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-        return load(bundle, device=layout.device, dtype=chosen), chosen
+def _in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str, run: Run) -> tuple[LoadedModel, Format]:
+    for name, format_ in FORMATS.items():
+        if dtype == name:
+            return load(bundle, device=layout.device, dtype=format_), name
     exact = load(bundle, device=layout.device, dtype=torch.float32)
     if next(exact.model.parameters(), None) is None:
-        return exact, torch.float32
+        return exact, "float32"
     short = load(bundle, device=layout.device, dtype=torch.bfloat16)
-    seconds_exact, seconds_short = (_seconds(model, layout, DTYPE_BATCH, time.monotonic() + DTYPE_SECONDS) for model in (exact, short))
-    return (short, torch.bfloat16) if seconds_short < CLEARLY_FASTER * seconds_exact else (exact, torch.float32)
+    seconds_exact, seconds_short = (_seconds(model, layout, DTYPE_BATCH, time.monotonic() + DTYPE_SECONDS, run) for model in (exact, short))
+    return (short, "bfloat16") if seconds_short < CLEARLY_FASTER * seconds_exact else (exact, "float32")
 
 
-def _probe(model: LoadedModel, layout: Layout) -> StepTimes:
+def _probe(model: LoadedModel, layout: Layout, run: Run) -> StepTimes:
     """Step times from 1 item upwards, until the throughput has fallen twice, memory ends or time is up."""
     steps = StepTimes(layout.largest_batch)
     deadline = time.monotonic() + PROBE_SECONDS
     size = 1
     while size <= steps.largest and size <= 4 * steps.best and (size == 1 or time.monotonic() < deadline):
         try:
-            steps.record(size, _seconds(model, layout, size, deadline))
+            steps.record(size, _seconds(model, layout, size, deadline, run))
         except (torch.OutOfMemoryError, MemoryError):
             steps.out_of_memory(size)
         size *= 2
     return steps
 
 
-def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float) -> float:
+def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run: Run) -> float:
     """Seconds of a batch: the fastest of a few until the deadline. The first also pays for what happens only once."""
-    arrays, options = _sample(model.spec, size), {"merge": _per_block(model, _usual_schedule(model.spec))}
-    times = [run_at_once(layout, lambda: model.forward(arrays, options))]
+    schedule = _usual_schedule(model.spec)
+    times = [_run(model, layout, size, schedule, run)]
     for _ in range(REPEATS):
         if time.monotonic() >= deadline:
             break
-        times.append(run_at_once(layout, lambda: model.forward(arrays, options)))
+        times.append(_run(model, layout, size, schedule, run))
     return min(times)
+
+
+def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run) -> float:
+    arrays, options = _sample(model.spec, size), {"merge": _per_block(model, schedule)}
+    return run(layout, lambda: model.forward(arrays, options))
 
 
 def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:

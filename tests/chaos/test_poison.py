@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import redis
 
-from server.children import STUCK
+from server.process.exits import STUCK
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
 from server.queue.job import WorkerInfo

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from server.children import FIRST_PAUSE, STUCK, Child, Death, Reason
+from server.process.exits import STUCK, Reason
+from server.settings import Settings
+from server.supervisor.children import FIRST_PAUSE, LONGEST_PAUSE, Child, Death
 from tests.service import eventually
 
 
@@ -33,15 +36,34 @@ def test_a_child_that_served_is_restarted_at_once() -> None:
     assert process.due
 
 
-def test_deaths_before_ready_make_the_pause_double() -> None:
+def test_deaths_before_ready_make_the_pause_double_up_to_a_bound() -> None:
     process = child("raise SystemExit(3)")
     pauses = []
-    for _ in range(3):
+    for _ in range(6):
         process.start()
         reaped(process)
         pauses.append(process.pause)
         assert not process.due
-    assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+def test_the_longest_pause_is_well_below_what_requests_wait_for_a_worker() -> None:
+    assert Settings().worker_grace >= 5 * LONGEST_PAUSE
+
+
+def test_a_program_that_cannot_be_executed_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = child("raise SystemExit(3)")
+
+    def no_room(*_: object, **__: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    with monkeypatch.context() as full:
+        full.setattr(subprocess, "Popen", no_room)
+        process.start()
+    assert (process.pid, process.pause, process.due) == (0, FIRST_PAUSE, False)
+    process.start()
+    assert process.pid
+    reaped(process)
 
 
 def test_having_served_forgives_earlier_deaths() -> None:

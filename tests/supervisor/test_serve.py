@@ -50,6 +50,20 @@ def test_it_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_nothing_listens_beyond_the_host_that_was_named(service: Service) -> None:
+    family = {child.pid for child in psutil.Process(service.process.pid).children(recursive=True)}
+    listening = {socket.laddr.ip for socket in psutil.net_connections("inet") if socket.pid in family and socket.status == "LISTEN"}
+    assert listening == {"127.0.0.1"}
+
+
+def test_workers_serve_their_metrics_where_they_are_told_to(bundles: Path) -> None:
+    with serve(bundles, metrics_host="127.0.0.7", metrics_port=19301) as service:
+        assert service.url
+        assert "opsin_batch_budget" in httpx.get("http://127.0.0.7:19301/metrics").text
+        with pytest.raises(httpx.ConnectError):
+            httpx.get("http://127.0.0.1:19301/metrics")
+
+
 def test_restarted_workers_are_counted_by_reason(service: Service) -> None:
     before, workers = restarts(service), service.children("worker")
     os.kill(workers[0], signal.SIGKILL)

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.responses import Response
 
-from server.children import Reason
 from server.gateway import directory, gateway
 from server.gateway.gateway import Gateway
+from server.process.exits import Reason
 from server.queue.errors import RedisAway
 from server.telemetry.metrics import CONTENT_TYPE, Families
 

@@ -4,6 +4,7 @@
 local gateway, replies = 'gw:' .. ARGV[1], 'replies:' .. ARGV[1]
 local known = redis.call('EXISTS', gateway)
 redis.call('SET', gateway, '1', 'PX', ARGV[2])
+redis.call('SADD', 'gateways', ARGV[1])
 redis.call('XTRIM', replies, 'MINID', ARGV[3])
 redis.call('EXPIRE', replies, REPLIES_TTL_S)
 local items, bytes, streams = load()

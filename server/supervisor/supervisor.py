@@ -1,4 +1,4 @@
-"""`opsin serve`: executes a private Valkey, gateways and workers; restarts what dies or hangs; ends what it started."""
+"""The loop that keeps the service's processes alive, and their end in order."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from server.children import Child
+from server.process.exits import MISUSE
+from server.process.stop_signals import StopSignals
 from server.queue.embedded import NoValkey, PrivateValkey
 from server.queue.job import WorkerInfo
 from server.settings import Settings
-from server.sightings import SELDOM, Sightings
-from server.stop_signals import StopSignals
+from server.supervisor.children import Child
+from server.supervisor.sightings import OFTEN, SELDOM, Sightings
+from server.supervisor.valkey import KeptValkey
 from server.telemetry import logs
 
 log = logs.get(__name__)
 
 TICK = 0.05
+"""Seconds between two looks at what hangs or is due; a death cuts it short."""
 HUNG = 30.0
 """Seconds without a sign of life after which a process is killed. A worker that still breathes but makes no progress ends itself."""
 NEVER_SEEN = 180.0
 """Seconds after which a process is killed that never gave one: its start alone may take long."""
-VALKEY_HUNG = 10.0
 MARGIN = 5.0
 """Seconds beyond `drain_timeout` that a process gets to end."""
 BACKLOG = 2048
-MISUSE = 2
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 """Torch's threads must not spin while they wait for one that lost its core to the gateway."""
 
@@ -41,7 +42,7 @@ PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 def serve(settings: Settings) -> int:
     """Run the whole service until SIGTERM or SIGINT. Returns the exit code."""
     logs.configure(settings.log_level, process="supervisor")
-    signals = StopSignals()
+    signals = StopSignals(children=True)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -72,7 +73,7 @@ class Supervisor:
         host, port = listener.getsockname()[:2]
         self._settings = settings.model_copy(update={"redis_url": url, "port": port})
         self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._valkey = valkey
+        self._valkey = KeptValkey(valkey) if valkey is not None else None
         self._signals = signals
         self._sightings = Sightings(url)
         self._counters = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
@@ -88,22 +89,24 @@ class Supervisor:
             while not self._signals.wait(TICK):
                 self._mend(self._gateways)
                 self._mend(self._workers)
-                self._mend_valkey()
-                if not announced and self._everything_serves():
+                if self._valkey is not None:
+                    self._valkey.mend(self._sightings.silent_since)
+                self._sightings.every = SELDOM if announced and self._all_ready() else OFTEN
+                if not announced and self._all_ready() and self._is_live():
                     announced = True
-                    self._sightings.every = SELDOM
-                    print(self._ready_line(), flush=True)
+                    with suppress(OSError):  # nobody may be left to read it
+                        print(self._ready_line(), flush=True)
         finally:
             self._end()
 
     def _mend(self, children: Iterable[Child]) -> None:
-        """Start what is due, bury what died, kill what hangs."""
+        """Bury what died, start what is due, kill what hangs."""
         for child in children:
-            if child.due:
-                child.start()
             death = child.reap()
             if death is not None and child.kind == "worker":
                 self._sightings.bury_worker(death)
+            if child.due:
+                child.start()
             if child.pid:
                 self._look_at(child)
 
@@ -119,25 +122,8 @@ class Supervisor:
             child.kill_hung()
             child.seen_at = time.monotonic()
 
-    def _mend_valkey(self) -> None:
-        if self._valkey is None:
-            return
-        status = self._valkey.process.poll()
-        away_since = self._sightings.away_since
-        if status is None and away_since is not None and time.monotonic() - away_since > VALKEY_HUNG:
-            log.error("Valkey hangs: killing it", pid=self._valkey.process.pid)
-            self._valkey.process.kill()
-            status = self._valkey.process.wait()
-        if status is None:
-            return
-        log.error("Valkey died: starting an empty one, the gateways send their jobs again", status=status)
-        try:
-            self._valkey.start()
-        except NoValkey as error:
-            log.error("Valkey does not start", reason=str(error))
-
-    def _everything_serves(self) -> bool:
-        return all(child.ready for child in (*self._gateways, *self._workers)) and self._is_live()
+    def _all_ready(self) -> bool:
+        return all(child.ready for child in (*self._gateways, *self._workers))
 
     def _is_live(self) -> bool:
         host, port = self._listener.getsockname()[:2]

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as something that the main thread waits for."""
+"""SIGTERM and SIGINT as something that the main thread waits for, and the end of a child as something that wakes it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import signal
 class StopSignals:
     """Catches both from its creation on. A handler that sets an Event could deadlock on the Event's own lock; a byte in a pipe cannot."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, children: bool = False) -> None:
+        """children: whether a child that ends should cut a `wait` short."""
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(writer, False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGCHLD] if children else [])):
             signal.signal(number, lambda _number, _frame: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """True as soon as a signal comes, one for each; False after `seconds`."""
+        """True as soon as a signal to stop comes, one for each; False after `seconds`, or as soon as a child has ended."""
         ready, _, _ = select.select([self._reader], [], [], seconds)
-        if not ready:
-            return False
-        os.read(self._reader, 1)
-        return True
+        return bool(ready) and os.read(self._reader, 1)[0] != signal.SIGCHLD

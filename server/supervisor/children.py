@@ -8,28 +8,16 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from server.process.exits import STUCK, Reason
 from server.queue.embedded import tied_to_parent
 from server.telemetry import logs
 
 log = logs.get(__name__)
 
 FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0
-STUCK = 70
-"""Exit code of a worker that ended itself because it made no progress."""
-
-
-class Reason(StrEnum):
-    """Why a process ended that should not have."""
-
-    CRASHED = "crashed"
-    """By a signal that was not ours: a fault in native code, or the kernel when memory ran out."""
-    HUNG = "hung"
-    """It gave no sign of life and was killed, or found itself that it made no progress."""
-    EXITED = "exited"
-    """With an exit code."""
+LONGEST_PAUSE = 5.0
+"""Well below `worker_grace`: clients whose only worker dies again and again while it starts still get answers in between."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,6 @@ class Child:
         self._fds = tuple(fds)
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
-        self._early_deaths = 0
         self._start_at = 0.0
 
     @property
@@ -72,13 +59,17 @@ class Child:
         """From the main thread: the child dies with the thread that starts it. A session of its own keeps Ctrl-C from it."""
         self.ready = self.seen = self._killed = False
         self.seen_at = time.monotonic()
-        self._process = subprocess.Popen(
-            tied_to_parent(self._command),
-            stdin=subprocess.DEVNULL,
-            env=self._environment,
-            pass_fds=self._fds,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                tied_to_parent(self._command),
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+                pass_fds=self._fds,
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory, too many processes
+            self._pause(longer(self.pause))
+            log.error(f"{self.kind} does not start", reason=str(error), restart_in=self.pause)
 
     def reap(self) -> Death | None:
         """What became of the process if it has ended; it is due again after a pause."""
@@ -87,11 +78,9 @@ class Child:
         pid, status = self._process.pid, self._process.returncode
         hung = self._killed or status == STUCK
         death = Death(pid, Reason.HUNG if hung else Reason.CRASHED if status < 0 else Reason.EXITED)
-        self._early_deaths = 0 if self.ready else self._early_deaths + 1
-        self.pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._early_deaths - 1)) if self._early_deaths else 0.0
-        log.error(f"{self.kind} died", pid=pid, status=_status(status), restart_in=self.pause)
         self._process = None
-        self._start_at = time.monotonic() + self.pause
+        self._pause(0.0 if self.ready else longer(self.pause))
+        log.error(f"{self.kind} died", pid=pid, status=_status(status), restart_in=self.pause)
         return death
 
     def kill_hung(self) -> None:
@@ -106,6 +95,20 @@ class Child:
     def ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
 
+    def _pause(self, seconds: float) -> None:
+        self.pause = seconds
+        self._start_at = time.monotonic() + seconds
+
+
+def longer(pause: float) -> float:
+    """The pause after a start that failed, given the one before it."""
+    return min(LONGEST_PAUSE, 2 * pause or FIRST_PAUSE)
+
 
 def _status(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"exit code {status}"
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {-status}"

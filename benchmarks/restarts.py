@@ -1,0 +1,98 @@
+"""How soon a killed worker answers again: `python -m benchmarks.restarts`.
+
+The service is idle, with the starter bundle and one worker. Each round reads how long the bare import of the worker takes, then kills the
+worker with -9 and asks for a classification at once; the time until its answer is what a client sees. Both are read in turns, since
+machines differ from minute to minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks import machine
+from benchmarks.service import running
+
+PICTURE = Path("docs/pictures/clipart/lion.png")
+BUNDLES = Path("bundles")
+ROUNDS = 10
+SETTLE_SECONDS = 2.0
+"""Between a restart and the next round: the worker is ready, and what its start left to do is done."""
+ALLOWANCE = 0.6
+"""Seconds that a restart may take beyond the bare import."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.restarts", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+
+    here = machine.describe()
+    print("\n".join(here.lines()))
+    with TemporaryDirectory() as cache:
+        imports, restarts = measure(arguments.rounds, Path(cache))
+    difference = median(restarts) - median(imports)
+    print(f"bare import of server.worker.main   {_seconds(imports)}")
+    print(f"kill -9 to the first answer         {_seconds(restarts)}")
+    print(f"ratio {median(restarts) / median(imports):.2f}, difference {difference:.2f} s (allowed: {ALLOWANCE} s)")
+    if arguments.json:
+        figures: dict[str, Any] = {"machine": here.to_json(), "bare_import_s": imports, "first_answer_s": restarts}
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def measure(rounds: int, cache: Path) -> tuple[list[float], list[float]]:
+    """Seconds of bare imports, and from kill to answer."""
+    picture = PICTURE.read_bytes()
+    imports, restarts = [], []
+    with running(BUNDLES, cache=cache) as url:
+        supervisor = _supervisor()
+        _classify(url, picture)
+        for _ in range(rounds):
+            time.sleep(SETTLE_SECONDS)
+            imports.append(_bare_import())
+            worker = _worker(supervisor)
+            started = time.monotonic()
+            worker.kill()
+            _classify(url, picture)
+            restarts.append(time.monotonic() - started)
+    return imports, restarts
+
+
+def _bare_import() -> float:
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import server.worker.main"], check=True)
+    return time.monotonic() - started
+
+
+def _classify(url: str, picture: bytes) -> None:
+    httpx.post(f"{url}/v1/classify", content=picture, timeout=60).raise_for_status()
+
+
+def _supervisor() -> psutil.Process:
+    [process] = psutil.Process().children()
+    return process
+
+
+def _worker(supervisor: psutil.Process) -> psutil.Process:
+    [process] = [child for child in supervisor.children() if "opsin worker" in " ".join(child.cmdline())]
+    return process
+
+
+def _seconds(times: list[float]) -> str:
+    return f"{median(times):.2f} s ({min(times):.2f}..{max(times):.2f}, n {len(times)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

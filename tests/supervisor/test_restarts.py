@@ -1,0 +1,93 @@
+"""Workers that die again and again, or while they start, and what they find of their predecessors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.bundles import write_null, write_tiny_vit
+from tests.pictures import picture
+from tests.service import Service, eventually, serve
+
+
+def test_a_restarted_worker_goes_by_what_the_last_one_measured(tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path / "bundles")
+    with serve(tmp_path / "bundles", cache=tmp_path / "cache") as service:
+        assert service.url
+        [kept] = (tmp_path / "cache" / "warm-up").iterdir()
+        content = json.loads(kept.read_bytes())
+        content["measured"] |= {"dtype": "bfloat16", "seconds": {"1": 0.5, "2": 0.9, "4": 3.0}}
+        kept.write_text(json.dumps(content))
+        kill_the_worker(service)
+        assert service.classify(picture(1)).status_code == 200
+        ready = eventually(lambda: service.events("bundle ready")[1:], "the new worker is ready")[0]
+        assert (ready["dtype"], ready["batch"]) == ("bfloat16", 2)
+
+
+@pytest.mark.parametrize("cache", ["file", "/dev/full"])
+def test_a_cache_that_cannot_be_written_lets_the_service_start_and_is_told_once(tmp_path: Path, cache: str) -> None:
+    write_tiny_vit(tmp_path / "bundles", name="one")
+    write_tiny_vit(tmp_path / "bundles", name="two")
+    (tmp_path / "file").write_text("no folder")  # permissions would not keep root out
+    with serve(tmp_path / "bundles", cache=tmp_path / cache) as service:
+        assert service.classify(picture(1), model="one").status_code == 200
+        assert len(service.events("measurements cannot be kept: each start measures again")) == 1
+
+
+def test_two_services_may_share_a_cache(tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path / "bundles")
+    with (
+        serve(tmp_path / "bundles", cache=tmp_path / "cache") as one,
+        serve(tmp_path / "bundles", cache=tmp_path / "cache", metrics_port=19401) as other,
+    ):
+        assert one.classify(picture(1)).status_code == other.classify(picture(1)).status_code == 200
+    [kept] = (tmp_path / "cache" / "warm-up").iterdir()
+    assert json.loads(kept.read_bytes())["v"] == 1
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    write_null(tmp_path)
+    with serve(tmp_path) as service:
+        assert service.url
+        for _ in range(3):
+            kill_the_worker(service)
+        assert service.classify(picture(1)).status_code == 200
+        assert all(death["restart_in"] <= 1 for death in service.events("worker died"))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_service_that_is_told_to_end_while_it_starts_ends_and_leaves_nothing(tmp_path: Path, signals: int) -> None:
+    write_null(tmp_path)
+    with serve(tmp_path) as service:
+        eventually(lambda: service.children("worker") and service.children("gateway"), "its processes start")
+        family = [*service.children("worker"), *service.children("gateway"), *service.children("valkey-server")]
+        for _ in range(signals):
+            service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
+        assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.slow
+def test_workers_that_die_again_and_again_while_they_start_cost_nobody_an_answer(tmp_path: Path) -> None:
+    """Pauses of 0.5, 1, 2, 4, 5 and 5 s; doubled without a bound they would be longer than requests wait for a worker (30 s)."""
+    write_null(tmp_path)
+    with serve(tmp_path) as service:
+        assert service.url
+        kill_the_worker(service)
+        with ThreadPoolExecutor() as clients:
+            answers = [clients.submit(service.classify, picture(1)) for _ in range(3)]
+            for _ in range(6):
+                kill_the_worker(service)
+            assert [answer.result().status_code for answer in answers] == [200, 200, 200]
+
+
+def kill_the_worker(service: Service) -> None:
+    """Once there is one: after a death it may be missing for a while."""
+    [worker] = eventually(lambda: service.children("worker"), "there is a worker")
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: worker not in service.children("worker"), "it has ended")

@@ -1,0 +1,161 @@
+"""What warm-up measured and a later start reads again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from models.bundle import Bundle
+from server.worker.layout import Layout
+from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
+from server.worker.rechecks import Rechecks, RecheckTimings
+from server.worker.warmup import warm_up
+from tests.bundles import write_tiny_vit
+
+LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
+MEASURED = Measured(dtype="bfloat16", largest=4, seconds={1: 0.01, 2: 0.011, 4: 0.03}, at=1000.0)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_tiny_vit(tmp_path / "bundles")
+
+
+@pytest.fixture
+def conditions(bundle: Bundle) -> Conditions:
+    return Conditions.of(bundle.spec, LAYOUT, "auto")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def the_file(folder: Path) -> Path:
+    [path] = (folder / "warm-up").iterdir()
+    return path
+
+
+def test_a_later_start_finds_what_was_kept(folder: Path, conditions: Conditions) -> None:
+    Measurements(folder).keep(conditions, MEASURED)
+    assert Measurements(folder).find(conditions) == MEASURED
+
+
+def test_a_bundle_that_was_measured_is_warm_without_measuring(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
+    Measurements(folder).keep(conditions, MEASURED)
+    warm = warm_up(bundle, LAYOUT, "auto", Measurements(folder))
+    assert warm.dtype == torch.bfloat16
+    assert (warm.steps.best, warm.steps.seconds) == (2, MEASURED.seconds)
+
+
+def test_what_is_measured_is_kept(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
+    warm = warm_up(bundle, LAYOUT, "float32", Measurements(folder))
+    assert Measurements(folder).find(Conditions.of(bundle.spec, LAYOUT, "float32")) == warm.measured
+    assert Measurements(folder).find(conditions) is None, "another setting asks another question"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"torch": "0.1"}, {"cpu": "another"}, {"flags": ["avx9"]}, {"bundle": "0" * 64}, {"threads": 7}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_other_conditions_are_measured_anew(folder: Path, conditions: Conditions, changed: dict[str, object]) -> None:
+    Measurements(folder).keep(conditions, MEASURED)
+    assert Measurements(folder).find(msgspec.structs.replace(conditions, **changed)) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"\xff\x00" * 100,
+        lambda content: b"[" * 100_000,
+        lambda content: content.replace(b"bfloat16", b"float8"),
+        lambda content: content.replace(b"0.011", b"-1"),
+        lambda content: content.replace(b"0.011", b"1e300"),
+        lambda content: content.replace(b'"largest":4', b'"largest":0'),
+        lambda content: content.replace(b'"v":1', b'"v":2'),
+        lambda content: json.dumps({**json.loads(content), "conditions": {**json.loads(content)["conditions"], "cpus": 999}}).encode(),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_ignored_and_replaced(
+    folder: Path, bundle: Bundle, conditions: Conditions, damage: Callable[[bytes], bytes]
+) -> None:
+    Measurements(folder).keep(conditions, MEASURED)
+    content = the_file(folder).read_bytes()
+    the_file(folder).write_bytes(damage(content))
+    assert damage(content) != content
+    assert Measurements(folder).find(conditions) is None
+    warm = warm_up(bundle, LAYOUT, "auto", Measurements(folder))
+    assert Measurements(folder).find(conditions) == warm.measured
+
+
+def test_a_folder_that_cannot_be_written_only_means_measuring_again(tmp_path: Path, bundle: Bundle, conditions: Conditions) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    kept = Measurements(tmp_path / "cache")
+    assert warm_up(bundle, LAYOUT, "float32", kept).dtype == torch.float32
+    assert kept.find(conditions) is None
+    Measurements(None).keep(conditions, MEASURED)
+
+
+def test_the_files_do_not_pile_up_and_those_in_use_stay(folder: Path, conditions: Conditions) -> None:
+    kept = Measurements(folder)
+    kept.keep(conditions, MEASURED)
+    for threads in range(2, MOST_FILES + 1):
+        kept.keep(msgspec.structs.replace(conditions, threads=threads), MEASURED)
+    for path in (folder / "warm-up").iterdir():
+        os.utime(path, (1, 1))
+    assert kept.find(conditions) == MEASURED
+    for threads in range(1000, 1000 + MOST_FILES - 1):
+        kept.keep(msgspec.structs.replace(conditions, threads=threads), MEASURED)
+    assert len(list((folder / "warm-up").iterdir())) == MOST_FILES
+    assert kept.find(conditions) == MEASURED
+
+
+class Worker:
+    """Is idle or not."""
+
+    idle = True
+
+
+def test_what_is_old_is_measured_again_while_nothing_runs(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
+    kept = Measurements(folder)
+    kept.keep(conditions, MEASURED)
+    warm = warm_up(bundle, LAYOUT, "auto", kept)
+    worker = Worker()
+    rechecks = Rechecks(LAYOUT, "auto", kept, lambda: worker.idle, RecheckTimings(quiet=0.2))
+    rechecks.loaded(bundle, warm)
+
+    worker.idle = False
+    rechecks.look([bundle.spec.id])
+    worker.idle = True
+    rechecks.look([bundle.spec.id])
+    assert kept.find(conditions) == MEASURED, "it has not been quiet for long enough"
+    time.sleep(0.3)
+    rechecks.look([])
+    assert kept.find(conditions) == MEASURED, "it is not loaded"
+    rechecks.look([bundle.spec.id])
+    again = kept.find(conditions)
+    assert again is not None and again.age < 60
+    time.sleep(0.3)
+    rechecks.look([bundle.spec.id])
+    assert kept.find(conditions) == again, "once is enough"
+
+
+def test_a_request_that_comes_while_measuring_goes_first(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
+    kept = Measurements(folder)
+    kept.keep(conditions, MEASURED)
+    answers = iter([True, True, True])
+    rechecks = Rechecks(LAYOUT, "auto", kept, lambda: next(answers, False), RecheckTimings(quiet=0.0))
+    rechecks.loaded(bundle, warm_up(bundle, LAYOUT, "auto", kept))
+    rechecks.look([bundle.spec.id])
+    assert next(answers, None) is None, "it had begun"
+    assert kept.find(conditions) == MEASURED
