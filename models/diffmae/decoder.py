@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import ops
 from models.layers.block import Attention, Mlp
+from models.layers.cross_attention import CrossAttention, Memory
 
 
 class DecoderType(StrEnum):
@@ -24,17 +24,6 @@ class DecoderType(StrEnum):
     """To visible patches only."""
     CROSS_SELF = "cross_self"
     """To visible patches, then to the other noisy ones."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The visible patches as one cross-attention sees them."""
-
-    keys: Tensor
-    """(B, H, 1 + V, D)."""
-    values: Tensor
-    size: Tensor | None
-    """(B, 1 + V, 1): 0 for padding; input tokens per token where tokens merged and count by size."""
 
 
 @dataclass(frozen=True)
@@ -74,33 +63,6 @@ class Context:
             visible=_pad_and_join(joint) if joint else None,
             visible_size=_join_sizes([context.visible_size for context in contexts], joint) if joint else None,
         )
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention from noisy patches to features of another width; the rows of `kv` are k and v."""
-
-    def __init__(self, width: int, context_width: int, heads: int) -> None:
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} cannot be split into {heads} heads")
-        self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(context_width, 2 * width)
-        self.proj = nn.Linear(width, width)
-
-    def remember(self, context: Tensor, size: Tensor | None) -> Memory:
-        """(B, 1 + V, D) → keys and values."""
-        keys, values = (self._split_heads(part).contiguous() for part in self.kv(context).chunk(2, dim=-1))
-        return Memory(keys, values, size)
-
-    def forward(self, x: Tensor, memory: Memory) -> Tensor:
-        attended = ops.size_biased_attention(self._split_heads(self.q(x)), memory.keys, memory.values, memory.size)
-        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return output
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        return x.reshape(batch, tokens, self.heads, width // self.heads).transpose(1, 2)  # (B, H, N, D)
 
 
 class DecoderBlock(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.people.heads import POSE_FEATURE, Feature, Heads, Reading, encoder
 from models.people.masked_attention import MaskedBlock, Visible
-from models.people.tracks import Hidden, Tracks
+from models.people.tracks import Hidden, MeanStd, Tracks, require_statistics
 
 JOINTS_3D = Feature(135, 256, 128)
 HIERA = Feature(2048, 512, 256)
@@ -43,12 +43,15 @@ class LARTConfig:
     drop_path: float = 0.4
     mask_ratio: float = 0.4
     """Share of the detected tokens that training hides."""
+    mean_std: MeanStd | None = None
+    """Of the pose's first values, as the published `mean_std.npy` has them; None: not in the bundle, and given with every track."""
 
     @property
     def width(self) -> int:
         return self.pose.width + sum(feature.width for feature in (self.joints, self.appearance) if feature)
 
     def __post_init__(self) -> None:
+        require_statistics(self.mean_std, self.pose.values)
         if self.width % 4:
             raise ValueError(f"the features' widths add up to {self.width}, which is no multiple of 4 as the position table needs")
         if self.frames > self.times:
@@ -99,7 +102,7 @@ class LART(nn.Module):
         self.conv_de = nn.ConvTranspose1d(width, width, 7, config.conv_stride, config.conv_padding)
 
     def forward(self, tracks: Tracks, hidden: Hidden | None = None) -> Recognised:
-        """hidden: None for what was not detected. The tracks stay as they are."""
+        """hidden: None for what was not detected; in training, for `mask_ratio` of what was. The tracks stay as they are."""
         tokens = self.tokens(tracks, hidden)
         batch, _, people, _ = tokens.shape
         class_tokens = self.class_token.expand(batch, people, -1)
@@ -107,7 +110,7 @@ class LART(nn.Module):
 
     def tokens(self, tracks: Tracks, hidden: Hidden | None = None) -> Tensor:
         """Without the heads: (B, T, P, C)."""
-        hidden = hidden or Hidden.missing(tracks)
+        hidden = hidden or self._hide(tracks)
         x = self._embed(tracks)  # (B, T, P, C)
         x = torch.where(hidden.masked, self.mask_token, x)
         batch, times, people, width = x.shape
@@ -117,6 +120,11 @@ class LART(nn.Module):
         for block in self.blocks:
             x = block(x, visible)
         return x.view(batch, times, people, width)
+
+    def _hide(self, tracks: Tracks) -> Hidden:
+        if not self.training:
+            return Hidden.missing(tracks)
+        return Hidden.at_random(tracks, self.config.mask_ratio, torch.rand(tracks.detected.shape, device=tracks.detected.device))
 
     def _embed(self, tracks: Tracks) -> Tensor:
         parts = [self.pose_encoder(tracks.pose)]

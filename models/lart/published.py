@@ -67,5 +67,6 @@ FAMILY = Family(
     tidy=tidy,
     completed=completed,
     left_behind="the body mesh, which is licensed",
+    beside=("mean_std",),
     wrapper="state_dict",
 )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.layers.block import Block, drop_scale
+from models.layers.block import Block, Half, drop_scale
 from models.layers.token_merging import Tokens
 
 Streams = tuple[Tensor, Tensor]
@@ -154,8 +154,8 @@ def couple(block: nn.Module, tokens: Tokens, keep: Tensor | None = None) -> Coup
     """A ViT's block for one batch."""
     assert isinstance(block, Block)
     return Coupling(
-        attend=lambda x: block.attn(block.norm1(x), tokens.key_size)[0],
-        transform=lambda x: block.mlp(block.norm2(x)),
+        attend=lambda x: block(replace(tokens, x=x), half=Half.ATTENTION).x,
+        transform=lambda x: block(replace(tokens, x=x), half=Half.MLP).x,
         parameters=tuple(block.parameters()),
         scale=drop_scale(tokens.x, block.drop_path, block.training, keep),
     )
@@ -163,17 +163,17 @@ def couple(block: nn.Module, tokens: Tokens, keep: Tensor | None = None) -> Coup
 
 def _merge_within(block: nn.Module, tokens: Tokens, r: int, keep: Tensor | None) -> Tokens:
     """A block that merges after attention, as `Block` does, both streams by the same matching."""
-    assert isinstance(block, Block)
-    keys: list[Tensor] = []
+    metrics: list[Tensor] = []
 
     def attend(x: Tensor) -> Tensor:
-        attended, found = block.attn(block.norm1(x), tokens.key_size)
-        keys.append(found)
-        return attended  # type: ignore[no-any-return]
+        half: Tokens = block(replace(tokens, x=x), half=Half.ATTENTION)
+        assert half.metric is not None
+        metrics.append(half.metric)
+        return half.x
 
     coupling = replace(couple(block, tokens, keep), attend=attend)
     x1, x2 = streams_of(tokens.x)
-    tokens = replace(tokens, x=torch.cat([x1 + coupling.f(x2), x2], dim=-1)).merge(keys[0].sum(dim=1), r)
+    tokens = replace(tokens, x=torch.cat([x1 + coupling.f(x2), x2], dim=-1)).merge(metrics[0], r)
     y1, x2 = streams_of(tokens.x)
     return replace(tokens, x=torch.cat([y1, x2 + coupling.g(y1)], dim=-1))
 

@@ -27,6 +27,8 @@ class Tokens:
     """(B, N, 1), how many input tokens each token stands for; None before the first merge."""
     source: Tensor | None = None
     """(B, N, N_in) of 0 and 1, which input tokens each token holds; None before the first merge and when not traced."""
+    metric: Tensor | None = None
+    """(B, N, D), by whose cosine tokens are compared: from an attention branch whose result is not yet added."""
 
     @property
     def key_size(self) -> Tensor | None:

@@ -58,14 +58,15 @@ class VideoEncoderConfig:
         return self.channels, self.frames, self.image_size, self.image_size
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Patches in time and in one picture."""
-        return self.frames // self.patch_frames, (self.image_size // self.patch_size) ** 2
+    def grid(self) -> tuple[int, int, int]:
+        """Times, rows and columns of patches."""
+        side = self.image_size // self.patch_size
+        return self.frames // self.patch_frames, side, side
 
     @property
     def patches(self) -> int:
-        times, places = self.grid
-        return times * places
+        times, rows, columns = self.grid
+        return times * rows * columns
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,7 @@ class VideoMAEPretraining(nn.Module):
     def to_clips(self, patches: Tensor) -> Tensor:
         """Patches as predicted, unless they are normalised → (B, channels, predicted_frames, S, S)."""
         config = self.config
-        return unpatchify_tubes(
-            patches, config.predicted_per_patch, config.patch_size, (config.grid[0], config.image_size // config.patch_size)
-        )
+        return unpatchify_tubes(patches, config.predicted_per_patch, config.patch_size, config.grid[:2])
 
 
 def _blocks(config: VideoMAEPretrainingConfig, width: int, heads: int, depth: int) -> nn.ModuleList:

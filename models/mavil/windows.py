@@ -51,7 +51,7 @@ class WindowAttention(Attention):
         self.tau = nn.Parameter(torch.ones(heads))
         self.meta_mlp = PositionBias(heads, self.window)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(B, L, C) → (B, L, C).
 
         The published code divides scores by max(|q|·|k|, 1e-6); here q and k are scaled apart, which is the same for vectors that are
@@ -112,5 +112,5 @@ class WindowBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) → (B, L, C)."""
-        x = x + self.norm1(self.attn.attend(x))
+        x = x + self.norm1(self.attn(x))
         return x + self.norm2(self.mlp(x))  # type: ignore[no-any-return]

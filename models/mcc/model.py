@@ -6,7 +6,7 @@ other queries. So a scene is encoded once, its keys and values are kept for ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from kernels import ops
 from models.layers.block import Block, drop_branch
+from models.layers.cross_attention import Memory
+from models.layers.initial import load_encoder
 from models.layers.patches import PatchEmbed, require_picture_patches
 from models.layers.positions import sincos_table
 from models.layers.reversible import run_trunk
@@ -100,6 +102,8 @@ class Scene:
     """(layers, B, H, 1 + N + 1, D + 8)."""
     values: Tensor
     """The same shape."""
+    kept: Tensor | None = None
+    """(layers, 2, B) of 0 and 1, which samples kept which branches of the decoder: queries share the fate of their scene."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +170,7 @@ class MCC(nn.Module):
 
     def forward(self, images: Tensor, seen: Tensor, queries: Tensor, *, kept: Kept | None = None) -> Tensor:
         """`encode`, `remember`, `ask`, `predict` at once → (B, Q, outputs), float32. kept: None to draw it, in training."""
-        if kept is None and self.training and self.config.drop_path:
-            kept = self._draw(images.shape[0], images.device)
-        return self.predict(self.ask(self.remember(self.encode(images, seen, kept), kept), queries, kept))
+        return self.predict(self.ask(self.remember(self.encode(images, seen, kept), kept), queries))
 
     def encode(self, images: Tensor, seen: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ latent tokens (B, 1 + N, 2C), class token first, the picture's channels before the points'.
@@ -211,26 +213,22 @@ class MCC(nn.Module):
         return cast("Tensor", self.norm_xyz(_run(self.blocks_xyz, x, None if kept is None else kept.xyz, merge)))
 
     def remember(self, latent: Tensor, kept: Kept | None = None) -> Scene:
-        """The scene's way through the decoder, on which no query has any influence."""
+        """The scene's way through the decoder, on which no query has any influence. kept: None to draw it, in training."""
         x = self.decoder_embed(latent) + self.decoder_pos_embed  # (B, 1 + N, Cd)
+        fate = self._draw(x) if kept is None else kept.decoder
         keys, values = [], []
-        blocks = self._decoder()
-        for layer, block in enumerate(blocks):
-            q, k, v = block.attn.project(block.norm1(x))
-            layer_keys, layer_values = reserve_self(k, v)
-            keys.append(layer_keys)
-            values.append(layer_values)
-            if layer + 1 < len(blocks):  # nobody reads what the scene's tokens become in the last one
-                x = block.finish(x, ops.size_biased_attention(q, k, v), None if kept is None else kept.decoder[layer])
-        return Scene(torch.stack(keys), torch.stack(values))
+        for layer, block in enumerate(self.decoder_blocks):
+            x, memory = block(x, keep=None if fate is None else fate[layer], passes_on=layer + 1 < len(self.decoder_blocks))
+            keys.append(memory.keys)
+            values.append(memory.values)
+        return Scene(torch.stack(keys), torch.stack(values), fate)
 
-    def ask(self, scene: Scene, queries: Tensor, kept: Kept | None = None) -> Tensor:
+    def ask(self, scene: Scene, queries: Tensor) -> Tensor:
         """Points (B, Q, 3) in the coordinates of the seen ones → what the decoder makes of each, (B, Q, Cd)."""
         x = self.decoder_xyz_pos_embed(contract(queries, self.config.far))
-        for layer, block in enumerate(self._decoder()):
-            q, k, v = block.attn.project(block.norm1(x))
-            attended = attend_to_scene_and_self(q, k, v, scene.keys[layer], scene.values[layer])
-            x = block.finish(x, attended, None if kept is None else kept.decoder[layer])
+        for layer, block in enumerate(self.decoder_blocks):
+            memory = Memory(scene.keys[layer], scene.values[layer])
+            x, _ = block(x, memory, keep=None if scene.kept is None else scene.kept[layer])
         return cast("Tensor", self.decoder_norm(x))
 
     def predict(self, asked: Tensor) -> Tensor:
@@ -252,22 +250,33 @@ class MCC(nn.Module):
         colour = errors.masked_fill(~counts, 0.0).sum() / (3 * counts.sum()).clamp(min=1)
         return Losses(self.config.occupancy_weight * occupancy + self.config.colour_weight * colour, occupancy, colour)
 
-    def _decoder(self) -> Sequence[DecoderBlock]:
-        return cast("Sequence[DecoderBlock]", self.decoder_blocks)
-
-    def _draw(self, batch: int, device: torch.device) -> Kept:
-        depths = (self.config.depth, self.config.depth, self.config.decoder_depth)
-        return Kept(*(torch.empty(depth, 2, batch, device=device).bernoulli_(1 - self.config.drop_path) for depth in depths))
+    def _draw(self, x: Tensor) -> Tensor | None:
+        """(layers, 2, B) of 0 and 1 in training; None where nothing is left out."""
+        if not self.training or not self.config.drop_path:
+            return None
+        shape = (self.config.decoder_depth, 2, x.shape[0])
+        return torch.empty(shape, device=x.device).bernoulli_(1 - self.config.drop_path)
 
 
 class DecoderBlock(Block):
-    """A block whose attention is the decoder's business: the scene's tokens and the queries see different things."""
+    """A block in which the scene's tokens see each other, and a query sees them and itself."""
 
-    def finish(self, x: Tensor, attended: Tensor, keep: Tensor | None) -> Tensor:
-        """Both residual branches, given what the heads saw: (B, N, C), (B, H, N, D) → (B, N, C)."""
-        keep_attention, keep_mlp = (None, None) if keep is None else keep  # drawn once for both, the scene's tokens and the queries
+    def forward(  # type: ignore[override]
+        self, x: Tensor, memory: Memory | None = None, keep: Tensor | None = None, *, passes_on: bool = True
+    ) -> tuple[Tensor, Memory]:
+        """(B, N, C) → (B, N, C), and what queries see of these tokens.
+
+        memory: the scene that queries ask; None for the scene's own tokens. keep: (2, B) of 0 and 1, which samples keep the attention and
+        the MLP branch; None: all. passes_on: False in the last layer for the scene, whose tokens nobody reads after it.
+        """
+        q, k, v = self.attn.project(self.norm1(x))
+        own = Memory(*reserve_self(k, v)) if memory is None else memory
+        if not passes_on:
+            return x, own
+        attended = ops.size_biased_attention(q, k, v) if memory is None else attend_to_scene_and_self(q, k, v, memory.keys, memory.values)
+        keep_attention, keep_mlp = (None, None) if keep is None else keep
         x = x + drop_branch(self.attn.join(attended), self.drop_path, False, keep_attention)
-        return x + drop_branch(self.mlp(self.norm2(x)), self.drop_path, False, keep_mlp)
+        return x + drop_branch(self.mlp(self.norm2(x)), self.drop_path, False, keep_mlp), own
 
 
 EXTRA = 8
@@ -319,13 +328,8 @@ def colour_logits(predicted: Tensor) -> Tensor:
 
 
 def start_from_mae(model: MCC, pretrained: Mapping[str, Tensor]) -> None:
-    """Load the encoder of an MAE into the picture's encoder, in place. Raises ValueError naming what is missing or has another shape."""
-    own = model.state_dict()
-    wanted = [name for name in own if name.split(".")[0] in ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")]
-    wrong = [name for name in wanted if name not in pretrained or pretrained[name].shape != own[name].shape]
-    if wrong:
-        raise ValueError(f"the pre-trained weights lack, or have in another shape: {', '.join(wrong)}")
-    model.load_state_dict({name: pretrained[name] for name in wanted}, strict=False)
+    """Load the encoder of an MAE into the image encoder, in place. Raises ValueError naming what is missing or has another shape."""
+    load_encoder(model, pretrained, fresh=("cls_token_xyz", "xyz_pos_embed.", "blocks_xyz.", "norm_xyz.", "decoder_"))
 
 
 def _encoder_block(config: MCCConfig) -> Block:

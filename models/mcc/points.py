@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import cast
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +36,8 @@ class WindowEmbed(nn.Module):
         self.two_d_pos_embed = nn.Parameter(sincos_table(width, window), requires_grad=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.invalid_xyz_token = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(WindowBlock(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps) for _ in range(depth))
-        cast("WindowBlock", self.blocks[-1]).attn.packable = False
+        kinds = [Block] * (depth - 1) + [ClassTokenBlock]
+        self.blocks = nn.ModuleList(kind(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps) for kind in kinds)
 
     def forward(self, points: Tensor, valid: Tensor) -> Tensor:
         """(B, n, n, 3), bool (B, n, n) → (B, windows, C) in raster order.
@@ -67,19 +66,26 @@ class WindowEmbed(nn.Module):
         x = torch.where(valid.unsqueeze(-1), embed(points, self.pos_embed), self.invalid_xyz_token) + self.two_d_pos_embed[:, 1:]
         class_token = (self.cls_token + self.two_d_pos_embed[:, :1]).expand(x.shape[0], -1, -1)
         x = torch.cat([class_token, x], dim=1)  # (W, 1 + w², C)
-        *before, last = cast("Sequence[WindowBlock]", self.blocks)
-        for block in before:
-            x = block(Tokens(x)).x
-        return last.class_token(x)
+        tokens = Tokens(x)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens.x[:, 0]
 
 
-class WindowBlock(Block):
-    def class_token(self, x: Tensor) -> Tensor:
-        """What the block makes of the first token: (W, N, C) → (W, C), with no key or value computed for the others.
+class ClassTokenBlock(Block):
+    """A block that computes the first token only."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, qkv_bias: bool, norm_eps: float) -> None:
+        super().__init__(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps)
+        self.attn.packable = False
+
+    def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
+        """(W, N, C) → (W, 1, C), with no key or value computed for the other tokens.
 
         A logit q · (K x) is (Kᵀ q) · x, and a mean of values V x is V of the mean of x: each head asks with a vector of C channels, and
         all look at the same tokens. The keys' bias shifts the logits of a query alike, so it drops out; the values' is added once.
         """
+        x = tokens.x
         heads, width = self.attn.heads, x.shape[-1]
         to_q, to_k, to_v = self.attn.qkv.weight.view(3, heads, -1, width)  # (H, D, C) each
         bias = self.attn.qkv.bias
@@ -90,7 +96,8 @@ class WindowBlock(Block):
         mean = F.scaled_dot_product_attention(q, normed, normed, scale=(width // heads) ** -0.5)  # (W, H, C)
         attended = torch.einsum("whc,hdc->whd", mean, to_v) + bias_v
         token: Tensor = x[:, 0] + self.attn.proj(attended.flatten(1))
-        return token + cast("Tensor", self.mlp(self.norm2(token)))
+        token = token + self.mlp(self.norm2(token))
+        return replace(tokens, x=token.unsqueeze(1))
 
 
 def embed(points: Tensor, linear: nn.Linear) -> Tensor:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from models.layers.block import Mlp, drop_branch, drop_path_rates
 from models.layers.initial import initialise_like_slowfast
+from models.layers.space_time_positions import Grid
 from models.mvit.boxes import BoxPooling
-from models.mvit.pooling import AttentionPlan, Grid, PoolingAttention, skip_kernel
-from models.mvit.trunk import OverlappingPatches, Positions, PositionTable, TrunkConfig, factor_at, grown
+from models.mvit.pooling import AttentionPlan, PoolingAttention, skip_kernel
+from models.mvit.trunk import OverlappingPatches, Positions, TrunkConfig, factor_at, grown, position_table
 
 
 class Activation(StrEnum):
@@ -129,7 +130,7 @@ class MViT(nn.Module):
         self.config = config
         self.patch_embed = OverlappingPatches(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
-        self.pos_embed = None if config.positions is Positions.NONE else PositionTable(config, class_token=config.class_token)
+        self.pos_embed = position_table(config, class_token=config.class_token)
         self.blocks = nn.ModuleList()
         width = config.width
         for block, rate in enumerate(drop_path_rates(config.drop_path, config.depth)):

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Grid = tuple[int, int, int]
-"""Times, rows and columns."""
+from models.layers.space_time_positions import Grid
 
 ALIGNMENT = 8
 """Head widths that fast attention kernels want are multiples of this."""

@@ -9,12 +9,13 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Mlp, drop_branch, drop_path_rates, drop_scale
+from models.layers.block import Half, Mlp, drop_branch, drop_path_rates, drop_scale
 from models.layers.initial import initialise_like_slowfast
 from models.layers.reversible import Coupling, Streams, run_reversible, streams_of
+from models.layers.space_time_positions import Grid
 from models.mvit.model import Activation, Recognised
-from models.mvit.pooling import AttentionPlan, Grid, PoolingAttention
-from models.mvit.trunk import OverlappingPatches, Positions, PositionTable, TrunkConfig, factor_at, grown
+from models.mvit.pooling import AttentionPlan, PoolingAttention
+from models.mvit.trunk import OverlappingPatches, Positions, TrunkConfig, factor_at, grown, position_table
 from models.vit.model import Pool, ViTConfig
 
 
@@ -101,10 +102,18 @@ class ReversibleBlock(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.drop_path = drop_path
 
+    def forward(self, x: Tensor, grid: Grid, half: Half) -> Tensor:
+        """(B, N, C) → (B, N, C): F or G of one stream."""
+        if half is Half.ATTENTION:
+            attended: Tensor = self.attn(self.norm1(x), grid)[0]
+            return attended
+        transformed: Tensor = self.mlp(self.norm2(x))
+        return transformed
+
     def couple(self, x: Tensor, grid: Grid, keep: Tensor | None) -> Coupling:
         return Coupling(
-            attend=lambda x2: self.attn(self.norm1(x2), grid)[0],
-            transform=lambda y1: self.mlp(self.norm2(y1)),
+            attend=lambda x2: self(x2, grid, Half.ATTENTION),
+            transform=lambda y1: self(y1, grid, Half.MLP),
             parameters=tuple(self.parameters()),
             scale=drop_scale(x, self.drop_path, self.training, keep),
         )
@@ -120,7 +129,7 @@ class Transition(ReversibleBlock):
         self.fusion_mlp = Mlp(plan.width, int(plan.width * config.stage_mlp_ratio)) if config.stage_mlp_ratio else None
         self.proj = nn.Linear(plan.width, plan.width_out) if plan.width != plan.width_out else None
 
-    def forward(self, z: Tensor, grid: Grid, keep: Tensor | None) -> Tensor:
+    def forward(self, z: Tensor, grid: Grid, keep: Tensor | None) -> Tensor:  # type: ignore[override]
         """(B, N, 2C) → (B, N', C'). keep: (B,), which samples stochastic depth keeps: others leave the block as zeros."""
         fused = self.fusion(z)
         if self.fusion_mlp is not None:
@@ -138,7 +147,9 @@ class RevMViT(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = OverlappingPatches(config)
-        self.pos_embed = PositionTable(config, class_token=False)
+        positions = position_table(config, class_token=False)
+        assert positions is not None, "the config refuses a model without positions"
+        self.pos_embed = positions
         self.blocks = nn.ModuleList()
         width = config.width
         for block, rate in enumerate(drop_path_rates(config.drop_path, config.depth)):

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.mvit.pooling import AttentionPlan, Grid
+from models.layers.space_time_positions import Grid, SpaceTimePositions
+from models.mvit.pooling import AttentionPlan
 
 
 class Positions(StrEnum):
@@ -135,6 +134,14 @@ def shrink(size: Grid, stride: Grid | None) -> Grid:
     return times, rows, columns
 
 
+def position_table(config: TrunkConfig, *, class_token: bool) -> SpaceTimePositions | None:
+    """Learned positions of the class token, if there is one, and of all patches."""
+    if config.positions is Positions.NONE:
+        return None
+    separate = config.positions is Positions.SEPARATE
+    return SpaceTimePositions(config.width, config.patch_grid, class_token=class_token, separate=separate)
+
+
 class OverlappingPatches(nn.Module):
     """Pictures (B, channels, H, W) or clips (B, channels, T, H, W) → (B, t·h·w, C), time slowest, and the grid of the patches."""
 
@@ -152,31 +159,3 @@ class OverlappingPatches(nn.Module):
         x: Tensor = self.proj(pixels)
         grid = (1, *x.shape[2:]) if x.dim() == 4 else tuple(x.shape[2:])
         return x.flatten(2).transpose(1, 2), (grid[0], grid[1], grid[2])
-
-
-class PositionTable(nn.Module):
-    """Learned positions of the class token, if there is one, and of all patches."""
-
-    def __init__(self, config: TrunkConfig, *, class_token: bool) -> None:
-        super().__init__()
-        times, rows, columns = self._grid = config.patch_grid
-        self._class_token, width = class_token, config.width
-        if config.positions is Positions.JOINT:
-            self.joint = nn.Parameter(torch.zeros(1, int(class_token) + times * rows * columns, width))
-        elif config.positions is Positions.SEPARATE:
-            self.spatial = nn.Parameter(torch.zeros(1, rows * columns, width))
-            self.temporal = nn.Parameter(torch.zeros(1, times, width))
-            self.first = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
-        self._positions = config.positions
-
-    def forward(self, grid: Grid) -> Tensor:
-        """→ (1, special + t·h·w, C), taken trilinearly to a grid that is not the configured one."""
-        if self._positions is Positions.JOINT:
-            front, table = self.joint[:, : int(self._class_token)], self.joint[:, int(self._class_token) :]
-        else:
-            front = self.spatial[:, :0] if self.first is None else self.first
-            table = (self.temporal.unsqueeze(2) + self.spatial.unsqueeze(1)).flatten(1, 2)
-        if grid != self._grid:
-            volume = table.transpose(1, 2).reshape(1, -1, *self._grid)  # (1, C, t, h, w)
-            table = F.interpolate(volume, size=grid, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
-        return torch.cat([front, table], dim=1)

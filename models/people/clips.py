@@ -1,4 +1,7 @@
-"""Clips around the people in a track, as MViT sees them for LART. Views of whole videos are `models.media.video_views`."""
+"""Clips around the people in a track: what LART's appearance features are computed from, by MViT with boxes or by another video network.
+
+It follows the description of the published demo, which assumes 30 frames a second. Views of whole videos are `models.media.video_views`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from models.media.video_views import resize_short_side
 
-STEP = 6
+GROUP = 6
 """Frames of a track that share one feature: five per second."""
 
 WIDEST, NARROWEST = 1.2, 0.8
@@ -18,7 +21,7 @@ WIDEST, NARROWEST = 1.2, 0.8
 
 
 @dataclass(frozen=True)
-class Window:
+class Group:
     """Frames of a track that share the feature of a clip around the middle one."""
 
     first: int
@@ -30,9 +33,9 @@ class Window:
         return (self.first + self.end) // 2
 
 
-def windows(length: int) -> list[Window]:
-    """Of a track of so many frames."""
-    return [Window(first, min(first + STEP, length)) for first in range(0, length, STEP)]
+def groups(length: int) -> list[Group]:
+    """The groups of a track of `length` frames."""
+    return [Group(first, min(first + GROUP, length)) for first in range(0, length, GROUP)]
 
 
 def clip_frames(middle: int, length: int, *, frames: int, stride: int) -> Tensor:

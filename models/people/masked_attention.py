@@ -40,7 +40,7 @@ class MaskedAttention(Attention):
         if heads == 1 and head_dim == width:
             self.proj = nn.Identity()  # type: ignore[assignment]
 
-    def attend(self, x: Tensor, visible: Visible | None) -> Tensor:
+    def forward(self, x: Tensor, visible: Visible | None) -> Tensor:  # type: ignore[override]
         """(B, N, C) → (B, N, C)."""
         q, k, v = self.project(x)
         dropout = self.dropout if self.training else 0.0
@@ -64,7 +64,7 @@ class MaskedBlock(nn.Module):
 
     def forward(self, x: Tensor, visible: Visible | None = None) -> Tensor:
         """(B, N, C) → (B, N, C)."""
-        x = x + self._drop(self.attn.attend(self.norm1(x), visible))
+        x = x + self._drop(self.attn(self.norm1(x), visible))
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:

@@ -214,10 +214,11 @@ def arrange(
     appearance: A, values of a feature; None for those that the tracks have, of whom one at least must have some.
     training: one frame less of tracks that are not longer than T + 1. Others are shuffled by the caller; those that begin before and end
     after the ego's slice, that do not meet it, or that have one frame, leave their place empty.
+    Raises ValueError for an ego of one frame or none, which the published loader skips.
     """
-    length = min(frames, len(ego) - 1 if training and len(ego) <= frames + 1 else len(ego))
-    if length < 1:
+    if len(ego) < 2:
         raise ValueError("a track of one frame or none makes no clip")
+    length = min(frames, len(ego) - 1 if training and len(ego) <= frames + 1 else len(ego))
     rows = np.full((frames, people), -1)  # which row of its track each token shows
     rows[:length, 0] = np.arange(length)
     begin, end = ego.frames[0], ego.frames[length - 1]

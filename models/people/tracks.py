@@ -13,6 +13,10 @@ POSE = 229
 """24 rotations row by row, 10 betas, the place before the camera with its depth divided by 200."""
 
 
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+"""Means and standard deviations of the first values of a pose."""
+
+
 @dataclass(frozen=True)
 class Tracks:
     """Clips of people; all arrays are (B, T, P, ·)."""
@@ -52,8 +56,26 @@ class Hidden:
 
 
 def normalise_pose(pose: Tensor, mean_std: Tensor) -> Tensor:
-    """(..., 229) by the means and deviations (2, 1, K) of the first K values, as `mean_std.npy` holds them; the others stay."""
+    """(..., 229) by the means and standard deviations (2, 1, K) of the first K values, as `mean_std.npy` holds them; the others stay."""
     mean, std = mean_std[:, 0].to(pose.dtype)
     rest = pose.shape[-1] - len(mean)
     mean, std = torch.cat([mean, mean.new_zeros(rest)]), torch.cat([std, std.new_ones(rest)])
     return (pose - mean) / (std + 1e-10)
+
+
+def pose_statistics(mean_std: MeanStd | None) -> Tensor:
+    """A config's `mean_std` as `normalise_pose` takes it: (2, 1, K). Raises ValueError if it has none."""
+    if mean_std is None:
+        raise ValueError(
+            "mean_std: this model was imported without the statistics of its poses; import it with --set mean_std=mean_std.npy"
+        )
+    return torch.tensor(mean_std, dtype=torch.float64).unsqueeze(1)
+
+
+def require_statistics(mean_std: MeanStd | None, values: int) -> None:
+    """Raises ValueError for a config's `mean_std` that is not of poses of so many values."""
+    if mean_std is None:
+        return
+    mean, std = mean_std
+    if len(mean) != len(std) or len(mean) > values or min(std, default=0.0) < 0:
+        raise ValueError(f"mean_std: {len(mean)} means and {len(std)} standard deviations where a pose has {values} values")

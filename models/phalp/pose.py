@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.people.heads import POSE_FEATURE, Feature, Heads, Reading, encoder
 from models.people.masked_attention import MaskedBlock, Visible
-from models.people.tracks import Hidden, Tracks, normalise_pose
+from models.people.tracks import Hidden, MeanStd, Tracks, normalise_pose, pose_statistics, require_statistics
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ class PosePredictorConfig:
     conv_padding: int = 1
     dropout: float = 0.1
     drop_path: float = 0.4
+    mean_std: MeanStd | None = None
+    """Of the pose's first values, as the published `mean_std.npy` has them; None: not in the bundle, and given with every call."""
 
     def __post_init__(self) -> None:
+        require_statistics(self.mean_std, self.pose.values)
         if self.frames % self.conv_stride:
             raise ValueError(f"frames: {self.frames} is no multiple of conv_stride {self.conv_stride}")
 
@@ -83,11 +86,12 @@ class PosePredictor(nn.Module):
 
 
 def predict_pose(
-    model: PosePredictor, times: Tensor, poses: Tensor, gaps: Tensor, mean_std: Tensor, *, each_at_its_time: bool = False
+    model: PosePredictor, times: Tensor, poses: Tensor, gaps: Tensor, mean_std: Tensor | None = None, *, each_at_its_time: bool = False
 ) -> Tensor:
     """The pose vectors (N, 229) that tracks will have in the next frame.
 
-    times: (N, K) of their last detections; poses: (N, K, 229) of the same, raw; gaps: (N,), frames since the last one.
+    times: (N, K) of their last detections; poses: (N, K, 229) of the same, raw; gaps: (N,), frames since the last one. mean_std: (2, 1, K),
+    as for `normalise_pose`; None for the model's own. Raises ValueError if it has none.
 
     The published code reads every track at the frame of the first one. That is the default here too, since the published distances were
     fitted with it; `each_at_its_time` reads each track at its own.
@@ -97,7 +101,8 @@ def predict_pose(
     read = (place[:, -1] + gaps.long() + 1).clamp(max=frames - 1)
     if not each_at_its_time:
         read = read[:1].expand_as(read)
-    normalised = normalise_pose(poses, mean_std).to(model.mask_token.dtype)
+    statistics = pose_statistics(model.config.mean_std) if mean_std is None else mean_std
+    normalised = normalise_pose(poses, statistics.to(poses.device)).to(model.mask_token.dtype)
     tracks = _on_time_line(normalised, place.clamp(max=frames - 1), frames)
     predicted: Tensor = model(tracks).reading.pose  # (N, T, 229)
     return predicted[torch.arange(len(read), device=read.device), read]

@@ -48,6 +48,7 @@ POSE = Family(
     preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     tidy=tidy_pose,
     left_behind="a table of positions and a transformer that nothing uses",
+    beside=("mean_std",),
     wrapper="state_dict",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import collections
 import json
 import re
@@ -134,7 +135,10 @@ def _read_folder(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
-    if path.suffix == ".safetensors":
+    kind = "safetensors" if path.suffix == ".safetensors" else "torch"
+    if what := _no_checkpoint(path):
+        raise CheckpointError(f"{path}: damaged, or no {kind} file: {what}")
+    if kind == "safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
@@ -147,6 +151,23 @@ def _load(path: Path) -> Any:
         if culprit:
             raise CheckpointError(f"{path}: refused, since it holds {culprit[1]} and may hold only weights") from error
         raise CheckpointError(f"{path}: {_part_of_t5x(path) or f'damaged, or no torch file ({type(error).__name__})'}") from error
+
+
+def _no_checkpoint(path: Path) -> str | None:
+    """What a file is that is empty or text; None for any other."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, which `git lfs pull` replaces by the file"
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # the last character may be cut
+    except UnicodeDecodeError:
+        return None
+    if not all(character.isprintable() or character in "\r\n\t" for character in text):
+        return None
+    return f"it is text, which begins {text.split(chr(10))[0].strip()[:40]!r}"
 
 
 def _part_of_t5x(path: Path) -> str | None:

@@ -58,6 +58,8 @@ class Family:
     """Writes the published weights as a folder, if that is what the family's checkpoints are."""
     describe: Callable[[Any], dict[str, Any]] = lambda config: {}
     """What a file states about a model of this config, for `described`. Raises ValueError for a config that it cannot express."""
+    beside: tuple[str, ...] = ()
+    """Fields of the config that lie in files beside the checkpoint: an import asks for them."""
     left_behind: str = ""
     """In words, what its files hold besides: an import drops it, an export lacks it, and the published loaders do without."""
     described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}

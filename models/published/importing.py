@@ -57,7 +57,7 @@ def import_checkpoint(
             sound=bundling.sound(purpose, config, input_settings),
             labels=bundling.label_names(file, labels, purpose.names(config), purpose.classes(config) if task in LABELLED else 0),
             license=license,
-            provenance=_provenance(file, checkpoint, chosen, overrides),
+            provenance=_provenance(file, checkpoint, chosen, overrides, config),
             ladder=bundling.ladder(architecture, task, config),
             weights=Weights(sha256="0" * 64, bytes=0),
         )
@@ -89,10 +89,15 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
     return found
 
 
-def _provenance(file: Path, checkpoint: Checkpoint, family: Family, overrides: Mapping[str, str]) -> dict[str, Any]:
+def _provenance(file: Path, checkpoint: Checkpoint, family: Family, overrides: Mapping[str, str], config: Any) -> dict[str, Any]:
     # SlowFast's files say more than keys and config: an export writes it back
     said = {"cfg": checkpoint.description["cfg"]} if "cfg" in checkpoint.description else {}
-    notes = {"notes": list(checkpoint.notes)} if checkpoint.notes else {}
+    absent = [name for name in family.beside if getattr(config, name) is None]
+    found = [
+        *checkpoint.notes,
+        *(f"{name} is in no file that was read: --set {name}={name}.npy puts it into the bundle" for name in absent),
+    ]
+    notes = {"notes": found} if found else {}
     left_out = _left_out(checkpoint.weights, family)
     return {"file": file.name, "sha256": _sha256(file), "family": family.name, "set": dict(overrides), **said, **notes, **left_out}
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from models.bundle import Preprocess
 from models.published.container import CheckpointError
@@ -37,10 +40,20 @@ def split(family: Family, settings: Fields) -> tuple[Fields, Fields]:
 
 
 def _value(text: str) -> Any:
-    """JSON, `1,2,3` for a list, else text."""
+    """JSON, `1,2,3` for a list, the numbers of a NumPy file whose name ends in `.npy`, else text."""
+    if text.endswith(".npy"):
+        return _array(Path(text))
     for candidate in (text, f"[{text}]"):
         try:
             return json.loads(candidate)
         except json.JSONDecodeError:
             continue
     return text
+
+
+def _array(file: Path) -> Any:
+    """Its numbers as lists, without axes of length 1: the published `mean_std.npy` is (2, 1, K)."""
+    try:
+        return np.load(file, allow_pickle=False).squeeze().tolist()
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{file}: cannot be read as a NumPy array ({error})") from error

@@ -6,9 +6,10 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
@@ -16,6 +17,21 @@ from opsin.cli.screen import size
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
+
+LONGEST = 80
+"""Characters of a config field that are printed."""
+
+
+class ImportCommand(TyperCommand):
+    """Names the families in its help: they are looked up when somebody asks, since `opsin --help` must not wait for them."""
+
+    def get_help(self, ctx: Any) -> str:
+        try:
+            from models.registry import family_names
+        except ModuleNotFoundError:  # a client alone, which cannot import
+            return super().get_help(ctx)
+        self.epilog = f"Families: {', '.join(family_names())}."
+        return super().get_help(ctx)
 
 
 def import_(
@@ -65,17 +81,24 @@ def import_(
     typer.echo(f"family        {spec.provenance['family']}")
     typer.echo(f"task          {spec.task}")
     config = spec.model_dump(mode="json")["config"]
-    typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {value}" for key, value in config.items()))
+    typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {_short(value)}" for key, value in config.items()))
     for line in _inputs(spec):
         typer.echo(line)
     if spec.labels:
         typer.echo(f"labels        {len(spec.labels)}: {', '.join(spec.labels[:4])}{', …' if spec.labels[4:] else ''}")
     if "left_out" in spec.provenance:
         typer.echo(f"left out      {', '.join(spec.provenance['left_out'])}")
+    for note in spec.provenance.get("notes", []):
+        typer.echo(f"note          {note}")
     if spec.ladder:
         typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder)} (not measured)")
     typer.echo(f"license       {spec.license}")
     typer.echo(f"written       {bundle.path} ({size(bundle.spec.weights.bytes)})")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _inputs(spec: BundleSpec) -> Iterator[str]:

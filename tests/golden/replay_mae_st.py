@@ -83,7 +83,8 @@ def _pretraining(case: Case) -> Replayed:
 def _finetuned(case: Case) -> Replayed:
     model, clips = load_finetuned(case), case.inputs["video"]
     answer = model(clips)
-    times, places = model.config.grid
+    times, rows, columns = model.config.grid
+    places = rows * columns
     recorded = {}
     if "param_groups" in case.recorded:
         recorded["param_groups"] = _parameter_groups(model, case.recorded["param_groups"])

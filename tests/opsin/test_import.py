@@ -85,3 +85,19 @@ def test_import_never_overwrites(checkpoint: Path, tmp_path: Path) -> None:
     first, second = (opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny") for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 2)
     assert second.stderr == f"opsin: {tmp_path}/tiny/1: exists already; choose another --version\n"
+
+
+def test_the_help_names_the_families() -> None:
+    ended = opsin("import", "--help")
+    assert ended.returncode == 0
+    words = " ".join(ended.stdout.split())
+    assert "Families: timm, deit, mae, swag" in words and "phalp_appearance" in words
+
+
+def test_what_was_chosen_while_reading_is_printed(checkpoint: Path, tmp_path: Path) -> None:
+    weights = torch.load(checkpoint, weights_only=True)["model"]
+    torch.save({"state_dict": weights, "state_dict_ema": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "both.pth")
+    ended = opsin("import", tmp_path / "both.pth", "--family", "timm", "-o", tmp_path / "tiny")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "note          weights read from state_dict_ema, the running average; state_dict is left out" in ended.stdout
+    assert "note          the prefix module. is taken off every name" in ended.stdout

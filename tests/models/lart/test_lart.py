@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,12 +18,13 @@ from models.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, LARTConfig
 from models.lart.windows import read_track
 from models.people.heads import Feature
 from models.people.masked_attention import MaskedAttention, Visible
-from models.people.tracks import Hidden, Tracks, normalise_pose
+from models.people.tracks import Hidden, Tracks, normalise_pose, pose_statistics
 from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
+from models.registry import read_config
 from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.replay_lart import build
-from tests.models.recorded import GOLDEN, full_sizes, loads_strictly, relative_deviation, round_trips
+from tests.models.recorded import GOLDEN, RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips
 from training.objectives.lart import GroundTruth, action_loss, kinetics_loss, regression_loss
 
 CASES = GOLDEN / "lart"
@@ -206,10 +209,10 @@ def test_hidden_tokens_are_treated_as_published(heads: int) -> None:
     valid, masked = torch.rand(4, 9) < 0.7, torch.rand(4, 9) < 0.4
     masked[1] = True
     valid[2] = False
-    got = layer.attend(x, Visible.of(masked, valid))
+    got = layer(x, Visible.of(masked, valid))
     assert torch.allclose(got, attention_as_published(layer, x, valid, masked), atol=1e-6)
     everyone = torch.ones_like(valid)
-    assert torch.allclose(layer.attend(x, Visible.of(masked)), attention_as_published(layer, x, everyone, masked), atol=1e-6)
+    assert torch.allclose(layer(x, Visible.of(masked)), attention_as_published(layer, x, everyone, masked), atol=1e-6)
 
 
 def test_a_single_wide_head_is_read_from_a_checkpoint() -> None:
@@ -338,3 +341,46 @@ def test_gradients_reach_every_parameter_that_the_published_network_uses() -> No
     (answer.reading.actions.sum() + answer.reading.pose.sum() + answer.kinetics.sum()).backward()
     untouched = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is None}
     assert untouched == {"conv_en", "conv_de"}
+
+
+def test_training_hides_the_share_of_detected_tokens_that_the_config_says() -> None:
+    model, given = small(replace(SMALL, mask_ratio=0.5)).train(), people()
+    torch.manual_seed(3)
+    got = model(given).reading.actions
+    torch.manual_seed(3)
+    noise = torch.rand(given.detected.shape)
+    assert torch.equal(got, model(given, Hidden.at_random(given, 0.5, noise)).reading.actions)
+    assert not torch.equal(got, model(given, Hidden.missing(given)).reading.actions)
+    everyone = small(replace(SMALL, mask_ratio=0.0)).train()
+    assert torch.equal(everyone(given).reading.actions, everyone(given).reading.actions)
+    assert torch.equal(model.eval()(given).reading.actions, model(given, Hidden.missing(given)).reading.actions)
+
+
+def test_the_statistics_of_poses_are_in_the_bundle(tmp_path: Path) -> None:
+    mean_std = np.stack([np.linspace(-1, 1, 226), np.linspace(0.5, 2, 226)])[:, None]
+    np.save(tmp_path / "mean_std.npy", mean_std)
+    _, _, settings = RECORDED["lart"]
+    arguments = {"family": None, "labels": None, "name": "lart", "version": "1", "license": "CC0-1.0"}
+    file = GOLDEN / "lart/pose_appearance/checkpoint.pth"
+    spec, _ = import_checkpoint(file, overrides={**settings, "mean_std": str(tmp_path / "mean_std.npy")}, **arguments)
+    assert np.array_equal(spec.config["mean_std"], mean_std.squeeze(1))
+    config = read_config(LARTConfig, json.loads(spec.to_bytes())["config"])
+    pose = torch.randn(3, 229, dtype=torch.float64)
+    assert torch.equal(normalise_pose(pose, pose_statistics(config.mean_std)), normalise_pose(pose, torch.from_numpy(mean_std)))
+    assert "notes" not in spec.provenance
+
+    without, _ = import_checkpoint(file, overrides=settings, **arguments)
+    assert without.config["mean_std"] is None
+    assert without.provenance["notes"] == ["mean_std is in no file that was read: --set mean_std=mean_std.npy puts it into the bundle"]
+    with pytest.raises(ValueError, match="mean_std: this model was imported without"):
+        pose_statistics(None)
+    for content, sentence in ((b"no array", "cannot be read as a NumPy array"), (None, "cannot be read as a NumPy array")):
+        other = tmp_path / "other.npy"
+        other.unlink(missing_ok=True)
+        if content is not None:
+            other.write_bytes(content)
+        with pytest.raises(CheckpointError, match=sentence):
+            import_checkpoint(file, overrides={**settings, "mean_std": str(other)}, **arguments)
+    np.save(tmp_path / "long.npy", np.ones((2, 1, 300)))
+    with pytest.raises(CheckpointError, match="mean_std: 300 means and 300 standard deviations where a pose has 229 values"):
+        import_checkpoint(file, overrides={**settings, "mean_std": str(tmp_path / "long.npy")}, **arguments)

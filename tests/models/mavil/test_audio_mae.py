@@ -51,14 +51,14 @@ def test_window_attention_written_out(grid: tuple[int, int], shift: int, tau: fl
     nn.init.constant_(attention.tau, tau)
     x = torch.randn(1, grid[0] * grid[1], 16)
     with torch.no_grad():
-        torch.testing.assert_close(attention.attend(x), attention_written_out(attention, x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(attention(x), attention_written_out(attention, x), rtol=1e-4, atol=1e-5)
 
 
 def test_windows_of_several_sounds_do_not_meet() -> None:
     torch.manual_seed(0)
     attention = WindowAttention(16, 2, grid=(8, 4), window=(4, 4), shift=2).eval()
     x = torch.randn(3, 32, 16)
-    torch.testing.assert_close(attention.attend(x)[1:2], attention.attend(x[1:2]))
+    torch.testing.assert_close(attention(x)[1:2], attention(x[1:2]))
     with pytest.raises(ValueError, match="a grid of 6 × 4 cannot be cut into windows of 4 × 4"):
         WindowAttention(16, 2, grid=(6, 4), window=(4, 4), shift=2)
 

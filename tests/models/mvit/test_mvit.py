@@ -24,7 +24,7 @@ from models.mvit.model import Activation, MViT, MViTConfig
 from models.mvit.pooling import AttentionPlan, PoolingAttention, pool_tokens, relative_rows
 from models.mvit.published import fields_of
 from models.mvit.trunk import Positions, TrunkConfig
-from models.people.clips import clip_frames, margins, person_clip, windows
+from models.people.clips import clip_frames, groups, margins, person_clip
 from models.published import CheckpointError, import_checkpoint, read_checkpoint
 from tests.models.recorded import relative_deviation
 
@@ -348,7 +348,7 @@ def test_crops_lie_along_the_long_side(height: int, width: int) -> None:
 
 
 def test_a_track_is_cut_into_windows_of_a_fifth_of_a_second() -> None:
-    assert [(window.first, window.end, window.middle) for window in windows(15)] == [(0, 6, 3), (6, 12, 9), (12, 15, 13)]
+    assert [(group.first, group.end, group.middle) for group in groups(15)] == [(0, 6, 3), (6, 12, 9), (12, 15, 13)]
 
 
 def test_clips_repeat_the_ends_of_a_track() -> None:

@@ -276,3 +276,11 @@ def test_the_order_of_others_is_one_of_chance_that_a_seed_repeats() -> None:
     assert first == [other.frames[0] for other in shuffled(others, seed=3)]
     assert sorted(first) == list(range(10))
     assert first != sorted(first)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_track_of_one_frame_makes_no_clip(length: int, training: bool) -> None:
+    with pytest.raises(ValueError, match="a track of one frame or none makes no clip"):
+        arrange(track(range(length)), frames=12, people=1, mean_std=MEAN_STD, training=training)
+    assert arrange(track(range(2)), frames=12, people=1, mean_std=MEAN_STD, training=training).names[0] != "-1"

@@ -22,7 +22,8 @@ from models.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
 from models.phalp.results import RECORDED, Results
 from models.phalp.texture import normalise_texture, texture_distances, update_texture
 from models.phalp.tracker import Observation, State, Tracker, TrackerConfig
-from models.published import families, fit, read_checkpoint
+from models.published import families, fit, import_checkpoint, read_checkpoint
+from models.registry import read_config
 from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.compare import compare_intermediates
@@ -341,3 +342,26 @@ def test_the_pose_predictor_is_found_from_the_keys() -> None:
     published = read_checkpoint(CASES / "pose_predictor" / "checkpoint.pth")
     assert fit(published, families()["phalp_pose"], {"heads": 3}).perfect
     assert not fit(published, families()["phalp_pose"], {"heads": 3}).unexpected
+
+
+def test_a_pose_predictor_uses_the_statistics_of_its_bundle(tmp_path: Path) -> None:
+    mean_std = np.stack([np.linspace(-1, 1, 226), np.linspace(0.5, 2, 226)])[:, None]
+    np.save(tmp_path / "mean_std.npy", mean_std)
+    spec, weights = import_checkpoint(
+        GOLDEN / "phalp/pose_predictor/checkpoint.pth",
+        family=None,
+        labels=None,
+        overrides={"heads": "2", "mean_std": str(tmp_path / "mean_std.npy")},
+        name="phalp",
+        version="1",
+        license="CC0-1.0",
+    )
+    model = PosePredictor(read_config(PosePredictorConfig, spec.config)).eval()
+    model.load_state_dict(weights)
+    times, gaps = torch.arange(4.0).expand(2, -1), torch.zeros(2, dtype=torch.int64)
+    poses = torch.randn(2, 4, 229, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own = predict_pose(model, times, poses, gaps)
+        assert torch.equal(own, predict_pose(model, times, poses, gaps, torch.from_numpy(mean_std)))
+        with pytest.raises(ValueError, match="mean_std: this model was imported without"):
+            predict_pose(PosePredictor(replace(model.config, mean_std=None)).eval(), times, poses, gaps)

@@ -21,7 +21,7 @@ from models import bundle
 from models.loading import load, mismatch
 from models.mae.model import MAE, MAEConfig, start_from_pretrained
 from models.merge_schedule import MergeSchedule
-from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, read_checkpoint
+from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, open_checkpoint, read_checkpoint
 from models.registry import architectures
 from models.vit.model import Pool, ViT, ViTConfig
 
@@ -160,6 +160,86 @@ def test_what_is_no_checkpoint_is_refused_with_its_name(content: bytes, name: st
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{name}: damaged, or no"):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html>\n<title>Sign in</title>", "it is text, which begins '<!DOCTYPE html>'"),
+        ("größer als nötig ".encode() * 100, "it is text, which begins 'größer als nötig"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "it is a pointer of Git LFS"),
+    ],
+)
+@pytest.mark.parametrize("name", ["file.pth", "file.safetensors"])
+def test_what_an_empty_or_a_text_file_is_is_said(content: bytes, sentence: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError) as refused:
+        read_checkpoint(tmp_path / name)
+    assert sentence in str(refused.value)
+    assert "Error" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_the_running_average_is_read_and_said(key: str, tmp_path: Path) -> None:
+    weights, average = ViT(SMALL).state_dict(), ViT(SMALL).state_dict()
+    torch.save({"state_dict": weights, key: average, "epoch": 3}, tmp_path / "file.pth")
+    checkpoint = open_checkpoint(tmp_path / "file.pth")
+    assert torch.equal(checkpoint.weights["head.weight"], average["head.weight"])
+    spec, imported_weights = imported(tmp_path / "file.pth", family="timm")
+    assert torch.equal(imported_weights["head.weight"], average["head.weight"])
+    assert spec.provenance["notes"] == [f"weights read from {key}, the running average; state_dict is left out"]
+
+    torch.save({key: average}, tmp_path / "alone.pth")
+    assert open_checkpoint(tmp_path / "alone.pth").weights.keys() == average.keys()
+    torch.save({"state_dict": weights, key: None}, tmp_path / "none.pth")
+    assert torch.equal(open_checkpoint(tmp_path / "none.pth").weights["head.weight"], weights["head.weight"])
+
+
+@pytest.mark.parametrize(("prefix", "taken"), [("module.", 1), ("_orig_mod.", 1), ("module._orig_mod.", 2)])
+def test_prefixes_of_parallel_training_and_compiling_are_taken_off_and_said(prefix: str, taken: int, tmp_path: Path) -> None:
+    weights = ViT(SMALL).state_dict()
+    torch.save({"model": {f"{prefix}{key}": value for key, value in weights.items()}}, tmp_path / "file.pth")
+    spec, _ = imported(tmp_path / "file.pth", family="timm")
+    assert len(spec.provenance["notes"]) == taken and "taken off every name" in spec.provenance["notes"][0]
+    assert open_checkpoint(tmp_path / "file.pth").weights.keys() == weights.keys()
+
+
+def test_an_encoder_of_timm_s_names_without_a_head_is_nobody_s_until_a_person_says_whose(tmp_path: Path) -> None:
+    """What is wanted of its pixels depends on it: MAWS's are ImageNet's colours, AugReg's are not."""
+    torch.save({key: value for key, value in ViT(SMALL).state_dict().items() if not key.startswith("head.")}, tmp_path / "file.pth")
+    with pytest.raises(
+        CheckpointError, match=r"fit the families timm, deit, mae, maws; say which it is with --family \(it has no head: --set"
+    ):
+        imported(tmp_path / "file.pth")
+    timm, _ = imported(tmp_path / "file.pth", family="timm", overrides={"heads": "4", "classes": "0"})
+    maws, _ = imported(tmp_path / "file.pth", family="maws")
+    assert (timm.task, maws.task) == ("embed", "embed")
+    assert timm.preprocess.mean != maws.preprocess.mean
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("blocks.0.ls1.gamma", "LayerScale"),
+        ("blocks.1.gamma_2", "LayerScale"),
+        ("blocks.0.attn.q_norm.weight", "QK-norm"),
+        ("reg_token", "register tokens"),
+        ("register_tokens", "register tokens"),
+        ("rope.freqs", "rotary position embeddings"),
+        ("blocks.0.attn.relative_position_bias_table", "relative position biases"),
+        ("blocks.0.mlp.w12.weight", "gated MLPs (SwiGLU)"),
+        ("attn_pool.latent", "attention pooling"),
+        ("norm_pre.weight", "a norm before the first block"),
+        ("blocks.0.attn.qkv.lora_A.weight", "LoRA adapters"),
+    ],
+)
+@pytest.mark.parametrize("family", ["timm", None])
+def test_what_cannot_be_imported_is_refused_with_its_name(key: str, word: str, family: str | None, tmp_path: Path) -> None:
+    torch.save({**ViT(SMALL).state_dict(), key: torch.ones(32)}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError) as refused:
+        imported(tmp_path / "file.pth", family=family)
+    assert f"{word} cannot be imported" in str(refused.value)
 
 
 def test_truncated_and_absent_files_are_refused(tmp_path: Path) -> None:
