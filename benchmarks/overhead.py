@@ -1,7 +1,7 @@
 """What a request costs where the model costs nothing: `python -m benchmarks.overhead [--tree OTHER_CHECKOUT …]`.
 
-Each tree's service takes its turn in every round, so figures of one run can be divided by each other. Besides requests/s it shows the CPU time that each
-process spends on a request, which says where time goes and hardly depends on what else the machine does.
+Each tree's service takes its turn in every round, so figures of one run can be divided by each other. Besides requests/s it shows the CPU
+time that each process spends on a request, which says where time goes and depends less on what else the machine does.
 """
 
 from __future__ import annotations
