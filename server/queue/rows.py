@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
+class Request(NamedTuple):
+    """What stands before the jobs of one request."""
+
+    jobs: int
+    """How many follow."""
+    again: int
+    """1 if they were admitted once and Redis lost them."""
+
+
 class Enqueued(NamedTuple):
     """A job as a gateway hands it in."""
 
@@ -71,7 +80,14 @@ class StreamLoad(NamedTuple):
     """When the oldest was queued; 0 if there is none."""
 
 
-KINDS: dict[str, Any] = {"enqueued": Enqueued, "taken": Taken, "ended": Ended, "handed_back": HandedBack, "stream_load": StreamLoad}
+KINDS: dict[str, Any] = {
+    "request": Request,
+    "enqueued": Enqueued,
+    "taken": Taken,
+    "ended": Ended,
+    "handed_back": HandedBack,
+    "stream_load": StreamLoad,
+}
 
 
 def as_lua() -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+import msgspec
 import pytest
 import redis
 
-from server.queue.dispatch import Dispatcher, QueueFull
+from server.queue.dispatch import DeadlinePassed, Dispatcher, QueueFull
+from server.queue.room import GROUP_BYTES
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
+    QUICK_GATEWAY,
     STREAM,
     Consumer,
     a_job,
@@ -126,3 +130,36 @@ async def test_line_2_a_redis_without_memory_is_a_full_queue_and_recovers(url: s
         await consumer.next_batch()
         consumer.release()
         assert await later == 7
+
+
+async def scripts_called(db: redis.Redis) -> int:
+    return int(db.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+async def test_requests_of_one_turn_of_the_event_loop_share_a_call_and_are_judged_one_by_one(url: str, db: redis.Redis) -> None:
+    async with gateway(url, replace(QUICK_GATEWAY, beat=60.0), queue_max_items=7) as us:
+        fits, does_not, late, fits_too = [[await a_job(us, value) for value in range(count)] for count in (3, 5, 1, 4)]
+        late = [msgspec.structs.replace(late[0], deadline_ms=await us.now_ms() + 1)]
+        db.config_resetstat()
+        requests = [asyncio.create_task(us.submit_all(jobs)) for jobs in (fits, does_not, late, fits_too)]
+        await eventually(lambda: db.xlen(STREAM) == 7)
+        assert await scripts_called(db) <= 2  # and one for the load, for Retry-After
+        assert {fields["id"] for _, fields in db.xrange(STREAM)} == {job.id for job in fits + fits_too}
+        with pytest.raises(QueueFull):
+            await requests[1]
+        with pytest.raises(DeadlinePassed):
+            await requests[2]
+        for request in (requests[0], requests[3]):
+            assert not request.done()
+            request.cancel()
+
+
+async def test_what_shares_a_call_is_bounded(url: str, db: redis.Redis) -> None:
+    async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
+        jobs = [await a_job(us, value, ballast=bytearray(GROUP_BYTES // 4)) for value in range(12)]
+        db.config_resetstat()
+        requests = [asyncio.create_task(us.submit_all([job])) for job in jobs]
+        await eventually(lambda: db.xlen(STREAM) == 12)
+        assert 4 <= await scripts_called(db) <= 6
+        for request in requests:
+            request.cancel()

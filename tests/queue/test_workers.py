@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import redis
 
+from server.queue.connect import connect
 from server.queue.job import Reply
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
     QUEUE,
+    QUICK_GATEWAY,
     QUICK_WORKER,
     STREAM,
     Consumer,
@@ -41,6 +44,20 @@ async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(ur
             sum(value for name, value in counts.items() if name.startswith("batch:") and name.endswith(":count"))
             == counts["execution_count"]
         )
+
+
+@pytest.mark.parametrize(("forms", "entries"), [("1", 3), ("batched-replies", 1), ("something-new batched-replies", 1)])
+async def test_line_3_replies_of_a_batch_are_one_entry_for_gateways_that_say_they_understand_it(
+    url: str, worker: WorkerQueue, forms: str, entries: int
+) -> None:
+    async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
+        with connect(url) as raw:
+            raw.set(f"gw:{us.id}", forms)
+            request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
+            taken = await pulled(worker)
+            worker.finish([(delivery, echo(worker, delivery)) for delivery in taken])
+            assert [answer_of(reply) for reply in await request] == [0, 1, 2]
+            assert raw.xlen(f"replies:{us.id}") == entries
 
 
 async def test_line_3_the_first_to_finish_wins_even_when_the_job_was_claimed_away(url: str, db: redis.Redis, worker: WorkerQueue) -> None:

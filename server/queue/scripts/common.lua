@@ -17,14 +17,17 @@ local function row(kind, values)
   return list
 end
 
--- The rows of one kind that fill `list` from position `from` to its end, with names.
-local function rows(kind, list, from)
-  local names, found = ROWS[kind], {}
-  for start = from, #list, #names do
-    local values = {}
-    for i, name in ipairs(names) do values[name] = list[start + i - 1] end
-    found[#found + 1] = values
-  end
+-- The row of this kind at a position of `list`, with names; and the position behind it.
+local function record(kind, list, at)
+  local values = {}
+  for i, name in ipairs(ROWS[kind]) do values[name] = list[at + i - 1] end
+  return values, at + #ROWS[kind]
+end
+
+-- All rows of one kind from a position of `list` to its end.
+local function rows(kind, list, at)
+  local found = {}
+  while at <= #list do found[#found + 1], at = record(kind, list, at) end
   return found
 end
 

@@ -1,6 +1,6 @@
--- Admits the jobs of one request, all or none. A job whose `job:<id>` exists is there already: nothing happens.
--- ARGV: max items, max bytes, then a row (enqueued) for each job.
--- Returns {'ok' | 'full' | 'late', items, bytes} with the load after it.
+-- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
+-- ARGV: max items, max bytes, then for each request a row (request) and a row (enqueued) for each of its jobs.
+-- Returns {items, bytes, {'ok' | 'full' | 'late' for each request}} with the load after it.
 
 local max_items, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = now_ms()
@@ -9,18 +9,7 @@ local items = 0
 for _, stream in ipairs(redis.call('SMEMBERS', 'queues')) do items = items + redis.call('XLEN', stream) end
 local bytes = tonumber(redis.call('GET', 'queue:bytes') or '0')
 
-local new, new_bytes = {}, 0
-for _, job in ipairs(rows('enqueued', ARGV, 3)) do
-  if tonumber(job.deadline_ms) <= now then return {'late', items, bytes} end
-  if redis.call('EXISTS', 'job:' .. job.job) == 0 then
-    new[#new + 1] = job
-    new_bytes = new_bytes + #job.message
-  end
-end
-if #new == 0 then return {'ok', items, bytes} end
-if items + #new > max_items or bytes + new_bytes > max_bytes then return {'full', items, bytes} end
-
-for _, job in ipairs(new) do
+local function add(job)
   local ttl = tonumber(job.deadline_ms) - now + LINGER_MS
   local inline = job.place == 'inline' and job.message or ''
   redis.call('SET', 'job:' .. job.job, #job.message, 'PX', ttl)
@@ -28,5 +17,28 @@ for _, job in ipairs(new) do
   redis.call('XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', #job.message, 'job', inline)
   redis.call('SADD', 'queues', job.stream)
 end
-redis.call('INCRBY', 'queue:bytes', new_bytes)
-return {'ok', items + #new, bytes + new_bytes}
+
+local function admit(jobs, again)
+  local new, new_bytes = {}, 0
+  for _, job in ipairs(jobs) do
+    if tonumber(job.deadline_ms) <= now then return 'late' end
+    if redis.call('EXISTS', 'job:' .. job.job) == 0 then
+      new[#new + 1] = job
+      new_bytes = new_bytes + #job.message
+    end
+  end
+  if #new > 0 and not again and (items + #new > max_items or bytes + new_bytes > max_bytes) then return 'full' end
+  for _, job in ipairs(new) do add(job) end
+  items, bytes = items + #new, bytes + new_bytes
+  return 'ok'
+end
+
+local before, statuses, at = bytes, {}, 3
+while at <= #ARGV do
+  local request, jobs = nil, {}
+  request, at = record('request', ARGV, at)
+  for i = 1, tonumber(request.jobs) do jobs[i], at = record('enqueued', ARGV, at) end
+  statuses[#statuses + 1] = admit(jobs, request.again == '1')
+end
+if bytes > before then redis.call('INCRBY', 'queue:bytes', bytes - before) end
+return {items, bytes, statuses}

@@ -39,10 +39,26 @@ local function letter(job)
   return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'job', message_of(fields(entry))}
 end
 
+-- One entry for all replies of a gateway, {job id, reply, job id, reply, …}; one for each where the gateway does not understand that.
+local function send(gateway, replies)
+  local forms = redis.call('GET', 'gw:' .. gateway)
+  if not forms then return end
+  local stream = 'replies:' .. gateway
+  if string.find(forms, 'batched-replies', 1, true) then
+    redis.call('XADD', stream, '*', unpack(replies))
+  else
+    for i = 1, #replies, 2 do redis.call('XADD', stream, '*', 'id', replies[i], 'reply', replies[i + 1]) end
+  end
+  redis.call('EXPIRE', stream, REPLIES_TTL_S)
+end
+
+local outgoing = {}
 local function reply(job)
-  if job.reply == '' or redis.call('EXISTS', 'gw:' .. job.gateway) == 0 then return end
-  redis.call('XADD', 'replies:' .. job.gateway, '*', 'id', job.job, 'reply', job.reply)
-  redis.call('EXPIRE', 'replies:' .. job.gateway, REPLIES_TTL_S)
+  if job.reply == '' then return end
+  local replies = outgoing[job.gateway] or {}
+  outgoing[job.gateway] = replies
+  replies[#replies + 1] = job.job
+  replies[#replies + 1] = job.reply
 end
 
 local ended = {}
@@ -56,6 +72,8 @@ for i, job in ipairs(rows('ended', ARGV, 4)) do
     if job.outcome ~= '' then count(job) end
   end
 end
+
+for gateway, replies in pairs(outgoing) do send(gateway, replies) end
 
 if sums.inference_count and batch_size > 0 then
   add('execution_count', 1)

@@ -1,0 +1,143 @@
+"""What this gateway has sent and not been answered: replies come here, and what Redis has lost is found here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from server.queue import keys
+from server.queue.connect import away_is_one_error
+from server.queue.errors import DeadlinePassed, RedisAway
+from server.queue.job import Failure, Job, Reply, UnknownVersion, decode_reply
+from server.queue.presence import Presence
+
+log = logging.getLogger(__name__)
+
+READ_BLOCK_S = 2.0
+ENTRIES_PER_READ = 256
+PAUSE_S = 0.1
+SMOOTHING = 0.3
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A job on its way."""
+
+    job: Job
+    sent_at: float
+    reply: asyncio.Future[Reply]
+
+    @property
+    def answered(self) -> bool:
+        return self.reply.done() and not self.reply.cancelled() and self.reply.exception() is None
+
+
+class Inbox:
+    """The reply stream of one gateway, read by one blocking read."""
+
+    def __init__(self, commands: Any, reader: Any, gateway: str, presence: Presence, *, lost_after: float) -> None:
+        """`lost_after`: an unanswered job this old is looked for. Seconds."""
+        self._redis = commands
+        self._reader = reader
+        self._stream = keys.replies(gateway)
+        self._presence = presence
+        self._lost_after = lost_after
+        self._waiting: dict[str, Waiting] = {}
+        self._answered = 0
+        """Replies since the last beat."""
+        self._beat_at = time.monotonic()
+        self.answered_per_second = 0.0
+        self.last_read = "0-0"
+        """Id of the last entry that was read; what is older may be trimmed."""
+
+    def expect(self, jobs: Sequence[Job]) -> list[Waiting]:
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        expected = [Waiting(job, now, loop.create_future()) for job in jobs]
+        self._waiting.update((waiting.job.id, waiting) for waiting in expected)
+        return expected
+
+    def forget(self, expected: Sequence[Waiting]) -> None:
+        for waiting in expected:
+            self._waiting.pop(waiting.job.id, None)
+
+    def give_up(self, reason: RedisAway) -> None:
+        """Tell all who wait."""
+        for waiting in self._waiting.values():
+            if not waiting.reply.done():
+                waiting.reply.set_exception(reason)
+
+    def beaten(self, *, start_over: bool) -> None:
+        """`start_over`: Redis lost the stream; a new one may count from a clock that is behind, so it is read from its start."""
+        if start_over:
+            self.last_read = "0-0"
+        now = time.monotonic()
+        self.answered_per_second += SMOOTHING * (self._answered / (now - self._beat_at) - self.answered_per_second)
+        self._answered, self._beat_at = 0, now
+
+    async def send_lost_again(self, enqueue_again: Callable[[Sequence[Job]], Awaitable[None]]) -> None:
+        """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
+        before = time.monotonic() - self._lost_after
+        overdue = [waiting for waiting in self._waiting.values() if waiting.sent_at < before and not waiting.reply.done()]
+        if not overdue:
+            return
+        marks = await self._presence.ask(lambda: self._redis.mget([keys.job(waiting.job.id) for waiting in overdue]))
+        gone = [waiting for waiting, mark in zip(overdue, marks, strict=True) if mark is None]
+        if not gone:
+            return
+        # an answer was written when its job:<id> went, so it is in the stream by now, read or not
+        self._deliver(await self._presence.ask(lambda: self._redis.xrange(self._stream, f"({self.last_read}")))
+        for waiting in gone:
+            if not waiting.reply.done() and waiting.job.deadline_ms > self._presence.now_ms():
+                waiting.sent_at = time.monotonic()
+                with suppress(DeadlinePassed):
+                    await enqueue_again([waiting.job])
+
+    async def read_forever(self) -> None:
+        while True:
+            await self._presence.here.wait()
+            try:
+                await self._read()
+            except RedisAway as away:
+                self._presence.lost(away)
+                await asyncio.sleep(PAUSE_S)
+            except Exception:
+                log.exception("reading replies failed")
+                await asyncio.sleep(PAUSE_S)
+
+    async def _read(self) -> None:
+        read_from = self.last_read
+        command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", int(READ_BLOCK_S * 1000), "STREAMS", self._stream, read_from)
+        with away_is_one_error():
+            answer = await self._reader.execute_command(*command)
+        for _, entries in answer or ():
+            self._deliver(entries)
+            if self.last_read == read_from:  # not set back by a beat meanwhile
+                self.last_read = entries[-1][0].decode()
+
+    def _deliver(self, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        for _, fields in entries:
+            if b"reply" in fields:  # one reply: of a worker that writes them one by one
+                self._hand_over(fields[b"id"], fields[b"reply"])
+                continue
+            for job_id, reply in fields.items():
+                self._hand_over(job_id, reply)
+
+    def _hand_over(self, job_id: bytes, message: bytes) -> None:
+        """A reply to the one who waits; second replies and those that come too late are discarded."""
+        waiting = self._waiting.get(job_id.decode())
+        if waiting is None or waiting.reply.done():
+            return
+        try:
+            reply = decode_reply(message)
+        except (UnknownVersion, msgspec.MsgspecError) as error:
+            failure = Failure(kind="unknown-version", detail=f"the gateway cannot read the worker's reply: {error}")
+            reply = Reply(id=waiting.job.id, worker="", failure=failure)
+        waiting.reply.set_result(reply)
+        self._answered += 1

@@ -1,0 +1,100 @@
+"""Whether Redis can be used, and what its clock says. The beat finds out; everybody else is told, or waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from server.queue.background import Background
+from server.queue.connect import away_is_one_error
+from server.queue.errors import RedisAway
+
+T = TypeVar("T")
+
+PATIENCE_S = 1.0
+"""For commands that move no payload."""
+CONCURRENT_COMMANDS = 16
+
+
+class Presence:
+    def __init__(self, background: Background, grace: float) -> None:
+        self._background = background
+        self._grace = grace
+        self._commands = asyncio.Semaphore(CONCURRENT_COMMANDS)
+        self._reason = RedisAway()
+        """Why it was away last."""
+        self._away_since: float | None = time.monotonic()
+        self._clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
+        self.here = asyncio.Event()
+        self.nudge = asyncio.Event()
+        """Set when Redis is lost, so that the beat looks at once."""
+
+    @property
+    def away(self) -> bool:
+        return self._away_since is not None
+
+    def lost(self, reason: RedisAway) -> None:
+        self._reason = reason
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self.here.clear()
+            self.nudge.set()
+
+    def found(self) -> None:
+        """Redis has taken this gateway's beat: it answers, and it lets us write."""
+        self._away_since = None
+        self.here.set()
+
+    async def wait(self) -> None:
+        """Returns when Redis can be used; raises RedisAway once it has been away for longer than the grace."""
+        if self._away_since is None:
+            return
+        try:
+            async with asyncio.timeout(self._grace - (time.monotonic() - self._away_since)):
+                await self.here.wait()
+        except TimeoutError:
+            raise self._over_grace() from None
+
+    def given_up(self) -> RedisAway | None:
+        """What to tell those who wait, once Redis has been away for longer than the grace."""
+        if self._away_since is None or time.monotonic() - self._away_since < self._grace:
+            return None
+        return self._over_grace()
+
+    async def ask(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """One command, or RedisAway: at once if that is known, within a second if not."""
+        if self._away_since is not None:
+            raise RedisAway(detail=str(self._reason), refusal=self._reason.refusal)
+        return await self.at_once(lambda: self.in_turn(command))
+
+    async def at_once(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The same whatever is known, and before others that have asked."""
+        try:
+            with away_is_one_error():
+                async with asyncio.timeout(PATIENCE_S):
+                    return await self._background.undisturbed(command())
+        except TimeoutError:
+            away = RedisAway(detail=f"the queue's Redis has not answered for {PATIENCE_S:g} s")
+            self.lost(away)
+            raise away from None
+        except RedisAway as away:
+            self.lost(away)
+            raise
+
+    async def in_turn(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """A bounded number of commands at a time."""
+        async with self._commands:
+            return await command()
+
+    def set_clock(self, redis_ms: int) -> None:
+        self._clock_offset_ms = redis_ms - time.monotonic() * 1000
+
+    def now_ms(self) -> float:
+        """Redis' clock, Unix milliseconds, as estimated every second; this machine's until Redis has answered once."""
+        return time.monotonic() * 1000 + self._clock_offset_ms
+
+    def _over_grace(self) -> RedisAway:
+        what = f"refuses to work ({self._reason.refusal})" if self._reason.refusal else "does not answer"
+        return RedisAway(detail=f"the queue's Redis {what}, for {self._grace:g} s by now", refusal=self._reason.refusal)

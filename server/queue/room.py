@@ -1,0 +1,192 @@
+"""Room in the queue: who is let in, and how jobs get there.
+
+Requests that are ready in one turn of the event loop are admitted in one call of `enqueue.lua`, each with a status of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from server.queue import keys, lua
+from server.queue.background import Background
+from server.queue.connect import away_is_one_error
+from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
+from server.queue.job import Job, encode
+from server.queue.load import Load
+from server.queue.presence import Presence
+from server.queue.reservation import Ledger, Reservation
+from server.queue.rows import Enqueued, Request
+from server.settings import Settings
+
+INLINE_BYTES = 256 * 1024
+"""Larger messages lie beside the stream as `blob:<id>`."""
+GROUP_BYTES = 1024 * 1024
+"""Requests share a call up to this size; a larger one has a call of its own."""
+GROUP_JOBS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    jobs: list[Enqueued]
+    again: bool
+    """Its jobs were admitted once and lost by Redis, so they have their place."""
+    admitted: asyncio.Future[None]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(job.message) for job in self.jobs)
+
+
+class Room:
+    def __init__(
+        self,
+        client: Any,
+        settings: Settings,
+        presence: Presence,
+        background: Background,
+        *,
+        fresh: float,
+        seconds_to_drain: Callable[[Load], int],
+    ) -> None:
+        """`fresh`: nobody is turned away because of figures that are older than so many seconds."""
+        self._settings = settings
+        self._presence = presence
+        self._background = background
+        self._fresh = fresh
+        self._seconds_to_drain = seconds_to_drain
+        self._enqueue = client.register_script(lua.source("enqueue"))
+        self._read_load = client.register_script(lua.source("load"))
+        self._ledger = Ledger()
+        self._ready: list[_Request] = []
+        """What is sent at the end of this turn of the event loop."""
+        self._read_at = 0.0
+        self.load = Load(0, 0, 0)
+
+    def reserve(self, items: int, nbytes: int) -> Reservation:
+        return Reservation(self._ledger, self._check, items, nbytes)
+
+    async def enqueue(self, jobs: Sequence[Job], *, again: bool = False) -> None:
+        """The jobs of one request, all or none; returns when the queue holds them. Raises QueueFull, DeadlinePassed or RedisAway."""
+        loop = asyncio.get_running_loop()
+        request = _Request([_row(job) for job in jobs], again, loop.create_future())
+        if not self._ready:
+            loop.call_soon(self._send_ready)
+        self._ready.append(request)
+        await request.admitted
+
+    async def read_load(self) -> None:
+        self.set_load(Load.of(await self._presence.ask(self._read_load)))
+
+    def set_load(self, load: Load) -> None:
+        self.load = load
+        self._read_at = time.monotonic()
+        self._presence.set_clock(load.now_ms)
+
+    def age(self) -> float:
+        """Seconds since the load was read."""
+        return time.monotonic() - self._read_at
+
+    async def _check(self, items: int, nbytes: int) -> None:
+        if self._has_room(items, nbytes):
+            return
+        if self.age() > self._fresh:
+            with suppress(RedisAway):
+                await self.read_load()
+        if not self._has_room(items, nbytes):
+            raise self._full()
+
+    def _has_room(self, items: int, nbytes: int) -> bool:
+        return (
+            self.load.items + self._ledger.items + items <= self._settings.queue_max_items
+            and self.load.nbytes + self._ledger.nbytes + nbytes <= self._settings.queue_max_bytes
+        )
+
+    def _full(self, reason: str = "the queue is full") -> QueueFull:
+        return QueueFull(self._seconds_to_drain(self.load), f"{reason}: {self.load.items} jobs, {self.load.nbytes} bytes")
+
+    def _send_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        for group in _groups(ready):
+            self._background.spawn(self._send(group))
+
+    async def _send(self, group: list[_Request]) -> None:
+        """The script does nothing for a job that it has queued before, so trying again is safe."""
+        while group := [request for request in group if not request.admitted.done()]:
+            try:
+                await self._presence.wait()
+                with away_is_one_error():
+                    answer = await self._presence.in_turn(lambda: self._enqueue(args=self._arguments(group)))
+            except RedisAway as away:
+                if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
+                    _refuse(group, self._full("the queue's Redis is out of memory"))
+                elif self._presence.away and self._presence.given_up() is not None:
+                    _refuse(group, away)
+                else:
+                    self._presence.lost(away)
+                continue
+            except Exception as error:
+                _refuse(group, error)
+                raise
+            await self._tell(group, *answer)
+            return
+
+    def _arguments(self, group: Iterable[_Request]) -> list[Any]:
+        arguments: list[Any] = [self._settings.queue_max_items, self._settings.queue_max_bytes]
+        for request in group:
+            arguments += Request(len(request.jobs), int(request.again))
+            for job in request.jobs:
+                arguments += job
+        return arguments
+
+    async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:
+        self.load = Load(self.load.now_ms, items, nbytes, self.load.depths)
+        if b"full" in statuses:
+            with suppress(RedisAway):  # for Retry-After
+                await self.read_load()
+        for request, status in zip(group, statuses, strict=True):
+            if status == b"ok":
+                _settle(request.admitted, None)
+            else:
+                late = DeadlinePassed("the deadline had passed before the job was queued")
+                _settle(request.admitted, self._full() if status == b"full" else late)
+
+
+def _row(job: Job) -> Enqueued:
+    message = encode(job)
+    stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
+    return Enqueued(job.id, stream, job.gateway, job.deadline_ms, "blob" if len(message) > INLINE_BYTES else "inline", message)
+
+
+def _groups(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
+    group: list[_Request] = []
+    nbytes = jobs = 0
+    for request in requests:
+        if group and (nbytes + request.nbytes > GROUP_BYTES or jobs + len(request.jobs) > GROUP_JOBS):
+            yield group
+            group, nbytes, jobs = [], 0, 0
+        group.append(request)
+        nbytes += request.nbytes
+        jobs += len(request.jobs)
+    if group:
+        yield group
+
+
+def _refuse(group: Iterable[_Request], error: Exception) -> None:
+    for request in group:
+        _settle(request.admitted, error)
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():  # its client has left
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
