@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,11 +33,12 @@ from rich.table import Table
 from benchmarks import machine, reference, service
 from benchmarks.load import Report
 
+RESULTS = Path(__file__).parent / "results"
 MIB = 1024 * 1024
 SHARE = 0.3
 """Of the capacity: how much the good clients ask for."""
 REQUESTS = 500
-"""At least so many good requests are counted, alone and under attack."""
+"""Good requests that are counted at least, alone and under attack: a 99th percentile of fewer says little."""
 CLIENTS = 16
 WARM = 5.0
 BEFORE = 3.0
@@ -238,7 +239,7 @@ def gateways_memory() -> float:
     return sum(one.memory_info().rss for one in processes if "opsin gateway" in " ".join(one.cmdline())) / MIB
 
 
-def measure(console: Console) -> dict[str, Any]:
+def measure(requests: int, console: Console) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="opsin-attacks-") as name:
         folder = Path(name)
         reference.make_bundle(folder / "bundles")
@@ -246,7 +247,7 @@ def measure(console: Console) -> dict[str, Any]:
         with service.running(folder / "bundles") as url:
             capacity = load(url, folder / "pictures", {"clients": CLIENTS, "warm": WARM, "seconds": 8}).per_second
             rate = SHARE * capacity
-            seconds = 1.15 * REQUESTS / rate
+            seconds = 1.15 * requests / rate
             how = {"rate": rate, "warm": BEFORE, "seconds": seconds}
             console.print(
                 f"capacity {capacity:.1f} requests/s; {rate:.1f}/s for {seconds:.0f} s, alone and then under {len(ATTACKS)} attacks"
@@ -288,13 +289,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attacks", description=__doc__)
     parser.add_argument("--attack", metavar="URL", help="only attack this service, and print the statuses as JSON")
     parser.add_argument("--seconds", type=float, default=30.0, help="with --attack: for how long")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help=f"good requests to count, about (default: {REQUESTS})")
     options = parser.parse_args()
     if options.attack:
         print(json.dumps(uvloop.run(attack(options.attack, options.seconds))))
         return
     console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(*machine.describe().lines(), sep="\n")
-    show(measure(console), console)
+    here = machine.describe()
+    console.print(*here.lines(), sep="\n")
+    figures = measure(options.requests, console)
+    show(figures, console)
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"attacks-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    file.write_text(json.dumps({"machine": here.to_json(), **figures}, indent=2, default=asdict) + "\n")
+    console.print(f"wrote {file}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,10 @@ Redis = Annotated[
 MetricsPort = Annotated[
     int | None, typer.Option(help="Port of a worker's metrics, or the next free one. [default: 9101]", show_default=False)
 ]
+ModelControl = Annotated[
+    str | None,
+    typer.Option(help="none, or explicit: clients may load and unload bundles. [default: none]", show_default=False),
+]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings; environment and options win over it.", show_default=False)]
 
 
@@ -36,6 +40,7 @@ def serve(
     gateways: Annotated[int | None, typer.Option(help="Gateway processes. [default: 1]", show_default=False)] = None,
     redis: Redis = None,
     metrics_port: MetricsPort = None,
+    model_control: ModelControl = None,
     config: Config = None,
 ) -> None:
     """Run the whole service on this machine: queue, gateways, workers. Without `--redis` it starts a private Valkey.
@@ -52,6 +57,7 @@ def serve(
         gateways=gateways,
         redis_url=redis,
         metrics_port=metrics_port,
+        model_control=model_control,
     )
     try:
         from server.supervisor import serve as run
@@ -65,11 +71,12 @@ def gateway(
     port: Port = None,
     redis: Redis = None,
     fd: Annotated[int | None, typer.Option(help="Serve on this open listening socket instead.", show_default=False)] = None,
+    model_control: ModelControl = None,
     config: Config = None,
 ) -> None:
     """Run one gateway, the HTTP side, against a Redis server that workers share."""
     require_engine("gateway")
-    settings = _settings(config, host=host, port=port, redis_url=redis)
+    settings = _settings(config, host=host, port=port, redis_url=redis, model_control=model_control)
     _require_redis(settings, "gateway")
     try:
         from server.gateway.main import run_gateway as run

@@ -78,7 +78,7 @@ def post(path: str = "/v1/classify", *headers: str, body: bytes = b"") -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def ask(gateway: Gateway, data: bytes) -> Answer:
+def ask(gateway: Gateway, data: bytes, timeout: float = WAIT_S) -> Answer:
     """One request on a connection of its own."""
-    with Raw(gateway) as raw:
+    with Raw(gateway, timeout=timeout) as raw:
         return raw.send(data).answer()

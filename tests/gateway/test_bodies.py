@@ -251,3 +251,19 @@ def test_strings_may_hold_what_would_be_structure_outside(gateway: Gateway) -> N
     text = "[" * 100 + '"\\' * 100 + "\n"
     response: httpx.Response = gateway.http.post("/v1/classify", json={"image": base64.b64encode(picture(1)).decode(), "model": text})
     assert response.status_code == 404
+
+
+def test_the_memory_of_a_burst_is_given_back(roomy: Gateway) -> None:
+    assert roomy.classify(picture(1)).status_code == 200
+    noise = service.encoded(service.Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")
+    pictures = json.dumps({"images": [base64.b64encode(noise).decode()] * 3}).encode()
+    transparent = service.encoded(service.Image.new("RGBA", (4000, 2500)), "PNG")
+    before = rss(roomy)
+    requests = [post("/v1/classify", JSON, length(len(pictures)), body=pictures)] * 6
+    requests += [post("/v1/classify", length(len(transparent)), body=transparent)] * 6
+    threads = [threading.Thread(target=ask, args=(roomy, request, 120)) for request in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: rss(roomy) - before < 50 * MIB, "the memory is back", 60)
