@@ -12,7 +12,7 @@ from typing import Literal
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
-from server.gateway import body, options
+from server.gateway import arrival, options
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, Reservation
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
@@ -88,7 +88,7 @@ class Admission:
         Raises Problem; every failure of the queue inside the block becomes one. The end is counted under `protocol`.
         """
         started = time.perf_counter()
-        length = body.declared_length(request) or 0
+        length = arrival.declared_length(request) or 0
         visit = Visit(request.state.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(1, length))
         self._visits.add(visit)
         self._idle.clear()
@@ -99,7 +99,7 @@ class Admission:
                 if self.draining:
                     raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
                 if length > self._settings.max_body_bytes:
-                    raise body.too_large(self._settings.max_body_bytes)
+                    raise arrival.too_large(self._settings.max_body_bytes)
                 timeout = options.read_timeout(request, self._settings.request_timeout)
                 async with visit.timer, visit.reservation:
                     visit.limit(timeout)

@@ -1,4 +1,4 @@
-"""Request bodies: read with a limit as they stream in, and taken apart into images and options."""
+"""Request bodies, taken apart into images and options."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from server.gateway.arrival import read, stream
 from server.gateway.options import NAMES, check_name
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Reservation
@@ -39,32 +40,6 @@ class Submission:
         if name in self.fields:
             raise Problem(Kind.INVALID_OPTION, "given twice", name)
         self.fields[name] = value
-
-
-def declared_length(request: Request) -> int | None:
-    """Content-Length; None for a chunked body."""
-    text = request.headers.get("content-length")
-    return None if text is None else int(text)  # the HTTP parser lets only digits through
-
-
-async def stream(request: Request, limit: int, reservation: Reservation) -> AsyncIterator[bytes]:
-    """The body in pieces; where its length was not declared, the reservation grows with it.
-
-    Raises Problem (413) as soon as it is longer than `limit` bytes, QueueFull, and ClientDisconnect if the client goes away.
-    """
-    received = 0
-    async for piece in request.stream():
-        received += len(piece)
-        if received > limit:
-            raise too_large(limit)
-        if received > reservation.nbytes:
-            await reservation.resize(reservation.items, received)
-        if piece:
-            yield piece
-
-
-async def read(request: Request, limit: int, reservation: Reservation) -> bytes:
-    return b"".join([piece async for piece in stream(request, limit, reservation)])
 
 
 async def read_submission(request: Request, settings: Settings, reservation: Reservation) -> Submission:
@@ -95,10 +70,6 @@ async def read_submission(request: Request, settings: Settings, reservation: Res
 def image_field(index: int, count: int) -> str:
     """How errors name an image of a request."""
     return "image" if count == 1 else f"image[{index}]"
-
-
-def too_large(limit: int) -> Problem:
-    return Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes (OPSIN_MAX_BODY_BYTES)")
 
 
 class _Parts:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from models.bundle import BundleSpec
-from server.gateway import body, catalog, gateway
+from server.gateway import arrival, catalog, gateway
 from server.gateway.admission import Visit, cancelled_when_client_leaves
 from server.gateway.gateway import Gateway
 from server.gateway.open_inference import compression, repository
@@ -271,7 +271,7 @@ async def _statistics(here: Gateway, specs: list[BundleSpec]) -> Response:
 
 async def _read(request: Request, model: str, here: Gateway, visit: Visit) -> tuple[InferRequest, list[bytes]]:
     """The request without its inputs, and its pictures; the deadline and the room in the queue are set for them. Raises Problem."""
-    content = await body.read(request, here.settings.max_body_bytes, visit.reservation)
+    content = await arrival.read(request, here.settings.max_body_bytes, visit.reservation)
     here.metrics.payload.labels("in").observe(len(content))
     encoding = request.headers.get("content-encoding", "")
     header_length = request.headers.get(HEADER_LENGTH)

@@ -1,0 +1,40 @@
+"""Request bodies as they arrive: read in pieces, with a limit, while the reservation follows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+
+from server.gateway.problems import Kind, Problem
+from server.queue.dispatch import Reservation
+
+
+def declared_length(request: Request) -> int | None:
+    """Content-Length; None for a chunked body."""
+    text = request.headers.get("content-length")
+    return None if text is None else int(text)  # the HTTP parser lets only digits through
+
+
+async def stream(request: Request, limit: int, reservation: Reservation) -> AsyncIterator[bytes]:
+    """The body in pieces; where its length was not declared, the reservation grows with it.
+
+    Raises Problem (413) as soon as it is longer than `limit` bytes, QueueFull, and ClientDisconnect if the client goes away.
+    """
+    received = 0
+    async for piece in request.stream():
+        received += len(piece)
+        if received > limit:
+            raise too_large(limit)
+        if received > reservation.nbytes:
+            await reservation.resize(reservation.items, received)
+        if piece:
+            yield piece
+
+
+async def read(request: Request, limit: int, reservation: Reservation) -> bytes:
+    return b"".join([piece async for piece in stream(request, limit, reservation)])
+
+
+def too_large(limit: int) -> Problem:
+    return Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes (OPSIN_MAX_BODY_BYTES)")
