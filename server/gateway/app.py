@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,20 +20,20 @@ from starlette.responses import Response
 from server.gateway import openapi
 from server.gateway.admission import Admission
 from server.gateway.catalog import Catalog
+from server.gateway.desertion import Desertion
 from server.gateway.gateway import Gateway
+from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST, HotRoutes
 from server.gateway.inference import Inference
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds
-from server.gateway.routes import classify, health, metrics, models, open_inference
+from server.gateway.routes import health, infer, metrics, models, open_inference, tasks
 from server.media.images import Decoder
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
-CLIENT_CLOSED_REQUEST = 499
-"""Nobody reads it; it is what proxies log for a client that went away."""
-STRUCTS = (classify.ClassifyResponse, models.ModelList, models.ModelDetails, ProblemDocument)
+STRUCTS = (models.ModelList, models.ModelDetails, ProblemDocument)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -42,20 +43,23 @@ def create_app(settings: Settings) -> FastAPI:
     dispatcher = Dispatcher(settings.redis_url, settings)
     counted = GatewayMetrics()
     catalog = Catalog(dispatcher, settings)
+    desertion = Desertion(settings, catalog)
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="prepare")
     gateway = Gateway(
         settings=settings,
         dispatcher=dispatcher,
         catalog=catalog,
         admission=Admission(settings, dispatcher, counted),
-        inference=Inference(settings, dispatcher, catalog, counted, Decoder(settings.max_pixels), threads),
+        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels), threads),
         metrics=counted,
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
+        watching = asyncio.create_task(desertion.watch_forever())
         yield
+        watching.cancel()
         await dispatcher.close()
         threads.shutdown(wait=False, cancel_futures=True)
 
@@ -71,10 +75,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.dispatcher = dispatcher
     app.state.gateway = gateway
-    for routes in (classify, models, health, metrics, open_inference):
+    for routes in (models, health, metrics, open_inference):
         app.include_router(routes.router)
+    app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     for exception, handler in ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left)):
         app.add_exception_handler(exception, handler)
+    app.add_middleware(HotRoutes, routes=[*tasks.ROUTES, *infer.ROUTES])  # the first is the innermost
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -88,7 +94,13 @@ def create_app(settings: Settings) -> FastAPI:
 
     def document() -> dict[str, Any]:
         if not documents:
-            documents.append(openapi.describe(app, STRUCTS))
+            responses = [endpoint.response for endpoint in tasks.ENDPOINTS.values()]
+            paths = {
+                path: {"post": openapi.task_operation(endpoint.surface, endpoint.response.__name__)}
+                for path, endpoint in tasks.ENDPOINTS.items()
+            }
+            paths |= {path: {"post": infer.operation(path)} for path in infer.INFER_PATHS}
+            documents.append(openapi.describe(app, paths, (*responses, *STRUCTS)))
         return documents[0]
 
     app.openapi = document  # type: ignore[method-assign]
