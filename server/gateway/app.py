@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -13,9 +13,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.gateway import openapi
 from server.gateway.admission import Admission
@@ -36,7 +38,7 @@ DESCRIPTION = "Token-merged vision models as a batched, observable service. Also
 STRUCTS = (models.ModelList, models.ModelDetails, ProblemDocument)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> GatewayApp:
     """An app that connects to `settings.redis_url` when it starts; `app.state.gateway` is what its routes share."""
     if settings.redis_url is None:
         raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
@@ -80,16 +82,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     for exception, handler in ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left)):
         app.add_exception_handler(exception, handler)
-    app.add_middleware(HotRoutes, routes=[*tasks.ROUTES, *infer.ROUTES])  # the first is the innermost
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After"],
-        )
-    app.add_middleware(RequestIds)
     documents: list[dict[str, Any]] = []
 
     def document() -> dict[str, Any]:
@@ -104,7 +96,34 @@ def create_app(settings: Settings) -> FastAPI:
         return documents[0]
 
     app.openapi = document  # type: ignore[method-assign]
-    return app
+    return GatewayApp(app, settings)
+
+
+class GatewayApp:
+    """FastAPI's routes, the hot ones ahead of them, and the layers that all requests pass."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self.state = app.state
+        layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *infer.ROUTES])
+        for layer in _layers(settings):
+            layered = layer.cls(layered, *layer.args, **layer.kwargs)
+        self._layered = layered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._layered(scope, receive, send)
+
+
+def _layers(settings: Settings) -> Iterator[Middleware]:
+    """The innermost first."""
+    if settings.cors_origins:
+        yield Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    yield Middleware(RequestIds)
 
 
 async def _problem(request: Request, error: Exception) -> Response:

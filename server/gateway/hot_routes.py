@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastapi import FastAPI
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -12,11 +13,11 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 class HotRoutes:
-    """POSTs that fit one of the `routes` go there; everything else goes on. The routes answer with problem documents themselves."""
+    """POSTs that fit one of the `routes` go there; everything else goes to `app`. The routes answer with problem documents themselves."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
+    def __init__(self, app: FastAPI, routes: Sequence[Route]) -> None:
         self._app = app
-        self._exact = {route.path: route.endpoint for route in routes if "{" not in route.path}
+        self._exact: dict[str, ASGIApp] = {route.path: route.endpoint for route in routes if "{" not in route.path}
         self._patterns = [route for route in routes if "{" in route.path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,7 +26,8 @@ class HotRoutes:
     def _target(self, scope: Scope) -> ASGIApp:
         if scope["type"] != "http" or scope["method"] != "POST":
             return self._app
-        exact: ASGIApp | None = self._exact.get(scope["path"])
+        scope["app"] = self._app  # as FastAPI does: it leads from a request to its gateway
+        exact = self._exact.get(scope["path"])
         if exact is not None:
             return exact
         for route in self._patterns:

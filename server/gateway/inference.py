@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ class Inference:
         return [_good(result, item_field(asked.part, index, len(items))) for index, result in enumerate(results)]
 
     async def _jobs(self, prepared: Sequence[Prepared], asked: Asked, visit: Visit) -> list[Job]:
-        request = uuid.uuid4().hex
+        request = secrets.token_hex(16)
         deadline_ms = await self._dispatcher.now_ms() + int(visit.seconds_left() * 1000)
         bucket, arguments = asked.task.bucket(asked.plan, asked.spec), asked.task.arguments(asked.plan)
         return [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
@@ -12,10 +14,16 @@ from server.gateway.surface import Surface
 MAX_TIMEOUT = 3600.0
 
 
+@lru_cache(maxsize=256)
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    """Clients repeat their queries."""
+    return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+
+
 def read_query(request: Request, surface: Surface) -> dict[str, list[object]]:
     """The options in the URL. Raises Problem (422) for a name that is none."""
     options: dict[str, list[object]] = {}
-    for name, value in request.query_params.multi_items():
+    for name, value in _pairs(request.scope["query_string"]):
         if name not in surface.options:
             raise surface.unknown(name)
         options.setdefault(name, []).append(value)

@@ -148,3 +148,10 @@ def test_cors_is_closed_unless_it_is_opened(gateway: Gateway, valkey: PrivateVal
         assert open_gateway.http.get("/health/live", headers=origin).headers["access-control-allow-origin"] == "https://example.org"
         other = open_gateway.http.get("/health/live", headers={"Origin": "https://example.com"})
         assert "access-control-allow-origin" not in other.headers
+        for path in ("/v1/classify", "/v2/models/reds/infer"):
+            asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-Request-Timeout"}
+            assert open_gateway.http.options(path, headers=origin | asked).status_code == 200
+            refused = open_gateway.http.post(path, headers=origin)
+            assert refused.status_code == 400
+            assert refused.headers["access-control-allow-origin"] == "https://example.org"
+            assert refused.headers["x-request-id"] and "X-Request-ID" in refused.headers["access-control-expose-headers"]
