@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,10 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from kernels.ops import effective_r
 from models.bundle import Bundle, BundleError, BundleSpec, Preprocess
 from models.layers.packed import pack_linears, packing_helps
 from models.merge_schedule import MergeSchedule
 from models.null import Null
+
+if TYPE_CHECKING:
+    from models.vit import Classified, ViTConfig
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
 """(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""
@@ -46,10 +50,29 @@ class Architecture:
 def classify_picture(
     model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess
 ) -> dict[str, Tensor]:
-    """pixels uint8 (B, S, S, 3); option `merge`: r per block → logits float32 (B, classes), tokens int32 (B, 2) in and out."""
-    schedule = MergeSchedule.of(options.get("merge", ()))
-    answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype), merge=schedule)
-    return _with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+    """pixels uint8 (B, S, S, 3); option `merge`: r per block → logits float32 (B, classes), tokens int32 (B, 2) in and out.
+
+    Option `trace`: also `groups` int32 (B, depth, patches), which token holds each patch after each block, special tokens not counted,
+    and `grid` int32 (B, 2), rows and columns of patches.
+    """
+    schedule, trace = MergeSchedule.of(options.get("merge", ())), bool(options.get("trace", False))
+    answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype), merge=schedule, trace=trace)
+    outputs = _with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+    return outputs | _groups(answer, cast("ViTConfig", model.config), schedule) if trace else outputs
+
+
+def _groups(answer: Classified, config: ViTConfig, schedule: MergeSchedule) -> dict[str, Tensor]:
+    batch, tokens, special = answer.logits.shape[0], answer.tokens_in, config.special_tokens
+    merges = iter(answer.owners)
+    owner = torch.arange(tokens, device=answer.logits.device).expand(batch, -1)
+    layers = []
+    for r in schedule.expand(config.depth):
+        merged = effective_r(tokens, r, special)
+        owner = next(merges) if merged else owner
+        tokens -= merged
+        layers.append(owner[:, special:] - special)  # special tokens stay in front and hold only themselves
+    grid = torch.tensor(config.grid, dtype=torch.int32).expand(batch, -1)
+    return {"groups": torch.stack(layers, dim=1).to(torch.int32), "grid": grid}
 
 
 def classify_pooling(

@@ -27,6 +27,8 @@ class Tokens:
     """(B, N, 1), how many input tokens each token stands for; None before the first merge."""
     source: Tensor | None = None
     """(B, N, N_in) of 0 and 1, which input tokens each token holds; None before the first merge and when not traced."""
+    owners: tuple[Tensor, ...] = ()
+    """After each merge so far, if traced: the token that holds each input token, (B, N_in)."""
 
     @property
     def key_size(self) -> Tensor | None:
@@ -43,7 +45,8 @@ class Tokens:
         matching = ops.bipartite_match(metric, r, protected=self.protected)
         x, size = ops.merge(self.x, self.size, matching)
         source = ops.merge_source(self.source, matching) if self.traced else None
-        return replace(self, x=x, size=size, source=source)
+        owners = () if source is None else (*self.owners, source.argmax(dim=1))
+        return replace(self, x=x, size=size, source=source, owners=owners)
 
     def spread(self) -> Tensor:
         """Every input token with the content of the one that holds it: (B, N_in, C), for models that need a token in each place. Once

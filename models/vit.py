@@ -89,8 +89,14 @@ class ViTConfig:
         return self.patch_size, self.patch_size if self.patch_width is None else self.patch_width
 
     @property
-    def patches(self) -> int:
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
         rows, columns = (size // patch for size, patch in zip(self.image_shape, self.patch_shape, strict=True))
+        return rows, columns
+
+    @property
+    def patches(self) -> int:
+        rows, columns = self.grid
         return rows * columns
 
     @property
@@ -129,6 +135,8 @@ class Classified:
     """(B, tokens_out, 1), input tokens per token; None if nothing merged."""
     source: Tensor | None
     """(B, tokens_out, tokens_in) of 0 and 1; None if nothing merged or it was not traced."""
+    owners: tuple[Tensor, ...] = ()
+    """After each merge, if traced: the token that holds each input token, (B, tokens_in)."""
 
 
 class ViT(nn.Module):
@@ -195,7 +203,8 @@ class ViT(nn.Module):
         tokens_in = tokens.x.shape[1]
         tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self._pool(tokens, tokens_in)
-        return Classified(self._classify(features), features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
+        logits = self._classify(features)
+        return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
 
     def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
         images = checked("images", images, (self.config.channels, *self.config.image_shape))
