@@ -40,6 +40,7 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
             },
         ),
     ] = None
+    trace: Annotated[bool, Meta(description="Also say which patches were merged, block by block.")] = False
 
 
 class ClassifyPlan(msgspec.Struct, frozen=True):
@@ -48,6 +49,7 @@ class ClassifyPlan(msgspec.Struct, frozen=True):
     top_k: int
     rung: str | None
     schedule: tuple[int, ...]
+    trace: bool = False
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -58,6 +60,13 @@ class Prediction(msgspec.Struct, frozen=True):
     score: float
 
 
+class Trace(msgspec.Struct, frozen=True):
+    """Which patches were one token after each block: `layers` holds the group id of every patch of the grid [rows, columns], row by row."""
+
+    grid: tuple[int, int]
+    layers: list[list[int]]
+
+
 class Merging(msgspec.Struct, frozen=True):
     """How tokens were merged: `rung` is null unless one was used, `schedule` is r of every block, token counts include special tokens."""
 
@@ -65,6 +74,7 @@ class Merging(msgspec.Struct, frozen=True):
     schedule: tuple[int, ...]
     tokens_in: int
     tokens_out: int
+    trace: Trace | msgspec.UnsetType = msgspec.UNSET
 
 
 class Classification(msgspec.Struct, frozen=True):
@@ -101,7 +111,9 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         if top_k > classes:
             raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {classes}, the number of classes of {spec.id}")
         rung, schedule = _schedule(None if asked.merge is None else str(asked.merge), spec)
-        return ClassifyPlan(top_k, rung, schedule)
+        if asked.trace and not spec.merges:
+            raise InvalidOption("trace", f"the tokens of {spec.id} do not merge: there is nothing to trace")
+        return ClassifyPlan(top_k, rung, schedule, asked.trace)
 
     def prepare(self, item: Item, plan: ClassifyPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
         with decoder.decoded(item["image"]) as image:
@@ -111,10 +123,10 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         return headers.is_small(item["image"])
 
     def bucket(self, plan: ClassifyPlan, spec: BundleSpec) -> str:
-        return f"{spec.pictures.image_size}:{','.join(map(str, plan.schedule))}"
+        return f"{spec.pictures.image_size}:{','.join(map(str, plan.schedule))}" + (":trace" if plan.trace else "")
 
     def arguments(self, plan: ClassifyPlan) -> dict[str, Any]:
-        return {"merge": list(plan.schedule)}
+        return {"merge": list(plan.schedule)} | ({"trace": True} if plan.trace else {})
 
     def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
@@ -158,8 +170,14 @@ def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> C
     tokens_in, tokens_out = outputs["tokens"].tolist()
     return Classification(
         [Prediction(spec.labels[index], index, float(scores[index])) for index in _best(scores, plan.top_k).tolist()],
-        Merging(plan.rung, plan.schedule, tokens_in, tokens_out),
+        Merging(plan.rung, plan.schedule, tokens_in, tokens_out, _trace(outputs) if plan.trace else msgspec.UNSET),
     )
+
+
+def _trace(outputs: Outputs) -> Trace:
+    """groups: (depth, patches); grid: (2,)."""
+    rows, columns = outputs["grid"].tolist()
+    return Trace((rows, columns), outputs["groups"].tolist())
 
 
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:

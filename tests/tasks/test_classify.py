@@ -83,6 +83,16 @@ def test_a_bucket_holds_what_may_run_together() -> None:
     assert TASK.arguments(three) == TASK.arguments(named) == {"merge": [3, 3, 3, 3]}
 
 
+def test_traced_jobs_have_batches_of_their_own() -> None:
+    bundle = spec()
+    traced, plain = plan(bundle, merge="3", trace=True), plan(bundle, merge="3")
+    assert TASK.bucket(traced, bundle) != TASK.bucket(plain, bundle)
+    assert TASK.arguments(traced) == {"merge": [3, 3, 3, 3], "trace": True}
+    with pytest.raises(InvalidOption, match="nothing to trace") as refusal:
+        plan(spec(architecture="mvit", ladder=[]), trace=True)
+    assert refusal.value.field == "trace"
+
+
 def answer(planned: ClassifyPlan, logits: list[float], tokens: tuple[int, int] = (1, 1)) -> ClassifyAnswer:
     outputs = {"logits": np.array(logits, np.float32), "tokens": np.array(tokens, np.int32)}
     presented = TASK.present([outputs], planned, spec(), JSON)
