@@ -14,6 +14,7 @@ import torch
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.merge_schedule import MergeSchedule
 from models.registry import LoadedModel, load, not_served
+from server.tasks.registry import TASKS
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
@@ -99,9 +100,11 @@ def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float) -> 
 
 
 def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
-    """pixels uint8 (size, S, S, 3)."""
-    side = spec.pictures.image_size
-    return {"pixels": np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8)}
+    """What the task calls a usual job, `size` times. Raises BundleError."""
+    task = TASKS.get(spec.task)
+    if task is None:
+        raise BundleError(f"{spec.id}: task {spec.task} is not served yet by this version")
+    return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
 
 
 def _usual_schedule(spec: BundleSpec) -> MergeSchedule:
