@@ -91,13 +91,13 @@ def operation(path: str) -> dict[str, Any]:
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
     async with here.admission.admit(request, "open-inference") as visit:
-        asked, received = await _read(request, here, visit)
+        asked, received, large = await _read(request, here, visit)
         with ClientWatch(request.receive):
             spec = await models.find(here, name, version)
             visit.resolved(spec)
             offered = offer.of(spec)
             check_outputs(asked, name, offered.outputs)
-            items = await _items(asked, name, offered, here, large=received > SMALL_BODY)
+            items = await _items(asked, name, offered, here, large=large)
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
             asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
             wanted = _plan(asked, offered, spec)
@@ -113,8 +113,8 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
         return response
 
 
-async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferRequest, int]:
-    """The request, and the bytes of its body; its deadline is set. Raises Problem."""
+async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferRequest, int, bool]:
+    """The request, the bytes of its body, and whether these, inflated, are many; its deadline is set. Raises Problem."""
     content = await arrival.read(request, here.settings.max_body_bytes, visit.reservation)
     encoding = request.headers.get("content-encoding", "")
     header_length = request.headers.get(HEADER_LENGTH)
@@ -123,12 +123,12 @@ async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferReq
         plain = compression.decompress(content, encoding, here.settings.max_body_bytes)
         return decode_request(plain, header_length, raw_input=FIRST_INPUT)
 
-    small = len(content) <= SMALL_BODY and not encoding
-    asked = decode() if small else await asyncio.to_thread(decode)
+    large = len(content) > SMALL_BODY or bool(encoding)
+    asked = await asyncio.to_thread(decode) if large else decode()
     seconds = _timeout(asked)
     if seconds is not None:
         visit.limit(seconds)
-    return asked, len(content)
+    return asked, len(content), large
 
 
 async def _items(asked: InferRequest, name: str, offered: Offer, here: Gateway, *, large: bool) -> list[Item]:
