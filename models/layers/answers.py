@@ -22,3 +22,5 @@ class Classified:
     """(B, tokens_out, 1), input tokens per token; None if nothing merged."""
     source: Tensor | None
     """(B, tokens_out, tokens_in) of 0 and 1; None if nothing merged or it was not traced."""
+    owners: tuple[Tensor, ...] = ()
+    """After each merge, if traced: the token that holds each input token, (B, tokens_in)."""

@@ -29,6 +29,8 @@ class Tokens:
     """(B, N, N_in) of 0 and 1, which input tokens each token holds; None before the first merge and when not traced."""
     metric: Tensor | None = None
     """(B, N, D), by whose cosine tokens are compared: from an attention branch whose result is not yet added."""
+    owners: tuple[Tensor, ...] = ()
+    """After each merge so far, if traced: the token that holds each input token, (B, N_in)."""
 
     @property
     def key_size(self) -> Tensor | None:
@@ -45,7 +47,8 @@ class Tokens:
         matching = ops.bipartite_match(metric, r, protected=self.protected)
         x, size = ops.merge(self.x, self.size, matching)
         source = ops.merge_source(self.source, matching) if self.traced else None
-        return replace(self, x=x, size=size, source=source)
+        owners = () if source is None else (*self.owners, source.argmax(dim=1))
+        return replace(self, x=x, size=size, source=source, owners=owners)
 
     def spread(self) -> Tensor:
         """Every input token with the content of the one that holds it: (B, N_in, C), for models that need a token in each place. Once

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from kernels.ops import effective_r
 from models.bundle import Preprocess
+from models.layers.answers import Classified
 from models.layers.forward import normalise, with_tokens
 from models.merge_schedule import MergeSchedule
+from models.vit.model import ViTConfig
 
 
 def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
-    """pixels uint8 (B, S, S, 3); option `merge`: r per block → logits and numbers of tokens."""
-    schedule = MergeSchedule.of(options.get("merge", ()))
-    answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype), merge=schedule)
-    return with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+    """pixels uint8 (B, S, S, 3); option `merge`: r per block → logits and numbers of tokens.
+
+    Option `trace`: also `groups` int32 (B, depth, patches), the token that holds each patch after each block, special tokens not counted,
+    and `grid` int32 (B, 2), rows and columns of patches.
+    """
+    schedule, trace = MergeSchedule.of(options.get("merge", ())), bool(options.get("trace", False))
+    answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype), merge=schedule, trace=trace)
+    outputs = with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+    return outputs | _groups(answer, cast(ViTConfig, model.config), schedule) if trace else outputs
+
+
+def _groups(answer: Classified, config: ViTConfig, schedule: MergeSchedule) -> dict[str, Tensor]:
+    batch, tokens, special = answer.logits.shape[0], answer.tokens_in, config.special_tokens
+    merges = iter(answer.owners)
+    owner = torch.arange(tokens, device=answer.logits.device).expand(batch, -1)  # (B, tokens_in)
+    layers = []
+    for r in schedule.expand(config.depth):
+        merged = effective_r(tokens, r, special)
+        owner = next(merges) if merged else owner
+        tokens -= merged
+        layers.append(owner[:, special:] - special)  # special tokens stay in front and hold only themselves
+    grid = torch.tensor(config.grid, dtype=torch.int32).expand(batch, -1)
+    return {"groups": torch.stack(layers, dim=1).to(torch.int32), "grid": grid}

@@ -90,8 +90,14 @@ class ViTConfig:
         return self.patch_size, self.patch_size if self.patch_width is None else self.patch_width
 
     @property
-    def patches(self) -> int:
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
         rows, columns = (size // patch for size, patch in zip(self.image_shape, self.patch_shape, strict=True))
+        return rows, columns
+
+    @property
+    def patches(self) -> int:
+        rows, columns = self.grid
         return rows * columns
 
     @property
@@ -179,7 +185,8 @@ class ViT(nn.Module):
         tokens_in = tokens.x.shape[1]
         tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self._pool(tokens, tokens_in)
-        return Classified(self._classify(features), features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
+        logits = self._classify(features)
+        return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
 
     def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
         images = checked("images", images, (self.config.channels, *self.config.image_shape))

@@ -122,7 +122,7 @@ class Admission:
             outcome = "cancelled"
             raise
         finally:
-            self._metrics.requests.labels(visit.model, visit.version, protocol, outcome).inc()
+            self._metrics.ended(visit.model, visit.version, protocol, outcome).inc()
             self._metrics.in_flight.dec()
             self._visits.discard(visit)
             if not self._visits:
@@ -143,32 +143,6 @@ class Admission:
         for visit in self._visits:
             visit.cut_off()
         await self._idle.wait()
-
-
-@asynccontextmanager
-async def cancelled_when_client_leaves(request: Request) -> AsyncIterator[None]:
-    """Cancels the `with` block when the client disconnects: raises ClientDisconnect. The body must have been read."""
-    task = asyncio.current_task()
-    assert task is not None
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        left = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if left:
-            task.uncancel()
-            raise ClientDisconnect from None
-        raise
-    finally:
-        watcher.cancel()
 
 
 @asynccontextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -12,18 +13,22 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.gateway import openapi
 from server.gateway.admission import Admission
+from server.gateway.desertion import Desertion
 from server.gateway.directory import Directory
 from server.gateway.gateway import Gateway
+from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST, HotRoutes
 from server.gateway.inference import Inference
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds
-from server.gateway.routes import classify, health, metrics, models, open_inference
+from server.gateway.routes import health, infer, metrics, models, open_inference, tasks
 from server.gateway.slow_bodies import SlowBodies
 from server.media.images import Decoder
 from server.queue.dispatch import Dispatcher
@@ -31,32 +36,33 @@ from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
-CLIENT_CLOSED_REQUEST = 499
-"""Nobody reads it; it is what proxies log for a client that went away."""
-STRUCTS = (classify.ClassifyResponse, models.ModelList, models.ModelDetails, ProblemDocument)
+STRUCTS = (models.ModelList, models.ModelDetails, ProblemDocument)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> GatewayApp:
     """An app that connects to `settings.redis_url` when it starts; `app.state.gateway` is what its routes share."""
     if settings.redis_url is None:
         raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
     dispatcher = Dispatcher(settings.redis_url, settings)
     counted = GatewayMetrics()
     directory = Directory(dispatcher, settings)
+    desertion = Desertion(settings, directory)
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="prepare")
     gateway = Gateway(
         settings=settings,
         dispatcher=dispatcher,
         directory=directory,
         admission=Admission(settings, dispatcher, counted),
-        inference=Inference(settings, dispatcher, directory, counted, Decoder(settings.max_pixels), threads),
+        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels), threads),
         metrics=counted,
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
+        watching = asyncio.create_task(desertion.watch_forever())
         yield
+        watching.cancel()
         await dispatcher.close()
         threads.shutdown(wait=False, cancel_futures=True)
 
@@ -72,29 +78,54 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.dispatcher = dispatcher
     app.state.gateway = gateway
-    for routes in (classify, models, health, metrics, open_inference):
+    for routes in (models, health, metrics, open_inference):
         app.include_router(routes.router)
+    app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     for exception, handler in ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left)):
         app.add_exception_handler(exception, handler)
+    documents: list[dict[str, Any]] = []
+
+    def document() -> dict[str, Any]:
+        if not documents:
+            responses = [endpoint.response for endpoint in tasks.ENDPOINTS.values()]
+            paths = {
+                path: {"post": openapi.task_operation(endpoint.surface, endpoint.response.__name__)}
+                for path, endpoint in tasks.ENDPOINTS.items()
+            }
+            paths |= {path: {"post": infer.operation(path)} for path in infer.INFER_PATHS}
+            documents.append(openapi.describe(app, paths, (*responses, *STRUCTS)))
+        return documents[0]
+
+    app.openapi = document  # type: ignore[method-assign]
+    return GatewayApp(app, settings)
+
+
+class GatewayApp:
+    """FastAPI's routes, the hot ones ahead of them, and the layers that all requests pass."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self.state = app.state
+        layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *infer.ROUTES])
+        for layer in _layers(settings):
+            layered = layer.cls(layered, *layer.args, **layer.kwargs)
+        self._layered = layered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._layered(scope, receive, send)
+
+
+def _layers(settings: Settings) -> Iterator[Middleware]:
+    """The innermost first."""
     if settings.cors_origins:
-        app.add_middleware(
+        yield Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
-    app.add_middleware(RequestIds)
-    documents: list[dict[str, Any]] = []
-
-    def document() -> dict[str, Any]:
-        if not documents:
-            documents.append(openapi.describe(app, STRUCTS))
-        return documents[0]
-
-    app.openapi = document  # type: ignore[method-assign]
-    return app
+    yield Middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
+    yield Middleware(RequestIds)
 
 
 async def _problem(request: Request, error: Exception) -> Response:

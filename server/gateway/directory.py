@@ -14,6 +14,7 @@ from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
 from server.queue.job import ServedBundle, WorkerInfo
 from server.settings import Settings
+from server.tasks.registry import TASKS
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
 
@@ -40,8 +41,8 @@ class Directory:
                 raise
         return self._last
 
-    async def find(self, model: str | None, task: str) -> BundleSpec:
-        """The bundle that `name`, `name@version` or None (the default) means.
+    async def find(self, model: str | None, task: str | None) -> BundleSpec:
+        """The bundle that `name`, `name@version` or None (the default) means; of any task where that is None.
 
         Waits while nothing is known and no worker is ready. Raises Problem: 404 for a name that no ready worker makes known, 422 if
         there is no default, 503 after `worker_grace` without a ready worker or `redis_grace` without Redis.
@@ -63,10 +64,10 @@ class Directory:
                     raise no_worker(f"no worker became ready within {self._settings.worker_grace:g} s", self._settings)
             await asyncio.sleep(POLL)
 
-    def choose(self, fleet: Fleet, model: str | None, task: str) -> BundleSpec | None:
+    def choose(self, fleet: Fleet, model: str | None, task: str | None) -> BundleSpec | None:
         """The bundle that is meant, if it is known; of several versions the newest that is ready, else the newest."""
         if model is None:
-            return self.default(fleet, task)
+            return None if task is None else self.default(fleet, task)
         return newest(fleet, named(loaded(fleet, task), model))
 
     def default(self, fleet: Fleet, task: str) -> BundleSpec | None:
@@ -89,7 +90,7 @@ class Directory:
             return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
         if not any(True for _ in ready_bundles(fleet)):
             return "no worker is ready"
-        for task in self._settings.default_models or ("classify",):
+        for task in self._settings.default_models or TASKS:
             spec = self.default(fleet, task)
             if spec is None and task in self._settings.default_models:
                 return f"no ready worker serves {self._settings.default_models[task]}, the default model for {task}"
@@ -97,22 +98,24 @@ class Directory:
                 return f"no ready worker serves {spec.id}, the default model for {task}"
         return None
 
-    def _unknown(self, fleet: Fleet, model: str | None, task: str) -> Problem:
+    def _unknown(self, fleet: Fleet, model: str | None, task: str | None) -> Problem:
         known = ", ".join(sorted(spec.id for spec in loaded(fleet, task))) or "none"
-        if model is None and task not in self._settings.default_models:
+        wanted = self._settings.default_models.get(task or "") if model is None else model
+        if wanted is None:
             return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}", "model")
-        wanted = self._settings.default_models[task] if model is None else model
         if is_unloaded(fleet, wanted):
             return unloaded(wanted)
+        if task is None:
+            return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not served; known: {known}", "model")
         other = newest(fleet, named(fleet.specs.values(), wanted))
         if other is not None and other.task != task:
             return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is for {other.task}; known for {task}: {known}", "model")
         return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not served; known for {task}: {known}", "model")
 
 
-def loaded(fleet: Fleet, task: str) -> list[BundleSpec]:
-    """Known bundles of a task that are not unloaded."""
-    return [spec for spec in fleet.specs.values() if spec.task == task and fleet.repository.get(spec.name) != "unloaded"]
+def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
+    """Known bundles of a task, or of any, that are not unloaded."""
+    return [spec for spec in fleet.specs.values() if task in (None, spec.task) and fleet.repository.get(spec.name) != "unloaded"]
 
 
 def named(specs: Iterable[BundleSpec], model: str) -> list[BundleSpec]:

@@ -2,41 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from server.gateway.options import DEFAULT_TOP_K, MAX_TIMEOUT
+from server.gateway.options import MAX_TIMEOUT
 from server.gateway.problems import MEDIA_TYPE, Kind
-from server.queue.job import PRIORITIES
+from server.gateway.surface import Surface
+from server.tasks.base import JSON, Part
 
 EXAMPLE_ID = "0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
+EXAMPLE_TIMING = {
+    "prepare_ms": 3.4,
+    "queue_ms": 0.6,
+    "batch_wait_ms": 0.2,
+    "inference_ms": 11.8,
+    "total_ms": 16.9,
+    "batch_size": 4,
+}
+EXAMPLE_BASE64 = "/9j/4AAQSkZJRgABAQEASABIAAD…"
+BASE64 = {"type": "string", "contentEncoding": "base64"}
+BINARY = {"type": "string", "format": "binary"}
+RAW_TYPES: Mapping[str, Sequence[str]] = {"image": ("image/jpeg", "image/png"), "text": ("text/plain",)}
+"""Kind of a part → Content-Types to choose from in `/docs`; any other is fine, too."""
 
 
-def describe(app: FastAPI, structs: Sequence[type[msgspec.Struct]]) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas of the structs that routes answer with."""
+def describe(app: FastAPI, paths: Mapping[str, Mapping[str, Any]], structs: Sequence[type[msgspec.Struct]]) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's routes, further `paths`, and the schemas of the structs that routes answer with."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     for operations in document["paths"].values():
         for operation in operations.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]  # FastAPI's own: no route of ours leaves validation to it
+    document["paths"] = {**paths, **document["paths"]}
     document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
     return document
 
 
+def task_operation(surface: Surface, answer: str) -> dict[str, Any]:
+    """`POST /v1/<task>` from the task's tables; `answer` names the schema of its JSON."""
+    task = surface.task
+    example = {"id": EXAMPLE_ID, "model": "clipart", "version": "1", **task.example, "timing": EXAMPLE_TIMING}
+    return {
+        "tags": ["inference"],
+        "summary": task.summary,
+        "operationId": task.name,
+        "description": _how_to_send(surface),
+        "parameters": [*_query(surface), *_HEADERS],
+        "requestBody": {"required": True, "content": _bodies(surface)},
+        "responses": {
+            "200": {
+                "description": task.answer.__doc__ or task.summary,
+                "content": {
+                    media_type: {"schema": {"$ref": f"#/components/schemas/{answer}"}, "example": example}
+                    if media_type == JSON
+                    else {"schema": BINARY}
+                    for media_type in task.media_types
+                },
+            },
+            **_problems(
+                *_REFUSALS, (Kind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(task.media_types)}", "Accept")
+            ),
+        },
+    }
+
+
+def _how_to_send(surface: Surface) -> str:
+    first = surface.task.parts[0]
+    parts = " ".join(f"`{part.name}`: {part.description}" for part in surface.parts.values())
+    sentences = (
+        surface.task.description,
+        parts,
+        f"Send a form with these parts, or the bytes of one `{first.name}` as the body (any other Content-Type), or JSON with base64.",
+        "Several are all or nothing." if any(part.repeated for part in surface.parts.values()) else "",
+        "Options are query parameters, form fields or JSON fields.",
+    )
+    return " ".join(filter(None, sentences))
+
+
+def _query(surface: Surface) -> Iterable[dict[str, Any]]:
+    for option in surface.options.values():
+        default = f" Default: {option.default}." if option.default else ""
+        yield _parameter("query", option.name, f"{option.description} {option.values}.{default}", _without_description(option.schema))
+
+
+def _bodies(surface: Surface) -> dict[str, Any]:
+    parts = surface.parts.values()
+    fields = {name: dict(option.schema) for name, option in surface.options.items()}
+    form = {part.name: {"type": "array", "items": BINARY, "minItems": 1} if part.repeated else BINARY for part in parts}
+    in_json = {part.name: {"type": "string"} if part.kind == "text" else BASE64 for part in parts}
+    lists = {
+        plural: {"type": "array", "items": in_json[name], "minItems": 1} if name in in_json else fields[name]
+        for plural, name in surface.plurals.items()
+    }
+    json_schema = {
+        "type": "object",
+        "properties": {**_either(in_json, fields), **lists},
+        "allOf": [_one_of(part, surface) for part in parts if part.required],
+        "additionalProperties": False,
+    }
+    return {
+        "multipart/form-data": {
+            "schema": {"type": "object", "required": [part.name for part in parts if part.required], "properties": _either(form, fields)}
+        },
+        JSON: {"schema": json_schema, "example": {part.name: EXAMPLE_BASE64 for part in parts if part.required}},
+        **{kind: {"schema": BINARY} for kind in (*RAW_TYPES.get(surface.task.parts[0].kind, ()), "application/octet-stream")},
+    }
+
+
+def _either(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A name may be a part and an option."""
+    both = {name: {"anyOf": [parts[name], options[name]]} for name in parts.keys() & options.keys()}
+    return {**parts, **options, **both}
+
+
+def _one_of(part: Part, surface: Surface) -> dict[str, Any]:
+    """A required part comes under its name or its plural."""
+    names = [part.name, *(plural for plural, name in surface.plurals.items() if name == part.name)]
+    return {"oneOf": [{"required": [name]} for name in names]}
+
+
+def _without_description(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name != "description"}
+
+
 def _answer(struct: str, description: str, example: object) -> dict[str, Any]:
     content = {"schema": {"$ref": f"#/components/schemas/{struct}"}, "example": example}
-    return {"200": {"description": description, "content": {"application/json": content}}}
+    return {"200": {"description": description, "content": {JSON: content}}}
 
 
 def _problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
     """Responses by status; a status with several kinds lists them all."""
     responses: dict[str, Any] = {}
-    for kind, detail, field in examples:
+    for kind, detail, field in sorted(examples, key=lambda example: example[0].status):
         document = {
             "type": f"urn:opsin:{kind.slug}",
             "title": kind.title,
@@ -61,101 +163,28 @@ def _parameter(where: str, name: str, description: str, schema: dict[str, Any]) 
     return {"in": where, "name": name, "required": False, "description": description, "schema": schema}
 
 
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "model": ("`name` or `name@version`. Default: the service's default model.", {"type": "string"}),
-    "top_k": (f"How many labels, from 1 to the number of classes. Default: {DEFAULT_TOP_K}.", {"type": "integer", "minimum": 1}),
-    "merge": (
-        "Token merging: `off`, how many tokens to merge in each block, or a rung of the ladder. Default: the bundle's default rung.",
-        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]},
-    ),
-    "priority": ("Who is served first. Default: normal.", {"type": "string", "enum": list(PRIORITIES)}),
-}
-OPTION_FIELDS = {name: {**schema, "description": description} for name, (description, schema) in OPTIONS.items()}
-BASE64 = {"type": "string", "contentEncoding": "base64"}
-BINARY = {"type": "string", "format": "binary"}
+_HEADERS = (
+    _parameter("header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
+    _parameter("header", "X-Request-ID", "For logs and traces; echoed, or made if it is missing.", {"type": "string", "maxLength": 128}),
+)
 
-CLASSIFY: dict[str, Any] = {
-    "description": (
-        "Images are JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes. Send one or more `image` parts of a form, the bytes "
-        "of one image as the body (any other Content-Type), or JSON with base64. Several images are all or nothing. Options are query "
-        "parameters, form fields or JSON fields."
-    ),
-    "parameters": [
-        *(_parameter("query", name, description, schema) for name, (description, schema) in OPTIONS.items()),
-        _parameter(
-            "header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}
-        ),
-        _parameter(
-            "header", "X-Request-ID", "For logs and traces; echoed, or made if it is missing.", {"type": "string", "maxLength": 128}
-        ),
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "array", "items": BINARY, "minItems": 1}, **OPTION_FIELDS},
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"image": BASE64, "images": {"type": "array", "items": BASE64, "minItems": 1}, **OPTION_FIELDS},
-                    "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
-                    "additionalProperties": False,
-                },
-                "example": {"image": "/9j/4AAQSkZJRgABAQEASABIAAD…", "top_k": 3},
-            },
-            "image/jpeg": {"schema": BINARY},
-            "image/png": {"schema": BINARY},
-            "application/octet-stream": {"schema": BINARY},
-        },
-    },
-    "responses": {
-        **_answer(
-            "ClassifyResponse",
-            "Labels of every image, best first",
-            {
-                "id": EXAMPLE_ID,
-                "model": "clipart",
-                "version": "1",
-                "results": [
-                    {
-                        "predictions": [{"label": "fruit", "index": 4, "score": 0.93}, {"label": "flowers", "index": 3, "score": 0.04}],
-                        "merging": {"rung": "fast", "schedule": [13] * 12, "tokens_in": 197, "tokens_out": 41},
-                    }
-                ],
-                "timing": {
-                    "prepare_ms": 3.4,
-                    "queue_ms": 0.6,
-                    "batch_wait_ms": 0.2,
-                    "inference_ms": 11.8,
-                    "total_ms": 16.9,
-                    "batch_size": 4,
-                },
-            },
-        ),
-        **_problems(
-            (Kind.INVALID_BODY, "no JSON (JSON is malformed: invalid character (byte 0))", None),
-            (Kind.UNKNOWN_MODEL, "'cats' is not served; known for classify: clipart@1", "model"),
-            (Kind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
-            (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
-            (Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: images are compressed already", None),
-            (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
-            (Kind.INVALID_OPTION, "99: use an integer from 1 to 20, the number of classes of clipart@1", "top_k"),
-            (Kind.QUEUE_FULL, "the queue is full", None),
-            (Kind.WORKER_CRASHED, "three workers died on this input", "image"),
-            (Kind.MODEL_ERROR, "the model failed on this input", "image"),
-            (Kind.INTERNAL, "something went wrong here; the log says more under this request id", None),
-            (Kind.DRAINING, "this gateway takes no new work", None),
-            (Kind.REDIS_AWAY, "Redis does not answer", None),
-            (Kind.NO_WORKER, "no worker was ready for clipart@1 for 30 s (OPSIN_WORKER_GRACE)", None),
-            (Kind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
-        ),
-    },
-}
+_REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
+    (Kind.INVALID_BODY, "no JSON (JSON is malformed: invalid character (byte 0))", None),
+    (Kind.UNKNOWN_MODEL, "'cats' is not served; known: clipart@1", "model"),
+    (Kind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
+    (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
+    (Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already", None),
+    (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
+    (Kind.INVALID_OPTION, "'urgent' must be one of high, normal, low", "priority"),
+    (Kind.QUEUE_FULL, "the queue is full", None),
+    (Kind.WORKER_CRASHED, "three workers died on this input", "image"),
+    (Kind.MODEL_ERROR, "the model failed on this input", "image"),
+    (Kind.INTERNAL, "something went wrong here; the log says more under this request id", None),
+    (Kind.DRAINING, "this gateway takes no new work", None),
+    (Kind.REDIS_AWAY, "Redis does not answer", None),
+    (Kind.NO_WORKER, "no worker was ready for clipart@1 for 30 s (OPSIN_WORKER_GRACE)", None),
+    (Kind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
+)
 
 _SUMMARY = {
     "name": "clipart",
@@ -164,6 +193,7 @@ _SUMMARY = {
     "state": "ready",
     "reason": "",
     "default": True,
+    "inputs": [{"name": "image", "kind": "image", "required": True, "max_count": 32, "max_bytes": 67108864, "max_pixels": 50000000}],
     "labels": 20,
     "default_rung": "balanced",
     "ladder": [{"name": "balanced", "schedule": 8, "accuracy": 0.81, "throughput": 1.5}],

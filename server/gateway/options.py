@@ -1,53 +1,33 @@
-"""Options of a request: their names, their defaults and what they may be."""
+"""Options in the URL, and the deadline in its header."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
 from server.gateway.problems import Kind, Problem
-from server.queue.job import PRIORITIES, Priority
+from server.gateway.surface import Surface
 
-NAMES = ("model", "top_k", "merge", "priority")
-DEFAULT_TOP_K = 5
 MAX_TIMEOUT = 3600.0
 
 
-@dataclass(frozen=True)
-class ClassifyOptions:
-    """`top_k` and `merge` are None where the bundle decides."""
-
-    model: str | None = None
-    top_k: int | None = None
-    merge: str | None = None
-    priority: Priority = "normal"
+@lru_cache(maxsize=256)
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    """Clients repeat their queries."""
+    return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
-def read_query(request: Request) -> dict[str, str]:
-    """The options in the URL. Raises Problem (422) for a name that is none, or is there twice."""
-    options: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name in options:
-            raise Problem(Kind.INVALID_OPTION, "given twice", name)
-        check_name(name)
-        options[name] = value
+def read_query(request: Request, surface: Surface) -> dict[str, list[object]]:
+    """The options in the URL. Raises Problem (422) for a name that is none."""
+    options: dict[str, list[object]] = {}
+    for name, value in _pairs(request.scope["query_string"]):
+        if name not in surface.options:
+            raise surface.unknown(name)
+        options.setdefault(name, []).append(value)
     return options
-
-
-def parse(query: Mapping[str, str], body: Mapping[str, str]) -> ClassifyOptions:
-    """Both with names of options only. Raises Problem (422) for one that is given both in the URL and in the body, or not understood."""
-    for name in query.keys() & body.keys():
-        raise Problem(Kind.INVALID_OPTION, "given both in the URL and in the body", name)
-    options = {**query, **body}
-    return ClassifyOptions(
-        model=options.get("model"),
-        top_k=_integer("top_k", options["top_k"]) if "top_k" in options else None,
-        merge=options.get("merge"),
-        priority=_priority(options.get("priority", "normal")),
-    )
 
 
 def read_timeout(request: Request, default: float) -> float:
@@ -62,22 +42,3 @@ def read_timeout(request: Request, default: float) -> float:
     if not 0 < seconds <= MAX_TIMEOUT:  # false for NaN, too
         raise Problem(Kind.INVALID_OPTION, f"{text!r}: use seconds above 0 and up to {MAX_TIMEOUT:g}", "X-Request-Timeout")
     return seconds
-
-
-def check_name(name: str) -> None:
-    """Raises Problem (422) for a name that is no option."""
-    if name not in NAMES:
-        raise Problem(Kind.INVALID_OPTION, f"unknown; images are sent as `image`, the options are {', '.join(NAMES)}", name)
-
-
-def _integer(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise Problem(Kind.INVALID_OPTION, f"{text!r}: use a positive integer", name)
-    return int(text)
-
-
-def _priority(text: str) -> Priority:
-    for priority in PRIORITIES:
-        if text == priority:
-            return priority
-    raise Problem(Kind.INVALID_OPTION, f"{text!r}: use one of {', '.join(PRIORITIES)}", "priority")

@@ -20,6 +20,7 @@ class Kind(Enum):
     UNKNOWN_MODEL = "unknown-model", 404, "Unknown model"
     NOT_FOUND = "not-found", 404, "No such resource"
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "Method not allowed"
+    NOT_ACCEPTABLE = "not-acceptable", 406, "No such media type is offered"
     TOO_SLOW = "too-slow", 408, "The request arrives too slowly"
     TOO_LARGE = "too-large", 413, "Too large"
     NOT_AN_IMAGE = "not-an-image", 415, "Not an image that is decoded here"

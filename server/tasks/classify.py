@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.merge_schedule import MergeSchedule
-from server.media import images
+from server.media import headers, images
+from server.tasks.base import Arrays, File, Item, Outputs, Part, Task, Tensor
+from server.tasks.options import InvalidOption, Options
 
+DEFAULT_TOP_K = 5
 MAX_MERGED = 65_536
 """An r beyond this merges no more than this one: no block has that many tokens."""
 
-Inputs = dict[str, NDArray[Any]]
-Outputs = Mapping[str, NDArray[Any]]
+IMAGE = Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes.", max_count=None)
 
 
-class InvalidOption(ValueError):
-    """An option that the bundle cannot satisfy; `field` names it."""
+class ClassifyOptions(Options, frozen=True, kw_only=True):
+    top_k: (
+        Annotated[
+            int, Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of classes", "default": str(DEFAULT_TOP_K)})
+        ]
+        | None
+    ) = None
+    merge: Annotated[
+        int | Annotated[str, Meta(max_length=256)] | None,
+        Meta(
+            description="Token merging.",
+            extra={
+                "values": "`off`, tokens to merge in each block (an integer), or a rung of the bundle's ladder",
+                "default": "the bundle's default rung",
+            },
+        ),
+    ] = None
+    trace: Annotated[bool, Meta(description="Also say which patches were merged, block by block.")] = False
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
+class ClassifyPlan(msgspec.Struct, frozen=True):
+    """`rung` is the one that names the schedule, if one does; `schedule` is r of every block."""
 
-@dataclass(frozen=True)
-class Plan:
-    """How a request's tokens are merged: r of every block, and the rung that says so, if one does."""
-
+    top_k: int
     rung: str | None
     schedule: tuple[int, ...]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of the forward call."""
-        return {"merge": list(self.schedule)}
+    trace: bool = False
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -50,6 +60,13 @@ class Prediction(msgspec.Struct, frozen=True):
     score: float
 
 
+class Trace(msgspec.Struct, frozen=True):
+    """Which patches were one token after each block: `layers` holds the group id of every patch of the grid [rows, columns], row by row."""
+
+    grid: tuple[int, int]
+    layers: list[list[int]]
+
+
 class Merging(msgspec.Struct, frozen=True):
     """How tokens were merged: `rung` is null unless one was used, `schedule` is r of every block, token counts include special tokens."""
 
@@ -57,6 +74,7 @@ class Merging(msgspec.Struct, frozen=True):
     schedule: tuple[int, ...]
     tokens_in: int
     tokens_out: int
+    trace: Trace | msgspec.UnsetType = msgspec.UNSET
 
 
 class Classification(msgspec.Struct, frozen=True):
@@ -66,60 +84,109 @@ class Classification(msgspec.Struct, frozen=True):
     merging: Merging
 
 
-class Classify:
-    """The task `classify`, as pure functions of a request and a bundle's spec."""
+class ClassifyAnswer(msgspec.Struct, frozen=True):
+    results: list[Classification]
+    """In the order of the images."""
 
+
+class Classify(Task[ClassifyOptions, ClassifyPlan]):
     name = "classify"
+    summary = "Classify images"
+    parts = (IMAGE,)
+    options = ClassifyOptions
+    plan_type = ClassifyPlan
+    answer = ClassifyAnswer
+    example: ClassVar[Mapping[str, Any]] = {
+        "results": [
+            {
+                "predictions": [{"label": "fruit", "index": 4, "score": 0.93}, {"label": "flowers", "index": 3, "score": 0.04}],
+                "merging": {"rung": "fast", "schedule": [13] * 12, "tokens_in": 197, "tokens_out": 41},
+            }
+        ]
+    }
 
-    @staticmethod
-    def plan(merge: str | None, spec: BundleSpec) -> Plan:
-        """`off`, an integer of at least 0 or a rung's name; None is the bundle's default rung, or off. Raises InvalidOption."""
-        depth = int(spec.config.get("depth", 1))
-        name = spec.default_rung if merge is None else merge
-        if name is None or name in ("off", "0"):
-            return Plan(None, (0,) * depth)
-        if not spec.merges:
-            raise InvalidOption("merge", f"{name!r}: the tokens of {spec.id} do not merge; use `off`")
-        rung = spec.rung(name)
-        if rung is not None:
-            return Plan(rung.name, tuple(max(r, 0) for r in rung.merge.expand(depth)))
-        if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MAX_MERGED:
-            return Plan(None, MergeSchedule.constant(int(name)).expand(depth))
-        rungs = ", ".join(rung.name for rung in spec.ladder) or "none"
-        raise InvalidOption("merge", f"{name!r}: use `off`, an integer from 0 to {MAX_MERGED} or a rung of {spec.id} ({rungs})")
+    def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyPlan:
+        classes = len(spec.labels)
+        top_k = min(DEFAULT_TOP_K, classes) if asked.top_k is None else asked.top_k
+        if top_k > classes:
+            raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {classes}, the number of classes of {spec.id}")
+        rung, schedule = _schedule(None if asked.merge is None else str(asked.merge), spec)
+        if asked.trace and not spec.merges:
+            raise InvalidOption("trace", f"the tokens of {spec.id} do not merge: there is nothing to trace")
+        return ClassifyPlan(top_k, rung, schedule, asked.trace)
 
-    @staticmethod
-    def check_top_k(top_k: int, spec: BundleSpec) -> None:
-        """Raises InvalidOption."""
-        if not 1 <= top_k <= len(spec.labels):
-            raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {len(spec.labels)}, the number of classes of {spec.id}")
+    def prepare(self, item: Item, plan: ClassifyPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
+        with decoder.decoded(item["image"]) as image:
+            return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
 
-    @staticmethod
-    def prepare(image: bytes, spec: BundleSpec, decoder: images.Decoder) -> Inputs:
-        """An encoded image → `pixels` uint8 (S, S, 3). Raises images.ImageError."""
-        with decoder.decoded(image) as picture:
-            return {"pixels": images.to_model_size(picture, spec.pictures, decoder.max_pixels)}
+    def is_small(self, item: Item) -> bool:
+        return headers.is_small(item["image"])
 
-    @staticmethod
-    def bucket(plan: Plan, spec: BundleSpec) -> str:
-        """What must agree inside a batch besides the bundle: the size of the pixels and the merge schedule."""
-        return f"{spec.pictures.image_size}:{','.join(map(str, plan.schedule))}"
+    def bucket(self, plan: ClassifyPlan, spec: BundleSpec) -> str:
+        return f"{spec.pictures.image_size}:{','.join(map(str, plan.schedule))}" + (":trace" if plan.trace else "")
 
-    @staticmethod
-    def scores(outputs: Outputs) -> NDArray[np.float32]:
-        """Softmax of the logits, (classes,)."""
-        logits = outputs["logits"].astype(np.float64)
-        powers = np.exp(logits - logits.max())
-        scores: NDArray[np.float32] = (powers / powers.sum()).astype(np.float32)
-        return scores
+    def arguments(self, plan: ClassifyPlan) -> dict[str, Any]:
+        return {"merge": list(plan.schedule)} | ({"trace": True} if plan.trace else {})
 
-    @staticmethod
-    def present(outputs: Outputs, plan: Plan, spec: BundleSpec, top_k: int) -> Classification:
-        """The `top_k` best labels; equal scores in the order of the classes."""
-        scores = Classify.scores(outputs)
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        tokens_in, tokens_out = (int(count) for count in outputs["tokens"])
-        return Classification(
-            [Prediction(spec.labels[index], int(index), float(scores[index])) for index in best],
-            Merging(plan.rung, plan.schedule, tokens_in, tokens_out),
-        )
+    def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
+        return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        side = spec.pictures.image_size
+        return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
+
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        scores = Tensor("scores", "FP32", (len(spec.labels),), labels=spec.labels)
+        return (Tensor("image", "BYTES", (1,)),), (scores, Tensor("labels", "BYTES", (min(DEFAULT_TOP_K, len(spec.labels)),)))
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        scores = np.stack([_softmax(one["logits"]) for one in outputs])  # (images, classes)
+        labels = np.array([label.encode() for label in spec.labels], object)
+        tokens_in, tokens_out = (int(count) for count in outputs[0]["tokens"])
+        told = {"tokens_in": tokens_in, "tokens_out": tokens_out} | ({} if plan.rung is None else {"rung": plan.rung})
+        return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}, told
+
+
+def _schedule(merge: str | None, spec: BundleSpec) -> tuple[str | None, tuple[int, ...]]:
+    """`off`, an integer of at least 0 or a rung's name; None is the bundle's default rung, or off. Raises InvalidOption."""
+    depth = int(spec.config.get("depth", 1))
+    name = spec.default_rung if merge is None else merge
+    if name is None or name in ("off", "0"):
+        return None, (0,) * depth
+    if not spec.merges:
+        raise InvalidOption("merge", f"{name!r}: the tokens of {spec.id} do not merge; use `off`")
+    rung = spec.rung(name)
+    if rung is not None:
+        return rung.name, tuple(max(r, 0) for r in rung.merge.expand(depth))
+    if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MAX_MERGED:
+        return None, MergeSchedule.constant(int(name)).expand(depth)
+    rungs = ", ".join(rung.name for rung in spec.ladder) or "none"
+    raise InvalidOption("merge", f"{name!r}: use `off`, an integer from 0 to {MAX_MERGED} or a rung of {spec.id} ({rungs})")
+
+
+def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Classification:
+    """The `top_k` best labels of one image; equal scores in the order of the classes."""
+    scores = _softmax(outputs["logits"])
+    tokens_in, tokens_out = outputs["tokens"].tolist()
+    return Classification(
+        [Prediction(spec.labels[index], index, float(scores[index])) for index in _best(scores, plan.top_k).tolist()],
+        Merging(plan.rung, plan.schedule, tokens_in, tokens_out, _trace(outputs) if plan.trace else msgspec.UNSET),
+    )
+
+
+def _trace(outputs: Outputs) -> Trace:
+    """groups: (depth, patches); grid: (2,)."""
+    rows, columns = outputs["grid"].tolist()
+    return Trace((rows, columns), outputs["groups"].tolist())
+
+
+def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
+    """(classes,)."""
+    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+    scores: NDArray[np.float32] = (powers / powers.sum()).astype(np.float32)
+    return scores
+
+
+def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Indices of the highest of the last axis, best first; equal scores in the order of the classes."""
+    return np.argsort(-scores, axis=-1, kind="stable")[..., :count]

@@ -17,6 +17,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from models.bundle import BundleSpec
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -25,6 +27,20 @@ WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
 REJECTION_REASONS = ("queue_full", "client_share", "draining", "too_large", "too_slow", "no_worker", "redis")
 BYTES = tuple(1024 * 4**step for step in range(9))
+
+
+@dataclass(frozen=True)
+class BundleMetrics:
+    """A gateway's metrics with the labels of one bundle: looking labels up costs more than counting."""
+
+    items: Counter
+    tokens_in: Counter
+    tokens_out: Counter
+    preprocess: Histogram
+    queue_wait: Histogram
+    postprocess: Histogram
+    payload_in: Histogram
+    payload_out: Histogram
 
 
 class GatewayMetrics:
@@ -39,7 +55,7 @@ class GatewayMetrics:
         self.rejected = Counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"], registry=registry)
         for reason in REJECTION_REASONS:
             self.rejected.labels(reason)  # there from the start, so that a rate over the first one is right
-        self.items = Counter("opsin_items", "Images answered.", ["model", "version"], registry=registry)
+        self.items = Counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"], registry=registry)
         self.tokens_in = Counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model, registry=registry)
         self.tokens_out = Counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model, registry=registry)
         self.request_duration = Histogram(
@@ -50,11 +66,11 @@ class GatewayMetrics:
             registry=registry,
         )
         self.preprocess = Histogram(
-            "opsin_preprocess_seconds", "Decoding and resizing one request's images.", model, buckets=LATENCY, registry=registry
+            "opsin_preprocess_seconds", "Decoding and resizing what one request brings.", model, buckets=LATENCY, registry=registry
         )
         self.queue_wait = Histogram(
             "opsin_queue_wait_seconds",
-            "Round trip through the queue of a request's slowest image, less the time that the worker held it.",
+            "Round trip through the queue of a request's slowest item, less the time that the worker held it.",
             model,
             buckets=WAIT,
             registry=registry,
@@ -64,6 +80,30 @@ class GatewayMetrics:
         )
         self.payload = Histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES, registry=registry)
         self.in_flight = Gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum", registry=registry)
+        self._of: dict[tuple[str, str], BundleMetrics] = {}
+        self._ended: dict[tuple[str, ...], Counter] = {}
+
+    def of(self, spec: BundleSpec) -> BundleMetrics:
+        """What is counted for one bundle."""
+        key = spec.name, spec.version
+        if key not in self._of:
+            self._of[key] = BundleMetrics(
+                items=self.items.labels(*key),
+                tokens_in=self.tokens_in.labels(spec.name),
+                tokens_out=self.tokens_out.labels(spec.name),
+                preprocess=self.preprocess.labels(spec.name),
+                queue_wait=self.queue_wait.labels(spec.name),
+                postprocess=self.postprocess.labels(spec.name),
+                payload_in=self.payload.labels("in"),
+                payload_out=self.payload.labels("out"),
+            )
+        return self._of[key]
+
+    def ended(self, *labels: str) -> Counter:
+        """`requests` for model, version, protocol and outcome."""
+        if labels not in self._ended:
+            self._ended[labels] = self.requests.labels(*labels)
+        return self._ended[labels]
 
     def render(self, live: Families) -> bytes:
         """The exposition text: what was counted (by all gateways of this machine), and `live` values read just now."""
@@ -84,9 +124,9 @@ class WorkerMetrics:
         self.registry = registry = CollectorRegistry()
         labels = ["model", "version"]
         self.batches = Counter("opsin_batches", "Batches run.", labels, registry=registry)
-        self.batch_size = Histogram("opsin_batch_size", "Images in a batch.", labels, buckets=SIZE, registry=registry)
+        self.batch_size = Histogram("opsin_batch_size", "Items in a batch.", labels, buckets=SIZE, registry=registry)
         self.batch_wait = Histogram(
-            "opsin_batch_wait_seconds", "From the pull of an image to the start of its batch.", labels, buckets=WAIT, registry=registry
+            "opsin_batch_wait_seconds", "From the pull of an item to the start of its batch.", labels, buckets=WAIT, registry=registry
         )
         self.inference = Histogram("opsin_inference_seconds", "One batch on the device.", labels, buckets=LATENCY, registry=registry)
         self.batch_budget = Gauge("opsin_batch_budget", "The learned batch size.", labels, registry=registry)

@@ -14,6 +14,7 @@ import torch
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
+from server.tasks.registry import TASKS
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
@@ -127,9 +128,11 @@ def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule,
 
 
 def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
-    """pixels uint8 (size, S, S, 3)."""
-    side = spec.pictures.image_size
-    return {"pixels": np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8)}
+    """What the task calls a usual job, `size` times. Raises BundleError."""
+    task = TASKS.get(spec.task)
+    if task is None:
+        raise BundleError(f"{spec.id}: task {spec.task} is not served yet by this version")
+    return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
 
 
 def _usual_schedule(spec: BundleSpec) -> MergeSchedule:

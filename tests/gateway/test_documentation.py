@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from server.gateway.problems import Kind
+from server.gateway.surface import Surface
 from server.settings import Settings
+from server.tasks.base import Task
+from server.tasks.registry import TASKS
 from server.telemetry.metrics import GatewayMetrics, WorkerMetrics
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,6 +29,17 @@ def test_every_setting_is_documented_and_no_other() -> None:
 def test_every_kind_of_problem_is_documented() -> None:
     page = (DOCS / "api.md").read_text()
     assert [kind.slug for kind in Kind if kind is not Kind.NOT_OFFERED and f"`{kind.slug}`" not in page] == []
+
+
+def option_table(task: Task[Any, Any]) -> str:
+    options = Surface.of(task).options.values()
+    return "\n".join(["|---|---|---|", *(f"| `{row.name}` | {row.values} | {row.default} |" for row in options)]) + "\n\n"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_options_of_every_task_are_documented_as_they_are_read(name: str) -> None:
+    section = (DOCS / "api.md").read_text().partition(f"`POST /v1/{name}`")[2].partition("\n## ")[0]
+    assert option_table(TASKS[name]) in section
 
 
 def exposed(registry: CollectorRegistry) -> set[str]:

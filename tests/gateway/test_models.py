@@ -28,6 +28,7 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
         "state": "ready",
         "reason": "",
         "default": True,
+        "inputs": [{"name": "image", "kind": "image", "required": True, "max_count": 8, "max_bytes": 200_000, "max_pixels": 1_000_000}],
         "labels": 10,
         "default_rung": None,
         "ladder": [
@@ -55,6 +56,7 @@ def test_a_bundle_of_another_task_is_listed_and_does_not_classify(valkey: Privat
         eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 2, "both are known")
         listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
         assert (listed["painter"]["task"], listed["painter"]["labels"], listed["painter"]["ladder"]) == ("inpaint", 0, [])
+        assert listed["painter"]["inputs"] == []
         assert gateway.http.get("/v1/models/painter").json()["spec"]["preprocess"] is None
         refused = problem(gateway.classify(picture(1), model="painter"), 404, "unknown-model")
         assert refused["detail"] == "'painter' is for inpaint; known for classify: reds@1"
@@ -120,7 +122,7 @@ def test_the_documentation_tells_bodies_answers_and_errors(gateway: Gateway) -> 
     document = gateway.http.get("/openapi.json").json()
     post = document["paths"]["/v1/classify"]["post"]
     assert {"multipart/form-data", "application/json", "image/jpeg"} <= set(post["requestBody"]["content"])
-    assert set(post["responses"]) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(post["responses"]) == {"200", "400", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
     for status, response in post["responses"].items():
         for content in response["content"].values():
             schema = {**content["schema"], "components": document["components"]}
@@ -146,3 +148,10 @@ def test_cors_is_closed_unless_it_is_opened(gateway: Gateway, valkey: PrivateVal
         assert open_gateway.http.get("/health/live", headers=origin).headers["access-control-allow-origin"] == "https://example.org"
         other = open_gateway.http.get("/health/live", headers={"Origin": "https://example.com"})
         assert "access-control-allow-origin" not in other.headers
+        for path in ("/v1/classify", "/v2/models/reds/infer"):
+            asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-Request-Timeout"}
+            assert open_gateway.http.options(path, headers=origin | asked).status_code == 200
+            refused = open_gateway.http.post(path, headers=origin)
+            assert refused.status_code == 400
+            assert refused.headers["access-control-allow-origin"] == "https://example.org"
+            assert refused.headers["x-request-id"] and "X-Request-ID" in refused.headers["access-control-expose-headers"]

@@ -67,6 +67,24 @@ def test_the_merge_option_is_r_per_block(loaded: LoadedModel) -> None:
     assert loaded.forward(pixels(), {"merge": [2, 0, 3]})["tokens"].tolist() == [[17, 12], [17, 12]]
 
 
+def test_a_trace_says_after_each_block_which_token_holds_each_patch(loaded: LoadedModel) -> None:
+    outputs = loaded.forward(pixels(), {"merge": [2, 0, 3], "trace": True})
+    assert outputs["grid"].tolist() == [[4, 4], [4, 4]]
+    assert outputs["groups"].shape == (2, 3, 16)
+    for layers in outputs["groups"].tolist():
+        assert [sorted(set(layer)) for layer in layers] == [list(range(14)), list(range(14)), list(range(11))]
+        first, second, third = layers
+        assert first == second
+        held = {group: {third[patch] for patch in range(16) if second[patch] == group} for group in second}
+        assert all(len(into) == 1 for into in held.values())  # what was together stays together
+    np.testing.assert_allclose(outputs["logits"], loaded.forward(pixels(), {"merge": [2, 0, 3]})["logits"], atol=1e-6)
+    assert "groups" not in loaded.forward(pixels(), {"merge": [2, 0, 3]})
+
+
+def test_a_trace_without_merging_leaves_every_patch_alone(loaded: LoadedModel) -> None:
+    assert loaded.forward(pixels(1), {"trace": True})["groups"].tolist() == [[list(range(16))] * 3]
+
+
 def test_answers_are_float32_at_every_precision(tmp_path: Path, vit: ViT, loaded: LoadedModel) -> None:
     half = load(bundle.read(tmp_path / "test" / "1"), dtype=torch.bfloat16).forward(pixels(), {"merge": [3]})
     full = loaded.forward(pixels(), {"merge": [3]})

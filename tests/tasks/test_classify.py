@@ -1,12 +1,17 @@
-"""The task `classify`: pure functions of a request and a bundle's spec."""
+"""The task `classify`: pure functions of options, arrays and a bundle's spec."""
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
-from server.tasks.classify import Classify, InvalidOption, Plan
+from server.tasks.base import JSON
+from server.tasks.classify import Classify, ClassifyAnswer, ClassifyOptions, ClassifyPlan
+from server.tasks.options import InvalidOption
+
+TASK = Classify()
 
 
 def spec(**changes: object) -> BundleSpec:
@@ -25,64 +30,97 @@ def spec(**changes: object) -> BundleSpec:
     return BundleSpec(**fields | changes)
 
 
+def plan(bundle: BundleSpec, **options: object) -> ClassifyPlan:
+    return TASK.plan(ClassifyOptions(**options), bundle)
+
+
+def merging(bundle: BundleSpec, merge: str | int | None) -> tuple[str | None, tuple[int, ...]]:
+    planned = plan(bundle, merge=merge)
+    return planned.rung, planned.schedule
+
+
 @pytest.mark.parametrize(
-    ("merge", "plan"),
+    ("merge", "rung", "schedule"),
     [
-        (None, Plan(None, (0, 0, 0, 0))),
-        ("off", Plan(None, (0, 0, 0, 0))),
-        ("3", Plan(None, (3, 3, 3, 3))),
-        ("falling", Plan("falling", (4, 2, 1, 0))),
-        ("listed", Plan("listed", (3, 0, 0, 0))),
+        (None, None, (0, 0, 0, 0)),
+        ("off", None, (0, 0, 0, 0)),
+        ("3", None, (3, 3, 3, 3)),
+        (3, None, (3, 3, 3, 3)),
+        ("falling", "falling", (4, 2, 1, 0)),
+        ("listed", "listed", (3, 0, 0, 0)),
     ],
 )
-def test_a_plan_says_r_of_every_block(merge: str | None, plan: Plan) -> None:
-    assert Classify.plan(merge, spec()) == plan
+def test_a_plan_says_r_of_every_block(merge: str | int | None, rung: str | None, schedule: tuple[int, ...]) -> None:
+    assert merging(spec(), merge) == (rung, schedule)
 
 
 def test_the_default_rung_is_used_unless_the_request_says_otherwise() -> None:
     bundle = spec(default_rung="listed")
-    assert Classify.plan(None, bundle) == Plan("listed", (3, 0, 0, 0))
-    assert Classify.plan("off", bundle) == Plan(None, (0, 0, 0, 0))
+    assert merging(bundle, None) == ("listed", (3, 0, 0, 0))
+    assert merging(bundle, "off") == (None, (0, 0, 0, 0))
 
 
 @pytest.mark.parametrize("merge", ["-1", "2.5", "", "fast", "65537", "1e3", "٣"])
 def test_another_merge_is_refused_with_the_rungs(merge: str) -> None:
     with pytest.raises(InvalidOption, match="falling, listed") as refusal:
-        Classify.plan(merge, spec())
+        plan(spec(), merge=merge)
     assert refusal.value.field == "merge"
 
 
 def test_models_that_pool_their_tokens_merge_none() -> None:
     pooling = spec(architecture="rev_mvit", ladder=[])
-    assert Classify.plan(None, pooling) == Classify.plan("0", pooling) == Plan(None, (0, 0, 0, 0))
+    assert merging(pooling, None) == merging(pooling, "0") == (None, (0, 0, 0, 0))
     with pytest.raises(InvalidOption, match="birds@1 do not merge; use `off`"):
-        Classify.plan("3", pooling)
+        plan(pooling, merge="3")
     with pytest.raises(ValueError, match="ladder: tokens of architecture rev_mvit do not merge"):
         spec(architecture="rev_mvit")
 
 
 def test_a_bucket_holds_what_may_run_together() -> None:
     bundle = spec()
-    assert Classify.bucket(Classify.plan("3", bundle), bundle) == Classify.bucket(Plan("named", (3, 3, 3, 3)), bundle)
-    assert Classify.bucket(Classify.plan("3", bundle), bundle) != Classify.bucket(Classify.plan("off", bundle), bundle)
+    three, named, off = plan(bundle, merge="3"), ClassifyPlan(1, "named", (3, 3, 3, 3)), plan(bundle, merge="off")
+    assert TASK.bucket(three, bundle) == TASK.bucket(named, bundle) != TASK.bucket(off, bundle)
+    assert TASK.arguments(three) == TASK.arguments(named) == {"merge": [3, 3, 3, 3]}
+
+
+def test_traced_jobs_have_batches_of_their_own() -> None:
+    bundle = spec()
+    traced, plain = plan(bundle, merge="3", trace=True), plan(bundle, merge="3")
+    assert TASK.bucket(traced, bundle) != TASK.bucket(plain, bundle)
+    assert TASK.arguments(traced) == {"merge": [3, 3, 3, 3], "trace": True}
+    with pytest.raises(InvalidOption, match="nothing to trace") as refusal:
+        plan(spec(architecture="mvit", ladder=[]), trace=True)
+    assert refusal.value.field == "trace"
+
+
+def answer(planned: ClassifyPlan, logits: list[float], tokens: tuple[int, int] = (1, 1)) -> ClassifyAnswer:
+    outputs = {"logits": np.array(logits, np.float32), "tokens": np.array(tokens, np.int32)}
+    presented = TASK.present([outputs], planned, spec(), JSON)
+    assert isinstance(presented, ClassifyAnswer)
+    return presented
 
 
 def test_labels_come_best_first_with_softmax_scores() -> None:
-    outputs = {"logits": np.log(np.array([1, 6, 3], np.float32)), "tokens": np.array([17, 9], np.int32)}
-    result = Classify.present(outputs, Plan("listed", (3, 0, 0, 0)), spec(), top_k=2)
+    (result,) = answer(ClassifyPlan(2, "listed", (3, 0, 0, 0)), np.log([1, 6, 3]).tolist(), (17, 9)).results
     assert [(prediction.label, prediction.index) for prediction in result.predictions] == [("owl", 1), ("wren", 2)]
     assert [prediction.score for prediction in result.predictions] == pytest.approx([0.6, 0.3])
     assert (result.merging.rung, result.merging.tokens_in, result.merging.tokens_out) == ("listed", 17, 9)
 
 
 def test_equal_scores_keep_the_order_of_the_classes_and_large_logits_do_not_overflow() -> None:
-    outputs = {"logits": np.array([1e4, 1e4, 1e4], np.float32), "tokens": np.array([1, 1], np.int32)}
-    predictions = Classify.present(outputs, Plan(None, (0,)), spec(), top_k=3).predictions
-    assert [prediction.index for prediction in predictions] == [0, 1, 2]
-    assert [prediction.score for prediction in predictions] == pytest.approx([1 / 3] * 3)
+    (result,) = answer(ClassifyPlan(3, None, (0,)), [1e4, 1e4, 1e4]).results
+    assert [prediction.index for prediction in result.predictions] == [0, 1, 2]
+    assert [prediction.score for prediction in result.predictions] == pytest.approx([1 / 3] * 3)
 
 
-@pytest.mark.parametrize("top_k", [0, 4, -1])
-def test_top_k_is_bounded_by_the_classes(top_k: int) -> None:
+def test_top_k_is_five_or_all_classes_and_at_most_these() -> None:
+    assert plan(spec()).top_k == 3
+    assert plan(spec(labels=list("abcdefgh"))).top_k == 5
     with pytest.raises(InvalidOption, match="from 1 to 3"):
-        Classify.check_top_k(top_k, spec())
+        plan(spec(), top_k=4)
+
+
+def test_another_process_presents_an_answer_from_what_was_stored() -> None:
+    planned = plan(spec(), merge="falling", top_k=2)
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode(planned), type=TASK.plan_type)
+    assert answer(stored, [1.0, 2.0, 3.0]) == answer(planned, [1.0, 2.0, 3.0])

@@ -7,8 +7,9 @@ from importlib.metadata import version
 from typing import Any
 
 from models.bundle import BundleSpec
-from server.gateway.open_inference.classify import IMAGE, LABELS, SCORES, label_count
+from server.gateway.open_inference import offer
 from server.settings import ModelControl
+from server.tasks.base import Tensor
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -29,33 +30,38 @@ def server_metadata(model_control: ModelControl) -> dict[str, Any]:
 
 def model_metadata(spec: BundleSpec, versions: Sequence[str]) -> dict[str, Any]:
     """Shapes with the batch in front, -1."""
+    offered = offer.of(spec)
     return {
         "name": spec.name,
         "versions": list(versions),
         "platform": _platform(spec),
-        "inputs": [{"name": IMAGE, "datatype": "BYTES", "shape": [-1, 1]}],
-        "outputs": [
-            {"name": SCORES, "datatype": "FP32", "shape": [-1, len(spec.labels)]},
-            {"name": LABELS, "datatype": "BYTES", "shape": [-1, label_count(spec)]},
-        ],
+        "inputs": [_metadata(tensor) for tensor in offered.inputs],
+        "outputs": [_metadata(tensor) for tensor in offered.outputs],
     }
 
 
 def model_config(spec: BundleSpec, max_batch_size: int) -> dict[str, Any]:
     """As Triton's `ModelConfig`: `dims` without the batch. No length of any dimension is open, which perf_analyzer needs."""
+    offered = offer.of(spec)
     return {
         "name": spec.name,
         "platform": _platform(spec),
         "backend": "opsin",
         "version_policy": {"specific": {"versions": [spec.version]}},
         "max_batch_size": max_batch_size,
-        "input": [{"name": IMAGE, "data_type": "TYPE_STRING", "dims": [1]}],
-        "output": [
-            {"name": SCORES, "data_type": "TYPE_FP32", "dims": [len(spec.labels)]},
-            {"name": LABELS, "data_type": "TYPE_STRING", "dims": [label_count(spec)]},
-        ],
+        "input": [_config(tensor) for tensor in offered.inputs],
+        "output": [_config(tensor) for tensor in offered.outputs],
         "dynamic_batching": {},
     }
+
+
+def _metadata(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": [-1, *tensor.dims]}
+
+
+def _config(tensor: Tensor) -> dict[str, Any]:
+    datatype = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+    return {"name": tensor.name, "data_type": f"TYPE_{datatype}", "dims": list(tensor.dims)}
 
 
 def _platform(spec: BundleSpec) -> str:

@@ -14,6 +14,7 @@ from server.gateway.gateway import Gateway
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Fleet
 from server.queue.errors import RedisAway
+from server.tasks.registry import TASKS
 
 router = APIRouter(tags=["models"])
 
@@ -27,6 +28,17 @@ class RungSummary(msgspec.Struct, frozen=True):
     throughput: float | None
 
 
+class PartSummary(msgspec.Struct, frozen=True):
+    """A part that requests bring; the limits are those of the service. `max_pixels` is null where it means nothing."""
+
+    name: str
+    kind: str
+    required: bool
+    max_count: int
+    max_bytes: int
+    max_pixels: int | None
+
+
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle. `state`: ready, loading, unloading, unavailable or unloaded; `reason` says why it is not ready, where it is known."""
 
@@ -37,6 +49,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     default: bool
     """Requests of its task that name no model get this one."""
+    inputs: list[PartSummary]
+    """Empty where the task is not served."""
     labels: int
     default_rung: str | None
     ladder: list[RungSummary]
@@ -109,10 +123,28 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "state": state,
         "reason": reason,
         "default": default is not None and default.id == spec.id,
+        "inputs": _inputs(here, spec),
         "labels": len(spec.labels),
         "default_rung": spec.default_rung,
         "ladder": [RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput) for rung in spec.ladder],
     }
+
+
+def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
+    task, limits = TASKS.get(spec.task), here.settings
+    if task is None:
+        return []
+    return [
+        PartSummary(
+            part.name,
+            part.kind,
+            part.required,
+            limits.max_images if part.max_count is None else part.max_count,
+            limits.max_body_bytes,
+            limits.max_pixels if part.kind == "image" else None,
+        )
+        for part in task.takes(spec)
+    ]
 
 
 def _json(content: msgspec.Struct) -> Response:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from models.bundle import BundleSpec
-from server.gateway.open_inference.classify import write_outputs
+from server.gateway.open_inference import offer
 from server.gateway.open_inference.metadata import model_config, model_metadata
-from server.gateway.open_inference.tensors import InferRequest, RequestedOutput
+from server.gateway.open_inference.outputs import write_outputs
+from server.gateway.open_inference.tensors import InferRequest, RequestedOutput, Tensor
 from tests.gateway.service import make_spec
 
-SCORES = np.array([[0.2, 0.5, 0.3], [0.25, 0.5, 0.25]], np.float32)
+LOGITS = np.log(np.array([[0.2, 0.5, 0.3], [0.25, 0.5, 0.25]], np.float32))
 
 
 @pytest.fixture
@@ -19,8 +20,15 @@ def spec() -> BundleSpec:
     return make_spec().model_copy(update={"labels": ["cat", "dog", "fox: red"]})
 
 
+def answer(spec: BundleSpec, *outputs: RequestedOutput) -> list[Tensor]:
+    offered = offer.of(spec)
+    replies = [{"logits": logits, "tokens": np.array([17, 17], np.int32)} for logits in LOGITS]
+    arrays, _ = offered.task.to_tensors(replies, offered.task.plan(offered.task.options(), spec), spec)
+    return write_outputs(InferRequest("", {}, (), outputs), offered.outputs, arrays)
+
+
 def test_labels_are_as_many_as_there_are_classes_where_these_are_fewer_than_five(spec):
-    _, labels = write_outputs(InferRequest("", {}, ()), SCORES, spec)
+    _, labels = answer(spec)
     assert labels.array.tolist() == [[b"dog", b"fox: red", b"cat"], [b"dog", b"cat", b"fox: red"]]
     assert model_metadata(spec, ["1"])["outputs"][1]["shape"] == [-1, 3]
     assert model_config(spec, 8)["output"][1]["dims"] == [3]
@@ -28,8 +36,7 @@ def test_labels_are_as_many_as_there_are_classes_where_these_are_fewer_than_five
 
 @pytest.mark.parametrize("count", [2, 3, 100])
 def test_classification_gives_score_index_and_label_of_the_best(spec, count):
-    asked = InferRequest("", {}, (), (RequestedOutput("scores", {"classification": count}),))
-    (best,) = write_outputs(asked, SCORES, spec)
+    (best,) = answer(spec, RequestedOutput("scores", {"classification": count}))
     assert best.datatype == "BYTES"
     assert best.array.tolist() == [
         [b"0.500000:1:dog", b"0.300000:2:fox: red", b"0.200000:0:cat"][:count],

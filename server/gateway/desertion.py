@@ -1,0 +1,73 @@
+"""Requests for bundles that no worker serves any more: one look a second for all requests of a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from models.bundle import BundleSpec
+from server.gateway import directory
+from server.gateway.directory import Directory
+from server.gateway.interruption import Interruption
+from server.queue.errors import RedisAway
+from server.settings import Settings
+from server.telemetry import logs
+
+INTERVAL = 1.0
+"""Seconds between looks."""
+
+log = logs.get(__name__)
+
+
+@dataclass(eq=False)
+class _Waiting:
+    spec: BundleSpec
+    interruption: Interruption
+    since: float
+    """Loop time from which on the bundle had no worker, as far as this request saw."""
+
+
+class Desertion:
+    """Ends what waits for a bundle without a ready worker for longer than `worker_grace`: Problem (503)."""
+
+    def __init__(self, settings: Settings, directory: Directory) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._waiting: set[_Waiting] = set()
+
+    @contextmanager
+    def watched(self, spec: BundleSpec) -> Iterator[None]:
+        """While a request waits for an answer."""
+        with Interruption() as interruption:
+            waiting = _Waiting(spec, interruption, asyncio.get_running_loop().time())
+            self._waiting.add(waiting)
+            try:
+                yield
+            finally:
+                self._waiting.discard(waiting)
+
+    async def watch_forever(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            try:
+                if self._waiting:
+                    await self._look()
+            except RedisAway:
+                pass  # nobody knows; the dispatcher counts how long Redis is away
+            except Exception:
+                log.exception("looking for bundles without workers failed")
+
+    async def _look(self) -> None:
+        fleet = await self._directory.fleet()
+        now, grace = asyncio.get_running_loop().time(), self._settings.worker_grace
+        served: dict[str, bool] = {}
+        for waiting in self._waiting:
+            spec = waiting.spec
+            if spec.id not in served:
+                served[spec.id] = bool(directory.serving(fleet, spec))
+            if served[spec.id]:
+                waiting.since = now
+            elif now - waiting.since >= grace:
+                waiting.interruption.end(directory.no_worker(f"no worker was ready for {spec.id} for {grace:g} s", self._settings))

@@ -1,0 +1,68 @@
+"""JSON bodies: parts in base64 (texts as they are), options as values, repeated names also as lists under their plural."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from server.gateway import base64_text, json_scan
+from server.gateway.problems import Kind, Problem
+
+if TYPE_CHECKING:
+    from server.gateway.body import Submission
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def read_into(submission: Submission, content: bytes) -> None:
+    """Raises Problem."""
+    surface = submission.surface
+    document = _decode(content, example=surface.task.parts[0].name)
+    for name, value in document.items():
+        singular = surface.plurals.get(name)
+        if singular is None:
+            surface.check_name(name)
+            _add(submission, name, value, name)
+            continue
+        if singular in document:
+            raise Problem(Kind.INVALID_OPTION, f"send either `{singular}` or `{name}`", name)
+        if not isinstance(value, list):
+            raise Problem(Kind.INVALID_OPTION, "must be a list", name)
+        for index, element in enumerate(value):
+            _add(submission, singular, element, singular if len(value) == 1 else f"{singular}[{index}]")
+
+
+def _decode(content: bytes, example: str) -> dict[str, Any]:
+    json_scan.check(content)
+    try:
+        return _decoder.decode(content)
+    except msgspec.ValidationError as error:
+        raise Problem(Kind.INVALID_BODY, f'the JSON body must be an object such as {{"{example}": "<base64>"}}') from error
+    except msgspec.DecodeError as error:
+        raise Problem(Kind.INVALID_BODY, f"no JSON ({error})" if content else "empty") from error
+
+
+def _add(submission: Submission, name: str, value: object, field: str) -> None:
+    part, option = submission.surface.parts.get(name), submission.surface.options.get(name)
+    if value is None and part is None:
+        return
+    if part is None or (option is not None and option.accepts(value)):
+        submission.add_field(name, value)
+    elif part.kind == "text":
+        submission.add_part(name, _text(value, field).encode())
+    else:
+        submission.add_part(name, _from_base64(_text(value, field), field))
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise Problem(Kind.INVALID_OPTION, "must be a string: its bytes in base64, or its text if it is one", field)
+    return value
+
+
+def _from_base64(text: str, field: str) -> bytes:
+    try:
+        return base64_text.decode(text)
+    except ValueError as error:
+        raise Problem(Kind.INVALID_OPTION, f"no base64 ({error})", field) from error

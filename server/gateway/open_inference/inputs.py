@@ -1,0 +1,54 @@
+"""The tensors of a request → the items of a task: a row of every input makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from server.gateway import base64_text
+from server.gateway.open_inference import tensors
+from server.gateway.open_inference.errors import invalid
+from server.gateway.open_inference.tensors import InferRequest
+from server.gateway.problems import Kind, Problem
+from server.tasks.base import Item, Part, Tensor
+
+FIRST_INPUT = ""
+"""What a raw binary request gives has no name: it is the first input of the model."""
+
+
+def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], parts: Mapping[str, Part], max_items: int) -> list[Item]:
+    """Raises Problem. Binary elements are a part's bytes; JSON strings its base64, or a text itself."""
+    given = {tensor.name or inputs[0].name: tensor for tensor in request.inputs}
+    names = [declared.name for declared in inputs]
+    unexpected = next((name for name in given if name not in names), None)
+    if unexpected is not None:
+        raise invalid(f"unexpected inference input '{unexpected}' for model '{model}'")
+    missing = next((name for name in names if name not in given and parts[name].required), None)
+    if missing is not None or not given:
+        raise invalid(f"expected the input '{missing or names[0]}' for model '{model}', got none")
+    columns = {name: _column(name, tensor, model, parts[name], max_items) for name, tensor in given.items()}
+    if len({len(column) for column in columns.values()}) > 1:
+        raise invalid(f"the inputs of model '{model}' have different batch sizes")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _column(name: str, tensor: tensors.Tensor, model: str, part: Part, max_items: int) -> list[bytes]:
+    if tensor.datatype != "BYTES":
+        raise invalid(f"inference input '{name}' data-type is '{tensor.datatype}', but model '{model}' expects 'BYTES'")
+    shape = tensor.array.shape
+    if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or shape[0] == 0:
+        raise invalid(f"unexpected shape for input '{name}' for model '{model}'. Expected [-1,1] or [-1], got {list(shape)}")
+    if shape[0] > max_items:
+        raise Problem(Kind.TOO_LARGE, f"inference request batch-size must be <= {max_items} for '{model}' (OPSIN_MAX_IMAGES)")
+    elements: list[bytes] = tensor.array.ravel().tolist()
+    if tensor.binary or part.kind == "text":
+        return elements
+    return [_from_base64(text, name, index) for index, text in enumerate(elements)]
+
+
+def _from_base64(text: bytes, name: str, index: int) -> bytes:
+    try:
+        return base64_text.decode(text)
+    except ValueError as error:
+        raise invalid(
+            f"input '{name}': element {index} is no base64 ({error}); in JSON it is base64, in binary data its own bytes"
+        ) from error

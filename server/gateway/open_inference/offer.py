@@ -1,0 +1,49 @@
+"""Which tasks the protocol can speak of, and their options among a request's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.bundle import BundleSpec
+from server.gateway.problems import Kind, Problem
+from server.tasks.base import Part, Task, Tensor
+from server.tasks.options import InvalidOption, Options, rows
+from server.tasks.registry import TASKS
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A bundle as the protocol sees it."""
+
+    task: Task[Any, Any]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    parts: Mapping[str, Part]
+    """Of the inputs, by name."""
+
+    def read_options(self, parameters: Mapping[str, Any]) -> Options:
+        """The task's options; other parameters are the protocol's own or ignored, as it demands. Raises Problem."""
+        given = {}
+        for row in rows(self.task.options):
+            value = parameters.get(row.name)
+            if value is None:
+                continue
+            try:
+                given[row.name] = row.read(value if row.repeated and isinstance(value, list) else [value])
+            except InvalidOption as error:
+                raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
+        options: Options = self.task.options(**given)
+        return options
+
+
+def of(spec: BundleSpec) -> Offer:
+    """Raises Problem (404) for a task that is not offered in the protocol."""
+    task = TASKS.get(spec.task)
+    tensors = None if task is None else task.tensors(spec)
+    if task is None or tensors is None:
+        raise Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: '{spec.name}' is for {spec.task}, which is not offered here")
+    inputs, outputs = tensors
+    parts = {part.name: part for part in task.takes(spec)}
+    return Offer(task, inputs, outputs, {declared.name: parts[declared.name] for declared in inputs})

@@ -1,0 +1,60 @@
+"""A task's outputs → the tensors that a request asks for, with Triton's extension `classification` where an output has labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.gateway.open_inference import tensors
+from server.gateway.open_inference.errors import invalid
+from server.gateway.open_inference.tensors import InferRequest, RequestedOutput
+from server.tasks.base import Arrays, Tensor
+
+
+def check_outputs(request: InferRequest, model: str, outputs: Sequence[Tensor]) -> None:
+    """Refuse what `write_outputs` could not give, before any work is done. Raises Problem (400)."""
+    declared = {output.name: output for output in outputs}
+    names = [output.name for output in request.outputs]
+    for output in request.outputs:
+        if output.name not in declared:
+            raise invalid(f"unexpected inference output '{output.name}' for model '{model}'")
+        if names.count(output.name) > 1:
+            raise invalid(f"output '{output.name}' is asked for twice")
+        if _classification(output) and not declared[output.name].labels:
+            labelled = " or ".join(f"'{other.name}'" for other in outputs if other.labels) or "none of this model"
+            raise invalid(f"'classification' is for the output {labelled}, not for '{output.name}'")
+
+
+def write_outputs(request: InferRequest, outputs: Sequence[Tensor], arrays: Arrays) -> list[tensors.Tensor]:
+    """The outputs that were asked for, in that order; all of them where none was."""
+    declared = {output.name: output for output in outputs}
+    asked = request.outputs or tuple(RequestedOutput(output.name) for output in outputs)
+    return [_write(output, declared[output.name], arrays[output.name], binary=request.wants_binary(output.name)) for output in asked]
+
+
+def _write(asked: RequestedOutput, declared: Tensor, array: NDArray[Any], *, binary: bool) -> tensors.Tensor:
+    count = _classification(asked)
+    if count:
+        return tensors.Tensor(declared.name, "BYTES", _classified(array, declared.labels, count), binary)
+    return tensors.Tensor(declared.name, declared.datatype, array, binary)
+
+
+def _classification(output: RequestedOutput) -> int:
+    """How many `value:index:label` strings are wanted in place of the values; 0: the values themselves."""
+    count = (output.parameters or {}).get("classification", 0)
+    if type(count) is not int or count < 0:
+        raise invalid(f"output '{output.name}': classification must be an integer of at least 0")
+    return count
+
+
+def _classified(values: NDArray[Any], labels: Sequence[str], count: int) -> NDArray[Any]:
+    """values: (rows, labels) → `value:index:label` of the `count` highest of each row; equal ones in the order of the labels."""
+    best = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    array = np.empty(best.shape, object)
+    array[:] = [
+        [f"{row[index]:f}:{index}:{labels[index]}".encode() for index in indices] for row, indices in zip(values, best, strict=True)
+    ]
+    return array

@@ -1,0 +1,174 @@
+"""`POST /v2/models/{name}[/versions/{version}]/infer` of the Open Inference Protocol, for every task that has tensors. Plain ASGI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from models.bundle import BundleSpec
+from server.gateway import arrival, gateway, large_bodies
+from server.gateway.admission import Visit
+from server.gateway.gateway import Gateway
+from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
+from server.gateway.inference import Asked
+from server.gateway.interruption import ClientWatch
+from server.gateway.open_inference import compression, models, offer
+from server.gateway.open_inference.errors import invalid, to_response
+from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
+from server.gateway.open_inference.offer import Offer
+from server.gateway.open_inference.outputs import check_outputs, write_outputs
+from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
+from server.gateway.options import MAX_TIMEOUT
+from server.gateway.problems import Kind, Problem
+from server.queue.job import Priority
+from server.tasks.base import Item
+from server.tasks.options import InvalidOption
+from server.telemetry import logs
+
+INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+HEADER_LENGTH = "Inference-Header-Content-Length"
+PRIORITIES: Mapping[int, Priority] = {0: "normal", 1: "high", 2: "normal", 3: "low"}
+"""Triton's levels: 1 is the highest, 0 the default."""
+
+BODY = {
+    "required": True,
+    "description": "JSON, or JSON followed by binary tensors; `docs/open-inference.md` has the parameters.",
+    "content": {
+        "application/json": {
+            "schema": {"type": "object"},
+            "example": {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["<base64>"]}]},
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+log = logs.get(__name__)
+
+
+class InferRoute:
+    """The ASGI application behind INFER_PATHS."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        try:
+            response = await _answer(request, **request.path_params)
+        except Problem as problem:
+            response = to_response(problem)
+        except ClientDisconnect:
+            response = Response(status_code=CLIENT_CLOSED_REQUEST)
+        except Exception:
+            request_id = request.state.request_id
+            log.exception("request failed", request_id=request_id, method=request.method, path=scope["path"])
+            response = to_response(Problem(Kind.INTERNAL, f"something went wrong here; the log says more under {request_id}"))
+        await response(scope, receive, send)
+
+
+infer = InferRoute()
+ROUTES = [Route(path, infer, methods=["POST"], include_in_schema=False) for path in INFER_PATHS]
+
+
+def operation(path: str) -> dict[str, Any]:
+    """For OpenAPI."""
+    names = [name for name in ("name", "version") if f"{{{name}}}" in path]
+    return {
+        "tags": ["Open Inference Protocol v2"],
+        "summary": "Run a model" + (" of one version" if "version" in names else ""),
+        "parameters": [{"in": "path", "name": name, "required": True, "schema": {"type": "string"}} for name in names],
+        "requestBody": BODY,
+        "responses": {"200": {"description": "The outputs", "content": {"application/json": {"schema": {"type": "object"}}}}},
+    }
+
+
+async def _answer(request: Request, name: str, version: str | None = None) -> Response:
+    here = gateway.of(request)
+    async with here.admission.admit(request, "open-inference") as visit:
+        asked, received, large = await _read(request, here, visit)
+        with ClientWatch(request.receive):
+            spec = await models.find(here, name, version)
+            visit.resolved(spec)
+            offered = offer.of(spec)
+            check_outputs(asked, name, offered.outputs)
+            items = await _items(asked, name, offered, here, large=large)
+            await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
+            asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
+            wanted = _plan(asked, offered, spec)
+            answer = await here.inference.run(items, wanted, visit)
+        began = time.perf_counter()
+        arrays, told = offered.task.to_tensors(answer.outputs, wanted.plan, spec)
+        tensors = write_outputs(asked, offered.outputs, arrays)
+        response = _respond(request, InferResponse(spec.name, spec.version, asked.id, tensors, told))
+        counted = here.metrics.of(spec)
+        counted.postprocess.observe(time.perf_counter() - began)
+        counted.payload_in.observe(received)
+        counted.payload_out.observe(len(response.body))
+        return response
+
+
+async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferRequest, int, bool]:
+    """The request, the bytes of its body, and whether these, inflated, are many; its deadline is set. Raises Problem."""
+    content = await arrival.read(request, here.settings.max_body_bytes, visit.reservation)
+    header_length = request.headers.get(HEADER_LENGTH)
+    plain = await compression.inflate(content, request.headers.get("content-encoding", ""), here.settings.max_body_bytes, visit.reservation)
+
+    def decode() -> InferRequest:
+        return decode_request(plain, header_length, raw_input=FIRST_INPUT)
+
+    large = len(plain) > large_bodies.SMALL
+    asked = await large_bodies.in_turn(decode) if large else decode()
+    seconds = _timeout(asked)
+    if seconds is not None:
+        visit.limit(seconds)
+    return asked, len(content), large
+
+
+async def _items(asked: InferRequest, name: str, offered: Offer, here: Gateway, *, large: bool) -> list[Item]:
+    def read() -> list[Item]:
+        return read_items(asked, name, offered.inputs, offered.parts, here.settings.max_images)
+
+    return await large_bodies.in_turn(read) if large else read()
+
+
+def _size(item: Item) -> int:
+    return sum(map(len, item.values()))
+
+
+def _timeout(asked: InferRequest) -> float | None:
+    """`timeout` in microseconds → seconds; None where the server's default holds."""
+    timeout = asked.parameters.get("timeout", 0)
+    if type(timeout) is not int or not 0 <= timeout <= MAX_TIMEOUT * 1e6:
+        raise invalid(f"timeout: {timeout!r} must be an integer of microseconds, from 0 to {MAX_TIMEOUT * 1e6:.0f}")
+    return timeout / 1e6 or None
+
+
+def _priority(asked: InferRequest) -> Priority:
+    level = asked.parameters.get("priority", 0)
+    if type(level) is not int or level not in PRIORITIES:
+        raise invalid(f"priority: {level!r} must be 1 (high), 2 (normal), 3 (low) or 0 (default)")
+    return PRIORITIES[level]
+
+
+def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec) -> Asked:
+    try:
+        plan = offered.task.plan(offered.read_options(asked.parameters), spec)
+    except InvalidOption as error:
+        raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
+    return Asked(offered.task, spec, plan, offered.inputs[0].name, _priority(asked))
+
+
+def _respond(request: Request, answer: InferResponse) -> Response:
+    content, header_length = encode_response(answer)
+    headers = {"Content-Type": "application/json"}
+    if header_length is not None:
+        headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(header_length)}
+    encoding = compression.wanted(request.headers.get("accept-encoding"))
+    if encoding is not None:
+        content = compression.compress(content, encoding)
+        headers["Content-Encoding"] = encoding
+    return Response(content, headers=headers)

@@ -1,0 +1,77 @@
+"""The names that a task's route understands: its parts, its options and those that every route takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from server.gateway.problems import Kind, Problem
+from server.queue.job import Priority
+from server.tasks.base import Part, Task
+from server.tasks.options import InvalidOption, Option, Options, rows
+
+
+class CommonOptions(Options, frozen=True, kw_only=True):
+    """What every task's route takes besides the task's own options."""
+
+    model: (
+        Annotated[
+            str,
+            Meta(
+                max_length=256,
+                description="Bundle.",
+                extra={
+                    "values": "`name` or `name@version`; without a version the newest that is ready",
+                    "default": "the service's default model",
+                },
+            ),
+        ]
+        | None
+    ) = None
+    priority: Annotated[Priority, Meta(description="Who is served first.")] = "normal"
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Of one task. A repeated name has a plural in JSON, `image` and `images`."""
+
+    task: Task[Any, Any]
+    parts: Mapping[str, Part]
+    options: Mapping[str, Option]
+    plurals: Mapping[str, str]
+    """Plural → name."""
+
+    @staticmethod
+    def of(task: Task[Any, Any]) -> Surface:
+        model, priority = rows(CommonOptions)
+        options = {row.name: row for row in (model, *rows(task.options), priority)}
+        parts = {part.name: part for part in task.parts}
+        names = [name for table in (parts, options) for name, row in table.items() if row.repeated]
+        return Surface(task, parts, options, {f"{name}s": name for name in names})
+
+    def check_name(self, name: str) -> None:
+        """Raises Problem (422) for a name that is neither a part nor an option."""
+        if name not in self.parts and name not in self.options:
+            raise self.unknown(name)
+
+    def unknown(self, name: str) -> Problem:
+        parts = ", ".join(f"`{part}`" for part in self.parts)
+        return Problem(Kind.INVALID_OPTION, f"unknown; the parts are {parts}, the options are {', '.join(self.options)}", name)
+
+    def read_options(self, query: Mapping[str, Sequence[object]], body: Mapping[str, Sequence[object]]) -> tuple[CommonOptions, Options]:
+        """The common options and the task's, of which it has the names only. Raises Problem (422) for one that is given both in the URL and
+        in the body, or is not understood."""
+        for name in query.keys() & body.keys():
+            raise Problem(Kind.INVALID_OPTION, "given both in the URL and in the body", name)
+        common: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        for given in (query, body):
+            for name, values in given.items():
+                try:
+                    (common if name in CommonOptions.__struct_fields__ else own)[name] = self.options[name].read(values)
+                except InvalidOption as error:
+                    raise Problem(Kind.INVALID_OPTION, str(error), name) from error
+        return CommonOptions(**common), self.task.options(**own)

@@ -1,0 +1,126 @@
+"""What a task is: tables of its parts and options, and pure functions from a request to arrays and from arrays to an answer.
+
+A task knows nothing of HTTP, queues, batches or devices. What the service says and reads of it, in `/v1`, in the Open Inference Protocol,
+in OpenAPI and in the documentation, is made from its tables. `docs/extending.md` adds one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import msgspec
+from numpy.typing import NDArray
+
+from models.bundle import BundleSpec
+from server.media.images import Decoder
+from server.tasks.options import Options
+
+JSON = "application/json"
+
+Arrays = dict[str, NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
+"""What the forward call answers for one job. `tokens`, int32 (2,), if it is there: how many entered the network and how many left."""
+Item = Mapping[str, bytes]
+"""What is prepared by itself: each element of a repeated part, with the parts that are given once beside it."""
+
+Asked = TypeVar("Asked", bound=Options)
+Plan = TypeVar("Plan", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row of the table of parts: something encoded that a request brings."""
+
+    name: str
+    kind: Literal["image", "text", "file"]
+    description: str
+    max_count: int | None = 1
+    """None: `OPSIN_MAX_IMAGES`. A part that may be repeated has a plural in JSON: `image`, `images`."""
+    required: bool = True
+
+    @property
+    def repeated(self) -> bool:
+        return self.max_count != 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output in the Open Inference Protocol; `dims` without the batch."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    labels: Sequence[str] = ()
+    """Of the last dimension, where the extension `classification` may be asked for."""
+
+
+@dataclass(frozen=True)
+class File:
+    """An answer that is no JSON."""
+
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Task(ABC, Generic[Asked, Plan]):
+    """One row of `registry.TASKS`. `POST /v1/<name>` serves the bundles whose `task` is its name."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    description: ClassVar[str] = ""
+    parts: ClassVar[tuple[Part, ...]]
+    """The first of them may be the whole body."""
+    options: type[Asked]
+    plan_type: type[Plan]
+    answer: ClassVar[type[msgspec.Struct]]
+    """The task's own fields of the JSON answer; `id`, `model`, `version` and `timing` are put around them."""
+    example: ClassVar[Mapping[str, Any]]
+    """Of the answer, for the documentation."""
+    media_types: ClassVar[tuple[str, ...]] = (JSON,)
+    """Of answers, the preferred one first."""
+
+    def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
+        """The parts that one bundle takes."""
+        return self.parts
+
+    @abstractmethod
+    def plan(self, asked: Asked, spec: BundleSpec) -> Plan:
+        """All that will be done, with the bundle's defaults filled in; what was drawn at random included. Raises InvalidOption.
+
+        Plans are stored with results, so that another gateway can present them an hour later.
+        """
+
+    @abstractmethod
+    def prepare(self, item: Item, plan: Plan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+        """An item → the arrays of one or more jobs. Runs in a thread unless the item `is_small`. Raises ImageError."""
+
+    def is_small(self, item: Item) -> bool:
+        """Whether `prepare` takes less than handing it to a thread is worth."""
+        return False
+
+    @abstractmethod
+    def bucket(self, plan: Plan, spec: BundleSpec) -> str:
+        """What must agree inside a batch besides the bundle: shapes and arguments."""
+
+    def arguments(self, plan: Plan) -> dict[str, Any]:
+        """Of the forward call; the same for all jobs of a bucket."""
+        return {}
+
+    @abstractmethod
+    def present(self, outputs: Sequence[Outputs], plan: Plan, spec: BundleSpec, media_type: str) -> msgspec.Struct | File:
+        """The outputs of all jobs, in their order → an `answer` for JSON, a File for any other of `media_types`."""
+
+    @abstractmethod
+    def sample(self, spec: BundleSpec) -> Arrays:
+        """The arrays of one job of usual size, for warming up."""
+
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        """Inputs (named like the parts) and outputs in the Open Inference Protocol; None: it is not offered there."""
+        return None
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: Plan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        """The outputs of all jobs → arrays named like the output tensors, one row per job, and the parameters of the response."""
+        raise NotImplementedError

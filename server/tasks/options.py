@@ -1,0 +1,157 @@
+"""Options as one table: the fields of a struct, with their types, ranges and defaults. Reading, OpenAPI and docs are made from it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union
+
+import msgspec
+from msgspec import NODEFAULT, Meta
+from msgspec.inspect import BoolType, FloatType, IntType, StrType, Type, UnionType, type_info
+
+QUOTED = 100
+"""Characters of a value that an error repeats."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every table. A field of type `X | None` has no default of its own: the bundle decides.
+
+    `Meta(description=…)` says what it does; `extra={"values": …, "default": …}` says it in words where the type cannot.
+    """
+
+
+class InvalidOption(ValueError):
+    """An option that is not understood, or that the bundle cannot satisfy; `field` names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row of a table."""
+
+    name: str
+    description: str
+    values: str
+    """What it may be, for the documentation."""
+    words: str
+    """What its type lets through, for errors."""
+    default: str
+    """In words."""
+    repeated: bool
+    """Given any number of times; in JSON a list."""
+    schema: Mapping[str, Any]
+    """JSON Schema."""
+    kind: Any
+    """The type that values are converted to."""
+
+    def read(self, given: Sequence[object]) -> Any:
+        """Text from a URL or a form, or values from JSON → the value. Raises InvalidOption."""
+        if not self.repeated and len(given) > 1:
+            raise InvalidOption(self.name, "given twice")
+        value = list(given) if self.repeated else given[0]
+        try:
+            read = msgspec.convert(value, self.kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidOption(self.name, f"{repr(value)[:QUOTED]} must be {self.words}") from error
+        if isinstance(read, float) and not math.isfinite(read):
+            raise InvalidOption(self.name, f"{value!r} must be {self.words}")
+        return read
+
+    def accepts(self, value: object) -> bool:
+        """Tells an option from a part of the same name."""
+        try:
+            self.read([value])
+        except InvalidOption:
+            return False
+        return True
+
+
+def rows(table: type[Options]) -> tuple[Option, ...]:
+    """The rows of a table, in its order."""
+    hints = typing.get_type_hints(table, include_extras=True)
+    return tuple(_row(field, hints[field.name]) for field in msgspec.structs.fields(table))
+
+
+def _row(field: msgspec.structs.FieldInfo, hint: Any) -> Option:
+    kind, meta = _unwrapped(hint)
+    extra = meta.extra or {}
+    about = _plain(type_info(kind))
+    repeated = isinstance(about, msgspec.inspect.ListType)
+    default = None if field.default is NODEFAULT else field.default
+    (schema,), _ = msgspec.json.schema_components([kind])
+    choices = _choices(kind)
+    if choices:
+        schema["enum"] = choices
+    return Option(
+        name=field.name,
+        description=meta.description or "",
+        values=extra.get("values") or (", ".join(f"`{choice}`" for choice in choices) if choices else _words(about)),
+        words=f"one of {', '.join(choices)}" if choices else _words(about),
+        default=extra.get("default") or ("" if default is None else _text(default)),
+        repeated=repeated,
+        schema={**schema, "description": meta.description or ""} | ({} if default is None else {"default": default}),
+        kind=kind,
+    )
+
+
+def _unwrapped(hint: Any) -> tuple[Any, Meta]:
+    """The type without None, and what is said of it."""
+    meta = Meta()
+    if typing.get_origin(hint) is Annotated:
+        hint, meta = hint.__origin__, hint.__metadata__[0]
+        inner, _ = _unwrapped(hint)
+        return (Annotated[inner, meta] if inner is hint else inner), meta
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        members = tuple(member for member in typing.get_args(hint) if member is not type(None))
+        if len(members) == 1:
+            return _unwrapped(members[0])
+        return functools.reduce(operator.or_, members), meta
+    return hint, meta
+
+
+def _plain(about: Type) -> Type:
+    return about.type if isinstance(about, msgspec.inspect.Metadata) else about
+
+
+def _choices(kind: Any) -> list[str]:
+    """In their order, which msgspec does not keep; empty for a type that has none."""
+    bare = kind.__origin__ if typing.get_origin(kind) is Annotated else kind
+    return [str(choice) for choice in typing.get_args(bare)] if typing.get_origin(bare) is Literal else []
+
+
+def _words(about: Type) -> str:
+    match _plain(about):
+        case BoolType():
+            return "true or false"
+        case IntType(ge=1, le=None):
+            return "a positive integer"
+        case IntType(ge=low, le=high):
+            return "an integer" + _range(low, high)
+        case FloatType(gt=above, ge=low, le=high):
+            return "a number" + (f" above {above:g}" if above is not None else "") + _range(low, high)
+        case StrType(max_length=longest):
+            return "text" + (f" of at most {longest} characters" if longest else "")
+        case msgspec.inspect.ListType(item_type=item, max_length=most):
+            return (f"at most {most} times " if most else "any number of times ") + _words(item)
+        case UnionType(types=members):
+            return " or ".join(_words(member) for member in members)
+    raise TypeError(f"an option of the type {about} has no words: give it `values`")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return "" if high is None else f" of at most {high}"
+    return f" of at least {low}" if high is None else f" from {low} to {high}"
+
+
+def _text(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)

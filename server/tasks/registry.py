@@ -1,0 +1,13 @@
+"""The tasks that this service answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.tasks.base import Task
+from server.tasks.classify import Classify
+
+TASKS: Mapping[str, Task[Any, Any]] = {
+    "classify": Classify(),
+}

@@ -1,0 +1,190 @@
+"""Bodies of a task with parts and options of every kind, and what OpenAPI says of it; classification has only one part."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import jsonschema
+import msgspec
+import pytest
+from msgspec import Meta
+from starlette.requests import Request
+
+from models.bundle import BundleSpec
+from server.gateway import openapi
+from server.gateway.body import Submission, read_submission
+from server.gateway.options import read_query
+from server.gateway.problems import Kind, Problem
+from server.gateway.surface import CommonOptions, Surface
+from server.media.images import Decoder
+from server.queue.reservation import Ledger, Reservation
+from server.settings import Settings
+from server.tasks.base import Arrays, Item, Outputs, Part, Task
+from server.tasks.options import Options
+
+
+class PaintOptions(Options, frozen=True, kw_only=True):
+    mask: Annotated[str, Meta(pattern="^(center|box:)")] | None = None
+    label: Annotated[list[str], Meta(max_length=3)] = msgspec.field(default_factory=list)
+    steps: Annotated[int, Meta(ge=1, le=1000)] = 50
+    sampler: Literal["ddim", "ancestral"] = "ddim"
+    deterministic: bool = False
+
+
+class Painted(msgspec.Struct):
+    width: int
+
+
+class Paint(Task[PaintOptions, PaintOptions]):
+    name = "paint"
+    summary = "Paint"
+    parts = (
+        Part("image", "image", "What to paint on.", max_count=None),
+        Part("mask", "image", "Where.", required=False),
+        Part("text", "text", "What.", max_count=2, required=False),
+    )
+    options = PaintOptions
+    plan_type = PaintOptions
+    answer = Painted
+    example: ClassVar[dict[str, int]] = {"width": 1}
+    media_types = ("image/png", "application/json")
+
+    def plan(self, asked: PaintOptions, spec: BundleSpec) -> PaintOptions:
+        return asked
+
+    def prepare(self, item: Item, plan: PaintOptions, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+        return []
+
+    def bucket(self, plan: PaintOptions, spec: BundleSpec) -> str:
+        return ""
+
+    def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> Painted:
+        return Painted(1)
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        return {}
+
+
+SURFACE = Surface.of(Paint())
+Read = tuple[Submission, CommonOptions, PaintOptions]
+
+
+async def read(body: bytes, content_type: str, query: str = "") -> Read:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def check(_items: int, _nbytes: int) -> None:
+        return None
+
+    headers = [(b"content-type", content_type.encode())]
+    request = Request({"type": "http", "method": "POST", "headers": headers, "query_string": query.encode()}, receive)
+    asked = read_query(request, SURFACE)
+    submission = await read_submission(request, SURFACE, Settings(max_images=3), Reservation(Ledger(), check, 0, 0))
+    common, own = SURFACE.read_options(asked, submission.fields)
+    assert isinstance(own, PaintOptions)
+    return submission, common, own
+
+
+async def read_json(document: object, query: str = "") -> Read:
+    return await read(json.dumps(document).encode(), "application/json", query)
+
+
+def form(*fields: tuple[str, str | None, bytes]) -> tuple[bytes, str]:
+    """(name, file name, content) of each part."""
+    parts = []
+    for name, file, content in fields:
+        disposition = f'form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
+        parts.append(f"--b\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n")
+    return b"".join(parts) + b"--b--\r\n", "multipart/form-data; boundary=b"
+
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+OPTIONS = PaintOptions(label=["a", "b"], steps=7, sampler="ancestral", deterministic=True)
+
+
+async def test_forms_json_and_urls_say_the_same() -> None:
+    fields = [("label", None, b"a"), ("label", None, b"b"), ("steps", None, b"7"), ("sampler", None, b"ancestral")]
+    in_form = await read(*form(("image", "1.png", b"one"), *fields, ("deterministic", None, b"true"), ("priority", None, b"low")))
+    in_json = await read_json(
+        {"image": b64(b"one"), "labels": ["a", "b"], "steps": 7, "sampler": "ancestral", "deterministic": True, "priority": "low"}
+    )
+    in_url = await read(b"one", "image/png", "label=a&label=b&steps=7&sampler=ancestral&deterministic=1&priority=low")
+    for submission, common, own in (in_form, in_json, in_url):
+        assert (submission.parts, common, own) == ({"image": [b"one"]}, CommonOptions(priority="low"), OPTIONS)
+
+
+async def test_each_element_of_a_repeated_part_is_an_item_with_the_others_beside_it() -> None:
+    submission, _, own = await read_json({"images": [b64(b"one"), b64(b"two")], "mask": b64(b"where")})
+    assert submission.items() == [{"image": b"one", "mask": b"where"}, {"image": b"two", "mask": b"where"}]
+    assert own.mask is None
+    submission, _, _ = await read(*form(("mask", "m.png", b"where"), ("image", None, b"one")))
+    assert submission.items() == [{"image": b"one", "mask": b"where"}]
+
+
+async def test_a_name_of_both_tables_is_an_option_where_it_is_a_text_that_fits() -> None:
+    for submission, _, own in (
+        await read_json({"image": b64(b"one"), "mask": "center"}),
+        await read(*form(("image", "1.png", b"one"), ("mask", None, b"center"))),
+        await read(b"one", "", "mask=center"),
+    ):
+        assert (own.mask, list(submission.parts)) == ("center", ["image"])
+
+
+async def test_texts_are_themselves_in_json() -> None:
+    submission, _, _ = await read_json({"texts": ["ä dog", "two"]})
+    assert submission.items() == [{"text": "ä dog".encode()}, {"text": b"two"}]
+
+
+@pytest.mark.parametrize(
+    ("document", "query", "kind", "field"),
+    [
+        ({"image": b64(b"1"), "colour": 1}, "", Kind.INVALID_OPTION, "colour"),
+        ({"image": b64(b"1")}, "colour=1", Kind.INVALID_OPTION, "colour"),
+        ({"image": b64(b"1")}, "image=1", Kind.INVALID_OPTION, "image"),
+        ({"image": b64(b"1"), "steps": 7}, "steps=7", Kind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1")}, "steps=7&steps=8", Kind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "label": "a", "labels": ["b"]}, "", Kind.INVALID_OPTION, "labels"),
+        ({"images": [b64(b"1")], "image": b64(b"1")}, "", Kind.INVALID_OPTION, "images"),
+        ({"image": b64(b"1"), "labels": "b"}, "", Kind.INVALID_OPTION, "labels"),
+        ({"image": b64(b"1"), "labels": ["a"] * 4}, "", Kind.INVALID_OPTION, "label"),
+        ({"image": b64(b"1"), "steps": 1001}, "", Kind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "text": "a"}, "", Kind.INVALID_OPTION, "text"),
+        ({"image": b64(b"1"), "masks": ["center"]}, "", Kind.INVALID_OPTION, "masks"),
+        ({"image": None}, "", Kind.INVALID_OPTION, "image"),
+        ({"steps": 7}, "", Kind.INVALID_OPTION, "image"),
+        ({"images": ["", b64(b"1")]}, "", Kind.INVALID_BODY, "image[0]"),
+        ({"images": [b64(b"1")] * 4}, "", Kind.TOO_LARGE, "image"),
+        ({"texts": ["a", "b", "c"]}, "", Kind.TOO_LARGE, "text"),
+    ],
+)
+async def test_nothing_is_silently_ignored(document: dict[str, object], query: str, kind: Kind, field: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        await read_json(document, query)
+    assert (refusal.value.kind, refusal.value.field) == (kind, field)
+
+
+async def test_a_part_that_may_come_once_is_refused_a_second_time() -> None:
+    with pytest.raises(Problem, match="twice"):
+        await read(*form(("image", "1.png", b"one"), ("mask", "m.png", b"1"), ("mask", "m.png", b"2")))
+
+
+async def test_what_is_documented_is_what_is_read() -> None:
+    operation = openapi.task_operation(SURFACE, "PaintResponse")
+    assert list(operation["responses"]["200"]["content"]) == ["image/png", "application/json"]
+    assert [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"] == list(SURFACE.options)
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    for document in (
+        {"image": b64(b"1")},
+        {"images": [b64(b"1")], "mask": b64(b"2"), "labels": ["a"], "steps": 7},
+        {"image": b64(b"1"), "mask": "center"},
+    ):
+        jsonschema.validate(document, schema)
+    for document in ({}, {"image": "", "images": []}, {"image": "", "steps": 0}, {"image": "", "colour": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(document, schema)

@@ -1,0 +1,49 @@
+"""Which images are decoded on the spot, judged by their first bytes."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from server.media.headers import is_small
+from tests.gateway.service import encoded
+from tests.gateway.test_refusals import png_that_claims
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.effect_noise((width, height), 80).convert("RGB")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_small_images_are_known_by_their_header(kind: str) -> None:
+    assert is_small(encoded(noise(32, 24), kind))
+    assert is_small(encoded(Image.new("RGB", (400, 250)), kind))
+    assert not is_small(encoded(Image.new("RGB", (401, 250)), kind))
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"exif": b"Exif\0\0" + b"x" * 500}, {"quality": 10, "optimize": True}])
+def test_jpegs_of_every_kind_are_read(options: dict[str, object]) -> None:
+    assert is_small(encoded(noise(64, 64), "JPEG", **options))
+
+
+def test_many_bytes_are_not_small_however_few_the_pixels() -> None:
+    assert not is_small(encoded(noise(200, 200), "PNG") + bytes(70_000))
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (90_000, 1)])
+def test_thin_strips_grow_when_they_are_resized_and_are_not_small(size: tuple[int, int]) -> None:
+    assert not is_small(encoded(Image.new("RGB", size), "PNG"))
+
+
+def test_what_takes_longer_than_its_pixels_promise_is_not_small() -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "x" * 500_000, zip=True)
+    assert not is_small(encoded(Image.new("RGB", (8, 8)), "PNG", pnginfo=text))
+    assert not is_small(png_that_claims(60_000, 60_000))
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    assert not is_small(encoded(Image.new("RGB", (300, 300)), "JPEG")[:-2] + scan * 1000 + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\xff\xd8" + b"\xff" * 100, b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(20)])
+def test_what_is_none_of_them_is_not_small(data: bytes) -> None:
+    assert not is_small(data)

@@ -1,0 +1,123 @@
+"""`docs/extending.md` runs: a copy of the house with the page's code in it answers requests for the page's task."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from models.bundle import SPEC_FILE, BundleSpec, Preprocess, Weights, write
+from tests.gateway.service import encoded
+from tests.service import Service, serve
+
+HOUSE = Path(__file__).parents[2]
+PAGE = (HOUSE / "docs" / "extending.md").read_text()
+BLOCK = re.compile(r"```(python|diff)\n *# (\S+)\n(.*?)```", re.DOTALL)
+ROOMS = ("server", "models", "kernels", "opsin")
+
+
+def build(house: Path) -> None:
+    """Copy ours and do what the page says."""
+    for room in ROOMS:
+        shutil.copytree(HOUSE / room, house / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for kind, path, code in BLOCK.findall(PAGE):
+        file = house / path
+        if kind == "python":
+            assert not file.exists()
+            file.write_text(code)
+        else:
+            file.write_text(with_lines_added(file.read_text(), code))
+
+
+def with_lines_added(text: str, diff: str) -> str:
+    """Each line with a `+` goes behind the line before it in the diff."""
+    lines, at = text.splitlines(), 0
+    for change in diff.splitlines():
+        if change.startswith("+"):
+            at += 1
+            lines.insert(at, change[1:])
+        else:
+            assert lines.count(change[1:]) == 1, f"not one line of the file: {change[1:]}"
+            at = lines.index(change[1:])
+    return "\n".join(lines) + "\n"
+
+
+def write_bundle(root: Path) -> None:
+    spec = BundleSpec(
+        name="colours",
+        version="1",
+        task="embed",  # our own tables do not know the page's
+        architecture="mean_colour",
+        config={},
+        preprocess=Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        license="CC0-1.0",
+        weights=Weights(sha256="0" * 64, bytes=0),
+    )
+    with TemporaryDirectory() as folder:
+        save_file({}, Path(folder, "model.safetensors"))
+        file = write(root, spec, Path(folder, "model.safetensors")).path / SPEC_FILE
+    file.write_text(file.read_text().replace('"embed"', '"mean-colour"'))
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    house, bundles = tmp_path_factory.mktemp("house"), tmp_path_factory.mktemp("bundles")
+    build(house)
+    write_bundle(bundles)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(house))
+        environment.setenv("PYTHONSAFEPATH", "1")  # not the folder that the tests run in
+        with serve(bundles, command=[sys.executable, "-m", "opsin", "serve"]) as started:
+            yield started
+
+
+def post(service: Service, *images: bytes, accept: str = "*/*", **options: str) -> httpx.Response:
+    files = [("image", (f"{index}.png", data)) for index, data in enumerate(images)]
+    url = f"{service.url}/v1/mean-colour"
+    return httpx.post(url, files=files, data=options, headers={"Accept": accept}, timeout=30)
+
+
+RED, GREY = (encoded(Image.new("RGB", (40, 30), colour)) for colour in ((200, 100, 50), (128, 128, 128)))
+
+
+def test_the_page_is_short() -> None:
+    code = "".join(code for _, _, code in BLOCK.findall(PAGE))
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 80
+
+
+def test_the_task_of_the_page_answers(service: Service) -> None:
+    answer = post(service, RED, GREY).raise_for_status().json()
+    assert list(answer) == ["id", "model", "version", "colours", "timing"]
+    assert (answer["model"], answer["colours"]) == ("colours", ["#c86432", "#808080"])
+    text = post(service, RED, accept="text/plain", notation="rgb").raise_for_status()
+    assert text.text == "rgb(200, 100, 50)"
+    assert text.headers["content-type"].startswith("text/plain")
+    assert text.headers["x-model"] == "colours@1"
+    assert re.search(r"\binference;dur=[0-9.]+", text.headers["server-timing"])
+
+
+def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
+    refused = post(service, RED, notation="cmyk")
+    assert (refused.status_code, refused.json()["field"]) == (422, "notation")
+    assert refused.json()["detail"] == "'cmyk' must be one of hex, rgb"
+    assert post(service, RED, accept="image/png").status_code == 406
+    (model,) = httpx.get(f"{service.url}/v1/models").json()["models"]
+    assert (model["task"], model["default"], model["inputs"][0]["name"]) == ("mean-colour", True, "image")
+    operation = httpx.get(f"{service.url}/openapi.json").json()["paths"]["/v1/mean-colour"]["post"]
+    assert {"name": "notation", "in": "query"}.items() <= operation["parameters"][1].items()
+    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/plain"}
+
+
+def test_what_it_does_not_offer_is_refused(service: Service) -> None:
+    refused = httpx.post(f"{service.url}/v2/models/colours/infer", content=b'{"inputs": []}')
+    assert (refused.status_code, refused.json()) == (404, {"error": refused.json()["error"]})
+    assert "is for mean-colour, which is not offered here" in refused.json()["error"]
+    assert httpx.post(f"{service.url}/v1/classify", content=RED).status_code == 422
