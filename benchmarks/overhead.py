@@ -47,12 +47,14 @@ def burst(url: str, pictures: Path, clients: int, seconds: float) -> dict[str, f
     if report.failures or not report.answered:
         raise RuntimeError(f"{report.answered} answers, failures: {report.failures}")
     spent = {kind: (after - before[kind]) * 1e6 / (report.per_second * (seconds + 0.5)) for kind, after in cpu_seconds().items()}
-    return {
+    parts = {part: report.timing[part] for part in ("prepare_ms", "queue_ms", "batch_wait_ms", "inference_ms")}
+    figures = {
         "per_second": report.per_second,
+        "batch": report.batch_size,
         "p50_ms": report.latency_ms["p50"],
         "rest_ms": report.overhead_ms,
-        "batch": report.batch_size,
-    } | spent
+    }
+    return figures | parts | spent
 
 
 def cpu_seconds() -> dict[str, float]:

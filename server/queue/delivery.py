@@ -26,6 +26,8 @@ class Delivery:
     """The same in `time.monotonic()` of this worker."""
     pulled_at: float
     """`time.monotonic()` of this worker."""
+    checked_at: float
+    """When deadline, cancellation and gateway were last looked at; until then there was nothing to look at when it equals `queued_at`."""
     nbytes: int
     """As admitted to `queue:bytes`."""
 
@@ -61,9 +63,9 @@ class Ending:
     """Leave it out of the statistics: its gateway sends it again."""
 
     @staticmethod
-    def of(delivery: Delivery, reply: Reply | None, dead_letter: str = "") -> Ending:
+    def of(delivery: Delivery, reply: Reply | None, dead_letter: str = "", *, silent: bool = False) -> Ending:
         job, held = delivery.job, delivery
-        return Ending(held.stream, held.entry_id, job.id, job.gateway, held.nbytes, held.added_ms, reply, dead_letter)
+        return Ending(held.stream, held.entry_id, job.id, job.gateway, held.nbytes, held.added_ms, reply, dead_letter, silent)
 
     @property
     def bundle(self) -> str:

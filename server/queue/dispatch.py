@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from server.queue import keys, lua, statistics
+from server.queue import keys, lua
 from server.queue.background import Background
 from server.queue.connect import away_is_one_error, connect_async
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
@@ -27,6 +27,7 @@ from server.queue.load import Load, QueueDepth
 from server.queue.presence import Presence
 from server.queue.reservation import Reservation
 from server.queue.room import Room
+from server.queue.statistics import Statistics
 from server.settings import Settings
 
 __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueDepth", "QueueFull", "RedisAway", "Reservation"]
@@ -67,6 +68,7 @@ class Dispatcher:
         self._presence = Presence(self._background, settings.redis_grace)
         self._inbox = Inbox(self._redis, self._reader, self.id, self._presence, lost_after=timings.lost_after)
         self._fleet = FleetReader(self._redis, self._presence, timings.news)
+        self._statistics = Statistics(self._redis)
         self._room = Room(
             self._redis,
             settings,
@@ -136,11 +138,11 @@ class Dispatcher:
 
     async def restarts(self) -> dict[str, int]:
         """How often supervisors have restarted a worker, by reason. Raises RedisAway at once while Redis does not answer."""
-        return await self._presence.ask(lambda: statistics.restarts(self._redis))
+        return await self._presence.ask(self._statistics.restarts)
 
     async def statistics(self, bundle: str) -> dict[str, int]:
         """What has been counted for a bundle (see statistics.py). Raises RedisAway at once while Redis does not answer."""
-        return await self._presence.ask(lambda: statistics.statistics(self._redis, bundle))
+        return await self._presence.ask(lambda: self._statistics.of_bundle(bundle))
 
     async def set_repository(self, name: str, state: str) -> int:
         """`loaded` or `unloaded`: workers follow, gateways read it in `fleet().repository`.

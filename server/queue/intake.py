@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,30 +30,29 @@ class Intake:
         self._outcomes = outcomes
         self._overlooked = False
         """Whether more may be pending under this worker's name than what it holds."""
+        self._emptied = False
+        """Whether the last look took all there was: then the next one may wait at once."""
 
     def pull(self, queues: Sequence[str], max_items: int, block_ms: int) -> list[Delivery]:
         if max_items <= 0 or not queues:
             return []
-        streams = _streams(queues)
+        streams = _streams(tuple(queues))
         self._outcomes.hand_back_given_up()
         if self._overlooked and (found := self._find_overlooked(streams, max_items)):
             return found
-        handicaps = [int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000) for stream in streams]
-        arguments = (self._id, max_items, int(self._link.absence_counts), *handicaps)
-        now_ms, rows = self._taking(lambda: self._link.run("pull", *arguments, keys=streams))
-        self._link.set_clock(now_ms)
-        deliveries = self._accept([Taken._make(row) for row in rows], alone=False)
-        if deliveries or rows or block_ms <= 0:
-            return deliveries
+        if block_ms <= 0 or not self._emptied:
+            rows = self._look(streams, max_items)
+            if rows or block_ms <= 0:
+                return self._accept(rows, alone=False)
         return self._wait(streams, max_items, min(block_ms, int(MAX_BLOCK_S * 1000)))
 
     def has_orphans(self, queues: Sequence[str]) -> bool:
-        return self._link.absence_counts and bool(self._link.script("orphans", self._id, keys=_streams(queues)))
+        return self._link.absence_counts and bool(self._link.script("orphans", self._id, keys=_streams(tuple(queues))))
 
     def reclaim(self, queues: Sequence[str]) -> Delivery | None:
         if not self._link.absence_counts:
             return None
-        streams = _streams(queues)
+        streams = _streams(tuple(queues))
         while True:
             answer = self._taking(lambda: self._link.run("reclaim", self._id, "1", keys=streams))
             self._link.set_clock(answer[0])
@@ -70,12 +70,17 @@ class Intake:
     def still_wanted(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         if not deliveries:
             return []
-        names = [keys.cancel(delivery.job.id) for delivery in deliveries]
-        cancelled = self._link.once(lambda: self._link.redis.mget(names))
+        gateways = sorted({delivery.job.gateway for delivery in deliveries})
+        names = [keys.cancel(delivery.job.id) for delivery in deliveries] + [keys.gateway(gateway) for gateway in gateways]
+        marks = self._link.once(lambda: self._link.redis.mget(names))
+        absent = {gateway for gateway, mark in zip(gateways, marks[len(deliveries) :], strict=True) if mark is None}
+        dead = absent if self._link.absence_counts else set()
         now_ms = self._link.now_ms()
         wanted, endings = [], []
-        for delivery, mark in zip(deliveries, cancelled, strict=True):
-            if mark is not None:
+        for delivery, mark in zip(deliveries, marks[: len(deliveries)], strict=True):
+            if delivery.job.gateway in dead:
+                endings.append(Ending.of(delivery, None, silent=True))
+            elif mark is not None:
                 endings.append(Ending.of(delivery, None))
             elif now_ms is not None and delivery.job.deadline_ms <= now_ms:
                 late = self._outcomes.failed(delivery.job.id, "deadline", "the deadline passed in the queue")
@@ -85,12 +90,21 @@ class Intake:
         self._end(endings)
         return wanted
 
+    def _look(self, streams: list[str], max_items: int) -> list[Taken]:
+        arguments = (self._id, max_items, int(self._link.absence_counts), *map(_handicap_ms, streams))
+        now_ms, rows = self._taking(lambda: self._link.run("pull", *arguments, keys=streams))
+        self._link.set_clock(now_ms)
+        self._emptied = len(rows) < max_items
+        return [Taken._make(row) for row in rows]
+
     def _wait(self, streams: list[str], max_items: int, block_ms: int) -> list[Delivery]:
-        """Block until a job comes. It is fresh, so only the batch itself looks at cancel and gateway again."""
-        rows = self._with_blobs(self._read(streams, ">", "COUNT", max_items, "BLOCK", block_ms))
-        # COUNT holds for each stream, and several may have filled between the look and the wait: the rest waits for the next pull
+        """Block until a job comes. Most likely it is fresh; what is not is looked at right before its batch."""
+        rows = self._read(streams, ">", "COUNT", max_items, "BLOCK", block_ms)
+        self._emptied = len(rows) < max_items
+        # COUNT holds for each stream, and several may have filled meanwhile: the least urgent wait for the next pull
         self._overlooked = len(rows) > max_items
-        return self._accept(rows[:max_items], alone=False)
+        rows = sorted(rows, key=_due)[:max_items] if self._overlooked else rows
+        return self._accept(self._with_blobs(rows), alone=False, checked=False)
 
     def _find_overlooked(self, streams: list[str], max_items: int) -> list[Delivery]:
         """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
@@ -104,7 +118,7 @@ class Intake:
         marks = [self._link.once(lambda job=row.job: self._link.redis.exists(b"deaths:" + job)) for row in rows]  # type: ignore[misc]
         suspects = self._accept([row for row, mark in zip(rows, marks, strict=True) if mark], alone=True)
         self._outcomes.hand_back(suspects)
-        return self._accept(self._with_blobs([row for row, mark in zip(rows, marks, strict=True) if not mark]), alone=False)
+        return self._accept(self._with_blobs([row for row, mark in zip(rows, marks, strict=True) if not mark]), alone=False, checked=False)
 
     def _read(self, streams: list[str], after: str, *options: str | int) -> list[Taken]:
         command = ["XREADGROUP", "GROUP", keys.GROUP, self._id, *options, "STREAMS", *streams, *[after] * len(streams)]
@@ -135,8 +149,8 @@ class Intake:
         found = {row.entry: blob for row, blob in zip(large, blobs, strict=True)}
         return [row if row.message else _with_blob(row, found[row.entry]) for row in rows]
 
-    def _accept(self, rows: Sequence[Taken], *, alone: bool) -> list[Delivery]:
-        """Deliveries from the scripts' rows; what must not or cannot run is ended."""
+    def _accept(self, rows: Sequence[Taken], *, alone: bool, checked: bool = True) -> list[Delivery]:
+        """Deliveries from the scripts' rows; what must not or cannot run is ended. `checked`: a script has looked whether it may run."""
         pulled_at = time.monotonic()
         deliveries, endings = [], []
         for row in rows:
@@ -149,7 +163,8 @@ class Intake:
                     reply = self._outcomes.failed(id_, "unknown-version", f"worker {self._id} cannot read the job: {error}")
                 else:
                     queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
-                    deliveries.append(Delivery(job, stream, entry_id, alone, row.added_ms, queued_at, pulled_at, row.nbytes))
+                    checked_at = pulled_at if checked else queued_at
+                    deliveries.append(Delivery(job, stream, entry_id, alone, row.added_ms, queued_at, pulled_at, checked_at, row.nbytes))
                     self._outcomes.hold(stream, entry_id)
                     continue
             elif row.dropped == b"deadline":
@@ -175,8 +190,18 @@ class Intake:
             raise
 
 
-def _streams(queues: Sequence[str]) -> list[str]:
+@lru_cache(maxsize=64)
+def _streams(queues: tuple[str, ...]) -> list[str]:
     return [stream for queue in queues for stream in keys.streams(queue)]
+
+
+@lru_cache(maxsize=1024)
+def _handicap_ms(stream: str) -> int:
+    return int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000)
+
+
+def _due(row: Taken) -> int:
+    return row.added_ms + _handicap_ms(row.stream.decode())
 
 
 def _taken(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> Taken:

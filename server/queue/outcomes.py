@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from server.queue import keys
 from server.queue.delivery import Delivery, Ending
 from server.queue.errors import RedisAway
 from server.queue.job import Failure, Reply
@@ -43,10 +42,10 @@ class Outcomes:
         ended: list[bool] = []
         for bundle, group in groupby(endings, key=lambda ending: ending.bundle):
             batch = list(group)
-            arguments: list[Any] = [self._id, max(ending.batch_size for ending in batch), MOST_DEAD_LETTERS]
+            arguments: list[Any] = [bundle, self._id, max(ending.batch_size for ending in batch), MOST_DEAD_LETTERS]
             for ending in batch:
                 arguments += ending.row()
-            ended += map(bool, self._link.patiently(lambda b=bundle, a=arguments: self._link.run("finish", *a, keys=[keys.statistics(b)])))  # type: ignore[misc]
+            ended += map(bool, self._link.patiently(lambda a=arguments: self._link.run("finish", *a)))  # type: ignore[misc]
         self._held.difference_update((ending.stream, ending.entry_id) for ending in endings)
         return ended
 

@@ -25,7 +25,7 @@ AWAY_PAUSE = 0.25
 LOADING_PAUSE = 0.02
 """Until the first bundle is loaded: clients wait for it when a worker restarts."""
 FRESH = 0.05
-"""Seconds. Jobs pulled so shortly before their batch need no second look at deadline and cancel: the pull was one."""
+"""Seconds. Jobs that were queued or looked at so shortly before their batch need no look at deadline, cancellation and gateway."""
 
 
 def receive(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, metrics: WorkerMetrics) -> None:
@@ -91,7 +91,7 @@ def compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, results: S
 
 
 def _still_wanted(queue: WorkerQueue, running: Running) -> list[Delivery]:
-    if all(running.started - job.pulled_at < FRESH for job in running.jobs):
+    if all(running.started - job.checked_at < FRESH for job in running.jobs):
         return running.jobs
     try:
         return queue.still_wanted(running.jobs)

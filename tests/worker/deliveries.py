@@ -44,5 +44,6 @@ def delivery(
         added_ms=number,
         queued_at=queued_at,
         pulled_at=queued_at,
+        checked_at=queued_at,
         nbytes=job.nbytes,
     )

@@ -1,35 +1,15 @@
 -- Ends jobs of one bundle: the first to end one wins. Statistics count the winners only.
--- KEYS: stats:<bundle>. ARGV: worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
+-- ARGV: bundle, worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
 -- Returns 1 or 0 for each job: whether this call ended it.
 
-local statistics = KEYS[1]
-local worker, batch_size, most_dead = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local bundle, worker, batch_size, most_dead = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = now_ms()
-local sums = {}
+local counted = {}
 
-local function add(name, amount)
-  sums[name] = (sums[name] or 0) + amount
-end
-
-local function add_duration(name, ns)
-  add(name .. '_count', 1)
-  add(name .. '_ns', math.max(0, ns))
-end
-
-local slowest = {inference = 0, output = 0}
 local function count(job)
   local batch_wait, inference, in_worker = tonumber(job.batch_wait_ns), tonumber(job.inference_ns), tonumber(job.worker_ns)
   local total = math.max((now - tonumber(job.added_ms)) * 1e6, in_worker)
-  add_duration(job.outcome, total)
-  if job.outcome ~= 'success' then return end
-  local output = in_worker - batch_wait - inference
-  add('inference_count', 1)
-  add_duration('queue', total - in_worker + batch_wait)
-  add_duration('compute_input', 0)
-  add_duration('compute_infer', inference)
-  add_duration('compute_output', output)
-  slowest.inference = math.max(slowest.inference, inference)
-  slowest.output = math.max(slowest.output, output)
+  counted[#counted + 1] = {job.outcome, total, batch_wait, inference, in_worker}
 end
 
 -- A dead letter's fields, read before its entry goes.
@@ -62,7 +42,7 @@ local function reply(job)
 end
 
 local ended = {}
-for i, job in ipairs(rows('ended', ARGV, 4)) do
+for i, job in ipairs(rows('ended', ARGV, 5)) do
   local dead = job.dead_letter ~= '' and letter(job)
   ended[i] = 0
   if remove(job.stream, job.entry, job.job, tonumber(job.nbytes)) then
@@ -75,13 +55,6 @@ end
 
 for gateway, replies in pairs(outgoing) do send(gateway, replies) end
 
-if sums.inference_count and batch_size > 0 then
-  add('execution_count', 1)
-  add('batch:' .. batch_size .. ':count', 1)
-  add('batch:' .. batch_size .. ':compute_input_ns', 0)
-  add('batch:' .. batch_size .. ':compute_infer_ns', slowest.inference)
-  add('batch:' .. batch_size .. ':compute_output_ns', slowest.output)
-  redis.call('HSET', statistics, 'last_inference', string.format('%.0f', now))
-end
-for name, amount in pairs(sums) do redis.call('HINCRBY', statistics, name, string.format('%.0f', amount)) end
+-- One write here; whoever reads the statistics, and each worker once a second, adds it up (see common.lua).
+if #counted > 0 then redis.call('RPUSH', 'stats:uncounted', cmsgpack.pack({bundle, batch_size, now, counted})) end
 return ended
