@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -95,34 +95,55 @@ def without_class_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]
 
 def vit_fields(configuration: slowfast.Configuration) -> Fields:
     """ViTConfig's fields in a configuration of SlowFast. Raises UnlikeFamily for what only RevMViT can be."""
-    if not is_plain(configuration):
-        raise UnlikeFamily("its configuration is not that of a Rev-ViT")
+    differences = unlike_vit(configuration)
+    if differences:
+        raise UnlikeFamily(f"its configuration is not that of a Rev-ViT: {', '.join(differences)}")
     mvit, trunk = configuration["MVIT"], slowfast.trunk_fields(configuration)
     taken = ("image_size", "channels", "classes", "width", "depth", "heads", "qkv_bias", "drop_path")
     return {"patch_size": mvit["PATCH_STRIDE"][0], **{name: trunk[name] for name in taken}}
 
 
-def is_plain(configuration: slowfast.Configuration) -> bool:
-    """Whether it is a reversible ViT: no pooling, square patches side by side, the norm before the mean, softmax behind the head."""
+def _sets(*keys: str) -> Callable[[slowfast.Configuration], bool]:
+    """Whether a configuration sets one of these keys of the section MVIT to something."""
+    return lambda configuration: any(configuration["MVIT"].get(key) for key in keys)
+
+
+def _crop(configuration: slowfast.Configuration) -> int:
+    return int(configuration["DATA"]["TRAIN_CROP_SIZE"])
+
+
+def _stride(configuration: slowfast.Configuration) -> list[int]:
+    return list(configuration["MVIT"]["PATCH_STRIDE"])
+
+
+UNLIKE_VIT: Mapping[str, Callable[[slowfast.Configuration], bool]] = {
+    "it takes clips": lambda c: not c["MVIT"].get("PATCH_2D", False),
+    "its patches are not square": lambda c: len(set(_stride(c))) > 1,
+    "its patches overlap": lambda c: list(c["MVIT"]["PATCH_KERNEL"]) != _stride(c),
+    "its patches are padded": lambda c: any(c["MVIT"]["PATCH_PADDING"]),
+    "its images are no whole number of patches": lambda c: _crop(c) % _stride(c)[0] != 0,
+    "its positions are not one table": lambda c: slowfast.trunk_fields(c)["positions"] is not Positions.JOINT,
+    "it pools": _sets("POOL_Q_STRIDE", "POOL_KV_STRIDE", "POOL_KV_STRIDE_ADAPTIVE"),
+    "its width or its heads grow": _sets("DIM_MUL", "HEAD_MUL"),
+    "it has blocks that are not reversible": lambda c: bool(c["MVIT"]["REV"].get("BUFFER_LAYERS")),
+    "its streams are not concatenated": lambda c: c["MVIT"]["REV"].get("RESPATH_FUSE", "concat") != "concat",
+    "the mean comes before the norm": _sets("USE_MEAN_POOLING"),
+    "it sets what no reversible model has": _sets(*IRREVERSIBLE),
+    "there is dropout before the head": lambda c: slowfast.trunk_fields(c)["dropout"] != 0.0,
+    "its scores are no softmax": lambda c: slowfast.trunk_fields(c)["activation"] != Activation.SOFTMAX,
+}
+"""What tells a reversible MViT from a reversible ViT, in SlowFast's configuration."""
+
+
+def unlike_vit(configuration: slowfast.Configuration) -> list[str]:
     if not slowfast.is_reversible(configuration):
-        return False
-    mvit, rev, trunk = configuration["MVIT"], configuration["MVIT"]["REV"], slowfast.trunk_fields(configuration)
-    stride = mvit["PATCH_STRIDE"]
-    return (
-        mvit.get("PATCH_2D", False)
-        and stride[0] == stride[1]
-        and mvit["PATCH_KERNEL"] == stride
-        and not any(mvit["PATCH_PADDING"])
-        and configuration["DATA"]["TRAIN_CROP_SIZE"] % stride[0] == 0
-        and trunk["positions"] is Positions.JOINT
-        and not (mvit.get("POOL_Q_STRIDE") or mvit.get("POOL_KV_STRIDE") or mvit.get("POOL_KV_STRIDE_ADAPTIVE"))
-        and not (mvit.get("DIM_MUL") or mvit.get("HEAD_MUL") or rev.get("BUFFER_LAYERS"))
-        and rev.get("RESPATH_FUSE", "concat") == "concat"
-        and not mvit.get("USE_MEAN_POOLING", False)
-        and not any(mvit.get(key) for key in IRREVERSIBLE)
-        and trunk["dropout"] == 0.0
-        and trunk["activation"] == Activation.SOFTMAX
-    )
+        return ["it is not reversible"]
+    return [difference for difference, holds in UNLIKE_VIT.items() if holds(configuration)]
+
+
+def is_plain(configuration: slowfast.Configuration) -> bool:
+    """Whether it is that of a reversible ViT."""
+    return not unlike_vit(configuration)
 
 
 def mvit_fields(configuration: slowfast.Configuration) -> Fields:
