@@ -21,7 +21,7 @@ class CommonOptions(Options, frozen=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                max_length=256,
+                max_length=1024,
                 description="Bundle.",
                 extra={
                     "values": "`name` or `name@version`; without a version the newest that is ready",
