@@ -32,6 +32,7 @@ def build(house: Path) -> None:
         file = house / path
         if kind == "python":
             assert not file.exists()
+            file.parent.mkdir(exist_ok=True)
             file.write_text(code)
         else:
             file.write_text(with_lines_added(file.read_text(), code))
