@@ -168,7 +168,8 @@ async def json_bombs(target: Target) -> None:
 
 
 async def gzip_bombs(target: Target) -> None:
-    body = gzip.compress(b"[]," * (16 * MIB // 3))
+    tensor = b'{"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ['
+    body = gzip.compress(tensor + b"[]," * (16 * MIB // 3))
     await target.repeat(post(f"/v2/models/{reference.NAME}/infer", JSON, "Content-Encoding: gzip", body=body), 2.0)
 
 

@@ -205,9 +205,9 @@ def test_json_that_would_fill_the_memory_is_refused_before_it_is_decoded(roomy: 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-@pytest.mark.parametrize("inside", [b"[],", b"\0", b" "])
+@pytest.mark.parametrize("inside", [b"[],", b"0,", b" "])
 def test_a_body_that_inflates_a_thousandfold_takes_little(roomy: Gateway, encoding: str, inside: bytes) -> None:
-    plain = inside * (16 * MIB // len(inside))
+    plain = b'{"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [' + inside * (16 * MIB // len(inside))
     body = gzip.compress(plain) if encoding == "gzip" else zlib.compress(plain)
     with watched(roomy) as seen:
         answer = post_json(roomy, body, "/v2/models/reds/infer", f"Content-Encoding: {encoding}")
