@@ -21,13 +21,14 @@ from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
 from server.queue.fleet import Fleet
 from server.queue.fleet_reader import FleetReader
 from server.queue.identity import process_id
-from server.queue.inbox import READ_BLOCK_S, Inbox
+from server.queue.inbox import Inbox
 from server.queue.job import Job, Reply
 from server.queue.load import Load, QueueDepth
 from server.queue.presence import Presence
 from server.queue.reservation import Reservation
 from server.queue.room import Room
 from server.queue.statistics import Statistics
+from server.queue.wire import AsyncWire
 from server.settings import Settings
 
 __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueDepth", "QueueFull", "RedisAway", "Reservation"]
@@ -35,7 +36,6 @@ __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueD
 log = logging.getLogger(__name__)
 
 LOOK_WHILE_AWAY_S = 0.1
-CANCEL_LINGERS_MS = 10_000
 FORMS = "batched-replies"
 """What this gateway understands beyond the oldest form of messages, as the value of `gw:<id>`; words separated by spaces."""
 
@@ -62,15 +62,16 @@ class Dispatcher:
         """New for each start; names the reply stream."""
         self._timings = timings = timings or DispatcherTimings()
         self._redis: Any = connect_async(url)
-        self._reader: Any = connect_async(url, blocking=READ_BLOCK_S)
+        self._wire = AsyncWire(self._redis)
         self._script = {name: self._redis.register_script(lua.source(name)) for name in ("beat", "set_repository")}
         self._background = Background()
         self._presence = Presence(self._background, settings.redis_grace)
-        self._inbox = Inbox(self._redis, self._reader, self.id, self._presence, lost_after=timings.lost_after)
+        self._inbox = Inbox(self._redis, self._wire, self.id, self._presence, lost_after=timings.lost_after)
         self._fleet = FleetReader(self._redis, self._presence, timings.news)
         self._statistics = Statistics(self._redis)
         self._room = Room(
             self._redis,
+            self._wire,
             settings,
             self._presence,
             self._background,
@@ -95,7 +96,7 @@ class Dispatcher:
             await self._redis.delete(keys.gateway(self.id), keys.replies(self.id))
             await self._redis.srem(keys.GATEWAYS, self.id)
         await self._redis.aclose()
-        await self._reader.aclose()
+        await self._wire.close()
 
     def reserve(self, items: int, nbytes: int) -> Reservation:
         """Room for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry."""
@@ -166,18 +167,9 @@ class Dispatcher:
         return True
 
     async def _cancel(self, jobs: Sequence[Job]) -> None:
-        """A Redis that refuses to remember it is no matter: the deadline ends the jobs."""
-        now_ms = self._presence.now_ms()
-
-        async def mark() -> None:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for job in jobs:
-                    # a worker that sees the job after that sees its deadline too
-                    pipeline.set(keys.cancel(job.id), b"1", px=max(1000, int(job.deadline_ms - now_ms) + CANCEL_LINGERS_MS))
-                await pipeline.execute(raise_on_error=False)
-
+        """If Redis cannot be told, it is no matter: their deadline ends them."""
         with suppress(RedisAway), away_is_one_error():
-            await self._presence.in_turn(mark)
+            await self._presence.in_turn(lambda: self._wire.script("cancel", *(job.id for job in jobs)))
 
     async def _beat_forever(self) -> None:
         nudge = self._presence.nudge

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from server.queue import keys
-from server.queue.connect import away_is_one_error
+from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
 from server.queue.job import Failure, Job, Reply, UnknownVersion, decode_reply
 from server.queue.presence import Presence
+from server.queue.wire import AsyncWire
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,10 @@ class Waiting:
 class Inbox:
     """The reply stream of one gateway, read by one blocking read."""
 
-    def __init__(self, commands: Any, reader: Any, gateway: str, presence: Presence, *, lost_after: float) -> None:
+    def __init__(self, commands: Any, wire: AsyncWire, gateway: str, presence: Presence, *, lost_after: float) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
         self._redis = commands
-        self._reader = reader
+        self._wire = wire
         self._stream = keys.replies(gateway)
         self._presence = presence
         self._lost_after = lost_after
@@ -92,7 +93,7 @@ class Inbox:
         if not gone:
             return
         # an answer was written when its job:<id> went, so it is in the stream by now, read or not
-        self._deliver(await self._presence.ask(lambda: self._redis.xrange(self._stream, f"({self.last_read}")))
+        self._deliver(await self._presence.ask(lambda: self._wire.command("XRANGE", self._stream, f"({self.last_read}", "+")))
         for waiting in gone:
             if not waiting.reply.done() and waiting.job.deadline_ms > self._presence.now_ms():
                 waiting.sent_at = time.monotonic()
@@ -115,18 +116,18 @@ class Inbox:
         read_from = self.last_read
         command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", int(READ_BLOCK_S * 1000), "STREAMS", self._stream, read_from)
         with away_is_one_error():
-            answer = await self._reader.execute_command(*command)
+            answer = await self._wire.command(*command, patience=READ_BLOCK_S + ANSWER_TIMEOUT_S)
         for _, entries in answer or ():
             self._deliver(entries)
             if self.last_read == read_from:  # not set back by a beat meanwhile
                 self.last_read = entries[-1][0].decode()
 
-    def _deliver(self, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        for _, fields in entries:
-            if b"reply" in fields:  # one reply: of a worker that writes them one by one
-                self._hand_over(fields[b"id"], fields[b"reply"])
+    def _deliver(self, entries: Sequence[tuple[bytes, list[bytes]]]) -> None:
+        for _, flat in entries:
+            if flat[0] == b"id":  # one reply, {id, job, reply, message}: of a worker that writes them one by one
+                self._hand_over(flat[1], flat[3])
                 continue
-            for job_id, reply in fields.items():
+            for job_id, reply in zip(flat[::2], flat[1::2], strict=True):
                 self._hand_over(job_id, reply)
 
     def _hand_over(self, job_id: bytes, message: bytes) -> None:

@@ -54,7 +54,7 @@ class Intake:
             return None
         streams = _streams(tuple(queues))
         while True:
-            answer = self._taking(lambda: self._link.run("reclaim", self._id, "1", keys=streams))
+            answer = self._taking(lambda: self._link.script("reclaim", self._id, "1", keys=streams))
             self._link.set_clock(answer[0])
             if len(answer) == 1:
                 return None
@@ -72,7 +72,7 @@ class Intake:
             return []
         gateways = sorted({delivery.job.gateway for delivery in deliveries})
         names = [keys.cancel(delivery.job.id) for delivery in deliveries] + [keys.gateway(gateway) for gateway in gateways]
-        marks = self._link.once(lambda: self._link.redis.mget(names))
+        marks = self._link.command("MGET", *names)
         absent = {gateway for gateway, mark in zip(gateways, marks[len(deliveries) :], strict=True) if mark is None}
         dead = absent if self._link.absence_counts else set()
         now_ms = self._link.now_ms()
@@ -92,7 +92,7 @@ class Intake:
 
     def _look(self, streams: list[str], max_items: int) -> list[Taken]:
         arguments = (self._id, max_items, int(self._link.absence_counts), *map(_handicap_ms, streams))
-        now_ms, rows = self._taking(lambda: self._link.run("pull", *arguments, keys=streams))
+        now_ms, rows = self._taking(lambda: self._link.script("pull", *arguments, keys=streams))
         self._link.set_clock(now_ms)
         self._emptied = len(rows) < max_items
         return [Taken._make(row) for row in rows]
@@ -115,7 +115,7 @@ class Intake:
         rows = [row for row in self._read(streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
         self._overlooked = len(rows) > max_items
         rows = rows[:max_items]
-        marks = [self._link.once(lambda job=row.job: self._link.redis.exists(b"deaths:" + job)) for row in rows]  # type: ignore[misc]
+        marks = [self._link.command("EXISTS", b"deaths:" + row.job) for row in rows]
         suspects = self._accept([row for row, mark in zip(rows, marks, strict=True) if mark], alone=True)
         self._outcomes.hand_back(suspects)
         return self._accept(self._with_blobs([row for row, mark in zip(rows, marks, strict=True) if not mark]), alone=False, checked=False)
@@ -125,27 +125,27 @@ class Intake:
 
         def read() -> Any:
             try:
-                return self._link.redis.execute_command(*command)
+                return self._link.command(*command)
             except redis.exceptions.ResponseError as error:
-                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                if not str(error).startswith("NOGROUP"):
                     raise
             # a new bundle, or a Redis that restarted empty
-            self._link.run("create_groups", keys=streams)
-            return self._link.redis.execute_command(*command)
+            self._link.script("create_groups", keys=streams)
+            return self._link.command(*command)
 
         answer = self._taking(read)
         return [
-            _taken(stream, entry_id, fields)
+            _taken(stream, entry_id, dict(zip(flat[::2], flat[1::2], strict=True)))
             for stream, entries in answer or []
-            for entry_id, fields in entries
-            if fields  # deleted by hand while it was pending
+            for entry_id, flat in entries
+            if flat  # deleted by hand while it was pending
         ]
 
     def _with_blobs(self, rows: list[Taken]) -> list[Taken]:
         large = [row for row in rows if not row.message]
         if not large:
             return rows
-        blobs = self._taking(lambda: self._link.redis.mget([b"blob:" + row.job for row in large]))
+        blobs = self._taking(lambda: self._link.command("MGET", *(b"blob:" + row.job for row in large)))
         found = {row.entry: blob for row, blob in zip(large, blobs, strict=True)}
         return [row if row.message else _with_blob(row, found[row.entry]) for row in rows]
 
@@ -184,7 +184,7 @@ class Intake:
     def _taking(self, call: Callable[[], T]) -> T:
         """A call that moves jobs into our hands: if its answer is lost, we look for them later."""
         try:
-            return self._link.once(call)
+            return call()
         except RedisAway:
             self._overlooked = True
             raise

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from server.queue import lua
 from server.queue.connect import away_is_one_error, connect
 from server.queue.errors import RedisAway
+from server.queue.wire import Wire
 
 T = TypeVar("T")
 
 MAX_BLOCK_S = 2.0
 RETRY_S = 0.05
-SCRIPTS = ("announce", "repository", "create_groups", "pull", "orphans", "reclaim", "finish", "hand_back", "janitor")
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,23 @@ class Link:
 
     def __init__(self, url: str, timings: WorkerTimings) -> None:
         self.timings = timings
-        self.redis: Any = connect(url, blocking=MAX_BLOCK_S)
-        self._scripts = {name: self.redis.register_script(lua.source(name)) for name in SCRIPTS}
+        self._wire = Wire(connect(url, blocking=MAX_BLOCK_S))
         self._absence_counts_from = 0.0
         self._clock_offset_ms: float | None = None
 
-    def script(self, name: str, *arguments: Any, keys: list[str] | None = None) -> Any:
-        """Run one of the queue's scripts, or RedisAway."""
-        return self.once(lambda: self.run(name, *arguments, keys=keys))
+    def script(self, name: str, *arguments: Any, keys: Sequence[str] = ()) -> Any:
+        """One of the queue's scripts, or RedisAway."""
+        return self.once(lambda: self._wire.script(name, *arguments, keys=keys))
 
-    def run(self, name: str, *arguments: Any, keys: list[str] | None = None) -> Any:
-        """The same for use inside `once`."""
-        return self._scripts[name](keys=keys or [], args=arguments)
+    def command(self, *words: Any) -> Any:
+        """One command, or RedisAway; the answer as Redis sent it."""
+        return self.once(lambda: self._wire.command(*words))
+
+    def close(self) -> None:
+        self._wire.close()
 
     def once(self, call: Callable[[], T]) -> T:
+        """A call that may do several things, or RedisAway."""
         try:
             with away_is_one_error():
                 return call()

@@ -1,10 +1,12 @@
-"""The queue's Lua scripts, by file name. The names of the rows' fields and `common.lua` stand before each of them.
+"""The queue's Lua scripts, by file name. Readers and writers of rows (rows.py) and what they share (`parts/`) stand before each of them.
 
-redis-py's Script objects send EVALSHA and load the script again when Redis has forgotten it (restart, fail-over).
+Whoever runs one sends EVALSHA, and loads the script again when Redis has forgotten it (restart, fail-over).
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
@@ -17,5 +19,19 @@ REFUSED_WHEN_FULL = {"enqueue"}
 
 @cache
 def source(name: str) -> str:
+    """With the parts that its first line asks for: what a script does not need would be compiled and run at each of its calls."""
+    script = _read(name)
+    asked = re.match(r"-- needs: (.*)", script)
+    text = "\n".join([_read("parts/base"), *(_read(f"parts/{part}") for part in (asked[1].split() if asked else ())), script])
     shebang = "#!lua" if name in REFUSED_WHEN_FULL else "#!lua flags=allow-oom"
-    return "\n".join((shebang, rows.as_lua(), (FOLDER / "common.lua").read_text(), (FOLDER / f"{name}.lua").read_text()))
+    return "\n".join((shebang, rows.as_lua(text), text))
+
+
+@cache
+def sha(name: str) -> str:
+    """What EVALSHA calls it."""
+    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+
+
+def _read(name: str) -> str:
+    return (FOLDER / f"{name}.lua").read_text()

@@ -45,7 +45,7 @@ class Outcomes:
             arguments: list[Any] = [bundle, self._id, max(ending.batch_size for ending in batch), MOST_DEAD_LETTERS]
             for ending in batch:
                 arguments += ending.row()
-            ended += map(bool, self._link.patiently(lambda a=arguments: self._link.run("finish", *a)))  # type: ignore[misc]
+            ended += map(bool, self._link.patiently(lambda a=arguments: self._link.script("finish", *a)))  # type: ignore[misc]
         self._held.difference_update((ending.stream, ending.entry_id) for ending in endings)
         return ended
 
@@ -59,7 +59,7 @@ class Outcomes:
             return
         given_up, self._given_up = self._given_up, []
         try:
-            self._link.once(lambda: self._hand_back(given_up))
+            self._hand_back(given_up)
         except RedisAway:
             self._given_up += given_up
             raise
@@ -76,7 +76,7 @@ class Outcomes:
 
     def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
         rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
-        self._link.run("hand_back", self._id, *(value for row in rows for value in row))
+        self._link.script("hand_back", self._id, *(value for row in rows for value in row))
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
 

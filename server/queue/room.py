@@ -23,6 +23,7 @@ from server.queue.load import Load
 from server.queue.presence import Presence
 from server.queue.reservation import Ledger, Reservation
 from server.queue.rows import Enqueued, Request
+from server.queue.wire import AsyncWire
 from server.settings import Settings
 
 INLINE_BYTES = 256 * 1024
@@ -48,6 +49,7 @@ class Room:
     def __init__(
         self,
         client: Any,
+        wire: AsyncWire,
         settings: Settings,
         presence: Presence,
         background: Background,
@@ -61,7 +63,7 @@ class Room:
         self._background = background
         self._fresh = fresh
         self._seconds_to_drain = seconds_to_drain
-        self._enqueue = client.register_script(lua.source("enqueue"))
+        self._wire = wire
         self._read_load = client.register_script(lua.source("load"))
         self._ledger = Ledger()
         self._ready: list[_Request] = []
@@ -122,7 +124,7 @@ class Room:
             try:
                 await self._presence.wait()
                 with away_is_one_error():
-                    answer = await self._presence.in_turn(lambda: self._enqueue(args=self._arguments(group)))
+                    answer = await self._presence.in_turn(lambda: self._wire.script("enqueue", *self._arguments(group)))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
                     _refuse(group, self._full("the queue's Redis is out of memory"))

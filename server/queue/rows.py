@@ -80,7 +80,7 @@ class StreamLoad(NamedTuple):
     """When the oldest was queued; 0 if there is none."""
 
 
-KINDS: dict[str, Any] = {
+ROWS: dict[str, Any] = {
     "request": Request,
     "enqueued": Enqueued,
     "taken": Taken,
@@ -90,7 +90,14 @@ KINDS: dict[str, Any] = {
 }
 
 
-def as_lua() -> str:
-    """The names of the fields as a Lua table: `ROWS.taken = {'stream', 'entry', …}`."""
-    tables = (f"{kind} = {{{', '.join(repr(field) for field in row._fields)}}}" for kind, row in KINDS.items())
-    return f"local ROWS = {{{', '.join(tables)}}}"
+def as_lua(script: str) -> str:
+    """The functions that a script calls: `read_KIND(list, at)` → named values and the position behind the row; `row_KIND(named values)`."""
+    functions = []
+    for kind, row in ROWS.items():
+        if f"read_{kind}" in script:
+            named = ", ".join(f"{field} = list[at + {place}]" for place, field in enumerate(row._fields))
+            functions.append(f"local function read_{kind}(list, at) return {{{named}}}, at + {len(row._fields)} end")
+        if f"row_{kind}" in script:
+            values = ", ".join(f"values.{field}" for field in row._fields)
+            functions.append(f"local function row_{kind}(values) return {{{values}}} end")
+    return "\n".join(functions)

@@ -46,19 +46,19 @@ class WorkerQueue:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""
         digest, data = spec.digest(), spec.to_bytes()
         self._specs[digest] = data
-        self._link.once(lambda: self._link.redis.set(keys.spec(digest), data))
+        self._link.command("SET", keys.spec(digest), data)
         return digest
 
     def withdraw(self) -> None:
         """Delete `worker:<id>`: others may claim its jobs at once. Also called by a supervisor that saw the process end."""
-        self._link.once(lambda: self._link.redis.delete(keys.worker(self.id)))
+        self._link.command("DEL", keys.worker(self.id))
 
     def repository(self) -> Repository:
         """What operators want loaded, and the number of their latest change."""
         return Repository.of(*self._link.script("repository"))
 
     def close(self) -> None:
-        self._link.redis.close()
+        self._link.close()
 
     def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0) -> list[Delivery]:
         """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first.
@@ -105,7 +105,7 @@ class WorkerQueue:
     def janitor(self) -> bool:
         """Remove what dead processes left behind. Call it often: one worker does it, every 30 s. True if it was this one."""
         every = int(self._timings.janitor_every * 1000)
-        if not self._link.once(lambda: self._link.redis.set(keys.JANITOR, self.id, nx=True, px=every)):
+        if self._link.command("SET", keys.JANITOR, self.id, "NX", "PX", every) is None:
             return False
         for _ in range(JANITOR_ROUNDS):
             if self._link.script("janitor", JANITOR_KEYS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from queue import SimpleQueue
+from collections.abc import Iterator
 
 import torch
 
@@ -14,7 +14,7 @@ from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.executors import Answered, TooLarge
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.replies import Result, Unserved
+from server.worker.replies import Answers, Result, Unserved
 from server.worker.slots import Running, Slots
 
 log = logs.get(__name__)
@@ -69,25 +69,39 @@ def _take_over(queue: WorkerQueue, slots: Slots, served: list[str]) -> bool:
     return orphan is not None
 
 
-def compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, results: SimpleQueue[Result | None], threads: int) -> None:
-    """Run batches in one slot, until the worker is drained."""
+def compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: Answers, threads: int) -> None:
+    """Schedule → run → answer, in one slot, until the worker is drained."""
     torch.set_num_threads(threads)
     while (running := slots.take()) is not None:
-        jobs = _still_wanted(queue, running)
-        executor = bundles.executor(running.bucket.queue)
-        if executor is None:
-            results.put(Unserved(jobs))
-        elif jobs:
-            for result in executor.run(jobs):
-                slots.progress(running)
-                if isinstance(result, TooLarge):
-                    log.warning("out of memory: batch halved", bundle=running.bucket.bundle, size=result.size)
-                    slots.too_large(running.bucket, result.size)
-                    continue
-                results.put(result)
-                if isinstance(result, Answered) and len(result.jobs) == len(jobs):
-                    slots.measured(running.bucket, len(jobs), result.seconds)
-        slots.finish(running)
+        latest: Result | None = None
+        for result in _run(queue, slots, bundles, running):
+            if latest is not None:
+                answers.put(latest)
+            latest = result
+        if latest is not None and running.bucket.alone:
+            answers.write(latest)  # before anything else may start: until then a death would be charged to it
+            latest = None
+        idle = slots.finish(running)
+        if latest is not None:
+            # while another batch could run, answering must not keep this slot from it
+            answers.write(latest) if idle else answers.put(latest)
+
+
+def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running) -> Iterator[Result]:
+    jobs = _still_wanted(queue, running)
+    executor = bundles.executor(running.bucket.queue)
+    if executor is None:
+        yield Unserved(jobs)
+    elif jobs:
+        for result in executor.run(jobs):
+            slots.progress(running)
+            if isinstance(result, TooLarge):
+                log.warning("out of memory: batch halved", bundle=running.bucket.bundle, size=result.size)
+                slots.too_large(running.bucket, result.size)
+                continue
+            if isinstance(result, Answered) and len(result.jobs) == len(jobs):
+                slots.measured(running.bucket, len(jobs), result.seconds)
+            yield result
 
 
 def _still_wanted(queue: WorkerQueue, running: Running) -> list[Delivery]:

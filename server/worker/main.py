@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
 
 import prometheus_client
 import torch
@@ -34,7 +33,7 @@ from server.worker.loaded_bundles import LoadedBundles
 from server.worker.loops import BLOCK_MS, compute, receive
 from server.worker.measurements import Measurements
 from server.worker.rechecks import Rechecks
-from server.worker.replies import Result, answer
+from server.worker.replies import Answers
 from server.worker.slots import Slots
 from server.worker.warmup import Warm, warm_up
 
@@ -80,7 +79,7 @@ class Worker:
         self._metrics = metrics
         self._queue = WorkerQueue(redis_url, process_id())
         self._kept = Measurements(settings.cache_folder)
-        self._results: SimpleQueue[Result | None] = SimpleQueue()
+        self._answers = Answers(self._queue, self._metrics)
         self._bundles = LoadedBundles(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
         self._slots = Slots(layout.slots, Batcher(self._bundles.step_times))
         self._rechecks = Rechecks(layout, settings.dtype, self._kept, lambda: self._slots.idle)
@@ -94,10 +93,10 @@ class Worker:
 
         self._thread("heartbeat", self._heartbeat.run)
         self._thread("bundles", self._watch_bundles)
-        answering = self._thread("answer", lambda: answer(self._queue, self._results, self._metrics))
+        answering = self._thread("answer", self._answers.write_forever)
         receiving = self._thread("receive", lambda: receive(self._queue, self._slots, self._bundles, self._metrics))
         computing = [
-            self._thread(f"compute-{slot}", lambda: compute(self._queue, self._slots, self._bundles, self._results, self._layout.threads))
+            self._thread(f"compute-{slot}", lambda: compute(self._queue, self._slots, self._bundles, self._answers, self._layout.threads))
             for slot in range(self._layout.slots)
         ]
 
@@ -114,8 +113,7 @@ class Worker:
 
     def _end(self, answering: threading.Thread) -> None:
         unfinished = self._slots.stop()
-        self._results.put(None)
-        answering.join(self._settings.drain_timeout)
+        self._answers.close(answering, self._settings.drain_timeout)
         self._heartbeat.end()
         try:
             self._queue.hand_back(unfinished)

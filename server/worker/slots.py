@@ -126,12 +126,14 @@ class Slots:
         with self._changed:
             running.progressed = time.monotonic()
 
-    def finish(self, running: Running) -> None:
+    def finish(self, running: Running) -> bool:
+        """Returns whether nothing waits for the slot."""
         with self._changed:
             self._batcher.arrivals.under_way(len(self._batcher) + self._jobs_running())
             self._running.remove(running)
             self.slowest = max(self.slowest, time.monotonic() - running.started)
             self._changed.notify_all()
+            return not len(self._batcher)
 
     def measured(self, bucket: Bucket, size: int, seconds: float) -> None:
         """A batch of `size` took `seconds`."""

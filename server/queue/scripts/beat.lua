@@ -1,3 +1,4 @@
+-- needs: jobs loads
 -- A gateway's sign of life, once a second, and what it wants to know at that rate.
 -- ARGV: gateway, ttl ms, id of the last reply it has read, the forms of messages that it understands.
 -- Returns {1 if Redis still knew the gateway, now ms, items, bytes, rows (stream_load)}.

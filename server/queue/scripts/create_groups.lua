@@ -1,3 +1,4 @@
+-- needs: taking jobs
 -- Makes sure that the work streams and their groups exist. KEYS: work streams.
 
 for _, stream in ipairs(KEYS) do make_group(stream) end

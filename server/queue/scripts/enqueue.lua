@@ -5,8 +5,11 @@
 local max_items, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = now_ms()
 
-local items = 0
-for _, stream in ipairs(redis.call('SMEMBERS', 'queues')) do items = items + redis.call('XLEN', stream) end
+local items, known = 0, {}
+for _, stream in ipairs(redis.call('SMEMBERS', 'queues')) do
+  known[stream] = true
+  items = items + redis.call('XLEN', stream)
+end
 local bytes = tonumber(redis.call('GET', 'queue:bytes') or '0')
 
 local function add(job)
@@ -15,7 +18,10 @@ local function add(job)
   redis.call('SET', 'job:' .. job.job, #job.message, 'PX', ttl)
   if job.place == 'blob' then redis.call('SET', 'blob:' .. job.job, job.message, 'PX', ttl) end
   redis.call('XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', #job.message, 'job', inline)
-  redis.call('SADD', 'queues', job.stream)
+  if not known[job.stream] then
+    redis.call('SADD', 'queues', job.stream)
+    known[job.stream] = true
+  end
 end
 
 local function admit(jobs, again)
@@ -36,8 +42,8 @@ end
 local before, statuses, at = bytes, {}, 3
 while at <= #ARGV do
   local request, jobs = nil, {}
-  request, at = record('request', ARGV, at)
-  for i = 1, tonumber(request.jobs) do jobs[i], at = record('enqueued', ARGV, at) end
+  request, at = read_request(ARGV, at)
+  for i = 1, tonumber(request.jobs) do jobs[i], at = read_enqueued(ARGV, at) end
   statuses[#statuses + 1] = admit(jobs, request.again == '1')
 end
 if bytes > before then redis.call('INCRBY', 'queue:bytes', bytes - before) end

@@ -1,3 +1,4 @@
+-- needs: jobs
 -- Ends jobs of one bundle: the first to end one wins. Statistics count the winners only.
 -- ARGV: bundle, worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
 -- Returns 1 or 0 for each job: whether this call ended it.
@@ -42,7 +43,11 @@ local function reply(job)
 end
 
 local ended = {}
-for i, job in ipairs(rows('ended', ARGV, 5)) do
+local i, at = 0, 5
+while at <= #ARGV do
+  local job
+  job, at = read_ended(ARGV, at)
+  i = i + 1
   local dead = job.dead_letter ~= '' and letter(job)
   ended[i] = 0
   if remove(job.stream, job.entry, job.job, tonumber(job.nbytes)) then
@@ -55,6 +60,6 @@ end
 
 for gateway, replies in pairs(outgoing) do send(gateway, replies) end
 
--- One write here; whoever reads the statistics, and each worker once a second, adds it up (see common.lua).
+-- One write here; whoever reads the statistics, and each worker once a second, adds it up (see parts/counting.lua).
 if #counted > 0 then redis.call('RPUSH', 'stats:uncounted', cmsgpack.pack({bundle, batch_size, now, counted})) end
 return ended

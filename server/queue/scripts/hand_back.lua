@@ -1,10 +1,14 @@
+-- needs: jobs
 -- Puts a worker's jobs back for another one, without a death being counted.
 -- A job that runs in batches goes to the `…:back` stream of its own, which wakes a waiting worker, with the time at which it was queued first.
 -- A job that must run alone stays in its stream under a consumer that never lives, so that it is claimed, alone again.
 -- ARGV: consumer, then a row (handed_back) for each job. Returns how many were put back.
 
 local me, count = ARGV[1], 0
-for _, job in ipairs(rows('handed_back', ARGV, 2)) do
+local at = 2
+while at <= #ARGV do
+  local job
+  job, at = read_handed_back(ARGV, at)
   if #redis.call('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, me) == 1 then
     if job.alone == '1' then
       redis.call('XCLAIM', job.stream, GROUP, HANDED_BACK, 0, job.entry, 'JUSTID')

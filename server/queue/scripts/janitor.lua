@@ -1,3 +1,4 @@
+-- needs: jobs
 -- Removes what nobody will come back for; a bounded piece of work per call. The scan over keys goes on where the last call stopped.
 -- ARGV: how many keys to look at. Returns 1 when the scan has come to its end, else 0.
 

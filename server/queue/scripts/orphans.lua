@@ -1,3 +1,4 @@
+-- needs: jobs dead
 -- Whether dead workers have left jobs behind. KEYS: work streams. ARGV: the worker that asks. Returns 1 or 0.
 
 for _, stream in ipairs(KEYS) do

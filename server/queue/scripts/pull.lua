@@ -1,3 +1,4 @@
+-- needs: jobs taking
 -- Takes up to `room` jobs for a worker, the most urgent stream first, and looks at deadline, cancel and gateway of each.
 -- Urgency is the time at which a stream's next job was queued plus the handicap of its priority: everything gets its turn.
 -- KEYS: work streams. ARGV: consumer, room, '1' if an absent gw:<id> means a dead gateway, then each stream's handicap in ms.

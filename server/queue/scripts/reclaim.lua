@@ -1,3 +1,4 @@
+-- needs: jobs dead taking
 -- Claims one job of a worker that has no worker:<id> key, for a worker in which nothing else runs until this job has ended: `deaths:<id>` says that
 -- it runs alone and where, so that its worker's death tells something about it.
 -- KEYS: work streams. ARGV: the claiming consumer, '1' if an absent gw:<id> means a dead gateway.

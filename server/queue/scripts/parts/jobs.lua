@@ -1,0 +1,41 @@
+-- What stream entries and the keys of a job hold.
+
+-- Flat {name, value, name, value} → table.
+local function to_table(flat)
+  local table = {}
+  for i = 1, #flat, 2 do table[flat[i]] = flat[i + 1] end
+  return table
+end
+
+-- The fields of a stream entry. One that is not ours reads as a job that came too late, and goes.
+-- `added` is when the job was queued: the entry's id tells, or, where a worker has put it back, its field `at`.
+local function fields(entry)
+  local job = to_table(entry[2])
+  return {
+    id = job.id or '', gw = job.gw or '', deadline = tonumber(job['until']) or 0, bytes = tonumber(job.bytes) or 0,
+    message = job.job or '', added = tonumber(job.at or string.match(entry[1], '^(%d+)')),
+  }
+end
+
+local function spend_bytes(amount)
+  if redis.call('INCRBY', 'queue:bytes', -amount) < 0 then redis.call('SET', 'queue:bytes', 0) end
+end
+
+local function forget(job_id)
+  redis.call('DEL', 'job:' .. job_id, 'blob:' .. job_id, 'deaths:' .. job_id, 'cancel:' .. job_id)
+end
+
+-- Takes an entry out of its stream with all that belongs to its job. False if another had done so before.
+local function remove(stream, entry_id, job_id, bytes)
+  if redis.call('XACK', stream, GROUP, entry_id) == 0 then return false end
+  redis.call('XDEL', stream, entry_id)
+  forget(job_id)
+  spend_bytes(bytes)
+  return true
+end
+
+-- The message of a job, which lies beside the stream if it is large; '' if it is lost.
+local function message_of(job)
+  if job.message ~= '' then return job.message end
+  return redis.call('GET', 'blob:' .. job.id) or ''
+end

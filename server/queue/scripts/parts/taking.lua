@@ -1,0 +1,30 @@
+-- How a worker takes entries. Needs jobs.
+
+-- Why a job that was just taken should not run, or ''.
+local function verdict(job, now, absence_counts)
+  if job.deadline <= now then return 'deadline' end
+  if redis.call('EXISTS', 'cancel:' .. job.id) == 1 then return 'cancelled' end
+  if absence_counts and redis.call('EXISTS', 'gw:' .. job.gw) == 0 then return 'gateway' end
+  return ''
+end
+
+-- A taken entry as the worker reads it, and whether it is to run.
+local function taken(stream, entry, now, absence_counts)
+  local job = fields(entry)
+  local dropped, message = verdict(job, now, absence_counts), ''
+  if dropped == '' then
+    message = message_of(job)
+    if message == '' then dropped = 'payload' end
+  end
+  return row_taken({
+    stream = stream, entry = entry[1], job = job.id, gateway = job.gw, nbytes = job.bytes, added_ms = job.added,
+    dropped = dropped, message = message,
+  }), dropped == ''
+end
+
+-- Lets workers read a work stream. Does nothing if they can.
+local function make_group(stream)
+  local made = redis.pcall('XGROUP', 'CREATE', stream, GROUP, 0, 'MKSTREAM')
+  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then error(made.err) end
+  redis.call('SADD', 'streams', stream)
+end
