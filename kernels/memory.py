@@ -1,4 +1,4 @@
-"""Where the activations of a forward pass live on a CPU."""
+"""Memory of a forward pass's activations on a CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep what a forward pass frees for the next one; for a process that does nothing but forward passes.
 
     Otherwise every activation of some megabytes goes back to the kernel when it is freed, and comes again page by page, filled with zeros:
-    with a ViT-B/16 in float32 and 8 pictures that is up to 4 % of the time. Call it before threads start. False without glibc.
+    with a ViT-B/16 in float32 and 8 images that is up to 4 % of the time. Call it before threads start. False without glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
