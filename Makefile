@@ -15,7 +15,7 @@ help:
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; compose-test: the images and docker compose'
 	@echo 'make lint          ruff, mypy, import-linter'
-	@echo 'make bench         every figure that the documentation claims, measured here'
+	@echo 'make bench         how fast merging, the networks and the service are on this machine'
 	@echo 'make docs          the documentation as a web site in build/site'
 
 demo: $(VENV)/.server
@@ -39,6 +39,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/opsin bench merging
+	$(BIN)/opsin bench models
 	$(BIN)/opsin bench serving
 
 compose-test: $(VENV)/.dev

@@ -15,8 +15,8 @@ _LARGEST_IN_HEAP = 32 * 2**20
 def keep_freed_memory() -> bool:
     """Let glibc keep what a forward pass frees for the next one; for a process that does nothing but forward passes.
 
-    Otherwise every activation of some megabytes goes back to the kernel when it is freed, and comes again page by page, filled with zeros:
-    with a ViT-B/16 in float32 and 8 pictures that is up to 4 % of the time. Call it before threads start. False without glibc.
+    Otherwise every activation of some megabytes goes back to the kernel when it is freed, and comes again page by page, filled with zeros.
+    Call it before threads start. False without glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -29,7 +29,7 @@ __all__ = [
 
 
 def effective_r(tokens: int, r: int, protected: int) -> int:
-    """How many of `tokens` really merge when r are asked for: at most half of those that are not protected, and never less than none."""
+    """Number of `tokens` that merge when r are asked for: at most half of those that are not protected, and never less than none."""
     return max(0, min(r, (tokens - protected) // 2))
 
 

@@ -14,7 +14,7 @@ Reduction = Literal["mean", "sum", "amax"]
 
 @dataclass(frozen=True)
 class Matching:
-    """Which tokens stay, and into which of these the others go. All indices are int64; output row i starts as input token `kept[:, i]`."""
+    """Tokens that stay, and those into which the others merge. All indices are int64; output row i starts as input token `kept[:, i]`."""
 
     kept: Tensor
     """(B, T_out) input positions of the tokens that stay, in output order."""

@@ -45,25 +45,25 @@ Task = Literal[
     "body",
     "track",
 ]
-"""What a bundle's model is for; `docs/bundles.md` says what each one takes and answers."""
+"""The purpose of a bundle's model; `docs/bundles.md` lists what each task takes and answers."""
 
 LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
 """Tasks whose answers are scores of labels."""
 
 
 class Preprocess(_Schema):
-    """Picture, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
+    """Image, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
 
     image_size: int = Field(gt=0)
-    """Of a square, or the height where there is an `image_width`."""
+    """Side of a square, or the height if there is an `image_width`."""
     image_width: int | None = Field(default=None, gt=0)
     short_side: int = Field(gt=0)
-    """What the short side is resized to before the crop. Where the crop is oblong the picture is resized until it covers a box of the
-    crop's proportions with this short side."""
+    """Length of the short side before the crop. For an oblong crop the image is resized until it covers a box of the crop's proportions
+    with this short side."""
     fit: Literal["crop", "squeeze"] = "crop"
-    """crop: the short side to `short_side`, then the centre; squeeze: the whole picture into the square, whatever its proportions."""
+    """crop: the short side to `short_side`, then the centre; squeeze: the whole image into the square, whatever its proportions."""
     interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
-    """tf1-bicubic: TensorFlow 1's, which makes the picture of its largest centred square (`models.media.legacy_resize`)."""
+    """tf1-bicubic: TensorFlow 1's, which makes the image of its largest centred square (`models.media.legacy_resize`)."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -79,7 +79,7 @@ class Preprocess(_Schema):
 
 
 class Clip(_Schema):
-    """Film → frames: so many, `stride` apart at `rate` frames a second."""
+    """How frames are taken from a video: `frames` of them, `stride` apart at `rate` frames a second."""
 
     frames: int = Field(gt=0)
     stride: float = Field(gt=0)
@@ -91,7 +91,7 @@ class Sound(_Schema):
 
     sample_rate: int = Field(default=16_000, gt=0)
     frames: int = Field(gt=0)
-    """Of 10 ms; longer sounds are cut, shorter ones padded."""
+    """Number of 10 ms frames; longer sounds are cut, shorter ones padded."""
     mel_bins: int = Field(gt=0)
     mean: float
     std: float = Field(gt=0)
@@ -134,11 +134,11 @@ class BundleSpec(_Schema):
     architecture: str
     config: dict[str, Any]
     preprocess: Preprocess | None = None
-    """None for a model that sees no pixels."""
+    """None for a model that takes no pixels."""
     clip: Clip | None = None
-    """For a model that sees films."""
+    """None for a model that takes no video."""
     sound: Sound | None = None
-    """For a model that hears."""
+    """None for a model that takes no sound."""
     labels: list[str] = Field(default_factory=list)
     license: str
     description: str = ""
@@ -182,7 +182,7 @@ class BundleSpec(_Schema):
 
     @property
     def merges(self) -> bool:
-        """Whether a merge schedule means anything to the model."""
+        """Whether the model can merge tokens."""
         from models.registry import architectures  # its entries import this module
 
         architecture = architectures().get(self.architecture)
@@ -190,7 +190,7 @@ class BundleSpec(_Schema):
 
     @property
     def pictures(self) -> Preprocess:
-        """How pictures are prepared. Raises BundleError for a model that sees none."""
+        """How images are prepared. Raises BundleError for a model that takes none."""
         if self.preprocess is None:
             raise BundleError(f"{self.id}: task {self.task} takes no pictures")
         return self.preprocess

@@ -85,7 +85,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
 
 
 def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
-    """What is missing, unexpected or of another shape, in one line; None if the weights fit."""
+    """Names in one line what is missing, unexpected or of another shape; None if the weights fit."""
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     parts = {

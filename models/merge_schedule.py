@@ -1,4 +1,4 @@
-"""How many tokens each block merges. Plain Python, so that the gateway can read and check schedules without torch."""
+"""Number of tokens that each block merges. Plain Python, so that the gateway can read and check schedules without torch."""
 
 from __future__ import annotations
 

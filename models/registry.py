@@ -45,7 +45,7 @@ Reference = str
 
 @dataclass(frozen=True)
 class Purpose:
-    """What goes into a bundle beside the weights. Each field is a function of the architecture's config."""
+    """Fields of a bundle beside its weights, as functions of the architecture's config."""
 
     task: Callable[[Any], Task]
     size: Callable[[Any], tuple[int, int] | None] = lambda config: (config.image_size, config.image_size)
@@ -77,10 +77,10 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Native:
-    """How an architecture is run at its own size, to count its cost and to time it."""
+    """A forward pass of an architecture at its own size, to count its cost and to time it."""
 
     unit: str
-    """What one row of a batch is; "sample" if the config decides between images and clips."""
+    """One row of a batch; "sample" if the config decides between images and clips."""
     tokens: Callable[[Any], int]
     """Number of tokens that the first block sees, from the config."""
     call: Reference

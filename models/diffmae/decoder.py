@@ -1,4 +1,4 @@
-"""The decoder of DiffMAE (arXiv 2304.03283): what it remembers of a picture, and the block that looks there."""
+"""The decoder of DiffMAE (arXiv 2304.03283): what it remembers of an image, and the block that looks there."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from models.layers.cross_attention import CrossAttention, Memory
 
 
 class DecoderType(StrEnum):
-    """What a noisy patch attends to."""
+    """Tokens that a noisy patch attends to."""
 
     JOINT = "joint"
-    """To all patches: visible ones go through every block together with the noisy ones."""
+    """All patches: visible ones go through every block together with the noisy ones."""
     CROSS = "cross"
-    """To visible patches only."""
+    """Visible patches only."""
     CROSS_SELF = "cross_self"
-    """To visible patches, then to the other noisy ones."""
+    """Visible patches, then the other noisy ones."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """All that a step needs of a picture and its mask. Neither time nor noise is in it: one serves all steps of all samples."""
+    """All that a step needs of an image and its mask. Neither time nor noise is in it: one serves all steps of all samples."""
 
     positions: Tensor
     """(B, M, C) of the masked patches."""
@@ -42,7 +42,7 @@ class Context:
     """(B, 1 + V, 1), 0 for padding."""
 
     def repeat(self, count: int) -> Context:
-        """One picture's context for several samples of it, without a copy."""
+        """One image's context for several samples of it, without a copy."""
 
         def view(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.expand(count, *value.shape[1:])

@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
 
 class RhoMode(StrEnum):
-    """What is raised to the power of rho."""
+    """Quantity that is raised to the power of rho."""
 
     BETA = "beta"
     ALPHA_BAR = "alpha_bar"
@@ -29,7 +29,7 @@ class RhoMode(StrEnum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a picture turns into noise. The defaults are ours: the paper's own text could not be found (arXiv 2304.03283)."""
+    """How an image turns into noise. The defaults are ours: the paper's own text could not be found (arXiv 2304.03283)."""
 
     kind: Kind = Kind.LINEAR
     steps: int = 1000
@@ -39,7 +39,7 @@ class Schedule:
     rho_mode: RhoMode = RhoMode.BETA
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    """Of a linear schedule of 1000 steps; with fewer steps both grow in proportion."""
+    """Bounds of a linear schedule of 1000 steps; with fewer steps both grow in proportion."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -57,7 +57,7 @@ class Schedule:
         return 1 - alphas_bar / _previous(alphas_bar)
 
     def alphas_bar(self, device: torch.device | str = "cpu") -> Tensor:
-        """(T,), the share of the picture's variance that is left after each step."""
+        """(T,), the share of the image's variance that is left after each step."""
         if self.rho_mode is RhoMode.ALPHA_BAR:
             return (1 - self._plain_betas(device)).cumprod(0) ** self.rho
         return (1 - self.betas(device)).cumprod(0)
@@ -78,7 +78,7 @@ class Schedule:
 
 
 class Spacing(StrEnum):
-    """Which K of the T times a sampler visits. Both contain the last."""
+    """The K of T times that a sampler visits. Both contain the last."""
 
     UNIFORM = "uniform"
     LOG_SNR = "logsnr"
@@ -113,7 +113,7 @@ class Method(StrEnum):
 
 
 class Variance(StrEnum):
-    """Of the noise that ancestral sampling adds."""
+    """Variance of the noise that ancestral sampling adds."""
 
     POSTERIOR = "posterior"
     BETA = "beta"
@@ -129,7 +129,7 @@ class Steps:
     time: Tensor
     """(S,) int64, the training time at which the network predicts."""
     signal: Tensor
-    """(S,) √alpha_bar, the picture's share in x at that time; the noise's is √(1 − alpha_bar)."""
+    """(S,) √alpha_bar, the image's share in x at that time; the noise's is √(1 − alpha_bar)."""
     noise: Tensor
     from_x0: Tensor
     from_xt: Tensor
@@ -152,7 +152,7 @@ class Steps:
         return Steps(**{field.name: torch.cat([getattr(steps, field.name) for steps in batch]) for field in dataclasses.fields(Steps)})
 
     def x0_from_noise(self, x: Tensor, noise: Tensor) -> Tensor:
-        """What the picture must be if `noise` is what was added to it. x: (S, ...)."""
+        """The clean image, if `noise` was added to it. x: (S, ...)."""
         return (x - _per_sample(self.noise, x) * noise) / _per_sample(self.signal, x)
 
     def take(self, x: Tensor, x0: Tensor, noise: Tensor | None) -> Tensor:

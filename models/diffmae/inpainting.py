@@ -42,7 +42,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and deviation of each masked patch, (B, M, 1): a model of normalised patches cannot know them."""
+    """Mean and standard deviation of each masked patch, (B, M, 1): a model of normalised patches cannot know them."""
 
     mean: Tensor
     deviation: Tensor
@@ -101,7 +101,7 @@ def inpaint(
 def predict_clean(
     model: DiffMAE, x: Tensor, step: Steps, context: Context, *, times: Tensor | None = None, known: Known | None = None
 ) -> Tensor:
-    """Noisy (B, M, P) → clean (B, M, P): a picture that could be shown at any step."""
+    """Noisy (B, M, P) → clean (B, M, P): an image that could be shown at any step."""
     predicted = model.predict(x, step.time, context, times=times).patches
     x0 = predicted if model.config.target is Target.X0 else step.x0_from_noise(x, predicted)
     if not model.config.normalise_patches:

@@ -1,4 +1,4 @@
-"""Which patches of a picture are seen and which are diffused: from noise, from a rule, or from a user's mask of pixels.
+"""Split of an image's patches into visible and diffused ones: from noise, from a rule, or from a user's mask of pixels.
 
 Masks of patches are bool (B, rows, columns), or (B, times, rows, columns) for clips, True where a patch is to be filled.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 class Split:
     """Positions in raster order, ascending. Samples may have different numbers of them: shorter rows are padded with position 0.
 
-    A patch may be in neither half: what lies outside of a picture that does not fill its grid is neither seen nor made.
+    A patch may be in neither half: what lies outside of an image that does not fill its grid is neither seen nor made.
     """
 
     visible: Tensor
@@ -37,7 +37,7 @@ class Split:
 
     @staticmethod
     def by_mask(masked: Tensor, inside: Tensor | None = None) -> Split:
-        """Masks of patches, and which patches belong to the picture at all: (B, ...) each."""
+        """Masks of patches, and which patches belong to the image at all: (B, ...) each."""
         masked = masked.flatten(1)
         present = torch.ones_like(masked) if inside is None else inside.flatten(1)
         visible, visible_size = _positions(present & ~masked)
@@ -77,7 +77,7 @@ def block_mask(batch: int, grid: tuple[int, int], generator: torch.Generator) ->
 
 
 def mixed_mask(batch: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """For models that are to serve users' masks: each sample is random at 0.75 or one block, with equal chances."""
+    """Masks for training models that will serve users' masks: each sample is random at 0.75 or one block, with equal chances."""
     random = torch.rand(batch, 1, 1, generator=generator) < 0.5
     return torch.where(random, random_mask(batch, grid, 0.75, generator), block_mask(batch, grid, generator))
 

@@ -28,7 +28,7 @@ from models.merge_schedule import MergeSchedule
 
 
 class Connection(StrEnum):
-    """What the blocks of a cross decoder read of the encoder."""
+    """Encoder blocks that a cross decoder reads."""
 
     U_SHAPED = "u_shaped"
     """Its last blocks first, down to its first ones."""
@@ -36,7 +36,7 @@ class Connection(StrEnum):
 
 
 class Target(StrEnum):
-    """What the decoder predicts."""
+    """Target of the decoder."""
 
     X0 = "x0"
     """The clean patch."""
@@ -46,13 +46,13 @@ class Target(StrEnum):
 
 @dataclass(frozen=True)
 class DiffMAEConfig:
-    """The defaults are ViT-B/16 on pictures."""
+    """The defaults are ViT-B/16 on images."""
 
     image_size: tuple[int, int] = (224, 224)
     """Height and width."""
     patch_size: int = 16
     frames: int | None = None
-    """Of a clip; None for pictures."""
+    """Frames of a clip; None for images."""
     patch_frames: int = 1
     channels: int = 3
     width: int = 768
@@ -71,13 +71,13 @@ class DiffMAEConfig:
     """Tell the decoder the time; otherwise it sees the noise only."""
     time_width: int = 256
     normalise_patches: bool = False
-    """Diffuse patches with their own mean taken off, divided by their own deviation. Such a model cannot fill holes."""
+    """Diffuse patches with their own mean taken off, divided by their own standard deviation. Such a model cannot fill holes."""
     target: Target = Target.X0
     schedule: Schedule = field(default_factory=Schedule)
     clip_width: int | None = None
     """Width of the CLIP features that a second head predicts; None for no such head."""
     clip_weight: float = 1.0
-    """Of that head's loss."""
+    """Weight of that head's loss."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Pixels in [0, 1] are normalised with these, for the encoder and for the diffusion."""
@@ -94,11 +94,11 @@ class DiffMAEConfig:
                 f"{self.patch_size} px"
             )
         if self.frames is None and self.patch_frames != 1:
-            raise ValueError(f"patch_frames: {self.patch_frames}, but pictures have no frames")
+            raise ValueError(f"patch_frames: {self.patch_frames}, but images have no frames")
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Patches in time (1 for pictures), rows and columns."""
+        """Patches in time (1 for images), rows and columns."""
         height, width = self.image_size
         return (self.frames or 1) // self.patch_frames, height // self.patch_size, width // self.patch_size
 
@@ -202,7 +202,7 @@ class DiffMAE(MaskedEncoder):
         return normalise_patches(patches) if self.config.normalise_patches else patches
 
     def encode(self, images: Tensor, split: Split, *, merge: MergeSchedule | None = None) -> Context:
-        """Everything about a picture that the steps need; what the images hold under the mask has no influence.
+        """Everything about an image that the steps need; what the images hold under the mask has no influence.
 
         merge: let visible tokens merge on the way, for cross decoders and splits without padding.
         """
@@ -269,12 +269,12 @@ class DiffMAE(MaskedEncoder):
         return table
 
     def patchify(self, images: Tensor) -> Tensor:
-        """Pictures or clips → (B, N, P)."""
+        """Images or clips → (B, N, P)."""
         config = self.config
         return patchify_tubes(images if config.frames else images.unsqueeze(2), config.patch_frames, config.patch_size)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """(B, N, P) → pictures or clips."""
+        """(B, N, P) → images or clips."""
         config = self.config
         clips = unpatchify_tubes(patches, config.patch_frames, config.patch_size, config.grid[:2])
         return clips if config.frames else clips.squeeze(2)

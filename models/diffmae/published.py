@@ -1,7 +1,7 @@
 """DiffMAE (arXiv 2304.03283). Nothing was published: the container `diffmae-v1` and its keys are our own, and say everything about a model.
 
 A torch file is {"format", "config", "model"}; a safetensors file has the weights, and format and config (as JSON) in its metadata. Masked
-patches are whatever the user says, so there is no class, no label, no preprocessing beyond the mean and deviation of ImageNet.
+patches are whatever the user says, so there is no class, no label, no preprocessing beyond the mean and standard deviation of ImageNet.
 """
 
 from __future__ import annotations
@@ -142,12 +142,12 @@ def describe(config: DiffMAEConfig) -> dict[str, Any]:
 
 
 def stated(config: DiffMAEConfig) -> dict[str, Any]:
-    """What a file says of itself beside its weights. Raises ValueError for a config that the container cannot express."""
+    """Description beside the weights. Raises ValueError for a config that the container cannot express."""
     return {"format": FORMAT, "config": describe(config)}
 
 
 def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
-    """What keys and shapes tell where a file says nothing: pictures are taken for squares, and clips need `frames` and `image_size`."""
+    """Infer fields from keys and shapes if the file has no description: images are assumed square, clips need `frames` and `image_size`."""
     embed = weights.get("patch_embed.proj.weight")
     clip = embed is not None and embed.dim() == 5
     width, channels, *patch = shape_of(weights, "patch_embed.proj.weight", 5 if clip else 4)

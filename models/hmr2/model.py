@@ -21,7 +21,7 @@ from models.people.smpl import STATE, Person, Readout
 
 
 class Query(StrEnum):
-    """What the decoder's token starts from."""
+    """Initial value of the decoder's token."""
 
     ZERO = "zero"
     ESTIMATE = "mean_shape"
@@ -33,7 +33,7 @@ class HMR2Config:
     """The defaults are the one published size: ViT-H/16 and a decoder of six layers, 670 M parameters."""
 
     image_size: int = 256
-    """Of the square crop."""
+    """Side of the square crop."""
     side_cut: int = 32
     """Columns that the network drops on the left and on the right."""
     patch_size: int = 16
@@ -57,7 +57,7 @@ class HMR2Config:
     decoder_hidden: int = 1024
     decoder_norm_eps: float = 1e-5
     focal: float = FOCAL
-    """Pixels, of the camera before which `Recovered.translation` is."""
+    """Focal length in pixels of the camera that `Recovered.translation` refers to."""
 
     def __post_init__(self) -> None:
         if self.patch_ratio < 1 or self.patch_size % self.patch_ratio:
@@ -69,7 +69,7 @@ class HMR2Config:
 
     @property
     def patch_padding(self) -> int:
-        """Pixels of zeros around the picture, by ViTPose's rule: patches of 16 then come out whole."""
+        """Pixels of zeros around the image, by ViTPose's rule: patches of 16 then come out whole."""
         return 4 + 2 * (self.patch_ratio // 2 - 1)
 
     @property
@@ -126,9 +126,9 @@ class Backbone(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, pictures: Tensor, merge: MergeSchedule) -> Tokens:
+    def forward(self, images: Tensor, merge: MergeSchedule) -> Tokens:
         """(B, channels, H, W) → (B, N, C). The class token's position, which ViTPose kept without the token, is added to every patch."""
-        x = self.patch_embed(pictures) + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
+        x = self.patch_embed(images) + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
         tokens = Tokens(x, proportional=self.config.proportional_attention)
         tokens = run_trunk(self.blocks, tokens, merge.expand(self.config.depth), reversible=False)
         return Tokens(self.norm(tokens.x), proportional=tokens.proportional, size=tokens.size)
@@ -164,7 +164,7 @@ class Decoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm: self-attention, attention to the picture (not normalised here), MLP."""
+    """Pre-norm: self-attention, attention to the image (not normalised here), MLP."""
 
     def __init__(self, config: HMR2Config) -> None:
         super().__init__()

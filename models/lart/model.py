@@ -1,4 +1,4 @@
-"""LART (arXiv 2304.01199): what people do, from their tracks: a transformer over the frames and the people of a clip together."""
+"""LART (arXiv 2304.01199), action recognition from tracks: a transformer over the frames and the people of a clip together."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LARTConfig:
     mask_ratio: float = 0.4
     """Share of the detected tokens that training hides."""
     mean_std: MeanStd | None = None
-    """Of the pose's first values, as the published `mean_std.npy` has them; None: not in the bundle, and given with every track."""
+    """Means and standard deviations of the pose's first values, from the published `mean_std.npy`; None: given with every track."""
 
     @property
     def width(self) -> int:

@@ -1,4 +1,4 @@
-"""What classifiers of images and of clips answer."""
+"""Output of classifiers of images and of clips."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Classified:
-    """What a classifier answers."""
+    """Output of a classifier."""
 
     logits: Tensor
     """(B, classes)."""

@@ -122,7 +122,7 @@ def drop_branch(residual: Tensor, rate: float, training: bool, keep: Tensor | No
 
 
 def drop_scale(x: Tensor, rate: float, training: bool, keep: Tensor | None = None) -> Tensor | None:
-    """What stochastic depth multiplies a branch of x (B, …) by: (B, 1, …) of 0 and 1 / (1 - rate); None where it does nothing."""
+    """Factor of a branch of x (B, …) in stochastic depth: (B, 1, …) of 0 and 1 / (1 - rate); None if it does nothing."""
     if keep is None:
         if not training or rate == 0.0:
             return None

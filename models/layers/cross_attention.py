@@ -11,7 +11,7 @@ from kernels import ops
 
 @dataclass(frozen=True)
 class Memory:
-    """What is asked: computed once for a context, whatever is asked of it later."""
+    """Keys and values of a context: computed once, whatever attends to them later."""
 
     keys: Tensor
     values: Tensor

@@ -1,4 +1,4 @@
-"""What the forward calls of several architectures share: images normalised on the device, and answers with their numbers of tokens."""
+"""Parts that the forward calls of several architectures share: normalising images on the device, and reporting numbers of tokens."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 
 def initialise_like_slowfast(model: nn.Module) -> None:
-    """Matrices and kernels truncated normal of deviation 0.02, biases of linear layers and norms 0.02, as the training code of MViT and
-    Rev-ViT starts. Tokens and tables are the models' own matter."""
+    """Initialise as the training code of MViT and Rev-ViT does: matrices and kernels truncated normal of standard deviation 0.02, biases of
+    linear layers and norms 0.02. Tokens and tables are the models' own matter."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -34,6 +34,6 @@ def load_encoder(model: nn.Module, pretrained: Mapping[str, Tensor], *, fresh: t
 
 
 def start_head(head: nn.Linear) -> None:
-    """Near zero, as in MAE's fine-tuning: truncated normal of deviation 2e-5."""
+    """Near zero, as in MAE's fine-tuning: truncated normal of standard deviation 2e-5."""
     nn.init.trunc_normal_(head.weight, std=2e-5)
     nn.init.zeros_(head.bias)

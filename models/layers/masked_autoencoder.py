@@ -15,14 +15,14 @@ from models.layers.token_merging import Tokens
 
 @dataclass(frozen=True)
 class DecoderPlan:
-    """What a decoder is made of."""
+    """Dimensions of a decoder."""
 
     positions: Tensor
     """(1, 1 + L, Cd), fixed, the class token's first."""
     depth: int
     heads: int
     values: int
-    """What is predicted for each patch."""
+    """Number of values predicted for each patch."""
 
 
 @dataclass(frozen=True)

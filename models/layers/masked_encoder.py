@@ -29,7 +29,7 @@ class MaskedEncoder(nn.Module):
         drop_path: float = 0.0,
         reversible: bool = False,
     ) -> None:
-        """patch_embed: pictures or clips → (B, L, C); positions: (1, 1 + L, C), fixed, the class token's first; reversible: a trunk of two
+        """patch_embed: images or clips → (B, L, C); positions: (1, 1 + L, C), fixed, the class token's first; reversible: a trunk of two
         streams, out of which come 2C channels."""
         super().__init__()
         width = positions.shape[-1]
@@ -45,7 +45,8 @@ class MaskedEncoder(nn.Module):
         self.norm = nn.LayerNorm(self.width_out, eps=norm_eps) if final_norm else nn.Identity()
 
     def initialise(self, *tokens: nn.Parameter) -> None:
-        """Random weights as in MAE: Xavier for whatever is linear, biases 0, a deviation of 0.02 for the class token and other `tokens`."""
+        """Random weights as in MAE: Xavier for linear layers, biases 0, standard deviation 0.02 for the class token and
+        other `tokens`."""
         convolution = self.patch_embed.get_parameter("proj.weight")
         nn.init.xavier_uniform_(convolution.view(convolution.shape[0], -1))  # as the linear layer that it is
         for token in (self.cls_token, *tokens):

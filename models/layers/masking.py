@@ -1,4 +1,4 @@
-"""Which patches a masked autoencoder sees."""
+"""Choice of the patches that a masked autoencoder sees."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Masking:
-    """Which patches are visible. All by noise: its ascending order is the order of the patches for the encoder, of equal values the first
-    patch first."""
+    """Visible patches, chosen by noise: its ascending order is the order of the patches for the encoder; of equal values, the first patch
+    comes first."""
 
     kept: Tensor
     """(B, visible) positions, in order of their noise."""

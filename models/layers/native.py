@@ -18,7 +18,7 @@ def clips(model: Any, config: Any, make: Maker) -> Call:
 
 
 def images_or_clips(model: Any, config: Any, make: Maker) -> Call:
-    return (images if config.pictures else clips)(model, config, make)
+    return (images if config.images else clips)(model, config, make)
 
 
 def masked_images(model: Any, config: Any, make: Maker) -> Call:

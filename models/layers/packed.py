@@ -26,7 +26,7 @@ class PackedLinear(nn.Module):
 def pack_linears(model: nn.Module) -> None:
     """Replace the linear layers in the blocks of a model that will only answer from now on, in place.
 
-    A ViT-B/16 gets an eighth faster, more than `torch.compile` gains on a CPU. Afterwards it can be neither saved, moved nor compiled.
+    Afterwards the model can be neither saved, moved nor compiled.
     """
     for module in list(model.modules()):
         if isinstance(module, Attention) and module.packable:

@@ -1,4 +1,4 @@
-"""Pictures and clips, and their patches."""
+"""Images and clips, and their patches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, rows: int | None = None) -> Tensor:
-    """The inverse of `patchify`, for square pictures or those with so many rows of patches."""
+    """The inverse of `patchify`, for square images or those with so many rows of patches."""
     rows = round(patches.shape[1] ** 0.5) if rows is None else rows
     return unpatchify_tubes(patches, 1, patch_size, (1, rows)).squeeze(2)
 
@@ -68,18 +68,18 @@ def unpatchify_tubes(patches: Tensor, patch_frames: int, patch_size: int, grid: 
 
 
 def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each patch over its values, (B, L, P) → (B, L, 1) twice: the unit of MAE's normalised targets."""
+    """Mean and standard deviation of each patch over its values, (B, L, P) → (B, L, 1) twice: the unit of MAE's normalised targets."""
     return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """Each patch with its own mean taken off and divided by its own deviation (`norm_pix_loss`)."""
+    """Each patch with its own mean taken off and divided by its own standard deviation (`norm_pix_loss`)."""
     mean, deviation = patch_statistics(patches)
     return (patches - mean) / deviation
 
 
 def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised pictures or clips (B, channels, ..., H, W) → uint8 (B, ..., H, W, channels), rounded."""
+    """Normalised images or clips (B, channels, ..., H, W) → uint8 (B, ..., H, W, channels), rounded."""
     channels_last = pictures.movedim(1, -1).float()
     scaled = channels_last * torch.tensor(std, device=pictures.device) + torch.tensor(mean, device=pictures.device)
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8)
@@ -93,7 +93,7 @@ def checked(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def require_picture_patches(image_size: int, patch_size: int) -> None:
-    """Raises ValueError for a square picture that is no whole number of patches."""
+    """Raises ValueError for a square image that is no whole number of patches."""
     if image_size % patch_size:
         raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size}")
 

@@ -1,4 +1,4 @@
-"""Tokens on their way through a transformer that merges them (ToMe, arXiv 2210.09461): all state of one forward pass, and its picture."""
+"""Tokens in a transformer that merges them (ToMe, arXiv 2210.09461): the state of one forward pass, and a view of merged tokens."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Tokens:
 
 
 def merged_picture(image: Tensor, source: Tensor, patch_size: int, *, special: int = 1) -> Tensor:
-    """Paint each token's region of a picture in its mean colour, with a border one pixel wide in a colour of its own.
+    """Paint each token's region of an image in its mean colour, with a border one pixel wide in a colour of its own.
 
-    image: uint8 (H, W, 3), as the model saw it before normalising; source: (tokens_out, tokens_in) of one picture; special: tokens in front
+    image: uint8 (H, W, 3), as the model saw it before normalising; source: (tokens_out, tokens_in) of one image; special: tokens in front
     of the patches, class and distillation. Returns uint8 (H, W, 3).
     """
     height, width, _ = image.shape
@@ -82,7 +82,7 @@ def merged_picture(image: Tensor, source: Tensor, patch_size: int, *, special: i
     total = torch.zeros(tokens, 3, dtype=torch.float64).index_add_(0, flat, pixels)
     fill = total / flat.bincount(minlength=tokens).clamp(min=1).unsqueeze(1)  # (tokens, 3)
 
-    framed = F.pad(regions, (1, 1, 1, 1), value=-1)  # outside the picture is another region
+    framed = F.pad(regions, (1, 1, 1, 1), value=-1)  # outside the image is another region
     neighbours = torch.stack([framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:]])
     interior = (neighbours == regions).all(dim=0).unsqueeze(-1)  # (H, W, 1)
     painted = torch.where(interior, fill[regions], border_colours(tokens)[regions])
@@ -90,6 +90,6 @@ def merged_picture(image: Tensor, source: Tensor, patch_size: int, *, special: i
 
 
 def border_colours(tokens: int) -> Tensor:
-    """(tokens, 3) in [0, 1], the same for every picture."""
+    """(tokens, 3) in [0, 1], the same for every image."""
     generator = random.Random(0)
     return torch.tensor([[generator.random() for _ in range(3)] for _ in range(tokens)], dtype=torch.float64)

@@ -31,7 +31,7 @@ class MAEConfig:
     norm_eps: float = 1e-6
     mask_ratio: float = 0.75
     normalise_targets: bool = False
-    """Predict each patch with its own mean taken off and divided by its own deviation (`norm_pix_loss`)."""
+    """Predict each patch with its own mean taken off and divided by its own standard deviation (`norm_pix_loss`)."""
     reversible: bool = False
     """The encoder's trunk, as that of a Rev-ViT which is to be fine-tuned."""
 
@@ -66,8 +66,8 @@ class Pictures:
     masked: Tensor
     """Removed patches are 0, the colour of the mean."""
     pasted: Tensor
-    """Removed patches are as predicted. Where the model predicts normalised patches they get the true mean and deviation, which only the
-    whole picture tells: a way to look at such a model, not one to fill holes."""
+    """Removed patches are as predicted. Where the model predicts normalised patches they get the true mean and standard
+    deviation, which only the whole image tells: a way to look at such a model, not one to fill holes."""
 
 
 class MAE(MaskedAutoencoder):

@@ -22,7 +22,7 @@ from models.published.key_table import KeyTable
 from models.vit.published import ENCODER, MASKED_DECODER, mae_preprocess
 
 IMAGE_SIZE = 224
-"""Of the pictures that the published autoencoders were trained on."""
+"""Size of the images that the published autoencoders were trained on."""
 
 
 def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:

@@ -21,7 +21,7 @@ from models.merge_schedule import MergeSchedule
 
 @dataclass(frozen=True)
 class VideoEncoderConfig:
-    """What pre-training and classification share. The defaults are the published ViT-L: 16 frames at 224 px, 1568 patches."""
+    """Fields that pre-training and classification share. The defaults are the published ViT-L: 16 frames at 224 px, 1568 patches."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -77,7 +77,7 @@ class VideoMAEConfig(VideoEncoderConfig):
     proportional_attention: bool = False
     drop_path: float = 0.0
     dropout: float = 0.0
-    """Before the head, in training."""
+    """Dropout rate before the head, in training."""
 
 
 SIZES: Mapping[str, VideoMAEConfig] = {
@@ -144,7 +144,7 @@ class VideoMAE(nn.Module):
 def start_from_pretrained(model: VideoMAE, pretrained: Mapping[str, Tensor]) -> None:
     """Load a pre-trained encoder, by our names, into a classifier that is to be fine-tuned, in place.
 
-    Its last norm is taken too; the head starts near zero. Raises ValueError naming what does not fit: unlike those of pictures, position
+    Its last norm is taken too; the head starts near zero. Raises ValueError naming what does not fit: unlike those of images, position
     tables are not resized.
     """
     load_encoder(model, pretrained, fresh=("head.",))

@@ -31,7 +31,7 @@ class VideoMAEPretrainingConfig(VideoEncoderConfig):
     mask_ratio: float = 0.9
     normalise_targets: bool = True
     truncated_init: bool = False
-    """Matrices truncated normal of deviation 0.02, and kernels of deviation 1, as `trunc_init` has it; otherwise Xavier."""
+    """Truncated normal, with standard deviation 0.02 for matrices and 1 for kernels, as `trunc_init` has it; otherwise Xavier."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +128,7 @@ class VideoMAEPretraining(nn.Module):
         return run_trunk(blocks, Tokens(x), [0] * len(blocks), reversible=reversible, training=self.training).x
 
     def target_frames(self) -> Tensor:
-        """Which frames are predicted. The last step may be longer: of 16 frames, 8 are 0, 2, …, 12 and 15."""
+        """Indices of the predicted frames. The last step may be longer: of 16 frames, 8 are 0, 2, …, 12 and 15."""
         return torch.linspace(0, self.config.frames - 1, self.config.predicted_frames).long()
 
     def target_patches(self, clips: Tensor) -> Tensor:

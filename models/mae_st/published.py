@@ -62,7 +62,7 @@ PRETRAINING_KEYS = {
 }
 
 FRAMES = 16
-"""Of the published clips. With one position table for space and time, the file does not say how many frames there are."""
+"""Frames of the published clips. With one position table for space and time, the file does not say how many frames there are."""
 
 
 def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:

@@ -29,7 +29,7 @@ class AudioMAEConfig:
     window: tuple[int, int] | None = (4, 4)
     """Times and mel bins, in patches, that see each other in the decoder; None: all do."""
     window_shift: int = 2
-    """In time, in every second block of the decoder."""
+    """Shift in time, in every second block of the decoder."""
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     norm_eps: float = 1e-6

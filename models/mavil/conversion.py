@@ -1,4 +1,4 @@
-"""Where MAViL's pre-training starts: from the weights of a masked autoencoder of pictures, as published."""
+"""Initial weights of MAViL's pre-training, from a published masked autoencoder of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.layers.positions import repeat_in_time
 from models.mavil.model import TowersConfig
 
 LEFT_OUT = ("decoder_pred.",)
-"""A picture's patch has not as many values as a clip's."""
+"""An image's patch has not as many values as a clip's."""
 
 
 def video_from_pictures(pictures: Mapping[str, Tensor], config: TowersConfig) -> dict[str, Tensor]:

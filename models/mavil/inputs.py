@@ -1,4 +1,4 @@
-"""From sound and pictures to what MAViL and Audio-MAE see."""
+"""Preparation of sound and video for MAViL and Audio-MAE."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def spectrogram(waveform: Tensor, frames: int, loudness: Loudness = AUDIOSET, co
 
 
 def clip_frames(total: int, fps: float, *, frames: int = 8, rate: float = 2.0) -> Tensor:
-    """Which frames of a video make its clip, (frames,) int64: two a second, from the start; a short video is repeated."""
+    """Indices of the frames that make a video's clip, (frames,) int64: two a second, from the start; a short video is repeated."""
     step = fps / rate
     numbers = (torch.arange(frames, dtype=torch.float64) * step).floor().long()
     available = max(int((numbers < total).sum()), 1)
     return numbers[torch.arange(frames) % available]
 
 
-def normalise_clip(pictures: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalise_clip(images: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (T, H, W, 3) → (3, T, size, size), normalised: squeezed to a square, whatever the aspect, without antialiasing."""
-    scaled = pictures.permute(0, 3, 1, 2).float() / 255
+    scaled = images.permute(0, 3, 1, 2).float() / 255
     resized = F.interpolate(scaled, size=(size, size), mode="bilinear", align_corners=False)
     colours = (resized - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     return colours.transpose(0, 1)

@@ -1,7 +1,7 @@
-"""MAViL (arXiv 2212.08071), fine-tuned: what is heard, what is seen, or both together.
+"""MAViL (arXiv 2212.08071), fine-tuned: classification of sound, of video, or of both together.
 
 Follows the authors' inference code, which came out, with a base checkpoint, in a benchmark of others. Pre-training is
-`models.mavil.pretraining`, the way from sound and pictures to tensors `models.mavil.inputs`.
+`models.mavil.pretraining`, the way from sound and video to tensors `models.mavil.inputs`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TowersConfig:
     """Two transformers of one size, for spectrograms and for clips, and the blocks that see both. The defaults are the base size."""
 
     audio_frames: int = 1024
-    """Of the spectrogram: 10 ms each."""
+    """Frames of the spectrogram, 10 ms each."""
     mel_bins: int = 128
     audio_patch_size: int = 16
     frames: int = 8
@@ -48,7 +48,7 @@ class TowersConfig:
 
     @property
     def special_tokens(self) -> int:
-        """In front of each half."""
+        """Special tokens in front of each half."""
         return 1
 
     @property
@@ -102,9 +102,9 @@ class MAViLConfig(TowersConfig):
     multi_label: bool = True
     """A clip may have several labels: scores are sigmoids of the logits; otherwise a softmax."""
     fusion_depth: int = 3
-    """0: sound and pictures are classified apart, each by a head of its own."""
+    """0: sound and video are classified apart, each by a head of its own."""
     drop_path: float = 0.0
-    """Of the last audio block, in training; the published video and fusion blocks have none."""
+    """Rate of the last audio block, in training; the published video and fusion blocks have none."""
     proportional_attention: bool = False
 
 
@@ -126,7 +126,7 @@ class Answer:
     """(B, C), what the head saw; (B, 2C) for both halves."""
     tokens_in: int
     tokens_out: int
-    """Of both halves before the first and after the last block, special tokens included."""
+    """Tokens of both halves before the first and after the last block, special tokens included."""
 
 
 class MAViL(nn.Module):
@@ -193,7 +193,7 @@ class MAViL(nn.Module):
         return self._classify("a", _mean(heard, sound), _count(sound), _count(heard))
 
     def see(self, video: Tensor, *, merge: MergeSchedule | None = None, kept: Tensor | None = None) -> Answer:
-        """Pictures alone, in a model without fusion blocks."""
+        """Images alone, in a model without fusion blocks."""
         pictures = self.embed_video(video, kept)
         seen = self.video.run(pictures, merge)
         return self._classify("v", _mean(seen, pictures), _count(pictures), _count(seen))

@@ -1,4 +1,4 @@
-"""MAViL's pre-training (arXiv 2212.08071): masked sound and pictures rebuild themselves and find each other.
+"""MAViL's pre-training (arXiv 2212.08071): masked sound and video rebuild themselves and find each other.
 
 No code and no weights of it were published. The blocks are those of the authors' inference code and of Audio-MAE; how they are put
 together, the losses and their weights are read from the paper, and what it leaves open is our definition.
@@ -39,7 +39,7 @@ class MAViLPretrainingConfig(TowersConfig):
 
     @property
     def audio_values(self) -> int:
-        """What is predicted for each patch of sound."""
+        """Number of values predicted for each patch of sound."""
         return self.width if self.predict_features else self.audio_patch_size**2
 
     @property
@@ -47,7 +47,7 @@ class MAViLPretrainingConfig(TowersConfig):
         return self.width if self.predict_features else self.patch_frames * self.patch_size**2 * 3
 
     def visible(self, patches: int) -> int:
-        """How many patches the encoder sees; the product is truncated, not rounded."""
+        """Number of patches that the encoder sees; the product is truncated, not rounded."""
         return int(patches * (1 - self.mask_ratio))
 
 
@@ -67,7 +67,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Features:
-    """Of unmasked patches, normalised: what the student of stage 2 is to predict."""
+    """Normalised features of unmasked patches: targets for the student of stage 2."""
 
     audio: Tensor
     """(B, L, C)."""
@@ -76,7 +76,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Half:
-    """What comes of one modality; everything but the second embedding is of its first view."""
+    """Output of one modality; everything but the second embedding is of its first view."""
 
     predicted: Tensor
     """(B, L, values)."""
@@ -96,9 +96,9 @@ class Learned:
     audio: Half
     video: Half
     inter: Tensor
-    """Contrast of sound and pictures."""
+    """Contrast of sound and video."""
     intra: Tensor
-    """Contrast of two views of the same: the mean over sound and pictures."""
+    """Contrast of two views of the same: the mean over sound and video."""
 
 
 class MAViLPretraining(nn.Module):
@@ -142,7 +142,7 @@ class MAViLPretraining(nn.Module):
         return Learned(loss, audio_half, video_half, inter, intra)
 
     def features(self, audio: Tensor, video: Tensor) -> Features:
-        """What this model, as a teacher, makes of unmasked sound and pictures: each patch after the fusion blocks and the norm."""
+        """Features of unmasked sound and video from this model as a teacher: each patch after the fusion blocks and the norm."""
         heard, seen = (
             half.run(Tokens(half.with_class_token(half.embed(pixels))))
             for half, pixels in ((self.audio, self.config.checked_sound(audio)), (self.video, self.config.first_frames(video)))
@@ -151,7 +151,7 @@ class MAViLPretraining(nn.Module):
         return Features(self.audio.norm(heard.x[:, 1:]), self.video.norm(seen.x[:, 1:]))
 
     def _patches(self, audio: Tensor, video: Tensor) -> Features:
-        """What stage 1 predicts: sound in patches of times and bins, pictures in frames, rows, columns and colours."""
+        """Targets of stage 1: sound in patches of times and bins, images in frames, rows, columns and colours."""
         config = self.config
         heard = patchify(audio, config.audio_patch_size)
         seen = patchify_tubes(video, config.patch_frames, config.patch_size)

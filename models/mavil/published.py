@@ -64,7 +64,7 @@ VGGSOUND_CLASSES = 309
 """A clip of VGGSound has one label, of AudioSet several."""
 
 FRAMES, MEL_BINS = 8, 128
-"""Of the published inputs: position tables do not say how times and places divide them. Other sizes are set by hand."""
+"""Size of the published inputs: position tables do not say how times and places divide them. Other sizes are set by hand."""
 
 
 PRETRAINING_ONLY = ("norm", "mask_token", "decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred")

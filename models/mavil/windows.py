@@ -16,7 +16,7 @@ SHARPEST = 0.01
 
 
 class PositionBias(nn.Module):
-    """What the distance of query and key adds to each head's score, by a small network on its logarithm."""
+    """Bias of each head's score by the distance of query and key, from a small network on its logarithm."""
 
     def __init__(self, heads: int, window: tuple[int, int], hidden: int = 384, dropout: float = 0.1) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class PositionBias(nn.Module):
 
 
 class WindowAttention(Attention):
-    """By cosine similarity, with a temperature for each head, among the places of each window of a grid.
+    """Attention by cosine similarity, with a temperature for each head, among the places of each window of a grid.
 
     grid, window: rows and columns; a window is no larger than the grid. shift: how many rows the windows lie lower, round the end of the
     map to its beginning; nothing where one window holds all rows.

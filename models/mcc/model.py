@@ -1,6 +1,6 @@
-"""MCC, Multiview Compressive Coding (arXiv 2301.08247): one picture with points in space → occupancy and colour of any point asked for.
+"""MCC, Multiview Compressive Coding (arXiv 2301.08247): one image with points in space → occupancy and colour of any query point.
 
-Two encoders, for the picture and for the points that were seen, and a decoder in which a query attends to the scene and to itself, never to
+Two encoders, for the image and for the points that were seen, and a decoder in which a query attends to the scene and to itself, never to
 other queries. So a scene is encoded once, its keys and values are kept for every layer, and queries come in any number and order.
 """
 
@@ -87,7 +87,7 @@ PUBLISHED: Mapping[str, MCCConfig] = {"mcc_vit_base_patch16": MCCConfig()}
 
 @dataclass(frozen=True)
 class Kept:
-    """Which samples keep which branches in stochastic depth: (depth, 2, B) of 0 and 1, the attention's before the MLP's."""
+    """Samples that keep each branch in stochastic depth: (depth, 2, B) of 0 and 1, the attention's before the MLP's."""
 
     xyz: Tensor
     rgb: Tensor
@@ -116,7 +116,7 @@ class Losses:
 
 
 class MCC(nn.Module):
-    """Parameter names are the published ones: those without `xyz` and `decoder` are the picture's encoder, an MAE's."""
+    """Parameter names are the published ones: those without `xyz` and `decoder` are the image's encoder, an MAE's."""
 
     def __init__(self, config: MCCConfig) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class MCC(nn.Module):
         return self.predict(self.ask(self.remember(self.encode(images, seen, kept), kept), queries))
 
     def encode(self, images: Tensor, seen: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
-        """→ latent tokens (B, 1 + N, 2C), class token first, the picture's channels before the points'.
+        """→ latent tokens (B, 1 + N, 2C), class token first, the image's channels before the points'.
 
         images: RGB in 0..1, (B, 3, any, any), resized to the model's size where they differ, bilinearly without antialiasing.
         seen: (B, n, n, 3), the point seen in each pixel; where a coordinate is not finite there is none.

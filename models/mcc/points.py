@@ -1,4 +1,4 @@
-"""How points in space become tokens of MCC (arXiv 2301.08247): queries one by one, seen points window by window."""
+"""Embedding of points as tokens of MCC (arXiv 2301.08247): queries one by one, seen points window by window."""
 
 from __future__ import annotations
 

@@ -71,4 +71,4 @@ FAMILY = Family(
     preprocess=squeeze,
     head_fields=("heads", "window_heads", "decoder_heads"),
 )
-"""Pictures were cut or padded to a square before, together with their points."""
+"""Images were cut or padded to a square before, together with their points."""

@@ -1,4 +1,4 @@
-"""Where MCC is asked, and what comes of the answers: grids, training queries and their labels, point clouds, metrics (arXiv 2301.08247)."""
+"""Queries of MCC and the use of its answers: grids, training queries and their labels, point clouds, metrics (arXiv 2301.08247)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Cloud:
     """(P, 3) in 0..1; where colours are regressed they may lie outside."""
 
     def above(self, threshold: float) -> Cloud:
-        """Those with an occupancy above a threshold."""
+        """Points with an occupancy above a threshold."""
         kept = self.occupancy > threshold
         return Cloud(self.points[kept], self.occupancy[kept], self.colours[kept])
 
@@ -102,7 +102,7 @@ def reconstruct(model: MCC, scene: Scene, queries: Tensor, *, threshold: float =
 
 @dataclass(frozen=True)
 class Score:
-    """How well predicted points cover true ones: shares in 0..1, all 0 where nothing was predicted."""
+    """Coverage of true points by predicted ones: shares in 0..1, all 0 where nothing was predicted."""
 
     precision: float
     recall: float

@@ -1,4 +1,4 @@
-"""What MCC's encoders see: pictures and maps of seen points, from captures, from depth maps and from Hypersim (arXiv 2301.08247).
+"""Input of MCC's encoders: images and maps of seen points, from captures, from depth maps and from Hypersim (arXiv 2301.08247).
 
 A map of seen points is (..., n, n, 3); where a coordinate is not finite, no point was seen. Maps are resized bilinearly without
 antialiasing, which carries infinity into every pixel that has an unseen neighbour: the edges of what was seen are lost, as in training.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class View:
-    """One picture and the points seen in it, as `MCC.encode` takes them."""
+    """One image and the points seen in it, as `MCC.encode` takes them."""
 
     image: Tensor
     """(1, 3, S, S), RGB in 0..1."""
@@ -34,7 +34,7 @@ class View:
 
 @dataclass(frozen=True)
 class Box:
-    """Rows and columns of a crop, the last ones included; they may lie beyond the picture."""
+    """Rows and columns of a crop, the last ones included; they may lie beyond the image."""
 
     top: int
     bottom: int
@@ -50,7 +50,7 @@ def view_of_capture(rgb: Tensor, points: Tensor, mask: Tensor, *, image_size: in
     """A photograph of one object with a point for every pixel, as a phone with a depth sensor takes it.
 
     rgb: (H, W, 3) in 0..1; points: (H, W, 3) in any unit; mask: (h, w), not 0 on the object, resized if it has another size.
-    The points are those on the object, centred and scaled; picture and points are cropped to the object with a margin in pixels, and padded
+    The points are those on the object, centred and scaled; image and points are cropped to the object with a margin in pixels, and padded
     to squares. Raises ValueError if fewer than two points lie on the object.
     """
     objects = resize_mask(mask, rgb.shape[0], rgb.shape[1])
@@ -61,7 +61,7 @@ def view_of_capture(rgb: Tensor, points: Tensor, mask: Tensor, *, image_size: in
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """(h, w) of 8-bit values → bool (H, W): bilinearly, rounded half up as an 8-bit picture is; then what is not 0."""
+    """(h, w) of 8-bit values → bool (H, W): bilinearly, rounded half up as an 8-bit image is; then what is not 0."""
     if mask.shape == (height, width):
         return mask != 0
     resized = F.interpolate(mask[None, None].float(), size=(height, width), mode="bilinear", align_corners=False)
@@ -90,7 +90,7 @@ def _finite(points: Tensor) -> Tensor:
 
 
 def box_around(mask: Tensor, margin: int) -> Box:
-    """Around what is true in (H, W), with a margin that ends at the top and left of the picture."""
+    """Around what is true in (H, W), with a margin that ends at the top and left of the image."""
     rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
     top, bottom, left, right = (int(edge) for edge in (rows.min(), rows.max(), columns.min(), columns.max()))
     return Box(max(top - margin, 0), bottom + margin, max(left - margin, 0), right + margin)
@@ -113,7 +113,7 @@ def resize(grid: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Camera:
-    """A perspective camera in row vectors, x_camera = x_world R + T; +x left, +y up, the short side of a picture from -1 to 1."""
+    """A perspective camera in row vectors, x_camera = x_world R + T; +x left, +y up, the short side of an image from -1 to 1."""
 
     rotation: Tensor
     """(B, 3, 3)."""
@@ -176,7 +176,7 @@ def hypersim_to_camera(points: Tensor, orientation: Tensor, position: Tensor, me
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One draw for a whole batch: what is done to seen points, queries and pictures alike, in this order."""
+    """One draw for a whole batch: what is done to seen points, queries and images alike, in this order."""
 
     scale: Tensor
     """(3,)."""
@@ -185,7 +185,7 @@ class Augmentation:
     degrees: Tensor
     """(3,), about x, then y, then z, right-handed."""
     flip: bool
-    """x becomes -x, and pictures and maps are mirrored."""
+    """x becomes -x, and images and maps are mirrored."""
 
     @staticmethod
     def draw(

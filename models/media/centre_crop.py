@@ -1,4 +1,4 @@
-"""Where pictures are cut: the sizes of torchvision's Resize and CenterCrop, for the service and for training alike. No torch is needed."""
+"""Sizes and boxes of torchvision's Resize and CenterCrop, for the service and for training alike. No torch is needed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Taper(StrEnum):
-    """How a frame fades to its ends, by Kaldi's names; all are symmetric."""
+    """Window functions by Kaldi's names; all are symmetric."""
 
     HANNING = "hanning"
     HAMMING = "hamming"
@@ -45,9 +45,9 @@ class FbankConfig:
     low_hz: float = 20.0
     high_hz: float = 8000.0
     floor: float = 1.1920929e-07
-    """Of a filter's energy, before the logarithm. With 128 filters the fourth covers no frequency of the transform and is always there."""
+    """Lower bound of a filter's energy, before the logarithm. With 128 filters the fourth covers no frequency and is always at it."""
     remove_mean: bool = True
-    """Of each frame."""
+    """Subtract the mean of each frame."""
     taper: Taper = Taper.HANNING
     power: bool = True
     """Filters sum the power of each frequency; otherwise its magnitude."""

@@ -37,7 +37,7 @@ UNPACKERS: Mapping[bytes, Callable[[], Unpacker]] = {
     b"\xfd7zXZ": lzma.LZMADecompressor,
     b"\x5d\x00": lzma.LZMADecompressor,
 }
-"""By how a packed file begins, and no pickle does. Trackers write the first; `joblib.dump` takes the others from a file's suffix."""
+"""First bytes of a packed file → unpacker; no pickle begins with them. Trackers write the first, `joblib.dump` the others by suffix."""
 
 
 class UnsafeFile(ValueError):

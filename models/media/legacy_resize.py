@@ -1,6 +1,6 @@
-"""How FLIP was shown pictures: TensorFlow's bicubic resizing as it was in version 1, which no other library has.
+"""TensorFlow 1's bicubic resizing, with which FLIP's images were prepared and which no other library has.
 
-It smooths nothing when a picture shrinks. A framework's own bicubic resizing is off by several grey levels. No torch is needed.
+It smooths nothing when an image shrinks. A framework's own bicubic resizing is off by several grey levels. No torch is needed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ FRACTIONS = 1024
 Floats = NDArray[np.float32]
 
 
-def square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """`prepare`, rounded and clipped to 8 bits, as pictures travel: FLIP's own code does neither."""
-    return prepare(picture, size).round().clip(0, 255).astype(np.uint8, order="C")
+def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """`prepare`, rounded and clipped to 8 bits, as images travel: FLIP's own code does neither."""
+    return prepare(image, size).round().clip(0, 255).astype(np.uint8, order="C")
 
 
-def prepare(picture: NDArray[np.uint8], size: int) -> Floats:
+def prepare(image: NDArray[np.uint8], size: int) -> Floats:
     """The largest centred square, resized: (H, W, C) of 0..255 → (size, size, C), not clipped to that range."""
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     side = min(height, width)
     top, left = (height - side + 1) // 2, (width - side + 1) // 2
-    largest = picture[top : top + side, left : left + side]
+    largest = image[top : top + side, left : left + side]
     rows = _resampled(largest, size)  # (size, side, C)
     return _resampled(rows.swapaxes(0, 1), size).swapaxes(0, 1)
 
@@ -41,7 +41,7 @@ def _resampled(lines: NDArray[Any], size: int) -> Floats:
 
 
 def sampling(length: int, size: int) -> tuple[NDArray[np.int64], Floats]:
-    """Of `length` pixels in a row, which four make each of `size` values, and how much of each: (size, 4) both.
+    """The four of `length` pixels that make each of `size` values, and their weights: (size, 4) both.
 
     Value i lies at pixel i · length / size. Taps outside repeat the border.
     """

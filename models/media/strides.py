@@ -1,4 +1,4 @@
-"""Which frames of a video published clips are made of. Imports no torch."""
+"""Strides of published clips. Imports no torch."""
 
 from __future__ import annotations
 

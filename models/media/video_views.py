@@ -1,4 +1,4 @@
-"""Which frames of a video and which part of them a model sees, as in MAE-ST (arXiv 2205.09113) and PySlowFast.
+"""Frames and crops of a video that a model sees, as in MAE-ST (arXiv 2205.09113) and PySlowFast.
 
 A test looks at several views of a video, at times spread over it and at crops along its longer side, and averages what it is told.
 Training looks at one clip at random. Strides are counted at 30 frames per second, whatever the rate of the video.
@@ -35,13 +35,13 @@ def view_spans(
 
 
 def random_span(total: int, fps: float, *, frames: int, stride: int, draw: float, rate: float = FRAME_RATE) -> tuple[float, float]:
-    """Of one clip for training. draw: uniform in [0, 1], the caller's."""
+    """First and last frame of one clip for training. draw: uniform in [0, 1], the caller's."""
     length, left = _clip_length(total, fps, frames, stride, rate)
     return draw * left, draw * left + length - 1
 
 
 def _clip_length(total: int, fps: float, frames: int, stride: int, rate: float) -> tuple[float, float]:
-    """In frames of the video, and how many frames it has besides."""
+    """Length of a clip in frames of the video, and the number of frames left over."""
     length = stride * frames / rate * fps
     return length, max(total - length, 0.0)
 
@@ -76,19 +76,19 @@ def crops(clip: Tensor, *, short_side: int, size: int, count: int) -> Tensor:
     return torch.stack([resized[:, :, y : y + size, x : x + size] for y, x in corners]).transpose(1, 2)
 
 
-def resize_short_side(pictures: Tensor, short_side: int) -> Tensor:
+def resize_short_side(images: Tensor, short_side: int) -> Tensor:
     """(T, channels, H, W) bilinearly, without antialiasing, as published; the longer side is rounded down."""
-    height, width = pictures.shape[2:]
+    height, width = images.shape[2:]
     if min(height, width) == short_side:
-        return pictures
+        return images
     long_side = math.floor(max(height, width) / min(height, width) * short_side)
     size = (short_side, long_side) if height <= width else (long_side, short_side)
-    return F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
 class Box:
-    """In pixels."""
+    """A box in pixels."""
 
     top: int
     left: int
@@ -104,7 +104,7 @@ def random_box(
     area: tuple[float, float] = (0.5, 1.0),
     aspect: tuple[float, float] = (0.75, 4 / 3),
 ) -> Box:
-    """For a random resized crop: a share of the area, uniform; width to height, uniform in its logarithm.
+    """Draw the box of a random resized crop: a share of the area, uniform; width to height, uniform in its logarithm.
 
     After ten boxes that do not fit, the largest central one whose aspect does. area: from 0.08 to fine-tune.
     """

@@ -1,4 +1,4 @@
-"""How a worker calls MViT and Rev-MViT."""
+"""Forward calls of a worker to MViT and Rev-MViT."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from models.mvit.trunk import OverlappingPatches, Positions, TrunkConfig, factor
 
 
 class Activation(StrEnum):
-    """What turns logits into scores."""
+    """Function that turns logits into scores."""
 
     SOFTMAX = "softmax"
     SIGMOID = "sigmoid"
@@ -44,7 +44,7 @@ class MViTConfig(TrunkConfig):
     expand_in_attention: bool = True
     """Channels grow in attention (MViTv2); otherwise in the MLP of the block before (MViT)."""
     layer_scale: float | None = None
-    """Where the factors start by which each channel of a branch is multiplied (CaiT, arXiv 2103.17239); None: no such factors."""
+    """Initial value of LayerScale (CaiT, arXiv 2103.17239), the factor of each channel of a branch; None: no such factors."""
     mean_pooling: bool = False
     """Mean of the patches, then the norm (MaskFeat); otherwise the norm, then the class token, or the mean if there is none."""
     activation: Activation = Activation.SOFTMAX
@@ -56,8 +56,8 @@ class MViTConfig(TrunkConfig):
         return int(self.class_token)
 
     def relative_rows(self, block: int) -> tuple[int, int]:
-        """Of a block's tables of relative positions in space and in time. They are as long as grids that were divided without remainder
-        need; at run time they are stretched where those round up."""
+        """Lengths of a block's tables of relative positions in space and in time, for grids divided without remainder; at run time they are
+        stretched where poolings round up."""
         side, strides = self.grid_of(block)[1], (self.q_stride_of(block), self.kv_stride_of(block))
         finest = max(side // (stride[1] if stride else 1) for stride in strides)
         return 2 * finest - 1, 2 * self.patch_grid[0] - 1
@@ -65,16 +65,16 @@ class MViTConfig(TrunkConfig):
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a clip, or a box in it, was taken for."""
+    """Output for clips, or for boxes in them."""
 
     features: Tensor
-    """(B, C), or (K, C) of boxes: what the head saw."""
+    """(B, C), or (K, C) for boxes: input of the head."""
     logits: Tensor
     """(B, classes) or (K, classes)."""
     activation: Activation
     tokens_in: int
     tokens_out: int
-    """Before the first and after the last block, a class token included."""
+    """Tokens before the first and after the last block, a class token included."""
 
     @property
     def scores(self) -> Tensor:
@@ -151,7 +151,7 @@ class MViT(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, pixels: Tensor, boxes: Tensor | None = None) -> Recognised:
-        """Normalised clips (B, channels, T, H, W), or pictures (B, channels, H, W), of any size that the strides leave something of.
+        """Normalised clips (B, channels, T, H, W), or images (B, channels, H, W), of any size that the strides leave something of.
 
         boxes: (K, 5), the number of the clip in the batch and x1, y1, x2, y2 in pixels of the input, for a model that classifies boxes.
         """
@@ -183,7 +183,7 @@ class MViT(nn.Module):
     def _pool_boxes(self, x: Tensor, grid: Grid, boxes: Tensor) -> Tensor:
         assert self.config.boxes is not None
         tokens = self.norm(x[:, self.config.special_tokens :])
-        frames = 1 if self.config.pictures else self.config.frames // self.config.patch_stride[0]
+        frames = 1 if self.config.images else self.config.frames // self.config.patch_stride[0]
         if grid[0] != frames:
             raise ValueError(f"pixels: a clip of {grid[0]} times after pooling where boxes need {frames}")
         return self.config.boxes(tokens.unflatten(1, grid).mean(dim=1).permute(0, 3, 1, 2), boxes)

@@ -17,7 +17,7 @@ ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """What one pooling attention is made of."""
+    """Dimensions of one pooling attention."""
 
     width: int
     width_out: int
@@ -26,7 +26,7 @@ class AttentionPlan:
     class_token: bool
     norm_eps: float
     kernel: Grid | None
-    """Of every pooling; None: one more than the stride on each axis that has one."""
+    """Kernel of every pooling; None: one more than the stride on each axis that has one."""
     q_stride: Grid | None
     kv_stride: Grid | None
     """None: no pooling, and no norm either."""

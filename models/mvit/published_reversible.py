@@ -132,7 +132,7 @@ UNLIKE_VIT: Mapping[str, Callable[[slowfast.Configuration], bool]] = {
     "there is dropout before the head": lambda c: slowfast.trunk_fields(c)["dropout"] != 0.0,
     "its scores are no softmax": lambda c: slowfast.trunk_fields(c)["activation"] != Activation.SOFTMAX,
 }
-"""What tells a reversible MViT from a reversible ViT, in SlowFast's configuration."""
+"""Difference of a reversible MViT from a reversible ViT → whether SlowFast's configuration shows it."""
 
 
 def unlike_vit(configuration: slowfast.Configuration) -> list[str]:
@@ -228,4 +228,4 @@ MINREV = Family(
 
 VIT_FUSED = replace(VIT, name="rev_vit_fused", table=KeyTable(fused(VIT_KEYS)))
 MVIT_FUSED = replace(MVIT, name="rev_mvit_fused", table=KeyTable(fused(MVIT_KEYS)), preprocess=slowfast.preprocess_video)
-"""q, k and v as one matrix; the published Rev-MViT of pictures has three, that of clips one."""
+"""q, k and v as one matrix; the published Rev-MViT of images has three, that of clips one."""

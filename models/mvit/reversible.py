@@ -20,7 +20,7 @@ from models.vit.model import Pool, ViTConfig
 
 
 class Fusion(StrEnum):
-    """How two streams become one."""
+    """Fusion of two streams into one."""
 
     MEAN = "mean"
     SUM = "sum"
@@ -58,7 +58,7 @@ class RevMViTConfig(TrunkConfig):
     qkv_bias: bool = False
     positions: Positions = Positions.SEPARATE
     stage_fusion: Fusion = Fusion.MEAN
-    """Before a transition."""
+    """Fusion before a transition."""
     stage_mlp_ratio: float | None = None
     """With a concatenation: an MLP beside it, so many times as wide."""
     stage_norm: bool = False
@@ -170,7 +170,7 @@ class RevMViT(nn.Module):
             nn.init.trunc_normal_(table, std=0.02)
 
     def forward(self, pixels: Tensor, *, keep: Tensor | None = None) -> Recognised:
-        """Normalised pictures (B, channels, S, S) or clips (B, channels, T, S, S) of the configured size.
+        """Normalised images (B, channels, S, S) or clips (B, channels, T, S, S) of the configured size.
 
         keep: (depth, B) of 0 and 1, which samples keep each block in stochastic depth; None: drawn, in training. In training the
         activations of reversible blocks are not kept but recomputed in the backward pass.

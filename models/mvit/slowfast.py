@@ -1,4 +1,4 @@
-"""What the families of SlowFast have in common: key names, and the configurations that its training code writes beside the weights."""
+"""Parts that SlowFast's families share: key names, and the configurations that its training code writes beside the weights."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ENDS = {
     "norm.*": "norm.*",
     "head.projection.*": "head.*",
 }
-"""Before and after the blocks."""
+"""Keys before and after the blocks."""
 
 POOLING = ("pool_q.*", "pool_k.*", "pool_v.*", "norm_q.*", "norm_k.*", "norm_v.*")
-"""In attention, also by our names."""
+"""Keys in attention, the same in both."""
 
 Configuration = Mapping[str, Any]
 """Sections of keys in capitals. Hand-written ones leave out what has its default."""
@@ -129,14 +129,14 @@ def published_fields(weights: Mapping[str, Tensor], settings: Fields, sizes: Map
         return {}
     traits = (kernel.shape[0], kernel.dim() == 4, 1 + max(numbers), _positions_in(weights))
     for size in sizes.values():
-        if traits == (size.width, size.pictures, size.depth, size.positions):
+        if traits == (size.width, size.images, size.depth, size.positions):
             classes = {"classes": weights["head.weight"].shape[0]} if "head.weight" in weights else {}
             return {field.name: getattr(size, field.name) for field in dataclasses.fields(size)} | classes
     raise UnlikeFamily(f"{traits[2]} blocks of width {traits[0]} are no published size, and no configuration beside them says the strides")
 
 
 def preprocess_video(size: int) -> Preprocess:
-    """As for Kinetics-400 at 224 px; the published MViTv2-L, at 312, takes the whole short side and ImageNet's colours."""
+    """Prepare frames as for Kinetics-400 at 224 px; the published MViTv2-L, at 312, takes the whole short side and ImageNet's colours."""
     if size == 312:
         return resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD, "bilinear")(size)
     return resize_and_crop(256 / 224, KINETICS_MEAN, KINETICS_STD, "bilinear")(size)
@@ -145,7 +145,7 @@ def preprocess_video(size: int) -> Preprocess:
 def resized(weights: dict[str, Tensor], config: TrunkConfig) -> dict[str, Tensor]:
     """Tables of positions for a config of another size, as SlowFast loads them: places bicubically, times and relative positions linearly.
 
-    Also a joint table of pictures, which SlowFast would leave out. Raises ValueError for places that are no square.
+    Also a joint table of images, which SlowFast would leave out. Raises ValueError for places that are no square.
     """
     return {name: _resized(name, table, config) for name, table in weights.items()}
 
@@ -155,7 +155,7 @@ def _resized(name: str, table: Tensor, config: TrunkConfig) -> Tensor:
     relative = re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_([hwt])", name)
     if table.dim() != (3 if relative is None else 2):
         return table
-    if name == "pos_embed.spatial" or (name == "pos_embed.joint" and config.pictures):
+    if name == "pos_embed.spatial" or (name == "pos_embed.joint" and config.images):
         return resize_table(table, rows * columns, special=0 if name == "pos_embed.spatial" else config.special_tokens)
     if name == "pos_embed.temporal":
         return _stretched(table[0], times).unsqueeze(0)

@@ -10,7 +10,7 @@ from models.registry import Architecture, Native, Purpose, SizeTable, System
 
 
 def _clip(config: Any) -> Clip | None:
-    return None if config.pictures else slowfast_clip(config)
+    return None if config.images else slowfast_clip(config)
 
 
 def _tokens(config: Any) -> int:
@@ -18,7 +18,7 @@ def _tokens(config: Any) -> int:
     return int(times * rows * columns + config.special_tokens)
 
 
-PURPOSE = Purpose(lambda config: "classify" if config.pictures else "actions", clip=_clip, classes=lambda config: int(config.classes))
+PURPOSE = Purpose(lambda config: "classify" if config.images else "actions", clip=_clip, classes=lambda config: int(config.classes))
 NATIVE = Native("sample", _tokens, "models.layers.native:images_or_clips")
 FORWARDS = {"classify": "models.mvit.forward:classify"}
 

@@ -1,4 +1,4 @@
-"""What MViT and Rev-MViT share: how width, heads and strides go from block to block, the embedding of patches, and positions."""
+"""Parts that MViT and Rev-MViT share: how width, heads and strides go from block to block, the embedding of patches, and positions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrunkConfig:
     patch_kernel: tuple[int, ...] = (3, 7, 7)
     patch_stride: tuple[int, ...] = (2, 4, 4)
     patch_padding: tuple[int, ...] = (1, 3, 3)
-    """Time, rows, columns; without the time the model sees pictures."""
+    """Time, rows, columns; without the time the model sees images."""
     width: int = 96
     depth: int = 16
     heads: int = 1
@@ -42,25 +42,25 @@ class TrunkConfig:
     qkv_bias: bool = True
     norm_eps: float = 1e-6
     pool_kernel: Grid | None = (3, 3, 3)
-    """Of every pooling in attention; None: one more than the stride on each axis that has one."""
+    """Kernel of every pooling in attention; None: one more than the stride on each axis that has one."""
     q_strides: tuple[tuple[int, int, int, int], ...] = ()
     """(block, time, rows, columns). A stride of 1 pools too, by its kernel; a block that is not listed does not pool its queries."""
     kv_stride: Grid | None = None
-    """Of the first block's keys and values; each q stride divides it from there on. None: `kv_strides` lists the blocks that pool."""
+    """Stride of the first block's keys and values; each q stride divides it after that. None: `kv_strides` lists the blocks that pool."""
     kv_strides: tuple[tuple[int, int, int, int], ...] = ()
     positions: Positions = Positions.NONE
     drop_path: float = 0.0
     dropout: float = 0.0
-    """Before the head, in training."""
+    """Dropout rate before the head, in training."""
 
     def __post_init__(self) -> None:
         if not len(self.patch_kernel) == len(self.patch_stride) == len(self.patch_padding) or len(self.patch_kernel) not in (2, 3):
-            raise ValueError("patch_kernel, patch_stride and patch_padding need three numbers each for clips, two for pictures")
+            raise ValueError("patch_kernel, patch_stride and patch_padding need three numbers each for clips, two for images")
         if min(self.patch_stride) < 1 or min(self.patch_grid) < 1:
             raise ValueError(f"{self.frames} frames of {self.image_size} px hold no patch of stride {self.patch_stride}")
 
     @property
-    def pictures(self) -> bool:
+    def images(self) -> bool:
         return len(self.patch_kernel) == 2
 
     @property
@@ -69,9 +69,9 @@ class TrunkConfig:
 
     @property
     def patch_grid(self) -> Grid:
-        """Of an input of the configured size."""
+        """Grid of an input of the configured size."""
         side = self.image_size // self.patch_stride[-1]
-        return 1 if self.pictures else self.frames // self.patch_stride[0], side, side
+        return 1 if self.images else self.frames // self.patch_stride[0], side, side
 
     def heads_of(self, block: int) -> int:
         heads = self.heads
@@ -91,7 +91,7 @@ class TrunkConfig:
         return stride
 
     def grid_of(self, block: int) -> Grid:
-        """Before a block, each stride having divided the grid without remainder. Poolings round up: the true grid may be larger."""
+        """Grid before a block, each stride having divided the grid without remainder. Poolings round up: the true grid may be larger."""
         grid = self.patch_grid
         for at in range(block):
             grid = shrink(grid, self.q_stride_of(at))
@@ -143,14 +143,14 @@ def position_table(config: TrunkConfig, *, class_token: bool) -> SpaceTimePositi
 
 
 class OverlappingPatches(nn.Module):
-    """Pictures (B, channels, H, W) or clips (B, channels, T, H, W) → (B, t·h·w, C), time slowest, and the grid of the patches."""
+    """Images (B, channels, H, W) or clips (B, channels, T, H, W) → (B, t·h·w, C), time slowest, and the grid of the patches."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
-        build: Callable[..., nn.Conv2d | nn.Conv3d] = nn.Conv2d if config.pictures else nn.Conv3d
+        build: Callable[..., nn.Conv2d | nn.Conv3d] = nn.Conv2d if config.images else nn.Conv3d
         self.proj = build(config.channels, config.width, config.patch_kernel, config.patch_stride, config.patch_padding)
-        self._shape = "(batch, {0}, height, width)" if config.pictures else "(batch, {0}, frames, height, width)"
-        self._dimensions = 4 if config.pictures else 5
+        self._shape = "(batch, {0}, height, width)" if config.images else "(batch, {0}, frames, height, width)"
+        self._dimensions = 4 if config.images else 5
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Grid]:
         channels = self.proj.in_channels

@@ -1,4 +1,4 @@
-"""CiT (arXiv 2301.02241): a vision tower that was trained before, and BERT taught to speak of what it sees.
+"""CiT (arXiv 2301.02241): a pre-trained vision tower, and BERT trained to match its features.
 
 Which captions training looks at is decided by `training.curation`.
 """
@@ -19,7 +19,7 @@ from models.vit.model import ViT, ViTConfig
 
 
 class Tower(StrEnum):
-    """Where the vision tower comes from, which says what is taken from it."""
+    """Origin of the vision tower, which decides what is taken from it."""
 
     MOCO = "moco"
     """MoCo-v3 (arXiv 2104.02057): the output of its projector."""
@@ -35,7 +35,7 @@ class CiTConfig(TwoTowersConfig):
 
     tower: Tower = Tower.MOCO
     tower_classes: int = 0
-    """Of the tower's own head, which is kept and not used (AugReg)."""
+    """Classes of the tower's own head, which is kept and not used (AugReg)."""
     projector_hidden: int = 4096
     projector_width: int = 256
     """MoCo-v3 only."""
@@ -76,7 +76,7 @@ class CiT(nn.Module):
     ) -> Tensor:
         """Scalar: the loss of a whole batch of normalised images (B, 3, S, S) and their captions, as for `read`.
 
-        symmetric: also of finding the picture of each text. CiT only asks for the text of each picture.
+        symmetric: also of finding the image of each text. CiT only asks for the text of each image.
         """
         texts = self.encode_texts(tokens, visible, types)
         return contrastive_loss(unit(self.encode_images(images)), unit(texts), self.scale(), symmetric=symmetric)
@@ -87,7 +87,7 @@ class CiT(nn.Module):
         return projected
 
     def look(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
-        """What the vision tower says, (B, C), before it is projected."""
+        """Features of the vision tower, (B, C), before the projection."""
         features: Tensor = self.vision(images, merge=merge).features
         if self.head is None:
             return features
@@ -100,7 +100,7 @@ class CiT(nn.Module):
         return projected
 
     def read(self, tokens: Tensor, visible: Tensor | None = None, types: Tensor | None = None) -> Tensor:
-        """What the text tower says, (B, text_width), before it is projected: by this, captions are curated.
+        """Features of the text tower, (B, text_width), before the projection. Curation compares captions by them.
 
         tokens: (B, N), int64, [CLS] first; visible: (B, N), 1 for tokens and 0 for padding, None where there is none; types: (B, N),
         each token's segment, None: all of the first.
@@ -108,7 +108,7 @@ class CiT(nn.Module):
         return torch.tanh(self.pooler(self.text(tokens, visible, types)[:, 0]))
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied by in the loss; it has no bounds."""
+        """Factor of the cosines in the loss; it has no bounds."""
         return self.logit_scale.exp()
 
     def class_features(self, tokens: Tensor, visible: Tensor, classes: Tensor, count: int) -> Tensor:
@@ -116,7 +116,7 @@ class CiT(nn.Module):
         return class_features(self.encode_texts(tokens, visible), classes, count)
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What CiT trains: everything but the vision tower, whose projector is part of it only where it comes from MoCo-v3."""
+        """Parameters that CiT trains: all but the vision tower, whose projector is part of it only where it comes from MoCo-v3."""
         return ((name, parameter) for name, parameter in self.named_parameters() if not name.startswith("vision."))
 
 

@@ -1,4 +1,4 @@
-"""What models that match pictures with texts have in common (CLIP, arXiv 2103.00020): unit features, the contrastive loss, zero-shot
+"""Parts that models of image-text pairs share (CLIP, arXiv 2103.00020): unit features, the contrastive loss, zero-shot
 classes. The models are `models.pairs.flip`, `models.pairs.cit` and `models.pairs.maws`."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from models.pairs.text import PostNormTextConfig
 from models.vit.model import ViTConfig
 
 INITIAL_SCALE = math.log(1 / 0.07)
-"""Logarithm of what cosines are multiplied by before softmax, where training starts."""
+"""Initial logarithm of the factor by which cosines are multiplied before softmax."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PictureTowerConfig:
     norm_eps: float = 1e-6
     proportional_attention: bool = True
     reversible: bool = False
-    """As that of a Rev-ViT: what it says has twice as many channels."""
+    """Use the trunk of a Rev-ViT: its features have twice as many channels."""
 
     @property
     def vision(self) -> ViTConfig:
@@ -80,7 +80,7 @@ def unit(x: Tensor, added: float = 0.0) -> Tensor:
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, *, symmetric: bool = True) -> Tensor:
-    """Scalar: cross-entropy of finding the text of each picture among all, and the picture of each text; only the former if not symmetric.
+    """Scalar: cross-entropy of finding the text of each image among all, and the image of each text; only the former if not symmetric.
 
     images, texts: (B, C), unit vectors of the whole batch, row by row a pair; scale: what their cosines are multiplied by.
     """
@@ -91,7 +91,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, *, symmetric:
 
 
 def class_features(texts: Tensor, classes: Tensor, count: int, added: float = 0.0) -> Tensor:
-    """What pictures are compared with, (count, C): of each class the mean of its texts, as a unit vector.
+    """Class features for zero-shot classification, (count, C): the mean of each class's texts, as a unit vector.
 
     texts: (T, C), of any length, each made a unit vector first; classes: (T,) int64, whose texts they are. added: as for `unit`.
     """

@@ -1,4 +1,4 @@
-"""FLIP (arXiv 2212.00794): pictures and captions in one space, trained with most patches left out."""
+"""FLIP (arXiv 2212.00794): images and captions in one space, trained with most patches left out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FLIPConfig(PictureTowerConfig):
     mask_ratio: float = 0.5
     """Share of the patches that training leaves out."""
     fixed_temperature: float | None = None
-    """What logits are divided by, where it is not learned."""
+    """Divisor of the logits; None if it is learned."""
     proportional_attention: bool = False
 
     @property
@@ -115,8 +115,8 @@ class FLIP(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As published: Xavier for whatever is linear, q, k and v as one matrix; biases 0; tokens and what is learned of positions of
-        deviation 0.02. The table of the patches is fixed."""
+        """Initialise as published: Xavier for linear layers, q, k and v as one matrix; biases 0; tokens and what is learned of positions of
+        standard deviation 0.02. The table of the patches is fixed."""
         initialise_linears(self)
         kernel, bias = (self.vision.patch_embed.get_parameter(f"proj.{name}") for name in ("weight", "bias"))
         nn.init.xavier_uniform_(kernel.view(kernel.shape[0], -1))  # as the linear layer that it is
@@ -129,7 +129,7 @@ class FLIP(nn.Module):
     def forward(self, images: Tensor, tokens: Tensor, noise: Tensor | None = None) -> Matched:
         """Normalised images (B, 3, S, S) and their captions (B, text_length).
 
-        noise: (B, L), uniform: of each picture, the patches with the lowest are seen; None: all are.
+        noise: (B, L), uniform: of each image, the patches with the lowest are seen; None: all are.
         """
         features = self.encode_images(images, noise=noise), self.encode_texts(tokens)
         return Matched(*features, contrastive_loss(*features, self.scale()))
@@ -144,7 +144,7 @@ class FLIP(nn.Module):
         return unit(self.text_projection(self.text(tokens)), ADDED_TO_LENGTH)
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied by in the loss, (1,): the inverse of the temperature. Beyond its bounds it gets no gradient."""
+        """Factor of the cosines in the loss, (1,): the inverse of the temperature. Beyond its bounds it gets no gradient."""
         if self.logit_scale is None:
             assert self.config.fixed_temperature is not None
             return torch.full((1,), 1 / self.config.fixed_temperature, device=self.vision.pos_embed.device)

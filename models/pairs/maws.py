@@ -1,5 +1,5 @@
 """MAWS (arXiv 2303.13496): vision transformers trained as masked autoencoders, then on weak labels. They are `models.vit.model.ViT`; with
-a text tower, XLM-R, beside it they tell which texts a picture matches."""
+a text tower, XLM-R, beside it they tell which texts an image matches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VISION: Mapping[str, ViTConfig] = {
     "vit_2b14_ft_in1k": replace(_2B14, image_size=518, classes=1000),
     "vit_6.5b14_ft_in1k": replace(_6B14, image_size=518, classes=1000),
 }
-"""By their published names. The families mae, mae_in1k and mae_in21k have the sizes without a head too, and other weights."""
+"""Published name → config. The families mae, mae_in1k and mae_in21k have the sizes without a head too, and other weights."""
 
 VISION_SIZES: Mapping[str, ViTConfig] = {f"maws_{name}": config for name, config in VISION.items()}
 
@@ -77,7 +77,7 @@ class MAWSClip(nn.Module):
             nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Normalised images (B, 3, S, S), texts (T, N) → logits (B, T): softmax over the texts says which one a picture matches."""
+        """Normalised images (B, 3, S, S), texts (T, N) → logits (B, T): softmax over the texts says which one an image matches."""
         return self.scale() * (unit(self.encode_images(images)) @ unit(self.encode_texts(tokens)).T)
 
     def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:

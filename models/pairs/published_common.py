@@ -1,4 +1,4 @@
-"""What the families of pairs, a vision and a text tower, have in common."""
+"""Key tables and config fields that FLIP, CiT and MAWS share: pairs of a vision and a text tower."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 
 def resized(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """For another grid the published code computes the table anew."""
+    """Compute the table for another grid, as the published code does."""
     table = weights["vision.pos_embed"]
     if table.shape[1] == 1 + config.vision.patches:
         return weights
@@ -84,7 +84,7 @@ def resized(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
 
 
 def preprocess(size: int) -> Preprocess:
-    """As FLIP was evaluated; `interpolation=bicubic` is Pillow's, which smooths where a picture shrinks."""
+    """Prepare images as FLIP was evaluated; `interpolation=bicubic` is Pillow's, which smooths where an image shrinks."""
     return Preprocess(image_size=size, short_side=size, interpolation="tf1-bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 

@@ -30,7 +30,7 @@ OLDER_LAYER = {
     "attention_layer_norm.*": "norm1.*",
     "final_layer_norm.*": "norm2.*",
 }
-"""As earlier versions of the text library spelt it."""
+"""Names in earlier versions of the text library."""
 
 _TEXT = "text_encoder.encoder.transformer"
 
@@ -64,7 +64,7 @@ def clip_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 
 def preprocess(size: int) -> Preprocess:
-    """Fine-tuned models, 512 or 518 px, were evaluated on whole pictures squeezed into a square; `fit=crop` keeps their proportions."""
+    """Fine-tuned models, 512 or 518 px, were evaluated on whole images squeezed into a square; `fit=crop` keeps their proportions."""
     return Preprocess(image_size=size, short_side=size, fit="squeeze" if size > 224 else "crop", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 

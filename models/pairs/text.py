@@ -28,7 +28,7 @@ class PostNormTextConfig:
     hidden: int = 3072
     norm_eps: float = 1e-12
     dropout: float = 0.1
-    """In training: of embeddings, attention weights, and both branches of a block."""
+    """Dropout rate of embeddings, attention weights and both branches of a block, in training."""
 
 
 class PostNormBlock(nn.Module):
@@ -64,7 +64,7 @@ class PostNormText(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """BERT's: deviation 0.02, biases 0."""
+        """BERT's: standard deviation 0.02, biases 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)

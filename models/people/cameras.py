@@ -1,4 +1,4 @@
-"""From the camera of a person's crop to that of the picture (HMR2) and of the tracker's square frame (PHALP)."""
+"""From the camera of a person's crop to that of the image (HMR2) and of the tracker's square frame (PHALP)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ FOCAL = 5000.0
 def crop_translation(camera: Tensor, side: Tensor | float, focal: float = FOCAL) -> Tensor:
     """A weak-perspective camera (..., 3) of scale, x, y in a crop of `side` pixels → the body's place (..., 3).
 
-    focal: pixels, of the camera before which the body is.
+    focal: focal length in pixels of the camera that the place refers to.
     """
     scale, x, y = camera.unbind(-1)
     return torch.stack([x, y, 2 * focal / (side * scale + 1e-9)], dim=-1)
 
 
 def picture_focal(width: float, height: float, crop: int, focal: float = FOCAL) -> float:
-    """Pixels, for a picture whose longer side spans the view that a crop of `crop` pixels has at `focal`."""
+    """Pixels, for an image whose longer side spans the view that a crop of `crop` pixels has at `focal`."""
     return focal / crop * max(width, height)
 
 
 def picture_translation(camera: Tensor, centres: Tensor, sides: Tensor, width: float, height: float, focal: float) -> Tensor:
-    """(N, 3) of crops at `centres` (N, 2) with `sides` (N,), in pixels of the picture → (N, 3) before its camera."""
+    """(N, 3) of crops at `centres` (N, 2) with `sides` (N,), in pixels of the image → (N, 3) before its camera."""
     scale, x, y = camera.unbind(-1)
     extent = sides * scale + 1e-9
     off_axis = 2 * (centres - centres.new_tensor([width / 2, height / 2])) / extent.unsqueeze(-1)
@@ -41,7 +41,7 @@ def project(points: Tensor, translation: Tensor, focal: float) -> Tensor:
 
 @dataclass(frozen=True)
 class SquareFrame:
-    """PHALP's frame: the picture padded to a square and seen at `side` pixels."""
+    """PHALP's frame: the image padded to a square and seen at `side` pixels."""
 
     width: int
     height: int
@@ -53,7 +53,7 @@ class SquareFrame:
         return max(self.width, self.height)
 
     def translation(self, camera: Tensor, boxes: Tensor) -> Tensor:
-        """(N, 3) of crops around boxes (N, 4) of x1, y1, x2, y2 in pixels of the picture → (N, 3)."""
+        """(N, 3) of crops around boxes (N, 4) of x1, y1, x2, y2 in pixels of the image → (N, 3)."""
         corner = boxes.new_tensor([(self.padded - self.width) // 2, (self.padded - self.height) // 2])
         ratio = self.side / self.padded
         centres = ((boxes[:, :2] + boxes[:, 2:]) / 2 + corner) * ratio

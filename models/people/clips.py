@@ -17,7 +17,7 @@ GROUP = 6
 """Frames of a track that share one feature: five per second."""
 
 WIDEST, NARROWEST = 1.2, 0.8
-"""Width to height of the pictures around a track; more extreme ones are cropped."""
+"""Width to height of the images around a track; more extreme ones are cropped."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,27 @@ def clip_frames(middle: int, length: int, *, frames: int, stride: int) -> Tensor
 
 
 def person_clip(
-    pictures: Tensor, box: Sequence[float], *, short_side: int, mean: Sequence[float], std: Sequence[float]
+    images: Tensor, box: Sequence[float], *, short_side: int, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """What a box head wants of one person: a clip (3, T, h, w) and a box (4,), x1, y1, x2, y2 in its pixels.
+    """Input of a box head for one person: a clip (3, T, h, w) and a box (4,), x1, y1, x2, y2 in its pixels.
 
-    pictures: uint8 (T, H, W, 3), RGB; box: x, y, width, height in them. Rounded to whole levels after resizing, as the published code's
-    pictures are; its fixed-point arithmetic may differ by one level.
+    images: uint8 (T, H, W, 3), RGB; box: x, y, width, height in them. Rounded to whole levels after resizing, as the published code's
+    images are; its fixed-point arithmetic may differ by one level.
     """
     x, y, width, height = box
     corners = torch.tensor([int(x), int(y), int(x + width), int(y + height)], dtype=torch.float32)
-    left, top = margins(pictures.shape[2], pictures.shape[1])
-    pictures = pictures[:, top : pictures.shape[1] - top, left : pictures.shape[2] - left]
+    left, top = margins(images.shape[2], images.shape[1])
+    images = images[:, top : images.shape[1] - top, left : images.shape[2] - left]
     corners = corners - torch.tensor([left, top, left, top])
-    long_side = max(pictures.shape[1:3])
-    resized = resize_short_side(pictures.permute(0, 3, 1, 2).float(), short_side).round().clamp(0, 255)  # (T, 3, h, w)
+    long_side = max(images.shape[1:3])
+    resized = resize_short_side(images.permute(0, 3, 1, 2).float(), short_side).round().clamp(0, 255)  # (T, 3, h, w)
     factor = max(resized.shape[2:]) / long_side
     colours = (resized / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     return colours.transpose(0, 1), corners * factor
 
 
 def margins(width: int, height: int) -> tuple[int, int]:
-    """What to cut off on the left and right, and on top and bottom, of a picture that is too wide or too narrow."""
+    """Pixels to cut off on the left and right, and on top and bottom, of an image that is too wide or too narrow."""
     if width / height > WIDEST:
         return int((width - WIDEST * height) // 2), 0
     if width / height < NARROWEST:

@@ -10,9 +10,9 @@ ASPECT = (192, 256)
 SUBPIXELS = 32
 """OpenCV samples at multiples of 1/32 pixel, and the published crops were made with it."""
 FINE = 1024
-"""Before that, it rounds to 1/1024 pixel."""
+"""OpenCV first rounds to 1/1024 pixel."""
 TRUNCATE = 4.0
-"""Deviations at which scikit-image cuts a Gaussian off."""
+"""Standard deviations at which scikit-image cuts a Gaussian off."""
 
 
 def expand(boxes: Tensor, aspect: tuple[int, int] = ASPECT) -> Tensor:
@@ -36,25 +36,25 @@ def _grown(sizes: Tensor, aspect: tuple[int, int]) -> Tensor:
     return torch.stack([torch.maximum(width, height * across / down), torch.maximum(height, width * down / across)], dim=1)
 
 
-def crop(picture: Tensor, centres: Tensor, sides: Tensor, size: int, *, blur: bool = False) -> Tensor:
-    """Squares of a picture, resampled: (H, W, C) of 0..255 → float32 (N, size, size, C), zeros outside the picture.
+def crop(image: Tensor, centres: Tensor, sides: Tensor, size: int, *, blur: bool = False) -> Tensor:
+    """Squares of an image, resampled: (H, W, C) of 0..255 → float32 (N, size, size, C), zeros outside the image.
 
     blur: first smooth what will shrink, for each crop as much as it needs; such crops are not rounded, the others are whole numbers.
 
     Bilinear sampling and Gaussian smoothing treat rows and columns alike and apart, so a crop is two matrix products.
     """
-    height, width, channels = picture.shape
+    height, width, channels = image.shape
     sigmas = smoothing(sides, size) if blur else torch.zeros_like(sides)
     columns, rows = _sources(centres, sides, size)
     across = _resampling(columns, sigmas, width)  # (N, size, W)
     down = _resampling(rows, sigmas, height)  # (N, size, H)
-    strips = (down @ picture.float().reshape(height, width * channels)).view(len(sides), size, width, channels)
+    strips = (down @ image.float().reshape(height, width * channels)).view(len(sides), size, width, channels)
     crops = torch.einsum("nsw,nrwc->nrsc", across, strips)
     return torch.where(sigmas.view(-1, 1, 1, 1) > 0, crops, (crops + 0.5).floor())
 
 
 def smoothing(sides: Tensor, size: int) -> Tensor:
-    """Deviation of the Gaussian, in pixels of the picture, that keeps squares of `sides` from aliasing at `size`; 0 for none."""
+    """Standard deviation of the Gaussian, in pixels of the image, that keeps squares of `sides` from aliasing at `size`; 0 for none."""
     factor = sides / size / 2
     return torch.where(factor > 1.1, (factor - 1) / 2, 0.0)
 
@@ -66,7 +66,7 @@ def normalise(crops: Tensor, mean: tuple[float, float, float], std: tuple[float,
 
 
 def _sources(centres: Tensor, sides: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Where in the picture OpenCV looks for each column and each row of the crops, in pixels: (N, size) twice, to the last digit.
+    """Positions in the image at which OpenCV samples each column and each row of the crops, in pixels: (N, size) twice, to the last digit.
 
     It is told of a square by its centre and a corner in single precision. For columns it rounds beginning and offset, for rows their sum.
     """
@@ -95,6 +95,6 @@ def _resampling(source: Tensor, sigmas: Tensor, length: int) -> Tensor:
     matrix = torch.zeros(*source.shape, length, dtype=torch.float64, device=source.device)
     for pixel, weight in ((left, 1 - fraction), (left + 1, fraction)):
         inside = weight * ((pixel >= 0) & (pixel < length))
-        index = (pixel.long().unsqueeze(2) + taps).clamp(0, length - 1)  # the picture's edge goes on for ever
+        index = (pixel.long().unsqueeze(2) + taps).clamp(0, length - 1)  # the image's edge goes on for ever
         matrix.scatter_add_(2, index, inside.unsqueeze(2) * kernel.unsqueeze(1))
     return matrix.float()

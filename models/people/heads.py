@@ -14,7 +14,7 @@ from models.people.tracks import POSE
 
 @dataclass(frozen=True)
 class Feature:
-    """What one kind of input becomes: its values, the width of the layers between, its channels of the token."""
+    """Dimensions of one kind of input: its values, the width of the layers between, its channels of the token."""
 
     values: int
     hidden: int
@@ -35,7 +35,7 @@ def encoder(feature: Feature, layers: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the heads tell of each token."""
+    """Output of the heads for each token."""
 
     actions: Tensor
     """(..., actions), before the sigmoid."""
@@ -50,7 +50,7 @@ class Reading:
 
 
 class Heads(nn.Module):
-    """Of LART and of PHALP's pose predictor."""
+    """Heads of LART and of PHALP's pose predictor."""
 
     def __init__(self, width: int, actions: int, regressor_hidden: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from models.layers.block import Attention, Mlp, drop_branch
 
 @dataclass(frozen=True)
 class Visible:
-    """Which keys each query sees. One that would see none sees all of them alike: the published code sets hidden scores to -1000, and the
+    """Keys that each query sees. A query that would see none sees all alike: the published code sets hidden scores to -1000, and the
     softmax over nothing else is the mean of every token, hidden ones included."""
 
     keys: Tensor
@@ -72,7 +72,7 @@ class MaskedBlock(nn.Module):
 
 
 def hidden_at_random(listed: Tensor, ratio: float, noise: Tensor) -> Tensor:
-    """Of the tokens that are listed, (B, N) of bool, the share `ratio`, rounded down, with the lowest noise (B, N): (B, N) of bool."""
+    """The share `ratio`, rounded down, of the listed tokens (B, N) of bool with the lowest noise (B, N): (B, N) of bool."""
     count = (listed.sum(dim=1, keepdim=True).double() * ratio).floor()
     rank = torch.where(listed, noise, torch.inf).argsort(dim=1).argsort(dim=1)
     return listed & (rank < count)

@@ -1,4 +1,4 @@
-"""What the published checkpoints of LART and of PHALP's pose predictor have in common."""
+"""Key tables and config fields that LART and PHALP's pose predictor share."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SHARED = {
 
 
 def shared_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
-    """What the configs of LART and of the pose predictor have in common."""
+    """Config fields that LART and the pose predictor share."""
     inner = shape_of(weights, "blocks.0.attn.qkv.weight", 2)[0] // 3
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
     actions, _ = shape_of(weights, "heads.actions.weight", 2)
@@ -68,7 +68,7 @@ def shared_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 
 def _heads(weights: Mapping[str, Tensor], inner: int) -> int | None:
-    """As many as have 64 channels each, one where what they see is not projected; None where neither can be."""
+    """Number of heads: width // 64. 1 if the output is not projected. None if neither can be inferred."""
     if "blocks.0.attn.proj.weight" not in weights:
         return 1
     heads = inner // HEAD_DIM if inner % HEAD_DIM == 0 else None
@@ -78,7 +78,7 @@ def _heads(weights: Mapping[str, Tensor], inner: int) -> int | None:
 
 
 def feature_fields(weights: Mapping[str, Tensor], name: str) -> Fields:
-    """Of an encoder's first and last layer."""
+    """Config of an encoder, from its first and last layer."""
     hidden, values = shape_of(weights, f"{name}.0.weight", 2)
     last = max(int(match[1]) for key in weights if (match := re.match(rf"{name}\.(\d+)\.", key)))
     return {"values": values, "hidden": hidden, "width": shape_of(weights, f"{name}.{last}.weight", 2)[0]}

@@ -16,9 +16,9 @@ JOINTS = 24
 """The first one is the orientation of the whole body."""
 BETAS = 10
 STATE = 6 * JOINTS + BETAS + 3
-"""What a network estimates of a person: 24 rotations in 6 numbers each, the shape, a camera (scale, x, y)."""
+"""Number of values that a network estimates for a person: 24 rotations in 6 numbers each, the shape, a camera (scale, x, y)."""
 PREFIX = "smpl."
-"""Of the mesh's names in the checkpoints of HMR2 and LART."""
+"""Prefix of the mesh's names in the checkpoints of HMR2 and LART."""
 
 
 @dataclass(frozen=True)

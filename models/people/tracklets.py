@@ -27,7 +27,7 @@ PEOPLE_LABELS = 2
 
 @dataclass(frozen=True)
 class Labels:
-    """What a training file knows besides the track; all arrays have a row for each frame."""
+    """Contents of a training file besides the track; all arrays have a row for each frame."""
 
     labelled: Floats
     """(L,)."""
@@ -54,7 +54,7 @@ class Tracklet:
     detected: Floats
     """(L,) of 0 and 1."""
     names: tuple[str, ...]
-    """Of the frames."""
+    """Names of the frames."""
     sizes: Floats
     """(L, 2), heights and widths of the frames."""
     boxes: Floats
@@ -169,7 +169,7 @@ def _looked_up(table: Mapping[int, Any], index: NDArray[np.int64], width: int) -
 
 @dataclass(frozen=True)
 class Targets:
-    """What a clip is trained and measured on; all arrays are (T, P, ·)."""
+    """Targets of a clip in training and evaluation; all arrays are (T, P, ·)."""
 
     pose: Tensor
     """(T, P, 229), raw."""
@@ -190,11 +190,11 @@ class Clip:
     frames: Tensor
     """(T, P, 1), the tracks' frame numbers."""
     names: tuple[str, ...]
-    """Of the frames; "-1" for padding."""
+    """Names of the frames; "-1" for padding."""
     boxes: Tensor
     sizes: Tensor
     confidences: Tensor
-    """Of person 0: (T, 4), (T, 2) and (T,)."""
+    """Boxes, frame sizes and confidences of person 0: (T, 4), (T, 2) and (T,)."""
 
 
 def arrange(

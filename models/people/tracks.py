@@ -35,7 +35,7 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Which tokens the network does not see, (B, T, P, 1) of bool each."""
+    """Tokens that the network does not see, (B, T, P, 1) of bool each."""
 
     masked: Tensor
     valid: Tensor | None

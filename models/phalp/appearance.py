@@ -1,4 +1,4 @@
-"""PHALP's appearance network (HMAR, arXiv 2112.04477): a crop unwrapped into a texture, and the code by which textures are compared.
+"""PHALP's appearance network (HMAR, arXiv 2112.04477): unwraps a crop into a texture, and encodes textures for comparison.
 
 No recorded case covers it. The order in which the decoder joins its maps and `align_corners=False` follow the description of the published
 code; the residual network is torchvision's.
@@ -62,9 +62,9 @@ class ResNet50(nn.Module):
             first = Bottleneck(4 * width // 2 if stage else 64, width, stride=2 if stage else 1)
             self.add_module(f"layer{stage + 1}", nn.Sequential(first, *(Bottleneck(4 * width, width) for _ in range(depth - 1))))
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, S, S) → four maps, (B, 256, S/4, S/4) to (B, 2048, S/32, S/32)."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(pictures))), 3, stride=2, padding=1)
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
         maps = []
         for stage in range(len(self.DEPTHS)):
             x = self.get_submodule(f"layer{stage + 1}")(x)

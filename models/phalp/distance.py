@@ -1,4 +1,4 @@
-"""How far a detection is from what PHALP (arXiv 2112.04477) predicted of a track: a product over appearance, pose and place."""
+"""Distance of a detection from PHALP's prediction of a track (arXiv 2112.04477): a product over appearance, pose and location."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Distance:
 
     weights: Weights
     furthest_pose: float
-    """Squared distances of poses count no more than this."""
+    """Upper bound of the squared distance of two poses."""
     shot_weights: Weights | None = None
-    """At a cut of the film, where places mean nothing; None: no difference."""
+    """Weights at a cut of the video, where locations mean nothing; None: the same."""
 
 
 EQ_019 = Distance(Weights(4.0536, 1.3070, 0.3792, 4.1658), furthest_pose=1.5)
@@ -40,7 +40,7 @@ EQ_010 = Distance(Weights(3.8303, 1.5207, 0.4930, 4.5831), furthest_pose=1.2, sh
 
 @dataclass(frozen=True)
 class Features:
-    """Of tracks, as predicted, or of detections."""
+    """Features of tracks, as predicted, or of detections."""
 
     appearance: Floats
     """(N, D)."""

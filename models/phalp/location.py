@@ -1,4 +1,4 @@
-"""Where PHALP (arXiv 2112.04477) expects its tracks in the next frame."""
+"""Prediction of the locations of PHALP's tracks in the next frame (arXiv 2112.04477)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from models.people.cameras import FOCAL
 FRAME = 256
 """Pixels of the tracker's square frame, in which its cameras are."""
 POINT = slice(88, 90)
-"""Of a location vector: x and y of the 45th point, where the camera projects to, in units of the frame's side."""
+"""Indices in a location vector: x and y of the 45th point, where the camera projects to, in units of the frame's side."""
 PLACE = slice(90, 93)
-"""x, y and z before the camera."""
+"""Indices of x, y and z in camera coordinates."""
 SPREAD = slice(93, 96)
-"""How uncertain each of them is."""
+"""Indices of the uncertainty of each of them."""
 RIDGE = {"depth": 5.0, "x": 1.2, "y": 2.0}
 """Penalties of the regressions of log depth and of the 45th point."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of regressions over time, one a track."""
+    """Predictions of regressions over time, one for each track."""
 
     value: NDArray[np.float64]
     """(N,)."""

@@ -1,4 +1,4 @@
-"""In which pose PHALP (arXiv 2112.04477) expects its tracks in the next frame."""
+"""Prediction of the poses of PHALP's tracks in the next frame (arXiv 2112.04477)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PosePredictorConfig:
     dropout: float = 0.1
     drop_path: float = 0.4
     mean_std: MeanStd | None = None
-    """Of the pose's first values, as the published `mean_std.npy` has them; None: not in the bundle, and given with every call."""
+    """Means and standard deviations of the pose's first values, from the published `mean_std.npy`; None: given with every call."""
 
     def __post_init__(self) -> None:
         require_statistics(self.mean_std, self.pose.values)

@@ -65,7 +65,7 @@ PARTS = ("backbone.", "texture_head.", "encoding_head.", "smpl_head.", "smplx_he
 NOT_APPEARANCE = ("backbone.conv1m.", "encoding_head.t_", "smpl_head.", "smplx_head.")
 """A first layer for four channels, a decoder of codes, and a body regressor: HMR2 took its place."""
 IN_FILE = "hmar."
-"""Before every name in the file. Any five characters do: the published loader cuts them off without reading them."""
+"""Prefix of every name in the file. Any five characters do: the published loader cuts them off without reading them."""
 
 
 def tidy_appearance(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What PHALP (arXiv 2112.04477) reports of a film, in the published layout: one dict a frame, with parallel lists of its tracks.
+"""PHALP's report of a video (arXiv 2112.04477) in the published layout: one dict a frame, with parallel lists of its tracks.
 
 `joblib.dump(results, path, compress=3)` writes the published file, which `models.people.tracklets.read_results` reads.
 """
@@ -16,7 +16,7 @@ RECORDED = (
     "center", "scale", "size", "img_path", "img_name", "class_name", "conf", "annotations", "smpl", "camera", "camera_bbox", "3d_joints",
     "2d_joints", "mask", "extra_data",
 )  # fmt: skip
-"""What each observation's `record` holds besides `bbox`; what it lacks is None."""
+"""Fields of each observation's `record` besides `bbox`; missing ones are None."""
 
 Frame = dict[str, Any]
 

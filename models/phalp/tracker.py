@@ -1,4 +1,4 @@
-"""PHALP (arXiv 2112.04477): people tracked by predicting how they look, where they are and how they stand in the next frame."""
+"""PHALP (arXiv 2112.04477): tracking of people by predicting appearance, location and pose in the next frame."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class TrackerConfig:
     predict_pose: bool = True
     compare_texture: bool = False
     compare_appearance: bool = True
-    """By the appearance vectors, where textures are not compared."""
+    """Compare appearance vectors if textures are not compared."""
     distance: Distance = EQ_019
     furthest: float = 100.0
-    """Pairs of a higher cost never match."""
+    """Threshold of the cost: pairs above it never match."""
     history: int = 7
     """Detections that a track remembers."""
     longest_gap: int = 50
@@ -71,7 +71,7 @@ class Observation:
     identity: int | None = None
     """Ground truth."""
     record: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else the results shall hold of it."""
+    """Further fields for the results."""
 
 
 class State(IntEnum):
@@ -107,7 +107,7 @@ class Associated:
 
 
 class Tracker:
-    """One film, frame by frame."""
+    """Tracks people through one video, frame by frame."""
 
     def __init__(
         self, config: TrackerConfig, *, predict_pose: PosePrediction | None = None, texture_distance: TextureDistance | None = None
@@ -124,7 +124,7 @@ class Tracker:
         self._next = 1
 
     def update(self, detections: Sequence[Observation], *, shot: bool = False) -> Associated:
-        """Take the detections of the next frame. shot: the film was cut before it."""
+        """Take the detections of the next frame. shot: the video was cut before it."""
         for track in self.tracks:
             track.age += 1
             track.missed += 1

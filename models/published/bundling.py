@@ -1,4 +1,4 @@
-"""What goes into an imported bundle beside the weights."""
+"""Fills in the spec of an imported bundle: inputs, labels and ladder."""
 
 from __future__ import annotations
 

@@ -37,13 +37,13 @@ ALLOWED: list[Any] = [
     *((type(name, (_Inert,), {}), f"omegaconf.{name}") for name in OMEGACONF),
     (collections.OrderedDict, "yacs.config.CfgNode"),
 ]
-"""What a checkpoint may hold besides tensors: MAE's training code keeps its arguments as a Namespace, Lightning its hyper-parameters as
+"""Classes that a checkpoint may hold besides tensors: MAE's training code keeps its arguments as a Namespace, Lightning its settings as
 omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that is made instead."""
 
 AVERAGED = ("state_dict_ema", "model_ema")
-"""Where training code puts the running average of the weights (timm, DeiT), which is what their authors evaluate and release."""
+"""Keys under which training code puts the running average of the weights (timm, DeiT), which is what their authors evaluate and release."""
 WRAPPERS = ("model", "model_state", "state_dict", "target")
-"""Where training code puts the weights among optimiser, epoch and arguments; `target` in a T5X checkpoint written as a torch file."""
+"""Keys under which training code puts the weights beside optimiser, epoch and arguments; `target` is T5X's, in a torch file."""
 
 PREFIXES = ("module.", "_orig_mod.")
 """Put before every name by data-parallel training and by `torch.compile`."""
@@ -60,11 +60,11 @@ class Checkpoint:
     """A file's content."""
 
     weights: dict[str, Tensor]
-    """By their published names."""
+    """Published name → tensor."""
     description: dict[str, Any]
-    """What it says about its model besides the weights: its `format` and `config`, or SlowFast's `cfg`."""
+    """The file's own description of its model: `format` and `config`, or SlowFast's `cfg`."""
     notes: tuple[str, ...] = ()
-    """What was chosen or changed while reading, in sentences for its owner."""
+    """Choices and changes made while reading, one sentence each."""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -154,7 +154,7 @@ def _load(path: Path) -> Any:
 
 
 def _no_checkpoint(path: Path) -> str | None:
-    """What a file is that is empty or text; None for any other."""
+    """A description of a file that is empty or text; None for any other."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
@@ -171,7 +171,7 @@ def _no_checkpoint(path: Path) -> str | None:
 
 
 def _part_of_t5x(path: Path) -> str | None:
-    """What to do with what was downloaded of T5X where that is no folder yet; None for any other file."""
+    """Advice for a file that is part of a T5X checkpoint or an archive of one; None for any other file."""
     if path.name == t5x.INDEX:
         return "the index of a T5X checkpoint: name its folder"
     if zipfile.is_zipfile(path):

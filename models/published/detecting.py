@@ -83,6 +83,6 @@ def _nearest(published: Mapping[str, Tensor], description: Mapping[str, Any], se
 
 
 def _known_to(family: Family, settings: Mapping[str, Any]) -> Fields:
-    """Those that are fields of the family's config."""
+    """The settings that are fields of the family's config."""
     known = {field.name for field in dataclasses.fields(architectures()[family.architecture].config)}
     return {key: value for key, value in settings.items() if key in known}

@@ -27,7 +27,7 @@ class Exported:
     settings: dict[str, Any]
     """Config fields that an import cannot infer from the file, and needs to be told."""
     lacks: str
-    """What the published files hold besides, in words; empty for nothing."""
+    """Names what the published files hold besides; empty for nothing."""
 
 
 def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Exported:
@@ -93,7 +93,7 @@ def _require_fit(bundle: Bundle, family: Family, published: Mapping[str, Tensor]
 
 
 def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:
-    """What stands beside the weights: what the family states about a config, or the text that the bundle was imported with, if it is
+    """The description beside the weights: what the family states about a config, or the text that the bundle was imported with if it is
     still true. Raises CheckpointError for a config that the family's files cannot express."""
     try:
         stated = family.describe(config)

@@ -1,4 +1,4 @@
-"""What a family of published checkpoints has in common: key names, what its files do not say, and how its pictures are prepared."""
+"""A family of published checkpoints: its key names, the facts that its files leave out, and the preparation of its images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 KINETICS_MEAN: RGB = (0.45, 0.45, 0.45)
 KINETICS_STD: RGB = (0.225, 0.225, 0.225)
-"""Of SlowFast and MAE-ST."""
+"""Used by SlowFast and MAE-ST."""
 
 LARGEST_HEADS = {1280: 16, 2560: 32, 4096: 32}
 """Width → heads of the models from huge on (MAE, MAWS), whose heads are wider than 64 channels."""
@@ -37,11 +37,11 @@ class Family:
     architecture: str
     table: KeyTable
     config: Callable[[Mapping[str, Tensor], Fields], Fields]
-    """What keys and shapes tell, from weights under our names and the fields that were set by hand. Raises UnlikeFamily."""
+    """Infers config fields from weights under our names and from the fields that were set by hand. Raises UnlikeFamily."""
     preprocess: Callable[[int], Preprocess]
-    """For an image size."""
+    """Maps an image size to the preparation of images."""
     defaults: Fields = field(default_factory=dict)
-    """What they cannot tell."""
+    """Config fields that keys and shapes do not tell."""
     head_fields: tuple[str, ...] = ("heads",)
     """The fields of the config that count attention heads, which no shape depends on."""
     tidy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda published: published
@@ -57,11 +57,11 @@ class Family:
     folder: Callable[[Path, Mapping[str, Tensor]], None] | None = None
     """Writes the published weights as a folder, if that is what the family's checkpoints are."""
     describe: Callable[[Any], dict[str, Any]] = lambda config: {}
-    """What a file states about a model of this config, for `described`. Raises ValueError for a config that it cannot express."""
+    """Writes what `described` reads. Raises ValueError for a config that a file cannot express."""
     beside: tuple[str, ...] = ()
     """Fields of the config that lie in files beside the checkpoint: an import asks for them."""
     left_behind: str = ""
-    """In words, what its files hold besides: an import drops it, an export lacks it, and the published loaders do without."""
+    """Names in words what its files hold besides the model: imports drop it, exports lack it, and the published loaders do without."""
     described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}
     """Config fields that a file of this family states itself, from `read_description`. Raises ValueError."""
 
@@ -75,7 +75,7 @@ class UnlikeFamily(ValueError):
 
 
 def decoder_fields(weights: Mapping[str, Tensor], half: str = "") -> Fields:
-    """What the weights of a masked autoencoder's decoder tell. Its heads have 32 channels in the published sizes. half: before names."""
+    """Fields of a masked autoencoder's decoder. Its heads have 32 channels in the published sizes. half: prefix of the names."""
     _, small = shape_of(weights, f"{half}decoder_pred.weight", 2)
     fields: Fields = {"decoder_width": small, "decoder_depth": depth_of(weights, f"{half}decoder_blocks")}
     if small % 32 == 0:
@@ -100,18 +100,18 @@ def block_fields(weights: Mapping[str, Tensor], width: int) -> Fields:
 
 
 def mlp_ratio_of(hidden: int, width: int) -> float:
-    """Such that `int(width * ratio)` is `hidden`: models truncate the product, as published, and a quotient may lie a hair too low."""
+    """A ratio for which `int(width * ratio)` equals `hidden`: models truncate the product, and the quotient may be slightly too low."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def depth_of(weights: Mapping[str, Tensor], blocks: str) -> int:
-    """How many blocks there are under a name."""
+    """Number of blocks under a name."""
     return 1 + max((int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))), default=-1)
 
 
 def published_heads(width: int) -> int | None:
-    """Heads of 64 channels, as in all published sizes but huge; None where that cannot be."""
+    """Number of heads: width // 64, except for the huge sizes. None if 64 does not divide the width."""
     if width in LARGEST_HEADS:
         return LARGEST_HEADS[width]
     return width // 64 if width % 64 == 0 else None
@@ -141,5 +141,5 @@ def resize_and_crop(
 
 
 def squeeze(size: int) -> Preprocess:
-    """The whole picture into a square, whatever its proportions."""
+    """The whole image into a square, whatever its proportions."""
     return Preprocess(image_size=size, short_side=size, fit="squeeze", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)

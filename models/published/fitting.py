@@ -21,9 +21,9 @@ class Fit:
 
     family: Family
     fields: Fields
-    """Of the architecture's config: what keys tell, the family's defaults, what was set by hand."""
+    """Config fields: inferred from keys, the family's defaults, and those set by hand."""
     weights: dict[str, Tensor]
-    """By our names."""
+    """Our name → tensor."""
     missing: list[str]
     unexpected: list[str]
     """Published keys."""
@@ -49,7 +49,7 @@ class Fit:
         return self.family.headless and bool(self.missing) and not (self.unexpected or self.misshapen) and all(map(_of_head, self.missing))
 
     def complaint(self) -> str:
-        """What does not fit, in one line, with what it means where that is known."""
+        """Describes in one line what does not fit, with its meaning if that is known."""
         hints = unsupported.words(self.unexpected)
         decodes = self.family.headless and "decoder_pred.weight" in self.unexpected
         if decodes or any(map(_of_head, self.missing)):
@@ -94,7 +94,7 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
 
 
 def complaint_of(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
-    """What does not fit, in one line."""
+    """Describes in one line what does not fit."""
     parts = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     return "; ".join(f"{what}: {', '.join(named_once(keys))}" for what, keys in parts.items() if keys)
 

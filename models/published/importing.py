@@ -103,14 +103,14 @@ def _provenance(file: Path, checkpoint: Checkpoint, family: Family, overrides: M
 
 
 def _left_out(published: Mapping[str, Tensor], family: Family) -> dict[str, list[str]]:
-    """What a file holds beside the model; nothing where the family reads keys under other names."""
+    """Names what a file holds besides the model; nothing if the family reads keys under other names."""
     tidied = family.tidy(published)
     dropped = [key for key in published if key not in tidied]
     return {"left_out": named_once(dropped)} if dropped and len(dropped) + len(tidied) == len(published) else {}
 
 
 def _sha256(file: Path) -> str:
-    """Of the file; of a T5X folder, of its index."""
+    """SHA-256 of the file, or of a T5X folder's index."""
     file = t5x.index_of(file) if file.is_dir() else file
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,7 +22,7 @@ _PLACEHOLDER = re.compile(r"(\{i\}|\*|\{[a-z,]+\})")
 @dataclass(frozen=True)
 class Translated:
     weights: dict[str, Tensor]
-    """By our names."""
+    """Our name → tensor."""
     missing: list[str]
     """Published keys that were needed and not there."""
     unexpected: list[str]

@@ -1,4 +1,4 @@
-"""What a user sets by hand, as `--set heads=4` on a command line."""
+"""Settings that a user makes by hand, as `--set heads=4` on the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size", "image_w
 CLIP_FIELDS = frozenset({"stride", "rate"})
 SOUND_FIELDS = {"sample_rate": "sample_rate", "sound_mean": "mean", "sound_std": "std"}
 INPUT_FIELDS = PREPROCESS_FIELDS | CLIP_FIELDS | SOUND_FIELDS.keys()
-"""What can be set besides the config."""
+"""Settings that are not fields of the config."""
 
 
 def parse(overrides: Mapping[str, str]) -> Fields:

@@ -28,7 +28,7 @@ NDARRAY = 1
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 INLINE_TYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")}
 STORED_TYPES = {"<f8": "<f8", "<f4": "<f4", "<f2": "<f2", "bfloat16": "<i2", "<i8": "<i8", "<i4": "<i4", "|u1": "|u1", "|b1": "|b1"}
-"""Of zarr → of NumPy, which has no bfloat16."""
+"""zarr's type → NumPy's, which has no bfloat16."""
 
 LARGEST_ARRAY = 1 << 34
 """Bytes: more than any published array has."""
@@ -188,7 +188,7 @@ def _write_array(where: Path, value: Tensor) -> dict[str, Any]:
 
 
 def _description(name: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the index says of an array in a folder: TensorStore's specification."""
+    """The index entry of an array in a folder: TensorStore's specification."""
     dtype = metadata["dtype"]
     return {
         "driver": "zarr",

@@ -1,4 +1,4 @@
-"""What published checkpoints may hold that no family here reads, by the name the field has for it."""
+"""Parts of published checkpoints that no family here reads, by the name that the field has for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS: Mapping[str, str] = {
     r"lora_": "LoRA adapters",
     r"(weight|input)_scale$|qweight|\.SCB$|absmax": "quantised weights",
 }
-"""Pattern of published keys → what it is."""
+"""Pattern of published keys → name of the part."""
 
 
 def words(unexpected: Iterable[str]) -> list[str]:

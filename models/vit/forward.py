@@ -1,4 +1,4 @@
-"""How a worker calls a ViT."""
+"""Forward calls of a worker to a ViT."""
 
 from __future__ import annotations
 

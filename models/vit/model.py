@@ -20,7 +20,7 @@ from models.merge_schedule import MergeSchedule
 
 
 class Pool(StrEnum):
-    """What the head sees."""
+    """Features that the head sees."""
 
     TOKEN = "token"
     """`norm`, then the class token (ViT, DeiT, SWAG)."""
@@ -38,10 +38,10 @@ class ViTConfig:
 
     image_size: int = 224
     image_width: int | None = None
-    """Pixels across, where a picture is not as wide as it is high."""
+    """None for square images."""
     patch_size: int = 16
     patch_width: int | None = None
-    """Where a patch is not as wide as it is high."""
+    """None for square patches."""
     channels: int = 3
     classes: int = 1000
     """0: no head, the logits are the features."""
@@ -68,7 +68,7 @@ class ViTConfig:
     and are twice as wide."""
     mlp_norm_eps: float | None = None
     final_norm_eps: float | None = None
-    """Of the norm before each MLP, and of the last, where they are not `norm_eps` (minREV)."""
+    """Epsilon of the norm before each MLP, and of the last one; None for `norm_eps` (minREV has others)."""
 
     def __post_init__(self) -> None:
         for along, size, patch in zip(("size", "width"), self.image_shape, self.patch_shape, strict=True):
@@ -118,7 +118,7 @@ SIZES: Mapping[str, ViTConfig] = {
     "vit_large_patch16": ViTConfig(width=1024, depth=24, heads=16),
     "vit_huge_patch14": ViTConfig(patch_size=14, width=1280, depth=32, heads=16),
 }
-"""Of AugReg, DeiT and SWAG; MAE fine-tunes the last three with `Pool.MEAN`, SWAG at 384 to 518 px."""
+"""Sizes of AugReg, DeiT and SWAG; MAE fine-tunes the last three with `Pool.MEAN`, SWAG at 384 to 518 px."""
 
 
 class ViT(nn.Module):
@@ -152,7 +152,7 @@ class ViT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """timm's: truncated normal of deviation 0.02, biases 0. A reversible trunk starts as it was published."""
+        """timm's: truncated normal of standard deviation 0.02, biases 0. A reversible trunk starts as it was published."""
         if self.config.reversible:
             initialise_like_slowfast(self)
         else:

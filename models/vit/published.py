@@ -36,7 +36,7 @@ DECODER = {
     "decoder_norm.*": "decoder_norm.*",
     "decoder_pred.*": "decoder_pred.*",
 }
-"""What MAE and those built on it add."""
+"""Keys of decoders, in MAE and those built on it."""
 
 MASKED_DECODER = {
     "norm.*": "norm.*",

@@ -19,7 +19,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Model(Protocol):
-    """What an executor needs of `models.registry.LoadedModel`."""
+    """What an executor needs of `models.loading.LoadedModel`."""
 
     @property
     def spec(self) -> BundleSpec: ...

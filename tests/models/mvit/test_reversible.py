@@ -90,7 +90,7 @@ def built(config: ViTConfig | RevMViTConfig, seed: int = 0) -> Model:
 
 def pixels_for(model: Model, batch: int = 3) -> Tensor:
     config = model.config
-    clip = isinstance(config, RevMViTConfig) and not config.pictures
+    clip = isinstance(config, RevMViTConfig) and not config.images
     shape = (batch, config.channels, *([config.frames] if clip else []), config.image_size, config.image_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=next(model.parameters()).dtype)
 
