@@ -50,7 +50,7 @@ def train(objective: nn.Module, data: DistortedFlags, groups: Sequence[Parameter
     accelerator = Accelerator(mixed_precision=run.precision)
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # on CPUs too: else attention goes by way of float32
     batches = EpochBatches(len(data), plan.batch_size, run.seed)
-    optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=plan.lr, betas=plan.betas)
+    optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=plan.lr, betas=plan.betas, fused=True)
     batched = DataLoader(data, batch_sampler=batches, collate_fn=_as_it_is, num_workers=run.workers, persistent_workers=run.workers > 0)
     objective, optimizer, loader = accelerator.prepare(objective, optimizer, batched)
     checkpoint = _Checkpoint(run, f"{plan.model_dump_json()} {run.seed} {run.precision} {len(data)}")

@@ -1,8 +1,8 @@
 """Flags as they are met: in the wind, at an angle, in bad light, behind things, small, blurred and compressed.
 
-From flat artwork, a batch of pictures that is a function of its seed. Every picture has a strength: 0 is a clean drawing (cropped, with margins
-or rounded corners, waving a little, as emoji and clip art are), 1 the worst. Coordinates run from -1 to 1 across the picture and across the
-flag. Nothing is mirrored: mirrored flags are others' flags.
+A batch of pictures is a function of the flat artwork and a seed. Every picture has a strength: 0 is a clean drawing (cropped, with
+margins or rounded corners, waving a little, as emoji and clip art are), 1 the worst. Coordinates run from -1 to 1 across the picture
+and across the flag. Nothing is mirrored: mirrored flags are others' flags.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _group(artwork: Tensor, size: int, dice: Dice, clean: float) -> Tensor:
 
 
 def _lay(x: Tensor, y: Tensor, strength: Tensor, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
-    """Place the flag in the picture. Picture coordinates → flag coordinates (B, H, W), and pixels of the flag per pixel of a full picture."""
+    """Place the flag in the picture. Picture coordinates → flag coordinates (B, H, W), and the flag's size, 1 for a full picture."""
     tight = dice.chance(0.45)
     half_width = torch.lerp(dice.between(0.5, 1.0), dice.between(0.92, 1.1), tight)
     half_height = torch.lerp(half_width * dice.between(0.55, 1.05), dice.between(0.92, 1.1), tight)
@@ -106,7 +106,7 @@ def _stretch(u: Tensor, v: Tensor, dice: Dice) -> tuple[Tensor, Tensor]:
 
 
 def _sample(artwork: Tensor, u: Tensor, v: Tensor, scale: Tensor, size: int) -> Tensor:
-    """Look the artwork up at flag coordinates: (B, 4, H, W), colours multiplied by alpha. Small flags read a smaller copy, against aliasing."""
+    """Look the artwork up at flag coordinates: (B, 4, H, W), colours multiplied by alpha. Small flags read a smaller copy."""
     pixels = artwork.float() / 255
     pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], dim=1)
     half = F.avg_pool2d(pixels, 2)
