@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from models.vit import ViT
-from training import phases, recipe, release
+from training import measure, phases, recipe, release
 from training.data import flags
 from training.data.flags import Corpus
 from training.data.packages import DataError
@@ -44,11 +44,13 @@ def make(plan: Recipe, file: Path, folder: Path, bundles: Path, cache: Path, onl
     pretrained = phases.pretrain(plan, data, folder / "pretrain").state_dict()
     if only == "pretrain":
         return
-    model = release.rounded(phases.finetune(plan, data, folder / "finetune", pretrained))
+    trained = phases.finetune(plan, data, folder / "finetune", pretrained)
     short = release.rounded(phases.finetune(plan, data, folder / "short", pretrained, plan.comparison_epochs))
     scratch = release.rounded(_scratch(plan, data, folder))
-    report = release.measure(plan, data, model, short, scratch)
-    written = release.write(plan, file, data, model, report, bundles)
+    temperature = measure.temperature(plan, data, trained.eval())
+    model = release.rounded(release.calibrated(trained, temperature))
+    report = measure.measure(plan, data, model, short, scratch)
+    written = release.write(plan, file, data, model, temperature, report, bundles)
     print((written.path / "README.md").read_text(encoding="utf-8"))
 
 

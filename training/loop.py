@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from training.data.augmented import Batch, DistortedFlags, EpochBatches, seed_for
+from training.data.augmented import DistortedFlags, EpochBatches, seed_for
 from training.optim import ParameterGroup, warmup_cosine
 from training.recipe import Phase
 
@@ -88,7 +88,7 @@ def train(objective: nn.Module, data: DistortedFlags, groups: Sequence[Parameter
     objective.eval()
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

@@ -45,7 +45,7 @@ class Dice:
 
 def render(artwork: Tensor, size: int, generator: Generator, clean: float) -> Tensor:
     """Flat artwork (B, 4, T, T), uint8 with its alpha → pictures (B, 3, size, size), uint8. clean: the share of pictures of strength 0."""
-    return torch.cat([_group(part, size, Dice(len(part), generator), clean) for part in artwork.split(_GROUP)])
+    return torch.cat([_group(part, size, Dice(len(part), generator), clean) for part in torch.split(artwork, _GROUP)])
 
 
 def _group(artwork: Tensor, size: int, dice: Dice, clean: float) -> Tensor:

@@ -84,6 +84,8 @@ class Flags(_Schema):
     held_out_every: int = Field(ge=2)
     emoji: list[Emoji]
     clip_art: ClipArt
+    look_alikes: list[list[str]] = []
+    """Codes of flags that differ little, reported apart."""
     side: int = Field(gt=0)
     """Width and height at which artwork is kept, whatever its proportions."""
     clean: float = Field(gt=0, lt=1)
@@ -93,10 +95,14 @@ class Flags(_Schema):
     def _known(self) -> Self:
         if self.held_out not in [artwork.name for artwork in self.artworks]:
             raise ValueError(f"held_out: {self.held_out} is none of the artworks")
-        codes = [*self.clip_art.pictures.values(), *(excluded.code for excluded in self.clip_art.excluded)]
+        codes = [
+            *(code for group in self.look_alikes for code in group),
+            *self.clip_art.pictures.values(),
+            *(excluded.code for excluded in self.clip_art.excluded),
+        ]
         unknown = sorted(set(codes) - set(self.labels))
         if unknown:
-            raise ValueError(f"clip_art: {', '.join(unknown)}: no label has this code")
+            raise ValueError(f"clip_art, look_alikes: {', '.join(unknown)}: no label has this code")
         both = sorted(set(self.labels) & set(self.left_out))
         if both:
             raise ValueError(f"left_out: {', '.join(both)}: labels have these codes")
