@@ -188,7 +188,7 @@ def _drawn(members: Sequence[tuple[Path, int]], side: int, cache: Path) -> Drawi
     content = "\n".join([str(side), *(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()} {target}" for path, target in members)])
     file = cache / f"flags-{hashlib.sha256(content.encode()).hexdigest()[:16]}.pt"
     if not file.is_file():
-        drawn = _drawings([(_svg(path), target) for path, target in members], side)
+        drawn = _drawings([(draw(path), target) for path, target in members], side)
         partial = file.with_suffix(".partial")
         torch.save({"artwork": drawn.artwork, "targets": drawn.targets}, partial)
         partial.replace(file)
@@ -201,7 +201,7 @@ def _drawings(members: Sequence[tuple[Image.Image, int]], side: int) -> Drawings
     return Drawings(torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous(), torch.tensor([target for _, target in members]))
 
 
-def _svg(path: Path) -> Image.Image:
+def draw(path: Path) -> Image.Image:
     png = resvg_py.svg_to_bytes(svg_path=str(path), width=512, skip_system_fonts=True)
     with Image.open(io.BytesIO(bytes(png))) as image:
         return image.convert("RGBA")
