@@ -9,7 +9,6 @@ import pytest
 
 from models.bundle import BundleError, BundleSpec, Clip, Sound
 
-
 PICTURES = {"image_size": 32, "short_side": 36, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
