@@ -21,7 +21,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OPSIN_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    starter_bundle: ClassVar[str] = "clipart"
+    starter_bundle: ClassVar[str] = "flags"
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)

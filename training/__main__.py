@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from training import phases, recipe, release
-from training.data import corpus
+import torch
+
+from models.vit.model import ViT
+from training import measure, phases, recipe, release
+from training.data import flags
+from training.data.flags import Corpus
 from training.data.packages import DataError
 from training.loop import TrainingError
 from training.recipe import Recipe, RecipeError
@@ -31,18 +36,26 @@ def main() -> int:
 
 
 def make(plan: Recipe, file: Path, folder: Path, bundles: Path, cache: Path, only: str | None) -> None:
-    data = corpus.build(plan.data, cache)
-    if only == "pretrain":
-        phases.pretrain(plan, data, folder / "pretrain")
-        return
-    scratch = phases.finetune(plan, data, folder / "scratch", phases.untrained(plan).state_dict())
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - plan.workers))
+    data = flags.build(plan.data, cache)
     if only == "scratch":
+        _scratch(plan, data, folder)
         return
-    pretrained = phases.pretrain(plan, data, folder / "pretrain")
-    model = release.rounded(phases.finetune(plan, data, folder / "finetune", pretrained.state_dict()))
-    report = release.measure(plan, data, model, release.rounded(scratch))
-    written = release.write(plan, file, data, model, report, bundles)
+    pretrained = phases.pretrain(plan, data, folder / "pretrain").state_dict()
+    if only == "pretrain":
+        return
+    trained = phases.finetune(plan, data, folder / "finetune", pretrained)
+    short = release.rounded(phases.finetune(plan, data, folder / "short", pretrained, plan.comparison_epochs))
+    scratch = release.rounded(_scratch(plan, data, folder))
+    temperature = measure.temperature(plan, data, trained.eval())
+    model = release.rounded(release.calibrated(trained, temperature))
+    report = measure.measure(plan, data, model, short, scratch)
+    written = release.write(plan, file, data, model, temperature, report, bundles)
     print((written.path / "README.md").read_text(encoding="utf-8"))
+
+
+def _scratch(plan: Recipe, data: Corpus, folder: Path) -> ViT:
+    return phases.finetune(plan, data, folder / "scratch", phases.untrained(plan).state_dict(), plan.comparison_epochs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measurements: accuracy with its standard error, paired differences, and throughput as a ratio within one process."""
+"""Measurements: accuracy with its standard error, paired differences, calibration, and throughput as a ratio within one process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 
 from models.bundle import Preprocess
 from models.layers.forward import normalise
@@ -40,6 +42,30 @@ def accuracy(right: Right) -> Measured:
 def difference(right: Right, other: Right) -> Measured:
     """Accuracy of `right` minus that of `other` on the same pictures; the error is that of the paired difference."""
     return _mean(right.astype(np.float64) - other.astype(np.float64))
+
+
+def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> Right:
+    """Whether the label is among the k best. logits: (N, classes)."""
+    best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+    return np.asarray((best == labels[:, np.newaxis]).any(axis=1))
+
+
+def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """What to divide logits (N, classes) by so that the likelihood of the labels is greatest."""
+    scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+
+    def loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(scores / np.exp(log_temperature), targets))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
+
+
+def calibration_error(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], bins: int = 15) -> float:
+    """Expected calibration error (arXiv 1706.04599): how far confidence is from accuracy, on average over bins of confidence."""
+    confidence, best = torch.from_numpy(logits).softmax(dim=1).max(dim=1)
+    gaps = (confidence - (best == torch.from_numpy(labels)).float()).numpy()
+    place = np.minimum((confidence.numpy() * bins).astype(np.int64), bins - 1)
+    return float(np.abs(np.bincount(place, weights=gaps, minlength=bins)).sum() / len(gaps))
 
 
 def _mean(values: npt.NDArray[np.float64]) -> Measured:

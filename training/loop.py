@@ -15,9 +15,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from training.data.augmented import AugmentedPictures, EpochBatches, seed_for
+from training.data.augmented import DistortedFlags, EpochBatches, seed_for
 from training.optim import ParameterGroup, warmup_cosine
 from training.recipe import Phase
 
@@ -36,18 +37,22 @@ class Run:
     seed: int
     precision: str = "no"
     checkpoint_every: int = 100
+    workers: int = 0
+    """Processes that prepare batches."""
 
 
-def train(objective: nn.Module, data: AugmentedPictures, groups: Sequence[ParameterGroup], plan: Phase, run: Run) -> None:
+def train(objective: nn.Module, data: DistortedFlags, groups: Sequence[ParameterGroup], plan: Phase, run: Run) -> None:
     """Train `objective` in place, going on from the run's checkpoint if there is one; a finished run is only loaded.
 
     A killed run that is started again ends with the same weights as one that was never killed: every random draw is a function of its
     place in the run, and a checkpoint (weights, optimiser, step) replaces the one before it atomically. Raises TrainingError.
     """
     accelerator = Accelerator(mixed_precision=run.precision)
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # on CPUs too: else attention goes by way of float32
     batches = EpochBatches(len(data), plan.batch_size, run.seed)
-    optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=plan.lr, betas=plan.betas)
-    objective, optimizer, loader = accelerator.prepare(objective, optimizer, DataLoader(data, batch_sampler=batches))
+    optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=plan.lr, betas=plan.betas, fused=True)
+    batched = DataLoader(data, batch_sampler=batches, collate_fn=_as_it_is, num_workers=run.workers, persistent_workers=run.workers > 0)
+    objective, optimizer, loader = accelerator.prepare(objective, optimizer, batched)
     checkpoint = _Checkpoint(run, f"{plan.model_dump_json()} {run.seed} {run.precision} {len(data)}")
     step = checkpoint.load(accelerator.unwrap_model(objective), optimizer)
     per_epoch = len(batches)
@@ -58,7 +63,8 @@ def train(objective: nn.Module, data: AugmentedPictures, groups: Sequence[Parame
         for pixels, targets in loader:
             _set_lr(optimizer, plan, step / per_epoch)
             set_seed(seed_for(run.seed, step), device_specific=True)
-            loss: Tensor = objective(pixels, targets)
+            with sdpa_kernel(SDPBackend.MATH):  # of few tokens: the fused backward pass is slower on a CPU
+                loss: Tensor = objective(pixels, targets)
             accelerator.backward(loss)
             if plan.clip_norm is not None:
                 accelerator.clip_grad_norm_(objective.parameters(), plan.clip_norm)
@@ -80,6 +86,10 @@ def train(objective: nn.Module, data: AugmentedPictures, groups: Sequence[Parame
     if accelerator.is_main_process:
         checkpoint.save(accelerator.unwrap_model(objective), optimizer, step)
     objective.eval()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, plan: Phase, epoch: float) -> None:

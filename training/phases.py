@@ -1,4 +1,4 @@
-"""The phases of a recipe: masked pre-training, fine-tuning from it, and the same fine-tuning from scratch for comparison."""
+"""The phases of a recipe: masked pre-training and fine-tuning, from it or from scratch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from models.mae.model import MAE, MAEConfig, start_from_pretrained
 from models.merge_schedule import MergeSchedule
 from models.vit.model import Pool, ViT, ViTConfig
-from training.data.augmented import AugmentedPictures
-from training.data.corpus import Corpus
+from training.data.augmented import DistortedFlags
+from training.data.flags import Corpus
 from training.loop import Run, train
 from training.objectives.mae import MaskedReconstruction
 from training.objectives.supervised import Supervised
 from training.optim import layer_decay_groups, pretraining_groups
-from training.recipe import Recipe
+from training.recipe import Phase, Recipe
 
 
 def vit_config(recipe: Recipe) -> ViTConfig:
@@ -25,7 +25,7 @@ def vit_config(recipe: Recipe) -> ViTConfig:
     return ViTConfig(
         image_size=shape.image_size,
         patch_size=shape.patch_size,
-        classes=len(recipe.data.categories),
+        classes=len(recipe.data.labels),
         width=shape.width,
         depth=shape.depth,
         heads=shape.heads,
@@ -41,25 +41,26 @@ def untrained(recipe: Recipe) -> MAE:
 
 def pretrain(recipe: Recipe, corpus: Corpus, folder: Path) -> MAE:
     model = untrained(recipe)
-    pictures = corpus.pixels(corpus.assignment.pretrain)
-    data = AugmentedPictures(pictures, None, recipe.pretrain.augmentation, recipe.preprocess, recipe.seed)
     groups = pretraining_groups(model, recipe.pretrain.weight_decay)
-    train(MaskedReconstruction(model), data, groups, recipe.pretrain, _run(recipe, folder))
+    train(MaskedReconstruction(model), _data(recipe, corpus, recipe.pretrain), groups, recipe.pretrain, _run(recipe, folder))
     return model
 
 
-def finetune(recipe: Recipe, corpus: Corpus, folder: Path, encoder: Mapping[str, Tensor]) -> ViT:
-    """encoder: an MAE's weights. Those of `untrained(recipe)` make the baseline: all is the same but the pre-training."""
+def finetune(recipe: Recipe, corpus: Corpus, folder: Path, encoder: Mapping[str, Tensor], epochs: int | None = None) -> ViT:
+    """encoder: an MAE's weights; those of `untrained(recipe)` are no pre-training. epochs: another number than the recipe's."""
     torch.manual_seed(recipe.seed)
-    model, plan = ViT(vit_config(recipe)), recipe.finetune
+    model = ViT(vit_config(recipe))
+    plan = recipe.finetune.model_copy(update={"epochs": epochs or recipe.finetune.epochs})
     start_from_pretrained(model, encoder)
-    labelled = corpus.assignment.train
-    data = AugmentedPictures(corpus.pixels(labelled.pictures), labelled.targets, plan.augmentation, recipe.preprocess, recipe.seed)
     groups = layer_decay_groups(model, layer_decay=plan.layer_decay, weight_decay=plan.weight_decay)
     schedules = [MergeSchedule.parse(schedule) for schedule in plan.merge]
-    train(Supervised(model, schedules, plan.label_smoothing), data, groups, plan, _run(recipe, folder))
+    train(Supervised(model, schedules, plan.label_smoothing), _data(recipe, corpus, plan), groups, plan, _run(recipe, folder))
     return model
+
+
+def _data(recipe: Recipe, corpus: Corpus, phase: Phase) -> DistortedFlags:
+    return DistortedFlags(corpus.train, phase.renderings, recipe.preprocess, recipe.data.clean, recipe.seed)
 
 
 def _run(recipe: Recipe, folder: Path) -> Run:
-    return Run(folder, recipe.seed, recipe.precision, recipe.checkpoint_every)
+    return Run(folder, recipe.seed, recipe.precision, recipe.checkpoint_every, recipe.workers)

@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.bundle import Preprocess
 from models.merge_schedule import MergeSchedule
-from training.data.openclipart import Category
-from training.data.packages import DebianPackage
+from training.data.flags import Flags
 
 
 class RecipeError(Exception):
@@ -20,41 +19,6 @@ class RecipeError(Exception):
 
 class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Split(_Schema):
-    """Shares of the groups of near-duplicates."""
-
-    train: float = Field(gt=0, lt=1)
-    val: float = Field(gt=0, lt=1)
-    test: float = Field(gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if abs(self.train + self.val + self.test - 1) > 1e-9:
-            raise ValueError(f"train, val and test sum to {self.train + self.val + self.test:g}, not to 1")
-        return self
-
-
-class Data(_Schema):
-    """Pictures and titles of Open Clip Art, and the labels made from its folders."""
-
-    pictures: DebianPackage
-    titles: DebianPackage
-    license: str
-    categories: list[Category] = Field(min_length=2)
-    unused: list[str] = []
-    """Folders that are not even pre-trained on."""
-    side: int = Field(gt=0)
-    """Short side at which training pictures are kept in memory."""
-    split: Split
-
-    @model_validator(mode="after")
-    def _labels_differ(self) -> Self:
-        labels = [category.label for category in self.categories]
-        if len(set(labels)) != len(labels):
-            raise ValueError("categories: two have the same label")
-        return self
 
 
 class Model(_Schema):
@@ -70,16 +34,6 @@ class Model(_Schema):
     decoder_heads: int
 
 
-class Augmentation(_Schema):
-    """timm's `create_transform`, under its own names."""
-
-    scale: tuple[float, float]
-    hflip: float = 0.5
-    color_jitter: float = 0.0
-    auto_augment: str | None = None
-    re_prob: float = 0.0
-
-
 class Phase(_Schema):
     """One run of the loop. `lr` is the peak, reached after `warmup` epochs and left on a cosine towards `min_lr`."""
 
@@ -91,7 +45,8 @@ class Phase(_Schema):
     weight_decay: float = Field(ge=0)
     betas: tuple[float, float]
     clip_norm: float | None = Field(default=None, gt=0)
-    augmentation: Augmentation
+    renderings: int = Field(gt=0)
+    """Pictures of every drawing in an epoch."""
 
 
 class Pretraining(Phase):
@@ -136,11 +91,15 @@ class Recipe(_Schema):
     precision: Literal["no", "bf16"]
     checkpoint_every: int = Field(gt=0)
     """Steps between checkpoints."""
-    data: Data
+    workers: int = Field(ge=0)
+    """Processes that prepare batches while others train; the cores that they leave are for training."""
+    data: Flags
     preprocess: Preprocess
     model: Model
     pretrain: Pretraining
     finetune: Finetuning
+    comparison_epochs: int = Field(gt=0)
+    """Of fine-tuning with and without pre-training, to compare the two."""
     ladder: Ladder
     examples: Path | None = None
     """A folder of pictures whose predictions the bundle records, so that anybody can check the weights; from the working directory."""

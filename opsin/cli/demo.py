@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from opsin.client import Client
     from opsin.results import Model
 
-PICTURES = HOUSE / "docs" / "pictures" / "clipart"
+PICTURES = HOUSE / "docs" / "pictures" / "flags"
 ROUNDS = 3
 
 

@@ -19,7 +19,7 @@ from tests.e2e.stack import ROOT, Stack, dashboard_queries, running_stack, wait_
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
-PICTURES = sorted(path for path in (ROOT / "docs" / "pictures" / "clipart").iterdir() if path.suffix in (".png", ".jpg"))
+PICTURES = sorted(path for path in (ROOT / "docs" / "pictures" / "flags").iterdir() if path.suffix in (".png", ".jpg"))
 INTERVAL = "30m"
 INTERVAL_SECONDS = 1800.0
 CLIENTS = 8

@@ -17,7 +17,7 @@ from models.bundle import write
 from tests.bundles import TINY, write_tiny_vit
 from tests.opsin.command import opsin
 
-PICTURES = Path(__file__).parents[2] / "docs/pictures/clipart"
+PICTURES = Path(__file__).parents[2] / "docs/pictures/flags"
 
 
 @pytest.fixture

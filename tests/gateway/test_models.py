@@ -84,16 +84,16 @@ def test_of_several_models_the_starter_bundle_is_the_default(valkey: PrivateValk
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), make_spec("blues")]):
         document = problem(gateway.classify(picture(1)), 422, "invalid-option")
         assert document["field"] == "model" and "blues@1, reds@1" in document["detail"]
-        with Worker(valkey.url, [make_spec("clipart")]):
+        with Worker(valkey.url, [make_spec("flags")]):
             eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 3, "three models are known")
-            assert gateway.classify(picture(1)).json()["model"] == "clipart"
-            assert [model["name"] for model in gateway.http.get("/v1/models").json()["models"] if model["default"]] == ["clipart"]
+            assert gateway.classify(picture(1)).json()["model"] == "flags"
+            assert [model["name"] for model in gateway.http.get("/v1/models").json()["models"] if model["default"]] == ["flags"]
 
 
 def test_a_configured_default_comes_first(valkey: PrivateValkey) -> None:
     with (
         service.gateway(valkey.url, default_models={"classify": "blues"}) as gateway,
-        Worker(valkey.url, [make_spec(), make_spec("clipart")]),
+        Worker(valkey.url, [make_spec(), make_spec("flags")]),
     ):
         eventually(lambda: ready(gateway) == (503, "no ready worker serves blues, the default model for classify"), "the reason is given")
         problem(gateway.classify(picture(1)), 404, "unknown-model")

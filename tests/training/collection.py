@@ -1,9 +1,9 @@
-"""A small clip-art collection, made here, inside two real Debian packages."""
+"""Flags of six made-up countries by three made-up artists, inside real packages of npm and Debian."""
 
 from __future__ import annotations
 
-import random
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,87 +11,109 @@ from PIL import Image, ImageDraw
 
 from models.bundle import sha256_of
 
-VERSION = "1.0-1"
-SHAPES = {"things/balls": "ball", "things/boxes": "box", "things/sticks": "stick"}
+COLOURS = {
+    "AA": ("#d01010", "#ffffff"),
+    "BB": ("#ffffff", "#d01010"),
+    "CC": ("#1020c0", "#f0d010"),
+    "DD": ("#f0d010", "#1020c0"),
+    "EE": ("#108020", "#202020"),
+    "FF": ("#202020", "#108020"),
+}
+"""Code → upper and lower half."""
 
 
-def draw(shape: str, random_numbers: random.Random) -> Image.Image:
-    """A picture of 48 x 40 pixels, transparent around one coloured shape on a ground of its own."""
-    image = Image.new("RGBA", (48, 40), (0, 0, 0, 0))
+def svg(code: str) -> str:
+    top, bottom = COLOURS[code]
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3">'
+        f'<rect width="4" height="3" fill="{bottom}"/><rect width="4" height="1.5" fill="{top}"/></svg>'
+    )
+
+
+def png(code: str, size: tuple[int, int] = (40, 40), margin: int = 6) -> Image.Image:
+    """A flag with a transparent margin."""
+    image = Image.new("RGBA", size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(image)
-    for _ in range(6):  # a pattern by which no two pictures are alike
-        x, y = random_numbers.randrange(48), random_numbers.randrange(40)
-        pen.rectangle((x, y, x + 8, y + 8), fill=tuple(random_numbers.randrange(150, 256) for _ in range(3)))
-    colour = {"ball": (220, 20, 20, 255), "box": (20, 160, 20, 255), "stick": (20, 20, 220, 255)}[shape]
-    x, y = random_numbers.randrange(4, 20), random_numbers.randrange(4, 12)
-    if shape == "ball":
-        pen.ellipse((x, y, x + 22, y + 22), fill=colour)
-    elif shape == "box":
-        pen.rectangle((x, y, x + 22, y + 20), fill=colour)
-    else:
-        pen.line((x, y, x + 24, y + 24), fill=colour, width=5)
+    right, bottom, middle = size[0] - margin - 1, size[1] - margin - 1, size[1] // 2
+    pen.rectangle((margin, margin, right, bottom), fill=COLOURS[code][1])
+    pen.rectangle((margin, margin, right, middle - 1), fill=COLOURS[code][0])
     return image
 
 
-def word(number: int) -> str:
-    """A name without digits, since pictures whose names differ in digits are one series."""
-    return "".join(chr(ord("a") + number // 26**place % 26) for place in range(3)) + "x"
+def code_points(code: str) -> str:
+    return "-".join(f"{0x1F1E6 + ord(letter) - ord('A'):x}" for letter in code)
 
 
-def build(folder: Path, per_shape: int = 24) -> dict[str, dict[str, str]]:
-    """Both packages in `folder`; returns the recipe's `pictures` and `titles`."""
-    random_numbers = random.Random(0)
-    share = {kind: folder / f"tree-{kind}" / "usr/share/openclipart" / kind for kind in ("png", "svg")}
-    number = 0
-    for place, shape in SHAPES.items():
-        for _ in range(per_shape):
-            name = f"{place}/{word(number)}"
-            number += 1
-            for kind in share:
-                (share[kind] / name).parent.mkdir(parents=True, exist_ok=True)
-            draw(shape, random_numbers).save(share["png"] / f"{name}.png")
-            (share["svg"] / f"{name}.svg").write_text(_svg(f"A {shape}", shape))
-    return {part: _package(folder, f"tiny-{kind}", folder / f"tree-{kind}") for part, kind in (("pictures", "png"), ("titles", "svg"))}
+def npm(folder: Path, name: str, files: dict[str, Path]) -> dict[str, str]:
+    """A package with these files in `folder`; returns how a recipe names it."""
+    archive = folder / f"{name}-1.0.0.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for path, file in files.items():
+            tar.add(file, f"package/{path}")
+    return {"name": name, "version": "1.0.0", "sha256": sha256_of(archive)}
 
 
-def _svg(title: str, keyword: str) -> str:
-    return (
-        "<svg><metadata><dc:title>" + title + "</dc:title><dc:subject><rdf:Bag><rdf:li>" + keyword + "</rdf:li></rdf:Bag></dc:subject>"
-        "<dc:creator><cc:Agent><dc:title>Somebody</dc:title></cc:Agent></dc:creator></metadata></svg>"
-    )
-
-
-def _package(folder: Path, name: str, tree: Path) -> dict[str, str]:
+def deb(folder: Path, name: str, tree: Path) -> dict[str, str]:
     control = tree / "DEBIAN/control"
     control.parent.mkdir()
-    control.write_text(
-        f"Package: {name}\nVersion: {VERSION}\nArchitecture: all\nMaintainer: Nobody <n@example.org>\nDescription: pictures\n"
-    )
-    file = folder / f"{name}_{VERSION}_all.deb"
+    control.write_text(f"Package: {name}\nVersion: 1.0-1\nArchitecture: all\nMaintainer: Nobody <n@example.org>\nDescription: pictures\n")
+    file = folder / f"{name}_1.0-1_all.deb"
     subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, file], check=True, capture_output=True)
-    return {"name": name, "version": VERSION, "sha256": sha256_of(file)}
+    return {"name": name, "version": "1.0-1", "sha256": sha256_of(file)}
 
 
-def recipe(data: dict[str, dict[str, str]]) -> dict[str, Any]:
+def build(folder: Path) -> dict[str, Any]:
+    """The packages in `folder`; returns the recipe's `data`."""
+    drawn = folder / "drawn"
+    drawn.mkdir()
+    for code in COLOURS:
+        (drawn / f"{code}.svg").write_text(svg(code))
+        png(code).save(drawn / f"{code}.png")
+    clip_art = folder / "tree/usr/share/flags/land"
+    clip_art.mkdir(parents=True)
+    for code in COLOURS:
+        png(code, (90, 60), 0).save(clip_art / f"{code.lower()}land.png")
+    png("AA", (90, 60), 25).save(clip_art / "map.png")
+    small = npm(folder, "tiny-flags", {f"flags/{code.lower()}.svg": drawn / f"{code}.svg" for code in COLOURS})
+    large = npm(folder, "tiny-other-flags", {f"3x2/{code}.svg": drawn / f"{code}.svg" for code in COLOURS})
+    emoji = npm(folder, "tiny-emoji", {f"img/{code_points(code)}.png": drawn / f"{code}.png" for code in COLOURS})
+    return {
+        "artworks": [
+            {"name": "small", "package": small, "folder": "package/flags", "without": ["FF"]},
+            {"name": "large", "package": large, "folder": "package/3x2", "upper_case": True},
+        ],
+        "held_out": "large",
+        "held_out_every": 3,
+        "side": 24,
+        "clean": 0.4,
+        "emoji": [{"name": "Tiny emoji", "package": emoji, "folder": "package/img"}],
+        "labels": {code: f"{code}land" for code in COLOURS},
+        "left_out": {"GG": "the flag of AA"},
+        "look_alikes": [["AA", "BB"]],
+        "clip_art": {
+            "name": "Tiny clip art",
+            "package": deb(folder, "tiny-clip-art", folder / "tree"),
+            "folder": "usr/share/flags",
+            "pictures": {f"land/{code.lower()}land": code for code in COLOURS},
+            "excluded": [{"picture": "land/map", "code": "AA", "why": "a map"}],
+        },
+    }
+
+
+def recipe(data: dict[str, Any]) -> dict[str, Any]:
     """Everything of a recipe, as small as it can be."""
-    augmentation = {"scale": [0.6, 1.0]}
-    phase = {"epochs": 2, "warmup": 0.5, "batch_size": 8, "lr": 0.002, "weight_decay": 0.05, "augmentation": augmentation}
+    phase = {"epochs": 2, "warmup": 0.5, "batch_size": 4, "lr": 0.002, "weight_decay": 0.05, "renderings": 2}
     return {
         "name": "tiny",
         "version": "0.1",
-        "description": "Three shapes",
+        "description": "Six flags",
         "license": "CC0-1.0",
         "seed": 3,
         "precision": "no",
+        "workers": 1,
         "checkpoint_every": 2,
-        "data": {
-            **data,
-            "license": "CC0-1.0",
-            "side": 24,
-            "split": {"train": 0.5, "val": 0.2, "test": 0.3},
-            "categories": [{"label": label, "folders": [place]} for place, label in SHAPES.items()],
-        },
-        "preprocess": {"image_size": 16, "short_side": 16, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+        "data": data,
+        "preprocess": {"image_size": 16, "short_side": 16, "fit": "squeeze", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
         "model": {
             "image_size": 16,
             "patch_size": 4,
@@ -104,5 +126,6 @@ def recipe(data: dict[str, dict[str, str]]) -> dict[str, Any]:
         },
         "pretrain": {**phase, "betas": [0.9, 0.95], "mask_ratio": 0.75},
         "finetune": {**phase, "betas": [0.9, 0.999], "layer_decay": 0.75, "drop_path": 0.1, "label_smoothing": 0.1, "merge": [0, 3]},
+        "comparison_epochs": 1,
         "ladder": {"min_throughput": 1.000001, "batch_size": 2, "rounds": 3, "rungs": [{"name": "r3", "schedule": 3}]},
     }

@@ -17,7 +17,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data cache that holds the two packages of the tiny collection."""
+    """A data cache that holds the packages of the tiny collection."""
     return tmp_path_factory.mktemp("cache")
 
 

