@@ -14,7 +14,7 @@ from server.gateway.open_inference.routing import OpenInferenceRoute
 MAX_INDEX_BODY = 64 * 1024
 """Bytes; the body holds one boolean."""
 
-router = APIRouter(prefix="/repository", route_class=OpenInferenceRoute)
+router = APIRouter(prefix="/v2/repository", route_class=OpenInferenceRoute, tags=["Open Inference Protocol v2"])
 
 
 @router.post("/index", summary="Every bundle and its state")

@@ -141,7 +141,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         return response
 
 
-router.include_router(model_repository.router)
+router.routes.extend(model_repository.router.routes)  # as routes of ours, so that other methods of theirs get their 405
 
 
 @router.api_route("/trace/setting", methods=["GET", "POST"], include_in_schema=False)
