@@ -100,7 +100,7 @@ for path in INFER_PATHS:
     router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))  # for 405s: POSTs go to HotRoutes
 
 
-router.routes.extend(model_repository.router.routes)  # not included: what answers 405 must see their methods
+router.routes.extend(model_repository.router.routes)  # as routes of ours, so that other methods of theirs get their 405
 
 
 @router.api_route("/trace/setting", methods=["GET", "POST"], include_in_schema=False)
