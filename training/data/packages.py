@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tarfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ class DataError(Exception):
     """Training data cannot be had or is not what the recipe says; the message says what is missing and how to get it."""
 
 
-class Package(BaseModel):
+class Package(BaseModel, ABC):
     """A package, pinned by version and by the SHA-256 of its file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,16 +28,16 @@ class Package(BaseModel):
     sha256: str
 
     @property
-    def file_name(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def file_name(self) -> str: ...
 
     @property
+    @abstractmethod
     def download(self) -> list[str]:
         """The command that writes `file_name` into the working directory."""
-        raise NotImplementedError
 
-    def unpack(self, archive: Path, folder: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def unpack(self, archive: Path, folder: Path) -> None: ...
 
     def run(self, command: list[str], folder: Path) -> None:
         """Run a command of the package's client in `folder`. Raises DataError."""
