@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.types import Scope
@@ -22,7 +23,7 @@ class ClientAddresses:
         """One name for one client; empty for a Unix socket."""
         host = (scope.get("client") or ("", 0))[0]
         if not self._trusted:
-            return _subscriber(_parse(host), host)
+            return _name(host)
         forwarded = [hop for name, value in scope["headers"] if name == b"x-forwarded-for" for hop in value.decode("latin-1").split(",")]
         nearest = _parse(host)
         while nearest is not None and self.trusts(nearest) and forwarded:
@@ -38,6 +39,12 @@ class ClientAddresses:
     def is_proxy(self, host: str) -> bool:
         address = _parse(host)
         return address is not None and self.trusts(address)
+
+
+@lru_cache(maxsize=1024)
+def _name(host: str) -> str:
+    """The subscriber behind a connection's address."""
+    return _subscriber(_parse(host), host)
 
 
 def _parse(text: str) -> Address | None:

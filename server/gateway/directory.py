@@ -31,6 +31,8 @@ class Directory:
         self._dispatcher = dispatcher
         self._settings = settings
         self._last: Fleet | None = None
+        self._chosen_of: Fleet | None = None
+        self._chosen: dict[tuple[str | None, str | None], BundleSpec] = {}
 
     async def fleet(self) -> Fleet:
         """Raises RedisAway if Redis does not answer and never did."""
@@ -55,7 +57,7 @@ class Directory:
                 if time.monotonic() - began >= self._settings.redis_grace:
                     raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
             else:
-                spec = self.choose(fleet, model, task)
+                spec = self._meant(fleet, model, task)
                 if spec is not None:
                     return spec
                 if any(True for _ in ready_bundles(fleet)) or is_unloaded(fleet, model):
@@ -63,6 +65,16 @@ class Directory:
                 if time.monotonic() - began >= self._settings.worker_grace:
                     raise no_worker(f"no worker became ready within {self._settings.worker_grace:g} s", self._settings)
             await asyncio.sleep(POLL)
+
+    def _meant(self, fleet: Fleet, model: str | None, task: str | None) -> BundleSpec | None:
+        """`choose`, remembered while the fleet is the same: it is read twice a second, and asked by every request."""
+        if self._chosen_of is not fleet:
+            self._chosen_of, self._chosen = fleet, {}
+        wanted = model, task
+        spec = self._chosen.get(wanted) or self.choose(fleet, model, task)
+        if spec is not None:
+            self._chosen[wanted] = spec
+        return spec
 
     def choose(self, fleet: Fleet, model: str | None, task: str | None) -> BundleSpec | None:
         """The bundle that is meant, if it is known; of several versions the newest that is ready, else the newest."""
