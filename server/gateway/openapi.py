@@ -46,7 +46,7 @@ def describe(app: FastAPI, paths: Mapping[str, Mapping[str, Any]], structs: Sequ
 def task_operation(surface: Surface, answer: str) -> dict[str, Any]:
     """`POST /v1/<task>` from the task's tables; `answer` names the schema of its JSON."""
     task = surface.task
-    example = {"id": EXAMPLE_ID, "model": "clipart", "version": "1", **task.example, "timing": EXAMPLE_TIMING}
+    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **task.example, "timing": EXAMPLE_TIMING}
     return {
         "tags": ["inference"],
         "summary": task.summary,
@@ -170,7 +170,7 @@ _HEADERS = (
 
 _REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.INVALID_BODY, "no JSON (JSON is malformed: invalid character (byte 0))", None),
-    (Kind.UNKNOWN_MODEL, "'cats' is not served; known: clipart@1", "model"),
+    (Kind.UNKNOWN_MODEL, "'cats' is not served; known: flags@1.0.0", "model"),
     (Kind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
     (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
     (Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already", None),
@@ -182,21 +182,21 @@ _REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.INTERNAL, "something went wrong here; the log says more under this request id", None),
     (Kind.DRAINING, "this gateway takes no new work", None),
     (Kind.REDIS_AWAY, "Redis does not answer", None),
-    (Kind.NO_WORKER, "no worker was ready for clipart@1 for 30 s (OPSIN_WORKER_GRACE)", None),
+    (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)", None),
     (Kind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
 )
 
 _SUMMARY = {
-    "name": "clipart",
-    "version": "1",
+    "name": "flags",
+    "version": "1.0.0",
     "task": "classify",
     "state": "ready",
     "reason": "",
     "default": True,
     "inputs": [{"name": "image", "kind": "image", "required": True, "max_count": 32, "max_bytes": 67108864, "max_pixels": 50000000}],
-    "labels": 20,
-    "default_rung": "balanced",
-    "ladder": [{"name": "balanced", "schedule": 8, "accuracy": 0.81, "throughput": 1.5}],
+    "labels": 238,
+    "default_rung": "steps13",
+    "ladder": [{"name": "steps13", "schedule": [13, 13, 13, 10], "accuracy": 0.97, "throughput": 1.62}],
 }
 _REDIS_AWAY = _problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
@@ -210,10 +210,10 @@ MODEL: dict[str, Any] = {
             {
                 **_SUMMARY,
                 "workers": [{"id": "host-4711-a1b2", "device": "cpu", "items_per_second": 61.5, "batch_budget": 8}],
-                "spec": {"schema_version": 1, "name": "clipart", "version": "1", "task": "classify", "architecture": "vit"},
+                "spec": {"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
             },
         ),
-        **_problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: clipart@1", None)),
+        **_problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None)),
         **_REDIS_AWAY,
     }
 }

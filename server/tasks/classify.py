@@ -99,8 +99,8 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     example: ClassVar[Mapping[str, Any]] = {
         "results": [
             {
-                "predictions": [{"label": "fruit", "index": 4, "score": 0.93}, {"label": "flowers", "index": 3, "score": 0.04}],
-                "merging": {"rung": "fast", "schedule": [13] * 12, "tokens_in": 197, "tokens_out": 41},
+                "predictions": [{"label": "Chad", "index": 205, "score": 0.52}, {"label": "Romania", "index": 180, "score": 0.41}],
+                "merging": {"rung": "steps13", "schedule": [13, 13, 13, 10], "tokens_in": 65, "tokens_out": 16},
             }
         ]
     }
