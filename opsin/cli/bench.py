@@ -12,7 +12,7 @@ from opsin.cli.exits import Misuse
 
 
 def bench(context: typer.Context, name: str = typer.Argument(help="Which one; further arguments are its own.")) -> None:
-    """Run a benchmark: `opsin bench merging`, `opsin bench serving --help`."""
+    """Run a benchmark: `opsin bench merging`, `opsin bench serving --help`; benchmarks/README.md lists them."""
     require_engine("bench")
     known = sorted(file.stem for file in (HOUSE / "benchmarks").glob("*.py") if '__name__ == "__main__"' in file.read_text())
     if name not in known:

@@ -1,4 +1,4 @@
-"""`opsin classify`: label pictures through a running service."""
+"""`opsin classify`: label images through a running service."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def classify(
     timeout: Annotated[float, typer.Option(help="Seconds per picture.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and picture.")] = False,
 ) -> None:
-    """Label pictures with a running service; each file is a request of its own, so one bad file does not spoil the others.
+    """Label images with a running service; each file is a request of its own, so one bad file does not spoil the others.
 
     Exit code 0 if every picture was labelled, 1 if one was not.
     """
@@ -93,7 +93,7 @@ def picture_table(rows: Iterable[tuple[str, Classification]]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("Picture", "Labels", box=None, header_style="bold", pad_edge=False)
+    table = Table("Image", "Labels", box=None, header_style="bold", pad_edge=False)
     for name in ("Tokens", "Latency", "Network"):
         table.add_column(name, justify="right")
     for name, found in rows:

@@ -1,4 +1,4 @@
-"""`opsin demo`: the whole service, from start to stop, on real pictures."""
+"""`opsin demo`: the whole service, from start to stop, on real images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def demo(
     seconds: Annotated[float, typer.Option(help="Length of each measured round.", min=0.1, max=60)] = 1.5,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
-    """Start everything, classify real pictures, measure what token merging brings, stop. Needs no network."""
+    """Start everything, classify real images, measure what token merging brings, stop. Needs no network."""
     require_engine("demo")
     from opsin.cli.own_service import own_service
     from opsin.client import Client
@@ -40,7 +40,7 @@ def demo(
     console = screen(record=svg is not None)
     pictures = sorted(PICTURES.glob("*.png"))
     if not pictures:
-        raise Failure(f"demo: {PICTURES} holds no pictures")
+        raise Failure(f"demo: {PICTURES} holds no images")
     console.print("Starting the queue, a gateway and a worker …", style="dim")
     try:
         with own_service(bundles) as url, Client(url) as client:
@@ -67,7 +67,7 @@ def show_pictures(client: Client, pictures: list[Path], console: Console) -> Mod
 
 
 def show_throughput(client: Client, model: Model, pictures: list[Path], seconds: float, console: Console) -> None:
-    """Measure pictures per second with merging off and at the model's default rung, and print both and their ratio."""
+    """Measure images per second with merging off and at the model's default rung, and print both and their ratio."""
     from rich.progress import Progress
     from rich.table import Table
 
@@ -90,7 +90,7 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
         )
     off, on = bursts["off"], bursts[rung]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Merging", "Pictures/s", "Range", "Network per picture", "Batches at a time"):
+    for name in ("Merging", "Images/s", "Range", "Network per image", "Batches at a time"):
         table.add_column(name, justify="left" if name == "Merging" else "right")
     for name, burst in bursts.items():
         table.add_row(
@@ -100,10 +100,10 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
             f"{burst.milliseconds:.1f} ms",
             f"{burst.batches_at_a_time:.2f}",
         )
-    console.print(f"\nThroughput: {CLIENTS} clients, {PICTURES_PER_REQUEST} pictures a request, {ROUNDS} × {seconds:g} s each, in turn")
+    console.print(f"\nThroughput: {CLIENTS} clients, {PICTURES_PER_REQUEST} images a request, {ROUNDS} × {seconds:g} s each, in turn")
     console.print(table)
     console.print(
-        f"[bold]{on.rate / off.rate:.2f}×[/] the pictures per second with merging, {off.milliseconds / on.milliseconds:.2f}× in the "
+        f"[bold]{on.rate / off.rate:.2f}×[/] the images per second with merging, {off.milliseconds / on.milliseconds:.2f}× in the "
         "network alone; decoding, HTTP, the queue and these clients share the machine with it."
     )
 
@@ -119,7 +119,7 @@ def show_addresses(url: str, console: Console) -> None:
         except httpx.HTTPError as error:
             raise Failure(f"demo: {url}{path}: {error}") from error
         console.print(f"{name:<9} {url}{path}")
-    console.print("`make serve` keeps the service up on http://127.0.0.1:8000, `opsin classify FILE …` asks it.")
+    console.print("`make serve` keeps the service up on http://127.0.0.1:8000, `.venv/bin/opsin classify FILE …` asks it.")
 
 
 def stay_up(console: Console) -> None:

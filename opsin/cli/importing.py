@@ -35,7 +35,9 @@ class ImportCommand(TyperCommand):
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A torch or .safetensors checkpoint.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A torch or safetensors checkpoint, or a folder of T5X.", show_default=False)
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR/NAME", help="Writes DIR/NAME/VERSION/; with --name, DIR.", show_default=False)
     ],
@@ -107,7 +109,7 @@ def _inputs(spec: BundleSpec) -> Iterator[str]:
     if pictures is not None:
         crop = f"{pictures.image_size} × {pictures.image_width}" if pictures.image_width else f"{pictures.image_size}"
         how = "squeezed to" if pictures.fit == "squeeze" else f"short side {pictures.short_side}, crop"
-        yield f"pictures      {how} {crop}, {pictures.interpolation}, mean {pictures.mean}, std {pictures.std}"
+        yield f"images        {how} {crop}, {pictures.interpolation}, mean {pictures.mean}, std {pictures.std}"
     if clip is not None:
         yield f"clips         {clip.frames} frames, {clip.stride:g} apart at {clip.rate:g} a second"
     if sound is not None:

@@ -121,7 +121,10 @@ def _settings(config: Path | None, **overrides: Any) -> Settings:
         return load(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
-        raise Misuse(f"setting {'.'.join(str(part) for part in first['loc'])}: {first['msg']}, not {first['input']!r}") from error
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise Misuse(f"{file}: no setting is called {name!r}") from error
+        raise Misuse(f"setting {name}: {first['msg']}, not {first['input']!r}") from error
     except (SettingsError, YAMLError) as error:
         raise Misuse(f"settings: {error}") from error
 

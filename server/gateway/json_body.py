@@ -40,7 +40,7 @@ def _decode(content: bytes, example: str) -> dict[str, Any]:
     except msgspec.ValidationError as error:
         raise Problem(Kind.INVALID_BODY, f'the JSON body must be an object such as {{"{example}": "<base64>"}}') from error
     except msgspec.DecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"no JSON ({error})" if content else "empty") from error
+        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if content else "empty") from error
 
 
 def _add(submission: Submission, name: str, value: object, field: str) -> None:

@@ -169,8 +169,8 @@ _HEADERS = (
 )
 
 _REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
-    (Kind.INVALID_BODY, "no JSON (JSON is malformed: invalid character (byte 0))", None),
-    (Kind.UNKNOWN_MODEL, "'cats' is not served; known: flags@1.0.0", "model"),
+    (Kind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
+    (Kind.UNKNOWN_MODEL, "'cats' is not served; known for classify: flags@1.0.0", "model"),
     (Kind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
     (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
     (Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already", None),

@@ -36,7 +36,7 @@ def test_the_demo_shows_labels_tokens_and_what_merging_brings_and_leaves_nothing
         assert re.search(rf"^{re.escape(file.name)} .*class \d+ \d+%.* {tokens} → {tokens - 8} .* ms", ended.stdout, re.MULTILINE)
     rates = [float(re.search(rf"^{merge} +(\d+) ", ended.stdout, re.MULTILINE)[1]) for merge in ("off", "fast")]  # type: ignore[index]
     assert min(rates) > 0
-    assert re.search(r"^\d+\.\d\d× the pictures per second with merging", ended.stdout, re.MULTILINE)
+    assert re.search(r"^\d+\.\d\d× the images per second with merging", ended.stdout, re.MULTILINE)
     docs, metrics = re.findall(r"http://127\.0\.0\.1:\d+/(?:docs|metrics)", ended.stdout)
     assert (docs.rpartition("/")[2], metrics.rpartition("/")[2]) == ("docs", "metrics")
     with pytest.raises(httpx.ConnectError):

@@ -13,7 +13,7 @@ from typing import Any
 
 RESULT = {
     "id": "r-1",
-    "model": "clipart",
+    "model": "flags",
     "version": "1",
     "results": [
         {

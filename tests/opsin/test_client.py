@@ -22,12 +22,12 @@ def free_port() -> int:
 
 def test_one_picture_gives_one_classification() -> None:
     with scripted([Answer()]) as service, Client(service.url) as client:
-        found = client.classify(b"picture", model="clipart@1", merge="off", top_k=2, priority="high", request_id="mine")
-    assert (found.label, found.score, found.model, found.version, found.request_id) == ("animals", 0.75, "clipart", "1", "r-1")
+        found = client.classify(b"picture", model="flags@1", merge="off", top_k=2, priority="high", request_id="mine")
+    assert (found.label, found.score, found.model, found.version, found.request_id) == ("animals", 0.75, "flags", "1", "r-1")
     assert (found.merging.rung, found.merging.tokens_in, found.merging.tokens_out) == ("fast", 65, 49)
     assert (found.timing.total_ms, found.timing.batch_size) == (10, 2)
     [request] = service.requests
-    assert request.path == "/v1/classify?model=clipart%401&top_k=2&merge=off&priority=high"
+    assert request.path == "/v1/classify?model=flags%401&top_k=2&merge=off&priority=high"
     assert (request.body, request.headers["X-Request-ID"]) == (b"picture", "mine")
 
 
@@ -127,9 +127,9 @@ def test_an_answer_that_does_not_come_is_a_passed_deadline() -> None:
 
 
 def test_a_service_that_is_not_ready_says_why() -> None:
-    with scripted([Answer(503, {"detail": "no worker is ready for clipart"})]) as service, Client(service.url) as client:
+    with scripted([Answer(503, {"detail": "no worker is ready for flags"})]) as service, Client(service.url) as client:
         readiness = client.ready()
-    assert (bool(readiness), readiness.reason) == (False, "no worker is ready for clipart")
+    assert (bool(readiness), readiness.reason) == (False, "no worker is ready for flags")
 
 
 def test_no_pictures_and_no_time_are_the_callers_mistakes() -> None:

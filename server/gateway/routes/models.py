@@ -122,7 +122,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "task": spec.task,
         "state": state,
         "reason": reason,
-        "default": default is not None and default.id == spec.id,
+        "default": spec.task in TASKS and default is not None and default.id == spec.id,
         "inputs": _inputs(here, spec),
         "labels": len(spec.labels),
         "default_rung": spec.default_rung,
