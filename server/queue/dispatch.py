@@ -192,5 +192,5 @@ class Dispatcher:
         known, *load = await self._presence.at_once(lambda: self._script["beat"](args=arguments))
         self._inbox.beaten(start_over=self._was_known and not known)
         self._was_known = True
-        self._room.set_load(Load.of(load))
         self._presence.found()
+        self._room.set_load(Load.of(load))

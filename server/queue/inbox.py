@@ -123,12 +123,18 @@ class Inbox:
                 self.last_read = entries[-1][0].decode()
 
     def _deliver(self, entries: Sequence[tuple[bytes, list[bytes]]]) -> None:
-        for _, flat in entries:
-            if flat[0] == b"id":  # one reply, {id, job, reply, message}: of a worker that writes them one by one
-                self._hand_over(flat[1], flat[3])
-                continue
-            for job_id, reply in zip(flat[::2], flat[1::2], strict=True):
-                self._hand_over(job_id, reply)
+        for entry_id, flat in entries:
+            try:
+                self._open(flat)
+            except (IndexError, ValueError):  # anybody may have written to the stream: what follows must still be read
+                log.warning("entry %s of the reply stream is no reply", entry_id)
+
+    def _open(self, flat: list[bytes]) -> None:
+        if flat[0] == b"id":  # one reply, {id, job, reply, message}: of a worker that writes them one by one
+            self._hand_over(flat[1], flat[3])
+            return
+        for job_id, reply in zip(flat[::2], flat[1::2], strict=True):
+            self._hand_over(job_id, reply)
 
     def _hand_over(self, job_id: bytes, message: bytes) -> None:
         """A reply to the one who waits; second replies and those that come too late are discarded."""

@@ -16,7 +16,7 @@ from server.queue.errors import RedisAway
 from server.queue.job import HANDICAP_S, UnknownVersion, decode_job
 from server.queue.link import MAX_BLOCK_S, Link
 from server.queue.outcomes import Outcomes
-from server.queue.rows import Taken
+from server.queue.rows import Taken, whole
 
 T = TypeVar("T")
 
@@ -154,7 +154,12 @@ class Intake:
         pulled_at = time.monotonic()
         deliveries, endings = [], []
         for row in rows:
-            stream, entry_id, id_ = row.stream.decode(), row.entry.decode(), row.job.decode()
+            stream, entry_id = row.stream.decode(), row.entry.decode()
+            try:
+                id_, gateway = row.job.decode(), row.gateway.decode()
+            except UnicodeDecodeError:  # no gateway wrote this
+                endings.append(Ending(stream, entry_id, "", "", row.nbytes, row.added_ms, None, silent=True))
+                continue
             reply = None
             if not row.dropped:
                 try:
@@ -170,7 +175,7 @@ class Intake:
             elif row.dropped == b"deadline":
                 reply = self._outcomes.failed(id_, "deadline", "the deadline passed in the queue")
             silent = row.dropped in (b"payload", b"gateway")
-            endings.append(Ending(stream, entry_id, id_, row.gateway.decode(), row.nbytes, row.added_ms, reply, silent=silent))
+            endings.append(Ending(stream, entry_id, id_, gateway, row.nbytes, row.added_ms, reply, silent=silent))
         self._end(endings)
         return deliveries
 
@@ -205,14 +210,14 @@ def _due(row: Taken) -> int:
 
 
 def _taken(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> Taken:
-    added_ms = fields.get(b"at") or entry_id.partition(b"-")[0]
+    added_ms = whole(fields.get(b"at", b"")) or int(entry_id.partition(b"-")[0])
     return Taken(
         stream=stream,
         entry=entry_id,
         job=fields.get(b"id", b""),
         gateway=fields.get(b"gw", b""),
-        nbytes=int(fields.get(b"bytes", 0)),
-        added_ms=int(added_ms),
+        nbytes=whole(fields.get(b"bytes", b"")),
+        added_ms=added_ms,
         dropped=b"",
         message=fields.get(b"job", b""),
     )

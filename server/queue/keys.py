@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from server.queue.job import PRIORITIES, Priority
 
@@ -54,8 +54,11 @@ class StreamName(NamedTuple):
 
     @staticmethod
     def of(stream_key: str) -> StreamName:
+        """Raises ValueError for what is no work stream's name."""
         _, bundle, digest, priority = stream_key.removesuffix(BACK).split(":")
-        return StreamName(bundle, digest, cast(Priority, priority))
+        if priority not in PRIORITIES:
+            raise ValueError(f"{stream_key!r}: {priority!r} is no priority")
+        return StreamName(bundle, digest, priority)
 
 
 def replies(gateway: str) -> str:

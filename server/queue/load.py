@@ -35,7 +35,10 @@ class Load:
         now_ms, items, nbytes, streams = answer
         depths: dict[tuple[str, str], QueueDepth] = {}
         for stream in map(StreamLoad._make, streams):
-            name = keys.StreamName.of(stream.stream.decode())
+            try:
+                name = keys.StreamName.of(stream.stream.decode())
+            except ValueError:  # anybody may have added to the set of queues
+                continue
             age = max(0.0, (now_ms - stream.oldest_ms) / 1000) if stream.oldest_ms else 0.0
             known = depths.get((name.bundle, name.priority), QueueDepth(0, 0.0))  # several contents, and what was handed back
             depths[name.bundle, name.priority] = QueueDepth(known.items + stream.length, max(known.oldest_age_s, age))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from models.bundle import NAME_PATTERN
+from server.queue.rows import whole
 
 STATES = frozenset({"loaded", "unloaded"})
 
@@ -20,7 +21,7 @@ class Repository:
     @staticmethod
     def of(revision: bytes, flat: Sequence[bytes]) -> Repository:
         """From what repository.lua answers."""
-        return Repository(states_of(flat), int(revision) if revision.isdigit() else 0)
+        return Repository(states_of(flat), whole(revision))
 
 
 def states_of(flat: Sequence[bytes]) -> dict[str, str]:

@@ -101,3 +101,8 @@ def as_lua(script: str) -> str:
             values = ", ".join(f"values.{field}" for field in row._fields)
             functions.append(f"local function row_{kind}(values) return {{{values}}} end")
     return "\n".join(functions)
+
+
+def whole(text: bytes) -> int:
+    """A whole number as our own processes write them; 0 for anything else, which anybody may have written."""
+    return int(text) if len(text) < 16 and text.isdigit() else 0

@@ -7,13 +7,18 @@ local function to_table(flat)
   return table
 end
 
+-- A whole number as our own processes write them; nil for anything else, also for what Lua would take for one.
+local function whole(text)
+  return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) or nil
+end
+
 -- The fields of a stream entry. One that is not ours reads as a job that came too late, and goes.
 -- `added` is when the job was queued: the entry's id tells, or, where a worker has put it back, its field `at`.
 local function fields(entry)
   local job = to_table(entry[2])
   return {
-    id = job.id or '', gw = job.gw or '', deadline = tonumber(job['until']) or 0, bytes = tonumber(job.bytes) or 0,
-    message = job.job or '', added = tonumber(job.at or string.match(entry[1], '^(%d+)')),
+    id = job.id or '', gw = job.gw or '', deadline = whole(job['until']) or 0, bytes = whole(job.bytes) or 0,
+    message = job.job or '', added = whole(job.at) or tonumber(string.match(entry[1], '^(%d+)')),
   }
 end
 
