@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
 from server.gateway import arrival, options
+from server.gateway.client_address import ClientAddresses
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, Reservation
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
@@ -47,6 +48,8 @@ class Visit:
     timer: asyncio.Timeout
     reservation: Reservation
     """Room in the queue until the queue counts the jobs itself."""
+    client: str = ""
+    """Whose it is, by address."""
     model: str = ""
     version: str = ""
     ends_with_gateway: bool = False
@@ -78,6 +81,7 @@ class Admission:
         self._settings = settings
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._clients = ClientAddresses(settings.trusted_proxies)
         self._visits: set[Visit] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -93,7 +97,9 @@ class Admission:
         """
         started = time.perf_counter()
         length = arrival.declared_length(request) or 0
-        visit = Visit(request.state.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(0, 0))
+        visit = Visit(
+            request.state.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(0, 0), self._clients.of(request.scope)
+        )
         self._visits.add(visit)
         self._idle.clear()
         self._metrics.in_flight.inc()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -30,6 +29,7 @@ from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds
 from server.gateway.routes import health, infer, metrics, models, open_inference, tasks
 from server.gateway.slow_bodies import SlowBodies
+from server.gateway.turns import Turns
 from server.media.images import Decoder
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
@@ -47,13 +47,13 @@ def create_app(settings: Settings) -> GatewayApp:
     counted = GatewayMetrics()
     directory = Directory(dispatcher, settings)
     desertion = Desertion(settings, directory)
-    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="prepare")
+    turns = Turns(len(os.sched_getaffinity(0)))
     gateway = Gateway(
         settings=settings,
         dispatcher=dispatcher,
         directory=directory,
         admission=Admission(settings, dispatcher, counted),
-        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels), threads),
+        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels), turns),
         metrics=counted,
     )
 
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> GatewayApp:
         yield
         watching.cancel()
         await dispatcher.close()
-        threads.shutdown(wait=False, cancel_futures=True)
+        turns.close()
 
     app = FastAPIOffline(
         title="Opsin",

@@ -9,11 +9,14 @@ from starlette.requests import Request
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Reservation
 
+MOST_DIGITS = 19
+"""Of a length that means anything; Python refuses to read thousands of them."""
+
 
 def declared_length(request: Request) -> int | None:
     """Content-Length; None for a chunked body."""
     text = request.headers.get("content-length")
-    return None if text is None else int(text)  # the HTTP parser lets only digits through
+    return None if text is None else int(text.lstrip("0")[:MOST_DIGITS] or "0")  # the HTTP parser lets only digits through
 
 
 async def stream(request: Request, limit: int, reservation: Reservation) -> AsyncIterator[bytes]:

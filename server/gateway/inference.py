@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from server.gateway.admission import Visit
 from server.gateway.body import item_field
 from server.gateway.desertion import Desertion
 from server.gateway.problems import Kind, Problem
+from server.gateway.turns import Turns
 from server.media import images
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Array, Failure, Job, Priority, Reply
@@ -73,7 +74,7 @@ class Inference:
     """Runs the items of admitted requests."""
 
     def __init__(
-        self, dispatcher: Dispatcher, desertion: Desertion, metrics: GatewayMetrics, decoder: images.Decoder, threads: Executor
+        self, dispatcher: Dispatcher, desertion: Desertion, metrics: GatewayMetrics, decoder: images.Decoder, turns: Turns
     ) -> None:
         self._dispatcher = dispatcher
         self._desertion = desertion
@@ -81,12 +82,12 @@ class Inference:
         self._decoder = decoder
         self._inline = images.Decoder(min(INLINE_PIXELS, decoder.max_pixels))
         """Of the event loop alone: it never waits for what threads have decoded."""
-        self._threads = threads
+        self._turns = turns
 
     async def run(self, items: list[Item], asked: Asked, visit: Visit) -> Answer:
         """All of the items or none; the list is emptied. Raises Problem, and what the Dispatcher raises."""
         began = time.perf_counter()
-        prepared = await self._prepare(items, asked)
+        prepared = await self._prepare(items, asked, visit.client)
         count = len(items)
         items.clear()  # they may be large, and are not needed while their small copies wait
         enqueued = time.perf_counter()
@@ -103,14 +104,13 @@ class Inference:
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
 
-    async def _prepare(self, items: Sequence[Item], asked: Asked) -> list[Prepared]:
+    async def _prepare(self, items: Sequence[Item], asked: Asked, client: str) -> list[Prepared]:
         """Raises Problem that names the first bad item."""
         if len(items) == 1 and asked.task.is_small(items[0]):
             result = _prepare(items[0], asked, self._inline)
             if not isinstance(result, images.TooManyPixels):
                 return [_good(result, asked.part)]
-        loop = asyncio.get_running_loop()
-        work = [loop.run_in_executor(self._threads, _prepare, item, asked, self._decoder) for item in items]
+        work = [self._turns.run(client, partial(_prepare, item, asked, self._decoder)) for item in items]
         results = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         return [_good(result, item_field(asked.part, index, len(items))) for index, result in enumerate(results)]
 

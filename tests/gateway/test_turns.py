@@ -1,0 +1,58 @@
+"""Who brings much work waits behind their own, and nobody else behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from server.gateway.turns import Turns
+
+
+@pytest.fixture
+def turns() -> Iterator[Turns]:
+    """With one thread."""
+    one = Turns(1)
+    yield one
+    one.close()
+
+
+async def test_clients_take_turns_whoever_brings_more(turns: Turns) -> None:
+    order: list[str] = []
+    gate = threading.Event()
+    first = asyncio.create_task(turns.run("greedy", gate.wait))
+    await asyncio.sleep(0)
+    greedy = [asyncio.create_task(turns.run("greedy", lambda: order.append("greedy"))) for _ in range(8)]
+    await asyncio.sleep(0)
+    modest = [asyncio.create_task(turns.run(name, lambda name=name: order.append(name))) for name in ("modest", "other")]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, *greedy, *modest)
+    assert order[:4] == ["greedy", "modest", "other", "greedy"]
+    assert len(order) == 10
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done(turns: Turns) -> None:
+    done: list[int] = []
+    gate = threading.Event()
+    first = asyncio.create_task(turns.run("a", gate.wait))
+    await asyncio.sleep(0)
+    gone = asyncio.create_task(turns.run("a", lambda: done.append(1)))
+    stays = asyncio.create_task(turns.run("a", lambda: done.append(2)))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, stays)
+    assert done == [2]
+
+
+async def test_errors_go_to_whoever_waits(turns: Turns) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await turns.run("a", fail)
+    assert await turns.run("a", lambda: 3) == 3
