@@ -23,7 +23,7 @@ import psutil
 from benchmarks import machine
 from benchmarks.service import running
 
-PICTURE = Path("docs/pictures/clipart/lion.png")
+PICTURE = Path("docs/pictures/flags/nepal.png")
 BUNDLES = Path("bundles")
 ROUNDS = 10
 SETTLE_SECONDS = 2.0
