@@ -13,7 +13,6 @@ from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
 from server.gateway import arrival, options
-from server.gateway.client_address import ClientAddresses
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, Reservation
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
@@ -81,7 +80,6 @@ class Admission:
         self._settings = settings
         self._dispatcher = dispatcher
         self._metrics = metrics
-        self._clients = ClientAddresses(settings.trusted_proxies)
         self._visits: set[Visit] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -97,9 +95,8 @@ class Admission:
         """
         started = time.perf_counter()
         length = arrival.declared_length(request) or 0
-        visit = Visit(
-            request.state.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(0, 0), self._clients.of(request.scope)
-        )
+        told = request.state
+        visit = Visit(told.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(0, 0), told.client)
         self._visits.add(visit)
         self._idle.clear()
         self._metrics.in_flight.inc()

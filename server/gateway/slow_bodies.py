@@ -19,7 +19,8 @@ RETRY_AFTER = 5
 class SlowBodies:
     """A layer of the app. Whoever reads a body through it gets a Problem: 408 without progress, 429 above the client's share.
 
-    `budget`: bytes; one client address holds at most a quarter of them in bodies that have not ended.
+    `budget`: bytes; one client address holds at most a quarter of them in bodies that have not ended. Whose a request is stands in its
+    state as `client`.
     """
 
     def __init__(self, app: ASGIApp, budget: int, trusted_proxies: Sequence[str]) -> None:
@@ -33,7 +34,9 @@ class SlowBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(receive, self._held, self._clients.of(scope), self._share)
+        client = self._clients.of(scope)
+        scope.setdefault("state", {})["client"] = client
+        body = _Body(receive, self._held, client, self._share)
         try:
             await self._app(scope, body.receive, send)
         finally:
