@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from server.queue.fleet import Fleet
 from server.queue.fleet_reader import FleetReader
 from server.queue.identity import process_id
 from server.queue.inbox import Inbox
-from server.queue.job import Job, Reply
+from server.queue.job import Job, Progress, Reply
 from server.queue.load import Load, QueueDepth
 from server.queue.presence import Presence
 from server.queue.reservation import Reservation
@@ -36,7 +36,7 @@ __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueD
 log = logging.getLogger(__name__)
 
 LOOK_WHILE_AWAY_S = 0.1
-FORMS = "batched-replies"
+FORMS = "batched-replies progress"
 """What this gateway understands beyond the oldest form of messages, as the value of `gw:<id>`; words separated by spaces."""
 
 
@@ -102,14 +102,16 @@ class Dispatcher:
         """Room for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry."""
         return self._room.reserve(items, nbytes)
 
-    async def submit_all(self, jobs: list[Job], *, reservation: Reservation | None = None) -> list[Reply]:
+    async def submit_all(
+        self, jobs: list[Job], *, reservation: Reservation | None = None, on_progress: Callable[[Progress], None] | None = None
+    ) -> list[Reply]:
         """Enqueue the jobs of one request, all or none, and wait for every reply; in the order of the jobs.
 
         The reservation is given up as soon as the queue counts the jobs itself. A reply may carry a `failure`. Raises QueueFull, RedisAway
         (away for longer than `redis_grace`) or DeadlinePassed; then, and when the caller is cancelled, the jobs are cancelled too.
         """
         refused = False
-        expected = self._inbox.expect(jobs)
+        expected = self._inbox.expect(jobs, on_progress)
         try:
             async with asyncio.timeout((min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000):
                 await self._room.enqueue(jobs)

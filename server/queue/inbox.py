@@ -15,7 +15,7 @@ import msgspec
 from server.queue import keys
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
-from server.queue.job import Failure, Job, Reply, UnknownVersion, decode_reply
+from server.queue.job import Failure, Job, Progress, Reply, UnknownVersion, decode_progress, decode_reply
 from server.queue.presence import Presence
 from server.queue.wire import AsyncWire
 
@@ -34,6 +34,8 @@ class Waiting:
     job: Job
     sent_at: float
     reply: asyncio.Future[Reply]
+    on_progress: Callable[[Progress], None] | None = None
+    """Called in the event loop with each report, in their order; reports of a job that starts again begin at 0."""
 
     @property
     def answered(self) -> bool:
@@ -58,9 +60,9 @@ class Inbox:
         self.last_read = "0-0"
         """Id of the last entry that was read; what is older may be trimmed."""
 
-    def expect(self, jobs: Sequence[Job]) -> list[Waiting]:
+    def expect(self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] | None = None) -> list[Waiting]:
         loop, now = asyncio.get_running_loop(), time.monotonic()
-        expected = [Waiting(job, now, loop.create_future()) for job in jobs]
+        expected = [Waiting(job, now, loop.create_future(), on_progress) for job in jobs]
         self._waiting.update((waiting.job.id, waiting) for waiting in expected)
         return expected
 
@@ -133,8 +135,20 @@ class Inbox:
         if flat[0] == b"id":  # one reply, {id, job, reply, message}: of a worker that writes them one by one
             self._hand_over(flat[1], flat[3])
             return
+        if flat[0] == b"progress":
+            for job_id, message in zip(flat[2::2], flat[3::2], strict=True):
+                self._tell(job_id, message)
+            return
         for job_id, reply in zip(flat[::2], flat[1::2], strict=True):
             self._hand_over(job_id, reply)
+
+    def _tell(self, job_id: bytes, message: bytes) -> None:
+        """A report of progress to the one who waits; what cannot be read is left out."""
+        waiting = self._waiting.get(job_id.decode())
+        if waiting is None or waiting.on_progress is None or waiting.reply.done():
+            return
+        with suppress(UnknownVersion, msgspec.MsgspecError):
+            waiting.on_progress(decode_progress(message))
 
     def _hand_over(self, job_id: bytes, message: bytes) -> None:
         """A reply to the one who waits; second replies and those that come too late are discarded."""

@@ -56,6 +56,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Unix milliseconds on Redis' clock."""
     gateway: str
     """Whose reply stream gets the answer."""
+    record: str = ""
+    """The record in Redis that gets the answer instead: the job outlives its gateway. Empty: there is none."""
+    progress: bool = False
+    """Whether somebody wants to know how far it has come."""
+    previews: bool = False
+    """Whether progress should bring what can be shown already."""
     trace: dict[str, str] = {}
     """Trace context and the client's request id, for logs."""
 
@@ -79,7 +85,8 @@ class WorkerTiming(msgspec.Struct, frozen=True, kw_only=True):
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Why a job ended without a result."""
 
-    kind: Literal["worker-crashed", "model-error", "unknown-version", "deadline", "cancelled", "unloaded"]
+    kind: str
+    """`worker-crashed`, `model-error`, `unknown-version`, `deadline`, `cancelled`, `unloaded`; a newer worker may know more."""
     detail: str
 
 
@@ -92,6 +99,21 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     arrays: dict[str, Array] = {}
     timing: WorkerTiming | None = None
     failure: Failure | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a job of several steps has come."""
+
+    v: int = VERSION
+    id: str
+    worker: str
+    done: int
+    """Steps; 0 when the job starts, also where it starts again after its worker's death."""
+    total: int
+    unit: str
+    """What a step is: `steps`, `levels`, `windows`."""
+    preview: dict[str, Array] = {}
+    """What can be shown already; the task knows how."""
 
 
 class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +130,8 @@ class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
     """Measured; 0 while unknown."""
     batch_budget: int = 0
     """The learned batch size; 0 while unknown."""
+    unit: str = ""
+    """What a step is, where jobs take several; empty: a job is one forward pass."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,18 +149,21 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: int = 0
     repository_revision: int = 0
     """The change of the repository that its bundles are in line with."""
+    forms: str = ""
+    """What this worker understands beyond the oldest messages, words separated by spaces. `records`: jobs that outlive their gateway."""
 
 
-Message = TypeVar("Message", Job, Reply, WorkerInfo)
+Message = TypeVar("Message", Job, Reply, Progress, WorkerInfo)
 
 _encoder = msgspec.msgpack.Encoder()
 _fields = msgspec.msgpack.Decoder(type=dict[str, msgspec.Raw])
 _jobs = msgspec.msgpack.Decoder(Job)
 _replies = msgspec.msgpack.Decoder(Reply)
+_progress = msgspec.msgpack.Decoder(Progress)
 _workers = msgspec.msgpack.Decoder(WorkerInfo)
 
 
-def encode(message: Job | Reply | WorkerInfo) -> bytes:
+def encode(message: Job | Reply | Progress | WorkerInfo) -> bytes:
     return _encoder.encode(message)
 
 
@@ -148,6 +175,11 @@ def decode_job(data: bytes) -> Job:
 def decode_reply(data: bytes) -> Reply:
     """Raises UnknownVersion, or msgspec.MsgspecError for what is no reply at all."""
     return _decode(_replies, data)
+
+
+def decode_progress(data: bytes) -> Progress:
+    """Raises UnknownVersion, or msgspec.MsgspecError for what is no report of progress at all."""
+    return _decode(_progress, data)
 
 
 def decode_worker(data: bytes) -> WorkerInfo:

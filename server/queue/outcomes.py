@@ -8,9 +8,9 @@ from typing import Any
 
 from server.queue.delivery import Delivery, Ending
 from server.queue.errors import RedisAway
-from server.queue.job import Failure, Reply
+from server.queue.job import Failure, Progress, Reply, encode
 from server.queue.link import Link
-from server.queue.rows import HandedBack
+from server.queue.rows import Advanced, HandedBack
 
 MOST_DEAD_LETTERS = 100
 
@@ -48,6 +48,12 @@ class Outcomes:
             ended += map(bool, self._link.patiently(lambda a=arguments: self._link.script("finish", *a)))  # type: ignore[misc]
         self._held.difference_update((ending.stream, ending.entry_id) for ending in endings)
         return ended
+
+    def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+        """Once: who misses a report hears the next one. Raises RedisAway."""
+        rows = [Advanced(held.job.id, held.job.gateway, encode(report)) for held, report in reports if held.job.progress]
+        if rows:
+            self._link.script("progress", *(value for row in rows for value in row))
 
     def hand_back(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:

@@ -61,6 +61,14 @@ class Ended(NamedTuple):
     worker_ns: int
 
 
+class Advanced(NamedTuple):
+    """A job that has come further."""
+
+    job: str
+    gateway: str
+    message: bytes
+
+
 class HandedBack(NamedTuple):
     """A job that a worker gives to the others."""
 
@@ -85,6 +93,7 @@ ROWS: dict[str, Any] = {
     "enqueued": Enqueued,
     "taken": Taken,
     "ended": Ended,
+    "advanced": Advanced,
     "handed_back": HandedBack,
     "stream_load": StreamLoad,
 }

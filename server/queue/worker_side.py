@@ -12,7 +12,7 @@ from models.bundle import BundleSpec
 from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.intake import Intake
-from server.queue.job import Reply, WorkerInfo, encode
+from server.queue.job import Progress, Reply, WorkerInfo, encode
 from server.queue.link import Link, WorkerTimings
 from server.queue.outcomes import Outcomes
 from server.queue.repository import Repository
@@ -90,6 +90,10 @@ class WorkerQueue:
         Jobs whose answers could not be written within `patience` (RedisAway) are handed back at the next pull, to be run again.
         """
         return self._outcomes.finish(results)
+
+    def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+        """Tell how far jobs have come, to whoever asked for it (`Job.progress`). Raises RedisAway; it need not be told again."""
+        self._outcomes.progress(reports)
 
     def dead_letter(self, delivery: Delivery, reason: str, kind: str = "worker-crashed") -> bool:
         """Answer 500 and keep a copy of the job in the `dead` stream. `kind`: `worker-crashed` or `model-error`."""
