@@ -67,7 +67,9 @@ class Room:
         self._read_load = client.register_script(lua.source("load"))
         self._ledger = Ledger()
         self._ready: list[_Request] = []
-        """What is sent at the end of this turn of the event loop."""
+        """What is sent with the next call."""
+        self._sending = 0
+        """Calls on their way."""
         self._read_at = 0.0
         self.load = Load(0, 0, 0)
 
@@ -78,7 +80,7 @@ class Room:
         """The jobs of one request, all or none; returns when the queue holds them. Raises QueueFull, DeadlinePassed or RedisAway."""
         loop = asyncio.get_running_loop()
         request = _Request([_row(job) for job in jobs], again, loop.create_future())
-        if not self._ready:
+        if not self._ready and not self._sending:
             loop.call_soon(self._send_ready)
         self._ready.append(request)
         await request.admitted
@@ -116,7 +118,14 @@ class Room:
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
         for group in _groups(ready):
-            self._background.spawn(self._send(group))
+            self._sending += 1
+            self._background.spawn(self._send(group)).add_done_callback(self._sent)
+
+    def _sent(self, _call: object) -> None:
+        """What became ready meanwhile shares the next call: under load calls, batches and replies are larger and fewer."""
+        self._sending -= 1
+        if self._ready and not self._sending:
+            self._send_ready()
 
     async def _send(self, group: list[_Request]) -> None:
         """The script does nothing for a job that it has queued before, so trying again is safe."""
