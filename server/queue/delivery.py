@@ -92,4 +92,5 @@ class Ending:
             batch_wait_ns=int(timing.batch_wait_ms * NS_PER_MS) if timing else 0,
             inference_ns=int(timing.inference_ms * NS_PER_MS) if timing else 0,
             worker_ns=int(timing.worker_ms * NS_PER_MS) if timing else 0,
+            stored=self.reply.stored if self.reply else "",
         )

@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 
 from server.queue import keys
+from server.queue.background import Background
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
-from server.queue.job import Failure, Job, Progress, Reply, UnknownVersion, decode_progress, decode_reply
+from server.queue.freight import Freight
+from server.queue.job import Failure, Job, Progress, Reply, UnknownVersion, decode_arrays, decode_progress, decode_reply
 from server.queue.presence import Presence
 from server.queue.wire import AsyncWire
 
@@ -36,6 +38,8 @@ class Waiting:
     reply: asyncio.Future[Reply]
     on_progress: Callable[[Progress], None] | None = None
     """Called in the event loop with each report, in their order; reports of a job that starts again begin at 0."""
+    arriving: bool = False
+    """Its reply is here, the large arrays of it are on their way."""
 
     @property
     def answered(self) -> bool:
@@ -45,8 +49,20 @@ class Waiting:
 class Inbox:
     """The reply stream of one gateway, read by one blocking read."""
 
-    def __init__(self, commands: Any, wire: AsyncWire, gateway: str, presence: Presence, *, lost_after: float) -> None:
+    def __init__(
+        self,
+        commands: Any,
+        wire: AsyncWire,
+        freight: Freight,
+        gateway: str,
+        presence: Presence,
+        background: Background,
+        *,
+        lost_after: float,
+    ) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
+        self._freight = freight
+        self._background = background
         self._redis = commands
         self._wire = wire
         self._stream = keys.replies(gateway)
@@ -87,7 +103,7 @@ class Inbox:
     async def send_lost_again(self, enqueue_again: Callable[[Sequence[Job]], Awaitable[None]]) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
         before = time.monotonic() - self._lost_after
-        overdue = [waiting for waiting in self._waiting.values() if waiting.sent_at < before and not waiting.reply.done()]
+        overdue = [one for one in self._waiting.values() if one.sent_at < before and not one.reply.done() and not one.arriving]
         if not overdue:
             return
         marks = await self._presence.ask(lambda: self._redis.mget([keys.job(waiting.job.id) for waiting in overdue]))
@@ -97,7 +113,7 @@ class Inbox:
         # an answer was written when its job:<id> went, so it is in the stream by now, read or not
         self._deliver(await self._presence.ask(lambda: self._wire.command("XRANGE", self._stream, f"({self.last_read}", "+")))
         for waiting in gone:
-            if not waiting.reply.done() and waiting.job.deadline_ms > self._presence.now_ms():
+            if not waiting.reply.done() and not waiting.arriving and waiting.job.deadline_ms > self._presence.now_ms():
                 waiting.sent_at = time.monotonic()
                 with suppress(DeadlinePassed):
                     await enqueue_again([waiting.job])
@@ -153,12 +169,31 @@ class Inbox:
     def _hand_over(self, job_id: bytes, message: bytes) -> None:
         """A reply to the one who waits; second replies and those that come too late are discarded."""
         waiting = self._waiting.get(job_id.decode())
-        if waiting is None or waiting.reply.done():
+        if waiting is None or waiting.reply.done() or waiting.arriving:
             return
         try:
             reply = decode_reply(message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
             failure = Failure(kind="unknown-version", detail=f"the gateway cannot read the worker's reply: {error}")
             reply = Reply(id=waiting.job.id, worker="", failure=failure)
+        if reply.stored:
+            waiting.arriving = True
+            self._background.spawn(self._fetch(waiting, reply))
+            return
         waiting.reply.set_result(reply)
         self._answered += 1
+
+    async def _fetch(self, waiting: Waiting, reply: Reply) -> None:
+        """The large arrays of a reply, and then the reply to the one who waits. If they are lost, the job is looked for as a lost one."""
+        try:
+            stored = await self._freight.read(reply.stored)
+            if stored and not waiting.reply.done():
+                waiting.reply.set_result(msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored=""))
+                self._answered += 1
+            await self._freight.delete(reply.stored)
+        except RedisAway as away:
+            self._presence.lost(away)
+        except msgspec.MsgspecError as error:
+            log.warning("the arrays under %s cannot be read: %s", reply.stored, error)
+        finally:
+            waiting.arriving = False
