@@ -43,8 +43,8 @@ def describe(app: FastAPI, paths: Mapping[str, Mapping[str, Any]], structs: Sequ
     return document
 
 
-def task_operation(surface: Surface, answer: str) -> dict[str, Any]:
-    """`POST /v1/<task>` from the task's tables; `answer` names the schema of its JSON."""
+def task_operation(surface: Surface, schema: str) -> dict[str, Any]:
+    """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON."""
     task = surface.task
     example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **task.example, "timing": EXAMPLE_TIMING}
     return {
@@ -58,15 +58,13 @@ def task_operation(surface: Surface, answer: str) -> dict[str, Any]:
             "200": {
                 "description": task.answer.__doc__ or task.summary,
                 "content": {
-                    media_type: {"schema": {"$ref": f"#/components/schemas/{answer}"}, "example": example}
+                    media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
                     if media_type == JSON
                     else {"schema": BINARY}
                     for media_type in task.media_types
                 },
             },
-            **_problems(
-                *_REFUSALS, (Kind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(task.media_types)}", "Accept")
-            ),
+            **problems(*_REFUSALS, (Kind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(task.media_types)}", "Accept")),
         },
     }
 
@@ -130,12 +128,12 @@ def _without_description(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name != "description"}
 
 
-def _answer(struct: str, description: str, example: object) -> dict[str, Any]:
+def answer(struct: str, description: str, example: object) -> dict[str, Any]:
     content = {"schema": {"$ref": f"#/components/schemas/{struct}"}, "example": example}
     return {"200": {"description": description, "content": {JSON: content}}}
 
 
-def _problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
+def problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
     """Responses by status; a status with several kinds lists them all."""
     responses: dict[str, Any] = {}
     for kind, detail, field in sorted(examples, key=lambda example: example[0].status):
@@ -198,13 +196,13 @@ _SUMMARY = {
     "default_rung": "steps13",
     "ladder": [{"name": "steps13", "schedule": [13, 13, 13, 10], "accuracy": 0.97, "throughput": 1.62}],
 }
-_REDIS_AWAY = _problems((Kind.REDIS_AWAY, "Redis does not answer", None))
+_REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
-MODELS: dict[str, Any] = {"responses": {**_answer("ModelList", "Known bundles", {"models": [_SUMMARY]}), **_REDIS_AWAY}}
+MODELS: dict[str, Any] = {"responses": {**answer("ModelList", "Known bundles", {"models": [_SUMMARY]}), **_REDIS_AWAY}}
 
 MODEL: dict[str, Any] = {
     "responses": {
-        **_answer(
+        **answer(
             "ModelDetails",
             "One bundle",
             {
@@ -213,7 +211,7 @@ MODEL: dict[str, Any] = {
                 "spec": {"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
             },
         ),
-        **_problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None)),
+        **problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None)),
         **_REDIS_AWAY,
     }
 }

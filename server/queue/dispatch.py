@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from models.bundle import BundleSpec
@@ -129,10 +128,7 @@ class Dispatcher:
         are cancelled too.
         """
         refused = False
-        expected = self._inbox.expect(jobs, on_progress)
-        if on_reply is not None:
-            for waiting in expected:
-                waiting.reply.add_done_callback(partial(_pass_on, on_reply))
+        expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
             async with asyncio.timeout((min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000):
                 place = await self._room.enqueue(jobs, place=on_admitted is not None)
@@ -230,8 +226,3 @@ class Dispatcher:
 
     async def _send_again(self, jobs: Sequence[Job]) -> None:
         await self._room.enqueue(jobs, again=True)
-
-
-def _pass_on(on_reply: Callable[[Reply], None], done: asyncio.Future[Reply]) -> None:
-    if not done.cancelled() and done.exception() is None:
-        on_reply(done.result())

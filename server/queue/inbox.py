@@ -38,6 +38,8 @@ class Waiting:
     reply: asyncio.Future[Reply]
     on_progress: Callable[[Progress], None] | None = None
     """Called in the event loop with each report, in their order; reports of a job that starts again begin at 0."""
+    on_reply: Callable[[Reply], None] | None = None
+    """Called in the event loop before the one who waits wakes up."""
     arriving: bool = False
     """Its reply is here, the large arrays of it are on their way."""
 
@@ -76,9 +78,14 @@ class Inbox:
         self.last_read = "0-0"
         """Id of the last entry that was read; what is older may be trimmed."""
 
-    def expect(self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] | None = None) -> list[Waiting]:
+    def expect(
+        self,
+        jobs: Sequence[Job],
+        on_progress: Callable[[Progress], None] | None = None,
+        on_reply: Callable[[Reply], None] | None = None,
+    ) -> list[Waiting]:
         loop, now = asyncio.get_running_loop(), time.monotonic()
-        expected = [Waiting(job, now, loop.create_future(), on_progress) for job in jobs]
+        expected = [Waiting(job, now, loop.create_future(), on_progress, on_reply) for job in jobs]
         self._waiting.update((waiting.job.id, waiting) for waiting in expected)
         return expected
 
@@ -180,16 +187,20 @@ class Inbox:
             waiting.arriving = True
             self._background.spawn(self._fetch(waiting, reply))
             return
+        self._answer(waiting, reply)
+
+    def _answer(self, waiting: Waiting, reply: Reply) -> None:
         waiting.reply.set_result(reply)
         self._answered += 1
+        if waiting.on_reply is not None:
+            waiting.on_reply(reply)
 
     async def _fetch(self, waiting: Waiting, reply: Reply) -> None:
         """The large arrays of a reply, and then the reply to the one who waits. If they are lost, the job is looked for as a lost one."""
         try:
             stored = await self._freight.read(reply.stored)
             if stored and not waiting.reply.done():
-                waiting.reply.set_result(msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored=""))
-                self._answered += 1
+                self._answer(waiting, msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored=""))
             await self._freight.delete(reply.stored)
         except RedisAway as away:
             self._presence.lost(away)

@@ -93,6 +93,9 @@ class Ended(NamedTuple):
     worker_ns: int
     stored: str = ""
     """Key of the reply's arrays, where these are too large for a script's argument."""
+    failure: str = ""
+    """Kind of failure; empty where it did not fail, or nobody waits."""
+    detail: str = ""
 
 
 class Advanced(NamedTuple):
@@ -101,6 +104,11 @@ class Advanced(NamedTuple):
     job: str
     gateway: str
     message: bytes
+    done: int
+    total: int
+    unit: str
+    preview: int
+    """1 if the message brings something to show."""
 
 
 class HandedBack(NamedTuple):

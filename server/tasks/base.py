@@ -114,6 +114,18 @@ class Task(ABC, Generic[Asked, Plan]):
         """The outputs of all jobs, in their order → an `answer` for JSON, a File for any other of `media_types`."""
 
     @abstractmethod
+    def result_bound(self, plan: Plan, spec: BundleSpec) -> int:
+        """Bytes that the outputs of one job take at most, its largest preview included: so much room is kept for an asynchronous job."""
+
+    def preview(self, arrays: Outputs, plan: Plan, spec: BundleSpec) -> msgspec.Struct | None:
+        """What a worker can show before the end → the data of a `preview` event; None: nothing."""
+        return None
+
+    @property
+    def shows_previews(self) -> bool:
+        return type(self).preview is not Task.preview
+
+    @abstractmethod
     def sample(self, spec: BundleSpec) -> Arrays:
         """The arrays of one job of usual size, for warming up."""
 

@@ -7,18 +7,17 @@ local now = now_ms()
 local outgoing, told = {}, 0
 
 -- Where a record has several jobs, it is they that are counted, when they end.
-local function note(id, message)
+local function note(id, job)
   local record = record_at(id)
   if not record or not is_open(record) then return end
-  local report = cmsgpack.unpack(message)
   start(id, record, now)
   if record.count == '1' then
     redis.call('HSET', 'record:' .. id, 'reported', '1')
-    tell_progress(id, report.done, report.total, report.unit)
+    tell_progress(id, tonumber(job.done), tonumber(job.total), job.unit)
   end
-  if next(report.preview or {}) then
+  if job.preview == '1' then
     forget_preview(id, record)  -- only the latest one is kept
-    redis.call('HSET', 'record:' .. id, 'preview', tell(id, 'preview', message))
+    redis.call('HSET', 'record:' .. id, 'preview', tell(id, 'preview', job.message))
   end
   told = told + 1
 end
@@ -35,7 +34,7 @@ while at <= #ARGV do
   local job
   job, at = read_advanced(ARGV, at)
   local record = record_of(job.job)
-  if record then note(record, job.message) else pass_on(job) end
+  if record then note(record, job) else pass_on(job) end
 end
 
 for gateway, entry in pairs(outgoing) do

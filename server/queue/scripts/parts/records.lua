@@ -125,8 +125,7 @@ local function settle(id, index, ending, now)
   end
   start(id, record, now - tonumber(ending.worker_ns) / 1e6)
   if ending.outcome ~= 'success' then
-    local failure = cmsgpack.unpack(ending.reply).failure
-    fail(id, record, failure.kind, failure.detail, index, now)
+    fail(id, record, ending.failure, ending.detail, index, now)
     return
   end
   if ending.stored ~= '' and redis.call('EXISTS', ending.stored) == 0 then
