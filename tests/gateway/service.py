@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import msgspec
@@ -157,7 +157,8 @@ class Worker:
         """Sign off."""
         self._stop.set()
         self._thread.join()
-        self.queue.withdraw()
+        with suppress(RedisAway):  # its key expires
+            self.queue.withdraw()
 
     def redis(self) -> redis.Redis:
         """A look at what it works on."""
