@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from models.bundle import BundleSpec
@@ -132,6 +133,7 @@ class Dispatcher:
         try:
             async with asyncio.timeout((min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000):
                 place = await self._room.enqueue(jobs, place=on_admitted is not None)
+                self._inbox.sent(expected)
                 if reservation is not None:
                     reservation.release()
                 if on_admitted is not None:
@@ -204,7 +206,7 @@ class Dispatcher:
             nudge.clear()
             try:
                 await self._beat()
-                await self._inbox.send_lost_again(self._send_again)
+                await self._inbox.send_lost_again(partial(self._room.enqueue, again=True))
             except RedisAway:
                 given_up = self._presence.given_up()
                 if given_up is not None:
@@ -223,6 +225,3 @@ class Dispatcher:
         self._room.set_load(Load.of(load))
         if sweeps:
             self._background.spawn(self.records.sweep())
-
-    async def _send_again(self, jobs: Sequence[Job]) -> None:
-        await self._room.enqueue(jobs, again=True)

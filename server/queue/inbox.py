@@ -34,7 +34,8 @@ class Waiting:
     """A job on its way."""
 
     job: Job
-    sent_at: float
+    sent_at: float | None
+    """None until the queue holds it: large messages take their time to get there."""
     reply: asyncio.Future[Reply]
     on_progress: Callable[[Progress], None] | None = None
     """Called in the event loop with each report, in their order; reports of a job that starts again begin at 0."""
@@ -42,6 +43,10 @@ class Waiting:
     """Called in the event loop before the one who waits wakes up."""
     arriving: bool = False
     """Its reply is here, the large arrays of it are on their way."""
+
+    @property
+    def may_be_lost(self) -> bool:
+        return not self.reply.done() and not self.arriving
 
     @property
     def answered(self) -> bool:
@@ -84,10 +89,16 @@ class Inbox:
         on_progress: Callable[[Progress], None] | None = None,
         on_reply: Callable[[Reply], None] | None = None,
     ) -> list[Waiting]:
-        loop, now = asyncio.get_running_loop(), time.monotonic()
-        expected = [Waiting(job, now, loop.create_future(), on_progress, on_reply) for job in jobs]
+        loop = asyncio.get_running_loop()
+        expected = [Waiting(job, None, loop.create_future(), on_progress, on_reply) for job in jobs]
         self._waiting.update((waiting.job.id, waiting) for waiting in expected)
         return expected
+
+    def sent(self, expected: Sequence[Waiting]) -> None:
+        """From now on the queue should hold them until they are answered."""
+        now = time.monotonic()
+        for waiting in expected:
+            waiting.sent_at = now
 
     def forget(self, expected: Sequence[Waiting]) -> None:
         for waiting in expected:
@@ -107,10 +118,10 @@ class Inbox:
         self.answered_per_second += SMOOTHING * (self._answered / (now - self._beat_at) - self.answered_per_second)
         self._answered, self._beat_at = 0, now
 
-    async def send_lost_again(self, enqueue_again: Callable[[Sequence[Job]], Awaitable[None]]) -> None:
+    async def send_lost_again(self, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
         before = time.monotonic() - self._lost_after
-        overdue = [one for one in self._waiting.values() if one.sent_at < before and not one.reply.done() and not one.arriving]
+        overdue = [one for one in self._waiting.values() if one.may_be_lost and one.sent_at is not None and one.sent_at < before]
         if not overdue:
             return
         marks = await self._presence.ask(lambda: self._redis.mget([keys.job(waiting.job.id) for waiting in overdue]))
@@ -120,10 +131,18 @@ class Inbox:
         # an answer was written when its job:<id> went, so it is in the stream by now, read or not
         self._deliver(await self._presence.ask(lambda: self._wire.command("XRANGE", self._stream, f"({self.last_read}", "+")))
         for waiting in gone:
-            if not waiting.reply.done() and not waiting.arriving and waiting.job.deadline_ms > self._presence.now_ms():
-                waiting.sent_at = time.monotonic()
-                with suppress(DeadlinePassed):
-                    await enqueue_again([waiting.job])
+            if waiting.may_be_lost and waiting.job.deadline_ms > self._presence.now_ms():
+                waiting.sent_at = None
+                self._background.spawn(self._send_again(waiting, enqueue_again))
+
+    async def _send_again(self, waiting: Waiting, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:
+        """The beat does not wait for it: large messages take their time."""
+        try:
+            await enqueue_again([waiting.job])
+        except (DeadlinePassed, RedisAway) as error:
+            log.debug("job %s not sent again: %s", waiting.job.id, error)
+        finally:
+            waiting.sent_at = time.monotonic()
 
     async def read_forever(self) -> None:
         while True:
