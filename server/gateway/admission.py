@@ -91,12 +91,15 @@ class Admission:
         self.draining = False
 
     @asynccontextmanager
-    async def admit(self, request: Request, protocol: Protocol, *, asynchronous: bool = False) -> AsyncIterator[Visit]:
+    async def admit(
+        self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False
+    ) -> AsyncIterator[Visit]:
         """Lets the `with` block read the body and run until the deadline of `X-Request-Timeout`.
 
         A request for which the queue has no room now is refused before its body is read. Room is taken as bytes arrive, so that one that
         only announces many holds none. Raises Problem; every failure of the queue inside the block becomes one. The end is counted under
-        `protocol`. An asynchronous request ends when its job is queued: `Visit.seconds` are the job's.
+        `protocol`. What `takes_long` has the deadline of jobs by default. An asynchronous request ends when its job is queued;
+        `Visit.seconds` are then the job's.
         """
         started = time.perf_counter()
         length = arrival.declared_length(request) or 0
@@ -112,7 +115,7 @@ class Admission:
                     raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
                 if length > self._settings.max_body_bytes:
                     raise arrival.too_large(self._settings.max_body_bytes)
-                visit.seconds = self._seconds(request, asynchronous)
+                visit.seconds = self._seconds(request, takes_long or asynchronous)
                 async with visit.timer, visit.reservation:
                     visit.limit(min(visit.seconds, self._settings.request_timeout) if asynchronous else visit.seconds)
                     await visit.reservation.check(1, length)
@@ -138,8 +141,8 @@ class Admission:
             if not self._visits:
                 self._idle.set()
 
-    def _seconds(self, request: Request, asynchronous: bool) -> float:
-        if not asynchronous:
+    def _seconds(self, request: Request, takes_long: bool) -> float:
+        if not takes_long:
             return options.read_timeout(request, self._settings.request_timeout)
         most = max(options.MAX_TIMEOUT, self._settings.job_timeout)
         return options.read_timeout(request, self._settings.job_timeout, most)

@@ -53,7 +53,8 @@ class EventReaders:
         self._metrics = metrics
         self._most = max(1, max_connections // 2)
         self._most_of_one = max(1, max_connections // 4)
-        self._readers: set[Reader] = set()
+        self._readers: dict[Reader, None] = {}
+        """Whoever has been looked for longest ago comes first."""
         self._of_client: Counter[str] = Counter()
         self._poll: asyncio.Task[None] | None = None
         self._closed = False
@@ -63,7 +64,7 @@ class EventReaders:
         """`client`: an address; empty for what nobody can tell apart. Raises Problem: 429, 503."""
         self._check(client)
         reader = Reader(record, after)
-        self._readers.add(reader)
+        self._readers[reader] = None
         self._of_client[client] += 1
         self._metrics.event_readers.inc()
         if self._poll is None or self._poll.done():
@@ -71,7 +72,7 @@ class EventReaders:
         try:
             yield reader
         finally:
-            self._readers.discard(reader)
+            self._readers.pop(reader)
             self._of_client[client] -= 1
             if not self._of_client[client]:
                 del self._of_client[client]
@@ -106,7 +107,11 @@ class EventReaders:
 
     async def _look(self) -> None:
         asking = [reader for reader in self._readers if reader.news.qsize() < MOST_UNREAD]
-        for reader, news in zip(asking, await self._records.events([(one.record, one.after) for one in asking]), strict=True):
+        answers = await self._records.events([(one.record, one.after) for one in asking])
+        for reader, news in zip(asking, answers, strict=False):
+            if reader not in self._readers:  # it has left meanwhile
+                continue
+            self._readers[reader] = self._readers.pop(reader)
             if isinstance(news, Happened) and news.events:
                 reader.after = news.events[-1].number
             elif isinstance(news, Happened) and news.state in OPEN:

@@ -11,7 +11,7 @@ PIECE_BYTES = 256 * 1024
 """Also the largest argument that a script is given: Redis stands still while it reads one."""
 PIECES_AT_ONCE = 2
 """Of one gateway. Each has the whole patience for itself, and whoever waits longest sends the next one."""
-STAGED_MS = 60_000
+STAGED_MS = 120_000
 """How long a value that is being written outlives its last piece."""
 PIECES_PER_RENEWAL = 16
 

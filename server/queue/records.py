@@ -86,6 +86,8 @@ class Records:
 
     async def read(self, record_id: str) -> Record | None:
         """None: unknown, or expired. Raises RecordLost."""
+        if not epoch_of(record_id):
+            return None
         epoch, place, flat = await self._ask("read_record", record_id)
         if not flat:
             self._check_epoch(record_id, epoch)
@@ -94,16 +96,20 @@ class Records:
 
     async def cancel(self, record_id: str) -> bool:
         """End a job, or remove what is left of one that has ended. False: there is none. Raises RecordLost."""
+        if not epoch_of(record_id):
+            return False
         epoch, done = await self._ask("cancel_record", record_id)
         if done == b"unknown":
             self._check_epoch(record_id, epoch)
         return bool(done != b"unknown")
 
     async def events(self, positions: Sequence[tuple[str, int]]) -> list[Happened | RecordLost]:
-        """(record, number of the last event that is known) → what came after it, at most EVENTS_PER_READ at a time."""
+        """(record, number of the last event that is known) → what came after it, at most EVENTS_PER_READ at a time.
+
+        Where that is much, the last of them are left for the next call."""
         epoch, answers = await self._ask("read_events", EVENTS_PER_READ, *(word for position in positions for word in position))
         happened: list[Happened | RecordLost] = []
-        for (record_id, _), (state, flat) in zip(positions, answers, strict=True):
+        for (record_id, _), (state, flat) in zip(positions, answers, strict=False):
             if not state and epoch_of(record_id) != epoch.decode():
                 happened.append(RecordLost())
                 continue

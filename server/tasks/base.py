@@ -79,6 +79,8 @@ class Task(ABC, Generic[Asked, Plan]):
     """The task's own fields of the JSON answer; `id`, `model`, `version` and `timing` are put around them."""
     example: ClassVar[Mapping[str, Any]]
     """Of the answer, for the documentation."""
+    takes_long: ClassVar[bool] = False
+    """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much."""
     media_types: ClassVar[tuple[str, ...]] = (JSON,)
     """Of answers, the preferred one first."""
 

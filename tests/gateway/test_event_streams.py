@@ -9,12 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
+import msgspec
+import numpy as np
 import pytest
 from starlette.types import Message
 
+from models.bundle import BundleSpec
 from server.gateway import events as gateway_events
+from server.gateway.follower import preview_of
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Failure, Job, Progress, Reply
+from server.queue.job import Array, Failure, Job, Progress, Reply
+from server.tasks.base import Outputs
+from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
 from server.telemetry.metrics import GatewayMetrics
 from tests.gateway import service
 from tests.gateway.asked_later import Event, dashed, parsed
@@ -176,6 +182,34 @@ async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
         await stream.end()
     told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
     assert told == ["id: 1", "event: progress", "id: 3", "event: progress", "id: 5", "event: progress", "id: 6", "event: preview"]
+
+
+class Shown(msgspec.Struct):
+    level: int
+
+
+class Previewing(Classify):
+    """Shows what its network says of a level, if that is a number."""
+
+    def preview(self, arrays: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Shown:
+        return Shown(int(arrays["level"]))
+
+
+async def test_previews_are_what_the_task_makes_of_them() -> None:
+    """One that it cannot make anything of is left out."""
+    task, spec = Previewing(), make_spec()
+    plan = task.plan(ClassifyOptions(), spec)
+    reports = [{"level": np.array(3)}, {"other": np.array(3)}, {"level": np.array([1, 2])}]
+    told = [
+        preview_of(task, Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of(arrays)), plan, spec)
+        for arrays in reports
+    ]
+    assert (task.shows_previews, Classify().shows_previews) == (True, False)
+    assert told == [b'{"level":3}', None, None]
+
+
+def arrays_of(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
+    return {name: Array.of(array) for name, array in arrays.items()}
 
 
 def test_a_large_reply_arrives_in_pieces(valkey: PrivateValkey) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
+import jsonschema
 import pytest
 
 from server.queue.embedded import PrivateValkey
@@ -87,6 +88,18 @@ def test_any_gateway_presents_the_result_as_it_was_planned(gateway: Gateway, oth
     assert [one["label"] for one in found["predictions"]] == ["red 4", "red 3"]
     assert found["merging"]["rung"] == "gentle"
     problem(result(other, job_id, Accept="text/html"), 406, "not-acceptable")
+
+
+def test_jobs_fit_the_documentation(gateway: Gateway, worker: Worker) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    worker.pause()
+    response = ask_later(gateway, picture(CRASHED))
+    worker.resume()
+    failed = comes_to(gateway, accepted(response), "failed")
+    shown = document["paths"]["/v1/jobs/{job_id}"]["get"]["responses"]["200"]["content"]["application/json"]
+    accepted_as = document["paths"]["/v1/classify"]["post"]["responses"]["202"]["content"]["application/json"]
+    for content, told in ((shown, failed), (accepted_as, response.json()), (accepted_as, accepted_as["example"])):
+        jsonschema.validate(told, {**content["schema"], "components": document["components"]})
 
 
 def test_respond_async_wins_over_a_stream_of_events(gateway: Gateway) -> None:

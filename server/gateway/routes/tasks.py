@@ -74,7 +74,7 @@ class TaskRoute:
     async def _answer(self, request: Request) -> Response:
         """At once."""
         here = gateway.of(request)
-        async with here.admission.admit(request, "rest") as visit:
+        async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
             media_type = negotiation.choose(request.headers.get("accept"), self.task.media_types)
             sent = await self._read(request, here, visit)
             with ClientWatch(request.receive):
@@ -100,7 +100,7 @@ class TaskRoute:
                 raise
 
     async def _answer_as_events(self, request: Request, here: Gateway, stream: EventStream) -> None:
-        async with here.admission.admit(request, "rest") as visit:
+        async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
             visit.last_words = lambda problem: stream.fail(problem, visit.request_id)
             sent = await self._read(request, here, visit)
             with ClientWatch(request.receive):
