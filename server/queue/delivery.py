@@ -78,6 +78,7 @@ class Ending:
 
     def row(self) -> Ended:
         timing = self.reply.timing if self.reply else None
+        failure = self.reply.failure if self.reply else None
         success = self.reply is not None and self.reply.failure is None
         return Ended(
             stream=self.stream,
@@ -92,4 +93,7 @@ class Ending:
             batch_wait_ns=int(timing.batch_wait_ms * NS_PER_MS) if timing else 0,
             inference_ns=int(timing.inference_ms * NS_PER_MS) if timing else 0,
             worker_ns=int(timing.worker_ms * NS_PER_MS) if timing else 0,
+            stored=self.reply.stored if self.reply else "",
+            failure=failure.kind if failure else "",
+            detail=failure.detail if failure else "",
         )

@@ -70,7 +70,7 @@ class Intake:
     def still_wanted(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         if not deliveries:
             return []
-        gateways = sorted({delivery.job.gateway for delivery in deliveries})
+        gateways = sorted({delivery.job.gateway for delivery in deliveries if not delivery.job.record})
         names = [keys.cancel(delivery.job.id) for delivery in deliveries] + [keys.gateway(gateway) for gateway in gateways]
         marks = self._link.command("MGET", *names)
         absent = {gateway for gateway, mark in zip(gateways, marks[len(deliveries) :], strict=True) if mark is None}

@@ -23,7 +23,6 @@ DEAD = "dead"
 RESTARTS = "restarts"
 """Why workers were restarted → how often, a hash that supervisors write."""
 JANITOR = "janitor"
-GATEWAYS = "gateways"
 
 
 def queue(bundle: str, digest: str) -> str:
@@ -79,6 +78,21 @@ def job(job_id: str) -> str:
 
 def cancel(job_id: str) -> str:
     return f"cancel:{job_id}"
+
+
+def stage(job_id: str) -> str:
+    """A large message on its way into the queue."""
+    return f"stage:{job_id}"
+
+
+def result(job_id: str) -> str:
+    """The reply to one job of a record."""
+    return f"result:{job_id}"
+
+
+def result_arrays(job_id: str) -> str:
+    """Its arrays, where they are large."""
+    return f"result:{job_id}:arrays"
 
 
 def spec(digest: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from server.queue.delivery import Delivery, Ending
 from server.queue.errors import RedisAway
-from server.queue.job import Failure, Progress, Reply, encode
+from server.queue.job import Failure, Job, Progress, Reply, encode
 from server.queue.link import Link
 from server.queue.rows import Advanced, HandedBack
 
@@ -51,7 +51,7 @@ class Outcomes:
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Once: who misses a report hears the next one. Raises RedisAway."""
-        rows = [Advanced(held.job.id, held.job.gateway, encode(report)) for held, report in reports if held.job.progress]
+        rows = [_advanced(held.job, report) for held, report in reports if held.job.progress]
         if rows:
             self._link.script("progress", *(value for row in rows for value in row))
 
@@ -84,6 +84,10 @@ class Outcomes:
         rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
         self._link.script("hand_back", self._id, *(value for row in rows for value in row))
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
+
+
+def _advanced(job: Job, report: Progress) -> Advanced:
+    return Advanced(job.id, job.gateway, encode(report), report.done, report.total, report.unit, int(bool(report.preview)))
 
 
 def _age(delivery: Delivery) -> int:

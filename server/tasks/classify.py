@@ -131,6 +131,12 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
+    def result_bound(self, plan: ClassifyPlan, spec: BundleSpec) -> int:
+        """Logits (classes,) and tokens (2,); with a trace the group of each patch after each block, and the grid (2,)."""
+        patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
+        traced = len(plan.schedule) * patches + 2 if plan.trace else 0
+        return 4 * len(spec.labels) + 8 * (2 + traced)
+
     def sample(self, spec: BundleSpec) -> Arrays:
         side = spec.pictures.image_size
         return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}

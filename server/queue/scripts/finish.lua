@@ -1,4 +1,4 @@
--- needs: jobs
+-- needs: jobs records
 -- Ends jobs of one bundle: the first to end one wins. Statistics count the winners only.
 -- ARGV: bundle, worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
 -- Returns 1 or 0 for each job: whether this call ended it.
@@ -17,7 +17,8 @@ end
 local function letter(job)
   local entry = redis.call('XRANGE', job.stream, job.entry, job.entry)[1]
   if not entry then return nil end
-  return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'job', message_of(fields(entry))}
+  local held = fields(entry)  -- a large message is not copied
+  return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'bytes', held.bytes, 'job', held.message}
 end
 
 -- One entry for all replies of a gateway, {job id, reply, job id, reply, …}; one for each where the gateway does not understand that.
@@ -53,8 +54,11 @@ while at <= #ARGV do
   if remove(job.stream, job.entry, job.job, tonumber(job.nbytes)) then
     ended[i] = 1
     if dead then redis.call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
-    reply(job)
+    local record, index = record_of(job.job)
+    if record then settle(record, index, job, now) else reply(job) end
     if job.outcome ~= '' then count(job) end
+  elseif job.stored ~= '' then
+    redis.call('DEL', job.stored)
   end
 end
 

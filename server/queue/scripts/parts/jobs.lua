@@ -22,6 +22,9 @@ local function fields(entry)
   }
 end
 
+-- The record that a job belongs to, and its index there; nil for a job that answers a gateway.
+local function record_of(job_id) return string.match(job_id, '^(%x+%-%x+)%-(%d+)$') end
+
 local function spend_bytes(amount)
   if redis.call('INCRBY', 'queue:bytes', -amount) < 0 then redis.call('SET', 'queue:bytes', 0) end
 end

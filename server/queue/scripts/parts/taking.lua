@@ -4,7 +4,7 @@
 local function verdict(job, now, absence_counts)
   if job.deadline <= now then return 'deadline' end
   if redis.call('EXISTS', 'cancel:' .. job.id) == 1 then return 'cancelled' end
-  if absence_counts and redis.call('EXISTS', 'gw:' .. job.gw) == 0 then return 'gateway' end
+  if absence_counts and not record_of(job.id) and redis.call('EXISTS', 'gw:' .. job.gw) == 0 then return 'gateway' end
   return ''
 end
 
