@@ -97,6 +97,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     worker: str
     arrays: dict[str, Array] = {}
+    stored: str = ""
+    """Key of the msgpack of `arrays`, where these are large; whoever reads them deletes it. Empty: they are here."""
     timing: WorkerTiming | None = None
     failure: Failure | None = None
 
@@ -157,6 +159,7 @@ Message = TypeVar("Message", Job, Reply, Progress, WorkerInfo)
 
 _encoder = msgspec.msgpack.Encoder()
 _fields = msgspec.msgpack.Decoder(type=dict[str, msgspec.Raw])
+_arrays = msgspec.msgpack.Decoder(dict[str, Array])
 _jobs = msgspec.msgpack.Decoder(Job)
 _replies = msgspec.msgpack.Decoder(Reply)
 _progress = msgspec.msgpack.Decoder(Progress)
@@ -165,6 +168,16 @@ _workers = msgspec.msgpack.Decoder(WorkerInfo)
 
 def encode(message: Job | Reply | Progress | WorkerInfo) -> bytes:
     return _encoder.encode(message)
+
+
+def encode_arrays(arrays: dict[str, Array]) -> bytes:
+    """What `Reply.stored` names."""
+    return _encoder.encode(arrays)
+
+
+def decode_arrays(data: bytes) -> dict[str, Array]:
+    """What `Reply.stored` names. Raises msgspec.MsgspecError for what are no arrays."""
+    return _arrays.decode(data)
 
 
 def decode_job(data: bytes) -> Job:

@@ -39,6 +39,7 @@ class Taken(NamedTuple):
     dropped: bytes
     """Why it must not run: `deadline`, `cancelled`, `gateway` (dead), `payload` (lost); empty if it may."""
     message: bytes
+    """Empty if it is large: then it lies beside the stream."""
 
 
 class Ended(NamedTuple):
@@ -59,6 +60,8 @@ class Ended(NamedTuple):
     batch_wait_ns: int
     inference_ns: int
     worker_ns: int
+    stored: str = ""
+    """Key of the reply's arrays, where these are too large for a script's argument."""
 
 
 class Advanced(NamedTuple):
@@ -79,6 +82,14 @@ class HandedBack(NamedTuple):
     """1 if it must run alone."""
 
 
+class Candidate(NamedTuple):
+    """A job that is about to run."""
+
+    job: str
+    gateway: str
+    deadline_ms: int
+
+
 class StreamLoad(NamedTuple):
     """The unfinished jobs of a stream."""
 
@@ -95,6 +106,7 @@ ROWS: dict[str, Any] = {
     "ended": Ended,
     "advanced": Advanced,
     "handed_back": HandedBack,
+    "candidate": Candidate,
     "stream_load": StreamLoad,
 }
 

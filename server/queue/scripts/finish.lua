@@ -17,7 +17,8 @@ end
 local function letter(job)
   local entry = redis.call('XRANGE', job.stream, job.entry, job.entry)[1]
   if not entry then return nil end
-  return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'job', message_of(fields(entry))}
+  local held = fields(entry)  -- a large message is not copied
+  return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'bytes', held.bytes, 'job', held.message}
 end
 
 -- One entry for all replies of a gateway, {job id, reply, job id, reply, …}; one for each where the gateway does not understand that.
@@ -55,6 +56,8 @@ while at <= #ARGV do
     if dead then redis.call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
     reply(job)
     if job.outcome ~= '' then count(job) end
+  elseif job.stored ~= '' then
+    redis.call('DEL', job.stored)
   end
 end
 

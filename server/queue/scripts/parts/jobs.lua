@@ -22,6 +22,9 @@ local function fields(entry)
   }
 end
 
+-- The record that a job belongs to, and its index there; nil for a job that answers a gateway.
+local function record_of(job_id) return string.match(job_id, '^(%x+%-%x+)%-(%d+)$') end
+
 local function spend_bytes(amount)
   if redis.call('INCRBY', 'queue:bytes', -amount) < 0 then redis.call('SET', 'queue:bytes', 0) end
 end
@@ -37,10 +40,4 @@ local function remove(stream, entry_id, job_id, bytes)
   forget(job_id)
   spend_bytes(bytes)
   return true
-end
-
--- The message of a job, which lies beside the stream if it is large; '' if it is lost.
-local function message_of(job)
-  if job.message ~= '' then return job.message end
-  return redis.call('GET', 'blob:' .. job.id) or ''
 end
