@@ -1,6 +1,7 @@
 """What a change of the service gains: `python -m benchmarks.versions OTHER_CHECKOUT`. Two versions in turn, on one machine, in one run.
 
 The other checkout has its own environment in `.venv`. Load generator and images are this checkout's; each version makes its own bundles.
+Where the model costs nothing it also shows the CPU time of each process for a request, which depends less on what else the machine does.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +24,9 @@ from benchmarks.serving import burst
 
 HERE = Path(__file__).resolve().parent.parent
 NULL = "null-0"
+PROCESSES = {"gateway": "opsin gateway", "worker": "opsin worker", "queue": "valkey"}
+"""Process → what its command line holds."""
+WARM = 2.0
 MAKE_BUNDLES = """
 import sys
 from pathlib import Path
@@ -51,47 +56,75 @@ class Figure:
     label: str
     unit: str
     better: str
-    measure: Callable[[Version, float], float]
+    measure: Callable[[Version, float], dict[str, float]]
+    """Its value under its label; further values that are only shown."""
 
 
-def requests_without_model(version: Version, seconds: float) -> float:
-    """Requests/s with 16 clients, images of 1 KB and a model that costs nothing."""
+def requests_without_model(version: Version, seconds: float) -> dict[str, float]:
+    """Requests/s with 16 clients, images of 1 KB and a model that costs nothing; microseconds of CPU per request of each process."""
     with service.running(version.folder / "null", checkout=version.checkout) as url:
-        return burst(url, NULL, version.folder.parent / "small", ["--clients", 16, "--warm", 2, "--seconds", seconds]).per_second
+        before = cpu_seconds()
+        report = burst(url, NULL, version.folder.parent / "small", ["--clients", 16, "--warm", WARM, "--seconds", seconds])
+        spent = {name: (after - before[name]) * 1e6 / (report.per_second * (seconds + WARM)) for name, after in cpu_seconds().items()}
+        return {NO_MODEL: report.per_second, "batch size": report.batch_size} | {
+            f"{name}, µs of CPU a request": used for name, used in spent.items()
+        }
 
 
-def overhead_alone(version: Version, seconds: float) -> float:
+def overhead_alone(version: Version, seconds: float) -> dict[str, float]:
     """Milliseconds that the service adds to preparation and inference of one client's requests: median of total − prepare − inference."""
     with service.running(version.folder / "reference", checkout=version.checkout) as url:
         report = burst(url, reference.NAME, version.folder.parent / "pictures", ["--clients", 1, "--warm", 4, "--seconds", seconds])
-        return report.overhead_ms
+        return {ALONE: report.overhead_ms}
 
 
+def cpu_seconds() -> dict[str, float]:
+    """User and system time of the running service's processes."""
+    spent = dict.fromkeys(PROCESSES, 0.0)
+    for process in psutil.Process().children(recursive=True):
+        try:
+            command, times = " ".join(process.cmdline()), process.cpu_times()
+        except psutil.Error:
+            continue
+        for name, part in PROCESSES.items():
+            if part in command:
+                spent[name] += times.user + times.system
+    return spent
+
+
+NO_MODEL = "no model, 16 clients"
+ALONE = "one client alone: total − prepare − inference"
 FIGURES = (
-    Figure("no model, 16 clients", "requests/s", "higher", requests_without_model),
-    Figure("one client alone: total − prepare − inference", "ms", "lower", overhead_alone),
+    Figure(NO_MODEL, "requests/s", "higher", requests_without_model),
+    Figure(ALONE, "ms", "lower", overhead_alone),
 )
 
 
-def compare(versions: Sequence[Version], rounds: int, seconds: float, console: Console) -> dict[str, dict[str, list[float]]]:
-    """Figure → version → one value per round. The order of the versions changes from round to round."""
-    values: dict[str, dict[str, list[float]]] = {figure.label: {version.name: [] for version in versions} for figure in FIGURES}
+Values = dict[str, dict[str, list[float]]]
+"""Label → version → one value per round."""
+
+
+def compare(versions: Sequence[Version], rounds: int, seconds: float, console: Console) -> Values:
+    """The order of the versions changes from round to round."""
+    values: Values = {}
     for number in range(rounds):
         for figure in FIGURES:
             for version in versions if number % 2 == 0 else reversed(versions):
-                value = figure.measure(version, seconds)
-                values[figure.label][version.name].append(value)
-                console.print(f"round {number + 1}: {figure.label}, {version.name}: {value:.2f} {figure.unit}")
+                measured = figure.measure(version, seconds)
+                for label, value in measured.items():
+                    values.setdefault(label, {}).setdefault(version.name, []).append(value)
+                console.print(f"round {number + 1}: {figure.label}, {version.name}: {measured[figure.label]:.2f} {figure.unit}")
     return values
 
 
-def show(values: dict[str, dict[str, list[float]]], console: Console) -> None:
+def show(values: Mapping[str, Mapping[str, Sequence[float]]], console: Console) -> None:
+    told = {figure.label: f"{figure.label} ({figure.unit}, {figure.better} is better)" for figure in FIGURES}
     table = Table("", "other", "this", "this ÷ other, median of rounds", "min", "max", title="Two versions, measured in turn")
-    for figure in FIGURES:
-        other, this = values[figure.label]["other"], values[figure.label]["this"]
+    for label in sorted(values, key=lambda label: label not in told):
+        other, this = values[label]["other"], values[label]["this"]
         ratios = [new / old for new, old in zip(this, other, strict=True)]
         medians = [f"{statistics.median(series):.2f}" for series in (other, this, ratios)]
-        table.add_row(f"{figure.label} ({figure.unit}, {figure.better} is better)", *medians, f"{min(ratios):.2f}", f"{max(ratios):.2f}")
+        table.add_row(told.get(label, f"  {label}"), *medians, f"{min(ratios):.2f}", f"{max(ratios):.2f}")
     console.print(table)
 
 

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from opsin.client import AsyncClient, Client
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
+    from opsin.jobs import AsyncJob, Event, Job, JobStatus
     from opsin.results import Classification, Merging, Model, Prediction, Readiness, Timing
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncJob",
     "Classification",
     "Client",
     "DeadlinePassed",
+    "Event",
     "Failed",
+    "Job",
+    "JobStatus",
     "Merging",
     "Model",
     "OpsinError",
@@ -34,7 +39,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'opsin' has no attribute {name!r}")
-    for home in ("opsin.errors", "opsin.results", "opsin.client"):
+    for home in ("opsin.errors", "opsin.results", "opsin.jobs", "opsin.client"):
         module = import_module(home)
         if name in vars(module):
             return vars(module)[name]

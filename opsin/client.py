@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack, overload
 from urllib.parse import quote
@@ -18,7 +17,9 @@ from urllib.parse import quote
 import httpx
 
 from opsin import results
-from opsin.errors import DeadlinePassed, OpsinError, Unreachable, of_status
+from opsin.calls import Budget, Call, checked, problem_of, transport_error
+from opsin.errors import OpsinError
+from opsin.jobs import AsyncJob, Job
 from opsin.pictures import Picture, encoded
 from opsin.results import Classification, Model, Readiness
 
@@ -28,12 +29,6 @@ Pictures = Sequence[Picture]
 
 # Below uvicorn's five seconds, so that no request is sent down a connection that the service is just closing.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=3.0)
-
-ANSWER_MARGIN = 2.0
-"""Seconds that the client waits beyond the deadline it gave the service, so that the service's own 504 arrives."""
-
-FIRST_PAUSE = 0.5
-"""Seconds before the first retry where the service gives no Retry-After; doubled each time."""
 
 
 class ClassifyOptions(TypedDict, total=False):
@@ -70,17 +65,31 @@ class Client:
         return str(self._http.base_url).rstrip("/")
 
     @overload
-    def classify(self, images: Picture, **options: Unpack[ClassifyOptions]) -> Classification: ...  # type: ignore[overload-overlap]
+    def classify(  # type: ignore[overload-overlap]
+        self, images: Picture, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
     @overload
-    def classify(self, images: Pictures, **options: Unpack[ClassifyOptions]) -> list[Classification]: ...
-    def classify(self, images: Picture | Pictures, **options: Unpack[ClassifyOptions]) -> Classification | list[Classification]:
+    def classify(self, images: Pictures, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]) -> list[Classification]: ...
+    @overload
+    def classify(  # type: ignore[overload-overlap]
+        self, images: Picture, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> Job[Classification]: ...
+    @overload
+    def classify(self, images: Pictures, *, wait: Literal[False], **options: Unpack[ClassifyOptions]) -> Job[list[Classification]]: ...
+    def classify(self, images: Picture | Pictures, *, wait: bool = True, **options: Unpack[ClassifyOptions]) -> Any:
         """The labels of one picture, or of several in one request (all or nothing), in their order.
 
         A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image.
-        `options` are those of `ClassifyOptions`. Raises OpsinError.
+        `options` are those of `ClassifyOptions`. Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        found = results.classifications(self._exchange(_classify_call(images, **options)).json())
-        return found if _several(images) else found[0]
+        call, read = _classify_call(images, **options), _reader(images)
+        if wait:
+            return read(self._exchange(call).json())
+        return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], read)
+
+    def job(self, job_id: str) -> Job[dict[str, Any]]:
+        """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""
+        return Job(self._http, self._exchange, job_id, dict)
 
     def models(self) -> list[Model]:
         """The bundles that the service knows."""
@@ -114,19 +123,19 @@ class Client:
         self.close()
 
     def _exchange(self, call: Call) -> httpx.Response:
-        budget = _Budget(self._timeout if call.timeout is None else call.timeout, self._retries)
+        budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)
         while True:
             response = self._send(call, budget.left())
             pause = budget.pause_before_retry(response)
             if pause is None:
-                return _checked(response)
+                return checked(response)
             time.sleep(pause)
 
     def _send(self, call: Call, timeout: float) -> httpx.Response:
         try:
             return self._http.request(**call.arguments(timeout))
         except httpx.HTTPError as error:
-            raise _transport_error(error, self.url, timeout) from error
+            raise transport_error(error, self.url, timeout) from error
 
 
 class AsyncClient:
@@ -143,14 +152,32 @@ class AsyncClient:
         return str(self._http.base_url).rstrip("/")
 
     @overload
-    async def classify(self, images: Picture, **options: Unpack[ClassifyOptions]) -> Classification: ...  # type: ignore[overload-overlap]
+    async def classify(  # type: ignore[overload-overlap]
+        self, images: Picture, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
     @overload
-    async def classify(self, images: Pictures, **options: Unpack[ClassifyOptions]) -> list[Classification]: ...
-    async def classify(self, images: Picture | Pictures, **options: Unpack[ClassifyOptions]) -> Classification | list[Classification]:
+    async def classify(
+        self, images: Pictures, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> list[Classification]: ...
+    @overload
+    async def classify(  # type: ignore[overload-overlap]
+        self, images: Picture, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> AsyncJob[Classification]: ...
+    @overload
+    async def classify(
+        self, images: Pictures, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> AsyncJob[list[Classification]]: ...
+    async def classify(self, images: Picture | Pictures, *, wait: bool = True, **options: Unpack[ClassifyOptions]) -> Any:
         """See `Client.classify`. Files are read and arrays encoded in a thread."""
-        call = await asyncio.to_thread(_classify_call, images, **options)
-        found = results.classifications((await self._exchange(call)).json())
-        return found if _several(images) else found[0]
+        call, read = await asyncio.to_thread(_classify_call, images, **options), _reader(images)
+        if wait:
+            return read((await self._exchange(call)).json())
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, accepted.json()["id"], read)
+
+    def job(self, job_id: str) -> AsyncJob[dict[str, Any]]:
+        """See `Client.job`."""
+        return AsyncJob(self._http, self._exchange, job_id, dict)
 
     async def models(self) -> list[Model]:
         return [results.model(entry) for entry in (await self._exchange(Call("GET", "/v1/models"))).json()["models"]]
@@ -180,73 +207,19 @@ class AsyncClient:
         await self.close()
 
     async def _exchange(self, call: Call) -> httpx.Response:
-        budget = _Budget(self._timeout if call.timeout is None else call.timeout, self._retries)
+        budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)
         while True:
             response = await self._send(call, budget.left())
             pause = budget.pause_before_retry(response)
             if pause is None:
-                return _checked(response)
+                return checked(response)
             await asyncio.sleep(pause)
 
     async def _send(self, call: Call, timeout: float) -> httpx.Response:
         try:
             return await self._http.request(**call.arguments(timeout))
         except httpx.HTTPError as error:
-            raise _transport_error(error, self.url, timeout) from error
-
-
-@dataclass(frozen=True)
-class Call:
-    """One request before it is sent; the deadline is added at each attempt."""
-
-    method: str
-    path: str
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    pictures: tuple[bytes, ...] = ()
-    timeout: float | None = None
-
-    def arguments(self, timeout: float) -> dict[str, Any]:
-        """For `httpx.Client.request`. One picture is the body itself, several are a multipart form."""
-        arguments: dict[str, Any] = {
-            "method": self.method,
-            "url": self.path,
-            "params": dict(self.query),
-            "headers": {**self.headers, "X-Request-Timeout": f"{timeout:.3f}"},
-            "timeout": timeout + ANSWER_MARGIN,
-        }
-        if len(self.pictures) == 1:
-            arguments["content"] = self.pictures[0]
-            arguments["headers"]["Content-Type"] = "application/octet-stream"
-        elif self.pictures:
-            arguments["files"] = [("image", (f"image{i}", data, "application/octet-stream")) for i, data in enumerate(self.pictures)]
-        return arguments
-
-
-class _Budget:
-    """The time and the attempts that a call has left."""
-
-    def __init__(self, timeout: float, retries: int) -> None:
-        if timeout <= 0:
-            raise ValueError(f"timeout: {timeout:g} s; it must be positive")
-        self._ends = time.monotonic() + timeout
-        self._retries = retries
-        self._pause = FIRST_PAUSE
-
-    def left(self) -> float:
-        return max(self._ends - time.monotonic(), 0.001)
-
-    def pause_before_retry(self, response: httpx.Response) -> float | None:
-        """Seconds to wait before sending again; None if this response is the last word."""
-        if response.status_code not in (429, 503) or not self._retries:
-            return None
-        asked = _retry_after(response)
-        pause = self._pause if asked is None else asked
-        if pause >= self.left():
-            return None
-        self._retries -= 1
-        self._pause *= 2
-        return pause
+            raise transport_error(error, self.url, timeout) from error
 
 
 def _base(url: str | None) -> str:
@@ -255,6 +228,13 @@ def _base(url: str | None) -> str:
 
 def _several(images: Picture | Pictures) -> bool:
     return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
+
+
+def _reader(images: Picture | Pictures) -> Callable[[Mapping[str, Any]], Any]:
+    """From the body of an answer to one classification, or to several."""
+    if _several(images):
+        return results.classifications
+    return lambda answer: results.classifications(answer)[0]
 
 
 def _classify_call(
@@ -285,41 +265,4 @@ def _model_call(name: str) -> Call:
 
 
 def _readiness(response: httpx.Response) -> Readiness:
-    return Readiness(True) if response.is_success else Readiness(False, _problem(response).detail)
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    if response.is_success:
-        return response
-    raise _problem(response)
-
-
-def _problem(response: httpx.Response) -> OpsinError:
-    """The error of a response: its problem document, or its bare text where a proxy answered in the service's place."""
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {"detail": " ".join(response.text.split())[:200]}
-    return of_status(response.status_code)(
-        problem.get("detail") or response.reason_phrase or "no reason given",
-        status=response.status_code,
-        title=problem.get("title") or response.reason_phrase,
-        field=problem.get("field"),
-        request_id=problem.get("request_id") or response.headers.get("X-Request-ID"),
-        retry_after=_retry_after(response),
-    )
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    try:
-        return max(0.0, float(response.headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return None
-
-
-def _transport_error(error: httpx.HTTPError, url: str, timeout: float) -> OpsinError:
-    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-        return DeadlinePassed(f"{url}: no answer within {timeout:.3g} s")
-    return Unreachable(f"{url}: no answer ({str(error) or type(error).__name__})")
+    return Readiness(True) if response.is_success else Readiness(False, problem_of(response).detail)

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     queue_max_bytes: int = Field(default=512 * MIB, gt=0)
 
     request_timeout: float = Field(default=60.0, gt=0)
+    job_timeout: float = Field(default=3600.0, gt=0)
+    """Deadline of asynchronous jobs without X-Request-Timeout."""
+    result_ttl: float = Field(default=3600.0, gt=0)
+    """How long results and records outlive the end of their jobs."""
+    results_max_bytes: int = Field(default=256 * MIB, gt=0)
+    """Results that are kept or reserved, in Redis."""
     worker_grace: float = Field(default=30.0, ge=0)
     redis_grace: float = Field(default=10.0, ge=0)
     drain_timeout: float = Field(default=30.0, ge=0)

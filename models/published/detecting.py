@@ -49,7 +49,7 @@ def choose(file: Path, published: Mapping[str, Tensor], name: str | None, descri
     stated = _stated(description)
     if len(stated) == 1:
         return families()[stated[0]]  # what is wrong with it is said when it is read
-    raise CheckpointError(f"{file}: fits no known family ({', '.join(families())}). {_nearest(published, description, settings)}")
+    raise CheckpointError(f"{file}: {_nearest(published, description, settings)}")
 
 
 def _stated(description: Mapping[str, Any]) -> list[str]:
@@ -74,12 +74,13 @@ def _nearest(published: Mapping[str, Tensor], description: Mapping[str, Any], se
         except ValueError as error:
             tidied = family.tidy(published)
             if tidied and not family.table.translate(tidied).unexpected:
-                refusals.append((len(family.table.unmatched(tidied)), f"Its keys are those of {family.name}, but {error}"))
-    absent, refusal = min(refusals, default=(0, f"Its keys are {', '.join(list(published)[:5])}, …"))
+                refusals.append((len(family.table.unmatched(tidied)), f"its keys are those of {family.name}, but {error}"))
+    unknown = f"fits no known family ({', '.join(families())})."
+    absent, refusal = min(refusals, default=(0, f"{unknown} Its keys are {', '.join(list(published)[:5])}, …"))
     if not fits or (refusals and not absent):
         return refusal
     nearest = min(fits, key=lambda found: len(found.missing) + len(found.unexpected) + len(found.misshapen))
-    return f"Nearest is {nearest.family.name}: {nearest.complaint()}"
+    return f"{unknown} Nearest is {nearest.family.name}: {nearest.complaint()}"
 
 
 def _known_to(family: Family, settings: Mapping[str, Any]) -> Fields:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.bundle import Bundle
+from models.bundle import Bundle, BundleSpec
 from models.published.container import CheckpointError
 from models.published.family import Family
 from models.published.fitting import fit
@@ -36,19 +36,15 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
 
     family: None for the one that it was imported from. Raises CheckpointError with a sentence for the user, BundleError for damage.
     """
-    chosen = _choose(bundle, family)
+    bundle.verify()
+    spec, weights = bundle.spec, load_file(bundle.weights_path)
+    chosen = _choose(spec, weights, family)
     if file.exists():
         raise CheckpointError(f"{file}: exists already")
     if not file.parent.is_dir():
         raise CheckpointError(f"{file.parent}: there is no such folder")
-    bundle.verify()
-    spec, weights = bundle.spec, load_file(bundle.weights_path)
     config = read_config(architectures()[spec.architecture].config, spec.config)
-    try:
-        published = {key: value.contiguous() for key, value in chosen.export(weights).items()}
-    except KeyError as error:
-        raise CheckpointError(f"{spec.id}: does not fit {chosen.name}: {error.args[0]}") from error
-    _require_fit(bundle, chosen, published)
+    published = _published(spec, chosen, weights)
     description = _description(bundle, chosen, config)
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=file.parent) as folder:
         written = Path(folder) / file.name
@@ -68,11 +64,10 @@ def write(file: Path, family: Family, published: Mapping[str, Tensor], descripti
         torch.save(published if family.wrapper is None else {**description, family.wrapper: published}, file)
 
 
-def _choose(bundle: Bundle, family: str | None) -> Family:
-    spec = bundle.spec
+def _choose(spec: BundleSpec, weights: Mapping[str, Tensor], family: str | None) -> Family:
     name = family or spec.provenance.get("family")
     if name is None:
-        fitting = [known.name for known in families().values() if known.architecture == spec.architecture]
+        fitting = [known.name for known in families().values() if known.architecture == spec.architecture and _fits(spec, known, weights)]
         raise CheckpointError(f"{spec.id}: was not imported; say with --family whose layout to write: {', '.join(fitting) or 'none fits'}")
     if name not in families():
         raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(families())}")
@@ -82,14 +77,24 @@ def _choose(bundle: Bundle, family: str | None) -> Family:
     return chosen
 
 
-def _require_fit(bundle: Bundle, family: Family, published: Mapping[str, Tensor]) -> None:
-    """Reads the export as an import would. Raises CheckpointError where the family's files have more, or less."""
+def _fits(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> bool:
     try:
-        found = fit(published, family, bundle.spec.config)
-    except ValueError as error:
-        raise CheckpointError(f"{bundle.spec.id}: does not fit {family.name}: {error}") from error
+        _published(spec, family, weights)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _published(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the family's names, read as an import would. Raises CheckpointError where the family's files have more, or less."""
+    try:
+        published = {key: value.contiguous() for key, value in family.export(weights).items()}
+        found = fit(published, family, spec.config)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{spec.id}: does not fit {family.name}: {error.args[0]}") from error
     if not found.perfect:
-        raise CheckpointError(f"{bundle.spec.id}: does not fit {family.name}: {found.complaint()}")
+        raise CheckpointError(f"{spec.id}: does not fit {family.name}: {found.complaint()}")
+    return published
 
 
 def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _answers(client: Client, files: list[Path], options: dict[str, Any]) -> dict
 
     def answer(file: Path) -> Classification | OpsinError:
         try:
-            return client.classify(file, **options)
+            return client.classify(file, wait=True, **options)
         except OpsinError as error:
             return error
 

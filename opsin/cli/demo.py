@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,8 +121,9 @@ def show_addresses(url: str, console: Console) -> None:
 
 
 def stay_up(console: Console) -> None:
-    """Until Ctrl-C."""
-    with suppress(KeyboardInterrupt):
-        console.print("Staying up; Ctrl-C stops it.")
-        while True:
-            time.sleep(3600)
+    """Until Ctrl-C. Waits for the signal itself: KeyboardInterrupt is lost where it strikes a finalizer."""
+    from server.process.stop_signals import StopSignals
+
+    signals = StopSignals()
+    console.print("Staying up; Ctrl-C stops it.")
+    signals.wait()

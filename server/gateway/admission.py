@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +28,7 @@ REJECTIONS = {
     Kind.TOO_LARGE: "too_large",
     Kind.TOO_SLOW: "too_slow",
     Kind.CLIENT_SHARE: "client_share",
+    Kind.RESULTS_FULL: "results_full",
     Kind.NO_WORKER: "no_worker",
     Kind.REDIS_AWAY: "redis",
 }
@@ -52,6 +53,10 @@ class Visit:
     model: str = ""
     version: str = ""
     ends_with_gateway: bool = False
+    seconds: float = 0.0
+    """What `X-Request-Timeout` allows, or the default."""
+    last_words: Callable[[Problem], Awaitable[None]] | None = None
+    """Tells a client whose response has begun why there is no answer."""
 
     def resolved(self, spec: BundleSpec) -> None:
         """From now on the visit counts for this bundle."""
@@ -86,12 +91,15 @@ class Admission:
         self.draining = False
 
     @asynccontextmanager
-    async def admit(self, request: Request, protocol: Protocol) -> AsyncIterator[Visit]:
+    async def admit(
+        self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False
+    ) -> AsyncIterator[Visit]:
         """Lets the `with` block read the body and run until the deadline of `X-Request-Timeout`.
 
         A request for which the queue has no room now is refused before its body is read. Room is taken as bytes arrive, so that one that
         only announces many holds none. Raises Problem; every failure of the queue inside the block becomes one. The end is counted under
-        `protocol`.
+        `protocol`. What `takes_long` has the deadline of jobs by default. An asynchronous request ends when its job is queued;
+        `Visit.seconds` are then the job's.
         """
         started = time.perf_counter()
         length = arrival.declared_length(request) or 0
@@ -107,9 +115,9 @@ class Admission:
                     raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
                 if length > self._settings.max_body_bytes:
                     raise arrival.too_large(self._settings.max_body_bytes)
-                timeout = options.read_timeout(request, self._settings.request_timeout)
+                visit.seconds = self._seconds(request, takes_long or asynchronous)
                 async with visit.timer, visit.reservation:
-                    visit.limit(timeout)
+                    visit.limit(min(visit.seconds, self._settings.request_timeout) if asynchronous else visit.seconds)
                     await visit.reservation.check(1, length)
                     yield visit
             outcome = "ok"
@@ -120,6 +128,8 @@ class Admission:
                 self._metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
             if problem.kind.status == 500:
                 log.error(problem.kind.slug, request_id=visit.request_id, model=visit.model, detail=problem.detail)
+            if visit.last_words is not None:
+                await visit.last_words(problem)
             raise
         except ClientDisconnect:
             outcome = "cancelled"
@@ -130,6 +140,12 @@ class Admission:
             self._visits.discard(visit)
             if not self._visits:
                 self._idle.set()
+
+    def _seconds(self, request: Request, takes_long: bool) -> float:
+        if not takes_long:
+            return options.read_timeout(request, self._settings.request_timeout)
+        most = max(options.MAX_TIMEOUT, self._settings.job_timeout)
+        return options.read_timeout(request, self._settings.job_timeout, most)
 
     async def drain(self, timeout: float) -> None:
         """Take no new work and wait until what is in flight is finished; what is not after `timeout` seconds gets 503."""

@@ -22,12 +22,14 @@ from server.gateway import openapi
 from server.gateway.admission import Admission
 from server.gateway.desertion import Desertion
 from server.gateway.directory import Directory
+from server.gateway.event_readers import EventReaders
 from server.gateway.gateway import Gateway
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST, HotRoutes
 from server.gateway.inference import Inference
+from server.gateway.jobs import JobDocument, Jobs
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds
-from server.gateway.routes import health, infer, metrics, models, open_inference, tasks
+from server.gateway.routes import health, infer, jobs, metrics, models, open_inference, tasks
 from server.gateway.slow_bodies import SlowBodies
 from server.gateway.turns import Turns
 from server.media.images import Decoder
@@ -36,7 +38,7 @@ from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
-STRUCTS = (models.ModelList, models.ModelDetails, ProblemDocument)
+STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, ProblemDocument)
 
 
 def create_app(settings: Settings) -> GatewayApp:
@@ -54,6 +56,8 @@ def create_app(settings: Settings) -> GatewayApp:
         directory=directory,
         admission=Admission(settings, dispatcher, counted),
         inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels), turns),
+        jobs=Jobs(dispatcher, turns),
+        readers=EventReaders(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
     )
 
@@ -78,7 +82,7 @@ def create_app(settings: Settings) -> GatewayApp:
     app.state.settings = settings
     app.state.dispatcher = dispatcher
     app.state.gateway = gateway
-    for routes in (models, health, metrics, open_inference):
+    for routes in (models, jobs, health, metrics, open_inference):
         app.include_router(routes.router)
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     for exception, handler in ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left)):
@@ -120,9 +124,9 @@ def _layers(settings: Settings) -> Iterator[Middleware]:
         yield Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "Retry-After", "Location"],
         )
     yield Middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
     yield Middleware(RequestIds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from starlette.requests import Request
 
@@ -41,9 +42,9 @@ class Submission:
             raise Problem(Kind.INVALID_OPTION, "given twice", name)
         given.append(value)
 
-    @property
+    @cached_property
     def repeated(self) -> str | None:
-        """The part of which each element is an item of its own, if there is one."""
+        """The part of which each element is an item of its own, if there is one. To be asked when the body has been read."""
         return next((name for name in self.parts if self.surface.parts[name].repeated), None)
 
     @property
@@ -54,6 +55,11 @@ class Submission:
         """What is prepared by itself: each element of the repeated part, with the others beside it."""
         once = {name: given[0] for name, given in self.parts.items() if not self.surface.parts[name].repeated}
         return [once] if self.repeated is None else [{self.repeated: content, **once} for content in self.parts[self.repeated]]
+
+    @property
+    def count(self) -> int:
+        """Number of items."""
+        return 1 if self.repeated is None else len(self.parts[self.repeated])
 
 
 async def read_submission(request: Request, surface: Surface, settings: Settings, reservation: Reservation) -> Submission:
@@ -78,7 +84,7 @@ async def read_submission(request: Request, surface: Surface, settings: Settings
         else:
             submission.add_part(surface.task.parts[0].name, content)
     _check(submission)
-    await reservation.resize(len(submission.items()), reservation.nbytes)
+    await reservation.resize(submission.count, reservation.nbytes)
     return submission
 
 

@@ -8,7 +8,9 @@ from starlette.requests import Request
 
 from server.gateway.admission import Admission
 from server.gateway.directory import Directory
+from server.gateway.event_readers import EventReaders
 from server.gateway.inference import Inference
+from server.gateway.jobs import Jobs
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -21,6 +23,8 @@ class Gateway:
     directory: Directory
     admission: Admission
     inference: Inference
+    jobs: Jobs
+    readers: EventReaders
     metrics: GatewayMetrics
 
 

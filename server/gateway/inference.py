@@ -17,11 +17,14 @@ from server.gateway import directory
 from server.gateway.admission import Visit
 from server.gateway.body import item_field
 from server.gateway.desertion import Desertion
+from server.gateway.follower import Follower
 from server.gateway.problems import Kind, Problem
 from server.gateway.turns import Turns
 from server.media import images
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Array, Failure, Job, Priority, Reply
+from server.queue.record import Draft, KeyTaken, NoRoomForResults
+from server.queue.room import INLINE_BYTES
 from server.tasks.base import Item, Outputs, Task
 from server.telemetry.metrics import GatewayMetrics
 
@@ -34,6 +37,10 @@ MEDIA_PROBLEMS = {
     images.CorruptImage: Kind.CORRUPT_IMAGE,
 }
 FAILURE_PROBLEMS = {"worker-crashed": Kind.WORKER_CRASHED, "model-error": Kind.MODEL_ERROR, "deadline": Kind.DEADLINE}
+
+RESULT_OVERHEAD = 1024
+"""Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
+RESULTS_RETRY_AFTER = 10
 
 Prepared = list[dict[str, Array]]
 """The arrays of an item's jobs."""
@@ -84,25 +91,71 @@ class Inference:
         """Of the event loop alone: it never waits for what threads have decoded."""
         self._turns = turns
 
-    async def run(self, items: list[Item], asked: Asked, visit: Visit) -> Answer:
-        """All of the items or none; the list is emptied. Raises Problem, and what the Dispatcher raises."""
+    async def run(self, items: list[Item], asked: Asked, visit: Visit, follower: Follower | None = None) -> Answer:
+        """All of the items or none; the list is emptied. Raises Problem, and what the Dispatcher raises.
+
+        The follower, if there is one, hears how far it has come.
+        """
         began = time.perf_counter()
         prepared = await self._prepare(items, asked, visit.client)
         count = len(items)
         items.clear()  # they may be large, and are not needed while their small copies wait
         enqueued = time.perf_counter()
-        jobs = await self._jobs(prepared, asked, visit)
+        deadline_ms = await self._dispatcher.now_ms() + int(visit.seconds_left() * 1000)
+        jobs = _jobs(prepared, asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=follower is not None)
+        await _reserve_large(jobs, visit)
+        listeners: dict[str, Any] = {}
+        if follower is not None:
+            follower.expect(len(jobs))
+            listeners = {"on_admitted": follower.admitted, "on_progress": follower.progressed, "on_reply": follower.replied}
         with self._desertion.watched(asked.spec):
-            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation)
+            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, **listeners)
         answered = time.perf_counter()
         owners = [index for index, arrays in enumerate(prepared) for _ in arrays]
         for index, reply in zip(owners, replies, strict=True):
             if reply.failure is not None:
-                raise _problem(reply.failure, asked.spec, item_field(asked.part, index, count))
-        timing = _timing(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
-        outputs: list[Outputs] = [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
+                raise problem_of(reply.failure, asked.spec.name, item_field(asked.part, index, count))
+        timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
+        outputs = outputs_of(replies)
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
+
+    async def submit(self, items: list[Item], asked: Asked, visit: Visit, fingerprint: str, idempotency_key: str) -> str:
+        """Queue the items as one job of the client's, which outlives this gateway; the list is emptied. Returns the id of its record.
+
+        Raises Problem, and what the Dispatcher raises.
+        """
+        began = time.perf_counter()
+        prepared = await self._prepare(items, asked, visit.client)
+        items.clear()
+        enqueued = time.perf_counter()
+        deadline_ms = await self._dispatcher.now_ms() + int((visit.seconds - (enqueued - visit.started)) * 1000)
+
+        def make_jobs(record: str) -> list[Job]:
+            return _jobs(prepared, asked, visit, deadline_ms, record=record, follow=True)
+
+        jobs = make_jobs("")
+        await _reserve_large(jobs, visit)
+        draft = Draft(
+            task=asked.task.name,
+            bundle=asked.spec.id,
+            digest=asked.spec.digest(),
+            part=asked.part,
+            plan=msgspec.msgpack.encode(asked.plan),
+            priority=asked.priority,
+            request_id=visit.request_id,
+            prepare_ms=_milliseconds(enqueued - began),
+            fingerprint=fingerprint,
+            idempotency_key=idempotency_key,
+            bound=len(jobs) * (asked.task.result_bound(asked.plan, asked.spec) + RESULT_OVERHEAD),
+        )
+        try:
+            return await self._dispatcher.records.admit(draft, make_jobs)
+        except KeyTaken:
+            raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
+        except NoRoomForResults:
+            detail = "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read"
+            raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None
 
     async def _prepare(self, items: Sequence[Item], asked: Asked, client: str) -> list[Prepared]:
         """Raises Problem that names the first bad item."""
@@ -114,26 +167,6 @@ class Inference:
         results = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         return [_good(result, item_field(asked.part, index, len(items))) for index, result in enumerate(results)]
 
-    async def _jobs(self, prepared: Sequence[Prepared], asked: Asked, visit: Visit) -> list[Job]:
-        request = secrets.token_hex(16)
-        deadline_ms = await self._dispatcher.now_ms() + int(visit.seconds_left() * 1000)
-        bucket, arguments = asked.task.bucket(asked.plan, asked.spec), asked.task.arguments(asked.plan)
-        return [
-            Job(
-                id=f"{request}-{index}",
-                bundle=asked.spec.id,
-                digest=asked.spec.digest(),
-                bucket=bucket,
-                arrays=arrays,
-                options=arguments,
-                priority=asked.priority,
-                deadline_ms=deadline_ms,
-                gateway=self._dispatcher.id,
-                trace={"request_id": visit.request_id},
-            )
-            for index, arrays in enumerate(arrays for item in prepared for arrays in item)
-        ]
-
     def _count(self, outputs: Sequence[Outputs], spec: BundleSpec, timing: Timing) -> None:
         counted = self._metrics.of(spec)
         counted.items.inc(len(outputs))
@@ -143,6 +176,43 @@ class Inference:
         if tokens:
             counted.tokens_in.inc(sum(entered for entered, _ in tokens))
             counted.tokens_out.inc(sum(left for _, left in tokens))
+
+
+def _jobs(
+    prepared: Sequence[Prepared], asked: Asked, visit: Visit, deadline_ms: int, *, gateway: str = "", record: str = "", follow: bool
+) -> list[Job]:
+    """The jobs of one request: answered to a gateway, or to a record."""
+    request = record or secrets.token_hex(16)
+    bucket, arguments = asked.task.bucket(asked.plan, asked.spec), asked.task.arguments(asked.plan)
+    return [
+        Job(
+            id=f"{request}-{index}",
+            bundle=asked.spec.id,
+            digest=asked.spec.digest(),
+            bucket=bucket,
+            arrays=arrays,
+            options=arguments,
+            priority=asked.priority,
+            deadline_ms=deadline_ms,
+            gateway=gateway,
+            record=record,
+            progress=follow,
+            previews=follow and asked.task.shows_previews,
+            trace={"request_id": visit.request_id},
+        )
+        for index, arrays in enumerate(arrays for item in prepared for arrays in item)
+    ]
+
+
+async def _reserve_large(jobs: Sequence[Job], visit: Visit) -> None:
+    """Messages that are written to Redis before the queue counts them count as ours."""
+    nbytes = sum(job.nbytes for job in jobs if job.nbytes > INLINE_BYTES)
+    if nbytes > visit.reservation.nbytes:
+        await visit.reservation.resize(visit.reservation.items, nbytes)
+
+
+def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:
+    return [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
 
 
 def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | images.ImageError:
@@ -160,7 +230,7 @@ def _good(result: Prepared | images.ImageError, field: str) -> Prepared:
     return result
 
 
-def _timing(replies: Sequence[Reply], *, prepare: float, round_trip: float, total: float) -> Timing:
+def timing_of(replies: Sequence[Reply], *, prepare: float, round_trip: float, total: float) -> Timing:
     """Of the slowest item, from seconds. Nothing but durations: no clock of the worker is compared with one of ours."""
     slowest = max((reply.timing for reply in replies if reply.timing is not None), key=lambda timing: timing.worker_ms)
     return Timing(
@@ -177,7 +247,10 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _problem(failure: Failure, spec: BundleSpec, field: str) -> Problem:
+def problem_of(failure: Failure, model: str, field: str | None) -> Problem:
+    """`model`: the bundle's name. A kind of failure that only a newer worker knows is ours to explain: 500."""
     if failure.kind == "unloaded":
-        return directory.unloaded(spec.name)
+        return directory.unloaded(model)
+    if failure.kind == "deadline":
+        field = None
     return Problem(FAILURE_PROBLEMS.get(failure.kind, Kind.INTERNAL), failure.detail, field)

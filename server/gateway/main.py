@@ -14,6 +14,8 @@ import uvicorn
 from server.gateway.admission import Admission
 from server.gateway.app import create_app
 from server.gateway.connections import Connections, bounded
+from server.gateway.event_readers import EventReaders
+from server.gateway.gateway import Gateway
 from server.gateway.memory import return_freed_memory
 from server.settings import Settings
 from server.telemetry import logs
@@ -55,7 +57,8 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     )
     return_freed_memory()
     log.info("listening", address=listener.getsockname())
-    server = _Server(config, app.state.gateway.admission, settings.drain_timeout)
+    here: Gateway = app.state.gateway
+    server = _Server(config, here.admission, here.readers, settings.drain_timeout)
     server.run(sockets=[listener])
     return 0
 
@@ -63,8 +66,9 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
 class _Server(uvicorn.Server):
     """uvicorn with our end: its own handlers close the listener first and end the process by the signal."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission, drain_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, admission: Admission, readers: EventReaders, drain_timeout: float) -> None:
         super().__init__(config)
+        self._readers = readers
         self._admission = admission
         self._drain_timeout = drain_timeout
         self._ending: asyncio.Task[None] | None = None
@@ -84,6 +88,7 @@ class _Server(uvicorn.Server):
             self._ending = asyncio.create_task(self._cut_off())
 
     async def _drain(self) -> None:
+        self._readers.close()
         await self._admission.drain(self._drain_timeout)
         self.should_exit = True
 

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from server.gateway import events
 from server.gateway.options import MAX_TIMEOUT
 from server.gateway.problems import MEDIA_TYPE, Kind
 from server.gateway.surface import Surface
@@ -43,8 +44,8 @@ def describe(app: FastAPI, paths: Mapping[str, Mapping[str, Any]], structs: Sequ
     return document
 
 
-def task_operation(surface: Surface, answer: str) -> dict[str, Any]:
-    """`POST /v1/<task>` from the task's tables; `answer` names the schema of its JSON."""
+def task_operation(surface: Surface, schema: str) -> dict[str, Any]:
+    """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON."""
     task = surface.task
     example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **task.example, "timing": EXAMPLE_TIMING}
     return {
@@ -58,15 +59,15 @@ def task_operation(surface: Surface, answer: str) -> dict[str, Any]:
             "200": {
                 "description": task.answer.__doc__ or task.summary,
                 "content": {
-                    media_type: {"schema": {"$ref": f"#/components/schemas/{answer}"}, "example": example}
+                    media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
                     if media_type == JSON
                     else {"schema": BINARY}
                     for media_type in task.media_types
-                },
+                }
+                | EVENT_STREAM,
             },
-            **_problems(
-                *_REFUSALS, (Kind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(task.media_types)}", "Accept")
-            ),
+            "202": ACCEPTED,
+            **problems(*_REFUSALS, (Kind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(task.media_types)}", "Accept")),
         },
     }
 
@@ -130,12 +131,12 @@ def _without_description(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name != "description"}
 
 
-def _answer(struct: str, description: str, example: object) -> dict[str, Any]:
+def answer(struct: str, description: str, example: object) -> dict[str, Any]:
     content = {"schema": {"$ref": f"#/components/schemas/{struct}"}, "example": example}
     return {"200": {"description": description, "content": {JSON: content}}}
 
 
-def _problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
+def problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
     """Responses by status; a status with several kinds lists them all."""
     responses: dict[str, Any] = {}
     for kind, detail, field in sorted(examples, key=lambda example: example[0].status):
@@ -165,8 +166,45 @@ def _parameter(where: str, name: str, description: str, schema: dict[str, Any]) 
 
 _HEADERS = (
     _parameter("header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
+    _parameter("header", "Prefer", "`respond-async`: answer with a job.", {"type": "string"}),
+    _parameter("header", "Idempotency-Key", "Repetitions are one job; only with `respond-async`.", {"type": "string", "maxLength": 256}),
     _parameter("header", "X-Request-ID", "For logs and traces; echoed, or made if it is missing.", {"type": "string", "maxLength": 128}),
 )
+
+EVENT_STREAM = {
+    events.MEDIA_TYPE: {
+        "schema": {"type": "string"},
+        "example": 'id: 2\nevent: progress\ndata: {"done": 1, "total": 8, "unit": "images"}\n\n',
+    }
+}
+JOB_ID = "5f0c2a9e-0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
+EXAMPLE_JOB = {
+    "id": JOB_ID,
+    "task": "classify",
+    "model": "flags",
+    "version": "1.0.0",
+    "state": "running",
+    "place": None,
+    "progress": {"done": 3, "total": 8, "unit": "images"},
+    "created": "2026-11-26T12:00:00.000Z",
+    "started": "2026-11-26T12:00:00.140Z",
+    "finished": None,
+    "error": None,
+    "links": {"events": f"/v1/jobs/{JOB_ID}/events", "result": f"/v1/jobs/{JOB_ID}/result"},
+}
+ACCEPTED: dict[str, Any] = {
+    "description": "With `Prefer: respond-async`: the job, which `Location` names",
+    "headers": {
+        "Location": {"schema": {"type": "string"}},
+        "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
+    },
+    "content": {
+        JSON: {
+            "schema": {"$ref": "#/components/schemas/JobDocument"},
+            "example": {**EXAMPLE_JOB, "state": "queued", "place": 4, "progress": None, "started": None},
+        }
+    },
+}
 
 _REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
@@ -177,6 +215,7 @@ _REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
     (Kind.INVALID_OPTION, "'urgent' must be one of high, normal, low", "priority"),
     (Kind.QUEUE_FULL, "the queue is full", None),
+    (Kind.RESULTS_FULL, "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES", None),
     (Kind.WORKER_CRASHED, "three workers died on this input", "image"),
     (Kind.MODEL_ERROR, "the model failed on this input", "image"),
     (Kind.INTERNAL, "something went wrong here; the log says more under this request id", None),
@@ -198,13 +237,13 @@ _SUMMARY = {
     "default_rung": "steps13",
     "ladder": [{"name": "steps13", "schedule": [13, 13, 13, 10], "accuracy": 0.97, "throughput": 1.62}],
 }
-_REDIS_AWAY = _problems((Kind.REDIS_AWAY, "Redis does not answer", None))
+_REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
-MODELS: dict[str, Any] = {"responses": {**_answer("ModelList", "Known bundles", {"models": [_SUMMARY]}), **_REDIS_AWAY}}
+MODELS: dict[str, Any] = {"responses": {**answer("ModelList", "Known bundles", {"models": [_SUMMARY]}), **_REDIS_AWAY}}
 
 MODEL: dict[str, Any] = {
     "responses": {
-        **_answer(
+        **answer(
             "ModelDetails",
             "One bundle",
             {
@@ -213,7 +252,7 @@ MODEL: dict[str, Any] = {
                 "spec": {"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
             },
         ),
-        **_problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None)),
+        **problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None)),
         **_REDIS_AWAY,
     }
 }

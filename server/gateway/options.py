@@ -30,7 +30,7 @@ def read_query(request: Request, surface: Surface) -> dict[str, list[object]]:
     return options
 
 
-def read_timeout(request: Request, default: float) -> float:
+def read_timeout(request: Request, default: float, most: float = MAX_TIMEOUT) -> float:
     """`X-Request-Timeout` in seconds. Raises Problem (422)."""
     text = request.headers.get("x-request-timeout")
     if text is None:
@@ -39,6 +39,6 @@ def read_timeout(request: Request, default: float) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= MAX_TIMEOUT:  # false for NaN, too
-        raise Problem(Kind.INVALID_OPTION, f"{text!r}: use seconds above 0 and up to {MAX_TIMEOUT:g}", "X-Request-Timeout")
+    if not 0 < seconds <= most:  # false for NaN, too
+        raise Problem(Kind.INVALID_OPTION, f"{text!r}: use seconds above 0 and up to {most:g}", "X-Request-Timeout")
     return seconds

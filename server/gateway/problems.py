@@ -22,6 +22,9 @@ class Kind(Enum):
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "Method not allowed"
     NOT_ACCEPTABLE = "not-acceptable", 406, "No such media type is offered"
     TOO_SLOW = "too-slow", 408, "The request arrives too slowly"
+    NOT_DONE = "job-not-done", 409, "The job has not ended"
+    JOB_CANCELLED = "job-cancelled", 410, "The job was cancelled"
+    JOB_LOST = "job-lost", 410, "The job was lost with the Redis that had taken it"
     TOO_LARGE = "too-large", 413, "Too large"
     NOT_AN_IMAGE = "not-an-image", 415, "Not an image that is decoded here"
     UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "Content encoding not supported"
@@ -29,6 +32,8 @@ class Kind(Enum):
     INVALID_OPTION = "invalid-option", 422, "Invalid option"
     QUEUE_FULL = "queue-full", 429, "Too many requests are waiting"
     CLIENT_SHARE = "client-share", 429, "Too much of one client is still arriving"
+    RESULTS_FULL = "results-full", 429, "No room for another result"
+    TOO_MANY_READERS = "too-many-readers", 429, "Too many streams of events are open"
     HEADERS_TOO_LARGE = "headers-too-large", 431, "The request's head is too large"
     WORKER_CRASHED = "worker-crashed", 500, "The worker crashed on this input"
     MODEL_ERROR = "model-error", 500, "The model failed on this input"
@@ -74,9 +79,12 @@ class Problem(Exception):
             headers["Connection"] = "close"  # the rest of the body would take as long
         return headers
 
-    def document(self, request_id: str) -> bytes:
+    def as_struct(self, request_id: str) -> ProblemDocument:
         kind = self.kind
-        return msgspec.json.encode(ProblemDocument(f"urn:opsin:{kind.slug}", kind.title, kind.status, self.detail, request_id, self.field))
+        return ProblemDocument(f"urn:opsin:{kind.slug}", kind.title, kind.status, self.detail, request_id, self.field)
+
+    def document(self, request_id: str) -> bytes:
+        return msgspec.json.encode(self.as_struct(request_id))
 
     def to_response(self, request_id: str) -> Response:
         return Response(self.document(request_id), self.kind.status, self.headers(), MEDIA_TYPE)

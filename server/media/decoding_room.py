@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from PIL import Image, TiffImagePlugin
 
@@ -30,18 +28,17 @@ class DecodingRoom:
         self._door = threading.Lock()
         """Held by the one that is next, so that a large picture is not overtaken for ever."""
 
-    @contextmanager
-    def hold(self, nbytes: int) -> Iterator[None]:
-        """Blocks until there is room."""
+    def acquire(self, nbytes: int) -> None:
+        """Blocks until there is room; `release` gives it back."""
         with self._door, self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + nbytes <= self._nbytes)
+            if self._taken and self._taken + nbytes > self._nbytes:
+                self._changed.wait_for(lambda: not self._taken or self._taken + nbytes <= self._nbytes)
             self._taken += nbytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= nbytes
-                self._changed.notify_all()
+
+    def release(self, nbytes: int) -> None:
+        with self._changed:
+            self._taken -= nbytes
+            self._changed.notify_all()
 
 
 def bytes_to_decode(image: Image.Image, kind: str, *, is_turned: bool) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageChops,
+    ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
-    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
@@ -36,13 +36,21 @@ from server.media.decoding_room import PIXEL, DecodingRoom, bytes_to_decode, til
 
 __all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "sniff", "to_model_size"]
 
-PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
-FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
 ORIENTATION_TAG = 0x0112
+ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""What Pillow finds an orientation in, of files that are no TIFF."""
 STRIP_PIXELS = 256 * 1024
 # EXIF orientation → what undoes it
 TRANSPOSITION = {
@@ -77,38 +85,61 @@ class Decoder:
 
     def __init__(self, max_pixels: int) -> None:
         self.max_pixels = max_pixels
-        self._room = DecodingRoom(2 * PIXEL * max_pixels)
+        self.room = DecodingRoom(2 * PIXEL * max_pixels)
         # we check the header ourselves; Pillow's own limit would overrule a higher setting
         Image.MAX_IMAGE_PIXELS = None
         # nobody here reads what Pillow says about damaged metadata, once for every text that a sender can make up
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-    @contextmanager
-    def decoded(self, data: bytes) -> Iterator[Image.Image]:
-        """The picture as RGB, upright, for the time of the `with` block. Blocks while too much is decoded at once. Raises ImageError."""
+    def decoded(self, data: bytes) -> Decoded:
+        """The picture as RGB, upright, for the time of a `with` block, which waits while too much is decoded at once. Raises ImageError."""
+        return Decoded(self, data)
+
+    def open(self, data: bytes) -> tuple[Image.Image, str, int]:
+        """The picture without its pixels, its format, and the bytes of memory that decoding it takes at most. Raises ImageError."""
         kind = sniff(data)
         if image_blocks.too_many(kind, data):
             raise CorruptImage(f"{kind} file with more than {image_blocks.MOST} blocks, or {image_blocks.MOST_SCANS} scans")
         if kind == "WebP":
             self._check(*_webp_size(data))  # opening one allocates the canvas
-        with _foreign_decoder(kind):
-            image = Image.open(io.BytesIO(data), formats=(kind.upper(),))
+        try:
+            image = FORMATS[kind](io.BytesIO(data))
             self._check(*image.size)
             self._check(*tile_size(image))
-            needed = bytes_to_decode(image, kind, is_turned=b"Exif" in data or b"eXIf" in data or kind == "TIFF")
-        with self._room.hold(needed):
-            with _foreign_decoder(kind):
-                image.load()
-                transposition = TRANSPOSITION.get(_orientation(image))
-                rgb = _rgb(image, kind)
-                del image
-                if transposition is not None:
-                    rgb = rgb.transpose(transposition)
-            yield rgb
+            return image, kind, bytes_to_decode(image, kind, is_turned=b"Exif" in data or b"eXIf" in data or kind == "TIFF")
+        except ImageError:
+            raise
+        except Exception as error:
+            raise _damaged(kind, error) from error
 
     def _check(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels is above the limit of {self.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)")
+
+
+class Decoded:
+    """The time for which one decoded picture is in memory. A class, since a generator's frames cost as much as decoding a small picture."""
+
+    __slots__ = ("_data", "_decoder", "_nbytes")
+
+    def __init__(self, decoder: Decoder, data: bytes) -> None:
+        self._decoder = decoder
+        self._data = data
+        self._nbytes = 0
+
+    def __enter__(self) -> Image.Image:
+        image, kind, self._nbytes = self._decoder.open(self._data)
+        self._decoder.room.acquire(self._nbytes)
+        try:
+            return _upright(image, kind)
+        except Exception as error:
+            self._decoder.room.release(self._nbytes)
+            if isinstance(error, ImageError):
+                raise
+            raise _damaged(kind, error) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._decoder.room.release(self._nbytes)
 
 
 def sniff(data: bytes) -> str:
@@ -149,17 +180,21 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
     return np.asarray(image.crop(centre(width, height, preprocess.image_size)))
 
 
-@contextmanager
-def _foreign_decoder(kind: str) -> Iterator[None]:
-    """Damaged files make decoders raise nearly anything, from struct.error to MemoryError: to us all of it means a damaged file."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise CorruptImage(f"{kind} file with a header that cannot be read: truncated or corrupt") from error
-    except Exception as error:
-        raise CorruptImage(f"{kind} file is truncated or corrupt ({error})") from error
+def _damaged(kind: str, error: Exception) -> CorruptImage:
+    """What to tell of an error inside a decoder. Damaged files make decoders raise nearly anything, from struct.error to MemoryError: to us
+    all of it means a damaged file."""
+    if isinstance(error, SyntaxError):  # of the file, not of Python
+        return CorruptImage(f"{kind} file with a header that cannot be read: truncated or corrupt")
+    return CorruptImage(f"{kind} file is truncated or corrupt ({error})")
+
+
+def _upright(image: Image.Image, kind: str) -> Image.Image:
+    """RGB, with the EXIF orientation applied."""
+    image.load()
+    transposition = TRANSPOSITION.get(_orientation(image, kind))
+    rgb = _rgb(image, kind)
+    del image
+    return rgb if transposition is None else rgb.transpose(transposition)
 
 
 def _rgb(image: Image.Image, kind: str) -> Image.Image:
@@ -198,8 +233,10 @@ def _on_white(strip: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), rgba).convert("RGB")
 
 
-def _orientation(image: Image.Image) -> Any:
+def _orientation(image: Image.Image, kind: str) -> Any:
     """EXIF orientation, 1 to 8; damaged EXIF data does not spoil a picture."""
+    if kind != "TIFF" and image.info.keys().isdisjoint(ORIENTED):
+        return 1
     try:
         return image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:

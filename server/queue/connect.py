@@ -37,8 +37,11 @@ AWAY = (
     redis.exceptions.TryAgainError,
 )
 """What redis-py raises while the server is away, restarting or failing over: try again soon."""
-REFUSALS = frozenset({"NOREPLICAS", "MISCONF", "BUSY", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED"})
-"""First words of errors by which a server that is there refuses to work: for us it is away, until somebody has mended it."""
+REFUSALS = frozenset(
+    {"NOREPLICAS", "MISCONF", "BUSY", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "WRONGTYPE"}
+)
+"""First words of errors by which a server that is there refuses to work, or lets us not, as where somebody else has written under a name of
+ours: for us it is away, until somebody has mended it."""
 
 
 def refusal(error: BaseException) -> str:

@@ -116,6 +116,7 @@ class Ending:
 
     def row(self) -> Ended:
         timing = self.reply.timing if self.reply else None
+        failure = self.reply.failure if self.reply else None
         success = self.reply is not None and self.reply.failure is None
         return Ended(
             stream=self.stream,
@@ -131,4 +132,6 @@ class Ending:
             inference_ns=int(timing.inference_ms * NS_PER_MS) if timing else 0,
             worker_ns=int(timing.worker_ms * NS_PER_MS) if timing else 0,
             stored=self.reply.stored if self.reply else "",
+            failure=failure.kind if failure else "",
+            detail=failure.detail if failure else "",
         )

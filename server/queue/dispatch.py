@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from models.bundle import BundleSpec
 from server.queue import keys, lua
 from server.queue.background import Background
 from server.queue.connect import away_is_one_error, connect_async
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
 from server.queue.fleet import Fleet
 from server.queue.fleet_reader import FleetReader
+from server.queue.freight import Freight
 from server.queue.identity import process_id
 from server.queue.inbox import Inbox
 from server.queue.job import Job, Progress, Reply
 from server.queue.load import Load, QueueDepth
 from server.queue.presence import Presence
+from server.queue.records import Records
 from server.queue.reservation import Reservation
 from server.queue.room import Room
 from server.queue.statistics import Statistics
@@ -36,7 +40,9 @@ __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueD
 log = logging.getLogger(__name__)
 
 LOOK_WHILE_AWAY_S = 0.1
-FORMS = "batched-replies progress"
+SWEEP_AFTER_BEATS = 0.9
+"""All gateways together sweep once in a beat."""
+FORMS = "batched-replies progress stored-replies"
 """What this gateway understands beyond the oldest form of messages, as the value of `gw:<id>`; words separated by spaces."""
 
 
@@ -66,18 +72,22 @@ class Dispatcher:
         self._script = {name: self._redis.register_script(lua.source(name)) for name in ("beat", "set_repository")}
         self._background = Background()
         self._presence = Presence(self._background, settings.redis_grace)
-        self._inbox = Inbox(self._redis, self._wire, self.id, self._presence, lost_after=timings.lost_after)
+        freight = Freight(self._wire)
+        self._inbox = Inbox(self._redis, self._wire, freight, self.id, self._presence, self._background, lost_after=timings.lost_after)
         self._fleet = FleetReader(self._redis, self._presence, timings.news)
         self._statistics = Statistics(self._redis)
         self._room = Room(
             self._redis,
             self._wire,
+            freight,
             settings,
             self._presence,
             self._background,
             fresh=timings.fresh_load,
             seconds_to_drain=lambda load: load.seconds_to_drain(self._fleet.latest, self._inbox.answered_per_second),
         )
+        self.records = Records(self._wire, freight, settings, self._presence, self._background, self._room)
+        """Clients' jobs that outlive this gateway."""
         self._was_known = False
         self._closed = False
 
@@ -103,20 +113,31 @@ class Dispatcher:
         return self._room.reserve(items, nbytes)
 
     async def submit_all(
-        self, jobs: list[Job], *, reservation: Reservation | None = None, on_progress: Callable[[Progress], None] | None = None
+        self,
+        jobs: list[Job],
+        *,
+        reservation: Reservation | None = None,
+        on_admitted: Callable[[int], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_reply: Callable[[Reply], None] | None = None,
     ) -> list[Reply]:
         """Enqueue the jobs of one request, all or none, and wait for every reply; in the order of the jobs.
 
-        The reservation is given up as soon as the queue counts the jobs itself. A reply may carry a `failure`. Raises QueueFull, RedisAway
-        (away for longer than `redis_grace`) or DeadlinePassed; then, and when the caller is cancelled, the jobs are cancelled too.
+        The reservation is given up as soon as the queue counts the jobs itself. `on_admitted` is then called with how many wait before the
+        first job, `on_progress` and `on_reply` with what comes from workers, all in the event loop. A reply may carry a `failure`.
+        Raises QueueFull, RedisAway (away for longer than `redis_grace`) or DeadlinePassed; then, and when the caller is cancelled, the jobs
+        are cancelled too.
         """
         refused = False
-        expected = self._inbox.expect(jobs, on_progress)
+        expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
             async with asyncio.timeout((min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000):
-                await self._room.enqueue(jobs)
+                place = await self._room.enqueue(jobs, place=on_admitted is not None)
+                self._inbox.sent(expected)
                 if reservation is not None:
                     reservation.release()
+                if on_admitted is not None:
+                    on_admitted(place)
                 return [await waiting.reply for waiting in expected]
         except QueueFull:
             refused = True
@@ -132,6 +153,10 @@ class Dispatcher:
     async def fleet(self, *, fresh: bool = False) -> Fleet:
         """Who serves what, at most half a second old. Raises RedisAway at once while Redis does not answer."""
         return await self._fleet.fleet(fresh=fresh)
+
+    async def spec(self, digest: str) -> BundleSpec | None:
+        """A published spec by its SHA-256, served or not. Raises RedisAway at once while Redis does not answer."""
+        return await self._fleet.spec(digest)
 
     async def depth(self) -> dict[tuple[str, str], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""
@@ -190,9 +215,13 @@ class Dispatcher:
                 log.exception("the dispatcher's beat failed")
 
     async def _beat(self) -> None:
-        arguments: list[Any] = [self.id, int(self._timings.gateway_ttl * 1000), self._inbox.last_read, FORMS]
-        known, *load = await self._presence.at_once(lambda: self._script["beat"](args=arguments))
+        ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
+        arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, FORMS, secrets.token_hex(4), sweep_ms]
+        known, epoch, sweeps, *load = await self._presence.at_once(lambda: self._script["beat"](args=arguments))
+        self.records.epoch = epoch.decode()
         self._inbox.beaten(start_over=self._was_known and not known)
         self._was_known = True
         self._presence.found()
         self._room.set_load(Load.of(load))
+        if sweeps:
+            self._background.spawn(self.records.sweep())

@@ -49,6 +49,12 @@ class FleetReader:
                     self._read_at = read_at
         return self.latest
 
+    async def spec(self, digest: str) -> BundleSpec | None:
+        """A published spec by its SHA-256, whoever serves it; None if nobody has published it. Raises RedisAway."""
+        if digest not in self._by_digest:
+            await self._presence.ask(lambda: self._fetch([digest]))
+        return self._by_digest.get(digest)
+
     def forget(self) -> None:
         """What was read is known to be old."""
         self._read_at = 0.0

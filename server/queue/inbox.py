@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 
 from server.queue import keys
+from server.queue.background import Background
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
-from server.queue.job import Failure, Job, Progress, Reply, UnknownVersion, decode_progress, decode_reply
+from server.queue.freight import Freight
+from server.queue.job import Failure, Job, Progress, Reply, UnknownVersion, decode_arrays, decode_progress, decode_reply
 from server.queue.presence import Presence
 from server.queue.wire import AsyncWire
 
@@ -32,10 +34,19 @@ class Waiting:
     """A job on its way."""
 
     job: Job
-    sent_at: float
+    sent_at: float | None
+    """None until the queue holds it: large messages take their time to get there."""
     reply: asyncio.Future[Reply]
     on_progress: Callable[[Progress], None] | None = None
     """Called in the event loop with each report, in their order; reports of a job that starts again begin at 0."""
+    on_reply: Callable[[Reply], None] | None = None
+    """Called in the event loop before the one who waits wakes up."""
+    arriving: bool = False
+    """Its reply is here, the large arrays of it are on their way."""
+
+    @property
+    def may_be_lost(self) -> bool:
+        return not self.reply.done() and not self.arriving
 
     @property
     def answered(self) -> bool:
@@ -45,8 +56,20 @@ class Waiting:
 class Inbox:
     """The reply stream of one gateway, read by one blocking read."""
 
-    def __init__(self, commands: Any, wire: AsyncWire, gateway: str, presence: Presence, *, lost_after: float) -> None:
+    def __init__(
+        self,
+        commands: Any,
+        wire: AsyncWire,
+        freight: Freight,
+        gateway: str,
+        presence: Presence,
+        background: Background,
+        *,
+        lost_after: float,
+    ) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
+        self._freight = freight
+        self._background = background
         self._redis = commands
         self._wire = wire
         self._stream = keys.replies(gateway)
@@ -60,11 +83,22 @@ class Inbox:
         self.last_read = "0-0"
         """Id of the last entry that was read; what is older may be trimmed."""
 
-    def expect(self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] | None = None) -> list[Waiting]:
-        loop, now = asyncio.get_running_loop(), time.monotonic()
-        expected = [Waiting(job, now, loop.create_future(), on_progress) for job in jobs]
+    def expect(
+        self,
+        jobs: Sequence[Job],
+        on_progress: Callable[[Progress], None] | None = None,
+        on_reply: Callable[[Reply], None] | None = None,
+    ) -> list[Waiting]:
+        loop = asyncio.get_running_loop()
+        expected = [Waiting(job, None, loop.create_future(), on_progress, on_reply) for job in jobs]
         self._waiting.update((waiting.job.id, waiting) for waiting in expected)
         return expected
+
+    def sent(self, expected: Sequence[Waiting]) -> None:
+        """From now on the queue should hold them until they are answered."""
+        now = time.monotonic()
+        for waiting in expected:
+            waiting.sent_at = now
 
     def forget(self, expected: Sequence[Waiting]) -> None:
         for waiting in expected:
@@ -84,10 +118,10 @@ class Inbox:
         self.answered_per_second += SMOOTHING * (self._answered / (now - self._beat_at) - self.answered_per_second)
         self._answered, self._beat_at = 0, now
 
-    async def send_lost_again(self, enqueue_again: Callable[[Sequence[Job]], Awaitable[None]]) -> None:
+    async def send_lost_again(self, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
         before = time.monotonic() - self._lost_after
-        overdue = [waiting for waiting in self._waiting.values() if waiting.sent_at < before and not waiting.reply.done()]
+        overdue = [one for one in self._waiting.values() if one.may_be_lost and one.sent_at is not None and one.sent_at < before]
         if not overdue:
             return
         marks = await self._presence.ask(lambda: self._redis.mget([keys.job(waiting.job.id) for waiting in overdue]))
@@ -97,10 +131,18 @@ class Inbox:
         # an answer was written when its job:<id> went, so it is in the stream by now, read or not
         self._deliver(await self._presence.ask(lambda: self._wire.command("XRANGE", self._stream, f"({self.last_read}", "+")))
         for waiting in gone:
-            if not waiting.reply.done() and waiting.job.deadline_ms > self._presence.now_ms():
-                waiting.sent_at = time.monotonic()
-                with suppress(DeadlinePassed):
-                    await enqueue_again([waiting.job])
+            if waiting.may_be_lost and waiting.job.deadline_ms > self._presence.now_ms():
+                waiting.sent_at = None
+                self._background.spawn(self._send_again(waiting, enqueue_again))
+
+    async def _send_again(self, waiting: Waiting, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:
+        """The beat does not wait for it: large messages take their time."""
+        try:
+            await enqueue_again([waiting.job])
+        except (DeadlinePassed, RedisAway) as error:
+            log.debug("job %s not sent again: %s", waiting.job.id, error)
+        finally:
+            waiting.sent_at = time.monotonic()
 
     async def read_forever(self) -> None:
         while True:
@@ -153,12 +195,35 @@ class Inbox:
     def _hand_over(self, job_id: bytes, message: bytes) -> None:
         """A reply to the one who waits; second replies and those that come too late are discarded."""
         waiting = self._waiting.get(job_id.decode())
-        if waiting is None or waiting.reply.done():
+        if waiting is None or waiting.reply.done() or waiting.arriving:
             return
         try:
             reply = decode_reply(message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
             failure = Failure(kind="unknown-version", detail=f"the gateway cannot read the worker's reply: {error}")
             reply = Reply(id=waiting.job.id, worker="", failure=failure)
+        if reply.stored:
+            waiting.arriving = True
+            self._background.spawn(self._fetch(waiting, reply))
+            return
+        self._answer(waiting, reply)
+
+    def _answer(self, waiting: Waiting, reply: Reply) -> None:
         waiting.reply.set_result(reply)
         self._answered += 1
+        if waiting.on_reply is not None:
+            waiting.on_reply(reply)
+
+    async def _fetch(self, waiting: Waiting, reply: Reply) -> None:
+        """The large arrays of a reply, and then the reply to the one who waits. If they are lost, the job is looked for as a lost one."""
+        try:
+            stored = await self._freight.read(reply.stored)
+            if stored and not waiting.reply.done():
+                self._answer(waiting, msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored=""))
+            await self._freight.delete(reply.stored)
+        except RedisAway as away:
+            self._presence.lost(away)
+        except msgspec.MsgspecError as error:
+            log.warning("the arrays under %s cannot be read: %s", reply.stored, error)
+        finally:
+            waiting.arriving = False

@@ -23,7 +23,6 @@ DEAD = "dead"
 RESTARTS = "restarts"
 """Why workers were restarted → how often, a hash that supervisors write."""
 JANITOR = "janitor"
-GATEWAYS = "gateways"
 
 
 def queue(bundle: str, digest: str) -> str:
@@ -93,6 +92,21 @@ def suspects(worker_id: str) -> str:
 def stored(job_id: str, attempt: str) -> str:
     """The large output of one attempt at a job."""
     return f"out:{job_id}:{attempt}"
+
+
+def stage(job_id: str) -> str:
+    """A large message on its way into the queue."""
+    return f"stage:{job_id}"
+
+
+def result(job_id: str) -> str:
+    """The reply to one job of a record."""
+    return f"result:{job_id}"
+
+
+def result_arrays(job_id: str) -> str:
+    """Its arrays, where they are large."""
+    return f"result:{job_id}:arrays"
 
 
 def spec(digest: str) -> str:

@@ -63,7 +63,7 @@ class Outcomes:
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Once: who misses a report hears the next one. Raises RedisAway."""
-        rows = [Advanced(held.job.id, held.job.gateway, encode(report)) for held, report in reports if held.job.progress]
+        rows = [_advanced(held.job, report) for held, report in reports if held.job.progress]
         if rows:
             self._link.script("progress", *(value for row in rows for value in row))
 
@@ -114,6 +114,10 @@ class Outcomes:
         rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
         self._link.script("hand_back", self._id, *(value for row in rows for value in row))
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
+
+
+def _advanced(job: Job, report: Progress) -> Advanced:
+    return Advanced(job.id, job.gateway, encode(report), report.done, report.total, report.unit, int(bool(report.preview)))
 
 
 def _age(delivery: Delivery | Beside) -> int:

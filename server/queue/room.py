@@ -18,6 +18,7 @@ from server.queue import keys, lua
 from server.queue.background import Background
 from server.queue.connect import away_is_one_error
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
+from server.queue.freight import PIECE_BYTES, Freight
 from server.queue.job import Job, encode
 from server.queue.load import Load
 from server.queue.presence import Presence
@@ -26,19 +27,24 @@ from server.queue.rows import Enqueued, Request
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
-INLINE_BYTES = 256 * 1024
-"""Larger messages lie beside the stream as `blob:<id>`."""
+INLINE_BYTES = PIECE_BYTES
+"""Larger messages lie beside the stream as `blob:<id>`, and are written before the call that queues them."""
 GROUP_BYTES = 1024 * 1024
 """Requests share a call up to this size; a larger one has a call of its own."""
 GROUP_JOBS = 64
+LATE = "the deadline had passed before the job was queued"
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     jobs: list[Enqueued]
+    staged: dict[str, bytes]
+    """Key → what is written before the call."""
     again: bool
     """Its jobs were admitted once and lost by Redis, so they have their place."""
-    admitted: asyncio.Future[None]
+    wants_place: bool
+    admitted: asyncio.Future[int]
+    """How many wait before its first job, if it wants to know; else 0."""
 
     @property
     def nbytes(self) -> int:
@@ -50,6 +56,7 @@ class Room:
         self,
         client: Any,
         wire: AsyncWire,
+        freight: Freight,
         settings: Settings,
         presence: Presence,
         background: Background,
@@ -64,24 +71,31 @@ class Room:
         self._fresh = fresh
         self._seconds_to_drain = seconds_to_drain
         self._wire = wire
+        self._freight = freight
         self._read_load = client.register_script(lua.source("load"))
         self._ledger = Ledger()
         self._ready: list[_Request] = []
-        """What is sent at the end of this turn of the event loop."""
+        """What is sent with the next call."""
+        self._sending = 0
+        """Calls on their way."""
         self._read_at = 0.0
         self.load = Load(0, 0, 0)
 
     def reserve(self, items: int, nbytes: int) -> Reservation:
         return Reservation(self._ledger, self._check, items, nbytes)
 
-    async def enqueue(self, jobs: Sequence[Job], *, again: bool = False) -> None:
-        """The jobs of one request, all or none; returns when the queue holds them. Raises QueueFull, DeadlinePassed or RedisAway."""
+    async def enqueue(self, jobs: Sequence[Job], *, again: bool = False, place: bool = False) -> int:
+        """The jobs of one request, all or none; returns when the queue holds them, with how many wait before the first if `place`.
+
+        Raises QueueFull, DeadlinePassed or RedisAway.
+        """
         loop = asyncio.get_running_loop()
-        request = _Request([_row(job) for job in jobs], again, loop.create_future())
-        if not self._ready:
+        rows, staged = to_rows(jobs)
+        request = _Request(rows, staged, again, place, loop.create_future())
+        if not self._ready and not self._sending:
             loop.call_soon(self._send_ready)
         self._ready.append(request)
-        await request.admitted
+        return await request.admitted
 
     async def read_load(self) -> None:
         self.set_load(Load.of(await self._presence.ask(self._read_load)))
@@ -102,7 +116,7 @@ class Room:
             with suppress(RedisAway):
                 await self.read_load()
         if not self._has_room(items, nbytes):
-            raise self._full()
+            raise self.full()
 
     def _has_room(self, items: int, nbytes: int) -> bool:
         return (
@@ -110,24 +124,36 @@ class Room:
             and self.load.nbytes + self._ledger.nbytes + nbytes <= self._settings.queue_max_bytes
         )
 
-    def _full(self, reason: str = "the queue is full") -> QueueFull:
+    def full(self, reason: str = "the queue is full") -> QueueFull:
         return QueueFull(self._seconds_to_drain(self.load), f"{reason}: {self.load.items} jobs, {self.load.nbytes} bytes")
 
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
         for group in _groups(ready):
-            self._background.spawn(self._send(group))
+            call = self._background.spawn(self._send(group))
+            if not group[0].staged:  # else it may take its time, and nobody waits for it
+                self._sending += 1
+                call.add_done_callback(self._sent)
+
+    def _sent(self, _call: object) -> None:
+        """What became ready meanwhile shares the next call: under load calls, batches and replies are larger and fewer."""
+        self._sending -= 1
+        if self._ready and not self._sending:
+            self._send_ready()
 
     async def _send(self, group: list[_Request]) -> None:
         """The script does nothing for a job that it has queued before, so trying again is safe."""
         while group := [request for request in group if not request.admitted.done()]:
             try:
                 await self._presence.wait()
+                await self._stage(group)
+                if not (group := [request for request in group if not request.admitted.done()]):
+                    return
                 with away_is_one_error():
                     answer = await self._presence.in_turn(lambda: self._wire.script("enqueue", *self._arguments(group)))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
-                    _refuse(group, self._full("the queue's Redis is out of memory"))
+                    _refuse(group, self.full("the queue's Redis is out of memory"))
                 elif self._presence.away and self._presence.given_up() is not None:
                     _refuse(group, away)
                 else:
@@ -136,13 +162,20 @@ class Room:
             except Exception as error:
                 _refuse(group, error)
                 raise
-            await self._tell(group, *answer)
-            return
+            if b"unstaged" not in answer[2]:
+                await self._tell(group, *answer)
+                return
+
+    async def _stage(self, group: Iterable[_Request]) -> None:
+        for request in group:
+            for key, message in request.staged.items():
+                if not request.admitted.done():
+                    await self._freight.write(key, message)
 
     def _arguments(self, group: Iterable[_Request]) -> list[Any]:
         arguments: list[Any] = [self._settings.queue_max_items, self._settings.queue_max_bytes]
         for request in group:
-            arguments += Request(len(request.jobs), int(request.again))
+            arguments += Request(len(request.jobs), int(request.again), int(request.wants_place))
             for job in request.jobs:
                 arguments += job
         return arguments
@@ -152,24 +185,39 @@ class Room:
         if b"full" in statuses:
             with suppress(RedisAway):  # for Retry-After
                 await self.read_load()
-        for request, status in zip(group, statuses, strict=True):
+        for request, answer in zip(group, statuses, strict=True):
+            status, _, ahead = answer.partition(b" ")
+            if request.admitted.done():  # its client has left
+                continue
             if status == b"ok":
-                _settle(request.admitted, None)
+                request.admitted.set_result(int(ahead or 0))
             else:
-                late = DeadlinePassed("the deadline had passed before the job was queued")
-                _settle(request.admitted, self._full() if status == b"full" else late)
+                request.admitted.set_exception(self.full() if status == b"full" else DeadlinePassed(LATE))
 
 
-def _row(job: Job) -> Enqueued:
-    message = encode(job)
-    stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
-    return Enqueued(job.id, stream, job.gateway, job.deadline_ms, "blob" if len(message) > INLINE_BYTES else "inline", message)
+def to_rows(jobs: Iterable[Job], *, kept: bool = False) -> tuple[list[Enqueued], dict[str, bytes]]:
+    """The jobs as the scripts read them, and by their keys the messages that must be written before.
+
+    `kept`: the messages lie beside the stream however small they are, where they can be read again."""
+    rows, staged = [], {}
+    for job in jobs:
+        message, place = encode(job), "blob" if kept else "inline"
+        nbytes = len(message)
+        if nbytes > INLINE_BYTES:
+            staged[keys.stage(job.id)] = message
+            message, place = b"", "stage"
+        stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
+        rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, nbytes, message))
+    return rows, staged
 
 
 def _groups(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
     group: list[_Request] = []
     nbytes = jobs = 0
     for request in requests:
+        if request.staged:
+            yield [request]  # nobody else waits until its messages have been written
+            continue
         if group and (nbytes + request.nbytes > GROUP_BYTES or jobs + len(request.jobs) > GROUP_JOBS):
             yield group
             group, nbytes, jobs = [], 0, 0
@@ -182,13 +230,5 @@ def _groups(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
 
 def _refuse(group: Iterable[_Request], error: Exception) -> None:
     for request in group:
-        _settle(request.admitted, error)
-
-
-def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
-    if future.done():  # its client has left
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
+        if not request.admitted.done():  # else its client has left
+            request.admitted.set_exception(error)

@@ -12,6 +12,8 @@ class Request(NamedTuple):
     """How many follow."""
     again: int
     """1 if they were admitted once and Redis lost them."""
+    place: int
+    """1 to be told how many wait before the first of them."""
 
 
 class Enqueued(NamedTuple):
@@ -22,8 +24,38 @@ class Enqueued(NamedTuple):
     gateway: str
     deadline_ms: int
     place: str
-    """`inline` in the stream entry, or `blob` beside it."""
+    """Where its message lies: `inline` in the stream entry, `blob` beside it, or written as `stage:<id>` before."""
+    nbytes: int
     message: bytes
+    """Empty where it is staged."""
+
+
+class Recorded(NamedTuple):
+    """A client's job that gets a record, before the jobs of the queue that it stands for."""
+
+    record: str
+    epoch: str
+    """Of the Redis that its id was made for."""
+    task: str
+    bundle: str
+    digest: str
+    part: str
+    """The part that errors name."""
+    plan: bytes
+    """msgpack of the task's plan."""
+    priority: str
+    request_id: str
+    prepare_ms: float
+    fingerprint: str
+    """SHA-256 of what was asked."""
+    idem: str
+    """SHA-256 of the client's Idempotency-Key; empty: there is none."""
+    bound: int
+    """Bytes that its results and its latest preview may take."""
+    ttl_ms: int
+    """How long the record and its results outlive its end."""
+    jobs: int
+    """How many follow."""
 
 
 class Taken(NamedTuple):
@@ -62,6 +94,9 @@ class Ended(NamedTuple):
     worker_ns: int
     stored: str = ""
     """Key of the reply's arrays, where these are too large for a script's argument."""
+    failure: str = ""
+    """Kind of failure; empty where it did not fail, or nobody waits."""
+    detail: str = ""
 
 
 class Advanced(NamedTuple):
@@ -70,6 +105,11 @@ class Advanced(NamedTuple):
     job: str
     gateway: str
     message: bytes
+    done: int
+    total: int
+    unit: str
+    preview: int
+    """1 if the message brings something to show."""
 
 
 class HandedBack(NamedTuple):
@@ -102,6 +142,7 @@ class StreamLoad(NamedTuple):
 ROWS: dict[str, Any] = {
     "request": Request,
     "enqueued": Enqueued,
+    "recorded": Recorded,
     "taken": Taken,
     "ended": Ended,
     "advanced": Advanced,

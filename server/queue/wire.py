@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 import redis
 
 from server.queue import lua
@@ -35,7 +36,7 @@ class Wire:
     def command(self, *words: Any) -> Any:
         connection = getattr(self._of_thread, "connection", None) or self._connect()
         try:
-            connection.send_packed_command(connection.pack_command(*words), check_health=False)
+            connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
             return connection.read_response()
         except redis.exceptions.ResponseError:  # the server has answered
             raise
@@ -90,7 +91,7 @@ class AsyncWire:
             async with asyncio.timeout(patience):
                 if fresh:
                     await connection.connect()
-                await connection.send_packed_command(connection.pack_command(*words), check_health=False)
+                await connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
                 answer = await connection.read_response()
         except redis.exceptions.ResponseError:  # the server has answered
             self._idle.append(connection)

@@ -79,6 +79,8 @@ class Task(ABC, Generic[Asked, Plan]):
     """The task's own fields of the JSON answer; `id`, `model`, `version` and `timing` are put around them."""
     example: ClassVar[Mapping[str, Any]]
     """Of the answer, for the documentation."""
+    takes_long: ClassVar[bool] = False
+    """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much."""
     media_types: ClassVar[tuple[str, ...]] = (JSON,)
     """Of answers, the preferred one first."""
 
@@ -112,6 +114,18 @@ class Task(ABC, Generic[Asked, Plan]):
     @abstractmethod
     def present(self, outputs: Sequence[Outputs], plan: Plan, spec: BundleSpec, media_type: str) -> msgspec.Struct | File:
         """The outputs of all jobs, in their order → an `answer` for JSON, a File for any other of `media_types`."""
+
+    @abstractmethod
+    def result_bound(self, plan: Plan, spec: BundleSpec) -> int:
+        """Bytes that the outputs of one job take at most, its largest preview included: so much room is kept for an asynchronous job."""
+
+    def preview(self, arrays: Outputs, plan: Plan, spec: BundleSpec) -> msgspec.Struct | None:
+        """What a worker can show before the end → the data of a `preview` event; None: nothing."""
+        return None
+
+    @property
+    def shows_previews(self) -> bool:
+        return type(self).preview is not Task.preview
 
     @abstractmethod
     def sample(self, spec: BundleSpec) -> Arrays:

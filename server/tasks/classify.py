@@ -131,6 +131,12 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
+    def result_bound(self, plan: ClassifyPlan, spec: BundleSpec) -> int:
+        """Logits (classes,) and tokens (2,); with a trace the group of each patch after each block, and the grid (2,)."""
+        patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
+        traced = len(plan.schedule) * patches + 2 if plan.trace else 0
+        return 4 * len(spec.labels) + 8 * (2 + traced)
+
     def sample(self, spec: BundleSpec) -> Arrays:
         side = spec.pictures.image_size
         return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
@@ -168,8 +174,9 @@ def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> C
     """The `top_k` best labels of one image; equal scores in the order of the classes."""
     scores = _softmax(outputs["logits"])
     tokens_in, tokens_out = outputs["tokens"].tolist()
+    best = _best(scores, plan.top_k)
     return Classification(
-        [Prediction(spec.labels[index], index, float(scores[index])) for index in _best(scores, plan.top_k).tolist()],
+        [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)],
         Merging(plan.rung, plan.schedule, tokens_in, tokens_out, _trace(outputs) if plan.trace else msgspec.UNSET),
     )
 
@@ -181,12 +188,12 @@ def _trace(outputs: Outputs) -> Trace:
 
 
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
-    """(classes,)."""
-    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
-    scores: NDArray[np.float32] = (powers / powers.sum()).astype(np.float32)
+    """(classes,). Ufuncs, since numpy's functions around them cost more than the work on few classes."""
+    powers = np.exp(np.subtract(logits, np.maximum.reduce(logits), dtype=np.float64))
+    scores: NDArray[np.float32] = (powers / np.add.reduce(powers)).astype(np.float32)
     return scores
 
 
 def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """Indices of the highest of the last axis, best first; equal scores in the order of the classes."""
-    return np.argsort(-scores, axis=-1, kind="stable")[..., :count]
+    return (-scores).argsort(axis=-1, kind="stable")[..., :count]

@@ -19,6 +19,8 @@ from server.worker.slots import Slots
 log = logs.get(__name__)
 
 EVERY = 1.0
+FORMS = "records"
+"""What this worker understands beyond the oldest messages."""
 PATIENCE = 30.0
 """Seconds without progress after which a worker is stuck, unless batches take long: then `SLOWEST` times the slowest one seen."""
 SLOWEST = 10
@@ -85,6 +87,7 @@ class Heartbeat:
             progress_age_s=age,
             metrics_port=self._metrics_port,
             repository_revision=self._repository_revision,
+            forms=FORMS,
         )
 
     def _end_if_stuck(self) -> None:

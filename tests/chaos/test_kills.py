@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -46,8 +49,11 @@ def wait(condition: Callable[[], object], what: str) -> None:
     eventually(condition, what, MINUTES)
 
 
+MANY = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
 @pytest.mark.parametrize(
-    ("requests", "kills", "workers"), [(300, 2, 1), pytest.param(2000, 10, 2, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    ("requests", "kills", "workers"), [(300, 2, 1), pytest.param(2000, 10, 1, marks=MANY), pytest.param(2000, 20, 2, marks=MANY)]
 )
 def test_workers_killed_at_random_moments_lose_no_request(tiny: Bundle, requests: int, kills: int, workers: int) -> None:
     chance = random.Random(requests)
@@ -57,6 +63,32 @@ def test_workers_killed_at_random_moments_lose_no_request(tiny: Bundle, requests
         while_they_ask(crowd, moments, kill_a_worker(service, chance), wait)
         assert len(service.events("worker died")) == kills
     everyone_got_their_own_answer(crowd, tiny)
+
+
+@pytest.mark.slow
+def test_nine_kills_within_45_seconds_cost_nobody_an_answer(tiny: Bundle) -> None:
+    with serve(tiny.path.parent.parent, dtype="float32") as service:
+        assert service.url
+        ended = threading.Event()
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(keep_asking, service.url, ended) for _ in range(4)]
+            began = time.monotonic()
+            for number in range(9):
+                kill_a_worker(service, random.Random(number))()
+                time.sleep(max(0.0, began + 5 * (number + 1) - time.monotonic()))
+            ended.set()
+            statuses = [status for client in asking for status in client.result()]
+        assert set(statuses) == {200}
+        assert len(service.events("worker died")) == 9
+
+
+def keep_asking(url: str, ended: threading.Event) -> list[int]:
+    """Statuses, with the default deadline."""
+    statuses = []
+    with httpx.Client(base_url=url, timeout=120) as http:
+        while not ended.is_set():
+            statuses.append(http.post("/v1/classify", content=picture(len(statuses) % KINDS)).status_code)
+    return statuses
 
 
 def test_a_killed_queue_loses_no_request(tiny: Bundle) -> None:

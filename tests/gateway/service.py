@@ -14,10 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
+import msgspec
 import numpy as np
+import redis
 from PIL import Image
 
 from models.bundle import BundleSpec, Preprocess, Rung, Weights
@@ -37,15 +39,17 @@ START_GATEWAY = (
 WAIT_S = 20.0
 
 
-def make_spec(name: str = "reds", version: str = "1", default_rung: str | None = None) -> BundleSpec:
+def make_spec(
+    name: str = "reds", version: str = "1", default_rung: str | None = None, labels: int = CLASSES, image_size: int = 8
+) -> BundleSpec:
     return BundleSpec(
         name=name,
         version=version,
         task="classify",
         architecture="vit",
         config={"depth": DEPTH},
-        preprocess=Preprocess(image_size=8, short_side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        labels=[f"red {step}" for step in range(CLASSES)],
+        preprocess=Preprocess(image_size=image_size, short_side=image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        labels=[f"red {step}" for step in range(labels)],
         license="CC0-1.0",
         ladder=[Rung(name="gentle", schedule=1), Rung(name="strong", schedule=[4, 2])],
         default_rung=default_rung,
@@ -77,17 +81,53 @@ def answer(job: Job, batch_size: int = 1) -> Reply:
     )
 
 
+MANY_LABELS = 100_000
+
+
+def answer_at_length(job: Job) -> Reply:
+    """The same for a bundle of MANY_LABELS labels: more bytes than a script is given."""
+    reply = answer(job)
+    few = reply.arrays["logits"].to_numpy()
+    logits = np.full(MANY_LABELS, few.min() - 1, np.float32)
+    logits[:CLASSES] = few
+    return msgspec.structs.replace(reply, arrays=reply.arrays | {"logits": Array.of(logits)})
+
+
+class Held:
+    """A worker in the middle of a batch."""
+
+    def __init__(self) -> None:
+        self._began = threading.Event()
+        self._may_end = threading.Event()
+
+    def wait_for_batch(self) -> None:
+        assert self._began.wait(WAIT_S), "no batch began"
+
+    def release(self) -> None:
+        self._may_end.set()
+
+    def hold(self) -> None:
+        self._began.set()
+        assert self._may_end.wait(WAIT_S), "the batch was never released"
+
+
 class Worker:
     """Pulls from the real queue in a thread."""
 
     def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[Job], Reply] = answer) -> None:
         self.queue = WorkerQueue(url, f"test-{id(self):x}")
+        self._url = url
+        self.stores_replies = False
+        """Whether it writes the arrays of its replies beside them, as workers do with large ones."""
         self.specs = specs
         self.state = "ready"
+        self.forms = "records"
         self._working = threading.Event()
         self._working.set()
         self._busy = threading.Lock()
         self.done: list[Job] = []
+        self.running: list[Delivery] = []
+        self._held: Held | None = None
         self._answer = answer
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -110,10 +150,19 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.queue.close()
+
+    def stop(self) -> None:
+        """Sign off."""
         self._stop.set()
         self._thread.join()
-        self.queue.withdraw()
-        self.queue.close()
+        with suppress(RedisAway):  # its key expires
+            self.queue.withdraw()
+
+    def redis(self) -> redis.Redis:
+        """A look at what it works on."""
+        return redis.Redis.from_url(self._url, decode_responses=True, encoding_errors="replace")
 
     def pause(self) -> None:
         """From now on it lives but takes no job."""
@@ -123,6 +172,16 @@ class Worker:
 
     def resume(self) -> None:
         self._working.set()
+
+    @contextmanager
+    def holding(self) -> Iterator[Held]:
+        """From now on it keeps every batch until it is told to go on."""
+        self._held = Held()
+        try:
+            yield self._held
+        finally:
+            self._held.release()
+            self._held = None
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -142,12 +201,26 @@ class Worker:
     def _work(self, deliveries: list[Delivery]) -> None:
         wanted = self.queue.still_wanted(deliveries)
         self.done += [delivery.job for delivery in wanted]
+        self.running = wanted
+        if wanted and self._held is not None:
+            self._held.hold()
         if wanted:
-            self.queue.finish([(delivery, self._answer(delivery.job)) for delivery in wanted])
+            self.queue.finish([(delivery, self._reply(delivery.job)) for delivery in wanted])
+
+    def _reply(self, job: Job) -> Reply:
+        reply = self._answer(job)
+        if not self.stores_replies:
+            return reply
+        key = f"out:{job.id}:1"
+        with self.redis() as db:
+            db.set(key, msgspec.msgpack.encode(reply.arrays), ex=60)
+        return msgspec.structs.replace(reply, arrays={}, stored=key)
 
     def _announce(self) -> None:
         self.queue.announce(
-            WorkerInfo(id=self.queue.id, host="here", pid=os.getpid(), state=self.state, device="cpu", bundles=self._served)
+            WorkerInfo(
+                id=self.queue.id, host="here", pid=os.getpid(), state=self.state, device="cpu", bundles=self._served, forms=self.forms
+            )
         )
         self._announced_at = time.monotonic()
 

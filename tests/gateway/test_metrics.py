@@ -50,7 +50,9 @@ def test_the_text_is_valid_and_every_reason_is_there_from_the_start(valkey: Priv
         assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert all(family.documentation and family.type != "unknown" for family in families.values())
         reasons = {sample.labels["reason"]: sample.value for sample in families["opsin_rejected"].samples}
-        assert reasons == dict.fromkeys(("queue_full", "client_share", "draining", "too_large", "too_slow", "no_worker", "redis"), 0)
+        assert reasons == dict.fromkeys(
+            ("queue_full", "client_share", "results_full", "draining", "too_large", "too_slow", "no_worker", "redis"), 0
+        )
 
 
 def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_socket(valkey: PrivateValkey, tmp_path: Path) -> None:

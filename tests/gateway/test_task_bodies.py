@@ -64,6 +64,9 @@ class Paint(Task[PaintOptions, PaintOptions]):
     def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> Painted:
         return Painted(1)
 
+    def result_bound(self, plan: PaintOptions, spec: BundleSpec) -> int:
+        return 0
+
     def sample(self, spec: BundleSpec) -> Arrays:
         return {}
 

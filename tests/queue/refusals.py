@@ -12,7 +12,9 @@ import redis
 
 from tests.queue.harness import Server, free_port
 
-KINDS = ("NOREPLICAS", "MISCONF", "BUSY", "READONLY")
+EVERY_WRITE = ("NOREPLICAS", "MISCONF", "BUSY", "READONLY")
+KINDS = (*EVERY_WRITE, "WRONGTYPE")
+"""The last refuses what touches a key that somebody else has made something else of."""
 
 
 @contextlib.contextmanager
@@ -27,12 +29,19 @@ def server(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def refusing(behind: Server, kind: str) -> Iterator[None]:
-    """The server answers every write with this error, until the `with` block ends."""
+    """The server answers writes with this error, until the `with` block ends."""
     with redis.Redis(port=behind.port, decode_responses=True) as operator:
         if kind == "NOREPLICAS":
             operator.config_set("min-replicas-to-write", 1)
             yield
             operator.config_set("min-replicas-to-write", 0)
+        elif kind == "WRONGTYPE":
+            kept = operator.smembers("queues")
+            operator.set("queues", "somebody else's")
+            yield
+            operator.delete("queues")
+            if kept:
+                operator.sadd("queues", *kept)
         elif kind == "MISCONF":
             in_the_way = behind.folder / "dump.rdb"
             in_the_way.mkdir()

@@ -14,7 +14,7 @@ from server.queue.delivery import Beside
 from server.queue.job import Array, Reply, decode_arrays, decode_reply
 from server.queue.pieces import PIECE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, gateway, nothing_is_left, pulled
+from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled
 
 LARGE = 3 * PIECE_BYTES + 12_345
 
@@ -89,6 +89,17 @@ async def test_a_large_output_is_written_in_pieces_where_the_gateway_reads_such(
         arrays = decode_arrays(raw.get(reply.stored)) if is_stored else reply.arrays
         assert arrays == {"y": output}
         assert not is_stored or 0 < raw.ttl(reply.stored) <= 120
+
+
+async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    output = {"y": Array.of(np.random.default_rng(2).integers(0, 256, LARGE, np.uint8))}
+    async with gateway(url) as us:
+        request = asyncio.create_task(us.submit_all([await a_job(us, 1)]))
+        [delivery] = await pulled(worker)
+        worker.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays=output))])
+        [reply] = await request
+        assert (reply.arrays, reply.stored) == (output, "")
+        await eventually(lambda: not list(db.scan_iter("out:*")))
 
 
 async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redis, worker: WorkerQueue) -> None:

@@ -57,7 +57,7 @@ async def test_figures_are_refused_when_the_beat_is_although_redis_answers(tmp_p
             await us.fleet(fresh=True)
 
 
-@pytest.mark.parametrize("kind", refusals.KINDS)
+@pytest.mark.parametrize("kind", refusals.EVERY_WRITE)
 async def test_whatever_a_worker_asks_of_a_redis_that_refuses_is_redis_away(tmp_path: Path, kind: str) -> None:
     with refusals.server(tmp_path / "data") as server:
         worker = WorkerQueue(server.url, "worker", QUICK_WORKER)

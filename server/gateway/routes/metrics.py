@@ -12,6 +12,7 @@ from server.gateway import directory, gateway
 from server.gateway.gateway import Gateway
 from server.process.exits import Reason
 from server.queue.errors import RedisAway
+from server.queue.record import STATES
 from server.telemetry.metrics import CONTENT_TYPE, Families
 
 router = APIRouter(tags=["operation"])
@@ -32,10 +33,12 @@ async def _read_redis(here: Gateway) -> Families:
     labels = ["model", "version", "priority"]
     depth = GaugeMetricFamily("opsin_queue_depth", "Images waiting or running.", labels=labels)
     oldest = GaugeMetricFamily("opsin_queue_oldest_age_seconds", "Age of the oldest of them.", labels=labels)
+    jobs = GaugeMetricFamily("opsin_jobs", "Asynchronous jobs that the service knows.", labels=["state"])
     try:
         fleet = await here.dispatcher.fleet()
         depths = await here.dispatcher.depth()
         restarted = await here.dispatcher.restarts()
+        recorded = await here.dispatcher.records.load()
     except RedisAway:
         return Families((GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=0),))
     states = Counter(worker.state for worker in fleet.workers)
@@ -49,4 +52,7 @@ async def _read_redis(here: Gateway) -> Families:
         name, _, version = bundle.partition("@")
         depth.add_metric([name, version, priority], queue.items)
         oldest.add_metric([name, version, priority], queue.oldest_age_s)
-    return Families((up, workers, restarts, served, depth, oldest))
+    for state in STATES:
+        jobs.add_metric([state], recorded.counts.get(state, 0))
+    results = GaugeMetricFamily("opsin_result_bytes", "Results of asynchronous jobs that are kept.", value=recorded.result_bytes)
+    return Families((up, workers, restarts, served, depth, oldest, jobs, results))

@@ -1,8 +1,13 @@
-"""`POST /v1/<task>` for every task of the table, as plain ASGI: nothing stands between the server and these routes but `HotRoutes`."""
+"""`POST /v1/<task>` for every task of the table, as plain ASGI: nothing stands between the server and these routes but `HotRoutes`.
+
+A request is answered in one of three ways: at once, as a stream of events, or later (`server/gateway/ways.py`).
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,16 +17,33 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from models.bundle import BundleSpec
-from server.gateway import gateway, negotiation, options
+from server.gateway import directory, fingerprint, gateway, jobs, negotiation, options, ways
+from server.gateway.admission import Visit
+from server.gateway.answers import PRESENTERS
 from server.gateway.body import Submission, read_submission
+from server.gateway.events import EventStream
+from server.gateway.follower import Follower
+from server.gateway.gateway import Gateway
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
-from server.gateway.inference import Asked, Timing
+from server.gateway.inference import Asked
 from server.gateway.interruption import ClientWatch
 from server.gateway.problems import Kind, Problem
+from server.gateway.routes.jobs import respond
 from server.gateway.surface import CommonOptions, Surface
-from server.tasks.base import JSON, File, Task
+from server.tasks.base import JSON, Task
 from server.tasks.options import InvalidOption, Options
 from server.tasks.registry import TASKS
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request that has been read."""
+
+    query: Mapping[str, Sequence[object]]
+    submission: Submission
+    nbytes: int
+    common: CommonOptions
+    own: Options
 
 
 class TaskRoute:
@@ -30,13 +52,19 @@ class TaskRoute:
     def __init__(self, task: Task[Any, Any]) -> None:
         self.task = task
         self.surface = Surface.of(task)
-        self.response = response_of(task)
-        self._encoder = msgspec.json.Encoder()
+        self._presenter = PRESENTERS[task.name]
+        self.response = self._presenter.response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         try:
-            response = await self._answer(request)
+            if ways.is_asynchronous(request):
+                response = await self._accept(request)
+            elif ways.wants_events(request, self.task.media_types):
+                await self._stream(request, send)
+                return
+            else:
+                response = await self._answer(request)
         except Problem as problem:
             response = problem.to_response(request.state.request_id)
         except ClientDisconnect:
@@ -44,29 +72,74 @@ class TaskRoute:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        """At once."""
         here = gateway.of(request)
-        async with here.admission.admit(request, "rest") as visit:
+        async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
             media_type = negotiation.choose(request.headers.get("accept"), self.task.media_types)
-            query = options.read_query(request, self.surface)
-            submission = await read_submission(request, self.surface, here.settings, visit.reservation)
-            received = submission.nbytes
-            common, own = self.surface.read_options(query, submission.fields)
+            sent = await self._read(request, here, visit)
             with ClientWatch(request.receive):
-                spec = await here.directory.find(common.model, self.task.name)
-                visit.resolved(spec)
-                asked = self._asked(common, own, submission, spec)
-                answer = await here.inference.run(submission.items(), asked, visit)
+                spec, asked = await self._resolve(sent, here, visit)
+                answer = await here.inference.run(sent.submission.items(), asked, visit)
             began = time.perf_counter()
             presented = self.task.present(answer.outputs, asked.plan, spec, media_type)
-            response = self._respond(presented, spec, visit.request_id, answer.timing, media_type)
-            counted = here.metrics.of(spec)
-            counted.postprocess.observe(time.perf_counter() - began)
-            counted.payload_in.observe(received)
-            counted.payload_out.observe(len(response.body))
+            response = self._presenter.respond(presented, spec, visit.request_id, answer.timing, media_type)
+            _count(here, spec, began, sent.nbytes, len(response.body))
             return response
 
-    def _asked(self, common: CommonOptions, own: Options, submission: Submission, spec: BundleSpec) -> Asked:
-        """Raises Problem for parts that the bundle does not take or lacks, and for options that it cannot satisfy."""
+    async def _stream(self, request: Request, send: Send) -> None:
+        """As events. Raises Problem only while nothing has been sent."""
+        here = gateway.of(request)
+        async with EventStream(send, here.metrics) as stream:
+            try:
+                await self._answer_as_events(request, here, stream)
+            except (Problem, ClientDisconnect):
+                if not stream.started:
+                    raise
+            except Exception:
+                await stream.fail(Problem(Kind.INTERNAL, "something went wrong here"), request.state.request_id)
+                raise
+
+    async def _answer_as_events(self, request: Request, here: Gateway, stream: EventStream) -> None:
+        async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
+            visit.last_words = lambda problem: stream.fail(problem, visit.request_id)
+            sent = await self._read(request, here, visit)
+            with ClientWatch(request.receive):
+                spec, asked = await self._resolve(sent, here, visit)
+                follower = Follower(stream, self.task, asked.plan, spec)
+                answer = await here.inference.run(sent.submission.items(), asked, visit, follower)
+            began = time.perf_counter()
+            presented = self.task.present(answer.outputs, asked.plan, spec, JSON)
+            assert isinstance(presented, msgspec.Struct)
+            body = self._presenter.document(presented, spec, visit.request_id, answer.timing)
+            _count(here, spec, began, sent.nbytes, len(body))
+            stream.put("done", body)
+            await stream.end()
+
+    async def _accept(self, request: Request) -> Response:
+        """Later."""
+        here = gateway.of(request)
+        async with here.admission.admit(request, "rest", asynchronous=True) as visit:
+            key = ways.idempotency_key(request)
+            sent = await self._read(request, here, visit)
+            with ClientWatch(request.receive):
+                spec, asked = await self._resolve(sent, here, visit)
+                await _check_workers(here, spec)
+                asks = fingerprint.of(request.scope["path"], self.surface, sent.query, sent.submission)
+                job_id = await here.inference.submit(sent.submission.items(), asked, visit, asks, key)
+                record = await here.jobs.read(job_id)
+            here.metrics.of(spec).payload_in.observe(sent.nbytes)
+            return respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": ways.PREFERENCE})
+
+    async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
+        query = options.read_query(request, self.surface)
+        submission = await read_submission(request, self.surface, here.settings, visit.reservation)
+        return Sent(query, submission, submission.nbytes, *self.surface.read_options(query, submission.fields))
+
+    async def _resolve(self, sent: Sent, here: Gateway, visit: Visit) -> tuple[BundleSpec, Asked]:
+        """The bundle and what it is to do. Raises Problem for parts that it does not take or lacks, and for options beyond it."""
+        spec = await here.directory.find(sent.common.model, self.task.name)
+        visit.resolved(spec)
+        submission = sent.submission
         taken = {part.name: part for part in self.task.takes(spec)}
         for name in submission.parts:
             if name not in taken:
@@ -75,30 +148,26 @@ class TaskRoute:
             if part.required and part.name not in submission.parts:
                 raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs it", part.name)
         try:
-            plan = self.task.plan(own, spec)
+            plan = self.task.plan(sent.own, spec)
         except InvalidOption as error:
             raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
-        return Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), common.priority)
-
-    def _respond(self, presented: Any, spec: BundleSpec, request_id: str, timing: Timing, media_type: str) -> Response:
-        if isinstance(presented, File):
-            durations = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in _durations(timing))
-            headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
-            return Response(presented.content, headers=headers, media_type=media_type)
-        body = self.response(request_id, spec.name, spec.version, *msgspec.structs.astuple(presented), timing)
-        return Response(self._encoder.encode(body), media_type=JSON)
+        return spec, Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
 
 
-def response_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
-    """The JSON answer of a task: its own fields between those that every answer has."""
-    own = [(field.name, field.type) for field in msgspec.structs.fields(task.answer)]
-    name = "".join(word.capitalize() for word in task.name.split("-"))
-    fields = [("id", str), ("model", str), ("version", str), *own, ("timing", Timing)]
-    return msgspec.defstruct(f"{name}Response", fields, frozen=True, namespace={"__doc__": task.answer.__doc__})
+async def _check_workers(here: Gateway, spec: BundleSpec) -> None:
+    """Raises Problem (503) while a worker serves the bundle that would not keep the answer."""
+    serving = directory.serving(await here.directory.fleet(), spec)
+    older = [worker.id for worker, _ in serving if "records" not in worker.forms.split()]
+    if older:
+        detail = f"worker {older[0]} is of a version that cannot answer asynchronous jobs of {spec.id}"
+        raise Problem(Kind.NO_WORKER, detail, retry_after=directory.RETRY_AFTER)
 
 
-def _durations(timing: Timing) -> list[tuple[str, float]]:
-    return [(name, value) for name, value in msgspec.structs.asdict(timing).items() if name.endswith("_ms")]
+def _count(here: Gateway, spec: BundleSpec, began: float, received: int, answered: int) -> None:
+    counted = here.metrics.of(spec)
+    counted.postprocess.observe(time.perf_counter() - began)
+    counted.payload_in.observe(received)
+    counted.payload_out.observe(answered)
 
 
 ENDPOINTS = {f"/v1/{name}": TaskRoute(task) for name, task in TASKS.items()}

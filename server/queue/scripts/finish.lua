@@ -1,4 +1,4 @@
--- needs: jobs
+-- needs: jobs records
 -- Ends jobs of one bundle: the first to end one wins. Statistics count the winners only.
 -- ARGV: bundle, worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
 -- Returns 1 or 0 for each job: whether this call ended it.
@@ -54,7 +54,8 @@ while at <= #ARGV do
   if remove(job.stream, job.entry, job.job, tonumber(job.nbytes)) then
     ended[i] = 1
     if dead then redis.call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
-    reply(job)
+    local record, index = record_of(job.job)
+    if record then settle(record, index, job, now) else reply(job) end
     if job.outcome ~= '' then count(job) end
   elseif job.stored ~= '' then
     redis.call('DEL', job.stored)

@@ -52,10 +52,17 @@ for _, stream in ipairs(redis.call('SUNION', 'queues', 'streams')) do
 end
 if items == 0 then redis.call('SET', 'queue:bytes', 0) end
 
+-- Whether a record still needs what it keeps beside the queue: it queues the job again if Redis lost it.
+local function is_kept(job_id)
+  local record = record_of(job_id)
+  local state = record and redis.call('HGET', 'record:' .. record, 'state')
+  return state == 'queued' or state == 'running'
+end
+
 local scan = redis.call('SCAN', redis.call('GET', CURSOR) or '0', 'COUNT', ARGV[1])
 for _, key in ipairs(scan[2]) do
   local kind, id = string.match(key, '^(%a+):(.*)$')
-  if (kind == 'blob' or kind == 'deaths') and redis.call('EXISTS', 'job:' .. id) == 0 then redis.call('DEL', key) end
+  if (kind == 'blob' or kind == 'deaths') and redis.call('EXISTS', 'job:' .. id) == 0 and not is_kept(id) then redis.call('DEL', key) end
   if kind == 'replies' and redis.call('EXISTS', 'gw:' .. id) == 0 and redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, REPLIES_TTL_S) end
 end
 redis.call('SET', CURSOR, scan[1])

@@ -1,16 +1,40 @@
--- Tells how far jobs have come to the gateways that wait for them and understand it.
+-- needs: jobs records
+-- Tells how far jobs have come: their records, or the gateways that wait for them and understand it.
 -- ARGV: a row (advanced) for each job. Returns to how many it was told.
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
 
+local now = now_ms()
 local outgoing, told = {}, 0
-local at = 1
-while at <= #ARGV do
-  local job
-  job, at = read_advanced(ARGV, at)
+
+-- Where a record has several jobs, it is they that are counted, when they end.
+local function note(id, job)
+  local record = record_at(id)
+  if not record or not is_open(record) then return end
+  start(id, record, now)
+  if record.count == '1' then
+    redis.call('HSET', 'record:' .. id, 'reported', '1')
+    tell_progress(id, tonumber(job.done), tonumber(job.total), job.unit)
+  end
+  if job.preview == '1' then
+    forget_preview(id, record)  -- only the latest one is kept
+    redis.call('HSET', 'record:' .. id, 'preview', tell(id, 'preview', job.message))
+  end
+  told = told + 1
+end
+
+local function pass_on(job)
   local entry = outgoing[job.gateway] or {'progress', '1'}
   outgoing[job.gateway] = entry
   entry[#entry + 1] = job.job
   entry[#entry + 1] = job.message
+end
+
+local at = 1
+while at <= #ARGV do
+  local job
+  job, at = read_advanced(ARGV, at)
+  local record = record_of(job.job)
+  if record then note(record, job) else pass_on(job) end
 end
 
 for gateway, entry in pairs(outgoing) do

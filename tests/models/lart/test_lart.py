@@ -120,7 +120,7 @@ def test_a_file_whose_heads_together_are_as_wide_as_its_tokens_asks_for_them_too
     """That could be one head, were there no projection. A file without a projection has one head."""
     arguments: dict[str, Any] = {"family": None, "overrides": {}, "labels": None, "name": "lart", "version": "1", "license": "unknown"}
     with pytest.raises(
-        CheckpointError, match=r"Its keys are those of lart, but its shapes do not tell the number of heads: set it, as in --set heads=4"
+        CheckpointError, match=r"its keys are those of lart, but its shapes do not tell the number of heads: set it, as in --set heads=4"
     ):
         import_checkpoint(CASES / "pose_only" / "checkpoint.pth", **arguments)
     file = tmp_path / "single.pth"

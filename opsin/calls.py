@@ -1,0 +1,119 @@
+"""One request and what becomes of it: how it is sent, when it is repeated, which error its response means."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+
+from opsin.errors import DeadlinePassed, OpsinError, Unreachable, of_status
+
+ANSWER_MARGIN = 2.0
+"""Seconds that the client waits beyond the deadline it gave the service, so that the service's own 504 arrives."""
+
+FIRST_PAUSE = 0.5
+"""Seconds before the first retry where the service gives no Retry-After; doubled each time."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request before it is sent; the deadline is added at each attempt."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    pictures: tuple[bytes, ...] = ()
+    timeout: float | None = None
+    later: bool = False
+    """To be answered with a job, whose deadline `timeout` is."""
+
+    def to_be_answered_later(self) -> Call:
+        """Under a key of its own, so that no repetition makes a second job."""
+        headers = {**self.headers, "Prefer": "respond-async", "Idempotency-Key": uuid.uuid4().hex}
+        if self.timeout is not None:
+            headers["X-Request-Timeout"] = f"{self.timeout:.3f}"
+        return replace(self, headers=headers, timeout=None, later=True)
+
+    def arguments(self, timeout: float) -> dict[str, Any]:
+        """For `httpx.Client.request`. One picture is the body itself, several are a multipart form."""
+        arguments: dict[str, Any] = {
+            "method": self.method,
+            "url": self.path,
+            "params": dict(self.query),
+            "headers": {**self.headers} if self.later else {**self.headers, "X-Request-Timeout": f"{timeout:.3f}"},
+            "timeout": timeout + ANSWER_MARGIN,
+        }
+        if len(self.pictures) == 1:
+            arguments["content"] = self.pictures[0]
+            arguments["headers"]["Content-Type"] = "application/octet-stream"
+        elif self.pictures:
+            arguments["files"] = [("image", (f"image{i}", data, "application/octet-stream")) for i, data in enumerate(self.pictures)]
+        return arguments
+
+
+class Budget:
+    """The time and the attempts that a call has left."""
+
+    def __init__(self, timeout: float, retries: int) -> None:
+        if timeout <= 0:
+            raise ValueError(f"timeout: {timeout:g} s; it must be positive")
+        self._ends = time.monotonic() + timeout
+        self._retries = retries
+        self._pause = FIRST_PAUSE
+
+    def left(self) -> float:
+        return max(self._ends - time.monotonic(), 0.001)
+
+    def pause_before_retry(self, response: httpx.Response) -> float | None:
+        """Seconds to wait before sending again; None if this response is the last word."""
+        if response.status_code not in (429, 503) or not self._retries:
+            return None
+        asked = retry_after(response)
+        pause = self._pause if asked is None else asked
+        if pause >= self.left():
+            return None
+        self._retries -= 1
+        self._pause *= 2
+        return pause
+
+
+def checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    raise problem_of(response)
+
+
+def problem_of(response: httpx.Response) -> OpsinError:
+    """The error of a response: its problem document, or its bare text where a proxy answered in the service's place."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"detail": " ".join(response.text.split())[:200]}
+    return of_status(response.status_code)(
+        problem.get("detail") or response.reason_phrase or "no reason given",
+        status=response.status_code,
+        title=problem.get("title") or response.reason_phrase,
+        field=problem.get("field"),
+        request_id=problem.get("request_id") or response.headers.get("X-Request-ID"),
+        retry_after=retry_after(response),
+    )
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def transport_error(error: httpx.HTTPError, url: str, timeout: float) -> OpsinError:
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return DeadlinePassed(f"{url}: no answer within {timeout:.3g} s")
+    return Unreachable(f"{url}: no answer ({str(error) or type(error).__name__})")

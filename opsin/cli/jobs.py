@@ -1,0 +1,74 @@
+"""`opsin jobs`: look after requests that are answered later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opsin.cli.exits import Failure
+
+if TYPE_CHECKING:
+    from opsin.jobs import Job
+
+app = typer.Typer(help="Look after requests that are answered later, by their ids.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="As the service told it.", show_default=False)]
+Url = Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)]
+
+
+@app.command()
+def show(job_id: Id, url: Url = None) -> None:
+    """Print a job as JSON: its state, place in the queue, progress, times and error."""
+    with _job(job_id, url) as job:
+        _print(job.status().details)
+
+
+@app.command()
+def events(
+    job_id: Id, url: Url = None, after: Annotated[int, typer.Option(min=0, help="Only events after the one with this number.")] = 0
+) -> None:
+    """Print a job's events, one JSON object a line, until it ends. Exit code 1 if it ends without an answer."""
+    last = None
+    with _job(job_id, url) as job:
+        for last in job.events(after):
+            typer.echo(json.dumps({"id": last.id, "event": last.name, "data": last.data}, ensure_ascii=False))
+    if last is not None and last.name != "done":
+        raise Failure(f"job {job_id}: {last.data.get('detail', last.name)}")
+
+
+@app.command()
+def result(
+    job_id: Id,
+    url: Url = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the end of the job.")] = True,
+) -> None:
+    """Print a job's answer as JSON."""
+    with _job(job_id, url) as job:
+        _print(job.result() if wait else job.result(timeout=0))
+
+
+@app.command()
+def cancel(job_id: Id, url: Url = None) -> None:
+    """End a job; if it has ended, remove what is kept of it."""
+    with _job(job_id, url) as job:
+        job.cancel()
+
+
+@contextmanager
+def _job(job_id: str, url: str | None) -> Iterator[Job[dict[str, Any]]]:
+    from opsin.client import Client
+    from opsin.errors import OpsinError
+
+    with Client(url) as client:
+        try:
+            yield client.job(job_id)
+        except OpsinError as error:
+            raise Failure(f"job {job_id}: {error}") from error
+
+
+def _print(document: object) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,0 +1,47 @@
+"""Answers of a task as responses: JSON with what every answer has around the task's own fields, or a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from models.bundle import BundleSpec
+from server.gateway.inference import Timing
+from server.tasks.base import JSON, File, Task
+from server.tasks.registry import TASKS
+
+
+class Presenter:
+    """Of one task."""
+
+    def __init__(self, task: Task[Any, Any]) -> None:
+        self.response = response_of(task)
+        self._encoder = msgspec.json.Encoder()
+
+    def respond(self, presented: Any, spec: BundleSpec, request_id: str, timing: Timing, media_type: str) -> Response:
+        if isinstance(presented, File):
+            durations = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in _durations(timing))
+            headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
+            return Response(presented.content, headers=headers, media_type=media_type)
+        return Response(self.document(presented, spec, request_id, timing), media_type=JSON)
+
+    def document(self, presented: msgspec.Struct, spec: BundleSpec, request_id: str, timing: Timing) -> bytes:
+        """The JSON answer."""
+        return self._encoder.encode(self.response(request_id, spec.name, spec.version, *msgspec.structs.astuple(presented), timing))
+
+
+def response_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
+    """The JSON answer of a task: its own fields between those that every answer has."""
+    own = [(field.name, field.type) for field in msgspec.structs.fields(task.answer)]
+    name = "".join(word.capitalize() for word in task.name.split("-"))
+    fields = [("id", str), ("model", str), ("version", str), *own, ("timing", Timing)]
+    return msgspec.defstruct(f"{name}Response", fields, frozen=True, namespace={"__doc__": task.answer.__doc__})
+
+
+def _durations(timing: Timing) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in msgspec.structs.asdict(timing).items() if name.endswith("_ms")]
+
+
+PRESENTERS = {name: Presenter(task) for name, task in TASKS.items()}

@@ -1,0 +1,68 @@
+"""What the queue tells of a streamed request, as events: where it waits, how far it has come, what can be shown already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from models.bundle import BundleSpec
+from server.gateway.events import EventStream
+from server.queue.job import Progress, Reply
+from server.tasks.base import Task
+from server.telemetry import logs
+
+ITEMS = "images"
+"""The unit where whole jobs are counted."""
+
+log = logs.get(__name__)
+
+
+class Follower:
+    """Of one request; the same rules as those of records (`parts/records.lua`)."""
+
+    def __init__(self, stream: EventStream, task: Task[Any, Any], plan: msgspec.Struct, spec: BundleSpec) -> None:
+        self._stream = stream
+        self._task = task
+        self._plan = plan
+        self._spec = spec
+        self._count = 1
+        self._ended = 0
+        self._reported = False
+
+    def expect(self, count: int) -> None:
+        """How many jobs of the queue it has."""
+        self._count = count
+
+    def admitted(self, place: int) -> None:
+        self._stream.put("queued", msgspec.json.encode({"place": place}))
+
+    def progressed(self, report: Progress) -> None:
+        """Where there are several jobs, it is they that are counted, when they end."""
+        if self._count == 1:
+            self._reported = True
+            self._progress(report.done, report.total, report.unit)
+        if report.preview:
+            shown = preview_of(self._task, report, self._plan, self._spec)
+            if shown is not None:
+                self._stream.put("preview", shown)
+
+    def replied(self, reply: Reply) -> None:
+        if reply.failure is not None:
+            return
+        self._ended += 1
+        if self._count > 1 or not self._reported:
+            self._progress(self._ended, self._count, ITEMS)
+
+    def _progress(self, done: int, total: int, unit: str) -> None:
+        self._stream.put("progress", msgspec.json.encode({"done": done, "total": total, "unit": unit}))
+
+
+def preview_of(task: Task[Any, Any], report: Progress, plan: msgspec.Struct, spec: BundleSpec) -> bytes | None:
+    """The JSON of a preview; None where the task shows none, or what a worker sent cannot be shown: the answer counts, not this."""
+    try:
+        shown = task.preview({name: array.to_numpy() for name, array in report.preview.items()}, plan, spec)
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("a preview cannot be shown", task=task.name, reason=str(error))
+        return None
+    return None if shown is None else msgspec.json.encode(shown)

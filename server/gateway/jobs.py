@@ -1,0 +1,188 @@
+"""Clients' jobs as they are shown: their state, and their answer, presented by whichever gateway is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from models.bundle import BundleSpec
+from server.gateway.answers import PRESENTERS
+from server.gateway.body import item_field
+from server.gateway.inference import outputs_of, problem_of, timing_of
+from server.gateway.negotiation import choose
+from server.gateway.problems import Kind, Problem, ProblemDocument
+from server.gateway.turns import Turns
+from server.queue.dispatch import Dispatcher
+from server.queue.errors import RedisAway
+from server.queue.record import OPEN, Record, RecordLost
+from server.tasks.base import JSON, Task
+from server.tasks.registry import TASKS
+
+INLINE_RESULT = 64 * 1024
+"""Larger results are presented in a thread, and named by their URL where events are replayed."""
+
+
+class JobProgress(msgspec.Struct, frozen=True):
+    done: int
+    total: int
+    unit: str
+
+
+class Links(msgspec.Struct, frozen=True):
+    events: str
+    result: str
+
+
+class JobDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A job. `state`: queued, running, done, failed or cancelled; `place` counts from 0 within its queue, null where it is unknown."""
+
+    id: str
+    task: str
+    model: str
+    version: str
+    state: str
+    place: int | None
+    progress: JobProgress | None
+    created: str
+    started: str | None
+    finished: str | None
+    error: ProblemDocument | None
+    links: Links
+
+
+@dataclass(frozen=True)
+class Presentable:
+    """What it takes to present a job's outputs."""
+
+    task: Task[Any, Any]
+    plan: msgspec.Struct
+    spec: BundleSpec
+
+
+class Jobs:
+    def __init__(self, dispatcher: Dispatcher, turns: Turns) -> None:
+        self._dispatcher = dispatcher
+        self._turns = turns
+
+    async def read(self, job_id: str) -> Record:
+        """Raises Problem: 404, 410 `job-lost`, 503."""
+        try:
+            record = await self._dispatcher.records.read(job_id)
+        except RecordLost:
+            raise lost(job_id) from None
+        except RedisAway as away:
+            raise _away(away) from away
+        if record is None:
+            raise unknown(job_id)
+        return record
+
+    async def cancel(self, job_id: str) -> None:
+        """End a job, or remove what is left of one that has ended. Raises Problem: 404, 410 `job-lost`, 503."""
+        try:
+            found = await self._dispatcher.records.cancel(job_id)
+        except RecordLost:
+            raise lost(job_id) from None
+        except RedisAway as away:
+            raise _away(away) from away
+        if not found:
+            raise unknown(job_id)
+
+    async def result(self, record: Record, accept: str | None, client: str) -> Response:
+        """What the plain request would have answered. Raises Problem: 406, 409, 410, 404, or the job's own."""
+        if record.state in OPEN:
+            raise Problem(Kind.NOT_DONE, f"the job is {record.state}; {events_url(record.id)} tells when it ends", retry_after=1)
+        if record.state == "cancelled":
+            raise Problem(Kind.JOB_CANCELLED, "the job was cancelled before it had a result")
+        if record.state == "failed":
+            raise failure(record)
+        shown = await self.presentable(record)
+        return await self._present(record, shown, choose(accept, shown.task.media_types), client)
+
+    async def answer(self, record: Record, shown: Presentable, client: str) -> bytes:
+        """The answer of a job that is done, as JSON. Raises Problem."""
+        return bytes((await self._present(record, shown, JSON, client)).body)
+
+    async def presentable(self, record: Record) -> Presentable:
+        """Raises Problem: 501 for a task that this gateway does not know, 404 where the spec is gone."""
+        task = TASKS.get(record.task)
+        if task is None:
+            raise Problem(Kind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
+        try:
+            spec = await self._dispatcher.spec(record.digest)
+        except RedisAway as away:
+            raise _away(away) from away
+        if spec is None:
+            raise unknown(record.id)
+        return Presentable(task, msgspec.msgpack.decode(record.plan, type=task.plan_type), spec)
+
+    async def _present(self, record: Record, shown: Presentable, media_type: str, client: str) -> Response:
+        try:
+            replies = await self._dispatcher.records.replies(record)
+        except RedisAway as away:
+            raise _away(away) from away
+        if replies is None:
+            raise unknown(record.id)
+        whole = ((record.finished_ms or record.created_ms) - record.created_ms) / 1000
+        prepare = record.prepare_ms / 1000
+        timing = timing_of(replies, prepare=prepare, round_trip=whole, total=prepare + whole)
+        present = partial(shown.task.present, outputs_of(replies), shown.plan, shown.spec, media_type)
+        presented = present() if record.results <= INLINE_RESULT else await self._turns.run(client, present)
+        return PRESENTERS[shown.task.name].respond(presented, shown.spec, record.request_id, timing, media_type)
+
+
+def document(record: Record) -> JobDocument:
+    name, _, version = record.bundle.partition("@")
+    return JobDocument(
+        id=record.id,
+        task=record.task,
+        model=name,
+        version=version,
+        state=record.state,
+        place=record.place,
+        progress=None if record.progress is None else JobProgress(*record.progress),
+        created=_rfc3339(record.created_ms),
+        started=None if record.started_ms is None else _rfc3339(record.started_ms),
+        finished=None if record.finished_ms is None else _rfc3339(record.finished_ms),
+        error=failure(record).as_struct(record.request_id) if record.failure is not None else None,
+        links=Links(events_url(record.id), result_url(record.id)),
+    )
+
+
+def failure(record: Record) -> Problem:
+    """Why a job failed."""
+    assert record.failure is not None
+    field = None if record.failed_index is None else item_field(record.part, record.failed_index, record.count)
+    return problem_of(record.failure, record.bundle.partition("@")[0], field)
+
+
+def url(job_id: str) -> str:
+    return f"/v1/jobs/{job_id}"
+
+
+def events_url(job_id: str) -> str:
+    return f"{url(job_id)}/events"
+
+
+def result_url(job_id: str) -> str:
+    return f"{url(job_id)}/result"
+
+
+def unknown(job_id: str) -> Problem:
+    return Problem(Kind.NOT_FOUND, f"there is no job {job_id!r}, or it has expired (OPSIN_RESULT_TTL)")
+
+
+def lost(job_id: str) -> Problem:
+    return Problem(Kind.JOB_LOST, f"the Redis that had taken {job_id!r} is gone; send the request again")
+
+
+def _away(away: RedisAway) -> Problem:
+    return Problem(Kind.REDIS_AWAY, str(away), retry_after=away.retry_after)
+
+
+def _rfc3339(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,144 @@
+"""`/v1/jobs/{id}`: what became of a request that was sent with `Prefer: respond-async`."""
+
+from __future__ import annotations
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from server.gateway import gateway, job_documents, jobs
+from server.gateway.event_readers import Reader
+from server.gateway.events import EventStream
+from server.gateway.follower import preview_of
+from server.gateway.gateway import Gateway
+from server.gateway.interruption import ClientWatch
+from server.gateway.jobs import INLINE_RESULT, Presentable
+from server.gateway.problems import Kind, Problem
+from server.queue.job import UnknownVersion, decode_progress
+from server.queue.record import LAST_EVENTS, OPEN, Event, Record, RecordLost
+from server.telemetry import logs
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+NOT_STORED = {"Cache-Control": "no-store"}
+MOST_DIGITS = 15
+
+log = logs.get(__name__)
+
+
+@router.get("/{job_id}", summary="How far a job has come", openapi_extra=job_documents.JOB)
+async def job(request: Request, job_id: str) -> Response:
+    record = await gateway.of(request).jobs.read(job_id)
+    return respond(record)
+
+
+@router.get("/{job_id}/result", summary="The answer", openapi_extra=job_documents.RESULT)
+async def result(request: Request, job_id: str) -> Response:
+    here = gateway.of(request)
+    record = await here.jobs.read(job_id)
+    response = await here.jobs.result(record, request.headers.get("accept"), request.state.client)
+    response.headers.update(NOT_STORED)
+    return response
+
+
+@router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=job_documents.EVENTS)
+async def events(request: Request, job_id: str) -> Response:
+    here = gateway.of(request)
+    after = _last_event_id(request)
+    record = await here.jobs.read(job_id)
+    return Events(here, record, after, request.state.client)
+
+
+@router.delete("/{job_id}", summary="Cancel a job, or remove one that has ended", openapi_extra=job_documents.CANCEL)
+async def cancel(request: Request, job_id: str) -> Response:
+    await gateway.of(request).jobs.cancel(job_id)
+    return Response(status_code=204)
+
+
+def respond(record: Record, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """The job as a document."""
+    pause = {"Retry-After": "1"} if record.state in OPEN and status == 200 else {}
+    content = msgspec.json.encode(jobs.document(record))
+    return Response(content, status, {**NOT_STORED, **pause, **(headers or {})}, "application/json")
+
+
+def _last_event_id(request: Request) -> int:
+    """Raises Problem (422)."""
+    text = request.headers.get("last-event-id", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > MOST_DIGITS:
+        raise Problem(Kind.INVALID_OPTION, f"{text[:40]!r}: use the id of an event of this job, or 0", "Last-Event-ID")
+    return int(text)
+
+
+class Events(Response):
+    """A stream of events; it ends after the last one, or with its gateway: then the client resumes at another."""
+
+    def __init__(self, here: Gateway, record: Record, after: int, client: str) -> None:
+        super().__init__()
+        self._here = here
+        self._record = record
+        self._after = after
+        self._client = client
+        self._shown: Presentable | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = scope["state"]["request_id"]
+        try:
+            with self._here.readers.follow(self._record.id, self._after, self._client) as reader:
+                async with EventStream(send, self._here.metrics) as stream:
+                    stream.last = self._after
+                    stream.start()
+                    with ClientWatch(receive):
+                        await self._follow(reader, stream, request_id)
+                        await stream.end()
+        except Problem as problem:  # before anything was sent
+            await problem.to_response(request_id)(scope, receive, send)
+        except ClientDisconnect:
+            pass
+
+    async def _follow(self, reader: Reader, stream: EventStream, request_id: str) -> None:
+        replayed = True
+        try:
+            async for batch in reader.read():
+                for event in batch:
+                    data = await self._data(event, replayed=replayed)
+                    if data is not None:
+                        stream.put(event.name, data, event.number)
+                    if event.name in LAST_EVENTS:
+                        return
+                replayed = False
+        except RecordLost:
+            await stream.fail(jobs.lost(self._record.id), request_id)
+        except Problem as problem:
+            await stream.fail(problem, request_id)
+
+    async def _data(self, event: Event, *, replayed: bool) -> bytes | None:
+        """The JSON of an event; None for a preview that cannot be shown."""
+        match event.name:
+            case "preview":
+                return await self._preview(event.data)
+            case "done":
+                record = await self._here.jobs.read(self._record.id)
+                if replayed and record.results > INLINE_RESULT:
+                    return msgspec.json.encode({"result": jobs.result_url(record.id)})
+                return await self._here.jobs.answer(record, await self._presentable(), self._client)
+            case "failed":
+                record = await self._here.jobs.read(self._record.id)
+                return jobs.failure(record).document(record.request_id)
+            case _:
+                return event.data
+
+    async def _preview(self, message: bytes) -> bytes | None:
+        try:
+            report = decode_progress(message)
+        except (UnknownVersion, msgspec.MsgspecError) as error:
+            log.warning("a preview cannot be read", reason=str(error))
+            return None
+        shown = await self._presentable()
+        return preview_of(shown.task, report, shown.plan, shown.spec)
+
+    async def _presentable(self) -> Presentable:
+        if self._shown is None:
+            self._shown = await self._here.jobs.presentable(self._record)
+        return self._shown

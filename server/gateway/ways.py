@@ -1,0 +1,37 @@
+"""How a request wants its answer: at once, as a stream of events, or later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+
+from server.gateway import events, negotiation
+from server.gateway.problems import Kind, Problem
+
+MAX_KEY = 256
+PREFERENCE = "respond-async"
+
+
+def is_asynchronous(request: Request) -> bool:
+    """`Prefer: respond-async` (RFC 7240), whatever else is preferred beside it."""
+    preferred = request.headers.getlist("prefer") if "prefer" in request.headers else ()
+    return any(one.partition(";")[0].strip().lower() == PREFERENCE for line in preferred for one in line.split(","))
+
+
+def wants_events(request: Request, media_types: Sequence[str]) -> bool:
+    """Whether `Accept` puts a stream of events before every other answer."""
+    accept = request.headers.get("accept")
+    if accept is None or events.MEDIA_TYPE not in accept.lower():
+        return False
+    return negotiation.choose(accept, (*media_types, events.MEDIA_TYPE)) == events.MEDIA_TYPE
+
+
+def idempotency_key(request: Request) -> str:
+    """Empty: there is none. Raises Problem (422)."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return ""
+    if not 0 < len(key) <= MAX_KEY:
+        raise Problem(Kind.INVALID_OPTION, f"use 1 to {MAX_KEY} characters", "Idempotency-Key")
+    return key

@@ -1,0 +1,49 @@
+"""Large values on their way to Redis and back, in pieces: over a slow link too, everybody's arrive, and the beat goes first."""
+
+from __future__ import annotations
+
+import asyncio
+
+from server.queue.connect import away_is_one_error
+from server.queue.wire import AsyncWire
+
+PIECE_BYTES = 256 * 1024
+"""Also the largest argument that a script is given: Redis stands still while it reads one."""
+PIECES_AT_ONCE = 2
+"""Of one gateway. Each has the whole patience for itself, and whoever waits longest sends the next one."""
+STAGED_MS = 120_000
+"""How long a value that is being written outlives its last piece."""
+PIECES_PER_RENEWAL = 16
+
+
+class Freight:
+    """For one event loop. A caller must not be cancelled in the middle of a piece (see `Background.undisturbed`)."""
+
+    def __init__(self, wire: AsyncWire) -> None:
+        self._wire = wire
+        self._line = asyncio.Semaphore(PIECES_AT_ONCE)
+
+    async def write(self, key: str, data: bytes) -> None:
+        """In place of what was there. It expires unless somebody takes it over. Raises RedisAway."""
+        await self._send("SET", key, data[:PIECE_BYTES], "PX", STAGED_MS)
+        for count, at in enumerate(range(PIECE_BYTES, len(data), PIECE_BYTES), start=1):
+            await self._send("APPEND", key, data[at : at + PIECE_BYTES])
+            if count % PIECES_PER_RENEWAL == 0 or at + PIECE_BYTES >= len(data):
+                await self._send("PEXPIRE", key, STAGED_MS)
+
+    async def read(self, key: str) -> bytes:
+        """The value; empty if there is none. Raises RedisAway."""
+        pieces: list[bytes] = []
+        while not pieces or len(pieces[-1]) == PIECE_BYTES:
+            at = len(pieces) * PIECE_BYTES
+            pieces.append(await self._send("GETRANGE", key, at, at + PIECE_BYTES - 1))
+        return b"".join(pieces)
+
+    async def delete(self, key: str) -> None:
+        await self._send("DEL", key)
+
+    async def _send(self, *words: str | bytes | int) -> bytes:
+        async with self._line:
+            with away_is_one_error():
+                answer: bytes = await self._wire.command(*words)
+                return answer

@@ -1,0 +1,155 @@
+"""A client's job that outlives its gateway, as Redis keeps it: `record:<id>`, its events, and why one is not admitted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from server.queue.job import Failure, Priority
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
+OPEN: frozenset[str] = frozenset({"queued", "running"})
+EVENTS = frozenset({"queued", "progress", "preview", *STATES[2:]})
+LAST_EVENTS: frozenset[str] = frozenset(STATES[2:])
+
+_ID = re.compile(r"([0-9a-f]{8})-[0-9a-f]{32}")
+
+
+class RecordLost(Exception):
+    """Another Redis took this job, and has lost it."""
+
+
+class KeyTaken(Exception):
+    """The idempotency key belongs to another request."""
+
+
+class NoRoomForResults(Exception):
+    """What results are kept and reserved takes all the bytes that there are."""
+
+
+def epoch_of(record_id: str) -> str:
+    """Which Redis took the job; empty for what is no id of ours."""
+    match = _ID.fullmatch(record_id)
+    return match[1] if match else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What is known of a client's job before it is admitted."""
+
+    task: str
+    bundle: str
+    digest: str
+    part: str
+    """The part that errors name."""
+    plan: bytes
+    """msgpack of the task's plan."""
+    priority: Priority
+    request_id: str
+    prepare_ms: float
+    fingerprint: str
+    """SHA-256 of what was asked."""
+    idempotency_key: str = ""
+    bound: int
+    """Bytes that its results and its latest preview may take."""
+
+
+class Progress(NamedTuple):
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Times are Unix milliseconds on Redis' clock."""
+
+    id: str
+    state: State
+    task: str
+    bundle: str
+    digest: str
+    part: str
+    plan: bytes
+    request_id: str
+    prepare_ms: float
+    count: int
+    """Jobs of the queue that it stands for."""
+    results: int
+    """Bytes."""
+    created_ms: int
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    place: int | None = None
+    """How many of its stream wait before it, where that is known."""
+    progress: Progress | None = None
+    failure: Failure | None = None
+    failed_index: int | None = None
+    """Of the job that failed, where it was one."""
+    events: int = 0
+    """Number of the last event."""
+
+    @property
+    def job_ids(self) -> list[str]:
+        return [f"{self.id}-{index}" for index in range(self.count)]
+
+    @staticmethod
+    def of(record_id: str, place: int, flat: Sequence[bytes]) -> Record:
+        """From the flat list of a hash. Raises ValueError or KeyError for what no script of ours wrote."""
+        values = dict(zip(flat[::2], flat[1::2], strict=True))
+        text = {name.decode(): value.decode() for name, value in values.items() if name != b"plan"}
+        if text["state"] not in STATES:
+            raise ValueError(f"state {text['state']!r}")
+        return Record(
+            id=record_id,
+            state=text["state"],
+            task=text["task"],
+            bundle=text["bundle"],
+            digest=text["digest"],
+            part=text["part"],
+            plan=values[b"plan"],
+            request_id=text["request_id"],
+            prepare_ms=float(text["prepare_ms"]),
+            count=int(text["count"]),
+            results=int(text["results"]),
+            created_ms=int(text["created_ms"]),
+            started_ms=_whole(text, "started_ms"),
+            finished_ms=_whole(text, "finished_ms"),
+            place=place if place >= 0 else None,
+            progress=Progress(int(text["done"]), int(text["total"]), text["unit"]) if "unit" in text else None,
+            failure=Failure(kind=text["failure"], detail=text["detail"]) if "failure" in text else None,
+            failed_index=_whole(text, "index"),
+            events=int(text["events"]),
+        )
+
+
+class Event(NamedTuple):
+    """`data` is JSON for `queued`, `progress` and `cancelled`, the worker's msgpack message for `preview`; the record tells the rest."""
+
+    number: int
+    name: str
+    data: bytes
+
+
+class Happened(NamedTuple):
+    """What a reader of events did not know yet."""
+
+    state: State | None
+    """None: there is no such record."""
+    events: list[Event]
+
+
+@dataclass(frozen=True)
+class RecordsLoad:
+    """How many clients' jobs there are in each state, and the bytes of their results."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    result_bytes: int = 0
+
+
+def _whole(text: Mapping[str, str], name: str) -> int | None:
+    """None where it is missing or empty."""
+    return int(float(text[name])) if text.get(name) else None

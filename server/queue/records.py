@@ -1,0 +1,186 @@
+"""Clients' jobs that outlive their gateway: a gateway admits them here, and any gateway reads, follows and ends them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import redis
+
+from server.queue import keys
+from server.queue.background import Background
+from server.queue.connect import away_is_one_error
+from server.queue.errors import DeadlinePassed, RedisAway
+from server.queue.freight import Freight
+from server.queue.job import Job, Reply, decode_arrays, decode_reply
+from server.queue.presence import Presence
+from server.queue.record import STATES, Draft, Event, Happened, KeyTaken, NoRoomForResults, Record, RecordLost, RecordsLoad, epoch_of
+from server.queue.room import LATE, Room, to_rows
+from server.queue.rows import Recorded
+from server.queue.wire import AsyncWire
+from server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SHARE = "asynchronous jobs hold half of the queue"
+EVENTS_PER_READ = 64
+"""Of one record."""
+
+
+class Records:
+    """For one event loop. Everything but `admit` raises RedisAway at once while Redis does not answer."""
+
+    def __init__(
+        self, wire: AsyncWire, freight: Freight, settings: Settings, presence: Presence, background: Background, room: Room
+    ) -> None:
+        self._wire = wire
+        self._freight = freight
+        self._settings = settings
+        self._presence = presence
+        self._background = background
+        self._room = room
+        self.epoch = ""
+        """Of the Redis that answered last; empty before the first beat."""
+
+    async def admit(self, draft: Draft, make_jobs: Callable[[str], list[Job]]) -> str:
+        """Queue a client's job; returns the id of its record, which is an older one's where the same request came before under its key.
+
+        `make_jobs` makes the jobs of the queue for a record. Raises KeyTaken, NoRoomForResults, QueueFull, DeadlinePassed or RedisAway
+        (away for longer than `redis_grace`).
+        """
+        record, jobs = "", list[Job]()
+        while True:
+            await self._presence.wait()
+            if epoch_of(record) != self.epoch:
+                record = f"{self.epoch}-{secrets.token_hex(16)}"
+                jobs = make_jobs(record)
+            try:
+                status, told = await self._background.undisturbed(self._try_to_admit(record, draft, jobs))
+            except RedisAway as away:
+                if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
+                    raise self._room.full("the queue's Redis is out of memory") from away
+                if self._presence.away and self._presence.given_up() is not None:
+                    raise
+                self._presence.lost(away)
+                continue
+            match status:
+                case b"ok" | b"known":
+                    return told
+                case b"epoch":
+                    self.epoch = told
+                case b"conflict":
+                    raise KeyTaken
+                case b"results":
+                    raise NoRoomForResults
+                case b"late":
+                    raise DeadlinePassed(LATE)
+                case b"full" | b"share":
+                    with suppress(RedisAway):  # for Retry-After
+                        await self._room.read_load()
+                    raise self._room.full("the queue is full" if status == b"full" else SHARE)
+
+    async def read(self, record_id: str) -> Record | None:
+        """None: unknown, or expired. Raises RecordLost."""
+        if not epoch_of(record_id):
+            return None
+        epoch, place, flat = await self._ask("read_record", record_id)
+        if not flat:
+            self._check_epoch(record_id, epoch)
+            return None
+        return Record.of(record_id, place, flat)
+
+    async def cancel(self, record_id: str) -> bool:
+        """End a job, or remove what is left of one that has ended. False: there is none. Raises RecordLost."""
+        if not epoch_of(record_id):
+            return False
+        epoch, done = await self._ask("cancel_record", record_id)
+        if done == b"unknown":
+            self._check_epoch(record_id, epoch)
+        return bool(done != b"unknown")
+
+    async def events(self, positions: Sequence[tuple[str, int]]) -> list[Happened | RecordLost]:
+        """(record, number of the last event that is known) → what came after it, at most EVENTS_PER_READ at a time.
+
+        Where that is much, the last of them are left for the next call."""
+        epoch, answers = await self._ask("read_events", EVENTS_PER_READ, *(word for position in positions for word in position))
+        happened: list[Happened | RecordLost] = []
+        for (record_id, _), (state, flat) in zip(positions, answers, strict=False):
+            if not state and epoch_of(record_id) != epoch.decode():
+                happened.append(RecordLost())
+                continue
+            events = [Event(int(number), name.decode(), data) for number, name, data in zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
+            happened.append(Happened(next((known for known in STATES if known == state.decode()), None), events))
+        return happened
+
+    async def replies(self, record: Record) -> list[Reply] | None:
+        """What its jobs were answered, in their order, arrays included; None if it is there no more."""
+        replies = []
+        for job_id in record.job_ids:
+            reply = await self._background.undisturbed(self._reply(job_id))
+            if reply is None:
+                return None
+            replies.append(reply)
+        return replies
+
+    async def load(self) -> RecordsLoad:
+        nbytes, flat = await self._ask("records_load")
+        return RecordsLoad({state.decode(): count for state, count in zip(flat[::2], flat[1::2], strict=True)}, nbytes)
+
+    async def sweep(self) -> None:
+        """End those whose deadline has passed, and queue again what Redis has lost."""
+        try:
+            await self._ask("sweep_records")
+        except RedisAway:
+            pass  # the next beat sees to it
+        except Exception:
+            log.exception("sweeping records failed")
+
+    async def _try_to_admit(self, record: str, draft: Draft, jobs: list[Job]) -> tuple[bytes, str]:
+        rows, staged = to_rows(jobs, kept=True)
+        for key, message in staged.items():
+            await self._freight.write(key, message)
+        row = Recorded(
+            record=record,
+            epoch=epoch_of(record),
+            task=draft.task,
+            bundle=draft.bundle,
+            digest=draft.digest,
+            part=draft.part,
+            plan=draft.plan,
+            priority=draft.priority,
+            request_id=draft.request_id,
+            prepare_ms=draft.prepare_ms,
+            fingerprint=draft.fingerprint,
+            idem=hashlib.sha256(draft.idempotency_key.encode()).hexdigest() if draft.idempotency_key else "",
+            bound=draft.bound,
+            ttl_ms=int(self._settings.result_ttl * 1000),
+            jobs=len(rows),
+        )
+        limits = (self._settings.queue_max_items, self._settings.queue_max_bytes, self._settings.results_max_bytes)
+        with away_is_one_error():
+            arguments = (*limits, *row, *(value for job in rows for value in job))
+            status, told, *_ = await self._presence.in_turn(lambda: self._wire.script("enqueue_record", *arguments))
+        return status, told.decode()
+
+    async def _reply(self, job_id: str) -> Reply | None:
+        message = await self._freight.read(keys.result(job_id))
+        if not message:
+            return None
+        reply = decode_reply(message)
+        if not reply.stored:
+            return reply
+        stored = await self._freight.read(keys.result_arrays(job_id))
+        return msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored="") if stored else None
+
+    async def _ask(self, script: str, *arguments: Any) -> Any:
+        return await self._presence.ask(lambda: self._wire.script(script, *arguments))
+
+    @staticmethod
+    def _check_epoch(record_id: str, epoch: bytes) -> None:
+        if epoch_of(record_id) not in ("", epoch.decode()):
+            raise RecordLost

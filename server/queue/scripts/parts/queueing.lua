@@ -1,0 +1,62 @@
+-- How jobs get into the queue. Needs jobs.
+
+-- How many jobs are unfinished, and the streams that are known to have held any.
+local function unfinished()
+  local items, known = 0, {}
+  for _, stream in ipairs(redis.call('SMEMBERS', 'queues')) do
+    known[stream] = true
+    items = items + redis.call('XLEN', stream)
+  end
+  return items, known
+end
+
+-- Entries of a stream that no worker has taken yet.
+local function waiting_in(stream)
+  local pending = redis.pcall('XPENDING', stream, GROUP)
+  return math.max(0, redis.call('XLEN', stream) - (pending.err and 0 or pending[1]))
+end
+
+-- The jobs (rows enqueued) that are not in the queue yet, and their bytes. A message that was staged for a job that is there is dropped.
+local function not_queued(jobs)
+  local new, new_bytes = {}, 0
+  for _, job in ipairs(jobs) do
+    if redis.call('EXISTS', 'job:' .. job.job) == 0 then
+      new[#new + 1] = job
+      new_bytes = new_bytes + tonumber(job.nbytes)
+    elseif job.place == 'stage' then
+      redis.call('DEL', 'stage:' .. job.job)
+    end
+  end
+  return new, new_bytes
+end
+
+-- Whether every message that should have been staged is there.
+local function all_staged(jobs)
+  for _, job in ipairs(jobs) do
+    if job.place == 'stage' and redis.call('STRLEN', 'stage:' .. job.job) ~= tonumber(job.nbytes) then return false end
+  end
+  return true
+end
+
+local function drop_staged(jobs)
+  for _, job in ipairs(jobs) do
+    if job.place == 'stage' then redis.call('DEL', 'stage:' .. job.job) end
+  end
+end
+
+-- Adds a job (row enqueued) to its stream. Returns the entry's id.
+local function put(job, now, known)
+  local ttl = tonumber(job.deadline_ms) - now + LINGER_MS
+  local inline = job.place == 'inline' and job.message or ''
+  redis.call('SET', 'job:' .. job.job, job.nbytes, 'PX', ttl)
+  if job.place == 'blob' then redis.call('SET', 'blob:' .. job.job, job.message, 'PX', ttl) end
+  if job.place == 'stage' then
+    redis.call('RENAME', 'stage:' .. job.job, 'blob:' .. job.job)
+    redis.call('PEXPIRE', 'blob:' .. job.job, ttl)
+  end
+  if not known[job.stream] then
+    redis.call('SADD', 'queues', job.stream)
+    known[job.stream] = true
+  end
+  return redis.call('XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline)
+end

@@ -1,0 +1,145 @@
+-- Records: clients' jobs that outlive their gateway. Needs jobs.
+-- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
+-- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry.
+
+local OPEN, KEPT = 'records:open', 'records:kept'
+
+-- Everything but the plan, which scripts do not read; nil if there is none.
+local FIELDS = {
+  'state', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'ended', 'results', 'preview', 'idem',
+  'reported',
+}
+local function record_at(id)
+  local values = redis.call('HMGET', 'record:' .. id, unpack(FIELDS))
+  if not values[1] then return nil end
+  local record = {}
+  for i, name in ipairs(FIELDS) do record[name] = values[i] or nil end
+  return record
+end
+
+local function is_open(record) return record.state == 'queued' or record.state == 'running' end
+
+local function open_member(id, record)
+  return table.concat({id, record.count, record.nbytes, record.bound}, ':')
+end
+
+-- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….
+local function tell(id, name, data)
+  local number = redis.call('HINCRBY', 'record:' .. id, 'events', 1)
+  redis.call('XADD', 'events:' .. id, number .. '-0', 'event', name, 'data', data)
+  return number
+end
+
+local function tell_progress(id, done, total, unit)
+  redis.call('HSET', 'record:' .. id, 'done', done, 'total', total, 'unit', unit)
+  tell(id, 'progress', cjson.encode({done = done, total = total, unit = unit}))
+end
+
+local function forget_preview(id, record)
+  if record.preview then redis.call('XDEL', 'events:' .. id, record.preview .. '-0') end
+end
+
+local function start(id, record, started_ms)
+  if record.state ~= 'queued' then return end
+  redis.call('HSET', 'record:' .. id, 'state', 'running', 'started_ms', string.format('%.0f', started_ms))
+  record.state, record.started_ms = 'running', started_ms
+end
+
+local function each_job(id, record, visit)
+  for i = 0, tonumber(record.count) - 1 do visit(id .. '-' .. i, i) end
+end
+
+-- Takes a job out of the queue if no worker has it; else its worker is told. Does nothing if it has ended.
+local function call_off(record, job_id, entry)
+  local ttl = redis.call('PTTL', 'job:' .. job_id)
+  if ttl <= 0 then return end
+  local pending = redis.pcall('XPENDING', record.stream, GROUP, entry, entry, 1)
+  if pending.err or #pending == 0 then
+    local found = redis.call('XRANGE', record.stream, entry, entry)[1]
+    if found then
+      redis.call('XDEL', record.stream, entry)
+      forget(job_id)
+      spend_bytes(fields(found).bytes)
+      return
+    end
+  end
+  redis.call('SET', 'cancel:' .. job_id, '1', 'PX', ttl)
+end
+
+local function call_off_all(id, record)
+  each_job(id, record, function(job_id, i)
+    call_off(record, job_id, redis.call('HGET', 'record:' .. id, 'entry:' .. i) or '0-1')
+  end)
+end
+
+local function drop_results(id, record)
+  each_job(id, record, function(job_id) redis.call('DEL', 'result:' .. job_id, 'result:' .. job_id .. ':arrays') end)
+end
+
+-- The one place where a record ends: `done`, `failed` or `cancelled`. What is left of it stays for its time to live.
+local function close(id, record, state, now)
+  local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
+  forget_preview(id, record)
+  redis.call('HSET', key, 'state', state, 'finished_ms', now)
+  redis.call('ZREM', OPEN, open_member(id, record))
+  if state ~= 'done' then
+    call_off_all(id, record)
+    drop_results(id, record)
+  end
+  local bytes = state == 'done' and redis.call('HGET', key, 'results') or 0
+  redis.call('ZADD', KEPT, now + ttl, table.concat({id, bytes, state}, ':'))
+  each_job(id, record, function(job_id)
+    redis.call('PEXPIRE', 'result:' .. job_id, ttl)
+    redis.call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
+  end)
+  redis.call('PEXPIRE', key, ttl)
+  redis.call('PEXPIRE', 'events:' .. id, ttl)
+  if record.idem then redis.call('PEXPIRE', 'idem:' .. record.idem, ttl) end
+  record.state = state
+end
+
+local function fail(id, record, kind, detail, index, now)
+  redis.call('HSET', 'record:' .. id, 'failure', kind, 'detail', detail, 'index', index)
+  tell(id, 'failed', '')
+  close(id, record, 'failed', now)
+end
+
+local function keep_result(job_id, ending, until_ms, now)
+  local ttl, kept = until_ms - now, #ending.reply
+  redis.call('SET', 'result:' .. job_id, ending.reply, 'PX', ttl)
+  if ending.stored ~= '' then
+    kept = kept + redis.call('STRLEN', ending.stored)
+    redis.call('RENAME', ending.stored, 'result:' .. job_id .. ':arrays')
+    redis.call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
+  end
+  return kept
+end
+
+-- The end of one of a record's jobs (row ended). The first failure ends the record; so does its last result. Without a reply nobody waits
+-- any more, or the message was lost: the sweep tells which.
+local function settle(id, index, ending, now)
+  local record = record_at(id)
+  if not record or not is_open(record) or ending.reply == '' then
+    if ending.stored ~= '' then redis.call('DEL', ending.stored) end
+    return
+  end
+  start(id, record, now - tonumber(ending.worker_ns) / 1e6)
+  if ending.outcome ~= 'success' then
+    fail(id, record, ending.failure, ending.detail, index, now)
+    return
+  end
+  if ending.stored ~= '' and redis.call('EXISTS', ending.stored) == 0 then
+    fail(id, record, 'job-lost', 'the result was lost before it was kept', index, now)
+    return
+  end
+  local key = 'record:' .. id
+  local kept = keep_result(ending.job, ending, tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms), now)
+  redis.call('HSET', key, 'outcome:' .. index, 'done')
+  redis.call('HINCRBY', key, 'results', kept)
+  local count, ended = tonumber(record.count), redis.call('HINCRBY', key, 'ended', 1)
+  if count > 1 or not record.reported then tell_progress(id, ended, count, 'images') end
+  if ended == count then
+    tell(id, 'done', '')
+    close(id, record, 'done', now)
+  end
+end

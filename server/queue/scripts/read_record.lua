@@ -1,0 +1,10 @@
+-- needs: jobs records looking
+-- A client's job. ARGV: id of the record. Returns {epoch of this Redis or '', place in its stream or -1, flat fields (empty: there is none)}.
+
+local id = ARGV[1]
+local epoch = redis.call('GET', 'epoch') or ''
+local record = record_at(id)
+if not record then return {epoch, -1, {}} end
+notice_start(id, record, now_ms())
+local place = record.state == 'queued' and place_of(id, record) or -1
+return {epoch, place, redis.call('HGETALL', 'record:' .. id)}

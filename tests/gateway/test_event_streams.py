@@ -1,0 +1,222 @@
+"""Requests that are answered as a stream of events: `Accept: text/event-stream`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+from starlette.types import Message
+
+from models.bundle import BundleSpec
+from server.gateway import events as gateway_events
+from server.gateway.follower import preview_of
+from server.queue.embedded import PrivateValkey
+from server.queue.job import Array, Failure, Job, Progress, Reply
+from server.tasks.base import Outputs
+from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
+from server.telemetry.metrics import GatewayMetrics
+from tests.gateway import service
+from tests.gateway.asked_later import Event, dashed, parsed
+from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
+from tests.gateway.test_refusals import problem
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+@contextmanager
+def streamed(gateway: Gateway, *pictures: bytes, **headers: str) -> Iterator[tuple[httpx.Response, Iterator[Event]]]:
+    files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures or (picture(3),))]
+    with gateway.http.stream("POST", "/v1/classify", files=files, headers=STREAM | dashed(headers)) as response:
+        yield response, parsed(response.iter_lines()) if response.status_code == 200 else iter(())
+
+
+def test_a_stream_ends_with_the_answer(gateway: Gateway) -> None:
+    with streamed(gateway, picture(2), picture(4), X_Request_ID="mine") as (response, told):
+        events = list(told)
+    assert response.headers["Content-Type"] == "text/event-stream"
+    assert [(event.id, event.name) for event in events] == [(1, "queued"), (2, "progress"), (3, "progress"), (4, "done")]
+    assert events[0].data == {"place": 0}
+    assert events[2].data == {"done": 2, "total": 2, "unit": "images"}
+    assert events[3].data["id"] == "mine" == response.headers["X-Request-ID"]
+    assert [one["predictions"][0]["index"] for one in events[3].data["results"]] == [2, 4]
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json, text/event-stream", "text/event-stream;q=0.5, application/json"])
+def test_json_is_preferred_where_both_are_welcome(gateway: Gateway, accept: str) -> None:
+    assert gateway.classify(picture(1), headers={"Accept": accept}).headers["Content-Type"] == "application/json"
+
+
+def test_what_is_refused_before_the_queue_is_an_ordinary_response(gateway: Gateway) -> None:
+    problem(gateway.classify(b"no picture", headers=STREAM), 415, "not-an-image")
+    problem(gateway.classify(picture(1), headers=STREAM, model="cats"), 404, "unknown-model")
+
+
+def test_a_later_failure_is_the_last_event(valkey: PrivateValkey) -> None:
+    def fail(job: Job) -> Reply:
+        return Reply(id=job.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
+
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail), streamed(gateway) as (response, told):
+        *_, last = told
+        assert response.status_code == 200
+        assert (last.name, last.data["type"], last.data["field"]) == ("failed", "urn:opsin:model-error", "image")
+        assert last.data["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_the_deadline_is_the_last_event(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        with streamed(gateway, X_Request_Timeout="0.5") as (_, told):
+            assert [event.name for event in told] == ["queued", "failed"]
+        assert gateway.metric("opsin_requests_total", outcome="deadline") == 1
+
+
+def test_the_end_of_all_workers_is_the_last_event(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, worker_grace=0.5) as gateway:
+        with Worker(valkey.url, [make_spec()]) as worker:
+            worker.pause()
+            with ThreadPoolExecutor(1) as threads:
+                reading = threads.submit(lambda: read_all(gateway))
+                eventually(lambda: gateway.metric("opsin_events_sent_total", event="queued") == 1, "it is queued")
+                worker.stop()
+                last = reading.result()[-1]
+        assert (last.name, last.data["type"]) == ("failed", "urn:opsin:no-worker")
+
+
+def read_all(gateway: Gateway) -> list[Event]:
+    with streamed(gateway) as (_, told):
+        return list(told)
+
+
+def test_steps_and_their_progress_are_told(valkey: PrivateValkey) -> None:
+    with (
+        service.gateway(valkey.url) as gateway,
+        Worker(valkey.url, [make_spec()]) as worker,
+        worker.holding() as held,
+        streamed(gateway) as (_, told),
+    ):
+        held.wait_for_batch()
+        [delivery] = worker.running
+        assert delivery.job.progress
+        for done in (0, 1):
+            worker.queue.progress([(delivery, Progress(id=delivery.job.id, worker="test", done=done, total=2, unit="steps"))])
+        assert next(told).name == "queued"
+        assert [next(told).data for _ in range(2)] == [{"done": done, "total": 2, "unit": "steps"} for done in (0, 1)]
+        held.release()
+        assert [event.name for event in told] == ["done"]
+
+
+def test_a_client_that_leaves_cancels(gateway: Gateway, worker: Worker) -> None:
+    worker.pause()
+    ran = len(worker.done)
+    with streamed(gateway) as (_, told):
+        next(told)
+        assert gateway.in_flight() == 1
+    eventually(lambda: gateway.in_flight() == 0, "the gateway has noticed")
+    worker.resume()
+    assert gateway.classify(picture(1)).status_code == 200
+    assert len(worker.done) == ran + 1
+
+
+def test_a_stream_is_finished_before_its_gateway_ends(valkey: PrivateValkey) -> None:
+    """However long it takes: LINGER is for what has been answered."""
+    with service.gateway(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+        with streamed(gateway) as (_, told):
+            assert next(told).name == "queued"
+            held.wait_for_batch()
+            gateway.terminate()
+            eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "draining")
+            assert gateway.in_flight() == 1
+            held.release()
+            assert [event.name for event in told] == ["progress", "done"]
+        assert gateway.process.wait(WAIT_S) == 0
+
+
+def test_a_second_signal_ends_a_stream_with_failed(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        with streamed(gateway) as (_, told):
+            next(told)
+            gateway.terminate()
+            eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "draining")
+            gateway.process.send_signal(signal.SIGTERM)
+            assert [(event.name, event.data["type"]) for event in told] == [("failed", "urn:opsin:draining")]
+        assert gateway.process.wait(WAIT_S) == 0
+
+
+async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_events, "SILENCE_S", 0.01)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with gateway_events.EventStream(send, GatewayMetrics()) as stream:
+        stream.start()
+        while sum(message.get("body") == gateway_events.COMMENT for message in sent) < 2:
+            await asyncio.sleep(0.01)
+        stream.put("done", b"{}")
+        await stream.end()
+    assert sent[-2]["body"] == b"id: 1\nevent: done\ndata: {}\n\n"
+
+
+async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
+    sent: list[bytes] = []
+    reads = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        await reads.wait()
+        sent.append(message.get("body", b""))
+
+    async with gateway_events.EventStream(send, GatewayMetrics()) as stream:
+        for step in range(3):
+            stream.put("progress", b"%d" % step)
+            stream.put("preview", b"%d" % step)
+        reads.set()
+        await stream.end()
+    told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
+    assert told == ["id: 1", "event: progress", "id: 3", "event: progress", "id: 5", "event: progress", "id: 6", "event: preview"]
+
+
+class Shown(msgspec.Struct):
+    level: int
+
+
+class Previewing(Classify):
+    """Shows what its network says of a level, if that is a number."""
+
+    def preview(self, arrays: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Shown:
+        return Shown(int(arrays["level"]))
+
+
+async def test_previews_are_what_the_task_makes_of_them() -> None:
+    """One that it cannot make anything of is left out."""
+    task, spec = Previewing(), make_spec()
+    plan = task.plan(ClassifyOptions(), spec)
+    reports = [{"level": np.array(3)}, {"other": np.array(3)}, {"level": np.array([1, 2])}]
+    told = [
+        preview_of(task, Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of(arrays)), plan, spec)
+        for arrays in reports
+    ]
+    assert (task.shows_previews, Classify().shows_previews) == (True, False)
+    assert told == [b'{"level":3}', None, None]
+
+
+def arrays_of(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
+    return {name: Array.of(array) for name, array in arrays.items()}
+
+
+def test_a_large_reply_arrives_in_pieces(valkey: PrivateValkey) -> None:
+    """A worker writes it beside the reply stream; whoever reads it removes it."""
+    spec = make_spec(labels=service.MANY_LABELS)
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [spec], service.answer_at_length) as worker:
+        worker.stores_replies = True
+        assert gateway.classify(picture(4)).json()["results"][0]["predictions"][0]["label"] == "red 4"
+        with worker.redis() as db:
+            assert db.keys("out:*") == []

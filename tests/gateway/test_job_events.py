@@ -1,0 +1,163 @@
+"""`GET /v1/jobs/{id}/events`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from server.queue.embedded import PrivateValkey
+from server.queue.job import Array, Progress
+from tests.gateway import service
+from tests.gateway.asked_later import Event, accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
+from tests.gateway.test_refusals import problem
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[tuple[Gateway, Gateway, Worker]]:
+    """Two gateways on one Redis."""
+    with (
+        service.valkey() as server,
+        Worker(server.url, [make_spec()]) as worker,
+        service.gateway(server.url) as gateway,
+        service.gateway(server.url) as other,
+    ):
+        yield gateway, other, worker
+
+
+@pytest.fixture
+def gateway(crew: tuple[Gateway, Gateway, Worker]) -> Gateway:
+    return crew[0]
+
+
+@pytest.fixture
+def other(crew: tuple[Gateway, Gateway, Worker]) -> Gateway:
+    return crew[1]
+
+
+@pytest.fixture
+def worker(crew: tuple[Gateway, Gateway, Worker]) -> Iterator[Worker]:
+    yield crew[2]
+    crew[2].resume()
+
+
+def shape(events: list[Event]) -> list[tuple[int, str]]:
+    return [(event.id, event.name) for event in events]
+
+
+def test_events_tell_a_job_from_its_place_to_its_answer(gateway: Gateway) -> None:
+    job_id = accepted(ask_later(gateway, picture(2), picture(4)))
+    events = events_of(gateway, job_id)
+    assert shape(events) == [(1, "queued"), (2, "progress"), (3, "progress"), (4, "done")]
+    assert events[0].data == {"place": 0}
+    assert [event.data for event in events[1:3]] == [{"done": done, "total": 2, "unit": "images"} for done in (1, 2)]
+    assert events[3].data == result(gateway, job_id).json()
+
+
+def test_events_are_replayed_from_any_gateway_and_resumed(gateway: Gateway, other: Gateway) -> None:
+    job_id = accepted(ask_later(gateway))
+    comes_to(gateway, job_id, "done")
+    events = events_of(gateway, job_id)
+    assert events_of(other, job_id) == events
+    assert events_of(other, job_id, after=1) == events[1:]
+    assert events_of(other, job_id, after=len(events)) == []
+    assert events_of(other, job_id, after=10**14) == []
+
+
+def test_a_reader_that_comes_back_elsewhere_misses_nothing(gateway: Gateway, other: Gateway, worker: Worker) -> None:
+    worker.pause()
+    job_id = accepted(ask_later(gateway, *(picture(step) for step in range(6))))
+    with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+        first = next(parsed(response.iter_lines()))
+    worker.resume()
+    rest = events_of(other, job_id, after=first.id)
+    assert shape([first, *rest]) == [(1, "queued"), *((step, "progress") for step in range(2, 8)), (8, "done")]
+
+
+@pytest.mark.parametrize("last", ["-1", "x", "1.5", "9" * 16])
+def test_a_last_event_id_is_a_number(gateway: Gateway, last: str) -> None:
+    job_id = accepted(ask_later(gateway))
+    refused = gateway.http.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last})
+    assert problem(refused, 422, "invalid-option")["field"] == "Last-Event-ID"
+
+
+def test_a_cancelled_job_ends_its_readers(gateway: Gateway, other: Gateway, worker: Worker) -> None:
+    worker.pause()
+    job_id = accepted(ask_later(gateway))
+    with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+        events = parsed(response.iter_lines())
+        assert next(events).name == "queued"
+        assert other.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+        assert [event.name for event in events] == ["cancelled"]
+
+
+def test_readers_are_counted_while_they_read(gateway: Gateway, worker: Worker) -> None:
+    worker.pause()
+    job_id = accepted(ask_later(gateway))
+    with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+        events = parsed(response.iter_lines())
+        next(events)
+        assert gateway.metric("opsin_event_readers") == 1
+    eventually(lambda: gateway.metric("opsin_event_readers") == 0, "the reader that left is not counted")
+    assert gateway.metric("opsin_events_sent_total", event="queued") >= 1
+
+
+def test_a_client_reads_a_bounded_number_of_streams(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, max_connections=8) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        job_id = accepted(ask_later(gateway))
+        events = f"/v1/jobs/{job_id}/events"
+        with gateway.http.stream("GET", events) as first, gateway.http.stream("GET", events) as second:
+            assert (first.status_code, second.status_code) == (200, 200)
+            problem(gateway.http.get(events), 429, "too-many-readers")
+        eventually(lambda: gateway.metric("opsin_event_readers") == 0, "both have left")
+        worker.resume()
+        assert events_of(gateway, job_id)[-1].name == "done"
+
+
+def test_streams_of_jobs_end_with_their_gateway_and_the_job_goes_on(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as staying, Worker(valkey.url, [make_spec()]) as worker:
+        with service.gateway(valkey.url, drain_timeout=600) as leaving:
+            worker.pause()
+            job_id = accepted(ask_later(leaving))
+            with leaving.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+                events = parsed(response.iter_lines())
+                first = next(events)
+                leaving.terminate()
+                assert list(events) == []
+            assert leaving.process.wait(WAIT_S) == 0
+        worker.resume()
+        assert shape(events_of(staying, job_id, after=first.id)) == [(2, "progress"), (3, "done")]
+
+
+def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:
+    """Also after its death: then progress begins at 0 again."""
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+        job_id = accepted(ask_later(gateway))
+        held.wait_for_batch()
+        [delivery] = worker.running
+        for done in (0, 2, 0, 1):
+            preview = {"x": Array.of(np.zeros(3))} if done == 2 else {}
+            report = Progress(id=delivery.job.id, worker="test", done=done, total=4, unit="steps", preview=preview)
+            worker.queue.progress([(delivery, report)])
+        assert job(gateway, job_id)["progress"] == {"done": 1, "total": 4, "unit": "steps"}
+        held.release()
+        events = events_of(gateway, job_id)
+    assert [event.data["done"] for event in events if event.name == "progress"] == [0, 2, 0, 1]
+    assert events[-1].name == "done"
+
+
+def test_a_large_answer_is_named_where_it_is_replayed(valkey: PrivateValkey) -> None:
+    """The answer itself goes to those who were there when the job ended."""
+    spec = make_spec(labels=service.MANY_LABELS)
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [spec], service.answer_at_length) as worker:
+        worker.pause()
+        job_id = accepted(ask_later(gateway))
+        with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+            events = parsed(response.iter_lines())
+            next(events)
+            worker.resume()
+            assert list(events)[-1].data == result(gateway, job_id).json()
+        assert events_of(gateway, job_id)[-1].data == {"result": f"/v1/jobs/{job_id}/result"}

@@ -1,0 +1,117 @@
+"""How many asynchronous jobs there may be, and for how long."""
+
+from __future__ import annotations
+
+import time
+
+from server.queue.embedded import PrivateValkey
+from server.queue.job import Failure, Job, Reply
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, result
+from tests.gateway.service import Worker, eventually, make_spec, picture
+from tests.gateway.test_refusals import problem
+
+
+def test_asynchronous_jobs_hold_half_of_the_queue(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, queue_max_items=6) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        jobs = [accepted(ask_later(gateway, picture(1), picture(2))), accepted(ask_later(gateway, picture(3)))]
+        refused = ask_later(gateway, picture(4))
+        problem(refused, 429, "queue-full")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert gateway.http.delete(f"/v1/jobs/{jobs[0]}").status_code == 204
+        accepted(ask_later(gateway, picture(5)))
+        worker.resume()
+        assert gateway.classify(picture(6)).status_code == 200
+
+
+def test_asynchronous_jobs_hold_half_of_the_bytes(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, queue_max_bytes=4000) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        taken = 0
+        while (response := ask_later(gateway, picture(1))).status_code == 202:
+            taken += 1
+        problem(response, 429, "queue-full")
+        with worker.redis() as db:
+            assert taken > 0 and int(db.get("queue:bytes") or 0) <= 2000
+
+
+def test_results_have_room_before_their_jobs_are_taken(valkey: PrivateValkey) -> None:
+    """Kept results and those that are expected share OPSIN_RESULTS_MAX_BYTES; what is removed makes room."""
+    with service.gateway(valkey.url, results_max_bytes=2500) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        first, second = (accepted(ask_later(gateway, picture(step))) for step in (1, 2))
+        refused = ask_later(gateway, picture(3))
+        problem(refused, 429, "results-full")
+        assert int(refused.headers["Retry-After"]) >= 1
+        worker.resume()
+        comes_to(gateway, first, "done")
+        comes_to(gateway, second, "done")
+        third = accepted(ask_later(gateway, picture(3)))  # results take less than what was reserved for them
+        comes_to(gateway, third, "done")
+        kept = 3
+        while (response := ask_later(gateway, picture(4))).status_code == 202:
+            comes_to(gateway, accepted(response), "done")
+            kept += 1
+        assert gateway.metric("opsin_result_bytes") <= 2500
+        assert gateway.metric("opsin_jobs", state="done") == kept
+        for _ in range(2):
+            gateway.http.delete(f"/v1/jobs/{first}")
+            gateway.http.delete(f"/v1/jobs/{second}")
+            gateway.http.delete(f"/v1/jobs/{third}")
+        accepted(ask_later(gateway, picture(4)))
+
+
+def test_results_expire(valkey: PrivateValkey) -> None:
+    """With all that belongs to them, the key included; and they make room."""
+    with service.gateway(valkey.url, result_ttl=1.5) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        job_id = accepted(ask_later(gateway, Idempotency_Key="a"))
+        comes_to(gateway, job_id, "done")
+        assert result(gateway, job_id).status_code == 200
+        eventually(lambda: gateway.http.get(f"/v1/jobs/{job_id}").status_code == 404, "it is forgotten")
+        for path in ("/result", "/events"):
+            problem(gateway.http.get(f"/v1/jobs/{job_id}{path}"), 404, "not-found")
+        with worker.redis() as db:
+            assert [key for kind in ("record", "events", "result", "idem") for key in db.scan_iter(f"{kind}:*")] == []
+        assert gateway.metric("opsin_jobs") == 0
+        assert accepted(ask_later(gateway, Idempotency_Key="a")) != job_id
+
+
+def test_a_job_without_workers_fails_at_its_deadline(valkey: PrivateValkey) -> None:
+    """No `worker_grace` ends it before."""
+    with service.gateway(valkey.url, worker_grace=0.2) as gateway:
+        with Worker(valkey.url, [make_spec()]) as worker:
+            worker.pause()
+            job_id = accepted(ask_later(gateway, X_Request_Timeout="3"))
+        eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "no worker is ready")
+        time.sleep(1)
+        assert job(gateway, job_id)["state"] == "queued"
+        events = events_of(gateway, job_id)
+        assert [event.name for event in events] == ["queued", "failed"]
+        assert events[-1].data["type"] == "urn:opsin:deadline"
+        assert comes_to(gateway, job_id, "failed")["error"]["status"] == 504
+        problem(result(gateway, job_id), 504, "deadline")
+        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "the queue is empty")
+
+
+def test_the_default_deadline_is_its_own(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, request_timeout=0.3, job_timeout=600.0) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        job_id = accepted(ask_later(gateway))
+        problem(gateway.classify(picture(1)), 504, "deadline")
+        time.sleep(1.5)  # longer than a plain request may take, and than a sweep
+        worker.resume()
+        comes_to(gateway, job_id, "done")
+
+
+def test_an_unknown_failure_is_ours(valkey: PrivateValkey) -> None:
+    """Of a newer worker: 500 in all ways."""
+
+    def fail(asked: Job) -> Reply:
+        return Reply(id=asked.id, worker="test", failure=Failure(kind="moon-phase", detail="not today"))
+
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail):
+        problem(gateway.classify(picture(1)), 500, "internal")
+        job_id = accepted(ask_later(gateway))
+        comes_to(gateway, job_id, "failed")
+        problem(result(gateway, job_id), 500, "internal")

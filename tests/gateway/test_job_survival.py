@@ -1,0 +1,130 @@
+"""Asynchronous jobs outlive gateways, and a Redis that keeps its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import redis
+
+from server.queue.embedded import PrivateValkey
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.gateway.service import Worker, eventually, make_spec, picture
+from tests.gateway.test_refusals import problem
+from tests.queue.harness import Server, durable_server
+
+
+def test_a_job_survives_the_death_of_its_gateway(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as other, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+        with service.gateway(valkey.url) as dying:
+            running = accepted(ask_later(dying, picture(6)))
+            held.wait_for_batch()
+            waiting = accepted(ask_later(dying, picture(7)))
+            dying.process.kill()
+            dying.process.wait()
+        with worker.redis() as db:
+            eventually(lambda: len(list(db.scan_iter("gw:*"))) == 1, "the dead gateway is known to be dead")
+        held.release()
+        for job_id, step in ((running, 6), (waiting, 7)):
+            comes_to(other, job_id, "done")
+            assert result(other, job_id).json()["results"][0]["predictions"][0]["label"] == f"red {step}"
+            assert [event.name for event in events_of(other, job_id)] == ["queued", "progress", "done"]
+
+
+def test_a_job_survives_a_redis_that_keeps_its_data(tmp_path: Path) -> None:
+    with durable_server(tmp_path) as server, service.gateway(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
+        done = accepted(ask_later(gateway, picture(1)))
+        comes_to(gateway, done, "done")
+        worker.pause()
+        waiting = accepted(ask_later(gateway, picture(2), Idempotency_Key="a"))
+        with gateway.http.stream("GET", f"/v1/jobs/{waiting}/events") as response:
+            events = parsed(response.iter_lines())
+            next(events)
+            server.kill()
+            server.start()
+            worker.resume()
+            assert [event.name for event in events] == ["progress", "done"]
+        assert result(gateway, done).status_code == result(gateway, waiting).status_code == 200
+        assert accepted(ask_later(gateway, picture(2), Idempotency_Key="a")) == waiting
+
+
+def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
+    """Its readers are told, and so is whoever asks."""
+    server = Server(tmp_path, "--save", "", "--appendonly", "no")
+    try:
+        with service.gateway(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
+            worker.pause()
+            job_id = accepted(ask_later(gateway))
+            with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+                events = parsed(response.iter_lines())
+                next(events)
+                server.kill()
+                server.start()
+                assert [(event.id, event.name, event.data["type"]) for event in events] == [(2, "failed", "urn:opsin:job-lost")]
+            problem(gateway.http.get(f"/v1/jobs/{job_id}"), 410, "job-lost")
+            problem(result(gateway, job_id), 410, "job-lost")
+            worker.resume()
+            again = accepted(ask_later(gateway))
+            assert again[:8] != job_id[:8]
+            comes_to(gateway, again, "done")
+    finally:
+        server.kill()
+
+
+def test_a_job_that_the_queue_lost_is_queued_again(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        job_id = accepted(ask_later(gateway, picture(4)))
+        with worker.redis() as db:
+            lose(db, job_id)
+            eventually(lambda: db.exists(f"job:{job_id}-0"), "it is in the queue again")
+        worker.resume()
+        comes_to(gateway, job_id, "done")
+        assert result(gateway, job_id).json()["results"][0]["predictions"][0]["label"] == "red 4"
+
+
+def test_a_job_whose_message_is_lost_fails(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        worker.pause()
+        job_id = accepted(ask_later(gateway))
+        with worker.redis() as db:
+            lose(db, job_id)
+            db.delete(f"blob:{job_id}-0")
+        comes_to(gateway, job_id, "failed")
+        problem(result(gateway, job_id), 500, "internal")
+        assert len(events_of(gateway, job_id)) == 2
+
+
+def lose(db: redis.Redis, job_id: str) -> None:
+    """As a fail-over to a replica that had not seen it yet."""
+    [stream] = [key for key in db.smembers("queues") if db.xlen(key)]
+    db.delete(stream, f"job:{job_id}-0")
+
+
+def test_only_one_of_a_result_and_a_cancellation_counts(valkey: PrivateValkey) -> None:
+    """Whatever comes first; the record says so everywhere."""
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
+        for _ in range(20):
+            job_id = accepted(ask_later(gateway))
+            assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+            ended = gateway.http.get(f"/v1/jobs/{job_id}")
+            if ended.status_code == 404:  # it was done, and has been removed
+                continue
+            assert ended.json()["state"] == "cancelled"
+            names = [event.name for event in events_of(gateway, job_id)]
+            assert names.count("cancelled") == 1 and "done" not in names
+            assert job(gateway, job_id)["state"] == "cancelled"
+
+
+def test_a_large_result_is_kept_beside_the_record(valkey: PrivateValkey) -> None:
+    """As its worker wrote it in pieces; it goes with the job."""
+    spec = make_spec(labels=service.MANY_LABELS)
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [spec], service.answer_at_length) as worker, worker.redis() as db:
+        worker.stores_replies = True
+        job_id = accepted(ask_later(gateway, picture(4)))
+        comes_to(gateway, job_id, "done")
+        assert result(gateway, job_id).json()["results"][0]["predictions"][0]["label"] == "red 4"
+        assert gateway.metric("opsin_result_bytes") > 4 * service.MANY_LABELS
+        assert list(db.scan_iter("out:*")) == []
+        assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+        assert list(db.scan_iter("result:*")) == []

@@ -1,0 +1,118 @@
+"""The Python client and `opsin jobs`, against a real service."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from opsin import AsyncClient, Client, DeadlinePassed, Failed, Refused
+from server.queue.embedded import PrivateValkey
+from server.queue.job import Failure, Job, Reply
+from tests.gateway import service
+from tests.gateway.service import WAIT_S, Gateway, Worker, answer, make_spec, picture
+from tests.opsin.command import opsin
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[tuple[Gateway, Worker]]:
+    def answer_or_fail(asked: Job) -> Reply:
+        if asked.arrays["pixels"].to_numpy()[..., 0].mean() > 240:
+            return Reply(id=asked.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
+        return answer(asked)
+
+    with service.valkey() as server, Worker(server.url, [make_spec()], answer_or_fail) as worker, service.gateway(server.url) as gateway:
+        yield gateway, worker
+
+
+@pytest.fixture
+def client(crew: tuple[Gateway, Worker]) -> Iterator[Client]:
+    crew[1].resume()
+    with Client(crew[0].url) as client:
+        yield client
+
+
+def test_a_job_tells_its_events_and_its_answer(client: Client) -> None:
+    job = client.classify([picture(1), picture(2)], wait=False, top_k=1)
+    assert [(event.id, event.name) for event in job.events()] == [(1, "queued"), (2, "progress"), (3, "progress"), (4, "done")]
+    assert [event.name for event in job.events(after=3)] == ["done"]
+    assert list(job.events(after=4)) == []
+    assert [found.label for found in job.result()] == ["red 1", "red 2"]
+    assert job.status().state == "done"
+    assert client.classify(picture(3), wait=False).result(timeout=WAIT_S).label == "red 3"
+
+
+def test_a_job_is_found_again_by_its_id_and_removed(client: Client) -> None:
+    first = client.classify(picture(5), wait=False)
+    again = client.job(first.id)
+    assert again.result()["results"][0]["predictions"][0]["label"] == "red 5"
+    again.cancel()
+    with pytest.raises(Refused) as refused:
+        first.status()
+    assert refused.value.status == 404
+
+
+def test_a_failed_job_raises_what_went_wrong(client: Client) -> None:
+    job = client.classify(picture(9), wait=False)
+    assert [event.name for event in job.events()][-1] == "failed"
+    with pytest.raises(Failed, match="does not like"):
+        job.result()
+
+
+def test_waiting_may_end_before_the_job(crew: tuple[Gateway, Worker], client: Client) -> None:
+    crew[1].pause()
+    job = client.classify(picture(1), wait=False, timeout=600)
+    with pytest.raises(DeadlinePassed, match="goes on"):
+        job.result(timeout=0)
+    assert job.status().state == "queued"
+    job.cancel()
+    assert job.status().state == "cancelled"
+
+
+async def test_the_same_calls_can_be_awaited(crew: tuple[Gateway, Worker]) -> None:
+    crew[1].resume()
+    async with AsyncClient(crew[0].url) as client:
+        job = await client.classify(picture(4), wait=False)
+        assert [event.name async for event in job.events()] == ["queued", "progress", "done"]
+        assert [event.id async for event in job.events(after=3)] == []
+        assert (await job.result()).label == "red 4"
+        assert (await client.job(job.id).status()).ended
+        await job.cancel()
+
+
+def test_events_go_on_at_another_gateway(valkey: PrivateValkey) -> None:
+    """Both listen on one socket; the one that is read from ends."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with service.gateway(valkey.url, listener) as leaving, Worker(valkey.url, [make_spec()]) as worker, Client(leaving.url) as client:
+        worker.pause()
+        job = client.classify(picture(4), wait=False)
+        events = job.events()
+        assert next(events).name == "queued"
+        with service.gateway(valkey.url, listener):
+            leaving.terminate()
+            assert leaving.process.wait(WAIT_S) == 0
+            worker.resume()
+            assert [(event.id, event.name) for event in events] == [(2, "progress"), (3, "done")]
+            assert job.result().label == "red 4"
+
+
+def test_the_command_looks_after_jobs(crew: tuple[Gateway, Worker], client: Client) -> None:
+    job = client.classify(picture(6), wait=False)
+    url = ("--url", crew[0].url)
+    lines = opsin("jobs", "events", job.id, *url).stdout.splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["queued", "progress", "done"]
+    assert json.loads(opsin("jobs", "show", job.id, *url).stdout)["state"] == "done"
+    assert json.loads(opsin("jobs", "result", job.id, *url).stdout)["results"][0]["predictions"][0]["label"] == "red 6"
+    assert opsin("jobs", "cancel", job.id, *url).returncode == 0
+    gone = opsin("jobs", "show", job.id, *url)
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "404" in gone.stderr
+
+
+def test_the_command_fails_with_the_job(crew: tuple[Gateway, Worker], client: Client) -> None:
+    job = client.classify(picture(9), wait=False)
+    told = opsin("jobs", "events", job.id, "--url", crew[0].url)
+    assert told.returncode == 1
+    assert "does not like" in told.stderr

@@ -1,0 +1,89 @@
+"""Large messages on a slow link between gateway and Redis: everybody else is served meanwhile."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, ask_later, comes_to, result
+from tests.gateway.service import Gateway, Worker, make_spec, picture
+from tests.gateway.slow_link import slow_link
+from tests.queue.harness import Server
+
+MEGABYTE = 1_000_000
+LINK = 12 * MEGABYTE
+"""Bytes a second: 100 Mbit/s."""
+SIDES = [pytest.param(2944, id="24 MiB"), pytest.param(4736, id="64 MiB", marks=pytest.mark.slow)]
+"""Of images at model size, in pixels; the link needs 2 s and 6 s for them."""
+
+
+def small_requests_while(gateway: Gateway, large: Future[httpx.Response]) -> list[int]:
+    """Their statuses; and the service says that it is ready all the time."""
+    statuses = []
+    while not large.done():
+        statuses.append(gateway.classify(picture(3), model="reds").status_code)
+        assert gateway.http.get("/health/ready").status_code == 200
+    return statuses
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_large_message_takes_its_time_and_nobody_waits_for_it(tmp_path: Path, side: int) -> None:
+    large_spec = make_spec("large", image_size=side)
+    server = Server(tmp_path, "--save", "", "--appendonly", "no")
+    try:
+        with (
+            slow_link(server.port, LINK) as port,
+            Worker(server.url, [make_spec(), large_spec]) as worker,
+            service.gateway(f"redis://127.0.0.1:{port}/0", redis_grace=0.5, default_models={"classify": "reds"}) as gateway,
+            ThreadPoolExecutor(1) as threads,
+        ):
+            large = threads.submit(gateway.classify, picture(6), model="large")
+            statuses = small_requests_while(gateway, large)
+            assert large.result().json()["results"][0]["predictions"][0]["label"] == "red 6"
+            assert len(statuses) > 10
+            assert set(statuses) == {200}
+            with worker.redis() as db:
+                assert list(db.scan_iter("stage:*")) == list(db.scan_iter("blob:*")) == []
+                assert int(db.get("queue:bytes") or 0) == 0
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_large_messages_of_asynchronous_jobs_are_staged(tmp_path: Path, count: int) -> None:
+    spec = make_spec("large", image_size=400)
+    server = Server(tmp_path, "--save", "", "--appendonly", "no")
+    try:
+        with Worker(server.url, [spec]) as worker, service.gateway(server.url) as gateway, worker.redis() as db:
+            worker.pause()
+            job_id = accepted(ask_later(gateway, *(picture(step) for step in range(count)), Idempotency_Key="a"))
+            assert accepted(ask_later(gateway, *(picture(step) for step in range(count)), Idempotency_Key="a")) == job_id
+            assert list(db.scan_iter("stage:*")) == []
+            assert {db.strlen(key) > 400 * 400 * 3 for key in db.scan_iter("blob:*")} == {True}
+            worker.resume()
+            comes_to(gateway, job_id, "done")
+            labels = [one["predictions"][0]["index"] for one in result(gateway, job_id).json()["results"]]
+            assert labels == list(range(count))
+            assert list(db.scan_iter("blob:*")) == []
+    finally:
+        server.kill()
+
+
+def test_what_was_staged_and_refused_is_dropped(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--save", "", "--appendonly", "no")
+    try:
+        with (
+            Worker(server.url, [make_spec("large", image_size=400)]) as worker,
+            service.gateway(server.url, queue_max_items=2) as gateway,
+            worker.redis() as db,
+        ):
+            worker.pause()
+            accepted(ask_later(gateway))
+            assert ask_later(gateway).status_code == 429
+            assert list(db.scan_iter("stage:*")) == []
+    finally:
+        server.kill()
