@@ -55,7 +55,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class LoadedSteps:
-    """`Steps` on a device, numpy in and out."""
+    """`Steps` on a device, numpy in and out. A call returns when the device is done: the caller schedules by what a step took."""
 
     steps: Steps
     device: torch.device
@@ -66,17 +66,24 @@ class LoadedSteps:
 
     def start(self, arrays: Sequence[Arrays], options: Sequence[Mapping[str, Any]]) -> list[State]:
         with torch.inference_mode():
-            return self.steps.start([_to_device(job, self.device) for job in arrays], options)
+            states = self.steps.start([_to_device(job, self.device) for job in arrays], options)
+            self._wait()
+            return states
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
         with torch.inference_mode():
             outcomes = self.steps.step(states, previews)
+            self._wait()
             if len(outcomes) != len(states):
                 raise ValueError(f"a step of {len(states)} jobs had {len(outcomes)} outcomes")
             return [_advanced(outcome) if isinstance(outcome, Continuing) else Ended(_to_numpy(outcome.outputs)) for outcome in outcomes]
 
     def cost(self, state: State) -> float:
         return self.steps.cost(state)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
 
 @dataclass(frozen=True)
