@@ -33,9 +33,11 @@ def make_bundle(root: Path) -> Bundle:
     return _write(root, spec, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
 
 
-def make_null_bundle(root: Path, name: str, milliseconds: float) -> Bundle:
-    """A bundle whose batches take a set time whatever their size and whose pictures stay small: it shows the cost of everything else."""
-    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197}
+def make_null_bundle(root: Path, name: str, milliseconds: float, **more: Any) -> Bundle:
+    """A bundle whose batches take a set time whatever their size and whose pictures stay small: it shows the cost of everything else.
+
+    more: of its config, such as `steps`."""
+    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197, **more}
     spec = _spec(name, "null", config, [f"class {index}" for index in range(10)], image_size=16)
     return _write(root, spec, {})
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,15 +15,22 @@ from torch import Tensor, nn
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import Forward
 from models.layers.packed import pack_linears, packing_helps
+from models.layers.steps import Continuing, State, Steps
 from models.registry import architectures, read_config
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class LoadedModel:
-    """A bundle's model on a device, in evaluation mode. Any number of threads may call `forward` at once."""
+    """A bundle's model on a device, in evaluation mode. Any number of threads may call it at once."""
 
-    def __init__(self, spec: BundleSpec, model: nn.Module, forward: Forward | None, device: torch.device) -> None:
+    def __init__(
+        self, spec: BundleSpec, model: nn.Module, forward: Forward | None, device: torch.device, steps: Steps | None = None
+    ) -> None:
         self.spec = spec
         self.model = model
+        self.steps = LoadedSteps(steps, device) if steps is not None else None
+        """How it answers step by step; None for a model that answers in one forward pass."""
         self._forward = forward
         self._device = device
 
@@ -36,22 +44,81 @@ class LoadedModel:
         """Special tokens, which never merge."""
         return int(getattr(self.model.config, "special_tokens", 0))
 
-    def forward(self, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run one batch: arrays and answers have one row per sample. Raises BundleError where the task is `not_served`."""
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Run one batch: arrays and answers have one row per sample. Raises BundleError where there is no forward pass for the task."""
         if self._forward is None:
-            raise BundleError(f"{self.spec.id}: {not_served(self.spec)}")
+            reason = not_served(self.spec) or f"task {self.spec.task} is answered step by step by architecture {self.spec.architecture}"
+            raise BundleError(f"{self.spec.id}: {reason}")
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
-            outputs = self._forward(self.model, tensors, options, self.spec.pictures)
-            return {name: output.cpu().numpy() for name, output in outputs.items()}
+            return _to_numpy(self._forward(self.model, _to_device(arrays, self._device), options, self.spec.pictures))
+
+
+@dataclass(frozen=True)
+class LoadedSteps:
+    """`Steps` on a device, numpy in and out. A call returns when the device is done: the caller schedules by what a step took."""
+
+    steps: Steps
+    device: torch.device
+
+    @property
+    def unit(self) -> str:
+        return self.steps.unit
+
+    def start(self, arrays: Sequence[Arrays], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        with torch.inference_mode():
+            states = self.steps.start([_to_device(job, self.device) for job in arrays], options)
+            self._wait()
+            return states
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
+        with torch.inference_mode():
+            outcomes = self.steps.step(states, previews)
+            self._wait()
+            if len(outcomes) != len(states):
+                raise ValueError(f"a step of {len(states)} jobs had {len(outcomes)} outcomes")
+            return [_advanced(outcome) if isinstance(outcome, Continuing) else Ended(_to_numpy(outcome.outputs)) for outcome in outcomes]
+
+    def cost(self, state: State) -> float:
+        return self.steps.cost(state)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A job that goes on."""
+
+    state: State
+    preview: Arrays | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that took its last step."""
+
+    outputs: Arrays
+
+
+def _advanced(outcome: Continuing) -> Advanced:
+    return Advanced(outcome.state, None if outcome.preview is None else _to_numpy(outcome.preview))
+
+
+def _to_device(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+
+
+def _to_numpy(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
 def not_served(spec: BundleSpec) -> str | None:
-    """Why `LoadedModel.forward` cannot run a bundle's task; None if it can. An unknown architecture is `load`'s to refuse."""
+    """Why a bundle's task cannot be run; None if it can. An unknown architecture is `load`'s to refuse."""
     architecture = architectures().get(spec.architecture)
-    if architecture is None or spec.task in architecture.forwards:
+    if architecture is None or architecture.serves(spec.task):
         return None
-    served = any(spec.task in other.forwards for other in architectures().values())
+    served = any(other.serves(spec.task) for other in architectures().values())
     return f"task {spec.task} is not served yet by this version" + (f" for architecture {spec.architecture}" if served else "")
 
 
@@ -81,7 +148,9 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if packing_helps(torch.device(device), dtype):
         pack_linears(model)
-    return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device))
+    make_steps = architecture.make_steps(spec.task)
+    steps = make_steps(model, spec.preprocess, torch.device(device)) if make_steps is not None else None
+    return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps)
 
 
 def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from models.layers.forward import Forward
+    from models.layers.steps import MakeSteps
     from models.published.family import Family
 
 SYSTEMS: tuple[str, ...] = (
@@ -99,6 +100,8 @@ class Architecture:
     """None for a model that computes nothing."""
     forwards: Mapping[str, Reference] = field(default_factory=dict)
     """Task → the `Forward` that serves it."""
+    steps: Mapping[str, Reference] = field(default_factory=dict)
+    """Task → the `MakeSteps` that serves it step by step."""
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
 
@@ -114,6 +117,13 @@ class Architecture:
     def forward(self, task: str) -> Forward | None:
         """The forward call that serves a task; None if there is none."""
         return named(self.forwards[task]) if task in self.forwards else None
+
+    def make_steps(self, task: str) -> MakeSteps | None:
+        """The same for a task that is answered step by step."""
+        return named(self.steps[task]) if task in self.steps else None
+
+    def serves(self, task: str) -> bool:
+        return task in self.forwards or task in self.steps
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""
 
+    state_bytes: int = Field(default=0, ge=0)
+    """What a worker's jobs of several steps may keep in memory between their steps; 0: a quarter of the device's memory."""
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, proxies: list[str]) -> list[str]:

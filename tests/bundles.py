@@ -31,9 +31,11 @@ def write_tiny_vit(root: Path, name: str = "tiny", version: str = "1") -> Bundle
     return _write(root, name, version, "vit", config, TINY.image_size, TINY.classes, model.state_dict(), ladder=ladder)
 
 
-def write_null(root: Path, name: str = "null", version: str = "1", milliseconds: float = 5.0, architecture: str = "null") -> Bundle:
-    """Computes nothing, takes `milliseconds` per batch."""
-    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197}
+def write_null(
+    root: Path, name: str = "null", version: str = "1", milliseconds: float = 5.0, architecture: str = "null", **more: Any
+) -> Bundle:
+    """Computes nothing, takes `milliseconds` per batch. more: of its config, such as `steps`."""
+    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197, **more}
     return _write(root, name, version, architecture, config, 32, 10, {})
 
 

@@ -1,4 +1,7 @@
-"""A model that computes nothing: it takes a set time per batch and answers zeros, to measure everything around it."""
+"""A model that computes nothing: it takes a set time per batch and answers zeros, to measure everything around it.
+
+With `steps` in its config a job takes several steps (`models.null.steps`).
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,22 @@ from models.layers.forward import with_tokens
 @dataclass(frozen=True)
 class NullConfig:
     milliseconds: float = 5.0
-    """Per batch, whatever its size."""
+    """Per batch, or per step of a batch, whatever its size."""
     classes: int = 10
     tokens: int = 197
     """Reported as tokens in and out."""
+    steps: tuple[int, ...] = ()
+    """Numbers of steps that jobs take: the first pixel's first value chooses one (modulo their number). Empty: one forward pass."""
+    width: int = 0
+    """Of the network that each step computes, beside `milliseconds`; 0: none."""
+    depth: int = 2
+    """Number of its blocks."""
+
+    def __post_init__(self) -> None:
+        if any(steps < 1 for steps in self.steps):
+            raise ValueError(f"steps: {list(self.steps)}; a job takes at least one")
+        if self.width < 0 or self.depth < 0:
+            raise ValueError(f"width {self.width}, depth {self.depth}: neither can be negative")
 
 
 class Null(nn.Module):

@@ -11,6 +11,7 @@ SYSTEM = System(
             model="models.null.model:Null",
             purpose=Purpose(lambda config: "classify", size=lambda config: None, classes=lambda config: int(config.classes)),
             forwards={"classify": "models.null.model:classify"},
+            steps={"classify": "models.null.steps:classify_steps"},
         ),
     ),
 )

@@ -46,6 +46,44 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A job that this worker has taken and whose large message it has not read yet."""
+
+    job_id: str
+    gateway: str
+    stream: str
+    entry_id: str
+    alone: bool
+    added_ms: int
+    nbytes: int
+    queued_at: float
+    pulled_at: float
+    checked_at: float
+    """These as in `Delivery`."""
+
+    @property
+    def queue(self) -> str:
+        name = keys.StreamName.of(self.stream)
+        return keys.queue(name.bundle, name.digest)
+
+    def delivery(self, job: Job) -> Delivery:
+        return Delivery(
+            job=job,
+            stream=self.stream,
+            entry_id=self.entry_id,
+            alone=self.alone,
+            added_ms=self.added_ms,
+            queued_at=self.queued_at,
+            pulled_at=self.pulled_at,
+            checked_at=self.checked_at,
+            nbytes=self.nbytes,
+        )
+
+    def ending(self, reply: Reply | None, *, silent: bool = False) -> Ending:
+        return Ending(self.stream, self.entry_id, self.job_id, self.gateway, self.nbytes, self.added_ms, reply, silent=silent)
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """The end of one job, readable message or not."""
 

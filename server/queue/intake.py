@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
 import redis
 
-from server.queue import keys
-from server.queue.delivery import Delivery, Ending
+from server.queue import keys, pieces
+from server.queue.delivery import Beside, Delivery, Ending
 from server.queue.errors import RedisAway
-from server.queue.job import HANDICAP_S, UnknownVersion, decode_job
+from server.queue.job import Job, Reply, UnknownVersion, decode_job
 from server.queue.link import MAX_BLOCK_S, Link
 from server.queue.outcomes import Outcomes
-from server.queue.rows import Taken, whole
+from server.queue.rooms import Rooms
+from server.queue.rows import Candidate, Taken, whole
 
 T = TypeVar("T")
 
@@ -32,19 +33,32 @@ class Intake:
         """Whether more may be pending under this worker's name than what it holds."""
         self._emptied = False
         """Whether the last look took all there was: then the next one may wait at once."""
+        self.records = False
+        """Whether this worker records what it runs (`begin`)."""
 
-    def pull(self, queues: Sequence[str], max_items: int, block_ms: int) -> list[Delivery]:
-        if max_items <= 0 or not queues:
+    def take(self, queues: Sequence[str], max_items: int, block_ms: int, own: Mapping[str, int]) -> list[Delivery | Beside]:
+        rooms = Rooms.of(queues, max_items, own)
+        if not rooms.streams:
             return []
-        streams = _streams(tuple(queues))
         self._outcomes.hand_back_given_up()
-        if self._overlooked and (found := self._find_overlooked(streams, max_items)):
+        if self._overlooked and (found := self._find_overlooked(rooms)):
             return found
         if block_ms <= 0 or not self._emptied:
-            rows = self._look(streams, max_items)
+            rows = self._look(rooms)
             if rows or block_ms <= 0:
                 return self._accept(rows, alone=False)
-        return self._wait(streams, max_items, min(block_ms, int(MAX_BLOCK_S * 1000)))
+        return self._wait(rooms, min(block_ms, int(MAX_BLOCK_S * 1000)))
+
+    def fetch(self, beside: Beside) -> Delivery | None:
+        message = self._read_blob(beside)
+        if len(message) != beside.nbytes:  # it was lost, or the job ended meanwhile
+            self._end([beside.ending(None, silent=True)])
+            return None
+        job = self._decode(beside.job_id, message)
+        if isinstance(job, Reply):
+            self._end([beside.ending(job)])
+            return None
+        return beside.delivery(job)
 
     def has_orphans(self, queues: Sequence[str]) -> bool:
         return self._link.absence_counts and bool(self._link.script("orphans", self._id, keys=_streams(tuple(queues))))
@@ -54,18 +68,39 @@ class Intake:
             return None
         streams = _streams(tuple(queues))
         while True:
-            answer = self._taking(lambda: self._link.script("reclaim", self._id, "1", keys=streams))
+            answer = self._taking(lambda: self._link.script("reclaim", self._id, "1", int(self.records), keys=streams))
             self._link.set_clock(answer[0])
             if len(answer) == 1:
                 return None
             _, row, deaths, dead_worker = answer
-            deliveries = self._accept([Taken._make(row)], alone=True)
+            deliveries = self.complete(self._accept([Taken._make(row)], alone=True))
             if not deliveries:
                 continue
             if deaths < DEATHS_ALLOWED:
                 return deliveries[0]
             reason = f"{deaths} workers died while they ran this job alone, the last one was {dead_worker.decode()}"
             self._outcomes.dead_letter(deliveries[0], reason, "worker-crashed")
+
+    def complete(self, taken: Sequence[Delivery | Beside]) -> list[Delivery]:
+        """With their messages, those of large jobs too."""
+        found = (self.fetch(job) if isinstance(job, Beside) else job for job in taken)
+        return [delivery for delivery in found if delivery is not None]
+
+    def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
+        rows = [Candidate(held.job.id, held.job.gateway, held.job.deadline_ms) for held in deliveries]
+        alone = int(any(held.alone for held in deliveries))
+        head = (self._id, slot, alone, int(self._link.absence_counts))
+        now_ms, verdicts = self._link.script("begin_step", *head, *(value for row in rows for value in row))
+        self._link.set_clock(now_ms)
+        wanted, endings = [], []
+        for delivery, why in zip(deliveries, verdicts, strict=True):
+            if not why:
+                wanted.append(delivery)
+            else:
+                late = self._outcomes.failed(delivery.job.id, "deadline", "the deadline passed") if why == b"deadline" else None
+                endings.append(Ending.of(delivery, late, silent=why in (b"gateway", b"ended")))
+        self._end(endings)
+        return wanted
 
     def still_wanted(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         if not deliveries:
@@ -90,37 +125,37 @@ class Intake:
         self._end(endings)
         return wanted
 
-    def _look(self, streams: list[str], max_items: int) -> list[Taken]:
-        arguments = (self._id, max_items, int(self._link.absence_counts), *map(_handicap_ms, streams))
-        now_ms, rows = self._taking(lambda: self._link.script("pull", *arguments, keys=streams))
+    def _look(self, rooms: Rooms) -> list[Taken]:
+        arguments = (self._id, int(self._link.absence_counts), *rooms.arguments)
+        now_ms, rows = self._taking(lambda: self._link.script("pull", *arguments, keys=rooms.streams))
         self._link.set_clock(now_ms)
-        self._emptied = len(rows) < max_items
+        self._emptied = len(rows) < rooms.total
         return [Taken._make(row) for row in rows]
 
-    def _wait(self, streams: list[str], max_items: int, block_ms: int) -> list[Delivery]:
+    def _wait(self, rooms: Rooms, block_ms: int) -> list[Delivery | Beside]:
         """Block until a job comes. Most likely it is fresh; what is not is looked at right before its batch."""
-        rows = self._read(streams, ">", "COUNT", max_items, "BLOCK", block_ms)
-        self._emptied = len(rows) < max_items
+        rows = self._read(rooms.streams, ">", "COUNT", rooms.smallest, "BLOCK", block_ms)
+        self._emptied = len(rows) < rooms.smallest
         # COUNT holds for each stream, and several may have filled meanwhile: the least urgent wait for the next pull
-        self._overlooked = len(rows) > max_items
-        rows = sorted(rows, key=_due)[:max_items] if self._overlooked else rows
-        return self._accept(self._with_blobs(rows), alone=False, checked=False)
+        within = rooms.within(rows)
+        self._overlooked = len(within) < len(rows)
+        return self._accept(within, alone=False, checked=False)
 
-    def _find_overlooked(self, streams: list[str], max_items: int) -> list[Delivery]:
+    def _find_overlooked(self, rooms: Rooms) -> list[Delivery | Beside]:
         """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
 
         What was claimed in that answer is marked as running alone, which it does not: it is given back, to be claimed once more.
         """
         held = self._outcomes.held
-        rows = [row for row in self._read(streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
-        self._overlooked = len(rows) > max_items
-        rows = rows[:max_items]
-        marks = [self._link.command("EXISTS", b"deaths:" + row.job) for row in rows]
-        suspects = self._accept([row for row, mark in zip(rows, marks, strict=True) if mark], alone=True)
+        rows = [row for row in self._read(rooms.streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
+        within = rooms.within(rows)
+        self._overlooked = len(within) < len(rows)
+        marks = [self._link.command("EXISTS", b"deaths:" + row.job) for row in within]
+        suspects = self._accept([row for row, mark in zip(within, marks, strict=True) if mark], alone=True)
         self._outcomes.hand_back(suspects)
-        return self._accept(self._with_blobs([row for row, mark in zip(rows, marks, strict=True) if not mark]), alone=False, checked=False)
+        return self._accept([row for row, mark in zip(within, marks, strict=True) if not mark], alone=False, checked=False)
 
-    def _read(self, streams: list[str], after: str, *options: str | int) -> list[Taken]:
+    def _read(self, streams: Sequence[str], after: str, *options: str | int) -> list[Taken]:
         command = ["XREADGROUP", "GROUP", keys.GROUP, self._id, *options, "STREAMS", *streams, *[after] * len(streams)]
 
         def read() -> Any:
@@ -141,18 +176,11 @@ class Intake:
             if flat  # deleted by hand while it was pending
         ]
 
-    def _with_blobs(self, rows: list[Taken]) -> list[Taken]:
-        large = [row for row in rows if not row.message]
-        if not large:
-            return rows
-        blobs = self._taking(lambda: self._link.command("MGET", *(b"blob:" + row.job for row in large)))
-        found = {row.entry: blob for row, blob in zip(large, blobs, strict=True)}
-        return [row if row.message else _with_blob(row, found[row.entry]) for row in rows]
-
-    def _accept(self, rows: Sequence[Taken], *, alone: bool, checked: bool = True) -> list[Delivery]:
+    def _accept(self, rows: Sequence[Taken], *, alone: bool, checked: bool = True) -> list[Delivery | Beside]:
         """Deliveries from the scripts' rows; what must not or cannot run is ended. `checked`: a script has looked whether it may run."""
         pulled_at = time.monotonic()
-        deliveries, endings = [], []
+        taken: list[Delivery | Beside] = []
+        endings = []
         for row in rows:
             stream, entry_id = row.stream.decode(), row.entry.decode()
             try:
@@ -160,24 +188,36 @@ class Intake:
             except UnicodeDecodeError:  # no gateway wrote this
                 endings.append(Ending(stream, entry_id, "", "", row.nbytes, row.added_ms, None, silent=True))
                 continue
-            reply = None
-            if not row.dropped:
-                try:
-                    job = decode_job(row.message)
-                except (UnknownVersion, msgspec.MsgspecError) as error:
-                    reply = self._outcomes.failed(id_, "unknown-version", f"worker {self._id} cannot read the job: {error}")
-                else:
-                    queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
-                    checked_at = pulled_at if checked else queued_at
-                    deliveries.append(Delivery(job, stream, entry_id, alone, row.added_ms, queued_at, pulled_at, checked_at, row.nbytes))
-                    self._outcomes.hold(stream, entry_id)
-                    continue
-            elif row.dropped == b"deadline":
-                reply = self._outcomes.failed(id_, "deadline", "the deadline passed in the queue")
-            silent = row.dropped in (b"payload", b"gateway")
-            endings.append(Ending(stream, entry_id, id_, gateway, row.nbytes, row.added_ms, reply, silent=silent))
+            queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
+            checked_at = pulled_at if checked else queued_at
+            beside = Beside(id_, gateway, stream, entry_id, alone, row.added_ms, row.nbytes, queued_at, pulled_at, checked_at)
+            if row.dropped:
+                late = self._outcomes.failed(id_, "deadline", "the deadline passed in the queue") if row.dropped == b"deadline" else None
+                endings.append(beside.ending(late, silent=row.dropped in (b"payload", b"gateway")))
+                continue
+            job = self._decode(id_, row.message) if row.message else None
+            if isinstance(job, Reply):
+                endings.append(beside.ending(job))
+                continue
+            self._outcomes.hold(stream, entry_id)
+            taken.append(beside if job is None else beside.delivery(job))
         self._end(endings)
-        return deliveries
+        return taken
+
+    def _decode(self, job_id: str, message: bytes) -> Job | Reply:
+        """The job, or the answer to one that this version cannot read."""
+        try:
+            return decode_job(message)
+        except (UnknownVersion, msgspec.MsgspecError) as error:
+            return self._outcomes.failed(job_id, "unknown-version", f"worker {self._id} cannot read the job: {error}")
+
+    def _read_blob(self, beside: Beside) -> bytes:
+        """Again and again while Redis is away; if that lasts, the job is handed back, and RedisAway."""
+        try:
+            return self._link.patiently(lambda: pieces.read(self._link, keys.blob(beside.job_id)))
+        except RedisAway:
+            self._outcomes.give_up([beside])
+            raise
 
     def _end(self, endings: Sequence[Ending]) -> None:
         """Those who do not run must not cost the others their turn: what cannot be ended now is found and ended later."""
@@ -200,15 +240,6 @@ def _streams(queues: tuple[str, ...]) -> list[str]:
     return [stream for queue in queues for stream in keys.streams(queue)]
 
 
-@lru_cache(maxsize=1024)
-def _handicap_ms(stream: str) -> int:
-    return int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000)
-
-
-def _due(row: Taken) -> int:
-    return row.added_ms + _handicap_ms(row.stream.decode())
-
-
 def _taken(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> Taken:
     added_ms = whole(fields.get(b"at", b"")) or int(entry_id.partition(b"-")[0])
     return Taken(
@@ -221,7 +252,3 @@ def _taken(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> Taken:
         dropped=b"",
         message=fields.get(b"job", b""),
     )
-
-
-def _with_blob(row: Taken, blob: bytes | None) -> Taken:
-    return row._replace(message=blob) if blob else row._replace(dropped=b"payload")

@@ -170,6 +170,11 @@ def encode(message: Job | Reply | Progress | WorkerInfo) -> bytes:
     return _encoder.encode(message)
 
 
+def encode_arrays(arrays: dict[str, Array]) -> bytes:
+    """What `Reply.stored` names."""
+    return _encoder.encode(arrays)
+
+
 def decode_arrays(data: bytes) -> dict[str, Array]:
     """What `Reply.stored` names. Raises msgspec.MsgspecError for what are no arrays."""
     return _arrays.decode(data)

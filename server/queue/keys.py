@@ -80,6 +80,20 @@ def cancel(job_id: str) -> str:
     return f"cancel:{job_id}"
 
 
+def blob(job_id: str) -> str:
+    return f"blob:{job_id}"
+
+
+def suspects(worker_id: str) -> str:
+    """What a worker is running, by slot: what it may die of."""
+    return f"suspects:{worker_id}"
+
+
+def stored(job_id: str, attempt: str) -> str:
+    """The large output of one attempt at a job."""
+    return f"out:{job_id}:{attempt}"
+
+
 def stage(job_id: str) -> str:
     """A large message on its way into the queue."""
     return f"stage:{job_id}"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from server.queue.delivery import Delivery, Ending
+import msgspec
+
+from server.queue import keys, pieces
+from server.queue.delivery import Beside, Delivery, Ending
 from server.queue.errors import RedisAway
-from server.queue.job import Failure, Job, Progress, Reply, encode
+from server.queue.job import Failure, Job, Progress, Reply, encode, encode_arrays
 from server.queue.link import Link
 from server.queue.rows import Advanced, HandedBack
 
 MOST_DEAD_LETTERS = 100
+STORED_REPLIES = b"stored-replies"
+"""The form of replies whose arrays lie beside them (`Reply.stored`)."""
 
 
 class Outcomes:
@@ -20,7 +26,7 @@ class Outcomes:
         self._link = link
         self._id = worker_id
         self._held: set[tuple[str, str]] = set()
-        self._given_up: list[Delivery] = []
+        self._given_up: list[Delivery | Beside] = []
 
     def hold(self, stream: str, entry_id: str) -> None:
         """From now on this entry is in the worker's hands."""
@@ -32,7 +38,13 @@ class Outcomes:
         return self._held.copy()
 
     def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
-        return self._let_go([Ending.of(delivery, reply) for delivery, reply in results], [delivery for delivery, _ in results])
+        deliveries = [delivery for delivery, _ in results]
+        try:
+            endings = [Ending.of(delivery, self._stored(delivery, reply)) for delivery, reply in results]
+        except RedisAway:
+            self.give_up(deliveries)
+            raise
+        return self._let_go(endings, deliveries)
 
     def dead_letter(self, delivery: Delivery, reason: str, kind: str) -> bool:
         return self._let_go([Ending.of(delivery, self.failed(delivery.job.id, kind, reason), dead_letter=reason)], [delivery])[0]
@@ -55,7 +67,11 @@ class Outcomes:
         if rows:
             self._link.script("progress", *(value for row in rows for value in row))
 
-    def hand_back(self, deliveries: Sequence[Delivery]) -> None:
+    def give_up(self, taken: Sequence[Delivery | Beside]) -> None:
+        """Hand these back as soon as Redis is there."""
+        self._given_up += taken
+
+    def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
         if deliveries:
             self._link.patiently(lambda: self._hand_back(deliveries))
 
@@ -73,14 +89,28 @@ class Outcomes:
     def failed(self, job_id: str, kind: Any, detail: str) -> Reply:
         return Reply(id=job_id, worker=self._id, failure=Failure(kind=kind, detail=detail))
 
+    def _stored(self, delivery: Delivery, reply: Reply) -> Reply:
+        """A large output is written in pieces, and the reply names it, where whoever reads the reply understands that."""
+        if sum(len(array.data) for array in reply.arrays.values()) <= pieces.PIECE_BYTES or not self._reads_stored(delivery.job):
+            return reply
+        key = keys.stored(delivery.job.id, secrets.token_hex(4))
+        pieces.write(self._link, key, encode_arrays(reply.arrays))
+        return msgspec.structs.replace(reply, arrays={}, stored=key)
+
+    def _reads_stored(self, job: Job) -> bool:
+        if job.record:
+            return True
+        forms = self._link.patiently(lambda: self._link.command("GET", keys.gateway(job.gateway)))
+        return STORED_REPLIES in (forms or b"").split()
+
     def _let_go(self, endings: Sequence[Ending], deliveries: Sequence[Delivery]) -> list[bool]:
         try:
             return self.end(endings)
         except RedisAway:
-            self._given_up += deliveries
+            self.give_up(deliveries)
             raise
 
-    def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
+    def _hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
         rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
         self._link.script("hand_back", self._id, *(value for row in rows for value in row))
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
@@ -90,5 +120,5 @@ def _advanced(job: Job, report: Progress) -> Advanced:
     return Advanced(job.id, job.gateway, encode(report), report.done, report.total, report.unit, int(bool(report.preview)))
 
 
-def _age(delivery: Delivery) -> int:
+def _age(delivery: Delivery | Beside) -> int:
     return delivery.added_ms

@@ -71,6 +71,7 @@ class Taken(NamedTuple):
     dropped: bytes
     """Why it must not run: `deadline`, `cancelled`, `gateway` (dead), `payload` (lost); empty if it may."""
     message: bytes
+    """Empty if it is large: then it lies beside the stream."""
 
 
 class Ended(NamedTuple):
@@ -121,6 +122,14 @@ class HandedBack(NamedTuple):
     """1 if it must run alone."""
 
 
+class Candidate(NamedTuple):
+    """A job that is about to run."""
+
+    job: str
+    gateway: str
+    deadline_ms: int
+
+
 class StreamLoad(NamedTuple):
     """The unfinished jobs of a stream."""
 
@@ -138,6 +147,7 @@ ROWS: dict[str, Any] = {
     "ended": Ended,
     "advanced": Advanced,
     "handed_back": HandedBack,
+    "candidate": Candidate,
     "stream_load": StreamLoad,
 }
 

@@ -6,21 +6,22 @@ as soon as Redis does not answer or refuses to work: wait a little and call agai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from models.bundle import BundleSpec
 from server.queue import keys
-from server.queue.delivery import Delivery
+from server.queue.delivery import Beside, Delivery
 from server.queue.intake import Intake
 from server.queue.job import Progress, Reply, WorkerInfo, encode
 from server.queue.link import Link, WorkerTimings
 from server.queue.outcomes import Outcomes
 from server.queue.repository import Repository
 
-__all__ = ["Delivery", "WorkerQueue", "WorkerTimings"]
+__all__ = ["Beside", "Delivery", "WorkerQueue", "WorkerTimings"]
 
 JANITOR_KEYS = 500
 JANITOR_ROUNDS = 20
+RECORD_TTL_S = 3600
 
 
 class WorkerQueue:
@@ -41,6 +42,8 @@ class WorkerQueue:
         if not known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
             self._link.script("announce", *alive, *(part for spec in self._specs.items() for part in spec))
+        if self.records_suspects:
+            self._keep_record()
 
     def publish_spec(self, spec: BundleSpec) -> str:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""
@@ -60,13 +63,23 @@ class WorkerQueue:
     def close(self) -> None:
         self._link.close()
 
-    def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0) -> list[Delivery]:
-        """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first.
+    def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[Delivery]:
+        """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with a room of their own instead.
 
         If there is none it waits for one up to `block_ms` (≤ 2000).
         What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned.
         """
-        return self._intake.pull(queues, max_items, block_ms)
+        return self._intake.complete(self.take(queues, max_items, block_ms, own))
+
+    def take(
+        self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None
+    ) -> list[Delivery | Beside]:
+        """The same without waiting for large messages, which `fetch` reads."""
+        return self._intake.take(queues, max_items, block_ms, own or {})
+
+    def fetch(self, beside: Beside) -> Delivery | None:
+        """Read a large message, in pieces. None: there is nothing to run; the job is ended. RedisAway: it is handed back later."""
+        return self._intake.fetch(beside)
 
     def has_orphans(self, queues: Sequence[str]) -> bool:
         """Whether dead workers have left jobs behind."""
@@ -84,6 +97,23 @@ class WorkerQueue:
         """Right before the batch: those whose deadline has not passed and whose client still waits. The others are ended here."""
         return self._intake.still_wanted(deliveries)
 
+    def record_suspects(self) -> None:
+        """From now on each batch is recorded before it runs (`begin`): if this worker dies, only what is recorded may have killed it."""
+        self._intake.records = True
+        self._keep_record()
+
+    @property
+    def records_suspects(self) -> bool:
+        return self._intake.records
+
+    def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
+        """`still_wanted`, and a record that these run in this slot until it begins the next batch or calls `end`."""
+        return self._intake.begin(deliveries, slot)
+
+    def end(self, slot: int) -> None:
+        """Nothing runs in this slot."""
+        self._link.command("HSET", keys.suspects(self.id), slot, "")
+
     def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
         """Answer jobs; one call per batch, as the statistics count calls. False: another worker was first, the result is dropped.
 
@@ -99,12 +129,17 @@ class WorkerQueue:
         """Answer 500 and keep a copy of the job in the `dead` stream. `kind`: `worker-crashed` or `model-error`."""
         return self._outcomes.dead_letter(delivery, reason, kind)
 
-    def hand_back(self, deliveries: Sequence[Delivery]) -> None:
+    def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
         """Give unfinished jobs to the other workers at once, with priority and time kept; no death is counted.
 
         Those that must run alone go on alone.
         """
         self._outcomes.hand_back(deliveries)
+
+    def _keep_record(self) -> None:
+        """It is there while nothing runs too, and outlives this worker long enough for the others to read it."""
+        self._link.command("HSETNX", keys.suspects(self.id), "", "")
+        self._link.command("EXPIRE", keys.suspects(self.id), RECORD_TTL_S)
 
     def janitor(self) -> bool:
         """Remove what dead processes left behind. Call it often: one worker does it, every 30 s. True if it was this one."""

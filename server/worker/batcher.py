@@ -2,42 +2,23 @@
 
 The rule: the bucket with the most urgent job runs, as many of its jobs as the budget allows, at once. A batch that is not
 full waits only if that can pay: where running the jobs that are still expected together with these saves more time than
-passes until they are here.
+passes until they are here. Jobs of several steps take their turns by the rule of `long_work`.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil, inf
 
 from server.queue.delivery import Delivery
 from server.worker.arrivals import Arrivals
+from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
+from server.worker.long_work import LongWork
 
 HOARD = 4
 """At most so many budgets of jobs wait in a worker, for buckets that are mixed: what waits here, another worker cannot take."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Jobs of one bucket may share a batch."""
-
-    queue: str
-    """Of the bundle and its content (`keys.queue`)."""
-    key: str
-    alone: str = ""
-    """The entry id of a job that must run by itself, while nothing else runs in this worker."""
-
-    @staticmethod
-    def of(delivery: Delivery) -> Bucket:
-        return Bucket(delivery.queue, delivery.job.bucket, delivery.entry_id if delivery.alone else "")
-
-    @property
-    def bundle(self) -> str:
-        """`name@version`."""
-        return self.queue.partition(":")[0]
 
 
 def due(delivery: Delivery) -> float:
@@ -46,25 +27,36 @@ def due(delivery: Delivery) -> float:
 
 
 class Batcher:
-    def __init__(self, step_times: Callable[[Bucket], StepTimes]) -> None:
+    def __init__(self, step_times: Callable[[Bucket], StepTimes], long: LongWork | None = None) -> None:
         self.step_times = step_times
+        self.long = LongWork(step_times, dict) if long is None else long  # an empty one is falsy
         self._buckets: dict[Bucket, list[Delivery]] = {}
         """No list is empty; the most urgent job comes first."""
         self._patient_since: float | None = None
         self.arrivals = Arrivals()
 
     def __len__(self) -> int:
+        """Number of short jobs that wait."""
         return sum(map(len, self._buckets.values()))
 
     @property
+    def waiting(self) -> int:
+        """Number of jobs that wait, those of several steps included."""
+        return len(self) + len(self.long)
+
+    @property
     def has_lone_job(self) -> bool:
+        """Whether a short job waits that must run alone."""
         return any(bucket.alone for bucket in self._buckets)
 
     def add(self, delivery: Delivery) -> None:
+        if self.long.takes(delivery):
+            self.long.add(delivery)
+            return
         insort(self._buckets.setdefault(Bucket.of(delivery), []), delivery, key=due)
 
     def room(self, budget: int, idle_slots: int) -> int:
-        """How many jobs to pull now: one batch for each idle slot, or one ahead where none is idle. `budget` is a typical batch."""
+        """How many short jobs to pull now: one batch for each idle slot, or one ahead where none is idle. `budget` is a typical batch."""
         batches = max(1, idle_slots)
         if not self._buckets:
             return budget * batches
@@ -72,14 +64,18 @@ class Batcher:
         wanted = self.step_times(bucket).target * batches - len(self._buckets[bucket])
         return max(0, min(wanted, HOARD * budget * batches - len(self)))
 
-    def next(self, now: float, *, running: int, idle_slots: int) -> list[Delivery] | float:
+    def next(self, now: float, *, running: int, idle_slots: int, slots: int = 1, stepping: int = 0) -> list[Delivery] | float:
         """The next batch; or the seconds to wait for more jobs, infinite where there is nothing to start.
 
-        `running` jobs are being computed by other slots; `idle_slots` could start a batch now, the caller included."""
+        `running` short jobs are being computed by other slots, and `stepping` long ones; `idle_slots` of all `slots` could start a
+        batch now, the caller included."""
+        if self._long_is_next():
+            return self.long.next(running=running + stepping, slots=slots)
         if not self._buckets:
             return inf
         bucket = self._most_urgent()
         if bucket.alone:
+            running += stepping
             return inf if running else self._take(bucket, 1)
         steps = self.step_times(bucket)
         waiting = len(self._buckets[bucket])
@@ -99,7 +95,14 @@ class Batcher:
         """Takes everything that waits, to be handed back."""
         jobs = [job for bucket in self._buckets.values() for job in bucket]
         self._buckets.clear()
-        return jobs
+        return jobs + self.long.clear()
+
+    def _long_is_next(self) -> bool:
+        waits = bool(len(self.long))
+        if not waits or not self._buckets:
+            return waits
+        short = due(self._buckets[self._most_urgent()][0])
+        return short > -inf and (self.long.owed or self.long.due < short)
 
     def _most_urgent(self) -> Bucket:
         return min(self._buckets, key=lambda bucket: due(self._buckets[bucket][0]))
@@ -108,7 +111,7 @@ class Batcher:
         """Seconds that waiting for the missing jobs may last: what one batch instead of two saves. 0 where it cannot pay."""
         here = len(self._buckets[bucket])
         missing = min(steps.best - here, self.arrivals.missing(len(self) + running))
-        if missing <= 0 or len(self._buckets) > 1:
+        if missing <= 0 or len(self._buckets) > 1 or len(self.long):
             return 0.0
         saved = steps.predict(here) + steps.predict(missing) - steps.predict(here + missing)
         return saved if missing * self.arrivals.gap < saved else 0.0

@@ -1,11 +1,13 @@
-"""How a batch is computed. `OneShot` is one forward pass; every bundle has an executor of its own."""
+"""How a batch is computed: `Executor` is the contract, `OneShot` one forward pass; `stepwise.py` holds the other one.
+
+Every bundle has an executor of its own. Any number of threads may use it at once, with different jobs.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +16,28 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from server.queue.delivery import Delivery
+from server.worker.results import Answer, Arrays, Computed, Left, Refused, Reports, TooLarge
 
-Arrays = dict[str, NDArray[Any]]
+Outcome = Computed | Reports | Refused | TooLarge | Left
+
+
+class Executor(Protocol):
+    @property
+    def unit(self) -> str:
+        """What a step is; empty: a job is one forward pass."""
+
+    def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
+        """Take the next step of each job: those that have not started start. Where it fails, halves tell who is to blame."""
+
+    def weight(self, job: Delivery) -> float:
+        """Cost of its next step in usual jobs."""
+
+    def drop(self, jobs: list[Delivery]) -> None:
+        """Forget how far these jobs have come: they are cancelled or handed back."""
 
 
 class Model(Protocol):
-    """What an executor needs of `models.loading.LoadedModel`."""
+    """What `OneShot` needs of `models.loading.LoadedModel`."""
 
     @property
     def spec(self) -> BundleSpec: ...
@@ -27,64 +45,36 @@ class Model(Protocol):
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays: ...
 
 
-@dataclass(frozen=True)
-class Answered:
-    """A batch that was computed. `outputs` are stacked: row i belongs to `jobs[i]`."""
-
-    jobs: list[Delivery]
-    outputs: Arrays
-    started: float
-    """Monotonic seconds."""
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A job that made the model fail, by itself."""
-
-    job: Delivery
-    error: Exception
-
-
-@dataclass(frozen=True)
-class TooLarge:
-    """A batch of `size` did not fit into memory; its halves follow."""
-
-    size: int
-
-
 class OneShot:
     """Runs a batch as one forward pass. Where that fails, its halves tell who is to blame, and the others are answered."""
 
+    unit = ""
+
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model = model
-        self._device = device
-        self._on_gpu = device.type == "cuda"
-        self._of_thread = threading.local()
+        self._streams = Streams(device)
 
-    def run(self, jobs: list[Delivery]) -> Iterator[Answered | Refused | TooLarge]:
+    def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
+        return halving(jobs, self._run, self._streams.free_memory)
+
+    def weight(self, job: Delivery) -> float:
+        return 1.0
+
+    def drop(self, jobs: list[Delivery]) -> None:
+        """A forward pass keeps nothing."""
+
+    def _run(self, jobs: list[Delivery]) -> Computed:
         started = time.monotonic()
-        try:
-            answered = Answered(jobs, self._forward(jobs), started, time.monotonic() - started)
-        except Exception as error:
-            failure = _without_frames(error)
-        else:
-            yield answered
-            return
-        if _out_of_memory(failure):
-            self._free_memory()
-            yield TooLarge(len(jobs))
-        if len(jobs) == 1:
-            yield Refused(jobs[0], failure)
-            return
-        half = len(jobs) // 2
-        yield from self.run(jobs[:half])
-        yield from self.run(jobs[half:])
+        outputs = self._forward(jobs)
+        seconds = time.monotonic() - started
+        rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(jobs))]
+        answers = [Answer(job, row, started - job.pulled_at, seconds) for job, row in zip(jobs, rows, strict=True)]
+        return Computed(jobs, started, seconds, answers)
 
     def _forward(self, jobs: list[Delivery]) -> Arrays:
         stacked = {name: self._stack([delivery.job.arrays[name].to_numpy() for delivery in jobs]) for name in jobs[0].job.arrays}
         options = jobs[0].job.options
-        with torch.cuda.stream(self._stream()):
+        with self._streams.current():
             outputs = self.model.forward(stacked, options)
         for name, values in outputs.items():
             if len(values) != len(jobs):
@@ -93,22 +83,51 @@ class OneShot:
 
     def _stack(self, rows: list[NDArray[Any]]) -> NDArray[Any]:
         """(…) of each job → (B, …); page-locked on the way to a GPU, so that the copy runs beside the computation."""
-        if not self._on_gpu:
+        if not self._streams.on_gpu:
             return np.stack(rows)
         shape = (len(rows), *rows[0].shape)
         pinned = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, rows[0].dtype)).dtype, pin_memory=True).numpy()
         stacked: NDArray[Any] = np.stack(rows, out=pinned)
         return stacked
 
-    def _stream(self) -> torch.cuda.Stream | None:
-        """Each slot's own, so that one copies while another computes; None, which changes nothing, without a GPU."""
-        if self._on_gpu and not hasattr(self._of_thread, "stream"):
-            self._of_thread.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        return getattr(self._of_thread, "stream", None)
 
-    def _free_memory(self) -> None:
-        if self._on_gpu:
+class Streams:
+    """The CUDA stream of each slot; without a GPU there are none, and nothing changes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self._device = device
+        self._of_thread = threading.local()
+
+    def current(self) -> torch.cuda.StreamContext:
+        """Each slot's own, so that one copies while another computes."""
+        if self.on_gpu and not hasattr(self._of_thread, "stream"):
+            self._of_thread.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(getattr(self._of_thread, "stream", None))
+
+    def free_memory(self) -> None:
+        if self.on_gpu:
             torch.cuda.empty_cache()
+
+
+def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], free_memory: Callable[[], None]) -> Iterator[Outcome]:
+    """Run a batch; where it fails, its halves, down to the job that fails by itself. `run` must leave nothing behind when it raises."""
+    try:
+        computed = run(jobs)
+    except Exception as error:
+        failure = _without_frames(error)
+    else:
+        yield computed
+        return
+    if _out_of_memory(failure):
+        free_memory()
+        yield TooLarge(jobs)
+    if len(jobs) == 1:
+        yield Refused(jobs[0], failure)
+        return
+    half = len(jobs) // 2
+    yield from halving(jobs[:half], run, free_memory)
+    yield from halving(jobs[half:], run, free_memory)
 
 
 def _without_frames(error: Exception) -> Exception:

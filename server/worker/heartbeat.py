@@ -72,6 +72,9 @@ class Heartbeat:
         bundles = self._bundles.announcements(self._slots.count)
         for bundle in bundles:
             self._metrics.batch_budget.labels(bundle.name, bundle.version).set(bundle.batch_budget)
+        for name, executor in self._bundles.stepwise_by_name().items():
+            self._metrics.resident_jobs.labels(*name).set(executor.residents)
+            self._metrics.state_bytes.labels(*name).set(executor.nbytes)
         age = self._slots.silence
         self._metrics.progress_age.set(age)
         return WorkerInfo(

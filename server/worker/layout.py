@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from server.settings import Settings
 
 MOST_SLOTS = 8
 """More slots than this would fight for Python's lock."""
+STATE_SHARE = 4
+"""A quarter of the memory may hold states; on a CPU all workers of the machine share it."""
 GPU_SLOTS = 2
 """One batch computes while the next is copied and launched."""
 
@@ -23,6 +26,8 @@ class Layout:
     threads: int
     """Torch threads of a slot."""
     largest_batch: int
+    state_bytes: int = sys.maxsize
+    """Bound for what jobs of several steps keep between them."""
 
 
 def choose(settings: Settings) -> Layout:
@@ -34,10 +39,10 @@ def choose(settings: Settings) -> Layout:
     """
     device = _device(settings.device)
     if device.type == "cuda":
-        return Layout(device, slots=GPU_SLOTS, threads=1, largest_batch=128)
+        return Layout(device, slots=GPU_SLOTS, threads=1, largest_batch=128, state_bytes=_state_bytes(settings, device))
     threads = settings.threads or max(1, threads_allowed() // max(1, settings.workers))
     slots = min(threads, MOST_SLOTS)
-    return Layout(device, slots=slots, threads=threads // slots, largest_batch=32)
+    return Layout(device, slots=slots, threads=threads // slots, largest_batch=32, state_bytes=_state_bytes(settings, device))
 
 
 def threads_allowed() -> int:
@@ -45,6 +50,14 @@ def threads_allowed() -> int:
     cpus = len(os.sched_getaffinity(0))
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(cpus, int(limit)) if limit.isdigit() and int(limit) else cpus
+
+
+def _state_bytes(settings: Settings, device: torch.device) -> int:
+    if settings.state_bytes:
+        return settings.state_bytes
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // STATE_SHARE
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // STATE_SHARE // max(1, settings.workers)
 
 
 def _device(name: str) -> torch.device:

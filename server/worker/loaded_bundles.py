@@ -12,15 +12,16 @@ from models.bundle import SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSp
 from server.queue import keys
 from server.queue.job import ServedBundle
 from server.telemetry import logs
-from server.worker.batcher import Bucket
+from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
-from server.worker.executors import OneShot
+from server.worker.executors import Executor
+from server.worker.stepwise import Stepwise
 from server.worker.warmup import Warm
 
 log = logs.get(__name__)
 
 UNLOAD_GRACE = 2.0
-"""Seconds for which an unloaded bundle still runs what gateways sent before they heard of it."""
+"""Seconds for which an unloaded bundle still runs what gateways sent before they heard of it; jobs of several steps come to their end."""
 MOST_BUCKETS = 256
 """Buckets whose step times are kept; clients choose merge schedules, so there is no end to them."""
 
@@ -51,8 +52,16 @@ class Entry:
     def queue(self) -> str:
         return keys.queue(self.id, self.digest)
 
+    @property
+    def stepwise(self) -> Stepwise | None:
+        """The executor of a loaded bundle whose jobs take several steps."""
+        executor = self.warm.executor if self.warm else None
+        return executor if isinstance(executor, Stepwise) else None
+
     def announcement(self, slots: int) -> ServedBundle:
-        latest = next(reversed(self.buckets.values()), self.warm.steps if self.warm else None)
+        known = list(self.buckets.values())  # at once: other threads add buckets meanwhile
+        latest = known[-1] if known else self.warm.steps if self.warm else None
+        steps_of_a_job = self.stepwise.mean_total if self.stepwise else 1.0
         return ServedBundle(
             name=self.spec.name if self.spec else self.path.parent.name,
             version=self.spec.version if self.spec else self.path.name,
@@ -60,8 +69,9 @@ class Entry:
             digest=self.digest,
             state=self.state,
             reason=self.reason,
-            items_per_second=latest.items_per_second * slots if latest else 0.0,
+            items_per_second=latest.items_per_second * slots / steps_of_a_job if latest else 0.0,
             batch_budget=latest.best if latest else 0,
+            unit=self.warm.executor.unit if self.warm else "",
         )
 
 
@@ -77,6 +87,7 @@ class LoadedBundles:
         self._changed = changed
         self._entries: dict[Path, Entry] = {}
         self._by_queue: dict[str, Entry] = {}
+        self._stepwise: dict[str, Stepwise] = {}
 
     def refresh(self, repository: Mapping[str, str]) -> None:
         """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
@@ -95,6 +106,8 @@ class LoadedBundles:
             elif not wanted and entry.state in ("loading", "ready"):
                 self._put(replace(entry, state="unloading", since=time.monotonic()))
             elif not wanted and entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:
+                if entry.stepwise is not None and entry.stepwise.residents:
+                    continue
                 self._put(replace(entry, state="unavailable", reason="unloaded", warm=None, buckets={}))
             elif wanted and entry.state == "unloading":
                 self._put(replace(entry, state="ready" if entry.warm else "loading"))
@@ -103,9 +116,17 @@ class LoadedBundles:
         """The queues to pull."""
         return [queue for queue, entry in self._by_queue.items() if entry.warm is not None]
 
-    def executor(self, queue: str) -> OneShot | None:
+    def executor(self, queue: str) -> Executor | None:
         entry = self._by_queue.get(queue)
         return entry.warm.executor if entry and entry.warm else None
+
+    def stepwise(self) -> Mapping[str, Stepwise]:
+        """By queue, the executors of those bundles whose jobs take several steps."""
+        return self._stepwise
+
+    def stepwise_by_name(self) -> Mapping[tuple[str, str], Stepwise]:
+        """The same by name and version."""
+        return {(entry.spec.name, entry.spec.version): entry.stepwise for entry in self._by_queue.values() if entry.spec and entry.stepwise}
 
     def step_times(self, bucket: Bucket) -> StepTimes:
         """What is known about a bucket; a new one starts from its bundle's warm-up."""
@@ -159,6 +180,7 @@ class LoadedBundles:
     def _put(self, entry: Entry) -> None:
         self._entries = self._entries | {entry.path: entry}
         self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
+        self._stepwise = {queue: entry.stepwise for queue, entry in self._by_queue.items() if entry.stepwise is not None}
         self._changed()
 
 

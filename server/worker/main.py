@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import prometheus_client
 import torch
@@ -27,10 +28,12 @@ from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.batcher import Batcher
+from server.worker.fetching import Fetching
 from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.loops import BLOCK_MS, compute, receive
+from server.worker.long_work import LongWork
+from server.worker.loops import BLOCK_MS, compute, leave, receive
 from server.worker.measurements import Measurements
 from server.worker.rechecks import Rechecks
 from server.worker.replies import Answers
@@ -81,7 +84,9 @@ class Worker:
         self._kept = Measurements(settings.cache_folder)
         self._answers = Answers(self._queue, self._metrics)
         self._bundles = LoadedBundles(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
-        self._slots = Slots(layout.slots, Batcher(self._bundles.step_times))
+        long = LongWork(self._bundles.step_times, self._bundles.stepwise)
+        self._slots = Slots(layout.slots, Batcher(self._bundles.step_times, long), layout.state_bytes)
+        self._fetching = Fetching(self._queue, self._slots)
         self._rechecks = Rechecks(layout, settings.dtype, self._kept, lambda: self._slots.idle)
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, self._metrics, str(layout.device), metrics_port)
 
@@ -94,16 +99,15 @@ class Worker:
         self._thread("heartbeat", self._heartbeat.run)
         self._thread("bundles", self._watch_bundles)
         answering = self._thread("answer", self._answers.write_forever)
-        receiving = self._thread("receive", lambda: receive(self._queue, self._slots, self._bundles, self._metrics))
-        computing = [
-            self._thread(f"compute-{slot}", lambda: compute(self._queue, self._slots, self._bundles, self._answers, self._layout.threads))
-            for slot in range(self._layout.slots)
-        ]
+        receiving = self._thread("receive", lambda: receive(self._queue, self._slots, self._bundles, self._fetching, self._metrics))
+        self._thread("fetch", self._fetching.run)
+        computing = [self._thread(f"compute-{slot}", partial(self._compute, slot)) for slot in range(self._layout.slots)]
 
         signals.wait()
         log.info("worker drains", id=self._queue.id)
         self._heartbeat.become("draining")
-        self._slots.drain()
+        if leaving := self._slots.drain(self._settings.drain_timeout):
+            leave(self._queue, self._bundles, self._answers, leaving)
         until = time.monotonic() + self._settings.drain_timeout
         while any(thread.is_alive() for thread in computing) and time.monotonic() < until:
             if signals.wait(0.02):
@@ -111,12 +115,15 @@ class Worker:
         receiving.join(2 * BLOCK_MS / 1000)  # what its last look at the queue brings is handed back too
         self._end(answering)
 
+    def _compute(self, slot: int) -> None:
+        compute(self._queue, self._slots, self._bundles, self._answers, self._layout.threads, slot)
+
     def _end(self, answering: threading.Thread) -> None:
         unfinished = self._slots.stop()
         self._answers.close(answering, self._settings.drain_timeout)
         self._heartbeat.end()
         try:
-            self._queue.hand_back(unfinished)
+            self._queue.hand_back([*unfinished, *self._fetching.unread()])
             self._queue.withdraw()
         except RedisAway as away:
             log.error("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))
@@ -136,7 +143,10 @@ class Worker:
 
     def _warm_up(self, bundle: Bundle) -> Warm:
         warm = warm_up(bundle, self._layout, self._settings.dtype, self._kept)
-        self._slots.expect(warm.steps)
+        if warm.executor.unit:
+            with suppress(RedisAway):  # the heartbeat makes up for it
+                self._queue.record_suspects()
+        self._slots.expect(warm.steps, long=bool(warm.executor.unit))
         self._rechecks.loaded(bundle, warm)
         return warm
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from functools import cache
 from queue import SimpleQueue
 
@@ -12,23 +11,13 @@ from prometheus_client import Counter, Histogram
 
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
-from server.queue.job import Array, Failure, Reply, WorkerTiming
+from server.queue.job import Array, Failure, Progress, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.executors import Answered, Refused
+from server.worker.results import Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
 
 log = logs.get(__name__)
-
-
-@dataclass(frozen=True)
-class Unserved:
-    """Jobs of a bundle that was unloaded while they waited."""
-
-    jobs: list[Delivery]
-
-
-Result = Answered | Refused | Unserved
 
 
 class Answers:
@@ -66,9 +55,18 @@ class Answers:
 
 def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
     match result:
-        case Answered():
-            queue.finish(_replies(queue.id, result))
+        case Computed():
+            if result.answers:
+                queue.finish(_replies(queue.id, result))
+            _report(queue, result.reports)
             _count(result, metrics)
+        case Reports():
+            _report(queue, result.reports)
+        case Left():
+            for job in result.jobs:
+                metrics.step_leaves.labels(*job.bundle.split("@"), result.how).inc()
+        case TooLarge():
+            """Its halves follow."""
         case Refused():
             reason = f"{type(result.error).__name__}: {result.error}"
             log.error("model failed on a job", bundle=result.job.bundle, job=result.job.job.id, reason=reason, **result.job.job.trace)
@@ -80,34 +78,54 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
             queue.finish([(job, Reply(id=job.job.id, worker=queue.id, failure=why)) for job, why in zip(result.jobs, gone, strict=True)])
 
 
-def _replies(worker: str, batch: Answered) -> list[tuple[Delivery, Reply]]:
+def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
     now = time.monotonic()
     return [
         (
-            job,
+            answer.job,
             Reply(
-                id=job.job.id,
+                id=answer.job.job.id,
                 worker=worker,
-                arrays={name: Array.of(rows[i]) for name, rows in batch.outputs.items()},
+                arrays={name: Array.of(values) for name, values in answer.outputs.items()},
                 timing=WorkerTiming(
-                    batch_wait_ms=(batch.started - job.pulled_at) * 1000,
-                    inference_ms=batch.seconds * 1000,
-                    worker_ms=(now - job.pulled_at) * 1000,
+                    batch_wait_ms=answer.batch_wait * 1000,
+                    inference_ms=answer.inference * 1000,
+                    worker_ms=(now - answer.job.pulled_at) * 1000,
                     batch_size=len(batch.jobs),
                 ),
             ),
         )
-        for i, job in enumerate(batch.jobs)
+        for answer in batch.answers
     ]
 
 
-def _count(batch: Answered, metrics: WorkerMetrics) -> None:
+def _report(queue: WorkerQueue, reports: list[Report]) -> None:
+    told = [(report.job, _progress(queue.id, report)) for report in reports if report.job.job.progress]
+    if told:
+        queue.progress(told)
+
+
+def _progress(worker: str, report: Report) -> Progress:
+    preview = {name: Array.of(values) for name, values in report.preview.items()}
+    return Progress(id=report.job.job.id, worker=worker, done=report.done, total=report.total, unit=report.unit, preview=preview)
+
+
+def _count(batch: Computed, metrics: WorkerMetrics) -> None:
     batches, size, inference, wait = _metrics_of(metrics, batch.jobs[0].bundle)
     batches.inc()
     size.observe(len(batch.jobs))
     inference.observe(batch.seconds)
-    for job in batch.jobs:
-        wait.observe(batch.started - job.pulled_at)
+    if batch.weight:
+        _count_steps(batch, metrics)
+    for answer in batch.answers:
+        wait.observe(answer.batch_wait)
+
+
+def _count_steps(batch: Computed, metrics: WorkerMetrics) -> None:
+    labels = batch.jobs[0].bundle.split("@")
+    metrics.steps.labels(*labels).inc(len(batch.jobs))
+    metrics.step_joins.labels(*labels).inc(batch.joined)
+    metrics.step_leaves.labels(*labels, "finished").inc(len(batch.answers))
 
 
 @cache

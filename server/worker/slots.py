@@ -2,61 +2,42 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from math import inf
 
 from server.queue.delivery import Delivery
-from server.worker.batcher import Batcher, Bucket
+from server.worker.batcher import Batcher
+from server.worker.batches import Finish, Pull, Running
+from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
+from server.worker.long_work import MOST_LONE
 
-LEAD = 0.01
-"""Seconds before the predicted end of a batch at which the next one is pulled and decoded: late enough that other workers could
-take the jobs and that many have come, early enough that the device need not wait."""
 POLL = 0.003
 """Seconds between two looks at the queue while there is something to run but the next batch is not full."""
 
 
-@dataclass(frozen=True)
-class Pull:
-    """How the receiver should look at the queue now."""
-
-    items: int
-    block: bool
-    """Whether to wait for jobs: only where a slot is idle, else a job could land in a busy worker while another is free."""
-
-
-@dataclass(eq=False)
-class Running:
-    """A batch in a slot."""
-
-    jobs: list[Delivery]
-    bucket: Bucket
-    started: float
-    """Monotonic seconds."""
-    expected_end: float
-    progressed: float = field(default=0.0)
-    """When the slot last finished a part of it."""
-
-    def __post_init__(self) -> None:
-        self.progressed = self.started
-
-
 class Slots:
-    """`count` batches may run at once."""
+    """`count` batches may run at once. state_bytes: bound for what jobs of several steps keep between them."""
 
-    def __init__(self, count: int, batcher: Batcher) -> None:
+    def __init__(self, count: int, batcher: Batcher, state_bytes: int = sys.maxsize) -> None:
         self.count = count
         self._batcher = batcher
+        self._state_bytes = state_bytes
         self._changed = threading.Condition()
         self._running: list[Running] = []
+        self._fetching: Counter[str] = Counter()
+        """Jobs that are here but for their payload, by queue."""
         self._budget = 1
         """The size of a typical batch."""
         self._last_look = time.monotonic()
         self._draining = False
+        self._ends_by = inf
+        """Monotonic seconds by which a worker that drains ends."""
         self._hushed = False
         """Whether the receiver wants nothing to start."""
         self._intake_ended = False
@@ -69,27 +50,39 @@ class Slots:
         with self._changed:
             while not self._draining:
                 now = time.monotonic()
-                at = self._time_to_look()
+                pull = self._pull()
+                at = self._time_to_look(pull)
                 if now < at:
                     self._changed.wait(None if at == inf else at - now)
                     continue
                 self._last_look = now
-                idle = self.count - len(self._running)
-                return Pull(self._batcher.room(self._budget, idle), block=idle > 0 and not len(self._batcher))
+                return pull
             return None
 
     def add(self, deliveries: list[Delivery]) -> None:
+        if not deliveries:
+            return
         with self._changed:
-            self._batcher.arrivals.came(len(deliveries), time.monotonic())
+            short = sum(not self._batcher.long.takes(delivery) for delivery in deliveries)
+            if short:
+                self._batcher.arrivals.came(short, time.monotonic())
             for delivery in deliveries:
                 self._batcher.add(delivery)
             self._changed.notify_all()
 
+    def fetching(self, queue: str, count: int) -> None:
+        """So many more jobs of this queue (fewer: negative) have been taken and wait for their payload."""
+        with self._changed:
+            self._fetching[queue] += count
+            if not self._fetching[queue]:
+                del self._fetching[queue]
+            self._changed.notify_all()
+
     @property
     def may_reclaim(self) -> bool:
-        """Whether a job of a dead worker may be taken over: one at a time."""
+        """Whether a job of a dead worker may be taken over: one at a time, and a few that take several steps."""
         with self._changed:
-            return not self._draining and not self._lone_job()
+            return not self._draining and not self._lone_job() and self._batcher.long.lone < MOST_LONE
 
     @contextmanager
     def quiet(self) -> Iterator[bool]:
@@ -108,15 +101,17 @@ class Slots:
                 self._hushed = False
                 self._changed.notify_all()
 
-    def take(self) -> Running | None:
-        """For a slot: blocks until a batch should start. None once the worker is drained."""
+    def take(self, *, wait: bool = True) -> Running | None:
+        """For a slot: blocks until a batch should start. None once the worker is drained or, without `wait`, if none should start now."""
         with self._changed:
             while not self._stopped:
                 now = time.monotonic()
                 batch = inf if self._hushed or self._lone_job_runs() else self._next(now)
                 if not isinstance(batch, float):
                     return self._start(batch, now)
-                if self._intake_ended and not len(self._batcher):
+                if self._intake_ended and not self._batcher.waiting:
+                    return None
+                if not wait:
                     return None
                 self._changed.wait(None if batch == inf else batch)
             return None
@@ -126,31 +121,41 @@ class Slots:
         with self._changed:
             running.progressed = time.monotonic()
 
-    def finish(self, running: Running) -> bool:
-        """Returns whether nothing waits for the slot."""
+    def finish(self, running: Running, going_on: list[Delivery] | None = None) -> Finish:
+        """The batch has ended, or has taken a step, and these of its jobs go on."""
         with self._changed:
-            self._batcher.arrivals.under_way(len(self._batcher) + self._jobs_running())
+            now = time.monotonic()
+            seconds = now - running.started
             self._running.remove(running)
-            self.slowest = max(self.slowest, time.monotonic() - running.started)
+            if running.long:
+                self._batcher.long.stepped(running.bucket, len(running.jobs), going_on or [], now, seconds)
+            else:
+                others = sum(len(other.jobs) for other in self._running if not other.long)
+                self._batcher.arrivals.under_way(len(self._batcher) + len(running.jobs) + others)
+                self._batcher.long.others_ran(seconds)
+            self.slowest = max(self.slowest, seconds)
             self._changed.notify_all()
-            return not len(self._batcher)
+            return Finish(idle=not self._batcher.waiting, leaving=self._leaving(now))
 
     def measured(self, bucket: Bucket, size: int, seconds: float) -> None:
         """A batch of `size` took `seconds`."""
         with self._changed:
             steps = self._batcher.step_times(bucket)
             steps.record(size, seconds)
-            self._budget = steps.best
+            if not self._batcher.long.is_long(bucket.queue):
+                self._budget = steps.best
 
     def too_large(self, bucket: Bucket, size: int) -> None:
         with self._changed:
             self._batcher.step_times(bucket).out_of_memory(size)
 
-    def drain(self) -> None:
-        """Pull nothing more; run what is here."""
+    def drain(self, seconds: float = inf) -> list[Delivery]:
+        """Pull nothing more; run what is here. Returns those jobs of several steps that cannot end within so many seconds."""
         with self._changed:
-            self._draining = True
+            now = time.monotonic()
+            self._draining, self._ends_by = True, now + seconds
             self._changed.notify_all()
+            return self._leaving(now)
 
     def intake_ended(self) -> None:
         """The receiver has delivered its last job."""
@@ -165,17 +170,18 @@ class Slots:
             self._changed.notify_all()
             return self._batcher.clear() + [job for running in self._running for job in running.jobs]
 
-    def expect(self, steps: StepTimes) -> None:
-        """What a warm-up has measured."""
+    def expect(self, steps: StepTimes, *, long: bool = False) -> None:
+        """What a warm-up has measured; long: of jobs that take several steps."""
         with self._changed:
             self.slowest = max(self.slowest, steps.slowest)
-            self._budget = max(self._budget, steps.best)
+            if not long:
+                self._budget = max(self._budget, steps.best)
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs or waits here."""
         with self._changed:
-            return not self._running and not len(self._batcher)
+            return not self._running and not self._batcher.waiting
 
     @property
     def silence(self) -> float:
@@ -186,26 +192,44 @@ class Slots:
             return 0.0 if self._intake_ended else time.monotonic() - self._last_look
 
     def _next(self, now: float) -> list[Delivery] | float:
-        return self._batcher.next(now, running=self._jobs_running(), idle_slots=self.count - len(self._running))
+        short = stepping = 0
+        for running in self._running:
+            if running.long:
+                stepping += len(running.jobs)
+            else:
+                short += len(running.jobs)
+        idle = self.count - len(self._running)
+        return self._batcher.next(now, running=short, stepping=stepping, idle_slots=idle, slots=self.count)
 
     def _start(self, jobs: list[Delivery], now: float) -> Running:
         bucket = Bucket.of(jobs[0])
-        running = Running(jobs, bucket, now, now + self._batcher.step_times(bucket).predict(len(jobs)))
+        expected_end = now + self._batcher.step_times(bucket).predict(len(jobs))
+        running = Running(jobs, bucket, now, expected_end, self._batcher.long.steps(bucket))
         self._running.append(running)
         self._changed.notify_all()
         return running
 
-    def _time_to_look(self) -> float:
-        """Monotonic seconds; infinite until something changes."""
-        idle = self.count - len(self._running)
-        if self._lone_job() or not self._batcher.room(self._budget, idle):
-            return inf
-        if idle:
-            return self._last_look + POLL if len(self._batcher) else -inf
-        return max(self._last_look + POLL, min(running.expected_end for running in self._running) - LEAD)
+    def _leaving(self, now: float) -> list[Delivery]:
+        return self._batcher.long.leaving(now, self._ends_by, self.count) if self._draining else []
 
-    def _jobs_running(self) -> int:
-        return sum(len(running.jobs) for running in self._running)
+    def _pull(self) -> Pull:
+        idle = self.count - len(self._running)
+        long = {
+            queue: max(0, room - self._fetching[queue]) for queue, room in self._batcher.long.rooms(self.count, self._state_bytes).items()
+        }
+        short = self._batcher.room(self._budget, idle)
+        if self._fetching:
+            short -= sum(count for queue, count in self._fetching.items() if queue not in long)
+            long = {queue: max(0, room - self._fetching[queue]) for queue, room in long.items()}
+        return Pull(max(0, short), long, block=idle > 0 and not self._batcher.waiting)
+
+    def _time_to_look(self, pull: Pull) -> float:
+        """Monotonic seconds; infinite until something changes."""
+        if self._lone_job() or not pull.useful:
+            return inf
+        if len(self._running) < self.count:
+            return self._last_look + POLL if self._batcher.waiting else -inf
+        return max(self._last_look + POLL, min(running.look_from for running in self._running))
 
     def _lone_job(self) -> bool:
         return self._batcher.has_lone_job or self._lone_job_runs()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from models.bundle import Bundle, BundleError, BundleSpec
+from models.layers.steps import State
 from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from server.tasks.registry import TASKS
@@ -19,6 +20,7 @@ from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
+from server.worker.stepwise import Stepwise, Usual
 
 PROBE_SECONDS = 4.0
 """How long the batch sizes of one bundle may be measured, beyond the batch that is running then."""
@@ -38,7 +40,7 @@ Run = Callable[[Layout, Callable[[], Any]], float]
 class Warm:
     """A bundle that is ready to serve."""
 
-    executor: OneShot
+    executor: OneShot | Stepwise
     steps: StepTimes
     dtype: torch.dtype
     measured: Measured
@@ -62,7 +64,7 @@ def warm_up(bundle: Bundle, layout: Layout, dtype: str, kept: Measurements) -> W
     # the first batch pays for what happens only once, and shows whether the model runs at all
     for schedule in {_usual_schedule(model.spec), MergeSchedule.off()}:
         _run(model, layout, 1, schedule, run_at_once)
-    return Warm(OneShot(model, layout.device), measured.step_times(), FORMATS[measured.dtype], measured)
+    return Warm(_executor(model, layout), measured.step_times(), FORMATS[measured.dtype], measured)
 
 
 def measure(bundle: Bundle, layout: Layout, dtype: str, run: Run | None = None) -> tuple[LoadedModel, Measured]:
@@ -122,9 +124,26 @@ def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run
     return min(times)
 
 
+def _executor(model: LoadedModel, layout: Layout) -> OneShot | Stepwise:
+    if model.steps is None:
+        return OneShot(model, layout.device)
+    [state] = _started(model, 1, _usual_schedule(model.spec))
+    return Stepwise(model.steps, layout.device, Usual(model.steps.cost(state), state.total, state.nbytes))
+
+
 def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run) -> float:
+    """Seconds of a forward pass, or of the first step of jobs that have started."""
+    if model.steps is not None:
+        steps, states = model.steps, _started(model, size, schedule)
+        return run(layout, lambda: steps.step(states, [False] * size))
     arrays, options = _sample(model.spec, size), {"merge": _per_block(model, schedule)}
     return run(layout, lambda: model.forward(arrays, options))
+
+
+def _started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:
+    assert model.steps is not None
+    jobs = [{name: rows[i] for name, rows in _sample(model.spec, size).items()} for i in range(size)]
+    return model.steps.start(jobs, [{"merge": _per_block(model, schedule)}] * size)
 
 
 def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """A worker that can be killed by its input. Run as a script: `python -m tests.chaos.poisonous_worker`.
 
 Its architecture exists in this process only: a picture whose first pixel is white kills it, as a fault in a native library would; one whose
-first pixel is blue makes it hang. Every other picture is answered with its own mean.
+first pixel is blue makes it hang. Every other picture is answered with its own mean. With `steps` in the bundle's config a job takes
+several, and the white picture kills the worker at its third.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models import registry
+from models.layers.steps import Continuing, Finished, State, Steps, Tensors
 from models.null.model import NullConfig
+from models.null.steps import Toy
 from models.registry import Architecture, Purpose, System
 from server.settings import load
 from server.worker.main import run_worker
@@ -46,6 +52,45 @@ def classify(model: nn.Module, arrays: dict[str, Tensor], _options: object, _pre
     return {"logits": logits, "tokens": torch.ones(len(logits), 2, dtype=torch.int32)}
 
 
+class FragileSteps(Toy):
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        poisonous = [tuple(job["pixels"][0, 0].tolist()) == POISON for job in arrays]
+        return [Marked(state, bad) for state, bad in zip(super().start(arrays, options), poisonous, strict=True)]
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        marked = [state for state in states if isinstance(state, Marked)]
+        if any(state.poisonous and state.done == 2 for state in marked):
+            os.kill(os.getpid(), signal.SIGKILL)
+        outcomes = super().step([state.inner for state in marked], previews)
+        return [
+            Continuing(Marked(outcome.state, state.poisonous)) if isinstance(outcome, Continuing) else outcome
+            for state, outcome in zip(marked, outcomes, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Marked:
+    inner: State
+    poisonous: bool
+
+    @property
+    def done(self) -> int:
+        return self.inner.done
+
+    @property
+    def total(self) -> int:
+        return self.inner.total
+
+    @property
+    def nbytes(self) -> int:
+        return self.inner.nbytes
+
+
+def classify_steps(model: nn.Module, _preprocess: object, device: torch.device) -> Steps | None:
+    assert isinstance(model, Fragile)
+    return FragileSteps(model.config, device) if model.config.steps else None
+
+
 SYSTEM = System(
     architectures=(
         Architecture(
@@ -53,6 +98,7 @@ SYSTEM = System(
             model="tests.chaos.poisonous_worker:Fragile",
             purpose=Purpose(lambda config: "classify"),
             forwards={"classify": "tests.chaos.poisonous_worker:classify"},
+            steps={"classify": "tests.chaos.poisonous_worker:classify_steps"},
         ),
     ),
 )

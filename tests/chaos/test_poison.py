@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import redis
 
+from models.loading import load
 from server.process.exits import STUCK
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
@@ -23,6 +24,7 @@ from tests.bundles import write_null
 from tests.chaos.poisonous_worker import HANGS, POISON
 from tests.worker import processes
 from tests.worker.processes import Gateway, eventually, gateway
+from tests.worker.toys import answer_alone
 
 COMMAND = (sys.executable, "-m", "tests.chaos.poisonous_worker")
 
@@ -105,6 +107,28 @@ async def test_a_death_is_not_charged_to_a_suspect_that_another_batch_left_waiti
 
 def pending(client: redis.Redis) -> int:
     return sum(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
+
+
+async def test_a_poisonous_job_of_several_steps_costs_its_neighbours_only_time(valkey: PrivateValkey, tmp_path: Path) -> None:
+    model = load(write_null(tmp_path / "plain", milliseconds=2, steps=(6,), width=8)).steps
+    assert model is not None
+    write_null(tmp_path, name="fragile", architecture="fragile", milliseconds=2, steps=(6,), width=8)
+    async with fragile_workers(valkey, tmp_path) as workers, gateway(valkey.url) as asking:
+        await asking.ready()
+        pictures = [picture(value, POISON if value == 7 else None) for value in range(16)]
+        # half of them in another bucket: these only wait in the worker, or run in its other slots, when it dies
+        jobs = [asking.job("fragile@1", pixels, bucket=str(i // 8), seconds=240) for i, pixels in enumerate(pictures)]
+        replies = await asking.dispatcher.submit_all(jobs)
+        with redis.Redis.from_url(valkey.url) as client:
+            [(_, letter)] = client.xrange(keys.DEAD)
+            assert letter[b"id"] == jobs[7].id.encode()
+            assert not list(client.scan_iter("deaths:*"))
+    assert [reply.failure.kind if reply.failure else None for reply in replies] == [None] * 7 + ["worker-crashed"] + [None] * 8
+    assert len(workers) == 5, "one death in company, three alone, and the worker that is left: no other job was charged"
+    for pixels, reply in zip(pictures, replies, strict=True):
+        if not reply.failure:
+            expected = answer_alone(model, pixels)["logits"]
+            np.testing.assert_allclose(reply.arrays["logits"].to_numpy(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

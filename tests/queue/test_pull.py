@@ -92,6 +92,32 @@ async def test_a_worker_gets_as_many_as_it_asked_for_over_all_its_bundles(url: s
         waiting.cancel()
 
 
+async def test_a_queue_with_a_room_of_its_own_takes_nothing_from_the_others(url: str) -> None:
+    queue = WorkerQueue(url, "w")
+    async with gateway(url) as us:
+        waiting = await queued(us, *[(bundle, "normal") for bundle in ("a@1", "b@1") for _ in range(5)])
+        assert [delivery.bundle for delivery in queue.pull([A, B], 3, own={B: 0})] == ["a@1"] * 3
+        assert sorted(delivery.bundle for delivery in queue.pull([A, B], 1, own={B: 4})) == ["a@1"] + ["b@1"] * 4
+        assert [delivery.bundle for delivery in queue.pull([A, B], 0, own={B: 4})] == ["b@1"]
+        waiting.cancel()
+
+
+async def test_a_waiting_worker_is_not_woken_by_a_queue_without_room_and_never_takes_more_than_fits(url: str) -> None:
+    queue = WorkerQueue(url, "w")
+    async with gateway(url) as us:
+        await asyncio.to_thread(queue.pull, [A, B], 1, 10)  # from here on it waits in a blocking read
+        without_room = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 1, 1000, {B: 0}))
+        with connect(url) as client:
+            await eventually(lambda: client.info("clients")["blocked_clients"] >= 2)
+        waiting = await queued(us, *[("b@1", "normal")] * 3)
+        assert await without_room == []
+        late = await queued(us, *[("a@1", "normal")] * 3, before=3)
+        taken = await asyncio.to_thread(queue.pull, [A, B], 2, 1000, {B: 1})
+        assert sorted(delivery.bundle for delivery in taken) == ["a@1", "b@1"]  # of each stream what fits into every room
+        waiting.cancel()
+        late.cancel()
+
+
 async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str) -> None:
     queue = WorkerQueue(url, "w")
     async with gateway(url) as us:

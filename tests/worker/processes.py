@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,7 @@ class Gateway:
         bucket: str = "off",
         priority: Priority = "normal",
         seconds: float = 60.0,
+        **more: Any,
     ) -> Job:
         """For the content of the bundle that the workers announced when they were ready, unless `digest` says otherwise."""
         pixels = np.zeros((32, 32, 3), np.uint8) if pixels is None else pixels
@@ -85,10 +87,10 @@ class Gateway:
             digest=digest or self._digests[bundle],
             bucket=bucket,
             arrays={"pixels": Array.of(pixels)},
-            options={"merge": [0, 0]},
             priority=priority,
             deadline_ms=int((time.time() + seconds) * 1000),
             gateway=self.dispatcher.id,
+            **{"options": {"merge": [0, 0]}, **more},
         )
 
     async def ask(self, job: Job) -> Reply:

@@ -14,7 +14,8 @@ import torch
 from models.bundle import BundleSpec
 from models.loading import load
 from server.queue.delivery import Delivery
-from server.worker.executors import Answered, Arrays, OneShot, Refused, TooLarge
+from server.worker.executors import OneShot
+from server.worker.results import Arrays, Computed, Refused, TooLarge
 from tests.bundles import write_tiny_vit
 from tests.worker.deliveries import delivery
 
@@ -46,10 +47,10 @@ class SmallMemory:
 def test_each_row_is_what_the_model_says_of_that_job(tiny: OneShot) -> None:
     jobs = pictures(5)
     [batch] = tiny.run(jobs)
-    assert isinstance(batch, Answered)
-    for row, job in enumerate(jobs):
+    assert isinstance(batch, Computed)
+    for answer, job in zip(batch.answers, jobs, strict=True):
         alone = tiny.model.forward({"pixels": job.job.arrays["pixels"].to_numpy()[None].copy()}, job.job.options)
-        np.testing.assert_allclose(batch.outputs["logits"][row], alone["logits"][0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(answer.outputs["logits"], alone["logits"][0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("culprits", [{0}, {6}, {2, 3}, set(range(7))])
@@ -58,7 +59,7 @@ def test_the_culprits_are_refused_and_every_other_job_is_answered_once(tiny: One
     jobs = [bad[place] if place in culprits else good[place] for place in range(7)]
     results = list(tiny.run(jobs))
     refused = [result.job for result in results if isinstance(result, Refused)]
-    answered = [job for result in results if isinstance(result, Answered) for job in result.jobs]
+    answered = [answer.job for result in results if isinstance(result, Computed) for answer in result.answers]
     assert refused == [jobs[place] for place in sorted(culprits)]
     assert answered == [job for place, job in enumerate(jobs) if place not in culprits]
 
@@ -67,7 +68,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
     jobs = pictures(8)
     results = list(OneShot(SmallMemory(tiny.model.spec, room=4), CPU).run(jobs))
     assert [result.size for result in results if isinstance(result, TooLarge)] == [8]
-    assert [result.jobs for result in results if isinstance(result, Answered)] == [jobs[:4], jobs[4:]]
+    assert [result.jobs for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
 
 
 class Forgetful:
@@ -92,7 +93,7 @@ class Forgetful:
 
 def test_the_activations_of_a_batch_are_gone_when_its_halves_run(tiny: OneShot) -> None:
     model = Forgetful(tiny.model.spec)
-    assert sum(isinstance(result, Answered) for result in OneShot(model, CPU).run(pictures(4))) == 4
+    assert sum(isinstance(result, Computed) for result in OneShot(model, CPU).run(pictures(4))) == 4
     assert model.alive == [0] * 7
 
 

@@ -8,6 +8,7 @@ import time
 from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher
 from server.worker.budget import StepTimes
+from server.worker.long_work import LongWork
 from server.worker.slots import Slots
 from tests.worker.deliveries import delivery
 
@@ -105,6 +106,79 @@ def test_draining_runs_what_is_here_and_pulls_no_more() -> None:
     assert running is not None
     made.finish(running)
     assert made.take() is None
+
+
+class Steps:
+    """What slots ask of a stepwise bundle: nothing has started, and states are small."""
+
+    nbytes = residents = state_bytes = 0
+
+    def weight(self, job: Delivery) -> float:
+        return 1.0
+
+    def remaining(self, job: Delivery) -> int | None:
+        return None
+
+
+def stepping_slots(count: int = 1) -> Slots:
+    steps = StepTimes(8)
+    for size in (1, 2, 4, 8):
+        steps.record(size, 0.001)
+    queue = delivery(bundle="long@1").queue
+    return Slots(count, Batcher(lambda _bucket: steps, LongWork(lambda _bucket: steps, lambda: {queue: Steps()})))
+
+
+def test_what_goes_on_takes_its_next_step_and_leaves_room_for_short_jobs() -> None:
+    made, job = stepping_slots(), delivery(bundle="long@1")
+    made.add([job])
+    for _ in range(3):
+        running = made.take()
+        assert running is not None and running.long and running.jobs == [job]
+        pull = made.next_pull()
+        assert pull is not None and pull.items > 0
+        assert not made.finish(running, [job]).idle
+    running = made.take()
+    assert running is not None
+    assert made.finish(running, []).idle
+    assert made.idle
+
+
+def test_a_suspect_of_several_steps_lets_the_worker_go_on_between_them() -> None:
+    made, lone, short = stepping_slots(count=2), delivery(bundle="long@1", alone=True), delivery(queued_at=5.0)
+    made.add([lone])
+    running = made.take()
+    assert running is not None and running.jobs == [lone]
+    made.add([short])
+    assert made.take(wait=False) is None, "nothing starts while its step runs"
+    made.finish(running, [lone])
+    between = made.take()
+    assert between is not None and between.jobs == [short]
+    assert made.take(wait=False) is None, "its step waits until nothing runs"
+    made.finish(between)
+    again = made.take()
+    assert again is not None and again.jobs == [lone]
+
+
+def test_draining_hands_back_between_steps_what_cannot_end_in_time() -> None:
+    made, waiting, running_job = stepping_slots(), delivery(bundle="long@1", bucket="b"), delivery(bundle="long@1")
+    made.add([running_job])
+    running = made.take()
+    assert running is not None
+    made.add([waiting])
+    assert made.drain(5.0) == [waiting]
+    assert made.finish(running, [running_job]).leaving == [running_job]
+    made.intake_ended()
+    assert made.take() is None
+
+
+def test_what_waits_for_its_payload_counts_as_here() -> None:
+    made = slots()
+    made.fetching(delivery().queue, 5)
+    pull = made.next_pull()
+    assert pull is not None and pull.items == 3
+    made.fetching(delivery().queue, -5)
+    pull = made.next_pull()
+    assert pull is not None and pull.items == 8
 
 
 def test_a_stop_returns_what_waits_and_what_runs() -> None:

@@ -1,10 +1,13 @@
 -- needs: jobs taking
--- Takes up to `room` jobs for a worker, the most urgent stream first, and looks at deadline, cancel and gateway of each.
+-- Takes jobs for a worker, the most urgent stream first, as many as their rooms allow, and looks at deadline, cancel and gateway of each.
 -- Urgency is the time at which a stream's next job was queued plus the handicap of its priority: everything gets its turn.
--- KEYS: work streams. ARGV: consumer, room, '1' if an absent gw:<id> means a dead gateway, then each stream's handicap in ms.
+-- KEYS: work streams. ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, then each stream's handicap in ms and the number of its room
+-- (streams may share one), then how many jobs each room has place for.
 -- Returns {now ms, rows (taken)}.
 
-local consumer, room, absence_counts = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+local consumer, absence_counts = ARGV[1], ARGV[2] == '1'
+local rooms = {}
+for i = 3 + 2 * #KEYS, #ARGV do rooms[#rooms + 1] = tonumber(ARGV[i]) end
 local MOST_DROPPED = 256
 local now = now_ms()
 
@@ -22,7 +25,10 @@ end
 
 local waiting = {}
 for i, stream in ipairs(KEYS) do
-  if redis.call('XLEN', stream) > 0 then waiting[#waiting + 1] = {stream = stream, handicap = tonumber(ARGV[3 + i])} end
+  local handicap, room = tonumber(ARGV[1 + 2 * i]), tonumber(ARGV[2 + 2 * i])
+  if rooms[room] > 0 and redis.call('XLEN', stream) > 0 then
+    waiting[#waiting + 1] = {stream = stream, handicap = handicap, room = room}
+  end
 end
 if #waiting > 1 then
   local undelivered = {}
@@ -49,14 +55,15 @@ end
 
 local pulled, dropped = {}, 0
 for _, candidate in ipairs(waiting) do
-  repeat
-    if room == 0 or dropped >= MOST_DROPPED then return {now, pulled} end
-    local entries = read(candidate.stream, room)
+  local room = candidate.room
+  while rooms[room] > 0 and dropped < MOST_DROPPED do
+    local entries = read(candidate.stream, rooms[room])
     for _, entry in ipairs(entries) do
       local runs
       pulled[#pulled + 1], runs = taken(candidate.stream, entry, now, absence_counts)
-      if runs then room = room - 1 else dropped = dropped + 1 end
+      if runs then rooms[room] = rooms[room] - 1 else dropped = dropped + 1 end
     end
-  until #entries == 0
+    if #entries == 0 then break end
+  end
 end
 return {now, pulled}

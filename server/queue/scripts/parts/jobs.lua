@@ -41,9 +41,3 @@ local function remove(stream, entry_id, job_id, bytes)
   spend_bytes(bytes)
   return true
 end
-
--- The message of a job, which lies beside the stream if it is large; '' if it is lost.
-local function message_of(job)
-  if job.message ~= '' then return job.message end
-  return redis.call('GET', 'blob:' .. job.id) or ''
-end

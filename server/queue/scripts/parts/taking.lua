@@ -1,6 +1,6 @@
 -- How a worker takes entries. Needs jobs.
 
--- Why a job that was just taken should not run, or ''.
+-- Why a job that was taken should not run, or ''.
 local function verdict(job, now, absence_counts)
   if job.deadline <= now then return 'deadline' end
   if redis.call('EXISTS', 'cancel:' .. job.id) == 1 then return 'cancelled' end
@@ -8,17 +8,14 @@ local function verdict(job, now, absence_counts)
   return ''
 end
 
--- A taken entry as the worker reads it, and whether it is to run.
+-- A taken entry as the worker reads it, and whether it is to run. A large message lies beside the stream and is read later, in pieces.
 local function taken(stream, entry, now, absence_counts)
   local job = fields(entry)
-  local dropped, message = verdict(job, now, absence_counts), ''
-  if dropped == '' then
-    message = message_of(job)
-    if message == '' then dropped = 'payload' end
-  end
+  local dropped = verdict(job, now, absence_counts)
+  if dropped == '' and job.message == '' and redis.call('EXISTS', 'blob:' .. job.id) == 0 then dropped = 'payload' end
   return row_taken({
     stream = stream, entry = entry[1], job = job.id, gateway = job.gw, nbytes = job.bytes, added_ms = job.added,
-    dropped = dropped, message = message,
+    dropped = dropped, message = dropped == '' and job.message or '',
   }), dropped == ''
 end
 

@@ -1,0 +1,70 @@
+"""The bare loop: steps/s of a bundle without queue, scheduler and HTTP, by batch size: `python -m benchmarks.step_bounds BUNDLE_FOLDER`.
+
+Every slot that the worker would have steps at the same time, with the threads that it would have. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.bundle import read
+from models.loading import LoadedSteps, load
+from server.settings import load as load_settings
+from server.worker.layout import Layout, choose
+
+
+@dataclass(frozen=True)
+class Bound:
+    size: int
+    steps_per_second: float
+    """Jobs × steps, of all slots."""
+    longest: float
+    """Seconds of the longest step."""
+    median: float
+
+
+def measure(steps: LoadedSteps, layout: Layout, size: int, seconds: float) -> Bound:
+    pixels = np.full((16, 16, 3), 2, np.uint8)
+    states = steps.start([{"pixels": pixels}] * size, [{}] * size)
+
+    def one_slot(_slot: int) -> list[float]:
+        torch.set_num_threads(layout.threads)
+        times = []
+        until = time.monotonic() + seconds
+        while (began := time.monotonic()) < until:
+            steps.step(states, [False] * size)
+            times.append(time.monotonic() - began)
+        return times
+
+    with ThreadPoolExecutor(layout.slots) as pool:
+        slots = list(pool.map(one_slot, range(layout.slots)))
+    times = [taken for slot in slots for taken in slot]
+    return Bound(size, sum(len(slot) * size / sum(slot) for slot in slots), max(times), float(np.median(times)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_bounds", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each batch size")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    options = parser.parse_args()
+    layout = choose(load_settings())
+    steps = load(read(options.bundle), device=layout.device).steps
+    if steps is None:
+        parser.error(f"{options.bundle}: its jobs are one forward pass")
+    torch.set_num_threads(layout.threads)
+    measure(steps, layout, options.sizes[0], 0.1)  # what happens only once
+    bounds = [asdict(measure(steps, layout, size, options.seconds)) for size in options.sizes]
+    print(json.dumps({"slots": layout.slots, "bounds": bounds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Jobs of several steps: `python -m benchmarks.steps`. Ratios of one run, over HTTP, beside bounds that are read in turns with them.
+
+a. Saturation: steps/s (jobs × steps) of the worker ÷ those of the bare loop at its best batch size, for jobs of 10, 50 and 250 steps.
+b. Joining: mean latency of jobs of 10 steps at 0.7 of capacity (Poisson arrivals) ÷ that of static batches, simulated with the same
+   arrivals and the step times of the bare loop.
+c. Turns: the 99th percentile of a classification beside saturating steps, against the longest step + 1.5 × that percentile alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from benchmarks import machine, reference
+from benchmarks.service import running
+from benchmarks.static_batches import Arrival, latencies
+
+TOTALS = (10, 50, 250)
+TOY, SHORT = "toy", "short"
+SHORT_MS = 5.0
+LOAD = 0.7
+CLIENTS = 48
+"""Enough for full batches at every moment."""
+TIMEOUT = 300.0
+METRIC = re.compile(r"^opsin_steps_total\{.*\} ([0-9.e+]+)$", re.MULTILINE)
+
+
+@dataclass
+class Figures:
+    """By round."""
+
+    served: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    joining: list[float] = field(default_factory=list)
+    """Ratios, and their two parts in seconds."""
+    continuous: list[float] = field(default_factory=list)
+    static: list[float] = field(default_factory=list)
+    p99_alone: list[float] = field(default_factory=list)
+    p99_beside: list[float] = field(default_factory=list)
+    longest_step: list[float] = field(default_factory=list)
+
+
+class Asking:
+    """Requests of one round."""
+
+    def __init__(self, url: str, metrics: str) -> None:
+        self._metrics = metrics
+        self.http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=1000))
+        self._numbers = count()
+
+    async def toy(self, total: int) -> float:
+        """Seconds of one job of so many steps."""
+        return await self._ask(TOY, picture(TOTALS.index(total) + 3 * (next(self._numbers) % 80)))
+
+    async def short(self) -> float:
+        return await self._ask(SHORT, picture(1))
+
+    async def steps(self) -> float:
+        """Taken so far, as the worker counts them."""
+        answer = await self.http.get(self._metrics)
+        return sum(map(float, METRIC.findall(answer.text)))
+
+    async def _ask(self, model: str, image: bytes) -> float:
+        began, patience = time.monotonic(), {"X-Request-Timeout": f"{TIMEOUT:.0f}"}
+        answer = await self.http.post("/v1/classify", params={"model": model}, content=image, headers=patience)
+        answer.raise_for_status()
+        return time.monotonic() - began
+
+
+class Saturated:
+    """Inside the `async with` block as many jobs of mixed lengths are under way as clients."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+        self._clients: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> None:
+        self._clients = [asyncio.create_task(self._client(number)) for number in range(CLIENTS)]
+        await asyncio.sleep(2.0)
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        await asyncio.sleep(1.0)  # the worker drops what nobody waits for
+
+    async def _client(self, number: int) -> None:
+        for turn in count(number):
+            await self._asking.toy(TOTALS[turn % len(TOTALS)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement; arrivals take three times as long")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    here = machine.describe()
+    print("\n".join(here.lines()))
+    with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
+        figures = measure(Path(name), options.rounds, options.seconds)
+    show(figures)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": here.to_json(), "figures": vars(figures)}, indent=2) + "\n")
+
+
+def measure(folder: Path, rounds: int, seconds: float) -> Figures:
+    bundles, figures = folder / "bundles", Figures()
+    toy = reference.make_null_bundle(bundles, TOY, 0.0, steps=list(TOTALS), width=512)
+    reference.make_null_bundle(bundles, SHORT, SHORT_MS)
+    port = free_port()
+    with running(bundles, metrics_port=port, cache=folder / "cache") as url:
+        for number in range(rounds):
+            bounds = bare(toy.path)
+            asyncio.run(one_round(url, f"http://127.0.0.1:{port}/metrics", bounds, seconds, number, figures))
+    return figures
+
+
+async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: float, seed: int, figures: Figures) -> None:
+    asking = Asking(url, metrics)
+    best = max(bounds["bounds"], key=lambda bound: bound["steps_per_second"])
+    async with asking.http:
+        alone = [await asking.short() for _ in range(int(seconds * 20))]
+        async with Saturated(asking):
+            began, before = time.monotonic(), await asking.steps()
+            await asyncio.sleep(seconds)
+            served = (await asking.steps() - before) / (time.monotonic() - began)
+            beside = [await asking.short() for _ in range(int(seconds * 20))]
+        arrivals = poisson(LOAD * served / fmean(TOTALS), 3 * seconds, seed)
+        continuous = await open_loop(asking, arrivals)
+    static = latencies(arrivals, step_seconds(bounds), best["size"], bounds["slots"])
+    shortest = [index for index, arrival in enumerate(arrivals) if arrival.steps == TOTALS[0]]
+    figures.served.append(served)
+    figures.bare.append(best["steps_per_second"])
+    figures.continuous.append(fmean(continuous[index] for index in shortest))
+    figures.static.append(fmean(static[index] for index in shortest))
+    figures.joining.append(figures.continuous[-1] / figures.static[-1])
+    figures.p99_alone.append(percentile(alone, 99))
+    figures.p99_beside.append(percentile(beside, 99))
+    figures.longest_step.append(max(bound["longest"] for bound in bounds["bounds"] if bound["size"] <= best["size"]))
+
+
+async def open_loop(asking: Asking, arrivals: Sequence[Arrival]) -> list[float]:
+    """Latencies of jobs that come when they come."""
+    began = time.monotonic()
+
+    async def one(arrival: Arrival) -> float:
+        await asyncio.sleep(began + arrival.at - time.monotonic())
+        return await asking.toy(arrival.steps)
+
+    return await asyncio.gather(*map(one, arrivals))
+
+
+def poisson(per_second: float, seconds: float, seed: int) -> list[Arrival]:
+    chance, arrivals, at = random.Random(seed), list[Arrival](), 0.0
+    while (at := at + chance.expovariate(per_second)) < seconds:
+        arrivals.append(Arrival(at, chance.choice(TOTALS)))
+    return arrivals
+
+
+def step_seconds(bounds: dict[str, Any]) -> Callable[[int], float]:
+    """Of a batch size, on straight lines between those that the bare loop measured."""
+    sizes = [bound["size"] for bound in bounds["bounds"]]
+    medians = [bound["median"] for bound in bounds["bounds"]]
+    return lambda size: float(np.interp(size, sizes, medians))
+
+
+def bare(bundle: Path) -> dict[str, Any]:
+    finished = subprocess.run([sys.executable, "-m", "benchmarks.step_bounds", str(bundle)], stdout=subprocess.PIPE, check=True)
+    bounds: dict[str, Any] = json.loads(finished.stdout)
+    return bounds
+
+
+def picture(value: int) -> bytes:
+    """A PNG of one colour, which stays what it is when it is resized."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (value, value, value)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return float(np.percentile(values, share))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def show(figures: Figures) -> None:
+    saturation = [served / bare for served, bare in zip(figures.served, figures.bare, strict=True)]
+    allowed = [step + 1.5 * alone for step, alone in zip(figures.longest_step, figures.p99_alone, strict=True)]
+    turns = [beside / limit for beside, limit in zip(figures.p99_beside, allowed, strict=True)]
+    print(f"a. steps/s, served ÷ bare loop           {_spread(saturation)}  ({_spread(figures.served, 0)} ÷ {_spread(figures.bare, 0)})")
+    print(f"b. latency of 10 steps, joining ÷ static {_spread(figures.joining)}  ({_ms(figures.continuous)} ÷ {_ms(figures.static)})")
+    parts = f"{_ms(figures.p99_beside)} ÷ {_ms(allowed)}; alone {_ms(figures.p99_alone)}"
+    print(f"c. p99 of a classification ÷ allowed     {_spread(turns)}  ({parts})")
+
+
+def _spread(values: Sequence[float], digits: int = 3) -> str:
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
+
+
+def _ms(values: Sequence[float]) -> str:
+    return _spread([1000 * value for value in values], 1) + " ms"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The contract of models whose jobs take several steps: denoising steps, levels of a reconstruction, windows of a clip.
+
+The caller keeps the states, decides which of them take their next step together, and may throw them away at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import Preprocess
+
+Tensors = Mapping[str, Tensor]
+
+
+class State(Protocol):
+    """How far one job has come. A value: a step makes a new one and writes into nothing that the old one refers to."""
+
+    @property
+    def done(self) -> int:
+        """Number of steps taken."""
+
+    @property
+    def total(self) -> int:
+        """Number of steps in all, as far as it is known; it may change from step to step."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory on the device that this job keeps between its steps, in bytes."""
+
+
+@dataclass(frozen=True)
+class Continuing:
+    """More steps follow."""
+
+    state: State
+    preview: Tensors | None = None
+    """What can be shown already, without a batch dimension; None where it was not asked for or there is nothing to show."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last step was taken."""
+
+    outputs: Tensors
+    """The answer of one job, without a batch dimension."""
+
+
+class Steps(Protocol):
+    """A model that answers step by step.
+
+    A step that raises has changed nothing, since states are values: the caller may take it again with fewer jobs. The answer of a job
+    must not depend on which others take their steps with it.
+    """
+
+    @property
+    def unit(self) -> str:
+        """What a step is: `steps`, `levels`, `windows`."""
+
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        """Compute once what no step changes (an encoder, keys and values). Arrays and options of each job, on the model's device.
+
+        Shapes are equal within a bucket, unless the task makes buckets of several shapes."""
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        """Take the next step of each state, in this order. They may be at different places and of different totals.
+
+        previews: for which of them something to show is wanted."""
+
+    def cost(self, state: State) -> float:
+        """Cost of the next step in items (tokens, points, …); 1 where all cost the same."""
+
+
+MakeSteps = Callable[[nn.Module, Preprocess | None, torch.device], Steps | None]
+"""(model, preprocess, its device) → how it answers; None where its config asks for one forward pass."""

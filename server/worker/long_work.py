@@ -1,0 +1,218 @@
+"""Jobs of several steps: whose step is next, and how many jobs may be here. Pure data: no threads, no clock of its own.
+
+The rule: the bucket runs whose most urgent member has waited longest for its step, handicap of its priority included; its batch takes those
+members first whose last step is longest ago, up to the budget. So new jobs join at the next step, and everybody moves on.
+Against short work a step is due at the end of the last one (`due`): whatever short arrived during a step goes before the next one, unless
+long work is owed its quarter of the device (`owed`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import Protocol
+
+from server.queue.delivery import Delivery
+from server.queue.job import HANDICAP_S
+from server.worker.bucket import Bucket
+from server.worker.budget import StepTimes
+
+QUARTER = 3
+"""Short batches may run for so many times the last step's seconds while a step waits: then long work has a quarter of the device."""
+MOST_LONE = 4
+"""At most so many jobs that must run alone are in a worker: each of their steps stops all others."""
+HOARD = 4
+"""At most so many budgets of jobs are in a worker: more would only make each of them slower."""
+TINY = 1e-9
+"""Seconds of a step that was never measured."""
+
+
+class Residency(Protocol):
+    """What is asked about the jobs of a bundle (`Stepwise`)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all states."""
+
+    @property
+    def residents(self) -> int:
+        """Number of states."""
+
+    @property
+    def state_bytes(self) -> int:
+        """To be expected of one more."""
+
+    def weight(self, job: Delivery) -> float:
+        """Cost of its next step in usual jobs."""
+
+    def remaining(self, job: Delivery) -> int | None:
+        """Steps to take; None: it has not started."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A job that waits for its next step."""
+
+    delivery: Delivery
+    since: float
+    """When its last step ended or, before the first, when it was queued."""
+
+    @property
+    def due(self) -> float:
+        return self.since + HANDICAP_S[self.delivery.job.priority]
+
+
+class LongWork:
+    def __init__(self, step_times: Callable[[Bucket], StepTimes], residencies: Callable[[], Mapping[str, Residency]]) -> None:
+        """residencies: of the stepwise bundles, by queue."""
+        self._step_times = step_times
+        self._residencies = residencies
+        self._waiting: dict[Bucket, list[Member]] = {}
+        """No list is empty."""
+        self._running: Counter[Bucket] = Counter()
+        """Number of jobs in a step."""
+        self._latest: dict[str, Bucket] = {}
+        """By queue, the bucket that stepped last: its budget decides how many jobs to pull."""
+        self._ended = -inf
+        """When the last step ended, monotonic seconds."""
+        self._seconds = 0.0
+        """What it took."""
+        self._others = 0.0
+        """Seconds of short batches since then while a step waited."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def takes(self, delivery: Delivery) -> bool:
+        """Whether it is a job of several steps."""
+        return bool(self._residencies()) and self.is_long(delivery.queue)
+
+    def is_long(self, queue: str) -> bool:
+        return queue in self._residencies()
+
+    @property
+    def lone(self) -> int:
+        """Number of jobs that must run alone."""
+        return sum(bool(bucket.alone) for bucket in {*self._waiting, *self._running})
+
+    def steps(self, bucket: Bucket) -> bool:
+        """Whether jobs of this bucket are in a step now."""
+        return bool(self._running) and self._running[bucket] > 0
+
+    def add(self, delivery: Delivery) -> None:
+        self._waiting.setdefault(Bucket.of(delivery), []).append(Member(delivery, delivery.queued_at))
+
+    @property
+    def due(self) -> float:
+        """When the next step is due, as `Delivery.due` says it of short jobs; infinite where none waits."""
+        members = (member.delivery for members in self._waiting.values() for member in members)
+        return min((max(job.queued_at, self._ended) + HANDICAP_S[job.job.priority] for job in members), default=inf)
+
+    @property
+    def owed(self) -> bool:
+        """Whether short work has had its three quarters while a step waited."""
+        return bool(self._waiting) and 0 < self._others >= QUARTER * self._seconds
+
+    def next(self, *, running: int, slots: int) -> list[Delivery] | float:
+        """The next step's batch; infinite where none can start: nothing waits, or a job that must run alone and `running` others do."""
+        if not self._waiting:
+            return inf
+        bucket = min(self._waiting, key=lambda bucket: min(member.due for member in self._waiting[bucket]))
+        if bucket.alone and running:
+            return inf
+        members = sorted(self._waiting.pop(bucket), key=lambda member: member.due)
+        size = self._size(bucket, members, slots)
+        if members[size:]:
+            self._waiting[bucket] = members[size:]
+        self._running[bucket] += size
+        self._latest[bucket.queue] = bucket
+        self._others = 0.0
+        return [member.delivery for member in members[:size]]
+
+    def stepped(self, bucket: Bucket, size: int, going_on: list[Delivery], now: float, seconds: float) -> None:
+        """A batch of `size` has taken its step; `going_on` wait for the next one."""
+        self._running[bucket] -= size
+        if not self._running[bucket]:
+            del self._running[bucket]
+        self._ended, self._seconds, self._others = now, seconds, 0.0
+        for job in going_on:
+            self._waiting.setdefault(bucket, []).append(Member(job, now))
+
+    def others_ran(self, seconds: float) -> None:
+        """A short batch took so long."""
+        if self._waiting:
+            self._others += seconds
+
+    def rooms(self, slots: int, state_bytes: int) -> dict[str, int]:
+        """How many jobs to pull, by queue: one budget for each slot at a time, within what all slots can use and what memory allows.
+
+        state_bytes: bound for the states of all bundles. An empty worker always has room for one job."""
+        residencies = self._residencies()
+        if not residencies:
+            return {}
+        here = {queue: self._here(queue) for queue in residencies}
+        used = sum(it.nbytes + (here[queue] - it.residents) * it.state_bytes for queue, it in residencies.items())
+        rooms = {}
+        for queue, residency in residencies.items():
+            budget = self._step_times(self._latest.get(queue, Bucket(queue, ""))).best * slots
+            room = min(budget, HOARD * budget - here[queue])
+            if residency.state_bytes:
+                room = min(room, int((state_bytes - used) // residency.state_bytes))
+            rooms[queue] = max(room, 0 if any(here.values()) else 1)
+        return rooms
+
+    def leaving(self, now: float, until: float, slots: int) -> list[Delivery]:
+        """Takes those out that cannot come to their end by `until`, to be handed back; the shortest stay first."""
+        waiting = sorted(
+            ((self._remaining(member.delivery), bucket, member) for bucket, members in self._waiting.items() for member in members),
+            key=lambda entry: entry[0],
+        )
+        kept: dict[Bucket, list[Member]] = {}
+        leaving = []
+        for remaining, bucket, member in waiting:
+            kept.setdefault(bucket, []).append(member)
+            if now + remaining * max(self._round(kept), TINY) / slots > until:
+                kept[bucket].remove(member)
+                leaving.append(member.delivery)
+        self._waiting = {bucket: members for bucket, members in kept.items() if members}
+        return leaving
+
+    def clear(self) -> list[Delivery]:
+        """Takes everything that waits."""
+        jobs = [member.delivery for members in self._waiting.values() for member in members]
+        self._waiting.clear()
+        return jobs
+
+    def _size(self, bucket: Bucket, members: list[Member], slots: int) -> int:
+        """How many of them take this step: what fits into the budget, and no more than a slot's share of the bucket."""
+        steps = self._step_times(bucket)
+        budget = steps.target if len(members) >= steps.target else steps.best
+        weights = [self._weight(member.delivery) for member in members]
+        share = ceil((len(members) + self._running[bucket]) / slots)
+        size = 1
+        while size < min(len(members), share) and sum(weights[: size + 1]) <= budget:
+            size += 1
+        return size
+
+    def _weight(self, job: Delivery) -> float:
+        residency = self._residencies().get(job.queue)
+        return residency.weight(job) if residency is not None else 1.0
+
+    def _remaining(self, job: Delivery) -> float:
+        residency = self._residencies().get(job.queue)
+        remaining = residency.remaining(job) if residency is not None else None
+        return inf if remaining is None else remaining
+
+    def _round(self, kept: Mapping[Bucket, list[Member]]) -> float:
+        """Seconds until each of these has taken a step."""
+        total = 0.0
+        for bucket, members in kept.items():
+            steps = self._step_times(bucket)
+            total += ceil(len(members) / steps.best) * steps.predict(min(len(members), steps.best))
+        return total
+
+    def _here(self, queue: str) -> int:
+        waiting = sum(len(members) for bucket, members in self._waiting.items() if bucket.queue == queue)
+        return waiting + sum(size for bucket, size in self._running.items() if bucket.queue == queue)

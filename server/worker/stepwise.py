@@ -1,0 +1,181 @@
+"""Jobs of several steps: `Stepwise` keeps how far each has come, and takes the next step of those that it is given.
+
+States are values (`models.layers.steps`): a step that raises leaves the old ones as they were, so halves of the batch can take it again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.layers.steps import State
+from models.loading import Advanced, Ended
+from server.queue.delivery import Delivery
+from server.worker.executors import Outcome, Streams, halving
+from server.worker.results import Answer, Computed, Left, Refused, Report, Reports
+
+REPORT_EVERY = 0.2
+"""Seconds between two reports of one job."""
+MEMORY = 16
+"""Number of jobs over which the mean number of steps is taken, roughly."""
+
+
+class StepsModel(Protocol):
+    """What `Stepwise` needs of `models.loading.LoadedSteps`."""
+
+    @property
+    def unit(self) -> str: ...
+
+    def start(self, arrays: Sequence[Mapping[str, Any]], options: Sequence[Mapping[str, Any]]) -> list[State]: ...
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]: ...
+
+    def cost(self, state: State) -> float: ...
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What warm-up saw of a usual job."""
+
+    cost: float = 1.0
+    """Of its first step."""
+    total: int = 1
+    """Number of its steps."""
+    nbytes: int = 0
+    """Of its state."""
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A job between two of its steps."""
+
+    state: State
+    batch_wait: float
+    """Seconds from the pull to the start."""
+    inference: float
+    """Seconds on the device so far."""
+    reported: float
+    """Monotonic seconds of the last report."""
+
+
+class Stepwise:
+    """Takes steps of jobs of one bundle."""
+
+    def __init__(self, model: StepsModel, device: torch.device, usual: Usual | None = None) -> None:
+        self.model = model
+        self.usual = usual or Usual()
+        self._streams = Streams(device)
+        self._residents: dict[tuple[str, str], Resident] = {}
+        """By stream and entry id."""
+        self._lock = threading.Lock()
+        self._largest = self.usual.nbytes
+        self._mean_total = float(self.usual.total)
+
+    @property
+    def unit(self) -> str:
+        return self.model.unit
+
+    @property
+    def residents(self) -> int:
+        """Number of jobs that have started and not ended."""
+        return len(self._residents)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all states that are kept."""
+        with self._lock:
+            return sum(resident.state.nbytes for resident in self._residents.values())
+
+    @property
+    def state_bytes(self) -> int:
+        """To be expected of one more job: the largest state seen."""
+        return self._largest
+
+    @property
+    def mean_total(self) -> float:
+        """Steps of a job, of those that ended lately."""
+        return self._mean_total
+
+    def weight(self, job: Delivery) -> float:
+        """Cost of the next step in usual jobs; 1 for a job that has not started."""
+        resident = self._residents.get(_key(job))
+        return 1.0 if resident is None else self.model.cost(resident.state) / self.usual.cost
+
+    def remaining(self, job: Delivery) -> int | None:
+        """Number of steps to take; None: it has not started."""
+        resident = self._residents.get(_key(job))
+        return None if resident is None else resident.state.total - resident.state.done
+
+    def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
+        """One step of each job. Those that have not started start before it and are reported at once."""
+        fresh = [job for job in jobs if _key(job) not in self._residents]
+        started = [job for job in jobs if _key(job) in self._residents]
+        for outcome in halving(fresh, self._start, self._streams.free_memory) if fresh else ():
+            if isinstance(outcome, Computed):
+                started += outcome.jobs
+                yield Reports(outcome.reports)
+            else:
+                yield outcome
+        for outcome in halving(started, self._step, self._streams.free_memory) if started else ():
+            if isinstance(outcome, Refused):
+                self.drop([outcome.job])
+                yield Left([outcome.job], "failed")
+            yield outcome
+
+    def drop(self, jobs: list[Delivery]) -> None:
+        with self._lock:
+            for job in jobs:
+                self._residents.pop(_key(job), None)
+
+    def _start(self, jobs: list[Delivery]) -> Computed:
+        started = time.monotonic()
+        arrays = [{name: np.array(array.to_numpy()) for name, array in job.job.arrays.items()} for job in jobs]
+        with self._streams.current():
+            states = self.model.start(arrays, [job.job.options for job in jobs])
+        seconds = time.monotonic() - started
+        residents = [Resident(state, started - job.pulled_at, seconds, started) for job, state in zip(jobs, states, strict=True)]
+        with self._lock:
+            self._residents.update({_key(job): resident for job, resident in zip(jobs, residents, strict=True)})
+            self._largest = max(self._largest, *(state.nbytes for state in states))
+        return Computed(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
+
+    def _step(self, jobs: list[Delivery]) -> Computed:
+        started = time.monotonic()
+        residents = [self._residents[_key(job)] for job in jobs]
+        weight = sum(self.model.cost(resident.state) for resident in residents) / self.usual.cost
+        due = [started >= resident.reported + REPORT_EVERY for resident in residents]
+        with self._streams.current():
+            outcomes = self.model.step(
+                [resident.state for resident in residents], [job.job.previews and now for job, now in zip(jobs, due, strict=True)]
+            )
+        seconds = time.monotonic() - started
+        computed = Computed(jobs, started, seconds, [], weight=weight, joined=sum(resident.state.done == 0 for resident in residents))
+        with self._lock:
+            for job, resident, now, outcome in zip(jobs, residents, due, outcomes, strict=True):
+                inference = resident.inference + seconds
+                if isinstance(outcome, Ended):
+                    del self._residents[_key(job)]
+                    self._mean_total += (resident.state.done + 1 - self._mean_total) / MEMORY
+                    computed.answers.append(Answer(job, dict(outcome.outputs), resident.batch_wait, inference))
+                    continue
+                reported = started if now else resident.reported
+                self._residents[_key(job)] = Resident(outcome.state, resident.batch_wait, inference, reported)
+                self._largest = max(self._largest, outcome.state.nbytes)
+                computed.going_on.append(job)
+                if now:
+                    computed.reports.append(self._report(job, outcome.state, outcome.preview))
+        return computed
+
+    def _report(self, job: Delivery, state: State, preview: Mapping[str, NDArray[Any]] | None = None) -> Report:
+        return Report(job, state.done, state.total, self.unit, dict(preview or {}))
+
+
+def _key(job: Delivery) -> tuple[str, str]:
+    return job.stream, job.entry_id

@@ -1,0 +1,123 @@
+"""Line 10: large messages lie beside the streams, and go there and back in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import numpy as np
+import pytest
+import redis
+
+from server.queue.connect import connect
+from server.queue.delivery import Beside
+from server.queue.job import Array, Reply, decode_arrays, decode_reply
+from server.queue.pieces import PIECE_BYTES
+from server.queue.worker_side import Delivery, WorkerQueue
+from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled
+
+LARGE = 3 * PIECE_BYTES + 12_345
+
+
+async def taken(worker: WorkerQueue, items: int = 16) -> list[Delivery | Beside]:
+    return await asyncio.to_thread(worker.take, [QUEUE], items, 2000)
+
+
+async def test_a_pull_brings_no_large_message_and_the_worker_reads_it_later(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        ballast = np.random.default_rng(0).integers(0, 256, LARGE, np.uint8)
+        request = asyncio.create_task(ask(us, 7, ballast=ballast))
+        [beside] = await taken(worker)
+        assert isinstance(beside, Beside)
+        assert beside.queue == QUEUE
+        delivery = worker.fetch(beside)
+        assert delivery is not None
+        np.testing.assert_array_equal(delivery.job.arrays["ballast"].to_numpy(), ballast)
+        worker.finish([(delivery, echo(worker, delivery))])
+        assert await request == 7
+        assert nothing_is_left(db)
+
+
+async def test_a_large_job_whose_message_is_lost_is_sent_again_by_its_gateway(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
+        [beside] = await taken(worker)
+        assert isinstance(beside, Beside)
+        db.delete(f"blob:{beside.job_id}")
+        assert worker.fetch(beside) is None
+        [delivery] = await pulled(worker)
+        worker.finish([(delivery, echo(worker, delivery))])
+        assert await request == 7
+        assert nothing_is_left(db)
+
+
+async def test_an_unread_job_can_be_handed_back(url: str, worker: WorkerQueue) -> None:
+    leaving = WorkerQueue(url, "leaving")
+    async with gateway(url) as us:
+        request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
+        unread = await taken(leaving)
+        leaving.hand_back(unread)
+        [again] = await pulled(worker)
+        assert (again.job.id, again.stream) == (unread[0].job_id, f"{STREAM}:back")
+        worker.finish([(again, echo(worker, again))])
+        assert await request == 7
+
+
+async def test_a_dead_letter_holds_no_large_message(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        request = asyncio.create_task(us.submit_all([await a_job(us, 4, ballast=np.zeros(LARGE, np.uint8))]))
+        [delivery] = await pulled(worker)
+        worker.dead_letter(delivery, "ValueError: no", "model-error")
+        await request
+        [(_, letter)] = db.xrange("dead")
+        assert (letter["job"], int(letter["bytes"])) == ("", delivery.nbytes)
+
+
+@pytest.mark.parametrize(("forms", "is_stored"), [("1 batched-replies stored-replies", True), ("1 batched-replies", False)])
+async def test_a_large_output_is_written_in_pieces_where_the_gateway_reads_such(
+    url: str, db: redis.Redis, worker: WorkerQueue, forms: str, is_stored: bool
+) -> None:
+    output = Array.of(np.random.default_rng(1).integers(0, 256, LARGE, np.uint8))
+    with connect(url) as raw:
+        raw.set("gw:us", forms)
+        delivery = await delivered(url, worker, "us")
+        assert worker.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays={"y": output}))]) == [True]
+        [(_, entry)] = raw.xrange("replies:us")
+        [data] = [value for name, value in entry.items() if name == delivery.job.id.encode() or name == b"reply"]
+        reply = decode_reply(data)
+        assert bool(reply.stored) == is_stored
+        arrays = decode_arrays(raw.get(reply.stored)) if is_stored else reply.arrays
+        assert arrays == {"y": output}
+        assert not is_stored or 0 < raw.ttl(reply.stored) <= 120
+
+
+async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    output = {"y": Array.of(np.random.default_rng(2).integers(0, 256, LARGE, np.uint8))}
+    async with gateway(url) as us:
+        request = asyncio.create_task(us.submit_all([await a_job(us, 1)]))
+        [delivery] = await pulled(worker)
+        worker.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays=output))])
+        [reply] = await request
+        assert (reply.arrays, reply.stored) == (output, "")
+        await eventually(lambda: not list(db.scan_iter("out:*")))
+
+
+async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    with connect(url) as raw:
+        raw.set("gw:us", "stored-replies")
+        delivery = await delivered(url, worker, "us")
+        output = {"y": Array.of(np.zeros(LARGE, np.uint8))}
+        replies = [Reply(id=delivery.job.id, worker=worker.id, arrays=output) for _ in range(2)]
+        assert [worker.finish([(delivery, reply)]) for reply in replies] == [[True], [False]]
+        assert len(list(raw.scan_iter("out:*"))) == 1
+
+
+async def delivered(url: str, worker: WorkerQueue, to: str) -> Delivery:
+    """A job whose answer goes to a gateway that only its key shows."""
+    async with gateway(url) as us:
+        job = msgspec.structs.replace(await a_job(us, 1), gateway=to)
+        request = asyncio.create_task(us.submit_all([job]))
+        [delivery] = await pulled(worker)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+    return delivery

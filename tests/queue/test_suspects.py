@@ -1,0 +1,155 @@
+"""Line 5 for workers that record what they run: only that is suspected when they die, and counted only where it ran alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from server.queue import keys
+from server.queue.dispatch import Dispatcher
+from server.queue.job import Job, Reply
+from server.queue.worker_side import Delivery, WorkerQueue
+from tests.queue.harness import QUEUE, QUICK_WORKER, a_job, announce, answer_of, echo, gateway, nothing_is_left, pulled
+
+
+@pytest.fixture
+def victim(url: str) -> Iterator[WorkerQueue]:
+    """A worker that records what it runs. Without a key it is dead from the start, for everybody but itself."""
+    queue = WorkerQueue(url, "victim", QUICK_WORKER)
+    queue.record_suspects()
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def worker(worker: WorkerQueue) -> WorkerQueue:
+    worker.record_suspects()
+    return worker
+
+
+async def asked(us: Dispatcher, count: int) -> tuple[list[Job], asyncio.Task[list[Reply]]]:
+    jobs = [await a_job(us, value) for value in range(count)]
+    return jobs, asyncio.create_task(us.submit_all(jobs))
+
+
+async def test_only_what_was_running_is_suspected_and_the_others_go_back_with_their_time(
+    url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue
+) -> None:
+    async with gateway(url) as us:
+        _, request = await asked(us, 6)
+        taken = await pulled(victim)
+        assert victim.begin(taken[:4], 0) == taken[:4]  # in one slot …
+        assert victim.begin(taken[1:3], 0) == taken[1:3]  # … which goes on with these
+        victim.begin(taken[3:4], 1)
+        assert worker.has_orphans([QUEUE])
+        innocent = worker.pull([QUEUE], 16)
+        assert {job.job.id for job in innocent} == {taken[i].job.id for i in (0, 4, 5)}
+        assert [job.added_ms for job in innocent] == [job.added_ms for job in (taken[0], taken[4], taken[5])]
+        assert not any(job.alone for job in innocent)
+        suspects = [worker.reclaim([QUEUE]) for _ in range(4)]
+        assert [suspect and suspect.job.id for suspect in suspects] == [taken[i].job.id for i in (1, 2, 3)] + [None]
+        held = [*innocent, *(suspect for suspect in suspects if suspect)]
+        worker.finish([(delivery, echo(worker, delivery)) for delivery in held])
+        assert sorted(answer_of(reply) for reply in await request) == list(range(6))
+        assert nothing_is_left(db)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_nothing_is_suspected_of_a_worker_that_dies_while_nothing_runs(
+    url: str, victim: WorkerQueue, worker: WorkerQueue, ended: bool
+) -> None:
+    async with gateway(url) as us:
+        _, request = await asked(us, 3)
+        taken = await pulled(victim)
+        if ended:
+            victim.begin(taken, 0)
+            victim.end(0)
+        assert not worker.has_orphans([QUEUE])
+        again = worker.pull([QUEUE], 16)
+        assert [job.job.id for job in again] == [job.job.id for job in taken]
+        request.cancel()
+
+
+async def test_the_third_death_while_its_own_step_ran_makes_a_dead_letter_and_resting_between_steps_counts_nothing(
+    url: str, db: redis.Redis, worker: WorkerQueue
+) -> None:
+    async with gateway(url) as us:
+        [job], request = await asked(us, 1)
+        first = WorkerQueue(url, "in-company", QUICK_WORKER)
+        first.record_suspects()
+        first.begin(await pulled(first), 0)
+        for life in range(4):
+            unlucky = WorkerQueue(url, f"unlucky-{life}", QUICK_WORKER)
+            unlucky.record_suspects()
+            suspect = unlucky.reclaim([QUEUE])
+            assert suspect is not None and suspect.alone
+            unlucky.begin([suspect], 0)
+            if life == 1:
+                unlucky.end(0)  # it dies while others run
+            assert int(db.hget(f"deaths:{job.id}", "count") or 0) == (0, 1, 1, 2)[life]
+        assert worker.reclaim([QUEUE]) is None
+        [reply] = await request
+        assert reply.failure is not None and reply.failure.kind == "worker-crashed"
+        [(_, letter)] = db.xrange(keys.DEAD)
+        assert letter["id"] == job.id
+        assert nothing_is_left(db)
+
+
+async def test_a_suspect_stays_one_whoever_had_it_meanwhile(url: str, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        _, request = await asked(us, 1)
+        await pulled(WorkerQueue(url, "keeps-no-record", QUICK_WORKER))
+        resting = WorkerQueue(url, "resting", QUICK_WORKER)
+        resting.record_suspects()
+        assert resting.reclaim([QUEUE]) is not None  # and dies before it runs
+        assert worker.has_orphans([QUEUE])
+        again = worker.reclaim([QUEUE])
+        assert again is not None and again.alone
+        request.cancel()
+
+
+async def test_a_lone_job_of_a_worker_without_record_is_charged_as_ever(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        [job], request = await asked(us, 1)
+        await pulled(WorkerQueue(url, "dies", QUICK_WORKER))
+        assert WorkerQueue(url, "dies-alone", QUICK_WORKER).reclaim([QUEUE]) is not None
+        recording = WorkerQueue(url, "recording", QUICK_WORKER)
+        recording.record_suspects()
+        assert recording.reclaim([QUEUE]) is not None
+        assert db.hget(f"deaths:{job.id}", "count") == "1"
+        request.cancel()
+
+
+async def test_beginning_a_step_tells_what_is_cancelled_late_deserted_or_ended_and_does_not_record_it(
+    url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue
+) -> None:
+    async with gateway(url) as us, gateway(url) as them:
+        jobs = [await a_job(us, 0), await a_job(us, 1), await a_job(us, 2, seconds=1.0), await a_job(them, 3), await a_job(us, 4)]
+        requests = [asyncio.create_task((them if i == 3 else us).submit_all([job])) for i, job in enumerate(jobs)]
+        taken: list[Delivery] = []
+        while len(taken) < 5:
+            taken += await pulled(victim)
+        db.set(f"cancel:{jobs[1].id}", "1")
+        other = next(job for job in taken if job.job.id == jobs[4].id)
+        worker.finish([(other, echo(worker, other))])
+        await asyncio.sleep(1.1)
+        db.delete(f"gw:{them.id}")
+        wanted = victim.begin(taken, 0)
+        assert [job.job.id for job in wanted] == [jobs[0].id]
+        assert worker.has_orphans([QUEUE])
+        suspect = worker.reclaim([QUEUE])
+        assert suspect is not None and suspect.job.id == jobs[0].id
+        assert worker.reclaim([QUEUE]) is None
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+
+
+async def test_the_record_lives_as_long_as_its_worker_and_then_ends_by_itself(db: redis.Redis, victim: WorkerQueue) -> None:
+    db.delete(keys.suspects("victim"))  # as a Redis that restarted empty
+    announce(victim)
+    assert db.hgetall(keys.suspects("victim")) == {"": ""}
+    assert 0 < db.ttl(keys.suspects("victim")) <= 3600

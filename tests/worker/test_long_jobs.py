@@ -1,0 +1,176 @@
+"""Jobs of several steps in a worker process, against a real queue."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import redis
+
+from server.queue import keys
+from server.queue.embedded import PrivateValkey
+from server.queue.errors import DeadlinePassed
+from server.queue.job import Job, Progress, Reply
+from tests.bundles import write_null
+from tests.worker.processes import Gateway, eventually, gateway, worker
+from tests.worker.toys import answer_alone, pixels, steps_of, write_toy
+
+SLOW_MS = 20.0
+
+
+def toy_job(asking: Gateway, number: int, choice: int, **more: Any) -> Job:
+    return asking.job("toy@1", pixels(number, choice), options={"seed": number}, **more)
+
+
+def same(reply: Reply, expected: np.ndarray) -> None:
+    assert reply.failure is None, reply.failure
+    np.testing.assert_allclose(reply.arrays["logits"].to_numpy(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_jobs_of_mixed_lengths_in_a_crowd_get_the_answers_they_get_alone(valkey: PrivateValkey, tmp_path: Path, slots: int) -> None:
+    model = steps_of(write_toy(tmp_path, milliseconds=1, steps=(1, 10, 50)))
+    with worker(valkey.url, tmp_path, threads=slots):
+        async with gateway(valkey.url) as asking:
+            [info] = await asking.ready()
+            assert [(bundle.unit, bundle.items_per_second > 0) for bundle in info.bundles] == [("steps", True)]
+            replies = await asyncio.gather(*(asking.ask(toy_job(asking, number, number % 3)) for number in range(60)))
+    for number, reply in enumerate(replies):
+        same(reply, answer_alone(model, pixels(number, number % 3), seed=number)["logits"])
+    assert max(reply.timing.batch_size for reply in replies if reply.timing) > 1
+
+
+async def test_progress_starts_at_nothing_done_and_comes_before_the_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_toy(tmp_path, milliseconds=SLOW_MS, steps=(40,))
+    told: list[Progress] = []
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            jobs = [toy_job(asking, 1, 0, progress=True, previews=True), toy_job(asking, 2, 0)]
+            replies = await asking.dispatcher.submit_all(jobs, on_progress=told.append)
+    assert [reply.failure for reply in replies] == [None, None]
+    assert {progress.id for progress in told} == {jobs[0].id}
+    assert (told[0].done, told[0].total, told[0].unit, told[0].preview) == (0, 40, "steps", {})
+    done = [progress.done for progress in told]
+    assert done == sorted(set(done)) and 1 < len(done) < 40
+    assert all("logits" in progress.preview for progress in told[1:])
+
+
+async def test_a_cancelled_job_stops_before_its_next_step_and_leaves_nothing(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_toy(tmp_path, milliseconds=SLOW_MS, steps=(10_000, 5))
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            with redis.Redis.from_url(valkey.url) as client:
+                endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
+                await eventually(lambda: running(client), "it takes steps")
+                endless.cancel()
+                await eventually(lambda: not list(client.scan_iter("job:*")), "it is gone")
+            assert (await asking.ask(toy_job(asking, 2, 1))).failure is None
+
+
+async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_toy(tmp_path, milliseconds=SLOW_MS, steps=(10_000,))
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            with redis.Redis.from_url(valkey.url) as client, pytest.raises(DeadlinePassed):
+                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=2.0)))
+                await eventually(lambda: running(client), "it takes steps")
+                await asked
+            with redis.Redis.from_url(valkey.url) as client:
+                await eventually(lambda: not running(client), "it has stopped")
+
+
+async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_toy(tmp_path, milliseconds=SLOW_MS, steps=(10_000,))
+    write_null(tmp_path, milliseconds=1)
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
+            with redis.Redis.from_url(valkey.url) as client:
+                await eventually(lambda: running(client), "it takes steps")
+            replies = await asyncio.gather(*(asking.ask(asking.job("null@1")) for _ in range(5)))
+            assert [reply.failure for reply in replies] == [None] * 5
+            assert not endless.done()
+            endless.cancel()
+
+
+async def test_sigterm_finishes_what_is_short_and_hands_back_what_is_long_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
+    model = steps_of(write_toy(tmp_path, milliseconds=SLOW_MS, steps=(60, 400)))
+    with worker(valkey.url, tmp_path, drain_timeout=6) as first:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
+            with redis.Redis.from_url(valkey.url) as client:
+                await eventually(lambda: len(running(client)) == 2, "both take steps")
+                first.send_signal(signal.SIGTERM)
+                await eventually(lambda: first.poll() is not None, "the first worker has ended")
+                assert first.returncode == 0
+                assert short.done() and not long.done()
+                assert not list(client.scan_iter("deaths:*"))
+                assert sum(client.xlen(back) for back in client.scan_iter("queue:*:back")) == 1
+            with worker(valkey.url, tmp_path):
+                same(await long, answer_alone(model, pixels(1, 1), seed=1)["logits"])
+            same(await short, answer_alone(model, pixels(0, 0), seed=0)["logits"])
+
+
+async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_toy(tmp_path, milliseconds=SLOW_MS, steps=(150,))
+    with worker(valkey.url, tmp_path, drain_timeout=100) as first:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
+            with redis.Redis.from_url(valkey.url) as client:
+                await eventually(lambda: running(client), "it takes steps")
+            first.send_signal(signal.SIGTERM)
+            first.send_signal(signal.SIGINT)
+            await eventually(lambda: first.poll() is not None, "the first worker has ended")
+            assert (first.returncode, asked.done()) == (0, False)
+            with worker(valkey.url, tmp_path):
+                assert (await asked).failure is None
+
+
+async def test_a_job_whose_worker_is_killed_starts_again_and_ends_in_the_same_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
+    model = steps_of(write_toy(tmp_path, milliseconds=SLOW_MS, steps=(30,)))
+    told: list[Progress] = []
+    with worker(valkey.url, tmp_path) as first:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            job = toy_job(asking, 7, 0, progress=True)
+            asked = asyncio.create_task(asking.dispatcher.submit_all([job], on_progress=told.append))
+            await eventually(lambda: any(progress.done for progress in told), "it has taken steps")
+            first.kill()
+            with worker(valkey.url, tmp_path):
+                [reply] = await asked
+    same(reply, answer_alone(model, pixels(7, 0), seed=7)["logits"])
+    assert [progress.done for progress in told].count(0) == 2, "it started twice"
+
+
+@pytest.mark.parametrize("size", [300_000, 5_000_000])
+async def test_large_jobs_are_read_in_pieces_beside_the_others(valkey: PrivateValkey, tmp_path: Path, size: int) -> None:
+    write_null(tmp_path, milliseconds=1)
+    with worker(valkey.url, tmp_path):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            large = [np.full((1, size, 3), number, np.uint8) for number in range(3)]
+            jobs = [asking.job("null@1", picture, bucket="large") for picture in large] + [asking.job("null@1") for _ in range(3)]
+            replies = await asyncio.gather(*map(asking.ask, jobs))
+            assert [reply.failure for reply in replies] == [None] * 6
+            with redis.Redis.from_url(valkey.url) as client:
+                assert not list(client.scan_iter("blob:*"))
+
+
+def running(client: redis.Redis) -> list[bytes]:
+    """Ids of the jobs that workers say they run."""
+    found: list[bytes] = []
+    for key in client.scan_iter(keys.suspects("*")):
+        for packed in client.hvals(key):
+            found += msgspec.msgpack.decode(packed)[1] if packed else []
+    return found

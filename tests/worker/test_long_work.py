@@ -1,0 +1,266 @@
+"""How jobs of several steps and short ones take turns, on a clock of the test's own."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from server.queue.delivery import Delivery
+from server.queue.job import Priority
+from server.worker.batcher import Batcher
+from server.worker.bucket import Bucket
+from server.worker.budget import StepTimes
+from server.worker.long_work import HOARD, MOST_LONE, LongWork
+from tests.worker.deliveries import delivery
+
+LONG = "long@1"
+STEP, BATCH = 0.1, 0.02
+"""Seconds of a step and of a short batch, whatever their size."""
+BUDGET = 4
+
+
+class Jobs:
+    """What the executor of the long bundle would say: so many steps remain, states of so many bytes, costs by job."""
+
+    def __init__(self, state_bytes: int = 0) -> None:
+        self.state_bytes = state_bytes
+        self.left: dict[str, int] = {}
+        self.weights: dict[str, float] = {}
+
+    @property
+    def residents(self) -> int:
+        return len(self.left)
+
+    @property
+    def nbytes(self) -> int:
+        return self.residents * self.state_bytes
+
+    def weight(self, job: Delivery) -> float:
+        return self.weights.get(job.job.id, 1.0)
+
+    def remaining(self, job: Delivery) -> int | None:
+        return self.left.get(job.job.id)
+
+
+class Device:
+    """One or more slots that run what the batcher says. Every batch is written down as (start, jobs)."""
+
+    def __init__(self, jobs: Jobs | None = None, slots: int = 1) -> None:
+        self.jobs = jobs or Jobs()
+        self.slots = slots
+        self.now = 0.0
+        self.ran: list[tuple[float, list[Delivery]]] = []
+        self.totals: dict[str, int] = {}
+        queue = Bucket.of(delivery(bundle=LONG)).queue
+        self.queue = queue
+        self.long = LongWork(self._times, lambda: {queue: self.jobs})
+        self.batcher = Batcher(self._times, self.long)
+
+    def long_job(self, steps: int, **of_delivery: object) -> Delivery:
+        made = delivery(bundle=LONG, **{"queued_at": self.now, **of_delivery})
+        self.totals[made.job.id] = steps
+        self.batcher.add(made)
+        return made
+
+    def short(self, **of_delivery: object) -> Delivery:
+        made = delivery(**{"queued_at": self.now, **of_delivery})
+        self.batcher.add(made)
+        return made
+
+    def run(self) -> list[Delivery]:
+        """The next batch from its start to its end, in a worker with one slot. [] if there is none."""
+        batch = self.batcher.next(self.now, running=0, idle_slots=1, slots=self.slots)
+        if isinstance(batch, float):
+            return []
+        self.ran.append((self.now, batch))
+        bucket = Bucket.of(batch[0])
+        seconds = STEP if self.is_long(batch) else BATCH
+        self.now += seconds
+        if self.is_long(batch):
+            for job in batch:
+                self.jobs.left[job.job.id] = self.jobs.left.get(job.job.id, self.totals[job.job.id]) - 1
+            going_on = [job for job in batch if self.jobs.left[job.job.id]]
+            self.jobs.left = {id_: left for id_, left in self.jobs.left.items() if left}
+            self.long.stepped(bucket, len(batch), going_on, self.now, seconds)
+        else:
+            self.long.others_ran(seconds)
+        return batch
+
+    def is_long(self, batch: list[Delivery]) -> bool:
+        return self.long.takes(batch[0])
+
+    @staticmethod
+    def _times(bucket: Bucket) -> StepTimes:
+        steps = StepTimes(BUDGET)
+        for size in (1, 2, 4):
+            steps.record(size, STEP if bucket.bundle == LONG else BATCH)
+        return steps
+
+
+def test_members_whose_last_step_is_longest_ago_go_first_and_everybody_moves_on() -> None:
+    device = Device()
+    jobs = [device.long_job(3) for _ in range(6)]
+    assert [device.run() for _ in range(5)] == [
+        jobs[:4],
+        [*jobs[4:], *jobs[:2]],
+        [*jobs[2:4], *jobs[4:]],
+        [*jobs[:2], *jobs[2:4]],
+        jobs[4:],
+    ]
+    assert device.run() == []
+
+
+def test_a_new_job_joins_at_the_next_step() -> None:
+    device = Device()
+    first = [device.long_job(5) for _ in range(4)]
+    device.run()
+    newcomer = device.long_job(5, queued_at=device.now - STEP / 2)
+    assert device.run() == [newcomer, *first[:3]]
+
+
+def test_a_short_request_waits_for_one_running_step_at_most() -> None:
+    device = Device()
+    for _ in range(8):
+        device.long_job(50)
+    for _ in range(10):
+        assert device.is_long(device.run())
+        came = device.short(queued_at=device.now - STEP / 2)  # while the step ran
+        assert device.run() == [came]
+
+
+@pytest.mark.parametrize(("priority", "steps_before"), [("high", 0), ("normal", 0), ("low", 50)])
+def test_a_short_request_of_low_priority_gives_way_for_five_seconds(priority: Priority, steps_before: int) -> None:
+    device = Device()
+    device.long_job(500)
+    device.run()
+    came = device.short(priority=priority)
+    before = len(device.ran)
+    while came not in device.run():
+        pass
+    assert len(device.ran) - before - 1 == pytest.approx(steps_before, abs=1)
+
+
+def test_long_work_keeps_a_quarter_of_the_device() -> None:
+    device = Device()
+    device.long_job(10_000)
+    for _ in range(2000):
+        device.short(priority="high")
+        device.run()
+    long = sum(STEP for _, batch in device.ran if device.is_long(batch))
+    assert long / device.now == pytest.approx(0.25, abs=0.03)
+
+
+def test_short_work_that_leaves_room_gets_all_it_needs() -> None:
+    device = Device()
+    device.long_job(10_000)
+    waits = []
+    for _ in range(200):
+        came = device.short()
+        asked = device.now
+        while came not in device.run():
+            pass
+        waits.append(device.now - asked)
+        while device.now < asked + 0.5:
+            device.run()
+    assert max(waits) <= STEP + BATCH + 1e-9
+
+
+def test_a_low_long_job_is_not_starved_by_high_ones_in_another_bucket() -> None:
+    device = Device()
+    low = device.long_job(3, priority="low", bucket="b")
+    for _ in range(4):
+        device.long_job(100_000, priority="high")
+    steps = [start for start, batch in (device.ran if [device.run() for _ in range(400)] else []) if low in batch]
+    assert len(steps) == 3
+
+
+def test_buckets_of_equal_priority_alternate() -> None:
+    device = Device()
+    for bucket in "abab":
+        device.long_job(4, bucket=bucket)
+    assert [device.run()[0].job.bucket for _ in range(6)] == list("ababab")
+
+
+def test_a_batch_is_bounded_by_cost_where_steps_differ() -> None:
+    device = Device()
+    jobs = [device.long_job(2) for _ in range(4)]
+    device.jobs.weights = {jobs[0].job.id: 3.0, jobs[1].job.id: 0.5, jobs[2].job.id: 0.5, jobs[3].job.id: 1.0}
+    assert device.run() == jobs[:3]
+
+
+def test_two_slots_share_a_bucket() -> None:
+    device = Device(slots=2)
+    jobs = [device.long_job(5) for _ in range(6)]
+    first = device.long.next(running=0, slots=2)
+    second = device.long.next(running=3, slots=2)
+    assert (first, second) == (jobs[:3], jobs[3:])
+
+
+class TestAlone:
+    def test_a_suspect_takes_its_steps_by_itself_and_others_take_their_turns_between(self) -> None:
+        device = Device()
+        others = [device.long_job(3) for _ in range(2)]
+        suspect = device.long_job(3, alone=True)
+        batches = [device.run() for _ in range(6)]
+        assert batches == [others, [suspect]] * 3
+
+    def test_its_step_waits_until_nothing_else_runs_in_the_worker(self) -> None:
+        device = Device(slots=2)
+        device.long_job(3, alone=True)
+        assert device.batcher.next(0.0, running=1, idle_slots=1, slots=2) == inf
+        assert device.batcher.next(0.0, running=0, stepping=2, idle_slots=1, slots=2) == inf
+        assert len(device.run()) == 1
+
+    def test_few_are_in_a_worker_at_a_time(self) -> None:
+        device = Device()
+        for _ in range(MOST_LONE):
+            device.long_job(3, alone=True)
+        assert device.long.lone == MOST_LONE
+
+
+class TestRoom:
+    def test_is_one_budget_at_a_time_and_a_few_in_all(self) -> None:
+        device = Device()
+        rooms = []
+        for _ in range(HOARD + 1):
+            rooms.append(device.long.rooms(1, 0)[device.queue])
+            for _ in range(rooms[-1]):
+                device.long_job(100)
+            device.run()
+        assert rooms == [BUDGET] * HOARD + [0]
+
+    def test_is_bounded_by_the_bytes_of_states(self) -> None:
+        device = Device(Jobs(state_bytes=100))
+        assert device.long.rooms(1, 250)[device.queue] == 2
+        for _ in range(2):
+            device.long_job(100)
+        assert device.long.rooms(1, 250)[device.queue] == 0
+        device.run()
+        assert device.long.rooms(1, 399)[device.queue] == 1
+
+    def test_an_empty_worker_takes_one_job_however_large(self) -> None:
+        assert list(Device(Jobs(state_bytes=1000)).long.rooms(1, 10).values()) == [1]
+
+    def test_started_jobs_take_no_room_from_short_ones(self) -> None:
+        device = Device()
+        for _ in range(HOARD * BUDGET):
+            device.long_job(100)
+        assert device.batcher.room(BUDGET, idle_slots=1) == BUDGET
+
+
+class TestDraining:
+    def test_what_can_come_to_its_end_in_time_stays_and_the_others_leave(self) -> None:
+        device = Device()
+        short, long, unstarted = device.long_job(5), device.long_job(500), device.long_job(5)
+        device.jobs.left = {short.job.id: 5, long.job.id: 500}
+        leaving = device.long.leaving(device.now, until=device.now + 10 * STEP, slots=1)
+        assert set(map(id, leaving)) == {id(long), id(unstarted)}
+        assert device.run() == [short]
+
+    def test_who_shares_the_device_takes_longer(self) -> None:
+        device = Device()
+        jobs = [device.long_job(6, bucket=str(number)) for number in range(4)]
+        device.jobs.left = {job.job.id: 6 for job in jobs}
+        assert device.long.leaving(device.now, until=device.now + 13 * STEP, slots=1) == jobs[2:]
+        assert len(device.long) == 2

@@ -1,0 +1,176 @@
+"""Jobs that take several steps: they join and leave between steps, and nobody's answer depends on the company."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import BundleError
+from models.layers.steps import State
+from models.loading import Advanced, Ended, LoadedSteps, load
+from server.queue.delivery import Delivery
+from server.worker import stepwise
+from server.worker.results import Answer, Arrays, Computed, Refused, Report, Reports, TooLarge
+from server.worker.stepwise import Stepwise
+from tests.bundles import write_null
+from tests.worker.deliveries import delivery
+from tests.worker.toys import STEPS, answer_alone, pixels, steps_of, write_toy
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> LoadedSteps:
+    return steps_of(write_toy(tmp_path_factory.mktemp("bundles")))
+
+
+def job(number: int, choice: int, seed: int = 0, **of_job: Any) -> Delivery:
+    made = delivery(bundle="toy@1", pixels=pixels(number, choice))
+    return replace(made, job=msgspec.structs.replace(made.job, options={"seed": seed}, **of_job))
+
+
+def step(executor: Stepwise, jobs: list[Delivery]) -> tuple[list[Answer], list[Delivery]]:
+    """One step of these: who was answered, who goes on."""
+    computed = [result for result in executor.run(jobs) if isinstance(result, Computed)]
+    return [answer for batch in computed for answer in batch.answers], [job for batch in computed for job in batch.going_on]
+
+
+def same(answer: Arrays, expected: Arrays) -> None:
+    np.testing.assert_allclose(answer["logits"], expected["logits"], rtol=0, atol=1e-5)
+
+
+def test_jobs_join_and_leave_between_steps_and_get_the_answer_they_get_alone(toy: LoadedSteps) -> None:
+    executor = Stepwise(toy, CPU)
+    jobs = [job(number, number % 3, seed=number) for number in range(9)]
+    answers: dict[str, Arrays] = {}
+    steps_taken = dict.fromkeys((one.job.id for one in jobs), 0)
+    waiting, here = list(jobs), list[Delivery]()
+    while waiting or here:
+        here += [waiting.pop() for _ in range(2) if waiting]  # two more join at each step
+        for one in here:
+            steps_taken[one.job.id] += 1
+        done, here = step(executor, here)
+        answers |= {answer.job.job.id: answer.outputs for answer in done}
+    assert [steps_taken[one.job.id] for one in jobs] == [STEPS[number % 3] for number in range(9)]
+    for number, one in enumerate(jobs):
+        same(answers[one.job.id], answer_alone(toy, pixels(number, number % 3), seed=number))
+    assert executor.residents == executor.nbytes == 0
+
+
+def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedSteps) -> None:
+    """Else the other tests would prove nothing."""
+    [state] = toy.start([{"pixels": pixels(1, 1)}], [{"seed": 0}])
+    expected = answer_alone(toy, pixels(1, 1))["logits"]
+    for lost in (replace(state, done=1), replace(state, total=state.total + 1)):
+        here: Any = lost
+        while not hasattr(here, "outputs"):
+            [here] = toy.step([here], [False])
+            here = getattr(here, "state", here)
+        assert np.abs(here.outputs["logits"] - expected).max() > 0.5
+    assert np.abs(answer_alone(toy, pixels(1, 1), seed=1)["logits"] - expected).max() > 0.5
+
+
+def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedSteps) -> None:
+    executor, one = Stepwise(toy, CPU), job(5, 2)
+    for _ in range(3):
+        step(executor, [one])
+    executor.drop([one])
+    assert executor.remaining(one) is None
+    answers: list[Answer] = []
+    while not answers:
+        answers, _ = step(executor, [one])
+    same(answers[0].outputs, answer_alone(toy, pixels(5, 2)))
+
+
+class Fragile:
+    """The toy, but a step or a start with a certain job in it fails; and there is room for `room` jobs."""
+
+    unit = "steps"
+
+    def __init__(self, toy: LoadedSteps, *, at_start: bool = False, room: int = 100) -> None:
+        self._toy = toy
+        self._at_start = at_start
+        self._room = room
+
+    def start(self, arrays: Sequence[Mapping[str, Any]], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        if self._at_start and any(chosen["seed"] == 13 for chosen in options):
+            raise RuntimeError("cannot start")
+        return self._toy.start(arrays, options)
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
+        if len(states) > self._room:
+            raise torch.OutOfMemoryError("no room")
+        outcomes = self._toy.step(states, previews)
+        if not self._at_start and any(state.total == STEPS[0] and state.done == 1 for state in states):
+            raise RuntimeError("cannot step")  # only once it has computed
+        return outcomes
+
+    def cost(self, state: State) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_the_culprit_of_a_failing_step_is_refused_and_the_others_lose_nothing(toy: LoadedSteps, at_start: bool) -> None:
+    executor = Stepwise(Fragile(toy, at_start=at_start), CPU)
+    culprit = job(3, 2 if at_start else 0, seed=13)
+    jobs = [job(number, 1) for number in range(3)] + [culprit] + [job(number, 1) for number in range(10, 14)]
+    results = [list(executor.run(jobs))]
+    here = [one for result in results[0] if isinstance(result, Computed) for one in result.going_on]
+    answers: list[Answer] = []
+    while here:
+        results.append(list(executor.run(here)))
+        here = [one for result in results[-1] if isinstance(result, Computed) for one in result.going_on]
+        answers += [answer for result in results[-1] if isinstance(result, Computed) for answer in result.answers]
+    assert [result.job for batch in results for result in batch if isinstance(result, Refused)] == [culprit]
+    assert {answer.job.job.id for answer in answers} == {one.job.id for one in jobs if one is not culprit}
+    for answer in answers:
+        same(answer.outputs, answer_alone(toy, answer.job.job.arrays["pixels"].to_numpy().copy()))
+    assert executor.residents == 0
+
+
+def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedSteps) -> None:
+    jobs = [job(number, 1) for number in range(8)]
+    results = list(Stepwise(Fragile(toy, room=4), CPU).run(jobs))
+    assert [result.size for result in results if isinstance(result, TooLarge)] == [8]
+    assert [result.going_on for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
+
+
+class TestReports:
+    def reports(self, executor: Stepwise, one: Delivery) -> list[Report]:
+        told: list[Report] = []
+        here = [one]
+        while here:
+            results = list(executor.run(here))
+            told += [report for result in results if isinstance(result, Reports | Computed) for report in result.reports]
+            here = [job for result in results if isinstance(result, Computed) for job in result.going_on]
+        return told
+
+    def test_the_first_one_is_made_at_the_start_and_the_next_ones_are_rare(self, toy: LoadedSteps) -> None:
+        assert [(report.done, report.total, report.unit) for report in self.reports(Stepwise(toy, CPU), job(1, 2))] == [(0, 9, "steps")]
+
+    def test_every_step_is_told_where_steps_are_slow_and_previews_go_to_those_who_want_them(
+        self, toy: LoadedSteps, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stepwise, "REPORT_EVERY", 0.0)
+        told = self.reports(Stepwise(toy, CPU), job(1, 1))
+        assert [(report.done, report.total) for report in told] == [(done, 5) for done in range(5)]
+        assert not any(report.preview for report in told)
+        shown = self.reports(Stepwise(toy, CPU), job(1, 1, previews=True))
+        assert [sorted(report.preview) for report in shown] == [[]] + [["logits", "tokens"]] * 4
+
+
+def test_a_config_without_steps_is_one_forward_pass(tmp_path: Path) -> None:
+    assert load(write_null(tmp_path)).steps is None
+
+
+@pytest.mark.parametrize(("field", "value"), [("steps", [10, 0]), ("width", -1)])
+def test_a_toy_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    with pytest.raises(BundleError, match=field):
+        load(write_null(tmp_path, **{field: value}))
