@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT
+from training import draws
 from training.objectives.base import Batch, Facts
 from training.optim import ParameterGroup, layer_decay_groups
 from training.settings import OptimiserSettings, Settings
@@ -40,8 +40,9 @@ class Supervised(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """pixels: normalised (B, 3, S, S); label: (B,); the schedule comes from torch's generator, which the loop seeds by step."""
-        schedule = self.schedules[int(torch.randint(len(self.schedules), ()))]
+        """pixels: normalised (B, 3, S, S); label: (B,). All ranks draw the same schedule."""
+        drawn = draws.integers(draws.of_batch(batch["draw"]), (), 0, len(self.schedules), stream="merge schedule")
+        schedule = self.schedules[int(drawn)]
         logits = self.model(batch["pixels"], merge=schedule).logits.float()
         right = (logits.detach().argmax(dim=1) == batch["label"]).float().mean()
         return {"loss": F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing), "accuracy": right}
