@@ -96,6 +96,13 @@ class Flags(Settings):
     renderings: int = Field(default=16, gt=0)
     """Pictures of every drawing in an epoch."""
 
+    @property
+    def packages(self) -> tuple[NpmPackage | DebianPackage, ...]:
+        """Each once."""
+        artworks = {artwork.package.name: artwork.package for artwork in self.artworks}
+        emoji = {vendor.package.name: vendor.package for vendor in self.emoji}
+        return (*(artworks | emoji).values(), self.clip_art.package)
+
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.held_out not in [artwork.name for artwork in self.artworks]:
