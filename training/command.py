@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train a recipe and write its bundle. A run that was killed goes on.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description="Train a recipe and write its bundle. A run that was killed goes on."
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="overrides, such as phases.0.loop.batch_size=8")
     parser.add_argument("--runs", type=Path, default=Options.runs, help="checkpoints, logs and reports (default: %(default)s)")

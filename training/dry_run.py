@@ -30,7 +30,9 @@ def estimate(recipe: Recipe, phase: Phase, shop: Workshop) -> str:
         sharded = fixed / world() if phase.loop.sharding == "fsdp" else fixed
         loop = phase.loop.model_copy(update={"max_steps": _STEPS, "checkpoint_every": 10 * _STEPS})
         before = _peak(shop.device)
-        report = train(ready.objective, ready.source, replace(ready.plan, loop=loop), replace(ready.run, folder=Path(folder) / phase.name, saves=False))
+        report = train(
+            ready.objective, ready.source, replace(ready.plan, loop=loop), replace(ready.run, folder=Path(folder) / phase.name, saves=False)
+        )
     steps = round(phase.loop.epochs * ((phase.loop.samples_per_epoch or len(ready.source)) // phase.loop.batch_size))
     hours = steps * phase.loop.batch_size / max(report.rate, 1e-9) / 3600
     return "\n".join(

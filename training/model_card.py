@@ -117,7 +117,7 @@ def _epochs(spec: BundleSpec) -> float:
     if "finetune" in recipe:
         return int(recipe["finetune"]["epochs"])
     chosen = recipe["release"]["phase"]
-    return next(phase["loop"]["epochs"] for phase in recipe["phases"] if phase["name"] == chosen)
+    return next(float(phase["loop"]["epochs"]) for phase in recipe["phases"] if phase["name"] == chosen)
 
 
 _TASKS = {
@@ -173,7 +173,14 @@ def _rungs(spec: BundleSpec) -> Iterator[str]:
 
 
 def _training(spec: BundleSpec) -> Iterator[str]:
-    yield from ("## Training", "", "![loss of each phase](training.svg)", "", "| phase | objective | epochs | batch | learning rate |", "|---|---|---|---|---|")
+    yield from (
+        "## Training",
+        "",
+        "![loss of each phase](training.svg)",
+        "",
+        "| phase | objective | epochs | batch | learning rate |",
+        "|---|---|---|---|---|",
+    )
     for phase in spec.provenance["recipe"]["phases"]:
         loop, optimiser = phase["loop"], phase["optimiser"]
         rate = f"{optimiser['lr']:g}" if optimiser["lr"] else f"{optimiser['base_lr']:g} for 256"

@@ -46,8 +46,6 @@ class Ready:
     phase: Phase
     objective: nn.Module
     source: Source
-    config: Any
-    """Of the network."""
     plan: Plan
     run: Run
 
@@ -78,7 +76,7 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     fingerprint = flattened(
         {
             "seed": recipe.seed,
-            "model": dataclasses.asdict(network.config),
+            "model": settings_of(network),
             "starting weights (SHA-256)": sha256,
             "objective": phase.objective.model_dump(mode="json"),
             "optimiser": phase.optimiser.model_dump(mode="json"),
@@ -94,7 +92,13 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     )
     plan = Plan(phase.optimiser, phase.schedule, phase.loop, recipe.seed)
     run = Run(shop.runs / phase.name, shop.device, fingerprint, shop.tensorboard)
-    return Ready(phase, objective, source, network.config, plan, run)
+    return Ready(phase, objective, source, plan, run)
+
+
+def settings_of(network: nn.Module) -> dict[str, Any]:
+    """The fields of a network's config."""
+    config: Any = network.config
+    return dataclasses.asdict(config)
 
 
 def _inputs(ready: Preparation) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def of_flags(recipe: Recipe, settings: FlagsQuality, network: nn.Module, shop: W
         raise RecipeError("release.quality: kind flags is for a ViT on data of kind flags")
     task, corpus = Task(data, preprocess, settings.ladder, recipe.seed), flags.build(data, shop.cache)
     labels = tuple(data.labels.values())
-    short, scratch = (_vit(phases.trained_network(recipe, name, labels, shop)) for name in (settings.with_pretraining, settings.without_pretraining))
+    short, scratch = (
+        _vit(phases.trained_network(recipe, name, labels, shop)) for name in (settings.with_pretraining, settings.without_pretraining)
+    )
     temperature = measure.temperature(task, corpus, network)
     rounded(_calibrated(network, temperature))
     report = measure.measure(task, corpus, network, short, scratch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import tempfile
 from importlib.metadata import version
@@ -34,12 +33,11 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     labels = phases.source_of(recipe, phase, shop.cache).labels
     network = phases.trained_network(recipe, phase.name, labels, shop)
     architecture = architectures()[recipe.model_of(phase).architecture]
-    if architecture.purpose.task(network.config) != settings.task:
-        raise RecipeError(
-            f"release.task: {settings.task} where phase {phase.name} trains {architecture.name}, which is for {architecture.purpose.task(network.config)}"
-        )
+    purpose = architecture.purpose.task(network.config)
+    if purpose != settings.task:
+        raise RecipeError(f"release.task: {settings.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}")
     measured = _measured(recipe, settings, network, labels, shop)
-    config = dataclasses.asdict(network.config)
+    config = phases.settings_of(network)
     spec = BundleSpec(
         name=recipe.name,
         version=recipe.version,
@@ -61,8 +59,8 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / bundle.WEIGHTS_FILE
         half = settings.dtype == "float16"
-        stored = {name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in network.state_dict().items()}
-        save_file(stored, weights)
+        tensors = network.state_dict().items()
+        save_file({name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors}, weights)
         written = bundle.write(bundles, spec, weights, overwrite=True)
     report.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
     (written.path / "README.md").write_text(model_card.render(written.spec), encoding="utf-8")

@@ -16,11 +16,15 @@ _POINTS = 400
 def write(folder: Path, runs: Path, phases: Sequence[str]) -> Path:
     """Draw the losses of the phases that have a log."""
     logs = {name: [row["loss"] for row in read_log(runs / name)] for name in phases}
-    charts = [chart for number, (name, losses) in enumerate((n, ls) for n, ls in logs.items() if ls) for chart in _chart(name, losses, number)]
+    charts = [
+        chart for number, (name, losses) in enumerate((n, ls) for n, ls in logs.items() if ls) for chart in _chart(name, losses, number)
+    ]
     height = max(1, sum(bool(losses) for losses in logs.values())) * _HEIGHT
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="12">'
     file = folder / FILE
-    file.write_text("\n".join([head, f'<rect width="{_WIDTH}" height="{height}" fill="white"/>', *charts, "</svg>"]) + "\n", encoding="utf-8")
+    file.write_text(
+        "\n".join([head, f'<rect width="{_WIDTH}" height="{height}" fill="white"/>', *charts, "</svg>"]) + "\n", encoding="utf-8"
+    )
     return file
 
 

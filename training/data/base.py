@@ -18,7 +18,7 @@ The loop adds `draw`, int64 (), to every sample.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,7 +53,7 @@ class Preparation:
     preprocess: Preprocess | None = None
     clip: Clip | None = None
     sound: Sound | None = None
-    augment: Augment = Augment()
+    augment: Augment = field(default_factory=Augment)
     words: int = 0
     """Token ids of a caption."""
     cache: Path = Path(".cache/data")

@@ -68,7 +68,11 @@ def open_folder(settings: Folder, preparation: Preparation) -> ImageFolder:
         raise DataError(f"data.path: {root} is no folder")
     if preparation.preprocess is None:
         raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    labels = tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))) if settings.labelled else ()
+    labels = (
+        tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")))
+        if settings.labelled
+        else ()
+    )
     files: list[Path] = []
     classes: list[int] = []
     for number, below in enumerate([root / label for label in labels] or [root]):

@@ -37,7 +37,10 @@ class MaskedReconstruction(nn.Module):
             return {}
         with torch.no_grad():
             shown = self.model.pictures(batch["pixels"], self.model(batch["pixels"], self._noise(batch)))
-        return {name: to_pixels(image, preprocess.mean, preprocess.std) for name, image in (("masked", shown.masked), ("predicted", shown.pasted))}
+        return {
+            name: to_pixels(image, preprocess.mean, preprocess.std)
+            for name, image in (("masked", shown.masked), ("predicted", shown.pasted))
+        }
 
     def _noise(self, batch: Batch) -> Tensor:
         return draws.uniform(batch["draw"], (self.model.config.patches,), stream=0)
