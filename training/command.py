@@ -11,15 +11,12 @@ from pathlib import Path
 
 import torch
 
-from training import dry_run, phases, recipe, release
+from training import dry_run, phases, recipe
 from training.distributed import is_main, process_group
 from training.errors import TrainingError
 from training.loop import Ended
 from training.phases import Workshop
 from training.recipe import Recipe
-
-STOPPED = 3
-"""Exit code of a run that stopped by a budget or a signal before its end."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         with process_group() as device:
-            return make(options, device)
+            make(options, device)
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 2
+    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:
@@ -58,12 +56,12 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--phase", help="train this phase alone, and write no bundle")
     parser.add_argument("--dry-run", action="store_true", help="say what it takes: parameters, memory, samples per second; train nothing")
     parser.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="write log.jsonl alone")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     return Options(**{**vars(given), "changes": tuple(given.changes)})
 
 
-def make(options: Options, device: torch.device) -> int:
-    """Exit code: 0 done, `STOPPED`. Raises TrainingError."""
+def make(options: Options, device: torch.device) -> None:
+    """Until the bundle is written, or a budget or a signal stops the run with a checkpoint. Raises TrainingError."""
     plan = recipe.read(options.recipe, options.changes)
     shop = Workshop(options.runs / f"{plan.name}-{plan.version}", options.cache, device, options.tensorboard)
     chosen = [phase for phase in plan.phases if options.phase in (None, phase.name)]
@@ -78,16 +76,17 @@ def make(options: Options, device: torch.device) -> int:
         if report.ended is Ended.STOPPED:
             if is_main():
                 print(f"stopped in step {report.step} of phase {phase.name}; the same command goes on", file=sys.stderr)
-            return STOPPED
+            return
     if not options.dry_run and options.phase is None and is_main():
         _release(plan, options, shop)
-    return 0
 
 
 def _release(plan: Recipe, options: Options, shop: Workshop) -> None:
     if plan.release is None:
         print(f"trained; the weights lie in {shop.runs / plan.phases[-1].name / phases.WEIGHTS}")
         return
+    from training import release  # scikit-learn takes seconds
+
     written = release.release(plan, options.recipe, shop, options.bundles)
     print((written.path / "README.md").read_text(encoding="utf-8"))
 
