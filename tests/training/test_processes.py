@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from models.bundle import Preprocess
 from tests.training import shapes
+from training import command
 from training.data.base import Preparation
 from training.data.folder import Folder, open_folder
 from training.data.sampling import EpochBatches, Share
@@ -47,7 +48,7 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
     content["phases"] = [first | {"name": "one"}]
     one = shapes.write(content, tmp_path / "one.yaml")
     launch(2, two, "--runs", tmp_path)
-    launch(1, one, "--runs", tmp_path)
+    assert command.main([str(one), "--runs", str(tmp_path), "--no-tensorboard"]) == 0
 
     runs = tmp_path / "colours-0.1"
     wanted, weights = read_log(runs / "one"), load_file(runs / "one" / WEIGHTS)
@@ -57,7 +58,7 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
         assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in wanted], rel=1e-6)
         for parameter, value in load_file(runs / name / WEIGHTS).items():
             assert torch.allclose(value, weights[parameter], rtol=1e-6, atol=1e-6), parameter
-    launch(1, two, "--runs", tmp_path, "--phase", "ddp")
+    assert command.main([str(two), "--runs", str(tmp_path), "--phase", "ddp", "--no-tensorboard"]) == 0
 
 
 def test_every_sample_of_an_epoch_is_seen_once_over_all_processes(colours: Path) -> None:
