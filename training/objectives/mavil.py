@@ -1,0 +1,132 @@
+"""MAViL's pre-training (arXiv 2212.08071): masked sound and video rebuild themselves, or what a teacher makes of them, and find each other.
+And its fine-tuning, with whole times and mel bins removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.layers.masking import Masking
+from models.mavil.model import MAViL, kept_on_grid
+from models.mavil.pretraining import Features, Learned, MAViLPretraining, Noise
+from training import draws
+from training.objectives.contrastive import contrast
+from training.objectives.settings import Decay, ObjectiveError, Settings, expect, load_teacher, need
+from training.objectives.supervised import soft_targets
+from training.optim import ParameterGroup, layer_decay_groups
+from training.reductions import term_of_mean
+
+
+class MAViLSettings(Settings):
+    """Mask ratio, temperatures and weights are the model's. A model with `predict_features` learns from a teacher: stage 2."""
+
+    kind: Literal["mavil"] = "mavil"
+    teacher: Path | None = None
+    """Bundle of the pre-trained model of the stage before."""
+
+    def build(self, model: nn.Module) -> AudioVisualMasking:
+        teacher = None if self.teacher is None else load_teacher(self.teacher)
+        return AudioVisualMasking(expect(self.kind, model, MAViLPretraining), teacher)
+
+
+class AudioVisualMasking(nn.Module):
+    """Batch: normalised spectrograms `audio` (B, 1, times, mel bins) and `clips` (B, 3, T, S, S)."""
+
+    def __init__(self, model: MAViLPretraining, teacher: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model = model
+        if (teacher is not None) != model.config.predict_features:
+            raise ObjectiveError("teacher: needed where the model has predict_features, and only there")
+        self.teacher = None if teacher is None else expect("mavil", teacher, MAViLPretraining).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> AudioVisualMasking:
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        config, draw = self.model.config, batch["draw"]
+        audio, video = (
+            (draws.uniform(draw, (patches,), f"{name} mask 1"), draws.uniform(draw, (patches,), f"{name} mask 2"))
+            for name, patches in (("audio", config.audio_patches), ("video", config.video_patches))
+        )
+        return self.losses(need(batch, "audio"), need(batch, "clips"), Noise(audio, video))
+
+    def losses(self, audio: Tensor, clips: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Contrasts are with the samples of all ranks."""
+        config = self.model.config
+        features: Features | None = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                features = self.teacher.features(audio, clips)
+        learned: Learned = self.model(audio, clips, noise, features)
+        heard, seen = learned.audio, learned.video
+        audio_loss, video_loss = (term_of_mean(half.loss, half.mask.sum()) for half in (heard, seen))
+        inter = contrast(heard.embeddings[0], seen.embeddings[0], 1 / config.inter_temperature)["loss"]
+        intra = sum(contrast(*half.embeddings, 1 / config.intra_temperature)["loss"] for half in (heard, seen)) / 2
+        loss = audio_loss + video_loss + config.inter_weight * inter + config.intra_weight * intra
+        parts = {"loss_audio": audio_loss, "loss_video": video_loss, "loss_inter": inter, "loss_intra": intra}
+        return {"loss": loss, **{name: torch.as_tensor(part).detach() for name, part in parts.items()}}
+
+
+class AudioVisualSettings(Settings):
+    """Fine-tuning. The defaults are those of AudioSet's balanced clips."""
+
+    kind: Literal["audio_visual"] = "audio_visual"
+    time_mask: float = Field(default=0.2, ge=0, lt=1)
+    mel_mask: float = Field(default=0.2, ge=0, lt=1)
+    video_mask: float = Field(default=0.0, ge=0, lt=1)
+    """Shares of times, of mel bins and of the video's patches that training removes."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Where a clip has one label."""
+    layer_decay: float = Field(default=0.75, gt=0, le=1)
+
+    def build(self, model: nn.Module) -> AudioVisualLabels:
+        return AudioVisualLabels(expect(self.kind, model, MAViL), self)
+
+
+class AudioVisualLabels(nn.Module):
+    """Batch: `audio` and `clips` as above; `labels`, int64 (B,) or (B, classes) in 0..1.
+
+    Models without fusion blocks classify sound and video apart: their losses are added.
+    """
+
+    def __init__(self, model: MAViL, settings: AudioVisualSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        config, draw = self.model.config, batch["draw"]
+        (times, bins), patches = config.audio_grid, config.video_patches
+        noise = (draws.uniform(draw, (count,), name) for name, count in (("times", times), ("mel bins", bins), ("video", patches)))
+        return self.losses(need(batch, "audio"), need(batch, "clips"), need(batch, "labels"), *noise)
+
+    def losses(
+        self, audio: Tensor, clips: Tensor, labels: Tensor, time_noise: Tensor, mel_noise: Tensor, video_noise: Tensor
+    ) -> dict[str, Tensor]:
+        """Noise: (B, times), (B, mel bins) and (B, patches), uniform."""
+        settings = self.settings
+        heard = kept_on_grid(time_noise, mel_noise, settings.time_mask, settings.mel_mask)
+        seen = Masking.by_noise(video_noise, int(video_noise.shape[1] * (1 - settings.video_mask))).kept
+        if self.model.config.fusion_depth:
+            answers = [self.model(audio, clips, audio_kept=heard, video_kept=seen)]
+        else:
+            answers = [self.model.hear(audio, kept=heard), self.model.see(clips, kept=seen)]
+        losses = [self._loss(answer.logits.float(), labels) for answer in answers]
+        return {"loss": term_of_mean(torch.stack(losses).sum(), len(labels))}
+
+    def parameter_groups(self, settings: Decay) -> list[ParameterGroup]:
+        return layer_decay_groups(self.model, layer_decay=self.settings.layer_decay, weight_decay=settings.weight_decay)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        multi_label = self.model.config.multi_label
+        targets = soft_targets(labels, self.model.config.classes, 0.0 if multi_label else self.settings.label_smoothing)
+        return F.binary_cross_entropy_with_logits(logits, targets) if multi_label else F.cross_entropy(logits, targets)
