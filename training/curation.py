@@ -112,21 +112,18 @@ def curate(stream: Iterable[tuple[Tensor, Tensor]], curation: Curation, *, keep_
 
 
 class Captions(Protocol):
-    """The captions of an image-text source, read without its images.
-
-    Both methods give what the text tower takes, by the names of a batch: `tokens` (n, N) int64 and, where there is padding, `visible` (n, N).
-    """
+    """The captions of an image-text source, read without its images: token ids (n, N) int64, as its samples have them."""
 
     def __len__(self) -> int: ...
 
-    def read(self, ids: Tensor) -> Mapping[str, Tensor]:
+    def read(self, ids: Tensor) -> Tensor:
         """The captions with these numbers, (n,) int64."""
 
-    def tokenise(self, texts: Sequence[str]) -> Mapping[str, Tensor]: ...
+    def tokenise(self, texts: Sequence[str]) -> Tensor: ...
 
 
-Describe = Callable[[Mapping[str, Tensor]], Tensor]
-"""Texts as `Captions` gives them → (n, C), by the text tower as it is now."""
+Describe = Callable[[Tensor], Tensor]
+"""Token ids (n, N) → (n, C), by the text tower as it is when asked."""
 
 
 class Curator:
@@ -177,7 +174,7 @@ class Curator:
         for first in range(self._cursor, self._cursor + batches, world):
             ids = [self._batch(first + rank, pool, batches, len(captions)) for rank in range(world)]
             own = likeness(describe(captions.read(ids[reductions.rank()])), labels).cosine
-            yield from zip(ids, reductions.gathered(own).split(pool), strict=True)
+            yield from zip(ids, torch.split(reductions.gathered(own), pool), strict=True)
 
     def _batch(self, number: int, pool: int, batches: int, captions: int) -> Tensor:
         turn, place = divmod(number, batches)

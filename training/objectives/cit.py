@@ -12,10 +12,15 @@ from torch import Tensor, nn
 from models.pairs.cit import CiT
 from models.pairs.common import unit
 from training.curation import Captions, Curation, Curator
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
 from training.objectives.contrastive import contrast
 from training.objectives.groups import by_decay
-from training.objectives.settings import Decay, ObjectiveError, Settings, expect, need
 from training.optim import ParameterGroup
+from training.settings import OptimiserSettings, Settings
+
+PADDING = 0
+"""BERT's token that fills up short texts."""
 
 
 class CurationSettings(Settings):
@@ -45,7 +50,7 @@ class CurationSettings(Settings):
         try:
             lines = self.labels.read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise ObjectiveError(f"curation.labels: {self.labels} cannot be read ({error.strerror})") from error
+            raise ValueError(f"curation.labels: {self.labels} cannot be read ({error.strerror})") from error
         return [(line.strip(),) for line in lines if line.strip()]
 
 
@@ -58,12 +63,9 @@ class CiTSettings(Settings):
     projection_decay: float = Field(default=1.0, ge=0)
     """Weight decay of both projections; the optimiser's is of all else."""
 
-    def build(self, model: nn.Module) -> CuratedMatching:
-        return CuratedMatching(expect(self.kind, model, CiT), self)
-
 
 class CuratedMatching(nn.Module):
-    """Batch: normalised `images` (B, 3, S, S) and their captions, `tokens` (B, N) and, where there is padding, `visible` (B, N).
+    """Batch: normalised `pixels` (B, 3, S, S) and the `words` of their captions, token ids (B, N) with 0 for padding.
 
     An epoch is a round: at its start, `subset` says which samples it has. MoCo-v3's projector normalises each rank's batch by itself, as
     published.
@@ -81,15 +83,16 @@ class CuratedMatching(nn.Module):
         self.model.vision.eval()
         return self
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        seen = unit(self.model.encode_images(need(batch, "images")))
-        said = unit(self.model.encode_texts(need(batch, "tokens"), batch.get("visible"), batch.get("types")))
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        words = need(batch, "words")
+        seen = unit(self.model.encode_images(need(batch, "pixels")))
+        said = unit(self.model.encode_texts(words, words != PADDING))
         return contrast(seen, said, self.model.scale(), symmetric=self.settings.symmetric)
 
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor | None:
         """Numbers of the samples of an epoch, int64; None: all. batch: samples of a step over all ranks.
 
-        Every rank must call it, in every epoch. Raises ObjectiveError if there is not one batch of captions like a label.
+        Every rank must call it, in every epoch. Raises ValueError if there is not one batch of captions like a label.
         """
         if self.curator is None or self.settings.curation is None:
             return None
@@ -98,17 +101,16 @@ class CuratedMatching(nn.Module):
         chosen = self.curator.choose(epoch, captions, self.settings.curation.steps * batch, self.describe)
         self.train(training)
         if len(chosen) < batch:
-            raise ObjectiveError(
+            raise ValueError(
                 f"curation.threshold: only {len(chosen)} of {len(captions)} captions are above {self.settings.curation.threshold}, "
                 f"and a step takes {batch}"
             )
         return chosen
 
-    def describe(self, texts: Mapping[str, Tensor]) -> Tensor:
-        """(n, C), by which captions are compared with labels: the text tower before its projection."""
-        device = self.model.logit_scale.device
-        parts = {name: texts[name].to(device) for name in ("tokens", "visible", "types") if name in texts}
-        return self.model.read(**parts).float().cpu()
+    def describe(self, words: Tensor) -> Tensor:
+        """Token ids (n, N) → (n, C), by which captions are compared with labels: the text tower before its projection."""
+        words = words.to(self.model.logit_scale.device)
+        return self.model.read(words, words != PADDING).float()
 
     def get_extra_state(self) -> dict[str, Tensor]:
         return {} if self.curator is None else self.curator.state()
@@ -117,7 +119,7 @@ class CuratedMatching(nn.Module):
         if self.curator is not None:
             self.curator.restore(state)
 
-    def parameter_groups(self, settings: Decay) -> list[ParameterGroup]:
+    def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
         """One-dimensional parameters do not decay."""
 
         def decay(name: str, parameter: nn.Parameter) -> float:
@@ -126,3 +128,8 @@ class CuratedMatching(nn.Module):
             return self.settings.projection_decay if "_projection." in name else settings.weight_decay
 
         return by_decay(self.model, decay)
+
+
+def build(settings: CiTSettings, model: nn.Module, facts: Facts) -> CuratedMatching:
+    """Raises ValueError."""
+    return CuratedMatching(expect(settings.kind, model, CiT), settings)

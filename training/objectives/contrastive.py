@@ -3,7 +3,6 @@ uses it, where the vision tower is frozen (2303.13496). CiT is `training.objecti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -14,9 +13,11 @@ from models.pairs.common import unit
 from models.pairs.flip import FLIP
 from models.pairs.maws import MAWSClip
 from training import draws, reductions
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
 from training.objectives.groups import by_decay
-from training.objectives.settings import Decay, Settings, expect, need
 from training.optim import ParameterGroup
+from training.settings import OptimiserSettings, Settings
 
 
 class ContrastiveSettings(Settings):
@@ -28,12 +29,9 @@ class ContrastiveSettings(Settings):
     freeze_vision: bool = False
     """Train the text tower and the projections alone (LiT, arXiv 2111.07991)."""
 
-    def build(self, model: nn.Module) -> Contrastive:
-        return Contrastive(expect(self.kind, model, FLIP, MAWSClip), self)
-
 
 class Contrastive(nn.Module):
-    """Batch: normalised `images` (B, 3, S, S) and the `tokens` of their captions (B, N)."""
+    """Batch: normalised `pixels` (B, 3, S, S) and the `words` of their captions, token ids (B, N)."""
 
     def __init__(self, model: FLIP | MAWSClip, settings: ContrastiveSettings) -> None:
         super().__init__()
@@ -49,19 +47,19 @@ class Contrastive(nn.Module):
             self.model.vision.eval()
         return self
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         noise = draws.uniform(batch["draw"], (self.model.config.vision.patches,), "mask") if self.masked else None
-        return self.losses(need(batch, "images"), need(batch, "tokens"), noise)
+        return self.losses(need(batch, "pixels"), need(batch, "words"), noise)
 
-    def losses(self, images: Tensor, tokens: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """noise: (B, L), uniform: of FLIP's images the patches with the lowest are seen; None: all are."""
         if isinstance(self.model, FLIP):
-            seen, read = self.model.encode_images(images, noise=noise), self.model.encode_texts(tokens)
+            seen, read = self.model.encode_images(images, noise=noise), self.model.encode_texts(words)
         else:
-            seen, read = unit(self.model.encode_images(images)), unit(self.model.encode_texts(tokens))
+            seen, read = unit(self.model.encode_images(images)), unit(self.model.encode_texts(words))
         return contrast(seen, read, self.model.scale())
 
-    def parameter_groups(self, settings: Decay) -> list[ParameterGroup]:
+    def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
         """As FLIP: biases, norms and position tables do not decay; tokens, the token table and the temperature do."""
 
         def decay(name: str, parameter: nn.Parameter) -> float:
@@ -82,3 +80,8 @@ def contrast(x: Tensor, y: Tensor, scale: Tensor | float, *, symmetric: bool = T
     if symmetric:
         loss = (loss + F.cross_entropy((scale * (y @ reductions.gathered(x).T)).float(), partner)) / 2
     return {"loss": loss, "accuracy": (to_y.detach().argmax(dim=1) == partner).float().mean()}
+
+
+def build(settings: ContrastiveSettings, model: nn.Module, facts: Facts) -> Contrastive:
+    """Raises ValueError."""
+    return Contrastive(expect(settings.kind, model, FLIP, MAWSClip), settings)

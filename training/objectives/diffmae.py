@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +12,15 @@ from torch import Tensor, nn
 from models.diffmae.masks import Split
 from models.diffmae.model import Denoising, DiffMAE, Target
 from models.layers.masking import take
+from models.layers.patches import to_pixels
 from models.vit.model import ViT
 from training import draws
 from training.objectives import masks
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, load_teacher, need
 from training.objectives.masks import Strategy
-from training.objectives.settings import ObjectiveError, Settings, expect, load_teacher, need
 from training.reductions import term_of_mean
+from training.settings import Settings
 
 
 class DiffMAESettings(Settings):
@@ -40,18 +42,16 @@ class DiffMAESettings(Settings):
             raise ValueError("odds are not negative, and not all 0")
         return value
 
-    def build(self, model: nn.Module) -> Diffusion:
-        return Diffusion(expect(self.kind, model, DiffMAE), self, None if self.teacher is None else load_teacher(self.teacher))
-
 
 class Diffusion(nn.Module):
-    """Batch: normalised `images` (B, channels, H, W), or `clips` (B, channels, T, H, W)."""
+    """Batch: normalised `pixels` (B, channels, H, W), or `clip` (B, channels, T, H, W)."""
 
-    def __init__(self, model: DiffMAE, settings: DiffMAESettings, teacher: nn.Module | None = None) -> None:
+    def __init__(self, model: DiffMAE, settings: DiffMAESettings, teacher: nn.Module | None = None, facts: Facts | None = None) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
-        self.input = "images" if model.config.frames is None else "clips"
+        self._facts = facts or Facts()
+        self.input = "pixels" if model.config.frames is None else "clip"
         self.teacher = None if teacher is None else _vision(teacher).requires_grad_(False).eval()
         self._check(model.config.clip_width)
 
@@ -61,12 +61,12 @@ class Diffusion(nn.Module):
             self.teacher.eval()
         return self
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        config, draw, pixels = self.model.config, batch["draw"], need(batch, self.input)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        config, draw = self.model.config, batch["draw"]
         split = masks.split(draw, config.grid, self.settings.masks, self.settings.mask_ratio)
         t = draws.integers(draw, (), 0, config.schedule.steps, "time")
         noise = draws.normal(draw, (config.patches, config.patch_values), "noise")
-        return self.losses(pixels, split, t, take(noise, split.masked))
+        return self.losses(need(batch, self.input), split, t, take(noise, split.masked))
 
     def losses(self, pixels: Tensor, split: Split, t: Tensor, noise: Tensor, clip_target: Tensor | None = None) -> dict[str, Tensor]:
         """t (B,); noise (B, M, P), normal; clip_target (B, N, clip_width), features of all patches, None: the teacher's."""
@@ -84,24 +84,22 @@ class Diffusion(nn.Module):
         return {"loss": loss, "loss_pixel": pixel.detach(), "loss_clip": clip.detach()}
 
     @torch.no_grad()
-    def pictures(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Input without its masked patches, and with those predicted in one step from pure noise: like the input, normalised as it is.
-        Of images alone, and of models that can fill holes."""
-        config = self.model.config
-        if self.input != "images" or config.normalise_patches or config.target is not Target.X0:
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Images that the encoder saw, and with the masked patches as predicted in one step from pure noise; of models that fill holes."""
+        config, preprocess, draw = self.model.config, self._facts.preprocess, batch["draw"]
+        if preprocess is None or self.input != "pixels" or config.normalise_patches or config.target is not Target.X0:
             return {}
-        images, draw = batch["images"], batch["draw"]
         split = masks.split(draw, config.grid, self.settings.masks, self.settings.mask_ratio)
         noise = take(draws.normal(draw, (config.patches, config.patch_values), "noise"), split.masked)
         last = torch.full_like(draw, config.schedule.steps - 1)
-        filled = self.model.predict(noise, last, self.model.encode(images, split)).patches
+        filled = self.model.predict(noise, last, self.model.encode(batch["pixels"], split)).patches
         real = torch.ones_like(filled[..., :1]) if split.masked_size is None else split.masked_size
-        patches = self.model.patchify(images)
-        index = split.masked.unsqueeze(-1).expand_as(filled)
+        patches = self.model.patchify(batch["pixels"])
+        index = split.masked.unsqueeze(-1).expand_as(filled)  # padding points at the first patch, and adds nothing there
         hidden = torch.zeros_like(patches).scatter_add(1, index, real.expand_as(filled)) > 0
         made = torch.zeros_like(patches).scatter_add(1, index, filled * real)
-        masked, pasted = patches.masked_fill(hidden, 0.0), torch.where(hidden, made, patches)
-        return {"masked": self.model.unpatchify(masked), "pasted": self.model.unpatchify(pasted)}
+        images = {"masked": patches.masked_fill(hidden, 0.0), "predicted": torch.where(hidden, made, patches)}
+        return {name: to_pixels(self.model.unpatchify(image), preprocess.mean, preprocess.std) for name, image in images.items()}
 
     def _weighted(self, answer: Denoising, pixels: Tensor, split: Split, t: Tensor, noise: Tensor) -> Tensor:
         """The pixel loss with each sample's error weighted by its time."""
@@ -119,19 +117,26 @@ class Diffusion(nn.Module):
         return (errors * real).sum() / real.sum()
 
     def _check(self, clip_width: int | None) -> None:
-        """Raises ObjectiveError."""
+        """Raises ValueError."""
         if self.teacher is None:
             return
         config, grid = self.teacher.config, self.model.config.grid[1:]
         if clip_width != config.features:
-            raise ObjectiveError(f"teacher: its patches have {config.features} channels, and model.clip_width is {clip_width}")
-        if self.input != "images" or config.grid != grid:
-            raise ObjectiveError(f"teacher: it sees {config.grid} patches of an image, the model {grid} of {self.input}")
+            raise ValueError(f"teacher: its patches have {config.features} channels, and model.clip_width is {clip_width}")
+        if self.input != "pixels" or config.grid != grid:
+            raise ValueError(f"teacher: it sees {config.grid} patches of an image, the model {grid} of {self.input}")
 
 
 def _vision(teacher: nn.Module) -> ViT:
-    """Raises ObjectiveError."""
+    """Raises ValueError."""
     tower = getattr(teacher, "vision", teacher)
     if not isinstance(tower, ViT):
-        raise ObjectiveError(f"teacher: a bundle of a ViT, or of a pair with one, is needed, not {type(teacher).__name__}")
+        raise ValueError(f"teacher: a bundle of a ViT, or of a pair with one, is needed, not {type(teacher).__name__}")
     return tower
+
+
+def build(settings: DiffMAESettings, model: nn.Module, facts: Facts) -> Diffusion:
+    """Raises ValueError."""
+    return Diffusion(
+        expect(settings.kind, model, DiffMAE), settings, None if settings.teacher is None else load_teacher(settings.teacher), facts
+    )

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from models.lart.model import LART, Recognised
 from models.people.tracks import Hidden, Tracks
 from training import draws, optim_lart, reductions
-from training.objectives.settings import Decay, Settings, expect, need
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
 from training.optim import ParameterGroup
 from training.reductions import term_of_mean
+from training.settings import OptimiserSettings, Settings
 
 ACTION_WEIGHT = 10.0
 BODY = 226
@@ -40,22 +42,17 @@ class LARTSettings(Settings):
     """The published recipes train actions alone. Weights of 0 freeze what nothing else trains."""
 
     kind: Literal["lart"] = "lart"
-    labels: Literal["all", "people", "pseudo"] = "all"
+    labels: Literal["all", "people", "network"] = "all"
     """Labels to learn from: by people and by a network, or one of both."""
     pose_weight: float = Field(default=0.0, ge=0)
     location_weight: float = Field(default=0.0, ge=0)
     kinetics_weight: float = Field(default=0.0, ge=0)
     power: Literal[1, 2] = 1
     """Of the errors of poses and places."""
-    layer_decay: float | None = Field(default=None, gt=0, le=1)
-    """For fine-tuning, 0.95; None: pre-training, where everything decays."""
 
     @property
     def ground_truth(self) -> GroundTruth:
-        return {"all": GroundTruth.ALL, "people": GroundTruth.LABELS, "pseudo": GroundTruth.PSEUDO}[self.labels]
-
-    def build(self, model: nn.Module) -> Actions:
-        return Actions(expect(self.kind, model, LART), self)
+        return {"all": GroundTruth.ALL, "people": GroundTruth.LABELS, "network": GroundTruth.PSEUDO}[self.labels]
 
 
 class Actions(nn.Module):
@@ -79,7 +76,7 @@ class Actions(nn.Module):
         if not settings.location_weight:
             model.heads.location.requires_grad_(False)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         tracks = Tracks(need(batch, "pose"), need(batch, "detected"), batch.get("joints"), batch.get("appearance"), batch.get("masked"))
         noise = draws.uniform(batch["draw"], tracks.detected.shape[1:], "mask")
         return self.losses(tracks, Hidden.at_random(tracks, self.model.config.mask_ratio, noise), batch)
@@ -104,10 +101,11 @@ class Actions(nn.Module):
             loss = loss + settings.kinetics_weight * parts["loss_kinetics"]
         return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
-    def parameter_groups(self, settings: Decay) -> list[ParameterGroup]:
-        if self.settings.layer_decay is None:
+    def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
+        """Without layer decay, in pre-training, everything decays."""
+        if settings.layer_decay == 1:
             return optim_lart.pretraining_groups(self.model, settings.weight_decay)
-        return optim_lart.finetuning_groups(self.model, layer_decay=self.settings.layer_decay, weight_decay=settings.weight_decay)
+        return optim_lart.finetuning_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)
 
 
 def _regression_term(predicted: Tensor, target: Tensor, chosen: Tensor, power: int) -> Tensor:
@@ -138,3 +136,8 @@ def regression_loss(predicted: Tensor, target: Tensor, chosen: Tensor, power: in
 def kinetics_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of (B, P, classes) to labels (B, P)."""
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+
+
+def build(settings: LARTSettings, model: nn.Module, facts: Facts) -> Actions:
+    """Raises ValueError."""
+    return Actions(expect(settings.kind, model, LART), settings)

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from models.vit.model import ViT
-from training.objectives.settings import Settings, expect, need
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
 from training.reductions import term_of_mean
+from training.settings import Settings
 
 
 class HashtagSettings(Settings):
     kind: Literal["hashtags"] = "hashtags"
 
-    def build(self, model: nn.Module) -> Hashtags:
-        return Hashtags(expect(self.kind, model, ViT))
-
 
 class Hashtags(nn.Module):
-    """Batch: normalised `images` (B, 3, S, S); `labels` int64 (B, K), the tags of each, -1 where it has fewer.
+    """Batch: normalised `pixels` (B, 3, S, S); `labels` (B, classes) of 0 and 1, the tags of each.
 
-    Softmax cross-entropy to 1/K for each of K tags, the mean over the images that have any.
+    Softmax cross-entropy to 1/K for each of K tags: the mean over the images that have any.
     """
 
     def __init__(self, model: ViT) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        labels = need(batch, "labels")
-        logits = self.model(need(batch, "images")).logits.float()
-        tagged = labels >= 0
-        count = tagged.sum(dim=1)  # (B,)
-        likelihoods = logits.log_softmax(dim=1).gather(1, labels.clamp(min=0))  # (B, K)
-        losses = -(likelihoods * tagged).sum(dim=1) / count.clamp(min=1)
-        images = (count > 0).sum()
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        labels = need(batch, "labels").float()
+        logits = self.model(need(batch, "pixels")).logits.float()
+        tags = labels.sum(dim=1)  # (B,)
+        losses = -(labels * logits.log_softmax(dim=1)).sum(dim=1) / tags.clamp(min=1)
+        images = (tags > 0).sum()
         loss = losses.sum() / images.clamp(min=1)
-        hit = (labels == logits.detach().argmax(dim=1, keepdim=True)).any(dim=1).sum() / images.clamp(min=1)
-        return {"loss": term_of_mean(loss, images), "accuracy": term_of_mean(torch.as_tensor(hit), images)}
+        hits = labels.gather(1, logits.detach().argmax(dim=1, keepdim=True)).sum() / images.clamp(min=1)
+        return {"loss": term_of_mean(loss, images), "accuracy": term_of_mean(hits, images)}
+
+
+def build(settings: HashtagSettings, model: nn.Module, facts: Facts) -> Hashtags:
+    """Raises ValueError."""
+    return Hashtags(expect(settings.kind, model, ViT))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -14,8 +13,10 @@ from models.mcc.model import MCC, Kept
 from models.mcc.queries import Labels, label
 from models.mcc.scenes import Augmentation
 from training import draws
-from training.objectives.settings import Settings, expect, need
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
 from training.reductions import term_of_mean
+from training.settings import Settings
 
 
 class MCCSettings(Settings):
@@ -28,7 +29,7 @@ class MCCSettings(Settings):
     """Where they are, uniformly: -size to size on every axis (CO3D), or z >= 0 within a distance of size (Hypersim)."""
     size: float = Field(default=3.0, gt=0)
     near: float = Field(default=0.0, ge=0, le=1)
-    """Share of the queries that are placed around true points instead, normally with the threshold as standard deviation; 0 as published."""
+    """Share of the queries that are placed around true points instead, at normal distances of the threshold's size; 0 as published."""
     threshold: float = Field(default=0.1, gt=0)
     """A query is occupied if a true point is nearer; before augmentation."""
     scale: float = Field(default=0.2, ge=0, lt=1)
@@ -40,25 +41,32 @@ class MCCSettings(Settings):
     flip: float = Field(default=0.5, ge=0, le=1)
     """and mirrored with this probability. Hypersim, whose camera is the origin, has neither shift nor degrees."""
 
-    def build(self, model: nn.Module) -> OccupancyAndColour:
-        return OccupancyAndColour(expect(self.kind, model, MCC), self)
-
 
 class OccupancyAndColour(nn.Module):
-    """Batch: `images` (B, 3, any, any) in 0..1; `seen` (B, n, n, 3), not finite where no point was seen; the truth, `points` (B, G, 3)
-    and their `colours` (B, G, 3) in 0..1."""
+    """Batch: normalised `pixels` (B, 3, any, any); the point seen in each pixel of a map, `points` (B, n, n, 3), and whether there is one,
+    `valid` (B, n, n); the true points of the surface, `surface` (B, G, 3), and their colours in 0..1, `colours` (B, G, 3)."""
 
-    def __init__(self, model: MCC, settings: MCCSettings) -> None:
+    def __init__(self, model: MCC, settings: MCCSettings, facts: Facts | None = None) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
+        self._facts = facts or Facts()
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        draw, truth = batch["draw"], need(batch, "points")
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draw, truth = batch["draw"], need(batch, "surface")
         queries = self.queries(draw, truth)
         labels = label(queries, truth, need(batch, "colours"), self.settings.threshold)
         kept = self._keep(draw) if self.training else None
-        return self.losses(need(batch, "images"), need(batch, "seen"), queries, labels, self.augmentation(draw), kept)
+        seen = need(batch, "points").masked_fill(~need(batch, "valid").bool().unsqueeze(-1), torch.inf)
+        return self.losses(self.images(need(batch, "pixels")), seen, queries, labels, self.augmentation(draw), kept)
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Normalised (B, 3, H, W) → in 0..1, as the network takes them."""
+        preprocess = self._facts.preprocess
+        if preprocess is None:
+            return pixels
+        mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+        return pixels * std + mean
 
     def losses(
         self, images: Tensor, seen: Tensor, queries: Tensor, labels: Labels, augmentation: Augmentation, kept: Kept | None = None
@@ -121,3 +129,8 @@ def in_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
     distance = radius * draws.uniform(draw, (count, 1), "distances").double() ** (1 / 3)
     points = direction / direction.norm(dim=-1, keepdim=True) * distance.float().clamp(max=math.nextafter(radius, 0))
     return torch.cat([points[..., :2], points[..., 2:].abs()], dim=-1)
+
+
+def build(settings: MCCSettings, model: nn.Module, facts: Facts) -> OccupancyAndColour:
+    """Raises ValueError."""
+    return OccupancyAndColour(expect(settings.kind, model, MCC), settings, facts)

@@ -3,12 +3,11 @@ to be served (section 4.3 of arXiv 2210.09461)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.layers.block import drop_path_rates
@@ -18,10 +17,13 @@ from models.mvit.model import MViT
 from models.mvit.reversible import RevMViT
 from models.vit.model import ViT, ViTConfig
 from training import draws
+from training.errors import TrainingError
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
 from training.objectives.mixing import Mixing
-from training.objectives.settings import Decay, ObjectiveError, Settings, expect, need
 from training.optim import ParameterGroup, layer_decay_groups, pretraining_groups
 from training.reductions import term_of_mean
+from training.settings import OptimiserSettings, Settings
 
 
 class SupervisedSettings(Settings):
@@ -36,69 +38,63 @@ class SupervisedSettings(Settings):
     """See `training.objectives.mixing.Mixing`."""
     multi_label: bool = False
     """Samples may have several labels: binary cross-entropy of each class; otherwise softmax cross-entropy."""
-    layer_decay: float | None = Field(default=None, gt=0, le=1)
-    """Each layer learns so many times as fast as the one above; None: all alike."""
-    merge: tuple[int | list[int] | dict[str, int | float], ...] = Field(default=(0,), min_length=1)
-    """Each step trains under one of these merge schedules, drawn at random, the same on all ranks."""
+    merge: list[int | list[int] | dict[str, int | float]] = Field(default=[0], min_length=1)
+    """Each step trains under one of these merge schedules, drawn at random."""
 
-    @field_validator("merge")
-    @classmethod
-    def _schedules(cls, value: tuple[object, ...]) -> tuple[object, ...]:
-        for schedule in value:
+    @model_validator(mode="after")
+    def _schedules(self) -> Self:
+        for schedule in self.merge:
             MergeSchedule.parse(schedule)
-        return value
-
-    def build(self, model: nn.Module) -> Supervised:
-        return Supervised(expect(self.kind, model, ViT, VideoMAE, MViT, RevMViT), self)
+        if self.multi_label and self.label_smoothing:
+            raise ValueError("label_smoothing: is of softmax cross-entropy, which multi_label has not")
+        return self
 
 
 class Supervised(nn.Module):
-    """Batch: normalised `images` or, for models of clips, `clips`; `labels`, int64 (B,) or probabilities (B, classes)."""
+    """Batch: normalised `pixels` (B, 3, S, S) or, for models of video, `clip` (B, 3, T, S, S); `label` int64 (B,), or `labels` (B, classes)
+    in 0..1."""
 
-    def __init__(self, model: ViT | VideoMAE | MViT | RevMViT, settings: SupervisedSettings) -> None:
+    def __init__(self, model: ViT | VideoMAE | MViT | RevMViT, settings: SupervisedSettings | None = None) -> None:
         super().__init__()
         self.model = model
-        self.settings = settings
-        self.schedules = tuple(MergeSchedule.parse(schedule) for schedule in settings.merge)
-        self.mixing = Mixing(settings.mixup, settings.cutmix, settings.mix_probability, settings.cutmix_probability)
+        self.settings = settings or SupervisedSettings()
+        self.schedules = tuple(MergeSchedule.parse(schedule) for schedule in self.settings.merge)
+        self.mixing = Mixing(self.settings.mixup, self.settings.cutmix, self.settings.mix_probability, self.settings.cutmix_probability)
         images = isinstance(model, ViT) or (isinstance(model, MViT | RevMViT) and model.config.images)
-        self.input = "images" if images else "clips"
+        self.input = "pixels" if images else "clip"
         if isinstance(model, MViT | RevMViT) and self.schedules != (MergeSchedule.off(),):
-            raise ObjectiveError(f"merge: tokens of {type(model).__name__} do not merge")
+            raise ValueError(f"objective.merge: tokens of {type(model).__name__} do not merge")
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        draw, pixels = batch["draw"], need(batch, self.input)
-        targets = soft_targets(need(batch, "labels"), self.model.config.classes, self.settings.label_smoothing)
-        pixels, targets = self.mixing.mix(pixels, targets, draw)
-        logits = self.classify(pixels, draw).float()
-        if self.settings.multi_label:
-            loss = F.binary_cross_entropy_with_logits(logits, targets)
-        else:
-            loss = F.cross_entropy(logits, targets)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draw, inputs = batch["draw"], need(batch, self.input)
+        targets = soft_targets(labels_of(batch), self.model.config.classes, self.settings.label_smoothing)
+        inputs, targets = self.mixing.mix(inputs, targets, draw)
+        logits = self.classify(inputs, draw).float()
+        loss = F.binary_cross_entropy_with_logits(logits, targets) if self.settings.multi_label else F.cross_entropy(logits, targets)
         right = logits.detach().argmax(dim=1) == targets.argmax(dim=1)
         return {"loss": term_of_mean(loss, len(logits)), "accuracy": term_of_mean(right.float().mean(), len(logits))}
 
-    def classify(self, pixels: Tensor, draw: Tensor) -> Tensor:
-        """→ logits (B, classes), under the merge schedule of this step."""
+    def classify(self, inputs: Tensor, draw: Tensor) -> Tensor:
+        """→ logits (B, classes), under the merge schedule of this step, which all ranks share."""
         if isinstance(self.model, ViT):
             keep = keep_branches(self.model.config, draw) if self.training else None
-            logits: Tensor = self.model(pixels, merge=self._schedule(draw), keep=keep).logits
+            logits: Tensor = self.model(inputs, merge=self._drawn_schedule(draw), keep=keep).logits
         elif isinstance(self.model, VideoMAE):
-            logits = self.model(pixels, merge=self._schedule(draw)).logits
+            logits = self.model(inputs, merge=self._drawn_schedule(draw)).logits
         else:
-            logits = self.model(pixels).logits
+            logits = self.model(inputs).logits
         return logits
 
-    def parameter_groups(self, settings: Decay) -> list[ParameterGroup]:
-        """One-dimensional parameters do not decay; with `layer_decay`, neither do tokens and positions."""
-        decay, layer_decay = settings.weight_decay, self.settings.layer_decay
-        if layer_decay is None:
-            return pretraining_groups(self.model, decay)
-        if not isinstance(self.model, ViT | VideoMAE):
-            raise ObjectiveError(f"layer_decay: the layers of {type(self.model).__name__} have no published decay")
-        return layer_decay_groups(self.model, layer_decay=layer_decay, weight_decay=decay)
+    def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
+        """As MAE fine-tunes: what has one dimension, tokens and positions do not decay. In reversible trunks and those of MViT, which are
+        trained from scratch, tokens and positions do."""
+        if isinstance(self.model, ViT | VideoMAE) and not self.model.config.reversible:
+            return layer_decay_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)
+        if settings.layer_decay != 1:
+            raise TrainingError(f"optimiser.layer_decay: the layers of this {type(self.model).__name__} have no published decay")
+        return pretraining_groups(self.model, settings.weight_decay)
 
-    def _schedule(self, draw: Tensor) -> MergeSchedule:
+    def _drawn_schedule(self, draw: Tensor) -> MergeSchedule:
         if len(self.schedules) == 1:
             return self.schedules[0]
         return self.schedules[int(draws.integers(draws.of_batch(draw), (), 0, len(self.schedules), "merge schedule"))]
@@ -115,7 +111,17 @@ def keep_branches(config: ViTConfig, draw: Tensor) -> Tensor | None:
     return (draws.uniform(draw, (config.depth, 2), "drop path") >= rates.unsqueeze(1)).float().permute(1, 2, 0)
 
 
+def labels_of(batch: Batch) -> Tensor:
+    """`labels` (B, classes) where the data gives them, otherwise `label` (B,)."""
+    return batch["labels"] if "labels" in batch else need(batch, "label")
+
+
 def soft_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
     """Labels int64 (B,), or probabilities (B, classes) → probabilities, of which `smoothing` is spread over all classes."""
     hard = F.one_hot(labels, classes).float() if labels.dim() == 1 else labels.float()
     return hard * (1 - smoothing) + smoothing / classes
+
+
+def build(settings: SupervisedSettings, model: nn.Module, facts: Facts) -> Supervised:
+    """Raises ValueError."""
+    return Supervised(expect(settings.kind, model, ViT, VideoMAE, MViT, RevMViT), settings)
