@@ -153,7 +153,8 @@ class Curator:
         """
         if number == self._round:
             return self._ids
-        labels = label_features(describe(captions.tokenise(self._texts)), self._members)
+        texts = describe(captions.tokenise(self._texts))
+        labels = label_features(texts, self._members.to(texts.device))
         stream = self._stream(captions, describe, labels)
         curated = curate(stream, replace(self.curation, target=target), keep_all=number < self.warm_up)
         self._round, self._cursor, self.ratio = number, self._cursor + len(curated.choices), curated.ratio

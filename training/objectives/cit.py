@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.pairs.cit import CiT
 from models.pairs.common import unit
 from training.curation import Captions, Curation, Curator
+from training.errors import DataError
 from training.objectives.base import Batch, Facts
 from training.objectives.checks import expect, need
 from training.objectives.contrastive import contrast
@@ -50,7 +51,7 @@ class CurationSettings(Settings):
         try:
             lines = self.labels.read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise ValueError(f"curation.labels: {self.labels} cannot be read ({error.strerror})") from error
+            raise ValueError(f"objective.curation.labels: {self.labels} cannot be read ({error.strerror})") from error
         return [(line.strip(),) for line in lines if line.strip()]
 
 
@@ -92,7 +93,7 @@ class CuratedMatching(nn.Module):
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor | None:
         """Numbers of the samples of an epoch, int64; None: all. batch: samples of a step over all ranks.
 
-        Every rank must call it, in every epoch. Raises ValueError if there is not one batch of captions like a label.
+        Every rank must call it, in every epoch. Raises DataError if there is not one batch of captions like a label.
         """
         if self.curator is None or self.settings.curation is None:
             return None
@@ -101,8 +102,8 @@ class CuratedMatching(nn.Module):
         chosen = self.curator.choose(epoch, captions, self.settings.curation.steps * batch, self.describe)
         self.train(training)
         if len(chosen) < batch:
-            raise ValueError(
-                f"curation.threshold: only {len(chosen)} of {len(captions)} captions are above {self.settings.curation.threshold}, "
+            raise DataError(
+                f"objective.curation.threshold: only {len(chosen)} of {len(captions)} captions are above {self.settings.curation.threshold}, "
                 f"and a step takes {batch}"
             )
         return chosen

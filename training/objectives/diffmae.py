@@ -137,6 +137,5 @@ def _vision(teacher: nn.Module) -> ViT:
 
 def build(settings: DiffMAESettings, model: nn.Module, facts: Facts) -> Diffusion:
     """Raises ValueError."""
-    return Diffusion(
-        expect(settings.kind, model, DiffMAE), settings, None if settings.teacher is None else load_teacher(settings.teacher), facts
-    )
+    teacher = None if settings.teacher is None else load_teacher(settings.teacher)
+    return Diffusion(expect(settings.kind, model, DiffMAE), settings, teacher, facts)

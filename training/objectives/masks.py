@@ -134,4 +134,5 @@ def _distance(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
     along = (b - a).unsqueeze(1)  # (B, 1, 2)
     from_a = points - a.unsqueeze(1)  # (B, P, 2)
     part = ((from_a * along).sum(dim=-1) / along.square().sum(dim=-1)).clamp(0, 1)
-    return (from_a - part.unsqueeze(-1) * along).norm(dim=-1)
+    distance: Tensor = torch.linalg.vector_norm(from_a - part.unsqueeze(-1) * along, dim=-1)
+    return distance
