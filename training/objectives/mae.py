@@ -1,4 +1,5 @@
-"""Masked-autoencoder pre-training (arXiv 2111.06377): reconstruct the patches that the encoder did not see."""
+"""Masked-autoencoder pre-training: reconstruct the patches that the encoder did not see. Of images (MAE, arXiv 2111.06377), of clips
+(MAE-ST, 2205.09113) and of spectrograms (Audio-MAE, 2207.06405)."""
 
 from __future__ import annotations
 
@@ -7,10 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.layers.masked_autoencoder import Reconstruction
 from models.layers.patches import to_pixels
 from models.mae.model import MAE
+from models.mae_st.pretraining import VideoMAEPretraining
+from models.mavil.audio_mae import AudioMAE
 from training import draws
 from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
+from training.reductions import term_of_mean
 from training.settings import Settings
 
 
@@ -21,32 +27,37 @@ class MAESettings(Settings):
 
 
 class MaskedReconstruction(nn.Module):
-    def __init__(self, model: MAE, facts: Facts | None = None) -> None:
+    """Batch, all normalised: `pixels` (B, channels, S, S), `clip` (B, channels, T, S, S) or `spectrogram` (B, 1, times, mel bins)."""
+
+    def __init__(self, model: MAE | VideoMAEPretraining | AudioMAE, facts: Facts | None = None) -> None:
         super().__init__()
         self.model = model
+        self.input = "pixels" if isinstance(model, MAE) else "spectrogram" if isinstance(model, AudioMAE) else "clip"
         self._facts = facts or Facts()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """pixels: normalised (B, 3, S, S); draw: (B,)."""
-        return {"loss": self.model(batch["pixels"], self._noise(batch)).loss}
+        return self.losses(need(batch, self.input), self.noise(batch["draw"]))
 
+    def noise(self, draw: Tensor) -> Tensor:
+        """(B, L), uniform: of each sample the patches with the lowest are visible."""
+        return draws.uniform(draw, (self.model.config.patches,), "mask")
+
+    def losses(self, inputs: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The mean over removed patches: the same number in every sample, but ranks may have different numbers of samples."""
+        answer: Reconstruction = self.model(inputs, noise)
+        return {"loss": term_of_mean(answer.loss, answer.mask.sum())}
+
+    @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """What the encoder saw, and the whole as predicted."""
+        """Images that the encoder saw, and the whole as predicted."""
         preprocess = self._facts.preprocess
-        if preprocess is None:
+        if preprocess is None or not isinstance(self.model, MAE):
             return {}
-        with torch.no_grad():
-            shown = self.model.pictures(batch["pixels"], self.model(batch["pixels"], self._noise(batch)))
-        return {
-            name: to_pixels(image, preprocess.mean, preprocess.std)
-            for name, image in (("masked", shown.masked), ("predicted", shown.pasted))
-        }
-
-    def _noise(self, batch: Batch) -> Tensor:
-        return draws.uniform(batch["draw"], (self.model.config.patches,), stream=0)
+        shown = self.model.pictures(batch["pixels"], self.model(batch["pixels"], self.noise(batch["draw"])))
+        images = {"masked": shown.masked, "predicted": shown.pasted}
+        return {name: to_pixels(image, preprocess.mean, preprocess.std) for name, image in images.items()}
 
 
 def build(settings: MAESettings, model: nn.Module, facts: Facts) -> MaskedReconstruction:
-    if not isinstance(model, MAE):
-        raise ValueError("objective mae needs a model of architecture mae")
-    return MaskedReconstruction(model, facts)
+    """Raises ValueError."""
+    return MaskedReconstruction(expect(settings.kind, model, MAE, VideoMAEPretraining, AudioMAE), facts)

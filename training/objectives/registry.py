@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Field
 from torch import nn
 
-from training.objectives import lart, mae, supervised
+from training.objectives import cit, contrastive, diffmae, lart, mae, mavil, maws, mcc, supervised
 from training.objectives.base import Facts
 from training.settings import Settings
 
@@ -25,7 +25,14 @@ class Kind:
 KINDS: tuple[Kind, ...] = (
     Kind(mae.MAESettings, mae.build),
     Kind(supervised.SupervisedSettings, supervised.build),
+    Kind(maws.HashtagSettings, maws.build),
+    Kind(diffmae.DiffMAESettings, diffmae.build),
+    Kind(contrastive.ContrastiveSettings, contrastive.build),
+    Kind(cit.CiTSettings, cit.build),
+    Kind(mavil.MAViLSettings, mavil.build),
+    Kind(mavil.AudioVisualSettings, mavil.build_labels),
     Kind(lart.LARTSettings, lart.build),
+    Kind(mcc.MCCSettings, mcc.build),
 )
 
 if TYPE_CHECKING:
