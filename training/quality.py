@@ -51,7 +51,7 @@ def of_flags(recipe: Recipe, settings: FlagsQuality, network: nn.Module, shop: W
         _vit(phases.trained_network(recipe, name, labels, shop)) for name in (settings.with_pretraining, settings.without_pretraining)
     )
     temperature = measure.temperature(task, corpus, network)
-    rounded(_calibrated(network, temperature))
+    rounded(calibrated(network, temperature))
     report = measure.measure(task, corpus, network, short, scratch)
     return Measurement(
         quality=_flags_quality(recipe, settings, report, temperature) | {"examples": _examples(settings, network, preprocess, labels)},
@@ -74,7 +74,7 @@ def _vit(network: nn.Module) -> ViT:
     return network
 
 
-def _calibrated(network: ViT, temperature: float) -> ViT:
+def calibrated(network: ViT, temperature: float) -> ViT:
     """The network with its head's weights divided by `temperature`: its confidence changes, its predictions do not."""
     with torch.no_grad():
         for parameter in network.head.parameters():
