@@ -7,7 +7,7 @@ import torch
 from models.bundle import Preprocess
 from models.merge_schedule import MergeSchedule
 from models.vit.model import Pool, ViT, ViTConfig
-from training import baselines, evaluate
+from training import baselines, evaluate, quality
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
