@@ -79,7 +79,7 @@ def blocks_of(objective: nn.Module) -> list[nn.Module]:
 def recompute_blocks(objective: nn.Module) -> None:
     """Keep the input of each block alone, and compute the block again in the backward pass."""
     for block in blocks_of(objective):
-        block.forward = _recomputing(block.forward)  # type: ignore[method-assign]
+        block.forward = _recomputing(block.forward)
 
 
 def _recomputing(forward: Any) -> Any:

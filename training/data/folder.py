@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from PIL import Image
@@ -53,12 +53,12 @@ class ImageFolder:
         return {"pixels": pixels, "label": torch.tensor(self.classes[index])} if self.classes else {"pixels": pixels}
 
 
-def read_image(file: Path) -> Image.Image:
-    """As RGB, on white. Raises Unreadable."""
+def read_image(file: Path | IO[bytes], name: str = "") -> Image.Image:
+    """As RGB, on white. name: of the file, where it is a part of another. Raises Unreadable."""
     try:
         return open_on_white(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"{file}: {error}") from error
+        raise Unreadable(f"{name or file}: {error}") from error
 
 
 def open_folder(settings: Folder, preparation: Preparation) -> ImageFolder:
