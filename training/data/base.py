@@ -26,6 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from models.bundle import Clip, Preprocess, Sound
+from training.curation import Captions
 from training.settings import Settings
 
 Sample = Mapping[str, Tensor]
@@ -76,6 +77,14 @@ class Source(Protocol):
 
     def sample(self, index: int, draw: int) -> Sample:
         """A function of its arguments alone, in any process. Raises Unreadable."""
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """A source whose captions can be read without the images."""
+
+    @property
+    def captions(self) -> Captions: ...
 
 
 @runtime_checkable

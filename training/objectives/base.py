@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from models.bundle import Clip, Preprocess, Sound
+from training.curation import Captions
 from training.optim import ParameterGroup, pretraining_groups
 from training.settings import OptimiserSettings
 
@@ -49,6 +50,14 @@ class Pictures(Protocol):
 class FollowsSteps(Protocol):
     def after_step(self, step: int, steps: int) -> None:
         """Called after each optimiser step (counted from 1) of `steps`, as for teachers that follow their student."""
+
+
+@runtime_checkable
+class ChoosesSamples(Protocol):
+    def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor | None:
+        """Samples of an epoch, int64; None: all. Every rank calls it at the start of every epoch, and again when it resumes in one.
+
+        batch: samples of a step over all ranks. Raises DataError."""
 
 
 @runtime_checkable
