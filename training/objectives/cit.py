@@ -43,9 +43,9 @@ class CurationSettings(Settings):
 
     def curator(self) -> Curator:
         curation = Curation(target=0, threshold=self.threshold, min_ratio=self.min_ratio, unique=self.unique)
-        return Curator(curation, self._label_texts(), pool=self.pool, warm_up=self.warm_up, seed=self.seed)
+        return Curator(curation, self.label_texts(), pool=self.pool, warm_up=self.warm_up, seed=self.seed)
 
-    def _label_texts(self) -> list[tuple[str, ...]]:
+    def label_texts(self) -> list[tuple[str, ...]]:
         if not isinstance(self.labels, Path):
             return [(label,) if isinstance(label, str) else label for label in self.labels]
         try:

@@ -138,4 +138,7 @@ def _vision(teacher: nn.Module) -> ViT:
 def build(settings: DiffMAESettings, model: nn.Module, facts: Facts) -> Diffusion:
     """Raises ValueError."""
     teacher = None if settings.teacher is None else load_teacher(settings.teacher)
-    return Diffusion(expect(settings.kind, model, DiffMAE), settings, teacher, facts)
+    network: DiffMAE = expect(settings.kind, model, DiffMAE)
+    if network.config.clip_width and teacher is None:
+        raise ValueError("objective.teacher: a model with clip_width needs one")
+    return Diffusion(network, settings, teacher, facts)
