@@ -163,10 +163,16 @@ class Curator:
 
     def state(self) -> dict[str, Tensor]:
         """What resuming in the middle of a round needs."""
-        return {"round": torch.tensor(self._round), "cursor": torch.tensor(self._cursor), "ids": self._ids}
+        return {
+            "round": torch.tensor(self._round),
+            "cursor": torch.tensor(self._cursor),
+            "ids": self._ids,
+            "ratio": torch.tensor(self.ratio),
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self._round, self._cursor, self._ids = int(state["round"]), int(state["cursor"]), state["ids"].cpu()
+        self.ratio = float(state["ratio"])
 
     def _stream(self, captions: Captions, describe: Describe, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of caption numbers and cosines from the cursor on, for one pass. Each pass has an order of its own."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -49,6 +49,14 @@ class Pictures(Protocol):
 class FollowsSteps(Protocol):
     def after_step(self, step: int, steps: int) -> None:
         """Called after each optimiser step (counted from 1) of `steps`, as for teachers that follow their student."""
+
+
+@runtime_checkable
+class ChoosesSamples(Protocol):
+    def subset(self, captions: Any, epoch: int, batch: int) -> Tensor | None:
+        """Numbers of the samples of an epoch, int64, a whole number of steps; None: all samples. Every rank calls it as an epoch begins,
+        with the source's captions (`training.curation.Captions`) and the samples of a step over all ranks. What was chosen for an epoch
+        survives a kill in `get_extra_state`."""
 
 
 @runtime_checkable

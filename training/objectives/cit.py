@@ -88,25 +88,27 @@ class CuratedMatching(nn.Module):
         words = need(batch, "words")
         seen = unit(self.model.encode_images(need(batch, "pixels")))
         said = unit(self.model.encode_texts(words, words != PADDING))
-        return contrast(seen, said, self.model.scale(), symmetric=self.settings.symmetric)
+        values = contrast(seen, said, self.model.scale(), symmetric=self.settings.symmetric)
+        return values if self.curator is None else values | {"curation_ratio": values["loss"].new_tensor(self.curator.ratio)}
 
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor | None:
-        """Numbers of the samples of an epoch, int64; None: all. batch: samples of a step over all ranks.
+        """Numbers of the samples of an epoch, int64, as many as its steps take; None: all samples. batch: those of a step over all ranks.
 
-        Every rank must call it, in every epoch. Raises DataError if there is not one batch of captions like a label.
+        Where one pass over all captions yields fewer, they are repeated. Raises DataError if there is not one batch of them.
         """
         if self.curator is None or self.settings.curation is None:
             return None
         training = self.training
         self.eval()
-        chosen = self.curator.choose(epoch, captions, self.settings.curation.steps * batch, self.describe)
+        count = self.settings.curation.steps * batch
+        chosen = self.curator.choose(epoch, captions, count, self.describe)
         self.train(training)
         if len(chosen) < batch:
             raise DataError(
-                f"objective.curation.threshold: only {len(chosen)} of {len(captions)} captions are above {self.settings.curation.threshold}, "
-                f"and a step takes {batch}"
+                f"objective.curation.threshold: only {len(chosen)} of {len(captions)} captions are above "
+                f"{self.settings.curation.threshold}, and a step takes {batch}"
             )
-        return chosen
+        return chosen.repeat(-(-count // len(chosen)))[:count]
 
     def describe(self, words: Tensor) -> Tensor:
         """Token ids (n, N) → (n, C), by which captions are compared with labels: the text tower before its projection."""

@@ -96,13 +96,16 @@ class FewWords(Numbered):
 
 def test_an_epoch_has_as_many_samples_as_its_steps_need_and_survives_in_the_state_dict(objective: CuratedMatching) -> None:
     chosen = objective.train().subset(FewWords(), 0, 5)
-    assert chosen is not None and len(chosen.unique()) == 10
+    assert chosen is not None and len(chosen) == len(chosen.unique()) == 10
+    repeated = objective.subset(FewWords(12), 1, 6)
+    assert repeated is not None and len(repeated) == 12 and len(repeated.unique()) == 8
     assert objective.training and objective.model.text.training
+    chosen = objective.subset(FewWords(), 2, 5)
     torch.manual_seed(7)
     other = CuratedMatching(CiT(CIT_CONFIG), objective.settings)
     other.load_state_dict(objective.state_dict())
-    assert torch.equal(other.subset(FewWords(), 0, 5), chosen)  # type: ignore[arg-type]
-    assert torch.equal(other.subset(FewWords(), 1, 5), objective.subset(FewWords(), 1, 5))  # type: ignore[arg-type]
+    assert torch.equal(other.subset(FewWords(), 2, 5), chosen)  # type: ignore[arg-type]
+    assert torch.equal(other.subset(FewWords(), 3, 5), objective.subset(FewWords(), 3, 5))  # type: ignore[arg-type]
 
 
 def test_captions_are_judged_by_the_text_tower_as_it_is(objective: CuratedMatching) -> None:

@@ -21,7 +21,7 @@ from tests.training.objectives.cases import DIFFMAE_CONFIG, FLIP_CONFIG, assert_
 from training import draws
 from training.objectives import masks
 from training.objectives.base import Facts
-from training.objectives.diffmae import Diffusion, DiffMAESettings, build
+from training.objectives.diffmae import DiffMAESettings, Diffusion, build
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
 MIXED = {"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}}

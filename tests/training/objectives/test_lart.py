@@ -68,7 +68,9 @@ def test_what_no_loss_reaches_is_frozen() -> None:
     learning = {name for name, parameter in LART(LART_CONFIG).named_parameters()}
     objective = Actions(LART(LART_CONFIG), LARTSettings())
     left = {name for name, parameter in objective.model.named_parameters() if parameter.requires_grad}
-    frozen = {name.split(".")[0] if name.startswith(("conv", "kin", "class")) else ".".join(name.split(".")[:2]) for name in learning - left}
+    frozen = {
+        name.split(".")[0] if name.startswith(("conv", "kin", "class")) else ".".join(name.split(".")[:2]) for name in learning - left
+    }
     assert frozen == {"conv_en", "conv_de", "kinetics", "class_token", "heads.regressor", "heads.location"}
 
 
