@@ -122,7 +122,7 @@ def test_a_teacher_is_read_from_a_bundle(tmp_path: Path) -> None:
         build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=8)), Facts())
     with pytest.raises(ValueError, match="teacher: it sees"):
         build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, image_size=(32, 32))), Facts())
-    with pytest.raises(ValueError, match="teacher: .*cannot be read"):
+    with pytest.raises(ValueError, match=r"teacher: .*cannot be read"):
         build(DiffMAESettings(teacher=tmp_path / "nowhere"), DiffMAE(DIFFMAE_CONFIG), Facts())
 
 

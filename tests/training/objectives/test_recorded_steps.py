@@ -99,14 +99,9 @@ def test_mavil(stage: int) -> None:
     teacher = replay_mavil.load_pretraining(case, case.folder / "teacher.pth", student=False) if stage == 2 else None
     objective = AudioVisualMasking(replay_mavil.load_pretraining(case, case.checkpoint, student=True), teacher)
     values = objective.losses(case.inputs["audio"], case.inputs["video"], replay_mavil.noise_of(case))
-    for ours, theirs in {
-        "loss": "total",
-        "loss_audio": "rec_audio",
-        "loss_video": "rec_video",
-        "loss_inter": "inter",
-        "loss_intra": "intra",
-    }.items():
-        check(case, f"loss_{theirs}", values[ours])
+    recorded_as = {"loss": "total", "loss_audio": "rec_audio", "loss_video": "rec_video", "loss_inter": "inter", "loss_intra": "intra"}
+    for name, theirs in recorded_as.items():
+        check(case, f"loss_{theirs}", values[name])
 
 
 def test_lart() -> None:
