@@ -163,12 +163,8 @@ class Curator:
 
     def state(self) -> dict[str, Tensor]:
         """What resuming in the middle of a round needs."""
-        return {
-            "round": torch.tensor(self._round),
-            "cursor": torch.tensor(self._cursor),
-            "ids": self._ids,
-            "ratio": torch.tensor(self.ratio),
-        }
+        numbers = {"round": self._round, "cursor": self._cursor, "ratio": self.ratio}
+        return {"ids": self._ids, **{name: torch.tensor(number) for name, number in numbers.items()}}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self._round, self._cursor, self._ids = int(state["round"]), int(state["cursor"]), state["ids"].cpu()
