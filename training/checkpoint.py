@@ -10,14 +10,16 @@ import errno
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from training.distributed import barrier, is_main
 from training.errors import TrainingError
@@ -57,7 +59,9 @@ class Checkpoints:
             if is_main():
                 shutil.rmtree(partial, ignore_errors=True)
             barrier()
-            dcp.save({"model": model, "optimiser": optimisation, **extra}, checkpoint_id=partial, no_dist=world() == 1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that there is one process only
+                save({"model": model, "optimiser": optimisation, **extra}, checkpoint_id=partial, no_dist=world() == 1)
             barrier()
             if is_main():
                 if target.exists():
@@ -68,8 +72,8 @@ class Checkpoints:
             if _disk_is_full(error):
                 shutil.rmtree(partial, ignore_errors=True)
                 raise TrainingError(
-                    f"{self.folder}: the disk is full, step {step} could not be saved; the checkpoint of step {self.latest() or 0} is kept. "
-                    "Make room and start the same command again"
+                    f"{self.folder}: disk full, step {step} could not be saved. The checkpoint of step {self.latest() or 0} is kept: "
+                    "make room and start the same command again"
                 ) from error
             raise
         if is_main():
@@ -82,9 +86,15 @@ class Checkpoints:
         """Load in place; `extra` has the values of the checkpoint then."""
         model, optimisation = get_state_dict(objective, optimiser)
         state = {"model": model, "optimiser": optimisation, **extra}
-        dcp.load(state, checkpoint_id=self.folder / f"step-{step}", no_dist=world() == 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            load(state, checkpoint_id=self.folder / f"step-{step}", no_dist=world() == 1)
         set_state_dict(
-            objective, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"], options=StateDictOptions(strict=True)
+            objective,
+            optimiser,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimiser"],
+            options=StateDictOptions(strict=True),
         )
         extra.update({name: state[name] for name in extra})
 

@@ -79,7 +79,7 @@ def blocks_of(objective: nn.Module) -> list[nn.Module]:
 def recompute_blocks(objective: nn.Module) -> None:
     """Keep the input of each block alone, and compute the block again in the backward pass."""
     for block in blocks_of(objective):
-        block.forward = _recomputing(block.forward)  # type: ignore[method-assign]
+        block.forward = _recomputing(block.forward)
 
 
 def _recomputing(forward: Any) -> Any:
@@ -89,7 +89,9 @@ def _recomputing(forward: Any) -> Any:
     return run
 
 
-def spread(objective: nn.Module, sharding: Literal["ddp", "fsdp"], precision: Literal["fp32", "bf16", "fp16"], device: torch.device) -> nn.Module:
+def spread(
+    objective: nn.Module, sharding: Literal["ddp", "fsdp"], precision: Literal["fp32", "bf16", "fp16"], device: torch.device
+) -> nn.Module:
     """Prepare an objective for several processes → what is to be called. Raises TrainingError."""
     if world() == 1 and sharding == "ddp":
         return objective
@@ -116,7 +118,9 @@ def _let_hooks_see(kind: type) -> None:
         return
     names = [field.name for field in fields(kind)]
     _pytree.register_pytree_node(
-        kind, lambda value: ([getattr(value, name) for name in names], None), lambda values, _: kind(**dict(zip(names, values, strict=True)))
+        kind,
+        lambda value: ([getattr(value, name) for name in names], None),
+        lambda values, _: kind(**dict(zip(names, values, strict=True))),
     )
 
 

@@ -52,7 +52,9 @@ def require_same(folder: Path, before: Fingerprint, now: Fingerprint) -> None:
         return
     said = "; ".join(f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in changed[:5])
     more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
-    raise TrainingError(f"{folder}: this run was started otherwise: {said}{more}. Take the change back, delete the folder, or choose another --runs")
+    raise TrainingError(
+        f"{folder}: this run was started otherwise: {said}{more}. Take the change back, delete the folder, or choose another --runs"
+    )
 
 
 def _short(value: Any) -> str:

@@ -51,6 +51,8 @@ class Run:
     device: torch.device
     fingerprint: Fingerprint
     tensorboard: bool = False
+    saves: bool = True
+    """False to measure a few steps."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class _Trainer:
             raise TrainingError("loop.precision: fp16 needs a GPU; use bf16 or fp32")
         if len(source) < loop.batch_size:
             raise TrainingError(f"loop.batch_size: {loop.batch_size} where the data has {len(source)} {source.unit}")
-        self.objective, self.plan, self.device, self.source = objective, plan, run.device, source
+        self.objective, self.plan, self.device, self.source, self.saves = objective, plan, run.device, source, run.saves
         self.peak = plan.optimiser.peak(loop.batch_size)
         self.step = 0
         self.share = share_of(loop)
@@ -234,7 +236,8 @@ class _Trainer:
 
     def _save(self) -> None:
         self.watching.flush(self.step)  # raises for a loss that is no number, before it is saved
-        self.checkpoints.save(self.objective, self.optimiser, self._extra(), self.step)
+        if self.saves:
+            self.checkpoints.save(self.objective, self.optimiser, self._extra(), self.step)
 
 
 def _as_it_is(batch: Any) -> Any:

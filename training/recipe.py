@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -205,6 +206,8 @@ def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not YAML: {error}") from error
+    if changes:
+        content = json.loads(json.dumps(content, default=str))  # aliases of YAML are one object, and a change is meant for one place
     for change in changes:
         _apply(content, change)
     try:

@@ -49,7 +49,13 @@ class Watching:
         self._printed = time.monotonic()
         self._writer: Any = _writer(folder) if tensorboard and is_main() else None
         console = Console(file=sys.stderr, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}"),
+        )
         self._terminal = console.is_terminal and is_main()
         self._bar = Progress(*columns, console=console, disable=not self._terminal)
         self._task: TaskID = self._bar.add_task(folder.name, total=steps, said="")
@@ -82,13 +88,14 @@ class Watching:
         names = list(self._pending[0].values)
         table = averaged(torch.stack([torch.stack([pending.values[name].float() for name in names]) for pending in self._pending])).tolist()
         rows = [
-            {"step": pending.step, "lr": pending.lr, **dict(zip(names, row, strict=True))} for pending, row in zip(self._pending, table, strict=True)
+            {"step": pending.step, "lr": pending.lr, **dict(zip(names, row, strict=True))}
+            for pending, row in zip(self._pending, table, strict=True)
         ]
         for row in rows:
             if not math.isfinite(row["loss"]):
                 raise TrainingError(
-                    f"{self._folder}: the loss is {row['loss']} in step {row['step']} at a learning rate of {row['lr']:.2g}. Nothing of it is "
-                    "saved: lower optimiser.lr or set loop.clip_norm; the same command goes on from the last checkpoint"
+                    f"{self._folder}: the loss is {row['loss']} in step {row['step']} at a learning rate of {row['lr']:.2g}. Not saved: "
+                    "lower optimiser.lr or set loop.clip_norm; a run of the same settings goes on from its last checkpoint"
                 )
         now = time.monotonic()
         rate = sum(pending.samples for pending in self._pending) / max(now - self._since, 1e-9)

@@ -17,7 +17,7 @@ def made(tiny_recipe_file: Path, cache: Path, tmp_path_factory: pytest.TempPathF
     """The folder in which `python -m training` ran, and what it printed."""
     folder = tmp_path_factory.mktemp("made")
     command = [sys.executable, "-m", "training", str(tiny_recipe_file), "--cache", str(cache)]
-    command += ["--runs", str(folder / "runs"), "--bundles", str(folder / "bundles")]
+    command += ["--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"), "--no-tensorboard"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return folder, done.stdout

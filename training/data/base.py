@@ -7,7 +7,8 @@ A sample is a dict of tensors without a batch dimension. The keys say what they 
 | `pixels` | image, normalised, float32 (3, S, S) |
 | `clip` | video, normalised, float32 (3, T, S, S) |
 | `spectrogram` | log-mel filter bank, normalised, float32 (1, frames, bins) |
-| `points`, `valid` | points of an RGB-D image, float32 (H, W, 3), and which are known, bool (H, W) |
+| `points`, `valid` | point seen in each pixel of a map, float32 (n, n, 3), and whether there is one, bool (n, n) |
+| `surface`, `colours` | true points of a scene and their colours in 0..1, float32 (G, 3) each |
 | `label`, `labels` | class, int64 (); several classes, float32 (classes,) |
 | `words` | token ids of a caption, int64 (length,) |
 | `pose`, `joints`, `appearance`, `detected`, `labelled`, `actions` | people of a clip (T, P, ·), as in `models.people.tracks` |
@@ -18,7 +19,7 @@ The loop adds `draw`, int64 (), to every sample.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,7 +54,7 @@ class Preparation:
     preprocess: Preprocess | None = None
     clip: Clip | None = None
     sound: Sound | None = None
-    augment: Augment = Augment()
+    augment: Augment = field(default_factory=Augment)
     words: int = 0
     """Token ids of a caption."""
     cache: Path = Path(".cache/data")

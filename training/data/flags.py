@@ -34,7 +34,7 @@ class Artwork(Settings):
     package: NpmPackage
     folder: str
     upper_case: bool = False
-    without: list[str] = []
+    without: list[str] = Field(default_factory=list)
     """Codes for which it draws another country's flag."""
 
     def path(self, root: Path, code: str) -> Path:
@@ -87,7 +87,7 @@ class Flags(Settings):
     held_out_every: int = Field(ge=2)
     emoji: list[Emoji]
     clip_art: ClipArt
-    look_alikes: list[list[str]] = []
+    look_alikes: list[list[str]] = Field(default_factory=list)
     """Codes of flags that differ little, reported apart."""
     side: int = Field(gt=0)
     """Width and height at which artwork is kept, whatever its proportions."""
@@ -95,6 +95,13 @@ class Flags(Settings):
     """Share of the pictures that are hardly distorted."""
     renderings: int = Field(default=16, gt=0)
     """Pictures of every drawing in an epoch."""
+
+    @property
+    def packages(self) -> tuple[NpmPackage | DebianPackage, ...]:
+        """Each once."""
+        artworks = {artwork.package.name: artwork.package for artwork in self.artworks}
+        emoji = {vendor.package.name: vendor.package for vendor in self.emoji}
+        return (*(artworks | emoji).values(), self.clip_art.package)
 
     @model_validator(mode="after")
     def _known(self) -> Self:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from PIL import Image
@@ -53,12 +53,12 @@ class ImageFolder:
         return {"pixels": pixels, "label": torch.tensor(self.classes[index])} if self.classes else {"pixels": pixels}
 
 
-def read_image(file: Path) -> Image.Image:
-    """As RGB, on white. Raises Unreadable."""
+def read_image(file: Path | IO[bytes], name: str = "") -> Image.Image:
+    """As RGB, on white. name: of the file, where it is a part of another. Raises Unreadable."""
     try:
         return open_on_white(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"{file}: {error}") from error
+        raise Unreadable(f"{name or file}: {error}") from error
 
 
 def open_folder(settings: Folder, preparation: Preparation) -> ImageFolder:
@@ -68,7 +68,11 @@ def open_folder(settings: Folder, preparation: Preparation) -> ImageFolder:
         raise DataError(f"data.path: {root} is no folder")
     if preparation.preprocess is None:
         raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    labels = tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))) if settings.labelled else ()
+    labels = (
+        tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")))
+        if settings.labelled
+        else ()
+    )
     files: list[Path] = []
     classes: list[int] = []
     for number, below in enumerate([root / label for label in labels] or [root]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from training.data import flags, folder
+from training.data import flags, folder, pairs, rgbd, sound, tracklets, videos, webdataset
 from training.data.base import Preparation, Source
 from training.settings import Settings
 
@@ -23,6 +23,12 @@ class Kind:
 
 KINDS: tuple[Kind, ...] = (
     Kind(folder.Folder, folder.open_folder),
+    Kind(webdataset.WebDataset, webdataset.open_webdataset),
+    Kind(pairs.Pairs, pairs.open_pairs),
+    Kind(videos.VideoFiles, videos.open_videos),
+    Kind(sound.SoundFiles, sound.open_sound),
+    Kind(rgbd.RGBD, rgbd.open_rgbd),
+    Kind(tracklets.Tracklets, tracklets.open_tracklets),
     Kind(flags.Flags, flags.open_flags),
 )
 

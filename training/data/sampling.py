@@ -40,7 +40,7 @@ def _mix(x: int) -> int:
 class Draw(NamedTuple):
     """One sample of one epoch."""
 
-    index: int
+    sample: int
     epoch: int
 
 
@@ -85,7 +85,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     def _sample(self, draw: Draw, problems: list[str]) -> dict[str, Tensor]:
         for further in range(_TRIES):
-            index = (draw.index + further) % len(self._source)
+            index = (draw.sample + further) % len(self._source)
             number = draw_of(self._seed, draw.epoch, index)
             try:
                 return {**self._source.sample(index, number), "draw": torch.tensor(number)}
