@@ -21,7 +21,7 @@ from training.data.sampling import EpochBatches, Samples, Share, seed_for
 from training.distributed import TYPES, agreed, recompute_blocks, spread, without_sync
 from training.errors import DataError, TrainingError
 from training.fingerprint import Fingerprint
-from training.objectives.base import Batch, FollowsSteps, parameter_groups
+from training.objectives.base import Batch, ChoosesSamples, FollowsSteps, parameter_groups
 from training.optim import optimiser_of, scheduled
 from training.reductions import rank, world
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
@@ -106,6 +106,8 @@ class _Trainer:
         self.schedule_steps = (loop.samples_per_epoch or len(source)) // loop.batch_size
         """Of one epoch of the schedule."""
         self.steps = round(loop.epochs * self.schedule_steps)
+        self.chooser = objective if isinstance(objective, ChoosesSamples) and objective.epoch_steps else None
+        self.epoch_steps = self.batches.steps if self.chooser is None else self.chooser.epoch_steps or 0
         if loop.checkpoint_activations:
             recompute_blocks(objective)
         self.wrapped = spread(objective, loop.sharding, loop.precision, run.device)
@@ -143,7 +145,8 @@ class _Trainer:
         with Stopping(loop.max_steps, loop.max_minutes) as stopping, self.watching:
             stop = False
             while self.step < self.steps and not stop:
-                epoch, self.batches.first = divmod(self.step, self.batches.steps)
+                epoch, self.batches.first = divmod(self.step, self.epoch_steps)
+                self._choose(epoch)
                 if epoch != self.batches.epoch:
                     unreadable.clear()
                 self.batches.epoch = epoch
@@ -165,6 +168,15 @@ class _Trainer:
         seconds = max(time.monotonic() - began, 1e-9)
         ended = Ended.DONE if self.step >= self.steps else Ended.STOPPED
         return Report(ended, self.step, (self.step - first) * loop.batch_size / seconds, waited / seconds)
+
+    def _choose(self, epoch: int) -> None:
+        """Let the objective choose the samples of an epoch, if it does. Raises DataError."""
+        if self.chooser is None:
+            return
+        captions = getattr(self.source, "captions", None)
+        if captions is None:
+            raise DataError(f"data.kind: the objective chooses among captions, and {self.source.unit} have none")
+        self.batches.chosen = self.chooser.subset(captions, epoch, self.plan.loop.batch_size)
 
     def _step(self, micro: Iterator[tuple[dict[str, Tensor], list[str]]], unreadable: list[str]) -> float:
         """One optimiser step → seconds that it waited for data."""

@@ -104,11 +104,13 @@ class EpochBatches(Sampler[list[Draw]]):
         self._seed = seed
         self.epoch = 0
         self.first = 0
+        self.chosen: Tensor | None = None
+        """The samples of the epoch, where an objective chooses them; None: all."""
 
     @property
     def steps(self) -> int:
         """Of an epoch."""
-        return len(self._source) // self._share.batch_size
+        return (len(self._source) if self.chosen is None else len(self.chosen)) // self._share.batch_size
 
     def __len__(self) -> int:
         return (self.steps - self.first) * self._share.micro_batches
@@ -122,6 +124,8 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def _order(self) -> Tensor:
         generator = torch.Generator().manual_seed(seed_for(self._seed, self.epoch))
+        if self.chosen is not None:
+            return self.chosen[torch.randperm(len(self.chosen), generator=generator)]
         if not isinstance(self._source, Sharded):
             return torch.randperm(len(self._source), generator=generator)
         shards = self._source.shards

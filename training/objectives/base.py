@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from models.bundle import Clip, Preprocess, Sound
+from training.curation import Captions
 from training.optim import ParameterGroup, pretraining_groups
 from training.settings import OptimiserSettings
 
@@ -53,10 +54,13 @@ class FollowsSteps(Protocol):
 
 @runtime_checkable
 class ChoosesSamples(Protocol):
-    def subset(self, captions: Any, epoch: int, batch: int) -> Tensor | None:
-        """Numbers of the samples of an epoch, int64, a whole number of steps; None: all samples. Every rank calls it as an epoch begins,
-        with the source's captions (`training.curation.Captions`) and the samples of a step over all ranks. What was chosen for an epoch
-        survives a kill in `get_extra_state`."""
+    @property
+    def epoch_steps(self) -> int | None:
+        """Steps of an epoch; None: an epoch has all samples of the data, and `subset` is not asked."""
+
+    def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
+        """Numbers of the samples of an epoch, int64, as many as its steps take of `batch` each. Every rank is asked as an epoch begins or
+        goes on. What was chosen for an epoch survives a kill in `get_extra_state`."""
 
 
 @runtime_checkable
