@@ -6,7 +6,8 @@ are like some label. Any objective that matches pictures with texts can be fed s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -161,12 +162,15 @@ class Curator:
         self._ids = torch.tensor(curated.ids, dtype=torch.int64)
         return self._ids
 
-    def state(self) -> dict[str, Tensor]:
-        """What resuming in the middle of a round needs."""
-        return {"round": torch.tensor(self._round), "cursor": torch.tensor(self._cursor), "ids": self._ids}
+    def state(self) -> str:
+        """What resuming in the middle of a round needs, as JSON: checkpoints restore tensors of the shape that they find, and rounds differ
+        in length."""
+        return json.dumps({"round": self._round, "cursor": self._cursor, "ratio": self.ratio, "ids": self._ids.tolist()})
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._round, self._cursor, self._ids = int(state["round"]), int(state["cursor"]), state["ids"].cpu()
+    def restore(self, state: str) -> None:
+        found = json.loads(state)
+        self._round, self._cursor, self.ratio = found["round"], found["cursor"], found["ratio"]
+        self._ids = torch.tensor(found["ids"], dtype=torch.int64)
 
     def _stream(self, captions: Captions, describe: Describe, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of caption numbers and cosines from the cursor on, for one pass. Each pass has an order of its own."""

@@ -169,7 +169,9 @@ class _Trainer:
     def _begin_epoch(self) -> None:
         """Or go on in the middle of one. Raises DataError."""
         self.batches.epoch, self.batches.first = self.epoch, self.within
-        if isinstance(self.objective, ChoosesSamples) and isinstance(self.source, Captioned):
+        if isinstance(self.objective, ChoosesSamples) and self.objective.epoch_steps:
+            if not isinstance(self.source, Captioned):
+                raise DataError(f"data.kind: the objective chooses among captions, and {self.source.unit} have none")
             self.batches.chosen = self.objective.subset(self.source.captions, self.epoch, self.plan.loop.batch_size)
 
     def _step(self, micro: Iterator[tuple[dict[str, Tensor], list[str]]], unreadable: list[str]) -> float:

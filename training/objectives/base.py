@@ -54,10 +54,13 @@ class FollowsSteps(Protocol):
 
 @runtime_checkable
 class ChoosesSamples(Protocol):
-    def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor | None:
-        """Samples of an epoch, int64; None: all. Every rank calls it at the start of every epoch, and again when it resumes in one.
+    @property
+    def epoch_steps(self) -> int | None:
+        """Steps of an epoch; None: an epoch has all samples of the data, and `subset` is not asked."""
 
-        batch: samples of a step over all ranks. Raises DataError."""
+    def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
+        """Numbers of the samples of an epoch, int64, as many as its steps take of `batch` each. Every rank is asked as an epoch begins or
+        goes on. What was chosen for an epoch survives a kill in `get_extra_state`."""
 
 
 @runtime_checkable

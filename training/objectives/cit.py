@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -88,35 +87,40 @@ class CuratedMatching(nn.Module):
         words = need(batch, "words")
         seen = unit(self.model.encode_images(need(batch, "pixels")))
         said = unit(self.model.encode_texts(words, words != PADDING))
-        return contrast(seen, said, self.model.scale(), symmetric=self.settings.symmetric)
+        values = contrast(seen, said, self.model.scale(), symmetric=self.settings.symmetric)
+        return values if self.curator is None else values | {"curation_ratio": values["loss"].new_tensor(self.curator.ratio)}
 
-    def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor | None:
-        """Numbers of the samples of an epoch, int64; None: all. batch: samples of a step over all ranks.
+    @property
+    def epoch_steps(self) -> int | None:
+        """Steps of a round; None without curation."""
+        return None if self.settings.curation is None else self.settings.curation.steps
 
-        Every rank must call it, in every epoch. Raises DataError if there is not one batch of captions like a label.
+    def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
+        """Numbers of the samples of an epoch, int64, as many as its steps take. batch: those of a step over all ranks.
+
+        Where one pass over all captions yields fewer, they are repeated. Raises DataError if there is not one batch of them.
         """
-        if self.curator is None or self.settings.curation is None:
-            return None
-        training = self.training
+        assert self.curator is not None and self.settings.curation is not None
+        training, count = self.training, self.settings.curation.steps * batch
         self.eval()
-        chosen = self.curator.choose(epoch, captions, self.settings.curation.steps * batch, self.describe)
+        chosen = self.curator.choose(epoch, captions, count, self.describe)
         self.train(training)
         if len(chosen) < batch:
             raise DataError(
-                f"objective.curation.threshold: only {len(chosen)} of {len(captions)} captions are above {self.settings.curation.threshold}, "
-                f"and a step takes {batch}"
+                f"objective.curation.threshold: only {len(chosen)} of {len(captions)} captions are above "
+                f"{self.settings.curation.threshold}, and a step takes {batch}"
             )
-        return chosen
+        return chosen.repeat(-(-count // len(chosen)))[:count]
 
     def describe(self, words: Tensor) -> Tensor:
         """Token ids (n, N) → (n, C), by which captions are compared with labels: the text tower before its projection."""
         words = words.to(self.model.logit_scale.device)
         return self.model.read(words, words != PADDING).float()
 
-    def get_extra_state(self) -> dict[str, Tensor]:
-        return {} if self.curator is None else self.curator.state()
+    def get_extra_state(self) -> str:
+        return "" if self.curator is None else self.curator.state()
 
-    def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
+    def set_extra_state(self, state: str) -> None:
         if self.curator is not None:
             self.curator.restore(state)
 

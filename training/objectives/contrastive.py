@@ -75,10 +75,12 @@ def contrast(x: Tensor, y: Tensor, scale: Tensor | float, *, symmetric: bool = T
     x, y: (B, C), unit vectors, row by row a pair; scale: factor of their cosines; symmetric: also of finding x for y.
     """
     partner = torch.arange(len(x), device=x.device) + reductions.rank() * len(x)
-    to_y = scale * (x @ reductions.gathered(y).T)  # (B, world · B)
-    loss = F.cross_entropy(to_y.float(), partner)
-    if symmetric:
-        loss = (loss + F.cross_entropy((scale * (y @ reductions.gathered(x).T)).float(), partner)) / 2
+    with torch.autocast(x.device.type, enabled=False):  # cosines times 100 would be coarse in half precision
+        x, y = x.float(), y.float()
+        to_y = scale * (x @ reductions.gathered(y).T)  # (B, world · B)
+        loss = F.cross_entropy(to_y, partner)
+        if symmetric:
+            loss = (loss + F.cross_entropy(scale * (y @ reductions.gathered(x).T), partner)) / 2
     return {"loss": loss, "accuracy": (to_y.detach().argmax(dim=1) == partner).float().mean()}
 
 

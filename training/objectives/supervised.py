@@ -15,7 +15,7 @@ from models.mae_st.model import VideoMAE
 from models.merge_schedule import MergeSchedule
 from models.mvit.model import MViT
 from models.mvit.reversible import RevMViT
-from models.vit.model import ViT, ViTConfig
+from models.vit.model import ViT
 from training import draws
 from training.errors import TrainingError
 from training.objectives.base import Batch, Facts
@@ -76,13 +76,16 @@ class Supervised(nn.Module):
 
     def classify(self, inputs: Tensor, draw: Tensor) -> Tensor:
         """→ logits (B, classes), under the merge schedule of this step, which all ranks share."""
-        if isinstance(self.model, ViT):
-            keep = keep_branches(self.model.config, draw) if self.training else None
-            logits: Tensor = self.model(inputs, merge=self._drawn_schedule(draw), keep=keep).logits
-        elif isinstance(self.model, VideoMAE):
-            logits = self.model(inputs, merge=self._drawn_schedule(draw)).logits
+        model = self.model
+        if isinstance(model, MViT):
+            logits: Tensor = model(inputs).logits
+            return logits
+        reversible = isinstance(model, RevMViT) or model.config.reversible
+        keep = keep_branches(draw, model.config.drop_path, model.config.depth, reversible=reversible) if self.training else None
+        if isinstance(model, RevMViT):
+            logits = model(inputs, keep=keep).logits
         else:
-            logits = self.model(inputs).logits
+            logits = model(inputs, merge=self._drawn_schedule(draw), keep=keep).logits
         return logits
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
@@ -100,15 +103,15 @@ class Supervised(nn.Module):
         return self.schedules[int(draws.integers(draws.of_batch(draw), (), 0, len(self.schedules), "merge schedule"))]
 
 
-def keep_branches(config: ViTConfig, draw: Tensor) -> Tensor | None:
+def keep_branches(draw: Tensor, drop_path: float, depth: int, *, reversible: bool) -> Tensor | None:
     """(depth, 2, B) of 0 and 1, which samples keep which branches in stochastic depth, drawn per sample; (depth, B) in a reversible trunk.
     None if nothing is ever dropped."""
-    if not config.drop_path:
+    if not drop_path:
         return None
-    rates = torch.tensor(drop_path_rates(config.drop_path, config.depth), device=draw.device)
-    if config.reversible:
-        return (draws.uniform(draw, (config.depth,), "drop path") >= rates).float().T
-    return (draws.uniform(draw, (config.depth, 2), "drop path") >= rates.unsqueeze(1)).float().permute(1, 2, 0)
+    rates = torch.tensor(drop_path_rates(drop_path, depth), device=draw.device)
+    if reversible:
+        return (draws.uniform(draw, (depth,), "drop path") >= rates).float().T
+    return (draws.uniform(draw, (depth, 2), "drop path") >= rates.unsqueeze(1)).float().permute(1, 2, 0)
 
 
 def labels_of(batch: Batch) -> Tensor:

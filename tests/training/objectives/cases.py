@@ -162,7 +162,7 @@ def supervised_reversible() -> Case:
 
 
 def supervised_clips() -> Case:
-    model = VideoMAE(VideoMAEConfig(image_size=16, patch_size=8, frames=4, width=16, depth=1, heads=2, classes=3))
+    model = VideoMAE(VideoMAEConfig(image_size=16, patch_size=8, frames=4, width=16, depth=2, heads=2, classes=3, drop_path=0.5))
     settings = SupervisedSettings(multi_label=True, mixup=0.8)
     return build(settings, model, FACTS), {"clip": normal(3, 4, 16, 16), "labels": uniform(3).round()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -90,19 +91,22 @@ class FewWords(Numbered):
     def read(self, ids: Tensor) -> Tensor:
         return torch.stack([1 + ids % 39, torch.zeros_like(ids)], dim=1)
 
-    def tokenise(self, texts: list[str]) -> Tensor:  # type: ignore[override]
+    def tokenise(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor([[int(text), 0] for text in texts])
 
 
 def test_an_epoch_has_as_many_samples_as_its_steps_need_and_survives_in_the_state_dict(objective: CuratedMatching) -> None:
     chosen = objective.train().subset(FewWords(), 0, 5)
-    assert chosen is not None and len(chosen.unique()) == 10
+    assert len(chosen) == len(chosen.unique()) == 10
+    repeated = objective.subset(FewWords(12), 1, 6)
+    assert len(repeated) == 12 and len(repeated.unique()) == 8
     assert objective.training and objective.model.text.training
+    chosen = objective.subset(FewWords(), 2, 5)
     torch.manual_seed(7)
     other = CuratedMatching(CiT(CIT_CONFIG), objective.settings)
     other.load_state_dict(objective.state_dict())
-    assert torch.equal(other.subset(FewWords(), 0, 5), chosen)  # type: ignore[arg-type]
-    assert torch.equal(other.subset(FewWords(), 1, 5), objective.subset(FewWords(), 1, 5))  # type: ignore[arg-type]
+    assert torch.equal(other.subset(FewWords(), 2, 5), chosen)
+    assert torch.equal(other.subset(FewWords(), 3, 5), objective.subset(FewWords(), 3, 5))
 
 
 def test_captions_are_judged_by_the_text_tower_as_it_is(objective: CuratedMatching) -> None:
@@ -121,7 +125,7 @@ def test_too_few_captions_like_a_label_are_refused() -> None:
 
 def test_without_curation_every_caption_is_learnt_from() -> None:
     objective = CuratedMatching(CiT(CIT_CONFIG), CiTSettings())
-    assert objective.subset(FewWords(), 0, 5) is None
+    assert objective.epoch_steps is None
     objective.load_state_dict(objective.state_dict())
 
 

@@ -50,7 +50,7 @@ def test_flip_sees_a_random_half_of_the_patches_or_in_unmasked_tuning_all(masked
     features = model.vision_projection(model.vision(normal(3, 16, 16), visible=visible).features)
     images = features / features.norm(dim=1, keepdim=True)
     texts = model.text_projection(model.text(words))
-    forth, back = written_out(images, texts / texts.norm(dim=1, keepdim=True), model.logit_scale.exp() if model.logit_scale is not None else 1)
+    forth, back = written_out(images, texts / texts.norm(dim=1, keepdim=True), model.scale())
     wanted = (forth + back) / 2
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert_same_gradients(gradients(loss, objective), gradients(wanted, objective), 2e-5)

@@ -21,7 +21,7 @@ from tests.training.objectives.cases import DIFFMAE_CONFIG, FLIP_CONFIG, assert_
 from training import draws
 from training.objectives import masks
 from training.objectives.base import Facts
-from training.objectives.diffmae import Diffusion, DiffMAESettings, build
+from training.objectives.diffmae import DiffMAESettings, Diffusion, build
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
 MIXED = {"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}}
@@ -122,7 +122,7 @@ def test_a_teacher_is_read_from_a_bundle(tmp_path: Path) -> None:
         build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=8)), Facts())
     with pytest.raises(ValueError, match="teacher: it sees"):
         build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, image_size=(32, 32))), Facts())
-    with pytest.raises(ValueError, match="teacher: .*cannot be read"):
+    with pytest.raises(ValueError, match=r"teacher: .*cannot be read"):
         build(DiffMAESettings(teacher=tmp_path / "nowhere"), DiffMAE(DIFFMAE_CONFIG), Facts())
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from models.diffmae.masks import Split
 from models.mae.model import MAE, MAEConfig
+from models.mcc.model import Kept
 from models.mcc.queries import label
 from models.mcc.scenes import Augmentation
-from models.mcc.model import Kept
 from models.pairs.common import unit
 from models.people.tracks import Tracks
 from models.published.container import read_checkpoint
@@ -20,7 +20,7 @@ from tests.golden import replay_cit, replay_diffmae, replay_flip, replay_lart, r
 from tests.golden.case import Case, read_case
 from tests.training.objectives.cases import gradients
 from training.objectives.contrastive import Contrastive, ContrastiveSettings, contrast
-from training.objectives.diffmae import Diffusion, DiffMAESettings
+from training.objectives.diffmae import DiffMAESettings, Diffusion
 from training.objectives.lart import Actions, LARTSettings
 from training.objectives.mae import MaskedReconstruction
 from training.objectives.mavil import AudioVisualMasking
@@ -99,8 +99,9 @@ def test_mavil(stage: int) -> None:
     teacher = replay_mavil.load_pretraining(case, case.folder / "teacher.pth", student=False) if stage == 2 else None
     objective = AudioVisualMasking(replay_mavil.load_pretraining(case, case.checkpoint, student=True), teacher)
     values = objective.losses(case.inputs["audio"], case.inputs["video"], replay_mavil.noise_of(case))
-    for ours, theirs in {"loss": "total", "loss_audio": "rec_audio", "loss_video": "rec_video", "loss_inter": "inter", "loss_intra": "intra"}.items():
-        check(case, f"loss_{theirs}", values[ours])
+    recorded_as = {"loss": "total", "loss_audio": "rec_audio", "loss_video": "rec_video", "loss_inter": "inter", "loss_intra": "intra"}
+    for name, theirs in recorded_as.items():
+        check(case, f"loss_{theirs}", values[name])
 
 
 def test_lart() -> None:

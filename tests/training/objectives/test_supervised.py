@@ -84,13 +84,14 @@ def test_a_tower_that_does_not_merge_has_no_schedule() -> None:
 
 
 def test_branches_are_dropped_at_their_rates_sample_by_sample() -> None:
-    config = replace(VIT_CONFIG, depth=3, drop_path=0.4)
-    kept = keep_branches(config, torch.arange(20_000))
+    kept = keep_branches(torch.arange(20_000), 0.4, 3, reversible=False)
     assert kept is not None and kept.shape == (3, 2, 20_000)
     torch.testing.assert_close(kept.mean(dim=2), torch.tensor([1.0, 0.8, 0.6]).unsqueeze(1).expand(3, 2), atol=0.015, rtol=0)
-    alone = keep_branches(config, torch.tensor([7]))
+    alone = keep_branches(torch.tensor([7]), 0.4, 3, reversible=False)
     assert alone is not None and torch.equal(alone[..., 0], kept[..., 7])
-    assert keep_branches(VIT_CONFIG, torch.arange(4)) is None
+    both = keep_branches(torch.arange(20_000), 0.4, 3, reversible=True)
+    assert both is not None and both.shape == (3, 20_000) and both[2].mean().item() == pytest.approx(0.6, abs=0.015)
+    assert keep_branches(torch.arange(4), 0.0, 3, reversible=False) is None
 
 
 def test_nothing_is_dropped_in_evaluation() -> None:
