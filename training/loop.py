@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from training.checkpoint import Checkpoints, MovingAverage
-from training.data.base import Captioned, Source
+from training.data.base import Source
 from training.data.sampling import EpochBatches, Samples, Share, seed_for
 from training.distributed import TYPES, agreed, recompute_blocks, spread, without_sync
 from training.errors import DataError, TrainingError
@@ -170,9 +170,10 @@ class _Trainer:
         """Or go on in the middle of one. Raises DataError."""
         self.batches.epoch, self.batches.first = self.epoch, self.within
         if isinstance(self.objective, ChoosesSamples) and self.objective.epoch_steps:
-            if not isinstance(self.source, Captioned):
+            captions = getattr(self.source, "captions", None)
+            if captions is None:
                 raise DataError(f"data.kind: the objective chooses among captions, and {self.source.unit} have none")
-            self.batches.chosen = self.objective.subset(self.source.captions, self.epoch, self.plan.loop.batch_size)
+            self.batches.chosen = self.objective.subset(captions, self.epoch, self.plan.loop.batch_size)
 
     def _step(self, micro: Iterator[tuple[dict[str, Tensor], list[str]]], unreadable: list[str]) -> float:
         """One optimiser step → seconds that it waited for data."""

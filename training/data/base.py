@@ -26,7 +26,6 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from models.bundle import Clip, Preprocess, Sound
-from training.curation import Captions
 from training.settings import Settings
 
 Sample = Mapping[str, Tensor]
@@ -62,6 +61,8 @@ class Preparation:
 
 
 class Source(Protocol):
+    """One of images with captions has an attribute `captions` besides (`training.curation.Captions`)."""
+
     @property
     def unit(self) -> str:
         """Plural noun for one sample, as in "images/s"."""
@@ -77,14 +78,6 @@ class Source(Protocol):
 
     def sample(self, index: int, draw: int) -> Sample:
         """A function of its arguments alone, in any process. Raises Unreadable."""
-
-
-@runtime_checkable
-class Captioned(Protocol):
-    """A source whose captions can be read without the images."""
-
-    @property
-    def captions(self) -> Captions: ...
 
 
 @runtime_checkable
