@@ -19,11 +19,12 @@ from tests.training import shapes
 from training.data.pictures import to_model_size
 
 OPSIN = Path(sys.executable).parent / "opsin"
+NETWORK = "image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2"
 SMALL = [
     "preprocess.image_size=16",
     "preprocess.short_side=16",
-    "phases.0.model.config={image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2, decoder_width: 8, decoder_depth: 1, decoder_heads: 2}",
-    "phases.1.model={architecture: vit, config: {image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2, pool: mean}}",
+    f"phases.0.model.config={{{NETWORK}, decoder_width: 8, decoder_depth: 1, decoder_heads: 2}}",
+    f"phases.1.model={{architecture: vit, config: {{{NETWORK}, pool: mean}}}}",
     "phases.1.augment={crop_scale: [0.5, 1.0]}",
     "phases.1.objective={kind: supervised, merge: [0, 3]}",
     "phases.1.optimiser={lr: 0.01}",
