@@ -206,8 +206,9 @@ class _Trainer:
     def _backward(self, batch: Batch, number: int) -> dict[str, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         weight = len(batch["draw"]) / self.share.own  # micro-batches of a step may differ by one sample
-        with without_sync(self.wrapped, number == self.share.micro_batches - 1):
-            with self._precision(), _attention(self.device):
+        # attention is chosen for the backward pass too, which may compute blocks again
+        with without_sync(self.wrapped, number == self.share.micro_batches - 1), _attention(self.device):
+            with self._precision():
                 result: dict[str, Tensor] = self.wrapped(moved)
             self.scaler.scale(result["loss"] * weight).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() * (weight * self.share.micro_batches) for name, value in result.items()}

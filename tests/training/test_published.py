@@ -45,8 +45,8 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "mavil": TOWERS,
     "mavil_pretraining": {**TOWERS, **DECODER},
     "audio_mae": {"audio_frames": 32, "mel_bins": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, **DECODER, "window": [2, 2]},
-    "mvit": {"image_size": 32, "frames": 4},
-    "rev_mvit": {"image_size": 32},
+    "mvit": {"image_size": 32, "frames": 4, "width": 16},
+    "rev_mvit": {"image_size": 32, "width": 16},
     "lart": {**TRACK, "pose": FEATURE, "joints": FEATURE, "appearance": {**FEATURE, "values": 10}},
     "mcc": {**VIT, "image_size": 32, "window": 4, "window_heads": 2, **DECODER},
 }

@@ -15,7 +15,7 @@ from models.mavil.loudness import Loudness
 from models.media.fbank import FbankConfig
 from training.data.base import Preparation, Sample
 from training.data.labelled import LabelledFiles, find
-from training.data.media import SOUNDS, read_sound
+from training.data.media import SOUNDS, VIDEOS, read_sound
 from training.errors import DataError
 from training.settings import Settings
 
@@ -26,7 +26,7 @@ _HOP = 0.01
 class SoundFiles(Settings):
     kind: Literal["sound"] = "sound"
     path: Path
-    """A folder of wav, flac or other sound files: one subfolder for each class, or `labels.jsonl`."""
+    """A folder of wav, flac or other sound files, or of videos for their sound: one subfolder for each class, or `labels.jsonl`."""
     labelled: bool = True
 
 
@@ -61,4 +61,4 @@ def open_sound(settings: SoundFiles, preparation: Preparation) -> Sounds:
     """Raises DataError."""
     if preparation.sound is None:
         raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
-    return Sounds(find(settings.path, SOUNDS, labelled=settings.labelled), preparation.sound)
+    return Sounds(find(settings.path, SOUNDS | VIDEOS, labelled=settings.labelled), preparation.sound)
