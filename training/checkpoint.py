@@ -7,6 +7,7 @@ full disk leaves the old one.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -28,6 +30,7 @@ from training.reductions import world
 
 _RUN = "run.json"
 _PARTIAL = ".partial"
+_PRIVATE = "private"
 
 
 class Checkpoints:
@@ -55,13 +58,14 @@ class Checkpoints:
         target = self.folder / f"step-{step}"
         partial = target.with_suffix(_PARTIAL)
         model, optimisation = get_state_dict(objective, optimiser)
+        state = {"model": model, "optimiser": optimisation, _PRIVATE: _packed(_private(model)), **extra}
         try:
             if is_main():
                 shutil.rmtree(partial, ignore_errors=True)
             barrier()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that there is one process only
-                save({"model": model, "optimiser": optimisation, **extra}, checkpoint_id=partial, no_dist=world() == 1)
+                save(state, checkpoint_id=partial, no_dist=world() == 1)
             barrier()
             if is_main():
                 if target.exists():
@@ -85,10 +89,13 @@ class Checkpoints:
     def load(self, objective: nn.Module, optimiser: Any, extra: dict[str, Any], step: int) -> None:
         """Load in place; `extra` has the values of the checkpoint then."""
         model, optimisation = get_state_dict(objective, optimiser)
-        state = {"model": model, "optimiser": optimisation, **extra}
+        private = _private(model)
+        state: dict[str, Any] = {"model": model, "optimiser": optimisation, _PRIVATE: b"", **extra}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             load(state, checkpoint_id=self.folder / f"step-{step}", no_dist=world() == 1)
+        if private:
+            state["model"] |= torch.load(io.BytesIO(state[_PRIVATE]), weights_only=True)
         set_state_dict(
             objective,
             optimiser,
@@ -97,6 +104,17 @@ class Checkpoints:
             options=StateDictOptions(strict=True),
         )
         extra.update({name: state[name] for name in extra})
+
+
+def _private(model: dict[str, Any]) -> dict[str, Any]:
+    """Take what modules keep beside parameters and buffers (`get_extra_state`) out of a state: its shapes may change on the way."""
+    return {name: model.pop(name) for name in list(model) if name.endswith("_extra_state")}
+
+
+def _packed(state: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    torch.save(dict(state), file)
+    return file.getvalue()
 
 
 def _disk_is_full(error: BaseException) -> bool:

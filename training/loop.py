@@ -101,13 +101,13 @@ class _Trainer:
         self.objective, self.plan, self.device, self.source, self.saves = objective, plan, run.device, source, run.saves
         self.peak = plan.optimiser.peak(loop.batch_size)
         self.step = 0
+        self.epoch, self.within = 0, 0
+        """The next step's place in the data."""
         self.share = share_of(loop)
         self.batches = EpochBatches(source, self.share, plan.seed)
         self.schedule_steps = (loop.samples_per_epoch or len(source)) // loop.batch_size
         """Of one epoch of the schedule."""
         self.steps = round(loop.epochs * self.schedule_steps)
-        self.chooser = objective if isinstance(objective, ChoosesSamples) and objective.epoch_steps else None
-        self.epoch_steps = self.batches.steps if self.chooser is None else self.chooser.epoch_steps or 0
         if loop.checkpoint_activations:
             recompute_blocks(objective)
         self.wrapped = spread(objective, loop.sharding, loop.precision, run.device)
@@ -124,7 +124,7 @@ class _Trainer:
         if latest is not None:
             extra = self._extra()
             self.checkpoints.load(self.objective, self.optimiser, extra, latest)
-            self.step = int(extra["step"])
+            self.step, self.epoch, self.within = (int(extra[name]) for name in ("step", "epoch", "within"))
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(extra["scaler"])
         self.watching.resume(self.step)
@@ -145,13 +145,10 @@ class _Trainer:
         with Stopping(loop.max_steps, loop.max_minutes) as stopping, self.watching:
             stop = False
             while self.step < self.steps and not stop:
-                epoch, self.batches.first = divmod(self.step, self.epoch_steps)
-                self._choose(epoch)
-                if epoch != self.batches.epoch:
-                    unreadable.clear()
-                self.batches.epoch = epoch
+                self._begin_epoch()
+                unreadable.clear()
                 micro = iter(loader)
-                for _ in range(self.batches.first, min(self.batches.steps, self.batches.first + self.steps - self.step)):
+                for _ in range(min(self.batches.steps - self.batches.first, self.steps - self.step)):
                     waited += self._step(micro, unreadable)
                     self._check(unreadable)
                     if self.step % loop.log_every == 0 or world() == 1:
@@ -169,14 +166,14 @@ class _Trainer:
         ended = Ended.DONE if self.step >= self.steps else Ended.STOPPED
         return Report(ended, self.step, (self.step - first) * loop.batch_size / seconds, waited / seconds)
 
-    def _choose(self, epoch: int) -> None:
-        """Let the objective choose the samples of an epoch, if it does. Raises DataError."""
-        if self.chooser is None:
-            return
-        captions = getattr(self.source, "captions", None)
-        if captions is None:
-            raise DataError(f"data.kind: the objective chooses among captions, and {self.source.unit} have none")
-        self.batches.chosen = self.chooser.subset(captions, epoch, self.plan.loop.batch_size)
+    def _begin_epoch(self) -> None:
+        """Or go on in the middle of one. Raises DataError."""
+        self.batches.epoch, self.batches.first = self.epoch, self.within
+        if isinstance(self.objective, ChoosesSamples) and self.objective.epoch_steps:
+            captions = getattr(self.source, "captions", None)
+            if captions is None:
+                raise DataError(f"data.kind: the objective chooses among captions, and {self.source.unit} have none")
+            self.batches.chosen = self.objective.subset(captions, self.epoch, self.plan.loop.batch_size)
 
     def _step(self, micro: Iterator[tuple[dict[str, Tensor], list[str]]], unreadable: list[str]) -> float:
         """One optimiser step → seconds that it waited for data."""
@@ -193,6 +190,9 @@ class _Trainer:
             results.append(self._backward(batch, number))
         norm = self._update()
         self.step += 1
+        self.within += 1
+        if self.within == self.batches.steps:
+            self.epoch, self.within = self.epoch + 1, 0
         if self.average:
             self.average.update()
         if isinstance(self.objective, FollowsSteps):
@@ -239,7 +239,7 @@ class _Trainer:
             )
 
     def _extra(self) -> dict[str, Any]:
-        extra: dict[str, Any] = {"step": self.step}
+        extra: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "within": self.within}
         if self.average:
             extra["average"] = self.average.average
         if self.scaler.is_enabled():

@@ -61,6 +61,8 @@ class Preparation:
 
 
 class Source(Protocol):
+    """One of images with captions has an attribute `captions` besides (`training.curation.Captions`)."""
+
     @property
     def unit(self) -> str:
         """Plural noun for one sample, as in "images/s"."""

@@ -105,11 +105,11 @@ class EpochBatches(Sampler[list[Draw]]):
         self.epoch = 0
         self.first = 0
         self.chosen: Tensor | None = None
-        """The samples of the epoch, where an objective chooses them; None: all."""
+        """Samples of this epoch (N,) int64; None: all."""
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
+        """Of this epoch."""
         return (len(self._source) if self.chosen is None else len(self.chosen)) // self._share.batch_size
 
     def __len__(self) -> int:
