@@ -12,9 +12,10 @@ import torch
 
 from tests.training.objectives.cases import CASES, assert_same_gradients, gradients, made
 from tests.training.objectives.curating import curate_rounds
-from tests.training.objectives.two_processes import ROWS
+from tests.training.objectives.two_processes import ROWS, SHARDED
 from training import draws
-from training.errors import DataError
+from training.distributed import spread
+from training.errors import DataError, TrainingError
 from training.objectives.base import Facts
 from training.objectives.registry import KINDS
 
@@ -74,6 +75,18 @@ def test_two_processes_with_half_of_the_batch_each_equal_one(name: str, two: dic
             two[name]["values"][key], value.detach(), rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
         )
     assert_same_gradients(two[name]["gradients"], gradients(values["loss"], objective), 2e-5)
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_parameters_that_are_split_over_processes_get_the_same_gradients(name: str, two: dict[str, Any]) -> None:
+    objective, batch = made(name)
+    assert_same_gradients(two[f"{name} by fsdp"], gradients(objective(batch)["loss"], objective), 2e-5)
+
+
+def test_single_numbers_cannot_be_split() -> None:
+    objective, _ = made("cit")
+    with pytest.raises(TrainingError, match=r"loop.sharding: fsdp cannot split single numbers \(model.logit_scale\); use ddp"):
+        spread(objective, "fsdp", "fp32", torch.device("cpu"))
 
 
 def test_rows_are_gathered_with_the_gradients_that_all_ranks_ask(two: dict[str, Any]) -> None:
