@@ -34,14 +34,18 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parse(arguments)
     try:
-        with process_group() as device:
-            make(options, device)
+        run(_parse(arguments))
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def run(options: Options) -> None:
+    """In this process, or as one of those that torchrun started. Raises TrainingError."""
+    with process_group() as device:
+        make(options, device)
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:

@@ -22,7 +22,8 @@ _BYTES = 4
 def estimate(recipe: Recipe, phase: Phase, shop: Workshop) -> str:
     """A few lines for people. Raises TrainingError."""
     with tempfile.TemporaryDirectory() as folder:
-        ready = phases.prepare(recipe, phase, replace(shop, tensorboard=False))
+        alone = phase.model_copy(update={"start": None})  # earlier phases may not have been trained yet
+        ready = phases.prepare(recipe, alone, replace(shop, tensorboard=False))
         parameters = list(ready.objective.parameters())
         total, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
         states = 2 if phase.optimiser.kind == "adamw" else 1

@@ -68,7 +68,7 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     network = starting_network(recipe, phase, source.labels, shop)
     sha256 = sha256_of_weights(network.state_dict())
     ready = preparation(recipe, phase, shop.cache)
-    where = f"phases.{recipe.phases.index(phase)}"
+    where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
     try:
         objective = build(phase.objective, network, Facts(source.labels, ready.preprocess, ready.clip, ready.sound))
     except ValueError as error:
