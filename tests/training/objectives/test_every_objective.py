@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from models.registry import architectures
 from tests.training.objectives.cases import CASES, assert_same_gradients, gradients, made
 from tests.training.objectives.curating import curate_rounds
 from tests.training.objectives.two_processes import ROWS, SHARDED
@@ -116,3 +118,11 @@ def test_data_that_lacks_what_an_objective_needs_is_named() -> None:
     objective, batch = made("mae")
     with pytest.raises(DataError, match="the objective needs pixels of every sample, and the data gives clip, draw"):
         objective({"draw": batch["draw"], "clip": batch["pixels"]})
+
+
+def test_the_documentation_lists_every_objective_and_what_it_trains() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs/training.md").read_text().split("## Objectives")[1].split("\n## ")[0], re.M)
+    kinds = {kind: re.findall(r"`(\w+)`", what) for kind, what in rows}
+    assert set(kinds) == {kind.settings.model_fields["kind"].default for kind in KINDS}
+    named = {name for names in kinds.values() for name in names if name not in ("teacher", "curation")}
+    assert named <= set(architectures())
