@@ -59,6 +59,17 @@ def test_a_step_is_a_function_of_weights_samples_and_their_draws(name: str) -> N
     assert torch.equal(other, first) == (name in ("linear_probe", "hashtags", "lit", "cit"))  # these draw nothing
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_changes_little(name: str) -> None:
+    objective, batch = made(name)
+    wanted = objective(batch)["loss"].item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective(batch)["loss"]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(wanted, rel=0.02)
+    gradients(loss, objective)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("supervised", "supervised_clips")])
 def test_the_order_of_samples_does_not_matter(name: str) -> None:
     """But where neighbours are mixed."""
