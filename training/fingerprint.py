@@ -37,9 +37,9 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
-    """Over names and values, in the order of names."""
+    """Over names and values, in the order of names. What is no tensor is left out."""
     digest = hashlib.sha256()
-    for name in sorted(weights):
+    for name in sorted(name for name, value in weights.items() if isinstance(value, Tensor)):
         digest.update(name.encode())
         digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

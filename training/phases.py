@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models import bundle
 from models.registry import architectures
 from training import starting
 from training.data.base import Preparation, Source
@@ -24,8 +25,8 @@ from training.objectives.base import Facts, released
 from training.objectives.registry import build
 from training.recipe import Phase, Recipe
 
-WEIGHTS = "weights.safetensors"
-"""Of the network that a finished phase gives away."""
+WEIGHTS = bundle.WEIGHTS_FILE
+"""Of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Workshop:
 class Ready:
     """A phase before its first step."""
 
+    recipe: Recipe
     phase: Phase
     objective: nn.Module
     source: Source
@@ -66,7 +68,6 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     """Raises TrainingError."""
     source = source_of(recipe, phase, shop.cache)
     network = starting_network(recipe, phase, source.labels, shop)
-    sha256 = sha256_of_weights(network.state_dict())
     ready = preparation(recipe, phase, shop.cache)
     where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
     try:
@@ -77,7 +78,7 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
         {
             "seed": recipe.seed,
             "model": settings_of(network),
-            "starting weights (SHA-256)": sha256,
+            "starting weights (SHA-256)": sha256_of_weights(objective.state_dict()),
             "objective": phase.objective.model_dump(mode="json"),
             "optimiser": phase.optimiser.model_dump(mode="json"),
             "schedule": phase.schedule.model_dump(mode="json"),
@@ -92,7 +93,7 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     )
     plan = Plan(phase.optimiser, phase.schedule, phase.loop, recipe.seed)
     run = Run(shop.runs / phase.name, shop.device, fingerprint, shop.tensorboard)
-    return Ready(phase, objective, source, plan, run)
+    return Ready(recipe, phase, objective, source, plan, run)
 
 
 def settings_of(network: nn.Module) -> dict[str, Any]:
@@ -111,11 +112,36 @@ def run(ready: Ready) -> Report:
     if report.ended is Ended.DONE:
         weights = {name: whole(value).detach().cpu().contiguous() for name, value in released(ready.objective).state_dict().items()}
         if is_main():
-            partial = ready.run.folder / f"{WEIGHTS}.partial"
-            save_file(weights, partial)
-            partial.replace(ready.run.folder / WEIGHTS)
+            _give_away(ready, weights)
         barrier()
     return report
+
+
+def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
+    """Write the network as a bundle that later phases start from and learn from; nothing of it is measured."""
+    recipe, phase, folder = ready.recipe, ready.phase, ready.run.folder
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file(dict(weights), partial)
+    architecture = architectures()[recipe.model_of(phase).architecture]
+    network = released(ready.objective)
+    task = architecture.purpose.task(network.config)
+    inputs = preparation(recipe, phase, Path())
+    spec = bundle.BundleSpec(
+        name=phase.name,
+        version=recipe.version,
+        task=task,
+        architecture=architecture.name,
+        config=settings_of(network),
+        preprocess=inputs.preprocess,
+        clip=inputs.clip,
+        sound=inputs.sound,
+        labels=list(ready.source.labels) if task in bundle.LABELLED else [],
+        license=recipe.license,
+        provenance={"recipe": recipe.name, "phase": phase.name},
+        weights=bundle.Weights(sha256=bundle.sha256_of(partial), bytes=partial.stat().st_size),
+    )
+    partial.replace(folder / WEIGHTS)
+    (folder / bundle.SPEC_FILE).write_bytes(spec.to_bytes())
 
 
 def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop: Workshop) -> nn.Module:
@@ -125,6 +151,13 @@ def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop
     network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
     if phase.start:
         starting.start_from(network, _weights(recipe, phase.start, labels, shop), phase.start)
+    for name, source in phase.parts.items():
+        try:
+            part = network.get_submodule(name)
+        except AttributeError as error:
+            known = ", ".join(child for child, _ in network.named_children())
+            raise RecipeError(f"phase {phase.name}: parts.{name}: the network has no such part; it has {known}") from error
+        starting.start_from(part, _weights(recipe, source, labels, shop), source)
     return network
 
 

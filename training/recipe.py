@@ -74,6 +74,8 @@ class Phase(Settings):
     start: str | None = None
     """Starting weights: the name of an earlier phase, `NAME@0` for the weights that it started with, or the path of a bundle or a
     safetensors file. None: random."""
+    parts: dict[str, str] = Field(default_factory=dict)
+    """The same for parts of the network, by their names in it: `{vision: bundles/NAME/VERSION}`."""
     data: DataSettings | None = None
     augment: Augment | None = None
     """None for the recipe's, both."""
@@ -170,9 +172,10 @@ class Recipe(Settings):
                 raise ValueError(f"{where}.name: {phase.name} is the name of an earlier phase too")
             if phase.model is None and self.model is None:
                 raise ValueError(f"{where}.model: neither the phase nor the recipe has one")
-            start = (phase.start or "").removesuffix("@0")
-            if start and start not in known and not Path(start).suffix and "/" not in start:
-                raise ValueError(f"{where}.start: {start} is no earlier phase ({', '.join(known) or 'there is none'}) and no path")
+            for field, source in [("start", phase.start or ""), *((f"parts.{name}", source) for name, source in phase.parts.items())]:
+                start = source.removesuffix("@0")
+                if start and start not in known and not Path(start).suffix and "/" not in start:
+                    raise ValueError(f"{where}.{field}: {start} is no earlier phase ({', '.join(known) or 'there is none'}) and no path")
             self._sizes_agree(phase, where)
             known.add(phase.name)
         if self.release and self.release.phase is not None and self.release.phase not in known:

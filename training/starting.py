@@ -16,16 +16,31 @@ from models.loading import mismatch
 from models.mae.model import start_from_pretrained as vit_from_mae
 from models.mae_st.model import VideoMAE
 from models.mae_st.model import start_from_pretrained as video_from_mae_st
+from models.mavil.conversion import audio_from_video, video_from_pictures
 from models.mavil.model import MAViL
 from models.mavil.model import start_from_pretrained as mavil_from_pretraining
+from models.mavil.pretraining import MAViLPretraining
 from models.mcc.model import MCC, start_from_mae
 from models.vit.model import ViT
 from training.errors import TrainingError
+
+
+def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for weights that are not an image MAE's of the same size."""
+    video = video_from_pictures(weights, network.config)
+    converted = video | audio_from_video(video, network.config)
+    own = network.state_dict()
+    wrong = [name for name, value in converted.items() if name not in own or own[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"no image MAE of this size: {', '.join(wrong[:5])}")
+    network.load_state_dict(converted, strict=False)
+
 
 _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]], object]] = {
     ViT: vit_from_mae,
     VideoMAE: video_from_mae_st,
     MAViL: mavil_from_pretraining,
+    MAViLPretraining: _mavil_from_mae,
     DiffMAE: start_from_encoder,
     MCC: start_from_mae,
 }
