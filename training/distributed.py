@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
@@ -99,6 +99,9 @@ def spread(
         return DistributedDataParallel(
             objective, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False, gradient_as_bucket_view=True
         )
+    scalars = [name for name, parameter in objective.named_parameters() if parameter.dim() == 0]
+    if scalars:
+        raise TrainingError(f"loop.sharding: fsdp cannot split single numbers ({', '.join(scalars)}); use ddp")
     if world() == 1:
         raise TrainingError("loop.sharding: fsdp needs several processes: start them with torchrun, or leave it out")
     if any(getattr(getattr(module, "config", None), "reversible", False) for module in objective.modules()):
@@ -107,6 +110,8 @@ def spread(
     policy = MixedPrecisionPolicy(param_dtype=None if precision == "fp32" else TYPES[precision], reduce_dtype=torch.float32)
     for block in blocks_of(objective):
         fully_shard(block, mp_policy=policy)
+        if hasattr(block, "remember"):  # DiffMAE's decoder computes keys and values of what it looks at before it runs
+            register_fsdp_forward_method(block, "remember")
     fully_shard(objective, mp_policy=policy)
     return objective
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -31,19 +32,29 @@ _LOW = 0xFFFFFFFF
 Stream = str | int
 """Names one use of randomness, so that two uses in one sample are independent."""
 
+F = TypeVar("F", bound=Callable[..., Tensor])
 
+
+def _eager(function: F) -> F:
+    """Keep compilers out: their C++ need not wrap integers as torch's operators do."""
+    return cast(F, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+
+
+@_eager
 def words(draw: Tensor, count: int, stream: Stream) -> Tensor:
     """(B,) int64 → (B, count) int64, all 64 bits random. The first values do not depend on how many are asked for."""
     start = _mix(_mix(draw) ^ _key(stream)).unsqueeze(1)
     return _mix(start + _STEP * torch.arange(1, count + 1, device=draw.device))
 
 
+@_eager
 def uniform(draw: Tensor, shape: Sequence[int], stream: Stream) -> Tensor:
     """(B,) int64 → (B, *shape) float32 in [0, 1), multiples of 2^-24."""
     bits = _shift(words(draw, math.prod(shape), stream), 40)
     return (bits.float() * 2.0**-24).view(-1, *shape)
 
 
+@_eager
 def normal(draw: Tensor, shape: Sequence[int], stream: Stream) -> Tensor:
     """(B,) int64 → (B, *shape) float32 from N(0, 1), two of each word by Box and Muller."""
     count = math.prod(shape)
@@ -54,17 +65,20 @@ def normal(draw: Tensor, shape: Sequence[int], stream: Stream) -> Tensor:
     return pairs[:, :count].float().view(-1, *shape)
 
 
+@_eager
 def integers(draw: Tensor, shape: Sequence[int], low: int, high: int, stream: Stream) -> Tensor:
     """(B,) int64 → (B, *shape) int64 from low to high - 1. Their odds differ by less than (high - low) · 2^-53."""
     share = _shift(words(draw, math.prod(shape), stream), 11).double() * 2.0**-53
     return low + (share * (high - low)).long().view(-1, *shape)
 
 
+@_eager
 def permutation(draw: Tensor, count: int, stream: Stream) -> Tensor:
     """(B,) int64 → (B, count) int64, each row a permutation of 0 … count - 1."""
     return words(draw, count, stream).argsort(dim=1, stable=True)
 
 
+@_eager
 def of_batch(draw: Tensor) -> Tensor:
     """The draw of a whole batch over all ranks, (1,) int64: for what all samples of a step share. The order of samples does not matter."""
     return reductions.summed(_mix(draw).sum(dim=0, keepdim=True))

@@ -32,6 +32,8 @@ class DiffMAESettings(Settings):
     min_snr: float | None = Field(default=None, gt=0)
     """Weight each time by its signal-to-noise ratio, cut off here ("min-SNR", arXiv 2303.09556; divided by the ratio where noise is the
     target). None: all times alike, as DiffMAE."""
+    pixel_weight: float = Field(default=1.0, ge=0)
+    """Weight of the pixels' loss beside that of `clip_width` features, whose weight is the model's; 0: features are the only target."""
     teacher: Path | None = None
     """Bundle of a ViT, or of a pair with one, whose patches the second head predicts; for models with `clip_width`."""
 
@@ -80,7 +82,7 @@ class Diffusion(nn.Module):
         if answer.loss_clip is None:
             return {"loss": pixel}
         clip = term_of_mean(answer.loss_clip, count)
-        loss = pixel + self.model.config.clip_weight * clip
+        loss = self.settings.pixel_weight * pixel + self.model.config.clip_weight * clip
         return {"loss": loss, "loss_pixel": pixel.detach(), "loss_clip": clip.detach()}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""LART's losses (arXiv 2304.01199): actions above all; pose, place and Kinetics' classes as the published code has them, which its
+"""LART's losses (arXiv 2304.01199): actions above all; pose, location and Kinetics' classes as the published code has them, which its
 recipes leave out."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.settings import OptimiserSettings, Settings
 
 ACTION_WEIGHT = 10.0
 BODY = 226
-"""Values of a pose before the place: rotations and betas."""
+"""Number of values of a pose before the location: rotations and betas."""
 
 
 class GroundTruth(Enum):
@@ -43,12 +43,12 @@ class LARTSettings(Settings):
 
     kind: Literal["lart"] = "lart"
     labels: Literal["all", "people", "network"] = "all"
-    """Labels to learn from: by people and by a network, or one of both."""
+    """Labels to learn from: those by people and by a network, or one of both."""
     pose_weight: float = Field(default=0.0, ge=0)
     location_weight: float = Field(default=0.0, ge=0)
     kinetics_weight: float = Field(default=0.0, ge=0)
     power: Literal[1, 2] = 1
-    """Of the errors of poses and places."""
+    """Exponent of the errors of poses and locations."""
 
     @property
     def ground_truth(self) -> GroundTruth:
@@ -126,7 +126,7 @@ def action_loss(logits: Tensor, targets: Tensor, detected: Tensor, has_gt: Tenso
 
 
 def regression_loss(predicted: Tensor, target: Tensor, chosen: Tensor, power: int) -> Tensor:
-    """Of poses (their first 226 values) or places: the sum of |error|^power over the chosen tokens by their number and one.
+    """Loss of poses (their first 226 values) or locations: the sum of |error|^power over the chosen tokens by their number and one.
 
     predicted, target: (..., D); chosen: (..., 1) of bool; power: 1 or 2.
     """

@@ -16,7 +16,7 @@ from models.diffmae.masks import Split, centre_mask
 from training import draws
 
 Grid = tuple[int, int, int]
-"""Patches in time (1 for images), rows and columns. All but random masks are the same at all times."""
+"""Patches in time (1 for images), rows and columns. Masks are the same at all times, but for random ones."""
 
 BOXES = 4
 STROKES = 3

@@ -3,17 +3,20 @@ And its fine-tuning, with whole times and mel bins removed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.layers.masking import Masking
 from models.mavil.model import MAViL, kept_on_grid
-from models.mavil.pretraining import Features, Learned, MAViLPretraining, Noise
+from models.mavil.pretraining import Features, Learned, MAViLPretraining, MAViLPretrainingConfig, Noise
 from training import draws
 from training.objectives.base import Batch, Facts
 from training.objectives.checks import expect, load_teacher, need
@@ -29,7 +32,7 @@ class MAViLSettings(Settings):
 
     kind: Literal["mavil"] = "mavil"
     teacher: Path | None = None
-    """Bundle of the pre-trained model of the stage before."""
+    """The pre-trained model of the stage or round before: a bundle's folder, or the file of weights that an earlier phase has written."""
 
 
 class AudioVisualMasking(nn.Module):
@@ -127,8 +130,26 @@ class AudioVisualLabels(nn.Module):
 
 def build(settings: MAViLSettings, model: nn.Module, facts: Facts) -> AudioVisualMasking:
     """Raises ValueError."""
-    teacher = None if settings.teacher is None else load_teacher(settings.teacher)
-    return AudioVisualMasking(expect(settings.kind, model, MAViLPretraining), teacher)
+    network: MAViLPretraining = expect(settings.kind, model, MAViLPretraining)
+    path = settings.teacher
+    if path is None:
+        return AudioVisualMasking(network)
+    return AudioVisualMasking(network, load_teacher(path) if path.is_dir() else _teacher_of(path, network.config))
+
+
+def _teacher_of(file: Path, student: MAViLPretrainingConfig) -> MAViLPretraining:
+    """A teacher of the student's size from its weights, without those of its decoders, which nobody asks. Raises ValueError."""
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"objective.teacher: {file} cannot be read ({error})") from error
+    teacher = MAViLPretraining(replace(student, predict_features=False, decoder_depth=1))
+    wanted = {name: value.shape for name, value in teacher.state_dict().items() if "decoder_" not in name and "mask_token" not in name}
+    wrong = [name for name, shape in wanted.items() if name not in weights or weights[name].shape != shape]
+    if wrong:
+        raise ValueError(f"objective.teacher: {file} has no weights of the student's size: {', '.join(wrong[:5])}")
+    teacher.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+    return teacher
 
 
 def build_labels(settings: AudioVisualSettings, model: nn.Module, facts: Facts) -> AudioVisualLabels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -29,17 +28,18 @@ class MCCSettings(Settings):
     """Where they are, uniformly: -size to size on every axis (CO3D), or z >= 0 within a distance of size (Hypersim)."""
     size: float = Field(default=3.0, gt=0)
     near: float = Field(default=0.0, ge=0, le=1)
-    """Share of the queries that are placed around true points instead, at normal distances of the threshold's size; 0 as published."""
+    """Share of the queries that are placed around true points instead, with `threshold` as the standard deviation of their distance on each
+    axis; 0 as published."""
     threshold: float = Field(default=0.1, gt=0)
     """A query is occupied if a true point is nearer; before augmentation."""
     scale: float = Field(default=0.2, ge=0, lt=1)
-    """Augmentation, one for all samples of a step: each axis is scaled by 1 - scale to 1 + scale,"""
+    """Each axis is scaled by a factor from 1 - scale to 1 + scale. All samples of a step are augmented alike."""
     shift: float = Field(default=1.0, ge=0)
-    """moved by -shift to shift,"""
+    """Largest translation along each axis; 0 for Hypersim, whose camera is the origin."""
     degrees: int = Field(default=180, ge=0, le=180)
-    """turned about each axis by -degrees to degrees,"""
+    """Largest rotation about each axis, in whole degrees; 0 for Hypersim."""
     flip: float = Field(default=0.5, ge=0, le=1)
-    """and mirrored with this probability. Hypersim, whose camera is the origin, has neither shift nor degrees."""
+    """Probability that scene and image are mirrored."""
 
 
 class OccupancyAndColour(nn.Module):
@@ -124,10 +124,10 @@ def in_cube(draw: Tensor, count: int, half_width: float) -> Tensor:
 
 
 def in_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
-    """(B, count, 3), uniform where z >= 0 and the distance is below the radius, from directions and distances: none is rejected."""
+    """(B, count, 3), uniform where z >= 0 within the radius, from directions and distances: none is rejected."""
     direction = draws.normal(draw, (count, 3), "directions")
     distance = radius * draws.uniform(draw, (count, 1), "distances").double() ** (1 / 3)
-    points = direction / direction.norm(dim=-1, keepdim=True) * distance.float().clamp(max=math.nextafter(radius, 0))
+    points = direction / direction.norm(dim=-1, keepdim=True) * distance.float()
     return torch.cat([points[..., :2], points[..., 2:].abs()], dim=-1)
 
 

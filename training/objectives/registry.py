@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Field
 from torch import nn
 
-from training.objectives import cit, contrastive, diffmae, lart, mae, mavil, maws, mcc, supervised
+from training.objectives import cit, contrastive, diffmae, lart, linear_probe, mae, mavil, maws, mcc, supervised
 from training.objectives.base import Facts
 from training.settings import Settings
 
@@ -25,6 +25,7 @@ class Kind:
 KINDS: tuple[Kind, ...] = (
     Kind(mae.MAESettings, mae.build),
     Kind(supervised.SupervisedSettings, supervised.build),
+    Kind(linear_probe.LinearProbeSettings, linear_probe.build),
     Kind(maws.HashtagSettings, maws.build),
     Kind(diffmae.DiffMAESettings, diffmae.build),
     Kind(contrastive.ContrastiveSettings, contrastive.build),

@@ -70,7 +70,9 @@ class Supervised(nn.Module):
         targets = soft_targets(labels_of(batch), self.model.config.classes, self.settings.label_smoothing)
         inputs, targets = self.mixing.mix(inputs, targets, draw)
         logits = self.classify(inputs, draw).float()
-        loss = F.binary_cross_entropy_with_logits(logits, targets) if self.settings.multi_label else F.cross_entropy(logits, targets)
+        if self.settings.multi_label:
+            return {"loss": term_of_mean(F.binary_cross_entropy_with_logits(logits, targets), len(logits))}
+        loss = F.cross_entropy(logits, targets)
         right = logits.detach().argmax(dim=1) == targets.argmax(dim=1)
         return {"loss": term_of_mean(loss, len(logits)), "accuracy": term_of_mean(right.float().mean(), len(logits))}
 

@@ -30,6 +30,7 @@ from training.objectives.cit import CiTSettings, CuratedMatching
 from training.objectives.contrastive import ContrastiveSettings
 from training.objectives.diffmae import DiffMAESettings, Diffusion
 from training.objectives.lart import LARTSettings
+from training.objectives.linear_probe import LinearProbeSettings
 from training.objectives.mae import MAESettings
 from training.objectives.mavil import AudioVisualMasking, AudioVisualSettings, MAViLSettings
 from training.objectives.maws import HashtagSettings
@@ -167,6 +168,10 @@ def supervised_clips() -> Case:
     return build(settings, model, FACTS), {"clip": normal(3, 4, 16, 16), "labels": uniform(3).round()}
 
 
+def linear_probe() -> Case:
+    return build(LinearProbeSettings(), ViT(VIT_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "label": torch.tensor([0, 1, 2, 0])}
+
+
 def hashtags() -> Case:
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
     return build(HashtagSettings(), ViT(VIT_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "labels": labels}
@@ -256,6 +261,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
         supervised,
         supervised_reversible,
         supervised_clips,
+        linear_probe,
         hashtags,
         diffmae,
         diffmae_clip,

@@ -93,6 +93,8 @@ def test_the_second_head_learns_the_direction_of_a_teachers_patches() -> None:
     wanted = torch.stack(distances).mean()
     assert values["loss_clip"].item() == pytest.approx(wanted.item(), rel=1e-5)
     assert values["loss"].item() == pytest.approx((values["loss_pixel"] + 0.5 * wanted).item(), rel=1e-5)
+    alone = Diffusion(model, DiffMAESettings(pixel_weight=0.0), teacher)({"pixels": pixels, "draw": draw()})
+    assert alone["loss"].item() == pytest.approx((0.5 * wanted).item(), rel=1e-5)
     assert not any(parameter.requires_grad for parameter in teacher.vision.parameters())
     assert not objective.train().teacher.training  # type: ignore[union-attr]
 

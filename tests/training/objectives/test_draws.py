@@ -99,3 +99,10 @@ def test_a_batch_has_one_draw_whatever_the_order_of_its_samples() -> None:
     assert torch.equal(draws.of_batch(DRAW), draws.of_batch(DRAW.flip(0)))
     assert draws.of_batch(DRAW).shape == (1,)
     assert not torch.equal(draws.of_batch(DRAW), draws.of_batch(DRAW + 1))
+
+
+def test_compiled_code_draws_the_same() -> None:
+    def drawn(draw: Tensor) -> Tensor:
+        return 2 * draws.normal(draw, (7,), "x") + draws.uniform(draw, (7,), "y")
+
+    assert torch.equal(torch.compile(drawn, backend="eager")(DRAW), drawn(DRAW))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from models.registry import architectures
 from tests.training.objectives.cases import CASES, assert_same_gradients, gradients, made
 from tests.training.objectives.curating import curate_rounds
-from tests.training.objectives.two_processes import ROWS
+from tests.training.objectives.two_processes import ROWS, SHARDED
 from training import draws
-from training.errors import DataError
+from training.distributed import spread
+from training.errors import DataError, TrainingError
 from training.objectives.base import Facts
 from training.objectives.registry import KINDS
 
@@ -53,7 +56,18 @@ def test_a_step_is_a_function_of_weights_samples_and_their_draws(name: str) -> N
     torch.manual_seed(99)  # nothing comes from the global generator
     assert torch.equal(objective(batch)["loss"], first)
     other = objective(batch | {"draw": batch["draw"] + 1})["loss"]
-    assert torch.equal(other, first) == (name in ("hashtags", "lit", "cit"))  # these draw nothing
+    assert torch.equal(other, first) == (name in ("linear_probe", "hashtags", "lit", "cit"))  # these draw nothing
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_changes_little(name: str) -> None:
+    objective, batch = made(name)
+    wanted = objective(batch)["loss"].item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective(batch)["loss"]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(wanted, rel=0.02)
+    gradients(loss, objective)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("supervised", "supervised_clips")])
@@ -74,6 +88,18 @@ def test_two_processes_with_half_of_the_batch_each_equal_one(name: str, two: dic
             two[name]["values"][key], value.detach(), rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
         )
     assert_same_gradients(two[name]["gradients"], gradients(values["loss"], objective), 2e-5)
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_parameters_that_are_split_over_processes_get_the_same_gradients(name: str, two: dict[str, Any]) -> None:
+    objective, batch = made(name)
+    assert_same_gradients(two[f"{name} by fsdp"], gradients(objective(batch)["loss"], objective), 2e-5)
+
+
+def test_single_numbers_cannot_be_split() -> None:
+    objective, _ = made("cit")
+    with pytest.raises(TrainingError, match=r"loop.sharding: fsdp cannot split single numbers \(model.logit_scale\); use ddp"):
+        spread(objective, "fsdp", "fp32", torch.device("cpu"))
 
 
 def test_rows_are_gathered_with_the_gradients_that_all_ranks_ask(two: dict[str, Any]) -> None:
@@ -103,3 +129,11 @@ def test_data_that_lacks_what_an_objective_needs_is_named() -> None:
     objective, batch = made("mae")
     with pytest.raises(DataError, match="the objective needs pixels of every sample, and the data gives clip, draw"):
         objective({"draw": batch["draw"], "clip": batch["pixels"]})
+
+
+def test_the_documentation_lists_every_objective_and_what_it_trains() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs/training.md").read_text().split("## Objectives")[1].split("\n## ")[0], re.M)
+    kinds = {kind: re.findall(r"`(\w+)`", what) for kind, what in rows}
+    assert set(kinds) == {kind.settings.model_fields["kind"].default for kind in KINDS}
+    named = {name for names in kinds.values() for name in names if name not in ("teacher", "curation")}
+    assert named <= set(architectures())

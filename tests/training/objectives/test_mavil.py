@@ -100,11 +100,27 @@ def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
         weights=Weights(sha256="0" * 64, bytes=0),
     )
     path = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights.safetensors").path
-    student = MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True))
-    objective = build(MAViLSettings(teacher=path), student, Facts())
+    sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
+    for teacher in (path, tmp_path / "weights.safetensors"):  # or from the weights that a phase has left
+        student = MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True))
+        objective = build(MAViLSettings(teacher=teacher), student, Facts())
+        assert objective.teacher is not None
+        torch.testing.assert_close(objective.teacher.features(sound, clip).video, first.features(sound, clip).video)
+
+
+def test_a_student_teaches_in_the_next_round_and_others_are_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = replace(MAVIL_CONFIG, predict_features=True)
+    student = MAViLPretraining(config)
+    save_file(student.state_dict(), tmp_path / "round.safetensors")
+    objective = build(MAViLSettings(teacher=tmp_path / "round.safetensors"), MAViLPretraining(config), Facts())
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     assert objective.teacher is not None
-    torch.testing.assert_close(objective.teacher.features(sound, clip).video, first.features(sound, clip).video)
+    torch.testing.assert_close(objective.teacher.features(sound, clip).audio, student.features(sound, clip).audio)
+    with pytest.raises(ValueError, match=r"objective.teacher: .*round.safetensors has no weights of the student's size: .*cls_token"):
+        build(MAViLSettings(teacher=tmp_path / "round.safetensors"), MAViLPretraining(replace(config, width=32)), Facts())
+    with pytest.raises(ValueError, match=r"objective.teacher: .*nowhere.safetensors cannot be read"):
+        build(MAViLSettings(teacher=tmp_path / "nowhere.safetensors"), MAViLPretraining(config), Facts())
 
 
 def test_fine_tuning_removes_whole_times_and_bins_and_learns_several_labels() -> None:

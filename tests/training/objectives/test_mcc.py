@@ -74,6 +74,13 @@ def test_queries_fill_the_half_ball_evenly() -> None:
     assert stats.kstest(torch.atan2(queries[:, 1], queries[:, 0]).numpy(), stats.uniform(-torch.pi, 2 * torch.pi).cdf).pvalue > 1e-3
 
 
+def test_a_recipe_says_which_region_is_asked() -> None:
+    surface = torch.zeros(4, 1, 3)
+    ball = objective_of({"queries": 50, "region": "half-ball", "size": 6.0}).queries(draw(), surface)
+    torch.testing.assert_close(ball, in_half_ball(draw(), 50, 6.0))
+    torch.testing.assert_close(objective_of({"queries": 50, "size": 2.0}).queries(draw(), surface), in_cube(draw(), 50, 2.0))
+
+
 def test_a_share_of_the_queries_may_lie_near_the_surface() -> None:
     surface = 5 * torch.randn(4, 60, 3, generator=torch.Generator().manual_seed(0))
     queries = objective_of({"queries": 100, "near": 0.3, "threshold": 0.05}).queries(draw(), surface)

@@ -11,14 +11,19 @@ from torch import Tensor
 from tests.training.objectives.cases import BATCH, CASES, gradients, made
 from tests.training.objectives.curating import curate_rounds
 from training import draws, reductions
+from training.distributed import spread, whole
 
+SHARDED = [name for name in CASES if name not in ("supervised_reversible", "lit", "cit")]
+"""Others have reversible trunks or parameters that are single numbers."""
 ROWS = torch.arange(12.0).view(4, 3)
 
 
 def main(rank: int, store: str, result: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    found = {"reductions": reduced(rank), "curated": curate_rounds(), **{name: shared(name, rank) for name in CASES}}
+    found = {"reductions": reduced(rank), "curated": curate_rounds()}
+    found |= {name: shared(name, rank) for name in CASES}
+    found |= {f"{name} by fsdp": sharded(name, rank) for name in SHARDED}
     if rank == 0:
         torch.save(found, result)
     dist.barrier()
@@ -28,10 +33,21 @@ def main(rank: int, store: str, result: str) -> None:
 def shared(name: str, rank: int) -> dict[str, dict[str, Tensor]]:
     """Values and gradients of half of the batch, averaged over both processes as DDP does."""
     objective, batch = made(name)
-    own = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
-    values = objective({key: value[own] for key, value in batch.items()})
+    values = objective(half(batch, rank))
     both = {"values": {key: value.detach() for key, value in values.items()}, "gradients": gradients(values["loss"], objective)}
     return {kind: {key: reductions.averaged(value) for key, value in part.items()} for kind, part in both.items()}
+
+
+def sharded(name: str, rank: int) -> dict[str, Tensor]:
+    """Gradients of half of the batch, where each process has half of every parameter."""
+    objective, batch = made(name)
+    spread(objective, "fsdp", "fp32", torch.device("cpu"))(half(batch, rank))["loss"].backward()
+    learning = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    return {name: whole(parameter.grad) for name, parameter in learning.items() if parameter.grad is not None}
+
+
+def half(batch: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    return {key: value[rank * BATCH // 2 : (rank + 1) * BATCH // 2] for key, value in batch.items()}
 
 
 def reduced(rank: int) -> dict[str, Tensor]:
