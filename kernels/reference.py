@@ -34,7 +34,7 @@ def bipartite_match(metric: Tensor, r: int, protected: int) -> Matching:
     if protected == 2:
         scores[:, :, 0] = -torch.inf  # the distillation token, odd, is never a destination
     odd = torch.arange(1, tokens, 2, device=metric.device).expand(batch, -1)
-    order = scores.amax(dim=-1).argsort(dim=-1, descending=True)  # (B, A)
+    order = scores.amax(dim=-1).argsort(dim=-1, descending=True, stable=True)  # (B, A), equal ones by position
     sources, even = order[:, :r], order[:, r:]
     if protected:
         even = even.sort(dim=-1).values  # special tokens stay in front
