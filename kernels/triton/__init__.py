@@ -4,8 +4,8 @@ Every kernel means what its namesake in `kernels.reference` means; `kernels.ops`
 set before the first import, Triton interprets the kernels on tensors of a CPU: how the tests run them.
 """
 
-from kernels.triton.attention import LARGEST_HEAD, size_biased_attention
+from kernels.triton.attention import has_tiles, size_biased_attention
 from kernels.triton.matching import bipartite_match
 from kernels.triton.merging import merge
 
-__all__ = ["LARGEST_HEAD", "bipartite_match", "merge", "size_biased_attention"]
+__all__ = ["bipartite_match", "has_tiles", "merge", "size_biased_attention"]

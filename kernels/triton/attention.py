@@ -16,8 +16,8 @@ from torch import Tensor
 from kernels.triton.dots import dot
 from kernels.triton.tuning import bucket, tuned
 
-LARGEST_HEAD = 128
-"""Channels of a head; larger tiles leave the shared memory of a multiprocessor."""
+_LARGEST_HEAD = 128
+"""Channels of a head; larger tiles do not fit the shared memory of a multiprocessor."""
 
 _LOG2_E = 1.4426950408889634
 
@@ -29,6 +29,7 @@ _BACKWARD = [
     triton.Config({"BLOCK_QUERIES": queries, "BLOCK_KEYS": keys}, num_warps=warps, num_stages=stages)
     for queries, keys, warps, stages in ((64, 64, 4, 2), (32, 64, 4, 2), (64, 128, 8, 2), (32, 32, 4, 2))
 ]
+_INTERPRETED = triton.Config({"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32})
 
 
 @triton.jit
@@ -44,7 +45,7 @@ def _bias(size, sample, key, keys):
     return tl.log2(tl.load(size + sample * keys + key, mask=key < keys, other=0.0).to(tl.float32))
 
 
-@tuned(_FORWARD, key=["channels", "queries_bucket", "keys_bucket"])
+@tuned(_FORWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit
 def _attend(
     q,
@@ -103,7 +104,7 @@ def _attend(
     tl.store(log_sum + (sample * heads + head) * queries + query, highest + tl.log2(weight), mask=inside)
 
 
-@tuned(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"])
+@tuned(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit
 def _attend_backward_keys(
     q,
@@ -156,7 +157,7 @@ def _attend_backward_keys(
     tl.store(grad_v + at, v_total.to(grad_v.dtype.element_ty), mask=mask)
 
 
-@tuned(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"])
+@tuned(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit
 def _attend_backward_queries(
     q,
@@ -203,11 +204,16 @@ def _attend_backward_queries(
     tl.store(at, (total * scale_natural).to(grad_q.dtype.element_ty), mask=inside[:, None] & (channel < channels)[None, :])
 
 
+def has_tiles(q: Tensor) -> bool:
+    """Whether the kernels take queries of this precision and this many channels."""
+    return q.shape[-1] <= _LARGEST_HEAD and q.dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
 @torch.library.custom_op("opsin::size_biased_attention", mutates_args=())
 def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """(B, H, N, D), (B, H, M, D) twice, sizes of the keys (B, M, 1) → (B, H, N, D), and log2 of the sums of weights (B, H, N), float32.
 
-    The first result lies in memory as (B, N, H, D), as the projection after it reads it. float32, float16 or bfloat16; D <= LARGEST_HEAD.
+    The first result lies in memory as (B, N, H, D), as the projection after it reads it. float32, float16 or bfloat16; see `has_tiles`.
     """
     batch, heads, queries, channels = q.shape
     keys = k.shape[2]

@@ -20,7 +20,7 @@ _TILES = [
 ]
 
 
-@tuned(_TILES, key=["channels", "tokens_bucket"])
+@tuned(_TILES, key=["channels", "tokens_bucket"], interpreted=triton.Config({"BLOCK_EVEN": 64, "BLOCK_ODD": 32}))
 @triton.jit
 def _best_partner(
     metric,
@@ -64,7 +64,8 @@ def _best_partner(
             odd_square += tl.sum(b.to(tl.float32) * b.to(tl.float32), axis=0)
         # The length of the row does not decide which column is best: it divides once, at the end.
         cosine = product * tl.div_rn(tl.full((BLOCK_ODD,), 1.0, tl.float32), tl.sqrt_rn(odd_square))[None, :]
-        cosine = tl.where(cosine != cosine, float("inf"), cosine)  # zeros have no direction: NaN comes first in PyTorch's order
+        undefined = (cosine != cosine) | (even_square == 0.0)[:, None]  # zeros have no direction: NaN comes first in PyTorch's order
+        cosine = tl.where(undefined, float("inf"), cosine)
         allowed = odd < odds
         if PROTECTED == 2:
             allowed = allowed & (odd > 0)

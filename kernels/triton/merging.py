@@ -15,13 +15,16 @@ from torch import Tensor
 
 from kernels.triton.tuning import bucket, tuned
 
-_UNTRACED, _IDENTITY, _TRACED = 0, 1, 2
+_UNTRACED, _FIRST, _TRACED = 0, 1, 2
 """No map of sources; the map of a first merge, which starts from the identity; the map that an earlier merge left."""
 
-_TILES = [triton.Config({"BLOCK_ROWS": rows}, num_warps=warps) for rows, warps in ((32, 8), (1, 1), (1, 4), (4, 4), (8, 4), (16, 8))]
+_TILES = [
+    triton.Config({"BLOCK_ROWS": rows, "BLOCK_SOURCES": sources}, num_warps=warps)
+    for rows, sources, warps in ((1, 128, 1), (1, 256, 4), (4, 128, 4), (8, 64, 4), (16, 64, 8))
+]
 
 
-@tuned(_TILES, key=["channels", "sources_bucket"])
+@tuned(_TILES, key=["channels", "sources_bucket"], interpreted=triton.Config({"BLOCK_ROWS": 64, "BLOCK_SOURCES": 32}))
 @triton.jit
 def _merge(
     x,
@@ -45,9 +48,9 @@ def _merge(
     SIZED: tl.constexpr,
     TRACE: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
-    BLOCK_SOURCES: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
+    BLOCK_SOURCES: tl.constexpr,
 ):
     """(B, T, C), (B, T), (B, T, T_in) → (B, R, C), (B, R), (B, R, T_in). A program owns some rows and some channels or input tokens."""
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -116,20 +119,23 @@ def _merge_backward(
     channels,
     SIZED: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
     """Gradient (B, R, C) → (B, T, C): every token gets its share of the gradient of the row that it went into."""
-    token, sample = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    sample = tl.program_id(2).to(tl.int64)
+    token = tl.program_id(0) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    row = tl.load(owner + sample * tokens + token)
+    row = tl.load(owner + sample * tokens + token, mask=token < tokens, other=-1)
     belongs = row >= 0
     share = 1.0 / tl.load(merged_size + sample * rows + row, mask=belongs, other=1.0).to(ACCUMULATOR)
     if SIZED:
-        share = share * tl.load(size + sample * tokens + token).to(ACCUMULATOR)
-    inside = channel < channels
-    value = tl.load(grad + sample * stride_sample + row * stride_row + channel, mask=inside & belongs, other=0.0).to(ACCUMULATOR)
-    out = grad_x + (sample * tokens + token) * channels + channel
-    tl.store(out, (value * share).to(grad_x.dtype.element_ty), mask=inside)
+        share = share * tl.load(size + sample * tokens + token, mask=belongs, other=0.0).to(ACCUMULATOR)
+    inside = (channel < channels)[None, :]
+    at = grad + sample * stride_sample + row[:, None] * stride_row + channel[None, :]
+    value = tl.load(at, mask=belongs[:, None] & inside, other=0.0).to(ACCUMULATOR) * share[:, None]
+    out = grad_x + (sample * tokens + token[:, None]) * channels + channel[None, :]
+    tl.store(out, value.to(grad_x.dtype.element_ty), mask=(token < tokens)[:, None] & inside)
 
 
 @torch.library.custom_op("opsin::merge", mutates_args=())
@@ -174,9 +180,8 @@ def merge(
             inputs,
             channel_blocks,
             SIZED=size is not None,
-            TRACE=_UNTRACED if not traced else _IDENTITY if source is None else _TRACED,
+            TRACE=_UNTRACED if not traced else _FIRST if source is None else _TRACED,
             ACCUMULATOR=_accumulator(x),
-            BLOCK_SOURCES=min(128, bucket(count)),
             BLOCK_COLUMNS=block,
         )
     return merged, merged_size, merged_source
@@ -210,9 +215,9 @@ def merge_backward(
     owner.scatter_(1, kept, torch.arange(rows, device=grad.device).expand(batch, -1)).scatter_(1, sources, into)
     grad = grad if grad.stride(2) == 1 else grad.contiguous()
     size = None if size is None else size.contiguous()
-    block = min(1024, triton.next_power_of_2(channels))
+    block = min(256, triton.next_power_of_2(channels))
     with torch.cuda.device_of(grad):
-        _merge_backward[(tokens, triton.cdiv(channels, block), batch)](
+        _merge_backward[(triton.cdiv(tokens, 16), triton.cdiv(channels, block), batch)](
             grad,
             size,
             merged_size.contiguous(),
@@ -225,6 +230,7 @@ def merge_backward(
             channels,
             SIZED=size is not None,
             ACCUMULATOR=_accumulator(grad),
+            BLOCK_TOKENS=16,
             BLOCK_CHANNELS=block,
         )
     return grad_x

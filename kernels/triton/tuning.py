@@ -9,12 +9,12 @@ import triton
 from triton import knobs
 
 
-def tuned(configs: Sequence[triton.Config], key: Sequence[str]) -> Callable[[Any], Any]:
+def tuned(configs: Sequence[triton.Config], key: Sequence[str], interpreted: triton.Config) -> Callable[[Any], Any]:
     """Decorate a kernel with its candidates. key: its arguments that a choice depends on.
 
-    The first candidate is what Triton's interpreter takes: nothing can be timed there.
+    interpreted: what Triton's interpreter takes, where nothing can be timed.
     """
-    candidates = list(configs[:1]) if knobs.runtime.interpret else list(configs)
+    candidates = [interpreted] if knobs.runtime.interpret else list(configs)
     decorate: Callable[[Any], Any] = triton.autotune(candidates, key=list(key), cache_results=True)
     return decorate
 
