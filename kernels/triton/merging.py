@@ -79,7 +79,7 @@ def _merge(
         target = tl.load(into + sample * count + index, mask=index < count, other=-1)
         comes = target[None, :] == row[:, None]  # (R, S)
         last = tl.full((BLOCK_ROWS,), start - 1, tl.int32)
-        for _ in range(0, tl.max(tl.sum(comes.to(tl.int32), axis=1), axis=0)):
+        for _ in range(tl.max(tl.sum(comes.to(tl.int32), axis=1), axis=0)):
             following = comes & (index[None, :] > last[:, None])
             last = tl.min(tl.where(following, index[None, :], count), axis=1)  # the next source of each row, `count` if there is none
             found = last < count
@@ -99,7 +99,9 @@ def _merge(
     # A row that receives nothing keeps its bits: its pull is zero.
     out_row = sample * rows + row.to(tl.int64)
     merged_row = own + pull / total[:, None]
-    tl.store(merged + out_row[:, None] * channels + column[None, :], merged_row.to(merged.dtype.element_ty), mask=valid[:, None] & of_x[None, :])
+    tl.store(
+        merged + out_row[:, None] * channels + column[None, :], merged_row.to(merged.dtype.element_ty), mask=valid[:, None] & of_x[None, :]
+    )
     tl.store(merged_size + out_row, total.to(merged_size.dtype.element_ty), mask=valid & (row * 0 + block == 0))
     if TRACE > 0:
         tl.store(merged_source + out_row[:, None] * inputs + column[None, :], held, mask=valid[:, None] & of_source[None, :])

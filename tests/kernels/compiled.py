@@ -1,4 +1,4 @@
-"""Compiles every kernel for GPUs that need not be here: `python -m tests.kernels.compiled`, one JSON object of shared memory by kernel.
+"""Compiles kernels for GPUs that need not be here: `python -m tests.kernels.compiled [--all]`, a line of JSON for each.
 
 Triton brings NVIDIA's assembler with it. It finds what the interpreter does not: types that do not fit, tiles that a GPU has no room for.
 """
@@ -6,6 +6,8 @@ Triton brings NVIDIA's assembler with it. It finds what the interpreter does not
 from __future__ import annotations
 
 import json
+import math
+import sys
 from typing import Any
 
 import triton
@@ -14,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.triton import attention, matching, merging
+from kernels.triton.tuning import small
 
 CAPABILITIES = (80, 90)
 """A100 and H100."""
@@ -26,8 +29,8 @@ TENSORS = {"metric", "x", "merged", "grad", "grad_x", "q", "k", "v", "out", "gra
 Choice = tuple[str, Any, dict[str, Any]]
 
 
-def choices(dtype: str) -> list[Choice]:
-    """Name, kernel and compile-time arguments: every candidate of every kernel."""
+def choices(dtype: str, largest: bool) -> list[Choice]:
+    """Name, kernel and compile-time arguments. largest: with the widest heads that the kernels take, not with those of a ViT."""
     found: list[Choice] = [
         ("rank", matching._rank, {"BLOCK_MINE": 64, "BLOCK_OTHERS": 64}),
         ("select", matching._select, {"PROTECTED": 2, "BLOCK": 4096}),
@@ -36,7 +39,7 @@ def choices(dtype: str) -> list[Choice]:
     found += [("best_partner", matching._best_partner, {"PROTECTED": 2, "BLOCK_CHANNELS": 64})]
     found += [("merge", merging._merge, {**_merging(), "TRACE": trace, "BLOCK_COLUMNS": 256}) for trace in (0, 1, 2)]
     for kernel in (attention._attend, attention._attend_backward_keys, attention._attend_backward_queries):
-        found.append((kernel.base_fn.__name__.lstrip("_"), kernel, {"BLOCK_CHANNELS": 64 if dtype == "fp32" else 128}))
+        found.append((kernel.base_fn.__name__.lstrip("_"), kernel, {"BLOCK_CHANNELS": 128 if largest and dtype != "fp32" else 64}))
     return found
 
 
@@ -68,14 +71,24 @@ def _type(name: str, constants: dict[str, Any], dtype: str) -> str:
     return "fp32" if name.startswith("scale") else "i32"
 
 
+def candidates(kernel: Any, dtype: str, every: bool) -> list[triton.Config | None]:
+    """What the tuner would try, or only the smallest of it."""
+    configs = getattr(kernel, "configs", None)
+    if configs is None:
+        return [None]
+    configs = small(configs) if dtype == "fp32" else configs
+    return list(configs) if every else [min(configs, key=lambda config: math.prod(config.kwargs.values()))]
+
+
 def main() -> None:
-    shared: dict[str, list[int]] = {}
-    for dtype in ("bf16", "fp16", "fp32"):
-        for name, kernel, constants in choices(dtype):
-            for config in getattr(kernel, "configs", [None]):
-                for capability in CAPABILITIES:
-                    shared.setdefault(f"{name} {dtype} sm_{capability}", []).append(build(kernel, constants, config, dtype, capability))
-    print(json.dumps(shared))
+    every = "--all" in sys.argv[1:]
+    for dtype in ("bf16", "fp16", "fp32") if every else ("bf16",):
+        for name, kernel, constants in choices(dtype, largest=every):
+            for config in candidates(kernel, dtype, every):
+                for capability in CAPABILITIES if every else CAPABILITIES[-1:]:
+                    shared = build(kernel, constants, config, dtype, capability)
+                    line = {"kernel": name, "dtype": dtype, "sm": capability, "config": str(config), "shared": shared}
+                    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

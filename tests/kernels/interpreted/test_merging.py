@@ -48,7 +48,7 @@ def assert_gradient(problem: Problem) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=1e-7, msg=lambda text: f"{problem}: {text}")
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.integers(0, 2**31 - 1))
 def test_tokens_sizes_and_sources_are_the_references(seed: int) -> None:
     assert_merges(Problem.draw(seed, tokens_up_to=24))
@@ -61,12 +61,12 @@ def test_gradients_are_the_references(seed: int) -> None:
 
 
 def test_many_sources_of_one_token_are_added_across_blocks() -> None:
-    x = torch.randn(1, 90, 5, generator=torch.Generator().manual_seed(0))
-    sources = torch.arange(0, 90, 2).unsqueeze(0)
-    matching = Matching(kept=torch.arange(1, 90, 2).unsqueeze(0), sources=sources, into=torch.full_like(sources, 7))
+    x = torch.randn(1, 68, 5, generator=torch.Generator().manual_seed(0))
+    sources = torch.arange(0, 68, 2).unsqueeze(0)
+    matching = Matching(kept=torch.arange(1, 68, 2).unsqueeze(0), sources=sources, into=torch.full_like(sources, 7))
     merged, size, source = merge(x, None, None, matching)
     torch.testing.assert_close(merged, reference.merge(x, None, matching)[0])
-    assert size[0, 7] == 46 == source[0, 7].sum()
+    assert size[0, 7] == 35 == source[0, 7].sum()
 
 
 def test_blocks_of_channels_and_of_input_tokens_meet() -> None:
