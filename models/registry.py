@@ -35,6 +35,7 @@ SYSTEMS: tuple[str, ...] = (
     "models.hmr2.system",
     "models.lart.system",
     "models.phalp.system",
+    "models.onnx_graph.system",
     "models.null.system",
 )
 """Modules that each hold a `SYSTEM`. To add a system, write its folder and add a line here."""
@@ -101,6 +102,8 @@ class Architecture:
     """Task → the `Forward` that serves it."""
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
+    open: Reference | None = None
+    """A function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
 
     @property
     def config(self) -> type:
