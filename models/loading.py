@@ -16,7 +16,7 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import Forward
 from models.layers.packed import pack_linears, packing_helps
 from models.layers.steps import Continuing, State, Steps
-from models.registry import architectures, read_config
+from models.registry import architectures, named, read_config
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -133,10 +133,17 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
         raise BundleError(f"{bundle.path}: architecture {spec.architecture!r} is unknown; known are {', '.join(architectures())}")
     bundle.verify()
     try:
+        config = read_config(architecture.config, spec.config)
         with torch.device("meta"):
-            model = architecture.build(read_config(architecture.config, spec.config))
+            model = architecture.build(config)
     except ValueError as error:
         raise BundleError(f"{bundle.path}: config: {error}") from error
+    if architecture.open is not None:
+        try:
+            model = named(architecture.open)(bundle.weights_path, config, torch.device(device))
+        except (ValueError, OSError) as error:
+            raise BundleError(f"{bundle.weights_path}: {error}") from error
+        return LoadedModel(spec, model.eval(), architecture.forward(spec.task), torch.device(device))
     try:
         weights = load_file(bundle.weights_path)
     except (SafetensorError, OSError) as error:
