@@ -83,7 +83,7 @@ class Directory:
         return newest(fleet, named(loaded(fleet, task), model))
 
     def default(self, fleet: Fleet, task: str) -> BundleSpec | None:
-        """The configured default of a task; else the only bundle that is ready or on its way (or the only known one); else the starter bundle."""
+        """The configured default of a task; else the only bundle that is ready or on its way, or known at all; else the starter bundle."""
         configured = self._settings.default_models.get(task)
         if configured is not None:
             return self.choose(fleet, configured, task)
