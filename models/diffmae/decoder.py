@@ -41,6 +41,10 @@ class Context:
     visible_size: Tensor | None = None
     """(B, 1 + V, 1), 0 for padding."""
 
+    @property
+    def nbytes(self) -> int:
+        return self.positions.nbytes + sum(memory.nbytes for memory in self.memories) + (0 if self.visible is None else self.visible.nbytes)
+
     def repeat(self, count: int) -> Context:
         """One image's context for several samples of it, without a copy."""
 

@@ -19,6 +19,10 @@ class Memory:
     size: Tensor | None = None
     """(B, M, 1), how many tokens each key counts for."""
 
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
 
 class CrossAttention(nn.Module):
     """The rows of `kv` are k and v, each split into heads contiguously.
