@@ -16,7 +16,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle import BundleSpec
@@ -67,7 +66,8 @@ class InpaintOptions(Options, frozen=True, kw_only=True):
     ) = None
     sampler: Annotated[SamplerName, Meta(description="How steps follow each other.", extra={"default": "the preset's"})] | None = None
     eta: (
-        Annotated[float, Meta(ge=0, le=1, description="Share of noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})] | None
+        Annotated[float, Meta(ge=0, le=1, description="Share of noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})]
+        | None
     ) = None
     spacing: Annotated[SpacingName, Meta(description="Which times are visited.")] = "uniform"
     seed: (
@@ -166,7 +166,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         "results": [{"image": "iVBORw0KGgo…", "seed": 4127539016253314}],
     }
     media_types = (PNG, JSON)
-    heavy = True
+    takes_long = True
 
     def plan(self, asked: InpaintOptions, spec: BundleSpec) -> InpaintPlan:
         if spec.clip is not None:

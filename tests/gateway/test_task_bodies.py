@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import jsonschema
@@ -64,7 +64,7 @@ class Paint(Task[PaintOptions, PaintOptions]):
     def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> Painted:
         return Painted(1)
 
-    def result_bound(self, plan: PaintOptions, spec: BundleSpec) -> int:
+    def result_bound(self, plan: PaintOptions, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         return 0
 
     def sample(self, spec: BundleSpec) -> Arrays:
