@@ -80,14 +80,21 @@ class Canvas:
         images = window.images.expand(samples, *window.images.shape[1:])
         made = to_pixels(place(model, images, split, patches), model.config.mean, model.config.std)
         made = made if model.config.frames else made.unsqueeze(1)  # (n, T, S, S, channels)
-        top, left = at
         height, width = self._inside(model, at)
-        here = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
+        here = self._here(model, at)
         missing = self.missing.clone()
         pixels = self.pixels.repeat(samples // len(self.pixels), 1, 1, 1, 1)
         pixels[here] = torch.where(missing[here[1:]].unsqueeze(-1), made[:, :, :height, :width], pixels[here])
         missing[here[1:]] = False
         return Canvas(pixels, missing)
+
+    def part(self, model: DiffMAE, at: Place) -> Tensor:
+        """Pixels of the canvas that the window covers."""
+        return self.pixels[self._here(model, at)]
+
+    def _here(self, model: DiffMAE, at: Place) -> tuple[slice, ...]:
+        (top, left), (height, width) = at, self._inside(model, at)
+        return slice(None), slice(None), slice(top, top + height), slice(left, left + width)
 
     def _reach(self, model: DiffMAE, at: Place) -> tuple[Tensor, Tensor]:
         """Row and column of the canvas that each row and column of the window shows."""

@@ -123,13 +123,15 @@ class InpaintingSteps:
         return Continuing(filling, self._preview(filling, None) if wanted else None)
 
     def _preview(self, filling: Filling, x0: Tensor | None) -> dict[str, Tensor]:
-        """The first sample, with what is predicted of it so far: filled uint8 (h, w, channels) or (T, h, w, channels), and the step."""
-        canvas, now = filling.canvas, filling.current
-        if x0 is not None and now is not None:
-            canvas = replace(canvas, pixels=canvas.pixels[:1])
+        """The first sample's window, as far as it lies on the canvas, with what is predicted of it so far: filled uint8 (h, w, channels) or
+        (T, h, w, channels); and the step."""
+        now = filling.current
+        assert now is not None
+        canvas = replace(filling.canvas, pixels=filling.canvas.pixels[:1])
+        if x0 is not None:
             first = replace(now.window, images=now.window.images[:1])
             canvas = canvas.paste(self._model, now.at, first, x0[:1])
-        return {"filled": self._like_input(canvas.pixels[:1])[0], "step": torch.tensor(filling.done)}
+        return {"filled": self._like_input(canvas.part(self._model, now.at))[0], "step": torch.tensor(filling.done)}
 
     def _answer(self, filling: Filling) -> dict[str, Tensor]:
         pixels = filling.canvas.pixels

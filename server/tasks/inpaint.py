@@ -65,10 +65,7 @@ class InpaintOptions(Options, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=1000, description="Denoising steps.", extra={"values": "1 to 1000", "default": "the preset's"})] | None
     ) = None
     sampler: Annotated[SamplerName, Meta(description="How steps follow each other.", extra={"default": "the preset's"})] | None = None
-    eta: (
-        Annotated[float, Meta(ge=0, le=1, description="Share of noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})]
-        | None
-    ) = None
+    eta: Annotated[float, Meta(ge=0, le=1, description="Noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})] | None = None
     spacing: Annotated[SpacingName, Meta(description="Which times are visited.")] = "uniform"
     seed: (
         Annotated[
@@ -137,7 +134,7 @@ class InpaintAnswer(msgspec.Struct, frozen=True):
 
 
 class InpaintPreview(msgspec.Struct, frozen=True):
-    """The first sample after `step` steps: the region that the network works on, in its size, as a PNG in base64."""
+    """The first sample after `step` steps: what the network sees of the image at that moment, in its size, as a PNG in base64."""
 
     step: int
     image: bytes
