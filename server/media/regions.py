@@ -19,6 +19,8 @@ Size = tuple[int, int]
 
 CONTEXT = 2
 """A crop is so many times as large as the hole's box: a quarter of it is to be filled at most, as of a centred mask in training."""
+CUBIC_REACH = 3
+"""Pixels of the coarser of two grids within which a cubic mixes them: two, and one for the fraction."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,23 @@ def canvas(image: Image.Image, mask: Mask, region: Region) -> tuple[NDArray[np.u
     part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     part = on_white(part) if part.mode == "RGBA" else part
     missing = mask[box.top : box.top + box.height, box.left : box.left + box.width]
-    if (box.height, box.width) != region.scaled:
-        part.putalpha(Image.fromarray(np.where(missing, 0, 255).astype(np.uint8)))
-        part = part.resize((width, height), Image.Resampling.BICUBIC)  # Pillow weights colours by alpha
-        missing = masks.resize(missing, height, width)
-    pixels = np.array(part)[..., :3]
+    if (box.height, box.width) == region.scaled:
+        pixels, missing = np.array(part), missing.copy()
+    else:
+        pixels, missing = _resampled(part, missing, height, width)
     pixels[missing] = 0
-    return np.ascontiguousarray(pixels), missing
+    return pixels, missing
+
+
+def _resampled(part: Image.Image, missing: Mask, height: int, width: int) -> tuple[NDArray[np.uint8], Mask]:
+    """By cubics, but near the hole by triangles, whose weights are never negative, weighted by what is known."""
+    scaled = masks.resize(missing, height, width)
+    near = masks.grow(scaled, CUBIC_REACH * math.ceil(max(1.0, height / part.height, width / part.width)))
+    pixels = np.array(part.resize((width, height), Image.Resampling.BICUBIC))
+    part.putalpha(Image.fromarray(np.where(missing, 0, 255).astype(np.uint8)))
+    known = np.asarray(part.resize((width, height), Image.Resampling.BILINEAR))  # Pillow weights colours by alpha
+    pixels[near] = known[..., :3][near]
+    return pixels, scaled
 
 
 def _fitted(box: Box, native: Size) -> Size:
