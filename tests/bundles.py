@@ -40,9 +40,14 @@ def write_null(
 
 
 def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1") -> Bundle:
-    """Of the task inpaint, which no worker serves yet."""
-    small = DiffMAEConfig(image_size=(16, 16), patch_size=8, width=24, depth=1, heads=2)
-    config = dataclasses.replace(small, decoder_width=16, decoder_depth=1, decoder_heads=2)
+    """Fills 16 x 16 pixels in patches of 4, with random weights: what it paints depends on everything."""
+    small = DiffMAEConfig(image_size=(16, 16), patch_size=4, width=24, depth=2, heads=2, time_width=8)
+    config = dataclasses.replace(small, decoder_width=16, decoder_depth=2, decoder_heads=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DiffMAE(config)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
     spec = BundleSpec(
         name=name,
         version=version,
@@ -53,7 +58,7 @@ def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1") ->
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return _sealed(root, spec, DiffMAE(config).state_dict())
+    return _sealed(root, spec, model.state_dict())
 
 
 def _write(
