@@ -55,6 +55,8 @@ class Tensor:
     dims: tuple[int, ...]
     labels: Sequence[str] = ()
     """Of the last dimension, where the extension `classification` may be asked for."""
+    is_file: bool = False
+    """Whether the elements are files: in JSON they are base64, in binary data their own bytes. Inputs that are no texts always are."""
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
         """The outputs have one column for each sample."""
         inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.parts)
-        return inputs, (Tensor("image", "BYTES", (1,)), Tensor("seed", "INT64", (1,)))
+        return inputs, (Tensor("image", "BYTES", (1,), is_file=True), Tensor("seed", "INT64", (1,)))
 
     def to_tensors(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
         files = [_composed(one, plan, spec).files for one in outputs]
