@@ -203,9 +203,7 @@ class AsyncClient:
     async def inpaint(
         self, image: Picture, mask: Picture | None = None, *, wait: Literal[False], **options: Unpack[InpaintOptions]
     ) -> AsyncJob[Inpainting]: ...
-    async def inpaint(
-        self, image: Picture, mask: Picture | None = None, *, wait: bool = True, **options: Unpack[InpaintOptions]
-    ) -> Any:
+    async def inpaint(self, image: Picture, mask: Picture | None = None, *, wait: bool = True, **options: Unpack[InpaintOptions]) -> Any:
         """See `Client.inpaint`."""
         call = await asyncio.to_thread(inpaint_call, image, mask, options)
         if wait:

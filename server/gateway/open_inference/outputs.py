@@ -46,9 +46,9 @@ def _write(asked: RequestedOutput, declared: Tensor, array: NDArray[Any], *, bin
 
 
 def _in_base64(files: NDArray[Any]) -> NDArray[Any]:
-    encoded = np.empty(files.shape, object)
-    encoded.flat = [base64.b64encode(file) for file in files.flat]
-    return encoded
+    encoded = np.empty(files.size, object)
+    encoded[:] = [base64.b64encode(file) for file in files.flat]
+    return encoded.reshape(files.shape)
 
 
 def _classification(output: RequestedOutput) -> int:
