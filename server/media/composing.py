@@ -14,6 +14,7 @@ PNG_EFFORT = 3
 """zlib's level: half the time of the default for a few percent of size."""
 MOST_PROFILE = 2**20
 """Bytes of a colour profile that is kept."""
+STRIP_PIXELS = 256 * 1024
 OF_RGB = slice(16, 20)
 """Where an ICC profile names the colours that it describes (ICC.1:2022, 7.2)."""
 
@@ -28,24 +29,32 @@ def compose(image: NDArray[np.uint8], made: NDArray[np.uint8], box: Box, mask: M
         return image
     here = (slice(area.top, area.top + area.height), slice(area.left, area.left + area.width))
     new = _resized(made, box)[area.top - box.top :, area.left - box.left :][: area.height, : area.width]
-    channels = image.shape[2]
-    new = new if channels == 3 else np.concatenate([new, np.full((*new.shape[:2], 1), 255, np.uint8)], axis=2)
-    filled = mask[here]
+    share = ramp(mask, area, feather) if feather else None
     composed = image.copy()
-    if feather == 0:
-        composed[here][filled] = new[filled]
-        return composed
-    share = ramp(mask, area, feather)[filled][:, np.newaxis]  # (pixels, 1)
-    blended = share * new[filled] + (1 - share) * image[here][filled]
-    composed[here][filled] = np.rint(blended).astype(np.uint8)
+    part, filled = composed[here], mask[here]
+    rows = max(1, STRIP_PIXELS // area.width)
+    for top in range(0, area.height, rows):  # blending takes several times the memory of its pixels
+        strip = slice(top, top + rows)
+        _blend(part[strip], new[strip], filled[strip], None if share is None else share[strip])
     return composed
+
+
+def _blend(image: NDArray[np.uint8], new: NDArray[np.uint8], filled: Mask, share: NDArray[np.float32] | None) -> None:
+    """Into `image`, in place. share: of what is new, (h, w); None for all of it."""
+    if image.shape[2] == 4:
+        new = np.concatenate([new, np.full((*new.shape[:2], 1), 255, np.uint8)], axis=2)
+    made = new[filled]  # (pixels, channels)
+    if share is not None:
+        weight = share[filled][:, np.newaxis]
+        made = np.rint(weight * made + (1 - weight) * image[filled]).astype(np.uint8)
+    image[filled] = made
 
 
 def ramp(mask: Mask, area: Box, feather: int) -> NDArray[np.float32]:
     """Share of what was made, (h, w) of the area: distance to the nearest pixel outside the mask, in steps to all eight sides, over
-    `feather`, at most 1. The image's border is no outside."""
+    `feather` (up to 255), at most 1. The image's border is no outside."""
     inner = _with_margin(mask, area)  # (h + 2, w + 2)
-    steps = np.zeros(inner.shape, np.int32)
+    steps = np.zeros(inner.shape, np.uint8)
     for _ in range(feather):
         steps += inner
         wide = np.pad(inner, 1, constant_values=True)
