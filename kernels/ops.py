@@ -1,17 +1,27 @@
 """The hot operations of token merging (ToMe, arXiv 2210.09461). This file fixes what they take, give and refuse; they hold no state.
 
 Tokens are (B, T, C) and sizes (B, T, 1), the number of input tokens that a token stands for, float32. `None` for a size means that nothing
-has merged yet. Everything but the matching is differentiable; matchings are constants. Every device runs `kernels.reference` for now:
-an implementation for one device is chosen here, by the device of its first argument.
+has merged yet. Everything but the matching is differentiable; matchings are constants.
+
+Which implementation runs is decided here: `kernels.triton` for the bipartite matching, the weighted merge and proportional attention on
+CUDA, `kernels.reference` for everything else.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from kernels import reference
 from kernels.reference import Matching, Reduction
+
+triton: ModuleType | None = None
+if torch.version.cuda is not None and find_spec("triton") is not None:
+    triton = import_module("kernels.triton")
 
 __all__ = [
     "Matching",
@@ -21,6 +31,7 @@ __all__ = [
     "kth_match",
     "merge",
     "merge_source",
+    "merge_traced",
     "random_match",
     "reduce",
     "size_biased_attention",
@@ -41,13 +52,17 @@ def bipartite_match(metric: Tensor, r: int, *, protected: int = 0) -> Matching:
     r: clipped by `effective_r`; with nothing left to merge the matching keeps every token in place.
     protected: 0; 1, the class token at position 0 neither merges nor is merged into; 2, nor does the distillation token at position 1.
     Output order: the even tokens that stay (ascending if any token is protected, else by falling similarity), then all odd tokens;
-    special tokens stay in front. Exact ties are undefined.
+    special tokens stay in front. Of exact ties the earlier position comes first, for sources and for destinations.
     """
     _expect_tokens(metric, "metric")
     if protected not in (0, 1, 2):
         raise ValueError(f"protected: {protected} special tokens; it can be 0, 1 (class) or 2 (class and distillation)")
     r = effective_r(metric.shape[1], r, protected)
-    return reference.bipartite_match(metric, r, protected) if r else _identity(metric)
+    if r == 0:
+        return _identity(metric)
+    if (kernels := _kernels(metric)) and metric.dtype is not torch.float64:
+        return Matching(*kernels.bipartite_match(metric, r, protected))
+    return reference.bipartite_match(metric, r, protected)
 
 
 @torch.no_grad()
@@ -83,6 +98,9 @@ def reduce(x: Tensor, matching: Matching, how: Reduction = "mean") -> Tensor:
 def merge(x: Tensor, size: Tensor | None, matching: Matching) -> tuple[Tensor, Tensor]:
     """Merge tokens as the mean of their contents, weighted by size: (B, T, C), (B, T, 1) → (B, T_out, C), (B, T_out, 1)."""
     _expect_tokens(x, "x")
+    if (kernels := _kernels(x)) and not _needs_gradient(size):
+        merged, merged_size, _ = kernels.merge(x, size, None, matching.kept, matching.sources, matching.into, traced=False)
+        return merged, merged_size
     return reference.merge(x, size, matching)
 
 
@@ -92,6 +110,15 @@ def merge_source(source: Tensor | None, matching: Matching) -> Tensor:
         batch, tokens = matching.kept.shape[0], matching.kept.shape[1] + matching.sources.shape[1]
         source = torch.eye(tokens, device=matching.kept.device).expand(batch, -1, -1)
     return reference.reduce(source, matching, "amax")
+
+
+def merge_traced(x: Tensor, size: Tensor | None, source: Tensor | None, matching: Matching) -> tuple[Tensor, Tensor, Tensor]:
+    """`merge` and `merge_source` of the same matching, in one pass over the tokens where there is a kernel for it."""
+    _expect_tokens(x, "x")
+    if (kernels := _kernels(x)) and not _needs_gradient(size):
+        merged, merged_size, merged_source = kernels.merge(x, size, source, matching.kept, matching.sources, matching.into, traced=True)
+        return merged, merged_size, merged_source
+    return *reference.merge(x, size, matching), merge_source(source, matching)
 
 
 def unmerge(y: Tensor, matching: Matching) -> Tensor:
@@ -105,7 +132,20 @@ def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None =
 
     q, k, v: (B, H, N, D); size: (B, N, 1) of the keys, None for plain attention; dropout: probability on the weights. Returns (B, H, N, D).
     """
+    if size is not None and dropout == 0.0 and (kernels := _kernels(q)) and kernels.has_tiles(q) and not _needs_gradient(size):
+        attended, _ = kernels.size_biased_attention(q, k, v, size)
+        return attended  # type: ignore[no-any-return]
     return reference.size_biased_attention(q, k, v, size, dropout)
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    """The module of Triton's kernels for tensors of CUDA, None for others."""
+    return triton if x.is_cuda else None
+
+
+def _needs_gradient(size: Tensor | None) -> bool:
+    """Sizes are counts in every model; the kernels give them no gradient."""
+    return size is not None and size.requires_grad
 
 
 def _identity(metric: Tensor) -> Matching:

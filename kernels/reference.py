@@ -34,7 +34,7 @@ def bipartite_match(metric: Tensor, r: int, protected: int) -> Matching:
     if protected == 2:
         scores[:, :, 0] = -torch.inf  # the distillation token, odd, is never a destination
     odd = torch.arange(1, tokens, 2, device=metric.device).expand(batch, -1)
-    order = scores.amax(dim=-1).argsort(dim=-1, descending=True)  # (B, A)
+    order = scores.amax(dim=-1).argsort(dim=-1, descending=True, stable=True)  # (B, A), equal ones by position
     sources, even = order[:, :r], order[:, r:]
     if protected:
         even = even.sort(dim=-1).values  # special tokens stay in front
@@ -78,16 +78,19 @@ def reduce(x: Tensor, matching: Matching, how: Reduction) -> Tensor:
 
 def merge(x: Tensor, size: Tensor | None, matching: Matching) -> tuple[Tensor, Tensor]:
     """(B, T, C), (B, T, 1) → (B, T_out, C), (B, T_out, 1)."""
-    if size is None:
-        size = torch.ones(*x.shape[:2], 1, device=x.device)
-    moved_size = _rows(size, matching.sources)
-    merged_size = _add_rows(_rows(size, matching.kept), matching.into, moved_size)
+    batch, tokens, width = x.shape
+    rows = matching.kept.shape[1]
+    kept, sources, into = _flat(matching.kept, tokens), _flat(matching.sources, tokens), _flat(matching.into, rows)
+    x = x.reshape(-1, width)
+    size = torch.ones(batch * tokens, 1, device=x.device) if size is None else size.reshape(-1, 1)
+    moved_size = size.index_select(0, sources)
+    merged_size = size.index_select(0, kept).index_add_(0, into, moved_size)
     # Every source pulls its row towards itself by its share of the sum. That is the weighted mean, it costs nothing for the many rows that
     # receive nothing, and these keep their values exactly in any precision.
-    share = (moved_size / _rows(merged_size, matching.into)).to(x.dtype)
-    kept = _rows(x, matching.kept)
-    pull = (_rows(x, matching.sources) - _rows(kept, matching.into)) * share
-    return _add_rows(kept, matching.into, pull), merged_size
+    share = (moved_size / merged_size.index_select(0, into)).to(x.dtype)
+    merged = x.index_select(0, kept)
+    pull = (x.index_select(0, sources) - merged.index_select(0, into)) * share
+    return merged.index_add_(0, into, pull).view(batch, rows, width), merged_size.view(batch, rows, 1)
 
 
 def unmerge(y: Tensor, matching: Matching) -> Tensor:

@@ -1,4 +1,6 @@
-"""The bundle: a folder `NAME/VERSION/` with `bundle.json` and `model.safetensors`, the only thing that passes between training and server.
+"""The bundle: a folder `NAME/VERSION/` with `bundle.json` and its weights, the only thing that passes between training and server.
+
+The weights are `model.safetensors`, or `model.onnx` for a foreign graph.
 
 Imports no torch: gateways read specs, and tools list and verify bundles, without it.
 """
@@ -22,6 +24,8 @@ from models.merge_schedule import MergeSchedule
 
 SPEC_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
+GRAPH_FILE = "model.onnx"
+"""Instead of `WEIGHTS_FILE` in bundles of architecture `onnx`."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -195,6 +199,10 @@ class BundleSpec(_Schema):
             raise BundleError(f"{self.id}: task {self.task} takes no pictures")
         return self.preprocess
 
+    @property
+    def weights_file(self) -> str:
+        return GRAPH_FILE if self.architecture == "onnx" else WEIGHTS_FILE
+
     def rung(self, name: str) -> Rung | None:
         return next((rung for rung in self.ladder if rung.name == name), None)
 
@@ -237,7 +245,7 @@ class Bundle(_Schema):
 
     @property
     def weights_path(self) -> Path:
-        return self.path / WEIGHTS_FILE
+        return self.path / self.spec.weights_file
 
     def verify(self) -> None:
         """Check the weights' length and SHA-256 against the spec. Raises BundleError."""
@@ -275,7 +283,7 @@ def discover(root: Path) -> Iterator[Path]:
 
 
 def write(root: Path, spec: BundleSpec, weights: Path, *, overwrite: bool = False) -> Bundle:
-    """Write `root/NAME/VERSION/` atomically from a finished safetensors file (copied). `spec.weights` is filled in here.
+    """Write `root/NAME/VERSION/` atomically from a finished file of weights (copied). `spec.weights` is filled in here.
 
     Readers see the whole bundle or none of it. Raises BundleError if the version exists and `overwrite` is False.
     """
@@ -283,15 +291,14 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, overwrite: bool = Fals
     if target.exists() and not overwrite:
         raise BundleError(f"{target}: exists already; choose another version or overwrite it")
     target.parent.mkdir(parents=True, exist_ok=True)
+    name = spec.weights_file
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
-        shutil.copyfile(weights, staging / WEIGHTS_FILE)
-        sealed = spec.model_copy(
-            update={"weights": Weights(sha256=sha256_of(staging / WEIGHTS_FILE), bytes=(staging / WEIGHTS_FILE).stat().st_size)}
-        )
+        shutil.copyfile(weights, staging / name)
+        sealed = spec.model_copy(update={"weights": Weights(sha256=sha256_of(staging / name), bytes=(staging / name).stat().st_size)})
         (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
-        for name in (WEIGHTS_FILE, SPEC_FILE):
-            with (staging / name).open("rb") as file:
+        for written in (name, SPEC_FILE):
+            with (staging / written).open("rb") as file:
                 os.fsync(file.fileno())
         staging.chmod(0o755)
         if target.exists():

@@ -16,7 +16,7 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import Forward
 from models.layers.packed import pack_linears, packing_helps
 from models.layers.steps import Continuing, State, Steps
-from models.registry import architectures, read_config
+from models.registry import architectures, named, read_config
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -55,7 +55,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class LoadedSteps:
-    """`Steps` on a device, numpy in and out."""
+    """`Steps` on a device, numpy in and out. A call returns when the device is done: the caller schedules by what a step took."""
 
     steps: Steps
     device: torch.device
@@ -66,17 +66,24 @@ class LoadedSteps:
 
     def start(self, arrays: Sequence[Arrays], options: Sequence[Mapping[str, Any]]) -> list[State]:
         with torch.inference_mode():
-            return self.steps.start([_to_device(job, self.device) for job in arrays], options)
+            states = self.steps.start([_to_device(job, self.device) for job in arrays], options)
+            self._wait()
+            return states
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
         with torch.inference_mode():
             outcomes = self.steps.step(states, previews)
+            self._wait()
             if len(outcomes) != len(states):
                 raise ValueError(f"a step of {len(states)} jobs had {len(outcomes)} outcomes")
             return [_advanced(outcome) if isinstance(outcome, Continuing) else Ended(_to_numpy(outcome.outputs)) for outcome in outcomes]
 
     def cost(self, state: State) -> float:
         return self.steps.cost(state)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
 
 @dataclass(frozen=True)
@@ -126,10 +133,17 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
         raise BundleError(f"{bundle.path}: architecture {spec.architecture!r} is unknown; known are {', '.join(architectures())}")
     bundle.verify()
     try:
+        config = read_config(architecture.config, spec.config)
         with torch.device("meta"):
-            model = architecture.build(read_config(architecture.config, spec.config))
+            model = architecture.build(config)
     except ValueError as error:
         raise BundleError(f"{bundle.path}: config: {error}") from error
+    if architecture.open is not None:
+        try:
+            model = named(architecture.open)(bundle.weights_path, config, torch.device(device))
+        except (ValueError, OSError) as error:
+            raise BundleError(f"{bundle.weights_path}: {error}") from error
+        return LoadedModel(spec, model.eval(), architecture.forward(spec.task), torch.device(device))
     try:
         weights = load_file(bundle.weights_path)
     except (SafetensorError, OSError) as error:

@@ -36,6 +36,7 @@ SYSTEMS: tuple[str, ...] = (
     "models.hmr2.system",
     "models.lart.system",
     "models.phalp.system",
+    "models.onnx_graph.system",
     "models.null.system",
 )
 """Modules that each hold a `SYSTEM`. To add a system, write its folder and add a line here."""
@@ -107,6 +108,8 @@ class Architecture:
     shapes of the batches that it shares."""
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
+    open: Reference | None = None
+    """A function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
 
     @property
     def config(self) -> type:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,23 @@ class JobStatus:
         return self.state in LAST
 
 
+class _Patience:
+    """With a service that does not answer, or has no room."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def answered(self) -> None:
+        self._since = None
+
+    def lost(self, reason: OpsinError) -> None:
+        """Raises the reason once it has lasted for PATIENCE_S."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if now - self._since > PATIENCE_S:
+            raise reason
+
+
 class _Reading:
     """Where a reader of events is, over all the streams that it takes."""
 
@@ -67,7 +85,7 @@ class _Reading:
         self._empty = False
         """Whether the latest stream has brought no event."""
         self._job_had_ended = False
-        self._broken_since: float | None = None
+        self.patience = _Patience()
 
     def opened(self) -> None:
         self._fields = {}
@@ -80,7 +98,7 @@ class _Reading:
 
     def take(self, line: str) -> Event | None:
         """The event that ends with this line, if one does."""
-        self._broken_since = None
+        self.patience.answered()
         if line:
             name, _, value = line.partition(": ")
             if name:  # else a comment
@@ -94,14 +112,6 @@ class _Reading:
         self.ended = fields["event"] in LAST
         return Event(self.last_id, fields["event"], json.loads(fields["data"]))
 
-    def broken(self, reason: OpsinError | None) -> float:
-        """The pause before the next try; raises the reason once it has been tried for long enough."""
-        now = time.monotonic()
-        self._broken_since = self._broken_since or now
-        if reason is not None and now - self._broken_since > PATIENCE_S:
-            raise reason
-        return PAUSE_S
-
 
 class _Described(Generic[T]):
     def __init__(self, job_id: str, read: Callable[[Mapping[str, Any]], T]) -> None:
@@ -111,6 +121,11 @@ class _Described(Generic[T]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"
+
+    def _check(self, ends: float) -> None:
+        """Raises DeadlinePassed where the next look would come too late."""
+        if time.monotonic() + PAUSE_S > ends:
+            raise DeadlinePassed(f"job {self.id} has not ended in time; it goes on")
 
     def _stream(self, reading: _Reading) -> dict[str, Any]:
         """For `httpx.Client.stream`."""
@@ -163,15 +178,22 @@ class Job(_Described[T]):
                 problem = transport_error(error, str(self._http.base_url), SILENCE_S)
             except Unreachable as error:
                 problem = error
+            if problem is not None:
+                reading.patience.lost(problem)
             if not reading.ended:
-                time.sleep(max(reading.broken(problem), pause or 0.0))
+                time.sleep(max(PAUSE_S, pause or 0.0))
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the end, at most `timeout` seconds, and return the answer. Raises the job's OpsinError where it has none."""
-        ends = None if timeout is None else time.monotonic() + timeout
-        while not self.status().ended:
-            if ends is not None and time.monotonic() + PAUSE_S > ends:
-                raise DeadlinePassed(f"job {self.id} has not ended within {timeout:g} s; it goes on")
+        ends, patience = time.monotonic() + (math.inf if timeout is None else timeout), _Patience()
+        while True:
+            try:
+                if self.status().ended:
+                    break
+                patience.answered()
+            except Unreachable as error:
+                patience.lost(error)
+            self._check(ends)
             time.sleep(PAUSE_S)
         return self._read(self._exchange(Call("GET", f"{self._path}/result", headers=JSON)).json())
 
@@ -220,15 +242,22 @@ class AsyncJob(_Described[T]):
                 problem = transport_error(error, str(self._http.base_url), SILENCE_S)
             except Unreachable as error:
                 problem = error
+            if problem is not None:
+                reading.patience.lost(problem)
             if not reading.ended:
-                await asyncio.sleep(max(reading.broken(problem), pause or 0.0))
+                await asyncio.sleep(max(PAUSE_S, pause or 0.0))
 
     async def result(self, timeout: float | None = None) -> T:
         """See `Job.result`."""
-        ends = None if timeout is None else time.monotonic() + timeout
-        while not (await self.status()).ended:
-            if ends is not None and time.monotonic() + PAUSE_S > ends:
-                raise DeadlinePassed(f"job {self.id} has not ended within {timeout:g} s; it goes on")
+        ends, patience = time.monotonic() + (math.inf if timeout is None else timeout), _Patience()
+        while True:
+            try:
+                if (await self.status()).ended:
+                    break
+                patience.answered()
+            except Unreachable as error:
+                patience.lost(error)
+            self._check(ends)
             await asyncio.sleep(PAUSE_S)
         return self._read((await self._exchange(Call("GET", f"{self._path}/result", headers=JSON))).json())
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from training.data.pictures import Pixels
 
@@ -28,6 +25,10 @@ class LogisticPixels:
     """Multinomial logistic regression on standardised 32 x 32 pixels, its strength chosen on validation pictures."""
 
     def __init__(self, train: Pixels, train_labels: Labels, val: Pixels, val_labels: Labels) -> None:
+        from sklearn.linear_model import LogisticRegression  # takes seconds to import
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         fitted = [
             make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=100, tol=1e-3)).fit(_vectors(train), train_labels)
             for strength in _STRENGTHS

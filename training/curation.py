@@ -6,13 +6,17 @@ are like some label. Any objective that matches pictures with texts can be fed s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from models.pairs.common import class_features, unit
+from training import draws, reductions
 
 
 @dataclass(frozen=True)
@@ -106,3 +110,94 @@ def curate(stream: Iterable[tuple[Tensor, Tensor]], curation: Curation, *, keep_
         if len(collected) >= curation.target:
             break
     return Curated(tuple(collected), seen, tuple(choices), curation.target)
+
+
+class Captions(Protocol):
+    """The captions of an image-text source, read without its images: token ids (n, N) int64, as its samples have them."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, ids: Tensor) -> Tensor:
+        """The captions with these numbers, (n,) int64."""
+
+    def tokenise(self, texts: Sequence[str]) -> Tensor: ...
+
+
+Describe = Callable[[Tensor], Tensor]
+"""Token ids (n, N) → (n, C), by the text tower as it is when asked."""
+
+
+class Curator:
+    """The outer loop: in each round, the captions of which the inner steps train. It reads on where the round before has stopped.
+
+    Ranks read batches in turn and decide together, so that the choice does not depend on how many they are; the published code lets each
+    rank curate for itself.
+    """
+
+    def __init__(self, curation: Curation, labels: Sequence[Sequence[str]], *, pool: int, warm_up: int = 0, seed: int = 0) -> None:
+        """labels: the texts of each label; pool: captions in a batch of the stream; warm_up: rounds at first that keep every caption."""
+        self.curation = curation
+        self.pool = pool
+        self.warm_up = warm_up
+        self.seed = seed
+        self._texts = [text for texts in labels for text in texts]
+        self._members = _members([len(texts) for texts in labels])
+        self._round, self._cursor, self._ids = -1, 0, torch.empty(0, dtype=torch.int64)
+        self.ratio = 0.0
+        """Share of the captions seen in the last round that were collected."""
+
+    @torch.no_grad()
+    def choose(self, number: int, captions: Captions, target: int, describe: Describe) -> Tensor:
+        """Numbers of the captions of a round, int64, at most `target`; fewer if one pass over all captions does not yield as many.
+
+        A round that was chosen before, by this run or the one it goes on from, is not chosen again: weights have changed since.
+        """
+        if number == self._round:
+            return self._ids
+        texts = describe(captions.tokenise(self._texts))
+        labels = label_features(texts, self._members.to(texts.device))
+        stream = self._stream(captions, describe, labels)
+        curated = curate(stream, replace(self.curation, target=target), keep_all=number < self.warm_up)
+        self._round, self._cursor, self.ratio = number, self._cursor + len(curated.choices), curated.ratio
+        self._ids = torch.tensor(curated.ids, dtype=torch.int64)
+        return self._ids
+
+    def state(self) -> str:
+        """What resuming in the middle of a round needs, as JSON: checkpoints restore tensors of the shape that they find, and rounds differ
+        in length."""
+        return json.dumps({"round": self._round, "cursor": self._cursor, "ratio": self.ratio, "ids": self._ids.tolist()})
+
+    def restore(self, state: str) -> None:
+        found = json.loads(state)
+        self._round, self._cursor, self.ratio = found["round"], found["cursor"], found["ratio"]
+        self._ids = torch.tensor(found["ids"], dtype=torch.int64)
+
+    def _stream(self, captions: Captions, describe: Describe, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of caption numbers and cosines from the cursor on, for one pass. Each pass has an order of its own."""
+        pool, world = min(self.pool, len(captions)), reductions.world()
+        batches = len(captions) // pool
+        for first in range(self._cursor, self._cursor + batches, world):
+            ids = [self._batch(first + rank, pool, batches, len(captions)) for rank in range(world)]
+            own = likeness(describe(captions.read(ids[reductions.rank()])), labels).cosine
+            yield from zip(ids, torch.split(reductions.gathered(own), pool), strict=True)
+
+    def _batch(self, number: int, pool: int, batches: int, captions: int) -> Tensor:
+        turn, place = divmod(number, batches)
+        return _order(self.seed, turn, captions)[place * pool : (place + 1) * pool]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, turn: int, captions: int) -> Tensor:
+    """(captions,), the order of one pass."""
+    draw = draws.words(torch.tensor([seed]), turn + 1, "captions")[:, -1]
+    return draws.permutation(draw, captions, "captions")[0]
+
+
+def _members(counts: Sequence[int]) -> Tensor:
+    """(labels, M), numbers of each label's texts among all, -1 where it has fewer."""
+    members = torch.full((len(counts), max(counts)), -1)
+    first = 0
+    for label, count in enumerate(counts):
+        members[label, :count] = torch.arange(first, first + count)
+        first += count
+    return members

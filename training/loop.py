@@ -1,125 +1,265 @@
-"""The one training loop. An objective is a module whose `forward(pixels, targets)` is the loss; everything else is data."""
+"""The one training loop. What is trained is an objective (`training.objectives.base`), on what is a source (`training.data.base`)."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from training.data.augmented import DistortedFlags, EpochBatches, seed_for
-from training.optim import ParameterGroup, warmup_cosine
-from training.recipe import Phase
+from training.checkpoint import Checkpoints, MovingAverage
+from training.data.base import Source
+from training.data.sampling import EpochBatches, Samples, Share, seed_for
+from training.distributed import TYPES, agreed, recompute_blocks, spread, whole, without_sync
+from training.errors import DataError, TrainingError
+from training.fingerprint import Fingerprint
+from training.objectives.base import Batch, ChoosesSamples, FollowsSteps, parameter_groups
+from training.optim import optimiser_of, scheduled
+from training.reductions import rank, world
+from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
+from training.stopping import Stopping
+from training.watching import Watching
 
-CHECKPOINT = "checkpoint.pt"
+
+class Ended(Enum):
+    DONE = "done"
+    STOPPED = "stopped"
+    """By a budget or a signal, with a checkpoint: the same command goes on."""
 
 
-class TrainingError(Exception):
-    """Training cannot go on; the message says why and what to do."""
+@dataclass(frozen=True)
+class Plan:
+    optimiser: OptimiserSettings
+    schedule: ScheduleSettings
+    loop: LoopSettings
+    seed: int
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run keeps its checkpoint, and what is the same for all phases of a recipe."""
+    """Where a run keeps what it needs to go on."""
 
     folder: Path
-    seed: int
-    precision: str = "no"
-    checkpoint_every: int = 100
-    workers: int = 0
-    """Processes that prepare batches."""
+    device: torch.device
+    fingerprint: Fingerprint
+    tensorboard: bool = False
+    saves: bool = True
+    """False to measure a few steps."""
 
 
-def train(objective: nn.Module, data: DistortedFlags, groups: Sequence[ParameterGroup], plan: Phase, run: Run) -> None:
+@dataclass(frozen=True)
+class Report:
+    ended: Ended
+    step: int
+    rate: float
+    """Samples per second of all processes, since this process began."""
+    waiting: float
+    """Share of the time in which the loop waited for data."""
+
+
+def train(objective: nn.Module, source: Source, plan: Plan, run: Run) -> Report:
     """Train `objective` in place, going on from the run's checkpoint if there is one; a finished run is only loaded.
 
     A killed run that is started again ends with the same weights as one that was never killed: every random draw is a function of its
-    place in the run, and a checkpoint (weights, optimiser, step) replaces the one before it atomically. Raises TrainingError.
+    position in the run, and a checkpoint holds all else. Raises TrainingError.
     """
-    accelerator = Accelerator(mixed_precision=run.precision)
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # on CPUs too: else attention goes by way of float32
-    batches = EpochBatches(len(data), plan.batch_size, run.seed)
-    optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=plan.lr, betas=plan.betas, fused=True)
-    batched = DataLoader(data, batch_sampler=batches, collate_fn=_as_it_is, num_workers=run.workers, persistent_workers=run.workers > 0)
-    objective, optimizer, loader = accelerator.prepare(objective, optimizer, batched)
-    checkpoint = _Checkpoint(run, f"{plan.model_dump_json()} {run.seed} {run.precision} {len(data)}")
-    step = checkpoint.load(accelerator.unwrap_model(objective), optimizer)
-    per_epoch = len(batches)
-    objective.train()
-    while step < plan.epochs * per_epoch:
-        batches.epoch, batches.first = divmod(step, per_epoch)
-        began, losses = time.monotonic(), []
-        for pixels, targets in loader:
-            _set_lr(optimizer, plan, step / per_epoch)
-            set_seed(seed_for(run.seed, step), device_specific=True)
-            with sdpa_kernel(SDPBackend.MATH):  # of few tokens: the fused backward pass is slower on a CPU
-                loss: Tensor = objective(pixels, targets)
-            accelerator.backward(loss)
-            if plan.clip_norm is not None:
-                accelerator.clip_grad_norm_(objective.parameters(), plan.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-            step += 1
-            if step % run.checkpoint_every == 0 and accelerator.is_main_process:
-                checkpoint.save(accelerator.unwrap_model(objective), optimizer, step)
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
-            raise TrainingError(
-                f"{run.folder}: the loss is {mean_loss} in epoch {batches.epoch + 1}: lower the learning rate, then start anew"
-            )
-        rate = len(losses) * batches.batch_size / (time.monotonic() - began)
-        accelerator.print(
-            f"{run.folder.name} epoch {batches.epoch + 1}/{plan.epochs}  loss {mean_loss:.4f}  {rate:.0f} pictures/s", flush=True
-        )
-    if accelerator.is_main_process:
-        checkpoint.save(accelerator.unwrap_model(objective), optimizer, step)
+    objective.to(run.device).train()
+    trainer = _Trainer(objective, source, plan, run)
+    trainer.checkpoints.begin()
+    trainer.resume()
+    report = trainer.run()
+    if report.ended is Ended.DONE and trainer.average:
+        trainer.average.apply()
     objective.eval()
+    return report
+
+
+def share_of(loop: LoopSettings) -> Share:
+    """This process's part of every step. Raises TrainingError."""
+    if loop.batch_size % world():
+        raise TrainingError(f"loop.batch_size: {loop.batch_size} samples cannot be split evenly over {world()} processes")
+    return Share(loop.batch_size, rank(), world(), loop.micro_batch)
+
+
+class _Trainer:
+    """State of one phase on its way."""
+
+    def __init__(self, objective: nn.Module, source: Source, plan: Plan, run: Run) -> None:
+        loop = plan.loop
+        if loop.precision == "fp16" and run.device.type != "cuda":
+            raise TrainingError("loop.precision: fp16 needs a GPU; use bf16 or fp32")
+        if len(source) < loop.batch_size:
+            raise TrainingError(f"loop.batch_size: {loop.batch_size} where the data has {len(source)} {source.unit}")
+        self.objective, self.plan, self.device, self.source, self.saves = objective, plan, run.device, source, run.saves
+        self.peak = plan.optimiser.peak(loop.batch_size)
+        self.step = 0
+        self.epoch, self.within = 0, 0
+        """The next step's place in the data."""
+        self.share = share_of(loop)
+        self.batches = EpochBatches(source, self.share, plan.seed)
+        self.schedule_steps = (loop.samples_per_epoch or len(source)) // loop.batch_size
+        """Of one epoch of the schedule."""
+        self.steps = round(loop.epochs * self.schedule_steps)
+        if loop.checkpoint_activations:
+            recompute_blocks(objective)
+        self.wrapped = spread(objective, loop.sharding, loop.precision, run.device)
+        self.optimiser = optimiser_of(parameter_groups(objective, plan.optimiser), plan.optimiser, self.peak)
+        self.average = MovingAverage(objective, loop.ema) if loop.ema else None
+        self.scaler = torch.amp.GradScaler(run.device.type, enabled=loop.precision == "fp16")
+        self.checkpoints = Checkpoints(run.folder, run.fingerprint)
+        self.watching = Watching(run.folder, self.steps, source.unit, tensorboard=run.tensorboard)
+        if loop.compile:
+            self.wrapped.compile()
+
+    def resume(self) -> None:
+        latest = self.checkpoints.latest()
+        if latest is not None:
+            extra = self._extra()
+            self.checkpoints.load(self.objective, self.optimiser, extra, latest)
+            self.step, self.epoch, self.within = (int(extra[name]) for name in ("step", "epoch", "within"))
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(extra["scaler"])
+        self.watching.resume(self.step)
+
+    def run(self) -> Report:
+        loop, began, first, waited = self.plan.loop, time.monotonic(), self.step, 0.0
+        saved = self.step
+        loader = DataLoader(
+            Samples(self.source, self.plan.seed),
+            batch_sampler=self.batches,
+            collate_fn=_as_it_is,
+            num_workers=loop.workers,
+            persistent_workers=loop.workers > 0,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),
+        )
+        unreadable: list[str] = []
+        with Stopping(loop.max_steps, loop.max_minutes) as stopping, self.watching:
+            stop = False
+            while self.step < self.steps and not stop:
+                self._begin_epoch()
+                unreadable.clear()
+                micro = iter(loader)
+                for _ in range(min(self.batches.steps - self.batches.first, self.steps - self.step)):
+                    waited += self._step(micro, unreadable)
+                    self._check(unreadable)
+                    if self.step % loop.log_every == 0 or world() == 1:
+                        stop = agreed(stopping.wanted(self.step), self.device)
+                    if self.step % loop.log_every == 0 or stop:
+                        self.watching.flush(self.step)
+                    if self.step % loop.checkpoint_every == 0 or stop:
+                        self._save()
+                        saved = self.step
+                    if stop:
+                        break
+            if saved != self.step:
+                self._save()
+        seconds = max(time.monotonic() - began, 1e-9)
+        ended = Ended.DONE if self.step >= self.steps else Ended.STOPPED
+        return Report(ended, self.step, (self.step - first) * loop.batch_size / seconds, waited / seconds)
+
+    def _begin_epoch(self) -> None:
+        """Or go on in the middle of one. Raises DataError."""
+        self.batches.epoch, self.batches.first = self.epoch, self.within
+        if isinstance(self.objective, ChoosesSamples) and self.objective.epoch_steps:
+            captions = getattr(self.source, "captions", None)
+            if captions is None:
+                raise DataError(f"data.kind: the objective chooses among captions, and {self.source.unit} have none")
+            self.batches.chosen = self.objective.subset(captions, self.epoch, self.plan.loop.batch_size)
+
+    def _step(self, micro: Iterator[tuple[dict[str, Tensor], list[str]]], unreadable: list[str]) -> float:
+        """One optimiser step → seconds that it waited for data."""
+        waited, results = 0.0, []
+        lr = scheduled(self.plan.schedule, self.step / self.schedule_steps, lr=self.peak, epochs=self.plan.loop.epochs)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        for number in range(self.share.micro_batches):
+            asked = time.monotonic()
+            batch, problems = next(micro)
+            waited += time.monotonic() - asked
+            unreadable += problems
+            torch.manual_seed(seed_for(self.plan.seed, self.step, number, rank()))
+            results.append(self._backward(batch, number))
+        norm = self._update()
+        self.step += 1
+        self.within += 1
+        if self.within == self.batches.steps:
+            self.epoch, self.within = self.epoch + 1, 0
+        if self.average:
+            self.average.update()
+        if isinstance(self.objective, FollowsSteps):
+            self.objective.after_step(self.step, self.steps)
+        mean = {name: torch.stack([result[name].float() for result in results]).mean() for name in results[0]}
+        self.watching.add(self.step, lr, mean | {"grad_norm": norm}, self.plan.loop.batch_size)
+        if self.step % self.plan.loop.checkpoint_every == 0:
+            self.watching.show(self.step, self.objective, batch)
+        return waited
+
+    def _backward(self, batch: Batch, number: int) -> dict[str, Tensor]:
+        moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        weight = len(batch["draw"]) / self.share.own  # micro-batches of a step may differ by one sample
+        # attention is chosen for the backward pass too, which may compute blocks again
+        with without_sync(self.wrapped, number == self.share.micro_batches - 1), attention_of(self.device):
+            with self._precision():
+                result: dict[str, Tensor] = self.wrapped(moved)
+            self.scaler.scale(result["loss"] * weight).backward()  # type: ignore[no-untyped-call]
+        return {name: value.detach() * (weight * self.share.micro_batches) for name, value in result.items()}
+
+    def _update(self) -> Tensor:
+        """Step the optimiser → the norm of the gradient before it was clipped."""
+        self.scaler.unscale_(self.optimiser)
+        limit = self.plan.loop.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), float("inf") if limit is None else limit)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad()
+        # the scaler leaves out steps whose gradient overflowed, so that such a norm is no reason to stop
+        return torch.nan_to_num(whole(norm)) if self.scaler.is_enabled() else whole(norm)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.plan.loop.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, TYPES[self.plan.loop.precision])
+
+    def _check(self, unreadable: list[str]) -> None:
+        """Raise DataError if too much of the data could not be read."""
+        self.watching.warn(unreadable)
+        if len(unreadable) > self.plan.loop.max_unreadable * len(self.source) / world():
+            shown = "; ".join(unreadable[:5])
+            raise DataError(
+                f"{len(unreadable)} of {len(self.source)} {self.source.unit} could not be read, and loop.max_unreadable allows "
+                f"{self.plan.loop.max_unreadable:.1%}: {shown}"
+            )
+
+    def _extra(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "within": self.within}
+        if self.average:
+            extra["average"] = self.average.average
+        if self.scaler.is_enabled():
+            extra["scaler"] = self.scaler.state_dict()
+        return extra
+
+    def _save(self) -> None:
+        self.watching.flush(self.step)  # raises for a loss that is no number, before it is saved
+        if self.saves:
+            self.checkpoints.save(self.objective, self.optimiser, self._extra(), self.step)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _set_lr(optimizer: torch.optim.Optimizer, plan: Phase, epoch: float) -> None:
-    rate = warmup_cosine(epoch, lr=plan.lr, min_lr=plan.min_lr, warmup_epochs=plan.warmup, epochs=plan.epochs)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
-
-
-class _Checkpoint:
-    def __init__(self, run: Run, plan: str) -> None:
-        self._path = run.folder / CHECKPOINT
-        self._plan = hashlib.sha256(plan.encode()).hexdigest()
-
-    def save(self, objective: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            state = {"plan": self._plan, "step": step, "objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
-
-    def load(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """The step to go on from, 0 without a checkpoint."""
-        if not self._path.is_file():
-            return 0
-        state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        if state["plan"] != self._plan:
-            raise TrainingError(f"{self._path} belongs to a run with other settings: delete it, or choose another folder")
-        objective.load_state_dict(state["objective"])
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+def attention_of(device: torch.device) -> AbstractContextManager[Any]:
+    """On a CPU attention runs unfused: of few tokens, the fused backward pass is slower there."""
+    if device.type != "cpu":
+        return nullcontext()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # concerns CPUs too: else attention goes by way of float32
+    return sdpa_kernel(SDPBackend.MATH)

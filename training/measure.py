@@ -1,4 +1,4 @@
-"""Everything that is measured of a finished model: by source, merged and unmerged, and against what it must beat."""
+"""Everything that is measured of a finished model of flags: by source, merged and unmerged, and against what it must beat."""
 
 from __future__ import annotations
 
@@ -10,20 +10,31 @@ import numpy.typing as npt
 import torch
 from torch import Generator
 
+from models.bundle import Preprocess
 from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT
 from training import baselines, evaluate
 from training.baselines import Labels
 from training.data import distortions, flags, pictures
-from training.data.flags import Corpus, Drawings, Gallery
+from training.data.flags import Corpus, Drawings, Flags, Gallery
 from training.data.pictures import Pixels
 from training.evaluate import Measured, Right
-from training.recipe import Recipe
+from training.recipe import LadderSettings
 
 NEAREST = "nearest neighbour"
 LOGISTIC = "logistic regression"
 _BASELINE_RENDERINGS = 4
 _VAL_RENDERINGS = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model of flags is to do."""
+
+    flags: Flags
+    preprocess: Preprocess
+    ladder: LadderSettings
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -96,36 +107,36 @@ class Report:
     """The most accurate on validation pictures among the rungs that are fast enough."""
 
 
-def validation(recipe: Recipe, corpus: Corpus) -> Pictures:
+def validation(task: Task, corpus: Corpus) -> Pictures:
     """Renderings, clean and distorted, of artwork that was not trained on."""
-    return _rendered("validation", corpus.val, recipe, _VAL_RENDERINGS, recipe.data.clean)
+    return _rendered("validation", corpus.val, task, _VAL_RENDERINGS, task.flags.clean)
 
 
-def temperature(recipe: Recipe, corpus: Corpus, model: ViT) -> float:
+def temperature(task: Task, corpus: Corpus, model: ViT) -> float:
     """The temperature of the model's logits that fits validation pictures best."""
-    val = validation(recipe, corpus)
-    return evaluate.fit_temperature(_logits(recipe, model, val), val.labels)
+    val = validation(task, corpus)
+    return evaluate.fit_temperature(_logits(task, model, val), val.labels)
 
 
-def measure(recipe: Recipe, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Report:
+def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Report:
     """short, scratch: the comparison, with and without pre-training."""
-    clean = [_clean(gallery, recipe) for gallery in corpus.galleries]
-    unfiltered = _clean(corpus.unfiltered, recipe)
+    clean = [_clean(gallery, task) for gallery in corpus.galleries]
+    unfiltered = _clean(corpus.unfiltered, task)
     distorted = [
-        _rendered(f"{gallery.name}, distorted", flags.cut_out(gallery, recipe.data.side), recipe, 1, 0.0) for gallery in corpus.galleries
+        _rendered(f"{gallery.name}, distorted", flags.cut_out(gallery, task.flags.side), task, 1, 0.0) for gallery in corpus.galleries
     ]
     all_clean, all_distorted = _pool("all, clean", clean), _pool("all, distorted", distorted)
-    val = validation(recipe, corpus)
-    rivals = _rivals(recipe, corpus, val)
+    val = validation(task, corpus)
+    rivals = _rivals(task, corpus, val)
     off = MergeSchedule.off()
 
     def right(judged: ViT, asked: Pictures, schedule: MergeSchedule = off) -> Right:
-        return np.asarray(_logits(recipe, judged, asked, schedule).argmax(axis=1) == asked.labels)
+        return np.asarray(_logits(task, judged, asked, schedule).argmax(axis=1) == asked.labels)
 
     unmerged = {asked.name: right(model, asked) for asked in (all_clean, all_distorted)}
     ladder = []
-    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in recipe.ladder.rungs}
-    speed = evaluate.relative_throughput(model, schedules, batch_size=recipe.ladder.batch_size, rounds=recipe.ladder.rounds)
+    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in task.ladder.rungs}
+    speed = evaluate.relative_throughput(model, schedules, batch_size=task.ladder.batch_size, rounds=task.ladder.rounds)
     for name, schedule in schedules.items():
         merged = {asked.name: right(model, asked, schedule) for asked in (all_clean, all_distorted)}
         drops = {asked: evaluate.difference(unmerged[asked], merged[asked]) for asked in unmerged}
@@ -142,15 +153,15 @@ def measure(recipe: Recipe, corpus: Corpus, model: ViT, short: ViT, scratch: ViT
                 distorted_drop=drops[all_distorted.name],
             )
         )
-    fast = [rung for rung in ladder if rung.throughput >= recipe.ladder.min_throughput]
+    fast = [rung for rung in ladder if rung.throughput >= task.ladder.min_throughput]
     return Report(
         val=evaluate.accuracy(right(model, val)),
         clean=evaluate.accuracy(unmerged[all_clean.name]),
         distorted=evaluate.accuracy(unmerged[all_distorted.name]),
         sources=tuple(
-            _source(_logits(recipe, model, asked), asked, rivals) for asked in (*clean, unfiltered, *distorted, all_clean, all_distorted)
+            _source(_logits(task, model, asked), asked, rivals) for asked in (*clean, unfiltered, *distorted, all_clean, all_distorted)
         ),
-        look_alikes=_look_alikes(recipe, _logits(recipe, model, all_clean), all_clean.labels),
+        look_alikes=_look_alikes(task, _logits(task, model, all_clean), all_clean.labels),
         pretraining={
             kind: Comparison(evaluate.accuracy(right(scratch, asked)), evaluate.difference(right(short, asked), right(scratch, asked)))
             for kind, asked in (("clean", all_clean), ("distorted", all_distorted))
@@ -172,38 +183,38 @@ def _source(logits: npt.NDArray[np.float32], asked: Pictures, rivals: Mapping[st
     )
 
 
-def _rivals(recipe: Recipe, corpus: Corpus, val: Pictures) -> dict[str, Callable[[Pixels], Labels]]:
+def _rivals(task: Task, corpus: Corpus, val: Pictures) -> dict[str, Callable[[Pixels], Labels]]:
     known, labels = _on_white(corpus.train), corpus.train.targets.numpy()
-    rendered = _rendered("training", corpus.train, recipe, _BASELINE_RENDERINGS, recipe.data.clean)
+    rendered = _rendered("training", corpus.train, task, _BASELINE_RENDERINGS, task.flags.clean)
     logistic = baselines.LogisticPixels(rendered.pixels, rendered.labels, val.pixels, val.labels)
     return {NEAREST: lambda asked: baselines.nearest_neighbour(known, labels, asked), LOGISTIC: logistic.predict}
 
 
-def _look_alikes(recipe: Recipe, logits: npt.NDArray[np.float32], labels: Labels) -> tuple[LookAlikes, ...]:
-    codes = list(recipe.data.labels)
+def _look_alikes(task: Task, logits: npt.NDArray[np.float32], labels: Labels) -> tuple[LookAlikes, ...]:
+    codes = list(task.flags.labels)
     predicted = logits.argmax(axis=1)
     rows = []
-    for group in recipe.data.look_alikes:
+    for group in task.flags.look_alikes:
         members = [codes.index(code) for code in group]
         asked = np.isin(labels, members)
-        names = tuple(recipe.data.labels[code] for code in group)
+        names = tuple(task.flags.labels[code] for code in group)
         right, within = predicted[asked] == labels[asked], np.isin(predicted[asked], members)
         rows.append(LookAlikes(names, int(asked.sum()), int(right.sum()), int(within.sum())))
     return tuple(rows)
 
 
-def _logits(recipe: Recipe, model: ViT, asked: Pictures, schedule: MergeSchedule | None = None) -> npt.NDArray[np.float32]:
-    return evaluate.logits(model, asked.pixels, recipe.preprocess, schedule or MergeSchedule.off())
+def _logits(task: Task, model: ViT, asked: Pictures, schedule: MergeSchedule | None = None) -> npt.NDArray[np.float32]:
+    return evaluate.logits(model, asked.pixels, task.preprocess, schedule or MergeSchedule.off())
 
 
-def _clean(gallery: Gallery, recipe: Recipe) -> Pictures:
-    pixels = pictures.load(gallery.paths, recipe.preprocess)
-    return Pictures(gallery.name, pixels, np.array(gallery.targets), _on_white(flags.cut_out(gallery, recipe.data.side)))
+def _clean(gallery: Gallery, task: Task) -> Pictures:
+    pixels = pictures.load(gallery.paths, task.preprocess)
+    return Pictures(gallery.name, pixels, np.array(gallery.targets), _on_white(flags.cut_out(gallery, task.flags.side)))
 
 
-def _rendered(name: str, drawings: Drawings, recipe: Recipe, renderings: int, clean: float) -> Pictures:
+def _rendered(name: str, drawings: Drawings, task: Task, renderings: int, clean: float) -> Pictures:
     artwork = drawings.artwork.repeat(renderings, 1, 1, 1)
-    rendered = distortions.render(artwork, recipe.preprocess.image_size, Generator().manual_seed(recipe.seed), clean)
+    rendered = distortions.render(artwork, task.preprocess.image_size, Generator().manual_seed(task.seed), clean)
     pixels = rendered.permute(0, 2, 3, 1).contiguous().numpy()
     return Pictures(name, pixels, drawings.targets.repeat(renderings).numpy(), pixels)
 

@@ -10,6 +10,10 @@ from training.measure import LOGISTIC, NEAREST
 
 
 def render(spec: BundleSpec) -> str:
+    sections: tuple[Iterator[str], ...]
+    if "sources" not in spec.quality:
+        sections = (_general(spec), _measured(spec), _rungs(spec), _training(spec))
+        return "\n".join(line for section in sections for line in section)
     sections = (_head(spec), _accuracy(spec), _look_alikes(spec), _calibration(spec), _pretraining(spec), _ladder(spec))
     return "\n".join(line for section in sections for line in section)
 
@@ -74,7 +78,7 @@ def _calibration(spec: BundleSpec) -> Iterator[str]:
 
 
 def _pretraining(spec: BundleSpec) -> Iterator[str]:
-    compared, epochs = spec.quality["without_pretraining"], spec.provenance["recipe"]["finetune"]["epochs"]
+    compared, epochs = spec.quality["without_pretraining"], _epochs(spec)
     clean, distorted = compared["clean"], compared["distorted"]
     yield from (
         "## With and without pre-training",
@@ -105,3 +109,80 @@ def _ladder(spec: BundleSpec) -> Iterator[str]:
 
 def _percent(measured: Mapping[str, Any]) -> str:
     return f"{100 * measured['value']:.1f} ± {100 * measured['standard_error']:.1f} %"
+
+
+def _epochs(spec: BundleSpec) -> float:
+    """Of fine-tuning; recipes of version 1.0.0 had it as a section of its own."""
+    recipe = spec.provenance["recipe"]
+    if "finetune" in recipe:
+        return int(recipe["finetune"]["epochs"])
+    chosen = recipe["release"]["phase"]
+    return next(float(phase["loop"]["epochs"]) for phase in recipe["phases"] if phase["name"] == chosen)
+
+
+_TASKS = {
+    "classify": "labels an image with one of {classes} classes",
+    "embed": "turns an image into a vector",
+    "zero-shot": "compares images with texts",
+    "inpaint": "fills holes of images",
+    "autoencode": "reconstructs what is hidden of its input",
+    "reconstruct": "reconstructs a shape from one image with depth",
+    "actions": "recognises {classes} actions",
+    "audio-visual": "labels a clip by sight and sound with {classes} classes",
+    "body": "estimates people's bodies",
+    "track": "follows people",
+}
+
+
+def _general(spec: BundleSpec) -> Iterator[str]:
+    yield from (
+        f"# {spec.name} {spec.version}",
+        "",
+        *([spec.description, ""] if spec.description else []),
+        f"This model {_TASKS[spec.task].format(classes=len(spec.labels))} (task `{spec.task}`, architecture `{spec.architecture}`).",
+        "",
+        f"- Made by `{spec.provenance['made_by']}` at revision {spec.provenance['revision']}.",
+        f"- Licence: {spec.license}.",
+        "",
+    )
+    if spec.labels:
+        shown = ", ".join(spec.labels[:20])
+        yield from (f"Labels: {shown}{f' and {len(spec.labels) - 20} more' if len(spec.labels) > 20 else ''}.", "")
+
+
+def _measured(spec: BundleSpec) -> Iterator[str]:
+    yield from ("## Quality", "")
+    if "test_accuracy" not in spec.quality:
+        yield from ("Nothing was measured. Measure it on data of your own before you rely on it.", "")
+        return
+    yield from (
+        f"On {spec.quality['images']} images that were not trained on: top 1 {_percent(spec.quality['test_accuracy'])}, top 5",
+        f"{_percent(spec.quality['top5_accuracy'])} (± is one standard error), expected calibration error (15 bins)",
+        f"{100 * spec.quality['calibration_error']:.1f} %.",
+        "",
+    )
+
+
+def _rungs(spec: BundleSpec) -> Iterator[str]:
+    if not spec.ladder:
+        return
+    yield from ("## Ladder", "", "| rung | schedule | throughput | accuracy |", "|---|---|---|---|")
+    for rung in spec.ladder:
+        yield f"| {rung.name} | `{rung.schedule}` | {rung.throughput or 0:.2f}x | {100 * (rung.accuracy or 0):.1f} % |"
+    yield from ("", f"Throughput is relative to merging off. Default rung: `{spec.default_rung or 'off'}`.", "")
+
+
+def _training(spec: BundleSpec) -> Iterator[str]:
+    yield from (
+        "## Training",
+        "",
+        "![loss of each phase](training.svg)",
+        "",
+        "| phase | objective | epochs | batch | learning rate |",
+        "|---|---|---|---|---|",
+    )
+    for phase in spec.provenance["recipe"]["phases"]:
+        loop, optimiser = phase["loop"], phase["optimiser"]
+        rate = f"{optimiser['lr']:g}" if optimiser["lr"] else f"{optimiser['base_lr']:g} for 256"
+        yield f"| {phase['name']} | {phase['objective']['kind']} | {loop['epochs']:g} | {loop['batch_size']} | {rate} |"
+    yield ""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypedDict
 
+import torch
 from torch import nn
 
 from models.mae_st.model import VideoMAE
 from models.mavil.model import MAViL
 from models.vit.model import ViT
+from training.lars import LARS
+from training.settings import OptimiserSettings, ScheduleSettings
 
 _BLOCK = re.compile(r"(?:audio\.|video\.)?blocks(?:_av)?\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:audio\.|video\.)?(cls_token|dist_token|pos_embed|patch_embed\.)")
@@ -34,6 +37,27 @@ def warmup_cosine(epoch: float, *, lr: float, min_lr: float, warmup_epochs: floa
         return lr * epoch / warmup_epochs
     progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def scheduled(settings: ScheduleSettings, epoch: float, *, lr: float, epochs: float) -> float:
+    """The learning rate at a fractional epoch of a phase whose peak is `lr`."""
+    if settings.every == "epoch":
+        epoch = math.floor(epoch) + 1
+    if epoch < settings.warmup or settings.kind == "cosine":
+        return warmup_cosine(epoch, lr=lr, min_lr=settings.min_lr, warmup_epochs=settings.warmup, epochs=epochs)
+    if settings.kind == "constant":
+        return lr
+    return lr + (settings.min_lr - lr) * (epoch - settings.warmup) / (epochs - settings.warmup)
+
+
+def optimiser_of(groups: Sequence[ParameterGroup], settings: OptimiserSettings, lr: float) -> torch.optim.Optimizer:
+    """lr: the peak."""
+    plain = [{name: value for name, value in group.items() if name != "names"} for group in groups]
+    if settings.kind == "adamw":
+        return torch.optim.AdamW(plain, lr=lr, betas=settings.betas, eps=settings.eps, fused=True)
+    if settings.kind == "lars":
+        return LARS(plain, lr=lr, momentum=settings.betas[0])
+    return torch.optim.SGD(plain, lr=lr, momentum=settings.betas[0])
 
 
 def scaled_lr(base_lr: float, batch: int) -> float:

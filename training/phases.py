@@ -1,66 +1,191 @@
-"""The phases of a recipe: masked pre-training and fine-tuning, from it or from scratch."""
+"""The phases of a recipe: which network, data and objective make one, and what it starts from."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from models.mae.model import MAE, MAEConfig, start_from_pretrained
-from models.merge_schedule import MergeSchedule
-from models.vit.model import Pool, ViT, ViTConfig
-from training.data.augmented import DistortedFlags
-from training.data.flags import Corpus
-from training.loop import Run, train
-from training.objectives.mae import MaskedReconstruction
-from training.objectives.supervised import Supervised
-from training.optim import layer_decay_groups, pretraining_groups
+from models import bundle
+from models.registry import architectures
+from training import starting
+from training.data.base import Preparation, Source
+from training.data.registry import open_source
+from training.distributed import barrier, is_main, whole
+from training.errors import RecipeError, TrainingError
+from training.fingerprint import FREE, flattened, sha256_of_weights
+from training.loop import Ended, Plan, Report, Run, train
+from training.objectives.base import Facts, released
+from training.objectives.registry import build
 from training.recipe import Phase, Recipe
 
+WEIGHTS = bundle.WEIGHTS_FILE
+"""Of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""
 
-def vit_config(recipe: Recipe) -> ViTConfig:
-    shape = recipe.model
-    return ViTConfig(
-        image_size=shape.image_size,
-        patch_size=shape.patch_size,
-        classes=len(recipe.data.labels),
-        width=shape.width,
-        depth=shape.depth,
-        heads=shape.heads,
-        pool=Pool.MEAN,
-        drop_path=recipe.finetune.drop_path,
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where phases run."""
+
+    runs: Path
+    """`runs/NAME-VERSION`, with a folder for each phase."""
+    cache: Path
+    device: torch.device
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A phase before its first step."""
+
+    recipe: Recipe
+    phase: Phase
+    objective: nn.Module
+    source: Source
+    plan: Plan
+    run: Run
+
+
+def preparation(recipe: Recipe, phase: Phase | None, cache: Path) -> Preparation:
+    """How samples of a phase are prepared; None: those that are measured, which are not augmented."""
+    preprocess = (phase.preprocess if phase else None) or recipe.preprocess
+    augment = recipe.augment.model_copy(update={"crop_scale": None}) if phase is None else phase.augment or recipe.augment
+    return Preparation(preprocess, recipe.clip, recipe.sound, augment, recipe.words, cache)
+
+
+def source_of(recipe: Recipe, phase: Phase, cache: Path) -> Source:
+    """Raises DataError."""
+    return open_source(phase.data or recipe.data, preparation(recipe, phase, cache))
+
+
+def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
+    """Raises TrainingError."""
+    source = source_of(recipe, phase, shop.cache)
+    network = starting_network(recipe, phase, source.labels, shop)
+    ready = preparation(recipe, phase, shop.cache)
+    where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
+    try:
+        objective = build(phase.objective, network, Facts(source.labels, ready.preprocess, ready.clip, ready.sound))
+    except ValueError as error:
+        raise RecipeError(f"{where}.objective: {error}") from error
+    fingerprint = flattened(
+        {
+            "seed": recipe.seed,
+            "model": settings_of(network),
+            "starting weights (SHA-256)": sha256_of_weights(objective.state_dict()),
+            "objective": phase.objective.model_dump(mode="json"),
+            "optimiser": phase.optimiser.model_dump(mode="json"),
+            "schedule": phase.schedule.model_dump(mode="json"),
+            "loop": phase.loop.model_dump(mode="json", exclude=set(FREE)),
+            "data": (phase.data or recipe.data).model_dump(mode="json", exclude={"path"}),
+            "content of the data": dict(source.identity()),
+            "samples": len(source),
+            "labels": list(source.labels),
+            "augment": ready.augment.model_dump(mode="json"),
+            **{name: None if value is None else value.model_dump(mode="json") for name, value in _inputs(ready).items()},
+        }
     )
+    plan = Plan(phase.optimiser, phase.schedule, phase.loop, recipe.seed)
+    run = Run(shop.runs / phase.name, shop.device, fingerprint, shop.tensorboard)
+    return Ready(recipe, phase, objective, source, plan, run)
 
 
-def untrained(recipe: Recipe) -> MAE:
+def settings_of(network: nn.Module) -> dict[str, Any]:
+    """The fields of a network's config."""
+    config: Any = network.config
+    return dataclasses.asdict(config)
+
+
+def _inputs(ready: Preparation) -> dict[str, Any]:
+    return {"preprocess": ready.preprocess, "clip": ready.clip, "sound": ready.sound}
+
+
+def run(ready: Ready) -> Report:
+    """Train a phase; at its end `WEIGHTS` lie in its folder, and `ready.objective` is trained. Raises TrainingError."""
+    report = train(ready.objective, ready.source, ready.plan, ready.run)
+    if report.ended is Ended.DONE:
+        weights = {name: whole(value).detach().cpu().contiguous() for name, value in released(ready.objective).state_dict().items()}
+        if is_main():
+            _give_away(ready, weights)
+        barrier()
+    return report
+
+
+def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
+    """Write the network as a bundle that later phases start from and learn from; nothing of it is measured."""
+    recipe, phase, folder = ready.recipe, ready.phase, ready.run.folder
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file(dict(weights), partial)
+    architecture = architectures()[recipe.model_of(phase).architecture]
+    network = released(ready.objective)
+    task = architecture.purpose.task(network.config)
+    inputs = preparation(recipe, phase, Path())
+    spec = bundle.BundleSpec(
+        name=phase.name,
+        version=recipe.version,
+        task=task,
+        architecture=architecture.name,
+        config=settings_of(network),
+        preprocess=inputs.preprocess,
+        clip=inputs.clip,
+        sound=inputs.sound,
+        labels=list(ready.source.labels) if task in bundle.LABELLED else [],
+        license=recipe.license,
+        provenance={"recipe": recipe.name, "phase": phase.name},
+        weights=bundle.Weights(sha256=bundle.sha256_of(partial), bytes=partial.stat().st_size),
+    )
+    partial.replace(folder / WEIGHTS)
+    (folder / bundle.SPEC_FILE).write_bytes(spec.to_bytes())
+
+
+def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop: Workshop) -> nn.Module:
+    """The network of a phase before its first step: the same in every process and every time. Raises TrainingError."""
+    settings = recipe.model_of(phase)
     torch.manual_seed(recipe.seed)
-    return MAE(MAEConfig(**recipe.model.model_dump(), mask_ratio=recipe.pretrain.mask_ratio, normalise_targets=True))
+    network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
+    if phase.start:
+        starting.start_from(network, _weights(recipe, phase.start, labels, shop), phase.start)
+    for name, source in phase.parts.items():
+        try:
+            part = network.get_submodule(name)
+        except AttributeError as error:
+            known = ", ".join(child for child, _ in network.named_children())
+            raise RecipeError(f"phase {phase.name}: parts.{name}: the network has no such part; it has {known}") from error
+        starting.start_from(part, _weights(recipe, source, labels, shop), source)
+    return network
 
 
-def pretrain(recipe: Recipe, corpus: Corpus, folder: Path) -> MAE:
-    model = untrained(recipe)
-    groups = pretraining_groups(model, recipe.pretrain.weight_decay)
-    train(MaskedReconstruction(model), _data(recipe, corpus, recipe.pretrain), groups, recipe.pretrain, _run(recipe, folder))
-    return model
+def _weights(recipe: Recipe, start: str, labels: tuple[str, ...], shop: Workshop) -> Mapping[str, Tensor]:
+    phases = {phase.name: phase for phase in recipe.phases}
+    name = start.removesuffix("@0")
+    if name not in phases:
+        return starting.read_weights(Path(start))
+    if start != name:
+        state = torch.get_rng_state()
+        weights = starting_network(recipe, phases[name], labels, shop).state_dict()
+        torch.set_rng_state(state)
+        return weights
+    return trained_weights(shop, name)
 
 
-def finetune(recipe: Recipe, corpus: Corpus, folder: Path, encoder: Mapping[str, Tensor], epochs: int | None = None) -> ViT:
-    """encoder: an MAE's weights; those of `untrained(recipe)` are no pre-training. epochs: another number than the recipe's."""
-    torch.manual_seed(recipe.seed)
-    model = ViT(vit_config(recipe))
-    plan = recipe.finetune.model_copy(update={"epochs": epochs or recipe.finetune.epochs})
-    start_from_pretrained(model, encoder)
-    groups = layer_decay_groups(model, layer_decay=plan.layer_decay, weight_decay=plan.weight_decay)
-    schedules = [MergeSchedule.parse(schedule) for schedule in plan.merge]
-    train(Supervised(model, schedules, plan.label_smoothing), _data(recipe, corpus, plan), groups, plan, _run(recipe, folder))
-    return model
+def trained_weights(shop: Workshop, name: str) -> dict[str, Tensor]:
+    """Raises TrainingError."""
+    file = shop.runs / name / WEIGHTS
+    if not file.is_file():
+        raise TrainingError(f"{file}: phase {name} has not been trained to its end yet; train it first")
+    return load_file(file)
 
 
-def _data(recipe: Recipe, corpus: Corpus, phase: Phase) -> DistortedFlags:
-    return DistortedFlags(corpus.train, phase.renderings, recipe.preprocess, recipe.data.clean, recipe.seed)
-
-
-def _run(recipe: Recipe, folder: Path) -> Run:
-    return Run(folder, recipe.seed, recipe.precision, recipe.checkpoint_every, recipe.workers)
+def trained_network(recipe: Recipe, name: str, labels: tuple[str, ...], shop: Workshop) -> nn.Module:
+    """The network of a finished phase, in evaluation mode. Raises TrainingError."""
+    [phase] = [phase for phase in recipe.phases if phase.name == name]
+    settings = recipe.model_of(phase)
+    network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
+    network.load_state_dict(trained_weights(shop, name))
+    return network.eval()

@@ -2,79 +2,110 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.bundle import Preprocess
+from models.bundle import NAME_PATTERN, Clip, Preprocess, Sound, Task
 from models.merge_schedule import MergeSchedule
-from training.data.flags import Flags
+from models.registry import architectures, named, read_config, systems
+from training.data.base import Augment
+from training.data.registry import DataSettings
+from training.errors import RecipeError
+from training.objectives.registry import ObjectiveSettings
+from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
 
 
-class RecipeError(Exception):
-    """A recipe cannot be used; the message names the file, the field and the reason."""
+class ModelSettings(Settings):
+    """A network of `models.registry`: a published size, single fields of its config, or both."""
 
-
-class _Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Model(_Schema):
-    """A ViT with mean pooling, and the decoder that it is pre-trained with."""
-
-    image_size: int
-    patch_size: int
-    width: int
-    depth: int
-    heads: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
-
-
-class Phase(_Schema):
-    """One run of the loop. `lr` is the peak, reached after `warmup` epochs and left on a cosine towards `min_lr`."""
-
-    epochs: int = Field(gt=0)
-    warmup: float = Field(ge=0)
-    batch_size: int = Field(gt=0)
-    lr: float = Field(gt=0)
-    min_lr: float = Field(default=0.0, ge=0)
-    weight_decay: float = Field(ge=0)
-    betas: tuple[float, float]
-    clip_norm: float | None = Field(default=None, gt=0)
-    renderings: int = Field(gt=0)
-    """Pictures of every drawing in an epoch."""
-
-
-class Pretraining(Phase):
-    mask_ratio: float = Field(gt=0, lt=1)
-
-
-class Finetuning(Phase):
-    layer_decay: float = Field(gt=0, le=1)
-    drop_path: float = Field(ge=0, lt=1)
-    label_smoothing: float = Field(ge=0, lt=1)
-    merge: list[int | list[int] | dict[str, int | float]] = Field(min_length=1)
-    """Each batch trains under one of these merge schedules, drawn at random."""
+    architecture: str
+    size: str | None = None
+    """A published name, as `opsin models` lists them."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the config beside the size's, or instead of them. `classes` is the number of labels where it is left out."""
 
     @model_validator(mode="after")
-    def _schedules(self) -> Self:
-        for schedule in self.merge:
-            MergeSchedule.parse(schedule)
+    def _known(self) -> Self:
+        if self.architecture not in architectures():
+            raise ValueError(f"architecture {self.architecture!r} is unknown; known are {', '.join(architectures())}")
+        self.resolved(labels=1)
         return self
 
+    def resolved(self, labels: int) -> Any:
+        """The config dataclass. labels: number of classes, where the config has such a field. Raises ValueError."""
+        config = architectures()[self.architecture].config
+        base = dataclasses.asdict(self._size()) if self.size else {}
+        fields = _merged(base, self.config)
+        names = [field.name for field in dataclasses.fields(config)]
+        if "classes" in names and "classes" not in self.config and labels:
+            fields["classes"] = labels
+        return read_config(config, fields)
 
-class Step(_Schema):
+    def _size(self) -> Any:
+        tables = [table for system in systems() for table in system.sizes if table.architecture == self.architecture]
+        sizes = {name: config for table in tables for name, config in named(table.configs).items()}
+        if self.size not in sizes:
+            raise ValueError(f"size {self.size!r} of {self.architecture} is unknown; known are {', '.join(sizes) or 'none'}")
+        return sizes[self.size]
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` over `base`; mappings inside are merged, not replaced."""
+    result = dict(base)
+    for name, value in changes.items():
+        inner = result.get(name)
+        result[name] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+class Phase(Settings):
+    """One objective, trained from its starting weights to its last epoch."""
+
+    name: str
+    objective: ObjectiveSettings
+    model: ModelSettings | None = None
+    """None for the recipe's."""
+    start: str | None = None
+    """Starting weights: the name of an earlier phase, `NAME@0` for the weights that it started with, or the path of a bundle or a
+    safetensors file. None: random."""
+    parts: dict[str, str] = Field(default_factory=dict)
+    """The same for parts of the network, by their names in it: `{vision: bundles/NAME/VERSION}`."""
+    data: DataSettings | None = None
+    augment: Augment | None = None
+    """None for the recipe's, both."""
+    preprocess: Preprocess | None = None
+    optimiser: OptimiserSettings
+    schedule: ScheduleSettings = ScheduleSettings()
+    loop: LoopSettings
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not NAME_PATTERN.fullmatch(value):
+            raise ValueError(f"{value!r}: use a-z, 0-9, '.', '_' and '-'")
+        return value
+
+
+class Step(Settings):
     """A rung to be measured."""
 
     name: str
     schedule: int | list[int] | dict[str, int | float]
 
+    @field_validator("schedule")
+    @classmethod
+    def _parses(cls, value: int | list[int] | dict[str, int | float]) -> int | list[int] | dict[str, int | float]:
+        MergeSchedule.parse(value)
+        return value
 
-class Ladder(_Schema):
+
+class LadderSettings(Settings):
     rungs: list[Step] = Field(min_length=1)
     min_throughput: float = Field(gt=1)
     """The default rung is the most accurate on the validation split among those at least this fast, relative to merging off."""
@@ -82,48 +113,135 @@ class Ladder(_Schema):
     rounds: int = Field(ge=3)
 
 
-class Recipe(_Schema):
+class FlagsQuality(Settings):
+    """The starter's measurements: accuracy by source, against baselines, with and without pre-training, and by rung."""
+
+    kind: Literal["flags"]
+    ladder: LadderSettings
+    with_pretraining: str
+    without_pretraining: str
+    """Phases to compare."""
+    examples: Path | None = None
+    """A folder of images whose predictions the bundle records, so that anybody can check the weights; from the working directory."""
+
+
+class HeldOutQuality(Settings):
+    """Accuracy on labelled images that were not trained on."""
+
+    kind: Literal["held-out"]
+    data: DataSettings
+    ladder: LadderSettings | None = None
+
+
+class Release(Settings):
+    """The bundle that a recipe ends in."""
+
+    task: Task
+    phase: str | None = None
+    """Whose network it holds; None for the last phase's."""
+    quality: FlagsQuality | HeldOutQuality | None = Field(default=None, discriminator="kind")
+    """None: nothing is measured, and the bundle says so."""
+    dtype: Literal["float16", "float32"] = "float16"
+
+
+class Recipe(Settings):
     name: str
     version: str
-    description: str
+    description: str = ""
     license: str
-    seed: int
-    precision: Literal["no", "bf16"]
-    checkpoint_every: int = Field(gt=0)
-    """Steps between checkpoints."""
-    workers: int = Field(ge=0)
-    """Processes that prepare batches while others train; the cores that they leave are for training."""
-    data: Flags
-    preprocess: Preprocess
-    model: Model
-    pretrain: Pretraining
-    finetune: Finetuning
-    comparison_epochs: int = Field(gt=0)
-    """Of fine-tuning with and without pre-training, to compare the two."""
-    ladder: Ladder
-    examples: Path | None = None
-    """A folder of pictures whose predictions the bundle records, so that anybody can check the weights; from the working directory."""
+    seed: int = Field(default=0, ge=0)
+    data: DataSettings
+    augment: Augment = Augment()
+    preprocess: Preprocess | None = None
+    """None for networks that take no images."""
+    clip: Clip | None = None
+    sound: Sound | None = None
+    words: int = Field(default=0, ge=0)
+    """Token ids of a caption."""
+    model: ModelSettings | None = None
+    phases: list[Phase] = Field(min_length=1)
+    release: Release | None = None
+    """None: no bundle is written; the run folder holds the weights."""
 
     @model_validator(mode="after")
-    def _preprocess_fits(self) -> Self:
-        if self.preprocess.image_size != self.model.image_size:
-            raise ValueError(f"preprocess.image_size {self.preprocess.image_size} is not model.image_size {self.model.image_size}")
-        if self.preprocess.interpolation == "tf1-bicubic":
-            raise ValueError("preprocess.interpolation tf1-bicubic: only the service prepares pictures so")
+    def _consistent(self) -> Self:
+        known: set[str] = set()
+        for number, phase in enumerate(self.phases):
+            where = f"phases.{number}"
+            if phase.name in known:
+                raise ValueError(f"{where}.name: {phase.name} is the name of an earlier phase too")
+            if phase.model is None and self.model is None:
+                raise ValueError(f"{where}.model: neither the phase nor the recipe has one")
+            for field, source in [("start", phase.start or ""), *((f"parts.{name}", source) for name, source in phase.parts.items())]:
+                start = source.removesuffix("@0")
+                if start and start not in known and not Path(start).suffix and "/" not in start:
+                    raise ValueError(f"{where}.{field}: {start} is no earlier phase ({', '.join(known) or 'there is none'}) and no path")
+            self._sizes_agree(phase, where)
+            known.add(phase.name)
+        if self.release and self.release.phase is not None and self.release.phase not in known:
+            raise ValueError(f"release.phase: {self.release.phase} is no phase; there are {', '.join(known)}")
+        quality = self.release.quality if self.release else None
+        if isinstance(quality, FlagsQuality) and not {quality.with_pretraining, quality.without_pretraining} <= known:
+            raise ValueError(f"release.quality: with_pretraining and without_pretraining are phases; there are {', '.join(known)}")
         return self
 
+    def _sizes_agree(self, phase: Phase, where: str) -> None:
+        preprocess = phase.preprocess or self.preprocess
+        if preprocess is None:
+            return
+        size = getattr(self.model_of(phase).resolved(labels=1), "image_size", None)
+        if isinstance(size, int) and size != preprocess.image_size:
+            raise ValueError(f"{where}: preprocess.image_size {preprocess.image_size} is not the model's image_size {size}")
+        if preprocess.interpolation == "tf1-bicubic":
+            raise ValueError("preprocess.interpolation tf1-bicubic: only the service prepares pictures so")
 
-def read(path: Path) -> Recipe:
-    """Raises RecipeError."""
+    def model_of(self, phase: Phase) -> ModelSettings:
+        model = phase.model or self.model
+        assert model is not None
+        return model
+
+
+def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe with `changes` such as `phases.0.loop.batch_size=8` over it. Raises RecipeError."""
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not YAML: {error}") from error
+    if changes:
+        content = json.loads(json.dumps(content, default=str))  # aliases of YAML are one object, and a change is meant for one place
+    for change in changes:
+        _apply(content, change)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "content"
-        raise RecipeError(f"{path}: {where}: {first['msg']}") from error
+        raise RecipeError(f"{path}: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """Field and reason of the first mistake. The kinds that pydantic puts between fields are left out."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "content"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {reason}"
+
+
+def _apply(content: Any, change: str) -> None:
+    """Set one field in place. Raises RecipeError."""
+    path, found, value = change.partition("=")
+    if not found:
+        raise RecipeError(f"{change}: overrides have the form FIELD=VALUE, such as phases.0.loop.batch_size=8")
+    *parents, last = path.split(".")
+    place = content
+    for depth, part in enumerate(parents):
+        try:
+            if isinstance(place, dict) and part not in place:
+                place[part] = {}
+            place = place[int(part) if isinstance(place, list) else part]
+        except (LookupError, ValueError, TypeError) as error:
+            raise RecipeError(f"{change}: the recipe has no {'.'.join(parents[: depth + 1])}") from error
+    try:
+        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
+    except (LookupError, ValueError, TypeError) as error:
+        raise RecipeError(f"{change}: the recipe has no {path}") from error

@@ -45,10 +45,11 @@ class Tokens:
         if r == 0:
             return self
         matching = ops.bipartite_match(metric, r, protected=self.protected)
-        x, size = ops.merge(self.x, self.size, matching)
-        source = ops.merge_source(self.source, matching) if self.traced else None
-        owners = () if source is None else (*self.owners, source.argmax(dim=1))
-        return replace(self, x=x, size=size, source=source, owners=owners)
+        if not self.traced:
+            x, size = ops.merge(self.x, self.size, matching)
+            return replace(self, x=x, size=size)
+        x, size, source = ops.merge_traced(self.x, self.size, self.source, matching)
+        return replace(self, x=x, size=size, source=source, owners=(*self.owners, source.argmax(dim=1)))
 
     def spread(self) -> Tensor:
         """Every input token with the content of the one that holds it: (B, N_in, C), for models that need a token in each place. Once

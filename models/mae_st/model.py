@@ -115,12 +115,12 @@ class VideoMAE(nn.Module):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, clips: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False) -> Classified:
-        """Normalised clips (B, channels, T, S, S). Tokens merge freely across frames."""
+    def forward(self, clips: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False, keep: Tensor | None = None) -> Classified:
+        """Normalised clips (B, channels, T, S, S). Tokens merge freely across frames. keep: as for `ViT`."""
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = self._embed(clips, trace)
         tokens_in = tokens.x.shape[1]
-        tokens = run_trunk(self.blocks, tokens, schedule, reversible=self.config.reversible, training=self.training)
+        tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self.norm(self._mean(tokens))
         logits = self.head(self.dropout(features))
         return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)

@@ -188,6 +188,12 @@ class ViT(nn.Module):
         logits = self._classify(features)
         return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
 
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """→ (B, patches, C), each patch after the last block and `norm`: what another model is taught to predict."""
+        tokens = run_trunk(self.blocks, self._embed(images, trace=False), [0] * self.config.depth, reversible=self.config.reversible)
+        patches: Tensor = self.norm(tokens.x[:, self.config.special_tokens :])
+        return patches
+
     def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
         images = checked("images", images, (self.config.channels, *self.config.image_shape))
         special = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]

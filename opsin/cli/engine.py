@@ -20,6 +20,7 @@ def require_engine(command: str) -> None:
         )
 
 
-def lacks(module: ModuleNotFoundError) -> Misuse:
+def lacks(module: ModuleNotFoundError, extra: str = "server") -> Misuse:
     """What to say where the checkout is there and a library of its extras is not."""
-    return Misuse(f"the Python package {module.name!r} is missing: run `make serve` once, or `pip install -e '.[server]'` in the checkout")
+    made = "run `make serve` once, or " if extra == "server" else ""
+    return Misuse(f"the Python package {module.name!r} is missing: {made}`pip install -e '.[{extra}]'` in the checkout")

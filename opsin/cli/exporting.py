@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import size
+
+if TYPE_CHECKING:
+    from models.bundle import BundleSpec
+    from models.merge_schedule import MergeSchedule
 
 
 def export(
@@ -20,12 +25,29 @@ def export(
         typer.Option("--output", "-o", metavar="FILE", help=".safetensors, or a torch file of any other suffix.", show_default=False),
     ],
     family: Annotated[str | None, typer.Option(help="Whose layout. [default: the one it was imported from]", show_default=False)] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph instead, compared with the model first.")] = False,
+    rung: Annotated[
+        str | None,
+        typer.Option(help="With --onnx: the rung whose merging is baked in, or off. [default: the bundle's default]", show_default=False),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --onnx: an image that graph and model are compared on; repeatable.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a bundle's weights in a published layout: its key names and its container. What import brought in comes out bit for bit.
 
-    `--family flip` writes T5X's folder if FILE has no suffix.
+    `--family flip` writes T5X's folder if FILE has no suffix. `--onnx` takes a ViT with its merging, and of DiffMAE the denoising step,
+    of MCC the decoder that answers queries.
     """
     require_engine("export")
+    if onnx:
+        if family is not None:
+            raise Misuse("--family: an ONNX graph has no published layout; leave out --family or --onnx")
+        export_graph(bundle, output, rung, image or [])
+        return
+    if rung is not None or image:
+        raise Misuse("--rung and --image belong to --onnx")
     try:
         from models.bundle import BundleError, read
         from models.published.container import CheckpointError
@@ -45,3 +67,44 @@ def export(
     typer.echo(f"written  {output}")
     settings = " ".join(f"--set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in written.settings.items())
     typer.echo(f"back     opsin import {shlex.quote(str(output))} --family {written.family} {settings}".rstrip() + " -o …")
+
+
+def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path]) -> None:
+    try:
+        from models import onnx_export
+        from models.bundle import BundleError, read
+        from server.media.images import Decoder, ImageError, to_model_size
+        from server.settings import Settings
+    except ModuleNotFoundError as error:
+        raise lacks(error, "export") from error
+    try:
+        bundle = read(folder)
+        spec, limit = bundle.spec, Settings().max_pixels
+        schedule = None if rung is None else _schedule(spec, rung)
+        pixels = []
+        for path in images:
+            try:
+                with Decoder(limit).decoded(path.read_bytes()) as picture:
+                    pixels.append(to_model_size(picture, spec.pictures, limit))
+            except ImageError as error:
+                raise Misuse(f"--image {path}: {error}") from error
+        written = onnx_export.export(bundle, output, schedule=schedule, pixels=pixels)
+    except onnx_export.ExportError as error:
+        raise Misuse(str(error)) from error
+    except (BundleError, OSError) as error:
+        raise Failure(f"export: {error}") from error
+    for name, shape in written.inputs.items():
+        typer.echo(f"input    {name} ({', '.join(map(str, shape))})")
+    typer.echo(f"output   {', '.join(written.outputs)}")
+    typer.echo(f"nodes    {written.nodes}, {size(written.bytes)}")
+    typer.echo(f"differs  {written.difference:.1e} at most from the model, relative to outputs of size 1 or more")
+    typer.echo(f"written  {output}")
+
+
+def _schedule(spec: BundleSpec, rung: str) -> MergeSchedule:
+    from models.merge_schedule import MergeSchedule
+
+    found = spec.rung(rung)
+    if rung != "off" and found is None:
+        raise Misuse(f"--rung {rung}: {spec.id} has no such rung; it has {', '.join(['off', *(each.name for each in spec.ladder)])}")
+    return MergeSchedule.off() if found is None else found.merge

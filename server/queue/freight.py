@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from server.queue.connect import away_is_one_error
 from server.queue.wire import AsyncWire
@@ -23,10 +24,16 @@ class Freight:
         self._wire = wire
         self._line = asyncio.Semaphore(PIECES_AT_ONCE)
 
-    async def write(self, key: str, data: bytes) -> None:
-        """In place of what was there. It expires unless somebody takes it over. Raises RedisAway."""
+    async def write(self, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
+        """In place of what was there. It expires unless somebody takes it over. Once it is not wanted any more, it is removed.
+
+        Raises RedisAway.
+        """
         await self._send("SET", key, data[:PIECE_BYTES], "PX", STAGED_MS)
         for count, at in enumerate(range(PIECE_BYTES, len(data), PIECE_BYTES), start=1):
+            if not wanted():
+                await self.delete(key)
+                return
             await self._send("APPEND", key, data[at : at + PIECE_BYTES])
             if count % PIECES_PER_RENEWAL == 0 or at + PIECE_BYTES >= len(data):
                 await self._send("PEXPIRE", key, STAGED_MS)

@@ -169,8 +169,7 @@ class Room:
     async def _stage(self, group: Iterable[_Request]) -> None:
         for request in group:
             for key, message in request.staged.items():
-                if not request.admitted.done():
-                    await self._freight.write(key, message)
+                await self._freight.write(key, message, wanted=lambda waits=request.admitted: not waits.done())  # type: ignore[misc]
 
     def _arguments(self, group: Iterable[_Request]) -> list[Any]:
         arguments: list[Any] = [self._settings.queue_max_items, self._settings.queue_max_bytes]

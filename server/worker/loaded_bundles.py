@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from models.bundle import SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read
+from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read
 from server.queue import keys
 from server.queue.job import ServedBundle
 from server.telemetry import logs
@@ -187,7 +187,7 @@ class LoadedBundles:
 def _stamp(path: Path) -> tuple[int, ...]:
     """Changes when the bundle's files do."""
     stamp: list[int] = []
-    for name in (SPEC_FILE, WEIGHTS_FILE):
+    for name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
         try:
             stat = (path / name).stat()
         except OSError:

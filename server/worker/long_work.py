@@ -73,6 +73,8 @@ class LongWork:
         """No list is empty."""
         self._running: Counter[Bucket] = Counter()
         """Number of jobs in a step."""
+        self._latest: dict[str, Bucket] = {}
+        """By queue, the bucket that stepped last: its budget decides how many jobs to pull."""
         self._ended = -inf
         """When the last step ended, monotonic seconds."""
         self._seconds = 0.0
@@ -125,6 +127,7 @@ class LongWork:
         if members[size:]:
             self._waiting[bucket] = members[size:]
         self._running[bucket] += size
+        self._latest[bucket.queue] = bucket
         self._others = 0.0
         return [member.delivery for member in members[:size]]
 
@@ -153,7 +156,7 @@ class LongWork:
         used = sum(it.nbytes + (here[queue] - it.residents) * it.state_bytes for queue, it in residencies.items())
         rooms = {}
         for queue, residency in residencies.items():
-            budget = self._step_times(self._latest(queue)).best * slots
+            budget = self._step_times(self._latest.get(queue, Bucket(queue, ""))).best * slots
             room = min(budget, HOARD * budget - here[queue])
             if residency.state_bytes:
                 room = min(room, int((state_bytes - used) // residency.state_bytes))
@@ -213,7 +216,3 @@ class LongWork:
     def _here(self, queue: str) -> int:
         waiting = sum(len(members) for bucket, members in self._waiting.items() if bucket.queue == queue)
         return waiting + sum(size for bucket, size in self._running.items() if bucket.queue == queue)
-
-    def _latest(self, queue: str) -> Bucket:
-        """A bucket of the queue, the last one that came."""
-        return next((bucket for bucket in reversed([*self._running, *self._waiting]) if bucket.queue == queue), Bucket(queue, ""))

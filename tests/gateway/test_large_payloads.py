@@ -10,7 +10,7 @@ import pytest
 
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, ask_later, comes_to, result
-from tests.gateway.service import Gateway, Worker, make_spec, picture
+from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.slow_link import slow_link
 from tests.queue.harness import Server
 
@@ -85,5 +85,26 @@ def test_what_was_staged_and_refused_is_dropped(tmp_path: Path) -> None:
             accepted(ask_later(gateway))
             assert ask_later(gateway).status_code == 429
             assert list(db.scan_iter("stage:*")) == []
+    finally:
+        server.kill()
+
+
+def test_a_client_that_leaves_meanwhile_takes_its_message_along(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--save", "", "--appendonly", "no")
+    try:
+        with (
+            slow_link(server.port, MEGABYTE) as port,
+            Worker(server.url, [make_spec("large", image_size=2000)]) as worker,
+            service.gateway(f"redis://127.0.0.1:{port}/0") as gateway,
+            worker.redis() as db,
+            ThreadPoolExecutor(1) as threads,
+        ):
+            large = threads.submit(gateway.http.post, "/v1/classify", content=picture(6), timeout=2.0)
+            eventually(lambda: list(db.scan_iter("stage:*")), "its message is on the way")
+            with pytest.raises(httpx.ReadTimeout):
+                large.result()
+            eventually(lambda: not list(db.scan_iter("stage:*")), "its message is gone", seconds=5.0)
+            assert list(db.scan_iter("job:*")) == []
+            assert worker.done == []
     finally:
         server.kill()

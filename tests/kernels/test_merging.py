@@ -40,6 +40,23 @@ def test_at_most_half_of_the_unprotected_tokens_merge() -> None:
     assert ops.effective_r(2, 5, 2) == ops.effective_r(10, -3, 1) == 0
 
 
+def test_of_exact_ties_the_earlier_position_merges_into_the_earlier_position() -> None:
+    matching = ops.bipartite_match(torch.ones(2, 40, 4), 5)
+    assert matching.sources.tolist() == [[0, 2, 4, 6, 8]] * 2
+    assert matching.kept[:, :15].tolist() == [list(range(10, 40, 2))] * 2
+    assert matching.into.tolist() == [[15] * 5] * 2  # token 1, behind the 15 even ones that stay
+
+
+@pytest.mark.parametrize("traced_before", [False, True])
+def test_a_traced_merge_is_a_merge_and_its_sources(generator: torch.Generator, traced_before: bool) -> None:
+    x, size = randn(generator, 2, 15, 4), torch.randint(1, 5, (2, 15, 1), generator=generator).float()
+    source = ops.merge_source(None, ops.bipartite_match(randn(generator, 2, 20, 4), 5)) if traced_before else None
+    matching = ops.bipartite_match(x, 5, protected=1)
+    traced = ops.merge_traced(x, size, source, matching)
+    for found, expected in zip(traced, (*ops.merge(x, size, matching), ops.merge_source(source, matching)), strict=True):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("protected", [0, 1, 2])
 def test_unmerging_gives_every_token_the_row_that_it_went_into(generator: torch.Generator, protected: int) -> None:
     x = randn(generator, 2, 16, 4)

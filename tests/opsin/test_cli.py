@@ -59,7 +59,9 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert all(f" {name} " in shown.stdout for name in ["serve", "gateway", "worker", "demo", "classify", "import", "bundles", "bench"])
+    assert all(
+        f" {name} " in shown.stdout for name in ["serve", "gateway", "worker", "demo", "classify", "import", "bundles", "train", "bench"]
+    )
 
 
 def test_importing_opsin_is_light_and_still_offers_the_client() -> None:

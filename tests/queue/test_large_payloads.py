@@ -58,7 +58,7 @@ async def test_an_unread_job_can_be_handed_back(url: str, worker: WorkerQueue) -
         unread = await taken(leaving)
         leaving.hand_back(unread)
         [again] = await pulled(worker)
-        assert (again.job.id, again.stream) == (unread[0].job_id, f"{STREAM}:back")  # type: ignore[union-attr]
+        assert (again.job.id, again.stream) == (unread[0].job_id, f"{STREAM}:back")
         worker.finish([(again, echo(worker, again))])
         assert await request == 7
 

@@ -10,8 +10,8 @@ import redis
 
 from server.queue import keys
 from server.queue.dispatch import Dispatcher
-from server.queue.job import Job
-from server.queue.worker_side import WorkerQueue
+from server.queue.job import Job, Reply
+from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import QUEUE, QUICK_WORKER, a_job, announce, answer_of, echo, gateway, nothing_is_left, pulled
 
 
@@ -30,9 +30,9 @@ def worker(worker: WorkerQueue) -> WorkerQueue:
     return worker
 
 
-async def asked(us: Dispatcher, count: int) -> tuple[list[Job], asyncio.Task[list[object]]]:
+async def asked(us: Dispatcher, count: int) -> tuple[list[Job], asyncio.Task[list[Reply]]]:
     jobs = [await a_job(us, value) for value in range(count)]
-    return jobs, asyncio.create_task(us.submit_all(jobs))  # type: ignore[arg-type]
+    return jobs, asyncio.create_task(us.submit_all(jobs))
 
 
 async def test_only_what_was_running_is_suspected_and_the_others_go_back_with_their_time(
@@ -53,7 +53,7 @@ async def test_only_what_was_running_is_suspected_and_the_others_go_back_with_th
         assert [suspect and suspect.job.id for suspect in suspects] == [taken[i].job.id for i in (1, 2, 3)] + [None]
         held = [*innocent, *(suspect for suspect in suspects if suspect)]
         worker.finish([(delivery, echo(worker, delivery)) for delivery in held])
-        assert sorted(answer_of(reply) for reply in await request) == list(range(6))  # type: ignore[arg-type]
+        assert sorted(answer_of(reply) for reply in await request) == list(range(6))
         assert nothing_is_left(db)
 
 
@@ -92,7 +92,7 @@ async def test_the_third_death_while_its_own_step_ran_makes_a_dead_letter_and_re
             assert int(db.hget(f"deaths:{job.id}", "count") or 0) == (0, 1, 1, 2)[life]
         assert worker.reclaim([QUEUE]) is None
         [reply] = await request
-        assert reply.failure is not None and reply.failure.kind == "worker-crashed"  # type: ignore[attr-defined]
+        assert reply.failure is not None and reply.failure.kind == "worker-crashed"
         [(_, letter)] = db.xrange(keys.DEAD)
         assert letter["id"] == job.id
         assert nothing_is_left(db)
@@ -129,15 +129,15 @@ async def test_beginning_a_step_tells_what_is_cancelled_late_deserted_or_ended_a
     async with gateway(url) as us, gateway(url) as them:
         jobs = [await a_job(us, 0), await a_job(us, 1), await a_job(us, 2, seconds=1.0), await a_job(them, 3), await a_job(us, 4)]
         requests = [asyncio.create_task((them if i == 3 else us).submit_all([job])) for i, job in enumerate(jobs)]
-        taken: list[object] = []
+        taken: list[Delivery] = []
         while len(taken) < 5:
             taken += await pulled(victim)
         db.set(f"cancel:{jobs[1].id}", "1")
-        other = next(job for job in taken if job.job.id == jobs[4].id)  # type: ignore[attr-defined]
-        worker.finish([(other, echo(worker, other))])  # type: ignore[arg-type]
+        other = next(job for job in taken if job.job.id == jobs[4].id)
+        worker.finish([(other, echo(worker, other))])
         await asyncio.sleep(1.1)
         db.delete(f"gw:{them.id}")
-        wanted = victim.begin(taken, 0)  # type: ignore[arg-type]
+        wanted = victim.begin(taken, 0)
         assert [job.job.id for job in wanted] == [jobs[0].id]
         assert worker.has_orphans([QUEUE])
         suspect = worker.reclaim([QUEUE])

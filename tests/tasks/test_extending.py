@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from models.bundle import SPEC_FILE, BundleSpec, Preprocess, Weights, write
 from tests.gateway.service import encoded
-from tests.service import Service, serve
+from tests.service import Service, eventually, serve
 
 HOUSE = Path(__file__).parents[2]
 PAGE = (HOUSE / "docs" / "extending.md").read_text()
@@ -105,6 +105,19 @@ def test_the_task_of_the_page_answers(service: Service) -> None:
     assert re.search(r"\binference;dur=[0-9.]+", text.headers["server-timing"])
 
 
+def test_an_answer_that_is_asked_for_later_has_every_media_type(service: Service) -> None:
+    """It is chosen when the answer is fetched; the options are those of the request."""
+    url, asked = f"{service.url}/v1/mean-colour", {"Prefer": "respond-async", "Accept": "text/html"}
+    accepted = httpx.post(url, content=RED, params={"notation": "rgb"}, headers=asked, timeout=30)
+    assert accepted.status_code == 202
+    job = service.url + accepted.headers["Location"]
+    eventually(lambda: httpx.get(job).json()["state"] == "done", "it is done")
+    text = httpx.get(f"{job}/result", headers={"Accept": "text/plain"})
+    assert (text.text, text.headers["x-model"]) == ("rgb(200, 100, 50)", "colours@1")
+    assert httpx.get(f"{job}/result").json()["colours"] == ["rgb(200, 100, 50)"]
+    assert httpx.get(f"{job}/result", headers={"Accept": "text/html"}).status_code == 406
+
+
 def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
     refused = post(service, RED, notation="cmyk")
     assert (refused.status_code, refused.json()["field"]) == (422, "notation")
@@ -114,7 +127,7 @@ def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
     assert (model["task"], model["default"], model["inputs"][0]["name"]) == ("mean-colour", True, "image")
     operation = httpx.get(f"{service.url}/openapi.json").json()["paths"]["/v1/mean-colour"]["post"]
     assert {"name": "notation", "in": "query"}.items() <= operation["parameters"][1].items()
-    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/plain"}
+    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/plain", "text/event-stream"}
 
 
 def test_what_it_does_not_offer_is_refused(service: Service) -> None:

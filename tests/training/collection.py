@@ -101,31 +101,44 @@ def build(folder: Path) -> dict[str, Any]:
 
 
 def recipe(data: dict[str, Any]) -> dict[str, Any]:
-    """Everything of a recipe, as small as it can be."""
-    phase = {"epochs": 2, "warmup": 0.5, "batch_size": 4, "lr": 0.002, "weight_decay": 0.05, "renderings": 2}
+    """Everything of the starter's recipe, as small as it can be."""
+    network = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "heads": 2}
+    masked = {**network, "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2, "normalise_targets": True}
+    loop = {"epochs": 2, "batch_size": 4}
+    labels = {
+        "model": {"architecture": "vit", "config": {**network, "pool": "mean", "drop_path": 0.1}},
+        "objective": {"kind": "supervised", "label_smoothing": 0.1, "merge": [0, 3]},
+        "optimiser": {"lr": 0.002, "layer_decay": 0.75},
+    }
+    pretraining = {
+        "name": "pretrain",
+        "model": {"architecture": "mae", "config": masked},
+        "objective": {"kind": "mae"},
+        "optimiser": {"lr": 0.002, "betas": [0.9, 0.95]},
+        "loop": {**loop},
+    }
     return {
         "name": "tiny",
         "version": "0.1",
         "description": "Six flags",
         "license": "CC0-1.0",
         "seed": 3,
-        "precision": "no",
-        "workers": 1,
-        "checkpoint_every": 2,
-        "data": data,
+        "data": {"kind": "flags", **data, "renderings": 2},
         "preprocess": {"image_size": 16, "short_side": 16, "fit": "squeeze", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-        "model": {
-            "image_size": 16,
-            "patch_size": 4,
-            "width": 16,
-            "depth": 2,
-            "heads": 2,
-            "decoder_width": 8,
-            "decoder_depth": 1,
-            "decoder_heads": 2,
+        "phases": [
+            pretraining,
+            {"name": "finetune", "start": "pretrain", **labels, "loop": {**loop}},
+            {"name": "short", "start": "pretrain", **labels, "loop": {**loop, "epochs": 1}},
+            {"name": "scratch", "start": "pretrain@0", **labels, "loop": {**loop, "epochs": 1}},
+        ],
+        "release": {
+            "task": "classify",
+            "phase": "finetune",
+            "quality": {
+                "kind": "flags",
+                "with_pretraining": "short",
+                "without_pretraining": "scratch",
+                "ladder": {"min_throughput": 1.000001, "batch_size": 2, "rounds": 3, "rungs": [{"name": "r3", "schedule": 3}]},
+            },
         },
-        "pretrain": {**phase, "betas": [0.9, 0.95], "mask_ratio": 0.75},
-        "finetune": {**phase, "betas": [0.9, 0.999], "layer_decay": 0.75, "drop_path": 0.1, "label_smoothing": 0.1, "merge": [0, 3]},
-        "comparison_epochs": 1,
-        "ladder": {"min_throughput": 1.000001, "batch_size": 2, "rounds": 3, "rungs": [{"name": "r3", "schedule": 3}]},
     }

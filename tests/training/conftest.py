@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from tests.training import collection
+from tests.training import collection, shapes
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +31,9 @@ def tiny_recipe_file(tiny_recipe: dict[str, Any], tmp_path_factory: pytest.TempP
     file = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     file.write_text(yaml.safe_dump(tiny_recipe))
     return file
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 × 24 images."""
+    return shapes.draw(tmp_path_factory.mktemp("data") / "colours", 24)

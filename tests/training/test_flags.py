@@ -11,7 +11,7 @@ import torch
 from tests.training.collection import COLOURS
 from training.data import flags
 from training.data.flags import Corpus, Drawings, Flags
-from training.data.packages import DataError
+from training.errors import DataError
 
 
 @pytest.fixture(scope="module")

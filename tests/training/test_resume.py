@@ -1,69 +1,180 @@
+"""What a run that is killed, changed or starved does when it is started again."""
+
 from __future__ import annotations
 
+import errno
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemWriter
 
-from training import phases, recipe
-from training.data import flags
-from training.loop import CHECKPOINT, TrainingError
+from tests.training import shapes
+from training import command
+from training.phases import WEIGHTS
+from training.watching import read_log
 
-
-def run(recipe_file: Path, cache: Path, runs: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "training", str(recipe_file), "--only", "scratch", "--cache", str(cache), "--runs", str(runs)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def weights(runs: Path) -> tuple[int, dict[str, torch.Tensor]]:
-    state = torch.load(runs / "tiny-0.1/scratch" / CHECKPOINT, weights_only=True)
-    return state["step"], state["objective"]
+PHASE = "colours-0.1/pretrain"
 
 
-def test_a_run_killed_in_the_middle_ends_with_the_same_weights(tiny_recipe: dict[str, Any], cache: Path, tmp_path: Path) -> None:
-    long = {**tiny_recipe, "checkpoint_every": 3, "comparison_epochs": 40}
-    file = tmp_path / "long.yaml"
-    file.write_text(yaml.safe_dump(long))
-    whole = run(file, cache, tmp_path / "whole")
-    killed = run(file, cache, tmp_path / "killed")
-    checkpoint = tmp_path / "killed/tiny-0.1/scratch" / CHECKPOINT
-    limit = time.monotonic() + 120
-    while not checkpoint.is_file():
-        assert killed.poll() is None and time.monotonic() < limit
+def run(recipe: Path, runs: Path, *changes: str, phase: str = "pretrain") -> int:
+    """In this process → the exit code."""
+    return command.main([str(recipe), *changes, "--phase", phase, "--runs", str(runs), "--no-tensorboard"])
+
+
+@pytest.fixture
+def recipe(colours: Path, tmp_path: Path) -> Path:
+    return shapes.write(shapes.recipe(colours), tmp_path / "colours.yaml")
+
+
+def test_a_run_killed_in_the_middle_has_the_losses_and_weights_of_one_that_was_not(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = shapes.recipe(colours)
+    content["phases"] = content["phases"][1:]
+    content["phases"][0].pop("start")
+    content["phases"][0]["model"]["config"]["drop_path"] = 0.2
+    content["phases"][0]["loop"] = {
+        "epochs": 8,
+        "batch_size": 8,
+        "micro_batch": 4,
+        "ema": 0.9,
+        "clip_norm": 1.0,
+        "checkpoint_every": 7,
+        "workers": 1,
+    }
+    file = shapes.write(content, tmp_path / "long.yaml")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    victim = shapes.start(file, "--phase", "finetune", "--runs", killed)
+    folder, limit = killed / "colours-0.1/finetune", time.monotonic() + 120
+    while not list(folder.glob("step-*[0-9]")):
+        assert victim.poll() is None and time.monotonic() < limit
         time.sleep(0.001)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait(30) == -signal.SIGKILL
-    reached, _ = weights(tmp_path / "killed")
-    assert run(file, cache, tmp_path / "killed").wait(120) == 0
-    assert whole.wait(120) == 0
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait(30) == -signal.SIGKILL
+    assert not (folder / WEIGHTS).exists()
+    shapes.finish(shapes.start(file, "--phase", "finetune", "--runs", killed))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run(file, whole, phase="finetune") == 0
 
-    steps, uninterrupted = weights(tmp_path / "whole")
-    steps_again, resumed = weights(tmp_path / "killed")
-    assert 0 < reached < steps == steps_again
-    assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
-
-
-def test_a_checkpoint_of_another_recipe_is_not_continued(tiny_recipe: dict[str, Any], cache: Path, tmp_path: Path) -> None:
-    plan = recipe.Recipe.model_validate(tiny_recipe)
-    data = flags.build(plan.data, cache)
-    start = phases.untrained(plan).state_dict()
-    phases.finetune(plan, data, tmp_path, start)
-    other = plan.model_copy(update={"finetune": plan.finetune.model_copy(update={"lr": 0.1})})
-    with pytest.raises(TrainingError, match="belongs to a run with other settings"):
-        phases.finetune(other, data, tmp_path, start)
+    wanted, got = read_log(whole / "colours-0.1/finetune"), read_log(folder)
+    assert len(wanted) == 8 * 9
+    assert got == wanted
+    before, after = load_file(whole / "colours-0.1/finetune" / WEIGHTS), load_file(folder / WEIGHTS)
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_finished_run_is_only_loaded(tiny_recipe: dict[str, Any], cache: Path, tmp_path: Path) -> None:
-    plan = recipe.Recipe.model_validate(tiny_recipe)
-    data = flags.build(plan.data, cache)
-    first = phases.pretrain(plan, data, tmp_path).state_dict()
-    second = phases.pretrain(plan, data, tmp_path).state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["mask_token"], phases.untrained(plan).state_dict()["mask_token"])
+def test_a_budget_stops_a_run_and_the_same_command_ends_it(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(recipe, tmp_path / "whole") == 0
+    assert run(recipe, tmp_path / "halves", "phases.0.loop.max_steps=7") == 0
+    assert "stopped in step 7 of phase pretrain" in capsys.readouterr().err
+    assert len(read_log(tmp_path / "halves" / PHASE)) == 7
+    assert run(recipe, tmp_path / "halves") == 0
+    assert read_log(tmp_path / "halves" / PHASE) == read_log(tmp_path / "whole" / PHASE)
+
+
+def test_a_time_budget_stops_a_run_with_a_checkpoint(recipe: Path, tmp_path: Path) -> None:
+    assert run(recipe, tmp_path, "phases.0.loop.max_minutes=0.00001") == 0
+    assert [path.name for path in (tmp_path / PHASE).glob("step-*")] == ["step-1"]
+
+
+def test_sigterm_saves_after_the_step_that_is_running(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def terminate() -> None:
+        while not read_log(tmp_path / PHASE):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    assert run(recipe, tmp_path, "phases.0.loop.epochs=10000", "phases.0.loop.log_every=1") == 0
+    assert "stopped in step" in capsys.readouterr().err
+    [checkpoint] = (tmp_path / PHASE).glob("step-*")
+    assert read_log(tmp_path / PHASE)[-1]["step"] == int(checkpoint.name.removeprefix("step-"))
+
+
+def test_a_finished_run_is_only_loaded(recipe: Path, tmp_path: Path) -> None:
+    assert run(recipe, tmp_path) == 0
+    weights, log = tmp_path / PHASE / WEIGHTS, read_log(tmp_path / PHASE)
+    before = load_file(weights)
+    assert run(recipe, tmp_path) == 0
+    assert read_log(tmp_path / PHASE) == log
+    assert all(torch.equal(value, before[name]) for name, value in load_file(weights).items())
+
+
+def relabelled(content: dict[str, Any], folder: Path) -> None:
+    shapes.draw(folder, 24)
+    (folder / "red").rename(folder / "rouge")
+    content["data"]["path"] = str(folder)
+
+
+def other_images(content: dict[str, Any], folder: Path) -> None:
+    content["data"]["path"] = str(shapes.draw(folder, 24, seed=1))
+
+
+def other_start(content: dict[str, Any], folder: Path) -> None:
+    content["phases"][1]["start"] = None
+
+
+CHANGES: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "model.drop_path was 0.0 and is 0.1": lambda content, _: content["phases"][1]["model"]["config"].update(drop_path=0.1),
+    "content of the data.listing was": other_images,
+    "starting weights (SHA-256) was": other_start,
+    "labels was ['blue', 'green', 'red'] and is ['blue', 'green', 'rouge']": relabelled,
+    "preprocess.mean was [0.5, 0.5, 0.5] and is [0.4, 0.5, 0.5]": lambda content, _: content["preprocess"].update(mean=[0.4, 0.5, 0.5]),
+    "augment.flip was True and is False": lambda content, _: content["augment"].update(flip=False),
+    "objective.label_smoothing was 0.0 and is 0.1": lambda content, _: content["phases"][1]["objective"].update(label_smoothing=0.1),
+    "schedule.warmup was 0.5 and is 1.0": lambda content, _: content["phases"][1]["schedule"].update(warmup=1.0),
+    "optimiser.lr was 0.01 and is 0.02": lambda content, _: content["phases"][1]["optimiser"].update(lr=0.02),
+    "seed was 3 and is 4": lambda content, _: content.update(seed=4),
+}
+
+
+@pytest.fixture(scope="module")
+def begun(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of which both phases are under way."""
+    folder = tmp_path_factory.mktemp("begun")
+    file = shapes.write(shapes.recipe(colours), folder / "colours.yaml")
+    assert run(file, folder, phase="pretrain") == 0
+    assert run(file, folder, "phases.1.loop.max_steps=2", phase="finetune") == 0
+    return folder
+
+
+@pytest.mark.parametrize("said", CHANGES)
+def test_a_run_is_not_continued_after_a_change_and_says_which(
+    begun: Path, colours: Path, tmp_path: Path, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = shapes.recipe(colours)
+    CHANGES[said](content, tmp_path / "data")
+    changed = shapes.write(content, tmp_path / "changed.yaml")
+    assert run(changed, begun, phase="finetune") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_is_not_saved(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exploding = ("phases.0.optimiser.lr=1e30", "phases.0.schedule.warmup=0", "phases.0.loop.checkpoint_every=1")
+    assert run(recipe, tmp_path, *exploding) == 2
+    assert "Not saved: lower optimiser.lr" in capsys.readouterr().err
+    [checkpoint] = (tmp_path / PHASE).glob("step-*")
+    assert read_log(tmp_path / PHASE)[-1]["step"] == int(checkpoint.name.removeprefix("step-"))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(recipe, tmp_path, "phases.0.loop.max_steps=3") == 0
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(FileSystemWriter, "write_data", full)
+        assert run(recipe, tmp_path, "phases.0.loop.max_steps=6") == 2
+    assert "disk full, step 6 could not be saved. The checkpoint of step 3 is kept" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / PHASE).glob("step-*")] == ["step-3"]
+    assert run(recipe, tmp_path) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ import redis
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
 from server.queue.errors import DeadlinePassed
-from server.queue.job import Progress, Reply
+from server.queue.job import Job, Progress, Reply
 from tests.bundles import write_null
 from tests.worker.processes import Gateway, eventually, gateway, worker
 from tests.worker.toys import answer_alone, pixels, steps_of, write_toy
@@ -22,8 +23,8 @@ from tests.worker.toys import answer_alone, pixels, steps_of, write_toy
 SLOW_MS = 20.0
 
 
-def toy_job(asking: Gateway, number: int, choice: int, **more: object) -> object:
-    return asking.job("toy@1", pixels(number, choice), options={"seed": number}, **more)  # type: ignore[arg-type]
+def toy_job(asking: Gateway, number: int, choice: int, **more: Any) -> Job:
+    return asking.job("toy@1", pixels(number, choice), options={"seed": number}, **more)
 
 
 def same(reply: Reply, expected: np.ndarray) -> None:
@@ -38,7 +39,7 @@ async def test_jobs_of_mixed_lengths_in_a_crowd_get_the_answers_they_get_alone(v
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
             assert [(bundle.unit, bundle.items_per_second > 0) for bundle in info.bundles] == [("steps", True)]
-            replies = await asyncio.gather(*(asking.ask(toy_job(asking, number, number % 3)) for number in range(60)))  # type: ignore[arg-type]
+            replies = await asyncio.gather(*(asking.ask(toy_job(asking, number, number % 3)) for number in range(60)))
     for number, reply in enumerate(replies):
         same(reply, answer_alone(model, pixels(number, number % 3), seed=number)["logits"])
     assert max(reply.timing.batch_size for reply in replies if reply.timing) > 1
@@ -51,9 +52,9 @@ async def test_progress_starts_at_nothing_done_and_comes_before_the_answer(valke
         async with gateway(valkey.url) as asking:
             await asking.ready()
             jobs = [toy_job(asking, 1, 0, progress=True, previews=True), toy_job(asking, 2, 0)]
-            replies = await asking.dispatcher.submit_all(jobs, on_progress=told.append)  # type: ignore[arg-type]
+            replies = await asking.dispatcher.submit_all(jobs, on_progress=told.append)
     assert [reply.failure for reply in replies] == [None, None]
-    assert {progress.id for progress in told} == {jobs[0].id}  # type: ignore[attr-defined]
+    assert {progress.id for progress in told} == {jobs[0].id}
     assert (told[0].done, told[0].total, told[0].unit, told[0].preview) == (0, 40, "steps", {})
     done = [progress.done for progress in told]
     assert done == sorted(set(done)) and 1 < len(done) < 40
@@ -66,11 +67,11 @@ async def test_a_cancelled_job_stops_before_its_next_step_and_leaves_nothing(val
         async with gateway(valkey.url) as asking:
             await asking.ready()
             with redis.Redis.from_url(valkey.url) as client:
-                endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))  # type: ignore[arg-type]
+                endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
                 await eventually(lambda: running(client), "it takes steps")
                 endless.cancel()
                 await eventually(lambda: not list(client.scan_iter("job:*")), "it is gone")
-            assert (await asking.ask(toy_job(asking, 2, 1))).failure is None  # type: ignore[arg-type]
+            assert (await asking.ask(toy_job(asking, 2, 1))).failure is None
 
 
 async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
         async with gateway(valkey.url) as asking:
             await asking.ready()
             with redis.Redis.from_url(valkey.url) as client, pytest.raises(DeadlinePassed):
-                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=2.0)))  # type: ignore[arg-type]
+                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=2.0)))
                 await eventually(lambda: running(client), "it takes steps")
                 await asked
             with redis.Redis.from_url(valkey.url) as client:
@@ -92,7 +93,7 @@ async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: 
     with worker(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))  # type: ignore[arg-type]
+            endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
             with redis.Redis.from_url(valkey.url) as client:
                 await eventually(lambda: running(client), "it takes steps")
             replies = await asyncio.gather(*(asking.ask(asking.job("null@1")) for _ in range(5)))
@@ -106,7 +107,7 @@ async def test_sigterm_finishes_what_is_short_and_hands_back_what_is_long_betwee
     with worker(valkey.url, tmp_path, drain_timeout=6) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))  # type: ignore[arg-type]
+            short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
             with redis.Redis.from_url(valkey.url) as client:
                 await eventually(lambda: len(running(client)) == 2, "both take steps")
                 first.send_signal(signal.SIGTERM)
@@ -125,7 +126,7 @@ async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValk
     with worker(valkey.url, tmp_path, drain_timeout=100) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))  # type: ignore[arg-type]
+            asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
             with redis.Redis.from_url(valkey.url) as client:
                 await eventually(lambda: running(client), "it takes steps")
             first.send_signal(signal.SIGTERM)
@@ -143,7 +144,7 @@ async def test_a_job_whose_worker_is_killed_starts_again_and_ends_in_the_same_an
         async with gateway(valkey.url) as asking:
             await asking.ready()
             job = toy_job(asking, 7, 0, progress=True)
-            asked = asyncio.create_task(asking.dispatcher.submit_all([job], on_progress=told.append))  # type: ignore[list-item]
+            asked = asyncio.create_task(asking.dispatcher.submit_all([job], on_progress=told.append))
             await eventually(lambda: any(progress.done for progress in told), "it has taken steps")
             first.kill()
             with worker(valkey.url, tmp_path):

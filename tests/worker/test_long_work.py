@@ -58,13 +58,13 @@ class Device:
         self.batcher = Batcher(self._times, self.long)
 
     def long_job(self, steps: int, **of_delivery: object) -> Delivery:
-        made = delivery(bundle=LONG, **{"queued_at": self.now, **of_delivery})  # type: ignore[arg-type]
+        made = delivery(bundle=LONG, **{"queued_at": self.now, **of_delivery})
         self.totals[made.job.id] = steps
         self.batcher.add(made)
         return made
 
     def short(self, **of_delivery: object) -> Delivery:
-        made = delivery(**{"queued_at": self.now, **of_delivery})  # type: ignore[arg-type]
+        made = delivery(**{"queued_at": self.now, **of_delivery})
         self.batcher.add(made)
         return made
 

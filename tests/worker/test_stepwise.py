@@ -68,7 +68,7 @@ def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedSteps) ->
     """Else the other tests would prove nothing."""
     [state] = toy.start([{"pixels": pixels(1, 1)}], [{"seed": 0}])
     expected = answer_alone(toy, pixels(1, 1))["logits"]
-    for lost in (replace(state, done=1), replace(state, total=state.total + 1)):  # type: ignore[type-var]
+    for lost in (replace(state, done=1), replace(state, total=state.total + 1)):
         here: Any = lost
         while not hasattr(here, "outputs"):
             [here] = toy.step([here], [False])

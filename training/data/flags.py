@@ -4,42 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import resvg_py
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Generator, Tensor
 
-from training.data.packages import DataError, DebianPackage, NpmPackage, obtain
+from models.bundle import Preprocess
+from training.data import distortions
+from training.data.base import Preparation, Sample
+from training.data.images import normalised
+from training.data.packages import DebianPackage, NpmPackage, obtain
+from training.errors import DataError
+from training.settings import Settings
 
 _REGIONAL_INDICATOR_A = 0x1F1E6
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Artwork(_Schema):
+class Artwork(Settings):
     """One artist's flags as SVG files named by country code."""
 
     name: str
     package: NpmPackage
     folder: str
     upper_case: bool = False
-    without: list[str] = []
+    without: list[str] = Field(default_factory=list)
     """Codes for which it draws another country's flag."""
 
     def path(self, root: Path, code: str) -> Path:
         return root / self.folder / f"{code if self.upper_case else code.lower()}.svg"
 
 
-class Emoji(_Schema):
+class Emoji(Settings):
     """One vendor's emoji as PNG files named by code points."""
 
     name: str
@@ -50,13 +52,13 @@ class Emoji(_Schema):
         return root / self.folder / ("-".join(f"{ord(letter) - ord('A') + _REGIONAL_INDICATOR_A:x}" for letter in code) + ".png")
 
 
-class Excluded(_Schema):
+class Excluded(Settings):
     picture: str
     code: str
     why: str
 
 
-class ClipArt(_Schema):
+class ClipArt(Settings):
     """Pictures whose names say a country, from a collection by many hands."""
 
     name: str
@@ -71,9 +73,10 @@ class ClipArt(_Schema):
         return root / self.folder / f"{picture}.png"
 
 
-class Flags(_Schema):
-    """The data of a recipe."""
+class Flags(Settings):
+    """The data of the starter bundle."""
 
+    kind: Literal["flags"] = "flags"
     labels: dict[str, str] = Field(min_length=2)
     """Country code → the label's name, in the order of the classes."""
     left_out: dict[str, str]
@@ -84,12 +87,21 @@ class Flags(_Schema):
     held_out_every: int = Field(ge=2)
     emoji: list[Emoji]
     clip_art: ClipArt
-    look_alikes: list[list[str]] = []
+    look_alikes: list[list[str]] = Field(default_factory=list)
     """Codes of flags that differ little, reported apart."""
     side: int = Field(gt=0)
     """Width and height at which artwork is kept, whatever its proportions."""
     clean: float = Field(gt=0, lt=1)
     """Share of the pictures that are hardly distorted."""
+    renderings: int = Field(default=16, gt=0)
+    """Pictures of every drawing in an epoch."""
+
+    @property
+    def packages(self) -> tuple[NpmPackage | DebianPackage, ...]:
+        """Each once."""
+        artworks = {artwork.package.name: artwork.package for artwork in self.artworks}
+        emoji = {vendor.package.name: vendor.package for vendor in self.emoji}
+        return (*(artworks | emoji).values(), self.clip_art.package)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -215,3 +227,38 @@ def _trimmed(path: Path) -> Image.Image:
 
 def _visible(alpha: int) -> int:
     return 255 if alpha > 32 else 0
+
+
+@dataclass(frozen=True)
+class RenderedFlags:
+    """Artwork under distortions that never repeat. An epoch shows every drawing `renderings` times."""
+
+    corpus: Corpus
+    settings: Flags
+    preprocess: Preprocess
+    unit: str = "images"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.settings.labels.values())
+
+    def __len__(self) -> int:
+        return len(self.corpus.train) * self.settings.renderings
+
+    def identity(self) -> Mapping[str, Any]:
+        drawings = self.corpus.train
+        content = hashlib.sha256(drawings.artwork.numpy().tobytes() + drawings.targets.numpy().tobytes())
+        return {"drawings": len(drawings), "sha256": content.hexdigest()}
+
+    def sample(self, index: int, draw: int) -> Sample:
+        drawing = index % len(self.corpus.train)
+        artwork = self.corpus.train.artwork[drawing].unsqueeze(0)
+        rendered = distortions.render(artwork, self.preprocess.image_size, Generator().manual_seed(draw), self.settings.clean)
+        return {"pixels": normalised(rendered[0].permute(1, 2, 0).numpy(), self.preprocess), "label": self.corpus.train.targets[drawing]}
+
+
+def open_flags(settings: Flags, preparation: Preparation) -> RenderedFlags:
+    """Raises DataError."""
+    if preparation.preprocess is None:
+        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+    return RenderedFlags(build(settings, preparation.cache), settings, preparation.preprocess)

@@ -12,10 +12,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict
 
 from models.bundle import sha256_of
-
-
-class DataError(Exception):
-    """Training data cannot be had or is not what the recipe says; the message says what is missing and how to get it."""
+from training.errors import DataError
 
 
 class Package(BaseModel, ABC):

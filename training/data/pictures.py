@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from models.media.centre_crop import centre, resized
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
-def open_on_white(path: Path) -> Image.Image:
+def open_on_white(path: Path | IO[bytes]) -> Image.Image:
     """The picture as RGB; transparency shows white, as a page does."""
     with Image.open(path) as image:
         if image.mode == "RGB":

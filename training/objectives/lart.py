@@ -1,21 +1,118 @@
-"""LART's losses (arXiv 2304.01199): actions above all; pose, place and Kinetics' classes as the published code has them, unused."""
+"""LART's losses (arXiv 2304.01199): actions above all; pose, location and Kinetics' classes as the published code has them, which its
+recipes leave out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Literal
 
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.lart.model import LART, Recognised
+from models.people.tracks import Hidden, Tracks
+from training import draws, optim_lart, reductions
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
+from training.optim import ParameterGroup
+from training.reductions import term_of_mean
+from training.settings import OptimiserSettings, Settings
 
 ACTION_WEIGHT = 10.0
+BODY = 226
+"""Number of values of a pose before the location: rotations and betas."""
 
 
 class GroundTruth(Enum):
-    """Which tokens have labels to learn from: the least and the most `has_gt`, 2 for people's labels, 1 for a network's, 0 for none."""
+    """Tokens that have labels to learn from: the least and the most `has_gt`, 2 for people's labels, 1 for a network's, 0 for none."""
 
     ALL = (1, 2)
     LABELS = (2, 2)
     PSEUDO = (1, 1)
+
+    def chosen(self, detected: Tensor, has_gt: Tensor) -> Tensor:
+        """(..., 1) each → bool."""
+        least, most = self.value
+        return (detected != 0) & (has_gt >= least) & (has_gt <= most)
+
+
+class LARTSettings(Settings):
+    """The published recipes train actions alone. Weights of 0 freeze what nothing else trains."""
+
+    kind: Literal["lart"] = "lart"
+    labels: Literal["all", "people", "network"] = "all"
+    """Labels to learn from: those by people and by a network, or one of both."""
+    pose_weight: float = Field(default=0.0, ge=0)
+    location_weight: float = Field(default=0.0, ge=0)
+    kinetics_weight: float = Field(default=0.0, ge=0)
+    power: Literal[1, 2] = 1
+    """Exponent of the errors of poses and locations."""
+
+    @property
+    def ground_truth(self) -> GroundTruth:
+        return {"all": GroundTruth.ALL, "people": GroundTruth.LABELS, "network": GroundTruth.PSEUDO}[self.labels]
+
+
+class Actions(nn.Module):
+    """Batch: tracks, (B, T, P, ·): `pose` normalised, `detected`, and what the model has of `joints` and `appearance`; `masked` if tokens
+    are to be hidden though detected; `actions` (B, T, P, classes or more) in 0..1 and `labelled` (B, T, P, 1), their `has_gt`.
+
+    Where weights ask for them: `raw_pose` (B, T, P, 229) and `kinetics` (B, P) int64.
+    """
+
+    def __init__(self, model: LART, settings: LARTSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        model.conv_en.requires_grad_(False)  # in the published files, and not used
+        model.conv_de.requires_grad_(False)
+        if not settings.kinetics_weight:
+            model.kinetics.requires_grad_(False)
+            model.class_token.requires_grad_(False)
+        if not settings.pose_weight:
+            model.heads.regressor.requires_grad_(False)
+        if not settings.location_weight:
+            model.heads.location.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        tracks = Tracks(need(batch, "pose"), need(batch, "detected"), batch.get("joints"), batch.get("appearance"), batch.get("masked"))
+        noise = draws.uniform(batch["draw"], tracks.detected.shape[1:], "mask")
+        return self.losses(tracks, Hidden.at_random(tracks, self.model.config.mask_ratio, noise), batch)
+
+    def losses(self, tracks: Tracks, hidden: Hidden, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """targets: what a batch has of them."""
+        settings = self.settings
+        answer: Recognised = self.model(tracks, hidden)
+        reading, has_gt = answer.reading, need(targets, "labelled")
+        actions = action_loss(reading.actions, need(targets, "actions"), tracks.detected, has_gt, settings.ground_truth)
+        parts = {"loss_actions": term_of_mean(actions, settings.ground_truth.chosen(tracks.detected, has_gt).sum())}
+        loss = parts["loss_actions"]
+        chosen = tracks.detected != 0
+        if settings.pose_weight:
+            parts["loss_pose"] = _regression_term(reading.pose[..., :BODY], need(targets, "raw_pose")[..., :BODY], chosen, settings.power)
+            loss = loss + settings.pose_weight * parts["loss_pose"]
+        if settings.location_weight:
+            parts["loss_location"] = _regression_term(reading.location, need(targets, "raw_pose")[..., BODY:], chosen, settings.power)
+            loss = loss + settings.location_weight * parts["loss_location"]
+        if settings.kinetics_weight:
+            parts["loss_kinetics"] = term_of_mean(kinetics_loss(answer.kinetics, need(targets, "kinetics")), len(chosen))
+            loss = loss + settings.kinetics_weight * parts["loss_kinetics"]
+        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
+
+    def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
+        """Without layer decay, in pre-training, everything decays."""
+        if settings.layer_decay == 1:
+            return optim_lart.pretraining_groups(self.model, settings.weight_decay)
+        return optim_lart.finetuning_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)
+
+
+def _regression_term(predicted: Tensor, target: Tensor, chosen: Tensor, power: int) -> Tensor:
+    """This rank's term of `regression_loss` over the tokens of all ranks."""
+    own = chosen.sum()
+    share = (own + 1) * reductions.world() / (reductions.summed(own) + 1)
+    return regression_loss(predicted, target, chosen, power) * share
 
 
 def action_loss(logits: Tensor, targets: Tensor, detected: Tensor, has_gt: Tensor, which: GroundTruth = GroundTruth.ALL) -> Tensor:
@@ -23,14 +120,13 @@ def action_loss(logits: Tensor, targets: Tensor, detected: Tensor, has_gt: Tenso
 
     logits: (B, T, P, classes); targets: the same, in [0, 1], the classes in front if there are more; detected, has_gt: (B, T, P, 1).
     """
-    least, most = which.value
-    chosen = (detected != 0) & (has_gt >= least) & (has_gt <= most)
+    chosen = which.chosen(detected, has_gt)
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets[..., : logits.shape[-1]].float(), reduction="none")
     return ACTION_WEIGHT * (losses * chosen).sum() / (chosen.sum() * logits.shape[-1]).clamp(min=1)
 
 
 def regression_loss(predicted: Tensor, target: Tensor, chosen: Tensor, power: int) -> Tensor:
-    """Of poses (their first 226 values) or places: the sum of |error|^power over the chosen tokens by their number and one.
+    """Loss of poses (their first 226 values) or locations: the sum of |error|^power over the chosen tokens by their number and one.
 
     predicted, target: (..., D); chosen: (..., 1) of bool; power: 1 or 2.
     """
@@ -40,3 +136,8 @@ def regression_loss(predicted: Tensor, target: Tensor, chosen: Tensor, power: in
 def kinetics_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of (B, P, classes) to labels (B, P)."""
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+
+
+def build(settings: LARTSettings, model: nn.Module, facts: Facts) -> Actions:
+    """Raises ValueError."""
+    return Actions(expect(settings.kind, model, LART), settings)

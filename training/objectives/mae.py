@@ -1,20 +1,63 @@
-"""Masked-autoencoder pre-training (arXiv 2111.06377): reconstruct the patches that the encoder did not see."""
+"""Masked-autoencoder pre-training: reconstruct the patches that the encoder did not see. Of images (MAE, arXiv 2111.06377), of clips
+(MAE-ST, 2205.09113) and of spectrograms (Audio-MAE, 2207.06405)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from models.layers.masked_autoencoder import Reconstruction
+from models.layers.patches import to_pixels
 from models.mae.model import MAE
+from models.mae_st.pretraining import VideoMAEPretraining
+from models.mavil.audio_mae import AudioMAE
+from training import draws
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
+from training.reductions import term_of_mean
+from training.settings import Settings
+
+
+class MAESettings(Settings):
+    """The mask ratio and the kind of targets are the network's."""
+
+    kind: Literal["mae"] = "mae"
 
 
 class MaskedReconstruction(nn.Module):
-    def __init__(self, model: MAE) -> None:
+    """Batch, all normalised: `pixels` (B, channels, S, S), `clip` (B, channels, T, S, S) or `spectrogram` (B, 1, times, mel bins)."""
+
+    def __init__(self, model: MAE | VideoMAEPretraining | AudioMAE, facts: Facts | None = None) -> None:
         super().__init__()
         self.model = model
+        self.input = "pixels" if isinstance(model, MAE) else "spectrogram" if isinstance(model, AudioMAE) else "clip"
+        self._facts = facts or Facts()
 
-    def forward(self, pixels: Tensor, targets: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) → the loss; labels are not looked at. The masks come from torch's global generator."""
-        noise = torch.rand(pixels.shape[0], self.model.config.patches, device=pixels.device)
-        loss: Tensor = self.model(pixels, noise).loss
-        return loss
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.losses(need(batch, self.input), self.noise(batch["draw"]))
+
+    def noise(self, draw: Tensor) -> Tensor:
+        """(B, L), uniform: of each sample the patches with the lowest are visible."""
+        return draws.uniform(draw, (self.model.config.patches,), "mask")
+
+    def losses(self, inputs: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The mean over removed patches: the same number in every sample, but ranks may have different numbers of samples."""
+        answer: Reconstruction = self.model(inputs, noise)
+        return {"loss": term_of_mean(answer.loss, answer.mask.sum())}
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Images that the encoder saw, and the whole as predicted."""
+        preprocess = self._facts.preprocess
+        if preprocess is None or not isinstance(self.model, MAE):
+            return {}
+        shown = self.model.pictures(batch["pixels"], self.model(batch["pixels"], self.noise(batch["draw"])))
+        images = {"masked": shown.masked, "predicted": shown.pasted}
+        return {name: to_pixels(image, preprocess.mean, preprocess.std) for name, image in images.items()}
+
+
+def build(settings: MAESettings, model: nn.Module, facts: Facts) -> MaskedReconstruction:
+    """Raises ValueError."""
+    return MaskedReconstruction(expect(settings.kind, model, MAE, VideoMAEPretraining, AudioMAE), facts)

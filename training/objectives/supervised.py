@@ -1,28 +1,132 @@
-"""Classification with token merging active in training (section 4.3 of arXiv 2210.09461): each batch under one of a few schedules."""
+"""Classification with labels: fine-tuning of MAE and MAE-ST, training of ViT, Rev-ViT and MViT, with token merging active where a ladder is
+to be served (section 4.3 of arXiv 2210.09461)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from models.layers.block import drop_path_rates
+from models.mae_st.model import VideoMAE
 from models.merge_schedule import MergeSchedule
+from models.mvit.model import MViT
+from models.mvit.reversible import RevMViT
 from models.vit.model import ViT
+from training import draws
+from training.errors import TrainingError
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
+from training.objectives.mixing import Mixing
+from training.optim import ParameterGroup, layer_decay_groups, pretraining_groups
+from training.reductions import term_of_mean
+from training.settings import OptimiserSettings, Settings
+
+
+class SupervisedSettings(Settings):
+    """The published recipes fine-tune with mixup 0.8, cutmix 1.0, label smoothing 0.1."""
+
+    kind: Literal["supervised"] = "supervised"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+    mix_probability: float = Field(default=1.0, ge=0, le=1)
+    cutmix_probability: float = Field(default=0.5, ge=0, le=1)
+    """See `training.objectives.mixing.Mixing`."""
+    multi_label: bool = False
+    """Samples may have several labels: binary cross-entropy of each class; otherwise softmax cross-entropy."""
+    merge: list[int | list[int] | dict[str, int | float]] = Field(default=[0], min_length=1)
+    """Each step trains under one of these merge schedules, drawn at random."""
+
+    @model_validator(mode="after")
+    def _schedules(self) -> Self:
+        for schedule in self.merge:
+            MergeSchedule.parse(schedule)
+        if self.multi_label and self.label_smoothing:
+            raise ValueError("label_smoothing: is of softmax cross-entropy, which multi_label has not")
+        return self
 
 
 class Supervised(nn.Module):
-    """A schedule is drawn for every batch, so that one set of weights serves the whole ladder."""
+    """Batch: normalised `pixels` (B, 3, S, S) or, for models of video, `clip` (B, 3, T, S, S); `label` int64 (B,), or `labels` (B, classes)
+    in 0..1."""
 
-    def __init__(self, model: ViT, schedules: Sequence[MergeSchedule], label_smoothing: float = 0.0) -> None:
+    def __init__(self, model: ViT | VideoMAE | MViT | RevMViT, settings: SupervisedSettings | None = None) -> None:
         super().__init__()
         self.model = model
-        self.schedules = tuple(schedules)
-        self.label_smoothing = label_smoothing
+        self.settings = settings or SupervisedSettings()
+        self.schedules = tuple(MergeSchedule.parse(schedule) for schedule in self.settings.merge)
+        self.mixing = Mixing(self.settings.mixup, self.settings.cutmix, self.settings.mix_probability, self.settings.cutmix_probability)
+        images = isinstance(model, ViT) or (isinstance(model, MViT | RevMViT) and model.config.images)
+        self.input = "pixels" if images else "clip"
+        if isinstance(model, MViT | RevMViT) and self.schedules != (MergeSchedule.off(),):
+            raise ValueError(f"objective.merge: tokens of {type(model).__name__} do not merge")
 
-    def forward(self, pixels: Tensor, targets: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S), labels (B,) → the loss. The draw comes from torch's global generator."""
-        schedule = self.schedules[int(torch.randint(len(self.schedules), ()))]
-        logits = self.model(pixels, merge=schedule).logits
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draw, inputs = batch["draw"], need(batch, self.input)
+        targets = soft_targets(labels_of(batch), self.model.config.classes, self.settings.label_smoothing)
+        inputs, targets = self.mixing.mix(inputs, targets, draw)
+        logits = self.classify(inputs, draw).float()
+        if self.settings.multi_label:
+            return {"loss": term_of_mean(F.binary_cross_entropy_with_logits(logits, targets), len(logits))}
+        loss = F.cross_entropy(logits, targets)
+        right = logits.detach().argmax(dim=1) == targets.argmax(dim=1)
+        return {"loss": term_of_mean(loss, len(logits)), "accuracy": term_of_mean(right.float().mean(), len(logits))}
+
+    def classify(self, inputs: Tensor, draw: Tensor) -> Tensor:
+        """→ logits (B, classes), under the merge schedule of this step, which all ranks share."""
+        model = self.model
+        if isinstance(model, MViT):
+            logits: Tensor = model(inputs).logits
+            return logits
+        reversible = isinstance(model, RevMViT) or model.config.reversible
+        keep = keep_branches(draw, model.config.drop_path, model.config.depth, reversible=reversible) if self.training else None
+        if isinstance(model, RevMViT):
+            logits = model(inputs, keep=keep).logits
+        else:
+            logits = model(inputs, merge=self._drawn_schedule(draw), keep=keep).logits
+        return logits
+
+    def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
+        """As MAE fine-tunes: what has one dimension, tokens and positions do not decay. In reversible trunks and those of MViT, which are
+        trained from scratch, tokens and positions do."""
+        if isinstance(self.model, ViT | VideoMAE) and not self.model.config.reversible:
+            return layer_decay_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)
+        if settings.layer_decay != 1:
+            raise TrainingError(f"optimiser.layer_decay: the layers of this {type(self.model).__name__} have no published decay")
+        return pretraining_groups(self.model, settings.weight_decay)
+
+    def _drawn_schedule(self, draw: Tensor) -> MergeSchedule:
+        if len(self.schedules) == 1:
+            return self.schedules[0]
+        return self.schedules[int(draws.integers(draws.of_batch(draw), (), 0, len(self.schedules), "merge schedule"))]
+
+
+def keep_branches(draw: Tensor, drop_path: float, depth: int, *, reversible: bool) -> Tensor | None:
+    """(depth, 2, B) of 0 and 1, which samples keep which branches in stochastic depth, drawn per sample; (depth, B) in a reversible trunk.
+    None if nothing is ever dropped."""
+    if not drop_path:
+        return None
+    rates = torch.tensor(drop_path_rates(drop_path, depth), device=draw.device)
+    if reversible:
+        return (draws.uniform(draw, (depth,), "drop path") >= rates).float().T
+    return (draws.uniform(draw, (depth, 2), "drop path") >= rates.unsqueeze(1)).float().permute(1, 2, 0)
+
+
+def labels_of(batch: Batch) -> Tensor:
+    """`labels` (B, classes) where the data gives them, otherwise `label` (B,)."""
+    return batch["labels"] if "labels" in batch else need(batch, "label")
+
+
+def soft_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Labels int64 (B,), or probabilities (B, classes) → probabilities, of which `smoothing` is spread over all classes."""
+    hard = F.one_hot(labels, classes).float() if labels.dim() == 1 else labels.float()
+    return hard * (1 - smoothing) + smoothing / classes
+
+
+def build(settings: SupervisedSettings, model: nn.Module, facts: Facts) -> Supervised:
+    """Raises ValueError."""
+    return Supervised(expect(settings.kind, model, ViT, VideoMAE, MViT, RevMViT), settings)

@@ -111,7 +111,8 @@ class Events(Response):
         except RecordLost:
             await stream.fail(jobs.lost(self._record.id), request_id)
         except Problem as problem:
-            await stream.fail(problem, request_id)
+            if problem.kind is not Kind.REDIS_AWAY:  # then the stream breaks off, and its reader resumes
+                await stream.fail(problem, request_id)
 
     async def _data(self, event: Event, *, replayed: bool) -> bytes | None:
         """The JSON of an event; None for a preview that cannot be shown."""

@@ -93,3 +93,16 @@ def test_clips_of_another_length_are_refused() -> None:
         VideoMAE(SMALL)(torch.zeros(1, 3, 8, 16, 16))
     with pytest.raises(ValueError, match="5 frames"):
         replace(SMALL, frames=5)
+
+
+def test_a_clip_goes_past_the_branches_that_it_does_not_keep() -> None:
+    torch.manual_seed(0)
+    model = VideoMAE(replace(SMALL, drop_path=0.5)).eval()
+    keep = torch.ones(2, 2, 2)  # depth, branches, clips
+    keep[1, :, 0] = 0  # the first clip skips the last block
+    got = model(clips(), keep=keep).logits
+    del model.blocks[1]
+    shallow = VideoMAE(replace(SMALL, depth=1)).eval()
+    shallow.load_state_dict(model.state_dict())
+    torch.testing.assert_close(got[0], shallow(clips()).logits[0])
+    assert not torch.allclose(got[1], shallow(clips()).logits[1])

@@ -204,3 +204,10 @@ def test_impossible_configs_are_refused(change: dict[str, object], message: str)
 def test_pictures_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"images: shape \(1, 3, 16, 16\)"):
         build()(torch.zeros(1, 3, 16, 16))
+
+
+def test_encoded_patches_are_those_whose_mean_is_the_feature() -> None:
+    model = build(replace(SMALL, pool=Pool.NORM_MEAN))
+    patches = model.encode_patches(pictures())
+    assert patches.shape == (2, 64, 32)
+    torch.testing.assert_close(patches.mean(dim=1), model(pictures()).features)

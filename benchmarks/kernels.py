@@ -1,0 +1,219 @@
+"""How fast the operations of token merging are: `python -m benchmarks.kernels [--device cuda]`.
+
+Three forms of each, in rounds that follow each other, so that what else the machine does hits all alike:
+  kernel   `kernels.ops`: Triton on CUDA; on a CPU it runs the same as eager, and is left out (Triton's interpreter is not timed)
+  eager    `kernels.reference`, plain PyTorch
+  paper    as ToMe (arXiv 2210.09461) formulates it: gathers with an expanded index, and a scatter-reduce of every token times its size;
+           softmax written out, with the matrix of weights in memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks import machine
+from kernels import ops, reference
+from kernels.ops import Matching
+
+RESULTS = Path(__file__).parent / "results"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HEAD = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    name: str
+    tokens: int
+    r: int
+    width: int
+
+
+SHAPES = (
+    Shape("ViT-S/16", 197, 13, 384),
+    Shape("ViT-L/16", 197, 8, 1024),
+    Shape("ViT-L/16 at 512", 1025, 40, 1024),
+    Shape("MAE-ST ViT-L", 1569, 65, 1024),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    op: str
+    shape: Shape
+    batch: int
+    seconds: dict[str, list[float]]
+    """By form."""
+
+    def median(self, form: str) -> float:
+        return statistics.median(self.seconds[form])
+
+
+@dataclass(frozen=True)
+class Given:
+    metric: Tensor
+    x: Tensor
+    size: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+    @staticmethod
+    def draw(shape: Shape, batch: int, dtype: torch.dtype, device: torch.device) -> Given:
+        def normal(*sizes: int) -> Tensor:
+            return torch.randn(batch, *sizes, dtype=dtype, device=device)
+
+        size = torch.randint(1, 9, (batch, shape.tokens, 1), device=device).float()
+        heads = shape.width // HEAD
+        q, k, v = (normal(heads, shape.tokens, HEAD) for _ in range(3))
+        return Given(normal(shape.tokens, HEAD), normal(shape.tokens, shape.width), size, q, k, v)
+
+
+def forms(shape: Shape, given: Given) -> Mapping[str, Mapping[str, Callable[[], Any]]]:
+    """Operation → form → call."""
+    matching = reference.bipartite_match(given.metric, shape.r, 1)
+    return {
+        "match": {
+            "kernel": lambda: ops.bipartite_match(given.metric, shape.r, protected=1),
+            "eager": lambda: reference.bipartite_match(given.metric, shape.r, 1),
+            "paper": lambda: paper_match(given.metric, shape.r),
+        },
+        "merge": {
+            "kernel": lambda: ops.merge(given.x, given.size, matching),
+            "eager": lambda: reference.merge(given.x, given.size, matching),
+            "paper": lambda: paper_merge(given.x, given.size, matching),
+        },
+        "attend": {
+            "kernel": lambda: ops.size_biased_attention(given.q, given.k, given.v, given.size),
+            "eager": lambda: reference.size_biased_attention(given.q, given.k, given.v, given.size, 0.0),
+            "paper": lambda: paper_attention(given.q, given.k, given.v, given.size),
+        },
+    }
+
+
+def paper_match(metric: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Section 3.1, with a class token."""
+    metric = metric / metric.norm(dim=-1, keepdim=True)
+    scores = metric[:, ::2] @ metric[:, 1::2].mT
+    scores[:, 0] = -torch.inf
+    best, destination = scores.max(dim=-1)
+    order = best.argsort(dim=-1, descending=True)
+    return order[:, r:].sort(dim=-1).values, order[:, :r], destination.gather(1, order[:, :r])
+
+
+def paper_merge(x: Tensor, size: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:
+    """Section 3: every token times its size, summed over gathers and a scatter, divided by the sum of sizes."""
+
+    def summed(values: Tensor) -> Tensor:
+        def expand(index: Tensor) -> Tensor:
+            return index.unsqueeze(-1).expand(-1, -1, values.shape[2])
+
+        moved = values.gather(1, expand(matching.sources))
+        return values.gather(1, expand(matching.kept)).scatter_reduce(1, expand(matching.into), moved, "sum")
+
+    total = summed(size)
+    return summed(x * size) / total, total
+
+
+def paper_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
+    """Section 3.2, with the matrix of weights."""
+    logits = q @ k.mT * q.shape[-1] ** -0.5 + size.log().to(q.dtype).view(size.shape[0], 1, 1, -1)
+    return logits.softmax(dim=-1) @ v
+
+
+def measure(shape: Shape, batch: int, dtype: torch.dtype, device: torch.device, rounds: int) -> list[Result]:
+    torch.manual_seed(0)
+    results = []
+    for op, calls in forms(shape, Given.draw(shape, batch, dtype, device)).items():
+        timed = {form: call for form, call in calls.items() if device.type == "cuda" or form != "kernel"}
+        seconds: dict[str, list[float]] = {form: [] for form in timed}
+        for call in timed.values():
+            call()  # compiles and tunes, or warms up
+        for _ in range(rounds):
+            for form, call in timed.items():
+                seconds[form].append(_seconds(call, device))
+        results.append(Result(op, shape, batch, seconds))
+    return results
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def table(results: list[Result], device: torch.device) -> Table:
+    view = Table(title=f"Operations of token merging on {torch.cuda.get_device_name(device) if device.type == 'cuda' else 'the CPU'}, µs")
+    for column in ("op", "shape", "tokens", "r", "batch", "kernel", "eager", "paper", "paper ÷ best of ours"):
+        view.add_column(column, justify="left" if column in ("op", "shape") else "right")
+    for result in results:
+        micros = {form: f"{result.median(form) * 1e6:.0f}" for form in result.seconds}
+        ours = min(result.median(form) for form in result.seconds if form != "paper")
+        view.add_row(
+            result.op,
+            result.shape.name,
+            str(result.shape.tokens),
+            str(result.shape.r),
+            str(result.batch),
+            *(micros.get(form, "–") for form in ("kernel", "eager", "paper")),
+            f"{result.median('paper') / ours:.2f}",
+        )
+    return view
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description="Time matching, merging and proportional attention.")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on CUDA, float32 on a CPU)")
+    parser.add_argument("--batch", type=int, help="(default: 64 on CUDA, 2 on a CPU)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    on_gpu = device.type == "cuda"
+    dtype = options.dtype or ("bfloat16" if on_gpu else "float32")
+    batch = options.batch or (64 if on_gpu else 2)
+    torch.set_num_threads(options.threads)
+    console = Console(width=max(Console().width, 140))
+    for line in machine.describe().lines():
+        console.print(line, highlight=False)
+    results = []
+    with torch.inference_mode():
+        for shape in SHAPES:
+            with console.status(shape.name):
+                results += measure(shape, batch, DTYPES[dtype], device, options.rounds)
+    console.print(table(results, device))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "kernels.json"
+    content = {
+        "benchmark": "kernels",
+        "when": datetime.now(UTC).isoformat(),
+        "machine": machine.describe().to_json(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "dtype": dtype,
+        "results": [asdict(result) for result in results],
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    console.print(f"written to {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The merge kernel gives the reference's tokens, sizes, sources and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kernels import ops, reference
+from kernels import triton as kernels
+from kernels.ops import Matching
+from tests.kernels.interpreted.shapes import Problem
+
+ROUNDING = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Relative, one unit in the last place: the kernel rounds once, at the end."""
+
+
+def merge(x: Tensor, size: Tensor | None, source: Tensor | None, matching: Matching, traced: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    return kernels.merge(x, size, source, matching.kept, matching.sources, matching.into, traced)
+
+
+def assert_merges(problem: Problem) -> None:
+    x, size, matching = problem.normal(problem.tokens, problem.channels), problem.sizes(problem.tokens), problem.matching()
+    first, first_size, first_source = merge(x, None, None, matching)
+    expected, expected_size = reference.merge(x.double(), None, matching)
+    tolerance = ROUNDING[problem.dtype]
+    torch.testing.assert_close(first.double(), expected, rtol=tolerance, atol=tolerance / 4, msg=lambda text: f"{problem}: {text}")
+    assert torch.equal(first_size, expected_size), problem
+    assert torch.equal(first_source, ops.merge_source(None, matching)), problem
+    source = torch.eye(problem.tokens).repeat_interleave(2, dim=1).expand(problem.batch, -1, -1)
+    second, second_size, second_source = merge(x, size, source, matching)
+    expected, expected_size = reference.merge(x.double(), size, matching)
+    torch.testing.assert_close(second.double(), expected, rtol=tolerance, atol=tolerance / 4, msg=lambda text: f"{problem}: {text}")
+    assert torch.equal(second_size, expected_size), problem
+    assert torch.equal(second_source, ops.merge_source(source, matching)), problem
+
+
+def assert_gradient(problem: Problem) -> None:
+    x, size, matching = problem.normal(problem.tokens, problem.channels).requires_grad_(), problem.sizes(problem.tokens), problem.matching()
+    merged, _, _ = merge(x, size, None, matching, traced=False)
+    slope = torch.linspace(-1, 1, merged.numel()).view_as(merged).to(merged.dtype)
+    (found,) = torch.autograd.grad(merged, x, slope)
+    wide = x.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(reference.merge(wide, size.double(), matching)[0], wide, slope.double())
+    tolerance = ROUNDING[problem.dtype]
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=1e-7, msg=lambda text: f"{problem}: {text}")
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31 - 1))
+def test_tokens_sizes_and_sources_are_the_references(seed: int) -> None:
+    assert_merges(Problem.draw(seed, tokens_up_to=24))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31 - 1))
+def test_gradients_are_the_references(seed: int) -> None:
+    assert_gradient(Problem.draw(seed, tokens_up_to=24))
+
+
+def test_many_sources_of_one_token_are_added_across_blocks() -> None:
+    x = torch.randn(1, 68, 5, generator=torch.Generator().manual_seed(0))
+    sources = torch.arange(0, 68, 2).unsqueeze(0)
+    matching = Matching(kept=torch.arange(1, 68, 2).unsqueeze(0), sources=sources, into=torch.full_like(sources, 7))
+    merged, size, source = merge(x, None, None, matching)
+    torch.testing.assert_close(merged, reference.merge(x, None, matching)[0])
+    assert size[0, 7] == 35 == source[0, 7].sum()
+
+
+def test_blocks_of_channels_and_of_input_tokens_meet() -> None:
+    problem = Problem(1, 300, 300, 1, 5, torch.float32, seed=1)
+    assert_merges(problem)
+
+
+def test_untouched_rows_keep_their_bits_and_a_second_run_gives_the_same() -> None:
+    problem = Problem(1, 40, 8, 1, 12, torch.bfloat16, seed=2)
+    x, matching = problem.normal(40, 8), problem.matching()
+    merged, _, _ = merge(x, problem.sizes(40), None, matching)
+    again, _, _ = merge(x, problem.sizes(40), None, matching)
+    untouched = [row for row in range(28) if row not in matching.into[0].tolist()]
+    assert torch.equal(merged[0, untouched], x[0, matching.kept[0, untouched]])
+    assert torch.equal(merged, again)
+
+
+def test_tokens_that_a_matching_drops_get_no_gradient() -> None:
+    x = torch.randn(1, 11, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    matching = ops.kth_match(x, 3)
+    (gradient,) = torch.autograd.grad(merge(x, None, None, matching, traced=False)[0].sum(), x)
+    assert torch.equal(gradient[0, 9:], torch.zeros(2, 4))
+    assert gradient[0, :9].sum() == pytest.approx(3 * 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_five_thousand_random_shapes() -> None:
+    for seed in range(5000):
+        problem = Problem.draw(seed, tokens_up_to=48 if seed % 8 else 256)
+        assert_merges(problem)
+        if seed % 4 == 0:
+            assert_gradient(problem)

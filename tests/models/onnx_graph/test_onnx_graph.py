@@ -1,0 +1,98 @@
+"""Bundles whose weights are a foreign ONNX graph: what is served, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from models.bundle import BundleError
+from models.loading import load
+from tests.models.onnx_graph.graphs import SIZE, WEIGHT, colours, write_graph
+
+
+def test_a_graph_answers_like_its_arithmetic(tmp_path: Path) -> None:
+    bundle = write_graph(tmp_path, colours())
+    assert bundle.weights_path.name == "model.onnx"
+    pixels = np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 3)).astype(np.uint8)
+    answer = load(bundle).forward({"pixels": pixels}, {"merge": []})
+    expected = ((pixels / 255 - 0.5) / 0.5).mean(axis=(1, 2)) @ WEIGHT
+    np.testing.assert_allclose(answer["logits"], expected, rtol=0, atol=1e-5)
+    assert answer["tokens"].tolist() == [[0, 0]] * 5
+
+
+def external() -> onnx.ModelProto:
+    """The weights are in a file of the machine."""
+    model = colours()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../../etc/passwd")
+    return model
+
+
+def external_inside() -> onnx.ModelProto:
+    """The same, in a constant of a branch that may never run."""
+    tensor = external().graph.initializer[0]
+    tensor.name = "hidden"
+    inner = helper.make_graph(
+        [helper.make_node("Constant", [], ["hidden"], value=tensor)], "branch", [], [helper.make_tensor_value_info("hidden", 1, None)]
+    )
+    model = colours()
+    model.graph.node.add().CopyFrom(helper.make_node("If", ["condition"], ["unused"], then_branch=inner, else_branch=inner))
+    return model
+
+
+def custom_operator() -> onnx.ModelProto:
+    model = colours()
+    model.graph.node[1].domain = "com.microsoft"
+    return model
+
+
+def enormous() -> onnx.ModelProto:
+    model = colours()
+    del model.graph.initializer[0].dims[:]
+    model.graph.initializer[0].dims.extend([2**31, 2**31])
+    return model
+
+
+def with_functions() -> onnx.ModelProto:
+    model = colours()
+    function = helper.make_function("own", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", 18)])
+    model.functions.append(function)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (external(), "tensor weight: its data is in another file"),
+        (external_inside(), "tensor hidden: its data is in another file"),
+        (custom_operator(), "operator Flatten of com.microsoft is not of the ONNX standard"),
+        (colours(opsets=[helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]), "imports operators of own"),
+        (enormous(), "tensor weight: .* has more than"),
+        (with_functions(), "defines functions"),
+        (colours(shape=["batch", 3, 32, 32]), r"its inputs are images \(batch, 3, 32, 32\); one of float32 \(batch, 3, 16, 16\) is needed"),
+        (colours(shape=[1, 3, SIZE, SIZE]), r"its inputs are images \(1, 3, 16, 16\)"),
+        (colours(dtype=TensorProto.DOUBLE), "its inputs are images"),
+        (colours(classes=5), r"its first output is scores \(batch, 5\)"),
+        (colours(weight=WEIGHT[:2]), "ONNX Runtime does not take it|it fails on a batch of two"),
+        (b"not a graph", "no ONNX file"),
+    ],
+)
+def test_what_is_no_plain_graph_is_refused(model: onnx.ModelProto | bytes, sentence: str, tmp_path: Path) -> None:
+    bundle = write_graph(tmp_path, model)
+    with pytest.raises(BundleError, match=rf"model\.onnx: .*({sentence})"):
+        load(bundle)
+
+
+def test_a_changed_graph_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    bundle = write_graph(tmp_path, colours())
+    content = bytearray(bundle.weights_path.read_bytes())
+    content[-1] ^= 1
+    bundle.weights_path.write_bytes(content)
+    with pytest.raises(BundleError, match="its SHA-256 is not the one"):
+        load(bundle)

@@ -1,0 +1,118 @@
+"""Models as ONNX graphs, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from models import onnx_export
+from models.bundle import Bundle
+from models.diffmae.decoder import DecoderType
+from models.diffmae.model import DiffMAE, DiffMAEConfig
+from models.layers.forward import normalise
+from models.loading import load
+from models.mcc.model import MCC, MCCConfig
+from models.merge_schedule import MergeSchedule
+from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit
+from tests.opsin.command import opsin
+from tests.pictures import picture
+
+ROOT = Path(__file__).parents[2]
+MCC_TINY = MCCConfig(
+    image_size=32, patch_size=8, width=32, depth=1, heads=2, window=4, window_heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2
+)
+
+
+def pixels(bundle: Bundle, count: int) -> np.ndarray:
+    size = bundle.spec.pictures.image_size
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def test_a_classifier_with_its_merging_gives_the_same_logits_for_any_batch(tmp_path: Path) -> None:
+    bundle, image, target = write_tiny_vit(tmp_path), tmp_path / "photo.png", tmp_path / "tiny.onnx"
+    image.write_bytes(picture(1))
+    command = [sys.executable, "-m", "opsin", "export", bundle.path, "--onnx", "--rung", "fast", "--image", image, "-o", target]
+    ended = subprocess.run(command, capture_output=True, text=True)  # minutes where many other tests run beside it
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "input    pixels (batch, 3, 32, 32)" in ended.stdout
+    proto = onnx.load(target)
+    onnx.checker.check_model(proto, full_check=True)
+    assert str(ROOT).encode() not in target.read_bytes()  # nothing of the machine that made it
+
+    images = normalise(torch.from_numpy(pixels(bundle, 7)), bundle.spec.pictures, torch.float32).contiguous()
+    with torch.inference_mode():
+        expected = load(bundle).model(images, merge=MergeSchedule.constant(4)).logits
+        plain = load(bundle).model(images).logits
+    (found,) = onnxruntime.InferenceSession(target).run(None, {"pixels": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(torch.from_numpy(found), plain, atol=1e-2)
+
+
+def traced(graph: onnx_export.Graph) -> tuple[onnx_export.Graph, onnx.ModelProto]:
+    with torch.no_grad():
+        return graph, onnx_export.trace(graph)
+
+
+STEPS = DiffMAEConfig(image_size=(16, 16), patch_size=8, width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
+
+
+@pytest.fixture(scope="module")
+def step() -> tuple[onnx_export.Graph, onnx.ModelProto]:
+    torch.manual_seed(0)
+    return traced(onnx_export.denoising_step(DiffMAE(STEPS).eval()))
+
+
+def test_a_step_of_a_sampler_runs_as_a_graph(step: tuple[onnx_export.Graph, onnx.ModelProto]) -> None:
+    with torch.no_grad():
+        assert onnx_export.compare(*step) < 1e-5
+
+
+def test_a_graph_that_differs_is_not_written(
+    tmp_path: Path, step: tuple[onnx_export.Graph, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "trace", lambda graph: step[1])  # that of other weights
+    with pytest.raises(onnx_export.ExportError, match="differs by"):
+        onnx_export.export(write_tiny_diffmae(tmp_path), tmp_path / "step.onnx")
+    assert not (tmp_path / "step.onnx").exists()
+
+
+def test_queries_of_a_scene_run_as_a_graph() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert onnx_export.compare(*traced(onnx_export.query_decoder(MCC(MCC_TINY).eval()))) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_step_of_a_joint_decoder_runs_as_a_graph() -> None:
+    torch.manual_seed(0)
+    model = DiffMAE(dataclasses.replace(STEPS, decoder_type=DecoderType.JOINT)).eval()
+    with torch.no_grad():
+        assert onnx_export.compare(*traced(onnx_export.denoising_step(model))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--rung", "slow"], "--rung slow: tiny@1 has no such rung; it has off, full, fast"),
+        (["--family", "timm"], "--family: an ONNX graph has no published layout"),
+    ],
+)
+def test_misuse_is_named(options: list[str], sentence: str, tmp_path: Path) -> None:
+    ended = opsin("export", write_tiny_vit(tmp_path).path, "--onnx", "-o", tmp_path / "tiny.onnx", *options)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert sentence in ended.stderr
+
+
+def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
+    with pytest.raises(onnx_export.ExportError, match="a classifier is checked on real images; give at least one"):
+        onnx_export.export(write_tiny_vit(tmp_path), tmp_path / "tiny.onnx")
+    with pytest.raises(onnx_export.ExportError, match="architecture null cannot be exported as ONNX; those that can are vit, diffmae, mcc"):
+        onnx_export.export(write_null(tmp_path), tmp_path / "null.onnx")

@@ -1,0 +1,205 @@
+"""Clients' jobs that outlive their gateway, as gateways and workers meet over them in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from server.queue.dispatch import Dispatcher
+from server.queue.job import Array, Job, Progress, Reply
+from server.queue.record import Draft, Record
+from server.queue.room import INLINE_BYTES
+from server.queue.worker_side import Delivery, WorkerQueue
+from tests.queue.harness import BUNDLE, DIGEST, QUEUE, QUICK_GATEWAY, Consumer, announce, echo, eventually, gateway, nothing_is_left
+
+DRAFT = Draft(
+    task="classify",
+    bundle=BUNDLE,
+    digest=DIGEST,
+    part="image",
+    plan=b"\x80",
+    priority="normal",
+    request_id="r",
+    prepare_ms=1.0,
+    fingerprint="f",
+    bound=1000,
+)
+
+
+@pytest.fixture
+async def us(url: str) -> AsyncIterator[Dispatcher]:
+    async with gateway(url) as dispatcher:
+        yield dispatcher
+
+
+async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, **arrays: Any) -> str:
+    """One job, whose answer is `value`."""
+    deadline = await us.now_ms() + int(seconds * 1000)
+
+    def jobs(record: str) -> list[Job]:
+        given = {"x": np.array(value), **arrays}
+        return [
+            Job(
+                id=f"{record}-0",
+                bundle=BUNDLE,
+                digest=DIGEST,
+                bucket="",
+                arrays={name: Array.of(np.asarray(array)) for name, array in given.items()},
+                options={},
+                deadline_ms=deadline,
+                gateway="",
+                record=record,
+                progress=True,
+                previews=True,
+            )
+        ]
+
+    return await us.records.admit(DRAFT, jobs)
+
+
+async def read(us: Dispatcher, record_id: str) -> Record:
+    record = await us.records.read(record_id)
+    assert record is not None
+    return record
+
+
+async def comes_to(us: Dispatcher, record_id: str, state: str) -> None:
+    async def is_there() -> bool:
+        return (await read(us, record_id)).state == state
+
+    await eventually(is_there)
+
+
+async def take(worker: WorkerQueue) -> Delivery:
+    announce(worker)
+    [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 16, 2000)
+    return delivery
+
+
+def stored(db: redis.Redis, worker: WorkerQueue, delivery: Delivery) -> Reply:
+    """As a worker answers with large arrays: the reply names where they are."""
+    key = f"out:{delivery.job.id}:{uuid.uuid4().hex}"
+    db.set(key, b"\x80", ex=60)
+    return Reply(id=delivery.job.id, worker=worker.id, stored=key)
+
+
+async def test_a_job_is_run_whichever_gateway_is_dead(url: str, us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as leaving:
+        record = await admit(leaving, 7)
+    delivery = await take(worker)
+    assert worker.still_wanted([delivery]) == [delivery]
+    assert worker.finish([(delivery, echo(worker, delivery))]) == [True]
+    [reply] = await us.records.replies(await read(us, record)) or []
+    assert int(reply.arrays["x"].to_numpy()) == 7
+    assert nothing_is_left(db)
+
+
+async def test_a_job_that_was_handed_back_goes_on(us: Dispatcher, worker: WorkerQueue) -> None:
+    record = await admit(us, 7)
+    worker.hand_back([await take(worker)])
+    delivery = await take(worker)
+    worker.finish([(delivery, echo(worker, delivery))])
+    assert (await read(us, record)).state == "done"
+
+
+async def test_a_job_that_kills_its_workers_fails(url: str, us: Dispatcher) -> None:
+    record = await admit(us, poison=True)
+    for _ in range(4):
+        async with Consumer(url) as consumer:
+            await eventually(lambda: consumer.process.poll() is not None)
+        await asyncio.sleep(0.7)  # its key expires
+    async with Consumer(url):
+        await comes_to(us, record, "failed")
+    failure = (await read(us, record)).failure
+    assert failure is not None and failure.kind == "worker-crashed"
+
+
+async def test_only_the_latest_preview_is_kept_and_none_beside_the_answer(us: Dispatcher, worker: WorkerQueue) -> None:
+    record = await admit(us)
+    delivery = await take(worker)
+    for done in range(3):
+        shown = {"picture": Array.of(np.zeros(done + 1))}
+        worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=done, total=9, unit="steps", preview=shown))])
+    [happened] = await us.records.events([(record, 0)])
+    assert [event.name for event in happened.events] == ["queued", "progress", "progress", "progress", "preview"]
+    assert [event.number for event in happened.events] == [1, 2, 4, 6, 7]
+    worker.finish([(delivery, echo(worker, delivery))])
+    [happened] = await us.records.events([(record, 0)])
+    assert [event.name for event in happened.events] == ["queued", "progress", "progress", "progress", "done"]
+
+
+async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: WorkerQueue) -> None:
+    record = await admit(us)
+    delivery = await take(worker)
+    await us.records.cancel(record)
+    worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
+    assert worker.still_wanted([delivery]) == []
+    ended = await read(us, record)
+    assert (ended.state, ended.progress, ended.events) == ("cancelled", None, 2)
+
+
+async def test_a_large_result_that_nobody_wants_is_removed(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
+    """The second answer to a job, and the answer to one that was cancelled."""
+    first = await admit(us)
+    delivery = await take(worker)
+    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [True]
+    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [False]
+    assert (await read(us, first)).state == "done"
+    second = await admit(us)
+    delivery = await take(worker)
+    await us.records.cancel(second)
+    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [True]
+    assert (await read(us, second)).state == "cancelled"
+    assert list(db.scan_iter("out:*")) == []
+
+
+async def test_a_result_whose_arrays_are_lost_is_no_result(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
+    record = await admit(us)
+    delivery = await take(worker)
+    reply = stored(db, worker, delivery)
+    db.delete(reply.stored)
+    worker.finish([(delivery, reply)])
+    failed = await read(us, record)
+    assert failed.failure is not None and failed.failure.kind == "job-lost"
+
+
+async def test_the_janitor_leaves_what_open_records_need(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    """The message of a job that Redis lost, until a sweep queues it again."""
+    async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as quiet:
+        record = await admit(quiet, 7)
+        db.delete(f"job:{record}-0")
+        assert worker.janitor()
+        assert db.exists(f"blob:{record}-0")
+        await quiet.records.sweep()
+        assert db.exists(f"job:{record}-0")
+
+
+async def test_a_staged_message_that_was_lost_is_written_again(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
+    ballast = np.random.default_rng(0).integers(0, 256, 20 * INLINE_BYTES, np.uint8)
+    admitting = asyncio.create_task(admit(us, 7, ballast=ballast))
+    await eventually(lambda: list(db.scan_iter("stage:*")))
+    for key in db.scan_iter("stage:*"):
+        db.delete(key)
+    record = await admitting
+    delivery = await take(worker)
+    np.testing.assert_array_equal(delivery.job.arrays["ballast"].to_numpy(), ballast)
+    worker.finish([(delivery, echo(worker, delivery))])
+    assert (await read(us, record)).state == "done"
+    assert nothing_is_left(db)
+    assert list(db.scan_iter("stage:*")) == []
+
+
+async def test_a_deadline_ends_a_job_that_runs(us: Dispatcher, worker: WorkerQueue) -> None:
+    record = await admit(us, seconds=0.6)
+    delivery = await take(worker)
+    await comes_to(us, record, "failed")
+    assert worker.still_wanted([delivery]) == []
+    failure = (await read(us, record)).failure
+    assert failure is not None and failure.kind == "deadline"

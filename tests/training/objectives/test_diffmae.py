@@ -1,0 +1,156 @@
+"""DiffMAE's loss, patch by patch; its weights by time; its second target."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models import bundle
+from models.bundle import BundleSpec, Preprocess, Weights
+from models.diffmae.model import DiffMAE, DiffMAEConfig, Target
+from models.layers.masking import take
+from models.pairs.flip import FLIP
+from models.vit.model import Pool, ViT, ViTConfig
+from tests.training.objectives.cases import DIFFMAE_CONFIG, FLIP_CONFIG, assert_same_gradients, draw, gradients, normal
+from training import draws
+from training.objectives import masks
+from training.objectives.base import Facts
+from training.objectives.diffmae import DiffMAESettings, Diffusion, build
+
+PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
+MIXED = {"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}}
+
+
+def made(settings: dict[str, object], config: DiffMAEConfig = DIFFMAE_CONFIG) -> Diffusion:
+    torch.manual_seed(0)
+    return Diffusion(DiffMAE(config), DiffMAESettings.model_validate(settings))
+
+
+def written_out(objective: Diffusion, pixels: Tensor) -> Tensor:
+    """The loss sample by sample, each alone and unpadded, patch by patch."""
+    model, settings = objective.model, objective.settings
+    config = model.config
+    alphas_bar = config.schedule.alphas_bar()
+    total, count = torch.zeros(()), 0
+    for sample, number in enumerate(draw()):
+        own, image = number[None], pixels[sample : sample + 1]
+        split = masks.split(own, config.grid, settings.masks, settings.mask_ratio)
+        t = draws.integers(own, (), 0, config.schedule.steps, "time")
+        noise = take(draws.normal(own, (config.patches, config.patch_values), "noise"), split.masked)
+        level = float(alphas_bar[int(t)])
+        clean = take(model.patchify(image), split.masked)
+        predicted = model.predict(level**0.5 * clean + (1 - level) ** 0.5 * noise, t, model.encode(image, split)).patches
+        weight = 1.0
+        if settings.min_snr is not None:
+            ratio = level / (1 - level)
+            weight = min(ratio, settings.min_snr) / (1 if config.target is Target.X0 else ratio)
+        for patch in range(split.masked.shape[1]):
+            wanted = clean[0, patch] if config.target is Target.X0 else noise[0, patch]
+            total = total + weight * (predicted[0, patch] - wanted).square().mean()
+            count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize("settings", [{}, MIXED, {**MIXED, "min_snr": 3.0}])
+def test_the_loss_is_the_mean_over_all_masked_patches(settings: dict[str, object], target: Target) -> None:
+    objective, pixels = made(settings, replace(DIFFMAE_CONFIG, target=target)), normal(3, 16, 16)
+    loss = objective({"pixels": pixels, "draw": draw()})["loss"]
+    wanted = written_out(objective, pixels)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert_same_gradients(gradients(loss, objective), gradients(wanted, objective), 2e-5)
+
+
+def test_times_are_uniform() -> None:
+    t = draws.integers(torch.arange(3000), (), 0, 1000, "time")
+    assert t.min() < 5 and t.max() > 994 and t.float().mean().item() == pytest.approx(499.5, abs=20)
+
+
+def test_the_second_head_learns_the_direction_of_a_teachers_patches() -> None:
+    torch.manual_seed(0)
+    teacher, config = FLIP(FLIP_CONFIG), replace(DIFFMAE_CONFIG, clip_width=16, clip_weight=0.5)
+    objective, pixels = Diffusion(DiffMAE(config), DiffMAESettings(), teacher), normal(3, 16, 16)
+    values = objective({"pixels": pixels, "draw": draw()})
+    split = masks.split(draw(), config.grid, objective.settings.masks, 0.75)
+    t = draws.integers(draw(), (), 0, 1000, "time")
+    noise = take(draws.normal(draw(), (16, 48), "noise"), split.masked)
+    model = objective.model
+    noisy = config.schedule.add_noise(model.targets(pixels, split), t, noise)
+    predicted = model.predict(noisy, t, model.encode(pixels, split)).clip
+    assert predicted is not None
+    features = teacher.vision.encode_patches(pixels)
+    distances = []
+    for sample in range(4):
+        for place, patch in enumerate(split.masked[sample].tolist()):
+            a, b = predicted[sample, place], features[sample, patch]
+            distances.append(2 - 2 * (a @ b) / (a.norm() * b.norm()))
+    wanted = torch.stack(distances).mean()
+    assert values["loss_clip"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert values["loss"].item() == pytest.approx((values["loss_pixel"] + 0.5 * wanted).item(), rel=1e-5)
+    alone = Diffusion(model, DiffMAESettings(pixel_weight=0.0), teacher)({"pixels": pixels, "draw": draw()})
+    assert alone["loss"].item() == pytest.approx((0.5 * wanted).item(), rel=1e-5)
+    assert not any(parameter.requires_grad for parameter in teacher.vision.parameters())
+    assert not objective.train().teacher.training  # type: ignore[union-attr]
+
+
+def test_a_teacher_is_read_from_a_bundle(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vit = ViT(ViTConfig(image_size=16, patch_size=4, classes=2, width=16, depth=1, heads=2, pool=Pool.TOKEN))
+    save_file(vit.state_dict(), tmp_path / "weights.safetensors")
+    spec = BundleSpec(
+        name="teacher",
+        version="1",
+        task="classify",
+        architecture="vit",
+        config=asdict(vit.config),
+        preprocess=PREPROCESS,
+        labels=["a", "b"],
+        license="none",
+        weights=Weights(sha256="0" * 64, bytes=0),
+    )
+    path = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights.safetensors").path
+    settings = DiffMAESettings(teacher=path)
+    objective = build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), Facts())
+    pixels = normal(3, 16, 16)
+    assert objective.teacher is not None
+    torch.testing.assert_close(objective.teacher.encode_patches(pixels), vit.encode_patches(pixels))
+    with pytest.raises(ValueError, match=r"teacher: its patches have 16 channels, and model.clip_width is 8"):
+        build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=8)), Facts())
+    with pytest.raises(ValueError, match="teacher: it sees"):
+        build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, image_size=(32, 32))), Facts())
+    with pytest.raises(ValueError, match=r"teacher: .*cannot be read"):
+        build(DiffMAESettings(teacher=tmp_path / "nowhere"), DiffMAE(DIFFMAE_CONFIG), Facts())
+
+
+def test_a_second_head_without_a_teacher_is_refused() -> None:
+    with pytest.raises(ValueError, match="teacher"):
+        build(DiffMAESettings(), DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), Facts())
+
+
+@pytest.mark.parametrize("odds", [{}, {"random": -1.0, "boxes": 2.0}, {"random": 0.0}, {"circles": 1.0}])
+def test_odds_that_make_no_sense_are_refused(odds: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="masks"):
+        DiffMAESettings.model_validate({"masks": odds})
+
+
+def test_pictures_fill_the_masked_patches_and_leave_the_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = DiffMAESettings.model_validate(MIXED)
+    objective = Diffusion(DiffMAE(DIFFMAE_CONFIG), settings, facts=Facts(preprocess=PREPROCESS))
+    shown = objective.pictures({"pixels": normal(3, 16, 16), "draw": draw()})
+    hidden = torch.zeros(4, 16, dtype=torch.bool)
+    split = masks.split(draw(), (1, 4, 4), settings.masks, 0.75)
+    assert split.masked_size is not None
+    for sample in range(4):
+        hidden[sample, split.masked[sample, : int(split.masked_size[sample].sum())]] = True
+    hidden = hidden.view(4, 4, 4).repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+    grey = torch.tensor(PREPROCESS.mean).mul(255).round().to(torch.uint8)
+    assert (shown["masked"][hidden] == grey).all()
+    assert torch.equal(shown["masked"][~hidden], shown["predicted"][~hidden])
+    assert not torch.equal(shown["masked"][hidden], shown["predicted"][hidden])

@@ -1,0 +1,87 @@
+"""LART's losses token by token, and what its recipes leave frozen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.lart.model import LART
+from models.people.tracks import Hidden, Tracks
+from tests.training.objectives.cases import LART_CONFIG, assert_same_gradients, draw, gradients, made
+from training import draws
+from training.objectives.lart import Actions, LARTSettings
+from training.settings import OptimiserSettings
+
+
+def answers(objective: Actions, batch: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+    tracks = Tracks(batch["pose"], batch["detected"], batch["joints"])
+    noise = draws.uniform(draw(), (6, 3, 1), "mask")
+    masked = torch.zeros_like(batch["detected"], dtype=torch.bool)
+    for clip in range(4):
+        tokens = batch["detected"][clip].flatten().nonzero().flatten().tolist()
+        hidden = sorted(tokens, key=lambda token, clip=clip: float(noise[clip].flatten()[token]))[: int(0.4 * len(tokens))]
+        masked[clip].view(-1)[hidden] = True
+    return objective.model(tracks, Hidden(masked, batch["detected"] != 0))
+
+
+def by_token(batch: dict[str, Tensor], least: int, most: int) -> list[tuple[int, ...]]:
+    """Detected tokens with labels: (clip, time, person)."""
+    has_gt = batch["labelled"].squeeze(-1)
+    chosen = (batch["detected"].squeeze(-1) == 1) & (has_gt >= least) & (has_gt <= most)
+    return [tuple(place) for place in chosen.nonzero().tolist()]
+
+
+@pytest.mark.parametrize(("labels", "least", "most"), [("all", 1, 2), ("people", 2, 2), ("network", 1, 1)])
+def test_actions_are_learnt_where_somebody_is_seen_and_labelled(labels: str, least: int, most: int) -> None:
+    _, batch = made("lart")
+    torch.manual_seed(0)
+    objective = Actions(LART(LART_CONFIG), LARTSettings.model_validate({"labels": labels})).eval()
+    logits = answers(objective, batch).reading.actions
+    losses = []
+    for place in by_token(batch, least, most):
+        for score, target in zip(logits[place].sigmoid(), batch["actions"][place], strict=True):
+            losses.append(-(target * score.log() + (1 - target) * (1 - score).log()))
+    wanted = 10 * torch.stack(losses).mean()
+    loss = objective(batch)["loss"]
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert_same_gradients(gradients(loss, objective), gradients(wanted, objective), 2e-5)
+
+
+def test_poses_places_and_kinetics_are_added_by_their_weights() -> None:
+    objective, batch = made("lart")
+    assert isinstance(objective, Actions)
+    answer, values = answers(objective, batch), objective(batch)
+    seen = [tuple(place) for place in (batch["detected"].squeeze(-1) == 1).nonzero().tolist()]
+    pose = sum((answer.reading.pose[place][:226] - batch["raw_pose"][place][:226]).square().sum() for place in seen) / (len(seen) + 1)
+    location = sum((answer.reading.location[place] - batch["raw_pose"][place][226:]).square().sum() for place in seen) / (len(seen) + 1)
+    scores = answer.kinetics.log_softmax(dim=-1)
+    kinetics = -torch.stack([scores[clip, person, batch["kinetics"][clip, person]] for clip in range(4) for person in range(3)]).mean()
+    assert values["loss_pose"].item() == pytest.approx(pose.item(), rel=1e-5)
+    assert values["loss_location"].item() == pytest.approx(location.item(), rel=1e-5)
+    assert values["loss_kinetics"].item() == pytest.approx(kinetics.item(), rel=1e-5)
+    total = values["loss_actions"] + 0.5 * pose + location + 0.1 * kinetics
+    assert values["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_what_no_loss_reaches_is_frozen() -> None:
+    objective = Actions(LART(LART_CONFIG), LARTSettings())
+    frozen = [name for name, parameter in objective.model.named_parameters() if not parameter.requires_grad]
+    parts = ("conv_en", "conv_de", "kinetics", "class_token", "heads.regressor", "heads.location")
+    assert {next(part for part in parts if name.startswith(part)) for name in frozen} == set(parts)
+
+
+def test_a_clip_without_labels_teaches_nothing() -> None:
+    objective, batch = made("lart_actions")
+    values = objective(batch | {"labelled": torch.zeros_like(batch["labelled"])})
+    assert values["loss"] == 0
+    assert all((gradient == 0).all() for gradient in gradients(values["loss"], objective).values())
+
+
+def test_everything_decays_in_pre_training_and_first_layers_learn_slowly_in_fine_tuning() -> None:
+    objective = Actions(LART(LART_CONFIG), LARTSettings())
+    [group] = objective.parameter_groups(OptimiserSettings(lr=1))
+    assert "heads.actions.bias" in group["names"] and group["weight_decay"] == 0.05
+    tuned = objective.parameter_groups(OptimiserSettings(lr=1, layer_decay=0.95))
+    scale = {name: group["lr_scale"] for group in tuned for name in group["names"]}
+    assert scale["pos_embed"] == pytest.approx(0.95**2) and scale["blocks.0.attn.qkv.weight"] == 1.0

@@ -1,0 +1,164 @@
+"""MAViL: reconstruction and contrasts written out, the teacher of stage 2, and fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models import bundle
+from models.bundle import BundleSpec, Preprocess, Weights
+from models.mavil.model import MAViL, MAViLConfig
+from models.mavil.pretraining import MAViLPretraining, Noise
+from models.mavil.system import spectrogram, two_frames_a_second
+from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gradients, draw, gradients, made, normal, uniform
+from tests.training.objectives.test_contrastive import written_out as partners
+from training import draws
+from training.objectives.base import Facts
+from training.objectives.mavil import AudioVisualLabels, AudioVisualMasking, AudioVisualSettings, MAViLSettings, build
+from training.settings import OptimiserSettings
+
+
+def noise() -> Noise:
+    views = {
+        name: tuple(draws.uniform(draw(), (patches,), f"{name} mask {view}") for view in (1, 2))
+        for name, patches in (("audio", MAVIL_CONFIG.audio_patches), ("video", MAVIL_CONFIG.video_patches))
+    }
+    return Noise(views["audio"], views["video"])  # type: ignore[arg-type]
+
+
+def symmetric(x: Tensor, y: Tensor, temperature: float) -> Tensor:
+    forth, back = partners(x, y, 1 / temperature)
+    return (forth + back) / 2
+
+
+def removed(errors: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the removed patches, one by one."""
+    return torch.stack([errors[sample, patch] for sample, patch in mask.nonzero().tolist()]).mean()
+
+
+@pytest.mark.parametrize("name", ["mavil", "mavil_taught"])
+def test_the_loss_adds_what_is_rebuilt_and_what_is_found(name: str) -> None:
+    objective, batch = made(name)
+    assert isinstance(objective, AudioVisualMasking)
+    model, sound, clip = objective.model, batch["spectrogram"], batch["clip"]
+    features = None if objective.teacher is None else objective.teacher.features(sound, clip)
+    learned = model(sound, clip, noise(), features)
+    if features is None:
+        tiles = sound.view(4, 4, 8, 2, 8).permute(0, 1, 3, 2, 4).reshape(4, 8, 64)  # times, mel bins | time, bin
+        tubes = clip.view(4, 3, 2, 2, 8, 2, 8).permute(0, 2, 3, 5, 4, 6, 1).reshape(4, 8, 192)  # time, row, column | row, column, colour
+        targets = [(patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt() for patches in (tiles, tubes)]
+    else:
+        targets = [features.audio, features.video]
+    halves = (learned.audio, learned.video)
+    rebuilt = [removed((half.predicted - target).square().mean(-1), half.mask) for half, target in zip(halves, targets, strict=True)]
+    inter = symmetric(learned.audio.embeddings[0], learned.video.embeddings[0], 0.1)
+    intra = (symmetric(*learned.audio.embeddings, 1.0) + symmetric(*learned.video.embeddings, 1.0)) / 2
+    wanted = rebuilt[0] + rebuilt[1] + 0.1 * inter + 0.01 * intra
+    values = objective(batch)
+    assert values["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert values["loss_inter"].item() == pytest.approx(inter.item(), rel=1e-5)
+    assert_same_gradients(gradients(values["loss"], objective), gradients(wanted, objective), 2e-5)
+
+
+def test_both_views_of_both_kinds_hide_other_patches() -> None:
+    views = noise()
+    seen = [tuple(view[0].argsort()[:4].tolist()) for view in (*views.audio, *views.video)]
+    assert len(set(seen)) == 4
+
+
+def test_a_teacher_is_frozen_and_needed_in_stage_two_alone() -> None:
+    objective, _ = made("mavil_taught")
+    assert isinstance(objective, AudioVisualMasking) and objective.teacher is not None
+    assert not objective.train().teacher.training  # type: ignore[union-attr]
+    assert not any(parameter.requires_grad for parameter in objective.teacher.parameters())
+    with pytest.raises(ValueError, match="teacher"):
+        AudioVisualMasking(MAViLPretraining(MAVIL_CONFIG), MAViLPretraining(MAVIL_CONFIG))
+    with pytest.raises(ValueError, match="teacher"):
+        build(MAViLSettings(), MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True)), Facts())
+
+
+def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = MAViLPretraining(MAVIL_CONFIG)
+    save_file(first.state_dict(), tmp_path / "weights.safetensors")
+    spec = BundleSpec(
+        name="first",
+        version="1",
+        task="autoencode",
+        architecture="mavil_pretraining",
+        config=asdict(first.config),
+        preprocess=Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        clip=two_frames_a_second(first.config),
+        sound=spectrogram(first.config),
+        labels=[],
+        license="none",
+        weights=Weights(sha256="0" * 64, bytes=0),
+    )
+    path = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights.safetensors").path
+    sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
+    for teacher in (path, tmp_path / "weights.safetensors"):  # or from the weights that a phase has left
+        student = MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True))
+        objective = build(MAViLSettings(teacher=teacher), student, Facts())
+        assert objective.teacher is not None
+        torch.testing.assert_close(objective.teacher.features(sound, clip).video, first.features(sound, clip).video)
+
+
+def test_a_student_teaches_in_the_next_round_and_others_are_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = replace(MAVIL_CONFIG, predict_features=True)
+    student = MAViLPretraining(config)
+    save_file(student.state_dict(), tmp_path / "round.safetensors")
+    objective = build(MAViLSettings(teacher=tmp_path / "round.safetensors"), MAViLPretraining(config), Facts())
+    sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
+    assert objective.teacher is not None
+    torch.testing.assert_close(objective.teacher.features(sound, clip).audio, student.features(sound, clip).audio)
+    with pytest.raises(ValueError, match=r"objective.teacher: .*round.safetensors has no weights of the student's size: .*cls_token"):
+        build(MAViLSettings(teacher=tmp_path / "round.safetensors"), MAViLPretraining(replace(config, width=32)), Facts())
+    with pytest.raises(ValueError, match=r"objective.teacher: .*nowhere.safetensors cannot be read"):
+        build(MAViLSettings(teacher=tmp_path / "nowhere.safetensors"), MAViLPretraining(config), Facts())
+
+
+def test_fine_tuning_removes_whole_times_and_bins_and_learns_several_labels() -> None:
+    objective, batch = made("audio_visual")
+    assert isinstance(objective, AudioVisualLabels)
+    times, bins = (draws.uniform(draw(), (count,), name) for count, name in ((4, "times"), (2, "mel bins")))
+    heard = torch.stack(
+        [
+            torch.tensor([2 * time + mel for time in times[sample].argsort()[:2].tolist() for mel in bins[sample].argsort()[:1].tolist()])
+            for sample in range(4)
+        ]
+    )
+    seen = draws.uniform(draw(), (8,), "video").argsort(dim=1)[:, :5]
+    scores = objective.model(batch["spectrogram"], batch["clip"], audio_kept=heard, video_kept=seen).logits.sigmoid()
+    wanted = -torch.where(batch["labels"] == 1, scores, 1 - scores).log().mean()
+    loss = objective(batch)["loss"]
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert_same_gradients(gradients(loss, objective), gradients(wanted, objective), 2e-5)
+
+
+def test_halves_without_fusion_learn_apart() -> None:
+    torch.manual_seed(0)
+    model = MAViL(MAViLConfig(**{**TOWERS, "fusion_depth": 0}, classes=3, multi_label=False))  # type: ignore[arg-type]
+    objective = AudioVisualLabels(model, AudioVisualSettings(time_mask=0.0, mel_mask=0.0, label_smoothing=0.3))
+    label = torch.tensor([0, 2, 1, 1])
+    sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
+    loss = objective({"spectrogram": sound, "clip": clip, "label": label, "draw": draw()})["loss"]
+    targets = torch.full((4, 3), 0.1).scatter(1, label.unsqueeze(1), 0.8)
+    wanted = sum(-(targets * logits.log_softmax(dim=1)).sum(dim=1).mean() for logits in (model.hear(sound).logits, model.see(clip).logits))
+    assert isinstance(wanted, Tensor) and loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert len(gradients(loss, objective)) == sum(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_layers_decay_as_published() -> None:
+    objective, _ = made("audio_visual")
+    assert isinstance(objective, AudioVisualLabels)
+    groups = objective.parameter_groups(OptimiserSettings(lr=1, weight_decay=5e-4, layer_decay=0.75))
+    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    assert scale["audio.blocks.0.attn.qkv.weight"] == scale["blocks_av.0.attn.qkv.weight"] == 0.75
+    assert scale["video.cls_token"] == 0.75**2 and scale["head.av.weight"] == 1.0
+    assert uniform(1).shape == (4, 1)

@@ -1,0 +1,134 @@
+"""Losses and gradients of recorded training steps, through the objectives that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.diffmae.masks import Split
+from models.mae.model import MAE, MAEConfig
+from models.mcc.model import Kept
+from models.mcc.queries import label
+from models.mcc.scenes import Augmentation
+from models.pairs.common import unit
+from models.people.tracks import Tracks
+from models.published.container import read_checkpoint
+from tests.golden import replay_cit, replay_diffmae, replay_flip, replay_lart, replay_mae, replay_mae_st, replay_mavil, replay_mcc
+from tests.golden.case import Case, read_case
+from tests.training.objectives.cases import gradients
+from training.objectives.contrastive import Contrastive, ContrastiveSettings, contrast
+from training.objectives.diffmae import DiffMAESettings, Diffusion
+from training.objectives.lart import Actions, LARTSettings
+from training.objectives.mae import MaskedReconstruction
+from training.objectives.mavil import AudioVisualMasking
+from training.objectives.mcc import MCCSettings, OccupancyAndColour
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def recorded(name: str) -> Case:
+    return read_case(GOLDEN / name)
+
+
+def check(case: Case, name: str, got: Tensor) -> None:
+    tolerance = case.tolerance_of(name)
+    wanted = case.outputs[name].reshape(got.shape)
+    torch.testing.assert_close(got.detach(), wanted, rtol=tolerance.rtol, atol=tolerance.atol, check_dtype=False)
+
+
+@pytest.mark.parametrize("name", ["mae/pretrain_normpix", "mae/pretrain_pixel"])
+def test_mae(name: str) -> None:
+    case = recorded(name)
+    model = MAE(MAEConfig(**replay_mae.settings(case.config)))
+    model.load_state_dict(read_checkpoint(case.checkpoint))
+    check(case, "loss", MaskedReconstruction(model).losses(case.inputs["img"], case.inputs["noise"])["loss"])
+
+
+@pytest.mark.parametrize("name", ["mae_st/pretrain_sep_cls", "mae_st/pretrain_joint_nocls"])
+def test_mae_on_clips(name: str) -> None:
+    case = recorded(name)
+    objective = MaskedReconstruction(replay_mae_st.load_pretraining(case))
+    assert objective.input == "clip"
+    check(case, "loss", objective.losses(case.inputs["video"], case.inputs["noise"])["loss"])
+
+
+def test_audio_mae() -> None:
+    case = recorded("mavil/audio_mae_window_decoder")
+    objective = MaskedReconstruction(replay_mavil.load_audio_mae(case)).eval()
+    check(case, "loss_rec_audio", objective.losses(case.inputs["audio"], case.inputs["noise"])["loss"])
+
+
+@pytest.mark.parametrize("name", ["diffmae/train_cross_self", "diffmae/train_video_cross"])
+def test_diffmae(name: str) -> None:
+    case = recorded(name)
+    objective = Diffusion(replay_diffmae.load(case), DiffMAESettings())
+    split = Split.by_noise(case.inputs["mask_noise"], case.recorded["mask_ratio"])
+    loss = objective.losses(case.inputs["image"], split, case.inputs["t"], case.inputs["eps"])["loss"]
+    check(case, "loss", loss)
+    names = [name.removeprefix("grad.") for name in case.outputs if name.startswith("grad.")]
+    assert names
+    for name, gradient in zip(names, torch.autograd.grad(loss, [objective.model.get_parameter(name) for name in names]), strict=True):
+        check(case, f"grad.{name}", gradient)
+
+
+@pytest.mark.parametrize("name", ["flip/tiny_m50_t5x", "flip/tiny_m75"])
+def test_flip(name: str) -> None:
+    case = recorded(name)
+    images, words = case.inputs["image_nhwc"].permute(0, 3, 1, 2), case.inputs["txt"].long()
+    model = replay_flip.load(case)
+    masked = Contrastive(model, ContrastiveSettings()).losses(images, words, case.inputs["mask_noise"])
+    check(case, "train_loss", masked["loss"])
+    check(case, "eval_loss", Contrastive(model, ContrastiveSettings(masked=False)).losses(images, words)["loss"])
+
+
+@pytest.mark.parametrize("name", ["cit/moco_tiny", "cit/augreg_tiny"])
+def test_cit(name: str) -> None:
+    case = recorded(name)
+    features = (unit(case.outputs["image_embeds"]), unit(case.outputs["text_embeds"]))
+    scale = replay_cit.load(case).scale()
+    check(case, "loss_i2t", contrast(*features, scale, symmetric=False)["loss"])
+    check(case, "loss_symmetric", contrast(*features, scale)["loss"])
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_mavil(stage: int) -> None:
+    case = recorded(f"mavil/pretrain_stage{stage}")
+    teacher = replay_mavil.load_pretraining(case, case.folder / "teacher.pth", student=False) if stage == 2 else None
+    objective = AudioVisualMasking(replay_mavil.load_pretraining(case, case.checkpoint, student=True), teacher)
+    values = objective.losses(case.inputs["audio"], case.inputs["video"], replay_mavil.noise_of(case))
+    recorded_as = {"loss": "total", "loss_audio": "rec_audio", "loss_video": "rec_video", "loss_inter": "inter", "loss_intra": "intra"}
+    for name, theirs in recorded_as.items():
+        check(case, f"loss_{theirs}", values[name])
+
+
+def test_lart() -> None:
+    case = recorded("lart/train_masking")
+    inputs = case.inputs
+    tracks = Tracks(
+        inputs["pose_shape"], inputs["has_detection"], inputs.get("joints_3D"), inputs.get("apperance_emb"), inputs.get("mask_detection")
+    )
+    objective = Actions(replay_lart.build(case), LARTSettings()).eval()
+    targets = {"actions": inputs["action_label"], "labelled": inputs["has_gt"]}
+    check(case, "loss_action", objective.losses(tracks, replay_lart._recorded_masks(case, tracks), targets)["loss"])
+
+
+def test_mcc() -> None:
+    case = recorded("mcc/co3d_train_step")
+    inputs = case.inputs
+    model, images, seen, queries = replay_mcc.scene_of(case)
+    augmentation = Augmentation(inputs["aug_scale"], inputs["aug_shift"], inputs["aug_degrees_xyz"], bool(inputs["aug_flip"]))
+    labels = label(queries, inputs["gt_xyz"], inputs["gt_rgb"], case.config["train_dist_threshold"])
+    kept = Kept(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
+    objective = OccupancyAndColour(model, MCCSettings()).train()
+    values = objective.losses(images, seen, queries, labels, augmentation, kept)
+    check(case, "loss", values["loss"])
+    check(case, "loss_occupancy", values["loss_occupancy"])
+    check(case, "loss_rgb", values["loss_colour"])
+    found = gradients(values["loss"], objective.model)
+    names = [name for name in case.outputs if name.startswith("grad.")]
+    assert names
+    for name in names:
+        check(case, name, found[name.removeprefix("grad.")])

@@ -1,0 +1,70 @@
+"""One of two processes that share a batch: `python -m tests.training.objectives.two_processes RANK STORE RESULT`."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.training.objectives.cases import BATCH, CASES, gradients, made
+from tests.training.objectives.curating import curate_rounds
+from training import draws, reductions
+from training.distributed import spread, whole
+
+SHARDED = [name for name in CASES if name not in ("supervised_reversible", "lit", "cit")]
+"""Others have reversible trunks or parameters that are single numbers."""
+ROWS = torch.arange(12.0).view(4, 3)
+
+
+def main(rank: int, store: str, result: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    found = {"reductions": reduced(rank), "curated": curate_rounds()}
+    found |= {name: shared(name, rank) for name in CASES}
+    found |= {f"{name} by fsdp": sharded(name, rank) for name in SHARDED}
+    if rank == 0:
+        torch.save(found, result)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def shared(name: str, rank: int) -> dict[str, dict[str, Tensor]]:
+    """Values and gradients of half of the batch, averaged over both processes as DDP does."""
+    objective, batch = made(name)
+    values = objective(half(batch, rank))
+    both = {"values": {key: value.detach() for key, value in values.items()}, "gradients": gradients(values["loss"], objective)}
+    return {kind: {key: reductions.averaged(value) for key, value in part.items()} for kind, part in both.items()}
+
+
+def sharded(name: str, rank: int) -> dict[str, Tensor]:
+    """Gradients of half of the batch, where each process has half of every parameter."""
+    objective, batch = made(name)
+    spread(objective, "fsdp", "fp32", torch.device("cpu"))(half(batch, rank))["loss"].backward()
+    learning = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    return {name: whole(parameter.grad) for name, parameter in learning.items() if parameter.grad is not None}
+
+
+def half(batch: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    return {key: value[rank * BATCH // 2 : (rank + 1) * BATCH // 2] for key, value in batch.items()}
+
+
+def reduced(rank: int) -> dict[str, Tensor]:
+    own = ROWS[2 * rank : 2 * rank + 2].clone().requires_grad_()
+    joined = reductions.gathered(own)
+    ((rank + 1) * joined.square()).sum().backward()
+    assert own.grad is not None
+    count = torch.tensor([1.0, 3.0])[rank]
+    return {
+        "gathered": joined.detach(),
+        "gradient": reductions.gathered(own.grad),
+        "summed": reductions.summed(torch.tensor(rank + 1)),
+        "mean": reductions.averaged(reductions.term_of_mean(torch.tensor([10.0, 2.0])[rank], count)),
+        "nothing": reductions.averaged(reductions.term_of_mean(torch.tensor(0.0), 0)),
+        "draw": draws.of_batch(torch.arange(4)[2 * rank : 2 * rank + 2]),
+    }
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -1,0 +1,113 @@
+"""Options of the loop that change how a run computes, and not what: and those that do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.registry import architectures
+from tests.training import shapes
+from training import command, recipe
+from training.phases import WEIGHTS
+from training.watching import read_log
+
+
+def losses(content: dict[str, Any], folder: Path, *changes: str) -> list[float]:
+    """Of the first phase, trained in `folder`."""
+    file = shapes.write(content, folder / "recipe.yaml")
+    assert command.main([str(file), *changes, "--phase", "pretrain", "--runs", str(folder), "--no-tensorboard"]) == 0
+    return [row["loss"] for row in read_log(folder / "colours-0.1/pretrain")]
+
+
+@pytest.fixture
+def content(colours: Path) -> dict[str, Any]:
+    return shapes.recipe(colours)
+
+
+@pytest.mark.parametrize("option", ["micro_batch=3", "checkpoint_activations=true", "workers=2", "log_every=1"])
+def test_how_a_run_computes_does_not_change_its_losses(content: dict[str, Any], tmp_path: Path, option: str) -> None:
+    """To 1e-6: gradients of micro-batches are added in another order."""
+    content["phases"][0]["optimiser"]["eps"] = 1e-4
+    for name in ("plain", "other"):
+        (tmp_path / name).mkdir()
+    assert losses(content, tmp_path / "other", f"phases.0.loop.{option}") == pytest.approx(losses(content, tmp_path / "plain"), rel=1e-6)
+
+
+def test_a_reversible_trunk_trains_like_any_other(content: dict[str, Any], tmp_path: Path) -> None:
+    falling = losses(content, tmp_path, "model.config.reversible=true", "phases.0.loop.epochs=4")
+    assert sum(falling[-9:]) < sum(falling[:9])
+
+
+def test_bfloat16_is_near_to_float32(content: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("fine", "coarse"):
+        (tmp_path / name).mkdir()
+    coarse = losses(content, tmp_path / "coarse", "phases.0.loop.precision=bf16")
+    assert coarse == pytest.approx(losses(content, tmp_path / "fine"), rel=0.02)
+
+
+def test_a_phase_gives_away_the_moving_average_of_its_weights(content: dict[str, Any], tmp_path: Path) -> None:
+    """With a decay of 0.5: half of the weights after the last step, and so on back to the first."""
+    content["phases"][0]["loop"] = {"epochs": 3 / 9, "batch_size": 8, "checkpoint_every": 1}
+    trail = []
+    for steps in (1, 2, 3):
+        (tmp_path / str(steps)).mkdir()
+        content["phases"][0]["loop"]["epochs"] = steps / 9
+        content["phases"][0]["schedule"] = {"kind": "constant"}
+        losses(content, tmp_path / str(steps))
+        trail.append(load_file(tmp_path / str(steps) / "colours-0.1/pretrain" / WEIGHTS))
+    (tmp_path / "average").mkdir()
+    losses(content, tmp_path / "average", "phases.0.loop.ema=0.5")
+    given = load_file(tmp_path / "average/colours-0.1/pretrain" / WEIGHTS)
+    plan = recipe.read(tmp_path / "average/recipe.yaml")
+    torch.manual_seed(plan.seed)
+    settings = plan.model_of(plan.phases[0])
+    start = architectures()["mae"].build(settings.resolved(labels=3)).state_dict()
+    for name, value in given.items():
+        expected = start[name] / 8 + trail[0][name] / 8 + trail[1][name] / 4 + trail[2][name] / 2
+        assert torch.allclose(value, expected, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("phases.0.loop.precision=fp16", "loop.precision: fp16 needs a GPU"),
+        ("phases.0.loop.batch_size=100", "loop.batch_size: 100 where the data has 72 images"),
+        ("phases.0.loop.sharding=fsdp", "loop.sharding: fsdp needs several processes"),
+        ("phases.0.objective.kind=lart", "phases.0.objective: model.architecture: the objective lart trains LART, not MAE"),
+        ("phases.0.start=nowhere.safetensors", "start: nowhere.safetensors cannot be read"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    content: dict[str, Any], tmp_path: Path, change: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shapes.write(content, tmp_path / "recipe.yaml")
+    assert command.main([str(file), change, "--runs", str(tmp_path), "--no-tensorboard"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_what_each_phase_takes_and_leaves_nothing(
+    content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shapes.write(content, tmp_path / "recipe.yaml")
+    assert command.main([str(file), "--dry-run", "--runs", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert "phase pretrain: MaskedReconstruction on 72 images" in said and "phase finetune: Supervised" in said
+    assert "18 steps of 8" in said and "images/s" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tensorboard_gets_scalars_and_images(content: dict[str, Any], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    content["phases"][0]["loop"]["checkpoint_every"] = 9
+    file = shapes.write(content, tmp_path / "recipe.yaml")
+    assert command.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path)]) == 0
+    events = EventAccumulator(str(tmp_path / "colours-0.1/pretrain/tensorboard"))
+    events.Reload()
+    assert {"loss", "lr", "grad_norm", "images per second"} <= set(events.Tags()["scalars"])
+    assert set(events.Tags()["images"]) >= {"masked", "predicted"}
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 19))

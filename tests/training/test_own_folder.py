@@ -1,0 +1,86 @@
+"""The commands of docs/training.md: a folder of images becomes a bundle that can be served."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models import bundle, loading
+from models.bundle import Bundle
+from tests.training import shapes
+from training.data.pictures import to_model_size
+
+OPSIN = Path(sys.executable).parent / "opsin"
+NETWORK = "image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2"
+SMALL = [
+    "preprocess.image_size=16",
+    "preprocess.short_side=16",
+    f"phases.0.model.config={{{NETWORK}, decoder_width: 8, decoder_depth: 1, decoder_heads: 2}}",
+    f"phases.1.model={{architecture: vit, config: {{{NETWORK}, pool: mean}}}}",
+    "phases.1.augment={crop_scale: [0.5, 1.0]}",
+    "phases.1.objective={kind: supervised, merge: [0, 3]}",
+    "phases.1.optimiser={lr: 0.01}",
+    "release.quality.ladder={min_throughput: 1.01, batch_size: 2, rounds: 3, rungs: [{name: r3, schedule: 3}]}",
+    *(f"phases.{phase}.loop={{epochs: {epochs}, batch_size: 8}}" for phase, epochs in enumerate((2, 6))),
+    *(f"phases.{phase}.schedule.warmup=0.5" for phase in range(2)),
+]
+
+
+def documented() -> list[list[str]]:
+    """The commands of the section, as a shell would split them."""
+    text = Path("docs/training.md").read_text(encoding="utf-8")
+    section = text.split("## A folder of your own")[1].split("\n## ")[0]
+    return [shlex.split(line) for line in re.findall(r"^opsin .*$", section, re.MULTILINE)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which the documented command ran, on a smaller network, and what it printed."""
+    folder = tmp_path_factory.mktemp("own")
+    shapes.draw(folder / "photos/train", 24)
+    shapes.draw(folder / "photos/val", 6, seed=1)
+    (folder / "training").symlink_to(Path("training").absolute())
+    train = next(command for command in documented() if command[1] == "train")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([OPSIN, *train[1:], *SMALL], cwd=folder, capture_output=True, text=True, env=environment, timeout=250)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def mine(made: tuple[Path, str]) -> Bundle:
+    return bundle.read(made[0] / "bundles/mine/1.0.0")
+
+
+def test_the_bundle_classifies_images_that_it_has_not_seen(made: tuple[Path, str], mine: Bundle) -> None:
+    model = loading.load(mine)
+    files = sorted((made[0] / "photos/val").rglob("*.png"))
+    pixels = np.stack([to_model_size(Image.open(file).convert("RGB"), mine.spec.pictures) for file in files])
+    predicted = model.forward({"pixels": pixels}, {})["logits"].argmax(axis=1)
+    assert [mine.spec.labels[label] for label in predicted] == [file.parent.name for file in files]
+
+
+def test_the_card_and_the_spec_say_how_good_it_is(made: tuple[Path, str], mine: Bundle) -> None:
+    assert mine.spec.quality["test_accuracy"] == {"value": 1.0, "standard_error": 0.0, "n": 18}
+    assert [rung.name for rung in mine.spec.ladder] == ["r3"]
+    card = (mine.path / "README.md").read_text(encoding="utf-8")
+    assert card in made[1]
+    assert "labels an image with one of 3 classes" in card and "On 18 images that were not trained on" in card
+    assert "<polyline" in (mine.path / "training.svg").read_text(encoding="utf-8")
+
+
+def test_the_other_documented_commands_work(made: tuple[Path, str], mine: Bundle) -> None:
+    commands = [command for command in documented() if command[1] == "bundles"]
+    assert commands
+    for command in commands:
+        done = subprocess.run([OPSIN, *command[1:]], cwd=made[0], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "mine" in done.stdout

@@ -1,0 +1,75 @@
+"""Two processes train what one would have trained."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.bundle import Preprocess
+from tests.training import shapes
+from training import command
+from training.data.base import Preparation
+from training.data.folder import Folder, open_folder
+from training.data.sampling import EpochBatches, Share
+from training.phases import WEIGHTS
+from training.watching import read_log
+
+STEPS = 20
+PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def launch(count: int, *arguments: object) -> None:
+    """As torchrun does, `count` processes of one run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    processes = [shapes.start(*arguments, **common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
+    for process in processes:
+        shapes.finish(process)
+
+
+@pytest.mark.timeout(240)
+def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Path) -> None:
+    """20 steps of 8 samples in fp32, to 1e-6; the checkpoint of two is one process's too.
+
+    AdamW's epsilon keeps it from blowing up the rounding errors that are the whole gradient of the keys' biases.
+    """
+    content = shapes.recipe(colours)
+    first = content["phases"][0]
+    first["optimiser"]["eps"] = 1e-4
+    first["loop"] = {"epochs": STEPS / 9, "batch_size": 8, "clip_norm": 1.0, "ema": 0.5, "checkpoint_every": 6}
+    content["phases"] = [first | {"name": name, "loop": first["loop"] | {"sharding": name}} for name in ("ddp", "fsdp")]
+    two = shapes.write(content, tmp_path / "two.yaml")
+    content["phases"] = [first | {"name": "one"}]
+    one = shapes.write(content, tmp_path / "one.yaml")
+    launch(2, two, "--runs", tmp_path)
+    assert command.main([str(one), "--runs", str(tmp_path), "--no-tensorboard"]) == 0
+
+    runs = tmp_path / "colours-0.1"
+    wanted, weights = read_log(runs / "one"), load_file(runs / "one" / WEIGHTS)
+    assert len(wanted) == STEPS
+    for name in ("ddp", "fsdp"):
+        got = read_log(runs / name)
+        assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in wanted], rel=1e-6)
+        for parameter, value in load_file(runs / name / WEIGHTS).items():
+            assert torch.allclose(value, weights[parameter], rtol=1e-6, atol=1e-6), parameter
+    assert command.main([str(two), "--runs", str(tmp_path), "--phase", "ddp", "--no-tensorboard"]) == 0
+
+
+def test_every_sample_of_an_epoch_is_seen_once_over_all_processes(colours: Path) -> None:
+    source = open_folder(Folder(path=colours), Preparation(preprocess=PREPROCESS))
+    shares = [EpochBatches(source, Share(12, rank, 3, micro_batch=3), seed=1) for rank in range(3)]
+    alone = EpochBatches(source, Share(12), seed=1)
+    for epoch in range(2):
+        for batches in (*shares, alone):
+            batches.epoch = epoch
+        parts = [[draw for micro in batches for draw in micro] for batches in shares]
+        steps = [[draw for part in parts for draw in part[4 * step : 4 * step + 4]] for step in range(6)]
+        assert steps == list(alone)
+        assert sorted(draw.sample for step in steps for draw in step) == list(range(72))
+    assert [len(batches) for batches in shares] == [12] * 3  # 6 steps of 4 samples, 3 at a time at most

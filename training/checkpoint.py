@@ -1,0 +1,157 @@
+"""Checkpoints of a phase, by `torch.distributed.checkpoint`: every process writes its part, and any number of processes reads them.
+
+A checkpoint is a folder `step-N`. It is written beside the one before under another name, brought to the disk, and renamed: a kill or a
+full disk leaves the old one.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from training.distributed import barrier, is_main
+from training.errors import TrainingError
+from training.fingerprint import Fingerprint, require_same
+from training.reductions import world
+
+_RUN = "run.json"
+_PARTIAL = ".partial"
+_PRIVATE = "private"
+
+
+class Checkpoints:
+    def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
+        self.folder = folder
+        self._fingerprint = fingerprint
+
+    def begin(self) -> None:
+        """Remember what the run is. Raises TrainingError if the folder belongs to another run."""
+        remembered = self.folder / _RUN
+        if remembered.is_file():
+            require_same(self.folder, json.loads(remembered.read_text(encoding="utf-8")), self._fingerprint)
+        elif is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(remembered, json.dumps(self._fingerprint, indent=2, sort_keys=True))
+        barrier()
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint."""
+        steps = [int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if not path.suffix]
+        return max(steps, default=None)
+
+    def save(self, objective: nn.Module, optimiser: Any, extra: Mapping[str, Any], step: int) -> None:
+        """Raises TrainingError for a full disk; the checkpoint before stays."""
+        target = self.folder / f"step-{step}"
+        partial = target.with_suffix(_PARTIAL)
+        model, optimisation = get_state_dict(objective, optimiser)
+        state = {"model": model, "optimiser": optimisation, _PRIVATE: _packed(_private(model)), **extra}
+        try:
+            if is_main():
+                shutil.rmtree(partial, ignore_errors=True)
+            barrier()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that there is one process only
+                save(state, checkpoint_id=partial, no_dist=world() == 1)
+            barrier()
+            if is_main():
+                if target.exists():
+                    shutil.rmtree(target)
+                partial.rename(target)
+                _sync(self.folder)
+        except (OSError, CheckpointException) as error:
+            if _disk_is_full(error):
+                shutil.rmtree(partial, ignore_errors=True)
+                raise TrainingError(
+                    f"{self.folder}: disk full, step {step} could not be saved. The checkpoint of step {self.latest() or 0} is kept: "
+                    "make room and start the same command again"
+                ) from error
+            raise
+        if is_main():
+            for old in self.folder.glob("step-*"):
+                if old != target:
+                    shutil.rmtree(old)
+        barrier()
+
+    def load(self, objective: nn.Module, optimiser: Any, extra: dict[str, Any], step: int) -> None:
+        """Load in place; `extra` has the values of the checkpoint then."""
+        model, optimisation = get_state_dict(objective, optimiser)
+        private = _private(model)
+        state: dict[str, Any] = {"model": model, "optimiser": optimisation, _PRIVATE: b"", **extra}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            load(state, checkpoint_id=self.folder / f"step-{step}", no_dist=world() == 1)
+        if private:
+            state["model"] |= torch.load(io.BytesIO(state[_PRIVATE]), weights_only=True)
+        set_state_dict(
+            objective,
+            optimiser,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimiser"],
+            options=StateDictOptions(strict=True),
+        )
+        extra.update({name: state[name] for name in extra})
+
+
+def _private(model: dict[str, Any]) -> dict[str, Any]:
+    """Take what modules keep beside parameters and buffers (`get_extra_state`) out of a state: its shapes may change on the way."""
+    return {name: model.pop(name) for name in list(model) if name.endswith("_extra_state")}
+
+
+def _packed(state: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    torch.save(dict(state), file)
+    return file.getvalue()
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    failures = [failure[0] if isinstance(failure, tuple) else failure for failure in getattr(error, "failures", {}).values()]
+    return any(getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause) for cause in (error, *failures))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    partial = path.with_suffix(path.suffix + _PARTIAL)
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class MovingAverage:
+    """Exponential moving average of the weights (and the buffers as they are), kept in the layout of the weights."""
+
+    def __init__(self, objective: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._parameters = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+        self.average: dict[str, Tensor] = {name: value.detach().clone() for name, value in self._parameters.items()}
+
+    def update(self) -> None:
+        for name, value in self._parameters.items():
+            self.average[name].lerp_(value.detach(), 1 - self._decay)
+
+    def apply(self) -> None:
+        """Put the average in the place of the weights."""
+        for name, value in self._parameters.items():
+            value.data.copy_(self.average[name])

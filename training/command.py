@@ -1,0 +1,102 @@
+"""The command behind `opsin train` and `python -m training`: a recipe's phases one after another, then its bundle."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from training import dry_run, phases, recipe
+from training.distributed import is_main, process_group
+from training.errors import TrainingError
+from training.loop import Ended
+from training.phases import Workshop
+from training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Options:
+    recipe: Path
+    changes: tuple[str, ...] = ()
+    """Overrides, `phases.0.loop.batch_size=8`."""
+    runs: Path = Path("runs")
+    bundles: Path = Path("bundles")
+    cache: Path = Path(".cache/data")
+    phase: str | None = None
+    """Train this one alone."""
+    dry_run: bool = False
+    tensorboard: bool = True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        run(_parse(arguments))
+    except TrainingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: Options) -> None:
+    """In this process, or as one of those that torchrun started. Raises TrainingError."""
+    with process_group() as device:
+        make(options, device)
+
+
+def _parse(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description="Train a recipe and write its bundle. A run that was killed goes on."
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="overrides, such as phases.0.loop.batch_size=8")
+    parser.add_argument("--runs", type=Path, default=Options.runs, help="checkpoints, logs and reports (default: %(default)s)")
+    parser.add_argument("--bundles", type=Path, default=Options.bundles, help="where the bundle goes (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
+    parser.add_argument("--phase", help="train this phase alone, and write no bundle")
+    parser.add_argument("--dry-run", action="store_true", help="say what it takes: parameters, memory, samples per second; train nothing")
+    parser.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="write log.jsonl alone")
+    given = parser.parse_intermixed_args(arguments)
+    return Options(**{**vars(given), "changes": tuple(given.changes)})
+
+
+def make(options: Options, device: torch.device) -> None:
+    """Until the bundle is written, or a budget or a signal stops the run with a checkpoint. Raises TrainingError."""
+    plan = recipe.read(options.recipe, options.changes)
+    shop = Workshop(options.runs / f"{plan.name}-{plan.version}", options.cache, device, options.tensorboard)
+    chosen = [phase for phase in plan.phases if options.phase in (None, phase.name)]
+    if not chosen:
+        raise TrainingError(f"--phase: {options.phase} is no phase; there are {', '.join(phase.name for phase in plan.phases)}")
+    for phase in chosen:
+        torch.set_num_threads(_threads(phase.loop.workers))
+        if options.dry_run:
+            print(dry_run.estimate(plan, phase, shop))
+            continue
+        report = phases.run(phases.prepare(plan, phase, shop))
+        if report.ended is Ended.STOPPED:
+            if is_main():
+                print(f"stopped in step {report.step} of phase {phase.name}; the same command goes on", file=sys.stderr)
+            return
+    if not options.dry_run and options.phase is None and is_main():
+        _release(plan, options, shop)
+
+
+def _release(plan: Recipe, options: Options, shop: Workshop) -> None:
+    if plan.release is None:
+        print(f"trained; the weights lie in {shop.runs / plan.phases[-1].name / phases.WEIGHTS}")
+        return
+    from training import release  # scikit-learn takes seconds
+
+    written = release.release(plan, options.recipe, shop, options.bundles)
+    print((written.path / "README.md").read_text(encoding="utf-8"))
+
+
+def _threads(workers: int) -> int:
+    """Of torch's; data workers and other processes of this machine have the rest of the cores."""
+    set_by_hand = os.environ.get("OMP_NUM_THREADS")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(set_by_hand) if set_by_hand else max(1, len(os.sched_getaffinity(0)) // local - workers)

@@ -1,0 +1,44 @@
+"""Kinds of data: the one place that lists them. A line here makes `data: {kind: …}` of a recipe mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import Field
+
+from training.data import flags, folder, pairs, rgbd, sound, tracklets, videos, webdataset
+from training.data.base import Preparation, Source
+from training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Kind:
+    settings: type[Settings]
+    """Has a field `kind: Literal[NAME] = NAME`."""
+    open: Callable[[Any, Preparation], Source]
+    """Raises DataError."""
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(folder.Folder, folder.open_folder),
+    Kind(webdataset.WebDataset, webdataset.open_webdataset),
+    Kind(pairs.Pairs, pairs.open_pairs),
+    Kind(videos.VideoFiles, videos.open_videos),
+    Kind(sound.SoundFiles, sound.open_sound),
+    Kind(rgbd.RGBD, rgbd.open_rgbd),
+    Kind(tracklets.Tracklets, tracklets.open_tracklets),
+    Kind(flags.Flags, flags.open_flags),
+)
+
+if TYPE_CHECKING:
+    DataSettings = Settings
+else:
+    DataSettings = Annotated[Union[tuple(kind.settings for kind in KINDS)], Field(discriminator="kind")]  # noqa: UP007
+
+
+def open_source(settings: Settings, preparation: Preparation) -> Source:
+    """Raises DataError."""
+    [kind] = [kind for kind in KINDS if isinstance(settings, kind.settings)]
+    return kind.open(settings, preparation)

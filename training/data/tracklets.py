@@ -1,0 +1,92 @@
+"""Tracks of people with actions, as LART is trained on: files of its format, those of one clip in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.media.joblib_file import UnsafeFile
+from models.people.ava import NAMES, VALID
+from models.people.tracklets import arrange, read_tracklet, shuffled
+from training.data.base import Preparation, Sample, Unreadable
+from training.data.pairs import digest
+from training.errors import DataError
+from training.settings import Settings
+
+
+class Tracklets(Settings):
+    kind: Literal["tracklets"] = "tracklets"
+    path: Path
+    """A folder of `CLIP/TRACK.pkl`, one folder for each clip."""
+    mean_std: Path
+    """`mean_std.npy`, float (2, 1, K): statistics of the poses."""
+    frames: int = Field(default=125, gt=1)
+    people: int = Field(default=5, gt=0)
+    """Of a clip, the one that it is about included."""
+    appearance: int | None = None
+    """Values of an appearance feature; None: the network has none, and gets none."""
+
+
+@dataclass(frozen=True)
+class People:
+    files: tuple[Path, ...]
+    settings: Tracklets
+    mean_std: Tensor
+    labels: tuple[str, ...] = tuple(NAMES.values())
+    unit: str = "tracks"
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def identity(self) -> Mapping[str, Any]:
+        rows = (f"{file.parent.name}/{file.name} {file.stat().st_size}" for file in self.files)
+        return {"tracks": len(self.files), "listing": digest(rows)}
+
+    def sample(self, index: int, draw: int) -> Sample:
+        file, settings = self.files[index], self.settings
+        others = [other for other in sorted(file.parent.glob("*.pkl")) if other != file]
+        try:
+            ego = read_tracklet(file)
+            beside = shuffled([read_tracklet(other) for other in others], draw) if settings.people > 1 else []
+            clip = arrange(
+                ego,
+                beside,
+                frames=settings.frames,
+                people=settings.people,
+                mean_std=self.mean_std,
+                classes=VALID,
+                appearance=settings.appearance,
+                training=True,
+            )
+        except (UnsafeFile, OSError, ValueError) as error:
+            raise Unreadable(f"{file}: {error}") from error
+        tracks, targets = clip.tracks, clip.targets
+        assert tracks.joints is not None and tracks.appearance is not None
+        sample = {
+            "pose": tracks.pose[0],  # (T, P, 229)
+            "joints": tracks.joints[0],
+            "detected": targets.detected,
+            "labelled": targets.labelled,
+            "actions": targets.actions[..., : len(VALID)],
+            "raw_pose": targets.pose,
+        }
+        return sample | ({"appearance": tracks.appearance[0]} if settings.appearance else {})
+
+
+def open_tracklets(settings: Tracklets, preparation: Preparation) -> People:
+    """Raises DataError."""
+    files = tuple(sorted(settings.path.glob("*/*.pkl")))
+    if not files:
+        raise DataError(f"data.path: {settings.path} has no files CLIP/TRACK.pkl")
+    try:
+        mean_std = torch.from_numpy(np.load(settings.mean_std, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.mean_std: {settings.mean_std} cannot be read ({error})") from error
+    return People(files, settings, mean_std)

@@ -1,0 +1,97 @@
+"""Images in tar shards: `KEY.jpg` (or png, webp) with the class in `KEY.cls`, as a number or a name, or without labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from training.data.base import Preparation, Sample, Unreadable
+from training.data.folder import read_image
+from training.data.images import prepared
+from training.data.shards import Member, Shards, open_shards
+from training.errors import DataError
+from training.settings import Settings
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+
+
+class WebDataset(Settings):
+    kind: Literal["webdataset"] = "webdataset"
+    shards: list[str] = Field(min_length=1)
+    """Paths, globs, ranges (`part-{000..127}.tar`) or URLs of fsspec."""
+    labels: list[str] | Path = Field(default_factory=list)
+    """Names of the classes in order, or a file with one in each line; empty: samples have no labels."""
+    several: bool = False
+    """`KEY.cls` holds any number of classes, separated by commas."""
+
+
+@dataclass(frozen=True)
+class WebImages:
+    archive: Shards
+    labels: tuple[str, ...]
+    several: bool
+    preparation: Preparation
+    unit: str = "images"
+
+    @property
+    def shards(self) -> Sequence[range]:
+        return self.archive.ranges
+
+    def __len__(self) -> int:
+        return len(self.archive.members)
+
+    def identity(self) -> Mapping[str, Any]:
+        return self.archive.identity()
+
+    def sample(self, index: int, draw: int) -> Sample:
+        preprocess = self.preparation.preprocess
+        assert preprocess is not None
+        member = self.archive.members[index]
+        pixels = prepared(image_of(member), preprocess, self.preparation.augment, draw)
+        return {"pixels": pixels, **self._target(member)} if self.labels else {"pixels": pixels}
+
+    def _target(self, member: Member) -> dict[str, Tensor]:
+        said = member.read("cls").decode("utf-8", "replace").strip()
+        numbers = [self._number(member, name) for name in (said.split(",") if self.several else [said]) if name.strip()]
+        if not self.several:
+            return {"label": torch.tensor(numbers[0] if numbers else self._number(member, said))}
+        return {"labels": torch.zeros(len(self.labels)).index_fill_(0, torch.tensor(numbers, dtype=torch.int64), 1.0)}
+
+    def _number(self, member: Member, said: str) -> int:
+        name = said.strip()
+        if name in self.labels:
+            return self.labels.index(name)
+        if name.isdecimal() and int(name) < len(self.labels):
+            return int(name)
+        raise Unreadable(f"{member.shard}: {member.key}.cls is {name!r}, neither a label nor a number below {len(self.labels)}")
+
+
+def image_of(member: Member) -> Any:
+    """As RGB, on white. Raises Unreadable."""
+    return read_image(io.BytesIO(member.read(*IMAGES)), f"{member.shard}: {member.key}")
+
+
+def open_webdataset(settings: WebDataset, preparation: Preparation) -> WebImages:
+    """Raises DataError."""
+    if preparation.preprocess is None:
+        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+    archive = open_shards(settings.shards, preparation.cache)
+    return WebImages(archive, read_labels(settings.labels), settings.several, preparation)
+
+
+def read_labels(labels: list[str] | Path) -> tuple[str, ...]:
+    """Raises DataError."""
+    if not isinstance(labels, Path):
+        return tuple(labels)
+    try:
+        lines = labels.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"data.labels: {labels} cannot be read ({error.strerror})") from error
+    return tuple(line.strip() for line in lines if line.strip())

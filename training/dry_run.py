@@ -1,0 +1,55 @@
+"""What a phase takes: parameters, memory and samples per second, from a few steps that leave no trace."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from training import phases
+from training.loop import train
+from training.phases import Workshop
+from training.recipe import Phase, Recipe
+from training.reductions import world
+
+_STEPS = 4
+_BYTES = 4
+
+
+def estimate(recipe: Recipe, phase: Phase, shop: Workshop) -> str:
+    """A few lines for people. Raises TrainingError."""
+    with tempfile.TemporaryDirectory() as folder:
+        alone = phase.model_copy(update={"start": None})  # earlier phases may not have been trained yet
+        ready = phases.prepare(recipe, alone, replace(shop, tensorboard=False))
+        parameters = list(ready.objective.parameters())
+        total, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+        states = 2 if phase.optimiser.kind == "adamw" else 1
+        fixed = _BYTES * (total + trained * (1 + states + bool(phase.loop.ema)))
+        sharded = fixed / world() if phase.loop.sharding == "fsdp" else fixed
+        loop = phase.loop.model_copy(update={"max_steps": _STEPS, "checkpoint_every": 10 * _STEPS})
+        before = _peak(shop.device)
+        report = train(
+            ready.objective, ready.source, replace(ready.plan, loop=loop), replace(ready.run, folder=Path(folder) / phase.name, saves=False)
+        )
+    steps = round(phase.loop.epochs * ((phase.loop.samples_per_epoch or len(ready.source)) // phase.loop.batch_size))
+    hours = steps * phase.loop.batch_size / max(report.rate, 1e-9) / 3600
+    return "\n".join(
+        (
+            f"phase {phase.name}: {type(ready.objective).__name__} on {len(ready.source):,} {ready.source.unit}",
+            f"  parameters   {total / 1e6:.2f} M, {trained / 1e6:.2f} M of them trained",
+            f"  memory       {sharded / 2**20:.0f} MiB for weights, gradients and optimiser of each process; activations and data took",
+            f"               {max(0.0, _peak(shop.device) - before - sharded) / 2**20:.0f} MiB more in {_STEPS} steps",
+            f"  speed        {report.rate:.1f} {ready.source.unit}/s, {report.waiting:.0%} of the time waiting for data",
+            f"  length       {steps:,} steps of {phase.loop.batch_size}, about {hours:.1f} hours on this machine",
+        )
+    )
+
+
+def _peak(device: torch.device) -> float:
+    """Bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

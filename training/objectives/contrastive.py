@@ -1,0 +1,89 @@
+"""Matching images with texts by the contrastive loss of CLIP (arXiv 2103.00020): FLIP, which masks images (2212.00794), and LiT as MAWS
+uses it, where the vision tower is frozen (2303.13496). CiT is `training.objectives.cit`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.pairs.common import unit
+from models.pairs.flip import FLIP
+from models.pairs.maws import MAWSClip
+from training import draws, reductions
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
+from training.objectives.groups import by_decay
+from training.optim import ParameterGroup
+from training.settings import OptimiserSettings, Settings
+
+
+class ContrastiveSettings(Settings):
+    """Temperature and mask ratio are the model's."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    masked: bool = True
+    """Leave out `mask_ratio` of FLIP's patches; False: FLIP's unmasked tuning."""
+    freeze_vision: bool = False
+    """Train the text tower and the projections alone (LiT, arXiv 2111.07991)."""
+
+
+class Contrastive(nn.Module):
+    """Batch: normalised `pixels` (B, 3, S, S) and the `words` of their captions, token ids (B, N)."""
+
+    def __init__(self, model: FLIP | MAWSClip, settings: ContrastiveSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.masked = settings.masked and isinstance(model, FLIP)
+        self.freeze_vision = settings.freeze_vision
+        if settings.freeze_vision:
+            model.vision.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Contrastive:
+        super().train(mode)
+        if self.freeze_vision:
+            self.model.vision.eval()
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        noise = draws.uniform(batch["draw"], (self.model.config.vision.patches,), "mask") if self.masked else None
+        return self.losses(need(batch, "pixels"), need(batch, "words"), noise)
+
+    def losses(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        """noise: (B, L), uniform: of FLIP's images the patches with the lowest are seen; None: all are."""
+        if isinstance(self.model, FLIP):
+            seen, read = self.model.encode_images(images, noise=noise), self.model.encode_texts(words)
+        else:
+            seen, read = unit(self.model.encode_images(images)), unit(self.model.encode_texts(words))
+        return contrast(seen, read, self.model.scale())
+
+    def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
+        """As FLIP: biases, norms and position tables do not decay; tokens, the token table and the temperature do."""
+
+        def decay(name: str, parameter: nn.Parameter) -> float:
+            free = "pos_embed" in name or (parameter.dim() == 1 and name != "logit_scale")
+            return 0.0 if free else settings.weight_decay
+
+        return by_decay(self.model, decay)
+
+
+def contrast(x: Tensor, y: Tensor, scale: Tensor | float, *, symmetric: bool = True) -> dict[str, Tensor]:
+    """Cross-entropy of finding each row's partner among the rows of all ranks: `loss`, and `accuracy` of finding y for x.
+
+    x, y: (B, C), unit vectors, row by row a pair; scale: factor of their cosines; symmetric: also of finding x for y.
+    """
+    partner = torch.arange(len(x), device=x.device) + reductions.rank() * len(x)
+    with torch.autocast(x.device.type, enabled=False):  # cosines times 100 would be coarse in half precision
+        x, y = x.float(), y.float()
+        to_y = scale * (x @ reductions.gathered(y).T)  # (B, world · B)
+        loss = F.cross_entropy(to_y, partner)
+        if symmetric:
+            loss = (loss + F.cross_entropy(scale * (y @ reductions.gathered(x).T), partner)) / 2
+    return {"loss": loss, "accuracy": (to_y.detach().argmax(dim=1) == partner).float().mean()}
+
+
+def build(settings: ContrastiveSettings, model: nn.Module, facts: Facts) -> Contrastive:
+    """Raises ValueError."""
+    return Contrastive(expect(settings.kind, model, FLIP, MAWSClip), settings)

@@ -1,0 +1,146 @@
+"""DiffMAE's pre-training (arXiv 2304.03283): denoise the masked patches at random times, given the visible ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from models.diffmae.masks import Split
+from models.diffmae.model import Denoising, DiffMAE, Target
+from models.layers.masking import take
+from models.layers.patches import to_pixels
+from models.vit.model import ViT
+from training import draws
+from training.objectives import masks
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, load_teacher, need
+from training.objectives.masks import Strategy
+from training.reductions import term_of_mean
+from training.settings import Settings
+
+
+class DiffMAESettings(Settings):
+    kind: Literal["diffmae"] = "diffmae"
+    masks: dict[Strategy, float] = Field(default={Strategy.RANDOM: 1.0}, min_length=1)
+    """Odds of the strategies. A model that is to serve users' masks learns from blocks, boxes and strokes, too."""
+    mask_ratio: float = Field(default=0.75, gt=0, le=1)
+    """Share that random masks remove: 0.9 for clips."""
+    min_snr: float | None = Field(default=None, gt=0)
+    """Weight each time by its signal-to-noise ratio, cut off here ("min-SNR", arXiv 2303.09556; divided by the ratio where noise is the
+    target). None: all times alike, as DiffMAE."""
+    pixel_weight: float = Field(default=1.0, ge=0)
+    """Weight of the pixels' loss beside that of `clip_width` features, whose weight is the model's; 0: features are the only target."""
+    teacher: Path | None = None
+    """Bundle of a ViT, or of a pair with one, whose patches the second head predicts; for models with `clip_width`."""
+
+    @field_validator("masks")
+    @classmethod
+    def _odds(cls, value: dict[Strategy, float]) -> dict[Strategy, float]:
+        if min(value.values()) < 0 or sum(value.values()) <= 0:
+            raise ValueError("odds are not negative, and not all 0")
+        return value
+
+
+class Diffusion(nn.Module):
+    """Batch: normalised `pixels` (B, channels, H, W), or `clip` (B, channels, T, H, W)."""
+
+    def __init__(self, model: DiffMAE, settings: DiffMAESettings, teacher: nn.Module | None = None, facts: Facts | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self._facts = facts or Facts()
+        self.input = "pixels" if model.config.frames is None else "clip"
+        self.teacher = None if teacher is None else _vision(teacher).requires_grad_(False).eval()
+        self._check(model.config.clip_width)
+
+    def train(self, mode: bool = True) -> Diffusion:
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        config, draw = self.model.config, batch["draw"]
+        split = masks.split(draw, config.grid, self.settings.masks, self.settings.mask_ratio)
+        t = draws.integers(draw, (), 0, config.schedule.steps, "time")
+        noise = draws.normal(draw, (config.patches, config.patch_values), "noise")
+        return self.losses(need(batch, self.input), split, t, take(noise, split.masked))
+
+    def losses(self, pixels: Tensor, split: Split, t: Tensor, noise: Tensor, clip_target: Tensor | None = None) -> dict[str, Tensor]:
+        """t (B,); noise (B, M, P), normal; clip_target (B, N, clip_width), features of all patches, None: the teacher's."""
+        if clip_target is None and self.teacher is not None:
+            with torch.no_grad():
+                clip_target = self.teacher.encode_patches(pixels)
+        answer: Denoising = self.model(pixels, split, t, noise, clip_target)
+        count = split.masked.numel() if split.masked_size is None else split.masked_size.sum()
+        pixel = answer.loss_pixel if self.settings.min_snr is None else self._weighted(answer, pixels, split, t, noise)
+        pixel = term_of_mean(pixel, count)
+        if answer.loss_clip is None:
+            return {"loss": pixel}
+        clip = term_of_mean(answer.loss_clip, count)
+        loss = self.settings.pixel_weight * pixel + self.model.config.clip_weight * clip
+        return {"loss": loss, "loss_pixel": pixel.detach(), "loss_clip": clip.detach()}
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Images that the encoder saw, and with the masked patches as predicted in one step from pure noise; of models that fill holes."""
+        config, preprocess, draw = self.model.config, self._facts.preprocess, batch["draw"]
+        if preprocess is None or self.input != "pixels" or config.normalise_patches or config.target is not Target.X0:
+            return {}
+        split = masks.split(draw, config.grid, self.settings.masks, self.settings.mask_ratio)
+        noise = take(draws.normal(draw, (config.patches, config.patch_values), "noise"), split.masked)
+        last = torch.full_like(draw, config.schedule.steps - 1)
+        filled = self.model.predict(noise, last, self.model.encode(batch["pixels"], split)).patches
+        real = torch.ones_like(filled[..., :1]) if split.masked_size is None else split.masked_size
+        patches = self.model.patchify(batch["pixels"])
+        index = split.masked.unsqueeze(-1).expand_as(filled)  # padding points at the first patch, and adds nothing there
+        hidden = torch.zeros_like(patches).scatter_add(1, index, real.expand_as(filled)) > 0
+        made = torch.zeros_like(patches).scatter_add(1, index, filled * real)
+        images = {"masked": patches.masked_fill(hidden, 0.0), "predicted": torch.where(hidden, made, patches)}
+        return {name: to_pixels(self.model.unpatchify(image), preprocess.mean, preprocess.std) for name, image in images.items()}
+
+    def _weighted(self, answer: Denoising, pixels: Tensor, split: Split, t: Tensor, noise: Tensor) -> Tensor:
+        """The pixel loss with each sample's error weighted by its time."""
+        config = self.model.config
+        wanted = self.model.targets(pixels, split) if config.target is Target.X0 else noise
+        errors = (answer.prediction.patches - wanted).square().mean(dim=-1)  # (B, M)
+        signal = config.schedule.alphas_bar(t.device)[t]
+        ratio = signal / (1 - signal)
+        weight = ratio.clamp(max=self.settings.min_snr)
+        weight = weight if config.target is Target.X0 else weight / ratio
+        errors = errors * weight.to(errors).unsqueeze(1)
+        if split.masked_size is None:
+            return errors.mean()
+        real = split.masked_size.squeeze(-1)
+        return (errors * real).sum() / real.sum()
+
+    def _check(self, clip_width: int | None) -> None:
+        """Raises ValueError."""
+        if self.teacher is None:
+            return
+        config, grid = self.teacher.config, self.model.config.grid[1:]
+        if clip_width != config.features:
+            raise ValueError(f"teacher: its patches have {config.features} channels, and model.clip_width is {clip_width}")
+        if self.input != "pixels" or config.grid != grid:
+            raise ValueError(f"teacher: it sees {config.grid} patches of an image, the model {grid} of {self.input}")
+
+
+def _vision(teacher: nn.Module) -> ViT:
+    """Raises ValueError."""
+    tower = getattr(teacher, "vision", teacher)
+    if not isinstance(tower, ViT):
+        raise ValueError(f"teacher: a bundle of a ViT, or of a pair with one, is needed, not {type(teacher).__name__}")
+    return tower
+
+
+def build(settings: DiffMAESettings, model: nn.Module, facts: Facts) -> Diffusion:
+    """Raises ValueError."""
+    teacher = None if settings.teacher is None else load_teacher(settings.teacher)
+    network: DiffMAE = expect(settings.kind, model, DiffMAE)
+    if network.config.clip_width and teacher is None:
+        raise ValueError("objective.teacher: a model with clip_width needs one")
+    return Diffusion(network, settings, teacher, facts)

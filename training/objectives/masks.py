@@ -1,0 +1,138 @@
+"""Masks that DiffMAE trains under (arXiv 2304.03283, section 3): at random for representations, and such as users will ask for to inpaint.
+
+Masks of patches are bool, True where a patch is to be filled. Every sample's mask is a function of its draw alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from models.diffmae.masks import Split, centre_mask
+from training import draws
+
+Grid = tuple[int, int, int]
+"""Patches in time (1 for images), rows and columns. Masks are the same at all times, but for random ones."""
+
+BOXES = 4
+STROKES = 3
+SEGMENTS = 6
+"""Boxes and strokes of a mask at most; straight parts of a stroke."""
+SAMPLES = 4
+"""Points along a side of a patch at which strokes are looked for."""
+
+
+class Strategy(StrEnum):
+    RANDOM = "random"
+    """A fixed share of the patches."""
+    CENTRE = "centre"
+    """Half of the rows and half of the columns, in the middle."""
+    BLOCK = "block"
+    """One rectangle over a quarter to a half of the patches."""
+    BOXES = "boxes"
+    """One to four rectangles, each side an eighth to a half of the image's."""
+    STROKES = "strokes"
+    """One to three bent strokes of a brush."""
+
+
+def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: float) -> Split:
+    """Each sample's strategy is drawn with odds `shares`; ratio: share of the patches that random masks remove."""
+    noise = draws.uniform(draw, (math.prod(grid),), "mask")
+    if set(shares) == {Strategy.RANDOM}:
+        return Split.by_noise(noise, ratio)  # every sample has as many: nothing is padded
+    bounds = torch.tensor(list(shares.values()), device=draw.device).cumsum(dim=0)
+    chosen = torch.bucketize(draws.uniform(draw, (), "strategy") * bounds[-1], bounds, right=True).clamp(max=len(bounds) - 1)
+    mask = torch.zeros(len(draw), *grid, dtype=torch.bool, device=draw.device)
+    for number, strategy in enumerate(shares):
+        own = chosen == number
+        mask[own] = _random(noise[own], grid, ratio) if strategy is Strategy.RANDOM else _shape(strategy, draw[own], grid)
+    return Split.by_mask(mask)
+
+
+def _random(noise: Tensor, grid: Grid, ratio: float) -> Tensor:
+    visible = noise.argsort(dim=1)[:, : int(noise.shape[1] * (1 - ratio))]
+    return torch.ones_like(noise, dtype=torch.bool).scatter_(1, visible, value=False).view(-1, *grid)
+
+
+def _shape(strategy: Strategy, draw: Tensor, grid: Grid) -> Tensor:
+    """→ (B, times, rows, columns)."""
+    times, rows, columns = grid
+    if strategy is Strategy.CENTRE:
+        mask = centre_mask(len(draw), (rows, columns)).to(draw.device)
+    elif strategy is Strategy.STROKES:
+        mask = strokes(draw, rows, columns)
+    else:
+        mask = block(draw, rows, columns) if strategy is Strategy.BLOCK else boxes(draw, rows, columns)
+    return mask.unsqueeze(1).expand(-1, times, -1, -1)
+
+
+def block(draw: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, rows, columns). All shapes of a quarter to a half of the patches are equally likely, and so are their places."""
+    shapes = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1)).to(draw.device)
+    share = shapes.prod(dim=1) / (rows * columns)
+    shapes = shapes[(share >= 0.25) & (share <= 0.5)]
+    sides = shapes[draws.integers(draw, (1,), 0, len(shapes), "block shape")]  # (B, 1, 2)
+    return _rectangles(sides, draws.uniform(draw, (1, 2), "block corner"), rows, columns)
+
+
+def boxes(draw: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, rows, columns)."""
+    image = torch.tensor([rows, columns], device=draw.device)
+    shortest, longest = (image / 8).ceil(), (image / 2).ceil()
+    sides = shortest + (draws.uniform(draw, (BOXES, 2), "box sides") * (longest - shortest + 1)).floor()
+    count = draws.integers(draw, (1, 1), 1, BOXES + 1, "box count")
+    sides = sides * (torch.arange(BOXES, device=draw.device).view(1, -1, 1) < count)  # those that are not there cover nothing
+    return _rectangles(sides, draws.uniform(draw, (BOXES, 2), "box corner"), rows, columns)
+
+
+def _rectangles(sides: Tensor, places: Tensor, rows: int, columns: int) -> Tensor:
+    """sides, places: (B, K, 2) in patches, and in [0, 1) of the room that is left → their union (B, rows, columns)."""
+    room = torch.tensor([rows, columns], device=sides.device) - sides + 1
+    first = (places * room).floor()  # (B, K, 2)
+    last = first + sides
+    row = torch.arange(rows, device=sides.device).view(1, 1, rows, 1)
+    column = torch.arange(columns, device=sides.device).view(1, 1, 1, columns)
+    (top, left), (bottom, right) = (edge[..., None, None].unbind(2) for edge in (first, last))  # (B, K, 1, 1) each
+    return ((row >= top) & (row < bottom) & (column >= left) & (column < right)).any(dim=1)
+
+
+def strokes(draw: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, rows, columns): patches that a brush touches, and those where its strokes begin. Lengths in parts of the image's sides."""
+    batch = len(draw)
+    start = draws.uniform(draw, (STROKES, 1, 2), "stroke start")
+    heading = 2 * math.pi * draws.uniform(draw, (STROKES, 1), "stroke heading")
+    angle = heading + 0.6 * draws.normal(draw, (STROKES, SEGMENTS), "stroke bend").cumsum(dim=2)
+    length = 0.05 + 0.15 * draws.uniform(draw, (STROKES, SEGMENTS), "stroke length")
+    move = length.unsqueeze(-1) * torch.stack([angle.sin(), angle.cos()], dim=-1)  # (B, strokes, segments, 2): row, column
+    corner = torch.cat([start, start + move.cumsum(dim=2)], dim=2)  # (B, strokes, segments + 1, 2)
+    radius = 0.02 + 0.06 * draws.uniform(draw, (STROKES,), "stroke radius")
+    count = draws.integers(draw, (1,), 1, STROKES + 1, "stroke count")
+    present = torch.arange(STROKES, device=draw.device) < count  # (B, strokes)
+    points = torch.cartesian_prod(_centres(rows * SAMPLES, draw.device), _centres(columns * SAMPLES, draw.device))  # (P, 2)
+    touched = torch.zeros(batch, len(points), dtype=torch.bool, device=draw.device)
+    for stroke in range(STROKES):
+        for segment in range(SEGMENTS):
+            distance = _distance(points, corner[:, stroke, segment], corner[:, stroke, segment + 1])
+            touched |= (distance <= radius[:, stroke, None]) & present[:, stroke, None]
+    mask = touched.view(batch, rows, SAMPLES, columns, SAMPLES).any(dim=4).any(dim=2)
+    begin = (start.squeeze(2) * torch.tensor([rows, columns], device=draw.device)).long()  # (B, strokes, 2)
+    first = torch.zeros(batch, rows * columns, dtype=torch.bool, device=draw.device)
+    first.scatter_(1, begin[:, :1, 0] * columns + begin[:, :1, 1], value=True)
+    return mask | first.view(batch, rows, columns)
+
+
+def _centres(count: int, device: torch.device) -> Tensor:
+    return (torch.arange(count, device=device) + 0.5) / count
+
+
+def _distance(points: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Points (P, 2) from the segments between a and b (B, 2) → (B, P)."""
+    along = (b - a).unsqueeze(1)  # (B, 1, 2)
+    from_a = points - a.unsqueeze(1)  # (B, P, 2)
+    part = ((from_a * along).sum(dim=-1) / along.square().sum(dim=-1)).clamp(0, 1)
+    distance: Tensor = torch.linalg.vector_norm(from_a - part.unsqueeze(-1) * along, dim=-1)
+    return distance

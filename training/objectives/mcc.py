@@ -1,0 +1,136 @@
+"""MCC's training (arXiv 2301.08247): which points of space are occupied, and what colour the occupied ones have."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.mcc.model import MCC, Kept
+from models.mcc.queries import Labels, label
+from models.mcc.scenes import Augmentation
+from training import draws
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
+from training.reductions import term_of_mean
+from training.settings import Settings
+
+
+class MCCSettings(Settings):
+    """The defaults are CO3D's. Weights of the losses are the model's."""
+
+    kind: Literal["mcc"] = "mcc"
+    queries: int = Field(default=550, gt=0)
+    """Points asked in each scene."""
+    region: Literal["cube", "half-ball"] = "cube"
+    """Where they are, uniformly: -size to size on every axis (CO3D), or z >= 0 within a distance of size (Hypersim)."""
+    size: float = Field(default=3.0, gt=0)
+    near: float = Field(default=0.0, ge=0, le=1)
+    """Share of the queries that are placed around true points instead, with `threshold` as the standard deviation of their distance on each
+    axis; 0 as published."""
+    threshold: float = Field(default=0.1, gt=0)
+    """A query is occupied if a true point is nearer; before augmentation."""
+    scale: float = Field(default=0.2, ge=0, lt=1)
+    """Each axis is scaled by a factor from 1 - scale to 1 + scale. All samples of a step are augmented alike."""
+    shift: float = Field(default=1.0, ge=0)
+    """Largest translation along each axis; 0 for Hypersim, whose camera is the origin."""
+    degrees: int = Field(default=180, ge=0, le=180)
+    """Largest rotation about each axis, in whole degrees; 0 for Hypersim."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability that scene and image are mirrored."""
+
+
+class OccupancyAndColour(nn.Module):
+    """Batch: normalised `pixels` (B, 3, any, any); the point seen in each pixel of a map, `points` (B, n, n, 3), and whether there is one,
+    `valid` (B, n, n); the true points of the surface, `surface` (B, G, 3), and their colours in 0..1, `colours` (B, G, 3)."""
+
+    def __init__(self, model: MCC, settings: MCCSettings, facts: Facts | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self._facts = facts or Facts()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        draw, truth = batch["draw"], need(batch, "surface")
+        queries = self.queries(draw, truth)
+        labels = label(queries, truth, need(batch, "colours"), self.settings.threshold)
+        kept = self._keep(draw) if self.training else None
+        seen = need(batch, "points").masked_fill(~need(batch, "valid").bool().unsqueeze(-1), torch.inf)
+        return self.losses(self.images(need(batch, "pixels")), seen, queries, labels, self.augmentation(draw), kept)
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Normalised (B, 3, H, W) → in 0..1, as the network takes them."""
+        preprocess = self._facts.preprocess
+        if preprocess is None:
+            return pixels
+        mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+        return pixels * std + mean
+
+    def losses(
+        self, images: Tensor, seen: Tensor, queries: Tensor, labels: Labels, augmentation: Augmentation, kept: Kept | None = None
+    ) -> dict[str, Tensor]:
+        """queries (B, Q, 3) and their labels before augmentation; kept: fates of the branches in stochastic depth, None: all are kept,
+        or drawn, in training."""
+        images, seen, moved = augmentation.images(images), augmentation.seen(seen), augmentation.points(queries)
+        predicted = self.model(images, seen, moved, kept=kept)
+        losses = self.model.losses(predicted, labels.occupied, labels.colours)
+        occupancy = term_of_mean(losses.occupancy, labels.occupied.numel())
+        colour = term_of_mean(losses.colour, labels.occupied.sum())
+        config = self.model.config
+        loss = config.occupancy_weight * occupancy + config.colour_weight * colour
+        return {"loss": loss, "loss_occupancy": occupancy.detach(), "loss_colour": colour.detach()}
+
+    def queries(self, draw: Tensor, truth: Tensor) -> Tensor:
+        """(B, Q, 3). truth: (B, G, 3)."""
+        settings = self.settings
+        far = in_cube(draw, settings.queries, settings.size)
+        if settings.region == "half-ball":
+            far = in_half_ball(draw, settings.queries, settings.size)
+        count = round(settings.near * settings.queries)
+        if not count:
+            return far
+        chosen = draws.integers(draw, (count, 1), 0, truth.shape[1], "near points").expand(-1, -1, 3)
+        near = truth.gather(1, chosen) + settings.threshold * draws.normal(draw, (count, 3), "near offsets").to(truth)
+        return torch.cat([near, far[:, count:]], dim=1)
+
+    def augmentation(self, draw: Tensor) -> Augmentation:
+        """One for the samples of all ranks."""
+        settings, shared = self.settings, draws.of_batch(draw)
+        uniform = 2 * draws.uniform(shared, (2, 3), "augmentation")[0].cpu() - 1
+        return Augmentation(
+            scale=1 + settings.scale * uniform[0],
+            shift=settings.shift * uniform[1],
+            degrees=draws.integers(shared, (3,), -settings.degrees, settings.degrees + 1, "degrees")[0].cpu().float(),
+            flip=bool(draws.uniform(shared, (), "flip") < settings.flip),
+        )
+
+    def _keep(self, draw: Tensor) -> Kept | None:
+        """Drawn per sample."""
+        config = self.model.config
+        if not config.drop_path:
+            return None
+        fates = {
+            name: (draws.uniform(draw, (depth, 2), f"drop path {name}") >= config.drop_path).float().permute(1, 2, 0)
+            for name, depth in (("xyz", config.depth), ("rgb", config.depth), ("decoder", config.decoder_depth))
+        }
+        return Kept(**fates)
+
+
+def in_cube(draw: Tensor, count: int, half_width: float) -> Tensor:
+    """(B, count, 3), uniform."""
+    return half_width * (2 * draws.uniform(draw, (count, 3), "queries") - 1)
+
+
+def in_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
+    """(B, count, 3), uniform where z >= 0 within the radius, from directions and distances: none is rejected."""
+    direction = draws.normal(draw, (count, 3), "directions")
+    distance = radius * draws.uniform(draw, (count, 1), "distances").double() ** (1 / 3)
+    points = direction / direction.norm(dim=-1, keepdim=True) * distance.float()
+    return torch.cat([points[..., :2], points[..., 2:].abs()], dim=-1)
+
+
+def build(settings: MCCSettings, model: nn.Module, facts: Facts) -> OccupancyAndColour:
+    """Raises ValueError."""
+    return OccupancyAndColour(expect(settings.kind, model, MCC), settings, facts)

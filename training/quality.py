@@ -1,0 +1,199 @@
+"""What is measured of a finished network, as a bundle's `quality`, ladder and provenance say it."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.bundle import Preprocess, Rung
+from models.merge_schedule import MergeSchedule
+from models.vit.model import ViT
+from training import evaluate, measure, phases
+from training.data import flags, pictures
+from training.data.base import Source, Unreadable
+from training.data.registry import open_source
+from training.errors import RecipeError
+from training.measure import Comparison, Report, Task
+from training.phases import Workshop
+from training.recipe import FlagsQuality, HeldOutQuality, LadderSettings, Recipe
+
+
+@dataclass(frozen=True)
+class Measurement:
+    quality: dict[str, Any] = field(default_factory=dict)
+    ladder: list[Rung] = field(default_factory=list)
+    default_rung: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    """For the provenance."""
+
+
+def rounded(network: nn.Module) -> nn.Module:
+    """The network with its weights as a bundle stores them, float16: what is measured is what is shipped."""
+    return network.half().float().eval()
+
+
+def of_flags(recipe: Recipe, settings: FlagsQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Calibrates the network in place, then measures it. Raises TrainingError."""
+    data, preprocess = recipe.data, recipe.preprocess
+    if not isinstance(data, flags.Flags) or not isinstance(network, ViT) or preprocess is None:
+        raise RecipeError("release.quality: kind flags is for a ViT on data of kind flags")
+    task, corpus = Task(data, preprocess, settings.ladder, recipe.seed), flags.build(data, shop.cache)
+    labels = tuple(data.labels.values())
+    short, scratch = (
+        _vit(phases.trained_network(recipe, name, labels, shop)) for name in (settings.with_pretraining, settings.without_pretraining)
+    )
+    temperature = measure.temperature(task, corpus, network)
+    rounded(calibrated(network, temperature))
+    report = measure.measure(task, corpus, network, short, scratch)
+    return Measurement(
+        quality=_flags_quality(recipe, settings, report, temperature) | {"examples": _examples(settings, network, preprocess, labels)},
+        ladder=[
+            Rung(name=r.name, schedule=r.schedule.to_json(), accuracy=round(r.clean.value, 5), throughput=round(r.throughput, 3))
+            for r in report.ladder
+        ],
+        default_rung=report.default.name if report.default else None,
+        data={
+            "packages": [package.model_dump() for package in data.packages],
+            "drawings": {"train": len(corpus.train), "val": len(corpus.val)},
+            "test_pictures": {gallery.name: len(gallery.paths) for gallery in (*corpus.galleries, corpus.unfiltered)},
+        },
+    )
+
+
+def _vit(network: nn.Module) -> ViT:
+    assert isinstance(network, ViT)
+    rounded(network)
+    return network
+
+
+def calibrated(network: ViT, temperature: float) -> ViT:
+    """The network with its head's weights divided by `temperature`: its confidence changes, its predictions do not."""
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.div_(temperature)
+    return network
+
+
+def of_held_out(recipe: Recipe, settings: HeldOutQuality, network: nn.Module, labels: Sequence[str], shop: Workshop) -> Measurement:
+    """Top-1 and top-5 accuracy, and the ladder if the recipe has one. Raises TrainingError."""
+    source = open_source(settings.data, phases.preparation(recipe, None, shop.cache))
+    if source.labels != tuple(labels):
+        raise RecipeError(f"release.quality.data: its labels are {', '.join(source.labels)}, those of training {', '.join(labels)}")
+    rounded(network)
+    logits, targets = _logits(network, source, MergeSchedule.off())
+    best = logits.argmax(axis=1)
+    quality: dict[str, Any] = {
+        "test_accuracy": evaluate.accuracy(best == targets).to_json(),
+        "top5_accuracy": evaluate.accuracy(evaluate.top_k(logits, targets, min(5, len(labels)))).to_json(),
+        "calibration_error": round(evaluate.calibration_error(logits, targets), 5),
+        "images": len(targets),
+    }
+    if settings.ladder is None:
+        return Measurement(quality)
+    if not isinstance(network, ViT):
+        raise RecipeError("release.quality.ladder: only tokens of architecture vit merge")
+    rungs = _rungs(settings.ladder, network, source, best == targets)
+    fast = [rung for rung in rungs if (rung.throughput or 0) >= settings.ladder.min_throughput]
+    default = max(fast, key=lambda rung: (rung.accuracy or 0, rung.throughput or 0), default=None)
+    return Measurement(quality, rungs, default.name if default else None)
+
+
+def _rungs(settings: LadderSettings, network: ViT, source: Source, unmerged: evaluate.Right) -> list[Rung]:
+    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in settings.rungs}
+    speed = evaluate.relative_throughput(network, schedules, batch_size=settings.batch_size, rounds=settings.rounds)
+    rungs = []
+    for name, schedule in schedules.items():
+        logits, targets = _logits(network, source, schedule)
+        accuracy = evaluate.accuracy(logits.argmax(axis=1) == targets)
+        rungs.append(Rung(name=name, schedule=schedule.to_json(), accuracy=round(accuracy.value, 5), throughput=round(speed[name], 3)))
+    return rungs
+
+
+@torch.inference_mode()
+def _logits(network: nn.Module, source: Source, schedule: MergeSchedule, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """→ (N, classes) and (N,). Unreadable images are left out."""
+    scores: list[Tensor] = []
+    targets: list[int] = []
+    for start in range(0, len(source), batch_size):
+        samples = []
+        for index in range(start, min(start + batch_size, len(source))):
+            try:
+                samples.append(source.sample(index, 0))
+            except Unreadable:
+                continue
+        if samples:
+            pixels = torch.stack([sample["pixels"] for sample in samples])
+            answer = network(pixels, merge=schedule) if isinstance(network, ViT) else network(pixels)
+            scores.append(answer.logits)
+            targets += [int(sample["label"]) for sample in samples]
+    return torch.cat(scores).numpy(), np.array(targets)
+
+
+def _flags_quality(recipe: Recipe, settings: FlagsQuality, report: Report, temperature: float) -> dict[str, Any]:
+    epochs = {phase.name: phase.loop.epochs for phase in recipe.phases}
+    return {
+        "test_accuracy": report.clean.to_json(),
+        "distorted_accuracy": report.distorted.to_json(),
+        "val_accuracy": report.val.to_json(),
+        "temperature": round(temperature, 4),
+        "sources": [
+            {
+                "name": source.name,
+                "top1": source.top1.to_json(),
+                "top5": source.top5.to_json(),
+                "calibration_error": round(source.calibration_error, 5),
+                "baselines": {name: _comparison(rival) for name, rival in source.rivals.items()},
+            }
+            for source in report.sources
+        ],
+        "look_alikes": [dataclasses.asdict(row) for row in report.look_alikes],
+        "without_pretraining": {
+            "epochs": epochs[settings.without_pretraining],
+            **{kind: _comparison(rival) for kind, rival in report.pretraining.items()},
+        },
+        "ladder": [
+            {
+                "rung": r.name,
+                "tokens_out": r.tokens_out,
+                "throughput": round(r.throughput, 3),
+                "val_accuracy": r.val.to_json(),
+                "test_accuracy": r.clean.to_json(),
+                "drop": r.clean_drop.to_json(),
+                "distorted_accuracy": r.distorted.to_json(),
+                "distorted_drop": r.distorted_drop.to_json(),
+            }
+            for r in report.ladder
+        ],
+        "throughput": {
+            "what": "forward passes relative to merging off, median of interleaved pairs",
+            "batch_size": settings.ladder.batch_size,
+            "threads": 1,
+            "dtype": "float32",
+            "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        },
+        "default_rung_chosen": f"best validation accuracy among rungs of at least {settings.ladder.min_throughput}x throughput",
+    }
+
+
+def _comparison(rival: Comparison) -> dict[str, dict[str, float]]:
+    return {"accuracy": rival.accuracy.to_json(), "gain": rival.gain.to_json()}
+
+
+def _examples(settings: FlagsQuality, network: ViT, preprocess: Preprocess, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """File name → predicted label and its score, merging off."""
+    files: list[Path] = sorted(settings.examples.glob("*.png")) if settings.examples else []
+    recorded = {}
+    for file in files:
+        pixels = pictures.to_model_size(pictures.open_on_white(file), preprocess)[np.newaxis]
+        logits = torch.from_numpy(evaluate.logits(network, pixels, preprocess, MergeSchedule.off()))[0]
+        best = int(logits.argmax())
+        recorded[file.name] = {"label": labels[best], "score": round(float(logits.softmax(dim=0)[best]), 4)}
+    return recorded

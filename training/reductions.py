@@ -1,0 +1,78 @@
+"""Sums, means and concatenations over the ranks of a run; on one process, nothing happens.
+
+Whoever trains averages gradients over ranks, as DDP and FSDP do. So the loss of a rank is its term of a mean over ranks: with
+`term_of_mean` and `gathered` these terms average to the loss of the whole batch, and their gradients to its gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> int:
+    """Number of ranks."""
+    return dist.get_world_size() if _distributed() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if _distributed() else 0
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum over ranks, without a gradient across them. On one process `value` itself."""
+    if world() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def averaged(value: Tensor) -> Tensor:
+    """The mean over ranks, float, without a gradient across them."""
+    return summed(value) / world()
+
+
+def term_of_mean(mean: Tensor, count: Tensor | int) -> Tensor:
+    """This rank's term of a mean over all ranks, from its own mean over `count` items; 0 where no rank has any.
+
+    The mean over ranks of what is returned is the sum over all items by their number, on however many ranks they are.
+    """
+    if world() == 1:
+        return mean
+    own = torch.as_tensor(count, device=mean.device, dtype=torch.float64)
+    share = own * world() / summed(own).clamp(min=1)
+    return mean * share.to(mean.dtype)
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """(B, ...) of each rank → (world · B, ...) in the order of ranks, with gradients: each rank's rows get the sum of what all ranks ask.
+
+    All ranks have the same number of rows.
+    """
+    if world() == 1:
+        return rows
+    joined: Tensor = _Gathered.apply(rows)  # type: ignore[no-untyped-call]
+    return joined
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.count = len(rows)
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.narrow(0, rank() * ctx.count, ctx.count)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()

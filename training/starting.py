@@ -1,0 +1,71 @@
+"""Weights that a network starts with: of an earlier phase, a bundle or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.bundle import WEIGHTS_FILE
+from models.diffmae.model import DiffMAE, start_from_encoder
+from models.loading import mismatch
+from models.mae.model import start_from_pretrained as vit_from_mae
+from models.mae_st.model import VideoMAE
+from models.mae_st.model import start_from_pretrained as video_from_mae_st
+from models.mavil.conversion import audio_from_video, video_from_pictures
+from models.mavil.model import MAViL
+from models.mavil.model import start_from_pretrained as mavil_from_pretraining
+from models.mavil.pretraining import MAViLPretraining
+from models.mcc.model import MCC, start_from_mae
+from models.vit.model import ViT
+from training.errors import TrainingError
+
+
+def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for weights that are not an image MAE's of the same size."""
+    video = video_from_pictures(weights, network.config)
+    converted = video | audio_from_video(video, network.config)
+    own = network.state_dict()
+    wrong = [name for name, value in converted.items() if name not in own or own[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"no image MAE of this size: {', '.join(wrong[:5])}")
+    network.load_state_dict(converted, strict=False)
+
+
+_FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]], object]] = {
+    ViT: vit_from_mae,
+    VideoMAE: video_from_mae_st,
+    MAViL: mavil_from_pretraining,
+    MAViLPretraining: _mavil_from_mae,
+    DiffMAE: start_from_encoder,
+    MCC: start_from_mae,
+}
+"""Networks that start from the encoder of another."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Of a bundle's folder or a safetensors file. Raises TrainingError."""
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"start: {file} cannot be read ({error})") from error
+
+
+def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load weights of the same network, or of the one that it is pre-trained as, in place. Raises TrainingError."""
+    problem = mismatch(network, weights)
+    if problem is None:
+        network.load_state_dict(dict(weights))
+        return
+    convert = _FROM_PRETRAINING.get(type(network))
+    if convert is None:
+        raise TrainingError(f"start: the weights of {source} do not fit: {problem}")
+    try:
+        convert(network, {name: value.float() for name, value in weights.items()})
+    except ValueError as error:
+        raise TrainingError(f"start: the weights of {source} do not fit: {error}") from error

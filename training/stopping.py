@@ -1,0 +1,37 @@
+"""When a run stops before its end: a budget is spent, or somebody asks for it (SIGTERM, as a cluster sends before it takes a node away)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Stopping:
+    """A context in which SIGTERM and SIGINT ask for a stop after the step that is running; a second SIGINT interrupts at once."""
+
+    def __init__(self, max_steps: int | None, max_minutes: float | None) -> None:
+        self._max_steps = max_steps
+        self._until = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def wanted(self, step: int) -> bool:
+        spent = self._max_steps is not None and step >= self._max_steps
+        return self._asked or spent or (self._until is not None and time.monotonic() >= self._until)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
