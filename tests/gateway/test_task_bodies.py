@@ -179,7 +179,7 @@ async def test_a_part_that_may_come_once_is_refused_a_second_time() -> None:
 
 async def test_what_is_documented_is_what_is_read() -> None:
     operation = openapi.task_operation(SURFACE, "PaintResponse")
-    assert list(operation["responses"]["200"]["content"]) == ["image/png", "application/json"]
+    assert list(operation["responses"]["200"]["content"]) == ["image/png", "application/json", "text/event-stream"]
     assert [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"] == list(SURFACE.options)
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     for document in (

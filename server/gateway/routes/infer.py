@@ -95,6 +95,8 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             spec = await models.find(here, name, version)
             visit.resolved(spec)
             offered = offer.of(spec)
+            if offered.task.takes_long and _timeout(asked) is None:
+                visit.limit(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
             items = await _items(asked, name, offered, here, large=large)
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))

@@ -112,8 +112,9 @@ def test_step_by_step_it_is_the_whole_chain(options: dict[str, Any], sampler: Sa
     assert torch.equal(filled, to_pixels(whole, SMALL.mean, SMALL.std))
 
 
-def test_whoever_shares_the_batches_the_answer_is_the_same() -> None:
-    steps = stepper()
+@pytest.mark.parametrize("decoder", list(DecoderType))
+def test_whoever_shares_the_batches_the_answer_is_the_same(decoder: DecoderType) -> None:
+    steps = stepper(build(decoder_type=decoder))
     for (_, given, options), filled in zip(MIXED, together(steps, MIXED), strict=True):
         assert close(filled, answer(steps, given, **options)["filled"])
 
