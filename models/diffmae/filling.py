@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -137,6 +137,15 @@ class Batch:
             samples, count = now.x.shape[:2]
             yield filling, now, (slice(start, start + samples), slice(count))
             start += samples
+
+
+def encoded_together(fillings: Sequence[Filling], windows: Mapping[int, Window]) -> list[list[int]]:
+    """Indices of the windows that go through the encoder together: equally many patches are visible in each, so that nothing is padded."""
+    batches: dict[tuple[int, ...], list[int]] = {}
+    for index, window in windows.items():
+        sizes = (window.split.visible.shape[1], window.split.masked.shape[1])
+        batches.setdefault((*sizes, index) if fillings[index].request.alone else sizes, []).append(index)
+    return list(batches.values())
 
 
 def groups(fillings: Sequence[Filling]) -> list[list[int]]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from models.bundle import BundleError, Preprocess
 from models.diffmae import noise
-from models.diffmae.canvas import Canvas
+from models.diffmae.canvas import Canvas, Window
+from models.diffmae.decoder import Context
 from models.diffmae.diffusion import Method, Sampler, Schedule, Spacing, Steps
-from models.diffmae.filling import Batch, Denoising, Filling, Request, groups
+from models.diffmae.filling import Batch, Denoising, Filling, Request, encoded_together, groups
 from models.diffmae.inpainting import predict_clean
 from models.diffmae.masks import Split
 from models.diffmae.model import DiffMAE
@@ -49,7 +50,9 @@ class InpaintingSteps:
         if self._model.config.normalise_patches:
             raise BundleError("normalise_patches: such a model cannot fill holes, since it does not know a missing patch's mean and spread")
         jobs = zip(arrays, options, strict=True)
-        return [self._enter(Filling(self._request(job, asked), Canvas.of(job["pixels"], job["missing"]))) for job, asked in jobs]
+        return list[State](
+            self._enter([Filling(self._request(job, asked), Canvas.of(job["pixels"], job["missing"])) for job, asked in jobs])
+        )
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
         fillings = [state for state in states if isinstance(state, Filling)]
@@ -88,16 +91,36 @@ class InpaintingSteps:
             returned={name: array for name, array in job.items() if name not in WORKED_ON},
         )
 
-    def _enter(self, filling: Filling) -> Filling:
-        """Go on to the next window, if there is one: look at it and draw the noise to start from."""
-        if filling.finished == len(filling.request.windows):
-            return replace(filling, current=None)
-        at = filling.request.windows[filling.finished]
-        window = filling.canvas.window(self._model, at)
-        images = window.images.to(self._model.noise_embed.weight.dtype)
-        visible, masked = (places.expand(len(images), -1) for places in (window.split.visible, window.split.masked))
+    def _enter(self, fillings: Sequence[Filling]) -> list[Filling]:
+        """Go on to the next window, where there is one: look at it and draw the noise to start from."""
+        windows = {
+            index: filling.canvas.window(self._model, filling.request.windows[filling.finished])
+            for index, filling in enumerate(fillings)
+            if filling.finished < len(filling.request.windows)
+        }
+        contexts: dict[int, Context] = {}
+        for group in encoded_together(fillings, windows):
+            contexts |= zip(group, self._encode([windows[index] for index in group]), strict=True)
+        return [
+            replace(filling, current=self._denoising(filling, windows[index], contexts[index]) if index in windows else None)
+            for index, filling in enumerate(fillings)
+        ]
+
+    def _encode(self, windows: Sequence[Window]) -> Iterator[Context]:
+        """Of windows with equally many visible and masked patches, in one pass."""
+        images = torch.cat([window.images for window in windows]).to(self._model.noise_embed.weight.dtype)
+        visible = torch.cat([window.split.visible.expand(len(window.images), -1) for window in windows])
+        masked = torch.cat([window.split.masked.expand(len(window.images), -1) for window in windows])
         context = self._model.encode(images, Split(visible, masked))
-        return replace(filling, current=Denoising(at, window, context, self._noise(filling, -1, window.split)))
+        start = 0
+        for window in windows:
+            rows = slice(start, start + len(window.images))
+            start = rows.stop
+            yield context if len(windows) == 1 else context.rows(rows)
+
+    def _denoising(self, filling: Filling, window: Window, context: Context) -> Denoising:
+        at = filling.request.windows[filling.finished]
+        return Denoising(at, window, context, self._noise(filling, -1, window.split))
 
     def _denoise(self, fillings: Sequence[Filling]) -> Iterator[tuple[Filling, Tensor]]:
         """One step of all, in one batch; and the clean patches (n, M, P) that it predicts."""
@@ -117,7 +140,7 @@ class InpaintingSteps:
         if now.executed < len(filling.request.reverse):
             return Continuing(filling, self._preview(filling, x0) if wanted else None)
         canvas = filling.canvas.paste(self._model, now.at, now.window, now.x)
-        filling = self._enter(Filling(filling.request, canvas, filling.finished + 1))
+        [filling] = self._enter([Filling(filling.request, canvas, filling.finished + 1)])
         if filling.current is None:
             return Finished(self._answer(filling))
         return Continuing(filling, self._preview(filling, None) if wanted else None)

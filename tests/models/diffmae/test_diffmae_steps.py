@@ -155,6 +155,22 @@ def test_samples_share_one_encoding_and_differ() -> None:
         assert close(sample, answer(stepper(model), given, steps=4, seed=7 + index)["filled"][0])
 
 
+def test_new_jobs_of_equal_holes_are_encoded_together() -> None:
+    model = build()
+    encoded: list[int] = []
+    model.blocks[0].register_forward_pre_hook(lambda module, args: encoded.append(args[0].x.shape[0]))
+    jobs = [job(1, HOLE), job(2, (0, 0, 1, 1)), job(3, HOLE), job(4, HOLE)]
+    steps, options = stepper(model), [{"steps": 3, "seed": 5}] * 3 + [{"steps": 3, "deterministic": True}]
+    with torch.inference_mode():
+        states = steps.start(jobs, options)
+        assert sorted(encoded) == [1, 1, 2]
+        for _ in range(2):
+            states = [one.state for one in steps.step(states, [False] * 4) if isinstance(one, Continuing)]
+        outcomes = steps.step(states, [False] * 4)
+    for given, chosen, outcome in zip(jobs, options, outcomes, strict=True):
+        assert isinstance(outcome, Finished) and close(outcome.outputs["filled"], answer(steps, given, **chosen)["filled"])
+
+
 def test_the_last_seed_is_followed_by_the_first() -> None:
     given = job(1, HOLE)
     samples = answer(stepper(), given, steps=3, seed=2**63 - 1, samples=2)["filled"]
