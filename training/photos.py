@@ -25,7 +25,8 @@ from models import bundle, onnx_export
 from models.bundle import Bundle, BundleSpec, Preprocess, Weights
 from models.loading import load
 from training.data import pictures
-from training.data.packages import DataError, Package, obtain
+from training.data.packages import Package, obtain
+from training.errors import DataError
 
 SIZE = 224
 HALF_FROM = 64

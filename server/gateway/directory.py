@@ -83,13 +83,13 @@ class Directory:
         return newest(fleet, named(loaded(fleet, task), model))
 
     def default(self, fleet: Fleet, task: str) -> BundleSpec | None:
-        """The configured default of a task; else its only ready bundle (or only known one); else the starter bundle."""
+        """The configured default of a task; else the only bundle that is ready or on its way, or known at all; else the starter bundle."""
         configured = self._settings.default_models.get(task)
         if configured is not None:
             return self.choose(fleet, configured, task)
         known = loaded(fleet, task)
-        ready = [spec for spec in known if state_of(fleet, spec)[0] == "ready"]
-        names = {spec.name for spec in ready or known}
+        coming = [spec for spec in known if state_of(fleet, spec)[0] in ("ready", "loading")]
+        names = {spec.name for spec in coming or known}
         if len(names) == 1:
             return newest(fleet, [spec for spec in known if spec.name in names])
         return newest(fleet, [spec for spec in known if spec.name == Settings.starter_bundle])
