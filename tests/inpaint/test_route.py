@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import io
 
 import numpy as np
 import pytest
@@ -98,6 +99,13 @@ def test_parts_and_words_in_json(painter: Painter) -> None:
         assert np.abs(decoded(answer.content).astype(int) - expected).max() <= 2
 
 
+@pytest.mark.parametrize("seed", [0, 2**53 + 1, 2**63 - 1])
+def test_seeds_stay_exact_in_json(painter: Painter, seed: int) -> None:
+    body = {"image": base64.b64encode(FILE).decode(), "mask": "center", "steps": 1, "seed": seed}
+    answer = painter.gateway.http.post("/v1/inpaint", json=body, headers=JSON).json()
+    assert [result["seed"] for result in answer["results"]] == [seed]
+
+
 @pytest.mark.parametrize("size", ["fit", "crop", "tile"])
 @pytest.mark.parametrize("extra", [{}, {"grow": 2}, {"feather": 3}, {"inject_known": False}], ids=str)
 def test_what_is_outside_stays_whatever_the_network_sees(painter: Painter, size: str, extra: dict[str, object]) -> None:
@@ -118,7 +126,7 @@ def test_images_and_masks_of_every_kind(painter: Painter) -> None:
     animated = encoded(IMAGE.quantize(), "GIF", save_all=True, append_images=[noise(40, 60, seed=1).quantize()])
     assert painter.filled(animated, MASK).shape == (40, 60, 3)
 
-    mask = Image.open(__import__("io").BytesIO(MASK))
+    mask = Image.open(io.BytesIO(MASK))
     cut = Image.new("RGBA", mask.size, (9, 9, 9, 255))
     cut.paste((0, 0, 0, 0), HOLE)
     expected = painter.filled(FILE, MASK, seed=1)

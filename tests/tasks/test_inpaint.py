@@ -305,6 +305,29 @@ def test_extreme_sizes_are_filled_too(size: tuple[int, int], mode: str) -> None:
     assert decoded(fill(encoded(noise(height, width)), encoded(mask), size=mode)).shape == (height, width, 3)
 
 
+@pytest.mark.parametrize("size", ["crop", "tile"])
+def test_what_is_made_lands_where_it_was_seen(size: str) -> None:
+    """A network that made exactly what was there would give the image back."""
+    image, chosen = noise(50, 60), plan(size=size)
+    arrays = prepared(encoded(image), encoded(white(50, 60, (37, 21, 44, 29))), chosen)
+    left, top, width, height = arrays["box"].tolist()
+    made = np.asarray(image)[top : top + height, left : left + width]
+    answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
+    assert isinstance(answer, File) and np.array_equal(decoded(answer.content), np.asarray(image))
+
+
+def test_what_is_made_at_another_scale_lands_where_it_was_seen() -> None:
+    """Of a ramp, within the three levels that two resamplings cost."""
+    across, down = np.meshgrid(np.linspace(0, 255, 80), np.linspace(0, 255, 64))
+    ramp = np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8)
+    chosen = plan(size="fit")
+    arrays = prepared(encoded(Image.fromarray(ramp)), encoded(white(64, 80, (30, 20, 50, 40))), chosen)
+    height, width = arrays["pixels"].shape[:2]
+    made = np.asarray(Image.fromarray(ramp).resize((width, height), Image.Resampling.BICUBIC))
+    answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
+    assert isinstance(answer, File) and np.abs(decoded(answer.content).astype(int) - ramp).max() <= 3
+
+
 def test_several_samples_are_json_whatever_is_accepted() -> None:
     chosen = plan(samples=3, seed=5, steps=7)
     image = noise(12, 10)
