@@ -30,7 +30,7 @@ def make_bundle(root: Path) -> Bundle:
     torch.manual_seed(0)
     model = ViT(config)
     spec = _spec(NAME, "vit", asdict(config), [f"class {index}" for index in range(CLASSES)], image_size=224)
-    return _write(root, spec, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    return write(root, spec, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
 
 
 def make_null_bundle(root: Path, name: str, milliseconds: float, **more: Any) -> Bundle:
@@ -39,7 +39,7 @@ def make_null_bundle(root: Path, name: str, milliseconds: float, **more: Any) ->
     more: of its config, such as `steps`."""
     config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197, **more}
     spec = _spec(name, "null", config, [f"class {index}" for index in range(10)], image_size=16)
-    return _write(root, spec, {})
+    return write(root, spec, {})
 
 
 def _spec(name: str, architecture: str, config: dict[str, Any], labels: list[str], *, image_size: int) -> BundleSpec:
@@ -57,7 +57,7 @@ def _spec(name: str, architecture: str, config: dict[str, Any], labels: list[str
     )
 
 
-def _write(root: Path, spec: BundleSpec, tensors: dict[str, Any]) -> Bundle:
+def write(root: Path, spec: BundleSpec, tensors: dict[str, Any]) -> Bundle:
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:

@@ -211,18 +211,18 @@ def show(figures: Figures) -> None:
     saturation = [served / bare for served, bare in zip(figures.served, figures.bare, strict=True)]
     allowed = [step + 1.5 * alone for step, alone in zip(figures.longest_step, figures.p99_alone, strict=True)]
     turns = [beside / limit for beside, limit in zip(figures.p99_beside, allowed, strict=True)]
-    print(f"a. steps/s, served ÷ bare loop           {_spread(saturation)}  ({_spread(figures.served, 0)} ÷ {_spread(figures.bare, 0)})")
-    print(f"b. latency of 10 steps, joining ÷ static {_spread(figures.joining)}  ({_ms(figures.continuous)} ÷ {_ms(figures.static)})")
+    print(f"a. steps/s, served ÷ bare loop           {spread(saturation)}  ({spread(figures.served, 0)} ÷ {spread(figures.bare, 0)})")
+    print(f"b. latency of 10 steps, joining ÷ static {spread(figures.joining)}  ({_ms(figures.continuous)} ÷ {_ms(figures.static)})")
     parts = f"{_ms(figures.p99_beside)} ÷ {_ms(allowed)}; alone {_ms(figures.p99_alone)}"
-    print(f"c. p99 of a classification ÷ allowed     {_spread(turns)}  ({parts})")
+    print(f"c. p99 of a classification ÷ allowed     {spread(turns)}  ({parts})")
 
 
-def _spread(values: Sequence[float], digits: int = 3) -> str:
+def spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{median(values):.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
 
 
 def _ms(values: Sequence[float]) -> str:
-    return _spread([1000 * value for value in values], 1) + " ms"
+    return spread([1000 * value for value in values], 1) + " ms"
 
 
 if __name__ == "__main__":

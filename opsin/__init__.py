@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from opsin.client import AsyncClient, Client
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
+    from opsin.inpainting import Filled, Inpainting
     from opsin.jobs import AsyncJob, Event, Job, JobStatus
     from opsin.results import Classification, Merging, Model, Prediction, Readiness, Timing
 
@@ -22,6 +23,8 @@ __all__ = [
     "DeadlinePassed",
     "Event",
     "Failed",
+    "Filled",
+    "Inpainting",
     "Job",
     "JobStatus",
     "Merging",
@@ -39,7 +42,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'opsin' has no attribute {name!r}")
-    for home in ("opsin.errors", "opsin.results", "opsin.jobs", "opsin.client"):
+    for home in ("opsin.errors", "opsin.results", "opsin.inpainting", "opsin.jobs", "opsin.client"):
         module = import_module(home)
         if name in vars(module):
             return vars(module)[name]

@@ -28,6 +28,9 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[bytes, ...] = ()
+    """Of one part, `image`."""
+    parts: Mapping[str, bytes] = field(default_factory=dict)
+    """Files by the names of their parts, where there are several."""
     timeout: float | None = None
     later: bool = False
     """To be answered with a job, whose deadline `timeout` is."""
@@ -48,7 +51,9 @@ class Call:
             "headers": {**self.headers} if self.later else {**self.headers, "X-Request-Timeout": f"{timeout:.3f}"},
             "timeout": timeout + ANSWER_MARGIN,
         }
-        if len(self.pictures) == 1:
+        if self.parts:
+            arguments["files"] = [(name, (name, data, "application/octet-stream")) for name, data in self.parts.items()]
+        elif len(self.pictures) == 1:
             arguments["content"] = self.pictures[0]
             arguments["headers"]["Content-Type"] = "application/octet-stream"
         elif self.pictures:

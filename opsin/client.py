@@ -19,6 +19,7 @@ import httpx
 from opsin import results
 from opsin.calls import Budget, Call, checked, problem_of, transport_error
 from opsin.errors import OpsinError
+from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import AsyncJob, Job
 from opsin.pictures import Picture, encoded
 from opsin.results import Classification, Model, Readiness
@@ -86,6 +87,25 @@ class Client:
         if wait:
             return read(self._exchange(call).json())
         return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], read)
+
+    @overload
+    def inpaint(
+        self, image: Picture, mask: Picture | None = None, *, wait: Literal[True] = True, **options: Unpack[InpaintOptions]
+    ) -> Inpainting: ...
+    @overload
+    def inpaint(
+        self, image: Picture, mask: Picture | None = None, *, wait: Literal[False], **options: Unpack[InpaintOptions]
+    ) -> Job[Inpainting]: ...
+    def inpaint(self, image: Picture, mask: Picture | None = None, *, wait: bool = True, **options: Unpack[InpaintOptions]) -> Any:
+        """The picture with its hole filled. mask: a picture of the same size, white where it is to be filled, or words such as
+        `box:X,Y,W,H` or `center:0.5`; None for the picture's own transparency.
+
+        Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
+        """
+        call = inpaint_call(image, mask, options)
+        if wait:
+            return inpainting(self._exchange(call).json())
+        return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], inpainting)
 
     def job(self, job_id: str) -> Job[dict[str, Any]]:
         """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""
@@ -174,6 +194,22 @@ class AsyncClient:
             return read((await self._exchange(call)).json())
         accepted = await self._exchange(call.to_be_answered_later())
         return AsyncJob(self._http, self._exchange, accepted.json()["id"], read)
+
+    @overload
+    async def inpaint(
+        self, image: Picture, mask: Picture | None = None, *, wait: Literal[True] = True, **options: Unpack[InpaintOptions]
+    ) -> Inpainting: ...
+    @overload
+    async def inpaint(
+        self, image: Picture, mask: Picture | None = None, *, wait: Literal[False], **options: Unpack[InpaintOptions]
+    ) -> AsyncJob[Inpainting]: ...
+    async def inpaint(self, image: Picture, mask: Picture | None = None, *, wait: bool = True, **options: Unpack[InpaintOptions]) -> Any:
+        """See `Client.inpaint`."""
+        call = await asyncio.to_thread(inpaint_call, image, mask, options)
+        if wait:
+            return inpainting((await self._exchange(call)).json())
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, accepted.json()["id"], inpainting)
 
     def job(self, job_id: str) -> AsyncJob[dict[str, Any]]:
         """See `Client.job`."""

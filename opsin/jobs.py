@@ -24,6 +24,7 @@ from opsin.errors import DeadlinePassed, OpsinError, Unreachable
 
 T = TypeVar("T")
 
+JSON = {"Accept": "application/json"}
 LAST = frozenset({"done", "failed", "cancelled"})
 SILENCE_S = 45.0
 """A stream that brings nothing for so long is broken: the service sends a comment every 15 s."""
@@ -194,7 +195,7 @@ class Job(_Described[T]):
                 patience.lost(error)
             self._check(ends)
             time.sleep(PAUSE_S)
-        return self._read(self._exchange(Call("GET", f"{self._path}/result")).json())
+        return self._read(self._exchange(Call("GET", f"{self._path}/result", headers=JSON)).json())
 
     def cancel(self) -> None:
         """End it; if it has ended, remove what is kept of it."""
@@ -258,7 +259,7 @@ class AsyncJob(_Described[T]):
                 patience.lost(error)
             self._check(ends)
             await asyncio.sleep(PAUSE_S)
-        return self._read((await self._exchange(Call("GET", f"{self._path}/result"))).json())
+        return self._read((await self._exchange(Call("GET", f"{self._path}/result", headers=JSON))).json())
 
     async def cancel(self) -> None:
         await self._exchange(Call("DELETE", self._path))

@@ -90,7 +90,7 @@ class Readiness:
 
 def classifications(answer: Mapping[str, Any]) -> list[Classification]:
     """The body of `POST /v1/classify`, one entry a picture in the order in which they were sent."""
-    timing = Timing(**_fields(Timing, answer["timing"]))
+    timing = timing_of(answer)
     return [
         Classification(
             predictions=tuple(Prediction(**_fields(Prediction, prediction)) for prediction in result["predictions"]),
@@ -102,6 +102,10 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
         )
         for result in answer["results"]
     ]
+
+
+def timing_of(answer: Mapping[str, Any]) -> Timing:
+    return Timing(**_fields(Timing, answer["timing"]))
 
 
 def model(entry: Mapping[str, Any]) -> Model:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, Preprocess, Rung, Weights, write
+from models.bundle import Bundle, BundleSpec, Clip, Preprocess, Rung, Weights, write
 from models.diffmae.model import DiffMAE, DiffMAEConfig
 from models.vit.model import ViT, ViTConfig
 
@@ -39,10 +39,31 @@ def write_null(
     return _write(root, name, version, architecture, config, 32, 10, {})
 
 
-def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1") -> Bundle:
-    """Of the task inpaint, which no worker serves yet."""
-    small = DiffMAEConfig(image_size=(16, 16), patch_size=8, width=24, depth=1, heads=2)
-    config = dataclasses.replace(small, decoder_width=16, decoder_depth=1, decoder_heads=2)
+def write_unserved(root: Path, name: str = "sketcher", version: str = "1") -> Bundle:
+    """Of a task that no version serves."""
+    preprocess = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    spec = BundleSpec(
+        name=name,
+        version=version,
+        task="autoencode",
+        architecture="mae",
+        config={},
+        preprocess=preprocess,
+        license="CC0-1.0",
+        weights=UNSEALED,
+    )
+    return _sealed(root, spec, {})
+
+
+def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1", clip: Clip | None = None, **changes: Any) -> Bundle:
+    """Fills 16 x 16 pixels in patches of 4, with random weights: what it paints depends on everything. changes: of its config."""
+    small = DiffMAEConfig(image_size=(16, 16), patch_size=4, width=24, depth=2, heads=2, time_width=8)
+    config = dataclasses.replace(small, decoder_width=16, decoder_depth=2, decoder_heads=2, **changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DiffMAE(config)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
     spec = BundleSpec(
         name=name,
         version=version,
@@ -50,10 +71,11 @@ def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1") ->
         architecture="diffmae",
         config=dataclasses.asdict(config),
         preprocess=Preprocess(image_size=16, short_side=16, mean=config.mean, std=config.std),
+        clip=clip,
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return _sealed(root, spec, DiffMAE(config).state_dict())
+    return _sealed(root, spec, model.state_dict())
 
 
 def _write(

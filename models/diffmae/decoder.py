@@ -41,6 +41,19 @@ class Context:
     visible_size: Tensor | None = None
     """(B, 1 + V, 1), 0 for padding."""
 
+    @property
+    def nbytes(self) -> int:
+        return self.positions.nbytes + sum(memory.nbytes for memory in self.memories) + (0 if self.visible is None else self.visible.nbytes)
+
+    def rows(self, rows: slice) -> Context:
+        """Of some samples, in storage of their own."""
+
+        def own(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[rows].clone()
+
+        memories = tuple(memory.rows(rows) for memory in self.memories)
+        return Context(self.positions[rows].clone(), own(self.masked_size), memories, own(self.visible), own(self.visible_size))
+
     def repeat(self, count: int) -> Context:
         """One image's context for several samples of it, without a copy."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -105,10 +105,9 @@ class Spacing(StrEnum):
 
 
 class Method(StrEnum):
-    DDPM = "ddpm"
-    """Ancestral sampling."""
+    ANCESTRAL = "ancestral"
     DDIM = "ddim"
-    ONE_STEP = "onestep"
+    ONE_STEP = "one-step"
     """The prediction from pure noise, as a masked autoencoder makes it."""
 
 
@@ -166,7 +165,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Sampler:
-    method: Method = Method.DDPM
+    method: Method = Method.ANCESTRAL
     steps: int = 1000
     eta: float = 0.0
     """DDIM only: 0 adds no noise, 1 as much as ancestral sampling does."""
@@ -177,7 +176,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.method is Method.ONE_STEP and self.steps != 1:
-            raise ValueError(f"steps: {self.steps}; the method onestep takes 1")
+            raise ValueError(f"steps: {self.steps}; the method one-step takes 1")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta: {self.eta}; it can be from 0 to 1")
 
@@ -199,14 +198,6 @@ class Sampler:
         from_x0[0], from_xt[0], sigma[0] = 1.0, 0.0, 0.0
         clip = torch.full_like(times, self.clip, dtype=torch.bool)
         return Steps(times, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), from_x0, from_xt, sigma, clip)
-
-
-PRESETS: Mapping[str, Sampler] = {
-    "draft": Sampler(Method.ONE_STEP, 1),
-    "fast": Sampler(Method.DDIM, 25),
-    "standard": Sampler(Method.DDIM, 100),
-    "full": Sampler(Method.DDPM, 1000),
-}
 
 
 def _previous(alphas_bar: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ class Known:
     made: Tensor
     """(B, M, P) bool, True where a value is to be made."""
 
+    @property
+    def nbytes(self) -> int:
+        return self.patches.nbytes + self.made.nbytes
+
     def inject(self, x0: Tensor) -> Tensor:
         return torch.where(self.made, x0, self.patches.to(x0.dtype))
 

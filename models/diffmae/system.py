@@ -18,6 +18,8 @@ SYSTEM = System(
                 size=lambda config: config.image_size,
                 clip=lambda config: slowfast_clip(config) if config.frames else None,
             ),
+            steps={"inpaint": "models.diffmae.steps:inpaint_steps"},
+            precise=True,
             native=Native("sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.diffmae.native:one_step"),
         ),
     ),

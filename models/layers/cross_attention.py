@@ -19,6 +19,14 @@ class Memory:
     size: Tensor | None = None
     """(B, M, 1), how many tokens each key counts for."""
 
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def rows(self, rows: slice) -> Memory:
+        """Of some samples, in storage of their own."""
+        return Memory(self.keys[rows].clone(), self.values[rows].clone(), None if self.size is None else self.size[rows].clone())
+
 
 class CrossAttention(nn.Module):
     """The rows of `kv` are k and v, each split into heads contiguously.

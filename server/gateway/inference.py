@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,7 +18,7 @@ from server.gateway.admission import Visit
 from server.gateway.body import item_field
 from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
-from server.gateway.problems import Kind, Problem
+from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.turns import Turns
 from server.media import images
 from server.queue.dispatch import Dispatcher
@@ -26,6 +26,7 @@ from server.queue.job import Array, Failure, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NoRoomForResults
 from server.queue.room import INLINE_BYTES
 from server.tasks.base import Item, Outputs, Task
+from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
 
 INLINE_PIXELS = 1_000_000
@@ -42,6 +43,7 @@ RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
 RESULTS_RETRY_AFTER = 10
 
+T = TypeVar("T")
 Prepared = list[dict[str, Array]]
 """The arrays of an item's jobs."""
 
@@ -147,7 +149,7 @@ class Inference:
             prepare_ms=_milliseconds(enqueued - began),
             fingerprint=fingerprint,
             idempotency_key=idempotency_key,
-            bound=len(jobs) * (asked.task.result_bound(asked.plan, asked.spec) + RESULT_OVERHEAD),
+            bound=sum(asked.task.result_bound(asked.plan, asked.spec, _sizes(job)) + RESULT_OVERHEAD for job in jobs),
         )
         try:
             return await self._dispatcher.records.admit(draft, make_jobs)
@@ -156,6 +158,10 @@ class Inference:
         except NoRoomForResults:
             detail = "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read"
             raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None
+
+    async def present(self, task: Task[Any, Any], present: Callable[[], T], client: str) -> T:
+        """What `present` or `to_tensors` makes of the outputs."""
+        return await self._turns.run(client, present) if task.takes_long else present()
 
     async def _prepare(self, items: Sequence[Item], asked: Asked, client: str) -> list[Prepared]:
         """Raises Problem that names the first bad item."""
@@ -204,6 +210,10 @@ def _jobs(
     ]
 
 
+def _sizes(job: Job) -> dict[str, int]:
+    return {name: len(array.data) for name, array in job.arrays.items()}
+
+
 async def _reserve_large(jobs: Sequence[Job], visit: Visit) -> None:
     """Messages that are written to Redis before the queue counts them count as ours."""
     nbytes = sum(job.nbytes for job in jobs if job.nbytes > INLINE_BYTES)
@@ -215,18 +225,20 @@ def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:
     return [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
 
 
-def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | images.ImageError:
+def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | images.ImageError | InvalidOption:
     """The error is returned, so that one bad item does not hide which one comes first."""
     try:
         jobs = asked.task.prepare(item, asked.plan, asked.spec, decoder)
-    except images.ImageError as error:
+    except (images.ImageError, InvalidOption) as error:
         return error
     return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
 
 
-def _good(result: Prepared | images.ImageError, field: str) -> Prepared:
+def _good(result: Prepared | images.ImageError | InvalidOption, field: str) -> Prepared:
+    if isinstance(result, InvalidOption):
+        raise of_option(result)
     if isinstance(result, images.ImageError):
-        raise Problem(MEDIA_PROBLEMS[type(result)], str(result), field)
+        raise Problem(MEDIA_PROBLEMS[type(result)], str(result), result.part or field)
     return result
 
 

@@ -131,7 +131,7 @@ class Jobs:
         prepare = record.prepare_ms / 1000
         timing = timing_of(replies, prepare=prepare, round_trip=whole, total=prepare + whole)
         present = partial(shown.task.present, outputs_of(replies), shown.plan, shown.spec, media_type)
-        presented = present() if record.results <= INLINE_RESULT else await self._turns.run(client, present)
+        presented = present() if record.results <= INLINE_RESULT and not shown.task.takes_long else await self._turns.run(client, present)
         return PRESENTERS[shown.task.name].respond(presented, shown.spec, record.request_id, timing, media_type)
 
 

@@ -34,7 +34,7 @@ from models.media.centre_crop import centre, resized
 from server.media import image_blocks
 from server.media.decoding_room import PIXEL, DecodingRoom, bytes_to_decode, tile_size
 
-__all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "sniff", "to_model_size"]
+__all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "on_white", "sniff", "to_model_size"]
 
 FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -67,6 +67,9 @@ TRANSPOSITION = {
 class ImageError(Exception):
     """A picture that we cannot use; the message is for the one who sent it."""
 
+    part: str | None = None
+    """The part that it came as, where a task reads several."""
+
 
 class NotAnImage(ImageError):
     """No format that we decode."""
@@ -83,17 +86,20 @@ class CorruptImage(ImageError):
 class Decoder:
     """Decodes pictures of at most `max_pixels`, and holds back threads while the memory of two such RGB pictures is in use."""
 
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self, max_pixels: int, room_pixels: int | None = None) -> None:
+        """room_pixels: of one such picture, where it is not `max_pixels`."""
         self.max_pixels = max_pixels
-        self.room = DecodingRoom(2 * PIXEL * max_pixels)
+        self.room = DecodingRoom(2 * PIXEL * (room_pixels or max_pixels))
         # we check the header ourselves; Pillow's own limit would overrule a higher setting
         Image.MAX_IMAGE_PIXELS = None
         # nobody here reads what Pillow says about damaged metadata, once for every text that a sender can make up
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-    def decoded(self, data: bytes) -> Decoded:
-        """The picture as RGB, upright, for the time of a `with` block, which waits while too much is decoded at once. Raises ImageError."""
-        return Decoded(self, data)
+    def decoded(self, data: bytes, *, transparency: bool = False) -> Decoded:
+        """The picture as RGB, upright, for the time of a `with` block, which waits while too much is decoded at once. Raises ImageError.
+
+        transparency: keep it, as RGBA, in place of laying it on white; and the colour profile in `info`."""
+        return Decoded(self, data, transparency)
 
     def open(self, data: bytes) -> tuple[Image.Image, str, int]:
         """The picture without its pixels, its format, and the bytes of memory that decoding it takes at most. Raises ImageError."""
@@ -120,9 +126,10 @@ class Decoder:
 class Decoded:
     """The time for which one decoded picture is in memory. A class, since a generator's frames cost as much as decoding a small picture."""
 
-    __slots__ = ("_data", "_decoder", "_nbytes")
+    __slots__ = ("_data", "_decoder", "_nbytes", "_transparency")
 
-    def __init__(self, decoder: Decoder, data: bytes) -> None:
+    def __init__(self, decoder: Decoder, data: bytes, transparency: bool) -> None:
+        self._transparency = transparency
         self._decoder = decoder
         self._data = data
         self._nbytes = 0
@@ -131,7 +138,7 @@ class Decoded:
         image, kind, self._nbytes = self._decoder.open(self._data)
         self._decoder.room.acquire(self._nbytes)
         try:
-            return _upright(image, kind)
+            return _upright(image, kind, self._transparency)
         except Exception as error:
             self._decoder.room.release(self._nbytes)
             if isinstance(error, ImageError):
@@ -188,39 +195,44 @@ def _damaged(kind: str, error: Exception) -> CorruptImage:
     return CorruptImage(f"{kind} file is truncated or corrupt ({error})")
 
 
-def _upright(image: Image.Image, kind: str) -> Image.Image:
-    """RGB, with the EXIF orientation applied."""
+def _upright(image: Image.Image, kind: str, transparency: bool) -> Image.Image:
+    """RGB or RGBA, with the EXIF orientation applied."""
     image.load()
     transposition = TRANSPOSITION.get(_orientation(image, kind))
-    rgb = _rgb(image, kind)
+    profile = image.info.get("icc_profile")
+    converted = _converted(image, kind, transparency)
     del image
-    return rgb if transposition is None else rgb.transpose(transposition)
+    if transposition is not None:
+        converted = converted.transpose(transposition)
+    if transparency:
+        converted.info = {"icc_profile": profile}
+    return converted
 
 
-def _rgb(image: Image.Image, kind: str) -> Image.Image:
-    """In strips, since some ways to RGB need several copies."""
-    convert = _conversion(image, kind)
+def _converted(image: Image.Image, kind: str, transparency: bool) -> Image.Image:
+    """RGB or RGBA, in strips, since some ways there need several copies."""
+    convert, mode = _conversion(image, kind, transparency)
     if convert is None:
         return image
-    rgb = Image.new("RGB", image.size)
+    converted = Image.new(mode, image.size)
     rows = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
-        rgb.paste(convert(image.crop(box)), box)
-    return rgb
+        converted.paste(convert(image.crop(box)), box)
+    return converted
 
 
-def _conversion(image: Image.Image, kind: str) -> Callable[[Image.Image], Image.Image] | None:
-    """The way to RGB; None where the picture is RGB."""
+def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Callable[[Image.Image], Image.Image] | None, str]:
+    """The way to RGB or RGBA, None where the picture is RGB; and which of them it is."""
     if image.mode in SIXTEEN_BIT_GREY or (image.mode == "I" and kind == "PNG"):
-        return _from_16_bits
+        return _from_16_bits, "RGB"
     if image.mode in NOT_DISPLAYABLE:
         raise NotAnImage(f"{kind} file with pixels of type {image.mode}: send 8 or 16 bits per channel, grey, RGB or CMYK")
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
-        return lambda strip: ImageChops.invert(strip).convert("RGB")  # Pillow takes all for Adobe's, which stores inks inverted
+        return lambda strip: ImageChops.invert(strip).convert("RGB"), "RGB"  # Pillow takes all for Adobe's, which stores inks inverted
     if image.has_transparency_data:
-        return _on_white
-    return None if image.mode == "RGB" else lambda strip: strip.convert("RGB")
+        return (_rgba, "RGBA") if transparency else (lambda strip: on_white(_rgba(strip)), "RGB")
+    return (None if image.mode == "RGB" else lambda strip: strip.convert("RGB")), "RGB"
 
 
 def _from_16_bits(strip: Image.Image) -> Image.Image:
@@ -228,9 +240,13 @@ def _from_16_bits(strip: Image.Image) -> Image.Image:
     return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
-def _on_white(strip: Image.Image) -> Image.Image:
-    rgba = strip.convert("LA").convert("RGBA") if strip.mode == "La" else strip.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), rgba).convert("RGB")
+def _rgba(strip: Image.Image) -> Image.Image:
+    return strip.convert("LA").convert("RGBA") if strip.mode == "La" else strip.convert("RGBA")
+
+
+def on_white(rgba: Image.Image) -> Image.Image:
+    """RGBA → RGB."""
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _orientation(image: Image.Image, kind: str) -> Any:

@@ -55,6 +55,8 @@ class Tensor:
     dims: tuple[int, ...]
     labels: Sequence[str] = ()
     """Of the last dimension, where the extension `classification` may be asked for."""
+    is_file: bool = False
+    """Whether the elements are files: in JSON they are base64, in binary data their own bytes. Inputs that are no texts always are."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Task(ABC, Generic[Asked, Plan]):
     example: ClassVar[Mapping[str, Any]]
     """Of the answer, for the documentation."""
     takes_long: ClassVar[bool] = False
-    """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much."""
+    """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much; and whether `present` and `to_tensors`
+    run in a thread."""
     media_types: ClassVar[tuple[str, ...]] = (JSON,)
     """Of answers, the preferred one first."""
 
@@ -97,7 +100,8 @@ class Task(ABC, Generic[Asked, Plan]):
 
     @abstractmethod
     def prepare(self, item: Item, plan: Plan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
-        """An item → the arrays of one or more jobs. Runs in a thread unless the item `is_small`. Raises ImageError."""
+        """An item → the arrays of one or more jobs. Runs in a thread unless the item `is_small`. Raises ImageError, and InvalidOption for
+        an option that does not go with the item."""
 
     def is_small(self, item: Item) -> bool:
         """Whether `prepare` takes less than handing it to a thread is worth."""
@@ -116,8 +120,10 @@ class Task(ABC, Generic[Asked, Plan]):
         """The outputs of all jobs, in their order → an `answer` for JSON, a File for any other of `media_types`."""
 
     @abstractmethod
-    def result_bound(self, plan: Plan, spec: BundleSpec) -> int:
-        """Bytes that the outputs of one job take at most, its largest preview included: so much room is kept for an asynchronous job."""
+    def result_bound(self, plan: Plan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        """Bytes that the outputs of one job take at most, its largest preview included: so much room is kept for an asynchronous job.
+
+        sizes: bytes of each array that was prepared for it."""
 
     def preview(self, arrays: Outputs, plan: Plan, spec: BundleSpec) -> msgspec.Struct | None:
         """What a worker can show before the end → the data of a `preview` event; None: nothing."""

@@ -131,7 +131,7 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
-    def result_bound(self, plan: ClassifyPlan, spec: BundleSpec) -> int:
+    def result_bound(self, plan: ClassifyPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """Logits (classes,) and tokens (2,); with a trace the group of each patch after each block, and the grid (2,)."""
         patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
         traced = len(plan.schedule) * patches + 2 if plan.trace else 0

@@ -22,7 +22,8 @@ QUOTED = 100
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every table. A field of type `X | None` has no default of its own: the bundle decides.
 
-    `Meta(description=…)` says what it does; `extra={"values": …, "default": …}` says it in words where the type cannot.
+    `Meta(description=…)` says what it does; `extra={"values": …, "default": …}` says it in words where the type cannot, and `words` does so
+    in errors.
     """
 
 
@@ -32,6 +33,10 @@ class InvalidOption(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class ExcessiveOption(InvalidOption):
+    """An option that is understood, and asks for more than one request may."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def _row(field: msgspec.structs.FieldInfo, hint: Any) -> Option:
         name=field.name,
         description=meta.description or "",
         values=extra.get("values") or (", ".join(f"`{choice}`" for choice in choices) if choices else _words(about)),
-        words=f"one of {', '.join(choices)}" if choices else _words(about),
+        words=extra.get("words") or (f"one of {', '.join(choices)}" if choices else _words(about)),
         default=extra.get("default") or ("" if default is None else _text(default)),
         repeated=repeated,
         schema={**schema, "description": meta.description or ""} | ({} if default is None else {"default": default}),

@@ -7,7 +7,9 @@ from typing import Any
 
 from server.tasks.base import Task
 from server.tasks.classify import Classify
+from server.tasks.inpaint import Inpaint
 
 TASKS: Mapping[str, Task[Any, Any]] = {
     "classify": Classify(),
+    "inpaint": Inpaint(),
 }

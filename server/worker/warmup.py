@@ -15,6 +15,7 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.steps import State
 from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
+from models.registry import architectures
 from server.tasks.registry import TASKS
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
@@ -88,6 +89,7 @@ def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
 
 
 def _in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str, run: Run) -> tuple[LoadedModel, Format]:
+    dtype = "float32" if architectures()[bundle.spec.architecture].precise else dtype
     for name, format_ in FORMATS.items():
         if dtype == name:
             return load(bundle, device=layout.device, dtype=format_), name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import jsonschema
@@ -64,7 +64,7 @@ class Paint(Task[PaintOptions, PaintOptions]):
     def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> Painted:
         return Painted(1)
 
-    def result_bound(self, plan: PaintOptions, spec: BundleSpec) -> int:
+    def result_bound(self, plan: PaintOptions, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         return 0
 
     def sample(self, spec: BundleSpec) -> Arrays:
@@ -179,7 +179,7 @@ async def test_a_part_that_may_come_once_is_refused_a_second_time() -> None:
 
 async def test_what_is_documented_is_what_is_read() -> None:
     operation = openapi.task_operation(SURFACE, "PaintResponse")
-    assert list(operation["responses"]["200"]["content"]) == ["image/png", "application/json"]
+    assert list(operation["responses"]["200"]["content"]) == ["image/png", "application/json", "text/event-stream"]
     assert [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"] == list(SURFACE.options)
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     for document in (

@@ -21,6 +21,8 @@ from models.registry import read_config
 from tests.golden.case import Case, Replayed
 
 SAMPLER_OPTIONS = frozenset({"method", "eta", "variance", "clip", "spacing"})
+METHODS = {"ddpm": Method.ANCESTRAL, "ddim": Method.DDIM, "onestep": Method.ONE_STEP}
+"""By their names in a case."""
 
 
 def replay(case: Case) -> Replayed:
@@ -57,7 +59,7 @@ def _schedules(case: Case) -> Replayed:
 
 def sampler_tables(schedule: Schedule, count: int) -> dict[str, Tensor]:
     """Of ancestral sampling with posterior variance."""
-    steps = Sampler(Method.DDPM, count).reverse(schedule)
+    steps = Sampler(Method.ANCESTRAL, count).reverse(schedule)
     alphas_bar = schedule.alphas_bar()[steps.time]
     before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_bar[:-1]])
     return {
@@ -126,8 +128,9 @@ def _sampling(case: Case) -> Replayed:
 
 def read_sampler(described: dict[str, Any], schedule: Schedule) -> Sampler:
     """K: all times by default."""
-    steps = 1 if described["method"] == Method.ONE_STEP else described.get("K", schedule.steps)
-    options = {key: value for key, value in described.items() if key in SAMPLER_OPTIONS}
+    method = METHODS[described["method"]]
+    steps = 1 if method is Method.ONE_STEP else described.get("K", schedule.steps)
+    options = {key: value for key, value in described.items() if key in SAMPLER_OPTIONS} | {"method": method}
     return read_config(Sampler, {"steps": steps, **options})  # type: ignore[no-any-return]
 
 

@@ -61,7 +61,7 @@ class Service:
     @contextmanager
     def another_worker(self) -> Iterator[None]:
         """One more, ready, as long as the `with` block runs."""
-        with _worker(self.redis_url, self.bundles):
+        with worker_process(self.redis_url, self.bundles):
             self.wait_for_workers(self.workers + 1)
             yield
         self.wait_for_workers(self.workers)
@@ -83,7 +83,7 @@ def running(bundles: Path, *, gateways: int, workers: int, **settings: object) -
     with ExitStack() as stack:
         url = stack.enter_context(service.valkey()).url
         for _ in range(workers):
-            stack.enter_context(_worker(url, bundles))
+            stack.enter_context(worker_process(url, bundles))
         limits = {"max_body_bytes": MAX_BODY, "max_images": MAX_IMAGES, "max_pixels": MAX_PIXELS}
         started = [stack.enter_context(service.gateway(url, **limits, **settings)) for _ in range(gateways)]
         together = Service(started, bundles, url, workers)
@@ -92,7 +92,7 @@ def running(bundles: Path, *, gateways: int, workers: int, **settings: object) -
 
 
 @contextmanager
-def _worker(url: str, bundles: Path) -> Iterator[None]:
+def worker_process(url: str, bundles: Path) -> Iterator[None]:
     settings = Settings(redis_url=url, bundles=bundles, metrics_port=0, threads=1, dtype="float32")
     process = subprocess.Popen(
         [sys.executable, "-m", "opsin", "worker"], env=os.environ | settings.to_environment() | {"OMP_NUM_THREADS": "1"}

@@ -10,7 +10,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from models.bundle import WEIGHTS_FILE
-from tests.bundles import write_tiny_diffmae, write_tiny_vit
+from tests.bundles import write_tiny_vit, write_unserved
 from tests.open_inference.service import PICTURES, Service, running
 
 READY = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
@@ -91,21 +91,21 @@ def test_a_bundle_that_was_copied_while_the_service_runs_is_loaded(service, clie
 
 
 def test_a_bundle_of_a_task_that_is_not_served_yet_is_known_and_refused_with_the_reason(service, clients):
-    write_tiny_diffmae(service.bundles)
-    with pytest.raises(InferenceServerException, match="failed to load 'painter', version 1: task inpaint is not served yet"):
-        clients[0].load_model("painter")
+    write_unserved(service.bundles)
+    with pytest.raises(InferenceServerException, match="failed to load 'sketcher', version 1: task autoencode is not served yet"):
+        clients[0].load_model("sketcher")
     for client in clients:
-        assert entry(client, "painter") == {
-            "name": "painter",
+        assert entry(client, "sketcher") == {
+            "name": "sketcher",
             "version": "1",
             "state": "UNAVAILABLE",
-            "reason": "task inpaint is not served yet by this version",
+            "reason": "task autoencode is not served yet by this version",
         }
-        assert not client.is_model_ready("painter")
-        with pytest.raises(InferenceServerException, match="'painter' is for inpaint, which is not offered here"):
-            client.get_model_metadata("painter")
-        with pytest.raises(InferenceServerException, match="unknown model: 'painter' is not found"):
-            infer(client, "painter")
+        assert not client.is_model_ready("sketcher")
+        with pytest.raises(InferenceServerException, match="'sketcher' is for autoencode, which is not offered here"):
+            client.get_model_metadata("sketcher")
+        with pytest.raises(InferenceServerException, match="unknown model: 'sketcher' is not found"):
+            infer(client, "sketcher")
         assert infer(client).as_numpy("scores").shape == (1, 10)
 
 

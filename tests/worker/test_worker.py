@@ -14,7 +14,7 @@ from models.loading import load
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
 from server.worker.main import WATCH_EVERY
-from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit
+from tests.bundles import write_null, write_tiny_vit, write_unserved
 from tests.worker.processes import eventually, gateway, worker
 
 
@@ -51,14 +51,14 @@ async def test_a_damaged_bundle_is_refused_with_a_sentence_and_the_others_are_se
 
 async def test_a_bundle_of_a_task_that_is_not_served_yet_is_announced_with_the_reason(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
-    painter = write_tiny_diffmae(tmp_path)
+    sketcher = write_unserved(tmp_path)
     with worker(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
             states = {bundle.name: bundle for bundle in info.bundles}
-            assert (states["painter"].task, states["painter"].state) == ("inpaint", "unavailable")
-            assert states["painter"].reason == "task inpaint is not served yet by this version"
-            assert (await asking.dispatcher.fleet()).specs["painter", "1"].to_bytes() == painter.spec.to_bytes()
+            assert (states["sketcher"].task, states["sketcher"].state) == ("autoencode", "unavailable")
+            assert states["sketcher"].reason == "task autoencode is not served yet by this version"
+            assert (await asking.dispatcher.fleet()).specs["sketcher", "1"].to_bytes() == sketcher.spec.to_bytes()
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 

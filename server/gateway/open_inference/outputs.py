@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,15 @@ def _write(asked: RequestedOutput, declared: Tensor, array: NDArray[Any], *, bin
     count = _classification(asked)
     if count:
         return tensors.Tensor(declared.name, "BYTES", _classified(array, declared.labels, count), binary)
+    if declared.is_file and not binary:
+        array = _in_base64(array)
     return tensors.Tensor(declared.name, declared.datatype, array, binary)
+
+
+def _in_base64(files: NDArray[Any]) -> NDArray[Any]:
+    encoded = np.empty(files.size, object)
+    encoded[:] = [base64.b64encode(file) for file in files.flat]
+    return encoded.reshape(files.shape)
 
 
 def _classification(output: RequestedOutput) -> int:

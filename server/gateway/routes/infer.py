@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -26,7 +27,7 @@ from server.gateway.open_inference.offer import Offer
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
 from server.gateway.options import MAX_TIMEOUT
-from server.gateway.problems import Kind, Problem
+from server.gateway.problems import Kind, Problem, of_option
 from server.queue.job import Priority
 from server.tasks.base import Item
 from server.tasks.options import InvalidOption
@@ -94,6 +95,8 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             spec = await models.find(here, name, version)
             visit.resolved(spec)
             offered = offer.of(spec)
+            if offered.task.takes_long and _timeout(asked) is None:
+                visit.limit(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
             items = await _items(asked, name, offered, here, large=large)
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
@@ -101,7 +104,9 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             wanted = _plan(asked, offered, spec)
             answer = await here.inference.run(items, wanted, visit)
         began = time.perf_counter()
-        arrays, told = offered.task.to_tensors(answer.outputs, wanted.plan, spec)
+        arrays, told = await here.inference.present(
+            offered.task, partial(offered.task.to_tensors, answer.outputs, wanted.plan, spec), visit.client
+        )
         tensors = write_outputs(asked, offered.outputs, arrays)
         response = _respond(request, InferResponse(spec.name, spec.version, asked.id, tensors, told))
         counted = here.metrics.of(spec)
@@ -158,7 +163,7 @@ def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec) -> Asked:
     try:
         plan = offered.task.plan(offered.read_options(asked.parameters), spec)
     except InvalidOption as error:
-        raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
+        raise of_option(error) from error
     return Asked(offered.task, spec, plan, offered.inputs[0].name, _priority(asked))
 
 

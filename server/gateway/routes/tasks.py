@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from server.gateway.gateway import Gateway
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
 from server.gateway.inference import Asked
 from server.gateway.interruption import ClientWatch
-from server.gateway.problems import Kind, Problem
+from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes.jobs import respond
 from server.gateway.surface import CommonOptions, Surface
 from server.tasks.base import JSON, Task
@@ -81,7 +82,9 @@ class TaskRoute:
                 spec, asked = await self._resolve(sent, here, visit)
                 answer = await here.inference.run(sent.submission.items(), asked, visit)
             began = time.perf_counter()
-            presented = self.task.present(answer.outputs, asked.plan, spec, media_type)
+            presented = await here.inference.present(
+                self.task, partial(self.task.present, answer.outputs, asked.plan, spec, media_type), visit.client
+            )
             response = self._presenter.respond(presented, spec, visit.request_id, answer.timing, media_type)
             _count(here, spec, began, sent.nbytes, len(response.body))
             return response
@@ -108,7 +111,9 @@ class TaskRoute:
                 follower = Follower(stream, self.task, asked.plan, spec)
                 answer = await here.inference.run(sent.submission.items(), asked, visit, follower)
             began = time.perf_counter()
-            presented = self.task.present(answer.outputs, asked.plan, spec, JSON)
+            presented = await here.inference.present(
+                self.task, partial(self.task.present, answer.outputs, asked.plan, spec, JSON), visit.client
+            )
             assert isinstance(presented, msgspec.Struct)
             body = self._presenter.document(presented, spec, visit.request_id, answer.timing)
             _count(here, spec, began, sent.nbytes, len(body))
@@ -150,7 +155,7 @@ class TaskRoute:
         try:
             plan = self.task.plan(sent.own, spec)
         except InvalidOption as error:
-            raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
+            raise of_option(error) from error
         return spec, Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
 
 

@@ -30,7 +30,7 @@ from tests.models.diffmae import diffmae_reference as reference
 from tests.models.diffmae.test_diffmae import CLIP, SMALL, alone, build, images_for, ragged, split_for
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffmae"
-FAST = Sampler(Method.DDPM, 5)
+FAST = Sampler(Method.ANCESTRAL, 5)
 
 
 def fill(model: DiffMAE, images: Tensor, split: Split, sampler: Sampler = FAST, seeds: tuple[int, ...] = (7, 8)) -> Tensor:
@@ -106,13 +106,13 @@ def test_a_request_that_joins_late_changes_nothing() -> None:
 @torch.no_grad()
 def test_requests_of_different_samplers_share_a_batch() -> None:
     model, images, split = build(), images_for(SMALL), split_for(SMALL)
-    tables = [Sampler(Method.DDPM, 4, clip=False).reverse(SMALL.schedule), Sampler(Method.DDIM, 4, eta=0.5).reverse(SMALL.schedule)]
+    tables = [Sampler(Method.ANCESTRAL, 4, clip=False).reverse(SMALL.schedule), Sampler(Method.DDIM, 4, eta=0.5).reverse(SMALL.schedule)]
     draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
     context, x = model.encode(images, split), draw(-1)
     for executed, index in enumerate(reversed(range(4))):
         step = Steps.join([table.rows(torch.tensor([index])) for table in tables])
         x = step.take(x, predict_clean(model, x, step, context), draw(executed))
-    for sample, sampler in enumerate((Sampler(Method.DDPM, 4, clip=False), Sampler(Method.DDIM, 4, eta=0.5))):
+    for sample, sampler in enumerate((Sampler(Method.ANCESTRAL, 4, clip=False), Sampler(Method.DDIM, 4, eta=0.5))):
         single = Split(split.visible[sample : sample + 1], split.masked[sample : sample + 1])
         own = inpaint(
             model, images[sample : sample + 1], single, sampler, counter_noise(torch.tensor([1 + sample]), single, SMALL.patch_values)
@@ -123,8 +123,8 @@ def test_requests_of_different_samplers_share_a_batch() -> None:
 @pytest.mark.parametrize(
     "sampler",
     [
-        Sampler(Method.DDPM, 7),
-        Sampler(Method.DDPM, 7, variance=Variance.BETA, clip=False),
+        Sampler(Method.ANCESTRAL, 7),
+        Sampler(Method.ANCESTRAL, 7, variance=Variance.BETA, clip=False),
         Sampler(Method.DDIM, 4, clip=False),
         Sampler(Method.DDIM, 5, eta=0.7),
         Sampler(Method.ONE_STEP, 1),
@@ -325,7 +325,7 @@ def test_a_bfloat16_network_keeps_the_state_in_float32() -> None:
         def draw(step: int, request: str = request) -> Tensor:
             return case.inputs[f"{request}.noise_T"] if step < 0 else case.inputs[f"{request}.step_noise"][step]
 
-        made = inpaint(model, case.inputs[f"{request}.image"], Split.by_mask(mask), Sampler(Method.DDPM, 10), draw)
+        made = inpaint(model, case.inputs[f"{request}.image"], Split.by_mask(mask), Sampler(Method.ANCESTRAL, 10), draw)
         recorded = case.outputs[f"{request}.ddpm10.patches"]
         assert made.patches.dtype == torch.float32
         assert (made.patches - recorded).norm() < 0.02 * recorded.norm()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.diffmae.diffusion import PRESETS, Kind, Method, RhoMode, Sampler, Schedule, Spacing, Steps, Variance
+from models.diffmae import presets
+from models.diffmae.diffusion import Kind, Method, RhoMode, Sampler, Schedule, Spacing, Steps, Variance
 from tests.golden.case import read_case
 from tests.golden.replay_diffmae import replay
 
@@ -21,6 +22,7 @@ SCHEDULES = {
     "cosine beta^0.8": Schedule(Kind.COSINE),
     "short": Schedule(steps=50),
 }
+PRESETS = [Sampler(Method(preset.sampler), preset.steps) for preset in presets.PRESETS.values()]
 
 
 @pytest.fixture(params=list(SCHEDULES))
@@ -86,7 +88,7 @@ def test_each_sample_is_noised_at_its_own_time() -> None:
 
 @pytest.mark.parametrize(
     "sampler",
-    [Sampler(Method.DDPM, 13), Sampler(Method.DDIM, 13), Sampler(Method.DDIM, 13, eta=0.5), Sampler(Method.DDIM, 50, eta=1.0)],
+    [Sampler(Method.ANCESTRAL, 13), Sampler(Method.DDIM, 13), Sampler(Method.DDIM, 13, eta=0.5), Sampler(Method.DDIM, 50, eta=1.0)],
     ids=str,
 )
 def test_with_the_true_picture_a_step_leads_to_the_earlier_time(schedule: Schedule, sampler: Sampler) -> None:
@@ -101,7 +103,7 @@ def test_with_the_true_picture_a_step_leads_to_the_earlier_time(schedule: Schedu
 @pytest.mark.parametrize("count", [2, 10])
 def test_what_stays_of_x_is_precise_where_a_step_leaves_almost_nothing(schedule: Schedule, count: int) -> None:
     """√alpha goes down to 1e-9, where 1 − beta has no digits left."""
-    steps = Sampler(Method.DDPM, count).reverse(schedule)
+    steps = Sampler(Method.ANCESTRAL, count).reverse(schedule)
     left = schedule.alphas_bar()[steps.time].tolist()
     for index in range(1, count):
         a, before = left[index], left[index - 1]
@@ -109,26 +111,26 @@ def test_what_stays_of_x_is_precise_where_a_step_leaves_almost_nothing(schedule:
 
 
 def test_ddim_with_all_noise_is_ancestral_sampling(schedule: Schedule) -> None:
-    ddim, ddpm = (Sampler(method, 10, eta=1.0).reverse(schedule) for method in (Method.DDIM, Method.DDPM))
+    ddim, ddpm = (Sampler(method, 10, eta=1.0).reverse(schedule) for method in (Method.DDIM, Method.ANCESTRAL))
     for name in ("time", "from_x0", "from_xt", "sigma"):
         torch.testing.assert_close(getattr(ddim, name), getattr(ddpm, name), rtol=1e-9, atol=1e-10)
 
 
 def test_beta_variance_adds_the_whole_noise_of_the_step() -> None:
-    steps = Sampler(Method.DDPM, 10, variance=Variance.BETA).reverse(Schedule())
+    steps = Sampler(Method.ANCESTRAL, 10, variance=Variance.BETA).reverse(Schedule())
     left = Schedule().alphas_bar()[steps.time]
     torch.testing.assert_close(steps.sigma[1:].square(), 1 - left[1:] / left[:-1])
     assert steps.sigma[0] == 0
 
 
-@pytest.mark.parametrize("sampler", [Sampler(Method.ONE_STEP, 1), Sampler(Method.DDPM, 1), Sampler(Method.DDIM, 1, eta=0.3)], ids=str)
+@pytest.mark.parametrize("sampler", [Sampler(Method.ONE_STEP, 1), Sampler(Method.ANCESTRAL, 1), Sampler(Method.DDIM, 1, eta=0.3)], ids=str)
 def test_one_step_of_any_method_returns_the_prediction_from_the_last_time(sampler: Sampler) -> None:
     steps, x, x0 = sampler.reverse(Schedule()), torch.randn(1, 4, 6), torch.randn(1, 4, 6)
     assert steps.time.tolist() == [999]
     assert torch.equal(steps.take(x, x0, None), x0)
 
 
-@pytest.mark.parametrize("sampler", [*PRESETS.values(), Sampler(Method.DDPM, 10, variance=Variance.BETA)], ids=str)
+@pytest.mark.parametrize("sampler", [*PRESETS, Sampler(Method.ANCESTRAL, 10, variance=Variance.BETA)], ids=str)
 def test_the_last_step_returns_the_prediction_untouched(sampler: Sampler) -> None:
     last = sampler.reverse(Schedule()).rows(torch.tensor([0]))
     x, x0, noise = torch.randn(3, 1, 4, 6).unbind()
@@ -156,18 +158,18 @@ def test_log_snr_spacing_does_not_linger_in_pure_noise() -> None:
 @pytest.mark.parametrize("count", [0, 1001])
 def test_more_steps_than_times_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"steps: {count}; a sampler of this schedule takes from 1 to 1000"):
-        Sampler(Method.DDPM, count).reverse(Schedule())
+        Sampler(Method.ANCESTRAL, count).reverse(Schedule())
 
 
 def test_impossible_samplers_are_refused() -> None:
-    with pytest.raises(ValueError, match="onestep takes 1"):
+    with pytest.raises(ValueError, match="one-step takes 1"):
         Sampler(Method.ONE_STEP, 10)
     with pytest.raises(ValueError, match=r"eta: 1\.5"):
         Sampler(Method.DDIM, 10, eta=1.5)
 
 
 def test_rows_of_different_samplers_make_one_batch() -> None:
-    first, second = Sampler(Method.DDPM, 10).reverse(Schedule()), Sampler(Method.DDIM, 7, clip=False).reverse(Schedule())
+    first, second = Sampler(Method.ANCESTRAL, 10).reverse(Schedule()), Sampler(Method.DDIM, 7, clip=False).reverse(Schedule())
     batch = Steps.join([first.rows(torch.tensor([9])), second.rows(torch.tensor([2]))])
     assert batch.time.tolist() == [999, 427] and batch.clip.tolist() == [True, False] and len(batch) == 2
     x, x0, noise = torch.randn(3, 2, 4, 6).unbind()

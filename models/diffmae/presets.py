@@ -1,0 +1,27 @@
+"""What users may ask of sampling, by name. Imports no torch: a gateway reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+SamplerName = Literal["ddim", "ancestral", "one-step"]
+"""Values of `diffusion.Method`."""
+SpacingName = Literal["uniform", "logsnr"]
+"""Values of `diffusion.Spacing`."""
+PresetName = Literal["draft", "fast", "standard", "full"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    sampler: SamplerName
+    steps: int
+
+
+PRESETS: Mapping[PresetName, Preset] = {
+    "draft": Preset("one-step", 1),
+    "fast": Preset("ddim", 25),
+    "standard": Preset("ddim", 100),
+    "full": Preset("ancestral", 1000),
+}

@@ -1,0 +1,182 @@
+"""DiffMAE answers step by step: one denoising step of many requests at once, each at its own time, of its own sampler and hole.
+
+Computed once for each window: the encoder, and keys and values of every decoder block; samples of one hole share them. The state, the
+sampler's tables and its updates are float32. Noise is counted, not drawn: it depends on seed, step and place alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import BundleError, Preprocess
+from models.diffmae import noise
+from models.diffmae.canvas import Canvas, Window
+from models.diffmae.decoder import Context
+from models.diffmae.diffusion import Method, Sampler, Schedule, Spacing, Steps
+from models.diffmae.filling import Batch, Denoising, Filling, Request, encoded_together, groups
+from models.diffmae.inpainting import predict_clean
+from models.diffmae.masks import Split
+from models.diffmae.model import DiffMAE
+from models.layers.steps import Continuing, Finished, State, Tensors
+
+WORKED_ON = frozenset({"pixels", "missing", "windows"})
+"""Arrays of a job that are read here; all others are given back with the answer."""
+SIGNED = 2**63
+USUAL_STEPS = 100
+
+
+class InpaintingSteps:
+    """A job: `pixels` uint8 (h, w, channels) or (T, h, w, channels), `missing` (h, w) or (T, h, w), nonzero where pixels are to be made,
+    and `windows` int (W, 2), top and left of each. Its answer: `filled` uint8 (n, h, w, channels) or (n, T, h, w, channels), and all
+    other arrays that came with it."""
+
+    unit = "steps"
+
+    def __init__(self, model: DiffMAE, device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        with torch.inference_mode():
+            self._times = model.time_table()
+
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        """options: `sampler`, `steps`, `eta`, `spacing`, `seed`, `samples`, `inject_known`, `deterministic`. Raises BundleError for a
+        model of normalised patches: it cannot make pixels."""
+        if self._model.config.normalise_patches:
+            raise BundleError("normalise_patches: such a model cannot fill holes, since it does not know a missing patch's mean and spread")
+        jobs = zip(arrays, options, strict=True)
+        return list[State](
+            self._enter([Filling(self._request(job, asked), Canvas.of(job["pixels"], job["missing"])) for job, asked in jobs])
+        )
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        fillings = [state for state in states if isinstance(state, Filling)]
+        moved = {
+            index: result
+            for group in groups(fillings)
+            for index, result in zip(group, self._denoise([fillings[index] for index in group]), strict=True)
+        }
+        return [
+            self._outcome(*moved[index], wanted) if index in moved else Finished(self._answer(filling))
+            for index, (filling, wanted) in enumerate(zip(fillings, previews, strict=True))
+        ]
+
+    def cost(self, state: State) -> float:
+        assert isinstance(state, Filling)
+        return max(1.0, float(state.tokens))
+
+    def _request(self, job: Tensors, asked: Mapping[str, Any]) -> Request:
+        steps, samples = int(asked.get("steps", USUAL_STEPS)), int(asked.get("samples", 1))
+        schedule = self._model.config.schedule
+        sampler = Sampler(
+            Method(asked.get("sampler", Method.DDIM)),
+            min(steps, schedule.steps),
+            eta=float(asked.get("eta", 0.0)),
+            spacing=Spacing(asked.get("spacing", Spacing.UNIFORM)),
+        )
+        reverse, noisy = _reverse(sampler, schedule)
+        seeds = [(int(asked.get("seed", 0)) + sample) % SIGNED for sample in range(samples)]
+        return Request(
+            windows=tuple((top, left) for top, left in job["windows"].tolist()),
+            reverse=reverse,
+            noisy=noisy,
+            seeds=torch.tensor(seeds, device=self._device),
+            inject_known=bool(asked.get("inject_known", True)),
+            alone=bool(asked.get("deterministic", False)),
+            returned={name: array for name, array in job.items() if name not in WORKED_ON},
+        )
+
+    def _enter(self, fillings: Sequence[Filling]) -> list[Filling]:
+        """Go on to the next window, where there is one: look at it and draw the noise to start from."""
+        windows = {
+            index: filling.canvas.window(self._model, filling.request.windows[filling.finished])
+            for index, filling in enumerate(fillings)
+            if filling.finished < len(filling.request.windows)
+        }
+        contexts: dict[int, Context] = {}
+        for group in encoded_together(fillings, windows):
+            contexts |= zip(group, self._encode([windows[index] for index in group]), strict=True)
+        return [
+            replace(filling, current=self._denoising(filling, windows[index], contexts[index]) if index in windows else None)
+            for index, filling in enumerate(fillings)
+        ]
+
+    def _encode(self, windows: Sequence[Window]) -> Iterator[Context]:
+        """Of windows with equally many visible and masked patches, in one pass."""
+        images = torch.cat([window.images for window in windows]).to(self._model.noise_embed.weight.dtype)
+        visible = torch.cat([window.split.visible.expand(len(window.images), -1) for window in windows])
+        masked = torch.cat([window.split.masked.expand(len(window.images), -1) for window in windows])
+        context = self._model.encode(images, Split(visible, masked))
+        start = 0
+        for window in windows:
+            rows = slice(start, start + len(window.images))
+            start = rows.stop
+            yield context if len(windows) == 1 else context.rows(rows)
+
+    def _denoising(self, filling: Filling, window: Window, context: Context) -> Denoising:
+        at = filling.request.windows[filling.finished]
+        return Denoising(at, window, context, self._noise(filling, -1, window.split))
+
+    def _denoise(self, fillings: Sequence[Filling]) -> Iterator[tuple[Filling, Tensor]]:
+        """One step of all, in one batch; and the clean patches (n, M, P) that it predicts."""
+        batch = Batch.of(fillings)
+        x0 = predict_clean(self._model, batch.x, batch.steps, batch.context, times=self._times, known=batch.known)
+        added = torch.zeros_like(batch.x)
+        for filling, now, mine in batch.jobs():
+            if filling.adds_noise:
+                added[mine] = self._noise(filling, now.executed, now.window.split)
+        after = batch.steps.take(batch.x, x0, added)
+        for filling, now, mine in batch.jobs():
+            yield replace(filling, current=replace(now, x=after[mine].clone(), executed=now.executed + 1)), x0[mine]
+
+    def _outcome(self, filling: Filling, x0: Tensor, wanted: bool) -> Continuing | Finished:
+        now = filling.current
+        assert now is not None
+        if now.executed < len(filling.request.reverse):
+            return Continuing(filling, self._preview(filling, x0) if wanted else None)
+        canvas = filling.canvas.paste(self._model, now.at, now.window, now.x)
+        [filling] = self._enter([Filling(filling.request, canvas, filling.finished + 1)])
+        if filling.current is None:
+            return Finished(self._answer(filling))
+        return Continuing(filling, self._preview(filling, None) if wanted else None)
+
+    def _preview(self, filling: Filling, x0: Tensor | None) -> dict[str, Tensor]:
+        """The first sample's window, as far as it lies on the canvas, with what is predicted of it so far: filled uint8 (h, w, channels) or
+        (T, h, w, channels); and the step."""
+        now = filling.current
+        assert now is not None
+        canvas = replace(filling.canvas, pixels=filling.canvas.pixels[:1])
+        if x0 is not None:
+            first = replace(now.window, images=now.window.images[:1])
+            canvas = canvas.paste(self._model, now.at, first, x0[:1])
+        return {"filled": self._like_input(canvas.part(self._model, now.at))[0], "step": torch.tensor(filling.done)}
+
+    def _answer(self, filling: Filling) -> dict[str, Tensor]:
+        pixels = filling.canvas.pixels
+        samples = pixels.expand(filling.request.samples, *pixels.shape[1:])
+        return {"filled": self._like_input(samples), **filling.request.returned}
+
+    def _like_input(self, pixels: Tensor) -> Tensor:
+        return pixels if self._model.config.frames else pixels.squeeze(1)
+
+    def _noise(self, filling: Filling, executed: int, split: Split) -> Tensor:
+        """(n, M, P) that this step adds; -1: to start from. Windows do not repeat each other's."""
+        seeds = filling.request.seeds
+        counter = filling.finished * (len(filling.request.reverse) + 1) + executed
+        return noise.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self._model.config.patch_values)
+
+
+def inpaint_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> InpaintingSteps:
+    assert isinstance(model, DiffMAE)
+    return InpaintingSteps(model, device)
+
+
+@lru_cache(maxsize=64)
+def _reverse(sampler: Sampler, schedule: Schedule) -> tuple[Steps, tuple[bool, ...]]:
+    steps = sampler.reverse(schedule)
+    return steps, tuple(steps.sigma.gt(0).tolist())

@@ -1,0 +1,124 @@
+"""`opsin inpaint`: fill holes in an image through a running service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import screen
+
+if TYPE_CHECKING:
+    from opsin.inpainting import Inpainting
+    from opsin.jobs import Job
+
+
+def inpaint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Image file.", show_default=False)],
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            help="Image of the same size, white where it is to be filled, or box:X,Y,W,H, center[:RATIO], random:RATIO. "
+            "[default: the image's own transparent pixels]",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG file. [default: FILE-filled.png]", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
+    preset: Annotated[str | None, typer.Option(help="draft, fast, standard or full.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default=False)] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, ancestral or one-step.", show_default=False)] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 to 1.", show_default=False)] = None,
+    spacing: Annotated[str | None, typer.Option(help="uniform or logsnr.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first sample.", show_default=False)] = None,
+    samples: Annotated[int | None, typer.Option(help="Different fillings, in files -1, -2, ….", show_default=False)] = None,
+    grow: Annotated[int | None, typer.Option(help="Pixels by which the mask is widened.", show_default=False)] = None,
+    feather: Annotated[int | None, typer.Option(help="Pixels of soft edge inside the mask.", show_default=False)] = None,
+    inject_known: Annotated[
+        bool | None, typer.Option(help="Let known pixels of partly masked patches guide the others.", show_default=False)
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="What the network sees: fit, crop or tile.", show_default=False)] = None,
+    deterministic: Annotated[bool | None, typer.Option(help="The same bytes each time on one machine.", show_default=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON.")] = False,
+) -> None:
+    """Fill a hole in an image with a running service, and show how far it has come.
+
+    Ctrl-C ends the work in the service, too.
+    """
+    from opsin.client import Client
+    from opsin.errors import OpsinError
+
+    if not file.is_file():
+        raise Misuse(f"{file}: no such file")
+    if timeout <= 0:
+        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
+    chosen |= {"samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
+    options: Any = {**chosen, "deterministic": deterministic, "timeout": timeout}
+    with Client(url) as client:
+        try:
+            job = client.inpaint(file, _mask(mask), wait=False, **options)
+            filled = _followed(job)
+        except OpsinError as error:
+            raise Failure(f"{file}: {error}") from error
+    files = _write(filled, output or file.with_name(f"{file.stem}-filled.png"))
+    if as_json:
+        typer.echo(json.dumps(_document(filled, files), ensure_ascii=False))
+        return
+    for written, sample in zip(files, filled.samples, strict=True):
+        typer.echo(f"{written}  seed {sample.seed}")
+    typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled in {filled.steps} steps of {filled.sampler}")
+
+
+def _mask(text: str | None) -> Path | str | None:
+    """A file, or words for the service. Raises Misuse."""
+    from opsin.inpainting import WORDS
+
+    if text is None or (text.startswith(WORDS) and not Path(text).exists()):
+        return text
+    if not Path(text).is_file():
+        raise Misuse(f"--mask {text}: no such file; or use box:X,Y,W,H, center, center:RATIO or random:RATIO")
+    return Path(text)
+
+
+def _followed(job: Job[Inpainting]) -> Inpainting:
+    """The result; a progress bar on a terminal meanwhile. Cancels the job if it is interrupted. Raises OpsinError."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = screen(errors=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            shown = bar.add_task("Waiting", total=None)
+            for event in job.events():
+                if event.name == "progress":
+                    bar.update(shown, description="Filling", completed=event.data["done"], total=event.data["total"])
+        return job.result()
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
+
+
+def _write(filled: Inpainting, output: Path) -> list[Path]:
+    """Raises Failure."""
+    several = len(filled.samples) > 1
+    files = [output.with_stem(f"{output.stem}-{number}") if several else output for number in range(1, len(filled.samples) + 1)]
+    for path, sample in zip(files, filled.samples, strict=True):
+        try:
+            sample.save(path)
+        except OSError as error:
+            raise Failure(f"{path}: cannot be written ({error.strerror})") from error
+    return files
+
+
+def _document(filled: Inpainting, files: list[Path]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    results = [{"file": str(path), "seed": sample.seed} for path, sample in zip(files, filled.samples, strict=True)]
+    told = {name: value for name, value in asdict(filled).items() if name != "samples"}
+    return {**told, "results": results}

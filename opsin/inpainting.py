@@ -1,0 +1,133 @@
+"""Inpainting for the client: what can be asked, the request, and the answer."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+
+from opsin.calls import Call
+from opsin.pictures import Picture, encoded
+from opsin.results import Timing, timing_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WORDS = ("box:", "center", "random:")
+"""How masks in words begin."""
+
+
+class InpaintOptions(TypedDict, total=False):
+    """What is left out or None is the service's default. `docs/tasks/inpainting.md` says what each does."""
+
+    model: str | None
+    """`name` or `name@version`."""
+    preset: Literal["draft", "fast", "standard", "full"] | None
+    steps: int | None
+    sampler: Literal["ddim", "ancestral", "one-step"] | None
+    eta: float | None
+    spacing: Literal["uniform", "logsnr"] | None
+    seed: int | None
+    samples: int | None
+    grow: int | None
+    feather: int | None
+    inject_known: bool | None
+    size: Literal["fit", "crop", "tile"] | None
+    deterministic: bool | None
+    priority: Literal["high", "normal", "low"] | None
+    timeout: float | None
+    """Seconds for this call, retries included, in place of the client's."""
+    request_id: str | None
+    """Under which the service's logs speak of this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """One sample."""
+
+    png: bytes
+    seed: int
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), or (H, W, 4) where the image has transparency. Needs Pillow."""
+        try:
+            from PIL import Image
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("decoding the image needs Pillow (pip install pillow); `png` and `save` do not") from error
+        return np.asarray(Image.open(BytesIO(self.png)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as PNG."""
+        Path(path).write_bytes(self.png)
+
+
+@dataclass(frozen=True, slots=True)
+class Inpainting:
+    """The samples of one image, and how they came about."""
+
+    samples: tuple[Filled, ...]
+    width: int
+    height: int
+    masked_pixels: int
+    """Number of filled pixels."""
+    steps: int
+    sampler: str
+    timing: Timing
+    model: str
+    version: str
+    request_id: str
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """Of the first sample: uint8 (H, W, 3), or (H, W, 4) where the image has transparency. Needs Pillow."""
+        return self.samples[0].image
+
+    @property
+    def seed(self) -> int:
+        """Of the first sample; the others have the following ones."""
+        return self.samples[0].seed
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the first sample as PNG."""
+        self.samples[0].save(path)
+
+
+def inpaint_call(image: Picture, mask: Picture | None, options: InpaintOptions) -> Call:
+    """mask: a picture, or words such as `center:0.5`; a path that looks like these is written `./center:0.5`."""
+    chosen: dict[str, Any] = dict(options)
+    timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
+    parts = {"image": encoded(image)}
+    if isinstance(mask, str) and mask.startswith(WORDS):
+        chosen["mask"] = mask
+    elif mask is not None:
+        parts["mask"] = encoded(mask)
+    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
+    query = {name: _text(value) for name, value in chosen.items() if value is not None}
+    return Call("POST", "/v1/inpaint", query=query, headers=headers, parts=parts, timeout=timeout)
+
+
+def inpainting(answer: Mapping[str, Any]) -> Inpainting:
+    """The body of `POST /v1/inpaint`."""
+    return Inpainting(
+        samples=tuple(Filled(base64.b64decode(result["image"]), result["seed"]) for result in answer["results"]),
+        width=answer["width"],
+        height=answer["height"],
+        masked_pixels=answer["masked_pixels"],
+        steps=answer["steps"],
+        sampler=answer["sampler"],
+        timing=timing_of(answer),
+        model=answer["model"],
+        version=answer["version"],
+        request_id=answer["id"],
+    )
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,151 @@
+"""Which pixels of an image are to be filled: from a mask's picture, from transparency, or from words. All masks are bool (H, W)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Mask = NDArray[np.bool_]
+
+THRESHOLD = 128
+"""Of 255: at least so bright is to be filled."""
+OPAQUE = 255
+STRIP_PIXELS = 256 * 1024
+FORMS = "`box:X,Y,W,H` in pixels, `center`, `center:RATIO` or `random:RATIO`, the ratio above 0 and up to 1"
+CENTRE = 0.25
+"""Share of the area that `center` means."""
+
+
+@dataclass(frozen=True)
+class Box:
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def mask(self, height: int, width: int) -> Mask:
+        """Of an image of this size. Raises ValueError if it is not inside."""
+        if self.left + self.width > width or self.top + self.height > height:
+            right, bottom = self.left + self.width, self.top + self.height
+            raise ValueError(f"the box from {self.left},{self.top} to {right},{bottom} leaves the image of {width} × {height} pixels")
+        mask = np.zeros((height, width), np.bool_)
+        mask[self.top : self.top + self.height, self.left : self.left + self.width] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the area: a rectangle in the middle with the image's proportions, or cells of a grid, chosen by a seed."""
+
+    kind: Literal["center", "random"]
+    ratio: float
+
+    def mask(self, height: int, width: int, cell: float, seed: int) -> Mask:
+        """cell: side of the grid's squares in pixels."""
+        if self.kind == "center":
+            inner_height, inner_width = (max(1, round(side * math.sqrt(self.ratio))) for side in (height, width))
+            return Box((width - inner_width) // 2, (height - inner_height) // 2, inner_width, inner_height).mask(height, width)
+        rows, columns = ((np.arange(side) / cell).astype(np.intp) for side in (height, width))
+        count = (rows[-1] + 1) * (columns[-1] + 1)
+        order = np.argsort(np.random.Philox(key=seed).random_raw(count), kind="stable")
+        chosen = np.zeros(count, np.bool_)
+        chosen[order[: max(1, round(self.ratio * count))]] = True
+        grid = chosen.reshape(rows[-1] + 1, columns[-1] + 1)
+        mask: Mask = grid[rows][:, columns]
+        return mask
+
+
+def parse(text: str) -> Box | Share:
+    """Raises ValueError."""
+    kind, _, rest = text.partition(":")
+    try:
+        if kind == "box":
+            left, top, width, height = (int(number) for number in rest.split(","))
+            if min(left, top) < 0 or min(width, height) < 1:
+                raise ValueError
+            return Box(left, top, width, height)
+        if kind == "center" and not rest:
+            return Share("center", CENTRE)
+        if kind in ("center", "random"):
+            ratio = float(rest)
+            if not 0 < ratio <= 1:  # false for NaN, too
+                raise ValueError
+            return Share("center" if kind == "center" else "random", ratio)
+    except ValueError:
+        pass
+    raise ValueError(f"{text[:100]!r}: use {FORMS}")
+
+
+def of_picture(picture: Image.Image) -> Mask:
+    """An RGB or RGBA picture: its transparent pixels where it has any that are not opaque, else those with a bright channel."""
+    pixels = np.asarray(picture)
+    if picture.mode == "RGBA" and pixels[..., 3].min() < OPAQUE:
+        return of_transparency(picture)
+    bright: Mask = pixels[..., :3].max(axis=2) >= THRESHOLD
+    return bright
+
+
+def of_transparency(picture: Image.Image) -> Mask:
+    """Pixels that are wholly transparent; none in an RGB picture."""
+    if picture.mode != "RGBA":
+        return np.zeros((picture.height, picture.width), np.bool_)
+    transparent: Mask = np.asarray(picture.getchannel("A")) == 0
+    return transparent
+
+
+def grow(mask: Mask, pixels: int) -> Mask:
+    """Widen by so many pixels in all eight directions."""
+    box = bounds(mask)
+    if pixels == 0 or box is None:
+        return mask
+    top, bottom = max(0, box.top - pixels), min(mask.shape[0], box.top + box.height + pixels)
+    left, right = max(0, box.left - pixels), min(mask.shape[1], box.left + box.width + pixels)
+    grown = np.zeros_like(mask)
+    across = _reach_across(mask[top:bottom, left:right], pixels)
+    grown[top:bottom, left:right] = _reach_across(np.ascontiguousarray(across.T), pixels).T
+    return grown
+
+
+def bounds(mask: Mask) -> Box | None:
+    """The smallest box around all that is to be filled; None if that is nothing."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return Box(int(columns[0]), int(rows[0]), int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1)
+
+
+def resize(mask: Mask, height: int, width: int) -> Mask:
+    """A pixel of the result is to be filled if any of those that it covers is: thin strokes stay."""
+    return _cover(_cover(mask, height, axis=0), width, axis=1)
+
+
+def _cover(mask: Mask, count: int, axis: int) -> Mask:
+    """Along one axis: cell i covers from i · n / count to (i + 1) · n / count."""
+    length = mask.shape[axis]
+    if count == length:
+        return mask
+    first = np.arange(count) * length // count
+    last = -(-(np.arange(count) + 1) * length // count) - 1
+    whole: Mask = np.logical_or.reduceat(mask, first, axis=axis)  # up to the next one's first pixel
+    result: Mask = whole | mask.take(last, axis=axis)
+    return result
+
+
+def _reach_across(mask: Mask, pixels: int) -> Mask:
+    """True within so many pixels to the left and right. Some rows at a time: counts take eight times the memory of a mask."""
+    height, width = mask.shape
+    places = np.arange(width)
+    after, before = np.minimum(places + pixels + 1, width), np.maximum(places - pixels, 0)
+    reached = np.empty_like(mask)
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = mask[top : top + rows]
+        counts = np.zeros((len(strip), width + 1), np.int32)
+        np.cumsum(strip, axis=1, out=counts[:, 1:])
+        reached[top : top + rows] = counts[:, after] > counts[:, before]
+    return reached

@@ -1,0 +1,122 @@
+"""Which part of an image a network of a fixed size works on, and at what scale. Sizes are height and width."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from server.media import masks
+from server.media.images import on_white
+from server.media.masks import Box, Mask
+
+Mode = Literal["fit", "crop", "tile"]
+Size = tuple[int, int]
+
+CONTEXT = 2
+"""A crop is so many times as large as the hole's box: a quarter of it is to be filled at most, as of a centred mask in training."""
+CUBIC_REACH = 3
+"""Pixels of the coarser of two grids within which a cubic mixes them: two, and one for the fraction."""
+
+
+@dataclass(frozen=True)
+class Region:
+    box: Box
+    """In the image."""
+    scaled: Size
+    """The box as the network sees it."""
+    windows: tuple[Size, ...] = ((0, 0),)
+    """Top and left of each of the network's looks at the scaled box, in the order in which they are filled; none where nothing is."""
+
+
+def choose(mode: Mode | None, mask: Mask, native: Size) -> Region:
+    """mode: None is `crop` for images above the native size, else `fit`."""
+    height, width = mask.shape
+    hole = masks.bounds(mask)
+    if hole is None:
+        return Region(Box(0, 0, 1, 1), (1, 1), ())
+    if mode is None:
+        mode = "crop" if height > native[0] or width > native[1] else "fit"
+    if mode == "tile":
+        return _tiled(mask, hole, native)
+    box = Box(0, 0, width, height) if mode == "fit" else _around(hole, mask.shape, native)
+    return Region(box, _fitted(box, native))
+
+
+def canvas(image: Image.Image, mask: Mask, region: Region) -> tuple[NDArray[np.uint8], Mask]:
+    """The region of an upright RGB or RGBA image as the network sees it, uint8 (h, w, 3), and what is to be filled of it, (h, w).
+
+    What lies under the mask has no influence: neighbours are resampled as if it were not there. Other transparency is laid on white.
+    """
+    box, (height, width) = region.box, region.scaled
+    part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    part = on_white(part) if part.mode == "RGBA" else part
+    missing = mask[box.top : box.top + box.height, box.left : box.left + box.width]
+    if (box.height, box.width) == region.scaled:
+        pixels, missing = np.array(part), missing.copy()
+    else:
+        pixels, missing = _resampled(part, missing, height, width)
+    pixels[missing] = 0
+    return pixels, missing
+
+
+def _resampled(part: Image.Image, missing: Mask, height: int, width: int) -> tuple[NDArray[np.uint8], Mask]:
+    """By cubics, but near the hole by triangles, whose weights are never negative, weighted by what is known."""
+    scaled = masks.resize(missing, height, width)
+    near = masks.grow(scaled, CUBIC_REACH * math.ceil(max(1.0, height / part.height, width / part.width)))
+    pixels = np.array(part.resize((width, height), Image.Resampling.BICUBIC))
+    part.putalpha(Image.fromarray(np.where(missing, 0, 255).astype(np.uint8)))
+    known = np.asarray(part.resize((width, height), Image.Resampling.BILINEAR))  # Pillow weights colours by alpha
+    pixels[near] = known[..., :3][near]
+    return pixels, scaled
+
+
+def _fitted(box: Box, native: Size) -> Size:
+    """The largest size with the box's proportions that the network takes."""
+    scale = min(native[0] / box.height, native[1] / box.width)
+    height, width = (min(limit, max(1, round(side * scale))) for side, limit in zip((box.height, box.width), native, strict=True))
+    return height, width
+
+
+def _around(hole: Box, image: Size, native: Size) -> Box:
+    """A box with the network's proportions around the hole, at least of its size, moved and cut to lie in the image."""
+    scale = max(1.0, CONTEXT * hole.height / native[0], CONTEXT * hole.width / native[1])
+    height, width = (min(limit, math.ceil(side * scale)) for side, limit in zip(native, image, strict=True))
+    top = _inside(hole.top + hole.height // 2 - height // 2, height, image[0])
+    left = _inside(hole.left + hole.width // 2 - width // 2, width, image[1])
+    return Box(left, top, width, height)
+
+
+def _tiled(mask: Mask, hole: Box, native: Size) -> Region:
+    """Windows of the network's size, at the image's own scale, each half over the one before: at least half of each is known when its turn
+    comes. Those that find nothing left to fill are left out."""
+    height, width = (min(side, limit) for side, limit in zip(native, mask.shape, strict=True))
+    tops = _starts(hole.top, hole.height, height, mask.shape[0])
+    lefts = _starts(hole.left, hole.width, width, mask.shape[1])
+    remaining = mask.copy()
+    windows = []
+    for top in tops:
+        for left in lefts:
+            here = remaining[top : top + height, left : left + width]
+            if here.any():
+                windows.append((top, left))
+                here[:] = False
+    box = Box(lefts[0], tops[0], lefts[-1] + width - lefts[0], tops[-1] + height - tops[0])
+    return Region(box, (box.height, box.width), tuple((top - box.top, left - box.left) for top, left in windows))
+
+
+def _starts(first: int, length: int, window: int, limit: int) -> list[int]:
+    """Of windows in one direction: the first has half a window in front of the hole, the last reaches its end."""
+    half = max(1, window // 2)
+    starts = [_inside(first - half, window, limit)]
+    while starts[-1] + window < first + length:
+        starts.append(_inside(starts[-1] + half, window, limit))
+    return starts
+
+
+def _inside(start: int, length: int, limit: int) -> int:
+    return min(max(0, start), limit - length)

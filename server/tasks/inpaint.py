@@ -1,0 +1,349 @@
+"""Image and mask → the image with its hole filled.
+
+The worker gets the region that the network works on (`server/media/regions.py`): pixels uint8 (h, w, 3), missing uint8 (h, w), windows
+int32 (W, 2); and, to be given back as they are: box int32 (4,), left, top, width and height of the region, and the files `image` and
+`mask` as they were sent, uint8 (bytes,), `mask` empty where there was none. It answers filled uint8 (samples, h, w, 3) and what was to be
+given back: so any gateway can compose the result, at any time, from the outputs and the plan.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from PIL import Image
+
+from models.bundle import BundleSpec
+from models.diffmae.presets import PRESETS, PresetName, SamplerName, SpacingName
+from server.media import composing, masks, regions
+from server.media.images import Decoder, ImageError, TooManyPixels
+from server.media.masks import Box, Mask
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
+from server.tasks.options import ExcessiveOption, InvalidOption, Options
+
+PNG = "image/png"
+MOST_STEPS = 4000
+"""Steps times samples times windows of one request."""
+MOST_SAMPLES = 8
+MOST_SEED = 2**63 - 1
+DRAWN_SEEDS = 2**53
+"""Drawn seeds are below it, so that JavaScript reads them exactly."""
+MOST_GROWTH = 512
+MOST_FEATHER = 128
+SMALL_ARRAYS = 64
+"""Bytes of the answer's arrays besides."""
+PATCH_SIZE = 16
+"""Of an architecture whose config does not tell."""
+PRESENTER = Decoder(2**48, room_pixels=50_000_000)
+"""What was decoded once, within the limits of that time, is decoded again to compose the result."""
+
+
+class InpaintOptions(Options, frozen=True, kw_only=True):
+    mask: (
+        Annotated[
+            str,
+            Meta(
+                max_length=100,
+                pattern=r"^\s*(box|center|random)",
+                description="What is to be filled, in place of the part `mask`.",
+                extra={
+                    "values": masks.FORMS,
+                    "words": masks.FORMS,
+                    "default": "the part `mask`; without it the image's own pixels of alpha 0",
+                },
+            ),
+        ]
+        | None
+    ) = None
+    preset: Annotated[PresetName, Meta(description="Sampler and steps by name; those given explicitly win.")] = "standard"
+    steps: (
+        Annotated[int, Meta(ge=1, le=1000, description="Denoising steps.", extra={"values": "1 to 1000", "default": "the preset's"})] | None
+    ) = None
+    sampler: Annotated[SamplerName, Meta(description="How steps follow each other.", extra={"default": "the preset's"})] | None = None
+    eta: Annotated[float, Meta(ge=0, le=1, description="Noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})] | None = None
+    spacing: Annotated[SpacingName, Meta(description="Which times are visited.")] = "uniform"
+    seed: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=MOST_SEED,
+                description="Of the first sample; the others have the following ones.",
+                extra={"values": "0 to 2^63 - 1", "default": "drawn below 2^53, and told"},
+            ),
+        ]
+        | None
+    ) = None
+    samples: Annotated[int, Meta(ge=1, le=MOST_SAMPLES, description="How many different fillings.")] = 1
+    grow: Annotated[int, Meta(ge=0, le=MOST_GROWTH, description="Pixels by which the mask is widened.")] = 0
+    feather: Annotated[int, Meta(ge=0, le=MOST_FEATHER, description="Width in pixels of a soft edge, inside the widened mask.")] = 0
+    inject_known: Annotated[bool, Meta(description="Let known pixels of partly masked patches guide the others.")] = True
+    size: (
+        Annotated[
+            Literal["fit", "crop", "tile"],
+            Meta(
+                description="What the network sees: the whole image, a crop around the mask, or one window after the other.",
+                extra={"default": "`crop` for images above the network's size, else `fit`"},
+            ),
+        ]
+        | None
+    ) = None
+    deterministic: Annotated[bool, Meta(description="The same bytes on one machine, at the cost of sharing no batch.")] = False
+
+
+class InpaintPlan(msgspec.Struct, frozen=True):
+    mask: str | None
+    steps: int
+    sampler: SamplerName
+    eta: float
+    spacing: SpacingName
+    seed: int
+    samples: int
+    grow: int
+    feather: int
+    inject_known: bool
+    size: Literal["fit", "crop", "tile"] | None
+    deterministic: bool
+
+    def seed_of(self, sample: int) -> int:
+        """After the last seed comes the first."""
+        return (self.seed + sample) % (MOST_SEED + 1)
+
+
+class Filled(msgspec.Struct, frozen=True):
+    """`image` is a PNG in base64."""
+
+    image: bytes
+    seed: int
+
+
+class InpaintAnswer(msgspec.Struct, frozen=True):
+    """`masked_pixels` counts the filled ones."""
+
+    width: int
+    height: int
+    masked_pixels: int
+    steps: int
+    sampler: str
+    results: list[Filled]
+
+
+class InpaintPreview(msgspec.Struct, frozen=True):
+    """The first sample after `step` steps: what the network sees of the image at that moment, in its size, as a PNG in base64."""
+
+    step: int
+    image: bytes
+
+
+class Inpaint(Task[InpaintOptions, InpaintPlan]):
+    name = "inpaint"
+    summary = "Fill holes in images"
+    description = (
+        "The mask has the size of the upright image; its pixels of at least 128 are filled, or its transparent ones where it has any. "
+        "Every byte outside of them stays as it was. With `Accept: application/json`, or several samples, the answer is JSON."
+    )
+    parts = (
+        Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes."),
+        Part("mask", "image", "An image of the same size, white where it is to be filled.", required=False),
+    )
+    options = InpaintOptions
+    plan_type = InpaintPlan
+    answer = InpaintAnswer
+    example: ClassVar[Mapping[str, Any]] = {
+        "width": 640,
+        "height": 480,
+        "masked_pixels": 8214,
+        "steps": 100,
+        "sampler": "ddim",
+        "results": [{"image": "iVBORw0KGgo…", "seed": 4127539016253314}],
+    }
+    media_types = (PNG, JSON)
+    takes_long = True
+
+    def plan(self, asked: InpaintOptions, spec: BundleSpec) -> InpaintPlan:
+        if spec.clip is not None:
+            raise InvalidOption("model", f"{spec.id} fills holes in clips; this route takes images")
+        if asked.mask is not None:
+            _parse(asked.mask)
+        sampler, steps = _sampling(asked, spec)
+        if asked.eta is not None and sampler != "ddim":
+            raise InvalidOption("eta", f"{asked.eta:g}: it is for the sampler `ddim`; {sampler} has none")
+        if steps * asked.samples > MOST_STEPS:
+            field = "steps" if asked.steps is not None else "samples"
+            raise ExcessiveOption(field, f"{steps} steps of {asked.samples} samples: at most {MOST_STEPS} steps in one request")
+        return InpaintPlan(
+            mask=asked.mask,
+            steps=steps,
+            sampler=sampler,
+            eta=asked.eta or 0.0,
+            spacing=asked.spacing,
+            seed=secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed,
+            samples=asked.samples,
+            grow=asked.grow,
+            feather=asked.feather,
+            inject_known=asked.inject_known,
+            size=asked.size,
+            deterministic=asked.deterministic,
+        )
+
+    def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+        """Raises InvalidOption where mask and image do not go together, and ExcessiveOption."""
+        if plan.mask is not None and "mask" in item:
+            raise InvalidOption("mask", "given both as a part and as text: send one of them")
+        sent = _sent_mask(item.get("mask", b""), decoder)
+        with decoder.decoded(item["image"], transparency=True) as image:
+            if plan.samples * image.width * image.height > decoder.max_pixels:
+                raise TooManyPixels(
+                    f"{plan.samples} samples of {image.width} × {image.height} pixels are together above the limit of "
+                    f"{decoder.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)"
+                )
+            hole = _hole(image, sent, plan, spec)
+            region = regions.choose(plan.size, hole, _native(spec))
+            steps = plan.steps * plan.samples * len(region.windows)
+            if steps > MOST_STEPS:
+                raise ExcessiveOption(
+                    "size", f"{len(region.windows)} windows of {plan.steps} steps of {plan.samples} samples: at most {MOST_STEPS} steps"
+                )
+            pixels, missing = regions.canvas(image, hole, region)
+        box = region.box
+        return [
+            {
+                "pixels": pixels,
+                "missing": missing.astype(np.uint8),
+                "windows": np.array(region.windows, np.int32).reshape(-1, 2),
+                "box": np.array([box.left, box.top, box.width, box.height], np.int32),
+                "image": np.frombuffer(item["image"], np.uint8),
+                "mask": np.frombuffer(item.get("mask", b""), np.uint8),
+            }
+        ]
+
+    def bucket(self, plan: InpaintPlan, spec: BundleSpec) -> str:
+        """Holes, samplers and times of any kind take their steps together."""
+        return "x".join(map(str, _native(spec)))
+
+    def arguments(self, plan: InpaintPlan) -> dict[str, Any]:
+        names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic")
+        return {name: getattr(plan, name) for name in names}
+
+    def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | File:
+        composed = _composed(outputs[0], plan, spec)
+        if media_type == PNG and plan.samples == 1:
+            return File(composed.files[0], {"X-Seed": str(plan.seed), "X-Steps": str(plan.steps)})
+        results = [Filled(file, plan.seed_of(sample)) for sample, file in enumerate(composed.files)]
+        return InpaintAnswer(composed.width, composed.height, composed.masked_pixels, plan.steps, plan.sampler, results)
+
+    def preview(self, arrays: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintPreview:
+        return InpaintPreview(int(arrays["step"]), composing.to_png(arrays["filled"]))
+
+    def result_bound(self, plan: InpaintPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        """The files and one canvas for each sample, and one for a preview."""
+        return sizes["image"] + sizes["mask"] + (plan.samples + 1) * sizes["pixels"] + SMALL_ARRAYS
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        """A quarter is missing, in the middle."""
+        height, width = _native(spec)
+        frames = () if spec.clip is None else (spec.clip.frames,)
+        missing = np.zeros((*frames, height, width), np.uint8)
+        missing[..., height // 4 : height // 4 + height // 2, width // 4 : width // 4 + width // 2] = 1
+        pixels = np.random.default_rng(0).integers(0, 256, (*frames, height, width, 3), np.uint8)
+        return {"pixels": pixels, "missing": missing, "windows": np.zeros((1, 2), np.int32)}
+
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        """The outputs have one column for each sample."""
+        inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.parts)
+        return inputs, (Tensor("image", "BYTES", (1,), is_file=True), Tensor("seed", "INT64", (1,)))
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        files = [_composed(one, plan, spec).files for one in outputs]
+        images = np.empty((len(files), plan.samples), object)
+        images[:] = files
+        seeds = np.array([[plan.seed_of(sample) for sample in range(plan.samples)]] * len(files), np.int64)
+        return {"image": images, "seed": seeds}, {"steps": plan.steps, "sampler": plan.sampler}
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The finished samples of one image, as PNG files."""
+
+    width: int
+    height: int
+    masked_pixels: int
+    files: list[bytes]
+
+
+def _composed(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> Composed:
+    sent = _sent_mask(outputs["mask"].tobytes(), PRESENTER)
+    with PRESENTER.decoded(outputs["image"].tobytes(), transparency=True) as image:
+        hole = _hole(image, sent, plan, spec)
+        pixels, profile = np.asarray(image), image.info["icc_profile"]
+        box = Box(*outputs["box"].tolist())
+        files = [composing.to_png(composing.compose(pixels, made, box, hole, plan.feather), profile) for made in outputs["filled"]]
+        return Composed(image.width, image.height, int(hole.sum()), files)
+
+
+def _sent_mask(file: bytes, decoder: Decoder) -> Mask | None:
+    """None where none was sent. Raises ImageError that names the part."""
+    if not file:
+        return None
+    try:
+        with decoder.decoded(file, transparency=True) as picture:
+            return masks.of_picture(picture)
+    except ImageError as error:
+        error.part = "mask"
+        raise
+
+
+def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: BundleSpec) -> Mask:
+    """Pixels to fill, (H, W) of the upright image. Raises InvalidOption."""
+    height, width = image.height, image.width
+    if sent is not None and sent.shape != (height, width):
+        raise InvalidOption("mask", f"{sent.shape[1]} × {sent.shape[0]} pixels, but the image, upright, has {width} × {height}")
+    mask = sent if sent is not None else masks.of_transparency(image) if plan.mask is None else _of_words(plan, spec, height, width)
+    return masks.grow(mask, plan.grow)
+
+
+def _of_words(plan: InpaintPlan, spec: BundleSpec, height: int, width: int) -> Mask:
+    """Random cells are the network's patches, where it sees the whole image."""
+    assert plan.mask is not None
+    words = _parse(plan.mask)
+    if isinstance(words, Box):
+        try:
+            return words.mask(height, width)
+        except ValueError as error:
+            raise InvalidOption("mask", str(error)) from error
+    native = _native(spec)
+    patch = int(spec.config.get("patch_size", PATCH_SIZE))
+    return words.mask(height, width, patch / min(native[0] / height, native[1] / width), plan.seed)
+
+
+def _parse(text: str) -> Box | masks.Share:
+    try:
+        return masks.parse(text.strip())
+    except ValueError as error:
+        raise InvalidOption("mask", str(error)) from error
+
+
+def _sampling(asked: InpaintOptions, spec: BundleSpec) -> tuple[SamplerName, int]:
+    """Sampler and steps: those of the preset where none are given. Raises InvalidOption."""
+    preset = PRESETS[asked.preset]
+    most = int(spec.config.get("schedule", {}).get("steps", PRESETS["full"].steps))
+    if asked.steps is not None and asked.steps > most:
+        raise InvalidOption("steps", f"{asked.steps}: {spec.id} was trained with {most}")
+    if asked.sampler == "one-step":
+        if asked.steps not in (None, 1):
+            raise InvalidOption("steps", f"{asked.steps}: the sampler one-step takes 1")
+        return "one-step", 1
+    if asked.sampler is None and preset.sampler == "one-step" and asked.steps not in (None, 1):
+        return "ddim", asked.steps
+    return asked.sampler or preset.sampler, asked.steps or min(preset.steps, most)
+
+
+def _native(spec: BundleSpec) -> tuple[int, int]:
+    """Height and width that the network takes."""
+    pictures = spec.pictures
+    return pictures.image_size, pictures.image_width or pictures.image_size

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bundles import write_tiny_diffmae, write_tiny_vit
+from tests.inpaint.service import Painter
+from tests.open_inference.service import running
+
+
+@pytest.fixture(scope="package")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+    """A gateway and a worker that serves `painter`, which fills 16 x 16 pixels, beside `tiny`, which classifies."""
+    bundles = tmp_path_factory.mktemp("bundles")
+    write_tiny_diffmae(bundles)
+    write_tiny_vit(bundles)
+    with running(bundles, gateways=2, workers=1) as started:
+        yield Painter(started)

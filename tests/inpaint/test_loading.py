@@ -1,0 +1,39 @@
+"""What a worker makes of inpainting bundles when it loads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.bundle import BundleError, Clip
+from server.worker.layout import Layout
+from server.worker.measurements import Measurements
+from server.worker.stepwise import Stepwise
+from server.worker.warmup import Warm, warm_up
+from tests.bundles import write_tiny_diffmae
+
+
+def warm(bundle: object, dtype: str = "auto") -> Warm:
+    layout = Layout(device=torch.device("cpu"), slots=1, threads=1, largest_batch=2)
+    return warm_up(bundle, layout, dtype, Measurements(None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_they_are_served_in_float32(tmp_path: Path, dtype: str) -> None:
+    loaded = warm(write_tiny_diffmae(tmp_path), dtype)
+    assert loaded.dtype == torch.float32
+    assert isinstance(loaded.executor, Stepwise) and loaded.executor.unit == "steps"
+    assert (loaded.executor.usual.cost, loaded.executor.usual.total) == (4, 100), "a quarter of 16 patches is missing, in 100 steps"
+
+
+def test_models_of_normalised_patches_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="normalise_patches: such a model cannot fill holes"):
+        warm(write_tiny_diffmae(tmp_path, normalise_patches=True))
+
+
+def test_models_of_clips_run_in_the_worker(tmp_path: Path) -> None:
+    clip = write_tiny_diffmae(tmp_path, clip=Clip(frames=4, stride=1), frames=4, patch_frames=2)
+    executor = warm(clip).executor
+    assert isinstance(executor, Stepwise) and executor.usual.cost == 8

@@ -1,0 +1,82 @@
+"""Inpainting as long work: previews on the way, and an answer that any gateway presents later."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+
+from tests.gateway.asked_later import Event, accepted, comes_to, events_of, parsed, result
+from tests.inpaint.service import JSON, SIDE, Painter, box_mask, decoded, encoded, noise, outside
+
+HOLE = (20, 10, 40, 26)
+IMAGE = noise(40, 60)
+FILE, MASK = encoded(IMAGE), box_mask(40, 60, HOLE)
+FILES = {"image": ("image", FILE), "mask": ("mask", MASK)}
+CHOSEN = {"steps": 400, "seed": 5, "deterministic": "true"}
+
+
+def pictures_of(events: list[Event]) -> list[np.ndarray]:
+    return [decoded(base64.b64decode(event.data["image"])) for event in events if event.name == "preview"]
+
+
+def test_a_stream_tells_the_steps_and_shows_what_the_network_sees(painter: Painter) -> None:
+    with painter.gateway.http.stream(
+        "POST", "/v1/inpaint", files=FILES, data=CHOSEN | {"steps": 1000}, headers={"Accept": "text/event-stream"}
+    ) as response:
+        events = list(parsed(response.iter_lines()))
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    assert events[0].name == "queued" and events[-1].name == "done"
+    progress = [event.data for event in events if event.name == "progress"]
+    assert progress[0] == {"done": 0, "total": 1000, "unit": "steps"}
+    assert [report["done"] for report in progress] == sorted(report["done"] for report in progress)
+    previews = pictures_of(events)
+    assert previews and all(shown.shape == (SIDE, SIDE, 3) for shown in previews)
+    answer = decoded(base64.b64decode(events[-1].data["results"][0]["image"]))
+    assert np.array_equal(answer[outside(40, 60, HOLE)], np.asarray(IMAGE)[outside(40, 60, HOLE)])
+
+
+def test_another_gateway_presents_the_answer_in_any_form(painter: Painter) -> None:
+    here, there = painter.service.gateways
+    plain = painter.fill(FILE, MASK, **CHOSEN)
+    job = accepted(here.http.post("/v1/inpaint", files=FILES, data=CHOSEN, headers={"Prefer": "respond-async"}))
+    done = comes_to(there, job, "done")
+    assert (done["task"], done["progress"]["unit"], done["progress"]["total"]) == ("inpaint", "steps", 400)
+    for gateway in (there, here):
+        png = result(gateway, job)
+        assert (png.headers["content-type"], png.headers["x-seed"], png.headers["x-steps"]) == ("image/png", "5", "400")
+        assert png.content == plain.content
+        answer = result(gateway, job, **JSON).json()
+        assert (answer["results"][0]["seed"], answer["masked_pixels"]) == (5, 320)
+        assert base64.b64decode(answer["results"][0]["image"]) == plain.content
+
+
+def test_a_drawn_seed_is_part_of_the_job(painter: Painter) -> None:
+    """It is drawn once, when the job is taken; whoever presents it tells the same."""
+    gateway = painter.gateway
+    job = accepted(gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 2}, headers={"Prefer": "respond-async"}))
+    comes_to(gateway, job, "done")
+    seeds = {result(gateway, job).headers["x-seed"] for gateway in painter.service.gateways}
+    assert len(seeds) == 1
+
+
+def test_a_large_image_comes_back_from_the_store(painter: Painter) -> None:
+    """Its file is too large for a message, so it travels in pieces."""
+    large, hole = noise(300, 390), (9, 9, 99, 99)
+    files = {"image": ("image", encoded(large)), "mask": ("mask", box_mask(300, 390, hole))}
+    assert len(files["image"][1]) > 256 * 1024
+    kept = outside(300, 390, hole)
+    here, there = painter.service.gateways
+    at_once = here.http.post("/v1/inpaint", files=files, data={"steps": 2})
+    job = accepted(here.http.post("/v1/inpaint", files=files, data={"steps": 2}, headers={"Prefer": "respond-async"}))
+    comes_to(there, job, "done")
+    for answer in (at_once, result(there, job)):
+        assert np.array_equal(decoded(answer.content)[kept], np.asarray(large)[kept])
+
+
+def test_a_cancelled_job_has_no_answer(painter: Painter) -> None:
+    gateway = painter.gateway
+    job = accepted(gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1000, "samples": 4}, headers={"Prefer": "respond-async"}))
+    assert gateway.http.delete(f"/v1/jobs/{job}").status_code == 204
+    assert events_of(gateway, job)[-1].name == "cancelled"
+    assert result(gateway, job).status_code == 410

@@ -1,0 +1,79 @@
+"""Inpainting through the Open Inference Protocol: files in BYTES, options as parameters of the request."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+from tests.inpaint.service import Painter, box_mask, decoded, encoded, noise, outside
+
+HOLE = (20, 10, 40, 26)
+IMAGE = noise(40, 60)
+FILE, MASK = encoded(IMAGE), box_mask(40, 60, HOLE)
+
+
+def tensor(name: str, *files: bytes) -> dict[str, Any]:
+    return {"name": name, "shape": [len(files), 1], "datatype": "BYTES", "data": [base64.b64encode(file).decode() for file in files]}
+
+
+def infer(painter: Painter, *inputs: dict[str, Any], **parameters: Any) -> Any:
+    answer = painter.gateway.http.post("/v2/models/painter/infer", json={"inputs": list(inputs), "parameters": {"steps": 2, **parameters}})
+    return answer.status_code, answer.json()
+
+
+def test_inputs_and_outputs_are_named_as_the_parts(painter: Painter) -> None:
+    described = painter.gateway.http.get("/v2/models/painter").json()
+    assert [(one["name"], one["datatype"], one["shape"]) for one in described["inputs"]] == [
+        ("image", "BYTES", [-1, 1]),
+        ("mask", "BYTES", [-1, 1]),
+    ]
+    assert [(one["name"], one["datatype"]) for one in described["outputs"]] == [("image", "BYTES"), ("seed", "INT64")]
+
+
+def test_a_filled_image_comes_back_in_base64(painter: Painter) -> None:
+    status, answer = infer(painter, tensor("image", FILE), tensor("mask", MASK), seed=5, deterministic=True)
+    assert status == 200, answer
+    assert answer["parameters"] == {"steps": 2, "sampler": "ddim"}
+    image, seed = answer["outputs"]
+    assert (image["shape"], seed["shape"], seed["data"]) == ([1, 1], [1, 1], [5])
+    assert base64.b64decode(image["data"][0]) == painter.fill(FILE, MASK, seed=5, deterministic=True).content
+
+
+def test_several_images_with_several_samples_each(painter: Painter) -> None:
+    status, answer = infer(painter, tensor("image", FILE, FILE), samples=3, seed=1, mask="box:20,10,20,16")
+    assert status == 200, answer
+    image, seed = answer["outputs"]
+    assert image["shape"] == [2, 3] and seed["data"] == [1, 2, 3] * 2
+    kept = outside(40, 60, HOLE)
+    for file in image["data"]:
+        assert np.array_equal(decoded(base64.b64decode(file))[kept], np.asarray(IMAGE)[kept])
+
+
+def test_binary_tensors(painter: Painter) -> None:
+    client = triton.InferenceServerClient(painter.service.address)
+    inputs = []
+    for name, file in (("image", FILE), ("mask", MASK)):
+        given = triton.InferInput(name, [1, 1], "BYTES")
+        given.set_data_from_numpy(np.array([[file]], object), binary_data=True)
+        inputs.append(given)
+    output = triton.InferRequestedOutput("image", binary_data=True)
+    answer = client.infer("painter", inputs, outputs=[output], parameters={"steps": 2, "seed": 5, "deterministic": True})
+    client.close()
+    assert answer.as_numpy("image")[0, 0] == painter.fill(FILE, MASK, seed=5, deterministic=True).content
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "reason"),
+    [
+        ({"steps": 0}, 422, "steps: 0 must be an integer from 1 to 1000"),
+        ({"steps": 1000, "samples": 8}, 413, "at most 4000 steps in one request"),
+        ({"mask": "box:0,0,99,99"}, 422, "mask: the box from 0,0 to 99,99 leaves the image"),
+    ],
+)
+def test_bad_parameters_are_named(painter: Painter, parameters: dict[str, Any], status: int, reason: str) -> None:
+    got, answer = infer(painter, tensor("image", FILE), **parameters)
+    assert reason in answer["error"] and got in (status, 400)

@@ -1,0 +1,102 @@
+"""Bad requests to `/v1/inpaint` end in a 4xx that names the field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.inpaint.service import Painter, box_mask, encoded, noise
+
+FILE, MASK = encoded(noise(40, 60)), box_mask(40, 60, (20, 10, 40, 26))
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "reason"),
+    [
+        ({"steps": 0}, "steps", "from 1 to 1000"),
+        ({"steps": 10**6}, "steps", "from 1 to 1000"),
+        ({"seed": -1}, "seed", "from 0 to 9223372036854775807"),
+        ({"seed": 2**63}, "seed", "from 0 to 9223372036854775807"),
+        ({"samples": 9}, "samples", "from 1 to 8"),
+        ({"samples": 0}, "samples", "from 1 to 8"),
+        ({"sampler": "euler"}, "sampler", "one of ddim, ancestral, one-step"),
+        ({"sampler": "one-step", "steps": 2}, "steps", "the sampler one-step takes 1"),
+        ({"spacing": "cosine"}, "spacing", "one of uniform, logsnr"),
+        ({"eta": 2}, "eta", "from 0 to 1"),
+        ({"eta": 0.5, "sampler": "ancestral"}, "eta", "it is for the sampler `ddim`"),
+        ({"grow": -1}, "grow", "from 0 to 512"),
+        ({"feather": 1000}, "feather", "from 0 to 128"),
+        ({"preset": "best"}, "preset", "one of draft, fast, standard, full"),
+        ({"size": "stretch"}, "size", "one of fit, crop, tile"),
+        ({"strength": 1}, "strength", "unknown; the parts are `image`, `mask`"),
+        ({"deterministic": "perhaps"}, "deterministic", "true or false"),
+    ],
+    ids=str,
+)
+def test_options_that_are_not_understood(painter: Painter, options: dict[str, Any], field: str, reason: str) -> None:
+    named, detail = painter.refused(422, FILE, MASK, **options)
+    assert named == field and reason in detail
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("box:50,30,20,20", "leaves the image of 60 × 40 pixels"),
+        ("box:1,2,3", "use `box:X,Y,W,H` in pixels"),
+        ("box:0,0,0,5", "use `box:X,Y,W,H` in pixels"),
+        ("center:7", "use `box:X,Y,W,H` in pixels"),
+        ("everything", "must be `box:X,Y,W,H` in pixels"),
+    ],
+)
+def test_words_that_are_no_mask(painter: Painter, words: str, reason: str) -> None:
+    named, detail = painter.refused(422, FILE, words=words)
+    assert named == "mask" and reason in detail
+
+
+def test_a_mask_of_another_size(painter: Painter) -> None:
+    named, detail = painter.refused(422, FILE, box_mask(60, 40, (0, 0, 5, 5)))
+    assert (named, detail) == ("mask", "40 × 60 pixels, but the image, upright, has 60 × 40")
+
+
+def test_a_mask_given_twice(painter: Painter) -> None:
+    assert painter.refused(422, FILE, MASK, words="center")[0] == "mask"
+
+
+def test_files_that_are_no_images_are_named(painter: Painter) -> None:
+    assert painter.refused(415, b"no image", MASK)[0] == "image"
+    assert painter.refused(415, FILE, b"no image")[0] == "mask"
+    assert painter.refused(422, FILE[: len(FILE) // 2], MASK)[0] == "image"
+    assert painter.refused(422, FILE, encoded(noise(40, 60))[:2000])[0] == "mask"
+    assert painter.refused(400, FILE, b"")[0] == "mask"
+
+
+def test_more_steps_than_one_request_may_take(painter: Painter) -> None:
+    named, detail = painter.refused(413, FILE, MASK, steps=1000, samples=5)
+    assert named == "steps" and "at most 4000 steps in one request" in detail
+    named, detail = painter.refused(413, FILE, words="center:1", size="tile", steps=400)
+    assert named == "size" and "at most 4000 steps" in detail
+
+
+def test_more_pixels_than_one_answer_may_have(painter: Painter) -> None:
+    """The service's limit is one megapixel here."""
+    large = encoded(Image.new("L", (1000, 1001), 9))
+    assert painter.refused(413, large, MASK)[0] == "image"
+    assert painter.refused(413, FILE, large)[0] == "mask"
+    named, detail = painter.refused(413, encoded(Image.new("L", (500, 500), 9)), words="center", samples=5)
+    assert named == "image" and "5 samples of 500 × 500 pixels are together above the limit" in detail
+
+
+def test_an_image_is_needed(painter: Painter) -> None:
+    answer = painter.gateway.http.post("/v1/inpaint", files={"mask": MASK})
+    assert (answer.status_code, answer.json()["field"]) == (422, "image")
+
+
+def test_a_model_of_another_task(painter: Painter) -> None:
+    answer = painter.fill(FILE, MASK, model="tiny")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "'tiny' is for classify; known for inpaint: painter@1")
+
+
+def test_a_media_type_that_is_not_offered(painter: Painter) -> None:
+    assert painter.fill(FILE, MASK, headers={"Accept": "image/jpeg"}).status_code == 406

@@ -1,0 +1,40 @@
+"""A worker that is killed in the middle of a filling costs its steps, not the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bundles import write_tiny_diffmae
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, comes_to, events_of, job, result
+from tests.gateway.service import Gateway, eventually
+from tests.inpaint.service import box_mask, encoded, noise
+from tests.open_inference.service import START_WORKER_S, worker_process
+
+FILES = {"image": ("image", encoded(noise(40, 60))), "mask": ("mask", box_mask(40, 60, (20, 10, 40, 26)))}
+ASKED = {"steps": 1000, "samples": 4, "sampler": "ancestral", "seed": 3, "deterministic": "true"}
+
+
+def asked_later(gateway: Gateway) -> str:
+    return accepted(gateway.http.post("/v1/inpaint", files=FILES, data=ASKED, headers={"Prefer": "respond-async"}))
+
+
+@pytest.mark.slow
+def test_another_worker_fills_the_same(tmp_path: Path) -> None:
+    write_tiny_diffmae(tmp_path)
+    with service.valkey() as valkey, service.gateway(valkey.url) as gateway:
+        with worker_process(valkey.url, tmp_path):  # killed at its end
+            eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_WORKER_S)
+            begun = asked_later(gateway)
+            eventually(lambda: (job(gateway, begun)["progress"] or {"done": 0})["done"] > 10, "it has taken some steps")
+        assert job(gateway, begun)["state"] == "running"
+        with worker_process(valkey.url, tmp_path):
+            eventually(lambda: job(gateway, begun)["state"] == "done", "it is done", START_WORKER_S)
+            again = asked_later(gateway)
+            comes_to(gateway, again, "done")
+            images = [[sample["image"] for sample in result(gateway, one).json()["results"]] for one in (begun, again)]
+        assert images[0] == images[1]
+        starts = [event for event in events_of(gateway, begun) if event.name == "progress" and event.data["done"] == 0]
+        assert len(starts) == 2

@@ -1,0 +1,74 @@
+"""What is outside the mask stays, byte by byte."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from server.media.composing import compose, ramp, to_png
+from server.media.masks import Box, bounds
+
+
+def pixels(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def read(file: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(file))
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_byte_outside_the_mask_stays(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    height, width = generator.integers(1, 60, 2)
+    image = pixels(seed, height, width, int(generator.choice([3, 4])))
+    mask = generator.random((height, width)) < generator.choice([0, 0.01, 0.5, 1])
+    made = pixels(seed + 100, *generator.integers(1, 40, 2))
+    composed = compose(image, made, Box(0, 0, int(width), int(height)), mask, feather=int(generator.integers(0, 5)))
+    assert composed.shape == image.shape and composed.dtype == np.uint8
+    assert np.array_equal(composed[~mask], image[~mask])
+
+
+def test_inside_it_is_what_was_made_in_its_place_and_opaque() -> None:
+    image, made = pixels(0, 30, 40, 4), pixels(1, 10, 12)
+    mask = Box(6, 5, 4, 3).mask(30, 40)
+    composed = compose(image, made, Box(5, 4, 12, 10), mask, feather=0)
+    assert np.array_equal(composed[5:8, 6:10, :3], made[1:4, 1:5])
+    assert (composed[mask][:, 3] == 255).all()
+
+
+def test_a_feather_is_a_ramp_inside_the_mask() -> None:
+    mask = Box(2, 0, 9, 7).mask(20, 20)
+    area = bounds(mask)
+    assert area is not None
+    across = ramp(mask, area, 3)[0]
+    assert across.tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 2 / 3, 1 / 3]), "the image's border is no end of the mask"
+    assert ramp(mask, area, 3)[-1].tolist() == pytest.approx([1 / 3] * 9)
+    assert (ramp(mask, area, 1) == 1).all()
+
+
+def test_a_feather_of_two_blends_the_outermost_pixels_by_halves() -> None:
+    image, made = np.full((9, 9, 3), 100, np.uint8), np.full((9, 9, 3), 200, np.uint8)
+    mask = Box(2, 2, 5, 5).mask(9, 9)
+    composed = compose(image, made, Box(0, 0, 9, 9), mask, feather=2)[4, :, 0]
+    assert composed.tolist() == [100, 100, 150, 200, 200, 200, 150, 100, 100]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_png_holds_the_pixels_and_a_profile_of_rgb(channels: int) -> None:
+    image = pixels(0, 5, 7, channels)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    written = read(to_png(image, profile))
+    assert written.mode == ("RGB" if channels == 3 else "RGBA") and np.array_equal(np.asarray(written), image)
+    assert written.info["icc_profile"] == profile
+
+
+def test_a_profile_of_other_colours_would_be_wrong() -> None:
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for profile in (lab, b"", b"short", None):
+        assert "icc_profile" not in read(to_png(pixels(0, 2, 2), profile)).info

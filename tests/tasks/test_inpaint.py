@@ -1,0 +1,383 @@
+"""The task `inpaint`: pure functions of options, files and a bundle's spec. The network is a rule here: it paints everything green."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from models.bundle import BundleSpec, Clip, Preprocess, Weights
+from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
+from server.tasks.base import JSON, Arrays, File
+from server.tasks.inpaint import MOST_SEED, Inpaint, InpaintAnswer, InpaintOptions, InpaintPlan
+from server.tasks.options import ExcessiveOption, InvalidOption, rows
+
+TASK = Inpaint()
+DECODER = Decoder(max_pixels=1_000_000)
+GREEN = (10, 200, 30)
+PNG = "image/png"
+
+
+def spec(**changes: Any) -> BundleSpec:
+    fields = {
+        "name": "painter",
+        "version": "1",
+        "task": "inpaint",
+        "architecture": "diffmae",
+        "config": {"patch_size": 4, "schedule": {"steps": 1000}},
+        "preprocess": Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        "license": "CC0-1.0",
+        "weights": Weights(sha256="0" * 64, bytes=1),
+    }
+    return BundleSpec(**fields | changes)
+
+
+SPEC = spec()
+
+
+def plan(bundle: BundleSpec = SPEC, **options: Any) -> InpaintPlan:
+    return TASK.plan(InpaintOptions(**options), bundle)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decoded(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)))
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8))
+
+
+def white(height: int, width: int, box: tuple[int, int, int, int] | None = None) -> Image.Image:
+    """A mask: black but for a box (left, top, right, bottom)."""
+    mask = Image.new("L", (width, height), 0)
+    if box is not None:
+        mask.paste(255, box)
+    return mask
+
+
+def painted(arrays: Arrays, samples: int = 1) -> Arrays:
+    """What a worker would answer."""
+    filled = np.where(arrays["missing"][..., np.newaxis] > 0, np.array(GREEN, np.uint8), arrays["pixels"])
+    returned = {name: arrays[name] for name in ("box", "image", "mask")}
+    return {"filled": np.stack([filled] * samples), **returned}
+
+
+def prepared(image: bytes, mask: bytes | str | None, chosen: InpaintPlan) -> Arrays:
+    [arrays] = TASK.prepare({"image": image} | ({"mask": mask} if isinstance(mask, bytes) else {}), chosen, SPEC, DECODER)
+    return arrays
+
+
+def fill(image: bytes, mask: bytes | str | None = None, **options: Any) -> bytes:
+    """The answer as a file. mask: a file, or words."""
+    chosen = plan(**options | ({"mask": mask} if isinstance(mask, str) else {}))
+    arrays = prepared(image, mask, chosen)
+    answer = TASK.present([painted(arrays)], chosen, SPEC, PNG)
+    assert isinstance(answer, File)
+    return answer.content
+
+
+def test_presets_choose_sampler_and_steps_and_explicit_options_win() -> None:
+    def chosen(**options: Any) -> tuple[str, int]:
+        planned = plan(**options)
+        return planned.sampler, planned.steps
+
+    assert chosen() == chosen(preset="standard") == ("ddim", 100)
+    assert (chosen(preset="draft"), chosen(preset="fast"), chosen(preset="full")) == (("one-step", 1), ("ddim", 25), ("ancestral", 1000))
+    assert chosen(preset="full", steps=50) == ("ancestral", 50)
+    assert chosen(preset="full", sampler="ddim") == ("ddim", 1000)
+    assert chosen(sampler="one-step") == chosen(sampler="one-step", steps=1) == ("one-step", 1)
+    assert chosen(preset="draft", steps=10) == ("ddim", 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "reason"),
+    [
+        ({"sampler": "one-step", "steps": 2}, "steps", "2: the sampler one-step takes 1"),
+        ({"eta": 0.5, "sampler": "ancestral"}, "eta", "it is for the sampler `ddim`"),
+        ({"eta": 0.0, "preset": "draft"}, "eta", "it is for the sampler `ddim`"),
+        ({"mask": "box:1,2,3"}, "mask", "use `box:X,Y,W,H` in pixels"),
+        ({"mask": "center:2"}, "mask", "use `box:X,Y,W,H` in pixels"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_refused(options: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(InvalidOption, match=reason) as caught:
+        plan(**options)
+    assert caught.value.field == field and not isinstance(caught.value, ExcessiveOption)
+
+
+@pytest.mark.parametrize(("options", "field"), [({"steps": 1000, "samples": 5}, "steps"), ({"preset": "full", "samples": 8}, "samples")])
+def test_more_than_4000_steps_are_too_many(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(ExcessiveOption, match="at most 4000 steps in one request") as caught:
+        plan(**options)
+    assert caught.value.field == field
+    assert plan(steps=1000, samples=4).samples == 4
+
+
+def test_a_bundle_of_a_short_schedule_takes_fewer_steps() -> None:
+    short = spec(config={"schedule": {"steps": 50}})
+    assert plan(short).steps == plan(short, preset="full").steps == 50
+    with pytest.raises(InvalidOption, match="51: painter@1 was trained with 50"):
+        plan(short, steps=51)
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted", "refused"),
+    [
+        ("steps", ["1", 1000], ["0", 1001, 10**6, -1, 1.5, "many"]),
+        ("seed", ["0", str(MOST_SEED), MOST_SEED], [-1, MOST_SEED + 1, "x", 1e300]),
+        ("samples", [1, 8], [0, 9]),
+        ("eta", ["0", 0.5, 1], [-0.1, 1.1, "nan", "inf"]),
+        ("grow", [0, 512], [-1, 513]),
+        ("feather", [0, 128], [-1, 129]),
+        ("sampler", ["ddim", "ancestral", "one-step"], ["ddpm", "onestep", ""]),
+        ("spacing", ["uniform", "logsnr"], ["log"]),
+        ("size", ["fit", "crop", "tile"], ["grid"]),
+        ("preset", ["draft", "full"], ["best"]),
+        ("mask", ["center", "box:0,0,1,1", "random:0.5"], ["iVBORw0KGgo=", "everything"]),
+        ("deterministic", ["true", False], ["maybe"]),
+    ],
+)
+def test_what_options_may_be(name: str, accepted: list[Any], refused: list[Any]) -> None:
+    [row] = [row for row in rows(InpaintOptions) if row.name == name]
+    for value in accepted:
+        row.read([value])
+    for value in refused:
+        with pytest.raises(InvalidOption, match="must be") as caught:
+            row.read([value])
+        assert caught.value.field == name
+
+
+def test_a_seed_is_drawn_that_javascript_can_read_and_samples_follow_it() -> None:
+    seeds = {plan().seed for _ in range(20)}
+    assert len(seeds) == 20 and max(seeds) < 2**53
+    last = plan(seed=MOST_SEED, samples=2)
+    assert [last.seed_of(sample) for sample in range(2)] == [MOST_SEED, 0]
+
+
+def test_plans_can_be_stored() -> None:
+    kept = plan(mask="center", seed=MOST_SEED, eta=0.25)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(kept), type=TASK.plan_type) == kept
+
+
+def test_jobs_of_all_options_share_a_bucket_and_take_their_own_arguments() -> None:
+    assert TASK.bucket(plan(steps=3, samples=2), SPEC) == TASK.bucket(plan(deterministic=True), SPEC)
+    assert TASK.arguments(plan(steps=3, samples=2, seed=9, inject_known=False)) == {
+        "sampler": "ddim",
+        "steps": 3,
+        "eta": 0.0,
+        "spacing": "uniform",
+        "seed": 9,
+        "samples": 2,
+        "inject_known": False,
+        "deterministic": False,
+    }
+
+
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
+
+
+def image_of(mode: str, height: int, width: int, seed: int) -> Image.Image:
+    if mode == "I;16":
+        return Image.fromarray(np.random.default_rng(seed).integers(0, 65536, (height, width), np.uint16))
+    if mode == "RGBA":
+        return noise(height, width, 4, seed)
+    return noise(height, width, 3, seed).convert(mode)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_every_byte_outside_the_filled_pixels_is_the_input_s(seed: int) -> None:
+    """Over random modes, sizes, rotations, masks and options. The reference is the decoder's own upright 8-bit decode."""
+    generator = np.random.default_rng(seed)
+    mode = MODES[seed % len(MODES)]
+    height, width = generator.integers(1, 70, 2).tolist()
+    image = image_of(mode, height, width, seed)
+    exif = Image.Exif()
+    turn = int(generator.integers(1, 9))
+    exif[0x0112] = turn
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    upright = (width, height) if turn < 5 else (height, width)
+    file = encoded(image, kind, exif=exif)
+    mask = (generator.random(upright[::-1]) < generator.choice([0.02, 0.3, 1])).astype(np.uint8) * 255
+    options = {"grow": int(generator.integers(0, 3)), "feather": int(generator.integers(0, 4)), "steps": 1}
+    answer = decoded(fill(file, encoded(Image.fromarray(mask)), size=str(generator.choice(["fit", "crop", "tile"])), **options))
+    with DECODER.decoded(file, transparency=True) as original:
+        expected = np.asarray(original)
+    filled = np.zeros(mask.shape, bool)
+    for y, x in np.argwhere(mask):
+        reach = options["grow"]
+        filled[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = True
+    assert answer.shape == expected.shape
+    assert np.array_equal(answer[~filled], expected[~filled])
+    if filled.any() and not options["feather"]:
+        assert (np.abs(answer[filled][:, :3].astype(int) - GREEN) <= 60).mean() > 0.9, "the hole is painted green"
+
+
+@pytest.mark.parametrize("mask", [white(9, 11), Image.new("RGBA", (11, 9), (255, 255, 255, 1)), Image.new("1", (11, 9), 0)], ids=str)
+def test_where_nothing_is_to_be_filled_the_image_comes_back(mask: Image.Image) -> None:
+    image = noise(9, 11)
+    assert np.array_equal(decoded(fill(encoded(image), encoded(mask))), np.asarray(image))
+
+
+def test_without_a_mask_the_image_s_own_transparency_counts() -> None:
+    pixels = np.array(noise(20, 20, 4))
+    pixels[..., 3] = 255
+    pixels[3:9, 4:8, 3] = 0
+    answer = decoded(fill(encoded(Image.fromarray(pixels))))
+    hole = pixels[..., 3] == 0
+    assert np.array_equal(answer[~hole], pixels[~hole])
+    assert (answer[hole][:, 3] == 255).all(), "what is filled is opaque"
+    opaque = noise(20, 20)
+    assert np.array_equal(decoded(fill(encoded(opaque))), np.asarray(opaque))
+
+
+@pytest.mark.parametrize("words", ["box:3,4,5,2", "center:0.3", "random:0.5"])
+def test_masks_in_words(words: str) -> None:
+    image = noise(24, 18)
+    answer = decoded(fill(encoded(image), words, seed=4))
+    changed = (answer != np.asarray(image)).any(axis=2)
+    assert 0 < changed.sum() < changed.size
+
+
+def test_masks_that_do_not_go_with_the_image_are_refused() -> None:
+    image = encoded(noise(10, 20))
+    with pytest.raises(InvalidOption) as caught:
+        fill(image, encoded(white(20, 10)))
+    other_size = caught.value
+    assert (other_size.field, str(other_size)) == ("mask", "10 × 20 pixels, but the image, upright, has 20 × 10")
+    with pytest.raises(InvalidOption) as caught:
+        fill(image, "box:15,0,6,1")
+    outside = caught.value
+    assert outside.field == "mask" and "leaves the image of 20 × 10 pixels" in str(outside)
+
+
+def test_a_mask_is_given_once() -> None:
+    with pytest.raises(InvalidOption) as caught:
+        prepared(encoded(noise(10, 20)), encoded(white(10, 20)), plan(mask="center"))
+    twice = caught.value
+    assert (twice.field, str(twice)) == ("mask", "given both as a part and as text: send one of them")
+
+
+def test_a_turned_mask_fits_a_turned_image() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = encoded(noise(10, 20), "JPEG", exif=exif)
+    assert decoded(fill(image, encoded(white(20, 10, (0, 0, 3, 3))))).shape == (20, 10, 3)
+    assert decoded(fill(image, encoded(white(10, 20, (0, 0, 3, 3)), "PNG", exif=exif))).shape == (20, 10, 3)
+
+
+@pytest.mark.parametrize(("damaged", "kind"), [(b"no image at all", NotAnImage), (encoded(noise(9, 9))[:60], CorruptImage)])
+def test_errors_of_the_mask_name_it(damaged: bytes, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught:
+        fill(encoded(noise(9, 9)), damaged)
+    assert caught.value.part == "mask"  # type: ignore[attr-defined]
+
+
+def test_samples_count_as_pixels() -> None:
+    image = encoded(noise(400, 400))
+    with pytest.raises(TooManyPixels, match="8 samples of 400 × 400 pixels are together above the limit of 1 megapixels"):
+        prepared(image, None, plan(samples=8))
+    assert prepared(image, None, plan(samples=6))
+
+
+def test_windows_count_as_steps() -> None:
+    image = encoded(noise(100, 100))
+    with pytest.raises(ExcessiveOption, match=r"\d+ windows of 1000 steps of 1 samples: at most 4000 steps") as caught:
+        fill(image, "center", size="tile", steps=1000)
+    assert caught.value.field == "size"
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
+@pytest.mark.parametrize("mode", ["fit", "crop", "tile"])
+def test_extreme_sizes_are_filled_too(size: tuple[int, int], mode: str) -> None:
+    height, width = size
+    mask = white(height, width)
+    mask.putpixel((width // 2, height // 2), 255)
+    assert decoded(fill(encoded(noise(height, width)), encoded(mask), size=mode)).shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("size", ["crop", "tile"])
+def test_what_is_made_lands_where_it_was_seen(size: str) -> None:
+    """A network that made exactly what was there would give the image back."""
+    image, chosen = noise(50, 60), plan(size=size)
+    arrays = prepared(encoded(image), encoded(white(50, 60, (37, 21, 44, 29))), chosen)
+    left, top, width, height = arrays["box"].tolist()
+    made = np.asarray(image)[top : top + height, left : left + width]
+    answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
+    assert isinstance(answer, File) and np.array_equal(decoded(answer.content), np.asarray(image))
+
+
+def test_what_is_made_at_another_scale_lands_where_it_was_seen() -> None:
+    """Of a ramp, within the three levels that two resamplings cost."""
+    across, down = np.meshgrid(np.linspace(0, 255, 80), np.linspace(0, 255, 64))
+    ramp = np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8)
+    chosen = plan(size="fit")
+    arrays = prepared(encoded(Image.fromarray(ramp)), encoded(white(64, 80, (30, 20, 50, 40))), chosen)
+    height, width = arrays["pixels"].shape[:2]
+    made = np.asarray(Image.fromarray(ramp).resize((width, height), Image.Resampling.BICUBIC))
+    answer = TASK.present([painted(arrays) | {"filled": made[np.newaxis]}], chosen, SPEC, PNG)
+    assert isinstance(answer, File) and np.abs(decoded(answer.content).astype(int) - ramp).max() <= 3
+
+
+def test_several_samples_are_json_whatever_is_accepted() -> None:
+    chosen = plan(samples=3, seed=5, steps=7)
+    image = noise(12, 10)
+    arrays = prepared(encoded(image), encoded(white(12, 10, (0, 0, 4, 4))), chosen)
+    for media_type in (PNG, JSON):
+        answer = TASK.present([painted(arrays, 3)], chosen, SPEC, media_type)
+        assert isinstance(answer, InpaintAnswer)
+        assert (answer.width, answer.height, answer.masked_pixels, answer.steps, answer.sampler) == (10, 12, 16, 7, "ddim")
+        assert [result.seed for result in answer.results] == [5, 6, 7]
+    one = plan(seed=5, steps=7)
+    file = TASK.present([painted(arrays)], one, SPEC, PNG)
+    assert isinstance(file, File) and file.headers == {"X-Seed": "5", "X-Steps": "7"}
+
+
+def test_a_colour_profile_of_rgb_is_kept() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    answer = Image.open(io.BytesIO(fill(encoded(noise(9, 9), icc_profile=profile), encoded(white(9, 9, (0, 0, 2, 2))))))
+    assert answer.info["icc_profile"] == profile
+
+
+def test_only_the_first_picture_of_an_animation_is_filled() -> None:
+    frames = [noise(9, 9, seed=seed).quantize(16) for seed in (1, 2)]
+    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    answer = decoded(fill(gif, encoded(white(9, 9))))
+    with DECODER.decoded(gif, transparency=True) as first:
+        assert np.array_equal(answer, np.asarray(first))
+
+
+def test_the_room_for_a_result_is_enough() -> None:
+    for options in ({}, {"samples": 4}, {"size": "tile"}):
+        chosen = plan(steps=2, **options)
+        arrays = prepared(encoded(noise(50, 60)), encoded(white(50, 60, (5, 5, 40, 40))), chosen)
+        bound = TASK.result_bound(chosen, SPEC, {name: array.nbytes for name, array in arrays.items()})
+        assert sum(array.nbytes for array in painted(arrays, chosen.samples).values()) + arrays["pixels"].nbytes <= bound
+
+
+def test_a_preview_is_a_small_png() -> None:
+    seen = np.array(noise(16, 12))
+    shown = TASK.preview({"filled": seen, "step": np.array(7)}, plan(), SPEC)
+    assert shown.step == 7 and np.array_equal(decoded(shown.image), seen)
+
+
+def test_bundles_of_clips_are_no_use_here() -> None:
+    with pytest.raises(InvalidOption, match="painter@1 fills holes in clips; this route takes images"):
+        plan(spec(clip=Clip(frames=4, stride=1)))
+
+
+def test_tensors_have_a_column_for_each_sample() -> None:
+    chosen = plan(samples=2, seed=5, steps=7)
+    arrays = prepared(encoded(noise(9, 9)), encoded(white(9, 9, (0, 0, 4, 4))), chosen)
+    tensors, told = TASK.to_tensors([painted(arrays, 2)] * 3, chosen, SPEC)
+    assert tensors["image"].shape == (3, 2) and tensors["seed"].tolist() == [[5, 6]] * 3
+    assert told == {"steps": 7, "sampler": "ddim"}
