@@ -207,7 +207,7 @@ class _Trainer:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         weight = len(batch["draw"]) / self.share.own  # micro-batches of a step may differ by one sample
         # attention is chosen for the backward pass too, which may compute blocks again
-        with without_sync(self.wrapped, number == self.share.micro_batches - 1), _attention(self.device):
+        with without_sync(self.wrapped, number == self.share.micro_batches - 1), attention_of(self.device):
             with self._precision():
                 result: dict[str, Tensor] = self.wrapped(moved)
             self.scaler.scale(result["loss"] * weight).backward()  # type: ignore[no-untyped-call]
@@ -257,7 +257,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _attention(device: torch.device) -> AbstractContextManager[Any]:
+def attention_of(device: torch.device) -> AbstractContextManager[Any]:
     """On a CPU attention runs unfused: of few tokens, the fused backward pass is slower there."""
     if device.type != "cpu":
         return nullcontext()

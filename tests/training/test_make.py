@@ -10,6 +10,7 @@ import pytest
 
 from models import bundle, loading
 from tests.training.collection import COLOURS
+from training import command
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_the_model_card_is_printed_and_lies_beside_the_weights(made: tuple[Path,
         assert said in card
 
 
-def test_a_recipe_that_is_wrong_exits_2_with_one_line(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "training", str(tmp_path / "none.yaml")], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "none.yaml: cannot be read" in done.stderr
+def test_a_recipe_that_is_wrong_exits_2_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([str(tmp_path / "none.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "none.yaml: cannot be read" in said
