@@ -114,7 +114,7 @@ def open_clip_art(settings: ClipArt, preparation: Preparation) -> ClipArtImages:
     chosen = [n for n, name in enumerate(collection.names) if is_held_out(name, settings.held_out_every) == held_out]
     if not chosen:
         raise DataError(f"data.part: none of the {len(collection.names)} drawings belongs to {settings.part}")
-    names, rows = (tuple(values[n] for n in chosen) for values in (collection.names, collection.rows))
+    names, rows = tuple(collection.names[n] for n in chosen), tuple(collection.rows[n] for n in chosen)
     return ClipArtImages(collection.drawings(), names, rows, settings, preparation)
 
 
@@ -204,7 +204,7 @@ def _thumbnail(drawing: Image.Image) -> npt.NDArray[np.float32]:
     canvas = Image.new("RGBA", drawing.size, "white")
     canvas.alpha_composite(drawing)
     small = canvas.convert("RGB").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-    return 1 - np.asarray(small, np.float32).ravel() / 255
+    return 1 - np.asarray(small, np.float32).ravel() / np.float32(255)
 
 
 def distinct(thumbnails: npt.NDArray[np.float32], alike: float) -> list[int]:

@@ -63,7 +63,8 @@ def _with_content(kind: Hole, image: Tensor, draw: int) -> Tensor:
     """(S, S): the first of some holes behind which there is more than one colour, or the last of them."""
     for attempt in range(_TRIES):
         number = draw_of(draw, attempt)
-        hole = _box(*image.shape[:2], random.Random(number)) if kind is Hole.BOXES else strokes(torch.tensor([number]), *image.shape[:2])[0]
+        height, width = image.shape[:2]
+        hole = _box(height, width, random.Random(number)) if kind is Hole.BOXES else strokes(torch.tensor([number]), height, width)[0]
         if float((image[hole].float() / 255).std(dim=0).mean()) >= _FLAT:
             break
     return hole
