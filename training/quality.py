@@ -21,7 +21,8 @@ from training.data import flags, pictures
 from training.data.base import Source, Unreadable
 from training.data.registry import open_source
 from training.errors import RecipeError
-from training.judging import judge, report
+from training.judging import judge
+from training.judging.report import summary
 from training.judging.settings import InpaintingQuality
 from training.measure import Comparison, Report, Task
 from training.phases import Workshop
@@ -111,15 +112,12 @@ def of_held_out(recipe: Recipe, settings: HeldOutQuality, network: nn.Module, la
 def of_inpainting(recipe: Recipe, settings: InpaintingQuality, network: nn.Module, shop: Workshop) -> Measurement:
     """How well holes are filled. What `python -m training.judging` scored before is not scored again. Raises TrainingError."""
     contest = judge.prepare(recipe, rounded(network), shop)
-    package = settings.data.package
+    trained_on = open_source(recipe.data, phases.preparation(recipe, None, shop.cache))
     return Measurement(
-        report.quality(contest, judge.run(contest)),
+        summary(contest, judge.run(contest)),
         data={
-            "packages": [package.model_dump()],
-            "drawings": {
-                "train": len(open_source(recipe.data, phases.preparation(recipe, None, shop.cache))),
-                "test": len(contest.drawings),
-            },
+            "packages": [settings.data.package.model_dump()],
+            "drawings": {"train": len(trained_on), "test": len(contest.drawings)},
             "distances_in": settings.features.model_dump(),
         },
     )
