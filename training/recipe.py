@@ -185,7 +185,9 @@ class Recipe(Settings):
         if isinstance(quality, FlagsQuality) and not {quality.with_pretraining, quality.without_pretraining} <= known:
             raise ValueError(f"release.quality: with_pretraining and without_pretraining are phases; there are {', '.join(known)}")
         if isinstance(quality, InpaintingQuality) and not {quality.one_step, quality.same_budget} <= known:
-            raise ValueError(f"release.quality: one_step and same_budget are phases; there are {', '.join(known)}")
+            raise ValueError(
+                f"release.quality: one_step and same_budget are phases; there are {', '.join(phase.name for phase in self.phases)}"
+            )
         return self
 
     def _sizes_agree(self, phase: Phase, where: str) -> None:
