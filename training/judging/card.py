@@ -19,8 +19,13 @@ _HOLES = {
 def section(spec: BundleSpec) -> Iterator[str]:
     quality = spec.quality
     rows = quality["inpainting"]
-    primary = quality["primary"]
+    primary, data = quality["primary"], spec.provenance["data"]
+    packages = ", ".join(f"{package['name']} {package['version']}" for package in data["packages"])
     yield from (
+        "## Data",
+        "",
+        f"Trained on {data['drawings']['train']:,} drawings of {packages}, and on no photographs.",
+        "",
         "## Quality",
         "",
         f"Judged on {quality['images']} drawings, one of each held-out series, none of which was trained on, with the same holes for all.",

@@ -56,6 +56,7 @@ def test_the_bundle_says_how_it_compares(made: Path) -> None:
     assert quality["primary"]["value"] == primary["perceptual"]["value"] > 0
     assert primary["primary_minus_this"]["psnr"]["value"] == 0
     card = (folder / "README.md").read_text()
+    assert "drawings of tiny-art 1.0-1, and on no photographs" in card
     assert "Who wins where" in card and "| Telea | boxes |" in card
     assert "</svg>" in (folder / "steps.svg").read_text()
 
