@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from training.checkpoint import Checkpoints, MovingAverage
 from training.data.base import Source
 from training.data.sampling import EpochBatches, Samples, Share, seed_for
-from training.distributed import TYPES, agreed, recompute_blocks, spread, without_sync
+from training.distributed import TYPES, agreed, recompute_blocks, spread, whole, without_sync
 from training.errors import DataError, TrainingError
 from training.fingerprint import Fingerprint
 from training.objectives.base import Batch, ChoosesSamples, FollowsSteps, parameter_groups
@@ -221,8 +221,8 @@ class _Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad()
-        gather = getattr(norm, "full_tensor", None)
-        return gather() if gather else norm
+        # the scaler leaves out steps whose gradient overflowed, so that such a norm is no reason to stop
+        return torch.nan_to_num(whole(norm)) if self.scaler.is_enabled() else whole(norm)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.plan.loop.precision == "fp32":

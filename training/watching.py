@@ -92,10 +92,11 @@ class Watching:
             for pending, row in zip(self._pending, table, strict=True)
         ]
         for row in rows:
-            if not math.isfinite(row["loss"]):
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                found = f"the loss is {row['loss']} and the norm of the gradient {row['grad_norm']}"
                 raise TrainingError(
-                    f"{self._folder}: the loss is {row['loss']} in step {row['step']} at a learning rate of {row['lr']:.2g}. Not saved: "
-                    "lower optimiser.lr or set loop.clip_norm; a run of the same settings goes on from its last checkpoint"
+                    f"{self._folder}: {found} in step {row['step']} at a learning rate of {row['lr']:.2g}. Not saved: lower optimiser.lr "
+                    "or set loop.clip_norm; a run of the same settings goes on from its last checkpoint"
                 )
         now = time.monotonic()
         rate = sum(pending.samples for pending in self._pending) / max(now - self._since, 1e-9)

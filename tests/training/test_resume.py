@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +80,24 @@ def test_a_budget_stops_a_run_and_the_same_command_ends_it(recipe: Path, tmp_pat
     assert read_log(tmp_path / "halves" / PHASE) == read_log(tmp_path / "whole" / PHASE)
 
 
+def test_a_time_budget_stops_a_run_with_a_checkpoint(recipe: Path, tmp_path: Path) -> None:
+    assert run(recipe, tmp_path, "phases.0.loop.max_minutes=0.00001") == 0
+    assert [path.name for path in (tmp_path / PHASE).glob("step-*")] == ["step-1"]
+
+
+def test_sigterm_saves_after_the_step_that_is_running(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def terminate() -> None:
+        while not read_log(tmp_path / PHASE):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    assert run(recipe, tmp_path, "phases.0.loop.epochs=10000", "phases.0.loop.log_every=1") == 0
+    assert "stopped in step" in capsys.readouterr().err
+    [checkpoint] = (tmp_path / PHASE).glob("step-*")
+    assert read_log(tmp_path / PHASE)[-1]["step"] == int(checkpoint.name.removeprefix("step-"))
+
+
 def test_a_finished_run_is_only_loaded(recipe: Path, tmp_path: Path) -> None:
     assert run(recipe, tmp_path) == 0
     weights, log = tmp_path / PHASE / WEIGHTS, read_log(tmp_path / PHASE)
@@ -139,7 +159,7 @@ def test_a_run_is_not_continued_after_a_change_and_says_which(
 def test_a_loss_that_is_no_number_is_not_saved(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exploding = ("phases.0.optimiser.lr=1e30", "phases.0.schedule.warmup=0", "phases.0.loop.checkpoint_every=1")
     assert run(recipe, tmp_path, *exploding) == 2
-    assert "the loss is nan in step" in capsys.readouterr().err
+    assert "Not saved: lower optimiser.lr" in capsys.readouterr().err
     [checkpoint] = (tmp_path / PHASE).glob("step-*")
     assert read_log(tmp_path / PHASE)[-1]["step"] == int(checkpoint.name.removeprefix("step-"))
 
