@@ -36,12 +36,12 @@ class Measured:
 
 
 def accuracy(right: Right) -> Measured:
-    return _mean(right.astype(np.float64))
+    return mean(right.astype(np.float64))
 
 
 def difference(right: Right, other: Right) -> Measured:
     """Accuracy of `right` minus that of `other` on the same pictures; the error is that of the paired difference."""
-    return _mean(right.astype(np.float64) - other.astype(np.float64))
+    return mean(right.astype(np.float64) - other.astype(np.float64))
 
 
 def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> Right:
@@ -68,7 +68,8 @@ def calibration_error(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.in
     return float(np.abs(np.bincount(place, weights=gaps, minlength=bins)).sum() / len(gaps))
 
 
-def _mean(values: npt.NDArray[np.float64]) -> Measured:
+def mean(values: npt.NDArray[np.float64]) -> Measured:
+    """values: (N,), at least two."""
     return Measured(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values))
 
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
+from training.judging import card
 from training.measure import LOGISTIC, NEAREST
 
 
 def render(spec: BundleSpec) -> str:
     sections: tuple[Iterator[str], ...]
     if "sources" not in spec.quality:
-        sections = (_general(spec), _measured(spec), _rungs(spec), _training(spec))
+        measured = card.section(spec) if "inpainting" in spec.quality else _measured(spec)
+        sections = (_general(spec), measured, _rungs(spec), _training(spec))
         return "\n".join(line for section in sections for line in section)
     sections = (_head(spec), _accuracy(spec), _look_alikes(spec), _calibration(spec), _pretraining(spec), _ladder(spec))
     return "\n".join(line for section in sections for line in section)

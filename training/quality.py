@@ -21,6 +21,9 @@ from training.data import flags, pictures
 from training.data.base import Source, Unreadable
 from training.data.registry import open_source
 from training.errors import RecipeError
+from training.judging import judge
+from training.judging.report import summary
+from training.judging.settings import InpaintingQuality
 from training.measure import Comparison, Report, Task
 from training.phases import Workshop
 from training.recipe import FlagsQuality, HeldOutQuality, LadderSettings, Recipe
@@ -104,6 +107,20 @@ def of_held_out(recipe: Recipe, settings: HeldOutQuality, network: nn.Module, la
     fast = [rung for rung in rungs if (rung.throughput or 0) >= settings.ladder.min_throughput]
     default = max(fast, key=lambda rung: (rung.accuracy or 0, rung.throughput or 0), default=None)
     return Measurement(quality, rungs, default.name if default else None)
+
+
+def of_inpainting(recipe: Recipe, settings: InpaintingQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """How well holes are filled. What `python -m training.judging` scored before is not scored again. Raises TrainingError."""
+    contest = judge.prepare(recipe, rounded(network), shop)
+    trained_on = open_source(recipe.data, phases.preparation(recipe, None, shop.cache))
+    return Measurement(
+        summary(contest, judge.run(contest)),
+        data={
+            "packages": [settings.data.package.model_dump()],
+            "drawings": {"train": len(trained_on), "test": len(contest.drawings)},
+            "distances_in": settings.features.model_dump(),
+        },
+    )
 
 
 def _rungs(settings: LadderSettings, network: ViT, source: Source, unmerged: evaluate.Right) -> list[Rung]:

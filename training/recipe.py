@@ -17,6 +17,7 @@ from models.registry import architectures, named, read_config, systems
 from training.data.base import Augment
 from training.data.registry import DataSettings
 from training.errors import RecipeError
+from training.judging.settings import InpaintingQuality
 from training.objectives.registry import ObjectiveSettings
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
 
@@ -139,7 +140,7 @@ class Release(Settings):
     task: Task
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
-    quality: FlagsQuality | HeldOutQuality | None = Field(default=None, discriminator="kind")
+    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | None = Field(default=None, discriminator="kind")
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
 
@@ -183,6 +184,10 @@ class Recipe(Settings):
         quality = self.release.quality if self.release else None
         if isinstance(quality, FlagsQuality) and not {quality.with_pretraining, quality.without_pretraining} <= known:
             raise ValueError(f"release.quality: with_pretraining and without_pretraining are phases; there are {', '.join(known)}")
+        if isinstance(quality, InpaintingQuality) and not {quality.one_step, quality.same_budget} <= known:
+            raise ValueError(
+                f"release.quality: one_step and same_budget are phases; there are {', '.join(phase.name for phase in self.phases)}"
+            )
         return self
 
     def _sizes_agree(self, phase: Phase, where: str) -> None:

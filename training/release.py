@@ -15,6 +15,8 @@ from models.bundle import Bundle, BundleSpec, Weights
 from models.registry import architectures
 from training import model_card, phases, quality, report
 from training.errors import RecipeError
+from training.judging import plot
+from training.judging.settings import InpaintingQuality
 from training.phases import Workshop
 from training.quality import Measurement
 from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
@@ -63,6 +65,8 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         save_file({name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors}, weights)
         written = bundle.write(bundles, spec, weights, overwrite=True)
     report.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
+    if isinstance(settings.quality, InpaintingQuality):
+        (written.path / plot.FILE).write_text(plot.draw(written.spec.quality), encoding="utf-8")
     (written.path / "README.md").write_text(model_card.render(written.spec), encoding="utf-8")
     return written
 
@@ -72,6 +76,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_flags(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, HeldOutQuality):
         return quality.of_held_out(recipe, settings.quality, network, labels, shop)
+    if isinstance(settings.quality, InpaintingQuality):
+        return quality.of_inpainting(recipe, settings.quality, network, shop)
     return Measurement()
 
 

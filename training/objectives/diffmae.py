@@ -34,6 +34,9 @@ class DiffMAESettings(Settings):
     target). None: all times alike, as DiffMAE."""
     pixel_weight: float = Field(default=1.0, ge=0)
     """Weight of the pixels' loss beside that of `clip_width` features, whose weight is the model's; 0: features are the only target."""
+    parts: int = Field(default=1, gt=0)
+    """Parts of a micro-batch that are padded apart, by the number of masked patches: the same loss for less time where masks differ in
+    size."""
     teacher: Path | None = None
     """Bundle of a ViT, or of a pair with one, whose patches the second head predicts; for models with `clip_width`."""
 
@@ -75,13 +78,21 @@ class Diffusion(nn.Module):
         if clip_target is None and self.teacher is not None:
             with torch.no_grad():
                 clip_target = self.teacher.encode_patches(pixels)
-        answer: Denoising = self.model(pixels, split, t, noise, clip_target)
-        count = split.masked.numel() if split.masked_size is None else split.masked_size.sum()
-        pixel = answer.loss_pixel if self.settings.min_snr is None else self._weighted(answer, pixels, split, t, noise)
-        pixel = term_of_mean(pixel, count)
-        if answer.loss_clip is None:
+        counts, pixel_means, clip_means = [], [], []
+        for rows, part in masks.in_parts(split, self.settings.parts):
+            features = None if clip_target is None else clip_target[rows]
+            images, times, own_noise = pixels[rows], t[rows], noise[rows, : part.masked.shape[1]]
+            answer: Denoising = self.model(images, part, times, own_noise, features)
+            weighted = self.settings.min_snr is not None
+            pixel_means.append(self._weighted(answer, images, part, times, own_noise) if weighted else answer.loss_pixel)
+            clip_means += [] if answer.loss_clip is None else [answer.loss_clip]
+            counts.append(t.new_tensor(part.masked.numel()) if part.masked_size is None else part.masked_size.sum())
+        count = torch.stack(counts)  # (parts,)
+        share = (count / count.sum()).to(pixel_means[0].dtype)
+        pixel = term_of_mean((torch.stack(pixel_means) * share).sum(), count.sum())
+        if not clip_means:
             return {"loss": pixel}
-        clip = term_of_mean(answer.loss_clip, count)
+        clip = term_of_mean((torch.stack(clip_means) * share).sum(), count.sum())
         loss = self.settings.pixel_weight * pixel + self.model.config.clip_weight * clip
         return {"loss": loss, "loss_pixel": pixel.detach(), "loss_clip": clip.detach()}
 

@@ -53,6 +53,20 @@ def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: flo
     return Split.by_mask(mask)
 
 
+def in_parts(split: Split, count: int) -> list[tuple[Tensor, Split]]:
+    """Samples of similar numbers of masked patches together: their indices, and their split, padded to the longest among them."""
+    batch = len(split.masked)
+    if count == 1 or split.masked_size is None or split.visible_size is None:
+        return [(torch.arange(batch, device=split.masked.device), split)]
+    parts = []
+    masked, visible = split.masked_size.sum(dim=(1, 2)), split.visible_size.sum(dim=(1, 2))
+    for rows in masked.argsort(stable=True).tensor_split(min(count, batch)):
+        m, v = int(masked[rows].max()), int(visible[rows].max())
+        sizes = split.visible_size[rows, :v], split.masked_size[rows, :m]
+        parts.append((rows, Split(split.visible[rows, :v], split.masked[rows, :m], *sizes)))
+    return parts
+
+
 def _random(noise: Tensor, grid: Grid, ratio: float) -> Tensor:
     visible = noise.argsort(dim=1)[:, : int(noise.shape[1] * (1 - ratio))]
     return torch.ones_like(noise, dtype=torch.bool).scatter_(1, visible, value=False).view(-1, *grid)

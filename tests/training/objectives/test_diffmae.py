@@ -58,7 +58,7 @@ def written_out(objective: Diffusion, pixels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("target", list(Target))
-@pytest.mark.parametrize("settings", [{}, MIXED, {**MIXED, "min_snr": 3.0}])
+@pytest.mark.parametrize("settings", [{}, MIXED, {**MIXED, "min_snr": 3.0}, {**MIXED, "parts": 3}, {**MIXED, "parts": 99, "min_snr": 3.0}])
 def test_the_loss_is_the_mean_over_all_masked_patches(settings: dict[str, object], target: Target) -> None:
     objective, pixels = made(settings, replace(DIFFMAE_CONFIG, target=target)), normal(3, 16, 16)
     loss = objective({"pixels": pixels, "draw": draw()})["loss"]

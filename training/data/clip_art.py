@@ -1,0 +1,222 @@
+"""Open Clip Art as Debian ships it (public domain): thousands of drawings by many hands, cleaned, and some of them kept for tests.
+
+Cleaning leaves out files that cannot be read or are too small, and all but one of drawings that look alike. Files of one series (`star_1`,
+`star_2`) are either all trained on or all held out: the network is never asked for the sibling of a drawing that it has seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from pydantic import Field
+
+from training.data.base import Preparation, Sample
+from training.data.images import prepared
+from training.data.packages import DebianPackage, obtain
+from training.errors import DataError
+from training.settings import Settings
+
+_MOST_PIXELS = 16_000_000
+"""A handful of posters would take longer to decode than all else."""
+_THUMBNAIL = 16
+_OPAQUE = 16
+"""Alpha from which a pixel belongs to the drawing."""
+
+RGBA = npt.NDArray[np.uint8]
+
+
+class ClipArt(Settings):
+    kind: Literal["clip-art"] = "clip-art"
+    package: DebianPackage
+    folder: str
+    """Of the package's PNG files."""
+    smallest: int = Field(default=96, gt=0)
+    """Pixels along the longer side that a drawing has at least, without its margin."""
+    alike: float = Field(default=0.02, ge=0, lt=1)
+    """Squared difference of two thumbnails in parts of what both hold, below which two drawings count as one."""
+    side: int = Field(default=112, gt=0)
+    """Width and height at which drawings are kept."""
+    held_out_every: int = Field(default=10, ge=2)
+    """One series in so many is held out."""
+    part: Literal["train", "test"] = "train"
+    coloured: float = Field(default=0.3, ge=0, le=1)
+    """Share of the samples in training whose background is a colour instead of white."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Drawings that survived the cleaning, in the order of their names."""
+
+    file: Path
+    """All that were decoded, uint8 (decoded, side, side, 4)."""
+    names: tuple[str, ...]
+    """Paths below the package's folder."""
+    rows: tuple[int, ...]
+    """Of `file`, one for each name."""
+    side: int
+    left_out: Mapping[str, int]
+    """Why → number of files."""
+
+    def drawings(self) -> RGBA:
+        """(decoded, side, side, 4), mapped: processes share it."""
+        return np.memmap(self.file, np.uint8, "r").reshape(-1, self.side, self.side, 4)
+
+
+@dataclass(frozen=True)
+class ClipArtImages:
+    drawings: RGBA
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    settings: ClipArt
+    preparation: Preparation
+    labels: tuple[str, ...] = ()
+    unit: str = "images"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"files": len(self.names), "listing": hashlib.sha256("\n".join(self.names).encode()).hexdigest()}
+
+    def sample(self, index: int, draw: int) -> Sample:
+        dice = random.Random(f"background {draw}")
+        coloured = self.settings.part == "train" and dice.random() < self.settings.coloured
+        background = (dice.randrange(256), dice.randrange(256), dice.randrange(256)) if coloured else (255, 255, 255)
+        preprocess = self.preparation.preprocess
+        assert preprocess is not None
+        return {"pixels": prepared(self.image(index, background), preprocess, self.preparation.augment, draw)}
+
+    def image(self, index: int, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+        """One drawing as RGB."""
+        canvas = Image.new("RGBA", (self.settings.side, self.settings.side), (*background, 255))
+        canvas.alpha_composite(Image.fromarray(np.array(self.drawings[self.rows[index]])))
+        return canvas.convert("RGB")
+
+
+def open_clip_art(settings: ClipArt, preparation: Preparation) -> ClipArtImages:
+    """Raises DataError."""
+    if preparation.preprocess is None:
+        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+    collection = build(settings, preparation.cache)
+    held_out = settings.part == "test"
+    chosen = [n for n, name in enumerate(collection.names) if is_held_out(name, settings.held_out_every) == held_out]
+    if not chosen:
+        raise DataError(f"data.part: none of the {len(collection.names)} drawings belongs to {settings.part}")
+    names, rows = tuple(collection.names[n] for n in chosen), tuple(collection.rows[n] for n in chosen)
+    return ClipArtImages(collection.drawings(), names, rows, settings, preparation)
+
+
+def is_held_out(name: str, every: int) -> bool:
+    """Whether the series of a file is: by a hash, so that it does not change with what else the package holds."""
+    return int(hashlib.sha256(series_of(name).encode()).hexdigest(), 16) % every == 0
+
+
+def series_of(name: str) -> str:
+    """The path without what tells files of one series apart: digits, and the suffix that names the artist."""
+    path = Path(name)
+    stem = re.sub(r"\d+", "", path.stem)
+    words = [word for word in re.split(r"[^a-z]+", stem.lower()) if len(word) > 1]
+    return "/".join((path.parent.as_posix(), words[0] if words else stem))
+
+
+def build(settings: ClipArt, cache: Path) -> Collection:
+    """Obtain the package and decode it once; later it comes from `cache`. Raises DataError."""
+    how = json.dumps([settings.package.sha256, settings.folder, settings.smallest, settings.alike, settings.side])
+    base = cache / f"clip-art-{hashlib.sha256(how.encode()).hexdigest()[:16]}"
+    drawings, index = base.with_suffix(".rgba"), base.with_suffix(".json")
+    if not index.is_file():
+        root = obtain(settings.package, cache) / settings.folder
+        files = sorted(root.rglob("*.png"))
+        if not files:
+            raise DataError(f"data.folder: {root} has no PNG files")
+        _decode(root, files, settings, drawings, index)
+    stored = json.loads(index.read_text(encoding="utf-8"))
+    return Collection(drawings, tuple(stored["names"]), tuple(stored["rows"]), settings.side, stored["left_out"])
+
+
+def _decode(root: Path, files: Sequence[Path], settings: ClipArt, drawings: Path, index: Path) -> None:
+    """Write the drawings, then the index: a build that was killed begins anew."""
+    names: list[str] = []
+    thumbnails: list[npt.NDArray[np.float32]] = []
+    left_out = {"unreadable": 0, "too small": 0, "too large": 0, "alike": 0}
+    partial = drawings.with_suffix(".partial")
+    with partial.open("wb") as target:
+        for file in files:
+            try:
+                drawing = _read(file, settings)
+            except (OSError, ValueError, SyntaxError, struct.error):
+                left_out["unreadable"] += 1
+                continue
+            if isinstance(drawing, str):
+                left_out[drawing] += 1
+                continue
+            target.write(np.asarray(drawing).tobytes())
+            names.append(file.relative_to(root).as_posix())
+            thumbnails.append(_thumbnail(drawing))
+    if not names:
+        raise DataError(f"data: none of the {len(files)} files of {root} can be used: {left_out}")
+    rows = distinct(np.stack(thumbnails), settings.alike)
+    left_out["alike"] = len(names) - len(rows)
+    partial.replace(drawings)
+    index.write_text(json.dumps({"names": [names[row] for row in rows], "rows": rows, "left_out": left_out}), encoding="utf-8")
+
+
+def _read(file: Path, settings: ClipArt) -> Image.Image | Literal["too small", "too large"]:
+    """The drawing without its margin, in the middle of a transparent square."""
+    with file.open("rb") as opened:
+        width, height = struct.unpack(">II", opened.read(24)[16:])  # of the first chunk: nothing is decoded yet
+    if width * height > _MOST_PIXELS:
+        return "too large"
+    if max(width, height) < settings.smallest:
+        return "too small"
+    with Image.open(file) as opened_image:
+        image = opened_image.convert("RGBA")
+    image = image.crop(image.getchannel("A").point(_opaque).getbbox() or (0, 0, 1, 1))
+    if max(image.size) < settings.smallest:
+        return "too small"
+    scale = settings.side / max(image.size)
+    width, height = (max(1, round(scale * length)) for length in image.size)
+    # Premultiplied: invisible pixels have any colour, and must not shine through at the edges.
+    shrunk = image.convert("RGBa").resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0).convert("RGBA")
+    square = Image.new("RGBA", (settings.side, settings.side))
+    square.paste(shrunk, ((settings.side - width) // 2, (settings.side - height) // 2))
+    return square
+
+
+def _opaque(alpha: int) -> int:
+    return 255 if alpha >= _OPAQUE else 0
+
+
+def _thumbnail(drawing: Image.Image) -> npt.NDArray[np.float32]:
+    """(values,): what differs from white."""
+    canvas = Image.new("RGBA", drawing.size, "white")
+    canvas.alpha_composite(drawing)
+    small = canvas.convert("RGB").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return 1 - np.asarray(small, np.float32).ravel() / np.float32(255)
+
+
+def distinct(thumbnails: npt.NDArray[np.float32], alike: float) -> list[int]:
+    """Indices of those (N, values) that are not like an earlier one of them; what is all white is like anything."""
+    values = torch.from_numpy(thumbnails)
+    power = values.square().sum(dim=1)  # (N,)
+    kept: list[int] = []
+    for number in range(len(values)):
+        if power[number] < 1e-3 * values.shape[1]:
+            continue
+        others = torch.tensor(kept, dtype=torch.int64)
+        squared = power[others] + power[number] - 2 * (values[others] @ values[number])
+        if not bool((squared < alike * (power[others] + power[number])).any()):
+            kept.append(number)
+    return kept
