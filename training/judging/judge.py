@@ -26,7 +26,7 @@ from training.fingerprint import sha256_of_weights
 from training.judging import fillers, holes, scores
 from training.judging.fillers import Diffusion, Filler
 from training.judging.holes import Drawings
-from training.judging.lite0 import PerceptualDistance
+from training.judging.perceptual import PerceptualDistance
 from training.judging.settings import Hole, InpaintingQuality
 from training.phases import Workshop
 from training.recipe import Recipe

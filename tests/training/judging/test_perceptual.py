@@ -9,8 +9,9 @@ import torch
 
 from tests.training.drawings import published_names
 from training.data.packages import PyPIPackage
+from training.efficientnet_lite0 import ARCHITECTURE, convert
 from training.errors import DataError
-from training.judging.lite0 import ARCHITECTURE, PerceptualDistance, convert
+from training.judging.perceptual import PerceptualDistance
 
 
 def test_every_published_name_is_one_of_timms_with_the_same_shape() -> None:

@@ -1,0 +1,43 @@
+"""Distance between two images in the features of EfficientNet-Lite0.
+
+As LPIPS (arXiv 1801.03924, section 3) without its learned weights: features of five depths, each place's vector at unit length, squared
+differences.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.packages import PyPIPackage
+from training.efficientnet_lite0 import MEAN, SIDE, STD, network
+
+_EPS = 1e-8
+
+
+class PerceptualDistance(nn.Module):
+    def __init__(self, package: PyPIPackage, cache: Path) -> None:
+        """Raises DataError."""
+        super().__init__()
+        self.network = network(package, cache, features_only=True)
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) each → (B,), from 0 to 4."""
+        count = len(images)
+        features: list[Tensor] = self.network(_prepared(torch.cat([images, others])))
+        levels = []
+        for feature in features:
+            unit = feature / (torch.linalg.vector_norm(feature, dim=1, keepdim=True) + _EPS)  # (2B, C, h, w)
+            levels.append((unit[:count] - unit[count:]).square().sum(dim=1).mean(dim=(1, 2)))
+        return torch.stack(levels).mean(dim=0)
+
+
+def _prepared(images: Tensor) -> Tensor:
+    """uint8 (B, S, S, 3) → (B, 3, 224, 224)."""
+    pixels = (images.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+    return F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", align_corners=False)
