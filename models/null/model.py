@@ -28,14 +28,14 @@ class NullConfig:
     """Numbers of steps that jobs take: the first pixel's first value chooses one (modulo their number). Empty: one forward pass."""
     width: int = 0
     """Of the network that each step computes, beside `milliseconds`; 0: none."""
-    depth: int = 2
+    layers: int = 2
     """Number of its blocks."""
 
     def __post_init__(self) -> None:
         if any(steps < 1 for steps in self.steps):
             raise ValueError(f"steps: {list(self.steps)}; a job takes at least one")
-        if self.width < 0 or self.depth < 0:
-            raise ValueError(f"width {self.width}, depth {self.depth}: neither can be negative")
+        if self.width < 0 or self.layers < 0:
+            raise ValueError(f"width {self.width}, layers {self.layers}: neither can be negative")
 
 
 class Null(nn.Module):

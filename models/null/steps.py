@@ -46,7 +46,7 @@ class Toy:
     def __init__(self, config: NullConfig, device: torch.device) -> None:
         self.config = config
         generator = torch.Generator().manual_seed(0)
-        shapes = [(config.width, 4 * config.width), (4 * config.width, config.width)] * (config.depth if config.width else 0)
+        shapes = [(config.width, 4 * config.width), (4 * config.width, config.width)] * (config.layers if config.width else 0)
         self._weights = [(torch.randn(shape, generator=generator) / shape[0] ** 0.5).to(device) for shape in shapes]
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:

@@ -22,6 +22,8 @@ from server.queue.rows import Candidate, Taken, whole
 T = TypeVar("T")
 
 DEATHS_ALLOWED = 3
+READS = 2
+"""Of streams whose groups may be missing, in one look."""
 
 
 class Intake:
@@ -159,14 +161,15 @@ class Intake:
         command = ["XREADGROUP", "GROUP", keys.GROUP, self._id, *options, "STREAMS", *streams, *[after] * len(streams)]
 
         def read() -> Any:
-            try:
-                return self._link.command(*command)
-            except redis.exceptions.ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
-                    raise
-            # a new bundle, or a Redis that restarted empty
-            self._link.script("create_groups", keys=streams)
-            return self._link.command(*command)
+            for _ in range(READS):
+                try:
+                    return self._link.command(*command)
+                except redis.exceptions.ResponseError as error:
+                    if not str(error).startswith("NOGROUP"):
+                        raise
+                # a new bundle, a Redis that restarted empty, or a janitor who took this worker for dead
+                self._link.script("create_groups", keys=streams)
+            return None
 
         answer = self._taking(read)
         return [
