@@ -25,7 +25,7 @@ from training.objectives.base import Batch, ChoosesSamples, FollowsSteps, parame
 from training.optim import optimiser_of, scheduled
 from training.reductions import rank, world
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
-from training.stopping import Stopping
+from training.stopping import Stopping, left_to_the_loop
 from training.watching import Watching
 
 
@@ -137,6 +137,7 @@ class _Trainer:
             batch_sampler=self.batches,
             collate_fn=_as_it_is,
             num_workers=loop.workers,
+            worker_init_fn=left_to_the_loop,
             persistent_workers=loop.workers > 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),
