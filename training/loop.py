@@ -97,7 +97,7 @@ class _Trainer:
         if loop.precision == "fp16" and run.device.type != "cuda":
             raise TrainingError("loop.precision: fp16 needs a GPU; use bf16 or fp32")
         if len(source) < loop.batch_size:
-            raise TrainingError(f"loop.batch_size: {loop.batch_size} where the data has {len(source)} {source.unit}")
+            raise TrainingError(f"loop.batch_size: {loop.batch_size} is more than the data has ({len(source)} {source.unit})")
         self.objective, self.plan, self.device, self.source, self.saves = objective, plan, run.device, source, run.saves
         self.peak = plan.optimiser.peak(loop.batch_size)
         self.step = 0
