@@ -116,3 +116,10 @@ def test_the_command_fails_with_the_job(crew: tuple[Gateway, Worker], client: Cl
     told = opsin("jobs", "events", job.id, "--url", crew[0].url)
     assert told.returncode == 1
     assert "does not like" in told.stderr
+
+
+def test_the_command_says_how_far_a_job_is_that_has_no_result_yet(crew: tuple[Gateway, Worker], client: Client) -> None:
+    crew[1].pause()
+    job = client.classify(picture(1), wait=False, timeout=600)
+    told = opsin("jobs", "result", "--no-wait", job.id, "--url", crew[0].url)
+    assert (told.returncode, told.stderr) == (1, f"opsin: job {job.id}: it is queued and has no result yet\n")
