@@ -78,6 +78,12 @@ def test_the_version_is_that_of_the_package() -> None:
     assert opsin("--version").stdout.split() == ["opsin", version("opsin")]
 
 
+def test_a_benchmark_explains_its_own_arguments() -> None:
+    assert "opsin bench" in opsin("bench", "--help").stdout
+    own = opsin("bench", "steps", "--help")
+    assert own.returncode == 0 and own.stdout.startswith("usage: python -m benchmarks.steps")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
