@@ -95,6 +95,7 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
         (["worker"], "opsin: `opsin worker` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
         (["classify"], "opsin classify: Missing argument '"),
         (["classify", "/nowhere.jpg"], "opsin: /nowhere.jpg: no such file"),
+        (["classify", "README.md", "--later", "--json"], "opsin: --json: with --later there are no answers yet"),
         (["bundles", "list", "--bundles", "/nowhere"], "opsin: /nowhere: no such folder; name it with --bundles"),
         (["bench", "nothing"], "opsin: bench: no benchmark is called 'nothing'; there are "),
     ],
