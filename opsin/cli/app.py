@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SERVICE, WORK, BUNDLES = "The service", "Pictures", "Bundles and figures"
+SERVICE, WORK, BUNDLES = "The service", "Images and jobs", "Bundles and figures"
 app.command(rich_help_panel=SERVICE)(services.serve)
 app.command(rich_help_panel=SERVICE)(services.gateway)
 app.command(rich_help_panel=SERVICE)(services.worker)

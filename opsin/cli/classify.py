@@ -25,22 +25,22 @@ IN_FLIGHT = 16
 
 
 def classify(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Picture files.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.", show_default=False)],
     url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
     merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
-    top_k: Annotated[int | None, typer.Option(help="Labels per picture.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Labels per image.", show_default=False)] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds per picture. [default: 60; of a job an hour, or OPSIN_JOB_TIMEOUT]", show_default=False)
+        float | None, typer.Option(help="Seconds per image. [default: 60; of a job an hour, or OPSIN_JOB_TIMEOUT]", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and image.")] = False,
     later: Annotated[
         bool, typer.Option("--later", help="Make a job of each file and print its id, a tab and the file: see opsin jobs.")
     ] = False,
 ) -> None:
     """Label images with a running service; each file is a request of its own, so one bad file does not spoil the others.
 
-    Exit code 0 if every picture was labelled, or taken for later, 1 if one was not.
+    Exit code 0 if every image was labelled, or taken for later, 1 if one was not.
     """
     from opsin.client import Client
     from opsin.errors import OpsinError
