@@ -11,7 +11,7 @@ ARGS   ?=
 .PHONY: help demo serve test test-slow lint bench compose-test docs
 
 help:
-	@echo 'make demo          install, start everything, classify real pictures, show what happened, stop'
+	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; compose-test: the images and docker compose'
 	@echo 'make lint          ruff, mypy, import-linter'

@@ -22,7 +22,7 @@ class OpsinError(Exception):
         """The HTTP status; None if there was no answer at all."""
         self.title = title
         self.field = field
-        """The option or picture that is to blame, such as `top_k` or `image[3]`."""
+        """The option or image that is to blame, such as `top_k` or `image[3]`."""
         self.request_id = request_id
         """Under which the service's logs speak of this request."""
         self.retry_after = retry_after
@@ -34,7 +34,7 @@ class OpsinError(Exception):
 
 
 class Refused(OpsinError):
-    """The request cannot be served as it is (4xx): an unknown model, a picture that is none, an option out of range."""
+    """The request cannot be served as it is (4xx): an unknown model, a file that is no image, an option out of range."""
 
 
 class Unavailable(OpsinError):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from training import dry_run, phases, recipe
+from training import dry_run, goal, phases, recipe
 from training.distributed import is_main, process_group
 from training.errors import TrainingError
 from training.loop import Ended
@@ -71,6 +71,8 @@ def make(options: Options, device: torch.device) -> None:
     chosen = [phase for phase in plan.phases if options.phase in (None, phase.name)]
     if not chosen:
         raise TrainingError(f"--phase: {options.phase} is no phase; there are {', '.join(phase.name for phase in plan.phases)}")
+    if not options.dry_run and options.phase is None:
+        goal.check(plan, options.cache)
     for phase in chosen:
         torch.set_num_threads(_threads(phase.loop.workers))
         if options.dry_run:
@@ -93,6 +95,7 @@ def _release(plan: Recipe, options: Options, shop: Workshop) -> None:
 
     written = release.release(plan, options.recipe, shop, options.bundles)
     print((written.path / "README.md").read_text(encoding="utf-8"))
+    print(f"written to {written.path}")
 
 
 def _threads(workers: int) -> int:

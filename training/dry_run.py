@@ -35,7 +35,8 @@ def estimate(recipe: Recipe, phase: Phase, shop: Workshop) -> str:
             ready.objective, ready.source, replace(ready.plan, loop=loop), replace(ready.run, folder=Path(folder) / phase.name, saves=False)
         )
     steps = round(phase.loop.epochs * ((phase.loop.samples_per_epoch or len(ready.source)) // phase.loop.batch_size))
-    hours = steps * phase.loop.batch_size / max(report.rate, 1e-9) / 3600
+    minutes = steps * phase.loop.batch_size / max(report.rate, 1e-9) / 60
+    length = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.1f} minutes"
     return "\n".join(
         (
             f"phase {phase.name}: {type(ready.objective).__name__} on {len(ready.source):,} {ready.source.unit}",
@@ -43,7 +44,7 @@ def estimate(recipe: Recipe, phase: Phase, shop: Workshop) -> str:
             f"  memory       {sharded / 2**20:.0f} MiB for weights, gradients and optimiser of each process; activations and data took",
             f"               {max(0.0, _peak(shop.device) - before - sharded) / 2**20:.0f} MiB more in {_STEPS} steps",
             f"  speed        {report.rate:.1f} {ready.source.unit}/s, {report.waiting:.0%} of the time waiting for data",
-            f"  length       {steps:,} steps of {phase.loop.batch_size}, about {hours:.1f} hours on this machine",
+            f"  length       {steps:,} steps of {phase.loop.batch_size}, about {length} on this machine",
         )
     )
 

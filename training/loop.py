@@ -25,7 +25,7 @@ from training.objectives.base import Batch, ChoosesSamples, FollowsSteps, parame
 from training.optim import optimiser_of, scheduled
 from training.reductions import rank, world
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
-from training.stopping import Stopping
+from training.stopping import Stopping, left_to_the_loop
 from training.watching import Watching
 
 
@@ -97,7 +97,7 @@ class _Trainer:
         if loop.precision == "fp16" and run.device.type != "cuda":
             raise TrainingError("loop.precision: fp16 needs a GPU; use bf16 or fp32")
         if len(source) < loop.batch_size:
-            raise TrainingError(f"loop.batch_size: {loop.batch_size} where the data has {len(source)} {source.unit}")
+            raise TrainingError(f"loop.batch_size: {loop.batch_size} is more than the data has ({len(source)} {source.unit})")
         self.objective, self.plan, self.device, self.source, self.saves = objective, plan, run.device, source, run.saves
         self.peak = plan.optimiser.peak(loop.batch_size)
         self.step = 0
@@ -137,6 +137,7 @@ class _Trainer:
             batch_sampler=self.batches,
             collate_fn=_as_it_is,
             num_workers=loop.workers,
+            worker_init_fn=left_to_the_loop,
             persistent_workers=loop.workers > 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),

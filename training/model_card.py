@@ -157,9 +157,10 @@ def _measured(spec: BundleSpec) -> Iterator[str]:
     if "test_accuracy" not in spec.quality:
         yield from ("Nothing was measured. Measure it on data of your own before you rely on it.", "")
         return
+    top5 = f", top 5 {_percent(spec.quality['top5_accuracy'])}" if len(spec.labels) > 5 else ""  # else it is 100 % by definition
     yield from (
-        f"On {spec.quality['images']} images that were not trained on: top 1 {_percent(spec.quality['test_accuracy'])}, top 5",
-        f"{_percent(spec.quality['top5_accuracy'])} (± is one standard error), expected calibration error (15 bins)",
+        f"On {spec.quality['images']} images that were not trained on: top 1 {_percent(spec.quality['test_accuracy'])}{top5}",
+        "(± is one standard error), expected calibration error (15 bins)",
         f"{100 * spec.quality['calibration_error']:.1f} %.",
         "",
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.bundle import Preprocess, Rung
 from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT
-from training import evaluate, measure, phases
+from training import evaluate, goal, measure, phases
 from training.data import flags, pictures
 from training.data.base import Source, Unreadable
 from training.data.registry import open_source
@@ -87,9 +87,7 @@ def calibrated(network: ViT, temperature: float) -> ViT:
 
 def of_held_out(recipe: Recipe, settings: HeldOutQuality, network: nn.Module, labels: Sequence[str], shop: Workshop) -> Measurement:
     """Top-1 and top-5 accuracy, and the ladder if the recipe has one. Raises TrainingError."""
-    source = open_source(settings.data, phases.preparation(recipe, None, shop.cache))
-    if source.labels != tuple(labels):
-        raise RecipeError(f"release.quality.data: its labels are {', '.join(source.labels)}, those of training {', '.join(labels)}")
+    source = goal.held_out(recipe, settings, labels, shop.cache)
     rounded(network)
     logits, targets = _logits(network, source, MergeSchedule.off())
     best = logits.argmax(axis=1)

@@ -164,6 +164,13 @@ class Recipe(Settings):
     release: Release | None = None
     """None: no bundle is written; the run folder holds the weights."""
 
+    @field_validator("name", "version")
+    @classmethod
+    def _fits_a_bundle(cls, value: str) -> str:
+        if not NAME_PATTERN.fullmatch(value):
+            raise ValueError(f"{value!r}: use a-z, 0-9, '.', '_' and '-', starting with a letter or digit, at most 64 characters")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         known: set[str] = set()

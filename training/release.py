@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from models import bundle
 from models.bundle import Bundle, BundleSpec, Weights
 from models.registry import architectures
-from training import model_card, phases, quality, report
-from training.errors import RecipeError
+from training import goal, model_card, phases, quality, report
 from training.judging import plot
 from training.judging.settings import InpaintingQuality
 from training.phases import Workshop
@@ -31,13 +30,10 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     """
     settings = recipe.release
     assert settings is not None
-    phase = next(phase for phase in recipe.phases if phase.name == (settings.phase or recipe.phases[-1].name))
+    phase = goal.released_phase(recipe)
     labels = phases.source_of(recipe, phase, shop.cache).labels
     network = phases.trained_network(recipe, phase.name, labels, shop)
     architecture = architectures()[recipe.model_of(phase).architecture]
-    purpose = architecture.purpose.task(network.config)
-    if purpose != settings.task:
-        raise RecipeError(f"release.task: {settings.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}")
     measured = _measured(recipe, settings, network, labels, shop)
     config = phases.settings_of(network)
     spec = BundleSpec(

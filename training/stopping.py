@@ -35,3 +35,10 @@ class Stopping:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
+
+
+def left_to_the_loop(worker: int) -> None:
+    """Ignore SIGTERM and SIGINT in a data worker. Terminals, torchrun and clusters send them to every process of a run, and the loop,
+    which stops after its step, needs the worker until then. A worker ends with the loop, also where that was killed."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SERVICE, WORK, BUNDLES = "The service", "Pictures", "Bundles and figures"
+SERVICE, WORK, BUNDLES = "The service", "Images and jobs", "Bundles and figures"
 app.command(rich_help_panel=SERVICE)(services.serve)
 app.command(rich_help_panel=SERVICE)(services.gateway)
 app.command(rich_help_panel=SERVICE)(services.worker)
@@ -38,7 +38,7 @@ app.command(rich_help_panel=BUNDLES)(exporting.export)
 app.command(rich_help_panel=BUNDLES)(train.train)
 app.add_typer(bundles.app, name="bundles", rich_help_panel=BUNDLES)
 app.command(rich_help_panel=BUNDLES)(models.models)
-app.command(rich_help_panel=BUNDLES, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
+app.command(rich_help_panel=BUNDLES, add_help_option=False, context_settings=bench.ARGUMENTS)(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,9 +10,15 @@ import typer
 from opsin.cli.engine import HOUSE, require_engine
 from opsin.cli.exits import Misuse
 
+ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+"""Of the command: what follows the name, `--help` too, is for the benchmark."""
+
 
 def bench(context: typer.Context, name: str = typer.Argument(help="Which one; further arguments are its own.")) -> None:
     """Run a benchmark: `opsin bench merging`, `opsin bench serving --help`; benchmarks/README.md lists them."""
+    if name in ("--help", "-h"):
+        typer.echo(context.get_help())
+        return
     require_engine("bench")
     known = sorted(file.stem for file in (HOUSE / "benchmarks").glob("*.py") if '__name__ == "__main__"' in file.read_text())
     if name not in known:

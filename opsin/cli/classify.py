@@ -25,17 +25,22 @@ IN_FLIGHT = 16
 
 
 def classify(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Picture files.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.", show_default=False)],
     url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
     merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
-    top_k: Annotated[int | None, typer.Option(help="Labels per picture.", show_default=False)] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds per picture.")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and picture.")] = False,
+    top_k: Annotated[int | None, typer.Option(help="Labels per image.", show_default=False)] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds per image. [default: 60; of a job an hour, or OPSIN_JOB_TIMEOUT]", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and image.")] = False,
+    later: Annotated[
+        bool, typer.Option("--later", help="Make a job of each file and print its id, a tab and the file: see opsin jobs.")
+    ] = False,
 ) -> None:
     """Label images with a running service; each file is a request of its own, so one bad file does not spoil the others.
 
-    Exit code 0 if every picture was labelled, 1 if one was not.
+    Exit code 0 if every image was labelled, or taken for later, 1 if one was not.
     """
     from opsin.client import Client
     from opsin.errors import OpsinError
@@ -43,10 +48,16 @@ def classify(
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise Misuse(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))
-    if timeout <= 0:
+    if timeout is not None and timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
-    with Client(url, timeout=timeout) as client:
-        answers = _answers(client, files, {"model": model, "merge": merge, "top_k": top_k})
+    if later and as_json:
+        raise Misuse("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
+    options = {"model": model, "merge": merge, "top_k": top_k}
+    if later:
+        _ask_later(url, files, {**options, "timeout": timeout})
+        return
+    with Client(url, timeout=60.0 if timeout is None else timeout) as client:
+        answers = _answers(client, files, options)
     labelled = {file: answer for file, answer in answers.items() if not isinstance(answer, OpsinError)}
     refused = {file: answer for file, answer in answers.items() if isinstance(answer, OpsinError)}
     if as_json:
@@ -56,6 +67,22 @@ def classify(
         screen().print(picture_table((file.name, found) for file, found in labelled.items()))
     if refused:
         raise Failure(*(f"{file}: {error}" for file, error in refused.items()))
+
+
+def _ask_later(url: str | None, files: list[Path], options: dict[str, Any]) -> None:
+    """Print the id of each file's job; raises Failure with those that the service did not take."""
+    from opsin.client import Client
+    from opsin.errors import OpsinError
+
+    refused = []
+    with Client(url) as client:
+        for file in files:
+            try:
+                typer.echo(f"{client.classify(file, wait=False, **options).id}\t{file}")
+            except OpsinError as error:
+                refused.append(f"{file}: {error}")
+    if refused:
+        raise Failure(*refused)
 
 
 def _answers(client: Client, files: list[Path], options: dict[str, Any]) -> dict[Path, Classification | OpsinError]:

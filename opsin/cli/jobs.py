@@ -48,7 +48,10 @@ def result(
 ) -> None:
     """Print a job's answer as JSON."""
     with _job(job_id, url) as job:
-        _print(job.result() if wait else job.result(timeout=0))
+        status = None if wait else job.status()
+        if status is not None and not status.ended:
+            raise Failure(f"job {job_id}: it is {status.state} and has no result yet")
+        _print(job.result())
 
 
 @app.command()

@@ -21,7 +21,12 @@ _NO_RESULT = openapi.problems(
     (Kind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
     (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
     (Kind.MODEL_ERROR, "the model failed on this input", "image"),
+    (Kind.REDIS_AWAY, "Redis does not answer", None),
     (Kind.DEADLINE, "the deadline passed; the work was cancelled", None),
+)
+_NO_STREAM = openapi.problems(
+    (Kind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
+    (Kind.TOO_MANY_READERS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
 )
 _LAST_EVENT_ID = {
     "in": "header",
@@ -35,5 +40,8 @@ JOB: dict[str, Any] = {"responses": {**openapi.answer("JobDocument", "The job", 
 RESULT: dict[str, Any] = {
     "responses": {"200": {"description": "What the plain request would have answered", "content": {JSON: {"schema": {}}}}, **_NO_RESULT}
 }
-EVENTS: dict[str, Any] = {"parameters": [_LAST_EVENT_ID], "responses": {"200": {"description": "Events", "content": EVENT_STREAM}, **_GONE}}
+EVENTS: dict[str, Any] = {
+    "parameters": [_LAST_EVENT_ID],
+    "responses": {"200": {"description": "Events", "content": EVENT_STREAM}, **_GONE, **_NO_STREAM},
+}
 CANCEL: dict[str, Any] = {"responses": {"204": {"description": "Cancelled, or removed if it had ended"}, **_GONE}}

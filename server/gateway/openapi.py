@@ -37,8 +37,11 @@ def describe(app: FastAPI, paths: Mapping[str, Mapping[str, Any]], structs: Sequ
     _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     for operations in document["paths"].values():
         for operation in operations.values():
-            if "HTTPValidationError" in str(operation["responses"].get("422")):
-                del operation["responses"]["422"]  # FastAPI's own: no route of ours leaves validation to it
+            content = operation["responses"].get("422", {}).get("content", {})
+            if "HTTPValidationError" in str(content.get("application/json")):
+                del content["application/json"]  # FastAPI's own: no route of ours leaves validation to it
+                if not content:
+                    del operation["responses"]["422"]
     document["paths"] = {**paths, **document["paths"]}
     document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
     return document

@@ -25,6 +25,7 @@ MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 LATENCY = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
+EVENTS = ("queued", "progress", "preview", "done", "failed", "cancelled")
 REJECTION_REASONS = ("queue_full", "client_share", "results_full", "draining", "too_large", "too_slow", "no_worker", "redis")
 BYTES = tuple(1024 * 4**step for step in range(9))
 
@@ -84,6 +85,8 @@ class GatewayMetrics:
             "opsin_event_readers", "Streams of jobs' events that are open.", multiprocess_mode="livesum", registry=registry
         )
         self.events = Counter("opsin_events_sent", "Events sent, of streamed requests and of jobs.", ["event"], registry=registry)
+        for event in EVENTS:
+            self.events.labels(event)
         self._of: dict[tuple[str, str], BundleMetrics] = {}
         self._ended: dict[tuple[str, ...], Counter] = {}
 

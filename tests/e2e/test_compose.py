@@ -128,6 +128,10 @@ def test_health_checks_of_the_images_pass(stack: Stack) -> None:
         stack.compose("exec", "-T", service, *command)
 
 
+OF_STEPS = ("Steps per second", "Memory of jobs between their steps")
+"""Panels that stay empty: no bundle of this installation takes several steps."""
+
+
 def test_the_dashboard_shows_what_the_client_counted(stack: Stack, client: CountingClient, pictures: list[bytes]) -> None:
     """Every query answers with finite numbers; totals are exact, and rates are what was counted between two scrapes."""
     # a series begins with its first event, and a rate needs a sample before that it can rise from: so one of each kind first
@@ -152,7 +156,7 @@ def test_the_dashboard_shows_what_the_client_counted(stack: Stack, client: Count
     moment = stack.moment_of_next_scrape("opsin_in_flight")
     shown = {(panel, legend): stack.query(query, moment) for panel, legend, query in dashboard_queries(INTERVAL)}
     for name, series in shown.items():
-        assert series, f"{name}: no data"
+        assert series or name[0] in OF_STEPS, f"{name}: no data"
         assert all(math.isfinite(float(one["value"][1])) for one in series), f"{name}: {series}"
 
     assert total(shown["Images answered", "images"]) == counted.images

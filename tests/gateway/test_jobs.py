@@ -102,6 +102,22 @@ def test_jobs_fit_the_documentation(gateway: Gateway, worker: Worker) -> None:
         jsonschema.validate(told, {**content["schema"], "components": document["components"]})
 
 
+def test_the_documentation_lists_the_statuses_of_jobs(gateway: Gateway) -> None:
+    paths = gateway.http.get("/openapi.json").json()["paths"]
+    listed = {
+        (method, path.removeprefix("/v1/jobs/{job_id}")): set(operation["responses"])
+        for path, methods in paths.items()
+        if path.startswith("/v1/jobs/")
+        for method, operation in methods.items()
+    }
+    assert listed == {
+        ("get", ""): {"200", "404", "410", "503"},
+        ("delete", ""): {"204", "404", "410", "503"},
+        ("get", "/result"): {"200", "404", "406", "409", "410", "500", "503", "504"},
+        ("get", "/events"): {"200", "404", "410", "422", "429", "503"},
+    }
+
+
 def test_respond_async_wins_over_a_stream_of_events(gateway: Gateway) -> None:
     headers = {"Prefer": "wait=5, Respond-Async", "Accept": "text/event-stream"}
     accepted(gateway.http.post("/v1/classify", content=picture(1), headers=headers))

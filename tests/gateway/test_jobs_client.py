@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -116,3 +117,23 @@ def test_the_command_fails_with_the_job(crew: tuple[Gateway, Worker], client: Cl
     told = opsin("jobs", "events", job.id, "--url", crew[0].url)
     assert told.returncode == 1
     assert "does not like" in told.stderr
+
+
+def test_the_command_says_how_far_a_job_is_that_has_no_result_yet(crew: tuple[Gateway, Worker], client: Client) -> None:
+    crew[1].pause()
+    job = client.classify(picture(1), wait=False, timeout=600)
+    told = opsin("jobs", "result", "--no-wait", job.id, "--url", crew[0].url)
+    assert (told.returncode, told.stderr) == (1, f"opsin: job {job.id}: it is queued and has no result yet\n")
+
+
+def test_the_command_asks_later_for_each_file_and_names_those_that_are_refused(crew: tuple[Gateway, Worker], tmp_path: Path) -> None:
+    crew[1].resume()
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(picture(7))
+    bad.write_bytes(b"no image")
+    url = ("--url", crew[0].url)
+    asked = opsin("classify", str(bad), str(good), "--later", "--top-k", "1", *url)
+    job, file = asked.stdout.rstrip("\n").split("\t")
+    assert (asked.returncode, file) == (1, str(good))
+    assert asked.stderr.startswith(f"opsin: {bad}: 415")
+    assert json.loads(opsin("jobs", "result", job, *url).stdout)["results"][0]["predictions"][0]["label"] == "red 7"

@@ -43,7 +43,7 @@ def test_what_clients_send_never_becomes_a_label(gateway: Gateway) -> None:
     assert "invented" not in gateway.http.get("/metrics").text
 
 
-def test_the_text_is_valid_and_every_reason_is_there_from_the_start(valkey: PrivateValkey) -> None:
+def test_the_text_is_valid_and_every_reason_and_event_is_there_from_the_start(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway:
         response = gateway.http.get("/metrics")
         families = {family.name: family for family in text_string_to_metric_families(response.text)}
@@ -53,6 +53,8 @@ def test_the_text_is_valid_and_every_reason_is_there_from_the_start(valkey: Priv
         assert reasons == dict.fromkeys(
             ("queue_full", "client_share", "results_full", "draining", "too_large", "too_slow", "no_worker", "redis"), 0
         )
+        events = {sample.labels["event"]: sample.value for sample in families["opsin_events_sent"].samples}
+        assert events == dict.fromkeys(("queued", "progress", "preview", "done", "failed", "cancelled"), 0)
 
 
 def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_socket(valkey: PrivateValkey, tmp_path: Path) -> None:

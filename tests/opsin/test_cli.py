@@ -78,6 +78,12 @@ def test_the_version_is_that_of_the_package() -> None:
     assert opsin("--version").stdout.split() == ["opsin", version("opsin")]
 
 
+def test_a_benchmark_explains_its_own_arguments() -> None:
+    assert "opsin bench" in opsin("bench", "--help").stdout
+    own = opsin("bench", "steps", "--help")
+    assert own.returncode == 0 and own.stdout.startswith("usage: python -m benchmarks.steps")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -89,6 +95,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (["worker"], "opsin: `opsin worker` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
         (["classify"], "opsin classify: Missing argument '"),
         (["classify", "/nowhere.jpg"], "opsin: /nowhere.jpg: no such file"),
+        (["classify", "README.md", "--later", "--json"], "opsin: --json: with --later there are no answers yet"),
         (["bundles", "list", "--bundles", "/nowhere"], "opsin: /nowhere: no such folder; name it with --bundles"),
         (["bench", "nothing"], "opsin: bench: no benchmark is called 'nothing'; there are "),
     ],

@@ -64,11 +64,12 @@ def write(content: dict[str, Any], file: Path) -> Path:
     return file
 
 
-def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """`python -m training …` in a process of its own, on one thread."""
+def start(*arguments: object, in_a_group: bool = False, **environment: str) -> subprocess.Popen[str]:
+    """`python -m training …` in a process of its own, on one thread. in_a_group: that leads a process group of its own."""
     command = [sys.executable, "-m", "training", *map(str, arguments), "--no-tensorboard"]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(command, env=surroundings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=surroundings, text=True, start_new_session=in_a_group, **pipes)
 
 
 def finish(process: subprocess.Popen[str]) -> str:

@@ -73,6 +73,7 @@ def test_the_card_and_the_spec_say_how_good_it_is(made: tuple[Path, str], mine: 
     assert [rung.name for rung in mine.spec.ladder] == ["r3"]
     card = (mine.path / "README.md").read_text(encoding="utf-8")
     assert card in made[1]
+    assert "top 5" not in card  # of three classes
     assert "labels an image with one of 3 classes" in card and "On 18 images that were not trained on" in card
     assert "<polyline" in (mine.path / "training.svg").read_text(encoding="utf-8")
 

@@ -55,6 +55,8 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
         (change("phases.1.objective.merge", [{"speed": 3}]), "a merge schedule is"),
         (change("preprocess.image_size", 8), "phases.0: preprocess.image_size 8 is not the model's image_size 16"),
         (change("preprocess", LIKE_FLIP), "only the service prepares pictures so"),
+        (change("name", "Mine"), "name: 'Mine': use a-z, 0-9"),
+        (change("version", "../1"), "version: '../1': use a-z, 0-9"),
         (change("release.phase", "third"), "release.phase: third is no phase; there are"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

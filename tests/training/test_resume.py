@@ -98,6 +98,20 @@ def test_sigterm_saves_after_the_step_that_is_running(recipe: Path, tmp_path: Pa
     assert read_log(tmp_path / PHASE)[-1]["step"] == int(checkpoint.name.removeprefix("step-"))
 
 
+def test_sigterm_to_every_process_of_a_run_saves_too(recipe: Path, tmp_path: Path) -> None:
+    """torchrun and clusters send it so: data workers get the signal as well."""
+    endless = ("phases.0.loop.epochs=10000", "phases.0.loop.log_every=1", "phases.0.loop.workers=1")
+    process = shapes.start(recipe, *endless, "--phase", "pretrain", "--runs", tmp_path, in_a_group=True)
+    limit = time.monotonic() + 120
+    while not read_log(tmp_path / PHASE):
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, complained = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped in step" in complained, complained
+    assert len(list((tmp_path / PHASE).glob("step-*"))) == 1
+
+
 def test_a_finished_run_is_only_loaded(recipe: Path, tmp_path: Path) -> None:
     assert run(recipe, tmp_path) == 0
     weights, log = tmp_path / PHASE / WEIGHTS, read_log(tmp_path / PHASE)

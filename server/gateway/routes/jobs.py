@@ -50,7 +50,7 @@ async def events(request: Request, job_id: str) -> Response:
     return Events(here, record, after, request.state.client)
 
 
-@router.delete("/{job_id}", summary="Cancel a job, or remove one that has ended", openapi_extra=job_documents.CANCEL)
+@router.delete("/{job_id}", status_code=204, summary="Cancel a job, or remove one that has ended", openapi_extra=job_documents.CANCEL)
 async def cancel(request: Request, job_id: str) -> Response:
     await gateway.of(request).jobs.cancel(job_id)
     return Response(status_code=204)

@@ -1,0 +1,46 @@
+"""What a recipe's release asks of its data and networks, so that it can be refused before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.registry import architectures
+from training import phases
+from training.data.base import Source
+from training.data.registry import open_source
+from training.errors import DataError, RecipeError
+from training.recipe import HeldOutQuality, Phase, Recipe
+
+
+def check(recipe: Recipe, cache: Path) -> None:
+    """Raises TrainingError where the release would fail after the training: another task, or no fitting data to measure on."""
+    if recipe.release is None:
+        return
+    phase = released_phase(recipe)
+    labels = phases.source_of(recipe, phase, cache).labels
+    architecture = architectures()[recipe.model_of(phase).architecture]
+    purpose = architecture.purpose.task(recipe.model_of(phase).resolved(len(labels)))
+    if purpose != recipe.release.task:
+        raise RecipeError(
+            f"release.task: {recipe.release.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}"
+        )
+    if isinstance(recipe.release.quality, HeldOutQuality):
+        held_out(recipe, recipe.release.quality, labels, cache)
+
+
+def released_phase(recipe: Recipe) -> Phase:
+    """The phase whose network the bundle holds."""
+    assert recipe.release is not None
+    return next(phase for phase in recipe.phases if phase.name == (recipe.release.phase or recipe.phases[-1].name))
+
+
+def held_out(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cache: Path) -> Source:
+    """The data that the network is measured on, not augmented. labels: those of training. Raises TrainingError."""
+    try:
+        source = open_source(settings.data, phases.preparation(recipe, None, cache))
+    except DataError as error:
+        raise DataError(f"release.quality.{error}") from error
+    if source.labels != tuple(labels):
+        raise RecipeError(f"release.quality.data: its labels are {', '.join(source.labels)}, those of training {', '.join(labels)}")
+    return source
