@@ -162,11 +162,16 @@ class Intake:
             try:
                 return self._link.command(*command)
             except redis.exceptions.ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
+                if not _without_group(error):
                     raise
             # a new bundle, or a Redis that restarted empty
             self._link.script("create_groups", keys=streams)
-            return self._link.command(*command)
+            try:
+                return self._link.command(*command)
+            except redis.exceptions.ResponseError as error:
+                if not _without_group(error):
+                    raise
+                return None  # a janitor has removed the empty streams meanwhile: the next look makes them again
 
         answer = self._taking(read)
         return [
@@ -233,6 +238,10 @@ class Intake:
         except RedisAway:
             self._overlooked = True
             raise
+
+
+def _without_group(error: redis.exceptions.ResponseError) -> bool:
+    return str(error).startswith("NOGROUP")
 
 
 @lru_cache(maxsize=64)
