@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +80,16 @@ async def comes_to(us: Dispatcher, record_id: str, state: str) -> None:
 async def take(worker: WorkerQueue) -> Delivery:
     announce(worker)
     [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 16, 2000)
+    return delivery
+
+
+async def take_two(worker: WorkerQueue) -> list[Delivery]:
+    return [await take_one(worker), await take_one(worker)]
+
+
+async def take_one(worker: WorkerQueue) -> Delivery:
+    announce(worker)
+    [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 1, 2000)
     return delivery
 
 
@@ -203,3 +213,29 @@ async def test_a_deadline_ends_a_job_that_runs(us: Dispatcher, worker: WorkerQue
     assert worker.still_wanted([delivery]) == []
     failure = (await read(us, record)).failure
     assert failure is not None and failure.kind == "deadline"
+
+
+FOREIGN: list[Callable[[redis.Redis, str], object]] = [
+    lambda db, events: db.xadd(events, {"a": "b"}),
+    lambda db, events: db.xadd(events, {"event": "done"}),
+    lambda db, events: db.delete(events),
+    lambda db, events: db.set(events, "x"),
+]
+
+
+@pytest.mark.parametrize("write", FOREIGN, ids=["an entry", "half an event", "a removal", "another type"])
+async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
+    us: Dispatcher, worker: WorkerQueue, db: redis.Redis, write: Callable[[redis.Redis, str], object]
+) -> None:
+    """They may be lost: up to there. What comes after is told, of other jobs too."""
+    other = await admit(us)
+    record = await admit(us)
+    first, delivery = await take_two(worker)
+    write(db, f"events:{record}")
+    await us.records.events([(record, 0), (other, 0)])
+    worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
+    worker.finish([(first, echo(worker, first)), (delivery, echo(worker, delivery))])
+    [happened, elsewhere] = await us.records.events([(record, 1), (other, 0)])
+    assert [event.name for event in happened.events][-1:] == ["done"]
+    assert [event.name for event in elsewhere.events] == ["queued", "progress", "done"]
+    assert (await read(us, record)).state == "done"

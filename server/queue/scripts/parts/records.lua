@@ -24,9 +24,13 @@ local function open_member(id, record)
 end
 
 -- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….
+-- Where others have written under this name the events so far are lost, but not the job, nor the worker that tells of it.
 local function tell(id, name, data)
-  local number = redis.call('HINCRBY', 'record:' .. id, 'events', 1)
-  redis.call('XADD', 'events:' .. id, number .. '-0', 'event', name, 'data', data)
+  local number, events = redis.call('HINCRBY', 'record:' .. id, 'events', 1), 'events:' .. id
+  if redis.pcall('XADD', events, number .. '-0', 'event', name, 'data', data).err then
+    redis.call('DEL', events)
+    redis.call('XADD', events, number .. '-0', 'event', name, 'data', data)
+  end
   return number
 end
 
@@ -36,7 +40,7 @@ local function tell_progress(id, done, total, unit)
 end
 
 local function forget_preview(id, record)
-  if record.preview then redis.call('XDEL', 'events:' .. id, record.preview .. '-0') end
+  if record.preview then redis.pcall('XDEL', 'events:' .. id, record.preview .. '-0') end
 end
 
 local function start(id, record, started_ms)
