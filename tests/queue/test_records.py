@@ -14,7 +14,7 @@ import redis
 
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Array, Job, Progress, Reply
-from server.queue.record import Draft, Record
+from server.queue.record import Draft, NoRoomForResults, Record
 from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import BUNDLE, DIGEST, QUEUE, QUICK_GATEWAY, Consumer, announce, echo, eventually, gateway, nothing_is_left
@@ -239,3 +239,32 @@ async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
     assert [event.name for event in happened.events][-1:] == ["done"]
     assert [event.name for event in elsewhere.events] == ["queued", "progress", "done"]
     assert (await read(us, record)).state == "done"
+
+
+async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url, result_ttl=1.5) as us:
+        done, cancelled, removed = await admit(us), await admit(us), await admit(us)
+        delivery, *_ = [await take_one(worker) for _ in range(3)]
+        worker.finish([(delivery, echo(worker, delivery))])
+        for record in (cancelled, removed, removed):
+            await us.records.cancel(record)
+        load = await us.records.load()
+        assert load.counts == {"done": 1, "cancelled": 1}
+        db.delete("records:totals")
+        assert await us.records.load() == load
+        await us.records.cancel(done)
+        assert (await us.records.load()).counts == {"cancelled": 1}
+
+        async def has_expired() -> bool:
+            return (await us.records.load()).counts == {}
+
+        await eventually(has_expired)
+        assert (await us.records.load()).result_bytes == 0
+
+
+async def test_records_of_cancelled_jobs_take_room_too(url: str) -> None:
+    """Else whoever sends and cancels for an hour fills Redis."""
+    async with gateway(url, results_max_bytes=100_000) as us:
+        with pytest.raises(NoRoomForResults):
+            for _ in range(100_000 // 4096):  # a stream of events takes a page of 4 KiB
+                await us.records.cancel(await admit(us))

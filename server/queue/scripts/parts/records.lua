@@ -1,8 +1,11 @@
 -- Records: clients' jobs that outlive their gateway. Needs jobs.
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
 -- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry.
+-- `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
 
-local OPEN, KEPT = 'records:open', 'records:kept'
+local OPEN, KEPT, TOTALS = 'records:open', 'records:kept', 'records:totals'
+local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE
+local MOST_EXPIRED = 1000
 
 -- Everything but the plan, which scripts do not read; nil if there is none.
 local FIELDS = {
@@ -21,6 +24,32 @@ local function is_open(record) return record.state == 'queued' or record.state =
 
 local function open_member(id, record)
   return table.concat({id, record.count, record.nbytes, record.bound}, ':')
+end
+
+local function count_kept(member, by)
+  local bytes, state = string.match(member, '^[^:]+:(%d+):(%a+)$')
+  redis.call('HINCRBY', TOTALS, 'bytes', by * bytes)
+  redis.call('HINCRBY', TOTALS, state, by)
+end
+
+local function keep(id, bytes, state, until_ms)
+  local member = table.concat({id, bytes, state}, ':')
+  if redis.call('ZADD', KEPT, until_ms, member) == 1 then count_kept(member, 1) end
+end
+
+local function keep_no_longer(member)
+  if redis.call('ZREM', KEPT, member) == 1 then count_kept(member, -1) end
+end
+
+-- Lets go of what has expired, a bounded piece of work, and says what is kept: number of records, totals by name. Counts again if the totals are lost.
+local function kept(now)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEPT, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)) do keep_no_longer(member) end
+  local count = redis.call('ZCARD', KEPT)
+  if count == 0 then redis.call('DEL', TOTALS) end
+  if count > 0 and redis.call('EXISTS', TOTALS) == 0 then
+    for _, member in ipairs(redis.call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end
+  end
+  return count, to_table(redis.call('HGETALL', TOTALS))
 end
 
 -- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….
@@ -91,7 +120,7 @@ local function close(id, record, state, now)
     drop_results(id, record)
   end
   local bytes = state == 'done' and redis.call('HGET', key, 'results') or 0
-  redis.call('ZADD', KEPT, now + ttl, table.concat({id, bytes, state}, ':'))
+  keep(id, bytes, state, now + ttl)
   each_job(id, record, function(job_id)
     redis.call('PEXPIRE', 'result:' .. job_id, ttl)
     redis.call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
