@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -17,7 +18,19 @@ from server.queue.job import Array, Job, Progress, Reply
 from server.queue.record import Draft, NoRoomForResults, Record
 from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import BUNDLE, DIGEST, QUEUE, QUICK_GATEWAY, Consumer, announce, echo, eventually, gateway, nothing_is_left
+from tests.queue.harness import (
+    BUNDLE,
+    DIGEST,
+    QUEUE,
+    QUICK_GATEWAY,
+    QUICK_WORKER,
+    Consumer,
+    announce,
+    echo,
+    eventually,
+    gateway,
+    nothing_is_left,
+)
 
 DRAFT = Draft(
     task="classify",
@@ -153,6 +166,28 @@ async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: Wo
     assert worker.still_wanted([delivery]) == []
     ended = await read(us, record)
     assert (ended.state, ended.progress, ended.events) == ("cancelled", None, 2)
+
+
+async def test_of_two_workers_that_run_a_job_the_one_that_claimed_it_tells_how_far_it_is(
+    url: str, us: Dispatcher, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    """The other one stood still for so long that it was taken for dead. It may end the job nevertheless."""
+    worker.record_suspects()
+    record = await admit(us)
+    frozen = await take(worker)
+    assert worker.begin([frozen], 0)
+    worker.withdraw()
+    second = WorkerQueue(url, "second", QUICK_WORKER)
+    claimed = await asyncio.to_thread(second.reclaim, [QUEUE])
+    assert claimed is not None
+    for done in (0, 1):
+        second.progress([(claimed, Progress(id=claimed.job.id, worker="second", done=done, total=9, unit="steps"))])
+        worker.progress([(frozen, Progress(id=frozen.job.id, worker=worker.id, done=done + 5, total=9, unit="steps"))])
+    second.close()
+    [happened] = await us.records.events([(record, 1)])
+    assert [json.loads(event.data)["done"] for event in happened.events] == [0, 1]
+    assert worker.finish([(frozen, echo(worker, frozen))]) == [True]
+    assert (await read(us, record)).state == "done"
 
 
 async def test_a_large_result_that_nobody_wants_is_removed(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
