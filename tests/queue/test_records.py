@@ -155,7 +155,7 @@ async def test_only_the_latest_preview_is_kept_and_none_beside_the_answer(us: Di
     assert [event.number for event in happened.events] == [1, 2, 4, 6, 7]
     worker.finish([(delivery, echo(worker, delivery))])
     [happened] = await us.records.events([(record, 0)])
-    assert [event.name for event in happened.events] == ["queued", "progress", "progress", "progress", "done"]
+    assert [event.name for event in happened.events] == ["queued", "progress", "progress", "progress", "progress", "done"]
 
 
 async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: WorkerQueue) -> None:

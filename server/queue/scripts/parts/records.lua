@@ -68,6 +68,12 @@ local function tell_progress(id, done, total, unit)
   tell(id, 'progress', cjson.encode({done = done, total = total, unit = unit}))
 end
 
+-- A job that reports its steps has taken the last of them when it ends.
+local function tell_last_step(id)
+  local done, total, unit = unpack(redis.call('HMGET', 'record:' .. id, 'done', 'total', 'unit'))
+  if unit and done ~= total then tell_progress(id, tonumber(total), tonumber(total), unit) end
+end
+
 local function forget_preview(id, record)
   if record.preview then redis.pcall('XDEL', 'events:' .. id, record.preview .. '-0') end
 end
@@ -170,7 +176,7 @@ local function settle(id, index, ending, now)
   redis.call('HSET', key, 'outcome:' .. index, 'done')
   redis.call('HINCRBY', key, 'results', kept)
   local count, ended = tonumber(record.count), redis.call('HINCRBY', key, 'ended', 1)
-  if count > 1 or not record.reported then tell_progress(id, ended, count, 'images') end
+  if count > 1 or not record.reported then tell_progress(id, ended, count, 'images') else tell_last_step(id) end
   if ended == count then
     tell(id, 'done', '')
     close(id, record, 'done', now)
