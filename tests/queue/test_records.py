@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from server.queue.dispatch import Dispatcher
-from server.queue.job import Array, Job, Progress, Reply
+from server.queue.job import Array, Job, Progress, Reply, encode_arrays
 from server.queue.record import Draft, NoRoomForResults, Record
 from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
@@ -52,7 +52,7 @@ async def us(url: str) -> AsyncIterator[Dispatcher]:
         yield dispatcher
 
 
-async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, **arrays: Any) -> str:
+async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", **arrays: Any) -> str:
     """One job, whose answer is `value`."""
     deadline = await us.now_ms() + int(seconds * 1000)
 
@@ -74,7 +74,7 @@ async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, **arrays:
             )
         ]
 
-    return await us.records.admit(DRAFT, jobs)
+    return await us.records.admit(replace(DRAFT, idempotency_key=key), jobs)
 
 
 async def read(us: Dispatcher, record_id: str) -> Record:
@@ -303,3 +303,26 @@ async def test_records_of_cancelled_jobs_take_room_too(url: str) -> None:
         with pytest.raises(NoRoomForResults):
             for _ in range(100_000 // 4096):  # a stream of events takes a page of 4 KiB
                 await us.records.cancel(await admit(us))
+
+
+async def test_a_result_that_goes_while_it_is_read_is_gone(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
+    """Its first piece has been read when it is removed."""
+    record = await admit(us)
+    delivery = await take(worker)
+    reply = stored(db, worker, delivery)
+    worker.finish([(delivery, reply)])
+    key = f"result:{record}-0:arrays"
+    db.set(key, encode_arrays({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
+    assert await us.records.replies(await read(us, record)) is None
+    db.delete(key)
+    assert await us.records.replies(await read(us, record)) is None
+
+
+async def test_the_janitor_removes_what_a_record_that_was_deleted_by_hand_has_left(
+    us: Dispatcher, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    record, living = await admit(us, key="a"), await admit(us, key="b")
+    db.delete(f"record:{record}")
+    assert worker.janitor()
+    assert list(db.scan_iter("events:*")) == [f"events:{living}"]
+    assert [db.get(key) for key in db.scan_iter("idem:*")] == [living]
