@@ -28,7 +28,7 @@ from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST, HotRoutes
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
 from server.gateway.problems import Kind, Problem, ProblemDocument
-from server.gateway.request_ids import RequestIds
+from server.gateway.request_ids import RequestIds, our_fault
 from server.gateway.routes import health, infer, jobs, metrics, models, open_inference, tasks
 from server.gateway.slow_bodies import SlowBodies
 from server.gateway.turns import Turns
@@ -85,7 +85,8 @@ def create_app(settings: Settings) -> GatewayApp:
     for routes in (models, jobs, health, metrics, open_inference):
         app.include_router(routes.router)
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
-    for exception, handler in ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left)):
+    handlers = ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left), (Exception, _our_fault))
+    for exception, handler in handlers:
         app.add_exception_handler(exception, handler)
     documents: list[dict[str, Any]] = []
 
@@ -147,6 +148,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = problem.to_response(request.state.request_id)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _our_fault(request: Request, _error: Exception) -> Response:
+    """Starlette would answer in plain text; it raises the error again behind this, for `RequestIds` to log."""
+    return our_fault().to_response(request.state.request_id)
 
 
 async def _client_left(_request: Request, _error: Exception) -> Response:

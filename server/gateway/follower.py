@@ -28,7 +28,8 @@ class Follower:
         self._spec = spec
         self._count = 1
         self._ended = 0
-        self._reported = False
+        self._report: Progress | None = None
+        """The latest one that was told."""
 
     def expect(self, count: int) -> None:
         """How many jobs of the queue it has."""
@@ -40,7 +41,7 @@ class Follower:
     def progressed(self, report: Progress) -> None:
         """Where there are several jobs, it is they that are counted, when they end."""
         if self._count == 1:
-            self._reported = True
+            self._report = report
             self._progress(report.done, report.total, report.unit)
         if report.preview:
             shown = preview_of(self._task, report, self._plan, self._spec)
@@ -51,8 +52,11 @@ class Follower:
         if reply.failure is not None:
             return
         self._ended += 1
-        if self._count > 1 or not self._reported:
+        last = self._report
+        if last is None:
             self._progress(self._ended, self._count, ITEMS)
+        elif last.done != last.total:
+            self._progress(last.total, last.total, last.unit)
 
     def _progress(self, done: int, total: int, unit: str) -> None:
         self._stream.put("progress", msgspec.json.encode({"done": done, "total": total, "unit": unit}))

@@ -23,6 +23,8 @@ from server.queue.record import OPEN, Record, RecordLost
 from server.tasks.base import JSON, Task
 from server.tasks.registry import TASKS
 
+SHOWN_OF_ID = 64
+"""Characters. Ours have fewer; what else is asked for may be as long as a head."""
 INLINE_RESULT = 64 * 1024
 """Larger results are presented in a thread, and named by their URL where events are replayed."""
 
@@ -173,7 +175,7 @@ def result_url(job_id: str) -> str:
 
 
 def unknown(job_id: str) -> Problem:
-    return Problem(Kind.NOT_FOUND, f"there is no job {job_id!r}, or it has expired (OPSIN_RESULT_TTL)")
+    return Problem(Kind.NOT_FOUND, f"there is no job {job_id[:SHOWN_OF_ID]!r}, or it has expired (OPSIN_RESULT_TTL)")
 
 
 def lost(job_id: str) -> Problem:

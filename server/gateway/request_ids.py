@@ -29,23 +29,30 @@ class RequestIds:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+        started = ended = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
             log.exception("request failed", request_id=request_id, method=scope["method"], path=scope["path"])
+            if ended:  # it has been answered like any other
+                return
             if started:
                 raise
-            problem = Problem(Kind.INTERNAL, "something went wrong here; the log says more under this request id")
-            await problem.to_response(request_id)(scope, receive, send_with_id)
+            await our_fault().to_response(request_id)(scope, receive, send_with_id)
+
+
+def our_fault() -> Problem:
+    """What a client is told of an exception that nobody has foreseen."""
+    return Problem(Kind.INTERNAL, "something went wrong here; the log says more under this request id")
 
 
 def _request_id(scope: Scope) -> str:

@@ -165,7 +165,7 @@ class Intake:
                 try:
                     return self._link.command(*command)
                 except redis.exceptions.ResponseError as error:
-                    if not str(error).startswith("NOGROUP"):
+                    if not _without_group(error):
                         raise
                 # a new bundle, a Redis that restarted empty, or a janitor who took this worker for dead
                 self._link.script("create_groups", keys=streams)
@@ -236,6 +236,10 @@ class Intake:
         except RedisAway:
             self._overlooked = True
             raise
+
+
+def _without_group(error: redis.exceptions.ResponseError) -> bool:
+    return str(error).startswith("NOGROUP")
 
 
 @lru_cache(maxsize=64)

@@ -62,10 +62,10 @@ class Outcomes:
         return ended
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
-        """Once: who misses a report hears the next one. Raises RedisAway."""
-        rows = [_advanced(held.job, report) for held, report in reports if held.job.progress]
+        """Once: who misses a report hears the next one. Of jobs that others have taken over nothing is told. Raises RedisAway."""
+        rows = [_advanced(held, report) for held, report in reports if held.job.progress]
         if rows:
-            self._link.script("progress", *(value for row in rows for value in row))
+            self._link.script("progress", self._id, *(value for row in rows for value in row))
 
     def give_up(self, taken: Sequence[Delivery | Beside]) -> None:
         """Hand these back as soon as Redis is there."""
@@ -116,8 +116,9 @@ class Outcomes:
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
 
-def _advanced(job: Job, report: Progress) -> Advanced:
-    return Advanced(job.id, job.gateway, encode(report), report.done, report.total, report.unit, int(bool(report.preview)))
+def _advanced(held: Delivery, report: Progress) -> Advanced:
+    job, preview = held.job, int(bool(report.preview))
+    return Advanced(held.stream, held.entry_id, job.id, job.gateway, encode(report), report.done, report.total, report.unit, preview)
 
 
 def _age(delivery: Delivery | Beside) -> int:

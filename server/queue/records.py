@@ -175,7 +175,10 @@ class Records:
         if not reply.stored:
             return reply
         stored = await self._freight.read(keys.result_arrays(job_id))
-        return msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored="") if stored else None
+        try:
+            return msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored="")
+        except msgspec.MsgspecError:  # it expired, or was removed, between two pieces
+            return None
 
     async def _ask(self, script: str, *arguments: Any) -> Any:
         return await self._presence.ask(lambda: self._wire.script(script, *arguments))

@@ -102,6 +102,8 @@ class Ended(NamedTuple):
 class Advanced(NamedTuple):
     """A job that has come further."""
 
+    stream: str
+    entry: str
     job: str
     gateway: str
     message: bytes

@@ -232,7 +232,10 @@ class Slots:
         return max(self._last_look + POLL, min(running.look_from for running in self._running))
 
     def _lone_job(self) -> bool:
-        return self._batcher.has_lone_job or self._lone_job_runs()
+        """Whether a short job waits or runs that must run alone.
+
+        Steps of long ones do not count: they follow each other at once, so that short jobs would never be found between them."""
+        return self._batcher.has_lone_job or any(running.bucket.alone and not running.long for running in self._running)
 
     def _lone_job_runs(self) -> bool:
         return any(running.bucket.alone for running in self._running)

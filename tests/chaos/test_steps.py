@@ -43,7 +43,7 @@ def test_an_asynchronous_job_tells_its_steps_and_survives_the_death_of_its_worke
         undisturbed = submit(service)
         eventually(lambda: job(service, undisturbed)["state"] == "done", "the first job is done")
         hurt = submit(service)
-        eventually(lambda: job(service, hurt)["progress"]["done"] > STEPS // 4, "it has taken steps")
+        eventually(lambda: (job(service, hurt)["progress"] or {"done": 0})["done"] > STEPS // 4, "it has taken steps")
         assert job(service, hurt)["progress"]["unit"] == "steps"
         [worker] = service.children("worker")
         os.kill(worker, signal.SIGKILL)

@@ -145,7 +145,8 @@ def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:
         assert job(gateway, job_id)["progress"] == {"done": 1, "total": 4, "unit": "steps"}
         held.release()
         events = events_of(gateway, job_id)
-    assert [event.data["done"] for event in events if event.name == "progress"] == [0, 2, 0, 1]
+        assert job(gateway, job_id)["progress"] == {"done": 4, "total": 4, "unit": "steps"}
+    assert [event.data["done"] for event in events if event.name == "progress"] == [0, 2, 0, 1, 4]
     assert events[-1].name == "done"
 
 

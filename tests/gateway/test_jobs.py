@@ -283,3 +283,14 @@ def test_metrics_count_jobs_by_state(valkey: PrivateValkey) -> None:
         assert gateway.metric("opsin_result_bytes") > 0
         assert gateway.http.delete(f"/v1/jobs/{done}").status_code == 204
         assert (gateway.metric("opsin_jobs", state="done"), gateway.metric("opsin_result_bytes")) == (0, 0)
+
+
+def test_a_record_that_nobody_can_read_is_our_fault_and_said_so(gateway: Gateway, worker: Worker) -> None:
+    """As every fault below `/v1/jobs` is: a problem document, under the request id of the log."""
+    job_id = accepted(ask_later(gateway))
+    comes_to(gateway, job_id, "done")
+    with worker.redis() as db:
+        db.hset(f"record:{job_id}", "state", "of another world")
+    problem(gateway.http.get(f"/v1/jobs/{job_id}"), 500, "internal")
+    assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+    problem(gateway.http.get(f"/v1/jobs/{job_id}"), 404, "not-found")

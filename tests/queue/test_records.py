@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,23 @@ import pytest
 import redis
 
 from server.queue.dispatch import Dispatcher
-from server.queue.job import Array, Job, Progress, Reply
-from server.queue.record import Draft, Record
+from server.queue.job import Array, Job, Progress, Reply, encode_arrays
+from server.queue.record import Draft, NoRoomForResults, Record
 from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import BUNDLE, DIGEST, QUEUE, QUICK_GATEWAY, Consumer, announce, echo, eventually, gateway, nothing_is_left
+from tests.queue.harness import (
+    BUNDLE,
+    DIGEST,
+    QUEUE,
+    QUICK_GATEWAY,
+    QUICK_WORKER,
+    Consumer,
+    announce,
+    echo,
+    eventually,
+    gateway,
+    nothing_is_left,
+)
 
 DRAFT = Draft(
     task="classify",
@@ -39,7 +52,7 @@ async def us(url: str) -> AsyncIterator[Dispatcher]:
         yield dispatcher
 
 
-async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, **arrays: Any) -> str:
+async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", **arrays: Any) -> str:
     """One job, whose answer is `value`."""
     deadline = await us.now_ms() + int(seconds * 1000)
 
@@ -61,7 +74,7 @@ async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, **arrays:
             )
         ]
 
-    return await us.records.admit(DRAFT, jobs)
+    return await us.records.admit(replace(DRAFT, idempotency_key=key), jobs)
 
 
 async def read(us: Dispatcher, record_id: str) -> Record:
@@ -80,6 +93,16 @@ async def comes_to(us: Dispatcher, record_id: str, state: str) -> None:
 async def take(worker: WorkerQueue) -> Delivery:
     announce(worker)
     [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 16, 2000)
+    return delivery
+
+
+async def take_two(worker: WorkerQueue) -> list[Delivery]:
+    return [await take_one(worker), await take_one(worker)]
+
+
+async def take_one(worker: WorkerQueue) -> Delivery:
+    announce(worker)
+    [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 1, 2000)
     return delivery
 
 
@@ -132,7 +155,7 @@ async def test_only_the_latest_preview_is_kept_and_none_beside_the_answer(us: Di
     assert [event.number for event in happened.events] == [1, 2, 4, 6, 7]
     worker.finish([(delivery, echo(worker, delivery))])
     [happened] = await us.records.events([(record, 0)])
-    assert [event.name for event in happened.events] == ["queued", "progress", "progress", "progress", "done"]
+    assert [event.name for event in happened.events] == ["queued", "progress", "progress", "progress", "progress", "done"]
 
 
 async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: WorkerQueue) -> None:
@@ -143,6 +166,28 @@ async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: Wo
     assert worker.still_wanted([delivery]) == []
     ended = await read(us, record)
     assert (ended.state, ended.progress, ended.events) == ("cancelled", None, 2)
+
+
+async def test_of_two_workers_that_run_a_job_the_one_that_claimed_it_tells_how_far_it_is(
+    url: str, us: Dispatcher, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    """The other one stood still for so long that it was taken for dead. It may end the job nevertheless."""
+    worker.record_suspects()
+    record = await admit(us)
+    frozen = await take(worker)
+    assert worker.begin([frozen], 0)
+    worker.withdraw()
+    second = WorkerQueue(url, "second", QUICK_WORKER)
+    claimed = await asyncio.to_thread(second.reclaim, [QUEUE])
+    assert claimed is not None
+    for done in (0, 1):
+        second.progress([(claimed, Progress(id=claimed.job.id, worker="second", done=done, total=9, unit="steps"))])
+        worker.progress([(frozen, Progress(id=frozen.job.id, worker=worker.id, done=done + 5, total=9, unit="steps"))])
+    second.close()
+    [happened] = await us.records.events([(record, 1)])
+    assert [json.loads(event.data)["done"] for event in happened.events] == [0, 1]
+    assert worker.finish([(frozen, echo(worker, frozen))]) == [True]
+    assert (await read(us, record)).state == "done"
 
 
 async def test_a_large_result_that_nobody_wants_is_removed(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
@@ -203,3 +248,81 @@ async def test_a_deadline_ends_a_job_that_runs(us: Dispatcher, worker: WorkerQue
     assert worker.still_wanted([delivery]) == []
     failure = (await read(us, record)).failure
     assert failure is not None and failure.kind == "deadline"
+
+
+FOREIGN: list[Callable[[redis.Redis, str], object]] = [
+    lambda db, events: db.xadd(events, {"a": "b"}),
+    lambda db, events: db.xadd(events, {"event": "done"}),
+    lambda db, events: db.delete(events),
+    lambda db, events: db.set(events, "x"),
+]
+
+
+@pytest.mark.parametrize("write", FOREIGN, ids=["an entry", "half an event", "a removal", "another type"])
+async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
+    us: Dispatcher, worker: WorkerQueue, db: redis.Redis, write: Callable[[redis.Redis, str], object]
+) -> None:
+    """They may be lost: up to there. What comes after is told, of other jobs too."""
+    other = await admit(us)
+    record = await admit(us)
+    first, delivery = await take_two(worker)
+    write(db, f"events:{record}")
+    await us.records.events([(record, 0), (other, 0)])
+    worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
+    worker.finish([(first, echo(worker, first)), (delivery, echo(worker, delivery))])
+    [happened, elsewhere] = await us.records.events([(record, 1), (other, 0)])
+    assert [event.name for event in happened.events][-1:] == ["done"]
+    assert [event.name for event in elsewhere.events] == ["queued", "progress", "done"]
+    assert (await read(us, record)).state == "done"
+
+
+async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url, result_ttl=1.5) as us:
+        done, cancelled, removed = await admit(us), await admit(us), await admit(us)
+        delivery, *_ = [await take_one(worker) for _ in range(3)]
+        worker.finish([(delivery, echo(worker, delivery))])
+        for record in (cancelled, removed, removed):
+            await us.records.cancel(record)
+        load = await us.records.load()
+        assert load.counts == {"done": 1, "cancelled": 1}
+        db.delete("records:totals")
+        assert await us.records.load() == load
+        await us.records.cancel(done)
+        assert (await us.records.load()).counts == {"cancelled": 1}
+
+        async def has_expired() -> bool:
+            return (await us.records.load()).counts == {}
+
+        await eventually(has_expired)
+        assert (await us.records.load()).result_bytes == 0
+
+
+async def test_records_of_cancelled_jobs_take_room_too(url: str) -> None:
+    """Else whoever sends and cancels for an hour fills Redis."""
+    async with gateway(url, results_max_bytes=100_000) as us:
+        with pytest.raises(NoRoomForResults):
+            for _ in range(100_000 // 4096):  # a stream of events takes a page of 4 KiB
+                await us.records.cancel(await admit(us))
+
+
+async def test_a_result_that_goes_while_it_is_read_is_gone(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
+    """Its first piece has been read when it is removed."""
+    record = await admit(us)
+    delivery = await take(worker)
+    reply = stored(db, worker, delivery)
+    worker.finish([(delivery, reply)])
+    key = f"result:{record}-0:arrays"
+    db.set(key, encode_arrays({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
+    assert await us.records.replies(await read(us, record)) is None
+    db.delete(key)
+    assert await us.records.replies(await read(us, record)) is None
+
+
+async def test_the_janitor_removes_what_a_record_that_was_deleted_by_hand_has_left(
+    us: Dispatcher, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    record, living = await admit(us, key="a"), await admit(us, key="b")
+    db.delete(f"record:{record}")
+    assert worker.janitor()
+    assert list(db.scan_iter("events:*")) == [f"events:{living}"]
+    assert [db.get(key) for key in db.scan_iter("idem:*")] == [living]

@@ -7,6 +7,7 @@ import time
 
 from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher
+from server.worker.batches import Pull
 from server.worker.budget import StepTimes
 from server.worker.long_work import LongWork
 from server.worker.slots import Slots
@@ -157,6 +158,20 @@ def test_a_suspect_of_several_steps_lets_the_worker_go_on_between_them() -> None
     made.finish(between)
     again = made.take()
     assert again is not None and again.jobs == [lone]
+
+
+def test_the_worker_looks_for_short_jobs_while_a_suspect_takes_its_step() -> None:
+    made, lone = stepping_slots(), delivery(bundle="long@1", alone=True)
+    made.add([lone])
+    for _ in range(3):
+        running = made.take()
+        assert running is not None and running.jobs == [lone]
+        pulls: list[Pull | None] = []
+        receiver = threading.Thread(target=lambda here=pulls: here.append(made.next_pull()), daemon=True)  # type: ignore[misc]
+        receiver.start()
+        receiver.join(PATIENCE)
+        assert pulls and pulls[0] is not None and pulls[0].items > 0
+        made.finish(running, [lone])
 
 
 def test_draining_hands_back_between_steps_what_cannot_end_in_time() -> None:

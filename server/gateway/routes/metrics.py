@@ -54,5 +54,7 @@ async def _read_redis(here: Gateway) -> Families:
         oldest.add_metric([name, version, priority], queue.oldest_age_s)
     for state in STATES:
         jobs.add_metric([state], recorded.counts.get(state, 0))
-    results = GaugeMetricFamily("opsin_result_bytes", "Results of asynchronous jobs that are kept.", value=recorded.result_bytes)
+    results = GaugeMetricFamily(
+        "opsin_result_bytes", "Results of asynchronous jobs that are kept, with their records.", value=recorded.result_bytes
+    )
     return Families((up, workers, restarts, served, depth, oldest, jobs, results))

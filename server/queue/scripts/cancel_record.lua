@@ -13,5 +13,5 @@ end
 drop_results(id, record)
 redis.call('DEL', 'record:' .. id, 'events:' .. id)
 if record.idem then redis.call('DEL', 'idem:' .. record.idem) end
-redis.call('ZREM', KEPT, table.concat({id, record.state == 'done' and record.results or 0, record.state}, ':'))
+keep_no_longer(table.concat({id, record.state == 'done' and record.results or 0, record.state}, ':'))
 return {epoch, 'removed'}

@@ -23,15 +23,14 @@ local function refuse(status)
   return {status, id, items, bytes}
 end
 
--- What open records hold: items, bytes, bytes of results that are reserved or kept.
+-- What open records hold: items, bytes. And the bytes of results that are reserved or kept, with their records.
 local function held()
-  local held_items, held_bytes, results = 0, 0, 0
+  local count, totals = kept(now)
+  local held_items, held_bytes, results = 0, 0, count * RECORD_BYTES + (totals.bytes or 0)
   for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
     local count, nbytes, bound = string.match(member, '^[^:]+:(%d+):(%d+):(%d+)$')
-    held_items, held_bytes, results = held_items + count, held_bytes + nbytes, results + bound
+    held_items, held_bytes, results = held_items + count, held_bytes + nbytes, results + bound + RECORD_BYTES
   end
-  redis.call('ZREMRANGEBYSCORE', KEPT, '-inf', now)
-  for _, member in ipairs(redis.call('ZRANGE', KEPT, 0, -1)) do results = results + string.match(member, '^[^:]+:(%d+):') end
   return held_items, held_bytes, results
 end
 
@@ -53,7 +52,7 @@ if deadline <= now then return refuse('late') end
 if items + #jobs > max_items or bytes + nbytes > max_bytes then return refuse('full') end
 local held_items, held_bytes, results = held()
 if held_items + #jobs > max_items / 2 or held_bytes + nbytes > max_bytes / 2 then return refuse('share') end
-if results + bound > max_results then return refuse('results') end
+if results + bound + RECORD_BYTES > max_results then return refuse('results') end
 if not all_staged(jobs) then return {'unstaged', id, items, bytes} end
 
 local stream = jobs[1].stream

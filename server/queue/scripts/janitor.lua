@@ -63,6 +63,11 @@ local scan = redis.call('SCAN', redis.call('GET', CURSOR) or '0', 'COUNT', ARGV[
 for _, key in ipairs(scan[2]) do
   local kind, id = string.match(key, '^(%a+):(.*)$')
   if (kind == 'blob' or kind == 'deaths') and redis.call('EXISTS', 'job:' .. id) == 0 and not is_kept(id) then redis.call('DEL', key) end
+  if kind == 'events' and redis.call('EXISTS', 'record:' .. id) == 0 then redis.call('DEL', key) end
+  if kind == 'idem' then
+    local record = redis.pcall('GET', key)
+    if type(record) == 'string' and redis.call('EXISTS', 'record:' .. record) == 0 then redis.call('DEL', key) end
+  end
   if kind == 'replies' and redis.call('EXISTS', 'gw:' .. id) == 0 and redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, REPLIES_TTL_S) end
 end
 redis.call('SET', CURSOR, scan[1])

@@ -1,10 +1,16 @@
 -- needs: jobs records
 -- Tells how far jobs have come: their records, or the gateways that wait for them and understand it.
--- ARGV: a row (advanced) for each job. Returns to how many it was told.
+-- A worker that was taken for dead may run a job that another one has claimed: until one of them ends it, only the other's reports count.
+-- ARGV: worker, then a row (advanced) for each job. Returns to how many it was told.
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
 
-local now = now_ms()
+local worker, now = ARGV[1], now_ms()
 local outgoing, told = {}, 0
+
+local function is_held(job)
+  local pending = redis.pcall('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
+  return not pending.err and #pending == 1
+end
 
 -- Where a record has several jobs, it is they that are counted, when they end.
 local function note(id, job)
@@ -29,12 +35,14 @@ local function pass_on(job)
   entry[#entry + 1] = job.message
 end
 
-local at = 1
+local at = 2
 while at <= #ARGV do
   local job
   job, at = read_advanced(ARGV, at)
   local record = record_of(job.job)
-  if record then note(record, job) else pass_on(job) end
+  if is_held(job) then
+    if record then note(record, job) else pass_on(job) end
+  end
 end
 
 for gateway, entry in pairs(outgoing) do

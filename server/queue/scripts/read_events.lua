@@ -12,12 +12,14 @@ for at = 2, #ARGV, 2 do
   local id, after = ARGV[at], ARGV[at + 1]
   local record, events = record_at(id), {}
   if record then
-    for _, entry in ipairs(redis.call('XRANGE', 'events:' .. id, '(' .. after .. '-0', '+', 'COUNT', most)) do
+    for _, entry in ipairs(redis.pcall('XRANGE', 'events:' .. id, '(' .. after .. '-0', '+', 'COUNT', most)) do
       local event = to_table(entry[2])
-      events[#events + 1] = string.match(entry[1], '^%d+')
-      events[#events + 1] = event.event
-      events[#events + 1] = event.data
-      bytes = bytes + #event.data
+      if event.event and event.data then  -- else others have written it
+        events[#events + 1] = string.match(entry[1], '^%d+')
+        events[#events + 1] = event.event
+        events[#events + 1] = event.data
+        bytes = bytes + #event.data
+      end
     end
   end
   answers[#answers + 1] = {record and record.state or '', events}

@@ -1,5 +1,5 @@
 -- needs: jobs records looking
--- How many clients' jobs there are. Returns {bytes of results kept, flat {state, count}…}; only states that occur.
+-- How many clients' jobs there are. Returns {bytes of results kept and of their records, flat {state, count}…}; only states that occur.
 
 local now, counts, bytes = now_ms(), {}, 0
 for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
@@ -10,10 +10,13 @@ for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
     counts[record.state] = (counts[record.state] or 0) + 1
   end
 end
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEPT, now, '+inf')) do
-  local nbytes, state = string.match(member, '^[^:]+:(%d+):(%a+)$')
-  counts[state] = (counts[state] or 0) + 1
-  bytes = bytes + nbytes
+local count, totals = kept(now)
+for name, total in pairs(totals) do
+  if name == 'bytes' then
+    bytes = count * RECORD_BYTES + total
+  elseif total ~= '0' then
+    counts[name] = tonumber(total)
+  end
 end
 local flat = {}
 for state, count in pairs(counts) do

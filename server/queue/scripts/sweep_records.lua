@@ -40,5 +40,5 @@ for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
   local record = record_at(id)
   if record and is_open(record) then mend(id, record) else redis.call('ZREM', OPEN, member) end
 end
-redis.call('ZREMRANGEBYSCORE', KEPT, '-inf', now)
+kept(now)
 return touched

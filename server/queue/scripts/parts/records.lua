@@ -1,8 +1,11 @@
 -- Records: clients' jobs that outlive their gateway. Needs jobs.
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
 -- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry.
+-- `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
 
-local OPEN, KEPT = 'records:open', 'records:kept'
+local OPEN, KEPT, TOTALS = 'records:open', 'records:kept', 'records:totals'
+local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE
+local MOST_EXPIRED = 1000
 
 -- Everything but the plan, which scripts do not read; nil if there is none.
 local FIELDS = {
@@ -23,10 +26,40 @@ local function open_member(id, record)
   return table.concat({id, record.count, record.nbytes, record.bound}, ':')
 end
 
+local function count_kept(member, by)
+  local bytes, state = string.match(member, '^[^:]+:(%d+):(%a+)$')
+  redis.call('HINCRBY', TOTALS, 'bytes', by * bytes)
+  redis.call('HINCRBY', TOTALS, state, by)
+end
+
+local function keep(id, bytes, state, until_ms)
+  local member = table.concat({id, bytes, state}, ':')
+  if redis.call('ZADD', KEPT, until_ms, member) == 1 then count_kept(member, 1) end
+end
+
+local function keep_no_longer(member)
+  if redis.call('ZREM', KEPT, member) == 1 then count_kept(member, -1) end
+end
+
+-- Lets go of what has expired, a bounded piece of work, and says what is kept: number of records, totals by name. Counts again if the totals are lost.
+local function kept(now)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEPT, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)) do keep_no_longer(member) end
+  local count = redis.call('ZCARD', KEPT)
+  if count == 0 then redis.call('DEL', TOTALS) end
+  if count > 0 and redis.call('EXISTS', TOTALS) == 0 then
+    for _, member in ipairs(redis.call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end
+  end
+  return count, to_table(redis.call('HGETALL', TOTALS))
+end
+
 -- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….
+-- Where others have written under this name the events so far are lost, but not the job, nor the worker that tells of it.
 local function tell(id, name, data)
-  local number = redis.call('HINCRBY', 'record:' .. id, 'events', 1)
-  redis.call('XADD', 'events:' .. id, number .. '-0', 'event', name, 'data', data)
+  local number, events = redis.call('HINCRBY', 'record:' .. id, 'events', 1), 'events:' .. id
+  if redis.pcall('XADD', events, number .. '-0', 'event', name, 'data', data).err then
+    redis.call('DEL', events)
+    redis.call('XADD', events, number .. '-0', 'event', name, 'data', data)
+  end
   return number
 end
 
@@ -35,8 +68,14 @@ local function tell_progress(id, done, total, unit)
   tell(id, 'progress', cjson.encode({done = done, total = total, unit = unit}))
 end
 
+-- A job that reports its steps has taken the last of them when it ends.
+local function tell_last_step(id)
+  local done, total, unit = unpack(redis.call('HMGET', 'record:' .. id, 'done', 'total', 'unit'))
+  if unit and done ~= total then tell_progress(id, tonumber(total), tonumber(total), unit) end
+end
+
 local function forget_preview(id, record)
-  if record.preview then redis.call('XDEL', 'events:' .. id, record.preview .. '-0') end
+  if record.preview then redis.pcall('XDEL', 'events:' .. id, record.preview .. '-0') end
 end
 
 local function start(id, record, started_ms)
@@ -87,7 +126,7 @@ local function close(id, record, state, now)
     drop_results(id, record)
   end
   local bytes = state == 'done' and redis.call('HGET', key, 'results') or 0
-  redis.call('ZADD', KEPT, now + ttl, table.concat({id, bytes, state}, ':'))
+  keep(id, bytes, state, now + ttl)
   each_job(id, record, function(job_id)
     redis.call('PEXPIRE', 'result:' .. job_id, ttl)
     redis.call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
@@ -137,7 +176,7 @@ local function settle(id, index, ending, now)
   redis.call('HSET', key, 'outcome:' .. index, 'done')
   redis.call('HINCRBY', key, 'results', kept)
   local count, ended = tonumber(record.count), redis.call('HINCRBY', key, 'ended', 1)
-  if count > 1 or not record.reported then tell_progress(id, ended, count, 'images') end
+  if count > 1 or not record.reported then tell_progress(id, ended, count, 'images') else tell_last_step(id) end
   if ended == count then
     tell(id, 'done', '')
     close(id, record, 'done', now)

@@ -1,0 +1,34 @@
+"""Work streams that are removed under a worker's hands: by a janitor that finds them empty, by FLUSHALL, by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+
+import redis
+
+from server.queue import keys
+from server.queue.errors import RedisAway
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import QUEUE
+
+
+def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    ended = threading.Event()
+
+    def remove() -> None:
+        with redis.Redis.from_url(url) as other:
+            while not ended.is_set():
+                other.delete(*keys.streams(QUEUE))
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            with suppress(RedisAway):
+                assert worker.pull([QUEUE], 8, block_ms=20) == []
+    finally:
+        ended.set()
+        remover.join()
