@@ -17,10 +17,10 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes that a thread block may have, by compute capability (CUDA C++ Programming Guide, table of technical specifications)."""
 
 
-def interpreted(*options: str) -> subprocess.CompletedProcess[str]:
-    """The tests in `interpreted`, in a process in which Triton interprets."""
+def interpreted(*options: str, shapes: int = 0) -> subprocess.CompletedProcess[str]:
+    """The tests in `interpreted`, in a process in which Triton interprets. shapes: how many random ones the slow tests draw."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests/kernels/interpreted", *options]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "RANDOM_SHAPES": str(shapes)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -51,12 +51,18 @@ def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_kernels_agree_with_the_reference_over_many_shapes() -> None:
+    assert_passed(interpreted("-m", "slow", shapes=40))
+
+
+@pytest.mark.hours
 @pytest.mark.timeout(20000)
 def test_the_kernels_agree_with_the_reference_over_thousands_of_shapes() -> None:
-    assert_passed(interpreted("-m", "slow"))
+    assert_passed(interpreted("-m", "slow", shapes=5000))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.hours
+@pytest.mark.timeout(7200)
 def test_every_candidate_of_the_tuner_compiles_and_fits_a_gpu(tmp_path: Path) -> None:
     assert all(kernel["shared"] <= SHARED_MEMORY[kernel["sm"]] for kernel in compiled(tmp_path, "--all"))
