@@ -60,6 +60,9 @@ LIKE_VIT_B = (
 
 MATRIX = 2048
 """Rows and columns of the matrices whose product is the peak."""
+SMALL_MATRIX = 256
+PATIENCE = 5.0
+"""Seconds that one product of the large matrices may take."""
 MOST_SAMPLES_OF_FILM = 2
 """Of inputs that have more than a thousand tokens each, a batch holds no more than these."""
 
@@ -153,9 +156,14 @@ REPEATED: Mapping[str, Callable[[str, nn.Module, RandomInput], Work]] = {"diffma
 
 
 def peak_flops(dtype: torch.dtype) -> float:
-    """FLOP/s: the best of five products of two matrices."""
-    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
-    return 2 * MATRIX**3 / min(_seconds(lambda: a @ b) for _ in range(5))
+    """FLOP/s: the best of five products of two matrices; of smaller ones where the CPU has no instructions for the format."""
+    probe = _product_flops(SMALL_MATRIX, dtype, repeats=1)
+    return _product_flops(MATRIX, dtype, repeats=5) if 2 * MATRIX**3 / probe < PATIENCE else probe
+
+
+def _product_flops(side: int, dtype: torch.dtype, repeats: int) -> float:
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    return 2 * side**3 / min(_seconds(lambda: a @ b) for _ in range(repeats))
 
 
 def _seconds(call: Call) -> float:
