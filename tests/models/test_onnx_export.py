@@ -61,7 +61,9 @@ def traced(graph: onnx_export.Graph) -> tuple[onnx_export.Graph, onnx.ModelProto
         return graph, onnx_export.trace(graph)
 
 
-STEPS = DiffMAEConfig(image_size=(16, 16), patch_size=8, width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
+ENCODER = DiffMAEConfig(image_size=(16, 16), patch_size=4, width=24, depth=2, heads=2, time_width=8)
+STEPS = dataclasses.replace(ENCODER, decoder_width=16, decoder_depth=2, decoder_heads=2)
+"""As in `write_tiny_diffmae`."""
 
 
 @pytest.fixture(scope="module")
