@@ -125,7 +125,7 @@ def main() -> None:
 
 def measure(folder: Path, rounds: int, seconds: float) -> Figures:
     bundles, figures = folder / "bundles", Figures()
-    toy = reference.make_null_bundle(bundles, TOY, 0.0, steps=list(TOTALS), width=512)
+    toy = reference.make_null_bundle(bundles, TOY, 0.0, steps=list(TOTALS), width=768, layers=6)
     reference.make_null_bundle(bundles, SHORT, SHORT_MS)
     port = free_port()
     with running(bundles, metrics_port=port, cache=folder / "cache") as url:
