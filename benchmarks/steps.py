@@ -38,7 +38,7 @@ TOTALS = (10, 50, 250)
 TOY, SHORT = "toy", "short"
 SHORT_MS = 5.0
 LOAD = 0.7
-CLIENTS = 48
+CLIENTS = 128
 """Enough for full batches at every moment."""
 TIMEOUT = 300.0
 METRIC = re.compile(r"^opsin_steps_total\{.*\} ([0-9.e+]+)$", re.MULTILINE)
