@@ -222,7 +222,9 @@ def test_every_byte_outside_the_filled_pixels_is_the_input_s(seed: int) -> None:
         assert (np.abs(answer[filled][:, :3].astype(int) - GREEN) <= 60).mean() > 0.9, "the hole is painted green"
 
 
-@pytest.mark.parametrize("mask", [white(9, 11), Image.new("RGBA", (11, 9), (255, 255, 255, 1)), Image.new("1", (11, 9), 0)], ids=lambda mask: mask.mode)
+@pytest.mark.parametrize(
+    "mask", [white(9, 11), Image.new("RGBA", (11, 9), (255, 255, 255, 1)), Image.new("1", (11, 9), 0)], ids=lambda mask: mask.mode
+)
 def test_where_nothing_is_to_be_filled_the_image_comes_back(mask: Image.Image) -> None:
     image = noise(9, 11)
     assert np.array_equal(decoded(fill(encoded(image), encoded(mask))), np.asarray(image))
