@@ -6,15 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 from server.queue.connect import away_is_one_error
+from server.queue.pieces import PIECE_BYTES, PIECES_PER_RENEWAL, STORED_MS
 from server.queue.wire import AsyncWire
 
-PIECE_BYTES = 256 * 1024
-"""Also the largest argument that a script is given: Redis stands still while it reads one."""
 PIECES_AT_ONCE = 2
 """Of one gateway. Each has the whole patience for itself, and whoever waits longest sends the next one."""
-STAGED_MS = 120_000
-"""How long a value that is being written outlives its last piece."""
-PIECES_PER_RENEWAL = 16
 
 
 class Freight:
@@ -29,14 +25,14 @@ class Freight:
 
         Raises RedisAway.
         """
-        await self._send("SET", key, data[:PIECE_BYTES], "PX", STAGED_MS)
+        await self._send("SET", key, data[:PIECE_BYTES], "PX", STORED_MS)
         for count, at in enumerate(range(PIECE_BYTES, len(data), PIECE_BYTES), start=1):
             if not wanted():
                 await self.delete(key)
                 return
             await self._send("APPEND", key, data[at : at + PIECE_BYTES])
             if count % PIECES_PER_RENEWAL == 0 or at + PIECE_BYTES >= len(data):
-                await self._send("PEXPIRE", key, STAGED_MS)
+                await self._send("PEXPIRE", key, STORED_MS)
 
     async def read(self, key: str) -> bytes:
         """The value; empty if there is none. Raises RedisAway."""

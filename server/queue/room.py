@@ -18,9 +18,10 @@ from server.queue import keys, lua
 from server.queue.background import Background
 from server.queue.connect import away_is_one_error
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
-from server.queue.freight import PIECE_BYTES, Freight
+from server.queue.freight import Freight
 from server.queue.job import Job, encode
 from server.queue.load import Load
+from server.queue.pieces import PIECE_BYTES
 from server.queue.presence import Presence
 from server.queue.reservation import Ledger, Reservation
 from server.queue.rows import Enqueued, Request
