@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -73,24 +75,16 @@ class Jobs:
 
     async def read(self, job_id: str) -> Record:
         """Raises Problem: 404, 410 `job-lost`, 503."""
-        try:
+        with _problems_of(job_id):
             record = await self._dispatcher.records.read(job_id)
-        except RecordLost:
-            raise lost(job_id) from None
-        except RedisAway as away:
-            raise _away(away) from away
         if record is None:
             raise unknown(job_id)
         return record
 
     async def cancel(self, job_id: str) -> None:
         """End a job, or remove what is left of one that has ended. Raises Problem: 404, 410 `job-lost`, 503."""
-        try:
+        with _problems_of(job_id):
             found = await self._dispatcher.records.cancel(job_id)
-        except RecordLost:
-            raise lost(job_id) from None
-        except RedisAway as away:
-            raise _away(away) from away
         if not found:
             raise unknown(job_id)
 
@@ -180,6 +174,17 @@ def unknown(job_id: str) -> Problem:
 
 def lost(job_id: str) -> Problem:
     return Problem(Kind.JOB_LOST, f"the Redis that had taken {job_id!r} is gone; send the request again")
+
+
+@contextmanager
+def _problems_of(job_id: str) -> Iterator[None]:
+    """What keeps a record from being read or changed leaves as a Problem: 410 `job-lost`, 503."""
+    try:
+        yield
+    except RecordLost:
+        raise lost(job_id) from None
+    except RedisAway as away:
+        raise _away(away) from away
 
 
 def _away(away: RedisAway) -> Problem:
