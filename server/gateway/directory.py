@@ -114,7 +114,8 @@ class Directory:
         known = ", ".join(sorted(spec.id for spec in loaded(fleet, task))) or "none"
         wanted = self._settings.default_models.get(task or "") if model is None else model
         if wanted is None:
-            return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}", "model")
+            detail = f"no bundle for {task} is served" if known == "none" else f"there is no default model for {task}; name one of: {known}"
+            return Problem(Kind.INVALID_OPTION, detail, "model")
         if is_unloaded(fleet, wanted):
             return unloaded(wanted)
         if task is None:

@@ -198,3 +198,8 @@ def test_an_unknown_field_is_refused_before_the_rest_of_the_form_arrives(gateway
         head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n"
         connection.sendall(head + b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n')
         assert connection.recv(12) == b"HTTP/1.1 422"
+
+
+def test_a_task_of_which_no_bundle_is_served(gateway: Gateway) -> None:
+    sent = gateway.http.post("/v1/inpaint", files={"image": picture(1), "mask": picture(2)})
+    assert problem(sent, 422, "invalid-option")["detail"] == "no bundle for inpaint is served"
