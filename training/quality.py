@@ -89,7 +89,7 @@ def of_held_out(recipe: Recipe, settings: HeldOutQuality, network: nn.Module, la
     """Top-1 and top-5 accuracy, and the ladder if the recipe has one. Raises TrainingError."""
     source = goal.held_out(recipe, settings, labels, shop.cache)
     rounded(network)
-    logits, targets = _logits(network, source, MergeSchedule.off())
+    logits, targets = logits_of(network, source, MergeSchedule.off())
     best = logits.argmax(axis=1)
     quality: dict[str, Any] = {
         "test_accuracy": evaluate.accuracy(best == targets).to_json(),
@@ -126,14 +126,14 @@ def _rungs(settings: LadderSettings, network: ViT, source: Source, unmerged: eva
     speed = evaluate.relative_throughput(network, schedules, batch_size=settings.batch_size, rounds=settings.rounds)
     rungs = []
     for name, schedule in schedules.items():
-        logits, targets = _logits(network, source, schedule)
+        logits, targets = logits_of(network, source, schedule)
         accuracy = evaluate.accuracy(logits.argmax(axis=1) == targets)
         rungs.append(Rung(name=name, schedule=schedule.to_json(), accuracy=round(accuracy.value, 5), throughput=round(speed[name], 3)))
     return rungs
 
 
 @torch.inference_mode()
-def _logits(network: nn.Module, source: Source, schedule: MergeSchedule, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def logits_of(network: nn.Module, source: Source, schedule: MergeSchedule, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """→ (N, classes) and (N,). Unreadable images are left out."""
     scores: list[Tensor] = []
     targets: list[int] = []

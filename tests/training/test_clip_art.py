@@ -9,6 +9,7 @@ import torch
 
 from models.bundle import Preprocess
 from tests.training import drawings
+from tests.training.collection import deb
 from training.data.base import Augment, Preparation
 from training.data.clip_art import ClipArt, ClipArtImages, build, open_clip_art, series_of
 from training.errors import DataError
@@ -84,3 +85,21 @@ def test_another_cleaning_is_another_cache(data: tuple[dict[str, Any], Path]) ->
 def test_a_folder_without_drawings_is_named(data: tuple[dict[str, Any], Path]) -> None:
     with pytest.raises(DataError, match="usr/share/doc has no PNG files"):
         opened(data, folder="usr/share/doc")
+
+
+def test_subjects_are_classes(tmp_path: Path) -> None:
+    content = drawings.art(tmp_path)
+    for subject in ("animals", "boats"):
+        folder = tmp_path / "more" / drawings.FOLDER / subject
+        folder.mkdir(parents=True)
+        for word in drawings.WORDS:
+            drawings.drawing(f"{subject}-{word}").save(folder / f"{word}.png")
+    content["package"] = deb(tmp_path, "more-art", tmp_path / "more")
+    source = opened((content, tmp_path), subjects=["boats", "animals"])
+    assert source.labels == ("boats", "animals")
+    for index, name in enumerate(source.names):
+        assert source.labels[int(source.sample(index, 0)["label"])] == Path(name).parts[0]
+    only = opened((content, tmp_path), subjects=["animals"])
+    assert {Path(name).parts[0] for name in only.names} == {"animals"}
+    with pytest.raises(DataError, match="data.subjects: no drawing is in planes"):
+        opened((content, tmp_path), subjects=["animals", "planes"])

@@ -53,6 +53,8 @@ class ClipArt(Settings):
     part: Literal["train", "test"] = "train"
     coloured: float = Field(default=0.3, ge=0, le=1)
     """Share of the samples in training whose background is a colour instead of white."""
+    subjects: list[str] = Field(default_factory=list)
+    """Folders of `folder` whose drawings are taken, each of them a class; empty: all drawings, without labels."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,14 @@ class ClipArtImages:
     rows: tuple[int, ...]
     settings: ClipArt
     preparation: Preparation
-    labels: tuple[str, ...] = ()
     unit: str = "images"
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.settings.subjects)
 
     def identity(self) -> Mapping[str, Any]:
         return {"files": len(self.names), "listing": hashlib.sha256("\n".join(self.names).encode()).hexdigest()}
@@ -96,7 +101,10 @@ class ClipArtImages:
         background = (dice.randrange(256), dice.randrange(256), dice.randrange(256)) if coloured else (255, 255, 255)
         preprocess = self.preparation.preprocess
         assert preprocess is not None
-        return {"pixels": prepared(self.image(index, background), preprocess, self.preparation.augment, draw)}
+        pixels = prepared(self.image(index, background), preprocess, self.preparation.augment, draw)
+        if not self.labels:
+            return {"pixels": pixels}
+        return {"pixels": pixels, "label": torch.tensor(self.labels.index(subject_of(self.names[index])))}
 
     def image(self, index: int, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
         """One drawing as RGB."""
@@ -111,7 +119,14 @@ def open_clip_art(settings: ClipArt, preparation: Preparation) -> ClipArtImages:
         raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
     collection = build(settings, preparation.cache)
     held_out = settings.part == "test"
-    chosen = [n for n, name in enumerate(collection.names) if is_held_out(name, settings.held_out_every) == held_out]
+    unknown = set(settings.subjects) - {subject_of(name) for name in collection.names}
+    if unknown:
+        raise DataError(f"data.subjects: no drawing is in {', '.join(sorted(unknown))}")
+    chosen = [
+        n
+        for n, name in enumerate(collection.names)
+        if is_held_out(name, settings.held_out_every) == held_out and (not settings.subjects or subject_of(name) in settings.subjects)
+    ]
     if not chosen:
         raise DataError(f"data.part: none of the {len(collection.names)} drawings belongs to {settings.part}")
     names, rows = tuple(collection.names[n] for n in chosen), tuple(collection.rows[n] for n in chosen)
@@ -121,6 +136,11 @@ def open_clip_art(settings: ClipArt, preparation: Preparation) -> ClipArtImages:
 def is_held_out(name: str, every: int) -> bool:
     """Whether the series of a file is: by a hash, so that it does not change with what else the package holds."""
     return int(hashlib.sha256(series_of(name).encode()).hexdigest(), 16) % every == 0
+
+
+def subject_of(name: str) -> str:
+    """The first folder of a path below the package's folder."""
+    return Path(name).parts[0]
 
 
 def series_of(name: str) -> str:
