@@ -23,7 +23,7 @@ from server.gateway.turns import Turns
 from server.media import images
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Array, Failure, Job, Priority, Reply
-from server.queue.record import Draft, KeyTaken, NoRoomForResults
+from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
 from server.queue.room import INLINE_BYTES
 from server.tasks.base import Item, Outputs, Task
 from server.tasks.options import InvalidOption
@@ -155,6 +155,8 @@ class Inference:
             return await self._dispatcher.records.admit(draft, make_jobs)
         except KeyTaken:
             raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
+        except NeverFits as too_large:
+            raise Problem(Kind.TOO_LARGE, str(too_large), asked.part) from None
         except NoRoomForResults:
             detail = "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read"
             raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None

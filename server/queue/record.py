@@ -30,6 +30,10 @@ class NoRoomForResults(Exception):
     """What results are kept and reserved takes all the bytes that there are."""
 
 
+class NeverFits(Exception):
+    """413: alone, a job is more than all asynchronous jobs together may hold. Says of what, and how much that is."""
+
+
 def epoch_of(record_id: str) -> str:
     """Which Redis took the job; empty for what is no id of ours."""
     match = _ID.fullmatch(record_id)
@@ -147,6 +151,8 @@ class RecordsLoad:
     """How many clients' jobs there are in each state, and the bytes of their results."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
+    ended: Mapping[str, int] = field(default_factory=dict)
+    """How many have ended in each state since Redis began, also those that are kept no longer."""
     result_bytes: int = 0
 
 

@@ -19,7 +19,19 @@ from server.queue.errors import DeadlinePassed, RedisAway
 from server.queue.freight import Freight
 from server.queue.job import Job, Reply, decode_arrays, decode_reply
 from server.queue.presence import Presence
-from server.queue.record import STATES, Draft, Event, Happened, KeyTaken, NoRoomForResults, Record, RecordLost, RecordsLoad, epoch_of
+from server.queue.record import (
+    STATES,
+    Draft,
+    Event,
+    Happened,
+    KeyTaken,
+    NeverFits,
+    NoRoomForResults,
+    Record,
+    RecordLost,
+    RecordsLoad,
+    epoch_of,
+)
 from server.queue.room import LATE, Room, to_rows
 from server.queue.rows import Recorded
 from server.queue.wire import AsyncWire
@@ -30,6 +42,8 @@ log = logging.getLogger(__name__)
 SHARE = "asynchronous jobs hold half of the queue"
 EVENTS_PER_READ = 64
 """Of one record."""
+RECORD_BYTES = 5500
+"""What a record takes without its result, as `parts/records.lua` counts it."""
 
 
 class Records:
@@ -50,8 +64,8 @@ class Records:
     async def admit(self, draft: Draft, make_jobs: Callable[[str], list[Job]]) -> str:
         """Queue a client's job; returns the id of its record, which is an older one's where the same request came before under its key.
 
-        `make_jobs` makes the jobs of the queue for a record. Raises KeyTaken, NoRoomForResults, QueueFull, DeadlinePassed or RedisAway
-        (away for longer than `redis_grace`).
+        `make_jobs` makes the jobs of the queue for a record. Raises NeverFits, KeyTaken, NoRoomForResults, QueueFull, DeadlinePassed or
+        RedisAway (away for longer than `redis_grace`).
         """
         record, jobs = "", list[Job]()
         while True:
@@ -128,8 +142,8 @@ class Records:
         return replies
 
     async def load(self) -> RecordsLoad:
-        nbytes, flat = await self._ask("records_load")
-        return RecordsLoad({state.decode(): count for state, count in zip(flat[::2], flat[1::2], strict=True)}, nbytes)
+        nbytes, states, ended = await self._ask("records_load")
+        return RecordsLoad(_by_state(states), _by_state(ended), nbytes)
 
     async def sweep(self) -> None:
         """End those whose deadline has passed, and queue again what Redis has lost."""
@@ -142,6 +156,7 @@ class Records:
 
     async def _try_to_admit(self, record: str, draft: Draft, jobs: list[Job]) -> tuple[bytes, str]:
         rows, staged = to_rows(jobs, kept=True)
+        self._check_fits(len(rows), sum(row.nbytes for row in rows), draft.bound)
         for key, message in staged.items():
             await self._freight.write(key, message)
         row = Recorded(
@@ -167,6 +182,17 @@ class Records:
             status, told, *_ = await self._presence.in_turn(lambda: self._wire.script("enqueue_record", *arguments))
         return status, told.decode()
 
+    def _check_fits(self, items: int, nbytes: int, bound: int) -> None:
+        """Raises NeverFits."""
+        settings = self._settings
+        for needed, room, what in (
+            (items, settings.queue_max_items // 2, "items, and asynchronous jobs may hold {room}, half of OPSIN_QUEUE_MAX_ITEMS"),
+            (nbytes, settings.queue_max_bytes // 2, "bytes, and asynchronous jobs may hold {room}, half of OPSIN_QUEUE_MAX_BYTES"),
+            (bound, settings.results_max_bytes - RECORD_BYTES, "bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {room}"),
+        ):
+            if needed > room:
+                raise NeverFits(f"the job takes {needed} {what.format(room=max(0, room))}")
+
     async def _reply(self, job_id: str) -> Reply | None:
         message = await self._freight.read(keys.result(job_id))
         if not message:
@@ -187,3 +213,8 @@ class Records:
     def _check_epoch(record_id: str, epoch: bytes) -> None:
         if epoch_of(record_id) not in ("", epoch.decode()):
             raise RecordLost
+
+
+def _by_state(flat: Sequence[Any]) -> dict[str, int]:
+    """What a script returned as {state, count}…"""
+    return {state.decode(): int(count) for state, count in zip(flat[::2], flat[1::2], strict=True)}

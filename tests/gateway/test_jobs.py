@@ -283,6 +283,22 @@ def test_metrics_count_jobs_by_state(valkey: PrivateValkey) -> None:
         assert gateway.metric("opsin_result_bytes") > 0
         assert gateway.http.delete(f"/v1/jobs/{done}").status_code == 204
         assert (gateway.metric("opsin_jobs", state="done"), gateway.metric("opsin_result_bytes")) == (0, 0)
+        assert (gateway.metric("opsin_jobs_ended_total", state="done"), gateway.metric("opsin_jobs_ended_total", state="failed")) == (1, 0)
+
+
+def test_a_job_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -> None:
+    """Asynchronous jobs hold half of the queue at most."""
+    small = {"queue_max_items": 4, "results_max_bytes": 20_000}
+    with service.gateway(valkey.url, None, None, **small) as gateway, Worker(valkey.url, [make_spec()]):
+        detail = problem(ask_later(gateway, *(picture(step) for step in range(3))), 413, "too-large")
+        assert detail["field"] == "image" and "3 items" in detail["detail"] and "OPSIN_QUEUE_MAX_ITEMS" in detail["detail"]
+        comes_to(gateway, accepted(ask_later(gateway)), "done")
+        assert gateway.http.post("/v1/classify", files=[("image", ("a.png", picture(1)))] * 3).status_code == 200
+
+
+def test_a_result_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url, results_max_bytes=5600) as gateway, Worker(valkey.url, [make_spec()]):
+        assert "OPSIN_RESULTS_MAX_BYTES" in problem(ask_later(gateway), 413, "too-large")["detail"]
 
 
 def test_a_record_that_nobody_can_read_is_our_fault_and_said_so(gateway: Gateway, worker: Worker) -> None:

@@ -101,5 +101,5 @@ def test_subjects_are_classes(tmp_path: Path) -> None:
         assert source.labels[int(source.sample(index, 0)["label"])] == Path(name).parts[0]
     only = opened((content, tmp_path), subjects=["animals"])
     assert {Path(name).parts[0] for name in only.names} == {"animals"}
-    with pytest.raises(DataError, match="data.subjects: no drawing is in planes"):
+    with pytest.raises(DataError, match=r"data\.subjects: no drawing is in planes"):
         opened((content, tmp_path), subjects=["animals", "planes"])

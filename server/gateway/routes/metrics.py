@@ -12,7 +12,7 @@ from server.gateway import directory, gateway
 from server.gateway.gateway import Gateway
 from server.process.exits import Reason
 from server.queue.errors import RedisAway
-from server.queue.record import STATES
+from server.queue.record import OPEN, STATES
 from server.telemetry.metrics import CONTENT_TYPE, Families
 
 router = APIRouter(tags=["operation"])
@@ -34,6 +34,7 @@ async def _read_redis(here: Gateway) -> Families:
     depth = GaugeMetricFamily("opsin_queue_depth", "Images waiting or running.", labels=labels)
     oldest = GaugeMetricFamily("opsin_queue_oldest_age_seconds", "Age of the oldest of them.", labels=labels)
     jobs = GaugeMetricFamily("opsin_jobs", "Asynchronous jobs that the service knows.", labels=["state"])
+    ended = CounterMetricFamily("opsin_jobs_ended", "Asynchronous jobs that have ended since Redis began.", labels=["state"])
     try:
         fleet = await here.dispatcher.fleet()
         depths = await here.dispatcher.depth()
@@ -54,7 +55,9 @@ async def _read_redis(here: Gateway) -> Families:
         oldest.add_metric([name, version, priority], queue.oldest_age_s)
     for state in STATES:
         jobs.add_metric([state], recorded.counts.get(state, 0))
+        if state not in OPEN:
+            ended.add_metric([state], recorded.ended.get(state, 0))
     results = GaugeMetricFamily(
         "opsin_result_bytes", "Results of asynchronous jobs that are kept, with their records.", value=recorded.result_bytes
     )
-    return Families((up, workers, restarts, served, depth, oldest, jobs, results))
+    return Families((up, workers, restarts, served, depth, oldest, jobs, ended, results))

@@ -1,5 +1,6 @@
 -- needs: jobs records looking
--- How many clients' jobs there are. Returns {bytes of results kept and of their records, flat {state, count}…}; only states that occur.
+-- How many clients' jobs there are. Returns {bytes of results kept and of their records, flat {state, count}…, flat {state, how many have
+-- ended so}…}; only states that occur.
 
 local now, counts, bytes = now_ms(), {}, 0
 for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
@@ -23,4 +24,4 @@ for state, count in pairs(counts) do
   flat[#flat + 1] = state
   flat[#flat + 1] = count
 end
-return {bytes, flat}
+return {bytes, flat, redis.call('HGETALL', ENDED)}

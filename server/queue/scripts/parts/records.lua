@@ -1,9 +1,9 @@
 -- Records: clients' jobs that outlive their gateway. Needs jobs.
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
 -- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry.
--- `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
+-- `records:ended` counts those that have ended since this Redis began, by state. `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
 
-local OPEN, KEPT, TOTALS = 'records:open', 'records:kept', 'records:totals'
+local OPEN, KEPT, TOTALS, ENDED = 'records:open', 'records:kept', 'records:totals', 'records:ended'
 local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE
 local MOST_EXPIRED = 1000
 
@@ -120,6 +120,7 @@ local function close(id, record, state, now)
   local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
   forget_preview(id, record)
   redis.call('HSET', key, 'state', state, 'finished_ms', now)
+  redis.call('HINCRBY', ENDED, state, 1)
   redis.call('ZREM', OPEN, open_member(id, record))
   if state ~= 'done' then
     call_off_all(id, record)
