@@ -5,7 +5,11 @@ a. Jobs of 10, 50 and 250 steps that come at random times (Poisson, at a share o
    threads. These two are bare loops with the same arrivals, without HTTP, decoding and queue.
 b. Caching: seconds of a step ÷ seconds where encoder, keys and values are computed for each step again, beside the same ratio of FLOPs.
 c. A classification beside running inpainting: median and 99th percentile, beside those alone and the longest step.
-d. Steps/s (jobs × steps) of the saturated worker ÷ those of the bare loop at its best batch size.
+d. Steps/s (jobs × steps) of the saturated worker ÷ those of the bare loop at its best batch size, at batch size 1 (one job at a time), and
+   of static batches, computed from the bare loop's step times: where rows that have finished leave, and where they stay (padded).
+
+Worker and bare loops have one torch thread: the other CPUs carry HTTP, queue and load. With `--threads 0` all take all CPUs, and the
+service shares them with the load, which the bare loops do not.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import asyncio
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -32,7 +37,8 @@ from PIL import Image
 
 from benchmarks import machine, reference
 from benchmarks.service import running
-from benchmarks.steps import METRIC, free_port, percentile, spread
+from benchmarks.static_batches import steps_per_second
+from benchmarks.steps import METRIC, free_port, percentile, spread, step_seconds
 from models.bundle import Bundle, BundleSpec, Preprocess, Weights
 
 TOTALS = (10, 50, 250)
@@ -60,6 +66,10 @@ class Figures:
     longest_step: list[float] = field(default_factory=list)
     served: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
+    one_at_a_time: list[float] = field(default_factory=list)
+    leaving: list[float] = field(default_factory=list)
+    """Steps/s of static batches whose rows leave."""
+    padded: list[float] = field(default_factory=list)
 
 
 class Asking:
@@ -89,25 +99,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of arrivals; other measurements take a third")
     parser.add_argument("--load", type=float, default=0.7, help="share of the capacity at which jobs come")
     parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=True, help="also b. of ViT-B at its published size")
+    parser.add_argument("--threads", type=int, default=1, help="of the worker and of the bare loops; 0: as many as CPUs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     here = machine.describe()
     print("\n".join(here.lines()), flush=True)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
-        figures = measure(Path(name), options.rounds, options.seconds, options.load, large=options.large)
+        figures = measure(Path(name), options.rounds, options.seconds, options.load, options.threads, large=options.large)
     show(figures)
     if options.json:
         options.json.write_text(json.dumps({"machine": here.to_json(), "figures": asdict(figures)}, indent=2) + "\n")
 
 
-def measure(folder: Path, rounds: int, seconds: float, load: float, *, large: bool) -> Figures:
+def measure(folder: Path, rounds: int, seconds: float, load: float, threads: int, *, large: bool) -> Figures:
+    os.environ["OPSIN_THREADS"] = str(threads)  # of the bare loops
     bundles, figures = folder / "bundles", Figures()
     models = {SMALL: make_bundle(bundles, SMALL, image_size=(SIDE, SIDE), patch_size=8, width=256, depth=6, heads=8, **DECODER)}
     if large:
         models["ViT-B"] = make_bundle(folder / "large", "vit-b")
     reference.make_null_bundle(bundles, SHORT, SHORT_MS)
     port = free_port()
-    with running(bundles, metrics_port=port, cache=folder / "cache") as url:
+    with running(bundles, metrics_port=port, cache=folder / "cache", threads=threads) as url:
         for number in range(rounds):
             for name, bundle in models.items():
                 figures.caching.setdefault(name, []).append(loop(bundle, "caching", "--seconds", str(seconds / 3)))
@@ -152,6 +164,10 @@ async def one_round(
     figures.longest_step.append(max(bound["longest"] for bound in bounds["bounds"] if bound["size"] <= best["size"]))
     figures.served.append(served)
     figures.bare.append(best["steps_per_second"])
+    figures.one_at_a_time.append(bounds["bounds"][0]["steps_per_second"])
+    backlog = [steps for _, steps in poisson(1.0, 20.0 * best["size"], seed)]
+    for padded, figure in ((False, figures.leaving), (True, figures.padded)):
+        figure.append(bounds["slots"] * steps_per_second(backlog, step_seconds(bounds), best["size"], padded=padded))
 
 
 async def client(asking: Asking, number: int) -> None:
@@ -227,8 +243,14 @@ def show(figures: Figures) -> None:
     for index, share in enumerate(("median", "p99")):
         alone_ms, beside_ms = (_ms(one[index] for one in rounds) for rounds in (figures.alone, figures.beside))
         print(f"c. classification, {share:6} alone {alone_ms}, beside inpainting {beside_ms}; longest step {_ms(figures.longest_step)}")
-    saturation = [served / bare for served, bare in zip(figures.served, figures.bare, strict=True)]
-    print(f"d. steps/s, served ÷ bare {spread(saturation)}  ({spread(figures.served, 0)} ÷ {spread(figures.bare, 0)})")
+    for name, others in (
+        ("bare loop at its best batch", figures.bare),
+        ("one job at a time", figures.one_at_a_time),
+        ("static, rows leave", figures.leaving),
+        ("static, padded", figures.padded),
+    ):
+        ratios = [served / other for served, other in zip(figures.served, others, strict=True)]
+        print(f"d. steps/s, served ÷ {name:28} {spread(ratios)}  ({spread(figures.served, 0)} ÷ {spread(others, 0)})")
 
 
 def _pairs(figures: Figures, other: str, steps: int) -> list[tuple[float, float]]:

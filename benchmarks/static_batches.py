@@ -41,3 +41,12 @@ def latencies(arrivals: Sequence[Arrival], step_seconds: Callable[[int], float],
                     ended[index] = now
         heapq.heappush(free, now)
     return [end - arrival.at for end, arrival in zip(ended, arrivals, strict=True)]
+
+
+def steps_per_second(totals: Sequence[int], step_seconds: Callable[[int], float], largest: int, *, padded: bool = False) -> float:
+    """Of one slot that never wants for jobs: those of `totals`, in batches of the largest size. padded: rows that have finished stay."""
+    batches = [totals[first : first + largest] for first in range(0, len(totals), largest)]
+    seconds = sum(
+        step_seconds(len(batch) if padded else sum(steps > taken for steps in batch)) for batch in batches for taken in range(max(batch))
+    )
+    return sum(totals) / seconds

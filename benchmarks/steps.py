@@ -4,6 +4,9 @@ a. Saturation: steps/s (jobs × steps) of the worker ÷ those of the bare loop a
 b. Joining: mean latency of jobs of 10 steps at 0.7 of capacity (Poisson arrivals) ÷ that of static batches, simulated with the same
    arrivals and the step times of the bare loop.
 c. Turns: the 99th percentile of a classification beside saturating steps, against the longest step + 1.5 × that percentile alone.
+
+Worker and bare loop have one torch thread: the other CPUs carry HTTP, queue and load. With `--threads 0` both take all CPUs, and the
+service shares them with the load, which the bare loop does not.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import asyncio
 import io
 import json
+import os
 import random
 import re
 import socket
@@ -112,25 +116,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement; arrivals take three times as long")
+    parser.add_argument("--threads", type=int, default=1, help="of the worker and of the bare loop; 0: as many as CPUs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     here = machine.describe()
     print("\n".join(here.lines()))
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
-        figures = measure(Path(name), options.rounds, options.seconds)
+        figures = measure(Path(name), options.rounds, options.seconds, options.threads)
     show(figures)
     if options.json:
         options.json.write_text(json.dumps({"machine": here.to_json(), "figures": vars(figures)}, indent=2) + "\n")
 
 
-def measure(folder: Path, rounds: int, seconds: float) -> Figures:
+def measure(folder: Path, rounds: int, seconds: float, threads: int) -> Figures:
     bundles, figures = folder / "bundles", Figures()
     toy = reference.make_null_bundle(bundles, TOY, 0.0, steps=list(TOTALS), width=768, layers=6)
     reference.make_null_bundle(bundles, SHORT, SHORT_MS)
     port = free_port()
-    with running(bundles, metrics_port=port, cache=folder / "cache") as url:
+    with running(bundles, metrics_port=port, cache=folder / "cache", threads=threads) as url:
         for number in range(rounds):
-            bounds = bare(toy.path)
+            bounds = bare(toy.path, threads)
             asyncio.run(one_round(url, f"http://127.0.0.1:{port}/metrics", bounds, seconds, number, figures))
     return figures
 
@@ -184,8 +189,9 @@ def step_seconds(bounds: dict[str, Any]) -> Callable[[int], float]:
     return lambda size: float(np.interp(size, sizes, medians))
 
 
-def bare(bundle: Path) -> dict[str, Any]:
-    finished = subprocess.run([sys.executable, "-m", "benchmarks.step_bounds", str(bundle)], stdout=subprocess.PIPE, check=True)
+def bare(bundle: Path, threads: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.step_bounds", str(bundle)]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=os.environ | {"OPSIN_THREADS": str(threads)})
     bounds: dict[str, Any] = json.loads(finished.stdout)
     return bounds
 

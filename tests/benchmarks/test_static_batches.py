@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.static_batches import Arrival, latencies
+from benchmarks.static_batches import Arrival, latencies, steps_per_second
 
 
 def seconds(rows: int) -> float:
@@ -28,3 +28,8 @@ def test_a_second_slot_takes_who_comes_meanwhile() -> None:
 def test_a_batch_is_bounded() -> None:
     four = latencies([Arrival(0.0, 1)] * 4, seconds, largest=2, slots=1)
     assert four == pytest.approx([1.2, 1.2, 2.4, 2.4])
+
+
+def test_throughput_counts_the_steps_of_jobs_whether_rows_that_have_finished_leave_or_stay() -> None:
+    assert steps_per_second([2, 5, 1], seconds, largest=2) == pytest.approx(8 / (2 * 1.2 + 3 * 1.1 + 1.1))
+    assert steps_per_second([2, 5, 1], seconds, largest=2, padded=True) == pytest.approx(8 / (5 * 1.2 + 1.1))
