@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opsin.results import Model
 
 PICTURES = HOUSE / "docs" / "pictures" / "flags"
+MADE = HOUSE / "build" / "demo"
 ROUNDS = 3
 
 
@@ -25,10 +26,12 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
     bundles: Annotated[Path, typer.Option(help="Folder of bundles.", show_default=False)] = HOUSE / "bundles",
     seconds: Annotated[float, typer.Option(help="Length of each measured round.", min=0.1, max=60)] = 1.5,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the images that are made.", show_default=False)] = MADE,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
-    """Start everything, classify real images, measure what token merging brings, stop. Needs no network."""
+    """Start everything, classify real images, measure what token merging brings, fill holes in drawings, stop. Needs no network."""
     require_engine("demo")
+    from opsin.cli.demo_inpainting import show_inpainting
     from opsin.cli.own_service import own_service
     from opsin.client import Client
     from opsin.errors import OpsinError
@@ -44,6 +47,8 @@ def demo(
         with own_service(bundles) as url, Client(url) as client:
             model = show_pictures(client, pictures, console)
             show_throughput(client, model, pictures, seconds, console)
+            if any(served.task == "inpaint" for served in client.models()):
+                show_inpainting(client, output, console)
             show_addresses(url, console)
             if keep:
                 stay_up(console)

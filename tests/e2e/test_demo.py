@@ -10,14 +10,17 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from models.bundle import write
-from tests.bundles import TINY, write_tiny_vit
+from tests.bundles import TINY, write_tiny_diffmae, write_tiny_vit
 from tests.opsin.command import opsin
 
 PICTURES = Path(__file__).parents[2] / "docs/pictures/flags"
+DRAWINGS = PICTURES.parent / "drawings"
 
 
 @pytest.fixture
@@ -56,6 +59,20 @@ def test_a_demo_that_is_interrupted_or_killed_takes_its_service_with_it(bundles:
         assert demo.wait(60) == code
     _gone, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []
+
+
+def test_the_demo_fills_holes_where_a_bundle_for_it_is_served(bundles: Path, tmp_path: Path) -> None:
+    write_tiny_diffmae(bundles)
+    made = tmp_path / "made"
+    ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--output", made)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for file in DRAWINGS.glob("*[!k].png"):
+        assert re.search(rf"^{file.name} +\d+% +100 +\d+ ms ", ended.stdout, re.MULTILINE)
+        before, hole = (np.asarray(Image.open(path).convert("RGB")) for path in (file, file.with_stem(f"{file.stem}-mask")))
+        after = np.asarray(Image.open(made / f"{file.stem}-filled.png").convert("RGB"))
+        outside = hole[..., 0] == 0
+        assert np.array_equal(after[outside], before[outside]) and not np.array_equal(after, before)
+    assert Image.open(made / "inpainting.png").height > 4 * 3 * 96
 
 
 def test_a_demo_without_bundles_says_so(tmp_path: Path) -> None:
