@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +12,11 @@ import typer
 
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import screen
+from opsin.cli.terminal_picture import can_draw, drawn
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from opsin.inpainting import Inpainting
     from opsin.jobs import Job
 
@@ -87,21 +92,36 @@ def _mask(text: str | None) -> Path | str | None:
 
 
 def _followed(job: Job[Inpainting]) -> Inpainting:
-    """The result; a progress bar on a terminal meanwhile. Cancels the job if it is interrupted. Raises OpsinError."""
+    """The result; on a terminal a progress bar and, where it has the colours, the latest preview meanwhile. Cancels the job if it is
+    interrupted. Raises OpsinError."""
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = screen(errors=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    shown, draws = bar.add_task("Waiting", total=None), can_draw(console)
     try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            shown = bar.add_task("Waiting", total=None)
+        if not console.is_terminal:
+            return job.result()
+        with Live(bar, console=console, transient=True) as live:
             for event in job.events():
                 if event.name == "progress":
                     bar.update(shown, description="Filling", completed=event.data["done"], total=event.data["total"])
+                elif event.name == "preview" and draws:
+                    live.update(Group(_preview(event.data["image"]), bar))
         return job.result()
     except KeyboardInterrupt:
         job.cancel()
         raise
+
+
+def _preview(image: str) -> Text:
+    """An image in base64, drawn in characters."""
+    from PIL import Image
+
+    with Image.open(BytesIO(base64.b64decode(image))) as opened:
+        return drawn(opened)
 
 
 def _write(filled: Inpainting, output: Path) -> list[Path]:

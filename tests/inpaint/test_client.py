@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +71,22 @@ def test_the_command_writes_the_filled_image(painter: Painter, photo: Path, tmp_
     assert ran.returncode == 0, ran.stderr
     assert np.array_equal(decoded(output.read_bytes())[KEPT], np.asarray(IMAGE)[KEPT])
     assert ran.stdout.splitlines() == [f"{output}  seed 5", "320 of 2400 pixels filled in 3 steps of ddim"]
+
+
+def test_the_command_draws_previews_on_a_terminal_with_colours(painter: Painter, photo: Path) -> None:
+    ours, its = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "OPSIN_URL": painter.gateway.url}
+    command = [sys.executable, "-m", "opsin", "inpaint", str(photo), "--mask", "center", "--steps", "1000"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=its) as ran:
+        os.close(its)
+        shown = b""
+        with suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    assert ran.returncode == 0
+    assert shown.count("▀".encode()) >= 48 and b"Filling" in shown
+    assert decoded(photo.with_name("photo-filled.png").read_bytes()).shape == (40, 60, 3)
 
 
 def test_the_command_writes_every_sample_and_json(painter: Painter, photo: Path) -> None:
