@@ -18,6 +18,9 @@ from training.loop import Ended
 from training.phases import Workshop
 from training.recipe import Recipe
 
+STOPPED_BY = 128
+"""Plus a signal's number: the exit code."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -35,17 +38,16 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
-        run(_parse(arguments))
+        return run(_parse(arguments))
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
 
 
-def run(options: Options) -> None:
-    """In this process, or as one of those that torchrun started. Raises TrainingError."""
+def run(options: Options) -> int:
+    """In this process, or as one of those that torchrun started → the exit code. Raises TrainingError."""
     with process_group() as device:
-        make(options, device)
+        return make(options, device)
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:
@@ -64,8 +66,9 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     return Options(**{**vars(given), "changes": tuple(given.changes)})
 
 
-def make(options: Options, device: torch.device) -> None:
-    """Until the bundle is written, or a budget or a signal stops the run with a checkpoint. Raises TrainingError."""
+def make(options: Options, device: torch.device) -> int:
+    """Until the bundle is written, or a budget or a signal stops the run with a checkpoint → the exit code: 128 and the signal's number,
+    as shells count, so that what follows in a script does not take the run for finished. Raises TrainingError."""
     plan = recipe.read(options.recipe, options.changes)
     shop = Workshop(options.runs / f"{plan.name}-{plan.version}", options.cache, device, options.tensorboard)
     chosen = [phase for phase in plan.phases if options.phase in (None, phase.name)]
@@ -82,9 +85,10 @@ def make(options: Options, device: torch.device) -> None:
         if report.ended is Ended.STOPPED:
             if is_main():
                 print(f"stopped in step {report.step} of phase {phase.name}; the same command goes on", file=sys.stderr)
-            return
+            return STOPPED_BY + report.signal if report.signal is not None else 0
     if not options.dry_run and options.phase is None and is_main():
         _release(plan, options, shop)
+    return 0
 
 
 def _release(plan: Recipe, options: Options, shop: Workshop) -> None:

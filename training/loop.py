@@ -63,6 +63,8 @@ class Report:
     """Samples per second of all processes, since this process began."""
     waiting: float
     """Share of the time in which the loop waited for data."""
+    signal: int | None = None
+    """What asked this process to stop."""
 
 
 def train(objective: nn.Module, source: Source, plan: Plan, run: Run) -> Report:
@@ -165,7 +167,7 @@ class _Trainer:
                 self._save()
         seconds = max(time.monotonic() - began, 1e-9)
         ended = Ended.DONE if self.step >= self.steps else Ended.STOPPED
-        return Report(ended, self.step, (self.step - first) * loop.batch_size / seconds, waited / seconds)
+        return Report(ended, self.step, (self.step - first) * loop.batch_size / seconds, waited / seconds, stopping.signal)
 
     def _begin_epoch(self) -> None:
         """Or go on in the middle of one. Raises DataError."""

@@ -15,12 +15,13 @@ class Stopping:
     def __init__(self, max_steps: int | None, max_minutes: float | None) -> None:
         self._max_steps = max_steps
         self._until = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self._asked = False
+        self.signal: int | None = None
+        """The first that asked for a stop."""
         self._before: dict[int, Any] = {}
 
     def wanted(self, step: int) -> bool:
         spent = self._max_steps is not None and step >= self._max_steps
-        return self._asked or spent or (self._until is not None and time.monotonic() >= self._until)
+        return self.signal is not None or spent or (self._until is not None and time.monotonic() >= self._until)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -32,9 +33,9 @@ class Stopping:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and number == signal.SIGINT:
+        if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = True
+        self.signal = self.signal or number
 
 
 def left_to_the_loop(worker: int) -> None:

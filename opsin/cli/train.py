@@ -35,6 +35,8 @@ def train(
         raise Misuse(f"the Python package {error.name!r} is missing: run `pip install -e '.[train]'` in the checkout") from error
     options = command.Options(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
     try:
-        command.run(options)
+        code = command.run(options)
     except TrainingError as error:
         raise Misuse(str(error)) from error
+    if code:
+        raise typer.Exit(code)

@@ -92,7 +92,7 @@ def test_sigterm_saves_after_the_step_that_is_running(recipe: Path, tmp_path: Pa
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate, daemon=True).start()
-    assert run(recipe, tmp_path, "phases.0.loop.epochs=10000", "phases.0.loop.log_every=1") == 0
+    assert run(recipe, tmp_path, "phases.0.loop.epochs=10000", "phases.0.loop.log_every=1") == 128 + signal.SIGTERM
     assert "stopped in step" in capsys.readouterr().err
     [checkpoint] = (tmp_path / PHASE).glob("step-*")
     assert read_log(tmp_path / PHASE)[-1]["step"] == int(checkpoint.name.removeprefix("step-"))
@@ -108,7 +108,7 @@ def test_sigterm_to_every_process_of_a_run_saves_too(recipe: Path, tmp_path: Pat
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
     _, complained = process.communicate(timeout=60)
-    assert process.returncode == 0 and "stopped in step" in complained, complained
+    assert process.returncode == 128 + signal.SIGTERM and "stopped in step" in complained, complained
     assert len(list((tmp_path / PHASE).glob("step-*"))) == 1
 
 
