@@ -55,12 +55,14 @@ def compiles(call: Call) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", RECORDED)
 def test_a_system_is_one_graph(family: str) -> None:
     torch.manual_seed(0)
     compiles(prepare(*recorded(family), batch=2))
 
 
+@pytest.mark.slow
 def test_so_is_the_appearance_network_of_which_there_is_one_size() -> None:
     torch.manual_seed(0)
     architecture = architectures()["phalp_appearance"]
