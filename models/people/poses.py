@@ -55,7 +55,7 @@ class Poses:
 
     def rows(self) -> Floats:
         """(N, 56)."""
-        return np.concatenate([self.keypoints.reshape(len(self), -1), self.boxes], axis=1)
+        return np.concatenate([self.keypoints.reshape(-1, 3 * KEYPOINTS), self.boxes], axis=1)
 
     def chosen(self, people: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> Poses:
         return Poses(self.keypoints[people], self.boxes[people])
