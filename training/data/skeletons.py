@@ -205,8 +205,10 @@ def read_bvh(path: Path, naming: Naming) -> Motion:
     try:
         words = path.read_text(encoding="utf-8", errors="replace").split()
         bones, rest = _hierarchy(words)
-        count, seconds = int(rest[rest.index("Frames:") + 1]), float(rest[rest.index("Time:") + 1])
-        values = np.array(rest[rest.index("Time:") + 2 :], np.float64).reshape(count, -1)
+        begin = rest.index("Time:") + 2
+        seconds = float(rest[begin - 1])
+        # files exist whose header counts one frame less than follow it
+        values = np.array(rest[begin:], np.float64).reshape(-1, sum(len(bone.channels) for bone in bones))
         places = _placed(bones, values)
     except (OSError, ValueError, IndexError, StopIteration) as error:
         raise DataError(f"{path}: not a BVH file ({type(error).__name__}: {error})") from error
