@@ -6,7 +6,7 @@ The height of a person's box stands for `STATURE` metres and so for the depth; t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,15 @@ from models.phalp.tracker import Observation, Tracker, TrackerConfig
 Floats = NDArray[np.floating[Any]]
 
 BY_LOCATION = TrackerConfig(predict_pose=False, compare_appearance=False)
+LONGEST_GAP_S = 10 / 3
+"""Seconds without a detection after which a track ends. The published tracker waits half as long, but its detector finds more of people
+who are upside down or in flight."""
 LOCATION, POSE = 99, 229
+
+
+def by_location(rate: float) -> TrackerConfig:
+    """rate: frames a second."""
+    return replace(BY_LOCATION, longest_gap=round(LONGEST_GAP_S * rate))
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,9 @@ class PoseTracker:
     width: float
     height: float
     """Pixels of the frames."""
-    config: TrackerConfig = BY_LOCATION
+    rate: float
+    """Frames a second."""
+    config: TrackerConfig = field(init=False)
     _tracker: Tracker = field(init=False)
     _seen: dict[int, dict[int, Floats]] = field(default_factory=dict)
     """Number of a track → frame → row."""
@@ -60,6 +70,7 @@ class PoseTracker:
     """The highest number of a track before the last cut."""
 
     def __post_init__(self) -> None:
+        self.config = by_location(self.rate)
         self._tracker = Tracker(self.config)
 
     def update(self, poses: Poses, *, shot: bool = False) -> tuple[int, ...]:
@@ -98,9 +109,9 @@ class PoseTracker:
         return locations
 
 
-def follow(frames: Sequence[Poses], width: float, height: float, *, cuts: Sequence[int] = ()) -> list[PoseTrack]:
-    """The tracks of a whole video. cuts: frames before which it was cut."""
-    tracker = PoseTracker(width, height)
+def follow(frames: Sequence[Poses], width: float, height: float, rate: float, *, cuts: Sequence[int] = ()) -> list[PoseTrack]:
+    """The tracks of a whole video of `rate` frames a second. cuts: frames before which it was cut."""
+    tracker = PoseTracker(width, height, rate)
     for number, poses in enumerate(frames):
         tracker.update(poses, shot=number in cuts)
     return tracker.tracks()

@@ -78,9 +78,7 @@ class Motions(Settings):
     classes: list[str] = Field(min_length=1)
     packages: Packages
     recordings: list[Recording] = Field(min_length=1)
-    held_out: list[Recording] = []
-    """Never trained on."""
-    frames: int = Field(default=61, gt=1)
+    frames: int = Field(default=61, gt=0)
     rate: float = Field(default=15.0, gt=0)
     """Frames a second."""
     people: int = Field(default=2, gt=0)
@@ -94,7 +92,7 @@ class Motions(Settings):
 
     @model_validator(mode="after")
     def _known(self) -> Motions:
-        for recording in [*self.recordings, *self.held_out]:
+        for recording in self.recordings:
             if recording.package not in {**self.packages.pypi, **self.packages.debian}:
                 raise ValueError(f"recordings: {recording.name}: there is no package {recording.package}")
             unknown = {part.label for part in recording.parts} - set(self.classes)
