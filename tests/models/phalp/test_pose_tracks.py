@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.people.pose_tracks import PoseTrack
 from models.people.poses import KEYPOINTS, Poses, distinct, overlaps
-from models.phalp.poses import PoseTrack, PoseTracker, follow
+from models.phalp.poses import PoseTracker, follow
 
 RECORDED = Path(__file__).parent / "recorded"
 WIDTH, HEIGHT = 640, 360
