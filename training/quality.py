@@ -120,7 +120,8 @@ def of_actions(recipe: Recipe, settings: ActionsQuality, network: nn.Module, sho
     rounded(network)
     report = recognising.measure(source, settings, network, single, shop.cache, recipe.seed)
     packages = [*source.settings.packages.pypi.values(), *source.settings.packages.debian.values()]
-    data = {"kind": source.settings.kind, "packages": [{"name": each.name, "version": each.version, "sha256": each.sha256} for each in packages]}
+    named = [{"name": package.name, "version": package.version, "sha256": package.sha256} for package in packages]
+    data = {"kind": source.settings.kind, "packages": named}
     return Measurement(quality={"actions": report}, data=data)
 
 

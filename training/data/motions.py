@@ -66,8 +66,8 @@ class Recording(Settings):
 
 
 class Packages(Settings):
-    pypi: dict[str, PyPIPackage] = {}
-    debian: dict[str, DebianPackage] = {}
+    pypi: dict[str, PyPIPackage] = Field(default_factory=dict)
+    debian: dict[str, DebianPackage] = Field(default_factory=dict)
 
     def folders(self, cache: Path) -> dict[str, Path]:
         """Raises DataError."""

@@ -7,8 +7,12 @@ from typing import Any
 
 from models.bundle import BundleSpec
 from training.recognising import plot
-from training.recognising.measure import LART_NAME, LOGISTIC, NEAREST, SINGLE
+from training.recognising.measure import ENOUGH_RECORDINGS, LART_NAME, LOGISTIC, NEAREST, SINGLE
 
+TOO_FEW = (
+    "These are too few for errors to be stated: the figures tell what happened on these recordings, not how well a class is",
+    "recognised in general.",
+)
 WAYS = (LART_NAME, SINGLE, NEAREST, LOGISTIC)
 
 
@@ -18,15 +22,16 @@ def section(spec: BundleSpec) -> Iterator[str]:
     yield from (
         "## Quality",
         "",
-        f"Trained on {len(actions['recordings']['trained'])} recordings of motion capture, seen by virtual cameras: **one recording for most classes**.",
-        f"Measured on {len(unseen)} other recordings ({', '.join(unseen)}), each moment from {actions['cameras']} cameras. That is too few for",
-        "errors to be stated: the figures tell what happened on these recordings, not how well a class is recognised in general.",
+        f"Trained on {len(actions['recordings']['trained'])} recordings of motion capture, seen by virtual cameras: **few recordings stand",
+        f"behind each class**. Measured on {len(unseen)} others ({', '.join(unseen)}), each moment from {actions['cameras']} cameras.",
+        *(() if len(unseen) >= ENOUGH_RECORDINGS else TOO_FEW),
         "",
     )
     yield from _table("Unseen recordings", actions["unseen"])
     yield from (
-        "nearest pose: the class of the nearest pose of training; logistic regression: on mean, spread and speed of each value over a second;",
-        "both learn from tracks drawn as in training. AP: average precision; accuracy: share of a class's moments whose best score is right.",
+        "Right: share of a class's moments whose best score is right; AP: average precision. Nearest pose: the class of the nearest",
+        "pose of training; logistic regression: on mean, spread and speed of each value over a second; both learn from tracks drawn as",
+        "in training.",
         "",
         f"![confusion matrix]({plot.FILE})",
         "",
@@ -48,7 +53,10 @@ def _table(title: str, table: Mapping[str, Any]) -> Iterator[str]:
     for row in table["classes"]:
         cells = [f"{_percent(row['accuracy'][way])} ({row['average_precision'][way]:.2f})" for way in WAYS]
         yield f"| {row['label']} | {len(row['recordings'])} | {row['moments']} | {' | '.join(cells)} |"
-    overall = [f"{_accuracy(table['accuracy'][way])}, by class {_percent(table['mean_accuracy'][way])} (mAP {table['map'][way]:.2f})" for way in WAYS]
+    overall = [
+        f"{_accuracy(table['accuracy'][way])}, mean of classes {_percent(table['mean_accuracy'][way])} (mAP {table['map'][way]:.2f})"
+        for way in WAYS
+    ]
     yield from (f"| **all** | | {table['moments']} | {' | '.join(overall)} |", "")
 
 

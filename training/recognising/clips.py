@@ -42,7 +42,8 @@ def told(clip: Clip, network: LART, source: MotionTracks, cache: Path) -> dict[s
     people = []
     for track in follow(found, width, height, rate):
         scores = read(network, lart_tracks(track, width, height))
-        people.append({"person": track.person, "seconds": list(_seconds(track.first, scores, rate, source.labels, clip.seen, track.person))})
+        seen = [part for part in clip.seen if part.person == track.person]
+        people.append({"person": track.person, "seconds": list(_seconds(track.first, scores, rate, source.labels, seen))})
     return {"clip": f"{clip.package.name} {clip.package.version}: {Path(clip.file).name}", "people": people}
 
 
@@ -68,9 +69,7 @@ def frames(path: Path, rate: float) -> Iterator[NDArray[np.uint8]]:
                 yield frame.to_ndarray(format="rgb24")
 
 
-def _seconds(
-    first: int, scores: NDArray[np.float32], rate: float, labels: tuple[str, ...], seen: list[Seen], person: int
-) -> Iterator[dict[str, Any]]:
+def _seconds(first: int, scores: NDArray[np.float32], rate: float, labels: tuple[str, ...], seen: list[Seen]) -> Iterator[dict[str, Any]]:
     """The best classes around the middle of each second of a track."""
     last = (first + len(scores) - 1) / rate
     for second in range(int(first / rate), int(last) + 1):
@@ -80,7 +79,7 @@ def _seconds(
             continue
         mean = around.mean(axis=0)
         best = np.argsort(-mean)[:TOP]
-        saw = [part.what for part in seen if part.person == person and part.begin <= second + 0.5 < part.end]
+        saw = [part.what for part in seen if part.begin <= second + 0.5 < part.end]
         yield {
             "second": second,
             "seen": saw[0] if saw else "",

@@ -27,7 +27,8 @@ def lart(model: LART, moments: Moments, rate: float, batch_size: int = 256) -> F
         chosen = slice(start, start + batch_size)
         pose, detected = torch.from_numpy(moments.pose[chosen]), torch.from_numpy(moments.detected[chosen])
         logits = model(Tracks(pose[:, :, None], detected[:, :, None, None].float())).reading.actions[:, :, 0]  # (B, T, classes)
-        around = [one[max(0, row - reach) : row + reach].sigmoid().mean(dim=0) for one, row in zip(logits, moments.rows[chosen], strict=True)]
+        asked = zip(logits, moments.rows[chosen].tolist(), strict=True)
+        around = [one[max(0, row - reach) : row + reach].sigmoid().mean(dim=0) for one, row in asked]
         scores.append(torch.stack(around))
     return np.asarray(torch.cat(scores).numpy())
 

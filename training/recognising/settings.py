@@ -29,7 +29,7 @@ class Clip(Settings):
     file: str
     detector: Path
     """A bundle of task pose."""
-    seen: list[Seen] = []
+    seen: list[Seen] = Field(default_factory=list)
 
 
 class ActionsQuality(Settings):
@@ -45,4 +45,4 @@ class ActionsQuality(Settings):
     """Seconds from one moment to the next."""
     drawn: int = Field(default=3000, ge=100)
     """Tracks of training that the simpler ways learn from."""
-    clips: list[Clip] = []
+    clips: list[Clip] = Field(default_factory=list)
