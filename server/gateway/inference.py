@@ -37,7 +37,7 @@ MEDIA_PROBLEMS = {
     images.TooManyPixels: Kind.TOO_LARGE,
     images.CorruptImage: Kind.CORRUPT_IMAGE,
 }
-FAILURE_PROBLEMS = {"worker-crashed": Kind.WORKER_CRASHED, "model-error": Kind.MODEL_ERROR, "deadline": Kind.DEADLINE}
+FAILURE_PROBLEMS = {"worker-crashed": Kind.WORKER_CRASHED, "model-error": Kind.MODEL_ERROR, "deadline": Kind.DEADLINE, "unusable-input": Kind.UNUSABLE_INPUT}
 
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""

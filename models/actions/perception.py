@@ -1,0 +1,71 @@
+"""How the members of a pipeline see people: frames → who is in them, what LART is to know of each, and who is who over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.layers.parts import Part
+
+Frame = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The N people of one frame."""
+
+    boxes: NDArray[np.float32]
+    """(N, 5): x, y, width and height in pixels, and score."""
+    poses: NDArray[np.float32]
+    """(N, 51): x, y and score of COCO's 17 keypoints; (N, 0) where none are told."""
+    tokens: NDArray[np.float32]
+    """(N, D), raw."""
+    locations: NDArray[np.float64]
+    """(N, 99), PHALP's location vectors, by which trackers compare people; (N, 0) for those that go by boxes."""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def best(self, count: int, least_score: float) -> Seen:
+        """The `count` people of the highest scores, from `least_score` up."""
+        order = np.argsort(-self.boxes[:, 4], kind="stable")[:count]
+        order = order[self.boxes[order, 4] >= least_score]
+        return Seen(self.boxes[order], self.poses[order], self.tokens[order], self.locations[order])
+
+
+class Following(Protocol):
+    """Who is who, frame by frame. It changes with every frame: copy it before."""
+
+    def update(self, seen: Seen, row: int, size: tuple[int, int]) -> Sequence[int]:
+        """The number of each person of the next frame. size: height and width of the frame."""
+
+    @property
+    def alive(self) -> frozenset[int]:
+        """Numbers that may be seen again."""
+
+    @property
+    def confirmed(self) -> frozenset[int]:
+        """Numbers that have been seen often enough to be believed, of those that are alive."""
+
+
+class Perception(Protocol):
+    @property
+    def values(self) -> Mapping[str, int]:
+        """Number of values that a token has, by kind: pose, joints, appearance."""
+
+    def people(self, frames: Sequence[Frame]) -> list[Seen]:
+        """Of each frame. Frames may be of several videos and sizes."""
+
+    def follow(self) -> Following:
+        """At the begin of a video."""
+
+
+def perception_of(members: Mapping[str, Part]) -> Perception:
+    """Raises ValueError where no known way of seeing people fits the members."""
+    pose = members["pose"]
+    raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")
