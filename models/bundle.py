@@ -25,7 +25,7 @@ from models.merge_schedule import MergeSchedule
 SPEC_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 GRAPH_FILE = "model.onnx"
-"""Instead of `WEIGHTS_FILE` in bundles of architecture `onnx`."""
+"""Instead of `WEIGHTS_FILE` in bundles whose weights are a graph."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -47,6 +47,7 @@ Task = Literal[
     "actions",
     "audio-visual",
     "body",
+    "pose",
     "track",
 ]
 """The purpose of a bundle's model; `docs/bundles.md` lists what each task takes and answers."""
@@ -220,7 +221,10 @@ class BundleSpec(_Schema):
 
     @property
     def weights_file(self) -> str:
-        return GRAPH_FILE if self.architecture == "onnx" else WEIGHTS_FILE
+        from models.registry import architectures  # its entries import this module
+
+        architecture = architectures().get(self.architecture)
+        return WEIGHTS_FILE if architecture is None or architecture.open is None else GRAPH_FILE
 
     def rung(self, name: str) -> Rung | None:
         return next((rung for rung in self.ladder if rung.name == name), None)

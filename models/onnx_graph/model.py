@@ -70,27 +70,37 @@ def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[st
 
 def open_graph(path: Path, config: OnnxGraphConfig, device: torch.device) -> OnnxGraph:
     """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with what is wrong and OSError."""
+    content, model = read_graph(path)
+    _check_signature(model, config)
+    graph = OnnxGraph(config, open_session(content, device))
+    try:
+        logits = graph(torch.zeros(2, 3, config.image_size, config.image_size))
+    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
+        raise ValueError(f"it fails on a batch of two: {first_line(error)}") from error
+    if logits.dtype is not torch.float32 or logits.shape != (2, config.classes):
+        raise ValueError(f"a batch of two gives {logits.dtype} {tuple(logits.shape)} where float32 (2, {config.classes}) is needed")
+    return graph
+
+
+def read_graph(path: Path) -> tuple[bytes, ModelProto]:
+    """A file's content and its graph, which reaches nothing outside of itself. Raises ValueError and OSError."""
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{size} bytes are above the limit of {MAX_BYTES}")
     content = path.read_bytes()
-    check(content, config)
+    return content, check(content)
+
+
+def open_session(content: bytes, device: torch.device) -> onnxruntime.InferenceSession:
+    """Raises ValueError."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=providers(device))
+        return onnxruntime.InferenceSession(content, options, providers=providers(device))
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
-        raise ValueError(f"ONNX Runtime does not take it: {_first_line(error)}") from error
-    graph = OnnxGraph(config, session)
-    try:
-        logits = graph(torch.zeros(2, 3, config.image_size, config.image_size))
-    except Exception as error:
-        raise ValueError(f"it fails on a batch of two: {_first_line(error)}") from error
-    if logits.dtype is not torch.float32 or logits.shape != (2, config.classes):
-        raise ValueError(f"a batch of two gives {logits.dtype} {tuple(logits.shape)} where float32 (2, {config.classes}) is needed")
-    return graph
+        raise ValueError(f"ONNX Runtime does not take it: {first_line(error)}") from error
 
 
 def providers(device: torch.device) -> list[str | tuple[str, dict[str, Any]]]:
@@ -101,8 +111,8 @@ def providers(device: torch.device) -> list[str | tuple[str, dict[str, Any]]]:
     return cpu
 
 
-def check(content: bytes, config: OnnxGraphConfig) -> None:
-    """Raises ValueError for a graph that is damaged, reaches outside of itself, or does not take and give what the config says."""
+def check(content: bytes) -> ModelProto:
+    """Raises ValueError for a graph that is damaged or reaches outside of itself."""
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
@@ -122,21 +132,22 @@ def check(content: bytes, config: OnnxGraphConfig) -> None:
             raise ValueError(f"tensor {tensor.name}: its data is in another file; only graphs that hold their weights are opened")
         if int(np.prod(tensor.dims, dtype=object)) > MAX_CONSTANT:
             raise ValueError(f"tensor {tensor.name}: {list(tensor.dims)} has more than {MAX_CONSTANT} elements")
-    _check_signature(model, config)
+    return model
 
 
 def _check_signature(model: ModelProto, config: OnnxGraphConfig) -> None:
+    """Raises ValueError for a graph that does not take and give what the config says."""
     held = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in held]
     wanted = [None, 3, config.image_size, config.image_size]
-    if len(inputs) != 1 or not _is_float(inputs[0]) or not _fits(inputs[0], wanted):
-        found = ", ".join(f"{value.name} {_shape(value)}" for value in inputs) or "none"
+    if len(inputs) != 1 or not _is_float(inputs[0]) or not fits(inputs[0], wanted):
+        found = ", ".join(f"{value.name} {shape_of(value)}" for value in inputs) or "none"
         raise ValueError(f"its inputs are {found}; one of float32 (batch, 3, {config.image_size}, {config.image_size}) is needed")
     if not model.graph.output:
         raise ValueError("it has no output")
     first = model.graph.output[0]
-    if not _is_float(first) or not _fits(first, [None, config.classes]):
-        raise ValueError(f"its first output is {first.name} {_shape(first)}; float32 (batch, {config.classes}) is needed")
+    if not _is_float(first) or not fits(first, [None, config.classes]):
+        raise ValueError(f"its first output is {first.name} {shape_of(first)}; float32 (batch, {config.classes}) is needed")
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
@@ -166,7 +177,7 @@ def _is_float(value: ValueInfoProto) -> bool:
     return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
-def _fits(value: ValueInfoProto, wanted: list[int | None]) -> bool:
+def fits(value: ValueInfoProto, wanted: list[int | None]) -> bool:
     """Whether a declared shape may be the wanted one: None stands for a dimension that must be open."""
     shape = value.type.tensor_type.shape.dim
     return len(shape) == len(wanted) and all(
@@ -175,10 +186,10 @@ def _fits(value: ValueInfoProto, wanted: list[int | None]) -> bool:
     )
 
 
-def _shape(value: ValueInfoProto) -> str:
+def shape_of(value: ValueInfoProto) -> str:
     dims = value.type.tensor_type.shape.dim
     return f"({', '.join(str(dim.dim_value) if dim.HasField('dim_value') else dim.dim_param or '?' for dim in dims)})"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Foreign classifiers as ONNX graphs. Imports no torch."""
+"""Foreign classifiers and detectors of poses as ONNX graphs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ SYSTEM = System(
             forwards={"classify": "models.onnx_graph.model:classify"},
             merges=False,
             open="models.onnx_graph.model:open_graph",
+        ),
+        Architecture(
+            name="movenet",
+            model="models.onnx_graph.poses:PoseGraph",
+            purpose=Purpose(task=lambda config: "pose", size=lambda config: None),
+            merges=False,
+            open="models.onnx_graph.poses:open_poses",
         ),
     ),
 )
