@@ -30,7 +30,9 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
     arrays["token"] = _tokens(arrays, (int(height), int(width)), model)
     wanted = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))
     rows = np.round(arrays["time"] * model.rate).astype(np.int64)
-    return TrackSource(_sightings(arrays, rows, wanted), model.config.step, int(rows[wanted].min(initial=np.iinfo(np.int64).max)) if wanted.any() else 0)
+    return TrackSource(
+        _sightings(arrays, rows, wanted), model.config.step, int(rows[wanted].min(initial=np.iinfo(np.int64).max)) if wanted.any() else 0
+    )
 
 
 def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipeline) -> np.ndarray:

@@ -9,8 +9,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.layers.parts import Part
-
 Frame = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
@@ -31,10 +29,9 @@ class Seen:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def best(self, count: int, least_score: float) -> Seen:
-        """The `count` people of the highest scores, from `least_score` up."""
+    def best(self, count: int) -> Seen:
+        """The `count` people of the highest scores."""
         order = np.argsort(-self.boxes[:, 4], kind="stable")[:count]
-        order = order[self.boxes[order, 4] >= least_score]
         return Seen(self.boxes[order], self.poses[order], self.tokens[order], self.locations[order])
 
 
@@ -61,11 +58,8 @@ class Perception(Protocol):
     def people(self, frames: Sequence[Frame]) -> list[Seen]:
         """Of each frame. Frames may be of several videos and sizes."""
 
+    def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:
+        """Of people who were seen before, (K, 5) and (K, 51), in frames of a height and width → (K, D); None where poses do not tell enough."""
+
     def follow(self) -> Following:
         """At the begin of a video."""
-
-
-def perception_of(members: Mapping[str, Part]) -> Perception:
-    """Raises ValueError where no known way of seeing people fits the members."""
-    pose = members["pose"]
-    raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")

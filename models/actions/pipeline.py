@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.actions.perception import Perception, perception_of
+from models.actions.keypoints import Keypoints
+from models.actions.perception import Perception
 from models.actions.tracks import Span, Window
 from models.bundle import BundleSpec
 from models.lart.model import LART
 from models.layers.parts import Part
 from models.media.video import ClipLimits
+from models.onnx_graph.poses import PoseGraph
 from models.people.tracks import Tracks, normalise_pose, pose_statistics
 
 WINDOWS_AT_ONCE = 32
@@ -31,8 +33,6 @@ class PipelineConfig:
     margin: int = 32
     people: int = 6
     """Most people that are followed at a time, unless a request says so."""
-    least_score: float = 0.3
-    """Boxes of a lower score are not looked at."""
 
     def __post_init__(self) -> None:
         if min(self.step, self.people) < 1 or self.margin < 0:
@@ -128,3 +128,10 @@ def _check_token(actions: Part, perception: Perception) -> None:
         if told != values:
             raise ValueError(f"members: {actions.spec.id} wants {values} values of {name} for each person, and the others tell {told}")
 
+
+def perception_of(members: Mapping[str, Part]) -> Perception:
+    """How the members see people. Raises ValueError where they cannot."""
+    pose = members["pose"]
+    if isinstance(pose.model, PoseGraph):
+        return Keypoints(pose.model)
+    raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")

@@ -2,95 +2,99 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.actions.perception import Seen
 from models.actions.tracks import Sighting
 from models.layers.steps import UnusableInput
 from models.media.video import ClipInfo, ClipLimits, Frame, Frames, VideoError
 
-KEPT = 2
-"""Windows of frames that are kept: the latest, since a step may be taken again, and the one before."""
+
+@dataclass(frozen=True)
+class Look:
+    """A frame and who was seen in it; its pixels are gone."""
+
+    time: float
+    row: int
+    rows: int
+    size: tuple[int, int]
+    """Height and width."""
+    seen: Seen
 
 
 class VideoSource:
-    """Frames of a video by window. Reading is a function of the window's number: what was read last is kept, and who asks for an earlier
-    window has the video decoded again from its begin."""
+    """Frames of a video by window, one at a time. What was seen in the latest window is kept, since a step may be taken again; who asks for
+    frames that have gone by has the video decoded again from its begin. So all that is told is a function of the window's number."""
 
     def __init__(
         self, data: NDArray[np.uint8], info: ClipInfo, rate: float, step: int, limits: ClipLimits, start: float, end: float
     ) -> None:
-        self.data = data
-        self.info = info
+        """start, end: seconds."""
+        self._data = data
+        self._info = info
         self._rate, self._step, self._limits = rate, step, limits
         self._start, self._end = start, min(end, info.duration_s)
-        self.first_row = int(np.ceil(start * rate))
-        """Of the grid."""
-        self._lock = threading.Lock()
+        self._first_row = math.ceil(start * rate)
         self._frames: Frames | None = None
         self._next = 0
-        self._windows: dict[int, list[Frame]] = {}
+        """Window that the next frame belongs to."""
+        self._kept: tuple[int, list[Look]] = (-1, [])
+        self._lock = threading.Lock()
 
     @property
     def windows(self) -> int:
-        rows = max(1.0, (self._end - self._start) * self._rate)
-        return max(1, int(np.ceil(rows / self._step)))
+        """Number of windows."""
+        return max(1, math.ceil((self._end - self._start) * self._rate / self._step))
 
     @property
     def nbytes(self) -> int:
-        windows = list(self._windows.values())
-        return int(self.data.nbytes + sum(frame.pixels.nbytes for frames in windows for frame in frames))
+        return self._data.nbytes + 2 * 3 * self._info.width * self._info.height  # a frame here, and one on its way
 
     def rows(self, window: int) -> tuple[int, int]:
-        """First and end of a window. The last one holds whatever follows."""
-        first = self.first_row + window * self._step
+        """First and end of a window."""
+        first = self._first_row + window * self._step
         return first, first + self._step
 
-    def sightings(self, number: int) -> list[Sighting]:
-        return []
+    def kept(self, window: int) -> list[Look] | None:
+        """What was seen in a window; None unless it was the latest."""
+        number, looks = self._kept
+        return looks if number == window else None
 
-    def frames(self, number: int) -> list[Frame]:
+    def keep(self, window: int, looks: list[Look]) -> None:
+        self._kept = (window, looks)
+
+    def frames(self, window: int) -> Iterator[Frame]:
         """Of a window, by time. Raises UnusableInput."""
         with self._lock:
-            if number not in self._windows:
-                self._read(number)
-            return self._windows[number]
+            try:
+                yield from self._taken(window)
+            except VideoError as error:
+                self.close()
+                raise UnusableInput(str(error)) from error
 
     def close(self) -> None:
-        with self._lock:
-            if self._frames is not None:
-                self._frames.close()
-            self._frames, self._windows = None, {}
+        if self._frames is not None:
+            self._frames.close()
+        self._frames = None
 
-    def _read(self, number: int) -> None:
-        if self._frames is None or number < self._next:
-            if self._frames is not None:
-                self._frames.close()
+    def _taken(self, window: int) -> Iterator[Frame]:
+        if self._frames is None or window < self._next:
+            self.close()
             self._next = 0
-            data = memoryview(np.ascontiguousarray(self.data))
-            self._frames = self._opened(data)
-        while self._next <= number:
-            _, end = self.rows(self._next)
-            self._windows = {kept: frames for kept, frames in self._windows.items() if kept > self._next - KEPT}
-            self._windows[self._next] = self._taken(self._frames, end)
-            self._next += 1
-
-    def _opened(self, data: memoryview) -> Frames:
-        try:
-            return Frames(data, self._rate, self._limits, start=self._start, end=self._end + 1 / self._rate)
-        except VideoError as error:
-            raise UnusableInput(str(error)) from error
-
-    def _taken(self, frames: Frames, end: int) -> list[Frame]:
-        try:
-            return frames.take(end)
-        except VideoError as error:
-            self._frames = None
-            raise UnusableInput(str(error)) from error
+            end = self._end + 1 / self._rate
+            self._frames = Frames(memoryview(self._data), self._rate, self._limits, start=self._start, end=end)
+        while self._next <= window:
+            number, self._next = self._next, self._next + 1
+            _, end_row = self.rows(number)
+            for frame in self._frames.take(end_row):
+                if number == window:
+                    yield frame
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,6 @@ class TrackSource:
     def sightings(self, number: int) -> list[Sighting]:
         first, end = self.rows(number)
         return [one for one in self.found if first <= one.row < end]
-
-    def frames(self, number: int) -> list[Frame]:
-        return []
 
     def close(self) -> None:
         """Holds nothing open."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,15 @@ from models.actions.inputs import source_of
 from models.actions.perception import Following, Seen
 from models.actions.pipeline import Pipeline
 from models.actions.seconds import Seconds
-from models.actions.sources import TrackSource, VideoSource
+from models.actions.sources import Look, TrackSource, VideoSource
 from models.actions.tracks import Sighting, Track, Window
 from models.bundle import Preprocess
 from models.layers.steps import Continuing, Finished, State, Tensors
 from models.media.video import Frame
 
 STAGES = ("decode", "pose", "track", "actions")
+FRAMES_AT_ONCE = 4
+"""Frames of one job in memory."""
 RETURNED = ("video", "info")
 """Arrays of a job that come back with its answer."""
 
@@ -121,45 +125,65 @@ class ActionSteps:
         return Watching(source, returned, int(asked.get("people") or self._model.config.people), self._model.eyes.follow())
 
     def _look(self, states: Sequence[Watching]) -> list[Watching]:
-        """The next window of each: who is seen in it."""
-        began = time.perf_counter()
-        windows = [[] if state.is_last else state.source.frames(state.window) for state in states]
-        decoded = time.perf_counter()
-        frames = [frame.pixels for window in windows for frame in window]
-        seen = iter(self._model.eyes.people(frames) if frames else [])
-        posed = time.perf_counter()
-        after = []
-        for state, window in zip(states, windows, strict=True):
-            pose = (posed - decoded) * len(window) / max(1, len(frames))
-            state = replace(state, spent=state.spent.plus(decode=(decoded - began) / len(states), pose=pose))
-            after.append(self._follow(state, window, [next(seen) for _ in window]))
-        return after
+        """The next window of each: who is seen in it, and who is who."""
+        looks, spent = self._looks(states)
+        return [self._follow(replace(state, spent=one), mine) for state, one, mine in zip(states, spent, looks, strict=True)]
 
-    def _follow(self, state: Watching, frames: Sequence[Frame], seen: Sequence[Seen]) -> Watching:
+    def _looks(self, states: Sequence[Watching]) -> tuple[list[list[Look]], list[Spent]]:
+        """Of each job's window. Frames of all jobs are looked at together, a few at a time, and then forgotten."""
+        spent = [state.spent for state in states]
+        looks: list[list[Look]] = [[] for _ in states]
+        reading: dict[int, Iterator[Frame]] = {}
+        for job, state in enumerate(states):
+            if isinstance(state.source, VideoSource) and not state.is_last:
+                kept = state.source.kept(state.window)
+                if kept is None:
+                    reading[job] = state.source.frames(state.window)
+                else:
+                    looks[job] = kept
+        read = set(reading)
+        while reading:
+            began = time.perf_counter()
+            frames = [(job, frame) for job, more in reading.items() for frame in islice(more, FRAMES_AT_ONCE)]
+            decoded = time.perf_counter()
+            seen = self._model.eyes.people([frame.pixels for _, frame in frames]) if frames else []
+            posed = time.perf_counter()
+            for (job, frame), people in zip(frames, seen, strict=True):
+                height, width, _ = frame.pixels.shape
+                looks[job].append(Look(frame.time, frame.row, frame.rows, (height, width), people))
+                spent[job] = spent[job].plus(decode=(decoded - began) / len(frames), pose=(posed - decoded) / len(frames))
+            counts = Counter(job for job, _ in frames)
+            reading = {job: more for job, more in reading.items() if counts[job] == FRAMES_AT_ONCE}
+        for job in read:
+            source = states[job].source
+            assert isinstance(source, VideoSource)
+            source.keep(states[job].window, looks[job])
+        return looks, spent
+
+    def _follow(self, state: Watching, looks: Sequence[Look]) -> Watching:
         """Its tracks with what was seen in a window; after the last window, without those that were never believed."""
-        began = time.perf_counter()
         if state.is_last:
             tracks = tuple(replace(track, ended=True) for track in state.tracks if track.person in state.confirmed)
             return replace(state, window=state.window + 1, tracks=tracks)
+        began = time.perf_counter()
         following, confirmed = copy.deepcopy(state.following), set(state.confirmed)
-        sightings = state.source.sightings(state.window)
-        confirmed |= {one.person for one in sightings}
-        for frame, people in zip(frames, seen, strict=True):
-            people = people.best(state.most_people, self._model.config.least_score)
-            numbers = following.update(people, frame.row, frame.pixels.shape[:2])
-            sightings += _sightings(frame, people, numbers)
+        sightings, lost = list[Sighting](), frozenset[int]()
+        if isinstance(state.source, TrackSource):
+            sightings = state.source.sightings(state.window)
+            confirmed |= {one.person for one in sightings}
+        for look in looks:
+            people = look.seen.best(state.most_people)
+            sightings += _sightings(look, people, following.update(people, look.row, look.size))
             confirmed |= following.confirmed
-        _, end = state.source.rows(state.window)
-        lost = frozenset() if isinstance(state.source, TrackSource) else frozenset(t.person for t in state.tracks) - following.alive
+        if isinstance(state.source, VideoSource):
+            lost = frozenset(track.person for track in state.tracks) - following.alive
         tracks = tuple(
             replace(track, ended=track.person in lost)
-            for track in self._extended(state.tracks, sightings, end)
+            for track in self._extended(state.tracks, sightings, state.source.rows(state.window)[1])
             if track.person in confirmed or track.person not in lost
         )
         spent = state.spent.plus(track=time.perf_counter() - began)
-        return replace(
-            state, following=following, window=state.window + 1, tracks=tracks, confirmed=frozenset(confirmed), spent=spent
-        )
+        return replace(state, following=following, window=state.window + 1, tracks=tracks, confirmed=frozenset(confirmed), spent=spent)
 
     def _extended(self, tracks: Sequence[Track], sightings: Sequence[Sighting], end: int) -> list[Track]:
         """With sightings, those of new people included, and known up to row `end`."""
@@ -203,13 +227,13 @@ class ActionSteps:
         ]
 
 
-def _sightings(frame: Frame, people: Seen, numbers: Sequence[int]) -> list[Sighting]:
-    time = np.array([frame.time], np.float64)
+def _sightings(look: Look, people: Seen, numbers: Sequence[int]) -> list[Sighting]:
+    time = np.array([look.time])
     return [
         Sighting(
             person=number,
-            row=frame.row,
-            rows=frame.rows,
+            row=look.row,
+            rows=look.rows,
             token=people.tokens[i],
             box=np.concatenate([time, people.boxes[i]]),
             pose=np.concatenate([time, people.poses[i]]) if people.poses.shape[1] else np.zeros(0),

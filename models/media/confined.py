@@ -139,4 +139,3 @@ def _as_file(data: bytes | memoryview) -> IO[bytes]:
 
 def _how(code: int) -> str:
     return f"it was ended by signal {-code}" if code < 0 else f"it ended with {code}"
-

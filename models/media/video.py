@@ -5,7 +5,7 @@ That process has bounds on memory and time, and can open nothing but the bytes t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -85,16 +85,14 @@ class Frames:
     def ended(self) -> bool:
         return self._program is None and self._next is None
 
-    def take(self, end_row: int) -> list[Frame]:
-        """The next frames, those that begin before a row. Raises VideoError."""
-        taken: list[Frame] = []
+    def take(self, end_row: int) -> Iterator[Frame]:
+        """The next frames, one by one: those that begin before a row. Raises VideoError."""
         while (frame := self._next or self._read()) is not None:
             if frame.row >= end_row:
                 self._next = frame
-                break
+                return
             self._next = None
-            taken.append(frame)
-        return taken
+            yield frame
 
     def close(self) -> None:
         if self._program is not None:
@@ -140,4 +138,3 @@ def _answer(program: Confined) -> Mapping[str, Any]:
     if "error" in told:
         raise VideoError(told["error"], told["detail"])
     return told
-
