@@ -15,8 +15,8 @@ from models.media.video import ClipInfo
 
 
 def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoSource | TrackSource:
-    """`video` uint8 (bytes,), or tracks: `person` int32 (K,), `time` float64 (K,), `box` float32 (K, 5), and `pose` float32 (K, 51) or `token`
-    float32 (K, D), of which the other one is empty. `info` float64 (5,): width, height, frames a second, frames, seconds.
+    """`video` uint8 (bytes,), or tracks: `person` int32 (K,), `time` float64 (K,), `box` float32 (K, 5), and `pose` float32 (K, 51) or
+    `token` float32 (K, D), of which the other one is empty. `info` float64 (5,): width, height, frames a second, frames, seconds.
 
     Raises UnusableInput for tracks that do not say what the network wants to know.
     """
@@ -25,14 +25,12 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
     if "video" in job:
         info = ClipInfo(int(width), int(height), fps, int(frames), duration)
         until = duration if end is None else float(end)
-        return VideoSource(job["video"].cpu().numpy(), info, model.rate, model.config.step, model.limits, start, until)
+        return VideoSource(job["video"].cpu().numpy(), info, model.rate, model.rows, model.limits, start=start, end=until)
     arrays = {name: job[name].cpu().numpy() for name in ("person", "time", "box", "pose", "token")}
     arrays["token"] = _tokens(arrays, (int(height), int(width)), model)
     wanted = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))
     rows = np.round(arrays["time"] * model.rate).astype(np.int64)
-    return TrackSource(
-        _sightings(arrays, rows, wanted), model.config.step, int(rows[wanted].min(initial=np.iinfo(np.int64).max)) if wanted.any() else 0
-    )
+    return TrackSource(_sightings(arrays, rows, wanted), model.rows, int(rows[wanted].min()) if wanted.any() else 0)
 
 
 def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipeline) -> np.ndarray:

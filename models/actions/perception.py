@@ -59,7 +59,7 @@ class Perception(Protocol):
         """Of each frame. Frames may be of several videos and sizes."""
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:
-        """Of people who were seen before, (K, 5) and (K, 51), in frames of a height and width → (K, D); None where poses do not tell enough."""
+        """Of people who were seen before, (K, 5) and (K, 51), in frames of a height and width → (K, D). None: poses do not tell enough."""
 
     def follow(self) -> Following:
         """At the begin of a video."""

@@ -14,13 +14,15 @@ from torch import nn
 from models.actions.keypoints import Keypoints
 from models.actions.perception import Perception
 from models.actions.tracks import Span, Window
-from models.bundle import BundleSpec
+from models.bundle import BundleSpec, Clip
 from models.lart.model import LART
 from models.layers.parts import Part
 from models.media.video import ClipLimits
 from models.onnx_graph.poses import PoseGraph
 from models.people.tracks import Tracks, normalise_pose, pose_statistics
 
+CLIP = Clip(frames=8, stride=1, rate=30.0)
+"""Rows of a step: so many that a short request does not wait long behind them; and rows a second."""
 WINDOWS_AT_ONCE = 32
 """Windows of tracks in one pass of LART."""
 
@@ -46,13 +48,15 @@ class PipelineConfig:
 class Pipeline(nn.Module):
     """Has no weights of its own."""
 
-    def __init__(self, config: PipelineConfig, perception: Perception | None = None, lart: LART | None = None, rate: float = 30.0) -> None:
+    def __init__(self, config: PipelineConfig, perception: Perception | None = None, lart: LART | None = None, clip: Clip = CLIP) -> None:
         super().__init__()
         self.config = config
         self.perception = perception
         self.lart = lart
-        self.rate = rate
+        self.rate = clip.rate
         """Rows a second."""
+        self.rows = clip.frames
+        """Of a step."""
         self.limits = ClipLimits(seconds=float("inf"), frames=2**31 - 1, pixels=2**31 - 1)
         """Whoever accepted a video has looked at its size; the process that decodes it is bounded by itself."""
 
@@ -108,11 +112,12 @@ def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Par
         raise ValueError(f"labels: they are not those of its member {actions.spec.id}")
     if 2 * config.margin + config.step > actions.model.config.frames:
         raise ValueError(
-            f"config: windows of {config.step} frames with {config.margin} on both sides do not fit into {actions.model.config.frames} frames"
+            f"config: windows of {config.step} frames with {config.margin} on both sides do not fit into the "
+            f"{actions.model.config.frames} of {actions.spec.id}"
         )
     perception = perception_of(members)
     _check_token(actions, perception)
-    return Pipeline(config, perception, actions.model, spec.clip.rate)
+    return Pipeline(config, perception, actions.model, spec.clip)
 
 
 def _check_token(actions: Part, perception: Perception) -> None:

@@ -33,9 +33,9 @@ class VideoSource:
     frames that have gone by has the video decoded again from its begin. So all that is told is a function of the window's number."""
 
     def __init__(
-        self, data: NDArray[np.uint8], info: ClipInfo, rate: float, step: int, limits: ClipLimits, start: float, end: float
+        self, data: NDArray[np.uint8], info: ClipInfo, rate: float, step: int, limits: ClipLimits, *, start: float, end: float
     ) -> None:
-        """start, end: seconds."""
+        """step: rows of a window. start, end: seconds."""
         self._data = data
         self._info = info
         self._rate, self._step, self._limits = rate, step, limits

@@ -125,11 +125,8 @@ def request() -> dict[str, Any]:
 
 def _as_file(data: bytes | memoryview) -> IO[bytes]:
     """Positioned at its begin; in memory where the system can."""
-    file: IO[bytes]
-    if hasattr(os, "memfd_create"):
-        file = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0)
-    else:
-        file = tempfile.TemporaryFile(buffering=0)
+    in_memory = hasattr(os, "memfd_create")
+    file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0) if in_memory else tempfile.TemporaryFile(buffering=0)
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[file.write(rest) :]

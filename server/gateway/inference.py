@@ -20,7 +20,8 @@ from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.turns import Turns
-from server.media import images
+from server.media import images, video
+from server.media.errors import MediaError
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Array, Failure, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NoRoomForResults
@@ -32,12 +33,20 @@ from server.telemetry.metrics import GatewayMetrics
 INLINE_PIXELS = 1_000_000
 """What claims to be small and decodes to more than this is prepared in a thread after all."""
 
-MEDIA_PROBLEMS = {
+MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     images.NotAnImage: Kind.NOT_AN_IMAGE,
     images.TooManyPixels: Kind.TOO_LARGE,
     images.CorruptImage: Kind.CORRUPT_IMAGE,
+    video.NotAVideo: Kind.NOT_A_VIDEO,
+    video.TooMuchVideo: Kind.TOO_LARGE,
+    video.CorruptVideo: Kind.CORRUPT_VIDEO,
 }
-FAILURE_PROBLEMS = {"worker-crashed": Kind.WORKER_CRASHED, "model-error": Kind.MODEL_ERROR, "deadline": Kind.DEADLINE, "unusable-input": Kind.UNUSABLE_INPUT}
+FAILURE_PROBLEMS = {
+    "worker-crashed": Kind.WORKER_CRASHED,
+    "model-error": Kind.MODEL_ERROR,
+    "deadline": Kind.DEADLINE,
+    "unusable-input": Kind.UNUSABLE_INPUT,
+}
 
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
@@ -225,19 +234,19 @@ def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:
     return [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
 
 
-def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | images.ImageError | InvalidOption:
+def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | MediaError | InvalidOption:
     """The error is returned, so that one bad item does not hide which one comes first."""
     try:
         jobs = asked.task.prepare(item, asked.plan, asked.spec, decoder)
-    except (images.ImageError, InvalidOption) as error:
+    except (MediaError, InvalidOption) as error:
         return error
     return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
 
 
-def _good(result: Prepared | images.ImageError | InvalidOption, field: str) -> Prepared:
+def _good(result: Prepared | MediaError | InvalidOption, field: str) -> Prepared:
     if isinstance(result, InvalidOption):
         raise of_option(result)
-    if isinstance(result, images.ImageError):
+    if isinstance(result, MediaError):
         raise Problem(MEDIA_PROBLEMS[type(result)], str(result), result.part or field)
     return result
 
