@@ -6,12 +6,13 @@ import json
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from models.media.video import ClipLimits
+if TYPE_CHECKING:
+    from models.media.video import ClipLimits
 
 MIB = 1024 * 1024
 
@@ -103,6 +104,8 @@ class Settings(BaseSettings):
 
     @property
     def clip_limits(self) -> ClipLimits:
+        from models.media.video import ClipLimits  # numpy stays out of the supervisor
+
         return ClipLimits(self.max_video_seconds, self.max_video_frames, self.max_video_pixels)
 
     @property

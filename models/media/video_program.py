@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import av
 import av.sidedata.encparams  # these are imported late by PyAV, when no file can be opened any more
@@ -54,8 +54,8 @@ def main() -> None:
     np.zeros(1)  # numpy imports parts of itself late, and from here on no file can be opened
     confined.confine()
     try:
-        with _open(asked["demuxer"]) as container:
-            stream = _video(container)
+        with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
+            stream = video_of(container)
             if asked["rate"] is None:
                 confined.say({"info": _probe(container, stream, limits)})
             else:
@@ -67,10 +67,9 @@ def main() -> None:
         confined.say({"error": "broken", "detail": _words(error)})
 
 
-def _open(demuxer: str) -> InputContainer:
-    """No other demuxer, no protocol: only the bytes of standard input."""
+def open_file(file: IO[bytes], demuxer: str) -> InputContainer:
+    """No other demuxer, no protocol, no file but this one. Raises Refused."""
     options = {"format_whitelist": FULL_NAMES.get(demuxer, demuxer), "protocol_whitelist": "pipe"}
-    file = os.fdopen(0, "rb")
     try:
         return av.open(file, "r", format=demuxer, container_options=options, io_open=_no_other_file)
     except av.error.FFmpegError as error:
@@ -81,7 +80,7 @@ def _no_other_file(*_: Any) -> Any:
     raise PermissionError("a video must not name other files")
 
 
-def _video(container: InputContainer) -> VideoStream:
+def video_of(container: InputContainer) -> VideoStream:
     """The first that is no cover picture."""
     streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
     if not streams:
@@ -222,14 +221,14 @@ def _send(shown: tuple[VideoFrame, float], first: int, end: int, size: tuple[int
     if end <= first:
         return size
     frame, time = shown
-    pixels = _upright(frame, size)
+    pixels = upright(frame, size)
     height, width, _ = pixels.shape
     confined.say({"time": round(time, 6), "row": first, "rows": end - first, "height": height, "width": width})
     confined.send(memoryview(pixels).cast("B"))
     return height, width
 
 
-def _upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
+def upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
     """RGB, (H, W, 3), contiguous; its own memory where neither rows are padded nor the frame turned."""
     turned = frame.rotation % 180 != 0
     wanted = size if size is None or not turned else size[::-1]

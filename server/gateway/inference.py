@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.turns import Turns
-from server.media import images, video
+from server.media import images, tracks, video
 from server.media.errors import MediaError
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Array, Failure, Job, Priority, Reply
@@ -40,6 +41,7 @@ MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     video.NotAVideo: Kind.NOT_A_VIDEO,
     video.TooMuchVideo: Kind.TOO_LARGE,
     video.CorruptVideo: Kind.CORRUPT_VIDEO,
+    tracks.InvalidTracks: Kind.INVALID_OPTION,
 }
 FAILURE_PROBLEMS = {
     "worker-crashed": Kind.WORKER_CRASHED,
@@ -169,8 +171,9 @@ class Inference:
             raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None
 
     async def present(self, task: Task[Any, Any], present: Callable[[], T], client: str) -> T:
-        """What `present` or `to_tensors` makes of the outputs."""
-        return await self._turns.run(client, present) if task.takes_long else present()
+        """What `present` or `to_tensors` makes of the outputs. Raises Problem."""
+        with refusals():
+            return await self._turns.run(client, present) if task.takes_long else present()
 
     async def _prepare(self, items: Sequence[Item], asked: Asked, client: str) -> list[Prepared]:
         """Raises Problem that names the first bad item."""
@@ -228,6 +231,17 @@ async def _reserve_large(jobs: Sequence[Job], visit: Visit) -> None:
     nbytes = sum(job.nbytes for job in jobs if job.nbytes > INLINE_BYTES)
     if nbytes > visit.reservation.nbytes:
         await visit.reservation.resize(visit.reservation.items, nbytes)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What a task refuses while it presents leaves as a Problem."""
+    try:
+        yield
+    except InvalidOption as error:
+        raise of_option(error) from error
+    except MediaError as error:
+        raise Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part) from error
 
 
 def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:

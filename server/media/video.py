@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from models.media import video
+from models.media.containers import NAMES
 from models.media.video import ClipInfo, ClipLimits
 from server.media.errors import MediaError
 
-__all__ = ["ClipInfo", "ClipLimits", "CorruptVideo", "NotAVideo", "TooMuchVideo", "probe"]
+__all__ = ["NAMES", "ClipInfo", "ClipLimits", "CorruptVideo", "NotAVideo", "TooMuchVideo", "probe"]
 
 
 class NotAVideo(MediaError):
