@@ -92,7 +92,8 @@ class Pipeline(nn.Module):
         for i, one in enumerate(windows):
             tokens[i, : len(one.tokens), 0], detected[i, : len(one.tokens), 0, 0] = one.tokens, one.detected
         device = self.network.mask_token.device
-        pose, rest = torch.from_numpy(tokens).to(device).split([config.pose.values, tokens.shape[3] - config.pose.values], dim=3)
+        values = torch.from_numpy(tokens).to(device)
+        pose, rest = values[..., : config.pose.values], values[..., config.pose.values :]
         if config.mean_std is not None:
             pose = normalise_pose(pose, pose_statistics(config.mean_std).to(device)).float()
         return Tracks(pose, torch.from_numpy(detected).to(device), appearance=rest if config.appearance is not None else None)

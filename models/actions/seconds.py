@@ -54,8 +54,8 @@ class Seconds:
         key = np.round((number + 0.5) * self.rate).astype(np.int64)
         is_core = (rows >= key - around) & (rows < key + around)
         for column, chosen in ((0, is_core), (1, np.ones_like(is_core))):
-            np.add.at(sums, (number[chosen] - self.first, column), scores[chosen])
-            np.add.at(counts, (number[chosen] - self.first, column), 1)
+            np.add.at(sums[:, column], number[chosen] - self.first, scores[chosen])
+            np.add.at(counts[:, column], number[chosen] - self.first, 1)
         return replace(self, sums=sums, counts=counts)
 
     def told(self) -> list[Second]:

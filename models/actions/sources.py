@@ -88,7 +88,7 @@ class VideoSource:
             self.close()
             self._next = 0
             end = self._end + 1 / self._rate
-            self._frames = Frames(memoryview(self._data), self._rate, self._limits, start=self._start, end=end)
+            self._frames = Frames(self._data.data, self._rate, self._limits, start=self._start, end=end)
         while self._next <= window:
             number, self._next = self._next, self._next + 1
             _, end_row = self.rows(number)

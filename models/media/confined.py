@@ -126,12 +126,16 @@ def request() -> dict[str, Any]:
 def _as_file(data: bytes | memoryview) -> IO[bytes]:
     """Positioned at its begin; in memory where the system can."""
     in_memory = hasattr(os, "memfd_create")
-    file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0) if in_memory else tempfile.TemporaryFile(buffering=0)
+    file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0) if in_memory else _temporary()
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[file.write(rest) :]
     file.seek(0)
     return file
+
+
+def _temporary() -> IO[bytes]:
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def _how(code: int) -> str:

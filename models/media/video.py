@@ -108,7 +108,7 @@ class Frames:
                 self.close()
                 return None
             pixels = np.empty((told["height"], told["width"], 3), np.uint8)
-            self._program.read_into(memoryview(pixels).cast("B"))
+            self._program.read_into(pixels.data.cast("B"))
         except ProgramDied as death:
             self.close()
             raise VideoError("broken", f"decoding it failed: {death}") from death

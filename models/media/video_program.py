@@ -96,7 +96,7 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
     context = stream.codec_context
     _check_size(context.width, context.height, limits)
     if container.format.name not in UNTOLD_DURATION:
-        _check_seconds(max(_seconds(container.duration, 1 / av.time_base), _seconds(stream.duration, stream.time_base)), limits)
+        _check_seconds(max(seconds(container.duration, 1 / av.time_base), seconds(stream.duration, stream.time_base)), limits)
     _check_frames(stream.frames, limits)
     context.options = {"max_pixels": str(limits.pixels)}
     rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
@@ -157,7 +157,7 @@ def _check_frames(frames: int, limits: Limits) -> None:
         raise Refused("too-much", f"more than {limits.frames} frames (OPSIN_MAX_VIDEO_FRAMES)")
 
 
-def _seconds(ticks: int | None, base: Any) -> float:
+def seconds(ticks: int | None, base: Any) -> float:
     return float(ticks * base) if ticks is not None and base else 0.0
 
 
@@ -205,7 +205,7 @@ def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> 
                 raise Refused("broken", f"more than {BAD_PACKETS} packets of it are damaged") from None
             continue
         for frame in frames:
-            stamp = _seconds(frame.pts, frame.time_base) if frame.pts is not None else None
+            stamp = seconds(frame.pts, frame.time_base) if frame.pts is not None else None
             if begin is None:
                 begin = stamp or 0.0
             time = last + step if stamp is None else stamp - begin
@@ -224,7 +224,7 @@ def _send(shown: tuple[VideoFrame, float], first: int, end: int, size: tuple[int
     pixels = upright(frame, size)
     height, width, _ = pixels.shape
     confined.say({"time": round(time, 6), "row": first, "rows": end - first, "height": height, "width": width})
-    confined.send(memoryview(pixels).cast("B"))
+    confined.send(pixels.data.cast("B"))
     return height, width
 
 
@@ -235,7 +235,7 @@ def upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
     height, width = wanted or (frame.height, frame.width)
     rgb = REFORMATTER.reformat(frame, width, height, format="rgb24")
     plane = rgb.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
     pixels = rows.reshape(rgb.height, rgb.width, 3)
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
 

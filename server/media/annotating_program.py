@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import av.sidedata.encparams  # these are imported late by PyAV, when no file can be opened any more
@@ -99,7 +99,7 @@ def _make(file: io.BytesIO, demuxer: str, people: Sequence[Person], font: Any) -
     return output.getbuffer()
 
 
-def _frames(packet: Any) -> Iterator[VideoFrame]:
+def _frames(packet: Any) -> Iterator[Any]:
     try:
         yield from packet.decode()
     except av.error.FFmpegError:
@@ -110,7 +110,7 @@ class Writer:
     """Draws into frames and encodes them."""
 
     def __init__(self, made: OutputContainer, first: VideoFrame, source: VideoStream, people: Sequence[Person], font: Any) -> None:
-        self.begin = float(first.pts * first.time_base) if first.pts is not None and first.time_base else 0.0
+        self.begin = video_program.seconds(first.pts, first.time_base)
         """Seconds, of the first frame."""
         self._made = made
         self._people = people
@@ -123,7 +123,8 @@ class Writer:
         self._stream = _encoder(made, rate, width + width % 2, height + height % 2)
 
     def take(self, frame: VideoFrame) -> None:
-        stamp = int((float(frame.pts * frame.time_base) - self.begin) / TIME_BASE) if frame.pts is not None else self._last + self._step
+        time = video_program.seconds(frame.pts, frame.time_base)
+        stamp = self._last + self._step if frame.pts is None else int((time - self.begin) / TIME_BASE)
         self._last = max(stamp, self._last + 1)
         pixels = self._drawn(video_program.upright(frame, self._size), self._last * float(TIME_BASE))
         encoded = VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -163,7 +164,7 @@ def _draw(canvas: ImageDraw.ImageDraw, number: int, box: Sequence[float], pose: 
 def _encoder(made: OutputContainer, rate: Fraction, width: int, height: int) -> VideoStream:
     for name, options in ENCODERS:
         if name in av.codecs_available:
-            stream = made.add_stream(name, rate=rate, options=options)
+            stream = cast(VideoStream, made.add_stream(name, rate=rate, options=options))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.time_base = TIME_BASE
             return stream
@@ -207,7 +208,7 @@ class Sound:
     def _write(self, packet: Any, made: OutputContainer, begin: float) -> None:
         if not self._copied:
             for frame in _frames(packet):
-                if frame.pts is not None and frame.time >= begin:
+                if frame.pts is not None and video_program.seconds(frame.pts, frame.time_base) >= begin:
                     frame.pts -= int(begin / frame.time_base)
                     made.mux(self._written.encode(frame))
             return

@@ -20,8 +20,8 @@ POSE = 51
 BOX = 5
 
 Tracks = dict[str, NDArray[Any]]
-"""person int32 (K,), time float64 (K,), box float32 (K, 5): x, y, width, height, score; pose float32 (K, 51) or (K, 0); token float32 (K, D)
-or (K, 0); size float64 (2,): width and height of the frames."""
+"""person int32 (K,), time float64 (K,), box float32 (K, 5): x, y, width, height, score; pose float32 (K, 51) or (K, 0); token float32
+(K, D) or (K, 0); size float64 (2,): width and height of the frames."""
 
 
 class InvalidTracks(MediaError):

@@ -1,8 +1,8 @@
 """Video, or tracks of people → who does what when.
 
-The worker gets `video` uint8 (bytes,), the file as it was sent, and `info` float64 (5,): width, height, frames a second, frames and seconds;
-or the arrays of `server.media.tracks`, and `info` with what is known. It answers the arrays of `models.actions.answers`, and the video again:
-so any gateway can draw the answer into it, at any time.
+The worker gets `video` uint8 (bytes,), the file as it was sent, and `info` float64 (5,): width, height, frames a second, frames,
+seconds; or the arrays of `server.media.tracks`, and `info` as far as it is known. It answers the arrays of `models.actions.answers`, and
+the video again: so any gateway can draw the answer into it, at any time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ActionsOptions(Options, frozen=True, kw_only=True):
                 ge=1,
                 le=MOST_PEOPLE,
                 description="Most people to follow at a time, those of the best boxes.",
-                extra={"default": "the bundle's"},
+                extra={"values": f"1 to {MOST_PEOPLE}", "default": "the bundle's"},
             ),
         ]
         | None
@@ -224,13 +224,13 @@ def _person(number: int, told: Outputs, plan: ActionsPlan, spec: BundleSpec) -> 
             ActionSecond(round(float(start), 3), round(float(end), 3), _labels(row, plan, spec))
             for (start, end), row in zip(seconds, scores, strict=True)
         ],
-        poses=[
-            (round(float(pose[0]), 3), [[*_rounded(point[:2], 2), *_rounded(point[2:], 4)] for point in pose[1:].reshape(-1, 3)])
-            for pose in poses
-        ]
-        if len(poses)
-        else UNSET,
+        poses=[_pose(pose) for pose in poses] if len(poses) else UNSET,
     )
+
+
+def _pose(row: NDArray[Any]) -> tuple[float, list[list[float]]]:
+    points = row[1:].reshape(-1, 3)
+    return round(float(row[0]), 3), [[*_rounded(point[:2], 2), *_rounded(point[2:], 4)] for point in points]
 
 
 def _of(rows: NDArray[Any], number: int) -> NDArray[Any]:
