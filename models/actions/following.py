@@ -1,4 +1,4 @@
-"""Who is who: PHALP's association, by places alone or by poses too."""
+"""Who is who over time: PHALP's association."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.actions.perception import Seen
-from models.people.cameras import FOCAL
-from models.people.poses import STATURE
 from models.people.tracks import POSE
-from models.phalp.location import FRAME
 from models.phalp.tracker import Observation, State, Tracker, TrackerConfig
 
 NOTHING = np.zeros(1)
+"""Appearance of people of whom none is known."""
 
 
-class ByPlace:
-    def __init__(self) -> None:
-        self._tracker = Tracker(TrackerConfig(predict_pose=False, compare_appearance=False))
+class Tracked:
+    """By location vectors, and by poses where the tracker compares them."""
 
-    def update(self, seen: Seen, row: int, size: tuple[int, int]) -> Sequence[int]:
-        people = [
-            Observation(row, NOTHING, np.zeros(POSE), location, float(box[4]))
-            for box, location in zip(seen.boxes, _locations(seen, size), strict=True)
-        ]
-        return self._tracker.update(people).numbers
+    def __init__(self, config: TrackerConfig) -> None:
+        self._tracker = Tracker(config)
+
+    def update(self, seen: Seen, row: int) -> Sequence[int]:
+        poses = seen.tokens[:, :POSE].astype(np.float64) if seen.tokens.shape[1] >= POSE else np.zeros((len(seen), POSE))
+        people = zip(poses, seen.locations, seen.boxes[:, 4].tolist(), strict=True)
+        return self._tracker.update([Observation(row, NOTHING, pose, location, score) for pose, location, score in people]).numbers
 
     @property
     def alive(self) -> frozenset[int]:
@@ -34,14 +32,3 @@ class ByPlace:
     @property
     def confirmed(self) -> frozenset[int]:
         return frozenset(track.number for track in self._tracker.tracks if track.state is State.CONFIRMED)
-
-
-def _locations(seen: Seen, size: tuple[int, int]) -> np.ndarray:
-    """(N, 99)."""
-    side = max(size)
-    corner = np.array([(side - size[1]) / 2, (side - size[0]) / 2])
-    boxes = seen.boxes.astype(np.float64)
-    middles = (boxes[:, :2] + boxes[:, 2:4] / 2 + corner) / side  # (N, 2)
-    depth = FOCAL * STATURE / np.maximum(boxes[:, 3] * FRAME / side, 1.0)
-    places = np.concatenate([(middles - 0.5) * depth[:, None] * FRAME / FOCAL, depth[:, None]], axis=1)  # (N, 3)
-    return np.concatenate([np.tile(middles, 45), np.tile(places, 3)], axis=1)

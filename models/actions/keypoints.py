@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.actions.following import ByPlace
+from models.actions.following import Tracked
 from models.actions.perception import Following, Frame, Seen
 from models.onnx_graph.poses import PoseGraph
 from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
+from models.phalp.poses import by_location, locations_of
 
 
 class Keypoints:
@@ -30,10 +31,11 @@ class Keypoints:
         height, width = size
         return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), width, height)
 
-    def follow(self) -> Following:
-        return ByPlace()
+    def follow(self, rate: float) -> Following:
+        return Tracked(by_location(rate))
 
 
 def _seen(people: Poses, height: int, width: int) -> Seen:
     boxes, keypoints = people.boxes.astype(np.float32), people.keypoints.astype(np.float32)
-    return Seen(boxes, keypoints.reshape(len(people), 3 * KEYPOINTS), tokens(people, width, height), np.zeros((len(people), 0)))
+    known = tokens(people, width, height)
+    return Seen(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), known, locations_of(people, width, height))

@@ -24,7 +24,7 @@ class Seen:
     tokens: NDArray[np.float32]
     """(N, D), raw."""
     locations: NDArray[np.float64]
-    """(N, 99), PHALP's location vectors, by which trackers compare people; (N, 0) for those that go by boxes."""
+    """(N, 99), PHALP's location vectors, by which people are followed."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -38,8 +38,8 @@ class Seen:
 class Following(Protocol):
     """Who is who, frame by frame. It changes with every frame: copy it before."""
 
-    def update(self, seen: Seen, row: int, size: tuple[int, int]) -> Sequence[int]:
-        """The number of each person of the next frame. size: height and width of the frame."""
+    def update(self, seen: Seen, row: int) -> Sequence[int]:
+        """The number of each person of the next frame."""
 
     @property
     def alive(self) -> frozenset[int]:
@@ -61,5 +61,5 @@ class Perception(Protocol):
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:
         """Of people who were seen before, (K, 5) and (K, 51), in frames of a height and width → (K, D). None: poses do not tell enough."""
 
-    def follow(self) -> Following:
-        """At the begin of a video."""
+    def follow(self, rate: float) -> Following:
+        """At the begin of a video, looked at so many times a second."""

@@ -111,7 +111,7 @@ def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Par
         raise ValueError("clip: a pipeline needs a rate, at which LART's frames follow each other")
     if spec.labels != actions.spec.labels:
         raise ValueError(f"labels: they are not those of its member {actions.spec.id}")
-    if 2 * config.margin + config.step > actions.model.config.frames:
+    if 2 * config.margin + config.step >= actions.model.config.frames:
         raise ValueError(
             f"config: windows of {config.step} frames with {config.margin} on both sides do not fit into the "
             f"{actions.model.config.frames} of {actions.spec.id}"

@@ -23,8 +23,6 @@ class Look:
     time: float
     row: int
     rows: int
-    size: tuple[int, int]
-    """Height and width."""
     seen: Seen
 
 

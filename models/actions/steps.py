@@ -122,7 +122,7 @@ class ActionSteps:
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
         source = source_of(job, asked, self._model)
         returned = {name: job[name] for name in RETURNED if name in job}
-        return Watching(source, returned, int(asked.get("people") or self._model.config.people), self._model.eyes.follow())
+        return Watching(source, returned, int(asked.get("people") or self._model.config.people), self._model.eyes.follow(self._model.rate))
 
     def _look(self, states: Sequence[Watching]) -> list[Watching]:
         """The next window of each: who is seen in it, and who is who."""
@@ -149,8 +149,7 @@ class ActionSteps:
             seen = self._model.eyes.people([frame.pixels for _, frame in frames]) if frames else []
             posed = time.perf_counter()
             for (job, frame), people in zip(frames, seen, strict=True):
-                height, width, _ = frame.pixels.shape
-                looks[job].append(Look(frame.time, frame.row, frame.rows, (height, width), people))
+                looks[job].append(Look(frame.time, frame.row, frame.rows, people))
                 spent[job] = spent[job].plus(decode=(decoded - began) / len(frames), pose=(posed - decoded) / len(frames))
             counts = Counter(job for job, _ in frames)
             reading = {job: more for job, more in reading.items() if counts[job] == FRAMES_AT_ONCE}
@@ -173,7 +172,7 @@ class ActionSteps:
             confirmed |= {one.person for one in sightings}
         for look in looks:
             people = look.seen.best(state.most_people)
-            sightings += _sightings(look, people, following.update(people, look.row, look.size))
+            sightings += _sightings(look, people, following.update(people, look.row))
             confirmed |= following.confirmed
         if isinstance(state.source, VideoSource):
             lost = frozenset(track.person for track in state.tracks) - following.alive

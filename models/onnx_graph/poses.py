@@ -26,7 +26,7 @@ from models.people.poses import KEYPOINTS, ROW, Poses, distinct
 class PoseGraphConfig:
     """Preprocessing of frames, and what counts as a person."""
 
-    long_side: int = 256
+    long_side: int = 320
     multiple: int = 32
     people: int = 6
     """The most that one frame's answer holds."""

@@ -55,7 +55,7 @@ class Poses:
 
     def rows(self) -> Floats:
         """(N, 56)."""
-        return np.concatenate([self.keypoints.reshape(len(self), -1), self.boxes], axis=1)
+        return np.concatenate([self.keypoints.reshape(-1, 3 * KEYPOINTS), self.boxes], axis=1)
 
     def chosen(self, people: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> Poses:
         return Poses(self.keypoints[people], self.boxes[people])
@@ -95,7 +95,7 @@ def tokens(poses: Poses, width: float, height: float) -> NDArray[np.float32]:
     tall = np.maximum(poses.boxes[:, 3], 1.0)  # (N,)
     hips = poses.keypoints[:, HIPS, :2].mean(axis=1, keepdims=True)  # (N, 1, 2)
     limbs = (poses.keypoints[:, :, :2] - hips) / tall[:, None, None]  # (N, 17, 2)
-    joints = np.concatenate([limbs, poses.keypoints[:, :, 2:]], axis=2).reshape(len(poses), 3 * KEYPOINTS)  # (N, 51)
+    joints = np.concatenate([limbs, poses.keypoints[:, :, 2:]], axis=2).reshape(-1, 3 * KEYPOINTS)  # (N, 51)
     middles = (poses.boxes[:, :2] + poses.boxes[:, 2:4] / 2 - np.array([width, height]) / 2) / side
     return np.concatenate([joints, middles, tall[:, None] / side, poses.boxes[:, 4:]], axis=1).astype(np.float32)
 

@@ -25,6 +25,7 @@ from server.tasks.options import InvalidOption, Options
 MP4 = "video/mp4"
 MOST_PEOPLE = 50
 USUAL_PEOPLE = 6
+USUAL_TOP_K = 5
 LONGEST_S = 120.0
 """Seconds for which a result keeps room where nobody says less."""
 ROW_BYTES = 8 * (7 + 53)
@@ -35,7 +36,9 @@ SAMPLE = Path(__file__).with_name("sample.mp4")
 
 
 class ActionsOptions(Options, frozen=True, kw_only=True):
-    top_k: Annotated[int, Meta(ge=1, description="Labels of a person and second, best first.")] = 5
+    top_k: (
+        Annotated[int, Meta(ge=1, description="Labels of a person and second, best first.", extra={"default": "5, or all of fewer"})] | None
+    ) = None
     threshold: Annotated[float, Meta(ge=0, le=1, description="Labels of a lower score are left out.")] = 0.0
     start_s: (
         Annotated[float, Meta(ge=0, description="Where to begin, in seconds from the first frame.", extra={"default": "the begin"})] | None
@@ -141,11 +144,12 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
     takes_long = True
 
     def plan(self, asked: ActionsOptions, spec: BundleSpec) -> ActionsPlan:
-        if asked.top_k > len(spec.labels):
+        if asked.top_k is not None and asked.top_k > len(spec.labels):
             raise InvalidOption("top_k", f"{asked.top_k}: {spec.id} knows {len(spec.labels)} labels")
         if asked.end_s is not None and asked.end_s <= (asked.start_s or 0.0):
             raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
-        return ActionsPlan(asked.top_k, asked.threshold, asked.start_s, asked.end_s, asked.people)
+        top_k = min(USUAL_TOP_K, len(spec.labels)) if asked.top_k is None else asked.top_k
+        return ActionsPlan(top_k, asked.threshold, asked.start_s, asked.end_s, asked.people)
 
     def prepare(self, item: Item, plan: ActionsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         if "video" in item and "tracks" in item:

@@ -20,7 +20,7 @@ from tests.bundles import UNSEALED
 MOVENET = Path(__file__).parents[2] / "bundles" / "movenet" / "1.0.0"
 LABELS = ["stand", "walk", "wave", "jump"]
 SMALL = LARTConfig(
-    frames=100,
+    frames=45,
     pose=Feature(TOKEN, 32, 32),
     joints=None,
     appearance=None,
@@ -57,19 +57,19 @@ def write_movenet(root: Path) -> Bundle:
     return read(target)
 
 
-def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher", rate: float = 30.0, **more: Any) -> Bundle:
+def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher", rate: float = 15.0, **more: Any) -> Bundle:
     roles: dict[Any, Member] = {role: member(bundle) for role, bundle in members.items()}
     spec = BundleSpec(
         name=name,
         version="1",
         task="actions",
         architecture="actions",
-        clip=Clip(frames=32, stride=1, rate=rate),
+        clip=Clip(frames=8, stride=1, rate=rate),
         labels=members["actions"].spec.labels,
         license="CC0-1.0",
         members=roles,
         weights=UNSEALED,
-        **{"config": {}, **more},
+        **{"config": {"step": 16, "margin": 14}, **more},
     )
     return sealed(root, spec, {})
 
