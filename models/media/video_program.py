@@ -99,7 +99,7 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
         _check_seconds(max(seconds(container.duration, 1 / av.time_base), seconds(stream.duration, stream.time_base)), limits)
     _check_frames(stream.frames, limits)
     context.options = {"max_pixels": str(limits.pixels)}
-    rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+    rate = 1 / _step(stream)
     first, size = None, (0, 0)
     times: list[float] = []
     bad = 0
@@ -181,8 +181,13 @@ def _send_frames(
             return
     if waiting is None:
         raise Refused("broken", "no frame of it can be decoded")
-    until = _first_row_after(waiting[1] + 0.5 / rate, rate)
+    until = _first_row_after(waiting[1] + _step(stream), rate)
     _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size)
+
+
+def _step(stream: VideoStream) -> float:
+    """Usual seconds from one frame to the next."""
+    return 1 / float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
 
 
 def _first_row_after(time: float, rate: float) -> int:
@@ -194,7 +199,7 @@ def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> 
     context = stream.codec_context
     context.options = {"max_pixels": str(limits.pixels)}
     context.thread_type, context.thread_count = "AUTO", THREADS
-    step = 1 / float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+    step = _step(stream)
     begin, last, count, bad = None, -step, 0, 0
     for packet in container.demux(stream):
         try:
