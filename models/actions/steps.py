@@ -110,10 +110,11 @@ class ActionSteps:
         for before, now, wanted in zip(states, watching, previews, strict=True):
             if before.done >= before.total - 1:
                 now.source.close()
-                outcomes.append(Finished({**answer(now.believed, self._model.rate), **now.returned, "stages": now.spent.as_tensor()}))
+                told = answer(now.believed, self._model.rate, self._model.actions)
+                outcomes.append(Finished({**told, **now.returned, "stages": now.spent.as_tensor()}))
             else:
                 since = now.source.rows(now.window - 1)[0] / self._model.rate
-                outcomes.append(Continuing(now, answer(now.believed, self._model.rate, since) if wanted else None))
+                outcomes.append(Continuing(now, answer(now.believed, self._model.rate, self._model.actions, since) if wanted else None))
         return outcomes
 
     def cost(self, state: State) -> float:
