@@ -116,13 +116,12 @@ def _person(told: Mapping[str, Any]) -> TrackedPerson:
         last_s=told["last_s"],
         boxes=np.array(told["boxes"], np.float64).reshape(-1, 6),
         poses=None if poses is None else np.array([points for _, points in poses], np.float64).reshape(-1, 17, 3),
-        actions=tuple(
-            Second(
-                one["start_s"], one["end_s"], tuple(Prediction(label["label"], label["index"], label["score"]) for label in one["labels"])
-            )
-            for one in told["actions"]
-        ),
+        actions=tuple(Second(one["start_s"], one["end_s"], _labels(one["labels"])) for one in told["actions"]),
     )
+
+
+def _labels(told: list[Mapping[str, Any]]) -> tuple[Prediction, ...]:
+    return tuple(Prediction(label["label"], label["index"], label["score"]) for label in told)
 
 
 def _tracks(tracks: Any) -> bytes:

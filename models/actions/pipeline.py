@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from models.actions.bodies import Bodies
 from models.actions.keypoints import Keypoints
 from models.actions.perception import Perception
 from models.actions.tracks import Span, Window
 from models.bundle import BundleSpec, Clip
+from models.hmr2.model import HMR2
 from models.lart.model import LART
 from models.layers.parts import Part
 from models.media.video import ClipLimits
@@ -140,4 +142,11 @@ def perception_of(members: Mapping[str, Part]) -> Perception:
     pose = members["pose"]
     if isinstance(pose.model, PoseGraph):
         return Keypoints(pose.model)
+    if isinstance(pose.model, HMR2):
+        if "detector" not in members:
+            raise ValueError(f"members: {pose.spec.id} sees one person at a time and needs a member for `detector`")
+        detector = members["detector"]
+        if not isinstance(detector.model, PoseGraph):
+            raise ValueError(f"members.detector: {detector.spec.id} is of architecture {detector.spec.architecture}, which finds nobody")
+        return Bodies(detector.model, pose.model, pose.spec.pictures)
     raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")
