@@ -24,7 +24,9 @@ WIDTH, HEIGHT = 640, 360
 def at(*places: tuple[float, float], tall: float = 120.0) -> Poses:
     """Upright people with the middles of their boxes at these places."""
     boxes = np.array([[x - tall / 6, y - tall / 2, tall / 3, tall, 0.9] for x, y in places]).reshape(-1, 5)
-    keypoints = np.concatenate([np.repeat(boxes[:, None, :2] + boxes[:, None, 2:4] / 2, KEYPOINTS, axis=1), np.ones((len(boxes), KEYPOINTS, 1))], 2)
+    keypoints = np.concatenate(
+        [np.repeat(boxes[:, None, :2] + boxes[:, None, 2:4] / 2, KEYPOINTS, axis=1), np.ones((len(boxes), KEYPOINTS, 1))], 2
+    )
     return Poses(keypoints, boxes)
 
 
