@@ -25,8 +25,8 @@ def join_actions(
 ) -> Bundle:
     """Write a pipeline of actions beside its members, which lie in `root`.
 
-    rate: frames a second that LART was trained on; None: as its bundle says, else 30. step: rows that each window answers for; None: a third
-    of LART's frames. What is left of a window is its margins. Raises BundleError for members that do not fit each other.
+    rate: frames a second that LART was trained on; None: as its bundle says, else 30. step: rows that each window answers for; None: a
+    third of LART's frames. What is left of a window is its margins. Raises BundleError for members that do not fit each other.
     """
     lart = members["actions"].spec
     frames = int(lart.config.get("frames", 125))

@@ -1,17 +1,25 @@
-"""AVA's metric (arXiv 1705.08421): from the logits of tracks to scored boxes at key frames, and their frame mAP."""
+"""AVA's metric (arXiv 1705.08421): from tracks' logits, or the service's answers, to scored boxes at key frames, and their frame mAP.
+
+`python -m training.ava ANSWERS TRUTH.csv` measures a folder of answers, `VIDEO.json` as `POST /v1/actions` gives them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
+import json
+import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.people.ava import VALID
+from models.people.ava import NAMES, VALID
 
 Floats = NDArray[np.float64]
 FRAMES_PER_SECOND = 30
@@ -21,6 +29,8 @@ SCORED_SECONDS = range(902, 1799)
 LOWEST_CONFIDENCE = 0.80
 """Of a person's detection at the key frame."""
 OVERLAP = 0.5
+NEAREST_BOX_S = 0.25
+"""Seconds between a key frame and the box that an answer has for it, at most."""
 PER_FRAME = 50
 """Scored boxes that count in each frame, over all people and classes."""
 
@@ -149,6 +159,51 @@ def write_boxes(path: Path, boxes: Boxes) -> None:
             writer.writerow([video, f"{second:04d}", *corners, number, score])
 
 
+def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confidence: float = 0.0) -> Boxes:
+    """Answers of `POST /v1/actions`, one file `VIDEO.json` each. Ask for all classes (`top_k`): what is not among its labels has no score.
+
+    first_second: AVA's number of the second at which the videos begin. Raises ValueError that names the file and the field.
+    """
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ValueError(f"{folder}: no answers VIDEO.json there")
+    numbers = {name: number for number, name in NAMES.items()}
+    rows: list[tuple[str, int, list[float], int, float]] = []
+    for file in files:
+        try:
+            answer = json.loads(file.read_text(encoding="utf-8"))
+            for second, corners, labels in _answered(answer, least_confidence):
+                for label in labels:
+                    number, score = numbers.get(label["label"]), float(label["score"])
+                    if number is None:
+                        raise ValueError(f"people.actions.labels: {label['label']} is no class of AVA")
+                    rows.append((file.stem, first_second + second, corners, number, score))
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{file}: no answer of /v1/actions ({type(error).__name__}: {error})") from error
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+    return Boxes(
+        videos=tuple(row[0] for row in rows),
+        seconds=np.array([row[1] for row in rows], np.int64),
+        corners=np.array([row[2] for row in rows], np.float64).reshape(-1, 4),
+        classes=np.array([row[3] for row in rows], np.int64),
+        scores=np.array([row[4] for row in rows], np.float64),
+    )
+
+
+def _answered(answer: Any, least_confidence: float) -> Iterable[tuple[int, list[float], Any]]:
+    """Of each person and whole second that a stretch of actions covers: the second, corners in parts of the picture, and labels."""
+    width, height = float(answer["video"]["width"]), float(answer["video"]["height"])
+    for person in answer["people"]:
+        for action in person["actions"]:
+            second = math.ceil(action["start_s"] - 1e-6)
+            near = min(person["boxes"], key=lambda box: abs(box[0] - second), default=None)
+            if second >= action["end_s"] or near is None or abs(near[0] - second) > NEAREST_BOX_S or near[5] < least_confidence:
+                continue
+            _, x, y, wide, high, _ = map(float, near)
+            yield second, [x / width, y / height, (x + wide) / width, (y + high) / height], action["labels"]
+
+
 @dataclass(frozen=True)
 class FrameMAP:
     average_precision: Floats
@@ -230,3 +285,29 @@ def _overlap(a: Floats, b: Floats) -> Floats:
     union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared
     ratio: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return ratio
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.ava", description="Frame mAP of answers of /v1/actions by AVA's rules.")
+    parser.add_argument("answers", type=Path, help="a folder of VIDEO.json")
+    parser.add_argument("truth", type=Path, help="AVA's CSV file: video, second, four corners, class")
+    parser.add_argument(
+        "--first-second", type=int, default=FIRST_SECOND, help="AVA's number of the videos' first second (default: %(default)s)"
+    )
+    parser.add_argument("--least-confidence", type=float, default=0.0, help="leave out boxes below it (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        predictions = read_answers(options.answers, first_second=options.first_second, least_confidence=options.least_confidence)
+        measured = evaluate(predictions, read_boxes(options.truth))
+    except (OSError, ValueError) as error:
+        print(f"ava: {error}", file=sys.stderr)
+        return 2
+    for number, precision in zip(VALID, measured.average_precision.tolist(), strict=True):
+        if not math.isnan(precision):
+            print(f"{NAMES[number]:20} {100 * precision:5.1f}")
+    print(f"{'frame mAP':20} {100 * measured.mean:5.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

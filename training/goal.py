@@ -7,10 +7,12 @@ from pathlib import Path
 
 from models.registry import architectures
 from training import phases
+from training.data import motions
 from training.data.base import Source
 from training.data.registry import open_source
 from training.errors import DataError, RecipeError
 from training.recipe import HeldOutQuality, Phase, Recipe
+from training.recognising.settings import ActionsQuality
 
 
 def check(recipe: Recipe, cache: Path) -> None:
@@ -27,6 +29,11 @@ def check(recipe: Recipe, cache: Path) -> None:
         )
     if isinstance(recipe.release.quality, HeldOutQuality):
         held_out(recipe, recipe.release.quality, labels, cache)
+    if isinstance(recipe.release.quality, ActionsQuality):
+        data = phase.data or recipe.data
+        if not isinstance(data, motions.Motions):
+            raise RecipeError("release.quality: kind actions is for data of kind motions")
+        motions.open_takes(recipe.release.quality.held_out, data, cache)
 
 
 def released_phase(recipe: Recipe) -> Phase:

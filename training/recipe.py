@@ -19,6 +19,7 @@ from training.data.registry import DataSettings
 from training.errors import RecipeError
 from training.judging.settings import InpaintingQuality
 from training.objectives.registry import ObjectiveSettings
+from training.recognising.settings import ActionsQuality
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
 
 
@@ -140,7 +141,7 @@ class Release(Settings):
     task: Task
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
-    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | None = Field(default=None, discriminator="kind")
+    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | ActionsQuality | None = Field(default=None, discriminator="kind")
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
 
@@ -195,6 +196,8 @@ class Recipe(Settings):
             raise ValueError(
                 f"release.quality: one_step and same_budget are phases; there are {', '.join(phase.name for phase in self.phases)}"
             )
+        if isinstance(quality, ActionsQuality) and quality.single_frames not in known:
+            raise ValueError(f"release.quality.single_frames: {quality.single_frames} is no phase; there are {', '.join(known)}")
         return self
 
     def _sizes_agree(self, phase: Phase, where: str) -> None:

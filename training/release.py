@@ -19,6 +19,8 @@ from training.judging.settings import InpaintingQuality
 from training.phases import Workshop
 from training.quality import Measurement
 from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
+from training.recognising import plot as confusion
+from training.recognising.settings import ActionsQuality
 
 _LIBRARIES = ("torch", "numpy", "pillow")
 
@@ -63,6 +65,8 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     report.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
     if isinstance(settings.quality, InpaintingQuality):
         (written.path / plot.FILE).write_text(plot.draw(written.spec.quality), encoding="utf-8")
+    if isinstance(settings.quality, ActionsQuality):
+        (written.path / confusion.FILE).write_text(confusion.draw(written.spec.quality, written.spec.labels), encoding="utf-8")
     (written.path / "README.md").write_text(model_card.render(written.spec), encoding="utf-8")
     return written
 
@@ -74,6 +78,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_held_out(recipe, settings.quality, network, labels, shop)
     if isinstance(settings.quality, InpaintingQuality):
         return quality.of_inpainting(recipe, settings.quality, network, shop)
+    if isinstance(settings.quality, ActionsQuality):
+        return quality.of_actions(recipe, settings.quality, network, shop)
     return Measurement()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.people.cameras import FOCAL
+from models.people.pose_tracks import PoseTrack
 from models.people.poses import ROW, Poses, depths
 from models.phalp.location import FRAME, PLACE, POINT
 from models.phalp.tracker import Observation, Tracker, TrackerConfig
@@ -29,27 +30,6 @@ LOCATION, POSE = 99, 229
 def by_location(rate: float) -> TrackerConfig:
     """rate: frames a second."""
     return replace(BY_LOCATION, longest_gap=round(LONGEST_GAP_S * rate))
-
-
-@dataclass(frozen=True)
-class PoseTrack:
-    """One person from the first frame in which they were observed to the last."""
-
-    person: int
-    """From 1, by first appearance."""
-    first: int
-    """Frame of the first row."""
-    rows: Floats
-    """(L, 56), see `models.people.poses`; zeros where the person was not observed."""
-    detected: NDArray[np.bool_]
-    """(L,)."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def poses(self) -> Poses:
-        return Poses.of_rows(self.rows)
 
 
 @dataclass

@@ -67,12 +67,8 @@ def join(
     actions: Annotated[str, typer.Option(help="Bundle of LART.", show_default=False)],
     detector: Annotated[str | None, typer.Option(help="Bundle that finds people, where `--pose` does not.", show_default=False)] = None,
     version: Annotated[str, typer.Option(help="The pipeline's version.")] = "1.0.0",
-    rate: Annotated[
-        float | None, typer.Option(help="Frames a second that LART was trained on. [default: its `clip`'s]", show_default=False)
-    ] = None,
-    step: Annotated[
-        int | None, typer.Option(help="Rows that a window answers for. [default: a third of LART's frames]", show_default=False)
-    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Frames a second of LART's training. [default: its own]", show_default=False)] = None,
+    step: Annotated[int | None, typer.Option(help="Rows that a window answers for. [default: a third]", show_default=False)] = None,
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
     """Make a pipeline of bundles that tells who does what when in videos, and check that its members fit each other."""

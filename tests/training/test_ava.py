@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from models.people.ava import NAMES, VALID
-from training.ava import Boxes, Tracked, average_precision, evaluate, read_boxes, score_rows, write_boxes
+from training.ava import Boxes, Tracked, average_precision, evaluate, main, read_answers, read_boxes, score_rows, write_boxes
 
 
 def tracked(**changes: object) -> Tracked:
@@ -175,3 +177,63 @@ def test_boxes_survive_a_file(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("video,902,0.1,0.2\n")
     with pytest.raises(ValueError, match="7 values"):
         read_boxes(tmp_path / "boxes.csv")
+
+
+def answer(*people: dict[str, object]) -> dict[str, object]:
+    """As `POST /v1/actions` gives it."""
+    video = {"width": 200, "height": 100, "fps": 30.0, "frames": 150, "duration_s": 5.0}
+    return {"id": "req_1", "model": "m", "version": "1", "video": video, "people": list(people), "timing": {}}
+
+
+def person(number: int, left: float, label: str, score: float) -> dict[str, object]:
+    """Seen for three seconds, and doing one thing."""
+    boxes = [[time / 10, left, 20.0, 40.0, 60.0, 0.9] for time in range(30)]
+    labels = [{"label": label, "index": 0, "score": score}]
+    actions = [{"start_s": float(second), "end_s": float(second + 1), "labels": labels} for second in range(3)]
+    return {"person": number, "first_s": 0.0, "last_s": 2.9, "boxes": boxes, "actions": actions}
+
+
+def truth(folder: Path, *rows: tuple[str, int, float, int]) -> Path:
+    """AVA's file of boxes that begin at `left`, in parts of the picture."""
+    file = folder / "truth.csv"
+    file.write_text("".join(f"{video},{second:04d},{left},0.2,{left + 0.2},0.8,{number}\n" for video, second, left, number in rows))
+    return file
+
+
+def test_answers_of_the_service_are_measured_by_avas_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two who are said to walk, the one with the higher score does not; who is said to stand does."""
+    (tmp_path / "answers").mkdir()
+    people = (person(1, 20.0, "walk", 0.8), person(2, 100.0, "walk", 0.9), person(3, 150.0, "stand", 0.7))
+    (tmp_path / "answers/film.json").write_text(json.dumps(answer(*people)))
+    csv = truth(tmp_path, ("film", 902, 0.1, 14), ("film", 902, 0.75, 12))
+    assert main([str(tmp_path / "answers"), str(csv)]) == 0
+    lines = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert {name.strip(): float(value) for name, value in lines} == {"stand": 100.0, "walk": 50.0, "frame mAP": 75.0}
+    boxes = read_answers(tmp_path / "answers")
+    assert sorted(set(boxes.seconds.tolist())) == [900, 901, 902]
+    np.testing.assert_allclose(boxes.corners[0], [0.1, 0.2, 0.3, 0.8])
+
+
+def test_people_who_are_not_observed_at_a_key_frame_are_left_out(tmp_path: Path) -> None:
+    gone = person(1, 20.0, "walk", 0.9)
+    gone["boxes"] = [[1.0, 20.0, 20.0, 40.0, 60.0, 0.9]]
+    (tmp_path / "film.json").write_text(json.dumps(answer(gone)))
+    assert read_answers(tmp_path, first_second=0).seconds.tolist() == [1]
+    assert len(read_answers(tmp_path, least_confidence=0.95).seconds) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", r"film\.json"),
+        ("{}", r"film\.json: no answer of /v1/actions"),
+        (json.dumps(answer(person(1, 20.0, "fly", 0.9))), r"film\.json: people\.actions\.labels: fly is no class of AVA"),
+    ],
+    ids=["no JSON", "another answer", "another class"],
+)
+def test_an_answer_that_cannot_be_measured_is_refused_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, sentence: str
+) -> None:
+    (tmp_path / "film.json").write_text(content)
+    assert main([str(tmp_path), str(truth(tmp_path, ("film", 902, 0.1, 14)))]) == 2
+    assert re.search(sentence, capsys.readouterr().err)

@@ -28,6 +28,7 @@ from training.settings import Settings
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 
+STAND = "stand"
 NOBODY_SAYS = -1
 """Label of frames that are part of no class."""
 CLIMBING_RATE = 120.0
@@ -61,12 +62,12 @@ class Recording(Settings):
     parts: list[Part] = Field(min_length=1)
     """The later one holds where two overlap."""
     standing: bool = False
-    """Whether upright, quiet frames are of the class `stand` whatever `parts` say."""
+    """Whether upright, quiet frames are of the class `STAND` whatever `parts` say."""
 
 
 class Packages(Settings):
-    pypi: dict[str, PyPIPackage] = {}
-    debian: dict[str, DebianPackage] = {}
+    pypi: dict[str, PyPIPackage] = Field(default_factory=dict)
+    debian: dict[str, DebianPackage] = Field(default_factory=dict)
 
     def folders(self, cache: Path) -> dict[str, Path]:
         """Raises DataError."""
@@ -93,12 +94,16 @@ class Motions(Settings):
     @model_validator(mode="after")
     def _known(self) -> Motions:
         for recording in self.recordings:
-            if recording.package not in {**self.packages.pypi, **self.packages.debian}:
-                raise ValueError(f"recordings: {recording.name}: there is no package {recording.package}")
-            unknown = {part.label for part in recording.parts} - set(self.classes)
-            if unknown or (recording.standing and "stand" not in self.classes):
-                raise ValueError(f"recordings: {recording.name}: {', '.join(sorted(unknown)) or 'stand'}: not among the classes")
+            self.require(recording)
         return self
+
+    def require(self, recording: Recording) -> None:
+        """Raises ValueError for a recording whose package or classes are not listed."""
+        if recording.package not in {**self.packages.pypi, **self.packages.debian}:
+            raise ValueError(f"{recording.name}: there is no package {recording.package}")
+        unknown = {part.label for part in recording.parts} - set(self.classes)
+        if unknown or (recording.standing and STAND not in self.classes):
+            raise ValueError(f"{recording.name}: {', '.join(sorted(unknown)) or STAND}: not among the classes")
 
 
 @dataclass(frozen=True)
@@ -126,13 +131,17 @@ def open_takes(recordings: Sequence[Recording], settings: Motions, cache: Path) 
     folders = settings.packages.folders(cache)
     takes = []
     for recording in recordings:
+        try:
+            settings.require(recording)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         motion = READERS[recording.format](folders[recording.package] / recording.file)
         labels = np.full(len(motion.joints), NOBODY_SAYS)
         for part in recording.parts:
             begin, end = (None if second is None else round(second * motion.rate) for second in (part.begin, part.end))
             labels[begin:end] = settings.classes.index(part.label)
         if recording.standing:
-            labels[standing(motion)] = settings.classes.index("stand")
+            labels[standing(motion)] = settings.classes.index(STAND)
         takes.append(Take(recording.name, motion, labels))
     return takes
 

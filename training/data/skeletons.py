@@ -193,7 +193,7 @@ def read_positions(path: Path, joints: Sequence[str], naming: Naming, rate: floa
     """An array (F, joints, 3) in a file of NumPy. Raises DataError."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: no array of joint positions ({error})") from error
     if values.ndim != 3 or values.shape[1:] != (len(joints), 3):
         raise DataError(f"{path}: an array of (frames, {len(joints)}, 3) was expected, this is {values.shape}")

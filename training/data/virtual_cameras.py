@@ -164,5 +164,5 @@ def _bursts(frames: int, share: float, length: float, random: Generator) -> NDAr
     """(frames,): True in about a `share` of them, in runs of about `length`."""
     chosen = np.zeros(frames, np.bool_)
     for start in np.flatnonzero(random.random(frames) < share / length):
-        chosen[start : start + 1 + random.geometric(1 / length)] = True
+        chosen[start : start + random.geometric(1 / length)] = True
     return chosen

@@ -1,12 +1,13 @@
 """Tracks of people from 2D poses alone: on made-up paths, and on what MoveNet saw in real clips.
 
-`recorded/poses.npz` holds the skeletons and boxes that the bundle `movenet` found in the clips of PyPI sports2d 0.8.34 and pose2sim 0.10.49,
-`recorded/marks.json` who is who in every tenth frame, marked by eye. Pictures of these people are not kept.
+`recorded/poses.npz` holds the skeletons and boxes that the bundle `movenet` found in the clips of PyPI sports2d 0.8.34 and pose2sim
+0.10.49, `recorded/marks.json` who is who in every tenth frame, marked by eye; its boxes are the detector's. Pictures are not kept.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.people.pose_tracks import PoseTrack
 from models.people.poses import KEYPOINTS, Poses, distinct, overlaps
-from models.phalp.poses import PoseTrack, PoseTracker, follow
+from models.phalp.poses import PoseTracker, follow
 
 RECORDED = Path(__file__).parent / "recorded"
 WIDTH, HEIGHT = 640, 360
@@ -24,9 +26,8 @@ WIDTH, HEIGHT = 640, 360
 def at(*places: tuple[float, float], tall: float = 120.0) -> Poses:
     """Upright people with the middles of their boxes at these places."""
     boxes = np.array([[x - tall / 6, y - tall / 2, tall / 3, tall, 0.9] for x, y in places]).reshape(-1, 5)
-    keypoints = np.concatenate(
-        [np.repeat(boxes[:, None, :2] + boxes[:, None, 2:4] / 2, KEYPOINTS, axis=1), np.ones((len(boxes), KEYPOINTS, 1))], 2
-    )
+    middles = np.repeat(boxes[:, None, :2] + boxes[:, None, 2:4] / 2, KEYPOINTS, axis=1)
+    keypoints = np.concatenate([middles, np.ones((len(boxes), KEYPOINTS, 1))], axis=2)
     return Poses(keypoints, boxes)
 
 
@@ -111,7 +112,7 @@ def numbers(tracks: list[PoseTrack], marks: Mapping[str, list[int]], every: int)
 
 
 def switches(found: list[int]) -> int:
-    return sum(before != after for before, after in zip(found[:-1], found[1:], strict=True))
+    return sum(before != after for before, after in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize("every", [1, 2])
