@@ -35,7 +35,7 @@ def test_a_box_is_drawn_where_and_when_a_person_was_seen() -> None:
     shown = decoded(annotated(film, [Drawn(1, boxes, [], [(0.0, 1.0, ["walk 0.90"])])]))
     assert len(shown) == 20
     for number in (0, 5, 9):
-        columns = np.flatnonzero(near(shown[number][60:85], RED).any(axis=0))
+        columns = np.flatnonzero(near(shown[number][76:88], RED).any(axis=0))
         assert abs(columns.min() - (20 + 4 * number)) <= 2 and abs(columns.max() - (60 + 4 * number)) <= 2
     assert not any(near(frame, RED).any() for frame in shown[11:])
 
