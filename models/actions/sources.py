@@ -59,6 +59,12 @@ class VideoSource:
         first = self._first_row + window * self._step
         return first, first + self._step
 
+    def frames_at(self, window: int) -> int:
+        """Number of frames in a window, about."""
+        first, end = self.rows(window)
+        rows = min(end, math.ceil(self._end * self._rate)) - first
+        return max(1, round(rows * min(1.0, self._info.fps / self._rate)))
+
     def kept(self, window: int) -> list[Look] | None:
         """What was seen in a window; None unless it was the latest."""
         number, looks = self._kept

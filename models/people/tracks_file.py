@@ -32,7 +32,7 @@ def to_arrays(tracks: Mapping[int, Tracklet], fps: float, *, joints: bool = Fals
 
 def write(path: Path, arrays: Arrays) -> None:
     with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  of numpy's stubs, where a keyword is an option
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _token(track: Tracklet, joints: bool) -> NDArray[np.float64]:

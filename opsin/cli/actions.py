@@ -51,7 +51,7 @@ def actions(
     options: Any = {**chosen, "timeout": timeout}
     with Client(url) as client:
         try:
-            job = client.actions(**({"tracks": file} if is_tracks else {"video": file}), wait=False, **options)
+            job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
             told = _followed(job)
             if output is not None:
                 _write(output, job.file(MP4))

@@ -32,7 +32,7 @@ ROW_BYTES = 8 * (7 + 53)
 """Of a sighting in a result: its box and its pose."""
 SMALL_ARRAYS = 256
 SAMPLE = Path(__file__).with_name("sample.mp4")
-"""A few grey frames, to warm up with."""
+"""Two grey frames, to warm up with."""
 
 
 class ActionsOptions(Options, frozen=True, kw_only=True):
@@ -190,7 +190,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         return sizes.get("video", 0) + SMALL_ARRAYS + int(2 * max(1.0, seconds) * second * (plan.people or USUAL_PEOPLE))
 
     def sample(self, spec: BundleSpec) -> Arrays:
-        return {"video": np.frombuffer(SAMPLE.read_bytes(), np.uint8), "info": np.array([64.0, 64.0, 30.0, 30.0, 1.0])}
+        return {"video": np.frombuffer(SAMPLE.read_bytes(), np.uint8), "info": np.array([64.0, 64.0, 15.0, 2.0, 2 / 15])}
 
 
 def _of_tracks(content: bytes) -> Arrays:
