@@ -249,8 +249,9 @@ def _rounded(values: NDArray[Any], digits: int) -> list[float]:
 
 
 def _labels(scores: NDArray[np.float32], plan: ActionsPlan, spec: BundleSpec) -> list[ActionLabel]:
-    order = np.argsort(-scores, kind="stable")[: plan.top_k]
-    return [ActionLabel(spec.labels[i], int(i), round(float(scores[i]), 6)) for i in order if scores[i] >= plan.threshold]
+    order = np.argsort(-scores, kind="stable")[: plan.top_k].tolist()
+    best = [ActionLabel(spec.labels[i], i, round(float(scores[i]), 6)) for i in order]
+    return [label for label in best if label.score >= plan.threshold]
 
 
 def _drawn(person: Person) -> annotating.Drawn:

@@ -17,7 +17,7 @@ from tests.gateway.asked_later import accepted, comes_to, parsed, result
 from tests.gateway.service import Gateway
 from tests.video.clips import clip, every, with_hours
 
-FILM = clip(every(20, 10.0), sound=True)
+FILM = clip(every(6, 10.0), sound=True)
 SECONDS = 3
 
 
@@ -57,7 +57,7 @@ def refused(gateway: Gateway, status: int, **asked: Any) -> tuple[str, str]:
 
 def test_a_video_is_answered_with_what_it_is(gateway: Gateway) -> None:
     answer = ask(gateway, video=FILM).raise_for_status().json()
-    assert answer["video"] == {"width": 64, "height": 48, "fps": 10.0, "frames": 20, "duration_s": 2.0}
+    assert answer["video"] == {"width": 64, "height": 48, "fps": 10.0, "frames": 6, "duration_s": 0.6}
     assert answer["people"] == [] and answer["model"] == "watcher"
     raw = gateway.http.post("/v1/actions", content=FILM, timeout=120).raise_for_status().json()
     assert raw["video"] == answer["video"]
@@ -102,7 +102,7 @@ def test_the_annotated_clip_plays_and_keeps_its_sound(gateway: Gateway) -> None:
     assert (answer.status_code, answer.headers["content-type"], answer.headers["x-people"]) == (200, "video/mp4", "0")
     with av.open(io.BytesIO(answer.content)) as played:
         assert played.streams.audio[0].codec_context.name == "aac"
-        assert len(list(played.decode(video=0))) == 20
+        assert len(list(played.decode(video=0))) == 6
 
 
 def test_events_tell_of_windows(gateway: Gateway) -> None:
@@ -118,7 +118,7 @@ def test_events_tell_of_windows(gateway: Gateway) -> None:
 def test_a_job_is_told_in_both_forms(gateway: Gateway) -> None:
     job = accepted(ask(gateway, {"Prefer": "respond-async"}, video=FILM))
     assert comes_to(gateway, job, "done")["task"] == "actions"
-    assert result(gateway, job).json()["video"]["frames"] == 20
+    assert result(gateway, job).json()["video"]["frames"] == 6
     assert result(gateway, job, Accept="video/mp4").headers["content-type"] == "video/mp4"
 
 
@@ -128,7 +128,7 @@ def test_the_client_tells_the_same(gateway: Gateway) -> None:
         assert [person.boxes.shape for person in told.people] == [(45, 6), (45, 6)] and told.people[0].poses is not None
         assert told.people[0].actions[0].labels[0].label in LABELS
         job = client.actions(FILM, wait=False)
-        assert job.result().video == {"width": 64, "height": 48, "fps": 10.0, "frames": 20, "duration_s": 2.0}
+        assert job.result().video == {"width": 64, "height": 48, "fps": 10.0, "frames": 6, "duration_s": 0.6}
         assert job.file("video/mp4")[4:8] == b"ftyp"
 
 
@@ -150,7 +150,7 @@ def test_the_list_of_models_names_the_pipeline_and_its_limits(gateway: Gateway) 
         (422, {"video": FILM, "tracks": ANSWER}, "tracks", "send one of them"),
         (422, {"tracks": {"persons": []}}, "tracks", "neither .npz nor JSON with `people`"),
         (422, {"tracks": b"PK\x03\x04broken"}, "tracks", "an .npz that cannot be read"),
-        (422, {"video": FILM, "start_s": 5}, "start_s", "the video has 2 seconds"),
+        (422, {"video": FILM, "start_s": 5}, "start_s", "the video has 0.6 seconds"),
         (422, {"video": FILM, "start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
         (422, {"video": FILM, "top_k": 9}, "top_k", "watcher@1 knows 4 labels"),
         (422, {"video": FILM, "people": 0}, "people", "1 to 50"),
