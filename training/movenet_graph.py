@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-np.product = np.prod  # tf2onnx 1.17 uses this name, which NumPy 2 lacks
+np.product = np.prod  # type: ignore[attr-defined]  # tf2onnx 1.17 uses this name, which NumPy 2 lacks
 from tf2onnx.convert import _convert_common  # noqa: E402
 from tf2onnx.tfjs_utils import read_tfjs_weight, tfjs_node_to_tf_node_def  # noqa: E402
 

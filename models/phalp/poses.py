@@ -72,7 +72,7 @@ class PoseTracker:
     def tracks(self) -> list[PoseTrack]:
         """The people so far, by first appearance; who was observed less often than confirms a track is nobody."""
         kept = [seen for seen in self._seen.values() if len(seen) >= self.config.confirmed_after]
-        in_order = sorted(kept, key=min)
+        in_order = sorted(kept, key=lambda seen: min(seen))
         return [_track(number, seen) for number, seen in enumerate(in_order, start=1)]
 
 

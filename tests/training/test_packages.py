@@ -37,6 +37,7 @@ CLIENTS = {
         "openclipart-png_1%3a0.18+dfsg-19_all.deb",
     ),
     NpmPackage(name="flag-icons", version="7.5.0", sha256="0" * 64): ("npm pack --silent flag-icons@7.5.0", "flag-icons-7.5.0.tgz"),
+    NpmPackage(name="@team/poses", version="1.0.0", sha256="0" * 64): ("npm pack --silent @team/poses@1.0.0", "team-poses-1.0.0.tgz"),
 }
 
 

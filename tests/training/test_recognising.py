@@ -1,0 +1,105 @@
+"""How actions are measured: on moments whose answers are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from models.lart.model import LART, LARTConfig
+from models.people.heads import Feature
+from models.people.poses import TOKEN
+from tests.training.test_motions import source
+from training.data.motions import NOBODY_SAYS
+from training.recognising import moments, plot, recognisers
+from training.recognising.measure import table
+from training.recognising.moments import Moments
+
+FRAMES = 20
+TINY = LARTConfig(
+    frames=FRAMES,
+    pose=Feature(TOKEN, 16, 16),
+    joints=None,
+    appearance=None,
+    depth=1,
+    heads=1,
+    head_dim=8,
+    hidden=16,
+    actions=2,
+    kinetics_classes=1,
+    times=FRAMES,
+    people=2,
+    regressor_hidden=8,
+)
+
+
+def asked(labels: list[int], recordings: list[str]) -> Moments:
+    """Poses that tell the label: all values are it."""
+    pose = np.repeat(np.array(labels, np.float32)[:, None, None], FRAMES, axis=1).repeat(TOKEN, axis=2)
+    pose += np.random.default_rng(0).normal(0, 0.01, pose.shape).astype(np.float32)
+    seen = np.ones(pose.shape[:2], np.bool_)
+    return Moments(pose, seen, np.full(len(labels), 10), np.array(labels), tuple(recordings))
+
+
+def test_moments_are_asked_about_once_a_second_and_camera_where_there_is_a_class() -> None:
+    tracks = source(people=1)
+    labels = np.ones(60, np.int64)
+    labels[30:] = NOBODY_SAYS
+    take = replace(tracks.takes[1], labels=labels)
+    found = moments.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
+    assert set(found.labels.tolist()) == {1}
+    assert 3 <= len(found) <= 6  # at 0.25 and 0.75 s; a camera may miss the person
+    assert found.pose.shape[1:] == (20, TOKEN)
+    assert found.detected[np.arange(len(found)), found.rows].all()
+    again = moments.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
+    np.testing.assert_array_equal(found.pose, again.pose)
+
+
+def test_moments_of_training_have_the_labels_of_their_frames() -> None:
+    drawn = moments.of_training(source(people=1), 24, seed=5)
+    assert len(drawn) > 12
+    assert set(drawn.labels.tolist()) == {0, 1}
+    assert drawn.detected[np.arange(len(drawn)), drawn.rows].all()
+
+
+@pytest.mark.parametrize("way", [recognisers.nearest_pose, recognisers.logistic_statistics])
+def test_simpler_ways_recognise_what_the_pose_tells(way: object) -> None:
+    known, unknown = asked([0, 1] * 20, ["a"] * 40), asked([1, 1, 0], ["b"] * 3)
+    scores = way(known, unknown, 3)  # type: ignore[operator]
+    assert scores.shape == (3, 3)
+    assert scores.argmax(axis=1).tolist() == [1, 1, 0]
+
+
+def test_larts_scores_are_the_mean_of_its_sigmoids_around_the_moment() -> None:
+    torch.manual_seed(0)
+    model, these = LART(TINY).eval(), asked([0, 1], ["a", "b"])
+    scores = recognisers.lart(model, these, rate=15.0)
+    tracks = recognisers.Tracks(torch.from_numpy(these.pose)[:, :, None], torch.ones(2, FRAMES, 1, 1))
+    with torch.inference_mode():
+        sigmoids = model(tracks).reading.actions[:, :, 0].sigmoid()
+    np.testing.assert_allclose(scores, sigmoids[:, 7:13].mean(dim=1), atol=1e-6)
+
+
+def test_a_table_counts_by_class_and_states_errors_from_eight_recordings_on() -> None:
+    these = asked([0, 0, 0, 1], ["a", "a", "b", "c"])
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+    counted = table(these, {"way": scores}, ("walk", "stand"))
+    walk, stand = counted["classes"]
+    assert (walk["label"], walk["moments"], walk["recordings"]) == ("walk", 3, ["a", "b"])
+    assert walk["accuracy"] == {"way": pytest.approx(2 / 3, abs=1e-4)}
+    assert stand["average_precision"] == {"way": 0.5}  # one of the walkers scores higher
+    assert counted["accuracy"] == {"way": {"value": 0.75}}
+    many = asked([0] * 8, list("abcdefgh"))
+    errors = table(many, {"way": np.repeat(scores[:2], 4, axis=0)}, ("walk", "stand"))["accuracy"]["way"]
+    assert errors == {"value": 0.5, "standard_error": pytest.approx(np.std([1] * 4 + [0] * 4, ddof=1) / np.sqrt(8), abs=1e-4)}
+
+
+def test_the_confusion_matrix_shows_the_classes_that_were_asked_about() -> None:
+    quality = {"actions": {"confusion": [[3, 1], [0, 0]]}}
+    drawn = ElementTree.fromstring(plot.draw(quality, ("walk", "stand")))
+    texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
+    assert texts.count("walk") == 2 and texts.count("stand") == 1  # a row and two columns
+    assert {"3", "1"} <= set(texts)
