@@ -65,7 +65,9 @@ heads), stored as `model.onnx`. Its weights are float16 in the source and here, 
 def frames_of(clip: Path, every: int = 40) -> list[NDArray[np.uint8]]:
     """Every so many frames of a clip, RGB (H, W, 3)."""
     with av.open(str(clip)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in itertools.islice(container.decode(video=0), 0, None, every)]
+        return [
+            np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in itertools.islice(container.decode(video=0), 0, None, every)
+        ]
 
 
 def convert(source: Path, frames: Mapping[str, NDArray[np.int32]], cache: Path) -> tuple[onnx.ModelProto, dict[str, NDArray[np.float32]]]:

@@ -133,9 +133,8 @@ def _hidden(pixels: Floats, depth: Floats) -> NDArray[np.bool_]:
 def _swap(pixels: Floats, share: float, random: Generator) -> Floats:
     swapped = pixels.copy()
     for left, right in HIDEABLE:
-        chosen = _bursts(len(pixels), share, 3.0, random)
-        both = [*left, *right]
-        swapped[np.ix_(chosen, both)] = pixels[np.ix_(chosen, [*right, *left])]
+        chosen = np.flatnonzero(_bursts(len(pixels), share, 3.0, random))[:, None]
+        swapped[chosen, [*left, *right]] = pixels[chosen, [*right, *left]]
     return swapped
 
 
@@ -157,7 +156,7 @@ def _found(joints: Floats, boxes: Floats, depth: Floats, camera: Camera, noise: 
     missed |= upside_down & _bursts(len(joints), noise.missed_upside_down, 3.0, random)
     large = boxes[:, 2:4].max(axis=1) > SMALLEST * max(camera.width, camera.height)
     inside = (boxes[:, 2:4].min(axis=1) > 0) & large & (depth.min(axis=1) > NEAREST)
-    return inside & ~missed
+    return np.asarray(inside & ~missed)
 
 
 def _bursts(frames: int, share: float, length: float, random: Generator) -> NDArray[np.bool_]:

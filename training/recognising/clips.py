@@ -66,7 +66,7 @@ def frames(path: Path, rate: float) -> Iterator[NDArray[np.uint8]]:
         for number, frame in enumerate(container.decode(stream)):
             if number / given >= moment - 0.5 / given:
                 moment = next(wanted) / rate
-                yield frame.to_ndarray(format="rgb24")
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 def _seconds(first: int, scores: NDArray[np.float32], rate: float, labels: tuple[str, ...], seen: list[Seen]) -> Iterator[dict[str, Any]]:
