@@ -124,6 +124,23 @@ class Rung(_Schema):
         return MergeSchedule.parse(self.schedule)
 
 
+Role = Literal["detector", "pose", "appearance", "actions"]
+"""What a member does in a pipeline: find people, tell their poses, describe what they look like, name what they do."""
+
+
+class Member(_Schema):
+    """Another bundle that a pipeline is made of. It lies beside the pipeline, in the same folder of bundles."""
+
+    name: str
+    version: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of its `bundle.json`, which holds that of its weights: so the digest of a pipeline's spec covers all that it computes with."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
 class Weights(_Schema):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
@@ -151,6 +168,8 @@ class BundleSpec(_Schema):
     quality: dict[str, Any] = Field(default_factory=dict)
     ladder: list[Rung] = Field(default_factory=list)
     default_rung: str | None = None
+    members: dict[Role, Member] = Field(default_factory=dict)
+    """Of a pipeline, which has no weights of its own: its file of weights is empty."""
     weights: Weights
 
     @field_validator("name", "version")
@@ -211,7 +230,10 @@ class BundleSpec(_Schema):
         return next((rung for rung in self.ladder if rung.name == name), None)
 
     def to_bytes(self) -> bytes:
-        return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+        content = self.model_dump(mode="json")
+        if not self.members:
+            del content["members"]  # so that the digests of all other bundles do not depend on this field
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
     def digest(self) -> str:
         """SHA-256 of the serialised spec, the key under which workers publish it."""
@@ -251,8 +273,26 @@ class Bundle(_Schema):
     def weights_path(self) -> Path:
         return self.path / self.spec.weights_file
 
+    def members(self) -> dict[Role, Bundle]:
+        """The bundles that a pipeline is made of, their specs checked against the pipeline's. Raises BundleError."""
+        return {role: self._member(role, member) for role, member in self.spec.members.items()}
+
+    def _member(self, role: Role, member: Member) -> Bundle:
+        path = self.member_path(member)
+        where = f"{self.path / SPEC_FILE}: members.{role}"
+        try:
+            sha256 = sha256_of(path / SPEC_FILE)
+        except OSError as error:
+            raise BundleError(f"{where}: {member.id} is not at {path} ({error.strerror})") from error
+        if sha256 != member.sha256:
+            raise BundleError(f"{where}: the {SPEC_FILE} at {path} is not the one that this pipeline was made with (its SHA-256 differs)")
+        return read(path)
+
+    def member_path(self, member: Member) -> Path:
+        return self.path.parent.parent / member.name / member.version
+
     def verify(self) -> None:
-        """Check the weights' length and SHA-256 against the spec. Raises BundleError."""
+        """Check the weights' length and SHA-256 against the spec, and a pipeline's members. Raises BundleError."""
         path, expected = self.weights_path, self.spec.weights
         try:
             size = path.stat().st_size
@@ -262,6 +302,8 @@ class Bundle(_Schema):
             raise BundleError(f"{path}: {size} bytes where {SPEC_FILE} says {expected.bytes}: truncated or another file")
         if sha256_of(path) != expected.sha256:
             raise BundleError(f"{path}: its SHA-256 is not the one in {SPEC_FILE}: damaged or another file")
+        for member in self.members().values():
+            member.verify()
 
 
 def sha256_of(path: Path) -> str:
@@ -278,6 +320,11 @@ def read(path: Path) -> Bundle:
         raise BundleError(f"{spec_path}: cannot be read ({error.strerror})") from error
     spec = BundleSpec.from_bytes(data, str(spec_path))
     return Bundle(path=path, spec=spec)
+
+
+def member(bundle: Bundle) -> Member:
+    """How a pipeline names a bundle."""
+    return Member(name=bundle.spec.name, version=bundle.spec.version, sha256=sha256_of(bundle.path / SPEC_FILE))
 
 
 def discover(root: Path) -> Iterator[Path]:

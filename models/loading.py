@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import Forward
 from models.layers.packed import pack_linears, packing_helps
+from models.layers.parts import Part
 from models.layers.steps import Continuing, State, Steps
-from models.registry import architectures, named, read_config
+from models.registry import Architecture, architectures, named, read_config
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -144,6 +145,13 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
         except (ValueError, OSError) as error:
             raise BundleError(f"{bundle.weights_path}: {error}") from error
         return LoadedModel(spec, model.eval(), architecture.forward(spec.task), torch.device(device))
+    if architecture.assemble is not None:
+        parts = {role: _part(member, device, dtype) for role, member in bundle.members().items()}
+        try:
+            model = named(architecture.assemble)(spec, config, parts)
+        except ValueError as error:
+            raise BundleError(f"{bundle.path}: {error}") from error
+        return LoadedModel(spec, model.eval(), None, torch.device(device), _steps(architecture, spec, model, torch.device(device)))
     try:
         weights = load_file(bundle.weights_path)
     except (SafetensorError, OSError) as error:
@@ -155,9 +163,19 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if packing_helps(torch.device(device), dtype):
         pack_linears(model)
-    make_steps = architecture.make_steps(spec.task)
-    steps = make_steps(model, spec.preprocess, torch.device(device)) if make_steps is not None else None
+    steps = _steps(architecture, spec, model, torch.device(device))
     return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps)
+
+
+def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype) -> Part:
+    if member.spec.members:
+        raise BundleError(f"{member.path}: a pipeline cannot be a member of another")
+    return Part(member.spec, load(member, device=device, dtype=dtype).model)
+
+
+def _steps(architecture: Architecture, spec: BundleSpec, model: nn.Module, device: torch.device) -> Steps | None:
+    make_steps = architecture.make_steps(spec.task)
+    return make_steps(model, spec.preprocess, device) if make_steps is not None else None
 
 
 def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:

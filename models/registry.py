@@ -37,6 +37,7 @@ SYSTEMS: tuple[str, ...] = (
     "models.lart.system",
     "models.phalp.system",
     "models.onnx_graph.system",
+    "models.actions.system",
     "models.null.system",
 )
 """Modules that each hold a `SYSTEM`. To add a system, write its folder and add a line here."""
@@ -110,6 +111,9 @@ class Architecture:
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
     open: Reference | None = None
     """A function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
+    assemble: Reference | None = None
+    """A function (spec, config, members by role as `models.layers.parts.Part`) → model, for a pipeline; None for a model with weights of
+    its own. Raises ValueError for members that do not fit each other."""
 
     @property
     def config(self) -> type:

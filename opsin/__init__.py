@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from opsin.actions import Second, TrackedPerson, VideoActions
     from opsin.client import AsyncClient, Client
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
     from opsin.inpainting import Filled, Inpainting
@@ -33,16 +34,19 @@ __all__ = [
     "Prediction",
     "Readiness",
     "Refused",
+    "Second",
     "Timing",
+    "TrackedPerson",
     "Unavailable",
     "Unreachable",
+    "VideoActions",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'opsin' has no attribute {name!r}")
-    for home in ("opsin.errors", "opsin.results", "opsin.inpainting", "opsin.jobs", "opsin.client"):
+    for home in ("opsin.errors", "opsin.results", "opsin.inpainting", "opsin.actions", "opsin.jobs", "opsin.client"):
         module = import_module(home)
         if name in vars(module):
             return vars(module)[name]

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import httpx
 
 from opsin import results
+from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
 from opsin.calls import Budget, Call, checked, problem_of, transport_error
 from opsin.errors import OpsinError
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
@@ -106,6 +107,26 @@ class Client:
         if wait:
             return inpainting(self._exchange(call).json())
         return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], inpainting)
+
+    @overload
+    def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
+    ) -> VideoActions: ...
+    @overload
+    def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
+    ) -> Job[VideoActions]: ...
+    def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
+    ) -> Any:
+        """Who does what when in a video, or in tracks of people: a file, or an answer's JSON.
+
+        Without `wait` it is a `Job`, and `timeout` the job's; `job.file("video/mp4")` is the annotated clip. Raises OpsinError.
+        """
+        call = actions_call(video, tracks, options)
+        if wait:
+            return video_actions(self._exchange(call).json())
+        return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], video_actions)
 
     def job(self, job_id: str) -> Job[dict[str, Any]]:
         """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""
@@ -210,6 +231,24 @@ class AsyncClient:
             return inpainting((await self._exchange(call)).json())
         accepted = await self._exchange(call.to_be_answered_later())
         return AsyncJob(self._http, self._exchange, accepted.json()["id"], inpainting)
+
+    @overload
+    async def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
+    ) -> VideoActions: ...
+    @overload
+    async def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
+    ) -> AsyncJob[VideoActions]: ...
+    async def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
+    ) -> Any:
+        """See `Client.actions`."""
+        call = await asyncio.to_thread(actions_call, video, tracks, options)
+        if wait:
+            return video_actions((await self._exchange(call)).json())
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, accepted.json()["id"], video_actions)
 
     def job(self, job_id: str) -> AsyncJob[dict[str, Any]]:
         """See `Client.job`."""

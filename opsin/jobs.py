@@ -30,6 +30,8 @@ SILENCE_S = 45.0
 """A stream that brings nothing for so long is broken: the service sends a comment every 15 s."""
 PAUSE_S = 0.5
 """Before a broken stream is opened again, unless the service says otherwise."""
+FILE_S = 3600.0
+"""Seconds that a file may take to be made."""
 PATIENCE_S = 60.0
 """How long a job that cannot be reached is tried to be reached."""
 
@@ -197,6 +199,10 @@ class Job(_Described[T]):
             time.sleep(PAUSE_S)
         return self._read(self._exchange(Call("GET", f"{self._path}/result", headers=JSON)).json())
 
+    def file(self, media_type: str) -> bytes:
+        """The answer of a job that is done, in another form that its route offers, such as `video/mp4`. Raises OpsinError."""
+        return self._exchange(Call("GET", f"{self._path}/result", headers={"Accept": media_type}, timeout=FILE_S)).content
+
     def cancel(self) -> None:
         """End it; if it has ended, remove what is kept of it."""
         self._exchange(Call("DELETE", self._path))
@@ -260,6 +266,11 @@ class AsyncJob(_Described[T]):
             self._check(ends)
             await asyncio.sleep(PAUSE_S)
         return self._read((await self._exchange(Call("GET", f"{self._path}/result", headers=JSON))).json())
+
+    async def file(self, media_type: str) -> bytes:
+        """See `Job.file`."""
+        call = Call("GET", f"{self._path}/result", headers={"Accept": media_type}, timeout=FILE_S)
+        return (await self._exchange(call)).content
 
     async def cancel(self) -> None:
         await self._exchange(Call("DELETE", self._path))

@@ -6,10 +6,13 @@ import json
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+if TYPE_CHECKING:
+    from models.media.video import ClipLimits
 
 MIB = 1024 * 1024
 
@@ -51,6 +54,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
     max_images: int = Field(default=32, gt=0)
     max_pixels: int = Field(default=50_000_000, gt=0)
+    max_video_seconds: float = Field(default=120.0, gt=0)
+    max_video_frames: int = Field(default=7_200, gt=0)
+    max_video_pixels: int = Field(default=4096 * 2304, gt=0)
+    """Of a frame."""
     queue_max_items: int = Field(default=1024, gt=0)
     queue_max_bytes: int = Field(default=512 * MIB, gt=0)
 
@@ -94,6 +101,12 @@ class Settings(BaseSettings):
         file = os.environ.get("OPSIN_CONFIG")
         yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
         return (init_settings, env_settings, *yaml)
+
+    @property
+    def clip_limits(self) -> ClipLimits:
+        from models.media.video import ClipLimits  # numpy stays out of the supervisor
+
+        return ClipLimits(self.max_video_seconds, self.max_video_frames, self.max_video_pixels)
 
     @property
     def cache_folder(self) -> Path | None:

@@ -50,6 +50,10 @@ class Finished:
     """The answer of one job, without a batch dimension."""
 
 
+class UnusableInput(Exception):
+    """A job's input turned out to be unusable while its steps were taken; the message is for whoever sent it."""
+
+
 class Steps(Protocol):
     """A model that answers step by step.
 

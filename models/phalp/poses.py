@@ -61,7 +61,7 @@ class PoseTracker:
         if shot:
             self._earlier = max(self._seen, default=0)
             self._tracker = Tracker(self.config)
-        locations = self._locations(poses)
+        locations = locations_of(poses, self.width, self.height)
         observed = [Observation(self._frames, np.zeros(1), np.zeros(POSE), location) for location in locations]
         numbers = tuple(self._earlier + number for number in self._tracker.update(observed).numbers)
         for number, row in zip(numbers, poses.rows(), strict=True):
@@ -75,18 +75,19 @@ class PoseTracker:
         in_order = sorted(kept, key=lambda seen: min(seen))
         return [_track(number, seen) for number, seen in enumerate(in_order, start=1)]
 
-    def _locations(self, poses: Poses) -> NDArray[np.float64]:
-        """(N, 99), as `Observation` has them."""
-        side = max(self.width, self.height)
-        boxes = poses.boxes.astype(np.float64)
-        corner = np.array([side - self.width, side - self.height]) / 2
-        points = (boxes[:, :2] + boxes[:, 2:4] / 2 + corner) / side  # (N, 2), in units of the square frame
-        depth = depths(boxes / side * FRAME, FOCAL)[:, None]
-        places = np.concatenate([(points - 0.5) * FRAME * depth / FOCAL, depth], axis=1)  # (N, 3), metres
-        locations = np.zeros((len(poses), LOCATION))
-        locations[:, POINT] = points
-        locations[:, PLACE.start :] = np.tile(places, 3)
-        return locations
+
+def locations_of(poses: Poses, width: float, height: float) -> NDArray[np.float64]:
+    """(N, 99), as `Observation` has them. width, height: pixels of the frame."""
+    side = max(width, height)
+    boxes = poses.boxes.astype(np.float64)
+    corner = np.array([side - width, side - height]) / 2
+    points = (boxes[:, :2] + boxes[:, 2:4] / 2 + corner) / side  # (N, 2), in units of the square frame
+    depth = depths(boxes / side * FRAME, FOCAL)[:, None]
+    places = np.concatenate([(points - 0.5) * FRAME * depth / FOCAL, depth], axis=1)  # (N, 3), metres
+    locations = np.zeros((len(poses), LOCATION))
+    locations[:, POINT] = points
+    locations[:, PLACE.start :] = np.tile(places, 3)
+    return locations
 
 
 def follow(frames: Sequence[Poses], width: float, height: float, rate: float, *, cuts: Sequence[int] = ()) -> list[PoseTrack]:

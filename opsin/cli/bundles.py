@@ -61,6 +61,33 @@ def show(
 
 
 @app.command()
+def join(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The pipeline's name.", show_default=False)],
+    pose: Annotated[str, typer.Option(help="Bundle that tells poses: NAME[@VERSION].", show_default=False)],
+    actions: Annotated[str, typer.Option(help="Bundle of LART.", show_default=False)],
+    detector: Annotated[str | None, typer.Option(help="Bundle that finds people, where `--pose` does not.", show_default=False)] = None,
+    version: Annotated[str, typer.Option(help="The pipeline's version.")] = "1.0.0",
+    rate: Annotated[float | None, typer.Option(help="Frames a second of LART's training. [default: its own]", show_default=False)] = None,
+    step: Annotated[int | None, typer.Option(help="Rows that a window answers for. [default: a third]", show_default=False)] = None,
+    bundles: Root = DEFAULT_ROOT,
+) -> None:
+    """Make a pipeline of bundles that tells who does what when in videos, and check that its members fit each other."""
+    require_engine("bundles join")
+    try:
+        from models.bundle import BundleError
+        from models.joining import join_actions
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    wanted = {"detector": detector, "pose": pose, "actions": actions}
+    members: Any = {role: _chosen(bundles, [member])[0] for role, member in wanted.items() if member is not None}
+    try:
+        made = join_actions(bundles, name, version, members, rate=rate, step=step)
+    except BundleError as error:
+        raise Failure(str(error)) from error
+    typer.echo(f"{made.path}  {', '.join(member.id for member in made.spec.members.values())}")
+
+
+@app.command()
 def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
     """Check each bundle's description and the length and SHA-256 of its weights; exit code 1 if one is damaged."""
     from models.bundle import BundleError

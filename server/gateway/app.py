@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> GatewayApp:
         dispatcher=dispatcher,
         directory=directory,
         admission=Admission(settings, dispatcher, counted),
-        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels), turns),
+        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels, clips=settings.clip_limits), turns),
         jobs=Jobs(dispatcher, turns),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
         metrics=counted,

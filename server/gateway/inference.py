@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +21,8 @@ from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.turns import Turns
-from server.media import images
+from server.media import images, tracks, video
+from server.media.errors import MediaError
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Array, Failure, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
@@ -32,12 +34,21 @@ from server.telemetry.metrics import GatewayMetrics
 INLINE_PIXELS = 1_000_000
 """What claims to be small and decodes to more than this is prepared in a thread after all."""
 
-MEDIA_PROBLEMS = {
+MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     images.NotAnImage: Kind.NOT_AN_IMAGE,
     images.TooManyPixels: Kind.TOO_LARGE,
     images.CorruptImage: Kind.CORRUPT_IMAGE,
+    video.NotAVideo: Kind.NOT_A_VIDEO,
+    video.TooMuchVideo: Kind.TOO_LARGE,
+    video.CorruptVideo: Kind.CORRUPT_VIDEO,
+    tracks.InvalidTracks: Kind.INVALID_OPTION,
 }
-FAILURE_PROBLEMS = {"worker-crashed": Kind.WORKER_CRASHED, "model-error": Kind.MODEL_ERROR, "deadline": Kind.DEADLINE}
+FAILURE_PROBLEMS = {
+    "worker-crashed": Kind.WORKER_CRASHED,
+    "model-error": Kind.MODEL_ERROR,
+    "deadline": Kind.DEADLINE,
+    "unusable-input": Kind.UNUSABLE_INPUT,
+}
 
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
@@ -162,8 +173,9 @@ class Inference:
             raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None
 
     async def present(self, task: Task[Any, Any], present: Callable[[], T], client: str) -> T:
-        """What `present` or `to_tensors` makes of the outputs."""
-        return await self._turns.run(client, present) if task.takes_long else present()
+        """What `present` or `to_tensors` makes of the outputs. Raises Problem."""
+        with refusals():
+            return await self._turns.run(client, present) if task.takes_long else present()
 
     async def _prepare(self, items: Sequence[Item], asked: Asked, client: str) -> list[Prepared]:
         """Raises Problem that names the first bad item."""
@@ -223,23 +235,34 @@ async def _reserve_large(jobs: Sequence[Job], visit: Visit) -> None:
         await visit.reservation.resize(visit.reservation.items, nbytes)
 
 
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What a task refuses while it presents leaves as a Problem."""
+    try:
+        yield
+    except InvalidOption as error:
+        raise of_option(error) from error
+    except MediaError as error:
+        raise Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part) from error
+
+
 def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:
     return [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
 
 
-def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | images.ImageError | InvalidOption:
+def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | MediaError | InvalidOption:
     """The error is returned, so that one bad item does not hide which one comes first."""
     try:
         jobs = asked.task.prepare(item, asked.plan, asked.spec, decoder)
-    except (images.ImageError, InvalidOption) as error:
+    except (MediaError, InvalidOption) as error:
         return error
     return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
 
 
-def _good(result: Prepared | images.ImageError | InvalidOption, field: str) -> Prepared:
+def _good(result: Prepared | MediaError | InvalidOption, field: str) -> Prepared:
     if isinstance(result, InvalidOption):
         raise of_option(result)
-    if isinstance(result, images.ImageError):
+    if isinstance(result, MediaError):
         raise Problem(MEDIA_PROBLEMS[type(result)], str(result), result.part or field)
     return result
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from models.bundle import BundleSpec
 from server.gateway.answers import PRESENTERS
 from server.gateway.body import item_field
-from server.gateway.inference import outputs_of, problem_of, timing_of
+from server.gateway.inference import outputs_of, problem_of, refusals, timing_of
 from server.gateway.negotiation import choose
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.turns import Turns
@@ -127,7 +127,9 @@ class Jobs:
         prepare = record.prepare_ms / 1000
         timing = timing_of(replies, prepare=prepare, round_trip=whole, total=prepare + whole)
         present = partial(shown.task.present, outputs_of(replies), shown.plan, shown.spec, media_type)
-        presented = present() if record.results <= INLINE_RESULT and not shown.task.takes_long else await self._turns.run(client, present)
+        with refusals():
+            inline = record.results <= INLINE_RESULT and not shown.task.takes_long
+            presented = present() if inline else await self._turns.run(client, present)
         return PRESENTERS[shown.task.name].respond(presented, shown.spec, record.request_id, timing, media_type)
 
 

@@ -27,7 +27,11 @@ EXAMPLE_TIMING = {
 EXAMPLE_BASE64 = "/9j/4AAQSkZJRgABAQEASABIAAD…"
 BASE64 = {"type": "string", "contentEncoding": "base64"}
 BINARY = {"type": "string", "format": "binary"}
-RAW_TYPES: Mapping[str, Sequence[str]] = {"image": ("image/jpeg", "image/png"), "text": ("text/plain",)}
+RAW_TYPES: Mapping[str, Sequence[str]] = {
+    "image": ("image/jpeg", "image/png"),
+    "video": ("video/mp4", "video/webm"),
+    "text": ("text/plain",),
+}
 """Kind of a part → Content-Types to choose from in `/docs`; any other is fine, too."""
 
 

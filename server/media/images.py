@@ -31,8 +31,10 @@ from PIL import (
 from models.bundle import Preprocess
 from models.media import legacy_resize
 from models.media.centre_crop import centre, resized
+from models.media.video import ClipLimits
 from server.media import image_blocks
 from server.media.decoding_room import PIXEL, DecodingRoom, bytes_to_decode, tile_size
+from server.media.errors import MediaError
 
 __all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "on_white", "sniff", "to_model_size"]
 
@@ -64,11 +66,8 @@ TRANSPOSITION = {
 }
 
 
-class ImageError(Exception):
-    """A picture that we cannot use; the message is for the one who sent it."""
-
-    part: str | None = None
-    """The part that it came as, where a task reads several."""
+class ImageError(MediaError):
+    """A picture that we cannot use."""
 
 
 class NotAnImage(ImageError):
@@ -83,12 +82,16 @@ class CorruptImage(ImageError):
     """Truncated or damaged."""
 
 
+USUAL_CLIPS = ClipLimits()
+
+
 class Decoder:
     """Decodes pictures of at most `max_pixels`, and holds back threads while the memory of two such RGB pictures is in use."""
 
-    def __init__(self, max_pixels: int, room_pixels: int | None = None) -> None:
-        """room_pixels: of one such picture, where it is not `max_pixels`."""
+    def __init__(self, max_pixels: int, room_pixels: int | None = None, clips: ClipLimits = USUAL_CLIPS) -> None:
+        """room_pixels: of one such picture, where it is not `max_pixels`. clips: limits of videos."""
         self.max_pixels = max_pixels
+        self.clips = clips
         self.room = DecodingRoom(2 * PIXEL * (room_pixels or max_pixels))
         # we check the header ourselves; Pillow's own limit would overrule a higher setting
         Image.MAX_IMAGE_PIXELS = None

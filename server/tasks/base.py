@@ -35,7 +35,7 @@ class Part:
     """A row of the table of parts: something encoded that a request brings."""
 
     name: str
-    kind: Literal["image", "text", "file"]
+    kind: Literal["image", "video", "text", "file"]
     description: str
     max_count: int | None = 1
     """None: `OPSIN_MAX_IMAGES`. A part that may be repeated has a plural in JSON: `image`, `images`."""
@@ -100,7 +100,7 @@ class Task(ABC, Generic[Asked, Plan]):
 
     @abstractmethod
     def prepare(self, item: Item, plan: Plan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
-        """An item → the arrays of one or more jobs. Runs in a thread unless the item `is_small`. Raises ImageError, and InvalidOption for
+        """An item → the arrays of one or more jobs. Runs in a thread unless the item `is_small`. Raises MediaError, and InvalidOption for
         an option that does not go with the item."""
 
     def is_small(self, item: Item) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from server.tasks.actions import Actions
 from server.tasks.base import Task
 from server.tasks.classify import Classify
 from server.tasks.inpaint import Inpaint
 
 TASKS: Mapping[str, Task[Any, Any]] = {
     "classify": Classify(),
+    "actions": Actions(),
     "inpaint": Inpaint(),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read
+from models.loading import not_served
 from server.queue import keys
 from server.queue.job import ServedBundle
 from server.telemetry import logs
@@ -94,7 +95,7 @@ class LoadedBundles:
         for path in discover(self._root):
             entry = self._entries.get(path)
             wanted = repository.get(path.parent.name) != "unloaded"
-            if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path)):
+            if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
                 self._read(path)
         for entry in list(self._entries.values()):
             wanted = entry.spec is not None and repository.get(entry.spec.name) != "unloaded"
@@ -140,7 +141,9 @@ class LoadedBundles:
         return steps
 
     def announcements(self, slots: int) -> list[ServedBundle]:
-        return [entry.announcement(slots) for entry in list(self._entries.values())]
+        """Members of pipelines are theirs, not bundles of their own, unless they can also be asked by themselves."""
+        inside = self._inside()
+        return [entry.announcement(slots) for entry in list(self._entries.values()) if entry.path not in inside or entry.state == "ready"]
 
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)
@@ -154,10 +157,13 @@ class LoadedBundles:
         if twin is not None and twin.path != path:
             self._put(Entry(path, stamp, None, "", "unavailable", f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}"))
             return
-        self._put(Entry(path, stamp, spec, spec.digest(), "loading", since=time.monotonic()))
+        self._put(Entry(path, _stamp(path, spec), spec, spec.digest(), "loading", since=time.monotonic()))
 
     def _load(self, entry: Entry) -> None:
         assert entry.spec is not None
+        if entry.path in self._inside() and not_served(entry.spec) is not None:
+            self._put(replace(entry, state="unavailable", reason="a member of a pipeline"))
+            return
         self._publish(entry.spec)
         started = time.monotonic()
         try:
@@ -165,7 +171,7 @@ class LoadedBundles:
         except Exception as error:
             reason = str(error) if isinstance(error, BundleError) else f"{entry.path}: the model fails on its first batch: {error!r}"
             log.error("bundle refused", bundle=entry.id, reason=reason)
-            self._put(replace(entry, stamp=_stamp(entry.path), state="unavailable", reason=reason))
+            self._put(replace(entry, stamp=_stamp(entry.path, entry.spec), state="unavailable", reason=reason))
             return
         log.info(
             "bundle ready",
@@ -177,6 +183,11 @@ class LoadedBundles:
         )
         self._put(replace(entry, state="ready", warm=warm, since=time.monotonic()))
 
+    def _inside(self) -> set[Path]:
+        """Folders of the members of pipelines."""
+        pipelines = [(entry.path, entry.spec) for entry in list(self._entries.values()) if entry.spec is not None and entry.spec.members]
+        return {Bundle(path=path, spec=spec).member_path(member) for path, spec in pipelines for member in spec.members.values()}
+
     def _put(self, entry: Entry) -> None:
         self._entries = self._entries | {entry.path: entry}
         self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
@@ -184,13 +195,15 @@ class LoadedBundles:
         self._changed()
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Changes when the bundle's files do."""
+def _stamp(path: Path, spec: BundleSpec | None = None) -> tuple[int, ...]:
+    """Changes when the files of the bundle and of its members do."""
+    members = [Bundle(path=path, spec=spec).member_path(member) for member in spec.members.values()] if spec else []
     stamp: list[int] = []
-    for name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
-        try:
-            stat = (path / name).stat()
-        except OSError:
-            continue
-        stamp += [stat.st_mtime_ns, stat.st_size]
+    for folder in (path, *members):
+        for name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
+            try:
+                stat = (folder / name).stat()
+            except OSError:
+                continue
+            stamp += [stat.st_mtime_ns, stat.st_size]
     return tuple(stamp)

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 from prometheus_client import Counter, Histogram
 
+from models.layers.steps import UnusableInput
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.job import Array, Failure, Progress, Reply, WorkerTiming
@@ -67,6 +68,11 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
                 metrics.step_leaves.labels(*job.bundle.split("@"), result.how).inc()
         case TooLarge():
             """Its halves follow."""
+        case Refused(error=UnusableInput()):
+            log.info("input refused", bundle=result.job.bundle, job=result.job.job.id, reason=str(result.error), **result.job.job.trace)
+            failure = Failure(kind="unusable-input", detail=str(result.error))
+            queue.finish([(result.job, Reply(id=result.job.job.id, worker=queue.id, failure=failure))])
+            metrics.failures.labels(result.job.bundle.partition("@")[0], failure.kind).inc()
         case Refused():
             reason = f"{type(result.error).__name__}: {result.error}"
             log.error("model failed on a job", bundle=result.job.bundle, job=result.job.job.id, reason=reason, **result.job.job.trace)

@@ -29,7 +29,7 @@ class RungSummary(msgspec.Struct, frozen=True):
 
 
 class PartSummary(msgspec.Struct, frozen=True):
-    """A part that requests bring; the limits are those of the service. `max_pixels` is null where it means nothing."""
+    """A part that requests bring; the limits are those of the service. Those that mean nothing for a part are null."""
 
     name: str
     kind: str
@@ -37,6 +37,9 @@ class PartSummary(msgspec.Struct, frozen=True):
     max_count: int
     max_bytes: int
     max_pixels: int | None
+    """Of a picture, or of a video's frame."""
+    max_seconds: float | None = None
+    max_frames: int | None = None
 
 
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +144,9 @@ def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
             part.required,
             limits.max_images if part.max_count is None else part.max_count,
             limits.max_body_bytes,
-            limits.max_pixels if part.kind == "image" else None,
+            {"image": limits.max_pixels, "video": limits.max_video_pixels}.get(part.kind),
+            limits.max_video_seconds if part.kind == "video" else None,
+            limits.max_video_frames if part.kind == "video" else None,
         )
         for part in task.takes(spec)
     ]

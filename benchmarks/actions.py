@@ -1,0 +1,104 @@
+"""How fast a pipeline of actions watches a clip: `python -m benchmarks.actions BUNDLE CLIP`.
+
+Prints the real-time factor by stage (seconds of work for a second of video), frames a second against a straightforward loop that decodes
+with PyAV in this process and asks the same network frame by frame, and the largest state of a job against the length of its clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.actions.pipeline import Pipeline
+from models.actions.steps import STAGES
+from models.bundle import read
+from models.loading import LoadedModel, LoadedSteps, load
+from models.media.video import ClipInfo, ClipLimits, probe
+
+LIMITS = ClipLimits(seconds=3600, frames=200_000, pixels=2**31 - 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, help="folder NAME/VERSION of a pipeline")
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--seconds", type=float, default=4.0, help="how much of the clip is watched")
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    model = load(read(asked.bundle))
+    if model.steps is None or not isinstance(model.model, Pipeline):
+        parser.error(f"{asked.bundle}: no pipeline of actions")
+    data = asked.clip.read_bytes()
+    facts = probe(data, LIMITS)
+    seconds = min(asked.seconds, facts.duration_s)
+    print(f"{asked.clip.name}: {facts.width} × {facts.height}, {facts.fps:g} frames/s; {seconds:g} s at {model.model.rate:g} rows/s")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), PyAV {av.__version__}")
+    _speed(model, model.steps, data, facts, seconds, asked.rounds)
+    for share in (0.5, 1.0):
+        print(f"largest state of a job of {share * seconds:g} s: {_watch(model.steps, data, facts, share * seconds)[1] / 2**20:.1f} MiB")
+
+
+def _speed(model: LoadedModel, steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, rounds: int) -> None:
+    """Interleaved, so that both see the same machine."""
+    spent, ours, plain = [], [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        outputs, _ = _watch(steps, data, facts, seconds)
+        ours.append(time.perf_counter() - began)
+        spent.append(outputs["stages"])
+        began = time.perf_counter()
+        frames = _loop(model.model, data, seconds)
+        plain.append(time.perf_counter() - began)
+    print("  ".join(f"{name} {value / seconds:.3f}" for name, value in zip(STAGES, np.median(spent, axis=0), strict=True)), end="  ")
+    print(f"whole {np.median(ours) / seconds:.3f} seconds for a second of video")
+    ratios = np.array(plain) / np.array(ours)
+    print(
+        f"{frames / np.median(ours):.1f} frames/s, a straightforward loop {frames / np.median(plain):.1f}: "
+        f"{np.median(ratios):.2f} ({ratios.min():.2f}..{ratios.max():.2f}) times as fast"
+    )
+
+
+def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float) -> tuple[dict[str, NDArray[Any]], int]:
+    """The answer, and the largest state in bytes."""
+    info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
+    [state] = steps.start([{"video": np.frombuffer(data, np.uint8).copy(), "info": info}], [{"end_s": seconds}])
+    largest = 0
+    while True:
+        [outcome] = steps.step([state], [False])
+        if not hasattr(outcome, "state"):
+            return dict(outcome.outputs), largest
+        state = outcome.state
+        largest = max(largest, state.nbytes)
+
+
+def _loop(model: Pipeline, data: bytes, seconds: float) -> int:
+    """What one would write first: decode, convert every frame, look at those of the grid. Returns how many were looked at."""
+    looked = 0
+    for frame, pixels in _decoded(data):
+        if frame > seconds:
+            break
+        if frame * model.rate >= looked - 1e-6:
+            model.eyes.people([pixels])
+            looked += 1
+    return looked
+
+
+def _decoded(data: bytes) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    with av.open(io.BytesIO(data)) as container:
+        begin: float | None = None
+        for frame in container.decode(video=0):
+            begin = frame.time if begin is None else begin
+            yield frame.time - begin, frame.to_ndarray(format="rgb24")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Who is who over time: PHALP's association."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.actions.perception import Seen
+from models.people.tracks import POSE
+from models.phalp.tracker import Observation, State, Tracker, TrackerConfig
+
+NOTHING = np.zeros(1)
+"""Appearance of people of whom none is known."""
+
+
+class Tracked:
+    """By location vectors, and by poses where the tracker compares them."""
+
+    def __init__(self, config: TrackerConfig) -> None:
+        self._tracker = Tracker(config)
+
+    def update(self, seen: Seen, row: int) -> Sequence[int]:
+        poses = seen.tokens[:, :POSE].astype(np.float64) if seen.tokens.shape[1] >= POSE else np.zeros((len(seen), POSE))
+        people = zip(poses, seen.locations, seen.boxes[:, 4].tolist(), strict=True)
+        return self._tracker.update([Observation(row, NOTHING, pose, location, score) for pose, location, score in people]).numbers
+
+    @property
+    def alive(self) -> frozenset[int]:
+        return frozenset(track.number for track in self._tracker.tracks)
+
+    @property
+    def confirmed(self) -> frozenset[int]:
+        return frozenset(track.number for track in self._tracker.tracks if track.state is State.CONFIRMED)

@@ -1,0 +1,41 @@
+"""People by their keypoints: a detector of poses, and ids by where their boxes are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.actions.following import Tracked
+from models.actions.perception import Following, Frame, Seen
+from models.onnx_graph.poses import PoseGraph
+from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
+from models.phalp.poses import by_location, locations_of
+
+
+class Keypoints:
+    def __init__(self, model: PoseGraph) -> None:
+        self._model = model
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        return {"pose": TOKEN}
+
+    def people(self, frames: Sequence[Frame]) -> list[Seen]:
+        """One frame at a time, as the graph takes them."""
+        return [_seen(self._model.find(torch.from_numpy(frame)[None])[0], *frame.shape[:2]) for frame in frames]
+
+    def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        height, width = size
+        return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), width, height)
+
+    def follow(self, rate: float) -> Following:
+        return Tracked(by_location(rate))
+
+
+def _seen(people: Poses, height: int, width: int) -> Seen:
+    boxes, keypoints = people.boxes.astype(np.float32), people.keypoints.astype(np.float32)
+    known = tokens(people, width, height)
+    return Seen(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), known, locations_of(people, width, height))

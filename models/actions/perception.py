@@ -1,0 +1,65 @@
+"""How the members of a pipeline see people: frames → who is in them, what LART is to know of each, and who is who over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The N people of one frame."""
+
+    boxes: NDArray[np.float32]
+    """(N, 5): x, y, width and height in pixels, and score."""
+    poses: NDArray[np.float32]
+    """(N, 51): x, y and score of COCO's 17 keypoints; (N, 0) where none are told."""
+    tokens: NDArray[np.float32]
+    """(N, D), raw."""
+    locations: NDArray[np.float64]
+    """(N, 99), PHALP's location vectors, by which people are followed."""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def best(self, count: int) -> Seen:
+        """The `count` people of the highest scores."""
+        order = np.argsort(-self.boxes[:, 4], kind="stable")[:count]
+        return Seen(self.boxes[order], self.poses[order], self.tokens[order], self.locations[order])
+
+
+class Following(Protocol):
+    """Who is who, frame by frame. It changes with every frame: copy it before."""
+
+    def update(self, seen: Seen, row: int) -> Sequence[int]:
+        """The number of each person of the next frame."""
+
+    @property
+    def alive(self) -> frozenset[int]:
+        """Numbers that may be seen again."""
+
+    @property
+    def confirmed(self) -> frozenset[int]:
+        """Numbers that have been seen often enough to be believed, of those that are alive."""
+
+
+class Perception(Protocol):
+    @property
+    def values(self) -> Mapping[str, int]:
+        """Number of values that a token has, by kind: pose, joints, appearance."""
+
+    def people(self, frames: Sequence[Frame]) -> list[Seen]:
+        """Of each frame. Frames may be of several videos and sizes."""
+
+    def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:
+        """Of people who were seen before, (K, 5) and (K, 51), in frames of a height and width → (K, D). None: poses do not tell enough."""
+
+    def follow(self, rate: float) -> Following:
+        """At the begin of a video, looked at so many times a second."""

@@ -1,0 +1,152 @@
+"""The network of a pipeline: a member that sees people in frames, and LART, which names what each of them does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from models.actions.bodies import Bodies
+from models.actions.keypoints import Keypoints
+from models.actions.perception import Perception
+from models.actions.tracks import Span, Window
+from models.bundle import BundleSpec, Clip
+from models.hmr2.model import HMR2
+from models.lart.model import LART
+from models.layers.parts import Part
+from models.media.video import ClipLimits
+from models.onnx_graph.poses import PoseGraph
+from models.people.tracks import Tracks, normalise_pose, pose_statistics
+
+CLIP = Clip(frames=8, stride=1, rate=30.0)
+"""Rows of a step: so many that a short request does not wait long behind them; and rows a second."""
+WINDOWS_AT_ONCE = 32
+"""Windows of tracks in one pass of LART."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How tracks are cut into windows: each answers for `step` rows and sees `margin` more on both sides (LART's published 32 and 32)."""
+
+    step: int = 32
+    margin: int = 32
+    people: int = 6
+    """Most people that are followed at a time, unless a request says so."""
+
+    def __post_init__(self) -> None:
+        if min(self.step, self.people) < 1 or self.margin < 0:
+            raise ValueError("step and people must be at least 1, margin at least 0")
+
+    @property
+    def span(self) -> Span:
+        return Span(self.step, self.margin)
+
+
+class Pipeline(nn.Module):
+    """Has no weights of its own."""
+
+    def __init__(self, config: PipelineConfig, perception: Perception | None = None, lart: LART | None = None, clip: Clip = CLIP) -> None:
+        super().__init__()
+        self.config = config
+        self.perception = perception
+        self.lart = lart
+        self.rate = clip.rate
+        """Rows a second."""
+        self.rows = clip.frames
+        """Of a step."""
+        self.limits = ClipLimits(seconds=float("inf"), frames=2**31 - 1, pixels=2**31 - 1)
+        """Whoever accepted a video has looked at its size; the process that decodes it is bounded by itself."""
+
+    @property
+    def actions(self) -> int:
+        """Number of labels."""
+        return self.network.config.actions
+
+    @property
+    def eyes(self) -> Perception:
+        assert self.perception is not None, "assemble it from its members"
+        return self.perception
+
+    @property
+    def network(self) -> LART:
+        assert self.lart is not None, "assemble it from its members"
+        return self.lart
+
+    def read(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+        """Scores (answered rows, actions) of each window."""
+        scores: list[NDArray[np.float32]] = []
+        for start in range(0, len(windows), WINDOWS_AT_ONCE):
+            some = windows[start : start + WINDOWS_AT_ONCE]
+            told = torch.sigmoid(self.network.heads.actions(self.network.tokens(self._tracks(some)))).float().cpu().numpy()  # (B, T, 1, A)
+            scores += [told[i, one.skipped : one.skipped + one.answered, 0] for i, one in enumerate(some)]
+        return scores
+
+    def _tracks(self, windows: Sequence[Window]) -> Tracks:
+        """(B, T, 1, ·); rows behind a window's end count as not seen."""
+        config = self.network.config
+        tokens = np.zeros((len(windows), config.frames, 1, windows[0].tokens.shape[1]), np.float32)
+        detected = np.zeros((len(windows), config.frames, 1, 1), np.float32)
+        for i, one in enumerate(windows):
+            tokens[i, : len(one.tokens), 0], detected[i, : len(one.tokens), 0, 0] = one.tokens, one.detected
+        device = self.network.mask_token.device
+        values = torch.from_numpy(tokens).to(device)
+        pose, rest = values[..., : config.pose.values], values[..., config.pose.values :]
+        if config.mean_std is not None:
+            pose = normalise_pose(pose, pose_statistics(config.mean_std).to(device)).float()
+        return Tracks(pose, torch.from_numpy(detected).to(device), appearance=rest if config.appearance is not None else None)
+
+
+def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Part]) -> Pipeline:
+    """Raises ValueError for members that are missing or do not fit each other."""
+    for role in ("pose", "actions"):
+        if role not in members:
+            raise ValueError(f"members: a pipeline of actions needs one for `{role}`")
+    actions = members["actions"]
+    if not isinstance(actions.model, LART):
+        raise ValueError(f"members.actions: {actions.spec.id} is of architecture {actions.spec.architecture}; lart is needed")
+    if spec.clip is None:
+        raise ValueError("clip: a pipeline needs a rate, at which LART's frames follow each other")
+    if spec.labels != actions.spec.labels:
+        raise ValueError(f"labels: they are not those of its member {actions.spec.id}")
+    if 2 * config.margin + config.step >= actions.model.config.frames:
+        raise ValueError(
+            f"config: windows of {config.step} frames with {config.margin} on both sides do not fit into the "
+            f"{actions.model.config.frames} of {actions.spec.id}"
+        )
+    perception = perception_of(members)
+    _check_token(actions, perception)
+    return Pipeline(config, perception, actions.model, spec.clip)
+
+
+def _check_token(actions: Part, perception: Perception) -> None:
+    """What one member tells of a person is what the other wants to know."""
+    config = cast(LART, actions.model).config
+    wanted = {
+        "pose": config.pose.values,
+        "joints": 0 if config.joints is None else config.joints.values,
+        "appearance": 0 if config.appearance is None else config.appearance.values,
+    }
+    for name, values in wanted.items():
+        told = perception.values.get(name, 0)
+        if told != values:
+            raise ValueError(f"members: {actions.spec.id} wants {values} values of {name} for each person, and the others tell {told}")
+
+
+def perception_of(members: Mapping[str, Part]) -> Perception:
+    """How the members see people. Raises ValueError where they cannot."""
+    pose = members["pose"]
+    if isinstance(pose.model, PoseGraph):
+        return Keypoints(pose.model)
+    if isinstance(pose.model, HMR2):
+        if "detector" not in members:
+            raise ValueError(f"members: {pose.spec.id} sees one person at a time and needs a member for `detector`")
+        detector = members["detector"]
+        if not isinstance(detector.model, PoseGraph):
+            raise ValueError(f"members.detector: {detector.spec.id} is of architecture {detector.spec.architecture}, which finds nobody")
+        return Bodies(detector.model, pose.model, pose.spec.pictures)
+    raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")

@@ -1,0 +1,133 @@
+"""Where the people of a job come from: a video, whose frames a pipeline looks at, or tracks that were found before."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.actions.perception import Seen
+from models.actions.tracks import Sighting
+from models.layers.steps import UnusableInput
+from models.media.video import ClipInfo, ClipLimits, Frame, Frames, VideoError
+
+
+@dataclass(frozen=True)
+class Look:
+    """A frame and who was seen in it; its pixels are gone."""
+
+    time: float
+    row: int
+    rows: int
+    seen: Seen
+
+
+class VideoSource:
+    """Frames of a video by window, one at a time. What was seen in the latest window is kept, since a step may be taken again; who asks for
+    frames that have gone by has the video decoded again from its begin. So all that is told is a function of the window's number."""
+
+    def __init__(
+        self, data: NDArray[np.uint8], info: ClipInfo, rate: float, step: int, limits: ClipLimits, *, start: float, end: float
+    ) -> None:
+        """step: rows of a window. start, end: seconds."""
+        self._data = data
+        self._info = info
+        self._rate, self._step, self._limits = rate, step, limits
+        self._start, self._end = start, min(end, info.duration_s)
+        self._first_row = math.ceil(start * rate)
+        self._frames: Frames | None = None
+        self._next = 0
+        """Window that the next frame belongs to."""
+        self._kept: tuple[int, list[Look]] = (-1, [])
+        self._lock = threading.Lock()
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return max(1, math.ceil((self._end - self._start) * self._rate / self._step))
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes + 2 * 3 * self._info.width * self._info.height  # a frame here, and one on its way
+
+    def rows(self, window: int) -> tuple[int, int]:
+        """First and end of a window."""
+        first = self._first_row + window * self._step
+        return first, first + self._step
+
+    def frames_at(self, window: int) -> int:
+        """Number of frames in a window, about."""
+        first, end = self.rows(window)
+        rows = min(end, math.ceil(self._end * self._rate)) - first
+        return max(1, round(rows * min(1.0, self._info.fps / self._rate)))
+
+    def kept(self, window: int) -> list[Look] | None:
+        """What was seen in a window; None unless it was the latest."""
+        number, looks = self._kept
+        return looks if number == window else None
+
+    def keep(self, window: int, looks: list[Look]) -> None:
+        self._kept = (window, looks)
+
+    def frames(self, window: int) -> Iterator[Frame]:
+        """Of a window, by time. Raises UnusableInput."""
+        with self._lock:
+            try:
+                yield from self._taken(window)
+            except VideoError as error:
+                self.close()
+                raise UnusableInput(str(error)) from error
+
+    def close(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+        self._frames = None
+
+    def _taken(self, window: int) -> Iterator[Frame]:
+        if self._frames is None or window < self._next:
+            self.close()
+            self._next = 0
+            end = self._end + 1 / self._rate
+            self._frames = Frames(self._data.data, self._rate, self._limits, start=self._start, end=end)
+        while self._next <= window:
+            number, self._next = self._next, self._next + 1
+            _, end_row = self.rows(number)
+            for frame in self._frames.take(end_row):
+                if number == window:
+                    yield frame
+
+
+@dataclass(frozen=True)
+class TrackSource:
+    """Sightings that came with the request, by row."""
+
+    found: Sequence[Sighting]
+    step: int
+    first_row: int = 0
+
+    @property
+    def windows(self) -> int:
+        last = max((one.end for one in self.found), default=1)
+        return max(1, -(-(last - self.first_row) // self.step))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.token.nbytes + one.box.nbytes + one.pose.nbytes for one in self.found)
+
+    def rows(self, window: int) -> tuple[int, int]:
+        first = self.first_row + window * self.step
+        return first, first + self.step
+
+    def sightings(self, number: int) -> list[Sighting]:
+        first, end = self.rows(number)
+        return [one for one in self.found if first <= one.row < end]
+
+    def close(self) -> None:
+        """Holds nothing open."""
+
+
+Source = VideoSource | TrackSource

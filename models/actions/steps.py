@@ -1,0 +1,249 @@
+"""A job is taken window by window: its frames, the people in them, who is who, and what LART says of everybody's windows that are complete.
+
+The last step says what is left to say when no more is seen. Memory does not grow with the video, but for what is answered.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.actions.answers import answer
+from models.actions.inputs import source_of
+from models.actions.perception import Following, Seen
+from models.actions.pipeline import Pipeline
+from models.actions.seconds import Seconds
+from models.actions.sources import Look, TrackSource, VideoSource
+from models.actions.tracks import Sighting, Track, Window
+from models.bundle import Preprocess
+from models.layers.steps import Continuing, Finished, State, Tensors
+from models.media.video import Frame
+
+STAGES = ("decode", "pose", "track", "actions")
+FRAMES_AT_ONCE = 4
+"""Frames of one job in memory."""
+RETURNED = ("video", "info")
+"""Arrays of a job that come back with its answer."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds by stage. Of a stage that jobs share, each has its share."""
+
+    decode: float = 0.0
+    pose: float = 0.0
+    track: float = 0.0
+    actions: float = 0.0
+
+    def plus(self, **seconds: float) -> Spent:
+        return replace(self, **{name: getattr(self, name) + more for name, more in seconds.items()})
+
+    def as_tensor(self) -> Tensor:
+        """(4,), in the order of STAGES."""
+        return torch.tensor([getattr(self, name) for name in STAGES], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Watching(State):
+    """How far a job has come."""
+
+    source: VideoSource | TrackSource
+    returned: Tensors
+    """Given back with the answer."""
+    most_people: int
+    following: Following
+    window: int = 0
+    """The next one."""
+    tracks: tuple[Track, ...] = ()
+    confirmed: frozenset[int] = frozenset()
+    spent: Spent = Spent()
+
+    @property
+    def done(self) -> int:
+        return self.window
+
+    @property
+    def total(self) -> int:
+        return self.source.windows + 1
+
+    @property
+    def nbytes(self) -> int:
+        return self.source.nbytes + sum(track.nbytes for track in self.tracks)
+
+    @property
+    def believed(self) -> list[Track]:
+        """By first appearance."""
+        return sorted((track for track in self.tracks if track.person in self.confirmed), key=lambda track: (track.first, track.person))
+
+    @property
+    def is_last(self) -> bool:
+        """Nothing is left to be seen."""
+        return self.window >= self.source.windows
+
+
+class ActionSteps:
+    """A job: `video` uint8 (bytes,) with `info` float64 (5,), width, height, frames a second, frames and seconds; or tracks
+    (`models.actions.inputs`). Its answer: see `models.actions.answers`."""
+
+    unit = "windows"
+
+    def __init__(self, model: Pipeline) -> None:
+        self._model = model
+
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        """options: `start_s`, `end_s`, `people`, None for all of the video and for the bundle's own. Raises UnusableInput."""
+        return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        watching = [state for state in states if isinstance(state, Watching)]
+        watching = self._tell(self._look(watching))
+        outcomes: list[Continuing | Finished] = []
+        for before, now, wanted in zip(states, watching, previews, strict=True):
+            if before.done >= before.total - 1:
+                now.source.close()
+                told = answer(now.believed, self._model.rate, self._model.actions)
+                outcomes.append(Finished({**told, **now.returned, "stages": now.spent.as_tensor()}))
+            else:
+                since = now.source.rows(now.window - 1)[0] / self._model.rate
+                outcomes.append(Continuing(now, answer(now.believed, self._model.rate, self._model.actions, since) if wanted else None))
+        return outcomes
+
+    def cost(self, state: State) -> float:
+        """Frames of the next window, which cost most by far; 1 for tracks and for the last word."""
+        assert isinstance(state, Watching)
+        return float(state.source.frames_at(state.window)) if isinstance(state.source, VideoSource) and not state.is_last else 1.0
+
+    def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
+        source = source_of(job, asked, self._model)
+        returned = {name: job[name] for name in RETURNED if name in job}
+        return Watching(source, returned, int(asked.get("people") or self._model.config.people), self._model.eyes.follow(self._model.rate))
+
+    def _look(self, states: Sequence[Watching]) -> list[Watching]:
+        """The next window of each: who is seen in it, and who is who."""
+        looks, spent = self._looks(states)
+        return [self._follow(replace(state, spent=one), mine) for state, one, mine in zip(states, spent, looks, strict=True)]
+
+    def _looks(self, states: Sequence[Watching]) -> tuple[list[list[Look]], list[Spent]]:
+        """Of each job's window. Frames of all jobs are looked at together, a few at a time, and then forgotten."""
+        spent = [state.spent for state in states]
+        looks: list[list[Look]] = [[] for _ in states]
+        reading: dict[int, Iterator[Frame]] = {}
+        for job, state in enumerate(states):
+            if isinstance(state.source, VideoSource) and not state.is_last:
+                kept = state.source.kept(state.window)
+                if kept is None:
+                    reading[job] = state.source.frames(state.window)
+                else:
+                    looks[job] = kept
+        read = set(reading)
+        while reading:
+            began = time.perf_counter()
+            frames = [(job, frame) for job, more in reading.items() for frame in islice(more, FRAMES_AT_ONCE)]
+            decoded = time.perf_counter()
+            seen = self._model.eyes.people([frame.pixels for _, frame in frames]) if frames else []
+            posed = time.perf_counter()
+            for (job, frame), people in zip(frames, seen, strict=True):
+                looks[job].append(Look(frame.time, frame.row, frame.rows, people))
+                spent[job] = spent[job].plus(decode=(decoded - began) / len(frames), pose=(posed - decoded) / len(frames))
+            counts = Counter(job for job, _ in frames)
+            reading = {job: more for job, more in reading.items() if counts[job] == FRAMES_AT_ONCE}
+        for job in read:
+            source = states[job].source
+            assert isinstance(source, VideoSource)
+            source.keep(states[job].window, looks[job])
+        return looks, spent
+
+    def _follow(self, state: Watching, looks: Sequence[Look]) -> Watching:
+        """Its tracks with what was seen in a window; after the last window, without those that were never believed."""
+        if state.is_last:
+            tracks = tuple(replace(track, ended=True) for track in state.tracks if track.person in state.confirmed)
+            return replace(state, window=state.window + 1, tracks=tracks)
+        began = time.perf_counter()
+        following, confirmed = copy.deepcopy(state.following), set(state.confirmed)
+        sightings, lost = list[Sighting](), frozenset[int]()
+        if isinstance(state.source, TrackSource):
+            sightings = state.source.sightings(state.window)
+            confirmed |= {one.person for one in sightings}
+        for look in looks:
+            people = look.seen.best(state.most_people)
+            sightings += _sightings(look, people, following.update(people, look.row))
+            confirmed |= following.confirmed
+        if isinstance(state.source, VideoSource):
+            lost = frozenset(track.person for track in state.tracks) - following.alive
+        tracks = tuple(
+            replace(track, ended=track.person in lost)
+            for track in self._extended(state.tracks, sightings, state.source.rows(state.window)[1])
+            if track.person in confirmed or track.person not in lost
+        )
+        spent = state.spent.plus(track=time.perf_counter() - began)
+        return replace(state, following=following, window=state.window + 1, tracks=tracks, confirmed=frozenset(confirmed), spent=spent)
+
+    def _extended(self, tracks: Sequence[Track], sightings: Sequence[Sighting], end: int) -> list[Track]:
+        """With sightings, those of new people included, and known up to row `end`."""
+        by_person: dict[int, list[Sighting]] = {}
+        for one in sightings:
+            by_person.setdefault(one.person, []).append(one)
+        known = {track.person for track in tracks}
+        empty = [
+            Track.begin(some[0], Seconds.empty(self._model.rate, some[0].row, self._model.actions))
+            for person, some in by_person.items()
+            if person not in known
+        ]
+        return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*tracks, *empty)]
+
+    def _tell(self, states: Sequence[Watching]) -> list[Watching]:
+        """What LART says of all windows that are complete, of everybody in all jobs together."""
+        began = time.perf_counter()
+        tracks = [list(state.tracks) for state in states]
+        total = 0
+        counts = [0] * len(states)
+        while waiting := self._complete(states, tracks):
+            scores = self._model.read([window for _, _, window in waiting])
+            for (job, place, _), told in zip(waiting, scores, strict=True):
+                tracks[job][place] = tracks[job][place].told(told, self._model.config.span)
+                counts[job] += 1
+                total += 1
+        seconds = time.perf_counter() - began
+        return [
+            replace(state, tracks=tuple(mine), spent=state.spent.plus(actions=seconds * count / max(1, total)))
+            for state, mine, count in zip(states, tracks, counts, strict=True)
+        ]
+
+    def _complete(self, states: Sequence[Watching], tracks: Sequence[Sequence[Track]]) -> list[tuple[int, int, Window]]:
+        """Job, place of the track in it, and the track's next window, where there is one."""
+        span = self._model.config.span
+        return [
+            (job, place, window)
+            for job, state in enumerate(states)
+            for place, track in enumerate(tracks[job])
+            if track.person in state.confirmed and (window := track.window(span)) is not None
+        ]
+
+
+def _sightings(look: Look, people: Seen, numbers: Sequence[int]) -> list[Sighting]:
+    time = np.array([look.time])
+    return [
+        Sighting(
+            person=number,
+            row=look.row,
+            rows=look.rows,
+            token=people.tokens[i],
+            box=np.concatenate([time, people.boxes[i]]),
+            pose=np.concatenate([time, people.poses[i]]) if people.poses.shape[1] else np.zeros(0),
+        )
+        for i, number in enumerate(numbers)
+    ]
+
+
+def action_steps(model: nn.Module, _preprocess: Preprocess | None, _device: torch.device) -> ActionSteps:
+    assert isinstance(model, Pipeline)
+    return ActionSteps(model)

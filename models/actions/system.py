@@ -1,0 +1,19 @@
+"""Who does what in a video: a pipeline of other systems' networks. Imports no torch."""
+
+from __future__ import annotations
+
+from models.registry import Architecture, Purpose, System
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="actions",
+            model="models.actions.pipeline:Pipeline",
+            purpose=Purpose(task=lambda config: "actions", size=lambda config: None),
+            steps={"actions": "models.actions.steps:action_steps"},
+            precise=True,
+            merges=False,
+            assemble="models.actions.pipeline:assemble",
+        ),
+    ),
+)

@@ -1,0 +1,57 @@
+"""Bundles → a pipeline that names them as its members."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from models.bundle import Bundle, BundleError, BundleSpec, Clip, Role, Weights, member, write
+from models.loading import load
+
+ROWS = 8
+"""Of a step: so many that a short request does not wait long behind them."""
+RATE = 30.0
+"""Frames a second of LART's published networks."""
+UNSEALED = Weights(sha256="0" * 64, bytes=0)
+"""`write` fills in the real ones."""
+
+
+def join_actions(
+    root: Path, name: str, version: str, members: Mapping[Role, Bundle], *, rate: float | None = None, step: int | None = None
+) -> Bundle:
+    """Write a pipeline of actions beside its members, which lie in `root`.
+
+    rate: frames a second that LART was trained on; None: as its bundle says, else 30. step: rows that each window answers for; None: a
+    third of LART's frames. What is left of a window is its margins. Raises BundleError for members that do not fit each other.
+    """
+    lart = members["actions"].spec
+    frames = int(lart.config.get("frames", 125))
+    step = step or max(1, frames // 3)
+    margin = (frames - 1 - step) // 2
+    spec = BundleSpec(
+        name=name,
+        version=version,
+        task="actions",
+        architecture="actions",
+        config={"step": step, "margin": max(0, margin)},
+        clip=Clip(frames=ROWS, stride=1, rate=rate or (lart.clip.rate if lart.clip is not None else RATE)),
+        labels=lart.labels,
+        license="; ".join(sorted({bundle.spec.license for bundle in members.values()})),
+        description=f"Who does what when in a video: {', '.join(bundle.spec.id for bundle in members.values())}",
+        members={role: member(bundle) for role, bundle in members.items()},
+        weights=UNSEALED,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder, "model.safetensors")
+        save_file({}, empty)
+        made = write(root, spec, empty)
+    try:
+        load(made)
+    except BundleError:
+        shutil.rmtree(made.path)
+        raise
+    return made

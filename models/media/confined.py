@@ -1,0 +1,142 @@
+"""Processes that read what strangers sent: each lives for one file, in little memory, and may die without harm.
+
+The parent's side: `Confined` runs a program with the file as its standard input and reads its messages. The program's side: `confine`.
+Imports nothing but the standard library: the programs start with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from types import TracebackType
+from typing import IO, Any, Self
+
+PATIENCE_S = 30.0
+"""A program that says nothing for so long is ended."""
+MEMORY_BYTES = 3 * 2**30
+"""Address space of a program: its libraries, and a few large frames in every thread of a decoder."""
+CPU_S = 900
+MESSAGE_BYTES = 2**20
+LENGTH = struct.Struct("<I")
+
+
+class ProgramDied(Exception):
+    """The program ended before it had answered; the message says how."""
+
+
+class Confined:
+    """A running program. Use it as a context manager: whatever happens, the process is gone afterwards."""
+
+    def __init__(self, module: str, data: bytes | memoryview, request: Mapping[str, Any], *, patience: float = PATIENCE_S) -> None:
+        """Start `python -m module`: it reads `data` from standard input, as a file, and the request from its command line."""
+        self._patience = patience
+        with _as_file(data) as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, json.dumps(request)],
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        assert self._process.stdout is not None
+        self._output = self._process.stdout.fileno()
+
+    def message(self) -> dict[str, Any]:
+        """The next message. Raises ProgramDied."""
+        head = bytearray(LENGTH.size)
+        self.read_into(memoryview(head))
+        (length,) = LENGTH.unpack(head)
+        if length > MESSAGE_BYTES:
+            raise ProgramDied(f"a message of {length} bytes")
+        body = bytearray(length)
+        self.read_into(memoryview(body))
+        message: dict[str, Any] = json.loads(body)
+        return message
+
+    def read_into(self, room: memoryview) -> None:
+        """Fill `room` with what follows. Raises ProgramDied."""
+        filled = 0
+        while filled < len(room):
+            ready, _, _ = select.select([self._output], [], [], self._patience)
+            if not ready:
+                self.close()
+                raise ProgramDied(f"no answer for {self._patience:g} seconds")
+            count = os.readv(self._output, [room[filled:]])
+            if count == 0:
+                raise ProgramDied(_how(self._process.wait(self._patience)))
+            filled += count
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self.close()
+
+
+def confine() -> None:
+    """Called by a program when all that it needs is imported: from here on it opens no file and no socket, and its memory is bounded."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # descriptors that are open stay so
+
+
+def say(message: Mapping[str, Any]) -> None:
+    """A program's message to its parent."""
+    body = json.dumps(message).encode()
+    send(memoryview(LENGTH.pack(len(body)) + body))
+
+
+def send(data: memoryview) -> None:
+    """What follows a message. Ends the program quietly where the parent has gone."""
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except BrokenPipeError:
+        os._exit(0)
+
+
+def request() -> dict[str, Any]:
+    """What a program was asked to do."""
+    asked: dict[str, Any] = json.loads(sys.argv[1])
+    return asked
+
+
+def _as_file(data: bytes | memoryview) -> IO[bytes]:
+    """Positioned at its begin; in memory where the system can."""
+    in_memory = hasattr(os, "memfd_create")
+    file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0) if in_memory else _temporary()
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
+    file.seek(0)
+    return file
+
+
+def _temporary() -> IO[bytes]:
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _how(code: int) -> str:
+    return f"it was ended by signal {-code}" if code < 0 else f"it ended with {code}"

@@ -1,0 +1,46 @@
+"""Video containers, told apart by their first bytes: FFmpeg is never asked to guess, so no playlist is ever opened as one."""
+
+from __future__ import annotations
+
+HEAD_BYTES = 512
+"""So many bytes of a file are enough to tell."""
+NAMES = "MP4, MOV, 3GP, WebM, Matroska, AVI, MPEG, MPEG-TS, Ogg, WMV, FLV, RealMedia or GIF"
+MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+PREFIXES = {
+    b"\x1a\x45\xdf\xa3": "matroska",
+    b"OggS": "ogg",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
+    b"FLV\x01": "flv",
+    b".RMF": "rm",
+    b"GIF87a": "gif",
+    b"GIF89a": "gif",
+    b"\x00\x00\x01\xba": "mpeg",
+    b"\x00\x00\x01\xb3": "mpegvideo",
+}
+LISTS = (b"#EXTM3U", b"ffconcat", b"file ", b"<?xml", b"<MPD", b"[playlist]", b"v=0\r", b"v=0\n")
+"""How files begin that only name others: HLS, concat scripts, DASH, PLS and SDP."""
+SYNC, PACKET, STAMPED_PACKET = 0x47, 188, 192
+"""Of MPEG transport streams; the packets of Blu-rays are stamped with four bytes before them."""
+
+
+def demuxer(head: bytes) -> str | None:
+    """FFmpeg's name for the container that begins with `head`; None for one that is not opened here."""
+    if head[4:8] in MP4_BOXES:
+        return "mov"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "avi"
+    for prefix, name in PREFIXES.items():
+        if head.startswith(prefix):
+            return name
+    return "mpegts" if _has_sync(head, 0, PACKET) or _has_sync(head, 4, STAMPED_PACKET) else None
+
+
+def names_other_files(head: bytes) -> bool:
+    """Whether it is a playlist or the like."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return text.startswith(LISTS)
+
+
+def _has_sync(head: bytes, first: int, step: int) -> bool:
+    places = range(first, min(len(head), HEAD_BYTES), step)
+    return len(places) > 1 and all(head[place] == SYNC for place in places)

@@ -1,0 +1,253 @@
+"""The process that opens one video: `python -m models.media.video_program REQUEST < FILE`. See `models.media.video`.
+
+It says what the video is, and then, if frames are asked for, sends those that are sampled, upright and as RGB. Frames that nobody asked
+for are decoded, since later ones depend on them, but never converted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import av
+import av.sidedata.encparams  # these are imported late by PyAV, when no file can be opened any more
+import av.sidedata.motionvectors
+import av.subtitles.stream
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from models.media import confined
+
+THREADS = 2
+FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
+"""FFmpeg's names of demuxers for several containers."""
+UNTOLD_DURATION = frozenset({"mpegvideo"})
+"""Containers whose duration FFmpeg guesses from a bit rate."""
+USUAL_RATE = 25.0
+BAD_PACKETS = 5_000
+"""A file with more damaged packets than this is given up."""
+REFORMATTER = VideoReformatter()
+"""Keeps its tables from frame to frame."""
+
+
+class Refused(Exception):
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Limits:
+    seconds: float
+    frames: int
+    pixels: int
+
+
+def main() -> None:
+    asked = confined.request()
+    limits = Limits(**asked["limits"])
+    np.zeros(1)  # numpy imports parts of itself late, and from here on no file can be opened
+    confined.confine()
+    try:
+        with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
+            stream = video_of(container)
+            if asked["rate"] is None:
+                confined.say({"info": _probe(container, stream, limits)})
+            else:
+                _send_frames(stream, container, limits, asked["rate"], asked["start"], asked["end"])
+                confined.say({"end": True})
+    except Refused as refusal:
+        confined.say({"error": refusal.kind, "detail": str(refusal)})
+    except (av.error.FFmpegError, ValueError, OverflowError, MemoryError) as error:
+        confined.say({"error": "broken", "detail": _words(error)})
+
+
+def open_file(file: IO[bytes], demuxer: str) -> InputContainer:
+    """No other demuxer, no protocol, no file but this one. Raises Refused."""
+    options = {"format_whitelist": FULL_NAMES.get(demuxer, demuxer), "protocol_whitelist": "pipe"}
+    try:
+        return av.open(file, "r", format=demuxer, container_options=options, io_open=_no_other_file)
+    except av.error.FFmpegError as error:
+        raise Refused("broken", f"the file is truncated or damaged ({_words(error)})") from error
+
+
+def _no_other_file(*_: Any) -> Any:
+    raise PermissionError("a video must not name other files")
+
+
+def video_of(container: InputContainer) -> VideoStream:
+    """The first that is no cover picture."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise Refused("broken", "no video in it" + (": sound alone" if container.streams.audio else ""))
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise Refused("not-a-video", "of a codec that is not decoded here")
+    return stream
+
+
+def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> dict[str, Any]:
+    """From the headers first, so that what is too much is refused at once; then from the packets, which headers may be wrong about."""
+    context = stream.codec_context
+    _check_size(context.width, context.height, limits)
+    if container.format.name not in UNTOLD_DURATION:
+        _check_seconds(max(seconds(container.duration, 1 / av.time_base), seconds(stream.duration, stream.time_base)), limits)
+    _check_frames(stream.frames, limits)
+    context.options = {"max_pixels": str(limits.pixels)}
+    rate = 1 / _step(stream)
+    first, size = None, (0, 0)
+    times: list[float] = []
+    bad = 0
+    for packet in container.demux(stream):
+        if packet.size == 0 and packet.pts is None:  # the last one, which flushes the decoder
+            continue
+        if size == (0, 0):
+            try:
+                first = first or next(iter(packet.decode()), None)
+            except av.error.FFmpegError:
+                bad += 1
+            if first is not None:
+                size = _upright_size(first, limits)
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        times.append(float(stamp * packet.time_base) if stamp is not None else len(times) / rate)
+        _check_frames(len(times), limits)
+        _check_seconds(times[-1] - times[0], limits)
+    if first is None:
+        flushed = _flushed(stream)
+        first = flushed
+        if first is None:
+            raise Refused("broken", "no frame of it can be decoded" if times else "it has no frames")
+        size = _upright_size(first, limits)
+    span = max(times) - min(times)
+    if len(times) > 1 and span > 0:
+        rate = (len(times) - 1) / span
+    width, height = size
+    return {"width": width, "height": height, "fps": round(rate, 3), "frames": len(times), "duration_s": round(span + 1 / rate, 3)}
+
+
+def _flushed(stream: VideoStream) -> VideoFrame | None:
+    try:
+        return next(iter(stream.codec_context.decode(None)), None)
+    except av.error.FFmpegError:
+        return None
+
+
+def _upright_size(frame: VideoFrame, limits: Limits) -> tuple[int, int]:
+    _check_size(frame.width, frame.height, limits)
+    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        raise Refused("too-much", f"frames of {width} × {height} pixels are above the limit of {limits.pixels} (OPSIN_MAX_VIDEO_PIXELS)")
+
+
+def _check_seconds(seconds: float, limits: Limits) -> None:
+    if seconds > limits.seconds:
+        raise Refused("too-much", f"{seconds:.0f} seconds are above the limit of {limits.seconds:g} (OPSIN_MAX_VIDEO_SECONDS)")
+
+
+def _check_frames(frames: int, limits: Limits) -> None:
+    if frames > limits.frames:
+        raise Refused("too-much", f"more than {limits.frames} frames (OPSIN_MAX_VIDEO_FRAMES)")
+
+
+def seconds(ticks: int | None, base: Any) -> float:
+    return float(ticks * base) if ticks is not None and base else 0.0
+
+
+def _send_frames(
+    stream: VideoStream, container: InputContainer, limits: Limits, rate: float, start: float | None, end: float | None
+) -> None:
+    """Rows of a grid of `rate` a second, from the first frame on: each shows the frame that is nearest in time. A frame is sent once, with
+    the rows that show it; one that no row shows is not converted."""
+    first_row = 0 if start is None else max(0, int(np.ceil(start * rate)))
+    end_row = None if end is None else int(np.ceil(end * rate))
+    row = 0
+    waiting: tuple[VideoFrame, float] | None = None
+    size: tuple[int, int] | None = None
+    for frame, time in _decoded(stream, container, limits):
+        if waiting is not None:
+            until = _first_row_after((waiting[1] + time) / 2, rate)
+            size = _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size)
+            row = max(row, until)
+        waiting = (frame, time)
+        if end_row is not None and row >= end_row:
+            return
+    if waiting is None:
+        raise Refused("broken", "no frame of it can be decoded")
+    until = _first_row_after(waiting[1] + _step(stream), rate)
+    _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size)
+
+
+def _step(stream: VideoStream) -> float:
+    """Usual seconds from one frame to the next."""
+    return 1 / float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+
+
+def _first_row_after(time: float, rate: float) -> int:
+    return int(np.ceil(time * rate - 1e-6))
+
+
+def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> Iterator[tuple[VideoFrame, float]]:
+    """Frames in the order in which they are shown, with seconds since the first."""
+    context = stream.codec_context
+    context.options = {"max_pixels": str(limits.pixels)}
+    context.thread_type, context.thread_count = "AUTO", THREADS
+    step = _step(stream)
+    begin, last, count, bad = None, -step, 0, 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            bad += 1
+            if bad > BAD_PACKETS:
+                raise Refused("broken", f"more than {BAD_PACKETS} packets of it are damaged") from None
+            continue
+        for frame in frames:
+            stamp = seconds(frame.pts, frame.time_base) if frame.pts is not None else None
+            if begin is None:
+                begin = stamp or 0.0
+            time = last + step if stamp is None else stamp - begin
+            last = time if time > last else last + 1e-4
+            count += 1
+            _check_frames(count, limits)
+            _check_seconds(last, limits)
+            yield frame, last
+
+
+def _send(shown: tuple[VideoFrame, float], first: int, end: int, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Rows first..end - 1. Returns the size (height, width) of all frames: that of the first one, upright."""
+    if end <= first:
+        return size
+    frame, time = shown
+    pixels = upright(frame, size)
+    height, width, _ = pixels.shape
+    confined.say({"time": round(time, 6), "row": first, "rows": end - first, "height": height, "width": width})
+    confined.send(pixels.data.cast("B"))
+    return height, width
+
+
+def upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
+    """RGB, (H, W, 3), contiguous; its own memory where neither rows are padded nor the frame turned."""
+    turned = frame.rotation % 180 != 0
+    wanted = size if size is None or not turned else size[::-1]
+    height, width = wanted or (frame.height, frame.width)
+    rgb = REFORMATTER.reformat(frame, width, height, format="rgb24")
+    plane = rgb.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
+    pixels = rows.reshape(rgb.height, rgb.width, 3)
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+
+
+def _words(error: Exception) -> str:
+    return (error.strerror if isinstance(error, av.error.FFmpegError) and error.strerror else str(error) or type(error).__name__).strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Actions for the client: what can be asked, the request, and the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict
+
+import numpy as np
+
+from opsin.calls import Call
+from opsin.results import Prediction, Timing, timing_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Video = str | os.PathLike[str] | bytes | BinaryIO
+"""A path, the bytes of a file, or a binary file."""
+Tracks = Video | Mapping[str, Any] | list[Any]
+"""JSON or .npz as a file, or an answer's JSON or its `people`."""
+
+
+class ActionsOptions(TypedDict, total=False):
+    """What is left out or None is the service's default. `docs/tasks/actions.md` says what each does."""
+
+    model: str | None
+    """`name` or `name@version`."""
+    top_k: int | None
+    threshold: float | None
+    start_s: float | None
+    end_s: float | None
+    people: int | None
+    priority: Literal["high", "normal", "low"] | None
+    timeout: float | None
+    """Seconds for this call, retries included, in place of the client's."""
+    request_id: str | None
+    """Under which the service's logs speak of this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """What a person does for a second: labels, best first."""
+
+    start_s: float
+    end_s: float
+    labels: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedPerson:
+    """One person; rows of the arrays are frames in which they were seen."""
+
+    person: int
+    first_s: float
+    last_s: float
+    boxes: NDArray[np.float64]
+    """(K, 6): seconds, x, y, width, height in pixels, and score."""
+    poses: NDArray[np.float64] | None
+    """(K, 17, 3): x, y and score of COCO's keypoints, at the times of the boxes; None where the bundle tells none."""
+    actions: tuple[Second, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoActions:
+    """Who does what when."""
+
+    people: tuple[TrackedPerson, ...]
+    """By first appearance."""
+    video: Mapping[str, Any] | None
+    """width, height, fps, frames and duration_s; None where tracks were sent."""
+    timing: Timing
+    model: str
+    version: str
+    request_id: str
+    document: Mapping[str, Any]
+    """The answer as JSON, which may be sent again as tracks."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the answer as JSON."""
+        Path(path).write_text(json.dumps(self.document, ensure_ascii=False), encoding="utf-8")
+
+
+def actions_call(video: Video | None, tracks: Tracks | None, options: ActionsOptions) -> Call:
+    """Raises ValueError unless there is a video or tracks."""
+    if (video is None) == (tracks is None):
+        raise ValueError("video, tracks: give one of them")
+    chosen: dict[str, Any] = dict(options)
+    timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
+    parts = {"video": _bytes(video)} if video is not None else {"tracks": _tracks(tracks)}
+    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
+    query = {name: str(value) for name, value in chosen.items() if value is not None}
+    return Call("POST", "/v1/actions", query=query, headers=headers, parts=parts, timeout=timeout)
+
+
+def video_actions(answer: Mapping[str, Any]) -> VideoActions:
+    """The body of `POST /v1/actions`."""
+    return VideoActions(
+        people=tuple(_person(person) for person in answer["people"]),
+        video=answer["video"],
+        timing=timing_of(answer),
+        model=answer["model"],
+        version=answer["version"],
+        request_id=answer["id"],
+        document=answer,
+    )
+
+
+def _person(told: Mapping[str, Any]) -> TrackedPerson:
+    poses = told.get("poses")
+    return TrackedPerson(
+        person=told["person"],
+        first_s=told["first_s"],
+        last_s=told["last_s"],
+        boxes=np.array(told["boxes"], np.float64).reshape(-1, 6),
+        poses=None if poses is None else np.array([points for _, points in poses], np.float64).reshape(-1, 17, 3),
+        actions=tuple(Second(one["start_s"], one["end_s"], _labels(one["labels"])) for one in told["actions"]),
+    )
+
+
+def _labels(told: list[Mapping[str, Any]]) -> tuple[Prediction, ...]:
+    return tuple(Prediction(label["label"], label["index"], label["score"]) for label in told)
+
+
+def _tracks(tracks: Any) -> bytes:
+    return json.dumps(tracks).encode() if isinstance(tracks, Mapping | list) else _bytes(tracks)
+
+
+def _bytes(file: Any) -> bytes:
+    if isinstance(file, bytes | bytearray | memoryview):
+        return bytes(file)
+    if isinstance(file, str | os.PathLike):
+        return Path(file).read_bytes()
+    content: bytes = file.read()
+    return content

@@ -1,0 +1,117 @@
+"""`opsin actions`: who does what when in a video, through a running service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import screen
+
+if TYPE_CHECKING:
+    from opsin.actions import Second, TrackedPerson, VideoActions
+    from opsin.jobs import Job
+
+MP4 = "video/mp4"
+
+
+def actions(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Video, or tracks as .json or .npz.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="MP4 file: the clip with boxes, skeletons and labels.", show_default=False)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the answer as JSON.", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Labels of a person and second.", show_default=False)] = None,
+    threshold: Annotated[float | None, typer.Option(help="Leave labels of a lower score out.", show_default=False)] = None,
+    start: Annotated[float | None, typer.Option(help="Second to begin at.", show_default=False)] = None,
+    end: Annotated[float | None, typer.Option(help="Second to end at.", show_default=False)] = None,
+    people: Annotated[int | None, typer.Option(help="Most people to follow at a time.", show_default=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
+) -> None:
+    """Tell who does what when in a video, with a running service, and show how far it has come.
+
+    Ctrl-C ends the work in the service, too.
+    """
+    from opsin.client import Client
+    from opsin.errors import OpsinError
+
+    if not file.is_file():
+        raise Misuse(f"{file}: no such file")
+    if timeout <= 0:
+        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    is_tracks = file.suffix.lower() in (".json", ".npz")
+    if is_tracks and output is not None:
+        raise Misuse(f"--output: {file} holds tracks, and there is no video to draw into")
+    chosen = {"model": model, "top_k": top_k, "threshold": threshold, "start_s": start, "end_s": end, "people": people}
+    options: Any = {**chosen, "timeout": timeout}
+    with Client(url) as client:
+        try:
+            job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
+            told = _followed(job)
+            if output is not None:
+                _write(output, job.file(MP4))
+        except OpsinError as error:
+            raise Failure(f"{file}: {error}") from error
+    if json_file is not None:
+        _write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
+    _show(told)
+    for written in (output, json_file):
+        if written is not None:
+            typer.echo(str(written))
+
+
+def _followed(job: Job[VideoActions]) -> VideoActions:
+    """The result; a progress bar on a terminal meanwhile. Cancels the job if it is interrupted. Raises OpsinError."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = screen(errors=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            shown = bar.add_task("Waiting", total=None)
+            for event in job.events():
+                if event.name == "progress":
+                    bar.update(shown, description="Watching", completed=event.data["done"], total=event.data["total"])
+        return job.result()
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
+
+
+def _show(told: VideoActions) -> None:
+    """A line for each second of each person; equal seconds that follow each other are one."""
+    from rich.table import Table
+
+    table = Table("person", "seconds", "actions", box=None)
+    for person in told.people:
+        for run in _runs(person):
+            labels = ", ".join(f"{label.label} {label.score:.2f}" for label in run[0].labels) or "–"
+            table.add_row(str(person.person), f"{run[0].start_s:.1f} – {run[-1].end_s:.1f}", labels)
+    screen().print(table if told.people else "nobody was seen")
+
+
+def _runs(person: TrackedPerson) -> list[list[Second]]:
+    """Seconds with the same best label, in a row."""
+    runs: list[list[Second]] = []
+    for second in person.actions:
+        if runs and _best(runs[-1][0]) == _best(second) and runs[-1][-1].end_s == second.start_s:
+            runs[-1].append(second)
+        else:
+            runs.append([second])
+    return runs
+
+
+def _best(second: Second) -> str | None:
+    return second.labels[0].label if second.labels else None
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,224 @@
+"""The process that draws into one video: `python -m server.media.annotating_program REQUEST < DRAWINGS-AND-VIDEO`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, cast
+
+import av
+import av.sidedata.encparams  # these are imported late by PyAV, when no file can be opened any more
+import av.sidedata.motionvectors
+import av.subtitles.stream
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, ImageDraw, ImageFont
+
+from models.media import confined, video_program
+from models.people.poses import BONES
+from server.media.annotating import LENGTH, Drawn
+
+TIME_BASE = Fraction(1, 90_000)
+NEAR_S = 0.06
+"""A frame shows what was seen of a person at most so many seconds away from it."""
+LEAST_SCORE = 0.2
+"""Keypoints of a lower score are not drawn."""
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#e6beff")
+COPIED_SOUND = frozenset({"aac", "mp3", "opus", "ac3"})
+"""Codecs that MP4 holds."""
+ENCODERS = (("libx264", {"preset": "veryfast", "crf": "23"}), ("libvpx-vp9", {"crf": "33", "b": "0", "cpu-used": "6", "row-mt": "1"}))
+
+
+@dataclass(frozen=True)
+class Person:
+    drawn: Drawn
+    times: Sequence[float]
+
+    def at(self, time: float) -> tuple[Sequence[float], Sequence[float]] | None:
+        """The nearest box and pose, without their times; the pose empty where there is none."""
+        after = bisect_left(self.times, time)
+        near = [i for i in (after - 1, after) if 0 <= i < len(self.times) and abs(self.times[i] - time) <= NEAR_S]
+        if not near:
+            return None
+        nearest = min(near, key=lambda i: abs(self.times[i] - time))
+        return self.drawn.boxes[nearest][1:], self.drawn.poses[nearest][1:] if self.drawn.poses else ()
+
+    def lines(self, time: float) -> Sequence[str]:
+        return next((lines for start, end, lines in self.drawn.texts if start <= time < end), ())
+
+
+def main() -> None:
+    asked = confined.request()
+    font = ImageFont.load_default(14.0)
+    ImageDraw.Draw(Image.new("RGB", (8, 8))).text((0, 0), "0", font=font)
+    data = memoryview(os.fdopen(0, "rb").read())
+    (length,) = LENGTH.unpack(data[: LENGTH.size])
+    people = [Person(Drawn(**one), [box[0] for box in one["boxes"]]) for one in json.loads(bytes(data[LENGTH.size : LENGTH.size + length]))]
+    confined.confine()
+    try:
+        made = _make(io.BytesIO(data[LENGTH.size + length :]), asked["demuxer"], people, font)
+    except (av.error.FFmpegError, ValueError, OverflowError, MemoryError, video_program.Refused) as error:
+        confined.say({"error": str(error) or type(error).__name__})
+        return
+    confined.say({"bytes": len(made)})
+    confined.send(made)
+
+
+def _make(file: io.BytesIO, demuxer: str, people: Sequence[Person], font: Any) -> memoryview:
+    output = io.BytesIO()
+    with (
+        video_program.open_file(file, demuxer) as source,
+        av.open(output, "w", format="mp4") as made,
+    ):
+        picture = video_program.video_of(source)
+        sound = Sound.of(source, made)
+        streams = [picture] if sound is None else [picture, sound.stream]
+        writer: Writer | None = None
+        for packet in source.demux(streams):
+            if packet.stream is not picture:
+                assert sound is not None
+                sound.take(packet, made, writer.begin if writer else None)
+                continue
+            for frame in _frames(packet):
+                if writer is None:
+                    writer = Writer(made, frame, picture, people, font)
+                writer.take(frame)
+        if writer is None:
+            raise ValueError("no frame of it can be decoded")
+        if sound is not None:
+            sound.end(made, writer.begin)
+        writer.end()
+    return output.getbuffer()
+
+
+def _frames(packet: Any) -> Iterator[Any]:
+    try:
+        yield from packet.decode()
+    except av.error.FFmpegError:
+        return
+
+
+class Writer:
+    """Draws into frames and encodes them."""
+
+    def __init__(self, made: OutputContainer, first: VideoFrame, source: VideoStream, people: Sequence[Person], font: Any) -> None:
+        self.begin = video_program.seconds(first.pts, first.time_base)
+        """Seconds, of the first frame."""
+        self._made = made
+        self._people = people
+        self._font = font
+        self._last = -1
+        rate = Fraction(source.average_rate or 25).limit_denominator(1000)
+        self._step = int(1 / rate / TIME_BASE)
+        height, width, _ = video_program.upright(first, None).shape
+        self._size = (height, width)
+        self._stream = _encoder(made, rate, width + width % 2, height + height % 2)
+
+    def take(self, frame: VideoFrame) -> None:
+        time = video_program.seconds(frame.pts, frame.time_base)
+        stamp = self._last + self._step if frame.pts is None else int((time - self.begin) / TIME_BASE)
+        self._last = max(stamp, self._last + 1)
+        pixels = self._drawn(video_program.upright(frame, self._size), self._last * float(TIME_BASE))
+        encoded = VideoFrame.from_ndarray(pixels, format="rgb24")
+        encoded.pts, encoded.time_base = self._last, TIME_BASE
+        self._made.mux(self._stream.encode(encoded))
+
+    def end(self) -> None:
+        self._made.mux(self._stream.encode(None))
+
+    def _drawn(self, pixels: np.ndarray, time: float) -> np.ndarray:
+        image = Image.fromarray(pixels)
+        canvas = ImageDraw.Draw(image)
+        for person in self._people:
+            seen = person.at(time)
+            if seen is not None:
+                _draw(canvas, person.drawn.person, *seen, person.lines(time), self._font)
+        height, width, _ = pixels.shape
+        return np.pad(np.asarray(image), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # encoders take even sizes only
+
+
+def _draw(canvas: ImageDraw.ImageDraw, number: int, box: Sequence[float], pose: Sequence[float], lines: Sequence[str], font: Any) -> None:
+    colour = COLOURS[(number - 1) % len(COLOURS)]
+    x, y, width, height = box
+    canvas.rectangle((x, y, x + width, y + height), outline=colour, width=2)
+    points = [pose[i : i + 3] for i in range(0, len(pose), 3)]
+    for a, b in BONES if points else ():
+        if min(points[a][2], points[b][2]) >= LEAST_SCORE:
+            canvas.line((*points[a][:2], *points[b][:2]), fill=colour, width=2)
+    top = max(0.0, y)
+    for line in (f"#{number}", *lines):
+        left, upper, right, lower = canvas.textbbox((x + 3, top + 2), line, font=font)
+        canvas.rectangle((left - 2, upper - 1, right + 2, lower + 1), fill=colour)
+        canvas.text((x + 3, top + 2), line, fill="white", font=font)
+        top = lower + 1
+
+
+def _encoder(made: OutputContainer, rate: Fraction, width: int, height: int) -> VideoStream:
+    for name, options in ENCODERS:
+        if name in av.codecs_available:
+            stream = cast(VideoStream, made.add_stream(name, rate=rate, options=options))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.codec_context.time_base = TIME_BASE
+            return stream
+    raise ValueError("this PyAV has no encoder for H.264 or VP9")
+
+
+class Sound:
+    """The first stream of sound: copied, or encoded as AAC."""
+
+    def __init__(self, stream: AudioStream, written: AudioStream, *, copied: bool) -> None:
+        self.stream = stream
+        self._written = written
+        self._copied = copied
+        self._waiting: list[Any] = []
+        """Packets that came before the first frame."""
+
+    @classmethod
+    def of(cls, source: InputContainer, made: OutputContainer) -> Sound | None:
+        if not source.streams.audio or source.streams.audio[0].codec_context is None:
+            return None
+        stream = source.streams.audio[0]
+        copied = stream.codec_context.name in COPIED_SOUND
+        written = made.add_stream_from_template(stream) if copied else made.add_stream("aac", rate=stream.rate)
+        return cls(stream, written, copied=copied)
+
+    def take(self, packet: Any, made: OutputContainer, begin: float | None) -> None:
+        """begin: seconds, of the first frame; None before it."""
+        self._waiting.append(packet)
+        if begin is None:
+            return
+        for waiting in self._waiting:
+            self._write(waiting, made, begin)
+        self._waiting = []
+
+    def end(self, made: OutputContainer, begin: float) -> None:
+        for waiting in self._waiting:
+            self._write(waiting, made, begin)
+        if not self._copied:
+            made.mux(self._written.encode(None))
+
+    def _write(self, packet: Any, made: OutputContainer, begin: float) -> None:
+        if not self._copied:
+            for frame in _frames(packet):
+                if frame.pts is not None and video_program.seconds(frame.pts, frame.time_base) >= begin:
+                    frame.pts -= int(begin / frame.time_base)
+                    made.mux(self._written.encode(frame))
+            return
+        if packet.dts is None or float(packet.dts * packet.time_base) < begin:
+            return
+        offset = int(begin / packet.time_base)
+        packet.pts, packet.dts = (packet.pts or packet.dts) - offset, packet.dts - offset
+        packet.stream = self._written
+        made.mux(packet)
+
+
+if __name__ == "__main__":
+    main()

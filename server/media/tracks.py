@@ -1,0 +1,141 @@
+"""Tracks of people that requests bring: JSON, as `POST /v1/actions` answers it, or NumPy's .npz. Nothing in them is ever unpickled."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from server.media.errors import MediaError
+
+MOST_SIGHTINGS = 200_000
+MOST_BYTES = 256 * 2**20
+"""Of one array of an .npz, unpacked."""
+POSE = 51
+"""Values of a pose: x, y and score of COCO's 17 keypoints."""
+BOX = 5
+
+Tracks = dict[str, NDArray[Any]]
+"""person int32 (K,), time float64 (K,), box float32 (K, 5): x, y, width, height, score; pose float32 (K, 51) or (K, 0); token float32
+(K, D) or (K, 0); size float64 (2,): width and height of the frames."""
+
+
+class InvalidTracks(MediaError):
+    """No tracks, or contradictory ones."""
+
+
+class _Video(msgspec.Struct):
+    width: int
+    height: int
+
+
+class _Person(msgspec.Struct):
+    person: int
+    boxes: list[tuple[float, float, float, float, float, float]]
+    poses: list[tuple[float, list[tuple[float, float, float]]]] = []
+
+
+class _Document(msgspec.Struct):
+    people: list[_Person]
+    video: _Video | None = None
+
+
+_decoder = msgspec.json.Decoder(_Document | list[_Person])
+
+
+def read(content: bytes) -> Tracks:
+    """Raises InvalidTracks."""
+    tracks = _of_npz(content) if content.startswith(b"PK") else _of_json(content)
+    count = len(tracks["person"])
+    if count > MOST_SIGHTINGS:
+        raise InvalidTracks(f"{count} sightings are above the limit of {MOST_SIGHTINGS}")
+    for name, values in tracks.items():
+        if not np.isfinite(values).all():
+            raise InvalidTracks(f"{name}: infinite, or not a number")
+    if count and (tracks["time"].min() < 0 or tracks["box"][:, 2:4].min() <= 0):
+        raise InvalidTracks("times must be 0 or later, and boxes wider and higher than 0")
+    return tracks
+
+
+def _of_json(content: bytes) -> Tracks:
+    try:
+        document = _decoder.decode(content)
+    except msgspec.DecodeError as error:
+        raise InvalidTracks(f"neither .npz nor JSON with `people` as in an answer: {error}") from error
+    people, video = (document, None) if isinstance(document, list) else (document.people, document.video)
+    boxes = [(person.person, *box) for person in people for box in person.boxes]
+    rows = np.array(boxes, np.float64).reshape(-1, 2 + BOX)
+    poses = [_poses(number, person) for number, person in enumerate(people)]
+    shapes = {pose.shape[1] for pose in poses if len(pose)}
+    if len(shapes) > 1:
+        raise InvalidTracks("some people have poses, others have none")
+    size = (rows[:, 2:4] + rows[:, 4:6]).max(axis=0, initial=1.0) if video is None else np.array([video.width, video.height])
+    return {
+        "person": rows[:, 0].astype(np.int32),
+        "time": rows[:, 1],
+        "box": rows[:, 2:].astype(np.float32),
+        "pose": np.concatenate(poses) if shapes else np.zeros((len(rows), 0), np.float32),
+        "token": np.zeros((len(rows), 0), np.float32),
+        "size": size.astype(np.float64),
+    }
+
+
+def _poses(number: int, person: _Person) -> NDArray[np.float32]:
+    """(boxes, 51), or (boxes, 0) of a person without poses."""
+    if not person.poses:
+        return np.zeros((len(person.boxes), 0), np.float32)
+    if [pose[0] for pose in person.poses] != [box[0] for box in person.boxes]:
+        raise InvalidTracks(f"people[{number}]: the times of its poses are not those of its boxes")
+    if any(len(points) != POSE // 3 for _, points in person.poses):
+        raise InvalidTracks(f"people[{number}]: a pose has {POSE // 3} points")
+    return np.array([points for _, points in person.poses], np.float32).reshape(-1, POSE)
+
+
+def _of_npz(content: bytes) -> Tracks:
+    arrays = _arrays(content)
+    missing = [name for name in ("person", "time", "box") if name not in arrays]
+    if not {"pose", "token"} & arrays.keys():
+        missing.append("pose or token")
+    if missing:
+        raise InvalidTracks(f"an .npz of tracks needs person, time, box, and pose or token; missing: {', '.join(missing)}")
+    count = arrays["person"].size
+    shapes = {"person": (count,), "time": (count,), "box": (count, BOX), "pose": (count, POSE), "token": (count, -1), "size": (2,)}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" or not _fits(array.shape, shapes[name]):
+            raise InvalidTracks(f"{name}: {array.dtype} {array.shape} where numbers {shapes[name]} are needed; there are {count} sightings")
+    box = arrays["box"].astype(np.float32)
+    return {
+        "person": arrays["person"].astype(np.int32),
+        "time": arrays["time"].astype(np.float64),
+        "box": box,
+        "pose": arrays.get("pose", np.zeros((count, 0))).astype(np.float32),
+        "token": arrays.get("token", np.zeros((count, 0))).astype(np.float32),
+        "size": arrays.get("size", (box[:, :2] + box[:, 2:4]).max(axis=0, initial=1.0)).astype(np.float64),
+    }
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """-1: any number."""
+    return len(shape) == len(wanted) and all(side in (-1, real) for side, real in zip(wanted, shape, strict=True))
+
+
+def _arrays(content: bytes) -> Tracks:
+    """The known arrays of an archive; each header is looked at before anything is allocated for it."""
+    arrays: Tracks = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in ("person", "time", "box", "pose", "token", "size"):
+                if f"{name}.npy" not in archive.namelist():
+                    continue
+                with archive.open(f"{name}.npy") as file:
+                    data = file.read(MOST_BYTES + 1)
+                if len(data) > MOST_BYTES:
+                    raise InvalidTracks(f"{name}: more than {MOST_BYTES} bytes")
+                arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise InvalidTracks(f"an .npz that cannot be read ({error})") from error
+    return arrays

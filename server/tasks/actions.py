@@ -1,0 +1,263 @@
+"""Video, or tracks of people → who does what when.
+
+The worker gets `video` uint8 (bytes,), the file as it was sent, and `info` float64 (5,): width, height, frames a second, frames,
+seconds; or the arrays of `server.media.tracks`, and `info` as far as it is known. It answers the arrays of `models.actions.answers`, and
+the video again: so any gateway can draw the answer into it, at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, UnsetType
+from numpy.typing import NDArray
+
+from models.bundle import BundleSpec
+from server.media import annotating, tracks, video
+from server.media.images import Decoder
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task
+from server.tasks.options import InvalidOption, Options
+
+MP4 = "video/mp4"
+MOST_PEOPLE = 50
+USUAL_PEOPLE = 6
+USUAL_TOP_K = 5
+LONGEST_S = 120.0
+"""Seconds for which a result keeps room where nobody says less."""
+ROW_BYTES = 8 * (7 + 53)
+"""Of a sighting in a result: its box and its pose."""
+SMALL_ARRAYS = 256
+SAMPLE = Path(__file__).with_name("sample.mp4")
+"""Two grey frames, to warm up with."""
+
+
+class ActionsOptions(Options, frozen=True, kw_only=True):
+    top_k: (
+        Annotated[int, Meta(ge=1, description="Labels of a person and second, best first.", extra={"default": "5, or all of fewer"})] | None
+    ) = None
+    threshold: Annotated[float, Meta(ge=0, le=1, description="Labels of a lower score are left out.")] = 0.0
+    start_s: (
+        Annotated[float, Meta(ge=0, description="Where to begin, in seconds from the first frame.", extra={"default": "the begin"})] | None
+    ) = None
+    end_s: Annotated[float, Meta(gt=0, description="Where to end.", extra={"default": "the end"})] | None = None
+    people: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MOST_PEOPLE,
+                description="Most people to follow at a time, those of the best boxes.",
+                extra={"values": f"1 to {MOST_PEOPLE}", "default": "the bundle's"},
+            ),
+        ]
+        | None
+    ) = None
+
+
+class ActionsPlan(msgspec.Struct, frozen=True):
+    top_k: int
+    threshold: float
+    start_s: float | None
+    end_s: float | None
+    people: int | None
+
+
+class VideoFacts(msgspec.Struct, frozen=True):
+    """Of upright frames; `fps` is the mean."""
+
+    width: int
+    height: int
+    fps: float
+    frames: int
+    duration_s: float
+
+
+class ActionLabel(msgspec.Struct, frozen=True):
+    label: str
+    index: int
+    score: float
+
+
+class ActionSecond(msgspec.Struct, frozen=True):
+    start_s: float
+    end_s: float
+    labels: list[ActionLabel]
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Boxes are `[t, x, y, width, height, score]`, poses `[t, [[x, y, score], …]]` with COCO's 17 keypoints; frames in which the person was
+    seen."""
+
+    person: int
+    first_s: float
+    last_s: float
+    boxes: list[list[float]]
+    actions: list[ActionSecond]
+    poses: list[tuple[float, list[list[float]]]] | UnsetType = UNSET
+
+
+class ActionsAnswer(msgspec.Struct, frozen=True):
+    """People by first appearance. `video` is null where tracks were sent."""
+
+    video: VideoFacts | None
+    people: list[Person]
+
+
+class ActionsPreview(msgspec.Struct, frozen=True):
+    """Who was seen in the latest window, and what has become known of what they do."""
+
+    people: list[Person]
+
+
+class Actions(Task[ActionsOptions, ActionsPlan]):
+    name = "actions"
+    summary = "Who does what when in a video"
+    description = (
+        "People are found, followed and labelled, one set of labels for each second of a person; scores are sigmoids. "
+        "With `Accept: video/mp4` the answer is the clip with boxes, skeletons and labels drawn into it. "
+        "In place of a video, tracks that were found before can be sent: the `people` of an answer as they are, or an .npz."
+    )
+    parts = (
+        Part("video", "video", f"{video.NAMES}, told apart by their bytes.", required=False),
+        Part("tracks", "file", "Tracks of people as JSON or .npz.", required=False),
+    )
+    options = ActionsOptions
+    plan_type = ActionsPlan
+    answer = ActionsAnswer
+    example: ClassVar[Mapping[str, Any]] = {
+        "video": {"width": 1768, "height": 994, "fps": 30.0, "frames": 230, "duration_s": 7.667},
+        "people": [
+            {
+                "person": 1,
+                "first_s": 0.0,
+                "last_s": 2.83,
+                "boxes": [[0.0, 570.65, 54.28, 151.9, 422.51, 0.2705]],
+                "actions": [{"start_s": 0.0, "end_s": 1.0, "labels": [{"label": "jump", "index": 5, "score": 0.61}]}],
+            }
+        ],
+    }
+    media_types = (JSON, MP4)
+    takes_long = True
+
+    def plan(self, asked: ActionsOptions, spec: BundleSpec) -> ActionsPlan:
+        if asked.top_k is not None and asked.top_k > len(spec.labels):
+            raise InvalidOption("top_k", f"{asked.top_k}: {spec.id} knows {len(spec.labels)} labels")
+        if asked.end_s is not None and asked.end_s <= (asked.start_s or 0.0):
+            raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
+        top_k = min(USUAL_TOP_K, len(spec.labels)) if asked.top_k is None else asked.top_k
+        return ActionsPlan(top_k, asked.threshold, asked.start_s, asked.end_s, asked.people)
+
+    def prepare(self, item: Item, plan: ActionsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+        if "video" in item and "tracks" in item:
+            raise InvalidOption("tracks", "given beside a video: send one of them")
+        if "tracks" in item:
+            return [_of_tracks(item["tracks"])]
+        facts = video.probe(item["video"], decoder.clips)
+        if plan.start_s is not None and plan.start_s >= facts.duration_s:
+            raise InvalidOption("start_s", f"{plan.start_s:g}: the video has {facts.duration_s:g} seconds")
+        info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
+        return [{"video": np.frombuffer(item["video"], np.uint8), "info": info}]
+
+    def bucket(self, plan: ActionsPlan, spec: BundleSpec) -> str:
+        """Videos of any kind take their windows together."""
+        return "any"
+
+    def arguments(self, plan: ActionsPlan) -> dict[str, Any]:
+        return {"start_s": plan.start_s, "end_s": plan.end_s, "people": plan.people}
+
+    def present(self, outputs: Sequence[Outputs], plan: ActionsPlan, spec: BundleSpec, media_type: str) -> ActionsAnswer | File:
+        told = outputs[0]
+        people = _people(told, plan, spec)
+        if media_type != MP4:
+            return ActionsAnswer(_facts(told), people)
+        if "video" not in told:
+            raise InvalidOption("tracks", "there is no video to draw into: accept application/json")
+        clip = annotating.annotated(told["video"].tobytes(), [_drawn(person) for person in people])
+        return File(clip, {"X-People": str(len(people))})
+
+    def preview(self, arrays: Outputs, plan: ActionsPlan, spec: BundleSpec) -> ActionsPreview:
+        return ActionsPreview(_people(arrays, plan, spec))
+
+    def result_bound(self, plan: ActionsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        """The file, and twice what can be told of everybody: in the answer, and in a preview."""
+        seconds = (plan.end_s or LONGEST_S) - (plan.start_s or 0.0)
+        rate = spec.clip.rate if spec.clip is not None else 30.0
+        second = rate * ROW_BYTES + 24 + 4 * len(spec.labels)
+        return sizes.get("video", 0) + SMALL_ARRAYS + int(2 * max(1.0, seconds) * second * (plan.people or USUAL_PEOPLE))
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        return {"video": np.frombuffer(SAMPLE.read_bytes(), np.uint8), "info": np.array([64.0, 64.0, 15.0, 2.0, 2 / 15])}
+
+
+def _of_tracks(content: bytes) -> Arrays:
+    found = tracks.read(content)
+    width, height = found.pop("size").tolist()
+    last = float(found["time"].max(initial=0.0))
+    return {**found, "info": np.array([width, height, 0.0, 0.0, last])}
+
+
+def _facts(told: Outputs) -> VideoFacts | None:
+    if "video" not in told:
+        return None
+    width, height, fps, frames, duration = told["info"].tolist()
+    return VideoFacts(int(width), int(height), fps, int(frames), duration)
+
+
+def _people(told: Outputs, plan: ActionsPlan, spec: BundleSpec) -> list[Person]:
+    """Everybody of whom anything is told."""
+    numbers = sorted({int(number) for name in ("boxes", "seconds") for number in told[name][:, 0]})
+    return [_person(number, told, plan, spec) for number in numbers]
+
+
+def _person(number: int, told: Outputs, plan: ActionsPlan, spec: BundleSpec) -> Person:
+    boxes = _of(told["boxes"], number)
+    poses = _of(told["poses"], number)
+    mine = told["seconds"][:, 0] == number
+    seconds, scores = told["seconds"][mine, 1:], told["scores"][mine]
+    times = boxes[:, 0] if len(boxes) else seconds.ravel()
+    return Person(
+        person=number,
+        first_s=round(float(times.min()), 3),
+        last_s=round(float(times.max()), 3),
+        boxes=[[*_rounded(box[:1], 3), *_rounded(box[1:5], 2), *_rounded(box[5:], 4)] for box in boxes],
+        actions=[
+            ActionSecond(round(float(start), 3), round(float(end), 3), _labels(row, plan, spec))
+            for (start, end), row in zip(seconds, scores, strict=True)
+        ],
+        poses=[_pose(pose) for pose in poses] if len(poses) else UNSET,
+    )
+
+
+def _pose(row: NDArray[Any]) -> tuple[float, list[list[float]]]:
+    points = row[1:].reshape(-1, 3)
+    return round(float(row[0]), 3), [[*_rounded(point[:2], 2), *_rounded(point[2:], 4)] for point in points]
+
+
+def _of(rows: NDArray[Any], number: int) -> NDArray[Any]:
+    """The rows of one person, without the number."""
+    mine: NDArray[Any] = rows[rows[:, 0] == number, 1:]
+    return mine
+
+
+def _rounded(values: NDArray[Any], digits: int) -> list[float]:
+    rounded: list[float] = np.asarray(values, np.float64).round(digits).tolist()
+    return rounded
+
+
+def _labels(scores: NDArray[np.float32], plan: ActionsPlan, spec: BundleSpec) -> list[ActionLabel]:
+    order = np.argsort(-scores, kind="stable")[: plan.top_k].tolist()
+    best = [ActionLabel(spec.labels[i], i, round(float(scores[i]), 6)) for i in order]
+    return [label for label in best if label.score >= plan.threshold]
+
+
+def _drawn(person: Person) -> annotating.Drawn:
+    return annotating.Drawn(
+        person=person.person,
+        boxes=[box[:5] for box in person.boxes],
+        poses=[] if person.poses is UNSET else [[time, *(value for point in points for value in point)] for time, points in person.poses],
+        texts=[(one.start_s, one.end_s, [f"{label.label} {label.score:.2f}" for label in one.labels]) for one in person.actions],
+    )

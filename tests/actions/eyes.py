@@ -1,0 +1,80 @@
+"""A stand-in for a network that finds people: it finds patches of pure colours, since no picture of a person is kept here.
+
+What follows it, tracking and LART, and the decoding before it, are the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.actions.following import Tracked
+from models.actions.perception import Following, Frame, Seen
+from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
+from models.phalp.poses import by_location, locations_of
+from tests.video.clips import clip, every
+
+SIZE = (120, 160)
+RED, BLUE = (230, 30, 30), (30, 30, 230)
+
+
+class ColourEyes:
+    """A person for each of red and blue, whose keypoints lie evenly on the diagonal of its patch."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        """Looked at so far."""
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        return {"pose": TOKEN}
+
+    def people(self, frames: Sequence[Frame]) -> list[Seen]:
+        self.frames += len(frames)
+        return [self._seen(frame) for frame in frames]
+
+    def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), size[1], size[0])
+
+    def follow(self, rate: float) -> Following:
+        return Tracked(by_location(rate))
+
+    def _seen(self, frame: Frame) -> Seen:
+        boxes = [box for channel in (0, 2) if (box := _box(frame, channel)) is not None]
+        people = Poses(np.array([_diagonal(box) for box in boxes]).reshape(-1, KEYPOINTS, 3), np.array(boxes).reshape(-1, 5))
+        height, width, _ = frame.shape
+        return Seen(
+            people.boxes.astype(np.float32),
+            people.keypoints.reshape(-1, 3 * KEYPOINTS).astype(np.float32),
+            tokens(people, width, height),
+            locations_of(people, width, height),
+        )
+
+
+def two_people(count: int = 60, rate: float = 15.0, hidden: range = range(0)) -> bytes:
+    """A red one walks to the right, a blue one stands; the red one is not to be seen in the frames `hidden`."""
+    frames = []
+    for number in range(count):
+        image = np.full((*SIZE, 3), 90, np.uint8)
+        image[30:100, 110:140] = BLUE
+        if number not in hidden:
+            image[40:100, 8 + number : 32 + number] = RED
+        frames.append(image)
+    return clip(every(count, rate), frames=frames, size=SIZE, codec="ffv1", container="matroska", pixels="bgr0")
+
+
+def _box(frame: Frame, channel: int) -> list[float] | None:
+    others = [other for other in (0, 2) if other != channel]
+    rows, columns = np.nonzero((frame[..., channel] > 150) & (frame[..., others[0]] < 100))
+    if not len(rows):
+        return None
+    left, top = float(columns.min()), float(rows.min())
+    return [left, top, columns.max() + 1 - left, rows.max() + 1 - top, 0.9 if channel == 2 else 0.8]
+
+
+def _diagonal(box: list[float]) -> NDArray[np.float64]:
+    left, top, width, height, score = box
+    along = np.linspace(0, 1, KEYPOINTS)
+    return np.stack([left + along * width, top + along * height, np.full(KEYPOINTS, score)], axis=1)

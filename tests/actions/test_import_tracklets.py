@@ -1,0 +1,41 @@
+"""A tracker's results become tracks that the service takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.people.tracklets import read_results, tracks_of
+from models.people.tracks_file import to_arrays, write
+from opsin.cli.exits import Failure
+from opsin.cli.tracklets import import_tracklets
+from server.media import tracks
+
+RESULTS = next((Path(__file__).parents[1] / "golden").rglob("phalp_demo.pkl"))
+
+
+@pytest.mark.parametrize(("joints", "values"), [(False, 229), (True, 364)])
+def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: bool, values: int) -> None:
+    import_tracklets(RESULTS, tmp_path / "tracks.npz", fps=24.0, joints=joints)
+    read = tracks.read((tmp_path / "tracks.npz").read_bytes())
+    found = tracks_of(read_results(RESULTS))
+    assert len(read["person"]) == sum(int(track.detected.sum()) for track in found.values())
+    assert read["token"].shape[1] == values and read["pose"].shape[1] == 0
+    for number, track in found.items():
+        mine, seen = read["person"] == number, track.detected == 1
+        assert np.allclose(read["time"][mine] * 24, track.frames[seen])
+        assert np.allclose(read["box"][mine][:, :4], track.boxes[seen])
+        assert np.allclose(read["token"][mine][:, :229], track.pose[seen], atol=1e-6)
+
+
+def test_results_without_people_make_an_empty_file(tmp_path: Path) -> None:
+    write(tmp_path / "none.npz", to_arrays({}, 30.0))
+    assert len(tracks.read((tmp_path / "none.npz").read_bytes())["person"]) == 0
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trap.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(Failure):
+        import_tracklets(tmp_path / "trap.pkl", tmp_path / "out.npz", fps=30.0, joints=False)

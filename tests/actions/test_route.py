@@ -1,0 +1,166 @@
+"""`POST /v1/actions` of a running service. Nobody is in its clips, since no picture of a person is kept here; people come as tracks."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from opsin import Client
+from tests.actions.bundles import LABELS
+from tests.gateway.asked_later import accepted, comes_to, parsed, result
+from tests.gateway.service import Gateway
+from tests.video.clips import clip, every, with_hours
+
+FILM = clip(every(6, 10.0), sound=True)
+SECONDS = 3
+
+
+def people() -> list[dict[str, Any]]:
+    """Two who walk through a frame of 320 x 240 pixels, as an answer tells of them."""
+    draw = np.random.default_rng(0)
+    told = []
+    for number in (1, 2):
+        boxes, poses = [], []
+        for row in range(15 * SECONDS):
+            time, left = round(row / 15, 3), 20.0 * number + row
+            boxes.append([time, left, 40.0, 50.0, 150.0, 0.9])
+            points = np.column_stack([draw.uniform(left, left + 50, 17), draw.uniform(40, 190, 17), draw.uniform(0.5, 1, 17)])
+            poses.append([time, points.round(2).tolist()])
+        told.append({"person": number, "first_s": 0.0, "last_s": SECONDS, "boxes": boxes, "poses": poses, "actions": []})
+    return told
+
+
+ANSWER = {"id": "x", "video": {"width": 320, "height": 240, "fps": 15.0, "frames": 45, "duration_s": 3.0}, "people": people()}
+
+
+def ask(
+    gateway: Gateway, headers: dict[str, str] | None = None, video: bytes | None = None, tracks: Any = None, **options: Any
+) -> httpx.Response:
+    files = {} if video is None else {"video": ("clip", video)}
+    if tracks is not None:
+        files["tracks"] = ("tracks", tracks if isinstance(tracks, bytes) else json.dumps(tracks).encode())
+    return gateway.http.post("/v1/actions", files=files, data=options, headers=headers, timeout=120)
+
+
+def refused(gateway: Gateway, status: int, **asked: Any) -> tuple[str, str]:
+    """Field and detail."""
+    answer = ask(gateway, **asked)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    return answer.json()["field"], answer.json()["detail"]
+
+
+def test_a_video_is_answered_with_what_it_is(gateway: Gateway) -> None:
+    answer = ask(gateway, video=FILM).raise_for_status().json()
+    assert answer["video"] == {"width": 64, "height": 48, "fps": 10.0, "frames": 6, "duration_s": 0.6}
+    assert answer["people"] == [] and answer["model"] == "watcher"
+    raw = gateway.http.post("/v1/actions", content=FILM, timeout=120).raise_for_status().json()
+    assert raw["video"] == answer["video"]
+
+
+def test_tracks_are_labelled_second_by_second(gateway: Gateway) -> None:
+    answer = ask(gateway, tracks=ANSWER, top_k=2).raise_for_status().json()
+    assert answer["video"] is None
+    first, second = answer["people"]
+    assert [one["person"] for one in (first, second)] == [1, 2]
+    assert (first["boxes"], first["poses"]) == (ANSWER["people"][0]["boxes"], ANSWER["people"][0]["poses"])
+    assert [(one["start_s"], one["end_s"]) for one in first["actions"]] == [(0, 1), (1, 2), (2, 3)]
+    for one in first["actions"]:
+        scores = [label["score"] for label in one["labels"]]
+        assert len(scores) == 2 and scores == sorted(scores, reverse=True) and all(0 < score < 1 for score in scores)
+        assert all(label["label"] == LABELS[label["index"]] for label in one["labels"])
+
+
+def test_an_answer_s_people_are_accepted_unchanged_and_as_npz(gateway: Gateway) -> None:
+    told = ask(gateway, tracks=ANSWER).raise_for_status().json()
+    again = ask(gateway, tracks=told).raise_for_status().json()  # an answer without a video: its frame is as large as the boxes reach
+    assert [person["boxes"] for person in again["people"]] == [person["boxes"] for person in told["people"]]
+    boxes = np.array([[person["person"], *box] for person in ANSWER["people"] for box in person["boxes"]])
+    poses = np.array([np.ravel(points) for person in ANSWER["people"] for _, points in person["poses"]])
+    file = io.BytesIO()
+    np.savez(file, person=boxes[:, 0].astype(int), time=boxes[:, 1], box=boxes[:, 2:], pose=poses, size=[320, 240])
+    packed = ask(gateway, tracks=file.getvalue()).raise_for_status().json()
+    assert packed["people"] == told["people"]
+
+
+def test_labels_below_the_threshold_are_left_out(gateway: Gateway) -> None:
+    whole = ask(gateway, tracks=ANSWER).raise_for_status().json()["people"]
+    scores = sorted(label["score"] for person in whole for second in person["actions"] for label in second["labels"])
+    middle = scores[len(scores) // 2]
+    some = ask(gateway, tracks=ANSWER, threshold=middle).raise_for_status().json()["people"]
+    left = [label["score"] for person in some for second in person["actions"] for label in second["labels"]]
+    assert sorted(left) == [score for score in scores if score >= middle]
+
+
+def test_the_annotated_clip_plays_and_keeps_its_sound(gateway: Gateway) -> None:
+    answer = ask(gateway, {"Accept": "video/mp4"}, video=FILM)
+    assert (answer.status_code, answer.headers["content-type"], answer.headers["x-people"]) == (200, "video/mp4", "0")
+    with av.open(io.BytesIO(answer.content)) as played:
+        assert played.streams.audio[0].codec_context.name == "aac"
+        assert len(list(played.decode(video=0))) == 6
+
+
+def test_events_tell_of_windows(gateway: Gateway) -> None:
+    with gateway.http.stream(
+        "POST", "/v1/actions", files={"tracks": json.dumps(ANSWER).encode()}, headers={"Accept": "text/event-stream"}, timeout=120
+    ) as response:
+        events = list(parsed(response.iter_lines()))
+    progress = [event.data for event in events if event.name == "progress"]
+    assert progress[-1] == {"done": 7, "total": 7, "unit": "windows"}  # 45 rows by 8, and the last word
+    assert events[-1].name == "done" and len(events[-1].data["people"]) == 2
+
+
+def test_a_job_is_told_in_both_forms(gateway: Gateway) -> None:
+    job = accepted(ask(gateway, {"Prefer": "respond-async"}, video=FILM))
+    assert comes_to(gateway, job, "done")["task"] == "actions"
+    assert result(gateway, job).json()["video"]["frames"] == 6
+    assert result(gateway, job, Accept="video/mp4").headers["content-type"] == "video/mp4"
+
+
+def test_the_client_tells_the_same(gateway: Gateway) -> None:
+    with Client(gateway.url, timeout=120) as client:
+        told = client.actions(tracks=ANSWER["people"], top_k=1)
+        assert [person.boxes.shape for person in told.people] == [(45, 6), (45, 6)] and told.people[0].poses is not None
+        assert told.people[0].actions[0].labels[0].label in LABELS
+        job = client.actions(FILM, wait=False)
+        assert job.result().video == {"width": 64, "height": 48, "fps": 10.0, "frames": 6, "duration_s": 0.6}
+        assert job.file("video/mp4")[4:8] == b"ftyp"
+
+
+def test_the_list_of_models_names_the_pipeline_and_its_limits(gateway: Gateway) -> None:
+    [model] = gateway.http.get("/v1/models").json()["models"]
+    assert (model["name"], model["state"], model["labels"]) == ("watcher", "ready", len(LABELS))
+    video, tracks = model["inputs"]
+    assert (video["name"], video["kind"], video["max_seconds"], video["max_frames"]) == ("video", "video", 120, 7200)
+    assert (tracks["name"], tracks["required"], tracks["max_seconds"]) == ("tracks", False, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "field", "detail"),
+    [
+        (415, {"video": b"#EXTM3U\nfile:///etc/passwd\n"}, "video", "a list that names other files"),
+        (415, {"video": b"\x89PNG\r\n\x1a\n1234"}, "video", "not a video in a container"),
+        (422, {"video": FILM[:900]}, "video", "truncated or damaged"),
+        (413, {"video": with_hours(FILM, 10)}, "video", "above the limit of 120 (OPSIN_MAX_VIDEO_SECONDS)"),
+        (422, {"video": FILM, "tracks": ANSWER}, "tracks", "send one of them"),
+        (422, {"tracks": {"persons": []}}, "tracks", "neither .npz nor JSON with `people`"),
+        (422, {"tracks": b"PK\x03\x04broken"}, "tracks", "an .npz that cannot be read"),
+        (422, {"video": FILM, "start_s": 5}, "start_s", "the video has 0.6 seconds"),
+        (422, {"video": FILM, "start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
+        (422, {"video": FILM, "top_k": 9}, "top_k", "watcher@1 knows 4 labels"),
+        (422, {"video": FILM, "people": 0}, "people", "1 to 50"),
+        (422, {"video": FILM, "image": "x"}, "image", "unknown"),
+    ],
+)
+def test_refusals_name_the_field_and_what_is_wrong(gateway: Gateway, status: int, asked: Any, field: str, detail: str) -> None:
+    told = refused(gateway, status, **asked)
+    assert told[0] == field and detail in told[1]
+
+
+def test_tracks_make_no_clip(gateway: Gateway) -> None:
+    assert refused(gateway, 422, tracks=ANSWER, headers={"Accept": "video/mp4"})[0] == "tracks"

@@ -1,0 +1,237 @@
+"""A video is taken window by window: who is in it, who is who, and what LART says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.actions.bodies import Bodies
+from models.actions.pipeline import Pipeline, PipelineConfig
+from models.actions.steps import ActionSteps
+from models.bundle import Clip, Preprocess
+from models.hmr2.model import HMR2, HMR2Config
+from models.lart.model import LART
+from models.lart.windows import read_track
+from models.layers.steps import Finished, UnusableInput
+from models.media.video import ClipLimits, probe
+from models.people.heads import Feature
+from models.people.poses import Poses
+from models.people.tracks import POSE, Tracks
+from tests.actions.bundles import LABELS, SMALL
+from tests.actions.eyes import ColourEyes, two_people
+from tests.video.clips import clip, every
+
+RATE = 15.0
+STEP, MARGIN = 16, 14
+
+
+@pytest.fixture(scope="module")
+def lart() -> LART:
+    torch.manual_seed(0)
+    return LART(SMALL).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def steps(lart: LART) -> ActionSteps:
+    config = PipelineConfig(step=STEP, margin=MARGIN)
+    return ActionSteps(Pipeline(config, ColourEyes(), lart, Clip(frames=8, stride=1, rate=RATE)))
+
+
+def job(video: bytes) -> dict[str, torch.Tensor]:
+    facts = probe(video, ClipLimits())
+    info = torch.tensor([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s], dtype=torch.float64)
+    return {"video": torch.frombuffer(bytearray(video), dtype=torch.uint8), "info": info}
+
+
+def finish(steps: ActionSteps, *jobs: dict[str, torch.Tensor], **options: Any) -> list[dict[str, np.ndarray]]:
+    """All jobs together, each until its end."""
+    states = dict(enumerate(steps.start(list(jobs), [options] * len(jobs))))
+    answers: dict[int, dict[str, np.ndarray]] = {}
+    with torch.inference_mode():
+        while states:
+            outcomes = steps.step(list(states.values()), [False] * len(states))
+            for number, outcome in zip(list(states), outcomes, strict=True):
+                if isinstance(outcome, Finished):
+                    answers[number] = {name: values.numpy() for name, values in outcome.outputs.items()}
+                    del states[number]
+                else:
+                    states[number] = outcome.state
+    return [answers[number] for number in range(len(jobs))]
+
+
+def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
+    for name in ("boxes", "poses", "seconds"):
+        assert np.array_equal(first[name], second[name]), name
+    assert np.allclose(first["scores"], second["scores"], atol=1e-6)
+
+
+def test_two_people_have_one_number_each_and_boxes_where_they_are(steps: ActionSteps) -> None:
+    [told] = finish(steps, job(two_people()))
+    boxes = told["boxes"]
+    red, blue = boxes[boxes[:, 4] == 24], boxes[boxes[:, 4] == 30]
+    assert len(boxes) == 120 and len(set(red[:, 0])) == len(set(blue[:, 0])) == 1
+    assert np.allclose(red[:, 2], 8 + np.arange(60)) and np.allclose(red[:, 1], np.arange(60) / RATE, atol=2e-3)
+    assert told["poses"].shape == (120, 53)
+    assert [row[1:].tolist() for row in told["seconds"] if row[0] == 1] == [[second, second + 1] for second in range(4)]
+    assert told["scores"].shape == (8, len(LABELS)) and ((told["scores"] > 0) & (told["scores"] < 1)).all()
+
+
+def test_the_windows_of_a_track_say_what_the_whole_track_says(steps: ActionSteps, lart: LART) -> None:
+    """Against `read_track`, which sees a whole track at once, and AVA's mean over the rows around each second's middle."""
+    hidden = range(20, 29)
+    [told] = finish(steps, job(two_people(100, hidden=hidden)))
+    [red] = {int(row[0]) for row in told["boxes"] if row[4] == 24}
+    rows = told["poses"][told["poses"][:, 0] == red]
+    pose, detected = np.zeros((100, 51), np.float32), np.zeros(100, np.float32)
+    boxes = np.zeros((100, 5), np.float32)
+    at = np.round(rows[:, 1] * RATE).astype(int)
+    pose[at], detected[at] = rows[:, 2:], 1
+    boxes[at] = told["boxes"][told["boxes"][:, 0] == red][:, 2:]
+    tokens = ColourEyes().tokens(boxes, pose, (120, 160)) * detected[:, None]
+    assert detected.sum() == 100 - len(hidden)
+    track = Tracks(torch.from_numpy(tokens)[None, :, None], torch.from_numpy(detected)[None, :, None, None])
+    scores = read_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0].numpy()
+    seconds = told["seconds"][told["seconds"][:, 0] == red]
+    assert len(seconds) == 7
+    for second, said in zip(seconds, told["scores"][told["seconds"][:, 0] == red], strict=True):
+        key = round((second[1] + 0.5) * RATE)
+        assert np.allclose(said, scores[key - 3 : min(key + 3, 100)].mean(axis=0), atol=1e-5)
+
+
+def test_an_answer_does_not_depend_on_who_else_is_looked_at(steps: ActionSteps) -> None:
+    first, second = job(two_people(50)), job(two_people(33, hidden=range(5, 10)))
+    alone = [finish(steps, one)[0] for one in (first, second)]
+    for told, crowd in zip(alone, finish(steps, first, second), strict=True):
+        same(told, crowd)
+
+
+def test_a_step_can_be_taken_again(steps: ActionSteps) -> None:
+    """As after a batch that failed: earlier states still mean what they meant, whatever was read since."""
+    video = job(two_people(40))
+    [expected] = finish(steps, video)
+    [state] = steps.start([video], [{}])
+    with torch.inference_mode():
+        states = [state]
+        while not isinstance(outcome := steps.step([states[-1]], [False])[0], Finished):
+            states.append(outcome.state)
+        for restart in (0, 2, len(states) - 1):
+            state = states[restart]
+            while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+                state = outcome.state
+            same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_only_what_lies_between_start_and_end_is_looked_at(lart: LART) -> None:
+    eyes = ColourEyes()
+    steps = ActionSteps(Pipeline(PipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
+    [told] = finish(steps, job(two_people(90)), start_s=2.0, end_s=4.0)
+    assert eyes.frames == pytest.approx(30, abs=1)
+    assert told["boxes"][:, 1].min() == pytest.approx(2.0, abs=0.05) and told["boxes"][:, 1].max() <= 4.05
+    assert set(told["seconds"][:, 1]) >= {2.0, 3.0}
+
+
+def test_the_most_people_to_follow_are_those_of_the_best_boxes(steps: ActionSteps) -> None:
+    [told] = finish(steps, job(two_people(40)), people=1)
+    assert set(told["boxes"][:, 4]) == {30.0}  # the blue one
+
+
+def test_previews_tell_of_their_window_only(steps: ActionSteps) -> None:
+    [state] = steps.start([job(two_people(60))], [{}])
+    shown = []
+    with torch.inference_mode():
+        while not isinstance(outcome := steps.step([state], [True])[0], Finished):
+            state = outcome.state
+            assert outcome.preview is not None
+            shown.append(outcome.preview)
+    for window, preview in enumerate(shown):
+        times = preview["boxes"][:, 1]
+        assert ((times > (window * 8 - 0.5) / RATE) & (times < (window * 8 + 7.5) / RATE)).all()
+    assert sum(len(preview["boxes"]) for preview in shown) == 120
+
+
+def test_an_answer_s_tracks_say_the_same_again(steps: ActionSteps) -> None:
+    [told] = finish(steps, job(two_people(60)))
+    boxes, poses = told["boxes"], told["poses"]
+    tracks = {
+        "person": torch.from_numpy(boxes[:, 0].astype(np.int32)),
+        "time": torch.from_numpy(boxes[:, 1]),
+        "box": torch.from_numpy(boxes[:, 2:].astype(np.float32)),
+        "pose": torch.from_numpy(poses[:, 2:].astype(np.float32)),
+        "token": torch.zeros(len(boxes), 0),
+        "info": torch.tensor([160.0, 120.0, 0.0, 0.0, 4.0], dtype=torch.float64),
+    }
+    [again] = finish(steps, tracks)
+    same(told, again)
+
+
+def test_tracks_that_say_too_little_are_refused(steps: ActionSteps) -> None:
+    tracks = {
+        "person": torch.ones(3, dtype=torch.int32),
+        "time": torch.arange(3, dtype=torch.float64),
+        "box": torch.ones(3, 5),
+        "pose": torch.zeros(3, 0),
+        "token": torch.zeros(3, 7),
+        "info": torch.zeros(5, dtype=torch.float64),
+    }
+    with pytest.raises(UnusableInput, match="tracks: tokens of 7 values where this bundle takes 55"):
+        steps.start([tracks], [{}])
+
+
+def test_an_empty_video_has_nobody(steps: ActionSteps) -> None:
+    [told] = finish(steps, job(clip(every(20, RATE))))
+    assert told["boxes"].shape == (0, 7) and told["scores"].shape == (0, len(LABELS))
+
+
+def test_a_video_that_breaks_on_the_way_is_refused(steps: ActionSteps) -> None:
+    """It was whole when it was looked at, as far as its packets go."""
+    video = job(two_people(40))
+    video["video"] = video["video"][: len(video["video"]) // 50]
+    [state] = steps.start([video], [{}])
+    with pytest.raises(UnusableInput), torch.inference_mode():
+        while True:
+            [outcome] = steps.step([state], [False])
+            assert not isinstance(outcome, Finished), "nothing was refused"
+            state = outcome.state
+
+
+def test_memory_does_not_grow_with_the_video(steps: ActionSteps) -> None:
+    """But for what is answered: boxes, poses, and sums of seconds."""
+    [state] = steps.start([job(two_people(120))], [{}])
+    kept = []
+    with torch.inference_mode():
+        while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+            state = outcome.state
+            kept.append(max((len(track.tokens) for track in state.tracks), default=0))
+    assert max(kept) <= STEP + 2 * MARGIN + 2 * 8
+    assert state.tracks[0].answered > 60
+
+
+class ColourDetector:
+    """Finds the same patches, as a network of poses finds people."""
+
+    def find(self, frames: torch.Tensor) -> list[Poses]:
+        seen = ColourEyes().people([frame.numpy() for frame in frames])
+        return [Poses(one.poses.reshape(-1, 17, 3), one.boxes) for one in seen]
+
+
+def test_bodies_are_followed_and_labelled_from_their_crops() -> None:
+    """HMR 2.0 and LART in the published layout of tokens, with random weights."""
+    torch.manual_seed(0)
+    small = HMR2Config(
+        image_size=64, side_cut=8, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, decoder_head_dim=8,
+        decoder_hidden=16,
+    )  # fmt: skip
+    regressor = HMR2(small).eval().requires_grad_(False)
+    regressor.decoder.readout.init_cam.copy_(torch.tensor([[0.9, 0.0, 0.0]]))  # a camera before which people have a place
+    lart = LART(dataclasses.replace(SMALL, pose=Feature(POSE, 32, 32))).eval().requires_grad_(False)
+    preprocess = Preprocess(image_size=64, short_side=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    eyes = Bodies(ColourDetector(), regressor, preprocess)  # type: ignore[arg-type]
+    steps = ActionSteps(Pipeline(PipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
+    [told] = finish(steps, job(two_people(30)))
+    red, blue = (told["boxes"][told["boxes"][:, 4] == width] for width in (24, 30))
+    assert len(red) == len(blue) == 30 and len(set(red[:, 0])) == len(set(blue[:, 0])) == 1
+    assert told["scores"].shape == (4, len(LABELS))

@@ -1,0 +1,69 @@
+"""Answers drawn into clips, by a process of its own."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from server.media import annotating
+from server.media.annotating import Drawn, annotated
+from server.media.video import CorruptVideo
+from tests.video.clips import clip, every
+
+RED = (230, 25, 75)
+"""Of person 1."""
+
+
+def decoded(file: bytes) -> list[np.ndarray]:
+    with av.open(io.BytesIO(file)) as played:
+        return [frame.to_ndarray(format="rgb24") for frame in played.decode(video=0)]
+
+
+def near(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Where it is, but for what the encoder's chroma loses."""
+    return np.abs(pixels.astype(int) - colour).max(axis=-1) < 70
+
+
+def test_a_box_is_drawn_where_and_when_a_person_was_seen() -> None:
+    frames = [np.full((120, 160, 3), 120, np.uint8)] * 20
+    film = clip(every(20, 10.0), frames=frames, size=(120, 160))
+    boxes = [[number / 10, 20.0 + 4 * number, 30.0, 40.0, 60.0] for number in range(10)]
+    shown = decoded(annotated(film, [Drawn(1, boxes, [], [(0.0, 1.0, ["walk 0.90"])])]))
+    assert len(shown) == 20
+    for number in (0, 5, 9):
+        columns = np.flatnonzero(near(shown[number][76:88], RED).any(axis=0))
+        assert abs(columns.min() - (20 + 4 * number)) <= 2 and abs(columns.max() - (60 + 4 * number)) <= 2
+    assert not any(near(frame, RED).any() for frame in shown[11:])
+
+
+def test_frames_keep_their_times_and_odd_sizes_grow_by_a_pixel() -> None:
+    times = [0.0, 0.1, 0.5, 0.6]
+    film = clip(times, container="matroska", codec="ffv1", pixels="bgr0", size=(35, 33))
+    with av.open(io.BytesIO(annotated(film, []))) as played:
+        frames = list(played.decode(video=0))
+    assert [round(float(frame.pts * Fraction(frame.time_base)), 3) for frame in frames] == pytest.approx(times, abs=2e-3)
+    assert (frames[0].height, frames[0].width) == (36, 34)
+
+
+@pytest.mark.parametrize(("container", "codec", "sound"), [("mp4", "libx264", "aac"), ("webm", "libvpx-vp9", "opus")])
+def test_the_sound_is_kept(container: str, codec: str, sound: str) -> None:
+    made = annotated(clip(every(20, 10.0), container=container, codec=codec, sound=True), [])
+    with av.open(io.BytesIO(made)) as played:
+        assert played.streams.audio[0].codec_context.name == sound
+        assert sum(frame.samples for frame in played.decode(audio=0)) == pytest.approx(2 * 48_000, rel=0.1)
+
+
+def test_a_turned_video_is_drawn_upright() -> None:
+    assert decoded(annotated(clip(every(3, 10.0), rotation=90), []))[0].shape == (64, 48, 3)
+
+
+def test_a_clip_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CorruptVideo, match="the annotated clip cannot be made"):
+        annotated(clip(every(10, 10.0))[:600], [])
+    monkeypatch.setattr(annotating, "MOST_BYTES", 10)
+    with pytest.raises(CorruptVideo, match="bytes"):
+        annotated(clip(every(3, 10.0)), [])

@@ -1,0 +1,86 @@
+"""Tracks that requests bring, as JSON or .npz."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.media.tracks import InvalidTracks, read
+
+BOX = [0.0, 1.0, 2.0, 3.0, 4.0, 0.5]
+POSE = [0.0, [[1.0, 2.0, 0.5]] * 17]
+
+
+def packed(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def good(count: int = 3) -> dict[str, Any]:
+    return {"person": np.ones(count, int), "time": np.arange(count) / 10, "box": np.ones((count, 5)), "token": np.zeros((count, 229))}
+
+
+def test_json_is_read_with_or_without_what_is_around_its_people() -> None:
+    person = {"person": 4, "boxes": [BOX], "poses": [POSE], "actions": [{"start_s": 0, "end_s": 1, "labels": []}]}
+    whole = read(json.dumps({"id": "x", "video": {"width": 64, "height": 48, "fps": 3}, "people": [person]}).encode())
+    assert whole["person"].tolist() == [4] and whole["box"].tolist() == [[1, 2, 3, 4, 0.5]] and whole["size"].tolist() == [64, 48]
+    assert whole["pose"].shape == (1, 51) and whole["token"].shape == (1, 0)
+    bare = read(json.dumps([person]).encode())
+    assert bare["size"].tolist() == [4, 6] and np.array_equal(bare["pose"], whole["pose"])
+
+
+def test_npz_is_read() -> None:
+    tracks = read(packed(**good()))
+    assert tracks["token"].shape == (3, 229) and tracks["pose"].shape == (3, 0) and tracks["size"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "neither .npz nor JSON"),
+        (b'{"people": 3}', "neither .npz nor JSON"),
+        (b'[{"person": 1, "boxes": [[0, 1, 2, 3, 4]]}]', "neither .npz nor JSON"),
+        (
+            json.dumps([{"person": 1, "boxes": [BOX], "poses": [[0.5, POSE[1]]]}]).encode(),
+            "the times of its poses are not those of its boxes",
+        ),
+        (json.dumps([{"person": 1, "boxes": [BOX], "poses": [[0.0, [[1, 2, 3]] * 16]]}]).encode(), "a pose has 17 points"),
+        (json.dumps([{"person": 1, "boxes": [BOX], "poses": [POSE]}, {"person": 2, "boxes": [BOX]}]).encode(), "others have none"),
+        (json.dumps([{"person": 1, "boxes": [[-1.0, *BOX[1:]]]}]).encode(), "times must be 0 or later"),
+        (json.dumps([{"person": 1, "boxes": [[0, 1, 2, 0, 4, 1]]}]).encode(), "wider and higher than 0"),
+        (packed(person=np.ones(2)), "missing: time, box, pose or token"),
+        (packed(**(good() | {"box": np.ones((2, 5))})), "box: float64 (2, 5) where numbers (3, 5) are needed"),
+        (packed(**(good() | {"time": np.array(["a", "b", "c"])})), "time: <U1"),
+        (packed(**(good() | {"token": np.full((3, 229), np.nan)})), "token: infinite, or not a number"),
+        (packed(**(good() | {"token": np.array([None] * 3)})), "an .npz that cannot be read"),
+    ],
+)
+def test_other_files_are_refused_in_words(content: bytes, said: str) -> None:
+    with pytest.raises(InvalidTracks) as error:
+        read(content)
+    assert said in str(error.value)
+
+
+def test_nothing_is_unpickled() -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (pytest.fail, ("it was unpickled",))
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("person.npy", pickle.dumps(Trap()))
+    with pytest.raises(InvalidTracks):
+        read(file.getvalue())
+
+
+def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.media.tracks.MOST_BYTES", 1000)
+    with pytest.raises(InvalidTracks, match="token: more than 1000 bytes"):
+        read(packed(**good()))

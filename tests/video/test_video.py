@@ -1,0 +1,195 @@
+"""Videos by their bytes: what they are, their frames by time, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import pairwise
+
+import numpy as np
+import psutil
+import pytest
+
+from models.media.video import ClipLimits, Frame, Frames, VideoError, probe
+from tests.video.clips import clip, every, number_of, sound_alone, with_hours
+
+LIMITS = ClipLimits()
+FILM = clip(every(20, 20.0))
+
+WRITTEN = [
+    ("mp4", "libx264"),
+    ("mp4", "mpeg4"),
+    ("mov", "libx264"),
+    ("3gp", "libx264"),
+    ("matroska", "libx264"),
+    ("matroska", "ffv1"),
+    ("webm", "libvpx-vp9"),
+    ("avi", "mpeg4"),
+    ("mpegts", "libx264"),
+    ("mpeg", "mpeg2video"),
+    ("flv", "libx264"),
+]
+
+
+def read(data: bytes, rate: float, **span: float) -> list[Frame]:
+    frames = Frames(data, rate, LIMITS, **span)
+    return list(frames.take(10**9))
+
+
+def refused(data: bytes, limits: ClipLimits = LIMITS) -> tuple[str, str]:
+    with pytest.raises(VideoError) as error:
+        probe(data, limits)
+    return error.value.kind, str(error.value)
+
+
+@pytest.mark.parametrize(("container", "codec"), WRITTEN)
+def test_every_container_gives_its_frames_in_order(container: str, codec: str) -> None:
+    rate = 25.0
+    film = clip(every(20, rate), container=container, codec=codec)
+    facts = probe(film, LIMITS)
+    assert (facts.width, facts.height, facts.frames) == (64, 48, 20)
+    assert facts.fps == pytest.approx(rate, rel=0.03) and facts.duration_s == pytest.approx(20 / rate, abs=0.05)
+    seen = read(film, rate)
+    assert [number_of(frame.pixels) for frame in seen] == list(range(20))
+    assert [frame.row for frame in seen] == list(range(20)) and all(frame.rows == 1 for frame in seen)
+
+
+def test_a_turned_video_comes_upright() -> None:
+    image = np.full((48, 64, 3), 40, np.uint8)
+    image[:24, :32] = 220  # bright at the top left, as stored
+    film = clip(every(3, 10.0), rotation=-90, frames=[image] * 3)  # the player turns it by a quarter, clockwise
+    facts = probe(film, LIMITS)
+    assert (facts.width, facts.height) == (48, 64)
+    pixels = read(film, 10.0)[0].pixels
+    assert pixels.shape == (64, 48, 3)
+    assert pixels[:28, 28:].mean() > 200 and pixels[36:].mean() < 60  # at the top right
+
+
+def test_rows_show_the_nearest_frame_of_a_variable_rate() -> None:
+    times = [0.0, 0.03, 0.06, 0.4, 0.5, 1.0]
+    seen = read(clip(times, container="matroska"), 10.0)
+    shown = {row: number_of(frame.pixels) for frame in seen for row in range(frame.row, frame.end)}
+    assert shown == {row: min(range(6), key=lambda i: abs(times[i] - row / 10)) for row in range(12)}
+    assert [round(frame.time, 3) for frame in seen] == [0.0, 0.06, 0.4, 0.5, 1.0]  # no row asks for the second one
+
+
+def test_frames_that_are_not_sampled_are_not_sent() -> None:
+    seen = read(clip(every(60, 60.0)), 15.0)
+    assert [number_of(frame.pixels) % 28 for frame in seen] == [number % 28 for number in range(0, 60, 4)]
+
+
+def test_a_slow_video_repeats_frames_by_rows() -> None:
+    seen = read(clip(every(5, 5.0)), 15.0)
+    assert [frame.rows for frame in seen] == [2, 3, 3, 3, 4]
+    assert all(before.end == after.row for before, after in pairwise(seen))
+
+
+def test_a_part_of_a_video_is_what_lies_between_its_seconds() -> None:
+    seen = read(FILM, 20.0, start=0.25, end=0.5)
+    assert [frame.row for frame in seen] == [5, 6, 7, 8, 9]
+
+
+def test_windows_of_any_length_give_the_same_frames() -> None:
+    whole = [number_of(frame.pixels) for frame in read(FILM, 20.0)]
+    frames = Frames(FILM, 20.0, LIMITS)
+    assert [number_of(frame.pixels) for end in (3, 4, 11, 99) for frame in frames.take(end)] == whole
+    assert frames.ended
+
+
+@pytest.mark.parametrize("size", [(35, 33), (1, 2), (17, 640)])
+def test_odd_sizes_are_kept(size: tuple[int, int]) -> None:
+    film = clip(every(3, 10.0), container="matroska", codec="ffv1", pixels="bgr0", size=size)
+    facts = probe(film, LIMITS)
+    assert (facts.height, facts.width) == size
+    assert [frame.pixels.shape for frame in read(film, 10.0)] == [(*size, 3)] * 3
+
+
+def test_sound_beside_the_video_does_not_matter() -> None:
+    facts = probe(clip(every(10, 10.0), sound=True), LIMITS)
+    assert facts.frames == 10
+
+
+def test_what_is_no_video_is_said_so() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
+    assert refused(noise)[0] == "not-a-video"
+    assert refused(b"\x89PNG\r\n\x1a\n" + noise)[0] == "not-a-video"
+    assert refused(b"")[0] == "not-a-video"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+        b"file '/etc/passwd'\n",
+        b"\n<?xml version='1.0'?><MPD><BaseURL>http://10.0.0.1/</BaseURL></MPD>",
+        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 10.0.0.1\r\n",
+    ],
+)
+def test_lists_that_name_other_files_are_refused(content: bytes) -> None:
+    assert refused(content) == ("not-a-video", "a list that names other files: send the video itself")
+
+
+def test_a_video_without_frames_is_refused() -> None:
+    assert refused(sound_alone()) == ("broken", "no video in it: sound alone")
+    matroska = clip(every(3, 10.0), container="matroska")
+    assert refused(matroska[: matroska.index(b"\x1f\x43\xb6\x75")])[0] == "broken"  # up to the first cluster
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
+def test_a_truncated_file_is_refused_or_gives_what_is_left(share: float) -> None:
+    """An MP4 has its index at the end; a transport stream is read as far as it goes."""
+    assert refused(FILM[: int(len(FILM) * share)])[0] == "broken"
+    images = [np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8) for number in range(20)]
+    stream = clip(every(20, 20.0), container="mpegts", frames=images)
+    left = stream[: int(len(stream) * (0.3 + share / 2))]
+    assert 0 < probe(left, LIMITS).frames < 20
+    assert 0 < len(read(left, 20.0)) < 20
+
+
+def test_damaged_bytes_are_refused_or_decoded_never_a_traceback() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(6):
+        damaged = bytearray(FILM)
+        for at in draw.integers(40, len(FILM), 60):
+            damaged[at] = draw.integers(256)
+        try:
+            probe(bytes(damaged), LIMITS)
+            read(bytes(damaged), 20.0)
+        except VideoError as error:
+            assert "Traceback" not in str(error) and "ended with" not in str(error)
+
+
+def test_too_much_is_said_from_the_headers() -> None:
+    kind, detail = refused(with_hours(FILM, 10))
+    assert kind == "too-much" and detail.endswith("seconds are above the limit of 120 (OPSIN_MAX_VIDEO_SECONDS)")
+    assert refused(FILM, ClipLimits(frames=19)) == ("too-much", "more than 19 frames (OPSIN_MAX_VIDEO_FRAMES)")
+    wanted = "frames of 64 × 48 pixels are above the limit of 3000 (OPSIN_MAX_VIDEO_PIXELS)"
+    assert refused(FILM, ClipLimits(pixels=3000)) == ("too-much", wanted)
+    assert refused(clip(every(20, 20.0), container="matroska"), ClipLimits(seconds=0.5))[0] == "too-much"
+
+
+def test_a_header_that_says_too_little_does_not_open_the_gate() -> None:
+    short = bytearray(clip(every(40, 20.0)))
+    short[short.index(b"mvhd") + 4 + 16 : short.index(b"mvhd") + 4 + 20] = b"\0\0\0\1"
+    short[short.index(b"mdhd") + 4 + 16 : short.index(b"mdhd") + 4 + 20] = b"\0\0\0\1"
+    assert refused(bytes(short), ClipLimits(seconds=1.0))[0] == "too-much"
+
+
+def test_a_decoder_that_dies_costs_the_video_only() -> None:
+    frames = Frames(clip(every(40, 20.0), size=(480, 640)), 20.0, LIMITS)
+    taken = frames.take(10**9)
+    next(taken)
+    for child in psutil.Process().children():
+        if "video_program" in " ".join(child.cmdline()):
+            os.kill(child.pid, signal.SIGSEGV)
+    with pytest.raises(VideoError, match="it was ended by signal 11"):
+        list(taken)
+    assert len(read(FILM, 20.0)) == 20
+
+
+def test_nothing_is_left_running() -> None:
+    frames = Frames(FILM, 20.0, LIMITS)
+    next(frames.take(5))
+    frames.close()
+    assert not [child for child in psutil.Process().children() if "video_program" in " ".join(child.cmdline())]
