@@ -46,6 +46,11 @@ class Entry:
     """Monotonic seconds of the last change of state."""
 
     @property
+    def nbytes(self) -> int:
+        """Of its files, and of those of its members."""
+        return sum(self.stamp[1::2])
+
+    @property
     def id(self) -> str:
         return self.spec.id if self.spec else f"{self.path.parent.name}@{self.path.name}"
 
@@ -97,7 +102,7 @@ class LoadedBundles:
             wanted = repository.get(path.parent.name) != "unloaded"
             if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
                 self._read(path)
-        for entry in list(self._entries.values()):
+        for entry in sorted(self._entries.values(), key=lambda entry: entry.nbytes):  # who is ready soon need not wait for who is not
             wanted = entry.spec is not None and repository.get(entry.spec.name) != "unloaded"
             if wanted and entry.state == "loading":
                 self._load(entry)
