@@ -123,6 +123,27 @@ class Rung(_Schema):
         return MergeSchedule.parse(self.schedule)
 
 
+class Accuracies(_Schema):
+    """The same merge schedule on the same images, in both number formats."""
+
+    float32: float = Field(ge=0, le=1)
+    int8: float = Field(ge=0, le=1)
+
+
+class Int8(_Schema):
+    """Second axis of the ladder: the accuracy that 8-bit integers cost, as `opsin calibrate` measured it."""
+
+    bound: float = Field(ge=0, le=1)
+    """Accuracy that a rung may lose to be served so."""
+    images: int = Field(gt=0)
+    rungs: dict[str, Accuracies]
+    """By rung; `off` is there too."""
+
+    def allows(self, rung: str) -> bool:
+        accuracies = self.rungs.get(rung)
+        return accuracies is not None and accuracies.float32 - accuracies.int8 <= self.bound
+
+
 class Weights(_Schema):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
@@ -150,6 +171,8 @@ class BundleSpec(_Schema):
     quality: dict[str, Any] = Field(default_factory=dict)
     ladder: list[Rung] = Field(default_factory=list)
     default_rung: str | None = None
+    int8: Int8 | None = None
+    """None: it was not measured, and is not served."""
     weights: Weights
 
     @field_validator("name", "version")
@@ -207,7 +230,10 @@ class BundleSpec(_Schema):
         return next((rung for rung in self.ladder if rung.name == name), None)
 
     def to_bytes(self) -> bytes:
-        return (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+        fields = self.model_dump(mode="json")
+        if self.int8 is None:
+            del fields["int8"]  # versions that do not know the field read the others, and agree on the digest
+        return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
 
     def digest(self) -> str:
         """SHA-256 of the serialised spec, the key under which workers publish it."""

@@ -110,6 +110,9 @@ class Architecture:
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
     open: Reference | None = None
     """A function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
+    graph: Reference | None = None
+    """A function (model, preprocess, int8) → bytes of an ONNX graph (`models.vit.graph.classifier_graph`), by which task classify may be
+    answered instead; None if there is none."""
 
     @property
     def config(self) -> type:

@@ -1,4 +1,4 @@
-"""Loading a bundle and measuring it before the first request: which number format, and how long batches take."""
+"""Loading a bundle and measuring it before the first request: which number format, which backends, and how long batches take."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.tasks.registry import TASKS
+from server.worker.backend_times import Backend, BackendTimes
+from server.worker.backends import Backends, BackendSetting
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
@@ -45,34 +48,72 @@ class Warm:
     steps: StepTimes
     dtype: torch.dtype
     measured: Measured
+    backends: Backends | None = None
+    """What runs its batches; None for jobs of several steps."""
 
 
-def warm_up(bundle: Bundle, layout: Layout, dtype: str, kept: Measurements) -> Warm:
+def warm_up(bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting = "eager") -> Warm:
     """Load `bundle`; measure it with every slot busy, unless `kept` knows it. `dtype` is `auto`, `float32` or `bfloat16`.
 
-    Raises BundleError.
+    Of a bundle that `kept` knows PyTorch alone is ready: `Tuning` opens the other backends. Raises BundleError.
     """
     reason = not_served(bundle.spec)
     if reason is not None:
         raise BundleError(reason)
-    conditions = Conditions.of(bundle.spec, layout, dtype)
+    conditions = Conditions.of(bundle.spec, layout, dtype, backend)
     measured = kept.find(conditions)
     if measured is not None:
         model = load(bundle, device=layout.device, dtype=FORMATS[measured.dtype])
+        backends = _backends(bundle, model, layout, backend, kept, measured.backend_times())
     else:
-        model, measured = measure(bundle, layout, dtype)
+        model, backends, measured = measure(bundle, layout, dtype, kept, backend)
         kept.keep(conditions, measured)
     # the first batch pays for what happens only once, and shows whether the model runs at all
-    for schedule in {_usual_schedule(model.spec), MergeSchedule.off()}:
+    for schedule in {usual_schedule(model.spec), MergeSchedule.off()}:
         _run(model, layout, 1, schedule, run_at_once)
-    return Warm(_executor(model, layout), measured.step_times(), FORMATS[measured.dtype], measured)
+    return Warm(_executor(model, backends, layout), measured.step_times(), FORMATS[measured.dtype], measured, backends)
 
 
-def measure(bundle: Bundle, layout: Layout, dtype: str, run: Run | None = None) -> tuple[LoadedModel, Measured]:
-    """The bundle in the faster format, and how long its batches take. Raises BundleError, and whatever `run` raises."""
+def measure(
+    bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting, run: Run | None = None
+) -> tuple[LoadedModel, Backends | None, Measured]:
+    """The bundle in the faster format, its backends, and how long its batches take. Raises BundleError, and whatever `run` raises."""
     run = run or run_at_once
     model, chosen = _in_the_faster_format(bundle, layout, dtype, run)
-    return model, Measured.now(chosen, _probe(model, layout, run))
+    steps = _probe(model, layout, run)
+    backends = _backends(bundle, model, layout, backend, kept, BackendTimes())
+    if backends is None or len(backends.candidates) == 1:
+        return model, backends, Measured.now(chosen, steps)
+    backends.open()
+    usual, deadline = usual_schedule(bundle.spec), time.monotonic() + PROBE_SECONDS
+    for schedule in (usual, MergeSchedule.off()):
+        for size in sorted(steps.seconds, key=lambda size: (size != steps.best, size != 1, size)):
+            if time.monotonic() < deadline:
+                compare(backends, layout, schedule, size, run)
+    for size, seconds in backends.times.best(backends.schedule(usual), backends.usable).items():
+        steps.settle(size, seconds)
+    return model, backends, Measured.now(chosen, steps, backends.times)
+
+
+def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int, run: Run) -> None:
+    """Measure a batch in every backend that may run it, in turns, so that what else the machine does hits all alike."""
+    arrays, options = sample(backends.spec, size), {"merge": schedule.expand(backends.model.depth)}
+    times: dict[Backend, list[float]] = {backend: [] for backend in backends.usable(backends.schedule(schedule))}
+    for turn in range(1 + REPEATS):
+        for backend, seconds in times.items():
+            took = run(layout, partial(backends.run, backend, arrays, options))
+            if turn:  # the first batch also pays for what happens only once
+                seconds.append(took)
+    for backend, seconds in times.items():
+        backends.times.record(backends.schedule(schedule), backend, size, min(seconds))
+
+
+def _backends(
+    bundle: Bundle, model: LoadedModel, layout: Layout, setting: BackendSetting, kept: Measurements, times: BackendTimes
+) -> Backends | None:
+    if model.steps is not None:
+        return None
+    return Backends(bundle, model, layout, setting, kept.graphs, sample(bundle.spec, 2), times)
 
 
 def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
@@ -117,7 +158,7 @@ def _probe(model: LoadedModel, layout: Layout, run: Run) -> StepTimes:
 
 def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run: Run) -> float:
     """Seconds of a batch: the fastest of a few until the deadline. The first also pays for what happens only once."""
-    schedule = _usual_schedule(model.spec)
+    schedule = usual_schedule(model.spec)
     times = [_run(model, layout, size, schedule, run)]
     for _ in range(REPEATS):
         if time.monotonic() >= deadline:
@@ -126,10 +167,10 @@ def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run
     return min(times)
 
 
-def _executor(model: LoadedModel, layout: Layout) -> OneShot | Stepwise:
+def _executor(model: LoadedModel, backends: Backends | None, layout: Layout) -> OneShot | Stepwise:
     if model.steps is None:
-        return OneShot(model, layout.device)
-    [state] = _started(model, 1, _usual_schedule(model.spec))
+        return OneShot(backends or model, layout.device)
+    [state] = _started(model, 1, usual_schedule(model.spec))
     return Stepwise(model.steps, layout.device, Usual(model.steps.cost(state), state.total, state.nbytes))
 
 
@@ -138,17 +179,17 @@ def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule,
     if model.steps is not None:
         steps, states = model.steps, _started(model, size, schedule)
         return run(layout, lambda: steps.step(states, [False] * size))
-    arrays, options = _sample(model.spec, size), {"merge": _per_block(model, schedule)}
+    arrays, options = sample(model.spec, size), {"merge": _per_block(model, schedule)}
     return run(layout, lambda: model.forward(arrays, options))
 
 
 def _started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:
     assert model.steps is not None
-    jobs = [{name: rows[i] for name, rows in _sample(model.spec, size).items()} for i in range(size)]
+    jobs = [{name: rows[i] for name, rows in sample(model.spec, size).items()} for i in range(size)]
     return model.steps.start(jobs, [{"merge": _per_block(model, schedule)}] * size)
 
 
-def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
+def sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
     """What the task calls a usual job, `size` times. Raises BundleError."""
     task = TASKS.get(spec.task)
     if task is None:
@@ -156,7 +197,7 @@ def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
     return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
 
 
-def _usual_schedule(spec: BundleSpec) -> MergeSchedule:
+def usual_schedule(spec: BundleSpec) -> MergeSchedule:
     rung = spec.rung(spec.default_rung) if spec.default_rung else None
     return rung.merge if rung else MergeSchedule.off()
 

@@ -1,0 +1,178 @@
+"""A bundle's forward pass by several backends: each batch is run by the one that was measured fastest for its merge schedule and size."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from models.bundle import Bundle, BundleSpec
+from models.layers.packed import packing_helps
+from models.loading import LoadedModel
+from models.merge_schedule import MergeSchedule
+from models.registry import architectures
+from server.telemetry import logs
+from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
+from server.worker.layout import Layout
+from server.worker.results import Arrays
+
+log = logs.get(__name__)
+
+BackendSetting = Literal["auto", "eager", "compiled", "onnx", "int8"]
+
+
+class Runner(Protocol):
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays: ...
+
+
+class Backends:
+    """`model` in PyTorch, and what else can run it. Any number of threads may call `forward` at once.
+
+    graphs: folder of ONNX graphs that are made; sample: arrays of two usual jobs.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        model: LoadedModel,
+        layout: Layout,
+        setting: BackendSetting,
+        graphs: Path | None,
+        sample: Arrays,
+        times: BackendTimes | None = None,
+    ) -> None:
+        self.model = model
+        self.setting = setting
+        self.times = times or BackendTimes()
+        self._bundle = bundle
+        self._layout = layout
+        self._graphs = graphs
+        self._sample = sample
+        self._runners: dict[Backend, Runner] = {"eager": model}
+        self._rungs = {self.schedule(rung.merge): rung.name for rung in bundle.spec.ladder}
+        self._rungs[self.schedule(MergeSchedule.off())] = "off"
+
+    @property
+    def spec(self) -> BundleSpec:
+        return self.model.spec
+
+    @property
+    def candidates(self) -> Sequence[Backend]:
+        """What the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
+        if self.setting == "compiled":
+            return ("eager", "compiled")
+        architecture = architectures()[self.spec.architecture]
+        if self.setting == "eager" or self._layout.device.type != "cpu" or architecture.graph is None or self.spec.task != "classify":
+            return ("eager",)
+        int8: Sequence[Backend] = ("int8",) if self.spec.int8 is not None else ()
+        wanted: Mapping[BackendSetting, Sequence[Backend]] = {"auto": ("onnx", *int8), "onnx": ("onnx",), "int8": int8}
+        return ("eager", *wanted[self.setting])
+
+    def open(self, only: set[Backend] | None = None) -> None:
+        """Open the candidates, or those of them that are named. One that cannot be opened is left out, with a line in the log."""
+        for backend in self.candidates:
+            if backend in self._runners or (only is not None and backend not in only):
+                continue
+            try:
+                runner = self._open(backend)
+            except Exception as error:
+                log.warning("backend left out", bundle=self.spec.id, backend=backend, reason=str(error))
+                continue
+            self._runners = {**self._runners, backend: runner}
+        if self.setting == "int8" and self.spec.int8 is None:
+            log.warning("backend left out", bundle=self.spec.id, backend="int8", reason="`opsin calibrate` has not measured its accuracy")
+
+    def close_idle(self) -> None:
+        """Let go of backends that run nothing, with their copies of the weights."""
+        used = self.times.chosen(self.usable) | {"eager"}
+        if self.setting == "auto":
+            self._runners = {backend: runner for backend, runner in self._runners.items() if backend in used}
+
+    def usable(self, schedule: Schedule) -> Sequence[Backend]:
+        """The open backends that may run a schedule: int8 only on rungs whose accuracy allows it."""
+        int8 = self.spec.int8 is not None and self.spec.int8.allows(self._rungs.get(schedule, ""))
+        return [backend for backend in self._runners if backend != "int8" or int8]
+
+    def schedule(self, merge: MergeSchedule | Sequence[int]) -> Schedule:
+        """Tokens that really merge in each block; as it is asked for where the model does not say how many tokens it has."""
+        schedule = merge if isinstance(merge, MergeSchedule) else MergeSchedule.of(merge)
+        config: Any = getattr(self.model.model, "config", None)
+        tokens = getattr(config, "patches", None)
+        if not isinstance(tokens, int):
+            return tuple(max(r, 0) for r in schedule.expand(self.model.depth))
+        tokens += self.model.protected_tokens
+        counts = (tokens, *schedule.token_counts(tokens, self.model.depth, self.model.protected_tokens))
+        return tuple(before - after for before, after in pairwise(counts))
+
+    def choose(self, size: int, options: Mapping[str, Any]) -> Choice:
+        """What runs a batch of `size` jobs, and with which merging."""
+        schedule = self.schedule(options.get("merge", ()))
+        if options.get("trace"):
+            return Choice("eager", schedule)  # only PyTorch tells which tokens merged
+        if self.setting != "auto":
+            return Choice(self.setting if self.setting in self.usable(schedule) else "eager", schedule)
+        return self.times.choose(schedule, size, self.usable, skippable=schedule in self._rungs)
+
+    def by_rung(self, size: int) -> dict[str, str]:
+        """The backend that runs a batch of `size`, by rung and `off`."""
+        if len(self.candidates) == 1:
+            return {}
+        return {name: self.choose(size, {"merge": schedule}).backend for schedule, name in self._rungs.items()}
+
+    def usual(self, size: int) -> Backend:
+        """The backend that runs a batch of `size` by default."""
+        rung = self.spec.rung(self.spec.default_rung) if self.spec.default_rung else None
+        return self.choose(size, {"merge": self.schedule(rung.merge) if rung else ()}).backend
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        """Run one batch. Where it ran without the merging that was asked for, `schedule` int32 (B, depth) says what was done."""
+        size = len(next(iter(arrays.values())))
+        choice = self.choose(size, options)
+        if choice.schedule == self.schedule(options.get("merge", ())):
+            return self.run(choice.backend, arrays, options)
+        answer = self.run(choice.backend, arrays, {**options, "merge": choice.schedule})
+        return {**answer, "schedule": np.tile(np.array(choice.schedule, np.int32), (size, 1))}
+
+    def run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        """By one backend; where that fails by eager, and if it succeeds the backend is not used again."""
+        runner = self._runners.get(backend, self.model)
+        if runner is self.model:
+            return self.model.forward(arrays, options)
+        try:
+            return runner.forward(arrays, options)
+        except Exception as error:
+            answer = self.model.forward(arrays, options)  # raises where the input is to blame
+            log.error("backend failed: eager runs instead", bundle=self.spec.id, backend=backend, reason=repr(error))
+            self._runners = {name: runner for name, runner in self._runners.items() if name != backend}
+            return answer
+
+    def _open(self, backend: Backend) -> Runner:
+        open_: Mapping[Backend, Callable[[], Runner]] = {
+            "compiled": self._compile,
+            "onnx": partial(self._open_graph, "float32"),
+            "int8": partial(self._open_graph, "int8"),
+        }
+        return open_[backend]()
+
+    def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:
+        from models.onnx_backend import open_classifier  # ONNX Runtime takes a third of a second to import
+
+        exact = self.model if next(self.model.model.parameters()).dtype is torch.float32 else None
+        return open_classifier(self._bundle, self._graphs, precision, self._layout.threads, self._sample, exact)
+
+    def _compile(self) -> Runner:
+        """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager."""
+        dtype = next(self.model.model.parameters()).dtype
+        if self._layout.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+            raise RuntimeError("there is no C++ compiler")
+        if packing_helps(self._layout.device, dtype):
+            raise RuntimeError("packed weights of bfloat16 cannot be compiled; set OPSIN_DTYPE=float32")
+        forward = architectures()[self.spec.architecture].forward(self.spec.task)
+        compiled = torch.compile(self.model.model, dynamic=True)
+        return LoadedModel(self.spec, compiled, forward, self._layout.device)  # type: ignore[arg-type]
