@@ -13,7 +13,7 @@ Schedule = tuple[int, ...]
 
 NEEDED: Mapping[Backend, float] = {"eager": 1.0, "compiled": 1.05, "onnx": 1.05, "int8": 1.3}
 """A backend must be so many times as fast as eager at a size to run it: the rest is noise or, for int8, not worth its accuracy."""
-MERGING_SHARE = 0.95
+MERGING_SHARE = 0.9
 """Merging is left out of a batch where that takes at most this share of the seconds."""
 
 
@@ -39,8 +39,8 @@ class BackendTimes:
     def record(self, schedule: Schedule, backend: Backend, size: int, seconds: float) -> None:
         self._seconds.setdefault(schedule, {}).setdefault(backend, {})[size] = seconds
 
-    def knows(self, schedule: Schedule, size: int) -> bool:
-        return size in self._seconds.get(schedule, {}).get("eager", {})
+    def seconds(self, schedule: Schedule, backend: Backend, size: int) -> float | None:
+        return self._seconds.get(schedule, {}).get(backend, {}).get(size)
 
     def choose(self, schedule: Schedule, size: int, usable: Usable, *, skippable: bool = False) -> Choice:
         """The fastest way to run a batch. skippable: whether it may run without merging."""
@@ -81,11 +81,14 @@ class BackendTimes:
         return Choice(backend, schedule)
 
     def _of(self, schedule: Schedule, size: int, usable: Usable) -> tuple[Backend, float | None]:
-        """The backend for a schedule and its seconds; eager and None where nothing was measured."""
+        """The backend for a schedule and its seconds. One that was never measured, and so has none, runs as all others of its size do, or
+        by eager."""
         measured = self._seconds.get(schedule, {})
         eager = measured.get("eager", {}).get(size)
         if eager is None:
-            return "eager", None
+            others = {self._of(other, size, usable)[0] for other, by in self._seconds.items() if size in by.get("eager", {})}
+            backend = others.pop() if len(others) == 1 else "eager"
+            return backend if backend in usable(schedule) else "eager", None
         times = {backend: measured[backend][size] for backend in usable(schedule) if size in measured.get(backend, {})}
         fast = {backend: seconds for backend, seconds in times.items() if eager >= NEEDED[backend] * seconds}
         if not fast:

@@ -96,8 +96,15 @@ class Backends:
 
     def usable(self, schedule: Schedule) -> Sequence[Backend]:
         """The open backends that may run a schedule: int8 only on rungs whose accuracy allows it."""
+        return [backend for backend in self._allowed(schedule) if backend in self._runners]
+
+    def knows(self, schedule: Schedule, size: int) -> bool:
+        """Whether all that may run a schedule has been measured."""
+        return all(self.times.seconds(schedule, backend, size) is not None for backend in self._allowed(schedule))
+
+    def _allowed(self, schedule: Schedule) -> Sequence[Backend]:
         int8 = self.spec.int8 is not None and self.spec.int8.allows(self._rungs.get(schedule, ""))
-        return [backend for backend in self._runners if backend != "int8" or int8]
+        return [backend for backend in self.candidates if backend != "int8" or int8]
 
     def schedule(self, merge: MergeSchedule | Sequence[int]) -> Schedule:
         """Tokens that really merge in each block; as it is asked for where the model does not say how many tokens it has."""

@@ -138,7 +138,7 @@ class LoadedBundles:
         return {
             (entry.spec.name, entry.spec.version): entry.warm.backends.usual(entry.warm.steps.best)
             for entry in self._by_queue.values()
-            if entry.spec and entry.warm and entry.warm.backends
+            if entry.spec and entry.warm and entry.warm.backends and len(entry.warm.backends.candidates) > 1
         }
 
     def step_times(self, bucket: Bucket) -> StepTimes:

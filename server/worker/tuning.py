@@ -23,6 +23,8 @@ LONGEST = 1.0
 """Seconds of a batch that is run unasked: a request that comes meanwhile shares the device with it."""
 
 
+LIKELY = 8
+"""Batches up to this size are likely, whatever the budget says."""
 STRETCH = 1.0
 """Seconds of a look, beyond the rung that is measured then: bundles are loaded and unloaded in between."""
 
@@ -43,8 +45,10 @@ class Tuning:
         self._layout = layout
         self._opened = False
         self._best = warm.steps.best
-        likely = [size for size, seconds in sorted(warm.steps.seconds.items()) if size <= warm.steps.best and seconds <= LONGEST]
-        rungs = [usual_schedule(bundle.spec), MergeSchedule.off(), *(rung.merge for rung in bundle.spec.ladder)]
+        likely = [
+            size for size, seconds in sorted(warm.steps.seconds.items()) if size <= max(warm.steps.best, LIKELY) and seconds <= LONGEST
+        ]
+        rungs = [MergeSchedule.off(), usual_schedule(bundle.spec), *(rung.merge for rung in bundle.spec.ladder)]
         self._left = list(dict.fromkeys((rung, size) for rung in rungs for size in likely))
 
     @property
@@ -64,9 +68,9 @@ class Tuning:
         """The other backends: all of them while something is to be measured, else those that run something."""
         if self._opened:
             return
-        times, backends = self._backends.times, self._backends
-        unknown = backends.setting != "auto" or any(not times.knows(backends.schedule(rung), size) for rung, size in self._left)
-        backends.open(None if unknown else times.chosen(lambda _: backends.candidates))
+        backends = self._backends
+        all_known = all(backends.knows(backends.schedule(rung), size) for rung, size in self._left)
+        backends.open(backends.times.chosen(lambda _: backends.candidates) if all_known and backends.setting == "auto" else None)
         self._opened = True
 
     def step(self, run: Callable[[Layout, Callable[[], Any]], float]) -> None:
@@ -74,7 +78,7 @@ class Tuning:
         rung, size = self._left[0]
         backends = self._backends
         options: dict[str, Any] = {"merge": list(rung.expand(backends.model.depth))}
-        if backends.setting == "auto" and not backends.times.knows(backends.schedule(rung), size):
+        if backends.setting == "auto" and not backends.knows(backends.schedule(rung), size):
             compare(backends, self._layout, rung, size, run)
             self.measured = Measured.now(self.measured.dtype, self.measured.step_times(), backends.times)
         arrays = sample(self.bundle.spec, size)

@@ -18,7 +18,7 @@ from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.tasks.registry import TASKS
-from server.worker.backend_times import Backend, BackendTimes
+from server.worker.backend_times import Backend, BackendTimes, Schedule
 from server.worker.backends import Backends, BackendSetting
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
@@ -86,26 +86,34 @@ def measure(
         return model, backends, Measured.now(chosen, steps)
     backends.open()
     usual, deadline = usual_schedule(bundle.spec), time.monotonic() + PROBE_SECONDS
-    for schedule in (usual, MergeSchedule.off()):
-        for size in sorted(steps.seconds, key=lambda size: (size != steps.best, size != 1, size)):
-            if time.monotonic() < deadline:
-                compare(backends, layout, schedule, size, run)
+    for size in sorted(steps.seconds, key=lambda size: (size != steps.best, size != 1, size)):
+        if time.monotonic() < deadline:
+            compare(backends, layout, usual, size, run)
     for size, seconds in backends.times.best(backends.schedule(usual), backends.usable).items():
         steps.settle(size, seconds)
     return model, backends, Measured.now(chosen, steps, backends.times)
 
 
 def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int, run: Run) -> None:
-    """Measure a batch in every backend that may run it, in turns, so that what else the machine does hits all alike."""
-    arrays, options = sample(backends.spec, size), {"merge": schedule.expand(backends.model.depth)}
-    times: dict[Backend, list[float]] = {backend: [] for backend in backends.usable(backends.schedule(schedule))}
+    """Measure a batch in every backend that may run it, in turns, so that what else the machine does hits all alike.
+
+    Merging off takes its turns too: a schedule's seconds are those in relation to the seconds of `off` that are known already.
+    """
+    given, own, off = sample(backends.spec, size), backends.schedule(schedule), backends.schedule(MergeSchedule.off())
+    ways: dict[tuple[Schedule, Backend], list[float]] = {(own, backend): [] for backend in backends.usable(own)}
+    ways.setdefault((off, "eager"), [])
     for turn in range(1 + REPEATS):
-        for backend, seconds in times.items():
-            took = run(layout, partial(backends.run, backend, arrays, options))
+        for (merge, backend), seconds in ways.items():
+            took = run(layout, partial(backends.run, backend, given, {"merge": merge}))
             if turn:  # the first batch also pays for what happens only once
                 seconds.append(took)
-    for backend, seconds in times.items():
-        backends.times.record(backends.schedule(schedule), backend, size, min(seconds))
+    plain, known = min(ways[off, "eager"]), backends.times.seconds(off, "eager", size)
+    drift = 1.0 if known is None else known / plain
+    if known is None:
+        backends.times.record(off, "eager", size, plain)
+    for (merge, backend), seconds in ways.items():
+        if merge == own:
+            backends.times.record(own, backend, size, min(seconds) * drift)
 
 
 def _backends(
