@@ -86,9 +86,9 @@ class BackendTimes:
         measured = self._seconds.get(schedule, {})
         eager = measured.get("eager", {}).get(size)
         if eager is None:
-            others = {self._of(other, size, usable)[0] for other, by in self._seconds.items() if size in by.get("eager", {})}
-            backend = others.pop() if len(others) == 1 else "eager"
-            return backend if backend in usable(schedule) else "eager", None
+            known = (other for other, backends in self._seconds.items() if size in backends.get("eager", {}))
+            others = {self._of(other, size, lambda _: usable(schedule))[0] for other in known}
+            return others.pop() if len(others) == 1 else "eager", None
         times = {backend: measured[backend][size] for backend in usable(schedule) if size in measured.get(backend, {})}
         fast = {backend: seconds for backend, seconds in times.items() if eager >= NEEDED[backend] * seconds}
         if not fast:

@@ -84,9 +84,13 @@ class Backends:
             except Exception as error:
                 log.warning("backend left out", bundle=self.spec.id, backend=backend, reason=str(error))
                 continue
-            self._runners = {**self._runners, backend: runner}
+            self.add(backend, runner)
         if self.setting == "int8" and self.spec.int8 is None:
             log.warning("backend left out", bundle=self.spec.id, backend="int8", reason="`opsin calibrate` has not measured its accuracy")
+
+    def add(self, backend: Backend, runner: Runner) -> None:
+        """From now on batches may be run by it."""
+        self._runners = {**self._runners, backend: runner}
 
     def close_idle(self) -> None:
         """Let go of backends that run nothing, with their copies of the weights."""

@@ -104,6 +104,11 @@ class Tunings:
         if warm.backends is not None:
             self._of[bundle.spec.id] = Tuning(bundle, warm, warm.backends, self._layout)
 
+    @property
+    def waiting(self) -> list[str]:
+        """Ids of the bundles whose ladder is not warm."""
+        return list(self._of)
+
     def look(self, served: list[str]) -> None:
         """Open the backends of what is loaded; go on with the rest while nothing runs. To be called every second. served: bundle ids."""
         self._of = {id_: tuning for id_, tuning in self._of.items() if id_ in served}
