@@ -302,6 +302,16 @@ def read(path: Path) -> Bundle:
     return Bundle(path=path, spec=spec)
 
 
+def rewrite(bundle: Bundle, spec: BundleSpec) -> Bundle:
+    """Replace `bundle.json` of the same weights; readers see the old one or the new one."""
+    path = bundle.path / SPEC_FILE
+    with tempfile.NamedTemporaryFile(dir=bundle.path, prefix=".writing-", delete=False) as file:
+        file.write(spec.to_bytes())
+    Path(file.name).chmod(path.stat().st_mode & 0o777)
+    Path(file.name).replace(path)
+    return Bundle(path=bundle.path, spec=spec)
+
+
 def discover(root: Path) -> Iterator[Path]:
     """Bundle folders `NAME/VERSION/` below root, in name order."""
     if root.is_dir():

@@ -7,16 +7,16 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, BundleSpec
+from models.bundle import Accuracies, Bundle, BundleSpec, Int8
 from models.loading import Arrays, LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named
@@ -31,6 +31,10 @@ MOST_BYTES = 8 * 2**30
 """Of all graphs in a folder; those that nobody reads are the first to go."""
 ABANDONED = 3600.0
 """Seconds after which a file that was never finished is removed."""
+
+
+CALIBRATION_BATCH = 8
+"""Activations are quantised by the range of a whole batch, so accuracy is measured on batches as they are served."""
 
 
 class GraphError(Exception):
@@ -90,6 +94,32 @@ def open_classifier(
     for options in ({"merge": ()}, {"merge": _some_merging(model)}):
         _compare(classifier, model, sample, options, precision)
     return classifier
+
+
+def calibrate(bundle: Bundle, pixels: NDArray[np.uint8], labels: NDArray[np.int64], bound: float, threads: int = 1) -> Int8:
+    """Measure each rung, and merging off, in float32 and int8. pixels: (N, S, S, 3) at the bundle's size; labels: (N,).
+
+    Raises GraphError and BundleError.
+    """
+    sample = {"pixels": pixels[:2]}
+    exact, short = (open_classifier(bundle, None, precision, threads, sample) for precision in get_args(Precision))
+    schedules = {"off": MergeSchedule.off()} | {rung.name: rung.merge for rung in bundle.spec.ladder}
+    depth = int(bundle.spec.config.get("depth", 1))
+    rungs = {}
+    for name, schedule in schedules.items():
+        merge = schedule.expand(depth)
+        rungs[name] = Accuracies(float32=_accuracy(exact, pixels, labels, merge), int8=_accuracy(short, pixels, labels, merge))
+    return Int8(bound=bound, images=len(pixels), rungs=rungs)
+
+
+def _accuracy(classifier: OnnxClassifier, pixels: NDArray[np.uint8], labels: NDArray[np.int64], merge: Sequence[int]) -> float:
+    """Share of images whose best class is their label."""
+    right = 0
+    for start in range(0, len(pixels), CALIBRATION_BATCH):
+        part = slice(start, start + CALIBRATION_BATCH)
+        best = classifier.forward({"pixels": pixels[part]}, {"merge": merge})["logits"].argmax(axis=1)
+        right += int((best == labels[part]).sum())
+    return right / len(pixels)
 
 
 def _make(model: LoadedModel, precision: Precision) -> bytes:
