@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""
 
+    model_bytes: int = Field(default=0, ge=0)
+    """Weights that a worker holds at once; 0: half of a GPU's memory, on a CPU no bound."""
     state_bytes: int = Field(default=0, ge=0)
     """What a worker's jobs of several steps may keep in memory between their steps; 0: a quarter of the device's memory."""
 

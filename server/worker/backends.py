@@ -14,12 +14,13 @@ import torch
 
 from models.bundle import Bundle, BundleSpec
 from models.layers.packed import packing_helps
-from models.loading import LoadedModel
+from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
 from server.worker.layout import Layout
+from server.worker.model_memory import ModelMemory
 from server.worker.results import Arrays
 
 log = logs.get(__name__)
@@ -46,6 +47,7 @@ class Backends:
         graphs: Path | None,
         sample: Arrays,
         times: BackendTimes | None = None,
+        memory: ModelMemory | None = None,
     ) -> None:
         self.model = model
         self.setting = setting
@@ -54,9 +56,31 @@ class Backends:
         self._layout = layout
         self._graphs = graphs
         self._sample = sample
+        self._memory = memory or ModelMemory()
         self._runners: dict[Backend, Runner] = {"eager": model}
+        self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
         self._rungs = {self.schedule(rung.merge): rung.name for rung in bundle.spec.ladder}
         self._rungs[self.schedule(MergeSchedule.off())] = "off"
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def nbytes(self) -> int:
+        """Of the weights in memory: each backend has a copy."""
+        return len(self._runners) * self.spec.weights.bytes
+
+    def release(self) -> None:
+        """Let go of all weights; times and choices stay."""
+        self._runners = {}
+        self.model = self.model.without_weights()
+
+    def restore(self) -> None:
+        """Load the weights again. Raises BundleError."""
+        self.model = load(self._bundle, device=self._layout.device, dtype=self._dtype)
+        self._runners = {"eager": self.model}
+        self.open(self.times.chosen(lambda _: self.candidates) if self.setting == "auto" else None)
 
     @property
     def spec(self) -> BundleSpec:
@@ -144,14 +168,19 @@ class Backends:
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         """Run one batch. Where it ran without the merging that was asked for, `schedule` int32 (B, depth) says what was done."""
         size = len(next(iter(arrays.values())))
-        choice = self.choose(size, options)
-        if choice.schedule == self.schedule(options.get("merge", ())):
-            return self.run(choice.backend, arrays, options)
-        answer = self.run(choice.backend, arrays, {**options, "merge": choice.schedule})
+        with self._memory.using(self):
+            choice = self.choose(size, options)
+            if choice.schedule == self.schedule(options.get("merge", ())):
+                return self._run(choice.backend, arrays, options)
+            answer = self._run(choice.backend, arrays, {**options, "merge": choice.schedule})
         return {**answer, "schedule": np.tile(np.array(choice.schedule, np.int32), (size, 1))}
 
     def run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         """By one backend; where that fails by eager, and if it succeeds the backend is not used again."""
+        with self._memory.using(self):
+            return self._run(backend, arrays, options)
+
+    def _run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         runner = self._runners.get(backend, self.model)
         if runner is self.model:
             return self.model.forward(arrays, options)
@@ -174,15 +203,14 @@ class Backends:
     def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:
         from models.onnx_backend import open_classifier  # ONNX Runtime takes a third of a second to import
 
-        exact = self.model if next(self.model.model.parameters()).dtype is torch.float32 else None
+        exact = self.model if self._dtype is torch.float32 else None
         return open_classifier(self._bundle, self._graphs, precision, self._layout.threads, self._sample, exact)
 
     def _compile(self) -> Runner:
         """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager."""
-        dtype = next(self.model.model.parameters()).dtype
         if self._layout.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise RuntimeError("there is no C++ compiler")
-        if packing_helps(self._layout.device, dtype):
+        if packing_helps(self._layout.device, self._dtype):
             raise RuntimeError("packed weights of bfloat16 cannot be compiled; set OPSIN_DTYPE=float32")
         forward = architectures()[self.spec.architecture].forward(self.spec.task)
         compiled = torch.compile(self.model.model, dynamic=True)

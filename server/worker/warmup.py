@@ -24,6 +24,7 @@ from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
+from server.worker.model_memory import ModelMemory
 from server.worker.stepwise import Stepwise, Usual
 
 PROBE_SECONDS = 4.0
@@ -52,7 +53,9 @@ class Warm:
     """What runs its batches; None for jobs of several steps."""
 
 
-def warm_up(bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting = "eager") -> Warm:
+def warm_up(
+    bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting = "eager", memory: ModelMemory | None = None
+) -> Warm:
     """Load `bundle`; measure it with every slot busy, unless `kept` knows it. `dtype` is `auto`, `float32` or `bfloat16`.
 
     Of a bundle that `kept` knows PyTorch alone is ready: `Tuning` opens the other backends. Raises BundleError.
@@ -64,24 +67,30 @@ def warm_up(bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, back
     measured = kept.find(conditions)
     if measured is not None:
         model = load(bundle, device=layout.device, dtype=FORMATS[measured.dtype])
-        backends = _backends(bundle, model, layout, backend, kept, measured.backend_times())
+        backends = _backends(bundle, model, layout, backend, kept, measured.backend_times(), memory)
     else:
-        model, backends, measured = measure(bundle, layout, dtype, kept, backend)
+        model, backends, measured = measure(bundle, layout, dtype, kept, backend, memory=memory)
         kept.keep(conditions, measured)
     # the first batch pays for what happens only once, and shows whether the model runs at all
     for schedule in {usual_schedule(model.spec), MergeSchedule.off()}:
-        _run(model, layout, 1, schedule, run_at_once)
+        _run(model, layout, 1, schedule, run_at_once, backends)
     return Warm(_executor(model, backends, layout), measured.step_times(), FORMATS[measured.dtype], measured, backends)
 
 
 def measure(
-    bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting, run: Run | None = None
+    bundle: Bundle,
+    layout: Layout,
+    dtype: str,
+    kept: Measurements,
+    backend: BackendSetting,
+    run: Run | None = None,
+    memory: ModelMemory | None = None,
 ) -> tuple[LoadedModel, Backends | None, Measured]:
     """The bundle in the faster format, its backends, and how long its batches take. Raises BundleError, and whatever `run` raises."""
     run = run or run_at_once
     model, chosen = _in_the_faster_format(bundle, layout, dtype, run)
     steps = _probe(model, layout, run)
-    backends = _backends(bundle, model, layout, backend, kept, BackendTimes())
+    backends = _backends(bundle, model, layout, backend, kept, BackendTimes(), memory)
     if backends is None or len(backends.candidates) == 1:
         return model, backends, Measured.now(chosen, steps)
     backends.open()
@@ -117,11 +126,17 @@ def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: i
 
 
 def _backends(
-    bundle: Bundle, model: LoadedModel, layout: Layout, setting: BackendSetting, kept: Measurements, times: BackendTimes
+    bundle: Bundle,
+    model: LoadedModel,
+    layout: Layout,
+    setting: BackendSetting,
+    kept: Measurements,
+    times: BackendTimes,
+    memory: ModelMemory | None,
 ) -> Backends | None:
     if model.steps is not None:
         return None
-    return Backends(bundle, model, layout, setting, kept.graphs, sample(bundle.spec, 2), times)
+    return Backends(bundle, model, layout, setting, kept.graphs, sample(bundle.spec, 2), times, memory)
 
 
 def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
@@ -182,13 +197,13 @@ def _executor(model: LoadedModel, backends: Backends | None, layout: Layout) -> 
     return Stepwise(model.steps, layout.device, Usual(model.steps.cost(state), state.total, state.nbytes))
 
 
-def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run) -> float:
-    """Seconds of a forward pass, or of the first step of jobs that have started."""
+def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run, backends: Backends | None = None) -> float:
+    """Seconds of a forward pass, by the model or as `backends` choose, or of the first step of jobs that have started."""
     if model.steps is not None:
         steps, states = model.steps, _started(model, size, schedule)
         return run(layout, lambda: steps.step(states, [False] * size))
     arrays, options = sample(model.spec, size), {"merge": _per_block(model, schedule)}
-    return run(layout, lambda: model.forward(arrays, options))
+    return run(layout, lambda: (backends or model).forward(arrays, options))
 
 
 def _started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:
