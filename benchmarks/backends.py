@@ -65,7 +65,7 @@ def warm_worker(bundle: Bundle, cache: Path) -> Backends:
     """As a worker has it some time after its start."""
     kept = Measurements(cache)
     warm = warm_up(bundle, LAYOUT, "float32", kept, "auto")
-    tunings = Tunings(LAYOUT, "float32", kept, lambda: True)
+    tunings = Tunings(LAYOUT, "float32", kept, lambda: True, head_start=0.0)
     tunings.loaded(bundle, warm)
     while tunings.waiting:
         tunings.look([bundle.spec.id])

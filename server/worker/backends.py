@@ -204,7 +204,8 @@ class Backends:
         from models.onnx_backend import open_classifier  # ONNX Runtime takes a third of a second to import
 
         exact = self.model if self._dtype is torch.float32 else None
-        return open_classifier(self._bundle, self._graphs, precision, self._layout.threads, self._sample, exact)
+        threads = self._layout.threads if self._layout.threads == 1 else self._layout.slots * self._layout.threads  # all slots share them
+        return open_classifier(self._bundle, self._graphs, precision, threads, self._sample, exact)
 
     def _compile(self) -> Runner:
         """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager."""

@@ -23,6 +23,8 @@ LONGEST = 1.0
 """Seconds of a batch that is run unasked: a request that comes meanwhile shares the device with it."""
 
 
+HEAD_START = 1.0
+"""Seconds after a start that belong to the requests that waited for it."""
 LIKELY = 8
 """Batches up to this size are likely, whatever the budget says."""
 STRETCH = 1.0
@@ -92,17 +94,21 @@ class Tuning:
 class Tunings:
     """For the thread that loads bundles. idle: whether nothing runs or waits in this worker."""
 
-    def __init__(self, layout: Layout, dtype: str, kept: Measurements, idle: Callable[[], bool]) -> None:
+    def __init__(self, layout: Layout, dtype: str, kept: Measurements, idle: Callable[[], bool], head_start: float = HEAD_START) -> None:
         self._layout = layout
         self._dtype = dtype
         self._kept = kept
         self._idle = idle
+        self._head_start = head_start
+        self._from = 0.0
+        """Monotonic seconds before which nothing is done."""
         self._of: dict[str, Tuning] = {}
         """By bundle id."""
 
     def loaded(self, bundle: Bundle, warm: Warm) -> None:
         if warm.backends is not None:
             self._of[bundle.spec.id] = Tuning(bundle, warm, warm.backends, self._layout)
+            self._from = time.monotonic() + self._head_start
 
     @property
     def waiting(self) -> list[str]:
@@ -112,6 +118,8 @@ class Tunings:
     def look(self, served: list[str]) -> None:
         """Open the backends of what is loaded; go on with the rest while nothing runs. To be called every second. served: bundle ids."""
         self._of = {id_: tuning for id_, tuning in self._of.items() if id_ in served}
+        if time.monotonic() < self._from:
+            return
         for tuning in self._of.values():
             tuning.open()
         for id_, tuning in list(self._of.items()):

@@ -12,6 +12,7 @@ import torch
 
 from models.bundle import Accuracies, Bundle, Int8, write
 from models.loading import load
+from server.queue.embedded import PrivateValkey
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting
 from server.worker.executors import OneShot
@@ -22,6 +23,7 @@ from server.worker.tuning import Tunings
 from server.worker.warmup import Warm, warm_up
 from tests.bundles import write_tiny_vit
 from tests.worker.deliveries import delivery
+from tests.worker.processes import gateway, worker
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
 OFF, FAST = (0, 0), (4, 4)
@@ -155,7 +157,7 @@ def warm(bundle: Bundle, folder: Path) -> Warm:
 
 
 def test_every_rung_is_measured_while_nothing_runs_and_remembered(bundle: Bundle, folder: Path) -> None:
-    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True)
+    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
     tunings.loaded(bundle, warm(bundle, folder))
     look(tunings, bundle)
     kept = Measurements(folder).find(Conditions.of(bundle.spec, LAYOUT, "float32", "auto"))
@@ -166,7 +168,7 @@ def test_every_rung_is_measured_while_nothing_runs_and_remembered(bundle: Bundle
 
 
 def test_a_request_goes_first(bundle: Bundle, folder: Path) -> None:
-    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: False)
+    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: False, head_start=0.0)
     tunings.loaded(bundle, warm(bundle, folder))
     tunings.look([bundle.spec.id])
     assert tunings.waiting == [bundle.spec.id]
@@ -184,7 +186,18 @@ def test_the_first_batch_of_a_shape_is_cold_unless_it_was_warmed(bundle: Bundle,
     made = warm(bundle, folder)
     assert isinstance(made.executor, OneShot)
     assert [batch(made.executor, (3, 2), size).cold for size in (1, 1, 2, 2)] == [True, False, True, False]
-    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True)
+    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
     tunings.loaded(bundle, made)
     look(tunings, bundle)
     assert not any(batch(made.executor, merge, size).cold for merge in (OFF, FAST) for size in (1, 2, 4))
+
+
+async def test_a_worker_announces_what_runs_and_answers_as_pytorch_does(valkey: PrivateValkey, bundle: Bundle) -> None:
+    with worker(valkey.url, bundle.path.parent.parent, backend="auto"):
+        async with gateway(valkey.url) as asking:
+            [info] = await asking.ready()
+            assert set(info.bundles[0].backends) == {"off", "fast"}
+            picture = pictures(1)["pixels"]
+            reply = await asking.ask(asking.job("tiny@1", picture[0]))
+    expected = load(bundle).forward({"pixels": picture}, {"merge": [0, 0]})["logits"][0]
+    np.testing.assert_allclose(reply.arrays["logits"].to_numpy(), expected, rtol=1e-4, atol=1e-4)
