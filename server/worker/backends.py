@@ -80,7 +80,7 @@ class Backends:
         """Load the weights again. Raises BundleError."""
         self.model = load(self._bundle, device=self._layout.device, dtype=self._dtype)
         self._runners = {"eager": self.model}
-        self.open(self.times.chosen(lambda _: self.candidates) if self.setting == "auto" else None)
+        self._open_all(self.times.chosen(lambda _: self.candidates) if self.setting == "auto" else None)
 
     @property
     def spec(self) -> BundleSpec:
@@ -100,6 +100,10 @@ class Backends:
 
     def open(self, only: set[Backend] | None = None) -> None:
         """Open the candidates, or those of them that are named. One that cannot be opened is left out, with a line in the log."""
+        with self._memory.using(self):
+            self._open_all(only)
+
+    def _open_all(self, only: set[Backend] | None) -> None:
         for backend in self.candidates:
             if backend in self._runners or (only is not None and backend not in only):
                 continue
