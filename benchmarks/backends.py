@@ -1,6 +1,6 @@
 """What runs a classifier's batches fastest, and how cold a rung's first batch is: `python -m benchmarks.backends`.
 
-Three questions, on one thread, in turns within one run:
+Three questions, on one thread, in turns within one run, in CPU seconds: waiting for a busy CPU does not count.
   backends  how many times as fast as PyTorch ONNX Runtime is, in float32 and in int8, at each rung and batch size
   choice    what a worker would choose, and how much slower than PyTorch that is at worst (bar: 1.02)
   cold      the first batch of each rung in a worker that is warm, in relation to the tenth (bar: 1.5)
@@ -109,9 +109,9 @@ def compare(bundle: Bundle, worker: Backends, sizes: list[int], turns: int) -> l
 
 
 def _seconds(forward: Forward, arrays: Mapping[str, Any], merge: tuple[int, ...]) -> float:
-    began = time.perf_counter()
+    began = time.thread_time()
     forward(arrays, {"merge": merge})
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def main() -> int:

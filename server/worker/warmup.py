@@ -113,7 +113,7 @@ def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: i
     ways.setdefault((off, "eager"), [])
     for turn in range(1 + REPEATS):
         for (merge, backend), seconds in ways.items():
-            took = run(layout, partial(backends.run, backend, given, {"merge": merge}))
+            took = _own_seconds(layout, partial(backends.run, backend, given, {"merge": merge}), run)
             if turn:  # the first batch also pays for what happens only once
                 seconds.append(took)
     plain, known = min(ways[off, "eager"]), backends.times.seconds(off, "eager", size)
@@ -123,6 +123,19 @@ def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: i
     for (merge, backend), seconds in ways.items():
         if merge == own:
             backends.times.record(own, backend, size, min(seconds) * drift)
+
+
+def _own_seconds(layout: Layout, work: Callable[[], Any], run: Run) -> float:
+    """CPU seconds where each slot computes in its own thread, so that waiting for a busy CPU does not count; else what `run` says."""
+    spent: list[float] = []
+
+    def timed() -> None:
+        started = time.thread_time()
+        work()
+        spent.append(time.thread_time() - started)
+
+    seconds = run(layout, timed)
+    return sum(spent) / len(spent) if layout.device.type == "cpu" and layout.threads == 1 else seconds
 
 
 def _backends(
