@@ -8,12 +8,12 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
 # Further arguments of the command behind a target: `make serve ARGS="--port 9000"`, `make test ARGS="-k queue"`.
 ARGS   ?=
 
-.PHONY: help demo serve test test-slow lint bench compose-test docs
+.PHONY: help demo serve test test-slow test-gpu lint bench compose-test docs
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
-	@echo 'make test          the tests; test-slow: those that take minutes; compose-test: the images and docker compose'
+	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
 	@echo 'make lint          ruff, mypy, import-linter'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
 	@echo 'make docs          the documentation as a web site in build/site'
@@ -30,6 +30,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu -rs tests/gpu $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

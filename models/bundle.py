@@ -141,6 +141,27 @@ class Member(_Schema):
         return f"{self.name}@{self.version}"
 
 
+class Accuracies(_Schema):
+    """The same merge schedule on the same images, in both number formats."""
+
+    float32: float = Field(ge=0, le=1)
+    int8: float = Field(ge=0, le=1)
+
+
+class Int8(_Schema):
+    """Second axis of the ladder: the accuracy that 8-bit integers cost, as `opsin calibrate` measured it."""
+
+    bound: float = Field(ge=0, le=1)
+    """Accuracy that a rung may lose to be served so."""
+    images: int = Field(gt=0)
+    rungs: dict[str, Accuracies]
+    """By rung; `off` is there too."""
+
+    def allows(self, rung: str) -> bool:
+        accuracies = self.rungs.get(rung)
+        return accuracies is not None and accuracies.float32 - accuracies.int8 <= self.bound
+
+
 class Weights(_Schema):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
@@ -170,6 +191,8 @@ class BundleSpec(_Schema):
     default_rung: str | None = None
     members: dict[Role, Member] = Field(default_factory=dict)
     """Of a pipeline, which has no weights of its own: its file of weights is empty."""
+    int8: Int8 | None = None
+    """None: it was not measured, and is not served."""
     weights: Weights
 
     @field_validator("name", "version")
@@ -231,8 +254,9 @@ class BundleSpec(_Schema):
 
     def to_bytes(self) -> bytes:
         content = self.model_dump(mode="json")
-        if not self.members:
-            del content["members"]  # so that the digests of all other bundles do not depend on this field
+        for name, empty in (("members", {}), ("int8", None)):
+            if content[name] == empty:  # versions that do not know the field read the others, and agree on their digests
+                del content[name]
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
     def digest(self) -> str:
@@ -325,6 +349,16 @@ def read(path: Path) -> Bundle:
 def member(bundle: Bundle) -> Member:
     """How a pipeline names a bundle."""
     return Member(name=bundle.spec.name, version=bundle.spec.version, sha256=sha256_of(bundle.path / SPEC_FILE))
+
+
+def rewrite(bundle: Bundle, spec: BundleSpec) -> Bundle:
+    """Replace `bundle.json` of the same weights; readers see the old one or the new one."""
+    path = bundle.path / SPEC_FILE
+    with tempfile.NamedTemporaryFile(dir=bundle.path, prefix=".writing-", delete=False) as file:
+        file.write(spec.to_bytes())
+    Path(file.name).chmod(path.stat().st_mode & 0o777)
+    Path(file.name).replace(path)
+    return Bundle(path=bundle.path, spec=spec)
 
 
 def discover(root: Path) -> Iterator[Path]:

@@ -45,6 +45,12 @@ class LoadedModel:
         """Special tokens, which never merge."""
         return int(getattr(self.model.config, "special_tokens", 0))
 
+    def without_weights(self) -> LoadedModel:
+        """The same config and shapes with nothing in memory. It cannot run."""
+        with torch.device("meta"):
+            model = architectures()[self.spec.architecture].build(self.model.config)
+        return LoadedModel(self.spec, model, self._forward, self._device)
+
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Run one batch: arrays and answers have one row per sample. Raises BundleError where there is no forward pass for the task."""
         if self._forward is None:

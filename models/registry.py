@@ -114,6 +114,9 @@ class Architecture:
     assemble: Reference | None = None
     """A function (spec, config, members by role as `models.layers.parts.Part`) → model, for a pipeline; None for a model with weights of
     its own. Raises ValueError for members that do not fit each other."""
+    graph: Reference | None = None
+    """A function (model, preprocess, int8) → bytes of an ONNX graph (`models.vit.graph.classifier_graph`), by which task classify may be
+    answered instead; None if there is none."""
 
     @property
     def config(self) -> type:

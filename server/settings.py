@@ -76,9 +76,13 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     dtype: str = "auto"
     """`auto` measures and takes the faster of float32 and bfloat16; or one of the two by name."""
+    backend: Literal["auto", "eager", "compiled", "onnx", "int8"] = "auto"
+    """What runs forward passes: `auto` takes for each merge schedule and batch size what was measured fastest."""
     threads: int = Field(default=0, ge=0)
     """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""
 
+    model_bytes: int = Field(default=0, ge=0)
+    """Weights that a worker holds at once; 0: half of a GPU's memory, on a CPU no bound."""
     state_bytes: int = Field(default=0, ge=0)
     """What a worker's jobs of several steps may keep in memory between their steps; 0: a quarter of the device's memory."""
 

@@ -13,10 +13,13 @@ from server.queue.embedded import PrivateValkey
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What workers keep from one start to the next, for the time of these tests."""
+    """What workers keep from one start to the next, for the time of these tests.
+
+    PyTorch alone runs their models, exactly as asked: networks of two blocks are faster without the merging that tests look at."""
     with pytest.MonkeyPatch.context() as environment:
         folder = tmp_path_factory.mktemp("cache")
         environment.setenv("OPSIN_CACHE", str(folder))
+        environment.setenv("OPSIN_BACKEND", "eager")
         yield folder
 
 

@@ -16,6 +16,7 @@ SYSTEM = System(
             ),
             native=Native("image", lambda config: int(config.patches + config.special_tokens), "models.layers.native:images"),
             forwards={"classify": "models.vit.forward:classify"},
+            graph="models.vit.graph:classifier_graph",
         ),
     ),
     sizes=(SizeTable("ViT", "vit", "arXiv 2010.11929", "models.vit.model:SIZES"),),

@@ -9,7 +9,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from opsin import __version__
-from opsin.cli import actions, bench, bundles, classify, demo, exporting, importing, inpaint, jobs, models, services, tracklets, train
+from opsin.cli import (
+    actions,
+    bench,
+    bundles,
+    calibrate,
+    classify,
+    demo,
+    exporting,
+    importing,
+    inpaint,
+    jobs,
+    models,
+    services,
+    tracklets,
+    train,
+)
 from opsin.cli.exits import Failure, Misuse
 
 # typer ships click inside, or depends on it where it is older: its UsageError is found through this public subclass in both
@@ -37,6 +52,7 @@ app.add_typer(jobs.app, name="jobs", rich_help_panel=WORK)
 app.command("import", cls=importing.ImportCommand, rich_help_panel=BUNDLES)(importing.import_)
 app.command("import-tracklets", rich_help_panel=BUNDLES)(tracklets.import_tracklets)
 app.command(rich_help_panel=BUNDLES)(exporting.export)
+app.command(rich_help_panel=BUNDLES)(calibrate.calibrate)
 app.command(rich_help_panel=BUNDLES)(train.train)
 app.add_typer(bundles.app, name="bundles", rich_help_panel=BUNDLES)
 app.command(rich_help_panel=BUNDLES)(models.models)

@@ -135,6 +135,8 @@ class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
     """The learned batch size; 0 while unknown."""
     unit: str = ""
     """What a step is, where jobs take several; empty: a job is one forward pass."""
+    backends: dict[str, str] = {}
+    """What runs batches of the learned size, by rung and `off`; empty where nothing else than PyTorch could."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -132,10 +132,10 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
     def result_bound(self, plan: ClassifyPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """Logits (classes,) and tokens (2,); with a trace the group of each patch after each block, and the grid (2,)."""
+        """Logits (classes,), tokens (2,) and schedule (depth,); with a trace groups (depth, patches) and grid (2,)."""
         patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
         traced = len(plan.schedule) * patches + 2 if plan.trace else 0
-        return 4 * len(spec.labels) + 8 * (2 + traced)
+        return 4 * len(spec.labels) + 8 * (2 + traced) + 4 * len(plan.schedule)
 
     def sample(self, spec: BundleSpec) -> Arrays:
         side = spec.pictures.image_size
@@ -149,7 +149,8 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         scores = np.stack([_softmax(one["logits"]) for one in outputs])  # (images, classes)
         labels = np.array([label.encode() for label in spec.labels], object)
         tokens_in, tokens_out = (int(count) for count in outputs[0]["tokens"])
-        told = {"tokens_in": tokens_in, "tokens_out": tokens_out} | ({} if plan.rung is None else {"rung": plan.rung})
+        rung, _ = _merged(outputs[0], plan)
+        told = {"tokens_in": tokens_in, "tokens_out": tokens_out} | ({} if rung is None else {"rung": rung})
         return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}, told
 
 
@@ -177,8 +178,14 @@ def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> C
     best = _best(scores, plan.top_k)
     return Classification(
         [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)],
-        Merging(plan.rung, plan.schedule, tokens_in, tokens_out, _trace(outputs) if plan.trace else msgspec.UNSET),
+        Merging(*_merged(outputs, plan), tokens_in, tokens_out, _trace(outputs) if plan.trace else msgspec.UNSET),
     )
+
+
+def _merged(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int, ...]]:
+    """Rung and schedule of what was done. schedule: (depth,), where the worker did not merge as planned, since that was faster."""
+    done = outputs.get("schedule")
+    return (plan.rung, plan.schedule) if done is None else (None, tuple(done.tolist()))
 
 
 def _trace(outputs: Outputs) -> Trace:

@@ -131,6 +131,15 @@ class WorkerMetrics:
         self.registry = registry = CollectorRegistry()
         labels = ["model", "version"]
         self.batches = Counter("opsin_batches", "Batches run.", labels, registry=registry)
+        self.cold_batches = Counter(
+            "opsin_cold_batches",
+            "Batches of a shape that had not run before: slower, and left out of what is learned.",
+            labels,
+            registry=registry,
+        )
+        self.backend = Gauge(
+            "opsin_backend", "1 for the backend that runs a bundle's usual batches.", [*labels, "backend"], registry=registry
+        )
         self.batch_size = Histogram("opsin_batch_size", "Items in a batch.", labels, buckets=SIZE, registry=registry)
         self.batch_wait = Histogram(
             "opsin_batch_wait_seconds", "From the pull of an item to the start of its batch.", labels, buckets=WAIT, registry=registry

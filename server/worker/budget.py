@@ -47,6 +47,11 @@ class StepTimes:
         self._batches += 1
         self._refresh()
 
+    def settle(self, size: int, seconds: float) -> None:
+        """Forget what was measured of a size and start from this."""
+        self._measured.pop(size, None)
+        self.record(size, seconds)
+
     def out_of_memory(self, size: int) -> None:
         """Never try `size` again."""
         self.largest = min(self.largest, 1 << max(0, (size // 2).bit_length() - 1))

@@ -18,6 +18,9 @@ from models.bundle import BundleSpec
 from server.queue.delivery import Delivery
 from server.worker.results import Answer, Arrays, Computed, Left, Refused, Reports, TooLarge
 
+MOST_SHAPES = 1024
+"""Shapes that are remembered, as many as oneDNN keeps prepared."""
+
 Outcome = Computed | Reports | Refused | TooLarge | Left
 
 
@@ -52,6 +55,7 @@ class OneShot:
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model = model
+        self.shapes = Shapes()
         self._streams = Streams(device)
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
@@ -64,12 +68,13 @@ class OneShot:
         """A forward pass keeps nothing."""
 
     def _run(self, jobs: list[Delivery]) -> Computed:
+        cold = self.shapes.is_new(len(jobs), jobs[0].job.options)
         started = time.monotonic()
         outputs = self._forward(jobs)
         seconds = time.monotonic() - started
         rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(jobs))]
         answers = [Answer(job, row, started - job.pulled_at, seconds) for job, row in zip(jobs, rows, strict=True)]
-        return Computed(jobs, started, seconds, answers)
+        return Computed(jobs, started, seconds, answers, cold=cold)
 
     def _forward(self, jobs: list[Delivery]) -> Arrays:
         stacked = {name: self._stack([delivery.job.arrays[name].to_numpy() for delivery in jobs]) for name in jobs[0].job.arrays}
@@ -89,6 +94,26 @@ class OneShot:
         pinned = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, rows[0].dtype)).dtype, pin_memory=True).numpy()
         stacked: NDArray[Any] = np.stack(rows, out=pinned)
         return stacked
+
+
+class Shapes:
+    """The shapes of batches that have run: the first of each also pays for preparing it, oneDNN's layouts for example."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, None] = {}
+        """The latest used last."""
+        self._lock = threading.Lock()
+
+    def is_new(self, size: int, options: Mapping[str, Any]) -> bool:
+        """Whether no batch of `size` jobs with these options has run; from then on one has."""
+        shape = f"{size} {sorted(options.items())}"
+        with self._lock:
+            new = shape not in self._known
+            self._known.pop(shape, None)
+            self._known[shape] = None
+            if len(self._known) > MOST_SHAPES:
+                del self._known[next(iter(self._known))]
+        return new
 
 
 class Streams:

@@ -13,6 +13,7 @@ from server.queue.job import WorkerInfo
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
+from server.worker.backend_times import BACKENDS
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.slots import Slots
 
@@ -72,6 +73,9 @@ class Heartbeat:
         bundles = self._bundles.announcements(self._slots.count)
         for bundle in bundles:
             self._metrics.batch_budget.labels(bundle.name, bundle.version).set(bundle.batch_budget)
+        for label, chosen in self._bundles.backends().items():
+            for backend in BACKENDS:
+                self._metrics.backend.labels(*label, backend).set(backend == chosen)
         for name, executor in self._bundles.stepwise_by_name().items():
             self._metrics.resident_jobs.labels(*name).set(executor.residents)
             self._metrics.state_bytes.labels(*name).set(executor.nbytes)

@@ -14,6 +14,8 @@ MOST_SLOTS = 8
 """More slots than this would fight for Python's lock."""
 STATE_SHARE = 4
 """A quarter of the memory may hold states; on a CPU all workers of the machine share it."""
+MODEL_SHARE = 2
+"""Half of a GPU's memory may hold weights."""
 GPU_SLOTS = 2
 """One batch computes while the next is copied and launched."""
 
@@ -28,6 +30,8 @@ class Layout:
     largest_batch: int
     state_bytes: int = sys.maxsize
     """Bound for what jobs of several steps keep between them."""
+    model_bytes: int = sys.maxsize
+    """Bound for the weights that are in memory at once."""
 
 
 def choose(settings: Settings) -> Layout:
@@ -39,10 +43,11 @@ def choose(settings: Settings) -> Layout:
     """
     device = _device(settings.device)
     if device.type == "cuda":
-        return Layout(device, slots=GPU_SLOTS, threads=1, largest_batch=128, state_bytes=_state_bytes(settings, device))
+        return Layout(device, GPU_SLOTS, 1, 128, state_bytes=_state_bytes(settings, device), model_bytes=_model_bytes(settings, device))
     threads = settings.threads or max(1, threads_allowed() // max(1, settings.workers))
     slots = min(threads, MOST_SLOTS)
-    return Layout(device, slots=slots, threads=threads // slots, largest_batch=32, state_bytes=_state_bytes(settings, device))
+    bounds = {"state_bytes": _state_bytes(settings, device), "model_bytes": _model_bytes(settings, device)}
+    return Layout(device, slots=slots, threads=threads // slots, largest_batch=32, **bounds)
 
 
 def threads_allowed() -> int:
@@ -58,6 +63,12 @@ def _state_bytes(settings: Settings, device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // STATE_SHARE
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // STATE_SHARE // max(1, settings.workers)
+
+
+def _model_bytes(settings: Settings, device: torch.device) -> int:
+    if settings.model_bytes:
+        return settings.model_bytes
+    return int(torch.cuda.get_device_properties(device).total_memory) // MODEL_SHARE if device.type == "cuda" else sys.maxsize
 
 
 def _device(name: str) -> torch.device:

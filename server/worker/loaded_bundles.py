@@ -78,6 +78,7 @@ class Entry:
             items_per_second=latest.items_per_second * slots / steps_of_a_job if latest else 0.0,
             batch_budget=latest.best if latest else 0,
             unit=self.warm.executor.unit if self.warm else "",
+            backends=self.warm.backends.by_rung(latest.best) if self.warm and self.warm.backends and latest else {},
         )
 
 
@@ -122,6 +123,10 @@ class LoadedBundles:
         """The queues to pull."""
         return [queue for queue, entry in self._by_queue.items() if entry.warm is not None]
 
+    def served_ids(self) -> list[str]:
+        """The bundles behind these queues."""
+        return [entry.id for entry in self._by_queue.values() if entry.warm is not None]
+
     def executor(self, queue: str) -> Executor | None:
         entry = self._by_queue.get(queue)
         return entry.warm.executor if entry and entry.warm else None
@@ -133,6 +138,14 @@ class LoadedBundles:
     def stepwise_by_name(self) -> Mapping[tuple[str, str], Stepwise]:
         """The same by name and version."""
         return {(entry.spec.name, entry.spec.version): entry.stepwise for entry in self._by_queue.values() if entry.spec and entry.stepwise}
+
+    def backends(self) -> Mapping[tuple[str, str], str]:
+        """What runs the usual batches of each loaded bundle, by name and version."""
+        return {
+            (entry.spec.name, entry.spec.version): entry.warm.backends.usual(entry.warm.steps.best)
+            for entry in self._by_queue.values()
+            if entry.spec and entry.warm and entry.warm.backends and len(entry.warm.backends.candidates) > 1
+        }
 
     def step_times(self, bucket: Bucket) -> StepTimes:
         """What is known about a bucket; a new one starts from its bundle's warm-up."""

@@ -142,7 +142,7 @@ def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Runn
             log.warning("out of memory: batch halved", bundle=running.bucket.bundle, size=result.size)
             slots.too_large(running.bucket, round(sum(map(executor.weight, result.jobs))))
             continue
-        if isinstance(result, Computed) and len(result.jobs) == len(jobs):
+        if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not result.cold:
             slots.measured(running.bucket, result.size, result.seconds)
         yield result
 

@@ -35,9 +35,11 @@ from server.worker.loaded_bundles import LoadedBundles
 from server.worker.long_work import LongWork
 from server.worker.loops import BLOCK_MS, compute, leave, receive
 from server.worker.measurements import Measurements
+from server.worker.model_memory import ModelMemory
 from server.worker.rechecks import Rechecks
 from server.worker.replies import Answers
 from server.worker.slots import Slots
+from server.worker.tuning import Tunings
 from server.worker.warmup import Warm, warm_up
 
 log = logs.get(__name__)
@@ -87,7 +89,9 @@ class Worker:
         long = LongWork(self._bundles.step_times, self._bundles.stepwise)
         self._slots = Slots(layout.slots, Batcher(self._bundles.step_times, long), layout.state_bytes)
         self._fetching = Fetching(self._queue, self._slots)
-        self._rechecks = Rechecks(layout, settings.dtype, self._kept, lambda: self._slots.idle)
+        self._memory = ModelMemory(layout.model_bytes)
+        self._tunings = Tunings(layout, settings.dtype, self._kept, lambda: self._slots.idle)
+        self._rechecks = Rechecks(layout, settings.dtype, self._kept, lambda: self._slots.idle, backend=settings.backend)
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, self._metrics, str(layout.device), metrics_port)
 
     def run(self) -> None:
@@ -138,15 +142,18 @@ class Worker:
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()
-            self._rechecks.look(self._bundles.served())
+            served = self._bundles.served_ids()
+            self._tunings.look(served)
+            self._rechecks.look(served)
             time.sleep(WATCH_EVERY)
 
     def _warm_up(self, bundle: Bundle) -> Warm:
-        warm = warm_up(bundle, self._layout, self._settings.dtype, self._kept)
+        warm = warm_up(bundle, self._layout, self._settings.dtype, self._kept, self._settings.backend, self._memory)
         if warm.executor.unit:
             with suppress(RedisAway):  # the heartbeat makes up for it
                 self._queue.record_suspects()
         self._slots.expect(warm.steps, long=bool(warm.executor.unit))
+        self._tunings.loaded(bundle, warm)
         self._rechecks.loaded(bundle, warm)
         return warm
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -22,12 +23,13 @@ import torch
 
 from models.bundle import BundleSpec
 from server.telemetry import logs
+from server.worker.backend_times import Backend, BackendTimes
 from server.worker.budget import StepTimes
 from server.worker.layout import Layout
 
 log = logs.get(__name__)
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 """Of the files. Raise it also when the code that is measured changes so much that old figures mislead."""
 MOST_FILES = 256
 MOST_BYTES = 64 * 1024
@@ -35,6 +37,7 @@ LONGEST = 3600.0
 """Seconds of a batch that are still believed."""
 ABANDONED = 3600.0
 """Seconds after which a file that was never finished is removed."""
+SCHEDULE = re.compile(r"(\d{1,6}(,\d{1,6})*)?")
 VECTOR_FLAGS = re.compile(r"avx|amx|sse|fma|f16c|asimd|sve|bf16|i8mm")
 """Names of CPU features that decide how fast a forward pass is."""
 
@@ -56,9 +59,12 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     largest_batch: int
     dtype: str
     """The setting: `auto` or a format by name."""
+    backend: str
+    """The setting: `auto` or a backend by name."""
+    onnxruntime: str
 
     @staticmethod
-    def of(spec: BundleSpec, layout: Layout, dtype: str) -> Conditions:
+    def of(spec: BundleSpec, layout: Layout, dtype: str, backend: str = "eager") -> Conditions:
         on_gpu = layout.device.type == "cuda"
         cpu, flags = _cpu()
         return Conditions(
@@ -72,6 +78,8 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             threads=layout.threads,
             largest_batch=layout.largest_batch,
             dtype=dtype,
+            backend=backend,
+            onnxruntime=version("onnxruntime"),
         )
 
 
@@ -85,10 +93,13 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By batch size."""
     at: float
     """Unix seconds."""
+    backends: dict[str, dict[Backend, dict[int, float]]] = {}
+    """By merge schedule and backend (`BackendTimes.to_json`)."""
 
     @staticmethod
-    def now(dtype: Format, steps: StepTimes) -> Measured:
-        return Measured(dtype=dtype, largest=steps.largest, seconds=steps.seconds, at=time.time())
+    def now(dtype: Format, steps: StepTimes, times: BackendTimes | None = None) -> Measured:
+        backends = times.to_json() if times is not None else {}
+        return Measured(dtype=dtype, largest=steps.largest, seconds=steps.seconds, at=time.time(), backends=backends)
 
     def plausible(self, largest_batch: int) -> bool:
         sizes, times = self.seconds.keys(), self.seconds.values()
@@ -97,7 +108,12 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and bool(sizes)
             and all(0 < size <= self.largest for size in sizes)
             and all(0 < seconds < LONGEST for seconds in times)
+            and all(SCHEDULE.fullmatch(schedule) for schedule in self.backends)
+            and all(0 < seconds < LONGEST for by in self.backends.values() for sizes in by.values() for seconds in sizes.values())
         )
+
+    def backend_times(self) -> BackendTimes:
+        return BackendTimes.from_json(self.backends)
 
     def step_times(self) -> StepTimes:
         steps = StepTimes(self.largest)
@@ -113,7 +129,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    v: Literal[1]
+    v: Literal[2]
     conditions: Conditions
     measured: Measured
 
@@ -124,6 +140,11 @@ class Measurements:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder / "warm-up" if folder is not None else None
         self._said = False
+
+    @property
+    def graphs(self) -> Path | None:
+        """Where ONNX graphs are kept."""
+        return self._folder.parent / "graphs" if self._folder is not None else None
 
     def find(self, conditions: Conditions) -> Measured | None:
         """What was measured under the same conditions. A file that is damaged or somebody else's counts as absent."""

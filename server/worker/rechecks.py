@@ -1,7 +1,7 @@
 """Measuring again, while nothing else runs, what was measured long ago. The next start goes by it.
 
-Step times are learned while serving; which number format is faster is not. A machine that was busy at the first start, a new kernel or
-another neighbour may have changed that, so it is looked at once a day.
+Step times are learned while serving; which number format and which backends are faster is not. A machine that was busy at the first
+start, a new kernel or another neighbour may have changed that, so it is looked at once a day.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from kernels.memory import return_freed_memory
 from models.bundle import Bundle
 from server.telemetry import logs
+from server.worker.backends import BackendSetting
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measurements
 from server.worker.warmup import Warm, measure, run_at_once
@@ -39,10 +40,17 @@ class Rechecks:
     """For the thread that loads bundles. idle: whether nothing runs or waits in this worker."""
 
     def __init__(
-        self, layout: Layout, dtype: str, kept: Measurements, idle: Callable[[], bool], timings: RecheckTimings | None = None
+        self,
+        layout: Layout,
+        dtype: str,
+        kept: Measurements,
+        idle: Callable[[], bool],
+        timings: RecheckTimings | None = None,
+        backend: BackendSetting = "eager",
     ) -> None:
         self._layout = layout
         self._dtype = dtype
+        self._backend = backend
         self._kept = kept
         self._idle = idle
         self._timings = timings or RecheckTimings()
@@ -67,7 +75,7 @@ class Rechecks:
     def _measure(self, bundle: Bundle) -> None:
         self._quiet_since = time.monotonic()
         try:
-            model, measured = measure(bundle, self._layout, self._dtype, self._run)
+            *models, measured = measure(bundle, self._layout, self._dtype, self._kept, self._backend, self._run)
         except _Disturbed:
             return
         except Exception as error:
@@ -77,9 +85,9 @@ class Rechecks:
             return
         finally:
             return_freed_memory()
-        del model
+        del models
         log.info("measured again", bundle=bundle.spec.id, dtype=measured.dtype, batch=measured.step_times().best)
-        self._kept.keep(Conditions.of(bundle.spec, self._layout, self._dtype), measured)
+        self._kept.keep(Conditions.of(bundle.spec, self._layout, self._dtype, self._backend), measured)
         self._due[bundle.spec.id] = (time.monotonic() + self._timings.old, bundle)
 
     def _run(self, layout: Layout, work: Callable[[], Any]) -> float:

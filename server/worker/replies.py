@@ -125,6 +125,8 @@ def _count(batch: Computed, metrics: WorkerMetrics) -> None:
     batches.inc()
     size.observe(len(batch.jobs))
     inference.observe(batch.seconds)
+    if batch.cold:
+        metrics.cold_batches.labels(*batch.jobs[0].bundle.split("@")).inc()
     if batch.weight:
         _count_steps(batch, metrics)
     for answer in batch.answers:

@@ -54,6 +54,8 @@ class Computed:
     """Cost of the batch in usual jobs; 0: its number of jobs."""
     joined: int = 0
     """Number of jobs that took their first step."""
+    cold: bool = False
+    """Whether no batch of its shape had run before: it also paid for preparing the shape."""
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""Loading a bundle and measuring it before the first request: which number format, and how long batches take."""
+"""Loading a bundle and measuring it before the first request: which number format, which backends, and how long batches take."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,13 @@ from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.tasks.registry import TASKS
+from server.worker.backend_times import Backend, BackendTimes, Schedule
+from server.worker.backends import Backends, BackendSetting
 from server.worker.budget import StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
+from server.worker.model_memory import ModelMemory
 from server.worker.stepwise import Stepwise, Usual
 
 PROBE_SECONDS = 4.0
@@ -45,34 +49,107 @@ class Warm:
     steps: StepTimes
     dtype: torch.dtype
     measured: Measured
+    backends: Backends | None = None
+    """What runs its batches; None for jobs of several steps."""
 
 
-def warm_up(bundle: Bundle, layout: Layout, dtype: str, kept: Measurements) -> Warm:
+def warm_up(
+    bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting = "eager", memory: ModelMemory | None = None
+) -> Warm:
     """Load `bundle`; measure it with every slot busy, unless `kept` knows it. `dtype` is `auto`, `float32` or `bfloat16`.
 
-    Raises BundleError.
+    Of a bundle that `kept` knows PyTorch alone is ready: `Tuning` opens the other backends. Raises BundleError.
     """
     reason = not_served(bundle.spec)
     if reason is not None:
         raise BundleError(reason)
-    conditions = Conditions.of(bundle.spec, layout, dtype)
+    conditions = Conditions.of(bundle.spec, layout, dtype, backend)
     measured = kept.find(conditions)
     if measured is not None:
         model = load(bundle, device=layout.device, dtype=FORMATS[measured.dtype])
+        backends = _backends(bundle, model, layout, backend, kept, measured.backend_times(), memory)
     else:
-        model, measured = measure(bundle, layout, dtype)
+        model, backends, measured = measure(bundle, layout, dtype, kept, backend, memory=memory)
         kept.keep(conditions, measured)
     # the first batch pays for what happens only once, and shows whether the model runs at all
-    for schedule in {_usual_schedule(model.spec), MergeSchedule.off()}:
-        _run(model, layout, 1, schedule, run_at_once)
-    return Warm(_executor(model, layout), measured.step_times(), FORMATS[measured.dtype], measured)
+    for schedule in {usual_schedule(model.spec), MergeSchedule.off()}:
+        _run(model, layout, 1, schedule, run_at_once, backends)
+    return Warm(_executor(model, backends, layout), measured.step_times(), FORMATS[measured.dtype], measured, backends)
 
 
-def measure(bundle: Bundle, layout: Layout, dtype: str, run: Run | None = None) -> tuple[LoadedModel, Measured]:
-    """The bundle in the faster format, and how long its batches take. Raises BundleError, and whatever `run` raises."""
+def measure(
+    bundle: Bundle,
+    layout: Layout,
+    dtype: str,
+    kept: Measurements,
+    backend: BackendSetting,
+    run: Run | None = None,
+    memory: ModelMemory | None = None,
+) -> tuple[LoadedModel, Backends | None, Measured]:
+    """The bundle in the faster format, its backends, and how long its batches take. Raises BundleError, and whatever `run` raises."""
     run = run or run_at_once
     model, chosen = _in_the_faster_format(bundle, layout, dtype, run)
-    return model, Measured.now(chosen, _probe(model, layout, run))
+    steps = _probe(model, layout, run)
+    backends = _backends(bundle, model, layout, backend, kept, BackendTimes(), memory)
+    if backends is None or len(backends.candidates) == 1:
+        return model, backends, Measured.now(chosen, steps)
+    backends.open()
+    usual, deadline = usual_schedule(bundle.spec), time.monotonic() + PROBE_SECONDS
+    for size in sorted(steps.seconds, key=lambda size: (size != steps.best, size != 1, size)):
+        if time.monotonic() < deadline:
+            compare(backends, layout, usual, size, run)
+    for size, seconds in backends.times.best(backends.schedule(usual), backends.usable).items():
+        steps.settle(size, seconds)
+    return model, backends, Measured.now(chosen, steps, backends.times)
+
+
+def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int, run: Run) -> None:
+    """Measure a batch in every backend that may run it, in turns, so that what else the machine does hits all alike.
+
+    Merging off takes its turns too: a schedule's seconds are those in relation to the seconds of `off` that are known already.
+    """
+    given, own, off = sample(backends.spec, size), backends.schedule(schedule), backends.schedule(MergeSchedule.off())
+    ways: dict[tuple[Schedule, Backend], list[float]] = {(own, backend): [] for backend in backends.usable(own)}
+    ways.setdefault((off, "eager"), [])
+    for turn in range(1 + REPEATS):
+        for (merge, backend), seconds in ways.items():
+            took = _own_seconds(layout, partial(backends.run, backend, given, {"merge": merge}), run)
+            if turn:  # the first batch also pays for what happens only once
+                seconds.append(took)
+    plain, known = min(ways[off, "eager"]), backends.times.seconds(off, "eager", size)
+    drift = 1.0 if known is None else known / plain
+    if known is None:
+        backends.times.record(off, "eager", size, plain)
+    for (merge, backend), seconds in ways.items():
+        if merge == own:
+            backends.times.record(own, backend, size, min(seconds) * drift)
+
+
+def _own_seconds(layout: Layout, work: Callable[[], Any], run: Run) -> float:
+    """CPU seconds where each slot computes in its own thread, so that waiting for a busy CPU does not count; else what `run` says."""
+    spent: list[float] = []
+
+    def timed() -> None:
+        started = time.thread_time()
+        work()
+        spent.append(time.thread_time() - started)
+
+    seconds = run(layout, timed)
+    return sum(spent) / len(spent) if layout.device.type == "cpu" and layout.threads == 1 else seconds
+
+
+def _backends(
+    bundle: Bundle,
+    model: LoadedModel,
+    layout: Layout,
+    setting: BackendSetting,
+    kept: Measurements,
+    times: BackendTimes,
+    memory: ModelMemory | None,
+) -> Backends | None:
+    if model.steps is not None:
+        return None
+    return Backends(bundle, model, layout, setting, kept.graphs, sample(bundle.spec, 2), times, memory)
 
 
 def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
@@ -117,7 +194,7 @@ def _probe(model: LoadedModel, layout: Layout, run: Run) -> StepTimes:
 
 def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run: Run) -> float:
     """Seconds of a batch: the fastest of a few until the deadline. The first also pays for what happens only once."""
-    schedule = _usual_schedule(model.spec)
+    schedule = usual_schedule(model.spec)
     times = [_run(model, layout, size, schedule, run)]
     for _ in range(REPEATS):
         if time.monotonic() >= deadline:
@@ -126,29 +203,29 @@ def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run
     return min(times)
 
 
-def _executor(model: LoadedModel, layout: Layout) -> OneShot | Stepwise:
+def _executor(model: LoadedModel, backends: Backends | None, layout: Layout) -> OneShot | Stepwise:
     if model.steps is None:
-        return OneShot(model, layout.device)
-    [state] = _started(model, 1, _usual_schedule(model.spec))
+        return OneShot(backends or model, layout.device)
+    [state] = _started(model, 1, usual_schedule(model.spec))
     return Stepwise(model.steps, layout.device, Usual(model.steps.cost(state), state.total, state.nbytes))
 
 
-def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run) -> float:
-    """Seconds of a forward pass, or of the first step of jobs that have started."""
+def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run, backends: Backends | None = None) -> float:
+    """Seconds of a forward pass, by the model or as `backends` choose, or of the first step of jobs that have started."""
     if model.steps is not None:
         steps, states = model.steps, _started(model, size, schedule)
         return run(layout, lambda: steps.step(states, [False] * size))
-    arrays, options = _sample(model.spec, size), {"merge": _per_block(model, schedule)}
-    return run(layout, lambda: model.forward(arrays, options))
+    arrays, options = sample(model.spec, size), {"merge": _per_block(model, schedule)}
+    return run(layout, lambda: (backends or model).forward(arrays, options))
 
 
 def _started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:
     assert model.steps is not None
-    jobs = [{name: rows[i] for name, rows in _sample(model.spec, size).items()} for i in range(size)]
+    jobs = [{name: rows[i] for name, rows in sample(model.spec, size).items()} for i in range(size)]
     return model.steps.start(jobs, [{"merge": _per_block(model, schedule)}] * size)
 
 
-def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
+def sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
     """What the task calls a usual job, `size` times. Raises BundleError."""
     task = TASKS.get(spec.task)
     if task is None:
@@ -156,7 +233,7 @@ def _sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
     return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
 
 
-def _usual_schedule(spec: BundleSpec) -> MergeSchedule:
+def usual_schedule(spec: BundleSpec) -> MergeSchedule:
     rung = spec.rung(spec.default_rung) if spec.default_rung else None
     return rung.merge if rung else MergeSchedule.off()
 

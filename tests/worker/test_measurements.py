@@ -82,7 +82,7 @@ def test_other_conditions_are_measured_anew(folder: Path, conditions: Conditions
         lambda content: content.replace(b"0.011", b"-1"),
         lambda content: content.replace(b"0.011", b"1e300"),
         lambda content: content.replace(b'"largest":4', b'"largest":0'),
-        lambda content: content.replace(b'"v":1', b'"v":2'),
+        lambda content: content.replace(b'"v":2', b'"v":3'),
         lambda content: json.dumps({**json.loads(content), "conditions": {**json.loads(content)["conditions"], "cpus": 999}}).encode(),
     ],
 )

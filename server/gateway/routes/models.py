@@ -70,6 +70,8 @@ class ServingWorker(msgspec.Struct, frozen=True):
     device: str
     items_per_second: float
     batch_budget: int
+    backends: dict[str, str]
+    """What runs batches of that size, by rung and `off`: eager, compiled, onnx or int8. Empty where only PyTorch can."""
 
 
 class ModelDetails(ModelSummary, frozen=True, kw_only=True):
@@ -93,7 +95,7 @@ async def model(request: Request, name: str) -> Response:
     fleet = await _fleet(here)
     spec = _find(fleet, name)
     workers = [
-        ServingWorker(worker.id, worker.device, bundle.items_per_second, bundle.batch_budget)
+        ServingWorker(worker.id, worker.device, bundle.items_per_second, bundle.batch_budget, bundle.backends)
         for worker, bundle in directory.serving(fleet, spec)
     ]
     content = spec.model_dump(mode="json", exclude={"weights"})

@@ -1,0 +1,222 @@
+"""A bundle's forward pass by several backends: each batch is run by the one that was measured fastest for its merge schedule and size."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from models.bundle import Bundle, BundleSpec
+from models.layers.packed import packing_helps
+from models.loading import LoadedModel, load
+from models.merge_schedule import MergeSchedule
+from models.registry import architectures
+from server.telemetry import logs
+from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
+from server.worker.layout import Layout
+from server.worker.model_memory import ModelMemory
+from server.worker.results import Arrays
+
+log = logs.get(__name__)
+
+BackendSetting = Literal["auto", "eager", "compiled", "onnx", "int8"]
+
+
+class Runner(Protocol):
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays: ...
+
+
+class Backends:
+    """`model` in PyTorch, and what else can run it. Any number of threads may call `forward` at once.
+
+    graphs: folder of ONNX graphs that are made; sample: arrays of two usual jobs.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        model: LoadedModel,
+        layout: Layout,
+        setting: BackendSetting,
+        graphs: Path | None,
+        sample: Arrays,
+        times: BackendTimes | None = None,
+        memory: ModelMemory | None = None,
+    ) -> None:
+        self.model = model
+        self.setting = setting
+        self.times = times or BackendTimes()
+        self._bundle = bundle
+        self._layout = layout
+        self._graphs = graphs
+        self._sample = sample
+        self._memory = memory or ModelMemory()
+        self._runners: dict[Backend, Runner] = {"eager": model}
+        self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
+        self._rungs = {self.schedule(rung.merge): rung.name for rung in bundle.spec.ladder}
+        self._rungs[self.schedule(MergeSchedule.off())] = "off"
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def nbytes(self) -> int:
+        """Of the weights in memory: each backend has a copy."""
+        return len(self._runners) * self.spec.weights.bytes
+
+    def release(self) -> None:
+        """Let go of all weights; times and choices stay."""
+        self._runners = {}
+        self.model = self.model.without_weights()
+
+    def restore(self) -> None:
+        """Load the weights again. Raises BundleError."""
+        self.model = load(self._bundle, device=self._layout.device, dtype=self._dtype)
+        self._runners = {"eager": self.model}
+        self._open_all(self.times.chosen(lambda _: self.candidates) if self.setting == "auto" else None)
+
+    @property
+    def spec(self) -> BundleSpec:
+        return self.model.spec
+
+    @property
+    def candidates(self) -> Sequence[Backend]:
+        """What the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
+        if self.setting == "compiled":
+            return ("eager", "compiled")
+        architecture = architectures()[self.spec.architecture]
+        if self.setting == "eager" or self._layout.device.type != "cpu" or architecture.graph is None or self.spec.task != "classify":
+            return ("eager",)
+        int8: Sequence[Backend] = ("int8",) if self.spec.int8 is not None else ()
+        wanted: Mapping[BackendSetting, Sequence[Backend]] = {"auto": ("onnx", *int8), "onnx": ("onnx",), "int8": int8}
+        return ("eager", *wanted[self.setting])
+
+    def open(self, only: set[Backend] | None = None) -> None:
+        """Open the candidates, or those of them that are named. One that cannot be opened is left out, with a line in the log."""
+        with self._memory.using(self):
+            self._open_all(only)
+
+    def _open_all(self, only: set[Backend] | None) -> None:
+        for backend in self.candidates:
+            if backend in self._runners or (only is not None and backend not in only):
+                continue
+            try:
+                runner = self._open(backend)
+            except Exception as error:
+                log.warning("backend left out", bundle=self.spec.id, backend=backend, reason=str(error))
+                continue
+            self.add(backend, runner)
+        if self.setting == "int8" and self.spec.int8 is None:
+            log.warning("backend left out", bundle=self.spec.id, backend="int8", reason="`opsin calibrate` has not measured its accuracy")
+
+    def add(self, backend: Backend, runner: Runner) -> None:
+        """From now on batches may be run by it."""
+        self._runners = {**self._runners, backend: runner}
+
+    def close_idle(self) -> None:
+        """Let go of backends that run nothing, with their copies of the weights."""
+        used = self.times.chosen(self.usable) | {"eager"}
+        if self.setting == "auto":
+            self._runners = {backend: runner for backend, runner in self._runners.items() if backend in used}
+
+    def usable(self, schedule: Schedule) -> Sequence[Backend]:
+        """The open backends that may run a schedule: int8 only on rungs whose accuracy allows it."""
+        return [backend for backend in self._allowed(schedule) if backend in self._runners]
+
+    def knows(self, schedule: Schedule, size: int) -> bool:
+        """Whether all that may run a schedule has been measured."""
+        return all(self.times.seconds(schedule, backend, size) is not None for backend in self._allowed(schedule))
+
+    def _allowed(self, schedule: Schedule) -> Sequence[Backend]:
+        int8 = self.spec.int8 is not None and self.spec.int8.allows(self._rungs.get(schedule, ""))
+        return [backend for backend in self.candidates if backend != "int8" or int8]
+
+    def schedule(self, merge: MergeSchedule | Sequence[int]) -> Schedule:
+        """Tokens that really merge in each block; as it is asked for where the model does not say how many tokens it has."""
+        schedule = merge if isinstance(merge, MergeSchedule) else MergeSchedule.of(merge)
+        config: Any = getattr(self.model.model, "config", None)
+        tokens = getattr(config, "patches", None)
+        if not isinstance(tokens, int):
+            return tuple(max(r, 0) for r in schedule.expand(self.model.depth))
+        tokens += self.model.protected_tokens
+        counts = (tokens, *schedule.token_counts(tokens, self.model.depth, self.model.protected_tokens))
+        return tuple(before - after for before, after in pairwise(counts))
+
+    def choose(self, size: int, options: Mapping[str, Any]) -> Choice:
+        """What runs a batch of `size` jobs, and with which merging."""
+        schedule = self.schedule(options.get("merge", ()))
+        if options.get("trace"):
+            return Choice("eager", schedule)  # only PyTorch tells which tokens merged
+        if self.setting != "auto":
+            return Choice(self.setting if self.setting in self.usable(schedule) else "eager", schedule)
+        return self.times.choose(schedule, size, self.usable, skippable=schedule in self._rungs)
+
+    def by_rung(self, size: int) -> dict[str, str]:
+        """The backend that runs a batch of `size`, by rung and `off`."""
+        if len(self.candidates) == 1:
+            return {}
+        return {name: self.choose(size, {"merge": schedule}).backend for schedule, name in self._rungs.items()}
+
+    def usual(self, size: int) -> Backend:
+        """The backend that runs a batch of `size` by default."""
+        rung = self.spec.rung(self.spec.default_rung) if self.spec.default_rung else None
+        return self.choose(size, {"merge": self.schedule(rung.merge) if rung else ()}).backend
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        """Run one batch. Where it ran without the merging that was asked for, `schedule` int32 (B, depth) says what was done."""
+        size = len(next(iter(arrays.values())))
+        with self._memory.using(self):
+            choice = self.choose(size, options)
+            if choice.schedule == self.schedule(options.get("merge", ())):
+                return self._run(choice.backend, arrays, options)
+            answer = self._run(choice.backend, arrays, {**options, "merge": choice.schedule})
+        return {**answer, "schedule": np.tile(np.array(choice.schedule, np.int32), (size, 1))}
+
+    def run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        """By one backend; where that fails by eager, and if it succeeds the backend is not used again."""
+        with self._memory.using(self):
+            return self._run(backend, arrays, options)
+
+    def _run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        runner = self._runners.get(backend, self.model)
+        if runner is self.model:
+            return self.model.forward(arrays, options)
+        try:
+            return runner.forward(arrays, options)
+        except Exception as error:
+            answer = self.model.forward(arrays, options)  # raises where the input is to blame
+            log.error("backend failed: eager runs instead", bundle=self.spec.id, backend=backend, reason=repr(error))
+            self._runners = {name: runner for name, runner in self._runners.items() if name != backend}
+            return answer
+
+    def _open(self, backend: Backend) -> Runner:
+        open_: Mapping[Backend, Callable[[], Runner]] = {
+            "compiled": self._compile,
+            "onnx": partial(self._open_graph, "float32"),
+            "int8": partial(self._open_graph, "int8"),
+        }
+        return open_[backend]()
+
+    def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:
+        from models.onnx_backend import open_classifier  # ONNX Runtime takes a third of a second to import
+
+        exact = self.model if self._dtype is torch.float32 else None
+        threads = self._layout.threads if self._layout.threads == 1 else self._layout.slots * self._layout.threads  # all slots share them
+        return open_classifier(self._bundle, self._graphs, precision, threads, self._sample, exact)
+
+    def _compile(self) -> Runner:
+        """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager."""
+        if self._layout.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+            raise RuntimeError("there is no C++ compiler")
+        if packing_helps(self._layout.device, self._dtype):
+            raise RuntimeError("packed weights of bfloat16 cannot be compiled; set OPSIN_DTYPE=float32")
+        forward = architectures()[self.spec.architecture].forward(self.spec.task)
+        compiled = torch.compile(self.model.model, dynamic=True)
+        return LoadedModel(self.spec, compiled, forward, self._layout.device)  # type: ignore[arg-type]

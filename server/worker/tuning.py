@@ -1,0 +1,147 @@
+"""What is left of warming up when a bundle is ready, done while nothing else runs: other backends are opened, and each rung of the ladder
+runs once at each likely batch size, measured where nobody knows how fast it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kernels.memory import return_freed_memory
+from models.bundle import Bundle
+from models.merge_schedule import MergeSchedule
+from server.telemetry import logs
+from server.worker.backends import Backends, BackendSetting
+from server.worker.executors import OneShot
+from server.worker.layout import Layout
+from server.worker.measurements import Conditions, Measured, Measurements
+from server.worker.warmup import Warm, compare, run_at_once, sample, usual_schedule
+
+log = logs.get(__name__)
+
+LONGEST = 1.0
+"""Seconds of a batch that is run unasked: a request that comes meanwhile shares the device with it."""
+
+
+HEAD_START = 1.0
+"""Seconds after a start that belong to the requests that waited for it."""
+LIKELY = 8
+"""Batches up to this size are likely, whatever the budget says."""
+STRETCH = 1.0
+"""Seconds of a look, beyond the rung that is measured then: bundles are loaded and unloaded in between."""
+
+
+class _Disturbed(Exception):
+    """A request came; serving goes first."""
+
+
+class Tuning:
+    """Of one bundle."""
+
+    def __init__(self, bundle: Bundle, warm: Warm, backends: Backends, layout: Layout) -> None:
+        assert isinstance(warm.executor, OneShot)
+        self.bundle = bundle
+        self.measured = warm.measured
+        self._backends = backends
+        self._shapes = warm.executor.shapes
+        self._layout = layout
+        self._opened = False
+        self._best = warm.steps.best
+        likely = [
+            size for size, seconds in sorted(warm.steps.seconds.items()) if size <= max(warm.steps.best, LIKELY) and seconds <= LONGEST
+        ]
+        rungs = [MergeSchedule.off(), usual_schedule(bundle.spec), *(rung.merge for rung in bundle.spec.ladder)]
+        self._left = list(dict.fromkeys((rung, size) for rung in rungs for size in likely))
+
+    @property
+    def setting(self) -> BackendSetting:
+        return self._backends.setting
+
+    @property
+    def done(self) -> bool:
+        return self._opened and not self._left
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """What runs the likely largest batch, by rung."""
+        return self._backends.by_rung(self._best)
+
+    def open(self) -> None:
+        """The other backends: all of them while something is to be measured, else those that run something."""
+        if self._opened:
+            return
+        backends = self._backends
+        all_known = all(backends.knows(backends.schedule(rung), size) for rung, size in self._left)
+        backends.open(backends.times.chosen(lambda _: backends.candidates) if all_known and backends.setting == "auto" else None)
+        self._opened = True
+
+    def step(self, run: Callable[[Layout, Callable[[], Any]], float]) -> None:
+        """One rung at one size. Raises whatever `run` raises; then it is still to be done."""
+        rung, size = self._left[0]
+        backends = self._backends
+        options: dict[str, Any] = {"merge": list(rung.expand(backends.model.depth))}
+        if backends.setting == "auto" and not backends.knows(backends.schedule(rung), size):
+            compare(backends, self._layout, rung, size, run)
+            self.measured = Measured.now(self.measured.dtype, self.measured.step_times(), backends.times)
+        arrays = sample(self.bundle.spec, size)
+        run(self._layout, lambda: backends.forward(arrays, options))
+        self._shapes.is_new(size, options)
+        self._left.pop(0)
+        if not self._left:
+            backends.close_idle()
+
+
+class Tunings:
+    """For the thread that loads bundles. idle: whether nothing runs or waits in this worker."""
+
+    def __init__(self, layout: Layout, dtype: str, kept: Measurements, idle: Callable[[], bool], head_start: float = HEAD_START) -> None:
+        self._layout = layout
+        self._dtype = dtype
+        self._kept = kept
+        self._idle = idle
+        self._head_start = head_start
+        self._from = 0.0
+        """Monotonic seconds before which nothing is done."""
+        self._of: dict[str, Tuning] = {}
+        """By bundle id."""
+
+    def loaded(self, bundle: Bundle, warm: Warm) -> None:
+        if warm.backends is not None:
+            self._of[bundle.spec.id] = Tuning(bundle, warm, warm.backends, self._layout)
+            self._from = time.monotonic() + self._head_start
+
+    @property
+    def waiting(self) -> list[str]:
+        """Ids of the bundles whose ladder is not warm."""
+        return list(self._of)
+
+    def look(self, served: list[str]) -> None:
+        """Open the backends of what is loaded; go on with the rest while nothing runs. To be called every second. served: bundle ids."""
+        self._of = {id_: tuning for id_, tuning in self._of.items() if id_ in served}
+        if time.monotonic() < self._from:
+            return
+        for tuning in self._of.values():
+            tuning.open()
+        for id_, tuning in list(self._of.items()):
+            started, before = time.monotonic(), tuning.measured
+            try:
+                while not tuning.done:
+                    if time.monotonic() > started + STRETCH:
+                        return
+                    tuning.step(self._run)
+            except _Disturbed:
+                return
+            except Exception as error:
+                # what serves goes on serving; the shapes that are left are prepared by the batches that first need them
+                log.warning("warming up the ladder failed", bundle=id_, reason=repr(error))
+            finally:
+                if tuning.measured is not before:
+                    self._kept.keep(Conditions.of(tuning.bundle.spec, self._layout, self._dtype, tuning.setting), tuning.measured)
+            del self._of[id_]
+            return_freed_memory()
+            log.info("ladder warm", bundle=id_, backends=tuning.backends)
+
+    def _run(self, layout: Layout, work: Callable[[], Any]) -> float:
+        if not self._idle():
+            raise _Disturbed
+        return run_at_once(layout, work)

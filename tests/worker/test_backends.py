@@ -1,0 +1,203 @@
+"""A bundle's batches run by the backend that was measured fastest, and by PyTorch where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import Accuracies, Bundle, Int8, write
+from models.loading import load
+from server.queue.embedded import PrivateValkey
+from server.worker.backend_times import Backend, BackendTimes
+from server.worker.backends import Backends, BackendSetting
+from server.worker.executors import OneShot
+from server.worker.layout import Layout
+from server.worker.measurements import Conditions, Measurements
+from server.worker.results import Arrays, Computed
+from server.worker.tuning import Tunings
+from server.worker.warmup import Warm, warm_up
+from tests.bundles import write_tiny_vit
+from tests.worker.deliveries import delivery
+from tests.worker.processes import gateway, worker
+
+LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
+OFF, FAST = (0, 0), (4, 4)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_tiny_vit(tmp_path / "bundles")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def pictures(count: int) -> Arrays:
+    return {"pixels": np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)}
+
+
+def backends(bundle: Bundle, times: BackendTimes | None = None, setting: BackendSetting = "auto") -> Backends:
+    return Backends(bundle, load(bundle), LAYOUT, setting, None, pictures(2), times)
+
+
+def calibrated(bundle: Bundle, **rungs: tuple[float, float]) -> Bundle:
+    """With what int8 was measured to cost on these rungs, of which two points in a hundred are allowed."""
+    accuracies = {name: Accuracies(float32=float32, int8=int8) for name, (float32, int8) in rungs.items()}
+    spec = bundle.spec.model_copy(update={"int8": Int8(bound=0.02, images=100, rungs=accuracies)})
+    return write(bundle.path.parent.parent, spec, bundle.weights_path, overwrite=True)
+
+
+def look(tunings: Tunings, bundle: Bundle) -> None:
+    """Until it has nothing left to do."""
+    for _ in range(100):
+        tunings.look([bundle.spec.id])
+        if not tunings.waiting:
+            return
+    raise AssertionError("the ladder does not get warm")
+
+
+def test_the_first_start_measures_and_a_restart_goes_by_it(bundle: Bundle, folder: Path) -> None:
+    kept = Measurements(folder)
+    first = warm_up(bundle, LAYOUT, "float32", kept, "auto")
+    assert set(first.measured.backends["0,0"]) == {"eager", "onnx"}
+    again = warm_up(bundle, LAYOUT, "float32", Measurements(folder), "auto")
+    assert again.measured == first.measured
+
+
+def test_the_answers_are_those_of_the_model_whatever_runs(bundle: Bundle) -> None:
+    times = BackendTimes()
+    for schedule in (OFF, FAST):
+        times.record(schedule, "eager", 4, 1.0)
+        times.record(schedule, "onnx", 4, 0.1)
+    both = backends(bundle, times)
+    both.open()
+    for merge in (OFF, FAST):
+        assert both.choose(4, {"merge": merge}).backend == "onnx"
+        expected = load(bundle).forward(pictures(4), {"merge": merge})
+        np.testing.assert_allclose(both.forward(pictures(4), {"merge": merge})["logits"], expected["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_schedules_that_merge_the_same_tokens_are_one(bundle: Bundle) -> None:
+    both = backends(bundle)
+    assert both.schedule((1000, 1000)) == both.schedule((8, 4)) == (8, 4)
+
+
+def test_only_pytorch_traces(bundle: Bundle) -> None:
+    times = BackendTimes({FAST: {"eager": {1: 1.0}, "onnx": {1: 0.1}}})
+    both = backends(bundle, times)
+    both.open()
+    assert "groups" in both.forward(pictures(1), {"merge": FAST, "trace": True})
+
+
+def test_merging_that_is_slower_than_off_is_left_out_and_the_answer_says_so(bundle: Bundle) -> None:
+    both = backends(bundle, BackendTimes({OFF: {"eager": {2: 1.0}}, FAST: {"eager": {2: 2.0}}}))
+    answer = both.forward(pictures(2), {"merge": list(FAST)})
+    assert answer["schedule"].tolist() == [[0, 0], [0, 0]]
+    assert answer["tokens"].tolist() == [[17, 17], [17, 17]]
+    assert "schedule" not in both.forward(pictures(2), {"merge": [3, 3]}), "no rung of the ladder: exactly as asked"
+
+
+class Broken:
+    """A backend that fails on every batch."""
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        raise RuntimeError("no such instruction")
+
+
+def test_a_backend_that_fails_is_replaced_by_pytorch_and_not_asked_again(bundle: Bundle) -> None:
+    both = backends(bundle, BackendTimes({OFF: {"eager": {1: 1.0}, "onnx": {1: 0.1}}}))
+    both.add("onnx", Broken())
+    expected = load(bundle).forward(pictures(1), {"merge": OFF})["logits"]
+    np.testing.assert_array_equal(both.forward(pictures(1), {"merge": OFF})["logits"], expected)
+    assert both.choose(1, {"merge": OFF}).backend == "eager"
+
+
+def test_a_backend_is_not_blamed_for_what_pytorch_does_not_take_either(bundle: Bundle) -> None:
+    both = backends(bundle, BackendTimes({OFF: {"eager": {1: 1.0}, "onnx": {1: 0.1}}}))
+    both.open()
+    with pytest.raises(ValueError, match="images"):
+        both.forward({"pixels": np.zeros((1, 33, 33, 3), np.uint8)}, {"merge": OFF})
+    assert both.choose(1, {"merge": OFF}).backend == "onnx"
+
+
+@pytest.mark.parametrize("setting", ["onnx", "int8", "auto"])
+def test_a_backend_that_cannot_be_opened_leaves_pytorch(bundle: Bundle, setting: BackendSetting) -> None:
+    both = Backends(bundle, load(bundle), LAYOUT, setting, None, {"pixels": np.zeros((2, 9, 9, 3), np.uint8)})
+    both.open()
+    assert both.choose(1, {"merge": OFF}).backend == "eager"
+
+
+def test_int8_runs_only_rungs_whose_accuracy_allows_it(bundle: Bundle) -> None:
+    measured = calibrated(bundle, off=(0.90, 0.89), fast=(0.90, 0.87))
+    fastest: dict[Backend, dict[int, float]] = {"eager": {1: 1.0}, "onnx": {1: 0.6}, "int8": {1: 0.4}}
+    rather: dict[Backend, dict[int, float]] = {"eager": {1: 0.6}, "onnx": {1: 0.4}, "int8": {1: 0.2}}
+    both = backends(measured, BackendTimes({OFF: fastest, FAST: rather, (3, 3): rather}))
+    both.open()
+    assert both.choose(1, {"merge": OFF}).backend == "int8"
+    assert both.choose(1, {"merge": FAST}) == ("onnx", FAST)
+    assert both.choose(1, {"merge": (3, 3)}).backend == "onnx", "nobody measured its accuracy"
+    assert both.by_rung(1) == {"off": "int8", "fast": "onnx"}
+
+
+def test_int8_is_not_offered_by_a_bundle_that_was_not_calibrated(bundle: Bundle) -> None:
+    both = backends(bundle, setting="int8")
+    both.open()
+    assert both.choose(1, {"merge": OFF}).backend == "eager"
+
+
+def warm(bundle: Bundle, folder: Path) -> Warm:
+    return warm_up(bundle, LAYOUT, "float32", Measurements(folder), "auto")
+
+
+def test_every_rung_is_measured_while_nothing_runs_and_remembered(bundle: Bundle, folder: Path) -> None:
+    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
+    tunings.loaded(bundle, warm(bundle, folder))
+    look(tunings, bundle)
+    kept = Measurements(folder).find(Conditions.of(bundle.spec, LAYOUT, "float32", "auto"))
+    assert kept is not None and {schedule: set(times) for schedule, times in kept.backends.items()} == {
+        "0,0": {"eager", "onnx"},
+        "4,4": {"eager", "onnx"},
+    }
+
+
+def test_a_request_goes_first(bundle: Bundle, folder: Path) -> None:
+    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: False, head_start=0.0)
+    tunings.loaded(bundle, warm(bundle, folder))
+    tunings.look([bundle.spec.id])
+    assert tunings.waiting == [bundle.spec.id]
+    tunings.look([])
+    assert not tunings.waiting, "it is not loaded any more"
+
+
+def batch(executor: OneShot, merge: tuple[int, ...], size: int = 1) -> Computed:
+    [computed] = executor.run([delivery(pixels=pictures(1)["pixels"][0], merge=merge) for _ in range(size)])
+    assert isinstance(computed, Computed)
+    return computed
+
+
+def test_the_first_batch_of_a_shape_is_cold_unless_it_was_warmed(bundle: Bundle, folder: Path) -> None:
+    made = warm(bundle, folder)
+    assert isinstance(made.executor, OneShot)
+    assert [batch(made.executor, (3, 2), size).cold for size in (1, 1, 2, 2)] == [True, False, True, False]
+    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
+    tunings.loaded(bundle, made)
+    look(tunings, bundle)
+    assert not any(batch(made.executor, merge, size).cold for merge in (OFF, FAST) for size in (1, 2, 4))
+
+
+async def test_a_worker_announces_what_runs_and_answers_as_pytorch_does(valkey: PrivateValkey, bundle: Bundle) -> None:
+    with worker(valkey.url, bundle.path.parent.parent, backend="auto"):
+        async with gateway(valkey.url) as asking:
+            [info] = await asking.ready()
+            assert set(info.bundles[0].backends) == {"off", "fast"}
+            picture = pictures(1)["pixels"]
+            reply = await asking.ask(asking.job("tiny@1", picture[0]))
+    expected = load(bundle).forward({"pixels": picture}, {"merge": [0, 0]})["logits"][0]
+    np.testing.assert_allclose(reply.arrays["logits"].to_numpy(), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,71 @@
+"""Several bundles share a bound of memory: those used longest ago leave it, and come back when they are asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import Bundle
+from models.loading import load
+from server.worker.backends import Backends
+from server.worker.layout import Layout
+from server.worker.model_memory import ModelMemory
+from tests.bundles import write_tiny_vit
+
+LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
+PICTURES = {"pixels": np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)}
+OFF = {"merge": [0, 0]}
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> list[Bundle]:
+    return [write_tiny_vit(tmp_path, name) for name in ("one", "two", "three")]
+
+
+def holders(bundles: list[Bundle], memory: ModelMemory) -> list[Backends]:
+    return [Backends(bundle, load(bundle), LAYOUT, "eager", None, PICTURES, memory=memory) for bundle in bundles]
+
+
+def in_memory(holders: list[Backends]) -> list[str]:
+    return [holder.spec.name for holder in holders if holder.nbytes]
+
+
+def test_the_bundle_that_was_used_longest_ago_leaves_first(bundles: list[Bundle]) -> None:
+    one, two, three = held = holders(bundles, ModelMemory(2 * bundles[0].spec.weights.bytes))
+    for holder in (one, two, one, three):
+        holder.forward(PICTURES, OFF)
+    assert in_memory(held) == ["one", "three"]
+    assert all(parameter.is_meta for parameter in two.model.model.parameters()), "nothing of it is left"
+
+
+def test_it_answers_the_same_when_it_comes_back(bundles: list[Bundle]) -> None:
+    one, two, _ = held = holders(bundles, ModelMemory(bundles[0].spec.weights.bytes))
+    before = one.forward(PICTURES, OFF)["logits"]
+    two.forward(PICTURES, OFF)
+    assert in_memory(held) == ["two", "three"], "three has not been used, so nobody counts it"
+    np.testing.assert_array_equal(one.forward(PICTURES, OFF)["logits"], before)
+
+
+def test_what_runs_stays(bundles: list[Bundle]) -> None:
+    memory = ModelMemory(1)
+    one, two, _ = held = holders(bundles, memory)
+    with memory.using(one):
+        two.forward(PICTURES, OFF)
+        assert "one" in in_memory(held)
+    two.forward(PICTURES, OFF)
+    assert "one" not in in_memory(held)
+
+
+def test_a_bundle_that_cannot_come_back_is_an_error_of_its_batch_alone(bundles: list[Bundle]) -> None:
+    one, two, _ = holders(bundles, ModelMemory(1))
+    one.forward(PICTURES, OFF)
+    two.forward(PICTURES, OFF)
+    content = bundles[0].weights_path.read_bytes()
+    bundles[0].weights_path.unlink()
+    with pytest.raises(Exception, match="missing"):
+        one.forward(PICTURES, OFF)
+    bundles[0].weights_path.write_bytes(content)
+    assert len(one.forward(PICTURES, OFF)["logits"]) == 2
