@@ -83,7 +83,7 @@ class Flood:
         """seen: points (n, n, 3) in normalised units, not finite where there is none. Raises ExcessiveJob."""
         stride = 1 if limits.dense else lattice.stride()
         coarse = _coarse(lattice, stride, seen.device)
-        first = coarse if stride == 1 else torch.cat([coarse, _cells_of(lattice, seen)]).unique()
+        first = coarse if stride == 1 else _sorted(torch.cat([coarse, _cells_of(lattice, seen)]))
         empty = Answers(first[:0], torch.empty(0, device=seen.device), torch.empty(0, 3, dtype=torch.uint8, device=seen.device))
         return Flood(lattice, limits, _allowed(first, 0, lattice, limits), empty, stride)
 
@@ -163,7 +163,7 @@ def _every(lattice: Lattice, stride: int, first: tuple[int, int], device: torch.
     """first: places of the first ones along x and y, and along z."""
     width, _, depth = lattice.shape
     across, up = torch.arange(first[0], width, stride, device=device), torch.arange(first[1], depth, stride, device=device)
-    return torch.cat([_indices(lattice, *torch.meshgrid(i, across, up, indexing="ij")) for i in across.split(1)])
+    return torch.cat([_indices(lattice, *torch.meshgrid(i, across, up, indexing="ij")) for i in torch.split(across, 1)])
 
 
 def _cells_of(lattice: Lattice, seen: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def _cells_of(lattice: Lattice, seen: Tensor) -> Tensor:
 def _around(lattice: Lattice, cells: Tensor, reach: int) -> Tensor:
     """The cells, and their 26 neighbours at a distance of `reach` along the axes; int64, sorted, each once."""
     for axis in range(3):
-        cells = torch.cat([cells, *_shifted(lattice, cells, axis, reach)]).unique()
+        cells = _sorted(torch.cat([cells, *_shifted(lattice, cells, axis, reach)]))
     places = lattice.places(cells)
     return cells[lattice.contains(*places)]
 
@@ -194,6 +194,12 @@ def _indices(lattice: Lattice, i: Tensor, j: Tensor, k: Tensor) -> Tensor:
     """Places that are cells → their indices, int64 (P,)."""
     _, height, depth = lattice.shape
     return ((i * height + j) * depth + k)[lattice.contains(i, j, k)]
+
+
+def _sorted(cells: Tensor) -> Tensor:
+    """Each once."""
+    once: Tensor = torch.unique(cells)
+    return once
 
 
 def _allowed(cells: Tensor, asked: int, lattice: Lattice, limits: Limits) -> Tensor:

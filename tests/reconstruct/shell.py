@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,12 +35,15 @@ CONFIG = MCCConfig(
     regress_colour=True,
     drop_path=0.0,
 )
-STEADY = 100.0
+STEADY = 1000.0
 """Of the constant channels, by which LayerNorm divides."""
 SMALL = 0.2
 """How far GELU's argument goes."""
-X, SQUARE, POWER = 0, 3, 4
-"""Channels: x, y, z; a multiple of their squares' sum; a multiple of its distance from the radius', squared."""
+SQUARE, POWER = 4, 6
+"""Channels: the sum of the squares of x, y and z, which are channels 0 to 2; the square of its distance from the radius', in UNITS.
+Channels 3, 5 and 7 hold what brings the mean to 0, which LayerNorm subtracts."""
+UNITS = 100.0
+STEEP = 40.0
 
 
 def shell() -> MCC:
@@ -55,35 +59,32 @@ def shell() -> MCC:
                 layer.bias.zero_()
         embed = model.decoder_xyz_pos_embed.pos_embed
         embed.weight.zero_()
-        embed.weight[:3] = torch.eye(3)
+        embed.weight[:3], embed.weight[3] = torch.eye(3), -1.0
         embed.bias.zero_()
-        steady = width - 6
-        embed.bias[6:] = STEADY * torch.tensor([1.0, -1.0]).repeat(steady // 2)
-        spread = STEADY * math.sqrt(steady / width)  # what LayerNorm divides by
-        curve = 2 / math.sqrt(2 * math.pi)
-        # block 1: SQUARE = x² + y² + z²
-        scale = SMALL / 3.0
-        _square(model, 0, inputs=range(3), offset=0.0, scale=scale, spread=spread, out=SQUARE, gain=1 / (curve * scale**2))
-        # block 2: POWER = (x² + y² + z² - RADIUS²)², in units that stay small beside STEADY
-        scale = SMALL / 9.0
-        _square(model, 1, inputs=[SQUARE], offset=-(RADIUS**2), scale=scale, spread=spread, out=POWER, gain=1 / (curve * scale**2))
-        steep = 40.0
-        model.decoder_pred.weight.zero_()
-        model.decoder_pred.weight[0, POWER] = -steep * spread
-        model.decoder_pred.bias[0] = steep * (2 * RADIUS * HALF) ** 2 + math.log(0.1 / 0.9)
-        model.decoder_pred.weight[1:4, :3] = torch.eye(3) * spread / 6
-        model.decoder_pred.bias[1:4] = 0.5
+        embed.bias[8:] = STEADY * torch.tensor([1.0, -1.0]).repeat((width - 8) // 2)
+        spread = STEADY * math.sqrt((width - 8) / width)  # what LayerNorm divides by
+        _square(model, 0, inputs=range(3), offset=0.0, scale=SMALL / 3, spread=spread, out=SQUARE)
+        _square(model, 1, inputs=[SQUARE], offset=-(RADIUS**2), scale=SMALL / 9, spread=spread, out=POWER, units=UNITS)
+        head = model.decoder_pred
+        head.weight.zero_()
+        head.weight[0, POWER] = -STEEP * UNITS * spread
+        head.bias[0] = STEEP * (2 * RADIUS * HALF) ** 2 + math.log(0.1 / 0.9)
+        head.weight[1:4, :3] = torch.eye(3) * spread / 6
+        head.bias[1:4] = 0.5
     return model
 
 
-def _square(model: MCC, block: int, *, inputs: object, offset: float, scale: float, spread: float, out: int, gain: float) -> None:
-    """channel `out` += gain · Σ (GELU(a) + GELU(-a)), a = scale · (input + offset)."""
+def _square(
+    model: MCC, block: int, *, inputs: Sequence[int], offset: float, scale: float, spread: float, out: int, units: float = 1.0
+) -> None:
+    """Channel `out` becomes Σ (input + offset)² / units, from GELU(a) + GELU(-a) with a = scale · (input + offset)."""
     mlp = model.decoder_blocks[block].mlp
-    for row, channel in enumerate(inputs):  # type: ignore[arg-type]
-        for sign, unit in ((1, 2 * row), (-1, 2 * row + 1)):
+    gain = math.sqrt(2 * math.pi) / 2 / scale**2 / units
+    for row, channel in enumerate(inputs):
+        for unit, sign in ((2 * row, 1), (2 * row + 1, -1)):
             mlp.fc1.weight[unit, channel] = sign * scale * spread
             mlp.fc1.bias[unit] = sign * scale * offset
-            mlp.fc2.weight[out, unit] = gain
+            mlp.fc2.weight[out, unit], mlp.fc2.weight[out + 1, unit] = gain, -gain
 
 
 def write_shell(root: Path, name: str = "shell", version: str = "1", space: Space | None = None) -> Bundle:

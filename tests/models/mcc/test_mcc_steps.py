@@ -18,6 +18,8 @@ from models.mcc.steps import Reconstruction, ReconstructionSteps
 from tests.reconstruct.shell import HALF, RADIUS, SEEN, SIDE, shell
 
 CPU = torch.device("cpu")
+COARSE = {"spacing": 0.3, "space": Space(reach=0.6).model_dump()}
+"""20³ cells and a stride of 4."""
 ROUNDING = 2e-6
 """Of a probability, between batches of other shapes."""
 
@@ -73,17 +75,21 @@ def random() -> MCC:
         model = MCC(MCCConfig(32, 8, width=24, depth=2, heads=2, window_heads=2, decoder_width=24, decoder_depth=2, decoder_heads=2)).eval()
         for parameter in model.parameters():
             parameter.data += 0.15 * torch.randn_like(parameter)
+        model.decoder_xyz_pos_embed.pos_embed.weight.data *= 4
     return model
 
 
-@pytest.mark.parametrize("spacing", [0.05, 0.1])
-def test_adaptive_finds_a_shell_for_a_few_of_the_queries(shells: ReconstructionSteps, spacing: float) -> None:
-    adaptive, dense = run(shells, [job(spacing=spacing)] * 2, [{"spacing": spacing, "mode": mode} for mode in ("adaptive", "dense")])
+@pytest.mark.parametrize(("reach", "fewer"), [(0.1, 4), (0.2, 6)])
+def test_adaptive_finds_a_shell_for_a_few_of_the_queries(shells: ReconstructionSteps, reach: float, fewer: int) -> None:
+    space = Space(reach=reach).model_dump()
+    adaptive, dense = run(
+        shells, [job(spacing=0.1)] * 2, [{"spacing": 0.1, "space": space, "mode": mode} for mode in ("adaptive", "dense")]
+    )
     agree(adaptive, dense)
     asked, grid = adaptive["queries"].tolist()
-    assert grid == dense["queries"][0] == round(6 / spacing) ** 3
-    assert asked < grid / (10 if spacing == 0.05 else 4)
-    points = torch.from_numpy(Lattice(Space(), spacing).points(torch.tensor(list(occupied(dense))).numpy()))
+    assert grid == dense["queries"][0] == 60**3
+    assert asked < grid / fewer
+    points = torch.from_numpy(Lattice(Space(), 0.1).points(torch.tensor(list(occupied(dense))).numpy()))
     distance = (points.norm(dim=1) - RADIUS).abs()
     assert len(points) > 500 and distance.max() < 1.3 * HALF
 
@@ -98,11 +104,11 @@ def test_colours_are_of_places(shells: ReconstructionSteps) -> None:
 
 def test_dense_is_the_published_way_of_asking(random: MCC) -> None:
     given = job()
-    [answer] = run(ReconstructionSteps(random, CPU), [given], [{"spacing": 0.3, "mode": "dense", "threshold": 0.4}])
+    [answer] = run(ReconstructionSteps(random, CPU), [given], [{"spacing": 0.3, "mode": "dense", "threshold": 0.7}])
     scene = random.remember(random.encode(given["pixels"].permute(2, 0, 1)[None].float() / 255, given["seen"][None]))
     with torch.inference_mode():
-        cloud = reconstruct(random, scene, cube_grid(3.0, 0.3), threshold=0.4)
-    found = answer["occupancy"] > 0.4
+        cloud = reconstruct(random, scene, cube_grid(3.0, 0.3), threshold=0.7)
+    found = answer["occupancy"] > 0.7
     lattice = Lattice(Space(), 0.3)
     assert 0 < len(cloud.points) < lattice.count
     assert torch.equal(torch.from_numpy(lattice.points(answer["cells"][found].numpy())), cloud.points)
@@ -114,11 +120,11 @@ def test_in_a_crowd_the_answer_is_the_same(random: MCC) -> None:
     """Scenes of other images, spacings, modes and thresholds share the steps, and end at other times."""
     jobs = [job(seed) for seed in range(5)]
     options = [
-        {"spacing": 0.1, "threshold": 0.4},
-        {"spacing": 0.3, "mode": "dense", "threshold": 0.4},
-        {"spacing": 0.05, "threshold": 0.45},
-        {"spacing": 0.1, "space": Space(region="half-ball", extent=2.0).model_dump(), "threshold": 0.4},
-        {"spacing": 0.1, "threshold": 0.4},
+        {**COARSE, "threshold": 0.7},
+        {"spacing": 0.5, "mode": "dense", "threshold": 0.7},
+        {**COARSE, "spacing": 0.25, "threshold": 0.75},
+        {"spacing": 0.2, "space": Space(region="half-ball", extent=2.0, reach=0.2).model_dump(), "threshold": 0.45},
+        {**COARSE, "threshold": 0.7},
     ]
     steps = ReconstructionSteps(random, CPU)
     together = run(steps, jobs, options)
@@ -129,12 +135,12 @@ def test_in_a_crowd_the_answer_is_the_same(random: MCC) -> None:
 
 
 def test_a_scene_is_asked_again_without_its_image(random: MCC) -> None:
-    steps, asked = ReconstructionSteps(random, CPU), {"spacing": 0.1, "threshold": 0.4}
+    steps, asked = ReconstructionSteps(random, CPU), {**COARSE, "threshold": 0.7}
     [first] = run(steps, [job(3)], [{**asked, "scene": "one"}])
     kept = {"latent": first["latent"], "seen": first["seen"], "asks": job()["asks"], "scale": first["scale"]}
     here, elsewhere = run(steps, [kept], [{**asked, "scene": "one"}])[0], run(ReconstructionSteps(random, CPU), [kept], [asked])[0]
     for again in (here, elsewhere):
-        agree(first, again, 0.4)
+        agree(first, again, 0.7)
         assert "latent" not in again and again["scale"] == first["scale"]
 
 
@@ -153,7 +159,7 @@ def test_a_step_is_bounded_and_changes_no_state(shells: ReconstructionSteps) -> 
 
 def test_previews_show_what_was_found_so_far(shells: ReconstructionSteps) -> None:
     with torch.inference_mode():
-        [state] = shells.start([job()], [{"spacing": 0.05}])
+        [state] = shells.start([job()], [{"spacing": 0.1, "space": Space(reach=0.2).model_dump()}])
         shown = []
         outcome = shells.step([state], [True])[0]
         while isinstance(outcome, Continuing):
