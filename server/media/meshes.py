@@ -71,7 +71,7 @@ def to_glb(vertices: NDArray[np.float32], mesh: Surface) -> bytes:
         return EMPTY_GLB
     turned = vertices * np.array([1, -1, -1], np.float32)
     solid = trimesh.Trimesh(turned, mesh.faces, vertex_colors=mesh.colours, process=False)
-    content: bytes = trimesh.Scene({"reconstruction": solid}).export(file_type="glb")  # type: ignore[no-untyped-call]
+    content: bytes = trimesh.Scene(solid).export(file_type="glb")  # type: ignore[no-untyped-call]
     return content
 
 

@@ -65,6 +65,8 @@ class File:
 
     content: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str | None = None
+    """None: the one that was asked for."""
 
 
 class Task(ABC, Generic[Asked, Plan]):
@@ -86,6 +88,8 @@ class Task(ABC, Generic[Asked, Plan]):
     run in a thread."""
     media_types: ClassVar[tuple[str, ...]] = (JSON,)
     """Of answers, the preferred one first."""
+    kept_arrays: ClassVar[tuple[str, ...]] = ()
+    """Names of those outputs that are kept as a scene, which can be asked again; where it is kept, `present` finds an output `kept`."""
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         """The parts that one bundle takes."""
@@ -118,6 +122,18 @@ class Task(ABC, Generic[Asked, Plan]):
     @abstractmethod
     def present(self, outputs: Sequence[Outputs], plan: Plan, spec: BundleSpec, media_type: str) -> msgspec.Struct | File:
         """The outputs of all jobs, in their order → an `answer` for JSON, a File for any other of `media_types`."""
+
+    def presents_apart(self, plan: Plan, media_type: str) -> bool:
+        """Whether `present` takes so long, or so much memory, that it runs in a child process."""
+        return False
+
+    def scene_of(self, plan: Plan) -> str:
+        """The name under which `kept_arrays` are kept."""
+        raise NotImplementedError
+
+    def prepare_again(self, kept: Outputs, plan: Plan, decoder: Decoder) -> Arrays:
+        """`kept_arrays` of an earlier job → the arrays of one that asks again. Raises InvalidOption."""
+        raise NotImplementedError
 
     @abstractmethod
     def result_bound(self, plan: Plan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:

@@ -8,8 +8,10 @@ from typing import Any
 from server.tasks.base import Task
 from server.tasks.classify import Classify
 from server.tasks.inpaint import Inpaint
+from server.tasks.reconstruct import Reconstruct
 
 TASKS: Mapping[str, Task[Any, Any]] = {
     "classify": Classify(),
     "inpaint": Inpaint(),
+    "reconstruct": Reconstruct(),
 }
