@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
     max_images: int = Field(default=32, gt=0)
     max_pixels: int = Field(default=50_000_000, gt=0)
+    max_points: int = Field(default=4_000_000, gt=0)
+    """Of a map of depth or points."""
+    max_queries: int = Field(default=20_000_000, gt=0)
+    """That one reconstruction may ask."""
     queue_max_items: int = Field(default=1024, gt=0)
     queue_max_bytes: int = Field(default=512 * MIB, gt=0)
 
@@ -60,7 +64,9 @@ class Settings(BaseSettings):
     result_ttl: float = Field(default=3600.0, gt=0)
     """How long results and records outlive the end of their jobs."""
     results_max_bytes: int = Field(default=256 * MIB, gt=0)
-    """Results that are kept or reserved, in Redis."""
+    """Results that are kept or reserved, and scenes, in Redis."""
+    scene_ttl: float = Field(default=600.0, gt=0)
+    """How long the encoding of a reconstructed scene is kept, to be asked again."""
     worker_grace: float = Field(default=30.0, ge=0)
     redis_grace: float = Field(default=10.0, ge=0)
     drain_timeout: float = Field(default=30.0, ge=0)

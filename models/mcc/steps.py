@@ -75,7 +75,7 @@ class ReconstructionSteps:
 
     Its answer: `cells` int32 (P,), the occupied ones and what was asked around them, sorted; `occupancy` float32 (P,); `colours` uint8
     (P, 3), 0 where not occupied; `queries` int64 (2,), how many were asked and how many a dense grid would have asked; `levels` int32 ();
-    `latent` and `seen` of a scene that was encoded here; and the further arrays.
+    `points` int64 (), how many are occupied; `latent` and `seen` of a scene that was encoded here; and the further arrays.
     """
 
     unit = "levels"
@@ -173,6 +173,7 @@ class ReconstructionSteps:
             "colours": surface.colours,
             "queries": torch.tensor([job.flood.asked, int(job.returned["asks"][1])]),
             "levels": torch.tensor(job.flood.level, dtype=torch.int32),
+            "points": (surface.occupancy > job.flood.limits.threshold).sum(),
             **returned,
         }
 

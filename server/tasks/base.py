@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from server.media.images import Decoder
+from server.media.limits import Limits
 from server.tasks.options import Options
 
 JSON = "application/json"
@@ -131,7 +132,11 @@ class Task(ABC, Generic[Asked, Plan]):
         """The name under which `kept_arrays` are kept."""
         raise NotImplementedError
 
-    def prepare_again(self, kept: Outputs, plan: Plan, decoder: Decoder) -> Arrays:
+    def plan_again(self, asked: Asked, spec: BundleSpec, scene: str) -> Plan:
+        """The plan of a job that asks a kept scene. Raises InvalidOption."""
+        raise NotImplementedError
+
+    def prepare_again(self, kept: Outputs, plan: Plan, limits: Limits) -> Arrays:
         """`kept_arrays` of an earlier job → the arrays of one that asks again. Raises InvalidOption."""
         raise NotImplementedError
 

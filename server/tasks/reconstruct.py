@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from models.mcc.lattice import MOST_CELLS, Lattice
 from server.media import depth, masks, meshes, point_files, views
 from server.media.depth import BadMap, Camera, Points, TooManyPoints
 from server.media.images import Decoder, ImageError
+from server.media.limits import Limits
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.tasks.reconstruct_tables import (
@@ -31,6 +33,8 @@ from server.tasks.reconstruct_tables import (
     ReconstructPreview,
 )
 
+OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
+"""Options that mean nothing without `depth`."""
 CELL_BYTES = 4 + 4 + 3
 """Of an answer: index, occupancy, colour."""
 SMALL_ARRAYS = 4096
@@ -121,12 +125,14 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             }
         ]
 
-    def prepare_again(self, kept: Outputs, plan: ReconstructPlan, decoder: Decoder) -> Arrays:
-        """The arrays of a job that asks a kept scene. Raises InvalidOption."""
-        for name in ("fx", "fy", "cx", "cy", "fov", "depth_scale"):
-            if getattr(plan, name) is not None:
+    def plan_again(self, asked: ReconstructOptions, spec: BundleSpec, scene: str) -> ReconstructPlan:
+        for name in OF_DEPTH:
+            if getattr(asked, name) is not None:
                 raise InvalidOption(name, "is for `depth`, which the scene has in it already")
-        return {**kept, "asks": _asks(plan, decoder.limits.queries)}
+        return msgspec.structs.replace(self.plan(asked, spec), scene=scene)
+
+    def prepare_again(self, kept: Outputs, plan: ReconstructPlan, limits: Limits) -> Arrays:
+        return {**kept, "asks": _asks(plan, limits.queries)}
 
     def bucket(self, plan: ReconstructPlan, spec: BundleSpec) -> str:
         """Scenes of all spacings and modes take their steps together."""
@@ -197,7 +203,7 @@ def _source(item: Item, plan: ReconstructPlan) -> str:
     if "depth" in item and "points" in item:
         raise InvalidOption("points", "given beside depth: send one of them")
     if "points" in item:
-        for name in ("fx", "fy", "cx", "cy", "fov", "depth_scale"):
+        for name in OF_DEPTH:
             if getattr(plan, name) is not None:
                 raise InvalidOption(name, "is for `depth`; points need no camera")
         return "points"
