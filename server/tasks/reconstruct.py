@@ -2,7 +2,7 @@
 
 The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of the pixels in normalised units, or, of a scene that is
 kept, latent in place of pixels; asks int64 (2,), how many queries it may ask and how many a dense grid would; and, to be given back as
-they are, what places the units in metres: scale float32 () and centre float32 (3,). It answers cells, occupancy and colours
+they are, what places the units in metres: scale float32 (1,) and centre float32 (3,). It answers cells, occupancy and colours
 (`models/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again.
 """
 
@@ -120,7 +120,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
                 "pixels": view.pixels,
                 "seen": view.seen,
                 "asks": asks,
-                "scale": np.array(view.scale, np.float32),
+                "scale": np.array([view.scale], np.float32),
                 "centre": view.centre,
             }
         ]
@@ -160,7 +160,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             location = {} if scene is None else {"Location": f"/v1/scenes/{scene}"}
             return File(content, {**location, "X-Points": str(len(points)), "X-Queries": str(asked)}, MEDIA_TYPES[kind])
         bounds = [points.min(axis=0).tolist(), points.max(axis=0).tolist()] if len(points) else None
-        return Reconstruction(scene, len(points), asked, float(found["scale"]), bounds, content)
+        return Reconstruction(scene, len(points), asked, float(found["scale"][0]), bounds, content)
 
     def preview(self, arrays: Outputs, plan: ReconstructPlan, spec: BundleSpec) -> ReconstructPreview:
         points = _in_metres(arrays, plan, arrays["cells"])
@@ -181,7 +181,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             "pixels": np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8),
             "seen": np.stack([across, down, 0.3 * across + (2.0 if space.region == "half-ball" else 0.0)], axis=-1).astype(np.float32),
             "asks": np.array([MOST_CELLS, Lattice(space, space.spacing).count], np.int64),
-            "scale": np.array(1, np.float32),
+            "scale": np.ones(1, np.float32),
             "centre": np.zeros(3, np.float32),
         }
 
@@ -278,7 +278,7 @@ def _seen_size(spec: BundleSpec) -> int:
 
 
 def _in_metres(found: Outputs, plan: ReconstructPlan, cells: NDArray[Any]) -> NDArray[np.float32]:
-    return views.to_metres(plan.lattice.points(cells), float(found["scale"]), found["centre"])
+    return views.to_metres(plan.lattice.points(cells), float(found["scale"][0]), found["centre"])
 
 
 def _format(plan: ReconstructPlan, media_type: str) -> Format:
@@ -301,7 +301,7 @@ def _file(found: Outputs, plan: ReconstructPlan, occupied: NDArray[np.bool_], po
             "cells": places[occupied].astype(np.int32),
         }
         placed = {"origin": np.array(lattice.origin, np.float32), "pitch": np.array(lattice.pitch, np.float32)}
-        return point_files.to_npz({**arrays, **placed, "scale": found["scale"], "centre": found["centre"]})
+        return point_files.to_npz({**arrays, **placed, "scale": found["scale"][0], "centre": found["centre"]})
     mesh = meshes.surface(meshes.Cells(places, found["occupancy"], found["colours"]), plan.threshold)
     units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
-    return meshes.to_glb(views.to_metres(units, float(found["scale"]), found["centre"]), mesh)
+    return meshes.to_glb(views.to_metres(units, float(found["scale"][0]), found["centre"]), mesh)

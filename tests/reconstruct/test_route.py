@@ -14,7 +14,7 @@ import trimesh
 
 from tests.gateway.asked_later import accepted, comes_to, events_of, result
 from tests.gateway.service import eventually
-from tests.reconstruct.service import CAPTURE, FOV, HEIGHT, JSON, WIDTH, Sculptor, arrays, depth, image, mesh, millimetres, npy, png, points
+from tests.reconstruct.service import CAPTURE, FOV, HEIGHT, JSON, WIDTH, Sculptor, arrays, depth, image, mesh, npy, png, points
 from tests.reconstruct.shell import HALF, RADIUS
 
 SPACING = 0.2
