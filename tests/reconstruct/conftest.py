@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from models.bundle import Space
 from tests.bundles import write_tiny_vit
 from tests.open_inference.service import running
-from tests.reconstruct.service import Sculptor
+from tests.reconstruct.service import CAPTURE, FOV, Sculptor
 from tests.reconstruct.shell import write_shell
 
 SPACE = Space(spacing=0.2, reach=0.2, margin=4)
@@ -23,4 +24,7 @@ def sculptor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
     write_tiny_vit(bundles)
     settings = {"default_models": {"reconstruct": "shell"}, "max_points": 10_000, "max_queries": 200_000}
     with running(bundles, gateways=2, workers=1, **settings) as started:
+        for gateway in started.gateways:  # its child imports trimesh and scikit-image, which takes its time on a busy machine
+            files = {name: (name, content) for name, content in CAPTURE.items()}
+            httpx.post(f"{gateway.url}/v1/reconstruct", files=files, data={"fov": FOV}, timeout=120).raise_for_status()
         yield Sculptor(started)
