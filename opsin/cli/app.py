@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from opsin import __version__
-from opsin.cli import bench, bundles, classify, demo, exporting, importing, inpaint, jobs, models, services, train
+from opsin.cli import bench, bundles, classify, demo, exporting, importing, inpaint, jobs, models, reconstruct, services, train
 from opsin.cli.exits import Failure, Misuse
 
 # typer ships click inside, or depends on it where it is older: its UsageError is found through this public subclass in both
@@ -32,6 +32,7 @@ app.command(rich_help_panel=SERVICE)(services.worker)
 app.command(rich_help_panel=WORK)(demo.demo)
 app.command(rich_help_panel=WORK)(classify.classify)
 app.command(rich_help_panel=WORK)(inpaint.inpaint)
+app.command(rich_help_panel=WORK)(reconstruct.reconstruct)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=WORK)
 app.command("import", cls=importing.ImportCommand, rich_help_panel=BUNDLES)(importing.import_)
 app.command(rich_help_panel=BUNDLES)(exporting.export)

@@ -87,12 +87,12 @@ def test_a_child_ends_with_its_parent() -> None:
         "import asyncio; from server.process.child_room import ChildRoom\n"
         "async def main():\n"
         f"    room = ChildRoom('tests.process.work:work', memory_bytes={MEMORY}, seconds=60)\n"
-        "    await room.run(b'start'); print(room.pid, flush=True); await room.run(b'sleep')\n"
+        "    await room.run(b'start'); print('pid:', room.pid, flush=True); await room.run(b'sleep')\n"
         "asyncio.run(main())"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ)
     assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
+    pid = next(int(line.split()[1]) for line in parent.stdout if line.startswith("pid: "))  # after what is logged
     parent.kill()
     parent.wait()
     parent.stdout.close()
