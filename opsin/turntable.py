@@ -19,8 +19,9 @@ TILT = 20.0
 
 
 def turntable(points: NDArray[np.float32], colours: NDArray[np.uint8], *, views: int = 8, size: int = 256) -> NDArray[np.uint8]:
-    """points (P, 3), x to the right, y down, z forward; colours (P, 3) → uint8 (size, views · size, 3): the first view is the camera's, each
-    further one is turned to the right."""
+    """points (P, 3), x to the right, y down, z forward; colours (P, 3) → uint8 (size, views · size, 3).
+
+    The first view is the camera's, from a little above; each further one is turned on."""
     centred = points - (points.max(axis=0) + points.min(axis=0)) / 2 if len(points) else points
     radius = float(np.linalg.norm(centred, axis=1).max(initial=1e-9))
     sides = [_view(centred / radius, colours, 2 * np.pi * turn / views, size) for turn in range(views)]
@@ -45,7 +46,7 @@ def _view(points: NDArray[np.float32], colours: NDArray[np.uint8], angle: float,
 
 def _reach(count: int, size: int) -> int:
     """Pixels around a point that it covers, so that surfaces look closed."""
-    return max(1, min(4, round(size / (2 * max(count, 1) ** 0.5))))
+    return max(1, min(4, int(size / (2 * max(count, 1) ** 0.5))))
 
 
 def _about_x(angle: float) -> NDArray[np.float64]:

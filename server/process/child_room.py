@@ -20,6 +20,8 @@ LENGTH = 8
 """Bytes, big-endian, before each message."""
 DONE, RAISED = b"\0", b"\1"
 """First byte of an answer: the result follows, or what was raised."""
+GRACE = 5.0
+"""Seconds that a dying child may take."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 log = logs.get(__name__)
@@ -56,9 +58,11 @@ class ChildRoom:
                 await self._end()
                 raise WorkFailed(f"it took longer than {self._seconds:g} s") from None
             except (asyncio.IncompleteReadError, ConnectionError):
-                code = await process.wait()
-                self._process = None
-                raise WorkFailed(_death(code)) from None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(GRACE):
+                        await process.wait()
+                await self._end()
+                raise WorkFailed(_death(process.returncode)) from None
             except BaseException:
                 await self._end()
                 raise
@@ -87,9 +91,12 @@ class ChildRoom:
         process, self._process = self._process, None
         if process is None:
             return
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+        with suppress(TimeoutError):  # asyncio also waits until somebody has read what the child wrote
+            async with asyncio.timeout(GRACE):
+                await process.wait()
 
 
 async def _exchange(process: Process, message: bytes) -> bytes:
@@ -101,7 +108,9 @@ async def _exchange(process: Process, message: bytes) -> bytes:
     return await process.stdout.readexactly(length)
 
 
-def _death(code: int) -> str:
+def _death(code: int | None) -> str:
+    if code is None:
+        return "its process closed its output"
     if code >= 0:
         return f"its process ended with code {code}"
     with suppress(ValueError):
