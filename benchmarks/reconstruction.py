@@ -1,13 +1,13 @@
 """Reconstruction with MCC: `python -m benchmarks.reconstruction BUNDLE`. Ratios of one run.
 
-a. Adaptive beside dense asking, at the bundle's spacing and at half of it, scene by scene, without HTTP and queue: queries, seconds, the IoU of
-   occupied cells, the largest part that was missed (26-connected), and queries ÷ (coarse lattice + occupied cells and their neighbours).
+a. Adaptive beside dense asking, at the bundle's spacing and at half of it, scene by scene, without HTTP and queue: queries, seconds, the IoU
+   of occupied cells, the largest part that was missed (26-connected), and queries ÷ (coarse lattice + occupied cells and their neighbours).
 b. Half the spacing asked of a kept scene, beside the same from scratch: seconds.
 c. Scenes/s of the service with 8 clients, beside one client.
 d. `--large`: ViT-B at its published size with random weights: seconds of encoding and of a step of one scene. Its scenes are no surfaces.
 
-Scenes are folders as training reads them (`--scenes`: image.png; points.npy, or depth.npy with camera.json; mask.png), else balls and boxes that
-are made here. Scenes of an untrained network are no surfaces: give a trained bundle.
+Scenes are folders as training reads them (`--scenes`: image.png; points.npy, or depth.npy with camera.json; mask.png), else balls and boxes
+that are made here. Scenes of an untrained network are no surfaces: give a trained bundle.
 """
 
 from __future__ import annotations
@@ -259,9 +259,8 @@ def show(compared: Sequence[Comparison]) -> None:
         faster = [one.dense_seconds / one.adaptive_seconds for one in of]
         print(f"a. spacing {spacing:g}: {len(of)} scenes, {spread([float(one.occupied) for one in of], 0)} occupied cells")
         print(f"   queries, dense ÷ adaptive       {spread(fewer, 2)}")
-        print(
-            f"   seconds, dense ÷ adaptive       {spread(faster, 2)}; ÷ that of queries {spread([f / q for f, q in zip(faster, fewer, strict=True)], 2)}"
-        )
+        shares = [seconds / queries for seconds, queries in zip(faster, fewer, strict=True)]
+        print(f"   seconds, dense ÷ adaptive       {spread(faster, 2)}; ÷ that of queries {spread(shares, 2)}")
         print(f"   queries ÷ (coarse + around)     {spread([one.adaptive_queries / one.bound for one in of])}")
         print(f"   IoU {spread([one.iou for one in of], 4)}; largest missed part {max(one.largest_missed for one in of)} cells")
 
