@@ -1,6 +1,6 @@
 """Reconstruction with MCC: `python -m benchmarks.reconstruction BUNDLE`. Ratios of one run.
 
-a. Adaptive beside dense asking, at the bundle's spacing and at half of it, scene by scene, without HTTP and queue: queries, seconds, the IoU
+a. Adaptive beside dense asking, at the bundle's spacing and at half of it, without HTTP and queue: queries, seconds, the IoU
    of occupied cells, the largest part that was missed (26-connected), and queries ÷ (coarse lattice + occupied cells and their neighbours).
 b. Half the spacing asked of a kept scene, beside the same from scratch: seconds.
 c. Scenes/s of the service with 8 clients, beside one client.
