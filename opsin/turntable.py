@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +47,7 @@ def _view(points: NDArray[np.float32], colours: NDArray[np.uint8], angle: float,
 
 def _reach(count: int, size: int) -> int:
     """Pixels around a point that it covers, so that surfaces look closed."""
-    return max(1, min(4, int(size / (2 * max(count, 1) ** 0.5))))
+    return min(6, math.ceil(0.8 * size / math.sqrt(max(count, 1))))
 
 
 def _about_x(angle: float) -> NDArray[np.float64]:

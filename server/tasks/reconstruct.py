@@ -103,12 +103,13 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
 
     def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         """Raises InvalidOption that names the part where parts do not go together."""
-        asks = _asks(plan, decoder.limits.queries)
-        source = _source(item, plan)
+        asks, source = _asks(plan, decoder.limits.queries), _source(item, plan)
+        # one after the other: whoever waits for room to decode must not hold any
+        grid, sent = _read_map(item, plan, source, decoder), _sent_mask(item, decoder)
         with decoder.decoded(item["image"], transparency=True) as image:
             pixels = np.asarray(image)
-            points = _points(item, plan, image.height, image.width, decoder)
-            mask = _mask(item, pixels, points, decoder, source)
+            points = _points(grid, plan, source, image.height, image.width)
+            mask = _mask(sent, pixels, points, source)
             try:
                 view = views.view(
                     pixels[..., :3], points, mask, plan.space, image_size=spec.pictures.image_size, seen_size=_seen_size(spec)
@@ -214,21 +215,29 @@ def _source(item: Item, plan: ReconstructPlan) -> str:
     return "depth"
 
 
-def _points(item: Item, plan: ReconstructPlan, height: int, width: int, decoder: Decoder) -> Points:
-    """(H, W, 3) of the image. Raises InvalidOption."""
-    part = "points" if "points" in item else "depth"
+def _read_map(item: Item, plan: ReconstructPlan, source: str, decoder: Decoder) -> NDArray[np.float32]:
+    """Depth (h, w) or points (h, w, 3). Raises InvalidOption."""
     try:
-        if part == "points":
-            points = depth.to_image_size(depth.read_points(item["points"], decoder), height, width)
-        else:
-            metres = depth.to_image_size(depth.read_depth(item["depth"], decoder, plan.depth_scale), height, width)
-            points = _camera(plan, height, width).unproject(metres)
+        if source == "points":
+            return depth.read_points(item["points"], decoder)
+        return depth.read_depth(item["depth"], decoder, plan.depth_scale)
     except TooManyPoints as error:
-        raise ExcessiveOption(part, str(error)) from error
+        raise ExcessiveOption(source, str(error)) from error
     except BadMap as error:
-        raise InvalidOption(part, str(error)) from error
+        raise InvalidOption(source, str(error)) from error
+
+
+def _points(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, height: int, width: int) -> Points:
+    """(H, W, 3) of the image. Raises InvalidOption."""
+    try:
+        grid = depth.to_image_size(grid, height, width)
+    except BadMap as error:
+        raise InvalidOption(source, str(error)) from error
+    points = grid if source == "points" else _camera(plan, height, width).unproject(grid)
     if not np.isfinite(points).all(axis=2).any():
-        raise InvalidOption(part, "nothing was seen: no pixel has a positive, finite depth" if part == "depth" else "all points are NaN")
+        raise InvalidOption(
+            source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
+        )
     return points
 
 
@@ -241,20 +250,16 @@ def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
     return Camera(fx, fy, width / 2 if plan.cx is None else plan.cx, height / 2 if plan.cy is None else plan.cy)
 
 
-def _mask(item: Item, pixels: NDArray[np.uint8], points: Points, decoder: Decoder, source: str) -> views.Mask:
-    """What counts, (H, W): the part, or the image's opaque pixels, or all that was seen. Raises InvalidOption and ImageError."""
+def _mask(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, source: str) -> views.Mask:
+    """What counts, (H, W): the part, or the image's opaque pixels, or all that was seen. Raises InvalidOption."""
     seen = np.asarray(np.isfinite(points).all(axis=2))
-    if "mask" in item:
-        mask, name = _sent_mask(item["mask"], decoder), "mask"
-        if mask.shape != seen.shape:
-            raise InvalidOption(
-                "mask", f"{mask.shape[1]} × {mask.shape[0]} pixels, but the image, upright, has {seen.shape[1]} × {seen.shape[0]}"
-            )
-    else:
-        opaque = masks.opaque(pixels)
-        if opaque is None:
-            return seen
-        mask, name = opaque, "image"
+    mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
+    if mask is None:
+        return seen
+    if mask.shape != seen.shape:
+        raise InvalidOption(
+            "mask", f"{mask.shape[1]} × {mask.shape[0]} pixels, but the image, upright, has {seen.shape[1]} × {seen.shape[0]}"
+        )
     if not mask.any():
         raise InvalidOption(name, "covers nothing: white, or opaque, is the object")
     if not (mask & seen).any():
@@ -262,9 +267,12 @@ def _mask(item: Item, pixels: NDArray[np.uint8], points: Points, decoder: Decode
     return mask
 
 
-def _sent_mask(data: bytes, decoder: Decoder) -> views.Mask:
+def _sent_mask(item: Item, decoder: Decoder) -> views.Mask | None:
+    """None where none was sent. Raises ImageError that names the part."""
+    if "mask" not in item:
+        return None
     try:
-        with decoder.decoded(data, transparency=True) as image:
+        with decoder.decoded(item["mask"], transparency=True) as image:
             return masks.object_of(np.asarray(image))
     except ImageError as error:
         error.part = "mask"
