@@ -16,6 +16,8 @@ Format = Literal["glb", "ply", "npz"]
 Mode = Literal["adaptive", "dense"]
 
 MEDIA_TYPES: Mapping[Format, str] = {"glb": "model/gltf-binary", "ply": "application/x-ply", "npz": "application/x-npz"}
+OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
+"""Options that mean nothing without `depth`."""
 
 
 class ReconstructOptions(Options, frozen=True, kw_only=True):
