@@ -208,6 +208,8 @@ def test_a_film_a_sound_and_an_oblong_picture_have_their_place_in_a_bundle(tmp_p
 
 def test_where_a_reconstruction_is_asked_can_be_set(tmp_path: Path) -> None:
     case, _, settings = RECORDED["mcc"]
+    for folder in ("objects", "rooms"):
+        (tmp_path / folder).mkdir()
     objects = imported(GOLDEN / case / "checkpoint.pth", tmp_path / "objects", settings).spec.space
     assert objects is not None and (objects.region, objects.extent, objects.source_size) == ("cube", 3.0, 800)
     set_ = {"region": "half-ball", "extent": "6", "spacing": "0.2", "source_size": "224"}
