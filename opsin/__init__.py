@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
     from opsin.inpainting import Filled, Inpainting
     from opsin.jobs import AsyncJob, Event, Job, JobStatus
+    from opsin.reconstruction import Reconstruction
     from opsin.results import Classification, Merging, Model, Prediction, Readiness, Timing
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "OpsinError",
     "Prediction",
     "Readiness",
+    "Reconstruction",
     "Refused",
     "Second",
     "Timing",
@@ -46,7 +48,15 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'opsin' has no attribute {name!r}")
-    for home in ("opsin.errors", "opsin.results", "opsin.inpainting", "opsin.actions", "opsin.jobs", "opsin.client"):
+    for home in (
+        "opsin.errors",
+        "opsin.results",
+        "opsin.inpainting",
+        "opsin.reconstruction",
+        "opsin.actions",
+        "opsin.jobs",
+        "opsin.client",
+    ):
         module = import_module(home)
         if name in vars(module):
             return vars(module)[name]

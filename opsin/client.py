@@ -23,6 +23,7 @@ from opsin.errors import OpsinError
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import AsyncJob, Job
 from opsin.pictures import Picture, encoded
+from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -127,6 +128,52 @@ class Client:
         if wait:
             return video_actions(self._exchange(call).json())
         return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], video_actions)
+
+    @overload
+    def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: Literal[True] = True,
+        **options: Unpack[ReconstructOptions],
+    ) -> Reconstruction: ...
+    @overload
+    def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: Literal[False],
+        **options: Unpack[ReconstructOptions],
+    ) -> Job[Reconstruction]: ...
+    def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: bool = True,
+        **options: Unpack[ReconstructOptions],
+    ) -> Any:
+        """The whole shape of what one picture shows. depth: a map, with `fov` or `fx`; or points, one for each pixel. mask: white on the
+        object.
+
+        Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
+        """
+        call = reconstruct_call(image, depth, points, mask, options)
+        if wait:
+            return reconstruction(self._exchange(call).json())
+        return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], reconstruction)
+
+    def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
+        """`Reconstruction.scene` asked again, in another way. Raises Refused (404) where it is gone."""
+        return reconstruction(self._exchange(scene_call(scene, options)).json())
 
     def job(self, job_id: str) -> Job[dict[str, Any]]:
         """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""
@@ -249,6 +296,49 @@ class AsyncClient:
             return video_actions((await self._exchange(call)).json())
         accepted = await self._exchange(call.to_be_answered_later())
         return AsyncJob(self._http, self._exchange, accepted.json()["id"], video_actions)
+
+    @overload
+    async def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: Literal[True] = True,
+        **options: Unpack[ReconstructOptions],
+    ) -> Reconstruction: ...
+    @overload
+    async def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: Literal[False],
+        **options: Unpack[ReconstructOptions],
+    ) -> AsyncJob[Reconstruction]: ...
+    async def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: bool = True,
+        **options: Unpack[ReconstructOptions],
+    ) -> Any:
+        """See `Client.reconstruct`."""
+        call = await asyncio.to_thread(reconstruct_call, image, depth, points, mask, options)
+        if wait:
+            return reconstruction((await self._exchange(call)).json())
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, accepted.json()["id"], reconstruction)
+
+    async def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
+        """See `Client.scene`."""
+        return reconstruction((await self._exchange(scene_call(scene, options))).json())
 
     def job(self, job_id: str) -> AsyncJob[dict[str, Any]]:
         """See `Client.job`."""

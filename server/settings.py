@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     max_video_frames: int = Field(default=7_200, gt=0)
     max_video_pixels: int = Field(default=4096 * 2304, gt=0)
     """Of a frame."""
+    max_points: int = Field(default=4_000_000, gt=0)
+    """Of a map of depth or points."""
+    max_queries: int = Field(default=20_000_000, gt=0)
+    """That one reconstruction may ask."""
     queue_max_items: int = Field(default=1024, gt=0)
     queue_max_bytes: int = Field(default=512 * MIB, gt=0)
 
@@ -67,7 +71,9 @@ class Settings(BaseSettings):
     result_ttl: float = Field(default=3600.0, gt=0)
     """How long results and records outlive the end of their jobs."""
     results_max_bytes: int = Field(default=256 * MIB, gt=0)
-    """Results that are kept or reserved, in Redis."""
+    """Results that are kept or reserved, and scenes, in Redis."""
+    scene_ttl: float = Field(default=600.0, gt=0)
+    """How long the encoding of a reconstructed scene is kept, to be asked again."""
     worker_grace: float = Field(default=30.0, ge=0)
     redis_grace: float = Field(default=10.0, ge=0)
     drain_timeout: float = Field(default=30.0, ge=0)

@@ -33,6 +33,15 @@ class State(Protocol):
         """Memory on the device that this job keeps between its steps, in bytes."""
 
 
+class ExcessiveJob(Exception):
+    """A job asks for more than one may, as its steps have shown: its client's fault. `option` names what would have to be less."""
+
+    def __init__(self, option: str, detail: str) -> None:
+        super().__init__(f"{option}: {detail}")
+        self.option = option
+        self.detail = detail
+
+
 @dataclass(frozen=True)
 class Continuing:
     """More steps follow."""

@@ -21,6 +21,7 @@ from opsin.cli import (
     inpaint,
     jobs,
     models,
+    reconstruct,
     services,
     tracklets,
     train,
@@ -48,6 +49,7 @@ app.command(rich_help_panel=WORK)(demo.demo)
 app.command(rich_help_panel=WORK)(classify.classify)
 app.command(rich_help_panel=WORK)(inpaint.inpaint)
 app.command(rich_help_panel=WORK)(actions.actions)
+app.command(rich_help_panel=WORK)(reconstruct.reconstruct)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=WORK)
 app.command("import", cls=importing.ImportCommand, rich_help_panel=BUNDLES)(importing.import_)
 app.command("import-tracklets", rich_help_panel=BUNDLES)(tracklets.import_tracklets)

@@ -24,7 +24,7 @@ class Presenter:
         if isinstance(presented, File):
             durations = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in _durations(timing))
             headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
-            return Response(presented.content, headers=headers, media_type=media_type)
+            return Response(presented.content, headers=headers, media_type=presented.media_type or media_type)
         return Response(self.document(presented, spec, request_id, timing), media_type=JSON)
 
     def document(self, presented: msgspec.Struct, spec: BundleSpec, request_id: str, timing: Timing) -> bytes:

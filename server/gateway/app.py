@@ -27,12 +27,14 @@ from server.gateway.gateway import Gateway
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST, HotRoutes
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
+from server.gateway.presenting import Presenting
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds, our_fault
-from server.gateway.routes import health, infer, jobs, metrics, models, open_inference, tasks
+from server.gateway.routes import health, infer, jobs, metrics, models, open_inference, scenes, tasks
 from server.gateway.slow_bodies import SlowBodies
 from server.gateway.turns import Turns
 from server.media.images import Decoder
+from server.media.limits import Limits
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -50,13 +52,17 @@ def create_app(settings: Settings) -> GatewayApp:
     directory = Directory(dispatcher, settings)
     desertion = Desertion(settings, directory)
     turns = Turns(len(os.sched_getaffinity(0)))
+    limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits)
+    presenting = Presenting(dispatcher.scenes, turns)
     gateway = Gateway(
         settings=settings,
+        limits=limits,
         dispatcher=dispatcher,
         directory=directory,
         admission=Admission(settings, dispatcher, counted),
-        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels, clips=settings.clip_limits), turns),
-        jobs=Jobs(dispatcher, turns),
+        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels, limits=limits), turns),
+        presenting=presenting,
+        jobs=Jobs(dispatcher, presenting),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
     )
@@ -67,6 +73,7 @@ def create_app(settings: Settings) -> GatewayApp:
         watching = asyncio.create_task(desertion.watch_forever())
         yield
         watching.cancel()
+        await presenting.close()
         await dispatcher.close()
         turns.close()
 
@@ -82,7 +89,7 @@ def create_app(settings: Settings) -> GatewayApp:
     app.state.settings = settings
     app.state.dispatcher = dispatcher
     app.state.gateway = gateway
-    for routes in (models, jobs, health, metrics, open_inference):
+    for routes in (models, jobs, scenes, health, metrics, open_inference):
         app.include_router(routes.router)
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     handlers = ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left), (Exception, _our_fault))
@@ -127,7 +134,7 @@ def _layers(settings: Settings) -> Iterator[Middleware]:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "Location"],
+            expose_headers=["X-Request-ID", "Retry-After", "Location", "X-Points", "X-Queries"],
         )
     yield Middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
     yield Middleware(RequestIds)

@@ -11,6 +11,8 @@ from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.inference import Inference
 from server.gateway.jobs import Jobs
+from server.gateway.presenting import Presenting
+from server.media.limits import Limits
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -19,10 +21,12 @@ from server.telemetry.metrics import GatewayMetrics
 @dataclass(frozen=True)
 class Gateway:
     settings: Settings
+    limits: Limits
     dispatcher: Dispatcher
     directory: Directory
     admission: Admission
     inference: Inference
+    presenting: Presenting
     jobs: Jobs
     readers: EventReaders
     metrics: GatewayMetrics

@@ -27,7 +27,7 @@ from server.queue.dispatch import Dispatcher
 from server.queue.job import Array, Failure, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
 from server.queue.room import INLINE_BYTES
-from server.tasks.base import Item, Outputs, Task
+from server.tasks.base import Arrays, Item, Outputs, Task
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
 
@@ -111,8 +111,17 @@ class Inference:
         """
         began = time.perf_counter()
         prepared = await self._prepare(items, asked, visit.client)
-        count = len(items)
         items.clear()  # they may be large, and are not needed while their small copies wait
+        return await self._run(prepared, asked, visit, began, follower)
+
+    async def run_again(self, arrays: Arrays, asked: Asked, visit: Visit) -> Answer:
+        """One job whose arrays come from an earlier one. Raises what `run` does."""
+        began = time.perf_counter()
+        return await self._run([[{name: Array.of(array) for name, array in arrays.items()}]], asked, visit, began)
+
+    async def _run(
+        self, prepared: Sequence[Prepared], asked: Asked, visit: Visit, began: float, follower: Follower | None = None
+    ) -> Answer:
         enqueued = time.perf_counter()
         deadline_ms = await self._dispatcher.now_ms() + int(visit.seconds_left() * 1000)
         jobs = _jobs(prepared, asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=follower is not None)
@@ -127,7 +136,7 @@ class Inference:
         owners = [index for index, arrays in enumerate(prepared) for _ in arrays]
         for index, reply in zip(owners, replies, strict=True):
             if reply.failure is not None:
-                raise problem_of(reply.failure, asked.spec.name, item_field(asked.part, index, count))
+                raise problem_of(reply.failure, asked.spec.name, item_field(asked.part, index, len(prepared)))
         timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
         outputs = outputs_of(replies)
         self._count(outputs, asked.spec, timing)
@@ -288,6 +297,9 @@ def problem_of(failure: Failure, model: str, field: str | None) -> Problem:
     """`model`: the bundle's name. A kind of failure that only a newer worker knows is ours to explain: 500."""
     if failure.kind == "unloaded":
         return directory.unloaded(model)
+    if failure.kind == "excessive":
+        option, _, detail = failure.detail.partition(": ")
+        return Problem(Kind.TOO_LARGE, detail, option)
     if failure.kind == "deadline":
         field = None
     return Problem(FAILURE_PROBLEMS.get(failure.kind, Kind.INTERNAL), failure.detail, field)

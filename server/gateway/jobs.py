@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,10 +14,10 @@ from starlette.responses import Response
 from models.bundle import BundleSpec
 from server.gateway.answers import PRESENTERS
 from server.gateway.body import item_field
-from server.gateway.inference import outputs_of, problem_of, refusals, timing_of
+from server.gateway.inference import outputs_of, problem_of, timing_of
 from server.gateway.negotiation import choose
+from server.gateway.presenting import Presenting
 from server.gateway.problems import Kind, Problem, ProblemDocument
-from server.gateway.turns import Turns
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
 from server.queue.record import OPEN, Record, RecordLost
@@ -69,9 +68,9 @@ class Presentable:
 
 
 class Jobs:
-    def __init__(self, dispatcher: Dispatcher, turns: Turns) -> None:
+    def __init__(self, dispatcher: Dispatcher, presenting: Presenting) -> None:
         self._dispatcher = dispatcher
-        self._turns = turns
+        self._presenting = presenting
 
     async def read(self, job_id: str) -> Record:
         """Raises Problem: 404, 410 `job-lost`, 503."""
@@ -126,10 +125,16 @@ class Jobs:
         whole = ((record.finished_ms or record.created_ms) - record.created_ms) / 1000
         prepare = record.prepare_ms / 1000
         timing = timing_of(replies, prepare=prepare, round_trip=whole, total=prepare + whole)
-        present = partial(shown.task.present, outputs_of(replies), shown.plan, shown.spec, media_type)
-        with refusals():
-            inline = record.results <= INLINE_RESULT and not shown.task.takes_long
-            presented = present() if inline else await self._turns.run(client, present)
+        presented = await self._presenting.present(
+            shown.task,
+            outputs_of(replies),
+            shown.plan,
+            shown.spec,
+            media_type,
+            client=client,
+            request_id=record.request_id,
+            at_once=record.results <= INLINE_RESULT,
+        )
         return PRESENTERS[shown.task.name].respond(presented, shown.spec, record.request_id, timing, media_type)
 
 

@@ -263,3 +263,17 @@ MODEL: dict[str, Any] = {
         **_REDIS_AWAY,
     }
 }
+
+SCENE: dict[str, Any] = {
+    "parameters": [
+        _parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
+        _parameter("query", "threshold", "Default: 0.1.", {"type": "number"}),
+        _parameter("query", "mode", "Default: adaptive.", {"type": "string", "enum": ["adaptive", "dense"]}),
+        _parameter("query", "format", "Default: what is accepted, else glb.", {"type": "string", "enum": ["glb", "ply", "npz"]}),
+    ],
+    "responses": {
+        "200": {"description": "As of the request that made the scene", "content": {"model/gltf-binary": {"schema": BINARY}}},
+        **problems((Kind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None)),
+        **_REDIS_AWAY,
+    },
+}

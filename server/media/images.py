@@ -31,10 +31,10 @@ from PIL import (
 from models.bundle import Preprocess
 from models.media import legacy_resize
 from models.media.centre_crop import centre, resized
-from models.media.video import ClipLimits
 from server.media import image_blocks
 from server.media.decoding_room import PIXEL, DecodingRoom, bytes_to_decode, tile_size
 from server.media.errors import MediaError
+from server.media.limits import Limits
 
 __all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "on_white", "sniff", "to_model_size"]
 
@@ -82,16 +82,13 @@ class CorruptImage(ImageError):
     """Truncated or damaged."""
 
 
-USUAL_CLIPS = ClipLimits()
-
-
 class Decoder:
     """Decodes pictures of at most `max_pixels`, and holds back threads while the memory of two such RGB pictures is in use."""
 
-    def __init__(self, max_pixels: int, room_pixels: int | None = None, clips: ClipLimits = USUAL_CLIPS) -> None:
-        """room_pixels: of one such picture, where it is not `max_pixels`. clips: limits of videos."""
+    def __init__(self, max_pixels: int, room_pixels: int | None = None, limits: Limits | None = None) -> None:
+        """room_pixels: of one such picture, where it is not `max_pixels`. limits: of what comes beside pictures."""
         self.max_pixels = max_pixels
-        self.clips = clips
+        self.limits = limits or Limits()
         self.room = DecodingRoom(2 * PIXEL * (room_pixels or max_pixels))
         # we check the header ourselves; Pillow's own limit would overrule a higher setting
         Image.MAX_IMAGE_PIXELS = None

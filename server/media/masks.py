@@ -149,3 +149,17 @@ def _reach_across(mask: Mask, pixels: int) -> Mask:
         np.cumsum(strip, axis=1, out=counts[:, 1:])
         reached[top : top + rows] = counts[:, after] > counts[:, before]
     return reached
+
+
+def opaque(pixels: NDArray[np.uint8]) -> Mask | None:
+    """RGB or RGBA (H, W, C) → where it is opaque; None where it is everywhere."""
+    if pixels.shape[2] < 4:
+        return None
+    shown: Mask = pixels[..., 3] >= THRESHOLD
+    return None if shown.all() else shown
+
+
+def object_of(pixels: NDArray[np.uint8]) -> Mask:
+    """The mask of an object, RGB or RGBA (H, W, C): where it is bright or, if it has transparency, opaque."""
+    shown = opaque(pixels)
+    return np.asarray(pixels[..., :3].max(axis=2) >= THRESHOLD) if shown is None else shown

@@ -31,6 +31,7 @@ from server.queue.presence import Presence
 from server.queue.records import Records
 from server.queue.reservation import Reservation
 from server.queue.room import Room
+from server.queue.scenes import Scenes
 from server.queue.statistics import Statistics
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -88,6 +89,7 @@ class Dispatcher:
         )
         self.records = Records(self._wire, freight, settings, self._presence, self._background, self._room)
         """Clients' jobs that outlive this gateway."""
+        self.scenes = Scenes(self._wire, freight, settings, self._presence, self._background)
         self._was_known = False
         self._closed = False
 

@@ -86,8 +86,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Why a job ended without a result."""
 
     kind: str
-    """`worker-crashed`, `model-error`, `unknown-version`, `deadline`, `cancelled`, `unloaded`, `unusable-input`; a newer worker may
-    know more."""
+    """`worker-crashed`, `model-error`, `unknown-version`, `deadline`, `cancelled`, `unloaded`, `unusable-input`, `excessive` (it asked
+    for too much, as its steps have shown: `detail` begins with the option and a colon); a newer worker may know more."""
     detail: str
 
 

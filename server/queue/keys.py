@@ -109,6 +109,11 @@ def result_arrays(job_id: str) -> str:
     return f"result:{job_id}:arrays"
 
 
+def scene(scene_id: str) -> str:
+    """What a network has made of an image with depth, to be asked again."""
+    return f"scene:{scene_id}"
+
+
 def spec(digest: str) -> str:
     return f"spec:{digest}"
 

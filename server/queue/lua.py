@@ -13,7 +13,7 @@ from pathlib import Path
 from server.queue import rows
 
 FOLDER = Path(__file__).parent / "scripts"
-REFUSED_WHEN_FULL = {"enqueue", "enqueue_record"}
+REFUSED_WHEN_FULL = {"enqueue", "enqueue_record", "keep_scene"}
 """All others free memory or keep the service alive, so they run even if Redis is above its maxmemory."""
 
 

@@ -156,7 +156,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
             raise InvalidOption("tracks", "given beside a video: send one of them")
         if "tracks" in item:
             return [_of_tracks(item["tracks"])]
-        facts = video.probe(item["video"], decoder.clips)
+        facts = video.probe(item["video"], decoder.limits.clips)
         if plan.start_s is not None and plan.start_s >= facts.duration_s:
             raise InvalidOption("start_s", f"{plan.start_s:g}: the video has {facts.duration_s:g} seconds")
         info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])

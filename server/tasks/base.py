@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from server.media.images import Decoder
+from server.media.limits import Limits
 from server.tasks.options import Options
 
 JSON = "application/json"
@@ -65,6 +66,8 @@ class File:
 
     content: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str | None = None
+    """None: the one that was asked for."""
 
 
 class Task(ABC, Generic[Asked, Plan]):
@@ -86,6 +89,8 @@ class Task(ABC, Generic[Asked, Plan]):
     run in a thread."""
     media_types: ClassVar[tuple[str, ...]] = (JSON,)
     """Of answers, the preferred one first."""
+    kept_arrays: ClassVar[tuple[str, ...]] = ()
+    """Names of those outputs that are kept as a scene, which can be asked again; where it is kept, `present` finds an output `kept`."""
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         """The parts that one bundle takes."""
@@ -118,6 +123,22 @@ class Task(ABC, Generic[Asked, Plan]):
     @abstractmethod
     def present(self, outputs: Sequence[Outputs], plan: Plan, spec: BundleSpec, media_type: str) -> msgspec.Struct | File:
         """The outputs of all jobs, in their order → an `answer` for JSON, a File for any other of `media_types`."""
+
+    def presents_apart(self, plan: Plan, media_type: str) -> bool:
+        """Whether `present` takes so long, or so much memory, that it runs in a child process."""
+        return False
+
+    def scene_of(self, plan: Plan) -> str:
+        """The name under which `kept_arrays` are kept."""
+        raise NotImplementedError
+
+    def plan_again(self, asked: Asked, spec: BundleSpec, scene: str) -> Plan:
+        """The plan of a job that asks a kept scene. Raises InvalidOption."""
+        raise NotImplementedError
+
+    def prepare_again(self, kept: Outputs, plan: Plan, limits: Limits) -> Arrays:
+        """`kept_arrays` of an earlier job → the arrays of one that asks again. Raises InvalidOption."""
+        raise NotImplementedError
 
     @abstractmethod
     def result_bound(self, plan: Plan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:

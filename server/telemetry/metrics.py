@@ -151,6 +151,12 @@ class WorkerMetrics:
         self.step_leaves = Counter("opsin_step_leaves", "Jobs of several steps that left, by how.", [*labels, "how"], registry=registry)
         self.resident_jobs = Gauge("opsin_resident_jobs", "Jobs between two of their steps.", labels, registry=registry)
         self.state_bytes = Gauge("opsin_state_bytes", "Memory that resident jobs keep between their steps.", labels, registry=registry)
+        self.queries = Counter("opsin_scene_queries", "Points of space that reconstructions asked.", labels, registry=registry)
+        self.queries_saved = Counter(
+            "opsin_scene_queries_saved", "Points of dense grids that they did not have to ask.", labels, registry=registry
+        )
+        self.levels = Counter("opsin_scene_levels", "Levels, from coarse to fine, of reconstructions.", labels, registry=registry)
+        self.points = Counter("opsin_scene_points", "Occupied cells that reconstructions found.", labels, registry=registry)
         self.failures = Counter("opsin_failures", "Jobs that ended without a result.", ["model", "kind"], registry=registry)
         self.redeliveries = Counter("opsin_redeliveries", "Jobs taken over from a dead worker.", registry=registry)
         self.dead_letters = Counter("opsin_dead_letters", "Jobs given up and put aside.", registry=registry)

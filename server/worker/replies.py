@@ -9,14 +9,14 @@ from queue import SimpleQueue
 
 from prometheus_client import Counter, Histogram
 
-from models.layers.steps import UnusableInput
+from models.layers.steps import ExcessiveJob, UnusableInput
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.job import Array, Failure, Progress, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.results import Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
+from server.worker.results import Answer, Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
 
 log = logs.get(__name__)
 
@@ -73,6 +73,10 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
             failure = Failure(kind="unusable-input", detail=str(result.error))
             queue.finish([(result.job, Reply(id=result.job.job.id, worker=queue.id, failure=failure))])
             metrics.failures.labels(result.job.bundle.partition("@")[0], failure.kind).inc()
+        case Refused(error=ExcessiveJob()):
+            failure = Failure(kind="excessive", detail=str(result.error))
+            queue.finish([(result.job, Reply(id=result.job.job.id, worker=queue.id, failure=failure))])
+            metrics.failures.labels(result.job.bundle.partition("@")[0], "excessive").inc()
         case Refused():
             reason = f"{type(result.error).__name__}: {result.error}"
             log.error("model failed on a job", bundle=result.job.bundle, job=result.job.job.id, reason=reason, **result.job.job.trace)
@@ -131,6 +135,8 @@ def _count(batch: Computed, metrics: WorkerMetrics) -> None:
         _count_steps(batch, metrics)
     for answer in batch.answers:
         wait.observe(answer.batch_wait)
+        if "queries" in answer.outputs:
+            _count_queries(answer, metrics)
 
 
 def _count_steps(batch: Computed, metrics: WorkerMetrics) -> None:
@@ -138,6 +144,15 @@ def _count_steps(batch: Computed, metrics: WorkerMetrics) -> None:
     metrics.steps.labels(*labels).inc(len(batch.jobs))
     metrics.step_joins.labels(*labels).inc(batch.joined)
     metrics.step_leaves.labels(*labels, "finished").inc(len(batch.answers))
+
+
+def _count_queries(answer: Answer, metrics: WorkerMetrics) -> None:
+    """Of a scene, which was asked from coarse to fine."""
+    labels, (asked, grid) = answer.job.bundle.split("@"), answer.outputs["queries"].tolist()
+    metrics.queries.labels(*labels).inc(asked)
+    metrics.queries_saved.labels(*labels).inc(max(0, grid - asked))
+    metrics.levels.labels(*labels).inc(int(answer.outputs["levels"]))
+    metrics.points.labels(*labels).inc(int(answer.outputs["points"]))
 
 
 @cache

@@ -13,6 +13,7 @@ from server.gateway.gateway import Gateway
 from server.process.exits import Reason
 from server.queue.errors import RedisAway
 from server.queue.record import OPEN, STATES
+from server.queue.scenes import SCENES
 from server.telemetry.metrics import CONTENT_TYPE, Families
 
 router = APIRouter(tags=["operation"])
@@ -60,4 +61,5 @@ async def _read_redis(here: Gateway) -> Families:
     results = GaugeMetricFamily(
         "opsin_result_bytes", "Results of asynchronous jobs that are kept, with their records.", value=recorded.result_bytes
     )
-    return Families((up, workers, restarts, served, depth, oldest, jobs, ended, results))
+    scenes = GaugeMetricFamily("opsin_scenes", "Reconstructed scenes that can be asked again.", value=recorded.counts.get(SCENES, 0))
+    return Families((up, workers, restarts, served, depth, oldest, jobs, ended, results, scenes))

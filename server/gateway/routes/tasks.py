@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -31,7 +30,7 @@ from server.gateway.interruption import ClientWatch
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes.jobs import respond
 from server.gateway.surface import CommonOptions, Surface
-from server.tasks.base import JSON, Task
+from server.tasks.base import JSON, File, Outputs, Task
 from server.tasks.options import InvalidOption, Options
 from server.tasks.registry import TASKS
 
@@ -82,9 +81,7 @@ class TaskRoute:
                 spec, asked = await self._resolve(sent, here, visit)
                 answer = await here.inference.run(sent.submission.items(), asked, visit)
             began = time.perf_counter()
-            presented = await here.inference.present(
-                self.task, partial(self.task.present, answer.outputs, asked.plan, spec, media_type), visit.client
-            )
+            presented = await _present(here, answer.outputs, asked, visit, media_type)
             response = self._presenter.respond(presented, spec, visit.request_id, answer.timing, media_type)
             _count(here, spec, began, sent.nbytes, len(response.body))
             return response
@@ -111,9 +108,7 @@ class TaskRoute:
                 follower = Follower(stream, self.task, asked.plan, spec)
                 answer = await here.inference.run(sent.submission.items(), asked, visit, follower)
             began = time.perf_counter()
-            presented = await here.inference.present(
-                self.task, partial(self.task.present, answer.outputs, asked.plan, spec, JSON), visit.client
-            )
+            presented = await _present(here, answer.outputs, asked, visit, JSON)
             assert isinstance(presented, msgspec.Struct)
             body = self._presenter.document(presented, spec, visit.request_id, answer.timing)
             _count(here, spec, began, sent.nbytes, len(body))
@@ -157,6 +152,12 @@ class TaskRoute:
         except InvalidOption as error:
             raise of_option(error) from error
         return spec, Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
+
+
+async def _present(here: Gateway, outputs: Sequence[Outputs], asked: Asked, visit: Visit, media_type: str) -> msgspec.Struct | File:
+    return await here.presenting.present(
+        asked.task, outputs, asked.plan, asked.spec, media_type, client=visit.client, request_id=visit.request_id
+    )
 
 
 async def _check_workers(here: Gateway, spec: BundleSpec) -> None:

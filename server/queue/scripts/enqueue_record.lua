@@ -23,17 +23,6 @@ local function refuse(status)
   return {status, id, items, bytes}
 end
 
--- What open records hold: items, bytes. And the bytes of results that are reserved or kept, with their records.
-local function held()
-  local count, totals = kept(now)
-  local held_items, held_bytes, results = 0, 0, count * RECORD_BYTES + (totals.bytes or 0)
-  for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
-    local count, nbytes, bound = string.match(member, '^[^:]+:(%d+):(%d+):(%d+)$')
-    held_items, held_bytes, results = held_items + count, held_bytes + nbytes, results + bound + RECORD_BYTES
-  end
-  return held_items, held_bytes, results
-end
-
 if epoch ~= asked.epoch then return {'epoch', epoch, items, bytes} end
 if redis.call('EXISTS', key) == 1 then return refuse('ok') end  -- a repeated call: the first answer was lost
 if asked.idem ~= '' then
@@ -50,7 +39,7 @@ for _, job in ipairs(jobs) do nbytes = nbytes + tonumber(job.nbytes) end
 local deadline = tonumber(jobs[1].deadline_ms)
 if deadline <= now then return refuse('late') end
 if items + #jobs > max_items or bytes + nbytes > max_bytes then return refuse('full') end
-local held_items, held_bytes, results = held()
+local held_items, held_bytes, results = held(now)
 if held_items + #jobs > max_items / 2 or held_bytes + nbytes > max_bytes / 2 then return refuse('share') end
 if results + bound + RECORD_BYTES > max_results then return refuse('results') end
 if not all_staged(jobs) then return {'unstaged', id, items, bytes} end

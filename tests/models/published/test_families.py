@@ -206,10 +206,21 @@ def test_a_film_a_sound_and_an_oblong_picture_have_their_place_in_a_bundle(tmp_p
         _ = audio.pictures
 
 
-def test_a_model_of_a_task_that_is_not_served_loads_and_says_so(tmp_path: Path) -> None:
+def test_where_a_reconstruction_is_asked_can_be_set(tmp_path: Path) -> None:
     case, _, settings = RECORDED["mcc"]
+    for folder in ("objects", "rooms"):
+        (tmp_path / folder).mkdir()
+    objects = imported(GOLDEN / case / "checkpoint.pth", tmp_path / "objects", settings).spec.space
+    assert objects is not None and (objects.region, objects.extent, objects.source_size) == ("cube", 3.0, 800)
+    set_ = {"region": "half-ball", "extent": "6", "spacing": "0.2", "source_size": "224"}
+    rooms = imported(GOLDEN / case / "checkpoint.pth", tmp_path / "rooms", {**settings, **set_}).spec.space
+    assert rooms is not None and (rooms.region, rooms.extent, rooms.spacing, rooms.source_size) == ("half-ball", 6.0, 0.2, 224)
+
+
+def test_a_model_of_a_task_that_is_not_served_loads_and_says_so(tmp_path: Path) -> None:
+    case, _, settings = RECORDED["audio_mae"]
     loaded = load(imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings))
-    with pytest.raises(BundleError, match="task reconstruct is not served yet by this version"):
+    with pytest.raises(BundleError, match="task autoencode is not served yet by this version"):
         loaded.forward({}, {})
 
 

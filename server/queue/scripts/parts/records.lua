@@ -1,7 +1,9 @@
 -- Records: clients' jobs that outlive their gateway. Needs jobs.
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
--- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry.
--- `records:ended` counts those that have ended since this Redis began, by state. `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
+-- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry;
+-- scenes that can be asked again stand there, too, with the state `scene`.
+-- `records:ended` counts those that have ended since this Redis began, by state.
+-- `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
 
 local OPEN, KEPT, TOTALS, ENDED = 'records:open', 'records:kept', 'records:totals', 'records:ended'
 local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE
@@ -50,6 +52,17 @@ local function kept(now)
     for _, member in ipairs(redis.call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end
   end
   return count, to_table(redis.call('HGETALL', TOTALS))
+end
+
+-- What open records hold: items, bytes. And the bytes of results that are reserved or kept, with their records.
+local function held(now)
+  local count, totals = kept(now)
+  local held_items, held_bytes, results = 0, 0, count * RECORD_BYTES + (totals.bytes or 0)
+  for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
+    local count, nbytes, bound = string.match(member, '^[^:]+:(%d+):(%d+):(%d+)$')
+    held_items, held_bytes, results = held_items + count, held_bytes + nbytes, results + bound + RECORD_BYTES
+  end
+  return held_items, held_bytes, results
 end
 
 -- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….

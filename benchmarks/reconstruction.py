@@ -1,0 +1,269 @@
+"""Reconstruction with MCC: `python -m benchmarks.reconstruction BUNDLE`. Ratios of one run.
+
+a. Adaptive beside dense asking, at the bundle's spacing and at half of it, without HTTP and queue: queries, seconds, the IoU
+   of occupied cells, the largest part that was missed (26-connected), and queries ÷ (coarse lattice + occupied cells and their neighbours).
+b. Half the spacing asked of a kept scene, beside the same from scratch: seconds.
+c. Scenes/s of the service with 8 clients, beside one client.
+d. `--large`: ViT-B at its published size with random weights: seconds of encoding and of a step of one scene. Its scenes are no surfaces.
+
+Scenes are folders as training reads them (`--scenes`: image.png; points.npy, or depth.npy with camera.json; mask.png), else balls and boxes
+that are made here. Scenes of an untrained network are no surfaces: give a trained bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from benchmarks import machine
+from benchmarks.service import running
+from benchmarks.steps import spread
+from models.bundle import Bundle, Space, read
+from models.loading import Ended, LoadedSteps, load
+from models.mcc.lattice import Lattice
+from models.mcc.model import MCC, MCCConfig
+from models.mcc.steps import ReconstructionSteps
+from server.media.depth import Camera
+from server.media.images import Decoder
+from server.tasks.reconstruct import Reconstruct
+from server.tasks.reconstruct_tables import ReconstructOptions
+
+CLIENTS = 8
+HEIGHT, WIDTH, FOV = 240, 320, 60.0
+"""Of the scenes that are made here."""
+EVERYWHERE = np.ones((3, 3, 3), bool)
+TASK = Reconstruct()
+Files = dict[str, bytes]
+
+
+@dataclass
+class Comparison:
+    """One scene at one spacing."""
+
+    scene: str
+    spacing: float
+    adaptive_queries: int
+    dense_queries: int
+    bound: float
+    """Queries of the coarse lattice, and occupied cells with their neighbours."""
+    adaptive_seconds: float
+    dense_seconds: float
+    occupied: int
+    iou: float
+    largest_missed: int
+    """Cells."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reconstruction", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="folder NAME/VERSION of a bundle")
+    parser.add_argument("--scenes", type=Path, help="folder of scenes")
+    parser.add_argument("--most", type=int, default=8, help="number of scenes")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of c., for each number of clients; 0 leaves it out")
+    parser.add_argument("--halves", action=argparse.BooleanOptionalAction, default=True, help="also dense at half the spacing")
+    parser.add_argument("--large", action="store_true", help="also d.")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    here = machine.describe()
+    print("\n".join(here.lines()), flush=True)
+    bundle = read(options.bundle)
+    scenes = dict(list(read_scenes(options.scenes) if options.scenes else made_scenes())[: options.most])
+    steps = load(bundle).steps
+    assert steps is not None
+    spacing = (bundle.spec.space or Space()).spacing
+    compared = [
+        one
+        for name, files in scenes.items()
+        for one in compare(steps, bundle, name, files, [spacing, spacing / 2] if options.halves else [spacing])
+    ]
+    show(compared)
+    again = [kept_against_scratch(steps, bundle, files, spacing / 2) for files in scenes.values()]
+    print(f"b. half the spacing, kept ÷ from scratch  {spread([kept / scratch for kept, scratch in again])}")
+    rates = served(options.bundle, list(scenes.values()), options.seconds) if options.seconds else {}
+    if rates:
+        print(f"c. scenes/s  {CLIENTS} clients {rates[CLIENTS]:.2f}, one {rates[1]:.2f}: {rates[CLIENTS] / rates[1]:.2f} times")
+    large = published_size() if options.large else {}
+    if large:
+        print("d. ViT-B     " + ", ".join(f"{name} {value:.3g}" for name, value in large.items()))
+    if options.json:
+        figures = {"scenes": [asdict(one) for one in compared], "again": again, "scenes_per_second": rates, "vit_b": large}
+        options.json.write_text(json.dumps({"machine": here.to_json(), "figures": figures}, indent=2) + "\n")
+
+
+def compare(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[Comparison]:
+    for spacing in spacings:
+        (adaptive, quick), (dense, slow) = (asked(steps, bundle, files, spacing, mode) for mode in ("adaptive", "dense"))
+        lattice = Lattice(bundle.spec.space or Space(), spacing)
+        found, everything = (occupied(outputs, lattice) for outputs in (adaptive, dense))
+        around = int(ndimage.binary_dilation(everything, EVERYWHERE).sum())
+        parts, count = ndimage.label(everything & ~found, EVERYWHERE)
+        coarse = lattice.count / lattice.stride() ** 3 * (2 if lattice.stride() == 4 else 1)
+        yield Comparison(
+            scene=name,
+            spacing=spacing,
+            adaptive_queries=int(adaptive["queries"][0]),
+            dense_queries=int(dense["queries"][0]),
+            bound=coarse + around,
+            adaptive_seconds=quick,
+            dense_seconds=slow,
+            occupied=int(everything.sum()),
+            iou=float((found & everything).sum() / max(1, (found | everything).sum())),
+            largest_missed=int(np.bincount(parts.ravel())[1:].max()) if count else 0,
+        )
+
+
+def asked(
+    steps: LoadedSteps, bundle: Bundle, files: Files, spacing: float, mode: str, kept: dict[str, NDArray[Any]] | None = None
+) -> tuple[dict[str, NDArray[Any]], float]:
+    """Outputs, and seconds from the arrays to them."""
+    camera: Any = {"fov": FOV} if "depth" in files else {}
+    plan = TASK.plan(ReconstructOptions(spacing=spacing, mode=mode, **camera), bundle.spec)  # type: ignore[arg-type]
+    decoder = Decoder(50_000_000)
+    arrays = TASK.prepare(files, plan, bundle.spec, decoder)[0] if kept is None else TASK.prepare_again(kept, plan, decoder.limits)
+    began = time.perf_counter()
+    [state] = steps.start([arrays], [TASK.arguments(plan) | {"scene": ""}])
+    while True:
+        outcome = steps.step([state], [False])[0]
+        if isinstance(outcome, Ended):
+            return dict(outcome.outputs), time.perf_counter() - began
+        state = outcome.state
+
+
+def occupied(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold: float = 0.1) -> NDArray[np.bool_]:
+    grid = np.zeros(lattice.box, bool)
+    grid[outputs["cells"][outputs["occupancy"] > threshold]] = True
+    return grid.reshape(lattice.shape)
+
+
+def kept_against_scratch(steps: LoadedSteps, bundle: Bundle, files: Files, spacing: float) -> tuple[float, float]:
+    outputs, scratch = asked(steps, bundle, files, spacing, "adaptive")
+    _, kept = asked(steps, bundle, files, spacing, "adaptive", {name: outputs[name] for name in TASK.kept_arrays})
+    return kept, scratch
+
+
+def served(bundle: Path, scenes: Sequence[Files], seconds: float) -> dict[int, float]:
+    """Scenes/s by number of clients."""
+    with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
+        root = Path(folder, "bundles")
+        target = root / bundle.resolve().parent.name
+        target.mkdir(parents=True)
+        (target / bundle.resolve().name).symlink_to(bundle.resolve())
+        with running(root, cache=Path(folder, "cache")) as url:
+            return {clients: _rate(url, scenes, seconds, clients) for clients in (1, CLIENTS)}
+
+
+def _rate(url: str, scenes: Sequence[Files], seconds: float, clients: int) -> float:
+    ends = time.monotonic() + seconds
+
+    def ask_until_the_end(number: int) -> int:
+        done = 0
+        with httpx.Client(base_url=url, timeout=600) as http:
+            while time.monotonic() < ends:
+                files = scenes[(number + done) % len(scenes)]
+                camera = {"fov": FOV} if "depth" in files else {}
+                http.post("/v1/reconstruct", files=files, data={**camera, "format": "npz"}).raise_for_status()
+                done += 1
+        return done
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(clients) as pool:
+        done = sum(pool.map(ask_until_the_end, range(clients)))
+    return done / (time.monotonic() - began)
+
+
+def published_size() -> dict[str, float]:
+    torch.manual_seed(0)
+    config = MCCConfig()
+    steps = LoadedSteps(ReconstructionSteps(MCC(config).eval().requires_grad_(False), torch.device("cpu")), torch.device("cpu"))
+    across = np.linspace(-1.5, 1.5, config.seen_size, dtype=np.float32)
+    x, y = np.meshgrid(across, across)
+    job = {
+        "pixels": np.zeros((config.image_size, config.image_size, 3), np.uint8),
+        "seen": np.stack([x, y, 0.3 * x], axis=-1),
+        "asks": np.array([10**8, 60**3]),
+    }
+    began = time.perf_counter()
+    [state] = steps.start([job], [{"spacing": 0.1}])
+    started = time.perf_counter()
+    queries = steps.cost(state)
+    steps.step([state], [False])
+    ended = time.perf_counter()
+    return {
+        "encoding s": started - began,
+        "step s": ended - started,
+        "queries of a step": queries,
+        "queries/s": queries / (ended - started),
+    }
+
+
+def made_scenes() -> Iterator[tuple[str, Files]]:
+    """Fronts of balls and of boxes before a camera, coloured at random."""
+    rng = np.random.default_rng(0)
+    focal, _ = Camera.of_view(FOV, HEIGHT, WIDTH)
+    x, y = np.meshgrid((np.arange(WIDTH) + 0.5 - WIDTH / 2) / focal, (np.arange(HEIGHT) + 0.5 - HEIGHT / 2) / focal)
+    for number in range(8):
+        away, radius = rng.uniform(1, 2), rng.uniform(0.2, 0.4)
+        square = x**2 + y**2 + 1
+        inside = away**2 - square * (away**2 - radius**2)
+        ball = np.where(inside > 0, (away - np.sqrt(np.maximum(inside, 0))) / square, 0)
+        box = np.where(np.maximum(np.abs(x), np.abs(y)) * away < radius, away, 0)
+        for kind, depth in (("ball", ball), ("box", box)):
+            colour = rng.integers(0, 256, 3) * np.ones((HEIGHT, WIDTH, 1))
+            yield f"{kind} {number}", {"image": _png(colour.astype(np.uint8)), "depth": _npy(depth.astype(np.float32))}
+
+
+def read_scenes(folder: Path) -> Iterator[tuple[str, Files]]:
+    for scene in sorted(path for path in folder.iterdir() if (path / "image.png").is_file()):
+        image = (scene / "image.png").read_bytes()
+        if (scene / "points.npy").is_file():
+            points = np.load(scene / "points.npy", allow_pickle=False).astype(np.float32)
+        else:
+            said = json.loads((scene / "camera.json").read_text(encoding="utf-8"))
+            depth = np.load(scene / "depth.npy", allow_pickle=False).astype(np.float32)
+            points = Camera(*said["focal"], *said["centre"]).unproject(np.where(depth > 0, depth, np.float32(np.nan)))
+        mask = {"mask": (scene / "mask.png").read_bytes()} if (scene / "mask.png").is_file() else {}
+        yield scene.name, {"image": image, "points": _npy(points), **mask}
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def show(compared: Sequence[Comparison]) -> None:
+    for spacing in sorted({one.spacing for one in compared}, reverse=True):
+        of = [one for one in compared if one.spacing == spacing]
+        fewer = [one.dense_queries / one.adaptive_queries for one in of]
+        faster = [one.dense_seconds / one.adaptive_seconds for one in of]
+        print(f"a. spacing {spacing:g}: {len(of)} scenes, {spread([float(one.occupied) for one in of], 0)} occupied cells")
+        print(f"   queries, dense ÷ adaptive       {spread(fewer, 2)}")
+        shares = [seconds / queries for seconds, queries in zip(faster, fewer, strict=True)]
+        print(f"   seconds, dense ÷ adaptive       {spread(faster, 2)}; ÷ that of queries {spread(shares, 2)}")
+        print(f"   queries ÷ (coarse + around)     {spread([one.adaptive_queries / one.bound for one in of])}")
+        print(f"   IoU {spread([one.iou for one in of], 4)}; largest missed part {max(one.largest_missed for one in of)} cells")
+
+
+if __name__ == "__main__":
+    main()

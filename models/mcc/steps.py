@@ -1,0 +1,245 @@
+"""MCC answers level by level: a step asks some cells of many scenes at once, each scene by its own keys and values.
+
+Computed once for each scene: both encoders, and keys and values of every decoder layer. A scene that is asked again brings its latent
+tokens instead of an image; those asked lately keep their keys and values here. Queries see their scene and themselves, so the cells that
+a scene asks, and the others in its batch, change nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import Preprocess, Space
+from models.layers.steps import Continuing, Finished, State, Tensors
+from models.mcc.flood import Answers, Flood, Limits
+from models.mcc.lattice import Lattice
+from models.mcc.model import MCC, MCCConfig, Scene, decode_colours
+
+WORK_OF_A_STEP = {"cpu": 2e10, "cuda": 2e12}
+"""Multiply-accumulates that one scene may cost a step: about half a second of one CPU core, and a tenth of a GPU's second, for which a
+short request may have to wait."""
+LEAST_QUERIES, MOST_QUERIES = 256, 65_536
+"""Of one scene in one step."""
+RECENT_BYTES = 256 * 2**20
+"""Keys and values of scenes that were asked lately."""
+MOST_SHOWN = 20_000
+"""Points of a preview."""
+FILLED = 0.75
+"""In one batch each scene asks at least this share of the most queries; the others are padded."""
+TEMPERATURE = 0.1
+"""Of colours, as in the published demo."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How far one job has come."""
+
+    scene: Scene
+    """Of one sample, B = 1."""
+    flood: Flood
+    chunk: int
+    """Queries of a step."""
+    returned: Tensors
+    """Given back with the answer."""
+    done: int = 0
+
+    @property
+    def total(self) -> int:
+        """Grows with every level that turns out to be needed."""
+        levels = 0 if self.flood.limits.dense else 2 if self.flood.stride > 1 else 1
+        return self.done + math.ceil(self.flood.left / self.chunk) + (0 if self.flood.ended else levels)
+
+    @cached_property
+    def nbytes(self) -> int:
+        return self.scene.keys.nbytes + self.scene.values.nbytes + self.flood.nbytes + sum(array.nbytes for array in self.returned.values())
+
+    @property
+    def queries(self) -> int:
+        """Of its next step."""
+        return min(self.flood.left, self.chunk)
+
+
+class ReconstructionSteps:
+    """A job: `pixels` uint8 (S, S, 3) and `seen` float32 (n, n, 3), points in normalised units, not finite where there is none; or, of a
+    scene that was encoded before, `latent` (1 + N, 2C) in place of `pixels`. `asks` int64 (2,): how many queries it may ask, and how
+    many a dense grid would. Further arrays are given back.
+
+    Its answer: `cells` int32 (P,), the occupied ones and what was asked around them, sorted; `occupancy` float32 (P,); `colours` uint8
+    (P, 3), 0 where not occupied; `queries` int64 (2,), how many were asked and how many a dense grid would have asked; `levels` int32 ();
+    `points` int64 (), how many are occupied; `latent` and `seen` of a scene that was encoded here; and the further arrays.
+    """
+
+    unit = "levels"
+
+    def __init__(self, model: MCC, device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        work = WORK_OF_A_STEP.get(device.type, WORK_OF_A_STEP["cpu"])
+        self._chunk = max(LEAST_QUERIES, min(MOST_QUERIES, int(work / work_of_a_query(model.config))))
+        self._recent = _Recent(RECENT_BYTES)
+
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        """options: `space` (the fields of `models.bundle.Space`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and `scene`, the
+        name under which keys and values are kept here; empty: they are not. Raises ExcessiveJob."""
+        latents = self._latents(arrays)
+        scenes = self._scenes(latents, [str(asked.get("scene", "")) for asked in options])
+        return list[State](
+            self._reconstruction(job, asked, latent, scene)
+            for job, asked, latent, scene in zip(arrays, options, latents, scenes, strict=True)
+        )
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        jobs = [state for state in states if isinstance(state, Reconstruction)]
+        moved: dict[int, Reconstruction] = {}
+        for group in _groups([job.queries for job in jobs]):
+            together = [jobs[index] for index in group]
+            for index, job, answers in zip(group, together, self._ask(together), strict=True):
+                moved[index] = replace(job, flood=job.flood.answered(answers), done=job.done + 1)
+        return [self._outcome(moved[index], wanted) for index, wanted in enumerate(previews)]
+
+    def cost(self, state: State) -> float:
+        assert isinstance(state, Reconstruction)
+        return max(1.0, float(state.queries))
+
+    def _latents(self, arrays: Sequence[Tensors]) -> list[Tensor]:
+        """(1 + N, 2C) of each job; images are encoded in one pass."""
+        fresh = [job for job in arrays if "latent" not in job]
+        encoded: Iterator[Tensor] = iter(())
+        if fresh:
+            images = torch.stack([job["pixels"] for job in fresh]).permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
+            encoded = iter(self._model.encode(images, torch.stack([job["seen"] for job in fresh])).unbind(0))
+        return [job["latent"] if "latent" in job else next(encoded).clone() for job in arrays]
+
+    def _scenes(self, latents: Sequence[Tensor], names: Sequence[str]) -> list[Scene]:
+        known = [self._recent.find(name) for name in names]
+        missing = [index for index, scene in enumerate(known) if scene is None]
+        if missing:
+            made = self._model.remember(torch.stack([latents[index] for index in missing]).to(self._model.cls_token.dtype))
+            for row, index in enumerate(missing):
+                known[index] = Scene(made.keys[:, row : row + 1].clone(), made.values[:, row : row + 1].clone())
+        scenes = [scene for scene in known if scene is not None]
+        for name, scene in zip(names, scenes, strict=True):
+            self._recent.keep(name, scene)
+        return scenes
+
+    def _reconstruction(self, job: Tensors, asked: Mapping[str, Any], latent: Tensor, scene: Scene) -> Reconstruction:
+        space = Space(**asked.get("space", {}))
+        most, _ = job["asks"].tolist()
+        limits = Limits(float(asked.get("threshold", 0.1)), asked.get("mode", "adaptive") == "dense", most)
+        flood = Flood.start(Lattice(space, float(asked.get("spacing", space.spacing))), limits, job["seen"])
+        returned = {name: array for name, array in job.items() if name not in ("pixels", "latent", "seen")}
+        if "latent" not in job:
+            returned |= {"latent": latent.float(), "seen": job["seen"]}
+        return Reconstruction(scene, flood, self._chunk, returned)
+
+    def _ask(self, jobs: Sequence[Reconstruction]) -> Iterator[Answers]:
+        """The next cells of each job, in one batch."""
+        cells = [job.flood.next_cells(job.chunk) for job in jobs]
+        most = max(map(len, cells))
+        queries = torch.stack([_padded(_points(job.flood.lattice, mine), most) for job, mine in zip(jobs, cells, strict=True)])
+        scenes = jobs[0].scene
+        if len(jobs) > 1:
+            scenes = Scene(torch.cat([job.scene.keys for job in jobs], dim=1), torch.cat([job.scene.values for job in jobs], dim=1))
+        asked = self._model.ask(scenes, queries)  # (B, Q, C)
+        occupancy = self._model.predict_occupancy(asked).sigmoid()  # (B, Q)
+        for job, mine, features, probabilities in zip(jobs, cells, asked, occupancy, strict=True):
+            found = probabilities[: len(mine)].float()
+            occupied = found > job.flood.limits.threshold
+            colours = torch.zeros(len(mine), 3, dtype=torch.uint8, device=self._device)
+            decoded = decode_colours(self._model.predict(features[: len(mine)][occupied]), TEMPERATURE)
+            colours[occupied] = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)
+            yield Answers(mine, found.clone(), colours)
+
+    def _outcome(self, job: Reconstruction, wanted: bool) -> Continuing | Finished:
+        if job.flood.ended:
+            return Finished(self._answer(job))
+        return Continuing(job, self._preview(job) if wanted else None)
+
+    def _answer(self, job: Reconstruction) -> dict[str, Tensor]:
+        surface = job.flood.surface()
+        returned = {name: array for name, array in job.returned.items() if name != "asks"}
+        return {
+            "cells": surface.cells.int(),
+            "occupancy": surface.occupancy,
+            "colours": surface.colours,
+            "queries": torch.tensor([job.flood.asked, int(job.returned["asks"][1])]),
+            "levels": torch.tensor(job.flood.level, dtype=torch.int32),
+            "points": (surface.occupancy > job.flood.limits.threshold).sum(),
+            **returned,
+        }
+
+    def _preview(self, job: Reconstruction) -> dict[str, Tensor]:
+        """Occupied cells found so far, evenly thinned: cells int32 (P,), colours uint8 (P, 3), level int32 (), and the further arrays that
+        place them."""
+        found = job.flood.occupied()
+        shown = found.at(torch.arange(0, len(found.cells), math.ceil(len(found.cells) / MOST_SHOWN) or 1, device=self._device))
+        placed = {name: array for name, array in job.returned.items() if name not in ("asks", "latent", "seen")}
+        level = torch.tensor(job.flood.level, dtype=torch.int32)
+        return {"cells": shown.cells.int(), "colours": shown.colours, "level": level, **placed}
+
+
+@dataclass
+class _Recent:
+    """Scenes by name, the latest asked last, within a number of bytes. For any number of threads."""
+
+    most_bytes: int
+    _scenes: OrderedDict[str, Scene] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, name: str) -> Scene | None:
+        with self._lock:
+            return self._scenes.get(name)
+
+    def keep(self, name: str, scene: Scene) -> None:
+        """Nothing is kept under an empty name."""
+        if not name:
+            return
+        with self._lock:
+            self._scenes[name] = scene
+            self._scenes.move_to_end(name)
+            while len(self._scenes) > 1 and sum(kept.keys.nbytes + kept.values.nbytes for kept in self._scenes.values()) > self.most_bytes:
+                self._scenes.popitem(last=False)
+
+
+def reconstruct_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> ReconstructionSteps:
+    assert isinstance(model, MCC)
+    return ReconstructionSteps(model, device)
+
+
+def work_of_a_query(config: MCCConfig) -> float:
+    """Multiply-accumulates of one query in the decoder."""
+    width = config.decoder_width
+    block = (4 + 2 * config.mlp_ratio) * width**2 + 2 * (config.side**2 + 2) * width
+    return config.decoder_depth * block + width
+
+
+def _groups(counts: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of jobs that share a batch, by their numbers of queries."""
+    group: list[int] = []
+    for index in sorted(range(len(counts)), key=lambda index: -counts[index]):
+        if group and counts[index] < FILLED * counts[group[0]]:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def _points(lattice: Lattice, cells: Tensor) -> Tensor:
+    """(P,) → (P, 3)."""
+    axes = (torch.from_numpy(axis).to(cells.device) for axis in lattice.axes)
+    return torch.stack([axis[place] for axis, place in zip(axes, lattice.places(cells), strict=True)], dim=1)
+
+
+def _padded(points: Tensor, count: int) -> Tensor:
+    """(P, 3) → (count, 3), by repeating the last one."""
+    return points if len(points) == count else torch.cat([points, points[-1:].expand(count - len(points), 3)])

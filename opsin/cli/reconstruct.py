@@ -1,0 +1,154 @@
+"""`opsin reconstruct`: the whole shape of what one image with depth shows, through a running service."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import screen
+
+if TYPE_CHECKING:
+    from opsin.client import Client
+    from opsin.jobs import Job
+    from opsin.reconstruction import Reconstruction
+
+FORMATS = ("glb", "ply", "npz")
+INTRINSICS = ("fx", "fy", "cx", "cy")
+
+
+def reconstruct(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Image file.", show_default=False)],
+    depth: Annotated[
+        Path | None, typer.Option(help="16-bit PNG in millimetres, or .npy in metres; with --fov or --intrinsics.", show_default=False)
+    ] = None,
+    points: Annotated[Path | None, typer.Option(help=".npy float32 (H, W, 3), the point of each pixel.", show_default=False)] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Image of the same size, white on the object. [default: opaque pixels, or all that was seen]", show_default=False
+        ),
+    ] = None,
+    fov: Annotated[float | None, typer.Option(help="Horizontal field of view in degrees.", show_default=False)] = None,
+    intrinsics: Annotated[str | None, typer.Option(metavar="FX[,FY[,CX,CY]]", help="In pixels of the image.", show_default=False)] = None,
+    depth_scale: Annotated[
+        float | None, typer.Option(help="Steps of a 16-bit depth map in a metre. [default: 1000]", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File.glb, .ply or .npz. [default: FILE.glb]", show_default=False)
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(help="Distance between cells, in units. [default: the model's]", show_default=False)
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability above which a cell is occupied.", show_default=False)] = None,
+    mode: Annotated[str | None, typer.Option(help="adaptive or dense.", show_default=False)] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG of the points from all sides.", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON.")] = False,
+) -> None:
+    """Reconstruct a shape from an image with depth, and show how far it has come.
+
+    Ctrl-C ends the work in the service, too.
+    """
+    from opsin.client import Client
+    from opsin.errors import OpsinError
+
+    for path in (file, depth, points, mask):
+        if path is not None and not path.is_file():
+            raise Misuse(f"{path}: no such file")
+    if timeout <= 0:
+        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    if (depth is None) == (points is None):
+        raise Misuse("give either --depth, with --fov or --intrinsics, or --points")
+    written = output or file.with_suffix(".glb")
+    asked: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode}
+    options: Any = {**asked, "model": model, "fov": fov, "depth_scale": depth_scale, "format": _format(written), "timeout": timeout}
+    options |= _intrinsics(intrinsics)
+    began = time.monotonic()
+    with Client(url, timeout=timeout) as client:
+        try:
+            found = _followed(client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options))
+            seconds = time.monotonic() - began
+            _write(written, found.file)
+            if picture is not None:
+                _write(picture, _turntable(client, found, asked))
+        except OpsinError as error:
+            raise Failure(f"{file}: {error}") from error
+    if as_json:
+        typer.echo(json.dumps(_document(found, written, seconds), ensure_ascii=False))
+        return
+    typer.echo(f"{written}  {found.count} points, {found.queries} queries, {seconds:.1f} s")
+    if found.scene is not None:
+        typer.echo(f"scene {found.scene} can be asked again for a while: /v1/scenes/{found.scene}")
+
+
+def _format(path: Path) -> str:
+    """Raises Misuse."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise Misuse(f"{path}: the file's name must end in .glb, .ply or .npz")
+    return kind
+
+
+def _intrinsics(text: str | None) -> dict[str, float]:
+    """Raises Misuse."""
+    if text is None:
+        return {}
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2, 4):
+        raise Misuse(f"--intrinsics {text}: use FX, FX,FY or FX,FY,CX,CY in pixels")
+    return dict(zip(INTRINSICS, numbers, strict=False))
+
+
+def _followed(job: Job[Reconstruction]) -> Reconstruction:
+    """The result; a progress bar on a terminal meanwhile. Cancels the job if it is interrupted. Raises OpsinError."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = screen(errors=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            shown = bar.add_task("Waiting", total=None)
+            for event in job.events():
+                if event.name == "progress":
+                    bar.update(shown, description="Levels", completed=event.data["done"], total=event.data["total"])
+        return job.result()
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
+
+
+def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> bytes:
+    """Of the points, for which a mesh's scene is asked again. Raises OpsinError and Failure."""
+    from opsin.pictures import png
+    from opsin.turntable import turntable
+
+    if found.file.startswith(b"glTF"):
+        if found.scene is None:
+            raise Failure("--picture: the service has no room to keep the scene; write a .ply or .npz")
+        found = client.scene(found.scene, **{**asked, "format": "npz"})
+    return png(turntable(found.points, found.colours))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Raises Failure."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _document(found: Reconstruction, written: Path, seconds: float) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    told = {name: value for name, value in asdict(found).items() if name != "file"}
+    return {**told, "points": told.pop("count"), "file": str(written), "seconds": round(seconds, 3)}

@@ -1,0 +1,165 @@
+"""Reconstruction for the client: what can be asked, the request, and the answer."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+
+from opsin.calls import Call
+from opsin.pictures import BinaryFile, Picture, encoded
+from opsin.results import Timing, timing_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OPTIONS_OF_CALLS = ("timeout", "request_id")
+
+
+class SceneOptions(TypedDict, total=False):
+    """What a scene can be asked. What is left out or None is the service's default. `docs/tasks/reconstruction.md` says what each does."""
+
+    spacing: float | None
+    threshold: float | None
+    mode: Literal["adaptive", "dense"] | None
+    format: Literal["glb", "ply", "npz"] | None
+    priority: Literal["high", "normal", "low"] | None
+    timeout: float | None
+    """Seconds for this call, retries included, in place of the client's."""
+    request_id: str | None
+    """Under which the service's logs speak of this request."""
+
+
+class ReconstructOptions(SceneOptions, total=False):
+    model: str | None
+    """`name` or `name@version`."""
+    fx: float | None
+    fy: float | None
+    cx: float | None
+    cy: float | None
+    fov: float | None
+    depth_scale: float | None
+
+
+Map = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | np.ndarray[Any, Any]
+"""A map of depth or points: a file, its bytes, or an array. Depth: float (H, W) in metres or uint16 (H, W) in millimetres; points: float
+(H, W, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """A shape, and how it came about. Points are in the camera's frame: x to the right, y down, z forward, in metres."""
+
+    file: bytes
+    """GLB, PLY or NPZ, as was asked; a GLB has (x, -y, -z)."""
+    scene: str | None
+    """Id under which the scene can be asked again for a while; None where it was not kept."""
+    count: int
+    """Number of occupied cells."""
+    queries: int
+    """Number of points of space that were asked."""
+    scale: float
+    """Metres of a unit, in which `spacing` is."""
+    bounds: tuple[tuple[float, float, float], tuple[float, float, float]] | None
+    """Corners of the occupied cells; None where there are none."""
+    timing: Timing
+    model: str
+    version: str
+    request_id: str
+
+    @property
+    def points(self) -> NDArray[np.float32]:
+        """Occupied cells, float32 (P, 3). Of a PLY or NPZ. Raises ValueError for a GLB, which holds a mesh."""
+        return self._cells()[0]
+
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """Of the points: uint8 (P, 3)."""
+        return self._cells()[1]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file."""
+        Path(path).write_bytes(self.file)
+
+    def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        if self.file.startswith(b"PK"):
+            with np.load(BytesIO(self.file), allow_pickle=False) as arrays:
+                return arrays["points"], arrays["colours"]
+        if self.file.startswith(b"ply"):
+            rows = np.frombuffer(self.file.partition(b"end_header\n")[2], np.dtype([("place", "<f4", 3), ("colour", "u1", 3)]))
+            return rows["place"], rows["colour"]
+        raise ValueError('a GLB holds a mesh: ask with format="ply" or "npz" for points')
+
+
+def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask: Picture | None, options: ReconstructOptions) -> Call:
+    """Raises TypeError, ValueError or OSError for what cannot be sent."""
+    parts = {"image": encoded(image)}
+    if depth is not None:
+        parts["depth"] = _map(depth, "depth", 2)
+    if points is not None:
+        parts["points"] = _map(points, "points", 3)
+    if mask is not None:
+        parts["mask"] = encoded(_grey(mask))
+    query, headers, timeout = _asked(options)
+    return Call("POST", "/v1/reconstruct", query=query, headers=headers, parts=parts, timeout=timeout)
+
+
+def scene_call(scene: str, options: SceneOptions) -> Call:
+    query, headers, timeout = _asked(options)
+    return Call("GET", f"/v1/scenes/{scene}", query=query, headers=headers, timeout=timeout)
+
+
+def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
+    """The body of `POST /v1/reconstruct`."""
+    bounds = answer["bounds"]
+    return Reconstruction(
+        file=base64.b64decode(answer["file"]),
+        scene=answer["scene"],
+        count=answer["points"],
+        queries=answer["queries"],
+        scale=answer["scale"],
+        bounds=None if bounds is None else (tuple(bounds[0]), tuple(bounds[1])),
+        timing=timing_of(answer),
+        model=answer["model"],
+        version=answer["version"],
+        request_id=answer["id"],
+    )
+
+
+def _asked(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], float | None]:
+    """Query, headers and timeout."""
+    query = {name: str(value) for name, value in options.items() if value is not None and name not in OPTIONS_OF_CALLS}
+    request_id = options.get("request_id")
+    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
+    return query, headers, options.get("timeout")
+
+
+def _map(given: Map, name: str, dimensions: int) -> bytes:
+    """A file's bytes as they are; an array as `.npy`, in metres."""
+    if not isinstance(given, np.ndarray):
+        return encoded(given)
+    array = given
+    if array.ndim != dimensions:
+        raise ValueError(f"{name}: an array of {dimensions} dimensions, not {array.shape}")
+    if name == "depth" and array.dtype == np.uint16:
+        array = array.astype(np.float32) / 1000
+    if array.dtype.kind != "f":
+        raise ValueError(
+            f"{name}: an array of floats in metres{', or of uint16 in millimetres' if name == 'depth' else ''}, not {array.dtype}"
+        )
+    file = BytesIO()
+    np.save(file, array.astype(np.float32), allow_pickle=False)
+    return file.getvalue()
+
+
+def _grey(mask: Picture) -> Picture:
+    """A mask of booleans as an image."""
+    if isinstance(mask, np.ndarray) and mask.dtype == np.bool_:
+        return mask.astype(np.uint8) * np.uint8(255)
+    return mask

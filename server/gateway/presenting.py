@@ -1,0 +1,94 @@
+"""Outputs of a task → its answer: here, in a thread or in a child process, as the task says; and what is kept of it, to be asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from models.bundle import BundleSpec
+from server.gateway.inference import refusals
+from server.gateway.problems import Kind, Problem
+from server.gateway.turns import Turns
+from server.process.child_room import ChildRoom, WorkFailed
+from server.queue.job import Array
+from server.queue.scenes import Scene, Scenes
+from server.tasks import apart
+from server.tasks.base import File, Outputs, Task
+from server.telemetry import logs
+
+APART_BYTES = 6 * 2**30
+"""Address space of the child, of which its libraries take one."""
+APART_SECONDS = 120.0
+"""Of one answer."""
+SMALL_BYTES = 1024
+"""Of arrays that are kept and that the answer may need, too."""
+
+log = logs.get(__name__)
+
+
+class Presenting:
+    """For one event loop."""
+
+    def __init__(self, scenes: Scenes, turns: Turns) -> None:
+        self._scenes = scenes
+        self._turns = turns
+        self._apart = ChildRoom(apart.WORK, memory_bytes=APART_BYTES, seconds=APART_SECONDS)
+
+    async def present(
+        self,
+        task: Task[Any, Any],
+        outputs: Sequence[Outputs],
+        plan: msgspec.Struct,
+        spec: BundleSpec,
+        media_type: str,
+        *,
+        client: str,
+        request_id: str,
+        at_once: bool = True,
+    ) -> msgspec.Struct | File:
+        """at_once: in the event loop, where the task's answers are made quickly. Raises Problem: what the task refuses, 500 where the child
+        fails."""
+        if task.kept_arrays:
+            outputs = await self._keep(task, outputs, plan, spec)
+        if task.presents_apart(plan, media_type):
+            return await self._present_apart(task, outputs, plan, spec, media_type, client, request_id)
+        present = partial(task.present, outputs, plan, spec, media_type)
+        with refusals():
+            return present() if at_once and not task.takes_long else await self._turns.run(client, present)
+
+    async def close(self) -> None:
+        await self._apart.close()
+
+    async def _keep(self, task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec) -> list[Outputs]:
+        """Without what is large and serves the next question alone; with `kept` where that can be asked."""
+        shown: list[Outputs] = []
+        for one in outputs:
+            kept = {name: Array.of(one[name]) for name in task.kept_arrays if name in one}
+            there = len(kept) < len(task.kept_arrays) or await self._scenes.keep(
+                task.scene_of(plan), Scene(task=task.name, digest=spec.digest(), arrays=kept)
+            )
+            rest = {name: array for name, array in one.items() if name not in task.kept_arrays or array.nbytes <= SMALL_BYTES}
+            shown.append({**rest, "kept": np.array(1)} if there else rest)
+        return shown
+
+    async def _present_apart(
+        self,
+        task: Task[Any, Any],
+        outputs: Sequence[Outputs],
+        plan: msgspec.Struct,
+        spec: BundleSpec,
+        media_type: str,
+        client: str,
+        request_id: str,
+    ) -> msgspec.Struct | File:
+        message = await self._turns.run(client, partial(apart.request, task, outputs, plan, spec, media_type))
+        try:
+            answer = await self._apart.run(message)
+        except WorkFailed as failure:
+            log.error("presenting failed", task=task.name, request_id=request_id, reason=str(failure))
+            raise Problem(Kind.INTERNAL, f"the answer could not be made: {failure}") from failure
+        return apart.answer(task, answer)

@@ -1,0 +1,71 @@
+"""`GET /v1/scenes/{id}`: a scene that was reconstructed is asked again, in other ways, without being encoded again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.gateway import gateway, negotiation, openapi, options
+from server.gateway.answers import PRESENTERS
+from server.gateway.gateway import Gateway
+from server.gateway.inference import Asked
+from server.gateway.interruption import ClientWatch
+from server.gateway.problems import Kind, Problem, of_option
+from server.gateway.routes.tasks import ENDPOINTS
+from server.queue.scenes import Scene
+from server.tasks.base import Task
+from server.tasks.options import InvalidOption
+from server.tasks.registry import TASKS
+
+router = APIRouter(prefix="/v1/scenes", tags=["inference"])
+SHOWN_OF_ID = 64
+
+
+@router.get("/{scene_id}", summary="Ask a reconstructed scene again", openapi_extra=openapi.SCENE)
+async def scene(request: Request, scene_id: str) -> Response:
+    here = gateway.of(request)
+    async with here.admission.admit(request, "rest", takes_long=True) as visit:
+        kept, task = await _find(here, scene_id)
+        media_type = negotiation.choose(request.headers.get("accept"), task.media_types)
+        surface = ENDPOINTS[f"/v1/{task.name}"].surface
+        common, own = surface.read_options(options.read_query(request, surface), {})
+        spec = await here.dispatcher.spec(kept.digest)
+        if spec is None:
+            raise _gone(scene_id)
+        visit.resolved(spec)
+        if common.model not in (None, spec.id, spec.name):
+            raise Problem(Kind.INVALID_OPTION, f"{common.model!r}: the scene was encoded by {spec.id}", "model")
+        try:
+            plan = task.plan_again(own, spec, scene_id)
+            arrays = task.prepare_again({name: array.to_numpy() for name, array in kept.arrays.items()}, plan, here.limits)
+        except InvalidOption as error:
+            raise of_option(error) from error
+        await visit.reservation.resize(1, sum(array.nbytes for array in arrays.values()))
+        asked = Asked(task, spec, plan, "scene", common.priority)
+        with ClientWatch(request.receive):
+            answer = await here.inference.run_again(arrays, asked, visit)
+        began = time.perf_counter()
+        presented = await here.presenting.present(
+            task, answer.outputs, plan, spec, media_type, client=visit.client, request_id=visit.request_id
+        )
+        response = PRESENTERS[task.name].respond(presented, spec, visit.request_id, answer.timing, media_type)
+        counted = here.metrics.of(spec)
+        counted.postprocess.observe(time.perf_counter() - began)
+        counted.payload_out.observe(len(response.body))
+        return response
+
+
+async def _find(here: Gateway, scene_id: str) -> tuple[Scene, Task[Any, Any]]:
+    """Raises Problem (404)."""
+    kept = await here.dispatcher.scenes.read(scene_id)
+    task = None if kept is None else TASKS.get(kept.task)
+    if kept is None or task is None:
+        raise _gone(scene_id)
+    return kept, task
+
+
+def _gone(scene_id: str) -> Problem:
+    return Problem(Kind.NOT_FOUND, f"there is no scene {scene_id[:SHOWN_OF_ID]!r}, or it has expired (OPSIN_SCENE_TTL)")

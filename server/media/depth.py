@@ -1,0 +1,151 @@
+"""Depth maps and maps of points → the point seen in each pixel of an image, float32 (H, W, 3), NaN where there is none.
+
+The frame is the camera's: x to the right, y down, z forward, in metres. Depth is z, not the length of the ray. The centre of the first
+pixel is at (0.5, 0.5).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.media import npy
+from server.media.images import CorruptImage, Decoder, ImageError, TooManyPixels, sniff
+
+Points = NDArray[np.float32]
+
+MILLIMETRES = 1000.0
+"""Steps of a 16-bit depth map in a metre, unless its sender says otherwise."""
+FARTHEST = 1e6
+"""Metres. What is farther is no measurement."""
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+ASPECT = 0.01
+"""Share by which the aspect of a map may differ from that of the image: sides are whole numbers."""
+
+
+class BadMap(ValueError):
+    """A map of depth or points that cannot be used; the message is for the one who sent it."""
+
+
+class TooManyPoints(BadMap):
+    """Above the limit on points."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Focal lengths and principal point in pixels of an image."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    @staticmethod
+    def of_view(fov: float, height: int, width: int) -> tuple[float, float]:
+        """Focal lengths of a horizontal field of view in degrees."""
+        focal = width / 2 / math.tan(math.radians(fov) / 2)
+        return focal, focal
+
+    def unproject(self, depth: NDArray[np.float32]) -> Points:
+        """Depth (H, W) in metres → (H, W, 3); NaN where depth is NaN."""
+        height, width = depth.shape
+        points = np.empty((height, width, 3), np.float32)
+        points[..., 0] = depth * ((np.arange(width, dtype=np.float32) + 0.5 - self.cx) / self.fx)
+        points[..., 1] = depth * ((np.arange(height, dtype=np.float32) + 0.5 - self.cy) / self.fy)[:, None]
+        points[..., 2] = depth
+        return points
+
+
+def read_depth(data: bytes, decoder: Decoder, scale: float | None) -> NDArray[np.float32]:
+    """A 16-bit PNG of `scale` steps a metre (1000 where it is None), or a `.npy` file of metres → (h, w), NaN where nothing was seen: 0,
+    negative, not finite. Raises BadMap."""
+    if npy.is_npy(data):
+        if scale is not None:
+            raise BadMap("a .npy file holds metres: depth_scale is for 16-bit PNG")
+        depth = _array(data, decoder.limits.points, 2, "(H, W)")
+    else:
+        depth = _png(data, decoder) / np.float32(scale or MILLIMETRES)
+    with np.errstate(invalid="ignore"):
+        depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+    return _within_reach(depth)
+
+
+def read_points(data: bytes, decoder: Decoder) -> Points:
+    """A `.npy` file (h, w, 3) → the same, NaN in all coordinates where one is not finite. Raises BadMap."""
+    if not npy.is_npy(data):
+        raise BadMap("not a .npy file: save a numpy array of float32 (H, W, 3)")
+    points = _array(data, decoder.limits.points, 3, "(H, W, 3)")
+    if points.shape[2] != 3:
+        raise BadMap(f"shape {points.shape} where (H, W, 3) is needed")
+    points = np.where(np.isfinite(points).all(axis=2, keepdims=True), points, np.float32(np.nan))
+    return _within_reach(points)
+
+
+def to_image_size(grid: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """(h, w, …) → (H, W, …), of each pixel's centre the nearest. Raises BadMap for another aspect."""
+    if grid.shape[:2] == (height, width):
+        return grid
+    if not _same_aspect(grid.shape[0], grid.shape[1], height, width):
+        raise BadMap(f"{npy.describe(grid.shape)} pixels have another aspect than the image, which has {width} × {height}")
+    rows, columns = (
+        ((np.arange(wanted) + 0.5) * (there / wanted)).astype(np.intp)
+        for wanted, there in ((height, grid.shape[0]), (width, grid.shape[1]))
+    )
+    return np.ascontiguousarray(grid[rows][:, columns])
+
+
+def _same_aspect(height: int, width: int, other_height: int, other_width: int) -> bool:
+    """Within one pixel of the smaller one, or within `ASPECT`."""
+    fits = abs(width * other_height / other_width - height) <= 1 or abs(other_width * height / width - other_height) <= 1
+    return fits and abs(math.log(width * other_height / (height * other_width))) < 10 * ASPECT
+
+
+def _array(data: bytes, most: int, dimensions: int, wanted: str) -> NDArray[np.float32]:
+    try:
+        header = npy.read_header(data)
+    except npy.BadArray as error:
+        raise BadMap(str(error)) from error
+    if len(header.shape) != dimensions or 0 in header.shape:
+        raise BadMap(f"shape {header.shape} where {wanted} is needed")
+    _check(header.shape[0], header.shape[1], most)
+    return npy.read(data, header)
+
+
+def _png(data: bytes, decoder: Decoder) -> NDArray[np.float32]:
+    """(h, w) of 16-bit values."""
+    try:
+        if sniff(data) != "PNG":
+            raise BadMap("neither a 16-bit PNG nor a .npy file")
+        image, _, nbytes = decoder.open(data)
+    except (TooManyPixels, CorruptImage) as error:
+        raise (TooManyPoints if isinstance(error, TooManyPixels) else BadMap)(str(error)) from error
+    except ImageError as error:
+        raise BadMap("neither a 16-bit PNG nor a .npy file") from error
+    if image.mode not in SIXTEEN_BITS:
+        raise BadMap(
+            f"a PNG of mode {image.mode}, 8 bits or several channels: send 16 bits of one channel, in millimetres or with depth_scale"
+        )
+    _check(image.height, image.width, decoder.limits.points)
+    decoder.room.acquire(nbytes)
+    try:
+        return np.asarray(image).astype(np.float32)
+    except Exception as error:
+        raise BadMap(f"the PNG is truncated or corrupt ({error})") from error
+    finally:
+        decoder.room.release(nbytes)
+
+
+def _check(height: int, width: int, most: int) -> None:
+    if height * width > most:
+        raise TooManyPoints(f"{width} × {height} points are above the limit of {most} (OPSIN_MAX_POINTS)")
+
+
+def _within_reach(grid: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(invalid="ignore"):
+        farthest = np.nanmax(np.abs(grid), initial=0.0)
+    if farthest > FARTHEST:
+        raise BadMap(f"a coordinate of {farthest:.3g} m: send metres, and NaN where nothing was seen")
+    return grid

@@ -1,0 +1,75 @@
+"""`.npy` files of numbers: the header is read and checked before anything is allocated, and nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+MAGIC = npy.MAGIC_PREFIX
+MOST_HEADER = 10_000
+"""Bytes."""
+
+
+class BadArray(ValueError):
+    """Not an array that can be used; the message is for the one who sent it."""
+
+
+@dataclass(frozen=True)
+class Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    """Whether the first axis varies fastest."""
+    offset: int
+    """Where the numbers begin."""
+
+    @property
+    def values(self) -> int:
+        return int(np.prod([int(side) for side in self.shape], dtype=object))
+
+
+def read_header(data: bytes, *, kinds: str = "f") -> Header:
+    """kinds: which of numpy's kinds of numbers are welcome. Raises BadArray."""
+    stream = io.BytesIO(data)
+    try:
+        version = npy.read_magic(stream)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(stream, max_header_size=MOST_HEADER)
+    except (ValueError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
+        raise BadArray(f"no .npy file whose header can be read ({_first_line(error)})") from error
+    if dtype.hasobject:
+        raise BadArray("a .npy file of Python objects (pickled): save an array of float32 instead")
+    if dtype.kind not in kinds:
+        raise BadArray(f"a .npy file of {dtype}: save an array of float32 instead")
+    header = Header(tuple(shape), dtype, fortran, stream.tell())
+    wanted, there = header.values * dtype.itemsize, len(data) - header.offset
+    if there != wanted:
+        fault = "truncated" if there < wanted else "followed by other data"
+        raise BadArray(f"the .npy file is {fault}: {there} bytes where {header.shape} of {dtype} has {wanted}")
+    return header
+
+
+def read(data: bytes, header: Header) -> NDArray[np.float32]:
+    """The numbers as float32, in C order."""
+    flat = np.frombuffer(data, header.dtype, offset=header.offset)
+    with np.errstate(over="ignore"):
+        return np.asarray(flat.reshape(header.shape, order="F" if header.fortran else "C"), np.float32, order="C")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:100]
+
+
+def is_npy(data: bytes) -> bool:
+    return data.startswith(MAGIC)
+
+
+def describe(shape: Sequence[int]) -> str:
+    """Height and width of a map as they are told of images."""
+    return f"{shape[1]} × {shape[0]}"

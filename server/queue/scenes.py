@@ -1,0 +1,62 @@
+"""Scenes that a network has encoded, kept for a while so that they can be asked again: by any gateway, of any worker."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from server.queue import keys
+from server.queue.background import Background
+from server.queue.errors import RedisAway
+from server.queue.freight import Freight
+from server.queue.job import VERSION, Array
+from server.queue.presence import Presence
+from server.queue.wire import AsyncWire
+from server.settings import Settings
+
+SCENES = "scene"
+"""How scenes are called among the states of what is kept (`parts/records.lua`)."""
+SCENE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Scene(msgspec.Struct, frozen=True, kw_only=True):
+    v: int = VERSION
+    task: str
+    digest: str
+    """Of the spec of the bundle that encoded it, which alone understands it."""
+    arrays: dict[str, Array]
+
+
+class Scenes:
+    """For one event loop."""
+
+    def __init__(self, wire: AsyncWire, freight: Freight, settings: Settings, presence: Presence, background: Background) -> None:
+        self._wire = wire
+        self._freight = freight
+        self._settings = settings
+        self._presence = presence
+        self._background = background
+
+    async def keep(self, scene_id: str, scene: Scene) -> bool:
+        """False where there is no room for it beside kept results (`results_max_bytes`), or Redis is away: it can be done without."""
+        try:
+            return await self._background.undisturbed(self._keep(scene_id, msgspec.msgpack.encode(scene)))
+        except RedisAway:
+            return False
+
+    async def read(self, scene_id: str) -> Scene | None:
+        """None: there is none, or it has expired. Raises RedisAway."""
+        if SCENE_ID.fullmatch(scene_id) is None:
+            return None
+        data = await self._background.undisturbed(self._freight.read(keys.scene(scene_id)))
+        try:
+            scene = msgspec.msgpack.decode(data, type=Scene) if data else None
+        except msgspec.MsgspecError:  # it expired between two pieces
+            return None
+        return scene if scene is not None and scene.v == VERSION else None
+
+    async def _keep(self, scene_id: str, data: bytes) -> bool:
+        await self._freight.write(keys.stage(scene_id), data)
+        arguments = (scene_id, int(self._settings.scene_ttl * 1000), self._settings.results_max_bytes)
+        return bool(await self._presence.ask(lambda: self._wire.script("keep_scene", *arguments)))

@@ -1,0 +1,93 @@
+"""The parts of a reconstruction's request → points and the mask of what counts, or an error that names the part."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.media import depth, masks, views
+from server.media.depth import BadMap, Camera, Points, TooManyPoints
+from server.media.images import Decoder, ImageError
+from server.tasks.base import Item
+from server.tasks.options import ExcessiveOption, InvalidOption
+from server.tasks.reconstruct_tables import OF_DEPTH, ReconstructPlan
+
+
+def source_of(item: Item, plan: ReconstructPlan) -> str:
+    """The part that tells where the pixels are. Raises InvalidOption."""
+    if "depth" in item and "points" in item:
+        raise InvalidOption("points", "given beside depth: send one of them")
+    if "points" in item:
+        for name in OF_DEPTH:
+            if getattr(plan, name) is not None:
+                raise InvalidOption(name, "is for `depth`; points need no camera")
+        return "points"
+    if "depth" not in item:
+        raise InvalidOption("depth", "missing: send depth with fx or fov, or points")
+    if plan.fx is None and plan.fov is None:
+        raise InvalidOption("fx", "missing: depth needs fx (fy, cx, cy) in pixels, or fov in degrees")
+    return "depth"
+
+
+def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: Decoder) -> NDArray[np.float32]:
+    """Depth (h, w) or points (h, w, 3). Raises InvalidOption."""
+    try:
+        if source == "points":
+            return depth.read_points(item["points"], decoder)
+        return depth.read_depth(item["depth"], decoder, plan.depth_scale)
+    except TooManyPoints as error:
+        raise ExcessiveOption(source, str(error)) from error
+    except BadMap as error:
+        raise InvalidOption(source, str(error)) from error
+
+
+def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, height: int, width: int) -> Points:
+    """(H, W, 3) of the image. Raises InvalidOption."""
+    try:
+        grid = depth.to_image_size(grid, height, width)
+    except BadMap as error:
+        raise InvalidOption(source, str(error)) from error
+    points = grid if source == "points" else _camera(plan, height, width).unproject(grid)
+    if not np.isfinite(points).all(axis=2).any():
+        raise InvalidOption(
+            source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
+        )
+    return points
+
+
+def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
+    if plan.fov is not None:
+        fx, fy = Camera.of_view(plan.fov, height, width)
+    else:
+        assert plan.fx is not None
+        fx, fy = plan.fx, plan.fx if plan.fy is None else plan.fy
+    return Camera(fx, fy, width / 2 if plan.cx is None else plan.cx, height / 2 if plan.cy is None else plan.cy)
+
+
+def mask_of(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, source: str) -> views.Mask:
+    """What counts, (H, W): the part, or the image's opaque pixels, or all that was seen. Raises InvalidOption."""
+    seen = np.asarray(np.isfinite(points).all(axis=2))
+    mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
+    if mask is None:
+        return seen
+    if mask.shape != seen.shape:
+        raise InvalidOption(
+            "mask", f"{mask.shape[1]} × {mask.shape[0]} pixels, but the image, upright, has {seen.shape[1]} × {seen.shape[0]}"
+        )
+    if not mask.any():
+        raise InvalidOption(name, "covers nothing: white, or opaque, is the object")
+    if not (mask & seen).any():
+        raise InvalidOption(name, f"covers no pixel that was seen in {source}")
+    return mask
+
+
+def sent_mask(item: Item, decoder: Decoder) -> views.Mask | None:
+    """None where none was sent. Raises ImageError that names the part."""
+    if "mask" not in item:
+        return None
+    try:
+        with decoder.decoded(item["mask"], transparency=True) as image:
+            return masks.object_of(np.asarray(image))
+    except ImageError as error:
+        error.part = "mask"
+        raise

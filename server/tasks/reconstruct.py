@@ -1,0 +1,234 @@
+"""Image with depth → the whole shape in space, also the sides that nobody saw (MCC).
+
+The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of the pixels in normalised units, or, of a scene that is
+kept, latent in place of pixels; asks int64 (2,), how many queries it may ask and how many a dense grid would; and, to be given back as
+they are, what places the units in metres: scale float32 (1,) and centre float32 (3,). It answers cells, occupancy and colours
+(`models/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import BundleSpec, Space
+from models.mcc.lattice import MOST_CELLS, Lattice
+from server.media import meshes, point_files, views
+from server.media.images import Decoder
+from server.media.limits import Limits
+from server.tasks import captures
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task
+from server.tasks.options import ExcessiveOption, InvalidOption
+from server.tasks.reconstruct_tables import (
+    MEDIA_TYPES,
+    OF_DEPTH,
+    Format,
+    Reconstruction,
+    ReconstructOptions,
+    ReconstructPlan,
+    ReconstructPreview,
+)
+
+CELL_BYTES = 4 + 4 + 3
+"""Of an answer: index, occupancy, colour."""
+SMALL_ARRAYS = 4096
+PREVIEW_BYTES = 7 * 20_000
+PATCH_SIZE, WINDOW = 16, 8
+"""Of configs that do not tell."""
+
+
+class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
+    name = "reconstruct"
+    summary = "Reconstruct a shape from one image with depth"
+    description = (
+        "Send `depth` with `fx` or `fov`, or `points`. The object is what `mask` shows, else what is opaque in the image, else all that "
+        "was seen. Frame: x to the right, y down, z forward, metres; a GLB has (x, -y, -z)."
+    )
+    parts = (
+        Part("image", "image", "RGB; where it is transparent, its opaque part is the object."),
+        Part("depth", "file", "16-bit PNG in millimetres, or `.npy` of metres along the optical axis; 0 or NaN: not seen.", required=False),
+        Part("points", "file", "`.npy` float32 (H, W, 3), the point of each pixel in the camera's frame; NaN: not seen.", required=False),
+        Part("mask", "image", "An image of the same size, white on the object.", required=False),
+    )
+    options = ReconstructOptions
+    plan_type = ReconstructPlan
+    answer = Reconstruction
+    example: ClassVar[Mapping[str, Any]] = {
+        "scene": "9d5e0c1b7a3f4e0f8a2b6c4d1e9f7a35",
+        "points": 18231,
+        "queries": 71904,
+        "scale": 0.231,
+        "bounds": [[-0.31, -0.22, 0.74], [0.29, 0.25, 1.21]],
+        "file": "Z2xURgIAAAA…",
+    }
+    media_types = (*MEDIA_TYPES.values(), JSON)
+    takes_long = True
+    kept_arrays = ("latent", "seen", "scale", "centre")
+
+    def plan(self, asked: ReconstructOptions, spec: BundleSpec) -> ReconstructPlan:
+        space = spec.space or Space()
+        spacing = asked.spacing or space.spacing
+        if spacing > space.extent:
+            raise InvalidOption("spacing", f"{spacing:g} is above {space.extent:g}, how far {spec.id} looks from the middle")
+        if Lattice(space, spacing).box > MOST_CELLS:
+            raise ExcessiveOption("spacing", f"{spacing:g} makes a grid of more than {MOST_CELLS} cells; use a larger one")
+        if asked.fov is not None and (asked.fx is not None or asked.fy is not None):
+            raise InvalidOption("fov", "given beside a focal length: send one of them")
+        if asked.fy is not None and asked.fx is None:
+            raise InvalidOption("fx", "missing beside fy")
+        return ReconstructPlan(
+            fx=asked.fx,
+            fy=asked.fy,
+            cx=asked.cx,
+            cy=asked.cy,
+            fov=asked.fov,
+            depth_scale=asked.depth_scale,
+            spacing=spacing,
+            threshold=asked.threshold,
+            mode=asked.mode,
+            format=asked.format,
+            scene=secrets.token_hex(16),
+            region=space.region,
+            extent=space.extent,
+            reach=space.reach,
+            margin=space.margin,
+            source_size=space.source_size,
+        )
+
+    def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+        """Raises InvalidOption that names the part where parts do not go together."""
+        asks, source = _asks(plan, decoder.limits.queries), captures.source_of(item, plan)
+        # one after the other: whoever waits for room to decode must not hold any
+        grid, sent = captures.read_map(item, plan, source, decoder), captures.sent_mask(item, decoder)
+        with decoder.decoded(item["image"], transparency=True) as image:
+            pixels = np.asarray(image)
+            points = captures.points_of(grid, plan, source, image.height, image.width)
+            mask = captures.mask_of(sent, pixels, points, source)
+            try:
+                view = views.view(
+                    pixels[..., :3], points, mask, plan.space, image_size=spec.pictures.image_size, seen_size=_seen_size(spec)
+                )
+            except views.NothingSeen as error:
+                raise InvalidOption(source, str(error)) from error
+        return [
+            {
+                "pixels": view.pixels,
+                "seen": view.seen,
+                "asks": asks,
+                "scale": np.array([view.scale], np.float32),
+                "centre": view.centre,
+            }
+        ]
+
+    def plan_again(self, asked: ReconstructOptions, spec: BundleSpec, scene: str) -> ReconstructPlan:
+        for name in OF_DEPTH:
+            if getattr(asked, name) is not None:
+                raise InvalidOption(name, "is for `depth`, which the scene has in it already")
+        return msgspec.structs.replace(self.plan(asked, spec), scene=scene)
+
+    def prepare_again(self, kept: Outputs, plan: ReconstructPlan, limits: Limits) -> Arrays:
+        return {**kept, "asks": _asks(plan, limits.queries)}
+
+    def bucket(self, plan: ReconstructPlan, spec: BundleSpec) -> str:
+        """Scenes of all spacings and modes take their steps together."""
+        return str(spec.pictures.image_size)
+
+    def arguments(self, plan: ReconstructPlan) -> dict[str, Any]:
+        names = ("spacing", "threshold", "mode", "scene")
+        return {name: getattr(plan, name) for name in names} | {"space": plan.space.model_dump()}
+
+    def scene_of(self, plan: ReconstructPlan) -> str:
+        return plan.scene
+
+    def presents_apart(self, plan: ReconstructPlan, media_type: str) -> bool:
+        return _format(plan, media_type) == "glb"
+
+    def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | File:
+        [found] = outputs
+        occupied = found["occupancy"] > plan.threshold
+        points = _in_metres(found, plan, found["cells"][occupied])
+        kind = _format(plan, media_type)
+        content = _file(found, plan, occupied, points, kind)
+        asked = int(found["queries"][0])
+        scene = plan.scene if "kept" in found else None
+        if media_type != JSON:
+            location = {} if scene is None else {"Location": f"/v1/scenes/{scene}"}
+            return File(content, {**location, "X-Points": str(len(points)), "X-Queries": str(asked)}, MEDIA_TYPES[kind])
+        bounds = [points.min(axis=0).tolist(), points.max(axis=0).tolist()] if len(points) else None
+        return Reconstruction(scene, len(points), asked, float(found["scale"][0]), bounds, content)
+
+    def preview(self, arrays: Outputs, plan: ReconstructPlan, spec: BundleSpec) -> ReconstructPreview:
+        points = _in_metres(arrays, plan, arrays["cells"])
+        return ReconstructPreview(int(arrays["level"]), point_files.to_ply(points, arrays["colours"]))
+
+    def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        """All cells of the grid, and what is kept of the scene."""
+        side, width = int(spec.config["image_size"]) // int(spec.config.get("patch_size", PATCH_SIZE)), int(spec.config.get("width", 768))
+        latent = (side * side + 1) * 2 * width * 4
+        return plan.lattice.count * CELL_BYTES + latent + sizes["seen"] + PREVIEW_BYTES + SMALL_ARRAYS
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        """A slanted plane fills the image."""
+        side, space = _seen_size(spec), spec.space or Space()
+        across, down = np.meshgrid(*[np.linspace(-1.5, 1.5, side, dtype=np.float32)] * 2)
+        size = spec.pictures.image_size
+        return {
+            "pixels": np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8),
+            "seen": np.stack([across, down, 0.3 * across + (2.0 if space.region == "half-ball" else 0.0)], axis=-1).astype(np.float32),
+            "asks": np.array([MOST_CELLS, Lattice(space, space.spacing).count], np.int64),
+            "scale": np.ones(1, np.float32),
+            "centre": np.zeros(3, np.float32),
+        }
+
+
+def _asks(plan: ReconstructPlan, most: int) -> NDArray[np.int64]:
+    """Raises ExcessiveOption for what is too much before anything is asked."""
+    lattice = plan.lattice
+    first = lattice.count if plan.mode == "dense" else lattice.count // lattice.stride() ** 3
+    if first > most:
+        raise ExcessiveOption(
+            "spacing",
+            f"{plan.spacing:g} asks {first} queries to begin with, above the limit of {most} (OPSIN_MAX_QUERIES); use a larger one",
+        )
+    return np.array([most, lattice.count], np.int64)
+
+
+def _seen_size(spec: BundleSpec) -> int:
+    """Side of the map of seen points that the network takes."""
+    config = spec.config
+    return int(config["image_size"]) // int(config.get("patch_size", PATCH_SIZE)) * int(config.get("window", WINDOW))
+
+
+def _in_metres(found: Outputs, plan: ReconstructPlan, cells: NDArray[Any]) -> NDArray[np.float32]:
+    return views.to_metres(plan.lattice.points(cells), float(found["scale"][0]), found["centre"])
+
+
+def _format(plan: ReconstructPlan, media_type: str) -> Format:
+    """The option's, else what was accepted, else a mesh."""
+    accepted: Format | None = next((kind for kind, name in MEDIA_TYPES.items() if name == media_type), None)
+    return plan.format or accepted or "glb"
+
+
+def _file(found: Outputs, plan: ReconstructPlan, occupied: NDArray[np.bool_], points: NDArray[np.float32], kind: Format) -> bytes:
+    colours = found["colours"][occupied]
+    if kind == "ply":
+        return point_files.to_ply(points, colours)
+    lattice = plan.lattice
+    places = np.stack(lattice.places(found["cells"].astype(np.int64)), axis=1)
+    if kind == "npz":
+        arrays = {
+            "points": points,
+            "colours": colours,
+            "occupancy": found["occupancy"][occupied],
+            "cells": places[occupied].astype(np.int32),
+        }
+        placed = {"origin": np.array(lattice.origin, np.float32), "pitch": np.array(lattice.pitch, np.float32)}
+        return point_files.to_npz({**arrays, **placed, "scale": found["scale"][0], "centre": found["centre"]})
+    mesh = meshes.surface(meshes.Cells(places, found["occupancy"], found["colours"]), plan.threshold)
+    units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
+    return meshes.to_glb(views.to_metres(units, float(found["scale"][0]), found["centre"]), mesh)

@@ -1,0 +1,112 @@
+"""What a reconstruction can be asked, what is decided of it, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from models.bundle import Space
+from models.mcc.lattice import Lattice
+from server.tasks.options import Options
+
+Format = Literal["glb", "ply", "npz"]
+Mode = Literal["adaptive", "dense"]
+
+MEDIA_TYPES: Mapping[Format, str] = {"glb": "model/gltf-binary", "ply": "application/x-ply", "npz": "application/x-npz"}
+OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
+"""Options that mean nothing without `depth`."""
+
+
+class ReconstructOptions(Options, frozen=True, kw_only=True):
+    fx: Annotated[float, Meta(gt=0, description="Focal length in pixels of the image. For `depth`.")] | None = None
+    fy: Annotated[float, Meta(gt=0, description="The same downwards.", extra={"default": "`fx`"})] | None = None
+    cx: Annotated[float, Meta(description="Column of the optical axis, in pixels.", extra={"default": "the middle"})] | None = None
+    cy: Annotated[float, Meta(description="Row of the optical axis, in pixels.", extra={"default": "the middle"})] | None = None
+    fov: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                lt=180,
+                description="Horizontal field of view in degrees, in place of `fx`.",
+                extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180"},
+            ),
+        ]
+        | None
+    ) = None
+    depth_scale: (
+        Annotated[float, Meta(gt=0, description="Steps of a 16-bit depth map in a metre.", extra={"default": "1000: millimetres"})] | None
+    ) = None
+    spacing: (
+        Annotated[
+            float,
+            Meta(gt=0, description="Distance between cells, in units of the spread of the seen points.", extra={"default": "the bundle's"}),
+        ]
+        | None
+    ) = None
+    threshold: Annotated[
+        float,
+        Meta(
+            gt=0,
+            lt=1,
+            description="Probability above which a cell is occupied.",
+            extra={"values": "above 0 and below 1", "words": "a number above 0 and below 1"},
+        ),
+    ] = 0.1
+    mode: Annotated[Mode, Meta(description="Ask from coarse to fine, or every cell.")] = "adaptive"
+    format: (
+        Annotated[Format, Meta(description="A mesh, its cells as points, or arrays.", extra={"default": "what is accepted, else `glb`"})]
+        | None
+    ) = None
+
+
+class ReconstructPlan(msgspec.Struct, frozen=True):
+    fx: float | None
+    fy: float | None
+    cx: float | None
+    cy: float | None
+    fov: float | None
+    depth_scale: float | None
+    spacing: float
+    threshold: float
+    mode: Mode
+    format: Format | None
+    scene: str
+    """128 random bits: the name under which its encoding is kept."""
+    region: Literal["cube", "half-ball"]
+    extent: float
+    reach: float
+    margin: int
+    source_size: int | None
+
+    @property
+    def space(self) -> Space:
+        return Space(
+            region=self.region, extent=self.extent, reach=self.reach, margin=self.margin, source_size=self.source_size, spacing=self.spacing
+        )
+
+    @property
+    def lattice(self) -> Lattice:
+        return Lattice(self.space, self.spacing)
+
+
+class Reconstruction(msgspec.Struct, frozen=True):
+    """`scene` can be asked again under `/v1/scenes/{scene}`, null where it was not kept; `points` counts occupied cells; `scale` is the
+    metres of a unit; `bounds` are the corners of the occupied cells in the camera's frame, null where there are none; `file` is base64."""
+
+    scene: str | None
+    points: int
+    queries: int
+    scale: float
+    bounds: list[list[float]] | None
+    file: bytes
+
+
+class ReconstructPreview(msgspec.Struct, frozen=True):
+    """What was found by the end of a level, thinned: a PLY in base64."""
+
+    level: int
+    points: bytes

@@ -1,0 +1,54 @@
+"""Scenes are kept for a while, counted with results, and read by any gateway."""
+
+from __future__ import annotations
+
+import numpy as np
+import redis
+
+from server.queue.job import Array
+from server.queue.pieces import PIECE_BYTES
+from server.queue.scenes import Scene
+from tests.queue.harness import DIGEST, eventually, gateway
+
+ONE, OTHER = "1" * 32, "2" * 32
+
+
+def scene(nbytes: int = 3 * PIECE_BYTES + 99, seed: int = 0) -> Scene:
+    latent = np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
+    return Scene(task="reconstruct", digest=DIGEST, arrays={"latent": Array.of(latent)})
+
+
+async def test_a_large_scene_is_read_by_another_gateway_and_counted(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us, gateway(url) as them:
+        assert await us.scenes.keep(ONE, scene())
+        assert await them.scenes.read(ONE) == scene()
+        load = await them.records.load()
+        assert load.counts == {"scene": 1} and load.result_bytes > 3 * PIECE_BYTES
+        assert await us.scenes.keep(ONE, scene())  # again, as when an answer is fetched twice
+        assert await us.records.load() == load
+        assert not db.keys("stage:*") and 0 < db.pttl(f"scene:{ONE}") <= 600_000
+
+
+async def test_what_is_no_scene_is_none(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        db.set(f"scene:{OTHER}", b"\xc1 no message")
+        assert [await us.scenes.read(name) for name in (ONE, OTHER, "", "*", "../epoch")] == [None] * 5
+
+
+async def test_without_room_a_scene_is_not_kept(url: str, db: redis.Redis) -> None:
+    async with gateway(url, results_max_bytes=1_000_000) as us:
+        assert await us.scenes.keep(ONE, scene(600_000))
+        assert not await us.scenes.keep(OTHER, scene(600_000))
+        assert await us.scenes.read(OTHER) is None and not db.keys("stage:*")
+        assert (await us.records.load()).counts == {"scene": 1}
+
+
+async def test_an_expired_scene_is_gone_and_counts_no_more(url: str) -> None:
+    async with gateway(url, scene_ttl=0.2) as us:
+        assert await us.scenes.keep(ONE, scene(1000))
+
+        async def gone() -> bool:
+            return (await us.records.load()).counts == {} and await us.scenes.read(ONE) is None
+
+        await eventually(gone)
+        assert (await us.records.load()).result_bytes == 0

@@ -1,0 +1,102 @@
+"""Requests to a running service that reconstructs, and captures for it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.gateway.service import Gateway
+from tests.open_inference.service import Service
+
+JSON = {"Accept": "application/json"}
+HEIGHT, WIDTH = 48, 64
+FOV = 60.0
+
+
+@dataclass(frozen=True)
+class Sculptor:
+    service: Service
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.service.gateway
+
+    def ask(self, *, headers: Mapping[str, str] | None = None, files: Mapping[str, bytes] | None = None, **options: Any) -> httpx.Response:
+        """Of the capture, unless other files are given."""
+        sent = {name: (name, content) for name, content in (CAPTURE if files is None else files).items()}
+        if files is None or ("depth" in files and not {"fov", "fx"} & options.keys()):
+            options = {"fov": FOV, **options}
+        options = {name: value for name, value in options.items() if value is not None}
+        return self.gateway.http.post("/v1/reconstruct", files=sent, data=options, headers=headers)
+
+    def answered(self, **options: Any) -> httpx.Response:
+        response = self.ask(**options)
+        assert response.status_code == 200, response.text
+        return response
+
+    def refused(self, status: int, **options: Any) -> tuple[str, str]:
+        """Field and detail of the problem."""
+        answer = self.ask(**options)
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        return problem.get("field"), problem["detail"]
+
+
+def png(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def npy(array: NDArray[Any], **options: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+def image(height: int = HEIGHT, width: int = WIDTH, channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def depth(height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.float32]:
+    """Metres: the front of a ball of radius 0.4 at a distance of 1.5, 0 around it, as a camera of FOV sees it."""
+    focal = width / 2 / np.tan(np.radians(FOV) / 2)
+    x = (np.arange(width) + 0.5 - width / 2) / focal
+    y = (np.arange(height)[:, None] + 0.5 - height / 2) / focal
+    square, along = x**2 + y**2 + 1, 1.5  # |ray|², ray · centre
+    hit = along**2 - square * (1.5**2 - 0.4**2)
+    return np.where(hit > 0, (along - np.sqrt(np.maximum(hit, 0))) / square, 0).astype(np.float32)
+
+
+def millimetres() -> NDArray[np.uint16]:
+    return np.rint(depth() * 1000).astype(np.uint16)
+
+
+def points() -> NDArray[np.float32]:
+    """Of the same ball; NaN around it."""
+    z = np.where(depth() > 0, depth(), np.nan)
+    focal = WIDTH / 2 / np.tan(np.radians(FOV) / 2)
+    x = (np.arange(WIDTH) + 0.5 - WIDTH / 2) / focal
+    y = (np.arange(HEIGHT)[:, None] + 0.5 - HEIGHT / 2) / focal
+    return np.stack([x * z, y * z, z], axis=-1).astype(np.float32)
+
+
+CAPTURE = {"image": png(image()), "depth": png(millimetres())}
+
+
+def mesh(content: bytes) -> trimesh.Trimesh:
+    return trimesh.load(io.BytesIO(content), file_type="glb").to_geometry()
+
+
+def arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as npz:
+        return dict(npz)

@@ -1,0 +1,47 @@
+"""A worker that is killed in the middle of a reconstruction costs its levels, not the answer; and kept scenes outlive it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import Space
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, job, result
+from tests.gateway.service import Gateway, eventually
+from tests.open_inference.service import START_WORKER_S, worker_process
+from tests.reconstruct.service import CAPTURE, FOV, arrays
+from tests.reconstruct.shell import write_shell
+
+FILES = {name: (name, content) for name, content in CAPTURE.items()}
+
+
+def asked_later(gateway: Gateway) -> str:
+    """1.7 million queries: many steps."""
+    data = {"fov": FOV, "format": "npz", "spacing": 0.05, "mode": "dense"}
+    return accepted(gateway.http.post("/v1/reconstruct", files=FILES, data=data, headers={"Prefer": "respond-async"}))
+
+
+@pytest.mark.slow
+def test_another_worker_finds_the_same(tmp_path: Path) -> None:
+    write_shell(tmp_path, space=Space(spacing=0.2, reach=0.2, margin=4))
+    with service.valkey() as valkey, service.gateway(valkey.url) as gateway:
+        with worker_process(valkey.url, tmp_path):  # killed at its end
+            eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_WORKER_S)
+            begun = asked_later(gateway)
+            eventually(lambda: (job(gateway, begun)["progress"] or {"done": 0})["done"] > 2, "it has taken some steps", START_WORKER_S)
+            location = gateway.http.post("/v1/reconstruct", files=FILES, data={"fov": FOV, "format": "ply"}, timeout=120).headers[
+                "location"
+            ]
+        assert job(gateway, begun)["state"] == "running"
+        with worker_process(valkey.url, tmp_path):
+            eventually(lambda: job(gateway, begun)["state"] == "done", "it is done", START_WORKER_S)
+            kept = gateway.http.get(location, params={"format": "npz"}, timeout=120)
+            assert kept.status_code == 200 and len(arrays(kept.content)["points"]) > 100
+            again = asked_later(gateway)
+            eventually(lambda: job(gateway, again)["state"] == "done", "it is done again", START_WORKER_S)
+            first, second = (arrays(result(gateway, one).content) for one in (begun, again))
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
