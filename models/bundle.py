@@ -101,6 +101,24 @@ class Sound(_Schema):
     std: float = Field(gt=0)
 
 
+class Space(_Schema):
+    """The space that a reconstruction is asked in, and how image and seen points are brought there. Lengths are in normalised units: metres
+    divided by the spread of the seen points. The defaults are MCC's for CO3D (arXiv 2301.08247)."""
+
+    region: Literal["cube", "half-ball"] = "cube"
+    """cube: an object, cropped to its mask, centred on its points; queries from -extent to extent on each axis.
+    half-ball: a scene, the camera at the origin, its background kept; queries with z >= 0 within a distance of `extent`."""
+    extent: float = Field(default=3.0, gt=0)
+    spacing: float = Field(default=0.1, gt=0)
+    """Usual distance between neighbouring queries."""
+    reach: float = Field(default=0.1, gt=0)
+    """Distance from the surface within which training calls a point occupied."""
+    margin: int = Field(default=40, ge=0)
+    """Pixels around an object that the crop keeps."""
+    source_size: int | None = Field(default=None, gt=0)
+    """Side that the crop is resized to before the network resizes it to its own, as in training; None: at once to the network's."""
+
+
 class Rung(_Schema):
     """One step of the ladder: a merge schedule with its accuracy and its forward throughput relative to merging off, both measured.
 
@@ -143,6 +161,8 @@ class BundleSpec(_Schema):
     """None for a model that takes no video."""
     sound: Sound | None = None
     """None for a model that takes no sound."""
+    space: Space | None = None
+    """None for a model that reconstructs nothing, or asks as MCC does for CO3D."""
     labels: list[str] = Field(default_factory=list)
     license: str
     description: str = ""

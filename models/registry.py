@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.bundle import Clip, Sound, Task
+from models.bundle import Clip, Sound, Space, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,6 +54,7 @@ class Purpose:
     """Height and width of the images or frames; None if the model takes none."""
     clip: Callable[[Any], Clip | None] = lambda config: None
     sound: Callable[[Any], Sound | None] = lambda config: None
+    space: Callable[[Any], Space | None] = lambda config: None
     classes: Callable[[Any], int] = lambda config: 0
     """Number of labels; 0 for tasks without labels."""
     names: Callable[[Any], Sequence[str]] = lambda config: ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.bundle import Space
 from models.registry import Architecture, Native, Purpose, SizeTable, System
 
 SYSTEM = System(
@@ -9,7 +10,9 @@ SYSTEM = System(
         Architecture(
             name="mcc",
             model="models.mcc.model:MCC",
-            purpose=Purpose(lambda config: "reconstruct"),
+            purpose=Purpose(lambda config: "reconstruct", space=lambda config: Space(source_size=800)),
+            steps={"reconstruct": "models.mcc.steps:reconstruct_steps"},
+            precise=True,
             native=Native("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.mcc.native:scene"),
         ),
     ),

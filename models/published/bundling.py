@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Clip, Preprocess, Rung, Sound
+from models.bundle import Clip, Preprocess, Rung, Sound, Space
 from models.published.container import CheckpointError
 from models.published.family import Family, Fields
-from models.published.settings import CLIP_FIELDS, PREPROCESS_FIELDS, SOUND_FIELDS
+from models.published.settings import CLIP_FIELDS, PREPROCESS_FIELDS, SOUND_FIELDS, SPACE_FIELDS
 from models.registry import Architecture, Purpose
 
 MERGING = frozenset({"classify", "embed", "actions"})
@@ -38,6 +38,12 @@ def sound(purpose: Purpose, config: Any, settings: Fields) -> Sound | None:
     usual = purpose.sound(config)
     chosen = {SOUND_FIELDS[key]: value for key, value in settings.items() if key in SOUND_FIELDS}
     return None if usual is None else Sound.model_validate(usual.model_dump() | chosen)
+
+
+def space(purpose: Purpose, config: Any, settings: Fields) -> Space | None:
+    usual = purpose.space(config)
+    chosen = {key: value for key, value in settings.items() if key in SPACE_FIELDS}
+    return None if usual is None else Space.model_validate(usual.model_dump() | chosen)
 
 
 def label_names(file: Path, labels: Sequence[str] | None, known: Sequence[str], classes: int) -> list[str]:

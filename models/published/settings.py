@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Preprocess
+from models.bundle import Preprocess, Space
 from models.published.container import CheckpointError
 from models.published.family import Family, Fields
 from models.registry import architectures
@@ -18,7 +18,8 @@ from models.registry import architectures
 PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size", "image_width"}
 CLIP_FIELDS = frozenset({"stride", "rate"})
 SOUND_FIELDS = {"sample_rate": "sample_rate", "sound_mean": "mean", "sound_std": "std"}
-INPUT_FIELDS = PREPROCESS_FIELDS | CLIP_FIELDS | SOUND_FIELDS.keys()
+SPACE_FIELDS = frozenset(Space.model_fields)
+INPUT_FIELDS = PREPROCESS_FIELDS | CLIP_FIELDS | SOUND_FIELDS.keys() | SPACE_FIELDS
 """Settings that are not fields of the config."""
 
 
