@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.bundle import NAME_PATTERN, Clip, Preprocess, Sound, Task
+from models.bundle import NAME_PATTERN, Clip, Preprocess, Sound, Space, Task
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
 from training.data.base import Augment
@@ -157,6 +157,8 @@ class Recipe(Settings):
     """None for networks that take no images."""
     clip: Clip | None = None
     sound: Sound | None = None
+    space: Space | None = None
+    """None for networks that reconstruct nothing, or are asked as MCC is for CO3D."""
     words: int = Field(default=0, ge=0)
     """Token ids of a caption."""
     model: ModelSettings | None = None

@@ -45,6 +45,7 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         preprocess=phase.preprocess or recipe.preprocess,
         clip=recipe.clip,
         sound=recipe.sound,
+        space=recipe.space,
         labels=list(labels) if settings.task in bundle.LABELLED else [],
         license=recipe.license,
         description=recipe.description,
