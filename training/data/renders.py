@@ -128,7 +128,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class RenderedScenes:
-    shards: tuple[Shard, ...]
+    rendered: tuple[Shard, ...]
     settings: Renders
     preprocess: Preprocess
     labels: tuple[str, ...] = ()
@@ -139,24 +139,24 @@ class RenderedScenes:
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
-        return np.cumsum([len(shard.views) for shard in self.shards])
+        return np.cumsum([len(shard.views) for shard in self.rendered])
 
     @cached_property
     def objects(self) -> tuple[str, ...]:
         """Name of each view's object."""
-        return tuple(shard.names[row] for shard in self.shards for row in shard.views["object"])
+        return tuple(shard.names[row] for shard in self.rendered for row in shard.views["object"])
 
     @cached_property
     def categories(self) -> Mapping[str, str]:
         """Object → category."""
-        return {name: category for shard in self.shards for name, category in zip(shard.names, shard.categories, strict=True)}
+        return {name: category for shard in self.rendered for name, category in zip(shard.names, shard.categories, strict=True)}
 
     def identity(self) -> Mapping[str, Any]:
         return {"objects": len(self.categories), "listing": hashlib.sha256("\n".join(self.objects).encode()).hexdigest()}
 
     def sample(self, index: int, draw: int) -> Sample:
         number = int(np.searchsorted(self._ends, index, side="right"))
-        shard = self.shards[number]
+        shard = self.rendered[number]
         view = shard.views[index - (int(self._ends[number - 1]) if number else 0)]
         dice = np.random.default_rng([self.settings.seed, index, draw])
         try:
@@ -169,8 +169,9 @@ class RenderedScenes:
         depth = torch.from_numpy(sensed(view["depth"], dice))
         focal, centre = float(view["focal"]) * side, (float(view["centre"][0]) * side, float(view["centre"][1]) * side)
         seen, scale, offset = normalise_points(unprojected(depth, (focal, focal), centre))  # (n, n, 3)
-        chosen = dice.permutation(len(surface))[: self.settings.surface_points]
-        points, colours = lit_surface(view, surface[np.sort(chosen)])
+        first = int(dice.integers(len(surface)))  # they are in random order
+        chosen = (first + np.arange(min(self.settings.surface_points, len(surface)))) % len(surface)
+        points, colours = lit_surface(view, surface[chosen])
         valid = seen.isfinite().all(dim=-1)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.preprocess.mean, self.preprocess.std))
         image = torch.from_numpy(np.array(view["image"])).permute(2, 0, 1).float() / 255
