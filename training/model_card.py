@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card
+from training.judging import card, shape_card
 from training.measure import LOGISTIC, NEAREST
+
+
+_JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {"inpainting": card.section, "reconstruction": shape_card.section}
+"""What is measured → the part of the README about it."""
 
 
 def render(spec: BundleSpec) -> str:
     sections: tuple[Iterator[str], ...]
     if "sources" not in spec.quality:
-        measured = card.section(spec) if "inpainting" in spec.quality else _measured(spec)
+        measured = next((section for kind, section in _JUDGED.items() if kind in spec.quality), _measured)(spec)
         sections = (_general(spec), measured, _rungs(spec), _training(spec))
         return "\n".join(line for section in sections for line in section)
     sections = (_head(spec), _accuracy(spec), _look_alikes(spec), _calibration(spec), _pretraining(spec), _ladder(spec))

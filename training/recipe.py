@@ -18,6 +18,7 @@ from training.data.base import Augment
 from training.data.registry import DataSettings
 from training.errors import RecipeError
 from training.judging.settings import InpaintingQuality
+from training.judging.shape_settings import ReconstructionQuality
 from training.objectives.registry import ObjectiveSettings
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
 
@@ -140,7 +141,7 @@ class Release(Settings):
     task: Task
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
-    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | None = Field(default=None, discriminator="kind")
+    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | ReconstructionQuality | None = Field(default=None, discriminator="kind")
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
 

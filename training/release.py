@@ -16,6 +16,7 @@ from models.registry import architectures
 from training import goal, model_card, phases, quality, report
 from training.judging import plot
 from training.judging.settings import InpaintingQuality
+from training.judging.shape_settings import ReconstructionQuality
 from training.phases import Workshop
 from training.quality import Measurement
 from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
@@ -75,6 +76,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_held_out(recipe, settings.quality, network, labels, shop)
     if isinstance(settings.quality, InpaintingQuality):
         return quality.of_inpainting(recipe, settings.quality, network, shop)
+    if isinstance(settings.quality, ReconstructionQuality):
+        return quality.of_reconstruction(recipe, settings.quality, network, shop)
     return Measurement()
 
 

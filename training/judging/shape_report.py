@@ -23,9 +23,7 @@ def summary(contest: Contest, found: Mapping[int, Found], threshold: float, dept
             {
                 "name": way,
                 **{score: evaluate.mean(scores[way, score]).to_json() for score in SCORES},
-                "primary_minus_this": {
-                    score: evaluate.mean(scores[primary, score] - scores[way, score]).to_json() for score in SCORES
-                },
+                "primary_minus_this": {score: evaluate.mean(scores[primary, score] - scores[way, score]).to_json() for score in SCORES},
             }
             for way in ways
         ],

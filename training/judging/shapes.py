@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models.mcc.model import MCC
+from models.mcc.model import MCC, MEAN, STD
 from models.mcc.queries import cube_grid
 from training import phases
 from training.data.base import Sample
@@ -93,8 +93,6 @@ def occupancies(model: MCC, sample: Sample, extent: float, spacing: float) -> tu
 
 def picture(sample: Sample) -> torch.Tensor:
     """(3, S, S) in 0..1, as the network takes it."""
-    from models.mcc.model import MEAN, STD
-
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return sample["pixels"] * std + mean
 
