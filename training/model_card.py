@@ -9,7 +9,6 @@ from models.bundle import BundleSpec
 from training.judging import card, shape_card
 from training.measure import LOGISTIC, NEAREST
 
-
 _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {"inpainting": card.section, "reconstruction": shape_card.section}
 """What is measured → the part of the README about it."""
 

@@ -40,7 +40,7 @@ class Paint:
         along = points @ self.directions.T  # (P, 2)
         if self.picture is not None:
             column, row = ((along * _TEXTURE).astype(np.int64) % _TEXTURE).T
-            return (self.picture[row, column] / np.float32(255)).astype(np.float32)
+            return np.asarray(self.picture[row, column] / np.float32(255), np.float32)
         steps = np.floor(along).astype(np.int64)
         if self.kind == "stripes":
             chosen = steps[:, 0]
@@ -51,7 +51,7 @@ class Paint:
             chosen = np.floor(waves).astype(np.int64)
         else:
             chosen = np.zeros(len(points), np.int64)
-        return self.colours[chosen % len(self.colours)]
+        return np.asarray(self.colours[chosen % len(self.colours)])
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Mesh:
 
     def points(self, face: Ints, weights: Floats) -> Floats:
         """Places on triangles, (P,) and (P, 3) barycentric → (P, 3)."""
-        return np.einsum("pk,pkc->pc", weights, self.corners[face])
+        return np.asarray(np.einsum("pk,pkc->pc", weights, self.corners[face]), np.float32)
 
     def colours(self, face: Ints, weights: Floats) -> Floats:
         """(P, 3) in 0..1."""
@@ -80,13 +80,13 @@ class Mesh:
         uv = np.einsum("pk,pkc->pc", weights, self.uv[face])
         side = self.textures.shape[1]
         column, row = (np.floor(part * side).astype(np.int64) % side for part in (uv[:, 0], 1 - uv[:, 1]))
-        return (self.textures[self.texture[face], row, column] / np.float32(255)).astype(np.float32)
+        return np.asarray(self.textures[self.texture[face], row, column] / np.float32(255), np.float32)
 
     def normals(self) -> Floats:
         """(F, 3) of length 1; 0 for triangles without area."""
         edges = self.corners[:, 1:] - self.corners[:, :1]
         normals = np.cross(edges[:, 0], edges[:, 1])
-        return (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)).astype(np.float32)
+        return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20), np.float32)
 
 
 def read(file: Path, paint: Paint, picture: Path | None = None) -> Mesh:
@@ -121,7 +121,7 @@ def painted(corners: Floats, paint: Paint) -> Mesh:
 
 def _texture_of(part: trimesh.Trimesh, picture: Path | None) -> tuple[Floats, Bytes]:
     """Texture coordinates of the corners (F, 3, 2), and the image; one colour fills an image, too."""
-    visual = part.visual
+    visual: Any = part.visual
     coordinates = np.zeros((len(part.faces), 3, 2), np.float32)
     colour: tuple[float, ...] = (200, 200, 200)
     image: Image.Image | None = None
@@ -155,7 +155,7 @@ def _centred(corners: Floats) -> Floats:
     radius = np.linalg.norm(moved.reshape(-1, 3), axis=1).max()
     if radius < 1e-9:
         raise ValueError("no extent")
-    return (moved / radius).astype(np.float32)
+    return np.asarray(moved / radius, np.float32)
 
 
 def draw_paint(dice: np.random.Generator, pictures: Sequence[Bytes] = ()) -> Paint:

@@ -18,7 +18,7 @@ def sensed(depth: Floats, dice: np.random.Generator) -> Floats:
     The depth is in radii of the object.
     """
     side = len(depth)
-    white, smooth = np.exp(dice.uniform(*np.log(_NOISE), 2))
+    white, smooth = np.exp(dice.uniform(np.log(_NOISE[0]), np.log(_NOISE[1]), 2))
     noise = white * dice.normal(size=depth.shape) + smooth * _smooth(dice, side)
     lost = dice.random(depth.shape) < dice.uniform(0, 0.05)
     if dice.random() < 0.5:
@@ -36,8 +36,7 @@ def _smooth(dice: np.random.Generator, side: int, cells: int = 8) -> Floats:
     place = np.linspace(0, cells, side, endpoint=False)
     first, share = place.astype(np.int64), place % 1
     rows = coarse[first] * (1 - share)[:, None] + coarse[first + 1] * share[:, None]
-    smooth: Floats = rows[:, first] * (1 - share) + rows[:, first + 1] * share
-    return smooth
+    return np.asarray(rows[:, first] * (1 - share) + rows[:, first + 1] * share, np.float32)
 
 
 def _edges(depth: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

@@ -36,15 +36,15 @@ def rasterise(corners: Floats, focal: float, centre: tuple[float, float], side: 
     centre at (0.5, 0.5).
     """
     faces = np.flatnonzero(corners[..., 2].min(axis=1) > _NEAREST)
-    z = corners[faces, :, 2].astype(np.float64)  # (F, 3)
-    u, v = (focal * corners[faces, :, axis] / z + centre[axis] for axis in (0, 1))
+    z: Doubles = corners[faces, :, 2].astype(np.float64)  # (F, 3)
+    u, v = (np.asarray(focal * corners[faces, :, axis] / z + centre[axis], np.float64) for axis in (0, 1))
     area = (u[:, 1] - u[:, 0]) * (v[:, 2] - v[:, 0]) - (u[:, 2] - u[:, 0]) * (v[:, 1] - v[:, 0])
     large = np.abs(area) > 1e-9
     faces, u, v, z, area = faces[large], u[large], v[large], z[large], area[large]
     lines = _lines(u, v) / area[:, None, None]  # (F, 3, 3): a x + b y + c, each corner's share of a point in the image
     first_row, after_row = _pixels(v.min(axis=1), v.max(axis=1), side)
     triangle, row = _expanded(first_row, after_row)  # (R,), every row of every triangle
-    low, high = _span(lines[triangle], row + 0.5)
+    low, high = _span(lines[triangle], row.astype(np.float64) + 0.5)
     first, after = _pixels(np.maximum(low, 0), np.minimum(high, side), side)
     span, column = _expanded(first, after)  # (N,), every pixel of every row
     triangle, row = triangle[span], row[span]
@@ -89,7 +89,8 @@ def _span(lines: Doubles, y: Doubles) -> tuple[Doubles, Doubles]:
 
 def _pixels(low: Doubles, high: Doubles, side: int) -> tuple[Ints, Ints]:
     """First pixel whose centre lies between, and the one after the last."""
-    return tuple(np.clip(np.nan_to_num(np.ceil(end - 0.5)), 0, side).astype(np.int64) for end in (low, np.nextafter(high, np.inf)))  # type: ignore[return-value]
+    first, after = (np.clip(np.nan_to_num(np.ceil(end - 0.5)), 0, side).astype(np.int64) for end in (low, np.nextafter(high, np.inf)))
+    return first, after
 
 
 def _expanded(first: Ints, after: Ints) -> tuple[Ints, Ints]:

@@ -51,7 +51,7 @@ class Light:
     def shine(self, colours: Floats, normals: Floats) -> Floats:
         """(P, 3) each → (P, 3) in 0..1, by Lambert's law."""
         facing = np.maximum(normals @ self.towards, 0)[:, None]
-        return np.clip(colours * (self.ambient + (1 - self.ambient) * facing) * self.tint, 0, 1).astype(np.float32)
+        return np.asarray(np.clip(colours * (self.ambient + (1 - self.ambient) * facing) * self.tint, 0, 1), np.float32)
 
 
 def surface_of(mesh: Mesh, dice: np.random.Generator) -> npt.NDArray[np.void]:

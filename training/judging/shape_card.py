@@ -13,7 +13,8 @@ _SCORES = {"f1": "F1", "precision": "precision", "recall": "recall"}
 
 def section(spec: BundleSpec) -> Iterator[str]:
     quality, data = spec.quality, spec.provenance["data"]
-    primary = quality["primary"]
+    primary, extent = quality["primary"], f"{quality['extent']:g}"
+    before, after = f"{quality['threshold_before_calibration']:.2f}", primary["way"].rsplit(" ", 1)[-1]
     counted = ", ".join(f"{count} of {category}" for category, count in data["objects"].items())
     yield from (
         "## Data",
@@ -26,11 +27,11 @@ def section(spec: BundleSpec) -> Iterator[str]:
         "",
         "## Quality",
         "",
-        f"Judged on {quality['objects']} objects of categories that were not trained on, {quality['views']} views in all, with the noise and the",
-        f"holes of a depth sensor. Lengths are in units of the spread of the seen points. A dense grid of spacing {quality['spacing']:g} is asked from",
-        f"-{quality['extent']:g} to {quality['extent']:g} on each axis. Precision is the share of reconstructed points that are nearer than "
-        f"{quality['distance']:g} to the true",
-        "surface, recall the share of the true surface with a reconstructed point as near, F1 their harmonic mean.",
+        f"Judged on {quality['objects']} objects of categories that were not trained on, {quality['views']} views in all, with the noise",
+        "and the holes of a depth sensor. Lengths are in units of the spread of the seen points. A dense grid of spacing",
+        f"{quality['spacing']:g} is asked from -{extent} to {extent} on each axis. Precision is the share of reconstructed points that are",
+        f"nearer than {quality['distance']:g} to the true surface, recall the share of the true surface with a reconstructed point as near,",
+        "F1 their harmonic mean.",
         f"The primary figure, fixed before training: {primary['what']}: **{primary['value']:.3f}** ± {2 * primary['standard_error']:.3f}.",
         "",
         "| reconstructed by | F1 | precision | recall |",
@@ -38,8 +39,8 @@ def section(spec: BundleSpec) -> Iterator[str]:
         *(f"| {row['name']} | {' | '.join(_figure(row[score]) for score in _SCORES)} |" for row in quality["reconstruction"]),
         "",
         "± is two standard errors of the mean over objects. Extruded are the seen points, the same moved away from the camera by",
-        f"{quality['extrusion_depth']:g}, the best depth on validation objects, and walls between both. The network's occupancy was shifted so that the",
-        f"best threshold on validation objects, {quality['threshold_before_calibration']:.2f}, became {primary['way'].rsplit(' ', 1)[-1]}.",
+        f"{quality['extrusion_depth']:g}, the best depth on validation objects, and walls between both. The network's occupancy was shifted",
+        f"so that the best threshold on validation objects, {before}, became {after}.",
         "",
     )
     yield from _winners(quality)
@@ -69,7 +70,8 @@ def _objects(quality: Mapping[str, Any]) -> Iterator[str]:
     ways = list(quality["by_object"][0]["f1"])
     yield from ("### F1 of each object", "", f"| object | category | {' | '.join(ways)} |", f"|---|---|{'---|' * len(ways)}")
     for row in quality["by_object"]:
-        yield f"| {row['name']} | {row['category']} | {' | '.join(f'{row["f1"][way]:.3f}' for way in ways)} |"
+        cells = [f"{row['f1'][way]:.3f}" for way in ways]
+        yield f"| {row['name']} | {row['category']} | {' | '.join(cells)} |"
     yield ""
 
 

@@ -11,7 +11,7 @@ from training.settings import Settings
 
 
 class ReconstructionQuality(Settings):
-    """Precision, recall and F1 of reconstructed surfaces of objects of held-out categories, against the seen points with and without depth."""
+    """Precision, recall and F1 of the surfaces of held-out objects, against the seen points alone and extruded."""
 
     kind: Literal["reconstruction"]
     data: Renders
