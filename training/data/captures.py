@@ -1,8 +1,8 @@
 """Real photographs with depth from packages, as the service takes them: `python -m training.data.captures FOLDER`.
 
 For each: NAME.png (RGB), NAME-depth.png (16 bits, millimetres, 0 where depth is missing), NAME-mask.png (white on the object) and
-NAME.json (fx, fy, cx, cy in pixels). The photographs are of the Middlebury stereo data sets (D. Scharstein et al., 2006 and 2014); the masks
-are ours: regions drawn by hand, in which what is near enough is the object.
+NAME.json (fx, fy, cx, cy in pixels). The photographs are of the Middlebury stereo data sets (D. Scharstein et al., 2006 and 2014). The
+masks are ours: regions drawn by hand, in which what is near enough is the object.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def section(spec: BundleSpec) -> Iterator[str]:
         f"Judged on {quality['objects']} objects of categories that were not trained on, {quality['views']} views in all, with the noise",
         "and the holes of a depth sensor. Lengths are in units of the spread of the seen points. A dense grid of spacing",
         f"{quality['spacing']:g} is asked from -{extent} to {extent} on each axis. Precision is the share of reconstructed points that are",
-        f"nearer than {quality['distance']:g} to the true surface, recall the share of the true surface with a reconstructed point as near,",
-        "F1 their harmonic mean.",
+        f"nearer than {quality['distance']:g} to the true surface, recall the share of the true surface with a reconstructed point as",
+        "near, F1 their harmonic mean.",
         f"The primary figure, fixed before training: {primary['what']}: **{primary['value']:.3f}** ± {2 * primary['standard_error']:.3f}.",
         "",
         "| reconstructed by | F1 | precision | recall |",
@@ -39,8 +39,8 @@ def section(spec: BundleSpec) -> Iterator[str]:
         *(f"| {row['name']} | {' | '.join(_figure(row[score]) for score in _SCORES)} |" for row in quality["reconstruction"]),
         "",
         "± is two standard errors of the mean over objects. Extruded are the seen points, the same moved away from the camera by",
-        f"{quality['extrusion_depth']:g}, the best depth on validation objects, and walls between both. The network's occupancy was shifted",
-        f"so that the best threshold on validation objects, {before}, became {after}.",
+        f"{quality['extrusion_depth']:g}, the best depth on validation objects, and walls between both. The network's occupancy was",
+        f"shifted so that the best threshold on validation objects, {before}, became {after}.",
         "",
     )
     yield from _winners(quality)
