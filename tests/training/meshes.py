@@ -69,8 +69,17 @@ def recipe(cache: Path) -> dict[str, Any]:
         "model": {
             "architecture": "mcc",
             "config": {
-                **{"image_size": 32, "patch_size": 8, "width": 24, "depth": 1, "heads": 2, "window": 4, "window_heads": 2},
-                **{"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2, "drop_path": 0.0},
+                "image_size": 32,
+                "patch_size": 8,
+                "width": 24,
+                "depth": 1,
+                "heads": 2,
+                "window": 4,
+                "window_heads": 2,
+                "decoder_width": 24,
+                "decoder_depth": 1,
+                "decoder_heads": 2,
+                "drop_path": 0.0,
             },
         },
         "phases": [
@@ -84,8 +93,14 @@ def recipe(cache: Path) -> dict[str, Any]:
         "release": {
             "task": "reconstruct",
             "quality": {
-                **{"kind": "reconstruction", "data": content | {"part": "test"}, "views": 2, "distance": 0.2},
-                **{"spacing": 0.5, "validation_spacing": 0.5, "thresholds": [0.1, 0.5], "depths": [0.5, 2.0]},
+                "kind": "reconstruction",
+                "data": content | {"part": "test"},
+                "views": 2,
+                "distance": 0.2,
+                "spacing": 0.5,
+                "validation_spacing": 0.5,
+                "thresholds": [0.1, 0.5],
+                "depths": [0.5, 2.0],
             },
         },
     }

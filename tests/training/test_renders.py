@@ -144,7 +144,9 @@ def test_a_pattern_without_files_is_named(content: tuple[dict[str, Any], Path]) 
 
 def test_paint_depends_on_the_place_alone() -> None:
     stripes = Paint("stripes", np.eye(3, dtype=np.float32), np.array([[2, 0, 0], [0, 2, 0]], np.float32))
-    mesh = Mesh(np.zeros((1, 3, 3), np.float32), np.zeros((1, 3, 2), np.float32), np.zeros(1, np.int64), np.zeros((1, 1, 1, 3), np.uint8), stripes)
+    mesh = Mesh(
+        np.zeros((1, 3, 3), np.float32), np.zeros((1, 3, 2), np.float32), np.zeros(1, np.int64), np.zeros((1, 1, 1, 3), np.uint8), stripes
+    )
     assert mesh.colours(np.zeros(1, np.int64), np.full((1, 3), 1 / 3, np.float32)).tolist() == [[1, 0, 0]]
     points = np.array([[0.1, 9, 9], [0.6, 0, 0], [1.1, 5, 5], [1.6, 0, 0]], np.float32)
     assert stripes.at(points).argmax(axis=1).tolist() == [0, 1, 2, 0]
