@@ -111,7 +111,7 @@ def calibrate(contest: Contest, progress: Callable[[str], None] = print) -> tupl
         truth = Truth(sample["surface"].numpy(), settings.distance)
         by_depth.append([truth.match(_extruded(sample, depth)).f1 for depth in settings.depths])
         grid, probability = occupancies(contest.model, sample, contest.extent, settings.validation_spacing)
-        f1.append([truth.match(grid[probability > 1 / (1 + math.exp(-logit))]).f1 for logit in logits])
+        f1.append([match.f1 for match in truth.matches(grid, probability, [1 / (1 + math.exp(-logit)) for logit in logits])])
     best = float(logits[int(np.mean(f1, axis=0).argmax())])
     depth = settings.depths[int(np.mean(by_depth, axis=0).argmax())]
     primary = settings.thresholds[0]
@@ -149,7 +149,8 @@ def _judged(contest: Contest, index: int, depth: float) -> Found:
     truth = Truth(sample["surface"].numpy(), settings.distance)
     found = {SEEN: truth.match(sample["points"].numpy()[sample["valid"].numpy()]), EXTRUDED: truth.match(_extruded(sample, depth))}
     grid, probability = occupancies(contest.model, sample, contest.extent, settings.spacing)
-    return found | {name_of(threshold): truth.match(grid[probability > threshold]) for threshold in settings.thresholds}
+    matches = truth.matches(grid, probability, settings.thresholds)
+    return found | {name_of(threshold): match for threshold, match in zip(settings.thresholds, matches, strict=True)}
 
 
 def _digest(contest: Contest, depth: float) -> str:

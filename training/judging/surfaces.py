@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +40,20 @@ class Truth:
     def match(self, points: Points) -> Match:
         if not len(points):
             return Match(0.0, 0.0)
-        return Match(float(self.near(points).mean()), float((cKDTree(points).query(self.points)[0] < self.distance).mean()))
+        precision = (self._tree.query(points)[0] < self.distance).mean()
+        return Match(float(precision), float((cKDTree(points).query(self.points)[0] < self.distance).mean()))
 
-    def near(self, points: Points) -> npt.NDArray[np.bool_]:
-        """(P,), whether a true point is near each."""
-        return np.asarray(self._tree.query(points)[0] < self.distance)
+    def matches(self, points: Points, probabilities: npt.NDArray[np.float32], thresholds: Sequence[float]) -> list[Match]:
+        """`match` of the points above each threshold, with one search for all."""
+        kept = probabilities > min(thresholds)
+        points, probabilities = points[kept], probabilities[kept]
+        if not len(points):
+            return [Match(0.0, 0.0) for _ in thresholds]
+        near = self._tree.query(points)[0] < self.distance  # (P,)
+        around = cKDTree(points).query_ball_point(self.points, np.nextafter(self.distance, 0))
+        best = np.array([probabilities[found].max() if found else 0.0 for found in around])  # (G,)
+        found_by = [(probabilities > threshold, best > threshold) for threshold in thresholds]
+        return [Match(float(near[above].mean()) if above.any() else 0.0, float(met.mean())) for above, met in found_by]
 
 
 def extruded(seen: Points, valid: npt.NDArray[np.bool_], camera: Points, depth: float, step: float) -> Points:

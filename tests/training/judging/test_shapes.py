@@ -23,6 +23,13 @@ def test_precision_and_recall_of_known_points() -> None:
     assert truth.match(np.zeros((0, 3), np.float32)) == Match(0.0, 0.0)
 
 
+def test_all_thresholds_at_once_give_what_each_alone_gives() -> None:
+    dice = np.random.default_rng(0)
+    truth, points = Truth(dice.random((500, 3), np.float32), 0.1), dice.random((400, 3), np.float32) * np.float32(1.3)
+    probabilities, thresholds = dice.random(400, np.float32), [0.2, 0.6, 0.9, 0.9999]
+    assert truth.matches(points, probabilities, thresholds) == [truth.match(points[probabilities > t]) for t in thresholds]
+
+
 def test_an_extrusion_is_a_hollow_body_behind_what_is_seen() -> None:
     grid = np.stack([*np.meshgrid(np.arange(5.0), np.arange(5.0)), np.full((5, 5), 1000.0)], axis=-1).astype(np.float32)
     body = extruded(grid, np.ones((5, 5), np.bool_), np.zeros(3, np.float32), depth=2.0, step=0.5)
