@@ -34,7 +34,7 @@ from training.settings import Settings
 
 Part = Literal["train", "val", "test"]
 
-_REVISION = 1
+_REVISION = 2
 """Of what is rendered: shards of another one are not read."""
 _SHARD = 16
 """Objects in a shard."""

@@ -79,7 +79,7 @@ def surface_of(mesh: Mesh, dice: np.random.Generator) -> npt.NDArray[np.void]:
 def _visible(mesh: Mesh, points: Floats, normals: Floats, dice: np.random.Generator) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Normals turned to the side that is seen, (P, 3), and whether each point is seen in any image from around, (P,)."""
     visible = np.zeros(len(points), np.bool_)
-    outwards = normals.copy()
+    towards = np.zeros(len(points))  # images in which a point is seen from its normal's side, less those from behind
     distance, side = 4.0, _PROBE_SIDE
     focal = 0.48 * side * (distance - 1)
     for _ in range(_PROBES):
@@ -94,10 +94,9 @@ def _visible(mesh: Mesh, points: Floats, normals: Floats, dice: np.random.Genera
         facing = (turned * placed).sum(axis=1)  # below 0 towards the camera
         slope = np.minimum(np.abs(placed[:, 2]) / np.maximum(np.abs(facing), 1e-3), 8.0)
         here = placed[:, 2] <= depth[row * side + column] + slope * placed[:, 2] / focal
-        fresh = here & ~visible
-        outwards[fresh & (facing > 0)] *= -1
+        towards += np.where(here, -np.sign(facing), 0)
         visible |= here
-    return outwards, visible
+    return np.where(towards[:, None] < 0, -normals, normals), visible
 
 
 def view_of(mesh: Mesh, dice: np.random.Generator, side: int, seen: int) -> npt.NDArray[np.void] | None:
