@@ -15,22 +15,28 @@ BALLS, BOXES = ("marble", "globe", "bubble"), ("brick", "book")
 
 
 def package(folder: Path) -> dict[str, Any]:
-    """In `folder`, a data cache; returns how a recipe names it. One file is no mesh; the book has a texture beside it."""
+    """In `folder`, a data cache; returns how a recipe names it. One file is no mesh; book and page have a texture beside
+    them."""
     art = folder / "meshes-art"
     art.mkdir(parents=True)
     create: Any = trimesh.creation
     for number, name in enumerate(BALLS):
         create.icosphere(subdivisions=2, radius=1.0 + number).export(art / f"{name}.obj", include_texture=False)
     create.box(extents=(1, 2, 3)).export(art / "brick.obj", include_texture=False)
-    (art / "book.obj").write_text(
-        "v -1 -1 0\nv 1 -1 0\nv 1 1 0\nv -1 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n", encoding="utf-8"
-    )
+    for name, height in (("book", 1), ("page", 2)):
+        corners = "".join(f"v {x} {y} 0\nvt {(x + 1) / 2} {(y / height + 1) / 2}\n" for x, y in _corners(height))
+        (art / f"{name}.obj").write_text(f"{corners}f 1/1 2/2 3/3\nf 1/1 3/3 4/4\n", encoding="utf-8")
     (art / "broken.obj").write_text("v 0 0 0\n", encoding="utf-8")
     halves = np.zeros((64, 64, 3), np.uint8)
     halves[:32], halves[32:] = (250, 0, 0), (0, 0, 250)  # red above, blue below
-    Image.fromarray(halves).save(art / "book.png")
+    for name in ("book", "page"):
+        Image.fromarray(halves).save(art / f"{name}.png")
     files = {f"shapes/{file.name}": file for file in sorted(art.iterdir())}
     return collection.npm(folder, "shapes", files)
+
+
+def _corners(height: float) -> tuple[tuple[float, float], ...]:
+    return (-1, -height), (1, -height), (1, height), (-1, height)
 
 
 def data(cache: Path) -> dict[str, Any]:
@@ -50,7 +56,13 @@ def data(cache: Path) -> dict[str, Any]:
                     {"category": "broken", "views": 1, "files": [f"{root}/broken.obj"]},
                     {"category": "balls", "views": 3, "files": [f"{root}/{name}.obj" for name in BALLS]},
                     {"category": "boxes", "part": "val", "views": 2, "files": [f"{root}/brick.obj"]},
-                    {"category": "books", "part": "test", "views": 3, "files": [f"{root}/book.obj"], "texture": f"{root}/{{stem}}.png"},
+                    {
+                        "category": "books",
+                        "part": "test",
+                        "views": 3,
+                        "files": [f"{root}/book.obj", f"{root}/page.obj"],
+                        "texture": f"{root}/{{stem}}.png",
+                    },
                 ],
             }
         ],

@@ -69,6 +69,8 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
         source = open_source(settings.data.model_copy(update={"part": part}), phases.preparation(recipe, None, shop.cache))
         assert isinstance(source, RenderedScenes)
         parts.append(source)
+    if len(parts[0].categories) < 2:
+        raise RecipeError("release.quality.data: two held-out objects at least, since standard errors are over objects")
     return Contest(settings, recipe.space.extent, network.eval(), *parts, shop.runs / FOLDER)
 
 
