@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,9 +69,10 @@ _ALOE: tuple[Polygon, ...] = (
 
 def motorcycle(cache: Path) -> Capture:
     """The picture that scikit-image ships, with the calibration that its documentation gives."""
-    from skimage.data import stereo_motorcycle
+    import skimage
 
-    left, _, disparity = stereo_motorcycle()
+    examples: Any = skimage.data
+    left, _, disparity = examples.stereo_motorcycle()
     known = np.isfinite(disparity)
     focal, baseline, offset = 994.978, 0.193001, 31.086
     depth = np.where(known, focal * baseline / (np.where(known, disparity, 0) + offset), 0).astype(np.float32)

@@ -190,8 +190,9 @@ def lit_surface(view: npt.NDArray[np.void], surface: npt.NDArray[np.void]) -> tu
     rotation = np.asarray(view["rotation"])
     light = Light(np.asarray(view["light"]), float(view["ambient"]), np.asarray(view["tint"]))
     points = surface["point"].astype(np.float32) @ rotation.T + view["translation"]
-    normals = surface["normal"].astype(np.float32) / 127 @ rotation.T
-    return torch.from_numpy(points), torch.from_numpy(light.shine(surface["colour"] / np.float32(255), normals))
+    normals = np.asarray(surface["normal"] / np.float32(127), np.float32) @ rotation.T
+    colours = np.asarray(surface["colour"] / np.float32(255), np.float32)
+    return torch.from_numpy(points), torch.from_numpy(light.shine(colours, normals))
 
 
 def open_renders(settings: Renders, preparation: Preparation) -> RenderedScenes:
@@ -257,7 +258,9 @@ def _found(root: Path, pattern: str, entry: MeshPackage) -> list[Path]:
 
 def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[Bytes], settings: Renders, side: int) -> None:
     """Render one shard; its JSON file, written last, says that it is whole."""
-    surfaces, views, names, categories = [], [], [], []
+    surfaces, views = [], []
+    names: list[str] = []
+    categories: list[str] = []
     left_out: dict[str, str] = {}
     for item in items:
         dice = np.random.default_rng([settings.seed, *hashlib.sha256(item.name.encode()).digest()])

@@ -64,14 +64,16 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
         raise RecipeError("release.quality: kind reconstruction is for a network of architecture mcc")
     if recipe.space is None or recipe.space.region != "cube":
         raise RecipeError("space: kind reconstruction asks a cube; give its extent")
-    parts = []
-    for part in ("test", "val"):
-        source = open_source(settings.data.model_copy(update={"part": part}), phases.preparation(recipe, None, shop.cache))
-        assert isinstance(source, RenderedScenes)
-        parts.append(source)
-    if len(parts[0].categories) < 2:
+    objects, validation = (_part(recipe, settings, part, shop) for part in ("test", "val"))
+    if len(objects.categories) < 2:
         raise RecipeError("release.quality.data: two held-out objects at least, since standard errors are over objects")
-    return Contest(settings, recipe.space.extent, network.eval(), *parts, shop.runs / FOLDER)
+    return Contest(settings, recipe.space.extent, network.eval(), objects, validation, shop.runs / FOLDER)
+
+
+def _part(recipe: Recipe, settings: ReconstructionQuality, part: str, shop: Workshop) -> RenderedScenes:
+    source = open_source(settings.data.model_copy(update={"part": part}), phases.preparation(recipe, None, shop.cache))
+    assert isinstance(source, RenderedScenes)
+    return source
 
 
 def views_of(source: RenderedScenes, count: int) -> dict[str, list[int]]:
