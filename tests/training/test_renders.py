@@ -66,7 +66,7 @@ def test_what_lies_inside_an_object_is_no_surface() -> None:
     sides = np.abs(surface["point"].astype(np.float32)).argmax(axis=1) * 2 + (surface["normal"].sum(axis=1) > 0)
     assert np.bincount(sides).tolist() == pytest.approx([len(surface) / 6] * 6, rel=0.1)
     outwards = (surface["point"].astype(np.float32) * surface["normal"]).sum(axis=1)
-    assert (outwards > 0).mean() > 0.99  # the outline may be seen from either side
+    assert (outwards > 0).mean() > 0.98  # the outline may be seen from either side
 
 
 def test_a_view_is_cropped_to_the_object_and_squared_by_black() -> None:
