@@ -65,9 +65,9 @@ def network_of(found: Bundle) -> MCC:
 
 def view_of(file: Path, model: MCC, space: Space) -> View:
     """As the service makes one of the same files."""
-    rgb = torch.from_numpy(np.asarray(Image.open(file).convert("RGB"))).float() / 255
+    rgb = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float() / 255
     depth = torch.from_numpy(np.asarray(Image.open(_beside(file, "-depth.png"))).astype(np.float32) / 1000)
-    mask = torch.from_numpy(np.asarray(Image.open(_beside(file, "-mask.png")).convert("L")).copy())
+    mask = torch.from_numpy(np.array(Image.open(_beside(file, "-mask.png")).convert("L")))
     camera = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     points = unprojected(depth, (camera["fx"], camera["fy"]), (camera["cx"], camera["cy"]))
     config = model.config
