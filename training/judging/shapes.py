@@ -64,6 +64,9 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
         raise RecipeError("release.quality: kind reconstruction is for a network of architecture mcc")
     if recipe.space is None or recipe.space.region != "cube":
         raise RecipeError("space: kind reconstruction asks a cube; give its extent")
+    preprocess = recipe.preprocess
+    if preprocess is None or (preprocess.mean, preprocess.std) != (MEAN, STD):
+        raise RecipeError(f"preprocess: mean and std are not {MEAN} and {STD}, with which the network normalises images itself")
     objects, validation = (_part(recipe, settings, part, shop) for part in ("test", "val"))
     if len(objects.categories) < 2:
         raise RecipeError("release.quality.data: two held-out objects at least, since standard errors are over objects")
