@@ -27,11 +27,6 @@ class Package(BaseModel, ABC):
     sha256: str
 
     @property
-    def plain_name(self) -> str:
-        """For file names."""
-        return self.name.removeprefix("@").replace("/", "-")
-
-    @property
     @abstractmethod
     def file_name(self) -> str: ...
 
@@ -71,11 +66,11 @@ class DebianPackage(Package):
 
 
 class NpmPackage(Package):
-    """A package of npm; the file of one with a scope, `@scope/name`, begins with `scope-name`."""
+    """A package of npm."""
 
     @property
     def file_name(self) -> str:
-        return f"{self.plain_name}-{self.version}.tgz"
+        return f"{_flat(self.name)}-{self.version}.tgz"
 
     @property
     def download(self) -> list[str]:
@@ -117,9 +112,14 @@ class PyPIPackage(Package):
             wheel.extractall(folder)
 
 
+def _flat(name: str) -> str:
+    """A name without the slash of npm's scopes, `@SCOPE/NAME`, as npm itself writes it in names of files."""
+    return name.removeprefix("@").replace("/", "-")
+
+
 def obtain(package: Package, cache: Path) -> Path:
     """The folder that holds the package's unpacked files; downloads and unpacks whatever the cache lacks. Raises DataError."""
-    unpacked = cache / f"{package.plain_name}-{package.sha256[:12]}"
+    unpacked = cache / f"{_flat(package.name)}-{package.sha256[:12]}"
     if unpacked.is_dir():
         return unpacked
     cache.mkdir(parents=True, exist_ok=True)
