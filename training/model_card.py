@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card
+from training.judging import card, shape_card
 from training.measure import LOGISTIC, NEAREST
-from training.recognising import card as recognising
+
+_JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
+    "actions": recognising.section,
+    "inpainting": card.section,
+    "reconstruction": shape_card.section,
+}
+"""What is measured → the part of the README about it."""
 
 
 def render(spec: BundleSpec) -> str:
     sections: tuple[Iterator[str], ...]
     if "sources" not in spec.quality:
-        kinds = {"inpainting": card.section, "actions": recognising.section}
-        measured = next((section(spec) for kind, section in kinds.items() if kind in spec.quality), _measured(spec))
+        measured = next((section for kind, section in _JUDGED.items() if kind in spec.quality), _measured)(spec)
         sections = (_general(spec), measured, _rungs(spec), _training(spec))
         return "\n".join(line for section in sections for line in section)
     sections = (_head(spec), _accuracy(spec), _look_alikes(spec), _calibration(spec), _pretraining(spec), _ladder(spec))

@@ -135,6 +135,7 @@ def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
         preprocess=inputs.preprocess,
         clip=inputs.clip,
         sound=inputs.sound,
+        space=recipe.space,
         labels=list(ready.source.labels) if task in bundle.LABELLED else [],
         license=recipe.license,
         provenance={"recipe": recipe.name, "phase": phase.name},

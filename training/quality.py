@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,12 @@ from training import evaluate, goal, measure, phases
 from training.data import flags, motions, pictures
 from training.data.base import Source, Unreadable
 from training.data.registry import open_source
+from training.data.renders import RenderedScenes
 from training.errors import RecipeError
-from training.judging import judge
+from training.judging import judge, shape_report, shapes
 from training.judging.report import summary
 from training.judging.settings import InpaintingQuality
+from training.judging.shape_settings import ReconstructionQuality
 from training.measure import Comparison, Report, Task
 from training.phases import Workshop
 from training.recipe import FlagsQuality, HeldOutQuality, LadderSettings, Recipe
@@ -135,6 +138,23 @@ def of_inpainting(recipe: Recipe, settings: InpaintingQuality, network: nn.Modul
             "packages": [settings.data.package.model_dump()],
             "drawings": {"train": len(trained_on), "test": len(contest.drawings)},
             "distances_in": settings.features.model_dump(),
+        },
+    )
+
+
+def of_reconstruction(recipe: Recipe, settings: ReconstructionQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Calibrates the network's occupancy in place, then measures reconstructions. What `python -m training.judging` scored before is not
+    scored again. Raises TrainingError."""
+    contest = shapes.prepare(recipe, rounded(network), shop)
+    threshold, depth = shapes.calibrate(contest)
+    trained_on = open_source(recipe.data, phases.preparation(recipe, None, shop.cache))
+    assert isinstance(trained_on, RenderedScenes)
+    return Measurement(
+        shape_report.summary(contest, shapes.run(contest, depth), threshold, depth),
+        data={
+            "packages": [entry.package.model_dump() | {"license": entry.license} for entry in trained_on.settings.packages],
+            "objects": dict(Counter(trained_on.categories.values())),
+            "views": len(trained_on),
         },
     )
 

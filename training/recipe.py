@@ -11,13 +11,14 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.bundle import NAME_PATTERN, Clip, Preprocess, Sound, Task
+from models.bundle import NAME_PATTERN, Clip, Preprocess, Sound, Space, Task
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
 from training.data.base import Augment
 from training.data.registry import DataSettings
 from training.errors import RecipeError
 from training.judging.settings import InpaintingQuality
+from training.judging.shape_settings import ReconstructionQuality
 from training.objectives.registry import ObjectiveSettings
 from training.recognising.settings import ActionsQuality
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
@@ -141,7 +142,9 @@ class Release(Settings):
     task: Task
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
-    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | ActionsQuality | None = Field(default=None, discriminator="kind")
+    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | ActionsQuality | ReconstructionQuality | None = Field(
+        default=None, discriminator="kind"
+    )
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
 
@@ -158,6 +161,8 @@ class Recipe(Settings):
     """None for networks that take no images."""
     clip: Clip | None = None
     sound: Sound | None = None
+    space: Space | None = None
+    """None for networks that reconstruct nothing, or are asked as MCC is for CO3D."""
     words: int = Field(default=0, ge=0)
     """Token ids of a caption."""
     model: ModelSettings | None = None

@@ -16,6 +16,7 @@ from models.registry import architectures
 from training import goal, model_card, phases, quality, report
 from training.judging import plot
 from training.judging.settings import InpaintingQuality
+from training.judging.shape_settings import ReconstructionQuality
 from training.phases import Workshop
 from training.quality import Measurement
 from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
@@ -47,6 +48,7 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         preprocess=phase.preprocess or recipe.preprocess,
         clip=recipe.clip,
         sound=recipe.sound,
+        space=recipe.space,
         labels=list(labels) if settings.task in bundle.LABELLED else [],
         license=recipe.license,
         description=recipe.description,
@@ -80,6 +82,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_inpainting(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, ActionsQuality):
         return quality.of_actions(recipe, settings.quality, network, shop)
+    if isinstance(settings.quality, ReconstructionQuality):
+        return quality.of_reconstruction(recipe, settings.quality, network, shop)
     return Measurement()
 
 

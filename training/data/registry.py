@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from training.data import clip_art, flags, folder, motions, pairs, rgbd, sound, tracklets, videos, webdataset
+from training.data import clip_art, flags, folder, motions, pairs, renders, rgbd, sound, tracklets, videos, webdataset
 from training.data.base import Preparation, Source
 from training.settings import Settings
 
@@ -32,6 +32,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(motions.Motions, motions.open_motions),
     Kind(flags.Flags, flags.open_flags),
     Kind(clip_art.ClipArt, clip_art.open_clip_art),
+    Kind(renders.Renders, renders.open_renders),
 )
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from scipy import stats
 from models.bundle import Preprocess
 from models.mcc.model import MCC
 from models.mcc.points import contract
+from models.mcc.queries import label
 from tests.training.objectives.cases import MCC_CONFIG, assert_same_gradients, draw, gradients, made, uniform
 from training import draws
 from training.objectives.base import Facts
-from training.objectives.mcc import MCCSettings, OccupancyAndColour, in_cube, in_half_ball
+from training.objectives.mcc import MCCSettings, OccupancyAndColour, in_cube, in_half_ball, labelled
 
 
 def objective_of(settings: dict[str, object], facts: Facts | None = None, **config: object) -> OccupancyAndColour:
@@ -134,3 +135,10 @@ def test_stochastic_depth_drops_branches_sample_by_sample() -> None:
     objective, batch = made("mcc")
     whole = objective.train()(batch)["loss"]
     assert not torch.equal(objective.eval()(batch)["loss"], whole)
+
+
+def test_a_tree_finds_the_labels_that_all_distances_give() -> None:
+    truth, queries, colours = torch.randn(2, 500, 3), torch.randn(2, 300, 3), torch.rand(2, 500, 3)
+    found, expected = labelled(queries, truth, colours, 0.3), label(queries, truth, colours, 0.3)
+    assert torch.equal(found.occupied, expected.occupied) and torch.equal(found.colours, expected.colours)
+    assert 0.1 < found.occupied.mean() < 0.9

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from models import bundle
+from tests.training import meshes
+from training import command, model_card
+from training.judging import __main__ as judging
+from training.judging.shapes import EXTRUDED, SEEN
+from training.judging.surfaces import Match, Truth, extruded
+
+
+def test_precision_and_recall_of_known_points() -> None:
+    truth = Truth(np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]], np.float32), distance=0.1)
+    found = truth.match(np.array([[0.09, 0, 0], [0, 0.05, 0], [1.05, 0, 0], [0, 0, 0.11]], np.float32))
+    assert found == Match(precision=0.75, recall=0.5)
+    assert found.f1 == pytest.approx(0.6)
+    assert truth.match(np.zeros((0, 3), np.float32)) == Match(0.0, 0.0)
+
+
+def test_all_thresholds_at_once_give_what_each_alone_gives() -> None:
+    dice = np.random.default_rng(0)
+    truth, points = Truth(dice.random((500, 3), np.float32), 0.1), dice.random((400, 3), np.float32) * np.float32(1.3)
+    probabilities, thresholds = dice.random(400, np.float32), [0.2, 0.6, 0.9, 0.9999]
+    assert truth.matches(points, probabilities, thresholds) == [truth.match(points[probabilities > t]) for t in thresholds]
+
+
+def test_an_extrusion_is_a_hollow_body_behind_what_is_seen() -> None:
+    grid = np.stack([*np.meshgrid(np.arange(5.0), np.arange(5.0)), np.full((5, 5), 1000.0)], axis=-1).astype(np.float32)
+    body = extruded(grid, np.ones((5, 5), np.bool_), np.zeros(3, np.float32), depth=2.0, step=0.5)
+    depths = np.round(body[:, 2] - 1000, 1)
+    assert {value: int((depths == value).sum()) for value in (0.0, 0.5, 1.0, 1.5, 2.0)} == {0.0: 25, 0.5: 16, 1.0: 16, 1.5: 16, 2.0: 25}
+    assert len(body) == 98
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
+    """The folder of a small run with its bundle."""
+    folder = tmp_path_factory.mktemp("reconstruct")
+    content = meshes.recipe(folder / "cache")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+    places = ["--runs", str(folder / "runs"), "--cache", str(folder / "cache")]
+    assert command.main([str(folder / "recipe.yaml"), *places, "--bundles", str(folder / "bundles"), "--no-tensorboard"]) == 0
+    return folder, content, places
+
+
+def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_reconstructs(trained: tuple[Path, dict[str, Any], list[str]]) -> None:
+    folder, content, _ = trained
+    made = bundle.read(folder / "bundles/tiny-reconstruct/1.0.0")
+    made.verify()
+    spec = made.spec
+    assert spec.task == "reconstruct" and spec.space is not None
+    assert spec.space.model_dump(include=set(content["space"])) == content["space"]
+    assert [row["name"] for row in spec.quality["reconstruction"]] == [SEEN, EXTRUDED, "MCC, threshold 0.1", "MCC, threshold 0.5"]
+    assert spec.quality["views"] == 4 and [row["category"] for row in spec.quality["by_object"]] == ["books", "books"]
+    seen, extruded_ones = spec.quality["reconstruction"][:2]
+    assert seen["precision"]["value"] > 0.9 > extruded_ones["precision"]["value"]  # a sheet has nothing behind it
+    assert 0.1 < seen["recall"]["value"] <= extruded_ones["recall"]["value"]
+    assert spec.provenance["data"]["objects"] == {"balls": 3, "composed shapes": 2}
+    assert spec.provenance["data"]["packages"][0]["license"] == "MIT"
+    card = (made.path / "README.md").read_text(encoding="utf-8")
+    assert card == model_card.render(spec)
+    assert "| shapes | 1.0.0 | MIT |" in card and "### Who wins where" in card
+
+
+def test_judging_again_reads_what_was_scored(trained: tuple[Path, dict[str, Any], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _, places = trained
+    [rows] = (folder / "runs/tiny-reconstruct-1.0.0/judging").glob("reconstruction-*.jsonl")
+    whole = rows.read_text()
+    rows.write_text(whole[: whole.index("\n") + 20])  # torn in the second row
+    assert judging.main([str(folder / "recipe.yaml"), *places]) == 0
+    assert rows.read_text() == whole
+    assert "quality.json" in capsys.readouterr().out

@@ -1,0 +1,70 @@
+"""Surfaces as points: what is compared of a reconstruction, and two simple ones that need no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from models.mcc.queries import harmonic_mean
+
+Points = npt.NDArray[np.float32]
+"""(P, 3)."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Shares in 0..1, all 0 where nothing was reconstructed (arXiv 2301.08247, section 4)."""
+
+    precision: float
+    """Of the reconstructed points, those near a true one."""
+    recall: float
+    """Of the true points, those near a reconstructed one."""
+
+    @property
+    def f1(self) -> float:
+        return harmonic_mean(self.precision, self.recall)
+
+
+class Truth:
+    """The true surface of one view."""
+
+    def __init__(self, points: Points, distance: float) -> None:
+        """distance: below which a point is near."""
+        self.points, self.distance = points, distance
+        self._tree = cKDTree(points)
+
+    def match(self, points: Points) -> Match:
+        if not len(points):
+            return Match(0.0, 0.0)
+        precision = (self._tree.query(points)[0] < self.distance).mean()
+        return Match(float(precision), float((cKDTree(points).query(self.points)[0] < self.distance).mean()))
+
+    def matches(self, points: Points, probabilities: npt.NDArray[np.float32], thresholds: Sequence[float]) -> list[Match]:
+        """`match` of the points above each threshold, with one search for all."""
+        kept = probabilities > min(thresholds)
+        points, probabilities = points[kept], probabilities[kept]
+        if not len(points):
+            return [Match(0.0, 0.0) for _ in thresholds]
+        near = self._tree.query(points)[0] < self.distance  # (P,)
+        around = cKDTree(points).query_ball_point(self.points, np.nextafter(self.distance, 0))
+        best = np.array([probabilities[found].max() if found else 0.0 for found in around])  # (G,)
+        found_by = [(probabilities > threshold, best > threshold) for threshold in thresholds]
+        return [Match(float(near[above].mean()) if above.any() else 0.0, float(met.mean())) for above, met in found_by]
+
+
+def extruded(seen: Points, valid: npt.NDArray[np.bool_], camera: Points, depth: float, step: float) -> Points:
+    """The seen points (n, n, 3), the same moved away from the camera by `depth`, and walls between both along the outline, (P, 3).
+
+    camera: (3,), where it stands. step: between points of the walls.
+    """
+    away = seen - camera
+    away = away / np.linalg.norm(away, axis=-1, keepdims=True)  # (n, n, 3)
+    padded = np.pad(valid, 1)
+    surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    outline = valid & ~surrounded
+    walls = [seen[outline] + length * away[outline] for length in np.arange(step, depth, step)]
+    return np.concatenate([seen[valid], *walls, seen[valid] + depth * away[valid]]).astype(np.float32)
