@@ -11,6 +11,7 @@ from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.inference import Inference
 from server.gateway.jobs import Jobs
+from server.gateway.status import Status
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -26,6 +27,7 @@ class Gateway:
     jobs: Jobs
     readers: EventReaders
     metrics: GatewayMetrics
+    status: Status
 
 
 def of(request: Request) -> Gateway:
