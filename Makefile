@@ -7,13 +7,16 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done))
 # Further arguments of the command behind a target: `make serve ARGS="--port 9000"`, `make test ARGS="-k queue"`.
 ARGS   ?=
+# What `make test-browser` drives.
+CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: help demo serve test test-slow test-gpu lint bench compose-test docs
+.PHONY: help demo serve test test-slow test-browser test-gpu lint bench compose-test docs
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
+	@echo 'make test-browser  the playground and the status page in a real Chromium'
 	@echo 'make lint          ruff, mypy, import-linter'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
 	@echo 'make docs          the documentation as a web site in build/site'
@@ -33,6 +36,11 @@ test-slow: $(VENV)/.dev
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu -rs tests/gpu $(ARGS)
+
+# Chromium comes from the system: with leave to install packages it is fetched, else one line says how.
+test-browser: $(VENV)/.browser
+	@test -x '$(CHROMIUM)' || { test "$$(id -u)" = 0 && apt-get install --yes chromium; } || { echo 'Chromium is missing: sudo apt-get install chromium, or make test-browser CHROMIUM=/path/to/it' >&2; exit 1; }
+	CHROMIUM='$(CHROMIUM)' $(BIN)/python -m pytest -m browser tests/browser $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -65,6 +73,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo 'Installing into $(VENV); PyTorch is large, so the first time takes minutes.'
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@ $(VENV)/.server
+
+$(VENV)/.browser: $(VENV)/.dev
+	$(BIN)/python -m pip install --editable '.[browser]'
+	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --editable '.[docs]'

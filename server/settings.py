@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     default_models: dict[str, str] = Field(default_factory=dict)
     """Task → bundle name. A task that is not named here uses its only bundle, or the starter bundle if there are several."""
 
+    playground: bool = True
+    """Whether gateways serve the pages `/` and `/status`."""
     cors_origins: list[str] = Field(default_factory=list)
     model_control: ModelControl = "none"
     """explicit: clients may load and unload bundles over the Open Inference Protocol."""

@@ -8,6 +8,7 @@ from typing import Any
 from models.bundle import BundleSpec
 from training.judging import card, shape_card
 from training.measure import LOGISTIC, NEAREST
+from training.recognising import card as recognising
 
 _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "actions": recognising.section,

@@ -29,6 +29,9 @@ ModelControl = Annotated[
     str | None,
     typer.Option(help="none, or explicit: clients may load and unload bundles. [default: none]", show_default=False),
 ]
+Playground = Annotated[
+    bool | None, typer.Option("--playground/--no-playground", help="Serve the pages / and /status. [default: on]", show_default=False)
+]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings; environment and options win over it.", show_default=False)]
 
 
@@ -41,6 +44,7 @@ def serve(
     redis: Redis = None,
     metrics_port: MetricsPort = None,
     model_control: ModelControl = None,
+    playground: Playground = None,
     config: Config = None,
 ) -> None:
     """Run the whole service on this machine: queue, gateways, workers. Without `--redis` it starts a private Valkey.
@@ -58,6 +62,7 @@ def serve(
         redis_url=redis,
         metrics_port=metrics_port,
         model_control=model_control,
+        playground=playground,
     )
     try:
         from server.supervisor import serve as run
@@ -72,11 +77,12 @@ def gateway(
     redis: Redis = None,
     fd: Annotated[int | None, typer.Option(help="Serve on this open listening socket instead.", show_default=False)] = None,
     model_control: ModelControl = None,
+    playground: Playground = None,
     config: Config = None,
 ) -> None:
     """Run one gateway, the HTTP side, against a Redis server that workers share."""
     require_engine("gateway")
-    settings = _settings(config, host=host, port=port, redis_url=redis, model_control=model_control)
+    settings = _settings(config, host=host, port=port, redis_url=redis, model_control=model_control, playground=playground)
     _require_redis(settings, "gateway")
     try:
         from server.gateway.main import run_gateway as run

@@ -108,7 +108,7 @@ class Admission:
         self._visits.add(visit)
         self._idle.clear()
         self._metrics.in_flight.inc()
-        outcome = "error"
+        outcome, seconds = "error", None
         try:
             async with _problems_of(visit):
                 if self.draining:
@@ -120,8 +120,8 @@ class Admission:
                     visit.limit(min(visit.seconds, self._settings.request_timeout) if asynchronous else visit.seconds)
                     await visit.reservation.check(1, length)
                     yield visit
-            outcome = "ok"
-            self._metrics.request_duration.labels(visit.model).observe(time.perf_counter() - started)
+            outcome, seconds = "ok", time.perf_counter() - started
+            self._metrics.request_duration.labels(visit.model).observe(seconds)
         except Problem as problem:
             outcome = _outcome(problem)
             if problem.kind in REJECTIONS:
@@ -136,6 +136,7 @@ class Admission:
             raise
         finally:
             self._metrics.ended(visit.model, visit.version, protocol, outcome).inc()
+            self._metrics.recent.ended(seconds)
             self._metrics.in_flight.dec()
             self._visits.discard(visit)
             if not self._visits:

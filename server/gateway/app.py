@@ -30,8 +30,9 @@ from server.gateway.jobs import JobDocument, Jobs
 from server.gateway.presenting import Presenting
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds, our_fault
-from server.gateway.routes import health, infer, jobs, metrics, models, open_inference, scenes, tasks
+from server.gateway.routes import health, infer, jobs, metrics, models, open_inference, playground, scenes, status, tasks
 from server.gateway.slow_bodies import SlowBodies
+from server.gateway.status import Status, StatusDocument
 from server.gateway.turns import Turns
 from server.media.images import Decoder
 from server.media.limits import Limits
@@ -40,7 +41,7 @@ from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
-STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, ProblemDocument)
+STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument)
 
 
 def create_app(settings: Settings) -> GatewayApp:
@@ -65,14 +66,17 @@ def create_app(settings: Settings) -> GatewayApp:
         jobs=Jobs(dispatcher, presenting),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
+        status=Status(dispatcher, counted.recent),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
-        watching = asyncio.create_task(desertion.watch_forever())
+        tasks_of_ours = [asyncio.create_task(work) for work in (desertion.watch_forever(), gateway.status.tell_forever())]
         yield
-        watching.cancel()
+        for task in tasks_of_ours:
+            task.cancel()
+        await gateway.status.tell()
         await presenting.close()
         await dispatcher.close()
         turns.close()
@@ -89,9 +93,11 @@ def create_app(settings: Settings) -> GatewayApp:
     app.state.settings = settings
     app.state.dispatcher = dispatcher
     app.state.gateway = gateway
-    for routes in (models, jobs, scenes, health, metrics, open_inference):
+    for routes in (models, jobs, scenes, status, health, metrics, open_inference):
         app.include_router(routes.router)
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
+    if settings.playground:
+        app.router.routes.extend(playground.ROUTES)
     handlers = ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left), (Exception, _our_fault))
     for exception, handler in handlers:
         app.add_exception_handler(exception, handler)

@@ -12,6 +12,7 @@ from server.gateway.event_readers import EventReaders
 from server.gateway.inference import Inference
 from server.gateway.jobs import Jobs
 from server.gateway.presenting import Presenting
+from server.gateway.status import Status
 from server.media.limits import Limits
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
@@ -30,6 +31,7 @@ class Gateway:
     jobs: Jobs
     readers: EventReaders
     metrics: GatewayMetrics
+    status: Status
 
 
 def of(request: Request) -> Gateway:

@@ -203,8 +203,10 @@ class Inference:
         counted.queue_wait.observe(timing.queue_ms / 1000)
         tokens = [one["tokens"].tolist() for one in outputs if "tokens" in one]
         if tokens:
-            counted.tokens_in.inc(sum(entered for entered, _ in tokens))
-            counted.tokens_out.inc(sum(left for _, left in tokens))
+            total_in, total_out = (sum(column) for column in zip(*tokens, strict=True))
+            counted.tokens_in.inc(total_in)
+            counted.tokens_out.inc(total_out)
+            self._metrics.recent.tokens(total_in, total_out)
 
 
 def _jobs(

@@ -248,6 +248,35 @@ _REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
 MODELS: dict[str, Any] = {"responses": {**answer("ModelList", "Known bundles", {"models": [_SUMMARY]}), **_REDIS_AWAY}}
 
+STATUS: dict[str, Any] = {
+    "responses": {
+        **answer(
+            "StatusDocument",
+            "The service at this moment, over all gateways and workers",
+            {
+                "time": "2026-11-26T12:00:00.000Z",
+                "gateways": 2,
+                "workers": [{"id": "host-4711-a1b2", "state": "ready", "device": "cpu", "bundles": ["flags@1.0.0"], "restarts": 0}],
+                "queue": [{"bundle": "flags@1.0.0", "priority": "normal", "waiting": 12, "running": 8, "oldest_s": 0.2}],
+                "jobs": {"queued": 0, "running": 1},
+                "bundles": [{"model": "flags", "version": "1.0.0", "items_per_second": 210.4, "batch_budget": 8, "rung": "steps13"}],
+                "history": {
+                    "step_s": 5,
+                    "requests": [640, 655],
+                    "items": [640, 655],
+                    "p50_ms": [31.2, 30.6],
+                    "p95_ms": [48.1, 47.0],
+                    "batch_size": [6.4, 6.6],
+                    "tokens_in": [41600, 42575],
+                    "tokens_out": [10240, 10480],
+                },
+                "dead_letters": [{"time": "2026-11-26T11:58:13.201Z", "bundle": "flags@1.0.0", "reason": "the model failed"}],
+            },
+        ),
+        **_REDIS_AWAY,
+    }
+}
+
 MODEL: dict[str, Any] = {
     "responses": {
         **answer(

@@ -23,6 +23,7 @@ from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
 from server.queue.fleet import Fleet
 from server.queue.fleet_reader import FleetReader
 from server.queue.freight import Freight
+from server.queue.history import History
 from server.queue.identity import process_id
 from server.queue.inbox import Inbox
 from server.queue.job import Job, Progress, Reply
@@ -77,6 +78,8 @@ class Dispatcher:
         self._inbox = Inbox(self._redis, self._wire, freight, self.id, self._presence, self._background, lost_after=timings.lost_after)
         self._fleet = FleetReader(self._redis, self._presence, timings.news)
         self._statistics = Statistics(self._redis)
+        self.history = History(self._redis, self._presence)
+        """What has happened lately, over all gateways and workers."""
         self._room = Room(
             self._redis,
             self._wire,

@@ -154,6 +154,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: int = 0
     repository_revision: int = 0
     """The change of the repository that its bundles are in line with."""
+    restarts: int = 0
+    """How often its supervisor had restarted it before this start."""
     forms: str = ""
     """What this worker understands beyond the oldest messages, words separated by spaces. `records`: jobs that outlive their gateway."""
 

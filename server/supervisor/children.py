@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from server.process.exits import STUCK, Reason
+from server.process.restarts import VARIABLE as RESTARTS
 from server.queue.embedded import tied_to_parent
 from server.telemetry import logs
 
@@ -43,6 +44,7 @@ class Child:
         self._environment = dict(environment)
         self._fds = tuple(fds)
         self._process: subprocess.Popen[bytes] | None = None
+        self._deaths = 0
         self._killed = False
         self._start_at = 0.0
 
@@ -63,7 +65,7 @@ class Child:
             self._process = subprocess.Popen(
                 tied_to_parent(self._command),
                 stdin=subprocess.DEVNULL,
-                env=self._environment,
+                env=self._environment | {RESTARTS: str(self._deaths)},
                 pass_fds=self._fds,
                 start_new_session=True,
             )
@@ -79,6 +81,7 @@ class Child:
         hung = self._killed or status == STUCK
         death = Death(pid, Reason.HUNG if hung else Reason.CRASHED if status < 0 else Reason.EXITED)
         self._process = None
+        self._deaths += 1
         self._pause(0.0 if self.ready else longer(self.pause))
         log.error(f"{self.kind} died", pid=pid, status=_status(status), restart_in=self.pause)
         return death

@@ -18,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from models.bundle import BundleSpec
+from server.telemetry.tally import Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -48,6 +49,7 @@ class GatewayMetrics:
     """What a gateway counts. `model` is the bundle's name once it is resolved, else empty: a client cannot invent labels."""
 
     def __init__(self) -> None:
+        self.recent = Tally()
         self.registry = registry = CollectorRegistry()
         model = ["model"]
         self.requests = Counter(

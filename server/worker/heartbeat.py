@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 
 from server.process.exits import STUCK
+from server.process.restarts import restarts
 from server.queue.errors import RedisAway
 from server.queue.job import WorkerInfo
 from server.queue.worker_side import WorkerQueue
@@ -91,6 +92,7 @@ class Heartbeat:
             progress_age_s=age,
             metrics_port=self._metrics_port,
             repository_revision=self._repository_revision,
+            restarts=restarts(),
             forms=FORMS,
         )
 

@@ -72,6 +72,18 @@ def test_restarted_workers_are_counted_by_reason(service: Service) -> None:
     assert restarts(service) == before | {"crashed": before["crashed"] + 1}
 
 
+def test_the_status_says_how_often_a_worker_was_restarted(service: Service) -> None:
+    [before] = eventually(lambda: restarts_told(service), "a worker is ready")
+    os.kill(service.children("worker")[0], signal.SIGKILL)
+    eventually(lambda: restarts_told(service) == [before + 1], "it was restarted once more")
+
+
+def restarts_told(service: Service) -> list[int]:
+    """Of each worker that is ready."""
+    workers = httpx.get(f"{service.url}/v1/status").json()["workers"]
+    return [worker["restarts"] for worker in workers if worker["state"] == "ready"]
+
+
 def restarts(service: Service) -> dict[str, float]:
     families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
     [family] = [family for family in families if family.name == "opsin_worker_restarts"]

@@ -1,4 +1,4 @@
--- needs: counting
+-- needs: history counting
 -- A worker says that it lives, and publishes the specs that it is given. Adds up, once a second, what batches have left to be counted.
 -- ARGV: worker, its message, ms until it counts as dead, then per spec: digest, bundle.json. Returns 1 if Redis knew the worker, else 0.
 

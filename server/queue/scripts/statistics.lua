@@ -1,4 +1,4 @@
--- needs: counting
+-- needs: history counting
 -- What has been counted for a bundle up to now. ARGV: bundle. Returns a flat list of names and numbers.
 
 count_batches(redis.call('LLEN', 'stats:uncounted'))

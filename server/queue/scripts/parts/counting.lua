@@ -1,7 +1,7 @@
--- Statistics: finish.lua writes one record for each batch, which is added up here.
+-- Statistics: finish.lua writes one record for each batch, which is added up here. Needs history.
 
--- Statistics of one batch, as finish.lua wrote them down, added to the sums of their bundle.
-local function count_batch(batch, sums)
+-- Statistics of one batch, as finish.lua wrote them down, added to the sums of their bundle and of the step in which it ended.
+local function count_batch(batch, sums, steps)
   local bundle, batch_size, ended_ms, jobs = unpack(batch)
   local of_bundle = sums[bundle] or {last = 0}
   sums[bundle] = of_bundle
@@ -33,6 +33,12 @@ local function count_batch(batch, sums)
     add('batch:' .. batch_size .. ':compute_infer_ns', slowest_inference)
     add('batch:' .. batch_size .. ':compute_output_ns', slowest_output)
     of_bundle.last = math.max(of_bundle.last, ended_ms)
+    local step = step_of(ended_ms)
+    local of_step = steps[step] or {items = 0, batches = 0, batched = 0}
+    steps[step] = of_step
+    of_step.items = of_step.items + answered
+    of_step.batches = of_step.batches + 1
+    of_step.batched = of_step.batched + batch_size
   end
 end
 
@@ -41,8 +47,11 @@ local function count_batches(most)
   local batches = redis.call('LRANGE', 'stats:uncounted', 0, most - 1)
   if #batches == 0 then return end
   redis.call('LTRIM', 'stats:uncounted', #batches, -1)
-  local sums = {}
-  for _, packed in ipairs(batches) do count_batch(cmsgpack.unpack(packed), sums) end
+  local sums, steps = {}, {}
+  for _, packed in ipairs(batches) do count_batch(cmsgpack.unpack(packed), sums, steps) end
+  for step, counts in pairs(steps) do
+    for name, amount in pairs(counts) do note(step, name, amount) end
+  end
   for bundle, of_bundle in pairs(sums) do
     local key, last = 'stats:' .. bundle, of_bundle.last
     of_bundle.last = nil

@@ -1,0 +1,189 @@
+"""What `GET /v1/status` tells: the queue's view and the fleet's in one document, read at most once a second for all who ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import msgspec
+
+from server.gateway import directory
+from server.queue.dispatch import Dispatcher, Fleet
+from server.queue.errors import RedisAway
+from server.queue.history import STEP_S, Lately
+from server.queue.job import ServedBundle
+from server.telemetry import logs
+from server.telemetry.tally import DURATION, Tally, quantile
+
+TELL_EVERY_S = 1.0
+NEWS_S = 1.0
+"""How old an answer may be."""
+
+log = logs.get(__name__)
+
+
+class StatusWorker(msgspec.Struct, frozen=True):
+    """A living worker; `bundles` are those that it serves, `restarts` how often its `opsin serve` has restarted it."""
+
+    id: str
+    state: str
+    device: str
+    bundles: list[str]
+    restarts: int
+
+
+class StatusQueue(msgspec.Struct, frozen=True):
+    """Unfinished items of one bundle and priority; `running` ones are in a worker's hands."""
+
+    bundle: str
+    priority: str
+    waiting: int
+    running: int
+    oldest_s: float
+
+
+class StatusJobs(msgspec.Struct, frozen=True):
+    """Asynchronous jobs that have not ended."""
+
+    queued: int
+    running: int
+
+
+class StatusBundle(msgspec.Struct, frozen=True):
+    """A bundle that ready workers serve. `items_per_second`: what they measured, added up; `batch_budget`: the largest; `rung`: what
+    requests get that name none, null where merging is off."""
+
+    model: str
+    version: str
+    items_per_second: float
+    batch_budget: int
+    rung: str | None
+
+
+class StatusHistory(msgspec.Struct, frozen=True):
+    """One entry for each complete step of `step_s` seconds, the oldest first; null where nothing was measured. Quantiles are within 5 %."""
+
+    step_s: int
+    requests: list[int]
+    items: list[int]
+    p50_ms: list[float | None]
+    p95_ms: list[float | None]
+    batch_size: list[float | None]
+    tokens_in: list[int]
+    tokens_out: list[int]
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A job that was given up."""
+
+    time: str
+    bundle: str
+    reason: str
+
+
+class StatusDocument(msgspec.Struct, frozen=True):
+    """The service at `time`, over all gateways and workers."""
+
+    time: str
+    gateways: int
+    workers: list[StatusWorker]
+    queue: list[StatusQueue]
+    jobs: StatusJobs
+    bundles: list[StatusBundle]
+    history: StatusHistory
+    dead_letters: list[DeadLetter]
+
+
+class Status:
+    """Of one gateway: tells what it has counted, and reads what all have."""
+
+    def __init__(self, dispatcher: Dispatcher, tally: Tally) -> None:
+        self._dispatcher = dispatcher
+        self._tally = tally
+        self._reading = asyncio.Lock()
+        self._read_at = -NEWS_S
+        self._latest = b""
+
+    async def tell_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            try:
+                await self.tell()
+            except Exception:
+                log.exception("telling the history what was counted failed")
+
+    async def tell(self) -> None:
+        """While Redis is away, what was counted waits."""
+        counts = self._tally.take()
+        if counts:
+            try:
+                await self._dispatcher.history.tell(counts)
+            except RedisAway:
+                self._tally.give_back(counts)
+
+    async def read(self) -> bytes:
+        """The document as JSON, at most a second old. Raises RedisAway."""
+        async with self._reading:
+            if time.monotonic() - self._read_at >= NEWS_S:
+                with suppress(RedisAway):
+                    await self.tell()
+                self._latest = msgspec.json.encode(await self._document())
+                self._read_at = time.monotonic()
+        return self._latest
+
+    async def _document(self) -> StatusDocument:
+        lately, fleet = await self._dispatcher.history.read(), await self._dispatcher.fleet()
+        recorded = await self._dispatcher.records.load()
+        return StatusDocument(
+            time=_rfc3339(lately.now_ms),
+            gateways=lately.gateways,
+            workers=[
+                StatusWorker(worker.id, worker.state, worker.device, _ready(worker.bundles), worker.restarts)
+                for worker in sorted(fleet.workers, key=lambda worker: worker.id)
+            ],
+            queue=[StatusQueue(row.bundle, row.priority, row.waiting, row.running, row.oldest_s) for row in lately.queue],
+            jobs=StatusJobs(recorded.counts.get("queued", 0), recorded.counts.get("running", 0)),
+            bundles=_bundles(fleet),
+            history=_history(lately),
+            dead_letters=[DeadLetter(_rfc3339(letter.time_ms), letter.bundle, letter.reason) for letter in lately.letters],
+        )
+
+
+def _ready(bundles: Sequence[ServedBundle]) -> list[str]:
+    return sorted(f"{bundle.name}@{bundle.version}" for bundle in bundles if bundle.state == "ready")
+
+
+def _bundles(fleet: Fleet) -> list[StatusBundle]:
+    told = []
+    for spec in sorted(fleet.specs.values(), key=lambda spec: spec.id):
+        served = [bundle for _, bundle in directory.serving(fleet, spec)]
+        if served:
+            speed, budget = sum(bundle.items_per_second for bundle in served), max(bundle.batch_budget for bundle in served)
+            told.append(StatusBundle(spec.name, spec.version, round(speed, 2), budget, spec.default_rung))
+    return told
+
+
+def _history(lately: Lately) -> StatusHistory:
+    steps = lately.steps
+    durations = [_durations(step) for step in steps]
+    return StatusHistory(
+        STEP_S,
+        requests=[step.get("requests", 0) for step in steps],
+        items=[step.get("items", 0) for step in steps],
+        p50_ms=[quantile(buckets, 0.5) for buckets in durations],
+        p95_ms=[quantile(buckets, 0.95) for buckets in durations],
+        batch_size=[round(step["batched"] / step["batches"], 2) if step.get("batches") else None for step in steps],
+        tokens_in=[step.get("tokens_in", 0) for step in steps],
+        tokens_out=[step.get("tokens_out", 0) for step in steps],
+    )
+
+
+def _durations(step: Mapping[str, int]) -> dict[int, int]:
+    return {int(name.removeprefix(DURATION)): count for name, count in step.items() if name.removeprefix(DURATION).isdigit()}
+
+
+def _rfc3339(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,97 @@
+// What stands under every result: where the time went, the request's id, the same call elsewhere.
+
+import { ROOT } from "./api.js";
+import { h, seconds } from "./dom.js";
+
+const PHASES = [
+  ["prepare_ms", "prepare"],
+  ["queue_ms", "queue"],
+  ["batch_wait_ms", "batch"],
+  ["inference_ms", "model"],
+];
+
+/** timing: of an answer. Phases are those of the slowest item; what they leave of the total is spent around them. */
+export function timingBar(timing) {
+  const parts = PHASES.map(([key, name]) => [name, timing[key]]);
+  const rest = timing.total_ms - parts.reduce((sum, [, ms]) => sum + ms, 0);
+  if (rest > 0) parts.push(["rest", rest]);
+  const segments = parts.map(([name, ms]) => {
+    const segment = h("span", { class: `phase ${name}` });
+    segment.style.flexGrow = String(ms);
+    return segment;
+  });
+  const legend = parts.map(([name, ms]) =>
+    h("li", {}, h("i", { class: `phase ${name}`, "aria-hidden": "true" }), `${name} ${seconds(ms)}`),
+  );
+  return h(
+    "div",
+    { class: "timing" },
+    h("p", {}, h("strong", {}, seconds(timing.total_ms)), ` in the service, batch of ${timing.batch_size}`),
+    h("div", { class: "phases", "aria-hidden": "true" }, segments),
+    h("ul", { class: "legend" }, legend),
+  );
+}
+
+/** answer: of the API; calls: {curl, Python, Command}; downloads: [[text, function], …]. */
+export function report(answer, calls, downloads) {
+  return h(
+    "div",
+    { class: "report" },
+    timingBar(answer.timing),
+    h("p", { class: "id" }, `${answer.model}@${answer.version} · request `, h("code", {}, answer.id)),
+    h(
+      "p",
+      { class: "buttons" },
+      downloads.map(([text, act]) => h("button", { type: "button", onclick: act }, text)),
+    ),
+    sameCall(calls),
+  );
+}
+
+function sameCall(calls) {
+  const blocks = Object.entries(calls).map(([name, text]) => {
+    const code = h("pre", { tabindex: "0", role: "region", "aria-label": `The same call as ${name}` }, h("code", {}, text));
+    const copy = h("button", { type: "button", onclick: () => copied(copy, code, text) }, "Copy");
+    return h("div", { class: "call" }, h("h4", {}, name, copy), code);
+  });
+  return h("details", { class: "calls" }, h("summary", {}, "The same call as curl, Python, command"), blocks);
+}
+
+/** Browsers give no clipboard to pages that come without TLS from another computer: then the text is selected. */
+async function copied(button, code, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(code);
+    button.textContent = "Selected";
+  }
+  setTimeout(() => (button.textContent = "Copy"), 1500);
+}
+
+const BASE = ROOT.href.replace(/\/$/, "");
+const quoted = (text) => (/^[\w.@:/=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const python = (value) =>
+  typeof value === "string" ? JSON.stringify(value) : value === true ? "True" : value === false ? "False" : String(value);
+
+/** The call in three languages. files: part → file name; options: name → value. curl may have what the others have not. */
+export function callsOf(task, files, options, { output = "", curlOnly = {}, python: show }) {
+  const parts = Object.entries(files).map(([part, name]) => `-F ${quoted(`${part}=@${name}`)}`);
+  const forms = Object.entries({ ...options, ...curlOnly }).map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`);
+  const curl = ["curl", ...parts, ...forms, quoted(`${BASE}/v1/${task}`), output && `-o ${output}`].filter(Boolean).join(" \\\n  ");
+  const keywords = Object.entries(options).map(([name, value]) => `, ${name}=${python(value)}`);
+  const [first, ...others] = Object.entries(files);
+  const positional = [first, ...others].map(([, name]) => JSON.stringify(name)).join(", ");
+  const code = [
+    "from opsin import Client\n",
+    `with Client(${JSON.stringify(BASE)}) as client:`,
+    `    result = client.${task}(${positional}${keywords.join("")})`,
+    `    ${show}\n`,
+  ].join("\n");
+  const flags = [
+    ...others.map(([part, name]) => `--${part} ${quoted(name)}`),
+    ...Object.entries(options).map(([name, value]) => `--${name.replaceAll("_", "-")} ${quoted(String(value))}`),
+  ];
+  const command = ["opsin", task, quoted(first[1]), ...flags, output && `-o ${output}`, `--url ${quoted(BASE)}`].filter(Boolean).join(" ");
+  return { curl, Python: code, Command: command };
+}

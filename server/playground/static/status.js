@@ -1,0 +1,112 @@
+// The status page: GET /v1/status every few seconds, while somebody looks.
+
+import { getJson } from "./api.js";
+import { Chart } from "./chart.js";
+import { h, seconds } from "./dom.js";
+import { themeButton } from "./theme.js";
+
+const EVERY_MS = 5000;
+const count = (value) =>
+  value >= 1e6 ? `${+(value / 1e6).toPrecision(3)} M` : value >= 1e4 ? `${+(value / 1e3).toPrecision(3)} k` : String(+value.toPrecision(3));
+const perSecond = (value) => `${count(value)}/s`;
+const place = (id) => document.getElementById(id);
+
+const charts = {
+  rate: new Chart("Requests and items", ["requests", "items"], perSecond),
+  latency: new Chart("Latency", ["median", "95 %"], seconds),
+  batch: new Chart("Items in a batch", ["items"], count),
+  tokens: new Chart("Tokens", ["entered", "left"], perSecond),
+};
+
+themeButton(place("theme"));
+place("charts").append(...Object.values(charts).map((chart) => chart.element));
+await refresh();
+setInterval(() => document.hidden || refresh(), EVERY_MS);
+document.addEventListener("visibilitychange", () => document.hidden || refresh());
+
+async function refresh() {
+  const problem = place("problem");
+  try {
+    draw(await getJson("v1/status"));
+    problem.hidden = true;
+  } catch (error) {
+    problem.hidden = false;
+    const title = error.title ?? "This page failed";
+    problem.textContent = `${title}: ${error.message}. The figures below are old; the page tries again every ${EVERY_MS / 1000} s.`;
+  }
+}
+
+function draw(status) {
+  const { history } = status;
+  const rate = (counts) => counts.map((value) => value / history.step_s);
+  charts.rate.draw([rate(history.requests), rate(history.items)]);
+  charts.latency.draw([history.p50_ms, history.p95_ms]);
+  charts.batch.draw([history.batch_size]);
+  charts.tokens.draw([rate(history.tokens_in), rate(history.tokens_out)]);
+  place("when").textContent = `${new Date(status.time).toLocaleTimeString()}, over all gateways and workers`;
+
+  const sum = (key) => status.queue.reduce((total, row) => total + row[key], 0);
+  const tiles = [
+    ["Gateways", status.gateways],
+    ["Workers ready", `${status.workers.filter((worker) => worker.state === "ready").length} of ${status.workers.length}`],
+    ["Waiting", sum("waiting")],
+    ["Running", sum("running")],
+    ["Jobs queued", status.jobs.queued],
+    ["Jobs running", status.jobs.running],
+    ["Restarts", status.workers.reduce((total, worker) => total + worker.restarts, 0)],
+  ];
+  place("now").replaceChildren(...tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))));
+
+  table(
+    "queue",
+    "Nothing waits.",
+    ["Bundle", "Priority", "Waiting", "Running", "Oldest"],
+    status.queue.map((row) => [row.bundle, row.priority, row.waiting, row.running, seconds(row.oldest_s * 1000)]),
+  );
+  table(
+    "bundles",
+    "No ready worker serves a bundle.",
+    ["Bundle", "Measured", "Batch budget", "Merging"],
+    status.bundles.map((row) => [
+      `${row.model}@${row.version}`,
+      row.items_per_second ? perSecond(row.items_per_second) : "–",
+      row.batch_budget || "–",
+      row.rung ?? "off",
+    ]),
+  );
+  table(
+    "workers",
+    "No worker lives.",
+    ["Worker", "State", "Device", "Serves", "Restarts"],
+    status.workers.map((row) => [row.id, row.state, row.device, row.bundles.join(", ") || "–", row.restarts]),
+  );
+  table(
+    "letters",
+    "No job has been given up.",
+    ["Time", "Bundle", "Reason"],
+    status.dead_letters.map((row) => [new Date(row.time).toLocaleString(), row.bundle, row.reason]),
+  );
+}
+
+function table(id, empty, heads, rows) {
+  const cell = (value) => h("td", { class: typeof value === "number" ? "number" : "" }, String(value));
+  const filled = h(
+    "table",
+    {},
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        heads.map((head) => h("th", { scope: "col" }, head)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      rows.map((row) => h("tr", {}, row.map(cell))),
+    ),
+  );
+  place(id).replaceChildren(rows.length ? filled : h("p", { class: "caption" }, empty));
+}

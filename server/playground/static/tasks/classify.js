@@ -1,0 +1,141 @@
+// Classify: a picture, its labels as bars, and which of its tokens were merged.
+
+import { getJson } from "../api.js";
+import { field, h, percent, save, select } from "../dom.js";
+import { pictureInput, show } from "../picture.js";
+import { callsOf, report } from "../report.js";
+import { Runner } from "../runner.js";
+import { modelSelect, workbench } from "../workbench.js";
+import { mergedView } from "./merged.js";
+
+const SAMPLES = ["brazil", "kenya", "seychelles", "nepal", "chad"].map((name) => ({
+  name: `${name}.png`,
+  label: `Flag of ${name[0].toUpperCase()}${name.slice(1)}`,
+}));
+
+export function mount(panel, models) {
+  let picture = null;
+  const specs = new Map(); // model → how it crops pictures
+
+  const preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen picture", hidden: true });
+  const name = h("p", { class: "caption" });
+  const model = modelSelect(models, fit);
+  const topK = h("input", { type: "number", min: 1, value: "5", inputMode: "numeric" });
+  const merge = select([], "");
+  const compare = h("input", { type: "checkbox" });
+  const merging = h(
+    "div",
+    { class: "fields" },
+    field("Token merging", merge),
+    h("label", { class: "check" }, compare, h("span", {}, "Compare with merging off")),
+  );
+  const result = h(
+    "div",
+    { class: "answers" },
+    h("p", { class: "hint" }, "The labels appear here, with the tokens that were merged on the way."),
+  );
+
+  const runner = new Runner(work);
+  runner.block("Choose a picture, or one of the samples.");
+  workbench(panel, {
+    input: pictureInput(panel, {
+      samples: SAMPLES,
+      stage: h("figure", {}, preview, name),
+      onpicture: choose,
+      invitation: "A picture to classify",
+    }),
+    result,
+    settings: h("div", { class: "fields" }, field("Model", model), field("Labels", topK), merging),
+    runner,
+  });
+  fit();
+  return runner;
+
+  function chosen() {
+    return models.find((one) => `${one.name}@${one.version}` === model.value);
+  }
+
+  /** The controls that the chosen model understands. */
+  function fit() {
+    const { ladder, default_rung: rung, labels } = chosen();
+    topK.max = labels;
+    if (Number(topK.value) > labels) topK.value = labels;
+    merging.hidden = ladder.length === 0;
+    merge.replaceChildren(...ladder.map((one) => h("option", { value: one.name }, described(one))), h("option", { value: "off" }, "off"));
+    merge.value = rung ?? "off";
+  }
+
+  function choose(given) {
+    picture = given;
+    preview.hidden = given.bitmap === null;
+    if (given.bitmap) show(preview, given.bitmap);
+    name.textContent = given.bitmap
+      ? `${given.name}, ${given.bitmap.width} × ${given.bitmap.height}`
+      : `${given.name} (this browser cannot show it)`;
+    runner.block("");
+  }
+
+  async function work(session) {
+    const sent = { picture, options: options(merging.hidden ? {} : { merge: merge.value, trace: true }) };
+    const answer = await session.ask("v1/classify", form(sent));
+    const plainly = !merging.hidden && compare.checked && merge.value !== "off";
+    const plain = plainly ? await session.ask("v1/classify", form({ picture: sent.picture, options: options({ merge: "off" }) })) : null;
+    const spec = await specOf(model.value);
+    result.replaceChildren(...answers(answer, plain, sent, spec));
+  }
+
+  function options(more) {
+    return { model: model.value, top_k: Number(topK.value) || 5, ...more };
+  }
+
+  async function specOf(id) {
+    if (!specs.has(id)) specs.set(id, (await getJson(`v1/models/${id}`)).spec);
+    return specs.get(id);
+  }
+}
+
+function form({ picture, options }) {
+  const form = new FormData();
+  form.append("image", picture.blob, picture.name);
+  for (const [name, value] of Object.entries(options)) form.append(name, value);
+  return form;
+}
+
+function described({ name, throughput }) {
+  return throughput ? `${name}: ${throughput.toFixed(2)}× as fast` : name;
+}
+
+function answers(answer, plain, { picture, options }, spec) {
+  const { trace, ...calls } = options;
+  const columns = [column(plain ? titleOf(answer) : null, answer), plain && column("Merging off", plain)].filter(Boolean);
+  const merging = answer.results[0].merging;
+  const seen = merging.trace && picture.bitmap ? mergedView(picture.bitmap, merging, spec.preprocess) : null;
+  const json = () => save(new Blob([JSON.stringify(answer, null, 2)], { type: "application/json" }), "labels.json");
+  const show = "print(result.label, result.score)";
+  return [
+    h("div", { class: "columns" }, columns),
+    seen,
+    report(answer, callsOf("classify", { image: picture.name }, calls, { curlOnly: trace ? { trace } : {}, python: show }), [
+      ["Download JSON", json],
+    ]),
+  ];
+}
+
+/** Decoration: label and score say the same. */
+function bar(score) {
+  const filled = h("i");
+  filled.style.width = `${100 * score}%`;
+  return h("span", { class: "share", "aria-hidden": "true" }, filled);
+}
+
+function titleOf({ results: [{ merging }] }) {
+  return `${merging.rung ?? "Merged"}: ${merging.tokens_out} of ${merging.tokens_in} tokens`;
+}
+
+function column(title, answer) {
+  const bars = answer.results[0].predictions.map(({ label, score }) =>
+    h("li", {}, h("span", { class: "label" }, label), h("span", { class: "score" }, percent(score)), bar(score)),
+  );
+  const timing = title ? h("p", { class: "caption" }, `model ${answer.timing.inference_ms.toFixed(1)} ms`) : null;
+  return h("div", {}, title ? h("h3", {}, title) : null, h("ol", { class: "bars" }, bars), timing);
+}

@@ -1,0 +1,101 @@
+"""`GET /v1/status` tells the same from every gateway, and what clients have counted themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.queue.embedded import PrivateValkey
+from tests.gateway import service
+from tests.gateway.service import TOKENS, Gateway, Worker, eventually, make_spec, picture
+
+
+def status(gateway: Gateway) -> dict[str, Any]:
+    answer: dict[str, Any] = gateway.http.get("/v1/status").raise_for_status().json()
+    return answer
+
+
+def total(gateway: Gateway, name: str) -> float:
+    return float(sum(status(gateway)["history"][name]))
+
+
+def test_two_gateways_tell_of_what_both_have_answered(valkey: PrivateValkey) -> None:
+    with (
+        service.gateway(valkey.url) as one,
+        service.gateway(valkey.url) as other,
+        Worker(valkey.url, [make_spec()]),
+    ):
+        for step in range(3):
+            one.classify(picture(step), merge="strong")
+        other.classify_all(*map(picture, range(4)), merge="off")
+        other.classify(b"no image")
+        for gateway in (one, other):
+            eventually(lambda gateway=gateway: total(gateway, "requests") == 5, "the history holds five requests")
+            eventually(lambda gateway=gateway: total(gateway, "items") == 7, "the history holds seven items")
+            history = status(gateway)["history"]
+            assert history["step_s"] == 5
+            assert {len(values) for name, values in history.items() if name != "step_s"} == {180}
+            assert sum(history["tokens_in"]) == 7 * TOKENS
+            assert sum(history["tokens_out"]) == 7 * TOKENS - 3 * 6
+            answered = [(p50, p95) for p50, p95 in zip(history["p50_ms"], history["p95_ms"], strict=True) if p50 is not None]
+            assert answered
+            assert all(0 < p50 <= p95 for p50, p95 in answered)
+            assert all(size is None or 1 <= size <= 16 for size in history["batch_size"])
+            assert status(gateway)["gateways"] == 2
+
+
+def test_fleet_and_bundles_are_there(gateway: Gateway, worker: Worker) -> None:
+    told = status(gateway)
+    assert told["workers"] == [{"id": worker.queue.id, "state": "ready", "device": "cpu", "bundles": ["reds@1"], "restarts": 0}]
+    assert told["bundles"] == [{"model": "reds", "version": "1", "items_per_second": 100.0, "batch_budget": 8, "rung": None}]
+    assert told["dead_letters"] == []
+
+
+def test_the_queue_is_split_into_waiting_and_running(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        later = {"Prefer": "respond-async"}
+        with worker.holding() as held:
+            gateway.classify(picture(1), priority="high", headers=later)
+            held.wait_for_batch()
+            gateway.classify(picture(2), priority="high", headers=later)
+            gateway.classify(picture(3), headers=later)
+            eventually(lambda: len(status(gateway)["queue"]) == 2, "both priorities are listed")
+            high, normal = status(gateway)["queue"]
+            assert (high["bundle"], high["priority"], high["waiting"], high["running"]) == ("reds@1", "high", 1, 1)
+            assert (normal["priority"], normal["waiting"], normal["running"]) == ("normal", 1, 0)
+            assert 0 <= high["oldest_s"] < service.WAIT_S
+            assert sum(status(gateway)["jobs"].values()) == 3
+        eventually(lambda: status(gateway)["queue"] == [], "the queue is empty again")
+
+
+def test_dead_letters_say_which_bundle_and_why(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+        gateway.classify(picture(1), headers={"Prefer": "respond-async"})
+        held.wait_for_batch()
+        worker.queue.dead_letter(worker.running[0], "it was poison")
+        eventually(lambda: status(gateway)["dead_letters"] != [], "the dead letter is listed")
+        letter = status(gateway)["dead_letters"][0]
+        assert (letter["bundle"], letter["reason"]) == ("reds@1", "it was poison")
+        assert letter["time"].endswith("Z")
+
+
+def test_a_thousand_looks_cost_redis_one_a_second(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.redis() as db:
+        first = status(gateway)["time"]
+        times = {first, *(status(gateway)["time"] for _ in range(50))}
+        seconds = 1 + (max(map(_seconds, times)) - _seconds(first))
+        assert len(times) <= seconds + 1
+        assert db.ping()
+
+
+def _seconds(time: str) -> float:
+    hours, minutes, seconds = time.partition("T")[2].removesuffix("Z").split(":")
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+
+
+def test_while_redis_is_away_the_status_is_a_problem(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway:
+        status(gateway)
+        valkey.process.kill()
+        valkey.process.wait()
+        eventually(lambda: gateway.http.get("/v1/status").status_code == 503, "the status is refused")
+        assert gateway.http.get("/v1/status").json()["type"] == "urn:opsin:redis-away"
