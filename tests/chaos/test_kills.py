@@ -120,6 +120,7 @@ def test_a_frozen_worker_is_replaced(tiny: Bundle) -> None:
         assert service.classify(picture(1)).status_code == 200
 
 
+@pytest.mark.slow
 def test_full_recovery_after_four_in_five_clients_have_left(tmp_path: Path) -> None:
     write_null(tmp_path, milliseconds=100)
     with serve(tmp_path) as service:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from PIL import Image
 
 from tests.bundles import write_null
@@ -36,6 +37,7 @@ def job(service: Service, id_: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_an_asynchronous_job_tells_its_steps_and_survives_the_death_of_its_worker(tmp_path: Path) -> None:
     write_null(tmp_path, "toy", milliseconds=30, steps=(STEPS,), width=8)
     write_null(tmp_path, milliseconds=1)

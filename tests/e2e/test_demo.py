@@ -61,6 +61,7 @@ def test_a_demo_that_is_interrupted_or_killed_takes_its_service_with_it(bundles:
     assert alive == []
 
 
+@pytest.mark.slow
 def test_the_demo_fills_holes_where_a_bundle_for_it_is_served(bundles: Path, tmp_path: Path) -> None:
     write_tiny_diffmae(bundles)
     made = tmp_path / "made"

@@ -28,7 +28,18 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
         "state": "ready",
         "reason": "",
         "default": True,
-        "inputs": [{"name": "image", "kind": "image", "required": True, "max_count": 8, "max_bytes": 200_000, "max_pixels": 1_000_000}],
+        "inputs": [
+            {
+                "name": "image",
+                "kind": "image",
+                "required": True,
+                "max_count": 8,
+                "max_bytes": 200_000,
+                "max_pixels": 1_000_000,
+                "max_seconds": None,
+                "max_frames": None,
+            }
+        ],
         "labels": 10,
         "default_rung": None,
         "ladder": [

@@ -24,6 +24,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep what is freed")
 def test_activations_are_not_fetched_from_the_kernel_again_and_again() -> None:
     def run(how: str) -> list[str]:

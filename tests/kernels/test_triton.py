@@ -43,6 +43,7 @@ def test_the_kernels_agree_with_the_reference_in_tritons_interpreter() -> None:
     assert_passed(interpreted())
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
     kernels = compiled(tmp_path)
     assert {"best_partner", "rank", "select", "merge", "merge_backward"} <= {kernel["kernel"] for kernel in kernels}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from models.bundle import Bundle, read
@@ -37,6 +38,7 @@ def test_what_integers_cost_is_written_into_the_bundle(tmp_path: Path) -> None:
     assert again.spec.digest() != bundle.spec.digest()
 
 
+@pytest.mark.slow
 def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
     bundle = write_tiny_vit(tmp_path / "bundles")
     write_pictures(tmp_path / "few", bundle, 3)

@@ -72,6 +72,7 @@ def test_restarted_workers_are_counted_by_reason(service: Service) -> None:
     assert restarts(service) == before | {"crashed": before["crashed"] + 1}
 
 
+@pytest.mark.slow
 def test_the_status_says_how_often_a_worker_was_restarted(service: Service) -> None:
     [before] = eventually(lambda: restarts_told(service), "a worker is ready")
     os.kill(service.children("worker")[0], signal.SIGKILL)

@@ -118,6 +118,7 @@ def test_a_texture_shows_the_crop_and_its_code_has_4096_numbers() -> None:
     assert (codes >= 0).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_finds_the_same_places_and_codes_to_five_percent() -> None:
     """On a crop that changes slowly, so that a place next to the right one shows nearly the same."""
     torch.manual_seed(0)
