@@ -23,7 +23,7 @@ from training.fingerprint import FREE, flattened, sha256_of_weights
 from training.loop import Ended, Plan, Report, Run, train
 from training.objectives.base import Facts, released
 from training.objectives.registry import build
-from training.recipe import Phase, Recipe
+from training.recipe import Initial, Phase, Recipe
 
 WEIGHTS = bundle.WEIGHTS_FILE
 """Of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""
@@ -149,6 +149,8 @@ def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop
     settings = recipe.model_of(phase)
     torch.manual_seed(recipe.seed)
     network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
+    if phase.initial is Initial.NEIGHBOURS:
+        starting.start_with_neighbours(network)
     if phase.start:
         starting.start_from(network, _weights(recipe, phase.start, labels, shop), phase.start)
     for name, source in phase.parts.items():

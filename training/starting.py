@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.bundle import WEIGHTS_FILE
 from models.diffmae.model import DiffMAE, start_from_encoder
+from models.diffmae.neighbours import look_around
 from models.loading import mismatch
 from models.mae.model import start_from_pretrained as vit_from_mae
 from models.mae_st.model import VideoMAE
@@ -69,3 +70,13 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -
         convert(network, {name: value.float() for name, value in weights.items()})
     except ValueError as error:
         raise TrainingError(f"start: the weights of {source} do not fit: {error}") from error
+
+
+def start_with_neighbours(network: nn.Module) -> None:
+    """Let a DiffMAE of images start with a look at neighbouring patches, in place. Raises TrainingError."""
+    if not isinstance(network, DiffMAE):
+        raise TrainingError(f"initial: neighbours is for a DiffMAE, not for {type(network).__name__}")
+    try:
+        look_around(network)
+    except ValueError as error:
+        raise TrainingError(f"initial: neighbours does not fit the network: {error}") from error
