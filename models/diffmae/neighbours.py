@@ -41,7 +41,7 @@ def look_around(model: DiffMAE) -> None:
     if config.frames is not None:
         raise ValueError("frames: only networks of images can start with a look at neighbours")
     if config.width != config.decoder_width:
-        raise ValueError(f"decoder_width: {config.decoder_width} is not the encoder's width, {config.width}, so that positions do not match")
+        raise ValueError(f"decoder_width: {config.decoder_width} is not the encoder's width, {config.width}: positions would not match")
     basis = CONTENT * cosine_basis(config.patch_size, config.channels)  # (P, channels, p, p)
     _embed(model.patch_embed.get_parameter("proj.weight"), basis)
     _embed(model.noise_embed.weight, basis.permute(0, 2, 3, 1).flatten(1))  # flat patches have their colours last
