@@ -2,7 +2,8 @@
 
 Attention that starts at random looks everywhere, and a small network that is trained for a short time learns little more than the mean
 colour of an image. Here each head starts by looking at what is nearest to a point some patches away, and passes on what it finds there.
-Channels of a token are shared out for this: positions are read from those of fast waves, and those of slow ones hold content.
+Channels of a token are shared out for this: positions are read from those of fast waves, and those of slow ones hold content. A width of
+224 holds a patch of 8 × 8 pixels in full.
 """
 
 from __future__ import annotations
@@ -15,17 +16,22 @@ from torch import Tensor, nn
 
 from models.diffmae.decoder import DecoderBlock
 from models.diffmae.model import DiffMAE
-from models.layers.block import Block
+from models.layers.block import Block, Mlp
 
 Offset = tuple[float, float]
 """Rows down and columns to the right, in patches."""
 
 SHARPNESS = 8.0
 """Decrease of a head's attention logit per patch of distance, rows and columns added, where tokens hold positions only."""
-CONTENT = 0.25
-"""Length of an embedded patch relative to that of its pixels. It is small, so that a token's content hardly changes where it looks."""
-_SLOWEST = 0.1
-"""Radians per patch. A grid of a dozen patches hardly moves slower waves: their channels are free for content."""
+CONTENT = 0.06
+"""Length of an embedded patch relative to that of its pixels. It is small: a token's content then hardly changes where the token looks, and
+norms hardly change content, so that the last layer can read a patch that is almost free of noise."""
+_READ = 4.0
+"""Weight of content in values and MLPs, which makes up for `CONTENT`."""
+_BRANCH = 0.06
+"""Gain of what branches add to the tokens: content that is there stays readable."""
+_SLOWEST = 0.3
+"""Radians per patch. Positions are read from waves at least this fast, and content has the channels of the others."""
 _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -1))
 """Of the heads, in turn."""
 
@@ -50,7 +56,8 @@ def look_around(model: DiffMAE) -> None:
     for block in model.blocks:
         assert isinstance(block, Block)
         _attend(block.attn.qkv, positions, config.heads, _DIRECTIONS)
-        _spare_positions(block.attn.proj, block.mlp.fc2)
+        _spare_positions(block.attn.proj)
+        _think(block.mlp)
     for number, block in enumerate(model.decoder_blocks):
         assert isinstance(block, DecoderBlock)
         if block.cross_attn is not None:
@@ -63,7 +70,7 @@ def look_around(model: DiffMAE) -> None:
         if block.attn is not None:
             _attend(block.attn.qkv, positions, config.decoder_heads, _DIRECTIONS)
             _spare_positions(block.attn.proj)
-        _spare_positions(block.mlp.fc2)
+        _think(block.mlp)
     last = [model.decoder_pred] if model.time_embed is None else [model.decoder_pred, model.time_embed.mlp[-1]]
     for layer in last:
         for parameter in layer.parameters():
@@ -81,7 +88,7 @@ def cosine_basis(side: int, channels: int) -> Tensor:
 
 
 def content_channels(width: int) -> Tensor:
-    """Indices of the channels in whose waves neighbours look alike, the slowest first."""
+    """Indices of the channels that positions are not read from, the slowest waves first."""
     count = width // 4
     slow = [number for number in reversed(range(count)) if _frequencies(width)[number] < _SLOWEST]
     return torch.tensor([group * count + number for number in slow for group in range(4)])
@@ -125,7 +132,8 @@ def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Off
     """
     width, inner = weight.shape[1], len(weight) // len(offsets)
     count = width // 4
-    frequencies = _frequencies(width)[: inner // 4]
+    fast = _frequencies(width) >= _SLOWEST
+    frequencies = _frequencies(width)[fast][: inner // 4]
     step = math.log(10000.0) / count
     # attention divides by the square root of a head's channels
     size = (2 * SHARPNESS / math.pi * step / frequencies * math.sqrt(inner)).sqrt()
@@ -151,13 +159,17 @@ def _hold_content(values: Tensor, heads: int) -> None:
     count = min(inner, len(channels))
     values.zero_()
     for head in range(heads):
-        values[head * inner + torch.arange(count), channels[:count]] = 1.0
+        values[head * inner + torch.arange(count), channels[:count]] = _READ
 
 
-def _spare_positions(*layers: nn.Linear) -> None:
+def _think(mlp: Mlp) -> None:
+    mlp.fc1.weight[:, content_channels(mlp.fc1.in_features)] *= _READ
+    _spare_positions(mlp.fc2)
+
+
+def _spare_positions(layer: nn.Linear) -> None:
     """Let a branch add in directions drawn at random, and leave alone the channels that later blocks read positions from."""
-    for layer in layers:
-        positions = torch.ones(layer.out_features, dtype=torch.bool)
-        positions[content_channels(layer.out_features)] = False
-        nn.init.orthogonal_(layer.weight)
-        layer.weight[positions] = 0.0
+    positions = torch.ones(layer.out_features, dtype=torch.bool)
+    positions[content_channels(layer.out_features)] = False
+    nn.init.orthogonal_(layer.weight, gain=_BRANCH)
+    layer.weight[positions] = 0.0
