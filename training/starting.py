@@ -90,7 +90,7 @@ def start_with_neighbours(network: nn.Module) -> None:
 
 
 def fit_to_data(objective: nn.Module, source: Source, seed: int) -> None:
-    """Fit the last layer of a network that `start_with_neighbours` began, in place: what a first step then sees depends on the data, too."""
+    """Fit the last layer of a network that `start_with_neighbours` began, in place."""
     assert isinstance(objective, Diffusion), type(objective).__name__
     samples, count = Samples(source, seed), min(_FITTED, len(source))
     chosen = [Draw(number * len(source) // count, epoch=0) for number in range(count)]

@@ -16,20 +16,17 @@ from torch import Tensor, nn
 
 from models.diffmae.decoder import DecoderBlock
 from models.diffmae.model import DiffMAE
-from models.layers.block import Block, Mlp
+from models.layers.block import Block
 
 Offset = tuple[float, float]
 """Rows down and columns to the right, in patches."""
 
 SHARPNESS = 8.0
 """Decrease of a head's attention logit per patch of distance, rows and columns added, where tokens hold positions only."""
-CONTENT = 0.06
-"""Length of an embedded patch relative to that of its pixels. It is small: a token's content then hardly changes where the token looks, and
-norms hardly change content, so that the last layer can read a patch that is almost free of noise."""
-_READ = 4.0
-"""Weight of content in values and MLPs, which makes up for `CONTENT`."""
-_BRANCH = 0.06
-"""Gain of what branches add to the tokens: content that is there stays readable."""
+CONTENT = 0.25
+"""Length of an embedded patch relative to that of its pixels. It is small, so that a token's content hardly changes where it looks."""
+_BRANCH = 0.25
+"""Gain of what branches add to tokens: content that is there stays readable."""
 _SLOWEST = 0.3
 """Radians per patch. Positions are read from waves at least this fast, and content has the channels of the others."""
 _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -1))
@@ -40,7 +37,7 @@ _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (
 def look_around(model: DiffMAE) -> None:
     """Set embeddings and attention, in place; a head of decoder block j looks j + 1 patches away.
 
-    What the decoder makes of it starts at zero: the last layer and the embedding of time. Raises ValueError for a network of clips, and
+    The last layer and the embedding of time start at zero. Raises ValueError for a network of clips, and
     for one whose decoder is not as wide as its encoder: their positions would have no wave in common.
     """
     config = model.config
@@ -57,7 +54,7 @@ def look_around(model: DiffMAE) -> None:
         assert isinstance(block, Block)
         _attend(block.attn.qkv, positions, config.heads, _DIRECTIONS)
         _spare_positions(block.attn.proj)
-        _think(block.mlp)
+        _spare_positions(block.mlp.fc2)
     for number, block in enumerate(model.decoder_blocks):
         assert isinstance(block, DecoderBlock)
         if block.cross_attn is not None:
@@ -70,7 +67,7 @@ def look_around(model: DiffMAE) -> None:
         if block.attn is not None:
             _attend(block.attn.qkv, positions, config.decoder_heads, _DIRECTIONS)
             _spare_positions(block.attn.proj)
-        _think(block.mlp)
+        _spare_positions(block.mlp.fc2)
     last = [model.decoder_pred] if model.time_embed is None else [model.decoder_pred, model.time_embed.mlp[-1]]
     for layer in last:
         for parameter in layer.parameters():
@@ -159,12 +156,7 @@ def _hold_content(values: Tensor, heads: int) -> None:
     count = min(inner, len(channels))
     values.zero_()
     for head in range(heads):
-        values[head * inner + torch.arange(count), channels[:count]] = _READ
-
-
-def _think(mlp: Mlp) -> None:
-    mlp.fc1.weight[:, content_channels(mlp.fc1.in_features)] *= _READ
-    _spare_positions(mlp.fc2)
+        values[head * inner + torch.arange(count), channels[:count]] = 1.0
 
 
 def _spare_positions(layer: nn.Linear) -> None:

@@ -13,20 +13,19 @@ from training.objectives.base import Batch
 from training.objectives.checks import need
 from training.objectives.diffmae import Diffusion
 
-RIDGE = 30.0
+RIDGE = 10.0
 """Added to the diagonal of the normal equations of some ten thousand patches."""
 
 
 @torch.no_grad()
 def fit_last_layer(objective: Diffusion, batches: Iterable[Batch]) -> None:
-    """Set `decoder_pred`, in place, to the ridge regression of the targets on what it gets, at the times, masks and noise of the batches."""
+    """Set `decoder_pred`, in place, to the ridge regression of the targets on its input, at the times, masks and noise of the batches."""
     model = objective.model
     seen: list[Tensor] = []
     hook = model.decoder_norm.register_forward_hook(lambda _module, _given, normed: seen.append(normed))
     size = model.decoder_pred.in_features + 1  # the last is the bias
-    device = model.decoder_pred.weight.device
-    products = RIDGE * torch.eye(size, dtype=torch.float64, device=device)
-    wanted = torch.zeros(size, model.decoder_pred.out_features, dtype=torch.float64, device=device)
+    products = RIDGE * torch.eye(size, dtype=torch.float64)
+    wanted = torch.zeros(size, model.decoder_pred.out_features, dtype=torch.float64)
     try:
         for batch in batches:
             split, t, noise = objective.drawn(batch["draw"])
