@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models import bundle
 from models.registry import architectures
 from training import starting
+from training.checkpoint import Checkpoints
 from training.data.base import Preparation, Source
 from training.data.registry import open_source
 from training.distributed import barrier, is_main, whole
@@ -108,7 +109,7 @@ def _inputs(ready: Preparation) -> dict[str, Any]:
 
 def run(ready: Ready) -> Report:
     """Train a phase; at its end `WEIGHTS` lie in its folder, and `ready.objective` is trained. Raises TrainingError."""
-    if ready.phase.initial is Initial.NEIGHBOURS and not any(ready.run.folder.glob("step-*")):
+    if ready.phase.initial is Initial.NEIGHBOURS and Checkpoints(ready.run.folder, ready.run.fingerprint).latest() is None:
         starting.fit_to_data(ready.objective, ready.source, ready.plan.seed)
     report = train(ready.objective, ready.source, ready.plan, ready.run)
     if report.ended is Ended.DONE:
