@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models import bundle
 from models.registry import architectures
 from training import starting
+from training.checkpoint import Checkpoints
 from training.data.base import Preparation, Source
 from training.data.registry import open_source
 from training.distributed import barrier, is_main, whole
@@ -23,7 +24,7 @@ from training.fingerprint import FREE, flattened, sha256_of_weights
 from training.loop import Ended, Plan, Report, Run, train
 from training.objectives.base import Facts, released
 from training.objectives.registry import build
-from training.recipe import Phase, Recipe
+from training.recipe import Initial, Phase, Recipe
 
 WEIGHTS = bundle.WEIGHTS_FILE
 """Of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""
@@ -108,6 +109,8 @@ def _inputs(ready: Preparation) -> dict[str, Any]:
 
 def run(ready: Ready) -> Report:
     """Train a phase; at its end `WEIGHTS` lie in its folder, and `ready.objective` is trained. Raises TrainingError."""
+    if ready.phase.initial is Initial.NEIGHBOURS and Checkpoints(ready.run.folder, ready.run.fingerprint).latest() is None:
+        starting.fit_to_data(ready.objective, ready.source, ready.plan.seed)
     report = train(ready.objective, ready.source, ready.plan, ready.run)
     if report.ended is Ended.DONE:
         weights = {name: whole(value).detach().cpu().contiguous() for name, value in released(ready.objective).state_dict().items()}
@@ -150,6 +153,8 @@ def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop
     settings = recipe.model_of(phase)
     torch.manual_seed(recipe.seed)
     network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
+    if phase.initial is Initial.NEIGHBOURS:
+        starting.start_with_neighbours(network)
     if phase.start:
         starting.start_from(network, _weights(recipe, phase.start, labels, shop), phase.start)
     for name, source in phase.parts.items():

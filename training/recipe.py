@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -67,6 +68,14 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
+class Initial(StrEnum):
+    """Starting values of a phase without starting weights."""
+
+    RANDOM = "random"
+    NEIGHBOURS = "neighbours"
+    """Of a DiffMAE of images: attention looks at neighbouring patches (`models.diffmae.neighbours`)."""
+
+
 class Phase(Settings):
     """One objective, trained from its starting weights to its last epoch."""
 
@@ -76,7 +85,8 @@ class Phase(Settings):
     """None for the recipe's."""
     start: str | None = None
     """Starting weights: the name of an earlier phase, `NAME@0` for the weights that it started with, or the path of a bundle or a
-    safetensors file. None: random."""
+    safetensors file. None: `initial`."""
+    initial: Initial = Initial.RANDOM
     parts: dict[str, str] = Field(default_factory=dict)
     """The same for parts of the network, by their names in it: `{vision: bundles/NAME/VERSION}`."""
     data: DataSettings | None = None
@@ -190,6 +200,8 @@ class Recipe(Settings):
                 start = source.removesuffix("@0")
                 if start and start not in known and not Path(start).suffix and "/" not in start:
                     raise ValueError(f"{where}.{field}: {start} is no earlier phase ({', '.join(known) or 'there is none'}) and no path")
+            if phase.start and phase.initial is not Initial.RANDOM:
+                raise ValueError(f"{where}.initial: {phase.initial.value} would be overwritten by the weights of {phase.start}")
             self._sizes_agree(phase, where)
             known.add(phase.name)
         if self.release and self.release.phase is not None and self.release.phase not in known:

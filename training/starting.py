@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.bundle import WEIGHTS_FILE
 from models.diffmae.model import DiffMAE, start_from_encoder
+from models.diffmae.neighbours import look_around
 from models.loading import mismatch
 from models.mae.model import start_from_pretrained as vit_from_mae
 from models.mae_st.model import VideoMAE
@@ -22,7 +23,11 @@ from models.mavil.model import start_from_pretrained as mavil_from_pretraining
 from models.mavil.pretraining import MAViLPretraining
 from models.mcc.model import MCC, start_from_mae
 from models.vit.model import ViT
+from training.data.base import Source
+from training.data.sampling import Draw, Samples
 from training.errors import TrainingError
+from training.objectives.diffmae import Diffusion
+from training.objectives.last_layer import fit_last_layer
 
 
 def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) -> None:
@@ -35,6 +40,9 @@ def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) ->
         raise ValueError(f"no image MAE of this size: {', '.join(wrong[:5])}")
     network.load_state_dict(converted, strict=False)
 
+
+_FITTED, _TOGETHER = 768, 64
+"""Samples that the last layer is fitted to, and how many go through the network at a time."""
 
 _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]], object]] = {
     ViT: vit_from_mae,
@@ -69,3 +77,21 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -
         convert(network, {name: value.float() for name, value in weights.items()})
     except ValueError as error:
         raise TrainingError(f"start: the weights of {source} do not fit: {error}") from error
+
+
+def start_with_neighbours(network: nn.Module) -> None:
+    """Let a DiffMAE of images start with a look at neighbouring patches, in place. Raises TrainingError."""
+    if not isinstance(network, DiffMAE):
+        raise TrainingError(f"initial: neighbours is for a DiffMAE, not for {type(network).__name__}")
+    try:
+        look_around(network)
+    except ValueError as error:
+        raise TrainingError(f"initial: neighbours does not fit the network: {error}") from error
+
+
+def fit_to_data(objective: nn.Module, source: Source, seed: int) -> None:
+    """Fit the last layer of a network that `start_with_neighbours` began, in place."""
+    assert isinstance(objective, Diffusion), type(objective).__name__
+    samples, count = Samples(source, seed), min(_FITTED, len(source))
+    chosen = [Draw(number * len(source) // count, epoch=0) for number in range(count)]
+    fit_last_layer(objective, (samples.__getitems__(chosen[first : first + _TOGETHER])[0] for first in range(0, count, _TOGETHER)))

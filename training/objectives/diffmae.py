@@ -67,11 +67,16 @@ class Diffusion(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        config, draw = self.model.config, batch["draw"]
+        split, t, noise = self.drawn(batch["draw"])
+        return self.losses(need(batch, self.input), split, t, noise)
+
+    def drawn(self, draw: Tensor) -> tuple[Split, Tensor, Tensor]:
+        """Draws (B,) → masks, times (B,), and noise (B, M, P)."""
+        config = self.model.config
         split = masks.split(draw, config.grid, self.settings.masks, self.settings.mask_ratio)
         t = draws.integers(draw, (), 0, config.schedule.steps, "time")
         noise = draws.normal(draw, (config.patches, config.patch_values), "noise")
-        return self.losses(need(batch, self.input), split, t, take(noise, split.masked))
+        return split, t, take(noise, split.masked)
 
     def losses(self, pixels: Tensor, split: Split, t: Tensor, noise: Tensor, clip_target: Tensor | None = None) -> dict[str, Tensor]:
         """t (B,); noise (B, M, P), normal; clip_target (B, N, clip_width), features of all patches, None: the teacher's."""

@@ -44,7 +44,7 @@ def content(packages: Path) -> dict[str, Any]:
         "model": {"architecture": "diffmae", "config": config},
         "data": data,
         "phases": [
-            {"name": "begin", **phase},
+            {"name": "begin", "initial": "neighbours", **phase},
             {"name": "one-step", "model": {"architecture": "diffmae", "config": config | {"schedule": alone}}, **phase},
             {"name": "finish", "start": "begin", **phase},
         ],
