@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.following import followed
 from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
     from opsin.actions import Second, TrackedPerson, VideoActions
-    from opsin.jobs import Job
 
 MP4 = "video/mp4"
 
@@ -52,7 +52,7 @@ def actions(
     with Client(url) as client:
         try:
             job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
-            told = _followed(job)
+            told = followed(job, "Watching")
             if output is not None:
                 _write(output, job.file(MP4))
         except OpsinError as error:
@@ -63,24 +63,6 @@ def actions(
     for written in (output, json_file):
         if written is not None:
             typer.echo(str(written))
-
-
-def _followed(job: Job[VideoActions]) -> VideoActions:
-    """The result; a progress bar on a terminal meanwhile. Cancels the job if it is interrupted. Raises OpsinError."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = screen(errors=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            shown = bar.add_task("Waiting", total=None)
-            for event in job.events():
-                if event.name == "progress":
-                    bar.update(shown, description="Watching", completed=event.data["done"], total=event.data["total"])
-        return job.result()
-    except KeyboardInterrupt:
-        job.cancel()
-        raise
 
 
 def _show(told: VideoActions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.following import followed
 from opsin.cli.screen import screen
 from opsin.cli.terminal_picture import can_draw, drawn
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from opsin.inpainting import Inpainting
-    from opsin.jobs import Job
 
 
 def inpaint(
@@ -68,7 +69,7 @@ def inpaint(
     with Client(url) as client:
         try:
             job = client.inpaint(file, _mask(mask), wait=False, **options)
-            filled = _followed(job)
+            filled = followed(job, "Filling", preview=_preview if can_draw(screen(errors=True)) else None)
         except OpsinError as error:
             raise Failure(f"{file}: {error}") from error
     files = _write(filled, output or file.with_name(f"{file.stem}-filled.png"))
@@ -91,36 +92,11 @@ def _mask(text: str | None) -> Path | str | None:
     return Path(text)
 
 
-def _followed(job: Job[Inpainting]) -> Inpainting:
-    """The result; on a terminal a progress bar and, where it has the colours, the latest preview meanwhile. Cancels the job if it is
-    interrupted. Raises OpsinError."""
-    from rich.console import Group
-    from rich.live import Live
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = screen(errors=True)
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
-    shown, draws = bar.add_task("Waiting", total=None), can_draw(console)
-    try:
-        if not console.is_terminal:
-            return job.result()
-        with Live(bar, console=console, transient=True) as live:
-            for event in job.events():
-                if event.name == "progress":
-                    bar.update(shown, description="Filling", completed=event.data["done"], total=event.data["total"])
-                elif event.name == "preview" and draws:
-                    live.update(Group(_preview(event.data["image"]), bar))
-        return job.result()
-    except KeyboardInterrupt:
-        job.cancel()
-        raise
-
-
-def _preview(image: str) -> Text:
-    """An image in base64, drawn in characters."""
+def _preview(told: Mapping[str, Any]) -> Text:
+    """What a preview brings, an image in base64, drawn in characters."""
     from PIL import Image
 
-    with Image.open(BytesIO(base64.b64decode(image))) as opened:
+    with Image.open(BytesIO(base64.b64decode(told["image"]))) as opened:
         return drawn(opened)
 
 

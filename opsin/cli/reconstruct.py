@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import screen
+from opsin.cli.following import followed
 
 if TYPE_CHECKING:
     from opsin.client import Client
-    from opsin.jobs import Job
     from opsin.reconstruction import Reconstruction
 
 FORMATS = ("glb", "ply", "npz")
@@ -73,7 +72,7 @@ def reconstruct(
     began = time.monotonic()
     with Client(url, timeout=timeout) as client:
         try:
-            found = _followed(client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options))
+            found = followed(client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options), "Levels", elapsed=True)
             seconds = time.monotonic() - began
             _write(written, found.file)
             if picture is not None:
@@ -107,24 +106,6 @@ def _intrinsics(text: str | None) -> dict[str, float]:
     if len(numbers) not in (1, 2, 4):
         raise Misuse(f"--intrinsics {text}: use FX, FX,FY or FX,FY,CX,CY in pixels")
     return dict(zip(INTRINSICS, numbers, strict=False))
-
-
-def _followed(job: Job[Reconstruction]) -> Reconstruction:
-    """The result; a progress bar on a terminal meanwhile. Cancels the job if it is interrupted. Raises OpsinError."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = screen(errors=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            shown = bar.add_task("Waiting", total=None)
-            for event in job.events():
-                if event.name == "progress":
-                    bar.update(shown, description="Levels", completed=event.data["done"], total=event.data["total"])
-        return job.result()
-    except KeyboardInterrupt:
-        job.cancel()
-        raise
 
 
 def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> bytes:
