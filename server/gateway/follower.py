@@ -30,6 +30,9 @@ class Follower:
         self._ended = 0
         self._report: Progress | None = None
         """The latest one that was told."""
+        self._admitted = False
+        self._early: list[tuple[str, bytes]] = []
+        """What a quick worker told before the queue's answer to the admission arrived."""
 
     def expect(self, count: int) -> None:
         """How many jobs of the queue it has."""
@@ -37,6 +40,10 @@ class Follower:
 
     def admitted(self, place: int) -> None:
         self._stream.put("queued", msgspec.json.encode({"place": place}))
+        self._admitted = True
+        for name, data in self._early:
+            self._stream.put(name, data)
+        self._early.clear()
 
     def progressed(self, report: Progress) -> None:
         """Where there are several jobs, it is they that are counted, when they end."""
@@ -46,7 +53,7 @@ class Follower:
         if report.preview:
             shown = preview_of(self._task, report, self._plan, self._spec)
             if shown is not None:
-                self._stream.put("preview", shown)
+                self._tell("preview", shown)
 
     def replied(self, reply: Reply) -> None:
         if reply.failure is not None:
@@ -59,7 +66,13 @@ class Follower:
             self._progress(last.total, last.total, last.unit)
 
     def _progress(self, done: int, total: int, unit: str) -> None:
-        self._stream.put("progress", msgspec.json.encode({"done": done, "total": total, "unit": unit}))
+        self._tell("progress", msgspec.json.encode({"done": done, "total": total, "unit": unit}))
+
+    def _tell(self, name: str, data: bytes) -> None:
+        if self._admitted:
+            self._stream.put(name, data)
+        else:
+            self._early.append((name, data))
 
 
 def preview_of(task: Task[Any, Any], report: Progress, plan: msgspec.Struct, spec: BundleSpec) -> bytes | None:

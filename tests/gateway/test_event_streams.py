@@ -16,7 +16,7 @@ from starlette.types import Message
 
 from models.bundle import BundleSpec
 from server.gateway import events as gateway_events
-from server.gateway.follower import preview_of
+from server.gateway.follower import Follower, preview_of
 from server.queue.embedded import PrivateValkey
 from server.queue.job import Array, Failure, Job, Progress, Reply
 from server.tasks.base import Outputs
@@ -184,6 +184,27 @@ async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
         await stream.end()
     told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
     assert told == ["id: 1", "event: progress", "id: 3", "event: progress", "id: 5", "event: progress", "id: 6", "event: preview"]
+
+
+async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
+    """A worker may answer sooner than the queue's word of the admission is read."""
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    task, spec = Previewing(), make_spec()
+    async with gateway_events.EventStream(send, GatewayMetrics()) as stream:
+        follower = Follower(stream, task, task.plan(ClassifyOptions(), spec), spec)
+        follower.expect(1)
+        follower.progressed(Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of({"level": np.array(3)})))
+        assert not stream.started
+        follower.admitted(0)
+        follower.replied(Reply(id="", worker=""))
+        await stream.end()
+    told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
+    assert told[::2] == ["id: 1", "id: 2", "id: 3", "id: 4"]
+    assert told[1::2] == ["event: queued", "event: progress", "event: preview", "event: progress"]
 
 
 class Shown(msgspec.Struct):
