@@ -119,12 +119,15 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) → (B, C). The sinusoids are double precision: at bfloat16, times near 1000 would be eight apart."""
+        embedded: Tensor = self.mlp(self.waves(t).to(self.mlp.get_parameter("0.weight").dtype))
+        return embedded
+
+    def waves(self, t: Tensor) -> Tensor:
+        """(B,) → (B, frequencies), double."""
         half = self.frequencies // 2
         frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float64, device=t.device) / half)
         angles = t.double().unsqueeze(1) * frequencies
-        waves = torch.cat([angles.cos(), angles.sin()], dim=1)
-        embedded: Tensor = self.mlp(waves.to(self.mlp.get_parameter("0.weight").dtype))
-        return embedded
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def _join_memories(layer: Sequence[Memory]) -> Memory:
