@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.gateway import openapi
-from server.gateway.openapi import EVENT_STREAM, EXAMPLE_JOB, JOB_ID
+from server.gateway import openapi_answers
+from server.gateway.openapi_answers import EVENT_STREAM, EXAMPLE_JOB, JOB_ID
 from server.gateway.problems import Kind
 from server.tasks.base import JSON
 
-_GONE = openapi.problems(
+_GONE = openapi_answers.problems(
     (Kind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
     (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
     (Kind.REDIS_AWAY, "Redis does not answer", None),
 )
-_NO_RESULT = openapi.problems(
+_NO_RESULT = openapi_answers.problems(
     (Kind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
     (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
     (Kind.NOT_DONE, "the job is running", None),
@@ -24,7 +24,7 @@ _NO_RESULT = openapi.problems(
     (Kind.REDIS_AWAY, "Redis does not answer", None),
     (Kind.DEADLINE, "the deadline passed; the work was cancelled", None),
 )
-_NO_STREAM = openapi.problems(
+_NO_STREAM = openapi_answers.problems(
     (Kind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
     (Kind.TOO_MANY_READERS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
 )
@@ -36,7 +36,7 @@ _LAST_EVENT_ID = {
     "schema": {"type": "integer", "minimum": 0},
 }
 
-JOB: dict[str, Any] = {"responses": {**openapi.answer("JobDocument", "The job", EXAMPLE_JOB), **_GONE}}
+JOB: dict[str, Any] = {"responses": {**openapi_answers.answer("JobDocument", "The job", EXAMPLE_JOB), **_GONE}}
 RESULT: dict[str, Any] = {
     "responses": {"200": {"description": "What the plain request would have answered", "content": {JSON: {"schema": {}}}}, **_NO_RESULT}
 }

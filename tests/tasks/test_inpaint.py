@@ -13,7 +13,8 @@ from PIL import Image, ImageCms
 from models.bundle import BundleSpec, Clip, Preprocess, Weights
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
 from server.tasks.base import JSON, Arrays, File
-from server.tasks.inpaint import MOST_SEED, Inpaint, InpaintAnswer, InpaintOptions, InpaintPlan
+from server.tasks.inpaint import Inpaint
+from server.tasks.inpaint_tables import MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
 from server.tasks.options import ExcessiveOption, InvalidOption, rows
 
 TASK = Inpaint()

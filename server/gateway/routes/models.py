@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from models.bundle import BundleSpec
-from server.gateway import directory, gateway, openapi
+from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Fleet
@@ -81,7 +81,7 @@ class ModelDetails(ModelSummary, frozen=True, kw_only=True):
     spec: dict[str, Any]
 
 
-@router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=openapi.MODELS)
+@router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=openapi_answers.MODELS)
 async def models(request: Request) -> Response:
     here = gateway.of(request)
     fleet = await _fleet(here)
@@ -89,7 +89,7 @@ async def models(request: Request) -> Response:
     return _json(ModelList([ModelSummary(**_summary(here, fleet, spec)) for spec in specs]))
 
 
-@router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=openapi.MODEL)
+@router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=openapi_answers.MODEL)
 async def model(request: Request, name: str) -> Response:
     here = gateway.of(request)
     fleet = await _fleet(here)

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway import gateway, negotiation, openapi, options
+from server.gateway import gateway, negotiation, openapi_answers, options
 from server.gateway.answers import PRESENTERS
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/scenes", tags=["inference"])
 SHOWN_OF_ID = 64
 
 
-@router.get("/{scene_id}", summary="Ask a reconstructed scene again", openapi_extra=openapi.SCENE)
+@router.get("/{scene_id}", summary="Ask a reconstructed scene again", openapi_extra=openapi_answers.SCENE)
 async def scene(request: Request, scene_id: str) -> Response:
     here = gateway.of(request)
     async with here.admission.admit(request, "rest", takes_long=True) as visit:

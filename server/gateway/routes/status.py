@@ -5,14 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway import gateway, openapi
+from server.gateway import gateway, openapi_answers
 from server.gateway.problems import Kind, Problem
 from server.queue.errors import RedisAway
 
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/v1/status", summary="The service now and in the last 15 minutes", openapi_extra=openapi.STATUS)
+@router.get("/v1/status", summary="The service now and in the last 15 minutes", openapi_extra=openapi_answers.STATUS)
 async def status(request: Request) -> Response:
     try:
         document = await gateway.of(request).status.read()

@@ -1,0 +1,114 @@
+"""The tables of inpainting: its options, the plan that is made of them, and its answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from models.diffmae.presets import PresetName, SamplerName, SpacingName
+from server.media import masks
+from server.tasks.options import Options
+
+MOST_SAMPLES = 8
+MOST_SEED = 2**63 - 1
+MOST_GROWTH = 512
+MOST_FEATHER = 128
+
+
+class InpaintOptions(Options, frozen=True, kw_only=True):
+    mask: (
+        Annotated[
+            str,
+            Meta(
+                max_length=100,
+                pattern=r"^\s*(box|center|random)",
+                description="What is to be filled, in place of the part `mask`.",
+                extra={
+                    "values": masks.FORMS,
+                    "words": masks.FORMS,
+                    "default": "the part `mask`; without it the image's own pixels of alpha 0",
+                },
+            ),
+        ]
+        | None
+    ) = None
+    preset: Annotated[PresetName, Meta(description="Sampler and steps by name; those given explicitly win.")] = "standard"
+    steps: (
+        Annotated[int, Meta(ge=1, le=1000, description="Denoising steps.", extra={"values": "1 to 1000", "default": "the preset's"})] | None
+    ) = None
+    sampler: Annotated[SamplerName, Meta(description="How steps follow each other.", extra={"default": "the preset's"})] | None = None
+    eta: Annotated[float, Meta(ge=0, le=1, description="Noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})] | None = None
+    spacing: Annotated[SpacingName, Meta(description="Which times are visited.")] = "uniform"
+    seed: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=MOST_SEED,
+                description="Of the first sample; the others have the following ones.",
+                extra={"values": "0 to 2^63 - 1", "default": "drawn below 2^53, and told"},
+            ),
+        ]
+        | None
+    ) = None
+    samples: Annotated[int, Meta(ge=1, le=MOST_SAMPLES, description="How many different fillings.")] = 1
+    grow: Annotated[int, Meta(ge=0, le=MOST_GROWTH, description="Pixels by which the mask is widened.")] = 0
+    feather: Annotated[int, Meta(ge=0, le=MOST_FEATHER, description="Width in pixels of a soft edge, inside the widened mask.")] = 0
+    inject_known: Annotated[bool, Meta(description="Let known pixels of partly masked patches guide the others.")] = True
+    size: (
+        Annotated[
+            Literal["fit", "crop", "tile"],
+            Meta(
+                description="What the network sees: the whole image, a crop around the mask, or one window after the other.",
+                extra={"default": "`crop` for images above the network's size, else `fit`"},
+            ),
+        ]
+        | None
+    ) = None
+    deterministic: Annotated[bool, Meta(description="The same bytes on one machine, at the cost of sharing no batch.")] = False
+
+
+class InpaintPlan(msgspec.Struct, frozen=True):
+    mask: str | None
+    steps: int
+    sampler: SamplerName
+    eta: float
+    spacing: SpacingName
+    seed: int
+    samples: int
+    grow: int
+    feather: int
+    inject_known: bool
+    size: Literal["fit", "crop", "tile"] | None
+    deterministic: bool
+
+    def seed_of(self, sample: int) -> int:
+        """After the last seed comes the first."""
+        return (self.seed + sample) % (MOST_SEED + 1)
+
+
+class Filled(msgspec.Struct, frozen=True):
+    """`image` is a PNG in base64."""
+
+    image: bytes
+    seed: int
+
+
+class InpaintAnswer(msgspec.Struct, frozen=True):
+    """`masked_pixels` counts the filled ones."""
+
+    width: int
+    height: int
+    masked_pixels: int
+    steps: int
+    sampler: str
+    results: list[Filled]
+
+
+class InpaintPreview(msgspec.Struct, frozen=True):
+    """The first sample after `step` steps: what the network sees of the image at that moment, in its size, as a PNG in base64."""
+
+    step: int
+    image: bytes
