@@ -80,6 +80,8 @@ class Frames:
         self._program: Confined | None = _run(data, limits, rate=rate, start=start, end=end)
         self._next: Frame | None = None
         """Read already, and behind the rows that were taken."""
+        self.decoded = 0
+        """Frames so far, those that no row shows included."""
 
     @property
     def ended(self) -> bool:
@@ -104,6 +106,7 @@ class Frames:
             return None
         try:
             told = _answer(self._program)
+            self.decoded = told["decoded"]
             if "end" in told:
                 self.close()
                 return None

@@ -59,8 +59,8 @@ def main() -> None:
             if asked["rate"] is None:
                 confined.say({"info": _probe(container, stream, limits)})
             else:
-                _send_frames(stream, container, limits, asked["rate"], asked["start"], asked["end"])
-                confined.say({"end": True})
+                decoded = _send_frames(stream, container, limits, asked["rate"], asked["start"], asked["end"])
+                confined.say({"end": True, "decoded": decoded})
     except Refused as refusal:
         confined.say({"error": refusal.kind, "detail": str(refusal)})
     except (av.error.FFmpegError, ValueError, OverflowError, MemoryError) as error:
@@ -163,26 +163,28 @@ def seconds(ticks: int | None, base: Any) -> float:
 
 def _send_frames(
     stream: VideoStream, container: InputContainer, limits: Limits, rate: float, start: float | None, end: float | None
-) -> None:
+) -> int:
     """Rows of a grid of `rate` a second, from the first frame on: each shows the frame that is nearest in time. A frame is sent once, with
-    the rows that show it; one that no row shows is not converted."""
+    the rows that show it; one that no row shows is not converted. Returns how many were decoded."""
     first_row = 0 if start is None else max(0, int(np.ceil(start * rate)))
     end_row = None if end is None else int(np.ceil(end * rate))
     row = 0
     waiting: tuple[VideoFrame, float] | None = None
     size: tuple[int, int] | None = None
-    for frame, time in _decoded(stream, container, limits):
+    count = 0
+    for count, (frame, time) in enumerate(_decoded(stream, container, limits), start=1):
         if waiting is not None:
             until = _first_row_after((waiting[1] + time) / 2, rate)
-            size = _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size)
+            size = _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size, count)
             row = max(row, until)
         waiting = (frame, time)
         if end_row is not None and row >= end_row:
-            return
+            return count
     if waiting is None:
         raise Refused("broken", "no frame of it can be decoded")
     until = _first_row_after(waiting[1] + _step(stream), rate)
-    _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size)
+    _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size, count)
+    return count
 
 
 def _step(stream: VideoStream) -> float:
@@ -221,14 +223,14 @@ def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> 
             yield frame, last
 
 
-def _send(shown: tuple[VideoFrame, float], first: int, end: int, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Rows first..end - 1. Returns the size (height, width) of all frames: that of the first one, upright."""
+def _send(shown: tuple[VideoFrame, float], first: int, end: int, size: tuple[int, int] | None, decoded: int) -> tuple[int, int] | None:
+    """Rows first..end - 1. decoded: frames so far. Returns the size (height, width) of all frames: that of the first one, upright."""
     if end <= first:
         return size
     frame, time = shown
     pixels = upright(frame, size)
     height, width, _ = pixels.shape
-    confined.say({"time": round(time, 6), "row": first, "rows": end - first, "height": height, "width": width})
+    confined.say({"time": round(time, 6), "row": first, "rows": end - first, "height": height, "width": width, "decoded": decoded})
     confined.send(pixels.data.cast("B"))
     return height, width
 

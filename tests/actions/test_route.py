@@ -13,8 +13,9 @@ import pytest
 
 from opsin import Client
 from tests.actions.bundles import LABELS
+from tests.actions.service import Watching
 from tests.gateway.asked_later import accepted, comes_to, parsed, result
-from tests.gateway.service import Gateway
+from tests.gateway.service import Gateway, eventually
 from tests.video.clips import clip, every, with_hours
 
 FILM = clip(every(6, 10.0), sound=True)
@@ -113,6 +114,25 @@ def test_events_tell_of_windows(gateway: Gateway) -> None:
     progress = [event.data for event in events if event.name == "progress"]
     assert progress[-1] == {"done": 7, "total": 7, "unit": "windows"}  # 45 rows by 8, and the last word
     assert events[-1].name == "done" and len(events[-1].data["people"]) == 2
+
+
+COUNTED = ("people", "tracks", "windows", "frames", "decoded_frames", "seconds")
+
+
+def test_the_worker_counts_what_it_watched(watching: Watching) -> None:
+    def counted() -> list[float]:
+        return [watching.counted(f"opsin_video_{name}_total", model="watcher", version="1") for name in COUNTED]
+
+    # what other tests asked, and the warm-up, is counted first
+    eventually(lambda: watching.counted("opsin_step_joins_total") == watching.counted("opsin_step_leaves_total"), "nothing is under way")
+    before = counted()
+    ask(watching.gateway, video=FILM).raise_for_status()
+    ask(watching.gateway, tracks=ANSWER).raise_for_status()
+    windows = 2 * 3  # of two people, 45 rows by 16
+    expected = [2, 2, windows, 6, 6, pytest.approx(0.6)]
+    eventually(lambda: [after - b for after, b in zip(counted(), before, strict=True)] == expected, "all of it is counted")
+    for stage in ("decode", "pose", "track", "actions"):
+        assert watching.counted("opsin_video_stage_seconds_total", stage=stage) > 0
 
 
 def test_a_job_is_told_in_both_forms(gateway: Gateway) -> None:

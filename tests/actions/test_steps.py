@@ -181,6 +181,15 @@ def test_tracks_that_say_too_little_are_refused(steps: ActionSteps) -> None:
         steps.start([tracks], [{}])
 
 
+def test_what_was_seen_is_counted(steps: ActionSteps) -> None:
+    """30 frames a second where 15 are looked at; the red one goes before its track is believed, and comes back as another."""
+    [told] = finish(steps, job(two_people(120, rate=30.0, hidden=range(4, 24))), end_s=2.0)
+    people, tracks, windows, frames, decoded, seconds = told["counts"].tolist()
+    assert (people, tracks, frames, seconds) == (2, 3, pytest.approx(31, abs=1), 2.0)
+    assert decoded >= 2 * frames - 2 and decoded < 70
+    assert windows == 2 + 2  # of 16 rows: 30 of the blue one, 19 of the red one
+
+
 def test_an_empty_video_has_nobody(steps: ActionSteps) -> None:
     [told] = finish(steps, job(clip(every(20, RATE))))
     assert told["boxes"].shape == (0, 7) and told["scores"].shape == (0, len(LABELS))
