@@ -24,6 +24,8 @@ class Look:
     row: int
     rows: int
     seen: Seen
+    cut: bool
+    """The video was cut just before it."""
 
 
 class VideoSource:

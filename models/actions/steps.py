@@ -136,7 +136,7 @@ class ActionSteps:
             seen = self._model.eyes.people([frame.pixels for _, frame in frames]) if frames else []
             posed = time.perf_counter()
             for (job, frame), people in zip(frames, seen, strict=True):
-                looks[job].append(Look(frame.time, frame.row, frame.rows, people))
+                looks[job].append(Look(frame.time, frame.row, frame.rows, people, frame.cut))
                 accounts[job] = accounts[job].plus(decode=(decoded - began) / len(frames), pose=(posed - decoded) / len(frames), frames=1)
             counts = Counter(job for job, _ in frames)
             reading = {job: more for job, more in reading.items() if counts[job] == FRAMES_AT_ONCE}
@@ -159,7 +159,7 @@ class ActionSteps:
             confirmed |= {one.person for one in sightings}
         for look in looks:
             people = look.seen.best(state.most_people)
-            sightings += _sightings(look, people, following.update(people, look.row))
+            sightings += _sightings(look, people, following.update(people, look.row, cut=look.cut))
             confirmed |= following.confirmed
         if isinstance(state.source, VideoSource):
             lost = frozenset(track.person for track in state.tracks) - following.alive

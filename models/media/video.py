@@ -58,6 +58,8 @@ class Frame:
     rows: int
     pixels: NDArray[np.uint8]
     """(H, W, 3), RGB."""
+    cut: bool = False
+    """The video was cut between the frame before and this one."""
 
     @property
     def end(self) -> int:
@@ -118,7 +120,7 @@ class Frames:
         except VideoError:
             self.close()
             raise
-        return Frame(told["time"], told["row"], told["rows"], pixels)
+        return Frame(told["time"], told["row"], told["rows"], pixels, told["cut"])
 
 
 def _run(data: bytes | memoryview, limits: ClipLimits, **asked: Any) -> Confined:
