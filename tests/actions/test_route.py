@@ -89,6 +89,10 @@ def test_an_answer_s_people_are_accepted_unchanged_and_as_npz(gateway: Gateway) 
     assert packed["people"] == told["people"]
 
 
+def test_tracks_of_nobody_are_answered_with_nobody(gateway: Gateway) -> None:
+    assert ask(gateway, tracks=[]).raise_for_status().json()["people"] == []
+
+
 def test_labels_below_the_threshold_are_left_out(gateway: Gateway) -> None:
     whole = ask(gateway, tracks=ANSWER).raise_for_status().json()["people"]
     scores = sorted(label["score"] for person in whole for second in person["actions"] for label in second["labels"])
@@ -169,6 +173,8 @@ def test_the_list_of_models_names_the_pipeline_and_its_limits(gateway: Gateway) 
         (413, {"video": with_hours(FILM, 10)}, "video", "above the limit of 120 (OPSIN_MAX_VIDEO_SECONDS)"),
         (422, {"video": FILM, "tracks": ANSWER}, "tracks", "send one of them"),
         (422, {"tracks": {"persons": []}}, "tracks", "neither .npz nor JSON with `people`"),
+        (422, {"tracks": [{"person": 1, "boxes": [], "poses": []}]}, "tracks", "people[0]: no boxes"),
+        (422, {"tracks": [{"person": 1, "boxes": [[0.0, 1.0, 2.0, 3.0, 4.0, 0.5]]}]}, "tracks", "no poses: send them beside the boxes"),
         (422, {"tracks": b"PK\x03\x04broken"}, "tracks", "an .npz that cannot be read"),
         (422, {"video": FILM, "start_s": 5}, "start_s", "the video has 0.6 seconds"),
         (422, {"video": FILM, "start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
