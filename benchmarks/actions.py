@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.actions.account import STAGES
 from models.actions.pipeline import Pipeline
-from models.actions.steps import STAGES
 from models.bundle import read
 from models.loading import LoadedModel, LoadedSteps, load
 from models.media.video import ClipInfo, ClipLimits, probe

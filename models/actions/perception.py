@@ -38,8 +38,8 @@ class Seen:
 class Following(Protocol):
     """Who is who, frame by frame. It changes with every frame: copy it before."""
 
-    def update(self, seen: Seen, row: int) -> Sequence[int]:
-        """The number of each person of the next frame."""
+    def update(self, seen: Seen, row: int, *, cut: bool = False) -> Sequence[int]:
+        """The number of each person of the next frame. cut: the video was cut before it."""
 
     @property
     def alive(self) -> frozenset[int]:

@@ -24,6 +24,8 @@ class Look:
     row: int
     rows: int
     seen: Seen
+    cut: bool
+    """The video was cut just before it."""
 
 
 class VideoSource:
@@ -44,6 +46,18 @@ class VideoSource:
         """Window that the next frame belongs to."""
         self._kept: tuple[int, list[Look]] = (-1, [])
         self._lock = threading.Lock()
+        self._decoded = 0
+        """Frames of runs of the decoder that have ended."""
+
+    @property
+    def decoded(self) -> int:
+        """Frames that were decoded so far."""
+        return self._decoded + (self._frames.decoded if self._frames is not None else 0)
+
+    @property
+    def seconds(self) -> float:
+        """Of video that are looked at."""
+        return max(0.0, self._end - self._start)
 
     @property
     def windows(self) -> int:
@@ -84,6 +98,7 @@ class VideoSource:
 
     def close(self) -> None:
         if self._frames is not None:
+            self._decoded += self._frames.decoded
             self._frames.close()
         self._frames = None
 
@@ -108,6 +123,9 @@ class TrackSource:
     found: Sequence[Sighting]
     step: int
     first_row: int = 0
+
+    decoded = 0
+    seconds = 0.0
 
     @property
     def windows(self) -> int:

@@ -9,14 +9,15 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from models.actions.account import Account
 from models.actions.answers import answer
 from models.actions.inputs import source_of
 from models.actions.perception import Following, Seen
@@ -28,28 +29,10 @@ from models.bundle import Preprocess
 from models.layers.steps import Continuing, Finished, State, Tensors
 from models.media.video import Frame
 
-STAGES = ("decode", "pose", "track", "actions")
 FRAMES_AT_ONCE = 4
 """Frames of one job in memory."""
 RETURNED = ("video", "info")
 """Arrays of a job that come back with its answer."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Seconds by stage. Of a stage that jobs share, each has its share."""
-
-    decode: float = 0.0
-    pose: float = 0.0
-    track: float = 0.0
-    actions: float = 0.0
-
-    def plus(self, **seconds: float) -> Spent:
-        return replace(self, **{name: getattr(self, name) + more for name, more in seconds.items()})
-
-    def as_tensor(self) -> Tensor:
-        """(4,), in the order of STAGES."""
-        return torch.tensor([getattr(self, name) for name in STAGES], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -65,7 +48,7 @@ class Watching(State):
     """The next one."""
     tracks: tuple[Track, ...] = ()
     confirmed: frozenset[int] = frozenset()
-    spent: Spent = Spent()
+    account: Account = field(default_factory=Account)
 
     @property
     def done(self) -> int:
@@ -111,7 +94,8 @@ class ActionSteps:
             if before.done >= before.total - 1:
                 now.source.close()
                 told = answer(now.believed, self._model.rate, self._model.actions)
-                outcomes.append(Finished({**told, **now.returned, "stages": now.spent.as_tensor()}))
+                counts = now.account.counts(len(now.believed), now.source.decoded, now.source.seconds)
+                outcomes.append(Finished({**told, **now.returned, "stages": now.account.stages, "counts": counts}))
             else:
                 since = now.source.rows(now.window - 1)[0] / self._model.rate
                 outcomes.append(Continuing(now, answer(now.believed, self._model.rate, self._model.actions, since) if wanted else None))
@@ -129,12 +113,12 @@ class ActionSteps:
 
     def _look(self, states: Sequence[Watching]) -> list[Watching]:
         """The next window of each: who is seen in it, and who is who."""
-        looks, spent = self._looks(states)
-        return [self._follow(replace(state, spent=one), mine) for state, one, mine in zip(states, spent, looks, strict=True)]
+        looks, accounts = self._looks(states)
+        return [self._follow(replace(state, account=one), mine) for state, one, mine in zip(states, accounts, looks, strict=True)]
 
-    def _looks(self, states: Sequence[Watching]) -> tuple[list[list[Look]], list[Spent]]:
+    def _looks(self, states: Sequence[Watching]) -> tuple[list[list[Look]], list[Account]]:
         """Of each job's window. Frames of all jobs are looked at together, a few at a time, and then forgotten."""
-        spent = [state.spent for state in states]
+        accounts = [state.account for state in states]
         looks: list[list[Look]] = [[] for _ in states]
         reading: dict[int, Iterator[Frame]] = {}
         for job, state in enumerate(states):
@@ -152,15 +136,15 @@ class ActionSteps:
             seen = self._model.eyes.people([frame.pixels for _, frame in frames]) if frames else []
             posed = time.perf_counter()
             for (job, frame), people in zip(frames, seen, strict=True):
-                looks[job].append(Look(frame.time, frame.row, frame.rows, people))
-                spent[job] = spent[job].plus(decode=(decoded - began) / len(frames), pose=(posed - decoded) / len(frames))
+                looks[job].append(Look(frame.time, frame.row, frame.rows, people, frame.cut))
+                accounts[job] = accounts[job].plus(decode=(decoded - began) / len(frames), pose=(posed - decoded) / len(frames), frames=1)
             counts = Counter(job for job, _ in frames)
             reading = {job: more for job, more in reading.items() if counts[job] == FRAMES_AT_ONCE}
         for job in read:
             source = states[job].source
             assert isinstance(source, VideoSource)
             source.keep(states[job].window, looks[job])
-        return looks, spent
+        return looks, accounts
 
     def _follow(self, state: Watching, looks: Sequence[Look]) -> Watching:
         """Its tracks with what was seen in a window; after the last window, without those that were never believed."""
@@ -175,17 +159,18 @@ class ActionSteps:
             confirmed |= {one.person for one in sightings}
         for look in looks:
             people = look.seen.best(state.most_people)
-            sightings += _sightings(look, people, following.update(people, look.row))
+            sightings += _sightings(look, people, following.update(people, look.row, cut=look.cut))
             confirmed |= following.confirmed
         if isinstance(state.source, VideoSource):
             lost = frozenset(track.person for track in state.tracks) - following.alive
+        begun = len({one.person for one in sightings} - {track.person for track in state.tracks})
         tracks = tuple(
             replace(track, ended=track.person in lost)
             for track in self._extended(state.tracks, sightings, state.source.rows(state.window)[1])
             if track.person in confirmed or track.person not in lost
         )
-        spent = state.spent.plus(track=time.perf_counter() - began)
-        return replace(state, following=following, window=state.window + 1, tracks=tracks, confirmed=frozenset(confirmed), spent=spent)
+        account = state.account.plus(track=time.perf_counter() - began, tracks=begun)
+        return replace(state, following=following, window=state.window + 1, tracks=tracks, confirmed=frozenset(confirmed), account=account)
 
     def _extended(self, tracks: Sequence[Track], sightings: Sequence[Sighting], end: int) -> list[Track]:
         """With sightings, those of new people included, and known up to row `end`."""
@@ -214,7 +199,7 @@ class ActionSteps:
                 total += 1
         seconds = time.perf_counter() - began
         return [
-            replace(state, tracks=tuple(mine), spent=state.spent.plus(actions=seconds * count / max(1, total)))
+            replace(state, tracks=tuple(mine), account=state.account.plus(actions=seconds * count / max(1, total), windows=count))
             for state, mine, count in zip(states, tracks, counts, strict=True)
         ]
 

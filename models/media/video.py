@@ -58,6 +58,8 @@ class Frame:
     rows: int
     pixels: NDArray[np.uint8]
     """(H, W, 3), RGB."""
+    cut: bool = False
+    """The video was cut between the frame before and this one."""
 
     @property
     def end(self) -> int:
@@ -80,6 +82,8 @@ class Frames:
         self._program: Confined | None = _run(data, limits, rate=rate, start=start, end=end)
         self._next: Frame | None = None
         """Read already, and behind the rows that were taken."""
+        self.decoded = 0
+        """Frames so far, those that no row shows included."""
 
     @property
     def ended(self) -> bool:
@@ -104,6 +108,7 @@ class Frames:
             return None
         try:
             told = _answer(self._program)
+            self.decoded = told["decoded"]
             if "end" in told:
                 self.close()
                 return None
@@ -115,7 +120,7 @@ class Frames:
         except VideoError:
             self.close()
             raise
-        return Frame(told["time"], told["row"], told["rows"], pixels)
+        return Frame(told["time"], told["row"], told["rows"], pixels, told["cut"])
 
 
 def _run(data: bytes | memoryview, limits: ClipLimits, **asked: Any) -> Confined:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import av
@@ -22,6 +22,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from models.media import confined
+from models.media.cuts import Cuts
 
 THREADS = 2
 FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
@@ -59,8 +60,8 @@ def main() -> None:
             if asked["rate"] is None:
                 confined.say({"info": _probe(container, stream, limits)})
             else:
-                _send_frames(stream, container, limits, asked["rate"], asked["start"], asked["end"])
-                confined.say({"end": True})
+                decoded = _send_frames(stream, container, limits, asked["rate"], asked["start"], asked["end"])
+                confined.say({"end": True, "decoded": decoded})
     except Refused as refusal:
         confined.say({"error": refusal.kind, "detail": str(refusal)})
     except (av.error.FFmpegError, ValueError, OverflowError, MemoryError) as error:
@@ -163,26 +164,52 @@ def seconds(ticks: int | None, base: Any) -> float:
 
 def _send_frames(
     stream: VideoStream, container: InputContainer, limits: Limits, rate: float, start: float | None, end: float | None
-) -> None:
+) -> int:
     """Rows of a grid of `rate` a second, from the first frame on: each shows the frame that is nearest in time. A frame is sent once, with
-    the rows that show it; one that no row shows is not converted."""
+    the rows that show it; one that no row shows is not converted. Returns how many were decoded."""
     first_row = 0 if start is None else max(0, int(np.ceil(start * rate)))
     end_row = None if end is None else int(np.ceil(end * rate))
-    row = 0
+    sender, row = _Sender(first_row, end_row), 0
     waiting: tuple[VideoFrame, float] | None = None
-    size: tuple[int, int] | None = None
     for frame, time in _decoded(stream, container, limits):
+        sender.decoded += 1
         if waiting is not None:
             until = _first_row_after((waiting[1] + time) / 2, rate)
-            size = _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size)
+            sender.send(waiting, row, until)
             row = max(row, until)
         waiting = (frame, time)
         if end_row is not None and row >= end_row:
-            return
+            return sender.decoded
     if waiting is None:
         raise Refused("broken", "no frame of it can be decoded")
-    until = _first_row_after(waiting[1] + _step(stream), rate)
-    _send(waiting, max(row, first_row), until if end_row is None else min(until, end_row), size)
+    sender.send(waiting, row, _first_row_after(waiting[1] + _step(stream), rate))
+    return sender.decoded
+
+
+@dataclass
+class _Sender:
+    """Converts frames and sends them."""
+
+    first_row: int
+    end_row: int | None
+    decoded: int = 0
+    """Frames so far."""
+    _size: tuple[int, int] | None = None
+    """Height and width of all frames: those of the first one, upright."""
+    _cuts: Cuts = field(default_factory=Cuts)
+
+    def send(self, shown: tuple[VideoFrame, float], row: int, end: int) -> None:
+        """For those of the rows row..end - 1 that are asked for, if any."""
+        first, end = max(row, self.first_row), end if self.end_row is None else min(end, self.end_row)
+        if end <= first:
+            return
+        frame, time = shown
+        pixels = upright(frame, self._size)
+        height, width, _ = pixels.shape
+        self._size = height, width
+        where = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.before(pixels)}
+        confined.say({**where, "height": height, "width": width, "decoded": self.decoded})
+        confined.send(pixels.data.cast("B"))
 
 
 def _step(stream: VideoStream) -> float:
@@ -219,18 +246,6 @@ def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> 
             _check_frames(count, limits)
             _check_seconds(last, limits)
             yield frame, last
-
-
-def _send(shown: tuple[VideoFrame, float], first: int, end: int, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Rows first..end - 1. Returns the size (height, width) of all frames: that of the first one, upright."""
-    if end <= first:
-        return size
-    frame, time = shown
-    pixels = upright(frame, size)
-    height, width, _ = pixels.shape
-    confined.say({"time": round(time, 6), "row": first, "rows": end - first, "height": height, "width": width})
-    confined.send(pixels.data.cast("B"))
-    return height, width
 
 
 def upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:

@@ -13,6 +13,8 @@ from opsin.cli.following import followed
 from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from opsin.actions import Second, TrackedPerson, VideoActions
 
 MP4 = "video/mp4"
@@ -59,22 +61,22 @@ def actions(
             raise Failure(f"{file}: {error}") from error
     if json_file is not None:
         _write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
-    _show(told)
+    screen().print(actions_table(told) if told.people else "nobody was seen")
     for written in (output, json_file):
         if written is not None:
             typer.echo(str(written))
 
 
-def _show(told: VideoActions) -> None:
+def actions_table(told: VideoActions) -> Table:
     """A line for each second of each person; equal seconds that follow each other are one."""
     from rich.table import Table
 
-    table = Table("person", "seconds", "actions", box=None)
+    table = Table("person", "seconds", "actions", box=None, pad_edge=False)
     for person in told.people:
         for run in _runs(person):
             labels = ", ".join(f"{label.label} {label.score:.2f}" for label in run[0].labels) or "–"
             table.add_row(str(person.person), f"{run[0].start_s:.1f} – {run[-1].end_s:.1f}", labels)
-    screen().print(table if told.people else "nobody was seen")
+    return table
 
 
 def _runs(person: TrackedPerson) -> list[list[Second]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from opsin.cli.demo_actions import CACHE, show_actions
 from opsin.cli.engine import HOUSE, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import screen
@@ -26,10 +27,14 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
     bundles: Annotated[Path, typer.Option(help="Folder of bundles.", show_default=False)] = HOUSE / "bundles",
     seconds: Annotated[float, typer.Option(help="Length of each measured round.", min=0.1, max=60)] = 1.5,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the images that are made.", show_default=False)] = MADE,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of what is made.", show_default=False)] = MADE,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps what is downloaded.", show_default=False)] = CACHE,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
-    """Start everything, classify real images, measure what token merging brings, fill holes in drawings, stop. Needs no network."""
+    """Start everything, classify real images, measure what token merging brings, fill holes in drawings, watch a video, stop.
+
+    Needs no network but for the video, which is fetched once and left out where that fails.
+    """
     require_engine("demo")
     from opsin.cli.demo_inpainting import show_inpainting
     from opsin.cli.own_service import own_service
@@ -49,6 +54,8 @@ def demo(
             show_throughput(client, model, pictures, seconds, console)
             if any(served.task == "inpaint" for served in client.models()):
                 show_inpainting(client, output, console)
+            if any(served.task == "actions" for served in client.models()):
+                show_actions(client, cache, output, console)
             show_addresses(url, console)
             if keep:
                 stay_up(console)

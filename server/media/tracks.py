@@ -67,6 +67,9 @@ def _of_json(content: bytes) -> Tracks:
     except msgspec.DecodeError as error:
         raise InvalidTracks(f"neither .npz nor JSON with `people` as in an answer: {error}") from error
     people, video = (document, None) if isinstance(document, list) else (document.people, document.video)
+    nowhere = next((number for number, person in enumerate(people) if not person.boxes), None)
+    if nowhere is not None:
+        raise InvalidTracks(f"people[{nowhere}]: no boxes, so nothing says where they were; leave them out")
     boxes = [(person.person, *box) for person in people for box in person.boxes]
     rows = np.array(boxes, np.float64).reshape(-1, 2 + BOX)
     poses = [_poses(number, person) for number, person in enumerate(people)]

@@ -30,7 +30,7 @@ LONGEST_S = 120.0
 """Seconds for which a result keeps room where nobody says less."""
 ROW_BYTES = 8 * (7 + 53)
 """Of a sighting in a result: its box and its pose."""
-SMALL_ARRAYS = 256
+SMALL_ARRAYS = 512
 SAMPLE = Path(__file__).with_name("sample.mp4")
 """Two grey frames, to warm up with."""
 

@@ -28,6 +28,14 @@ WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
 EVENTS = ("queued", "progress", "preview", "done", "failed", "cancelled")
 REJECTION_REASONS = ("queue_full", "client_share", "results_full", "draining", "too_large", "too_slow", "no_worker", "redis")
+WATCHED = {
+    "people": "People of whom an answer told something.",
+    "tracks": "Tracks that began, those that were dropped as doubtful included.",
+    "windows": "Windows of tracks that were labelled.",
+    "frames": "Frames in which people were looked for.",
+    "decoded_frames": "Frames of videos that were decoded, those that no row shows included.",
+    "seconds": "Seconds of video that were watched.",
+}
 BYTES = tuple(1024 * 4**step for step in range(9))
 
 
@@ -159,6 +167,11 @@ class WorkerMetrics:
         )
         self.levels = Counter("opsin_scene_levels", "Levels, from coarse to fine, of reconstructions.", labels, registry=registry)
         self.points = Counter("opsin_scene_points", "Occupied cells that reconstructions found.", labels, registry=registry)
+        self.watched = tuple(Counter(f"opsin_video_{name}", text, labels, registry=registry) for name, text in WATCHED.items())
+        """In the order of `models.actions.account.COUNTS`."""
+        self.watched_stages = Counter(
+            "opsin_video_stage_seconds", "Seconds of work on videos and tracks, by stage.", [*labels, "stage"], registry=registry
+        )
         self.failures = Counter("opsin_failures", "Jobs that ended without a result.", ["model", "kind"], registry=registry)
         self.redeliveries = Counter("opsin_redeliveries", "Jobs taken over from a dead worker.", registry=registry)
         self.dead_letters = Counter("opsin_dead_letters", "Jobs given up and put aside.", registry=registry)

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 from prometheus_client import Counter, Histogram
 
+from models.actions.account import STAGES
 from models.layers.steps import ExcessiveJob, UnusableInput
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
@@ -137,6 +138,8 @@ def _count(batch: Computed, metrics: WorkerMetrics) -> None:
         wait.observe(answer.batch_wait)
         if "queries" in answer.outputs:
             _count_queries(answer, metrics)
+        if "counts" in answer.outputs:
+            _count_watched(answer, metrics)
 
 
 def _count_steps(batch: Computed, metrics: WorkerMetrics) -> None:
@@ -153,6 +156,15 @@ def _count_queries(answer: Answer, metrics: WorkerMetrics) -> None:
     metrics.queries_saved.labels(*labels).inc(max(0, grid - asked))
     metrics.levels.labels(*labels).inc(int(answer.outputs["levels"]))
     metrics.points.labels(*labels).inc(int(answer.outputs["points"]))
+
+
+def _count_watched(answer: Answer, metrics: WorkerMetrics) -> None:
+    """Of a video, or of tracks."""
+    labels = answer.job.bundle.split("@")
+    for counter, count in zip(metrics.watched, answer.outputs["counts"].tolist(), strict=True):
+        counter.labels(*labels).inc(count)
+    for stage, seconds in zip(STAGES, answer.outputs["stages"].tolist(), strict=True):
+        metrics.watched_stages.labels(*labels, stage).inc(seconds)
 
 
 @cache

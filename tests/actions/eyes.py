@@ -65,6 +65,21 @@ def two_people(count: int = 60, rate: float = 15.0, hidden: range = range(0)) ->
     return clip(every(count, rate), frames=frames, size=SIZE, codec="ffv1", container="matroska", pixels="bgr0")
 
 
+def cut_clip(first: int = 40, second: int = 35, rate: float = 15.0) -> bytes:
+    """Two shots of two people: where the blue one stood in the first, the red one stands in the second, and the other way round."""
+    places = [((40, 60, 8, 32), (30, 100, 110, 140)), ((30, 100, 110, 140), (40, 60, 8, 32))]
+    frames = []
+    for shot, count in enumerate((first, second)):
+        background = (
+            np.random.default_rng(shot).integers(30 + 60 * shot, 90 + 60 * shot, (SIZE[0] // 10, SIZE[1] // 10, 1)).astype(np.uint8)
+        )
+        image = np.repeat(np.kron(background, np.ones((10, 10, 1), np.uint8)), 3, axis=2)
+        for (top, bottom, left, right), colour in zip(places[shot], (RED, BLUE), strict=True):
+            image[top:bottom, left:right] = colour
+        frames += [image] * count
+    return clip(every(len(frames), rate), frames=frames, size=SIZE, codec="ffv1", container="matroska", pixels="bgr0")
+
+
 def _box(frame: Frame, channel: int) -> list[float] | None:
     others = [other for other in (0, 2) if other != channel]
     rows, columns = np.nonzero((frame[..., channel] > 150) & (frame[..., others[0]] < 100))

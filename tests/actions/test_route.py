@@ -13,8 +13,9 @@ import pytest
 
 from opsin import Client
 from tests.actions.bundles import LABELS
+from tests.actions.service import Watching
 from tests.gateway.asked_later import accepted, comes_to, parsed, result
-from tests.gateway.service import Gateway
+from tests.gateway.service import Gateway, eventually
 from tests.video.clips import clip, every, with_hours
 
 FILM = clip(every(6, 10.0), sound=True)
@@ -88,6 +89,10 @@ def test_an_answer_s_people_are_accepted_unchanged_and_as_npz(gateway: Gateway) 
     assert packed["people"] == told["people"]
 
 
+def test_tracks_of_nobody_are_answered_with_nobody(gateway: Gateway) -> None:
+    assert ask(gateway, tracks=[]).raise_for_status().json()["people"] == []
+
+
 def test_labels_below_the_threshold_are_left_out(gateway: Gateway) -> None:
     whole = ask(gateway, tracks=ANSWER).raise_for_status().json()["people"]
     scores = sorted(label["score"] for person in whole for second in person["actions"] for label in second["labels"])
@@ -113,6 +118,25 @@ def test_events_tell_of_windows(gateway: Gateway) -> None:
     progress = [event.data for event in events if event.name == "progress"]
     assert progress[-1] == {"done": 7, "total": 7, "unit": "windows"}  # 45 rows by 8, and the last word
     assert events[-1].name == "done" and len(events[-1].data["people"]) == 2
+
+
+COUNTED = ("people", "tracks", "windows", "frames", "decoded_frames", "seconds")
+
+
+def test_the_worker_counts_what_it_watched(watching: Watching) -> None:
+    def counted() -> list[float]:
+        return [watching.counted(f"opsin_video_{name}_total", model="watcher", version="1") for name in COUNTED]
+
+    # what other tests asked, and the warm-up, is counted first
+    eventually(lambda: watching.counted("opsin_step_joins_total") == watching.counted("opsin_step_leaves_total"), "nothing is under way")
+    before = counted()
+    ask(watching.gateway, video=FILM).raise_for_status()
+    ask(watching.gateway, tracks=ANSWER).raise_for_status()
+    windows = 2 * 3  # of two people, 45 rows by 16
+    expected = [2, 2, windows, 6, 6, pytest.approx(0.6)]
+    eventually(lambda: [after - b for after, b in zip(counted(), before, strict=True)] == expected, "all of it is counted")
+    for stage in ("decode", "pose", "track", "actions"):
+        assert watching.counted("opsin_video_stage_seconds_total", stage=stage) > 0
 
 
 def test_a_job_is_told_in_both_forms(gateway: Gateway) -> None:
@@ -149,6 +173,8 @@ def test_the_list_of_models_names_the_pipeline_and_its_limits(gateway: Gateway) 
         (413, {"video": with_hours(FILM, 10)}, "video", "above the limit of 120 (OPSIN_MAX_VIDEO_SECONDS)"),
         (422, {"video": FILM, "tracks": ANSWER}, "tracks", "send one of them"),
         (422, {"tracks": {"persons": []}}, "tracks", "neither .npz nor JSON with `people`"),
+        (422, {"tracks": [{"person": 1, "boxes": [], "poses": []}]}, "tracks", "people[0]: no boxes"),
+        (422, {"tracks": [{"person": 1, "boxes": [[0.0, 1.0, 2.0, 3.0, 4.0, 0.5]]}]}, "tracks", "no poses: send them beside the boxes"),
         (422, {"tracks": b"PK\x03\x04broken"}, "tracks", "an .npz that cannot be read"),
         (422, {"video": FILM, "start_s": 5}, "start_s", "the video has 0.6 seconds"),
         (422, {"video": FILM, "start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),

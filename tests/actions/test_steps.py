@@ -22,7 +22,7 @@ from models.people.heads import Feature
 from models.people.poses import Poses
 from models.people.tracks import POSE, Tracks
 from tests.actions.bundles import LABELS, SMALL
-from tests.actions.eyes import ColourEyes, two_people
+from tests.actions.eyes import ColourEyes, cut_clip, two_people
 from tests.video.clips import clip, every
 
 RATE = 15.0
@@ -102,6 +102,18 @@ def test_the_windows_of_a_track_say_what_the_whole_track_says(steps: ActionSteps
         assert np.allclose(said, scores[key - 3 : min(key + 3, 100)].mean(axis=0), atol=1e-5)
 
 
+def test_nobody_is_followed_across_a_cut(steps: ActionSteps) -> None:
+    """Who stands where somebody stood in the shot before is somebody else. The cut lies in the middle of a step."""
+    [told] = finish(steps, job(cut_clip(first=44, second=35)))
+    boxes = told["boxes"]
+    shots = boxes[:, 1] >= 44 / RATE - 0.01
+    before, after = (set(boxes[mine, 0]) for mine in (~shots, shots))
+    assert (before, after) == ({1, 2}, {3, 4}) and [sum(boxes[:, 0] == number) for number in (1, 2, 3, 4)] == [44, 44, 35, 35]
+    ends = {number: told["seconds"][told["seconds"][:, 0] == number][-1, 2] for number in (1, 2, 3, 4)}
+    assert ends[1] == ends[2] == pytest.approx(44 / RATE) and ends[3] == ends[4] == pytest.approx(79 / RATE)
+    same(told, finish(steps, job(cut_clip(first=44, second=35)))[0])
+
+
 def test_an_answer_does_not_depend_on_who_else_is_looked_at(steps: ActionSteps) -> None:
     first, second = job(two_people(50)), job(two_people(33, hidden=range(5, 10)))
     alone = [finish(steps, one)[0] for one in (first, second)]
@@ -179,6 +191,15 @@ def test_tracks_that_say_too_little_are_refused(steps: ActionSteps) -> None:
     }
     with pytest.raises(UnusableInput, match="tracks: tokens of 7 values where this bundle takes 55"):
         steps.start([tracks], [{}])
+
+
+def test_what_was_seen_is_counted(steps: ActionSteps) -> None:
+    """30 frames a second where 15 are looked at; the red one goes before its track is believed, and comes back as another."""
+    [told] = finish(steps, job(two_people(120, rate=30.0, hidden=range(4, 24))), end_s=2.0)
+    people, tracks, windows, frames, decoded, seconds = told["counts"].tolist()
+    assert (people, tracks, frames, seconds) == (2, 3, pytest.approx(31, abs=1), 2.0)
+    assert decoded >= 2 * frames - 2 and decoded < 70
+    assert windows == 2 + 2  # of 16 rows: 30 of the blue one, 19 of the red one
 
 
 def test_an_empty_video_has_nobody(steps: ActionSteps) -> None:

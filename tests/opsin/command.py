@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 
-def opsin(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end with these OPSIN_… variables and no others."""
+def opsin(*arguments: str | Path, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, for so many seconds at most, with these OPSIN_… variables and no others."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")}
     command = [sys.executable, "-m", "opsin", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**inherited, **environment}, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env={**inherited, **environment}, check=False)

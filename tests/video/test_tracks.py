@@ -53,6 +53,7 @@ def test_npz_is_read() -> None:
         ),
         (json.dumps([{"person": 1, "boxes": [BOX], "poses": [[0.0, [[1, 2, 3]] * 16]]}]).encode(), "a pose has 17 points"),
         (json.dumps([{"person": 1, "boxes": [BOX], "poses": [POSE]}, {"person": 2, "boxes": [BOX]}]).encode(), "others have none"),
+        (json.dumps([{"person": 1, "boxes": [BOX]}, {"person": 2, "boxes": []}]).encode(), "people[1]: no boxes"),
         (json.dumps([{"person": 1, "boxes": [[-1.0, *BOX[1:]]]}]).encode(), "times must be 0 or later"),
         (json.dumps([{"person": 1, "boxes": [[0, 1, 2, 0, 4, 1]]}]).encode(), "wider and higher than 0"),
         (packed(person=np.ones(2)), "missing: time, box, pose or token"),

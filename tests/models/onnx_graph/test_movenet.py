@@ -17,6 +17,7 @@ from models.onnx_graph.poses import PoseGraph, letterbox
 from models.people.poses import KEYPOINTS, NAMES
 from tests.bundles import UNSEALED
 from training import movenet
+from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import DataError, obtain
 
 ROOT = Path(__file__).parents[3]
@@ -114,7 +115,7 @@ def test_nobody_is_found_in_noise_or_darkness(shipped: PoseGraph) -> None:
 def test_two_people_of_a_real_clip_are_found_head_up(shipped: PoseGraph, tmp_path_factory: pytest.TempPathFactory) -> None:
     """PyPI sports2d, 1.3 s in: a man on a wall and another who walks, 380 and 400 of 994 pixels tall."""
     try:
-        clip = obtain(movenet.CLIPS, tmp_path_factory.getbasetemp() / "sports2d") / movenet.CLIP
+        clip = obtain(CLIPS, tmp_path_factory.getbasetemp() / "sports2d") / CLIP
     except DataError as error:
         pytest.skip(str(error))
     frame = movenet.frames_of(clip)[1]

@@ -1,0 +1,62 @@
+"""Cuts of a video: frames that look unlike the frame before, in their colours and in where they are light and dark.
+
+Colours alone would miss cuts between two views of one dark stage, and light and dark alone would take a swift camera for a cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 8
+"""Of each colour."""
+LONG_SIDE = 160
+"""Only so many pixels along the longer side of a frame are looked at, up to twice as many."""
+CELLS = (9, 16)
+"""Down and across."""
+COMMON = 0.85
+"""Share of pixels whose colours two frames have in common, below which they may be of two shots."""
+ALIKE = 0.7
+"""Correlation of their light and dark, below which they may be."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    colours: NDArray[np.float64]
+    """Shares of 512 colours."""
+    light: NDArray[np.float64]
+    """Brightness of each cell, less the mean."""
+
+
+class Cuts:
+    """Finds the cuts of one video, frame by frame."""
+
+    def __init__(self) -> None:
+        self._last: _Frame | None = None
+
+    def before(self, frame: NDArray[np.uint8]) -> bool:
+        """Whether the video was cut just before its next frame, RGB (H, W, 3). Moving people and cameras and flashes of light are no cuts;
+        dissolves are none either."""
+        last, self._last = self._last, _looked_at(frame)
+        return last is not None and _differ(last, self._last)
+
+
+def _differ(first: _Frame, second: _Frame) -> bool:
+    common = float(np.minimum(first.colours, second.colours).sum())
+    lengths = float(np.linalg.norm(first.light) * np.linalg.norm(second.light))
+    alike = float((first.light * second.light).sum()) / lengths if lengths > 0 else 0.0
+    return common < COMMON and alike < ALIKE
+
+
+def _looked_at(frame: NDArray[np.uint8]) -> _Frame:
+    step = max(1, max(frame.shape) // LONG_SIDE)
+    small = frame[::step, ::step]  # (h, w, 3)
+    levels = small.reshape(-1, 3).astype(np.int64) * BINS // 256
+    counts = np.bincount(levels @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3)
+    edges = [np.linspace(0, side, cells, endpoint=False).astype(np.int64) for side, cells in zip(small.shape[:2], CELLS, strict=True)]
+    sums = np.add.reduceat(np.add.reduceat(small.sum(axis=2, dtype=np.float64), edges[0], axis=0), edges[1], axis=1)
+    sizes = np.outer(*(np.maximum(1, np.diff(np.append(edge, side))) for edge, side in zip(edges, small.shape[:2], strict=True)))
+    light = sums / sizes
+    return _Frame(counts / len(levels), light - light.mean())

