@@ -30,7 +30,9 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
     arrays["token"] = _tokens(arrays, (int(height), int(width)), model)
     wanted = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))
     rows = np.round(arrays["time"] * model.rate).astype(np.int64)
-    return TrackSource(_sightings(arrays, rows, wanted), model.rows, int(rows[wanted].min()) if wanted.any() else 0)
+    return TrackSource(
+        _sightings(arrays, rows, wanted, longest=max(1, round(model.rate))), model.rows, int(rows[wanted].min()) if wanted.any() else 0
+    )
 
 
 def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipeline) -> np.ndarray:
@@ -50,8 +52,9 @@ def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipe
     raise UnusableInput(f"tracks: no poses: send them beside the boxes, or an .npz with `token`, {values} values for each sighting")
 
 
-def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray) -> list[Sighting]:
-    """One for each row of a person: of several that fall on one, the last. A sighting stands until the next one, for a few rows at most."""
+def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray, longest: int) -> list[Sighting]:
+    """One for each row of a person: of several that fall on one, the last. A sighting stands until the next one, if that is usual, for
+    `longest` rows at most."""
     found: list[Sighting] = []
     for person in np.unique(arrays["person"][wanted]):
         mine = np.flatnonzero(wanted & (arrays["person"] == person))
@@ -66,7 +69,7 @@ def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.nd
                 Sighting(
                     person=int(person),
                     row=int(rows[i]),
-                    rows=int(gap) if gap <= usual + 1 else 1,
+                    rows=int(gap) if gap <= min(usual + 1, longest) else 1,
                     token=arrays["token"][i].astype(np.float32),
                     box=np.concatenate([time, arrays["box"][i]]),
                     pose=np.concatenate([time, pose]) if len(pose) else pose.astype(np.float64),

@@ -31,6 +31,8 @@ from models.media.video import Frame
 
 FRAMES_AT_ONCE = 4
 """Frames of one job in memory."""
+WINDOWS_AT_ONCE = 64
+"""Windows of LART in a step, of all jobs together: what other work waits for."""
 RETURNED = ("video", "info")
 """Arrays of a job that come back with its answer."""
 
@@ -49,14 +51,18 @@ class Watching(State):
     tracks: tuple[Track, ...] = ()
     confirmed: frozenset[int] = frozenset()
     account: Account = field(default_factory=Account)
+    behind: bool = False
+    """Whether LART has not yet said all that it can: the next step begins there, and looks no further."""
+    delays: int = 0
+    """Steps that looked no further."""
 
     @property
     def done(self) -> int:
-        return self.window
+        return self.window + self.delays
 
     @property
     def total(self) -> int:
-        return self.source.windows + 1
+        return self.source.windows + 1 + self.delays + self.behind
 
     @property
     def nbytes(self) -> int:
@@ -71,6 +77,11 @@ class Watching(State):
     def is_last(self) -> bool:
         """Nothing is left to be seen."""
         return self.window >= self.source.windows
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is left to be said either."""
+        return self.window > self.source.windows and not self.behind
 
 
 class ActionSteps:
@@ -88,10 +99,11 @@ class ActionSteps:
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
         watching = [state for state in states if isinstance(state, Watching)]
-        watching = self._tell(self._look(watching))
+        ahead = iter(self._look([state for state in watching if not state.behind]))
+        watching = self._tell([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in watching])
         outcomes: list[Continuing | Finished] = []
-        for before, now, wanted in zip(states, watching, previews, strict=True):
-            if before.done >= before.total - 1:
+        for now, wanted in zip(watching, previews, strict=True):
+            if now.is_over:
                 now.source.close()
                 told = answer(now.believed, self._model.rate, self._model.actions)
                 counts = now.account.counts(len(now.believed), now.source.decoded, now.source.seconds)
@@ -104,7 +116,8 @@ class ActionSteps:
     def cost(self, state: State) -> float:
         """Frames of the next window, which cost most by far; 1 for tracks and for the last word."""
         assert isinstance(state, Watching)
-        return float(state.source.frames_at(state.window)) if isinstance(state.source, VideoSource) and not state.is_last else 1.0
+        looks = isinstance(state.source, VideoSource) and not state.is_last and not state.behind
+        return float(state.source.frames_at(state.window)) if looks else 1.0
 
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
         source = source_of(job, asked, self._model)
@@ -186,32 +199,44 @@ class ActionSteps:
         return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*tracks, *empty)]
 
     def _tell(self, states: Sequence[Watching]) -> list[Watching]:
-        """What LART says of all windows that are complete, of everybody in all jobs together."""
+        """What LART says of windows that are complete, of everybody in all jobs together; each job has its share of a step."""
         began = time.perf_counter()
         tracks = [list(state.tracks) for state in states]
         total = 0
         counts = [0] * len(states)
-        while waiting := self._complete(states, tracks):
+        share = max(1, WINDOWS_AT_ONCE // max(1, len(states)))
+        while waiting := self._complete(states, tracks, [share - count for count in counts]):
             scores = self._model.read([window for _, _, window in waiting])
             for (job, place, _), told in zip(waiting, scores, strict=True):
                 tracks[job][place] = tracks[job][place].told(told, self._model.config.span)
                 counts[job] += 1
                 total += 1
         seconds = time.perf_counter() - began
+        behind = {job for job, _, _ in self._complete(states, tracks, [1] * len(states))}
         return [
-            replace(state, tracks=tuple(mine), account=state.account.plus(actions=seconds * count / max(1, total), windows=count))
-            for state, mine, count in zip(states, tracks, counts, strict=True)
+            replace(
+                state,
+                tracks=tuple(mine),
+                behind=job in behind,
+                account=state.account.plus(actions=seconds * count / max(1, total), windows=count),
+            )
+            for job, (state, mine, count) in enumerate(zip(states, tracks, counts, strict=True))
         ]
 
-    def _complete(self, states: Sequence[Watching], tracks: Sequence[Sequence[Track]]) -> list[tuple[int, int, Window]]:
-        """Job, place of the track in it, and the track's next window, where there is one."""
-        span = self._model.config.span
+    def _complete(
+        self, states: Sequence[Watching], tracks: Sequence[Sequence[Track]], most: Sequence[int]
+    ) -> list[tuple[int, int, Window]]:
+        """Job, place of the track in it, and the track's next window, where there is one; of each job so many at most."""
         return [
             (job, place, window)
             for job, state in enumerate(states)
-            for place, track in enumerate(tracks[job])
-            if track.person in state.confirmed and (window := track.window(span)) is not None
+            for place, window in islice(self._windows(state, tracks[job]), most[job])
         ]
+
+    def _windows(self, state: Watching, tracks: Sequence[Track]) -> Iterator[tuple[int, Window]]:
+        for place, track in enumerate(tracks):
+            if track.person in state.confirmed and (window := track.window(self._model.config.span)) is not None:
+                yield place, window
 
 
 def _sightings(look: Look, people: Seen, numbers: Sequence[int]) -> list[Sighting]:

@@ -42,6 +42,7 @@ MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     video.TooMuchVideo: Kind.TOO_LARGE,
     video.CorruptVideo: Kind.CORRUPT_VIDEO,
     tracks.InvalidTracks: Kind.INVALID_OPTION,
+    tracks.TooManyTracks: Kind.TOO_LARGE,
 }
 FAILURE_PROBLEMS = {
     "worker-crashed": Kind.WORKER_CRASHED,

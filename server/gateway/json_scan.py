@@ -1,72 +1,17 @@
-"""Looks JSON over before it is decoded: a decoder makes hundreds of bytes of objects from three bytes such as `[],`.
-
-Nothing here builds an object per element, and every step works on a chunk at a time, so that in a thread it holds nobody up.
-"""
+"""Bodies of JSON are looked over before they are decoded (`server.media.json_scan`)."""
 
 from __future__ import annotations
 
-import codecs
-
-import numpy as np
-
 from server.gateway.problems import Kind, Problem
-
-MAX_DEPTH = 64
-MAX_ELEMENTS = 200_000
-"""Values, and names of an object's fields: up to twenty megabytes once decoded."""
-CHUNK = 256 * 1024
-
-STRUCTURE = b'"[]{},:'
-OTHERS = bytes(byte for byte in range(256) if byte not in STRUCTURE)
-QUOTE = ord('"')
-# what each byte does outside of strings
-STEP = np.zeros(256, np.int32)
-STEP[list(b"[{")], STEP[list(b"]}")] = 1, -1
-COUNTS = np.zeros(256, np.bool_)
-COUNTS[list(b"[{,:")] = True
+from server.media import json_scan
+from server.media.json_scan import MAX_ELEMENTS
 
 
 def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> None:
-    """Raises Problem: 400 where it is nested deeper than MAX_DEPTH or no UTF-8, 413 where it has more than `max_elements` elements.
-
-    What it accepts need not be JSON; a decoder stops at its first error, and up to there both see the same.
-    """
-    text = codecs.getincrementaldecoder("utf-8")()
-    depth = elements = 0
-    inside = False
-    """Whether a string goes on from the chunk before."""
-    escape = b""
-    """The first half of an escape that the chunk before ended with."""
-    for start in range(0, len(data), CHUNK):
-        chunk = data[start : start + CHUNK]
-        _check_text(text, chunk, final=start + CHUNK >= len(data))
-        chunk, escape = _without_escapes(escape + chunk)
-        structure = np.frombuffer(chunk.translate(None, OTHERS), np.uint8)
-        if not len(structure):
-            continue
-        quoted = np.bitwise_xor.accumulate(structure == QUOTE) ^ inside
-        inside = bool(quoted[-1])
-        outside = structure[~quoted]
-        depths = depth + np.cumsum(STEP[outside])
-        if len(depths):
-            depth = int(depths[-1])
-            if depths.max() > MAX_DEPTH:
-                raise Problem(Kind.INVALID_BODY, f"the JSON is nested deeper than {MAX_DEPTH} levels")
-        elements += int(np.count_nonzero(COUNTS[outside]))
-        if elements > max_elements:
-            raise Problem(Kind.TOO_LARGE, f"the JSON has more than {max_elements} elements")
-
-
-def _check_text(text: codecs.IncrementalDecoder, chunk: bytes, *, final: bool) -> None:
+    """Raises Problem: 400 where it is nested too deep or no UTF-8, 413 where it has more than `max_elements` elements."""
     try:
-        text.decode(chunk, final)
-    except UnicodeDecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"the JSON is not UTF-8: {error.reason}") from error
-
-
-def _without_escapes(chunk: bytes) -> tuple[bytes, bytes]:
-    r"""The chunk without `\\` and `\"`, and its last byte if that begins an escape that goes on in the next chunk."""
-    if b"\\" not in chunk:
-        return chunk, b""
-    chunk = chunk.replace(rb"\\", b"").replace(rb"\"", b"")
-    return (chunk[:-1], b"\\") if chunk.endswith(b"\\") else (chunk, b"")
+        json_scan.check(data, max_elements)
+    except json_scan.MalformedJson as error:
+        raise Problem(Kind.INVALID_BODY, str(error)) from error
+    except json_scan.TooManyElements as error:
+        raise Problem(Kind.TOO_LARGE, str(error)) from error

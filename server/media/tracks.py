@@ -10,11 +10,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from server.media import json_scan, npy
 from server.media.errors import MediaError
 
-MOST_SIGHTINGS = 200_000
-MOST_BYTES = 256 * 2**20
+MOST_SIGHTINGS = 50_000
+MOST_PEOPLE = 1000
+MOST_ELEMENTS = 1_000_000
+"""Of JSON: a decoder makes objects of them in one go, while nothing else of the process runs. Some 14,000 sightings with poses."""
+MOST_BYTES = 64 * 2**20
 """Of one array of an .npz, unpacked."""
+LATEST_S = 1e6
 POSE = 51
 """Values of a pose: x, y and score of COCO's 17 keypoints."""
 BOX = 5
@@ -26,6 +31,10 @@ Tracks = dict[str, NDArray[Any]]
 
 class InvalidTracks(MediaError):
     """No tracks, or contradictory ones."""
+
+
+class TooManyTracks(MediaError):
+    """Above a limit."""
 
 
 class _Video(msgspec.Struct):
@@ -47,23 +56,44 @@ class _Document(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Document | list[_Person])
 
 
-def read(content: bytes) -> Tracks:
-    """Raises InvalidTracks."""
+def read(content: bytes, seconds: float) -> Tracks:
+    """seconds: from the first sighting to the last, at most. Raises InvalidTracks and TooManyTracks."""
     tracks = _of_npz(content) if content.startswith(b"PK") else _of_json(content)
     count = len(tracks["person"])
     if count > MOST_SIGHTINGS:
-        raise InvalidTracks(f"{count} sightings are above the limit of {MOST_SIGHTINGS}")
+        raise TooManyTracks(f"{count} sightings are above the limit of {MOST_SIGHTINGS}")
     for name, values in tracks.items():
         if not np.isfinite(values).all():
             raise InvalidTracks(f"{name}: infinite, or not a number")
     if count and (tracks["time"].min() < 0 or tracks["box"][:, 2:4].min() <= 0):
         raise InvalidTracks("times must be 0 or later, and boxes wider and higher than 0")
+    if count:
+        _check_extent(tracks, seconds)
     return tracks
+
+
+def _check_extent(tracks: Tracks, seconds: float) -> None:
+    """What is told of people takes room and time for every moment between two sightings, and for every person."""
+    first, last = float(tracks["time"].min()), float(tracks["time"].max())
+    if last > LATEST_S:
+        raise InvalidTracks(f"time: {last:g} s is later than {LATEST_S:g} s")
+    if last - first > seconds:
+        raise TooManyTracks(
+            f"{last - first:g} s from the first sighting to the last are above the limit of {seconds:g} s (OPSIN_MAX_VIDEO_SECONDS)"
+        )
+    people = len(np.unique(tracks["person"]))
+    if people > MOST_PEOPLE:
+        raise TooManyTracks(f"{people} people are above the limit of {MOST_PEOPLE}")
 
 
 def _of_json(content: bytes) -> Tracks:
     try:
+        json_scan.check(content, MOST_ELEMENTS)
         document = _decoder.decode(content)
+    except json_scan.TooManyElements as error:
+        raise TooManyTracks(f"{error}: send an .npz instead") from error
+    except json_scan.MalformedJson as error:
+        raise InvalidTracks(str(error)) from error
     except msgspec.DecodeError as error:
         raise InvalidTracks(f"neither .npz nor JSON with `people` as in an answer: {error}") from error
     people, video = (document, None) if isinstance(document, list) else (document.people, document.video)
@@ -126,6 +156,17 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(shape) == len(wanted) and all(side in (-1, real) for side, real in zip(wanted, shape, strict=True))
 
 
+def _array(name: str, data: bytes) -> NDArray[Any]:
+    """What an .npy holds; a view of it. Raises InvalidTracks and TooManyTracks."""
+    try:
+        header = npy.read_header(data, kinds="fiu")
+    except npy.BadArray as error:
+        raise InvalidTracks(f"{name}: {error}") from error
+    if header.shape and header.shape[0] > MOST_SIGHTINGS:
+        raise TooManyTracks(f"{name}: {header.shape[0]} sightings are above the limit of {MOST_SIGHTINGS}")
+    return np.frombuffer(data, header.dtype, offset=header.offset).reshape(header.shape, order="F" if header.fortran else "C")
+
+
 def _arrays(content: bytes) -> Tracks:
     """The known arrays of an archive; each header is looked at before anything is allocated for it."""
     arrays: Tracks = {}
@@ -137,8 +178,8 @@ def _arrays(content: bytes) -> Tracks:
                 with archive.open(f"{name}.npy") as file:
                     data = file.read(MOST_BYTES + 1)
                 if len(data) > MOST_BYTES:
-                    raise InvalidTracks(f"{name}: more than {MOST_BYTES} bytes")
-                arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+                    raise TooManyTracks(f"{name}: more than {MOST_BYTES} bytes")
+                arrays[name] = _array(name, data)
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise InvalidTracks(f"an .npz that cannot be read ({error})") from error
     return arrays

@@ -155,7 +155,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         if "video" in item and "tracks" in item:
             raise InvalidOption("tracks", "given beside a video: send one of them")
         if "tracks" in item:
-            return [_of_tracks(item["tracks"])]
+            return [_of_tracks(item["tracks"], decoder.limits.clips.seconds)]
         facts = video.probe(item["video"], decoder.limits.clips)
         if plan.start_s is not None and plan.start_s >= facts.duration_s:
             raise InvalidOption("start_s", f"{plan.start_s:g}: the video has {facts.duration_s:g} seconds")
@@ -193,8 +193,8 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         return {"video": np.frombuffer(SAMPLE.read_bytes(), np.uint8), "info": np.array([64.0, 64.0, 15.0, 2.0, 2 / 15])}
 
 
-def _of_tracks(content: bytes) -> Arrays:
-    found = tracks.read(content)
+def _of_tracks(content: bytes, seconds: float) -> Arrays:
+    found = tracks.read(content, seconds)
     width, height = found.pop("size").tolist()
     last = float(found["time"].max(initial=0.0))
     return {**found, "info": np.array([width, height, 0.0, 0.0, last])}

@@ -180,6 +180,54 @@ def test_an_answer_s_tracks_say_the_same_again(steps: ActionSteps) -> None:
     same(told, again)
 
 
+def crowd(people: int, times: list[float]) -> dict[str, torch.Tensor]:
+    count = people * len(times)
+    return {
+        "person": torch.arange(people, dtype=torch.int32).repeat_interleave(len(times)),
+        "time": torch.tensor(times, dtype=torch.float64).repeat(people),
+        "box": torch.tensor([[10.0, 10.0, 20.0, 40.0, 1.0]]).repeat(count, 1),
+        "pose": torch.zeros(count, 0),
+        "token": torch.linspace(0, 1, count).unsqueeze(1).repeat(1, 55),
+        "info": torch.tensor([160.0, 120.0, 0.0, 0.0, times[-1]], dtype=torch.float64),
+    }
+
+
+def test_a_crowd_takes_more_steps_rather_than_longer_ones(steps: ActionSteps, lart: LART, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait for one step, whoever sends tracks of many people; the answer is that of one long step."""
+    read, seen = Pipeline.read, list[int]()
+
+    def counted(model: Pipeline, windows: Any) -> Any:
+        seen.append(len(windows))
+        return read(model, windows)
+
+    monkeypatch.setattr(Pipeline, "read", counted)
+    [patient] = finish(steps, crowd(150, [0.0, 0.5]))
+    assert seen == [64, 64, 22]
+    monkeypatch.setattr("models.actions.steps.WINDOWS_AT_ONCE", 1000)
+    [at_once] = finish(steps, crowd(150, [0.0, 0.5]))
+    same(patient, at_once)
+
+
+def test_steps_are_counted_while_the_last_word_takes_several(steps: ActionSteps) -> None:
+    [state] = steps.start([crowd(150, [0.0, 0.5])], [{}])
+    counts = []
+    with torch.inference_mode():
+        while True:
+            counts.append((state.done, state.total))
+            [outcome] = steps.step([state], [False])
+            if isinstance(outcome, Finished):
+                break
+            state = outcome.state
+    assert [done for done, _ in counts] == list(range(len(counts)))
+    assert all(done < total for done, total in counts) and counts[-1] == (len(counts) - 1, len(counts))
+
+
+def test_a_sighting_stands_for_a_second_at_most(steps: ActionSteps) -> None:
+    """Two sightings far apart say nothing about what lies between."""
+    [state] = steps.start([crowd(1, [0.0, 100.0])], [{}])
+    assert [(one.row, one.rows) for one in state.source.found] == [(0, 1), (1500, 1)]
+
+
 def test_tracks_that_say_too_little_are_refused(steps: ActionSteps) -> None:
     tracks = {
         "person": torch.ones(3, dtype=torch.int32),

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.media.tracks import InvalidTracks, read
+from server.media import tracks
+from server.media.tracks import InvalidTracks, TooManyTracks, Tracks
 
 BOX = [0.0, 1.0, 2.0, 3.0, 4.0, 0.5]
 POSE = [0.0, [[1.0, 2.0, 0.5]] * 17]
@@ -21,6 +22,10 @@ def packed(**arrays: Any) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
+
+
+def read(content: bytes) -> Tracks:
+    return tracks.read(content, seconds=120)
 
 
 def good(count: int = 3) -> dict[str, Any]:
@@ -37,8 +42,8 @@ def test_json_is_read_with_or_without_what_is_around_its_people() -> None:
 
 
 def test_npz_is_read() -> None:
-    tracks = read(packed(**good()))
-    assert tracks["token"].shape == (3, 229) and tracks["pose"].shape == (3, 0) and tracks["size"].tolist() == [2, 2]
+    found = read(packed(**good()))
+    assert found["token"].shape == (3, 229) and found["pose"].shape == (3, 0) and found["size"].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -58,9 +63,11 @@ def test_npz_is_read() -> None:
         (json.dumps([{"person": 1, "boxes": [[0, 1, 2, 0, 4, 1]]}]).encode(), "wider and higher than 0"),
         (packed(person=np.ones(2)), "missing: time, box, pose or token"),
         (packed(**(good() | {"box": np.ones((2, 5))})), "box: float64 (2, 5) where numbers (3, 5) are needed"),
-        (packed(**(good() | {"time": np.array(["a", "b", "c"])})), "time: <U1"),
+        (packed(**(good() | {"time": np.array(["a", "b", "c"])})), "time: a .npy file of <U1"),
         (packed(**(good() | {"token": np.full((3, 229), np.nan)})), "token: infinite, or not a number"),
-        (packed(**(good() | {"token": np.array([None] * 3)})), "an .npz that cannot be read"),
+        (packed(**(good() | {"token": np.array([None] * 3)})), "token: a .npy file of Python objects"),
+        (packed(**(good() | {"time": np.array([0, 0.1, 2e6])})), "time: 2e+06 s is later than 1e+06 s"),
+        (b'[{"person": 1, "boxes": ' + b"[" * 70 + b"]" * 70 + b"}]", "nested deeper than 64 levels"),
     ],
 )
 def test_other_files_are_refused_in_words(content: bytes, said: str) -> None:
@@ -83,5 +90,26 @@ def test_nothing_is_unpickled() -> None:
 
 def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.media.tracks.MOST_BYTES", 1000)
-    with pytest.raises(InvalidTracks, match="token: more than 1000 bytes"):
+    with pytest.raises(TooManyTracks, match="token: more than 1000 bytes"):
         read(packed(**good()))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (packed(**(good() | {"time": np.array([0, 1, 121.0])})), "121 s from the first sighting to the last are above the limit of 120 s"),
+        (packed(**good(1001) | {"person": np.arange(1001), "time": np.zeros(1001)}), "1001 people are above the limit of 1000"),
+        (packed(person=np.ones(50_001), time=np.ones(1), box=np.ones((1, 5)), token=np.ones((1, 1))), "person: 50001 sightings"),
+        (b'[{"person":1,"boxes":[' + b"[0,0,0,1,1,0]," * 150_000 + b"[0,0,0,1,1,0]]}]", "more than 1000000 elements: send an .npz"),
+        (b"[" + b'{"person":1,"boxes":[]},' * 250_000 + b"{}]", "more than 1000000 elements: send an .npz"),
+    ],
+    ids=["long", "people", "sightings", "boxes", "nobody"],
+)
+def test_what_is_too_much_is_refused_before_it_is_unpacked(content: bytes, said: str) -> None:
+    with pytest.raises(TooManyTracks) as error:
+        read(content)
+    assert said in str(error.value)
+
+
+def test_a_part_of_a_long_video_is_read() -> None:
+    assert read(packed(**(good() | {"time": np.array([900_000, 900_001, 900_002.0])})))["time"].min() == 900_000

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.gateway.json_scan import MAX_ELEMENTS
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Kind, Problem
+from server.media.json_scan import MAX_ELEMENTS
 
 DATATYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
