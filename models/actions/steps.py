@@ -31,7 +31,7 @@ from models.media.video import Frame
 
 FRAMES_AT_ONCE = 4
 """Frames of one job in memory."""
-WINDOWS_AT_ONCE = 64
+WINDOWS_AT_ONCE = 16
 """Windows of LART in a step, of all jobs together: what other work waits for."""
 RETURNED = ("video", "info")
 """Arrays of a job that come back with its answer."""
@@ -116,8 +116,9 @@ class ActionSteps:
     def cost(self, state: State) -> float:
         """Frames of the next window, which cost most by far; 1 for tracks and for the last word."""
         assert isinstance(state, Watching)
-        looks = isinstance(state.source, VideoSource) and not state.is_last and not state.behind
-        return float(state.source.frames_at(state.window)) if looks else 1.0
+        if state.is_last or state.behind or not isinstance(state.source, VideoSource):
+            return 1.0
+        return float(state.source.frames_at(state.window))
 
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
         source = source_of(job, asked, self._model)

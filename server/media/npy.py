@@ -34,8 +34,8 @@ class Header:
         return int(np.prod([int(side) for side in self.shape], dtype=object))
 
 
-def read_header(data: bytes, *, kinds: str = "f") -> Header:
-    """kinds: which of numpy's kinds of numbers are welcome. Raises BadArray."""
+def read_header(data: bytes, *, kinds: str = "f", wanted: str = "float32") -> Header:
+    """kinds: which of numpy's kinds of numbers are welcome, and what to call them. Raises BadArray."""
     stream = io.BytesIO(data)
     try:
         version = npy.read_magic(stream)
@@ -44,14 +44,14 @@ def read_header(data: bytes, *, kinds: str = "f") -> Header:
     except (ValueError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
         raise BadArray(f"no .npy file whose header can be read ({_first_line(error)})") from error
     if dtype.hasobject:
-        raise BadArray("a .npy file of Python objects (pickled): save an array of float32 instead")
+        raise BadArray(f"a .npy file of Python objects (pickled): save an array of {wanted} instead")
     if dtype.kind not in kinds:
-        raise BadArray(f"a .npy file of {dtype}: save an array of float32 instead")
+        raise BadArray(f"a .npy file of {dtype}: save an array of {wanted} instead")
     header = Header(tuple(shape), dtype, fortran, stream.tell())
-    wanted, there = header.values * dtype.itemsize, len(data) - header.offset
-    if there != wanted:
-        fault = "truncated" if there < wanted else "followed by other data"
-        raise BadArray(f"the .npy file is {fault}: {there} bytes where {header.shape} of {dtype} has {wanted}")
+    needed, there = header.values * dtype.itemsize, len(data) - header.offset
+    if there != needed:
+        fault = "truncated" if there < needed else "followed by other data"
+        raise BadArray(f"the .npy file is {fault}: {there} bytes where {header.shape} of {dtype} has {needed}")
     return header
 
 

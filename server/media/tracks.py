@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from server.media import json_scan, npy
@@ -20,6 +21,8 @@ MOST_ELEMENTS = 1_000_000
 MOST_BYTES = 64 * 2**20
 """Of one array of an .npz, unpacked."""
 LATEST_S = 1e6
+LARGEST_SIDE = 100_000
+"""Pixels of a frame."""
 POSE = 51
 """Values of a pose: x, y and score of COCO's 17 keypoints."""
 BOX = 5
@@ -37,13 +40,16 @@ class TooManyTracks(MediaError):
     """Above a limit."""
 
 
+Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+
+
 class _Video(msgspec.Struct):
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 class _Person(msgspec.Struct):
-    person: int
+    person: Annotated[int, Meta(ge=-(2**31), lt=2**31)]
     boxes: list[tuple[float, float, float, float, float, float]]
     poses: list[tuple[float, list[tuple[float, float, float]]]] = []
 
@@ -65,6 +71,8 @@ def read(content: bytes, seconds: float) -> Tracks:
     for name, values in tracks.items():
         if not np.isfinite(values).all():
             raise InvalidTracks(f"{name}: infinite, or not a number")
+    if not 1 <= tracks["size"].min() <= tracks["size"].max() <= LARGEST_SIDE:
+        raise InvalidTracks(f"size: a frame has 1 to {LARGEST_SIDE} pixels in each direction")
     if count and (tracks["time"].min() < 0 or tracks["box"][:, 2:4].min() <= 0):
         raise InvalidTracks("times must be 0 or later, and boxes wider and higher than 0")
     if count:
@@ -138,11 +146,14 @@ def _of_npz(content: bytes) -> Tracks:
     count = arrays["person"].size
     shapes = {"person": (count,), "time": (count,), "box": (count, BOX), "pose": (count, POSE), "token": (count, -1), "size": (2,)}
     for name, array in arrays.items():
-        if array.dtype.kind not in "fiu" or not _fits(array.shape, shapes[name]):
+        if not _fits(array.shape, shapes[name]):
             raise InvalidTracks(f"{name}: {array.dtype} {array.shape} where numbers {shapes[name]} are needed; there are {count} sightings")
+    person = arrays["person"]
+    if count and not -(2**31) <= int(person.min()) <= int(person.max()) < 2**31:
+        raise InvalidTracks("person: numbers that 32 bits cannot hold")
     box = arrays["box"].astype(np.float32)
     return {
-        "person": arrays["person"].astype(np.int32),
+        "person": person.astype(np.int32),
         "time": arrays["time"].astype(np.float64),
         "box": box,
         "pose": arrays.get("pose", np.zeros((count, 0))).astype(np.float32),
@@ -159,7 +170,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 def _array(name: str, data: bytes) -> NDArray[Any]:
     """What an .npy holds; a view of it. Raises InvalidTracks and TooManyTracks."""
     try:
-        header = npy.read_header(data, kinds="fiu")
+        header = npy.read_header(data, kinds="iu" if name == "person" else "fiu", wanted="integers" if name == "person" else "numbers")
     except npy.BadArray as error:
         raise InvalidTracks(f"{name}: {error}") from error
     if header.shape and header.shape[0] > MOST_SIGHTINGS:

@@ -201,15 +201,15 @@ def test_a_crowd_takes_more_steps_rather_than_longer_ones(steps: ActionSteps, la
         return read(model, windows)
 
     monkeypatch.setattr(Pipeline, "read", counted)
-    [patient] = finish(steps, crowd(150, [0.0, 0.5]))
-    assert seen == [64, 64, 22]
+    [patient] = finish(steps, crowd(40, [0.0, 0.5]))
+    assert seen == [16, 16, 8]
     monkeypatch.setattr("models.actions.steps.WINDOWS_AT_ONCE", 1000)
-    [at_once] = finish(steps, crowd(150, [0.0, 0.5]))
+    [at_once] = finish(steps, crowd(40, [0.0, 0.5]))
     same(patient, at_once)
 
 
 def test_steps_are_counted_while_the_last_word_takes_several(steps: ActionSteps) -> None:
-    [state] = steps.start([crowd(150, [0.0, 0.5])], [{}])
+    [state] = steps.start([crowd(40, [0.0, 0.5])], [{}])
     counts = []
     with torch.inference_mode():
         while True:

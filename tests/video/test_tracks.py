@@ -28,6 +28,16 @@ def read(content: bytes) -> Tracks:
     return tracks.read(content, seconds=120)
 
 
+def with_header(shape: bytes) -> bytes:
+    """An .npz whose people claim to be so many."""
+    header = b"{'descr': '<i4', 'fortran_order': False, 'shape': " + shape + b", }"
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("person.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    return file.getvalue()
+
+
 def good(count: int = 3) -> dict[str, Any]:
     return {"person": np.ones(count, int), "time": np.arange(count) / 10, "box": np.ones((count, 5)), "token": np.zeros((count, 229))}
 
@@ -61,12 +71,19 @@ def test_npz_is_read() -> None:
         (json.dumps([{"person": 1, "boxes": [BOX]}, {"person": 2, "boxes": []}]).encode(), "people[1]: no boxes"),
         (json.dumps([{"person": 1, "boxes": [[-1.0, *BOX[1:]]]}]).encode(), "times must be 0 or later"),
         (json.dumps([{"person": 1, "boxes": [[0, 1, 2, 0, 4, 1]]}]).encode(), "wider and higher than 0"),
-        (packed(person=np.ones(2)), "missing: time, box, pose or token"),
+        (packed(person=np.ones(2, int)), "missing: time, box, pose or token"),
         (packed(**(good() | {"box": np.ones((2, 5))})), "box: float64 (2, 5) where numbers (3, 5) are needed"),
         (packed(**(good() | {"time": np.array(["a", "b", "c"])})), "time: a .npy file of <U1"),
         (packed(**(good() | {"token": np.full((3, 229), np.nan)})), "token: infinite, or not a number"),
         (packed(**(good() | {"token": np.array([None] * 3)})), "token: a .npy file of Python objects"),
         (packed(**(good() | {"time": np.array([0, 0.1, 2e6])})), "time: 2e+06 s is later than 1e+06 s"),
+        (packed(**(good() | {"person": np.array([1, 2, 1 + 2**32])})), "person: numbers that 32 bits cannot hold"),
+        (packed(**(good() | {"person": np.array([1, 2, np.nan])})), "person: a .npy file of float64: save an array of integers"),
+        (packed(**(good() | {"size": np.array([0, 10])})), "size: a frame has 1 to 100000 pixels"),
+        (b'{"people":[{"person":1%s,"boxes":[[0,1,1,1,1,1]]}]}' % (b"0" * 400), "neither .npz nor JSON"),
+        (b'{"people":[],"video":{"width":1%s,"height":7}}' % (b"0" * 400), "neither .npz nor JSON"),
+        (b'{"people":[],"video":{"width":-5,"height":7}}', "`$.video.width`"),
+        (with_header(b"(99999999999999999999,)"), "person: "),
         (b'[{"person": 1, "boxes": ' + b"[" * 70 + b"]" * 70 + b"}]", "nested deeper than 64 levels"),
     ],
 )
@@ -99,7 +116,7 @@ def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     [
         (packed(**(good() | {"time": np.array([0, 1, 121.0])})), "121 s from the first sighting to the last are above the limit of 120 s"),
         (packed(**good(1001) | {"person": np.arange(1001), "time": np.zeros(1001)}), "1001 people are above the limit of 1000"),
-        (packed(person=np.ones(50_001), time=np.ones(1), box=np.ones((1, 5)), token=np.ones((1, 1))), "person: 50001 sightings"),
+        (packed(person=np.ones(50_001, int), time=np.ones(1), box=np.ones((1, 5)), token=np.ones((1, 1))), "person: 50001 sightings"),
         (b'[{"person":1,"boxes":[' + b"[0,0,0,1,1,0]," * 150_000 + b"[0,0,0,1,1,0]]}]", "more than 1000000 elements: send an .npz"),
         (b"[" + b'{"person":1,"boxes":[]},' * 250_000 + b"{}]", "more than 1000000 elements: send an .npz"),
     ],
