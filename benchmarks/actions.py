@@ -1,13 +1,17 @@
 """How fast a pipeline of actions watches a clip: `python -m benchmarks.actions BUNDLE CLIP`.
 
-Prints the real-time factor by stage (seconds of work for a second of video), frames a second against a straightforward loop that decodes
-with PyAV in this process and asks the same network frame by frame, and the largest state of a job against the length of its clip.
+Prints the real-time factor by stage (seconds of work for a second of video), frames a second against two bars that are measured in turns
+with it, and the largest state of a job against the length of its clip. The bars: a straightforward loop that decodes with PyAV in this
+process and asks the same network frame by frame; and that network alone, on frames that lie in memory as the pipeline hands them over.
+
+`OMP_NUM_THREADS=1` gives it what one slot of a worker has. `benchmarks.actions_service` measures the running service.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from models.actions.account import STAGES
+from models.actions.perception import View
 from models.actions.pipeline import Pipeline
+from models.actions.steps import FRAMES_AT_ONCE
 from models.bundle import read
-from models.loading import LoadedModel, LoadedSteps, load
-from models.media.video import ClipInfo, ClipLimits, probe
+from models.loading import LoadedSteps, load
+from models.media.video import ClipInfo, ClipLimits, Frames, probe
 
 LIMITS = ClipLimits(seconds=3600, frames=200_000, pixels=2**31 - 1)
 
@@ -42,29 +48,38 @@ def main() -> None:
     seconds = min(asked.seconds, facts.duration_s)
     print(f"{asked.clip.name}: {facts.width} × {facts.height}, {facts.fps:g} frames/s; {seconds:g} s at {model.model.rate:g} rows/s")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), PyAV {av.__version__}")
-    _speed(model, model.steps, data, facts, seconds, asked.rounds)
+    _speed(model.model, model.steps, data, facts, seconds, asked.rounds)
     for share in (0.5, 1.0):
         print(f"largest state of a job of {share * seconds:g} s: {_watch(model.steps, data, facts, share * seconds)[1] / 2**20:.1f} MiB")
 
 
-def _speed(model: LoadedModel, steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, rounds: int) -> None:
+def _speed(model: Pipeline, steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, rounds: int) -> None:
     """Interleaved, so that both see the same machine."""
-    spent, ours, plain = [], [], []
+    spent, ours, plain, alone = [], [], [], []
+    views = _views(model, data, seconds)
     for _ in range(rounds):
         began = time.perf_counter()
         outputs, _ = _watch(steps, data, facts, seconds)
         ours.append(time.perf_counter() - began)
         spent.append(outputs["stages"])
         began = time.perf_counter()
-        frames = _loop(model.model, data, seconds)
+        frames = _loop(model, data, seconds)
         plain.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        for first in range(0, len(views), FRAMES_AT_ONCE):
+            model.eyes.people(views[first : first + FRAMES_AT_ONCE])
+        alone.append(time.perf_counter() - began)
     print("  ".join(f"{name} {value / seconds:.3f}" for name, value in zip(STAGES, np.median(spent, axis=0), strict=True)), end="  ")
     print(f"whole {np.median(ours) / seconds:.3f} seconds for a second of video")
-    ratios = np.array(plain) / np.array(ours)
-    print(
-        f"{frames / np.median(ours):.1f} frames/s, a straightforward loop {frames / np.median(plain):.1f}: "
-        f"{np.median(ratios):.2f} ({ratios.min():.2f}..{ratios.max():.2f}) times as fast"
-    )
+    print(f"{len(views) / np.median(ours):.1f} frames/s")
+    for name, others, looked in (("a straightforward loop", plain, frames), ("the network that sees people, alone", alone, len(views))):
+        ratios = np.array(others) / looked * len(views) / np.array(ours)
+        print(f"  {name} {looked / np.median(others):.1f}: {np.median(ratios):.2f} ({ratios.min():.2f}..{ratios.max():.2f}) times as fast")
+
+
+def _views(model: Pipeline, data: bytes, seconds: float) -> list[View]:
+    frames = Frames(data, model.rate, LIMITS, end=seconds, long_side=model.eyes.long_side)
+    return [View(frame.pixels, *frame.size) for frame in frames.take(sys.maxsize)]
 
 
 def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float) -> tuple[dict[str, NDArray[Any]], int]:
@@ -87,7 +102,7 @@ def _loop(model: Pipeline, data: bytes, seconds: float) -> int:
         if frame > seconds:
             break
         if frame * model.rate >= looked - 1e-6:
-            model.eyes.people([pixels])
+            model.eyes.people([View.whole(pixels)])
             looked += 1
     return looked
 

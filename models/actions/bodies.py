@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.actions.following import Tracked
-from models.actions.perception import Following, Frame, Seen
+from models.actions.perception import Following, Seen, View
 from models.bundle import Preprocess
 from models.hmr2.model import HMR2
 from models.onnx_graph.poses import PoseGraph
@@ -39,8 +39,14 @@ class Bodies:
     def values(self) -> Mapping[str, int]:
         return {"pose": POSE}
 
-    def people(self, frames: Sequence[Frame]) -> list[Seen]:
+    @property
+    def long_side(self) -> None:
+        """Crops are taken from whole frames."""
+        return
+
+    def people(self, views: Sequence[View]) -> list[Seen]:
         """The crops of all frames go through the network together."""
+        frames = [view.pixels for view in views]
         found = [self._detector.find(torch.from_numpy(frame)[None])[0] for frame in frames]
         cut = [self._crops(frame, people) for frame, people in zip(frames, found, strict=True)]
         poses, cameras = self._regress(torch.cat(cut))
@@ -55,7 +61,7 @@ class Bodies:
     def follow(self, rate: float) -> Following:
         return Tracked(TrackerConfig(predict_pose=False, compare_appearance=False))
 
-    def _crops(self, frame: Frame, people: Poses) -> Tensor:
+    def _crops(self, frame: NDArray[np.uint8], people: Poses) -> Tensor:
         """(N, 3, S, S), normalised."""
         size = self._regressor.config.image_size
         centres, sides = crops.squares(_padded(people))

@@ -25,7 +25,8 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
     if "video" in job:
         info = ClipInfo(int(width), int(height), fps, int(frames), duration)
         until = duration if end is None else float(end)
-        return VideoSource(job["video"].cpu().numpy(), info, model.rate, model.rows, model.limits, start=start, end=until)
+        video, side = job["video"].cpu().numpy(), model.eyes.long_side
+        return VideoSource(video, info, model.rate, model.rows, model.limits, start=start, end=until, long_side=side)
     arrays = {name: job[name].cpu().numpy() for name in ("person", "time", "box", "pose", "token")}
     arrays["token"] = _tokens(arrays, (int(height), int(width)), model)
     wanted = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.actions.following import Tracked
-from models.actions.perception import Following, Frame, Seen
+from models.actions.perception import Following, Seen, View
 from models.onnx_graph.poses import PoseGraph
 from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
 from models.phalp.poses import by_location, locations_of
@@ -23,9 +23,13 @@ class Keypoints:
     def values(self) -> Mapping[str, int]:
         return {"pose": TOKEN}
 
-    def people(self, frames: Sequence[Frame]) -> list[Seen]:
+    @property
+    def long_side(self) -> int:
+        return self._model.config.long_side
+
+    def people(self, views: Sequence[View]) -> list[Seen]:
         """One frame at a time, as the graph takes them."""
-        return [_seen(self._model.find(torch.from_numpy(frame)[None])[0], *frame.shape[:2]) for frame in frames]
+        return [_seen(self._found(view), view.height, view.width) for view in views]
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         height, width = size
@@ -33,6 +37,12 @@ class Keypoints:
 
     def follow(self, rate: float) -> Following:
         return Tracked(by_location(rate))
+
+    def _found(self, view: View) -> Poses:
+        """In pixels of the video's frames."""
+        people = self._model.find(torch.from_numpy(view.pixels)[None])[0]
+        factor = max(view.height, view.width) / max(view.pixels.shape[:2])
+        return Poses(people.keypoints * (factor, factor, 1.0), people.boxes * (*4 * (factor,), 1.0))
 
 
 def _seen(people: Poses, height: int, width: int) -> Seen:

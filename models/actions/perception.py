@@ -9,8 +9,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Frame = NDArray[np.uint8]
-"""(H, W, 3), RGB."""
+
+@dataclass(frozen=True)
+class View:
+    """A frame, perhaps shrunk."""
+
+    pixels: NDArray[np.uint8]
+    """(h, w, 3), RGB."""
+    height: int
+    width: int
+    """Of the video's frames, whose pixels all places are told in."""
+
+    @classmethod
+    def whole(cls, pixels: NDArray[np.uint8]) -> View:
+        return cls(pixels, pixels.shape[0], pixels.shape[1])
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,11 @@ class Perception(Protocol):
     def values(self) -> Mapping[str, int]:
         """Number of values that a token has, by kind: pose, joints, appearance."""
 
-    def people(self, frames: Sequence[Frame]) -> list[Seen]:
+    @property
+    def long_side(self) -> int | None:
+        """What frames may be shrunk to, in pixels, before they are looked at. None: not at all."""
+
+    def people(self, views: Sequence[View]) -> list[Seen]:
         """Of each frame. Frames may be of several videos and sizes."""
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.actions.perception import Seen
 from models.actions.tracks import Sighting
 from models.layers.steps import UnusableInput
-from models.media.video import ClipInfo, ClipLimits, Frame, Frames, VideoError
+from models.media.video import ClipInfo, ClipLimits, Frame, Frames, VideoError, bytes_ahead
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,24 @@ class VideoSource:
     frames that have gone by has the video decoded again from its begin. So all that is told is a function of the window's number."""
 
     def __init__(
-        self, data: NDArray[np.uint8], info: ClipInfo, rate: float, step: int, limits: ClipLimits, *, start: float, end: float
+        self,
+        data: NDArray[np.uint8],
+        info: ClipInfo,
+        rate: float,
+        step: int,
+        limits: ClipLimits,
+        *,
+        start: float,
+        end: float,
+        long_side: int | None,
     ) -> None:
-        """step: rows of a window. start, end: seconds."""
+        """step: rows of a window. start, end: seconds. long_side: what frames are shrunk to."""
         self._data = data
         self._info = info
         self._rate, self._step, self._limits = rate, step, limits
         self._start, self._end = start, min(end, info.duration_s)
         self._first_row = math.ceil(start * rate)
+        self._long_side = long_side
         self._frames: Frames | None = None
         self._next = 0
         """Window that the next frame belongs to."""
@@ -66,7 +76,7 @@ class VideoSource:
 
     @property
     def nbytes(self) -> int:
-        return self._data.nbytes + 2 * 3 * self._info.width * self._info.height  # a frame here, and one on its way
+        return self._data.nbytes + bytes_ahead(self._info.width, self._info.height, self._long_side)
 
     def rows(self, window: int) -> tuple[int, int]:
         """First and end of a window."""
@@ -107,7 +117,7 @@ class VideoSource:
             self.close()
             self._next = 0
             end = self._end + 1 / self._rate
-            self._frames = Frames(self._data.data, self._rate, self._limits, start=self._start, end=end)
+            self._frames = Frames(self._data.data, self._rate, self._limits, start=self._start, end=end, long_side=self._long_side)
         while self._next <= window:
             number, self._next = self._next, self._next + 1
             _, end_row = self.rows(number)

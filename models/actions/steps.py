@@ -20,7 +20,7 @@ from torch import nn
 from models.actions.account import Account
 from models.actions.answers import answer
 from models.actions.inputs import source_of
-from models.actions.perception import Following, Seen
+from models.actions.perception import Following, Seen, View
 from models.actions.pipeline import Pipeline
 from models.actions.seconds import Seconds
 from models.actions.sources import Look, TrackSource, VideoSource
@@ -147,7 +147,7 @@ class ActionSteps:
             began = time.perf_counter()
             frames = [(job, frame) for job, more in reading.items() for frame in islice(more, FRAMES_AT_ONCE)]
             decoded = time.perf_counter()
-            seen = self._model.eyes.people([frame.pixels for _, frame in frames]) if frames else []
+            seen = self._model.eyes.people([View(frame.pixels, *frame.size) for _, frame in frames]) if frames else []
             posed = time.perf_counter()
             for (job, frame), people in zip(frames, seen, strict=True):
                 looks[job].append(Look(frame.time, frame.row, frame.rows, people, frame.cut))

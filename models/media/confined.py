@@ -1,6 +1,7 @@
 """Processes that read what strangers sent: each lives for one file, in little memory, and may die without harm.
 
-The parent's side: `Confined` runs a program with the file as its standard input and reads its messages. The program's side: `confine`.
+The parent's side: `Confined` gives a program the file as its standard input and reads its messages. The program's: `request`, `confine`.
+A program that is needed often is started beforehand, since its imports take longer than a short video.
 Imports nothing but the standard library: the programs start with it.
 """
 
@@ -10,11 +11,15 @@ import json
 import os
 import resource
 import select
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -31,22 +36,53 @@ class ProgramDied(Exception):
     """The program ended before it had answered; the message says how."""
 
 
-class Confined:
-    """A running program. Use it as a context manager: whatever happens, the process is gone afterwards."""
+@dataclass(frozen=True)
+class _Started:
+    """A program that waits for its file."""
 
-    def __init__(self, module: str, data: bytes | memoryview, request: Mapping[str, Any], *, patience: float = PATIENCE_S) -> None:
-        """Start `python -m module`: it reads `data` from standard input, as a file, and the request from its command line."""
-        self._patience = patience
-        with _as_file(data) as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, json.dumps(request)],
-                stdin=file,
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    """Its standard input. The program ends when this side closes, even by the death of its owner."""
+
+    @classmethod
+    def of(cls, module: str) -> _Started:
+        ours, its = socket.socketpair()
+        with its:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                stdin=its.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
+        return cls(process, ours)
+
+    def hand_over(self, request: bytes, file: IO[bytes]) -> None:
+        """Raises OSError if the program has died."""
+        with self.channel:
+            socket.send_fds(self.channel, [LENGTH.pack(len(request))], [file.fileno()])
+            self.channel.sendall(request)
+
+
+_ready: dict[str, _Started] = {}
+"""By module, at most one."""
+_ready_lock = threading.RLock()
+"""Of one thread again and again: what is forgotten in its midst may be closed there."""
+
+
+class Confined:
+    """A running program. Use it as a context manager: whatever happens, the process is gone afterwards."""
+
+    def __init__(
+        self, module: str, data: bytes | memoryview, request: Mapping[str, Any], *, patience: float = PATIENCE_S, often: bool = False
+    ) -> None:
+        """Run `python -m module`: it reads `data` from standard input, as a file. often: keep another one ready afterwards."""
+        self._patience = patience
+        self._next = module if often else None
+        with _as_file(data) as file:
+            self._process = _started(module, json.dumps(request).encode(), file)
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
 
@@ -75,12 +111,19 @@ class Confined:
                 raise ProgramDied(_how(self._process.wait(self._patience)))
             filled += count
 
+    def kill(self) -> None:
+        """End the process at once: whoever reads its messages gets to know. Any thread may call it."""
+        self._process.kill()
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        if self._next is not None:
+            _make_ready(self._next)
+            self._next = None
 
     def __enter__(self) -> Self:
         return self
@@ -118,9 +161,47 @@ def send(data: memoryview) -> None:
 
 
 def request() -> dict[str, Any]:
-    """What a program was asked to do."""
-    asked: dict[str, Any] = json.loads(sys.argv[1])
+    """What a program is asked to do, which it may have to wait for; then its file is its standard input. Ends it if nobody will ask."""
+    with socket.socket(fileno=os.dup(0)) as channel:
+        head, files, _, _ = socket.recv_fds(channel, LENGTH.size, 1)
+        if not files:
+            os._exit(0)
+        body = bytearray(*LENGTH.unpack(head))
+        rest = memoryview(body)
+        while rest:
+            count = channel.recv_into(rest)
+            if not count:
+                os._exit(0)
+            rest = rest[count:]
+    os.dup2(files[0], 0)
+    os.close(files[0])
+    asked: dict[str, Any] = json.loads(body)
     return asked
+
+
+def _started(module: str, request: bytes, file: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A program that has got its file: the one that is ready, if it is alive, or a new one."""
+    with _ready_lock:
+        ready = _ready.pop(module, None)
+    if ready is not None:
+        with suppress(OSError):
+            ready.hand_over(request, file)
+            return ready.process
+        ready.process.kill()
+        ready.process.wait()
+    new = _Started.of(module)
+    with suppress(OSError):  # one that dies at its start is found out by who waits for its first message
+        new.hand_over(request, file)
+    return new.process
+
+
+def _make_ready(module: str) -> None:
+    """So that the next one need not wait for a start."""
+    if sys.is_finalizing():
+        return
+    with _ready_lock, suppress(OSError):
+        if module not in _ready:
+            _ready[module] = _Started.of(module)
 
 
 def _as_file(data: bytes | memoryview) -> IO[bytes]:

@@ -5,6 +5,8 @@ That process has bounds on memory and time, and can open nothing but the bytes t
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -16,6 +18,10 @@ from models.media.confined import Confined, ProgramDied
 from models.media.containers import HEAD_BYTES, NAMES, demuxer, names_other_files
 
 PROGRAM = "models.media.video_program"
+AHEAD = 8
+"""Frames that are read before they are asked for, at most."""
+AHEAD_BYTES = 64 * 2**20
+"""Memory that they take, at most; one of any size is read."""
 
 Kind = Literal["not-a-video", "too-much", "broken"]
 
@@ -57,7 +63,9 @@ class Frame:
     row: int
     rows: int
     pixels: NDArray[np.uint8]
-    """(H, W, 3), RGB."""
+    """(h, w, 3), RGB."""
+    size: tuple[int, int]
+    """Height and width of the video's upright frames: those of `pixels` unless it was shrunk."""
     cut: bool = False
     """The video was cut between the frame before and this one."""
 
@@ -76,22 +84,32 @@ class Frames:
     """The frames of one video, from the first to the last, on a grid of `rate` rows a second. Close it, or use `take` to the end."""
 
     def __init__(
-        self, data: bytes | memoryview, rate: float, limits: ClipLimits, *, start: float | None = None, end: float | None = None
+        self,
+        data: bytes | memoryview,
+        rate: float,
+        limits: ClipLimits,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        long_side: int | None = None,
     ) -> None:
-        """start, end: seconds; rows outside are left out. Raises VideoError."""
-        self._program: Confined | None = _run(data, limits, rate=rate, start=start, end=end)
+        """start, end: seconds; rows outside are left out. long_side: larger frames are shrunk to it. Raises VideoError."""
+        self._ahead = _Ahead(_run(data, limits, rate=rate, start=start, end=end, long_side=long_side))
         self._next: Frame | None = None
         """Read already, and behind the rows that were taken."""
-        self.decoded = 0
+
+    @property
+    def decoded(self) -> int:
         """Frames so far, those that no row shows included."""
+        return self._ahead.decoded
 
     @property
     def ended(self) -> bool:
-        return self._program is None and self._next is None
+        return self._next is None and self._ahead.ended
 
     def take(self, end_row: int) -> Iterator[Frame]:
         """The next frames, one by one: those that begin before a row. Raises VideoError."""
-        while (frame := self._next or self._read()) is not None:
+        while (frame := self._next or self._ahead.take()) is not None:
             if frame.row >= end_row:
                 self._next = frame
                 return
@@ -99,28 +117,89 @@ class Frames:
             yield frame
 
     def close(self) -> None:
-        if self._program is not None:
-            self._program.close()
-            self._program = None
+        self._ahead.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ahead"):  # its thread would read on
+            self.close()
+
+
+class _Ahead:
+    """Frames that a program sends. A thread reads them before they are asked for, so the program goes on while others are looked at."""
+
+    def __init__(self, program: Confined) -> None:
+        self.decoded = 0
+        self._program = program
+        self._changed = threading.Condition()
+        self._waiting: deque[Frame] = deque()
+        self._error: VideoError | None = None
+        self._all_read = self._closed = False
+        self._thread = threading.Thread(target=self._read_all, name="frames", daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        with self._changed:
+            return self._all_read and not self._waiting
+
+    def take(self) -> Frame | None:
+        """The next one; None after the last. Raises VideoError."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._all_read)
+            if self._waiting:
+                self._changed.notify_all()
+                return self._waiting.popleft()
+        self.close()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._program.kill()  # which ends a read that the thread is in
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self._program.close()
+
+    def _read_all(self) -> None:
+        try:
+            while (frame := self._read()) is not None:
+                with self._changed:
+                    self._changed.wait_for(lambda frame=frame: self._closed or self._has_room(frame))  # type: ignore[misc]
+                    if self._closed:
+                        return
+                    self._waiting.append(frame)
+                    self._changed.notify_all()
+        except ProgramDied as death:
+            self._error = VideoError("broken", f"decoding it failed: {death}")
+        except VideoError as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._all_read = True
+                self._changed.notify_all()
+
+    def _has_room(self, frame: Frame) -> bool:
+        return not self._waiting or (len(self._waiting) < AHEAD and (len(self._waiting) + 1) * frame.pixels.nbytes <= AHEAD_BYTES)
 
     def _read(self) -> Frame | None:
-        if self._program is None:
+        told = _answer(self._program)
+        self.decoded = told["decoded"]
+        if "end" in told:
             return None
-        try:
-            told = _answer(self._program)
-            self.decoded = told["decoded"]
-            if "end" in told:
-                self.close()
-                return None
-            pixels = np.empty((told["height"], told["width"], 3), np.uint8)
-            self._program.read_into(pixels.data.cast("B"))
-        except ProgramDied as death:
-            self.close()
-            raise VideoError("broken", f"decoding it failed: {death}") from death
-        except VideoError:
-            self.close()
-            raise
-        return Frame(told["time"], told["row"], told["rows"], pixels, told["cut"])
+        pixels = np.empty((told["height"], told["width"], 3), np.uint8)
+        self._program.read_into(pixels.data.cast("B"))
+        height, width = told["size"]
+        return Frame(told["time"], told["row"], told["rows"], pixels, (height, width), told["cut"])
+
+
+def bytes_ahead(width: int, height: int, long_side: int | None = None) -> int:
+    """Memory of the frames that wait to be taken, at most; each as large as `Frames` makes it."""
+    share = 1.0 if long_side is None else min(1.0, long_side / max(width, height))
+    frame = 3 * round(width * share) * round(height * share)
+    return max(frame, min(AHEAD * frame, AHEAD_BYTES))
 
 
 def _run(data: bytes | memoryview, limits: ClipLimits, **asked: Any) -> Confined:
@@ -130,8 +209,8 @@ def _run(data: bytes | memoryview, limits: ClipLimits, **asked: Any) -> Confined
         raise VideoError("not-a-video", "a list that names other files: send the video itself")
     if name is None:
         raise VideoError("not-a-video", f"not a video in a container that is opened here ({NAMES})")
-    request = {"demuxer": name, "limits": asdict(limits), "rate": None, "start": None, "end": None} | asked
-    return Confined(PROGRAM, data, request)
+    request = {"demuxer": name, "limits": asdict(limits), "rate": None, "start": None, "end": None, "long_side": None} | asked
+    return Confined(PROGRAM, data, request, often=True)
 
 
 def _answer(program: Confined) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The process that opens one video: `python -m models.media.video_program REQUEST < FILE`. See `models.media.video`.
+"""The process that opens one video: `python -m models.media.video_program`. See `models.media.video`.
 
 It says what the video is, and then, if frames are asked for, sends those that are sampled, upright and as RGB. Frames that nobody asked
 for are decoded, since later ones depend on them, but never converted.
@@ -7,7 +7,7 @@ for are decoded, since later ones depend on them, but never converted.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from PIL import Image
 
 from models.media import confined
 from models.media.cuts import Cuts
@@ -50,9 +51,9 @@ class Limits:
 
 
 def main() -> None:
+    shrunk(np.zeros((2, 2, 3), np.uint8), 1)  # libraries import parts of themselves late, when no file can be opened any more
     asked = confined.request()
     limits = Limits(**asked["limits"])
-    np.zeros(1)  # numpy imports parts of itself late, and from here on no file can be opened
     confined.confine()
     try:
         with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
@@ -60,7 +61,7 @@ def main() -> None:
             if asked["rate"] is None:
                 confined.say({"info": _probe(container, stream, limits)})
             else:
-                decoded = _send_frames(stream, container, limits, asked["rate"], asked["start"], asked["end"])
+                decoded = _send_frames(stream, container, limits, asked)
                 confined.say({"end": True, "decoded": decoded})
     except Refused as refusal:
         confined.say({"error": refusal.kind, "detail": str(refusal)})
@@ -162,14 +163,13 @@ def seconds(ticks: int | None, base: Any) -> float:
     return float(ticks * base) if ticks is not None and base else 0.0
 
 
-def _send_frames(
-    stream: VideoStream, container: InputContainer, limits: Limits, rate: float, start: float | None, end: float | None
-) -> int:
+def _send_frames(stream: VideoStream, container: InputContainer, limits: Limits, asked: Mapping[str, Any]) -> int:
     """Rows of a grid of `rate` a second, from the first frame on: each shows the frame that is nearest in time. A frame is sent once, with
     the rows that show it; one that no row shows is not converted. Returns how many were decoded."""
+    rate, start, end = asked["rate"], asked["start"], asked["end"]
     first_row = 0 if start is None else max(0, int(np.ceil(start * rate)))
     end_row = None if end is None else int(np.ceil(end * rate))
-    sender, row = _Sender(first_row, end_row), 0
+    sender, row = _Sender(first_row, end_row, asked["long_side"]), 0
     waiting: tuple[VideoFrame, float] | None = None
     for frame, time in _decoded(stream, container, limits):
         sender.decoded += 1
@@ -192,6 +192,7 @@ class _Sender:
 
     first_row: int
     end_row: int | None
+    long_side: int | None
     decoded: int = 0
     """Frames so far."""
     _size: tuple[int, int] | None = None
@@ -205,9 +206,11 @@ class _Sender:
             return
         frame, time = shown
         pixels = upright(frame, self._size)
+        self._size = pixels.shape[0], pixels.shape[1]
+        where = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.before(pixels), "size": self._size}
+        if self.long_side is not None and max(self._size) > self.long_side:
+            pixels = shrunk(pixels, self.long_side)
         height, width, _ = pixels.shape
-        self._size = height, width
-        where = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.before(pixels)}
         confined.say({**where, "height": height, "width": width, "decoded": self.decoded})
         confined.send(pixels.data.cast("B"))
 
@@ -258,6 +261,13 @@ def upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
     pixels = rows.reshape(rgb.height, rgb.width, 3)
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+
+
+def shrunk(pixels: np.ndarray, long_side: int) -> np.ndarray:
+    """(h, w, 3), bilinear over all pixels that a new one covers."""
+    scale = long_side / max(pixels.shape)
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _words(error: Exception) -> str:

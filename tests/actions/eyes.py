@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.actions.following import Tracked
-from models.actions.perception import Following, Frame, Seen
+from models.actions.perception import Following, Seen, View
 from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
 from models.phalp.poses import by_location, locations_of
 from tests.video.clips import clip, every
@@ -31,9 +31,13 @@ class ColourEyes:
     def values(self) -> Mapping[str, int]:
         return {"pose": TOKEN}
 
-    def people(self, frames: Sequence[Frame]) -> list[Seen]:
-        self.frames += len(frames)
-        return [self._seen(frame) for frame in frames]
+    @property
+    def long_side(self) -> None:
+        return
+
+    def people(self, views: Sequence[View]) -> list[Seen]:
+        self.frames += len(views)
+        return [self._seen(view.pixels) for view in views]
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), size[1], size[0])
@@ -41,7 +45,7 @@ class ColourEyes:
     def follow(self, rate: float) -> Following:
         return Tracked(by_location(rate))
 
-    def _seen(self, frame: Frame) -> Seen:
+    def _seen(self, frame: NDArray[np.uint8]) -> Seen:
         boxes = [box for channel in (0, 2) if (box := _box(frame, channel)) is not None]
         people = Poses(np.array([_diagonal(box) for box in boxes]).reshape(-1, KEYPOINTS, 3), np.array(boxes).reshape(-1, 5))
         height, width, _ = frame.shape
@@ -80,7 +84,7 @@ def cut_clip(first: int = 40, second: int = 35, rate: float = 15.0) -> bytes:
     return clip(every(len(frames), rate), frames=frames, size=SIZE, codec="ffv1", container="matroska", pixels="bgr0")
 
 
-def _box(frame: Frame, channel: int) -> list[float] | None:
+def _box(frame: NDArray[np.uint8], channel: int) -> list[float] | None:
     others = [other for other in (0, 2) if other != channel]
     rows, columns = np.nonzero((frame[..., channel] > 150) & (frame[..., others[0]] < 100))
     if not len(rows):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models.actions.bodies import Bodies
+from models.actions.perception import View
 from models.actions.pipeline import Pipeline, PipelineConfig
 from models.actions.steps import ActionSteps
 from models.bundle import Clip, Preprocess
@@ -283,7 +284,7 @@ class ColourDetector:
     """Finds the same patches, as a network of poses finds people."""
 
     def find(self, frames: torch.Tensor) -> list[Poses]:
-        seen = ColourEyes().people([frame.numpy() for frame in frames])
+        seen = ColourEyes().people([View.whole(frame.numpy()) for frame in frames])
         return [Poses(one.poses.reshape(-1, 17, 3), one.boxes) for one in seen]
 
 

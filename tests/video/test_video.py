@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from itertools import pairwise
 
 import numpy as np
 import psutil
 import pytest
 
-from models.media.video import ClipLimits, Frame, Frames, VideoError, probe
+from models.media.video import AHEAD, ClipLimits, Frame, Frames, VideoError, probe
 from tests.video.clips import clip, every, number_of, sound_alone, with_hours
 
 LIMITS = ClipLimits()
@@ -188,8 +191,65 @@ def test_a_decoder_that_dies_costs_the_video_only() -> None:
     assert len(read(FILM, 20.0)) == 20
 
 
-def test_nothing_is_left_running() -> None:
+def programs(parent: int | None = None) -> list[psutil.Process]:
+    return [child for child in psutil.Process(parent).children() if "models.media.video_program" in child.cmdline()]
+
+
+def test_who_read_a_video_is_gone_when_it_is_closed_or_forgotten() -> None:
+    waiting = programs()
     frames = Frames(FILM, 20.0, LIMITS)
     next(frames.take(5))
+    [reading] = [program for program in programs() if program not in waiting] or waiting
     frames.close()
-    assert not [child for child in psutil.Process().children() if "video_program" in " ".join(child.cmdline())]
+    assert not reading.is_running()
+    frames = Frames(FILM, 20.0, LIMITS)
+    next(frames.take(5))
+    [reading] = programs()
+    del frames
+    assert not reading.is_running()
+
+
+def test_a_program_is_ready_for_the_next_video_and_none_is_missed_if_it_has_died() -> None:
+    probe(FILM, LIMITS)
+    [ready] = programs()
+    frames = Frames(FILM, 20.0, LIMITS)
+    next(frames.take(5))
+    assert programs() == [ready]
+    frames.close()
+    [ready] = programs()
+    ready.kill()
+    psutil.wait_procs([ready], timeout=30)
+    assert probe(FILM, LIMITS).frames == 20
+
+
+def test_a_program_that_is_ready_ends_with_its_owner() -> None:
+    code = "import os, sys; from models.media.video import *; probe(sys.stdin.buffer.read(), ClipLimits()); print('.', flush=True); input()"
+    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert owner.stdin and owner.stdout
+    owner.stdin.write(FILM)
+    owner.stdin.close()
+    owner.stdout.readline()
+    left = programs(owner.pid)
+    owner.kill()
+    owner.wait()
+    assert psutil.wait_procs(left, timeout=60)[1] == []
+
+
+def test_frames_are_read_before_they_are_asked_for_but_only_a_few() -> None:
+    film = clip(every(60, 20.0), container="matroska", codec="ffv1", pixels="bgr0")
+    frames = Frames(film, 20.0, LIMITS)
+    until = time.monotonic() + 60
+    while frames.decoded < AHEAD:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert [number_of(frame.pixels) % 28 for frame in frames.take(99)] == [number % 28 for number in range(60)]
+
+
+def test_large_frames_are_shrunk_where_that_is_asked_for() -> None:
+    images = [np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8) for number in range(3)]
+    film = clip(every(3, 10.0), container="matroska", codec="ffv1", pixels="bgr0", frames=images)
+    small = list(Frames(film, 10.0, LIMITS, long_side=32).take(99))
+    assert [(frame.pixels.shape, frame.size) for frame in small] == [((24, 32, 3), (48, 64))] * 3
+    means = images[0].reshape(24, 2, 32, 2, 3).mean(axis=(1, 3))
+    assert np.corrcoef(small[0].pixels.ravel(), means.ravel())[0, 1] > 0.8
+    assert [frame.pixels.shape for frame in Frames(film, 10.0, LIMITS, long_side=64).take(99)] == [(48, 64, 3)] * 3

@@ -1,0 +1,140 @@
+"""What a clip costs a running service: `python -m benchmarks.actions_service CLIP`. Needs `bundles/actions` and a bundle that classifies.
+
+a. Latency of a classification beside a clip that is watched, against the same alone, in turns: median and 95th percentile.
+b. Memory of the worker and of the process that reads videos for it, at most, while clips of 10 s and of nearly 120 s are watched. The
+   longer one is the same packets again and again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import psutil
+
+from benchmarks import machine
+from benchmarks.service import running
+from opsin import Client
+
+BUNDLES = Path("bundles")
+PICTURE = Path("docs/pictures/flags/nepal.png")
+LENGTHS_S = (10.0, 115.0)
+TIMEOUT_S = 3600.0
+PAUSE_S = 0.02
+SETTLED_S = 2.0
+"""After a cancelled clip, until the worker has dropped it."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=60, help="classifications of a round, alone and beside")
+    parser.add_argument("--lengths", type=float, nargs="*", default=LENGTHS_S, help="seconds of the clips whose memory is compared")
+    asked = parser.parse_args()
+    print("\n".join(machine.describe().lines()))
+    with running(BUNDLES) as url, Client(url, timeout=TIMEOUT_S) as client:
+        _latency(client, repeated(asked.clip.read_bytes(), LENGTHS_S[-1]), asked.rounds, asked.requests)
+        for seconds in asked.lengths:
+            _memory(client, repeated(asked.clip.read_bytes(), seconds), seconds)
+
+
+def repeated(clip: bytes, seconds: float) -> bytes:
+    """The video of a clip, again and again up to so many seconds, without decoding it."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(clip)) as source, av.open(file, "w", format="mp4") as made:
+        given = source.streams.video[0]
+        stream = made.add_stream_from_template(given)
+        packets = [(packet, packet.pts or 0, packet.dts or 0) for packet in source.demux(given) if packet.size]
+        assert given.time_base is not None
+        begin, tick = min(pts for _, pts, _ in packets), float(given.time_base)
+        length = max(pts for _, pts, _ in packets) - begin + packets[1][2] - packets[0][2]
+        for shift in range(0, round(seconds / tick), length):
+            for packet, pts, dts in packets:
+                if (pts - begin + shift) * tick < seconds:
+                    packet.pts, packet.dts, packet.stream, packet.time_base = pts + shift, dts + shift, stream, given.time_base
+                    made.mux(packet)
+    return file.getvalue()
+
+
+def _latency(client: Client, clip: bytes, rounds: int, requests: int) -> None:
+    alone: list[float] = []
+    beside: list[float] = []
+    for _ in range(rounds):
+        alone += _classify(client, requests)
+        job = client.actions(clip, wait=False, timeout=TIMEOUT_S)
+        while (job.status().details["progress"] or {"done": 0})["done"] < 2:
+            time.sleep(PAUSE_S)
+        beside += _classify(client, requests)
+        running_still = job.status().state == "running"
+        job.cancel()
+        if not running_still:
+            raise SystemExit("the clip was over before the classifications were: ask for fewer --requests")
+        time.sleep(SETTLED_S)
+    for name, taken in (("alone", alone), ("beside a clip", beside)):
+        median, slow = 1000 * statistics.median(taken), 1000 * statistics.quantiles(taken, n=20)[-1]
+        print(f"a. a classification {name}: median {median:.1f} ms, p95 {slow:.1f} ms")
+
+
+def _classify(client: Client, count: int) -> list[float]:
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        client.classify(PICTURE)
+        taken.append(time.perf_counter() - began)
+        time.sleep(PAUSE_S)
+    return taken
+
+
+def _memory(client: Client, clip: bytes, seconds: float) -> None:
+    with _largest(_worker_bytes) as largest:
+        began = time.perf_counter()
+        told = client.actions(clip, timeout=TIMEOUT_S)
+        spent = time.perf_counter() - began
+    assert told.video is not None
+    worker, reader = (bytes_ / 2**20 for bytes_ in largest)
+    print(
+        f"b. a clip of {told.video['duration_s']:.0f} s: worker at most {worker:.0f} MiB, reader of videos {reader:.0f} MiB; "
+        f"{len(told.people)} people, {spent / seconds:.2f} seconds for a second"
+    )
+
+
+def _worker_bytes() -> tuple[int, int]:
+    """Resident memory of the worker, and of the largest process that reads videos for it."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "worker" in process.cmdline()[:5]:
+                readers = [child.memory_info().rss for child in process.children()]
+                return process.memory_info().rss, max(readers, default=0)
+        except psutil.Error:
+            continue
+    return 0, 0
+
+
+@contextmanager
+def _largest(measure: Callable[[], tuple[int, int]]) -> Iterator[list[int]]:
+    """The largest figures that are seen during the `with` block."""
+    largest, ended = [0, 0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            largest[:] = map(max, largest, measure())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield largest
+    finally:
+        ended.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
