@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -13,34 +11,6 @@ from tests.gateway import service
 from tests.gateway.asked_later import Event, accepted, ask_later, comes_to, events_of, job, parsed, result
 from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
-
-
-@pytest.fixture(scope="module")
-def crew() -> Iterator[tuple[Gateway, Gateway, Worker]]:
-    """Two gateways on one Redis."""
-    with (
-        service.valkey() as server,
-        Worker(server.url, [make_spec()]) as worker,
-        service.gateway(server.url) as gateway,
-        service.gateway(server.url) as other,
-    ):
-        yield gateway, other, worker
-
-
-@pytest.fixture
-def gateway(crew: tuple[Gateway, Gateway, Worker]) -> Gateway:
-    return crew[0]
-
-
-@pytest.fixture
-def other(crew: tuple[Gateway, Gateway, Worker]) -> Gateway:
-    return crew[1]
-
-
-@pytest.fixture
-def worker(crew: tuple[Gateway, Gateway, Worker]) -> Iterator[Worker]:
-    yield crew[2]
-    crew[2].resume()
 
 
 def shape(events: list[Event]) -> list[tuple[int, str]]:
@@ -99,7 +69,7 @@ def test_readers_are_counted_while_they_read(gateway: Gateway, worker: Worker) -
     with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
         events = parsed(response.iter_lines())
         next(events)
-        assert gateway.metric("opsin_event_readers") == 1
+        eventually(lambda: gateway.metric("opsin_event_readers") == 1, "it is counted, and earlier ones are not")
     eventually(lambda: gateway.metric("opsin_event_readers") == 0, "the reader that left is not counted")
     assert gateway.metric("opsin_events_sent_total", event="queued") >= 1
 

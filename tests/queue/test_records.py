@@ -252,7 +252,7 @@ async def test_a_staged_message_that_was_lost_is_written_again(
 
 
 async def test_a_deadline_ends_a_job_that_runs(us: Dispatcher, worker: WorkerQueue) -> None:
-    record = await admit(us, seconds=0.6)
+    record = await admit(us, seconds=3.0)
     delivery = await take(worker)
     await comes_to(us, record, "failed")
     assert worker.still_wanted([delivery]) == []
@@ -287,7 +287,7 @@ async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
 
 
 async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
-    async with gateway(url, result_ttl=1.5) as us:
+    async with gateway(url, result_ttl=4.0) as us:
         done, cancelled, removed = await admit(us), await admit(us), await admit(us)
         delivery, *_ = [await take_one(worker) for _ in range(3)]
         worker.finish([(delivery, echo(worker, delivery))])
