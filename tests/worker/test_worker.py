@@ -15,7 +15,7 @@ from server.queue import keys
 from server.queue.embedded import PrivateValkey
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
-from tests.worker.processes import eventually, gateway, worker
+from tests.worker.processes import WAIT_S, eventually, gateway, worker
 
 
 def random_pixels(seed: int, side: int = 32) -> np.ndarray:
@@ -85,10 +85,10 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
                     await asyncio.sleep(0.05)
 
             await asking.dispatcher.set_repository("null", "unloaded")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_S):
                 await become("unavailable")
             await asking.dispatcher.set_repository("null", "loaded")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_S):
                 await become("ready")
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
@@ -137,16 +137,18 @@ async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answer
 
 
 async def test_a_job_cancelled_while_it_waited_in_the_worker_does_not_run(valkey: PrivateValkey, tmp_path: Path) -> None:
-    write_null(tmp_path, milliseconds=300)
-    with worker(valkey.url, tmp_path):
+    write_null(tmp_path, milliseconds=1500)
+    with worker(valkey.url, tmp_path), redis.Redis.from_url(valkey.url) as client:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             running = asyncio.create_task(asking.ask(asking.job("null@1", bucket="first")))
-            await asyncio.sleep(0.1)
-            waiting = asyncio.create_task(asking.ask(asking.job("null@1", bucket="second")))
+            await until_a_worker_holds_a_job(valkey)
+            unwanted = asking.job("null@1", bucket="second")
+            waiting = asyncio.create_task(asking.ask(unwanted))
+            await eventually(lambda: client.exists(keys.job(unwanted.id)), "it is queued")
             after = asyncio.create_task(asking.ask(asking.job("null@1", bucket="third")))
-            await asyncio.sleep(0.1)
             waiting.cancel()
+            await eventually(lambda: client.exists(keys.cancel(unwanted.id)), "the worker is told")
             assert (await running).failure is None
             assert (await after).failure is None
             statistics = await asking.dispatcher.statistics("null@1")
@@ -175,7 +177,7 @@ async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateVa
             await until_a_worker_holds_a_job(valkey)
             process.send_signal(signal.SIGTERM)
             assert (await asked).failure is None
-            assert process.wait(10) == 0
+            assert process.wait(WAIT_S) == 0
             assert (await asking.dispatcher.fleet(fresh=True)).workers == ()
 
 
@@ -202,7 +204,7 @@ async def test_a_device_that_is_not_there_is_misuse(valkey: PrivateValkey, tmp_p
     if device == "cuda" and torch.cuda.is_available():
         device = "cuda:63"
     with worker(valkey.url, tmp_path, device=device) as process:
-        assert process.wait(30) == 2
+        assert process.wait(WAIT_S) == 2
 
 
 async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
