@@ -24,7 +24,7 @@ from server.gateway.turns import Turns
 from server.media import images, tracks, video
 from server.media.errors import MediaError
 from server.queue.dispatch import Dispatcher
-from server.queue.job import Array, Failure, Job, Priority, Reply
+from server.queue.job import RECORDS, Array, Failure, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
 from server.queue.room import INLINE_BYTES
 from server.tasks.base import Arrays, Item, Outputs, Task
@@ -224,6 +224,7 @@ def _jobs(
             progress=follow,
             previews=follow and asked.task.shows_previews,
             trace={"request_id": visit.request_id},
+            needs=RECORDS if record else "",
         )
         for index, arrays in enumerate(arrays for item in prepared for arrays in item)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -21,16 +22,22 @@ from server.queue.rows import Candidate, Taken, whole
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 DEATHS_ALLOWED = 3
 READS = 2
 """Of streams whose groups may be missing, in one look."""
 
 
 class Intake:
-    def __init__(self, link: Link, worker_id: str, outcomes: Outcomes) -> None:
+    def __init__(self, link: Link, worker_id: str, outcomes: Outcomes, forms: frozenset[str]) -> None:
+        """forms: what this worker understands of what jobs may need."""
         self._link = link
         self._id = worker_id
         self._outcomes = outcomes
+        self._forms = forms
+        self._told: set[str] = set()
+        """What jobs needed that this worker does not understand, as far as the log knows."""
         self._overlooked = False
         """Whether more may be pending under this worker's name than what it holds."""
         self._emptied = False
@@ -60,7 +67,7 @@ class Intake:
         if isinstance(job, Reply):
             self._end([beside.ending(job)])
             return None
-        return beside.delivery(job)
+        return beside.delivery(job) if self._understands(beside, job) else None
 
     def has_orphans(self, queues: Sequence[str]) -> bool:
         return self._link.absence_counts and bool(self._link.script("orphans", self._id, keys=_streams(tuple(queues))))
@@ -203,7 +210,10 @@ class Intake:
                 endings.append(beside.ending(job))
                 continue
             self._outcomes.hold(stream, entry_id)
-            taken.append(beside if job is None else beside.delivery(job))
+            if job is None:
+                taken.append(beside)
+            elif self._understands(beside, job):
+                taken.append(beside.delivery(job))
         self._end(endings)
         return taken
 
@@ -213,6 +223,17 @@ class Intake:
             return decode_job(message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
             return self._outcomes.failed(job_id, "unknown-version", f"worker {self._id} cannot read the job: {error}")
+
+    def _understands(self, beside: Beside, job: Job) -> bool:
+        """If not, the job is set aside: during a rolling update another worker does, and until its deadline it waits for one."""
+        unknown = set(job.needs.split()) - self._forms
+        if not unknown:
+            return True
+        self._outcomes.set_aside(beside)
+        if not unknown <= self._told:
+            self._told |= unknown
+            log.warning("jobs need %s, which only a newer worker understands: they are handed back", ", ".join(sorted(unknown)))
+        return False
 
     def _read_blob(self, beside: Beside) -> bytes:
         """Again and again while Redis is away; if that lasts, the job is handed back, and RedisAway."""

@@ -27,6 +27,7 @@ class Outcomes:
         self._id = worker_id
         self._held: set[tuple[str, str]] = set()
         self._given_up: list[Delivery | Beside] = []
+        self._set_aside: list[Delivery | Beside] = []
 
     def hold(self, stream: str, entry_id: str) -> None:
         """From now on this entry is in the worker's hands."""
@@ -70,6 +71,21 @@ class Outcomes:
     def give_up(self, taken: Sequence[Delivery | Beside]) -> None:
         """Hand these back as soon as Redis is there."""
         self._given_up += taken
+
+    def set_aside(self, delivery: Delivery | Beside) -> None:
+        """Hand this back with the next `hand_back_set_aside`."""
+        self._set_aside.append(delivery)
+
+    def hand_back_set_aside(self) -> None:
+        """To be called once a second: each of these may come again at once. Raises RedisAway."""
+        if not self._set_aside:
+            return
+        set_aside, self._set_aside = self._set_aside, []
+        try:
+            self._hand_back(set_aside)
+        except RedisAway:
+            self._set_aside += set_aside
+            raise
 
     def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
         if deliveries:

@@ -15,7 +15,7 @@ import redis
 
 from server.queue.dispatch import Dispatcher
 from server.queue.freight import Freight
-from server.queue.job import Array, Job, Progress, Reply, encode_arrays
+from server.queue.job import RECORDS, VERSION, Array, Job, Progress, Reply, encode_arrays
 from server.queue.record import Draft, NoRoomForResults, Record
 from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
@@ -53,7 +53,9 @@ async def us(url: str) -> AsyncIterator[Dispatcher]:
         yield dispatcher
 
 
-async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", **arrays: Any) -> str:
+async def admit(
+    us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", v: int = VERSION, needs: str = RECORDS, **arrays: Any
+) -> str:
     """One job, whose answer is `value`."""
     deadline = await us.now_ms() + int(seconds * 1000)
 
@@ -61,6 +63,7 @@ async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str 
         given = {"x": np.array(value), **arrays}
         return [
             Job(
+                v=v,
                 id=f"{record}-0",
                 bundle=BUNDLE,
                 digest=DIGEST,
@@ -72,6 +75,7 @@ async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str 
                 record=record,
                 progress=True,
                 previews=True,
+                needs=needs,
             )
         ]
 
