@@ -177,10 +177,11 @@ class Worker:
         """A look at what it works on."""
         return redis.Redis.from_url(self._url, decode_responses=True, encoding_errors="replace")
 
-    def cancelled(self) -> int:
-        """How many unfinished jobs nobody waits for any more."""
+    def nobody_waits(self) -> bool:
+        """Whether everything that is unfinished has been cancelled."""
         with self.redis() as db:
-            return len(list(db.scan_iter("cancel:*")))
+            unfinished, cancelled = ({key.partition(":")[2] for key in db.scan_iter(f"{kind}:*")} for kind in ("job", "cancel"))
+            return unfinished == cancelled
 
     def pause(self) -> None:
         """From now on it lives but takes no job."""

@@ -122,7 +122,7 @@ def test_a_client_that_leaves_cancels(gateway: Gateway, worker: Worker) -> None:
         next(told)
         assert gateway.in_flight() == 1
     eventually(lambda: gateway.in_flight() == 0, "the gateway has noticed")
-    eventually(lambda: worker.cancelled() == 1, "the worker is told")
+    eventually(worker.nobody_waits, "the worker is told")
     worker.resume()
     assert gateway.classify(picture(1)).status_code == 200
     assert len(worker.done) == ran + 1

@@ -188,10 +188,10 @@ def test_a_directory_whose_entries_share_their_data_is_refused_or_cheap(decoder:
     entries = [struct.pack("<HHII", tag, 3, 1, 8) for tag in (256, 257)]
     entries += [struct.pack("<HHII", tag, 1, 5_000_000, 20_000) for tag in range(40_000, 41_000)]
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(CorruptImage), decoder.decoded(file.ljust(20_000, b"\0") + bytes(5_000_000)):
         pass
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_tile_larger_than_the_limit_is_refused(decoder: Decoder) -> None:

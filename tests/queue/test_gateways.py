@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import redis
 
 from server.queue import keys
 from server.queue.dispatch import DeadlinePassed
+from server.queue.wire import AsyncWire
 from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS, WorkerQueue
 from tests.queue.harness import (
     DIGEST,
@@ -98,6 +100,31 @@ async def test_line_8_a_client_that_leaves_is_cancelled_at_pull_and_right_before
         worker.finish([(wanted, echo(worker, wanted))])
         assert answer_of((await staying)[0]) == 2
         assert nothing_is_left(db)
+
+
+async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_job_along(
+    url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both travel on connections of their own, and the cancellation comes first."""
+    script = AsyncWire.script
+    on_its_way, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def enqueue_late(wire: AsyncWire, name: str, *arguments: Any) -> Any:
+        if name == "enqueue":
+            on_its_way.set()
+            await cancelled.wait()
+        answer = await script(wire, name, *arguments)
+        if name == "cancel":
+            cancelled.set()
+        return answer
+
+    monkeypatch.setattr(AsyncWire, "script", enqueue_late)
+    async with gateway(url) as us:
+        job = await a_job(us, 1)
+        request = asyncio.create_task(us.submit_all([job]))
+        await on_its_way.wait()
+        request.cancel()
+        await eventually(lambda: db.exists(f"cancel:{job.id}"))
 
 
 async def test_line_8_a_late_reply_is_discarded(url: str, db: redis.Redis) -> None:
