@@ -27,7 +27,6 @@ class Outcomes:
         self._id = worker_id
         self._held: set[tuple[str, str]] = set()
         self._given_up: list[Delivery | Beside] = []
-        self._set_aside: list[Delivery | Beside] = []
 
     def hold(self, stream: str, entry_id: str) -> None:
         """From now on this entry is in the worker's hands."""
@@ -72,24 +71,15 @@ class Outcomes:
         """Hand these back as soon as Redis is there."""
         self._given_up += taken
 
-    def set_aside(self, delivery: Delivery | Beside) -> None:
-        """Hand this back with the next `hand_back_set_aside`."""
-        self._set_aside.append(delivery)
-
-    def hand_back_set_aside(self) -> None:
-        """To be called once a second: each of these may come again at once. Raises RedisAway."""
-        if not self._set_aside:
-            return
-        set_aside, self._set_aside = self._set_aside, []
-        try:
-            self._hand_back(set_aside)
-        except RedisAway:
-            self._set_aside += set_aside
-            raise
-
     def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
         if deliveries:
-            self._link.patiently(lambda: self._hand_back(deliveries))
+            self._link.patiently(lambda: self.hand_back_at_once(deliveries))
+
+    def hand_back_at_once(self, deliveries: Sequence[Delivery | Beside]) -> None:
+        """Without patience. Raises RedisAway."""
+        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
+        self._link.script("hand_back", self._id, *(value for row in rows for value in row))
+        self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
     def hand_back_given_up(self) -> None:
         """What could not be finished while Redis was away: somebody runs it again. Raises RedisAway while it still is."""
@@ -97,7 +87,7 @@ class Outcomes:
             return
         given_up, self._given_up = self._given_up, []
         try:
-            self._hand_back(given_up)
+            self.hand_back_at_once(given_up)
         except RedisAway:
             self._given_up += given_up
             raise
@@ -125,11 +115,6 @@ class Outcomes:
         except RedisAway:
             self.give_up(deliveries)
             raise
-
-    def _hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
-        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
-        self._link.script("hand_back", self._id, *(value for row in rows for value in row))
-        self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
 
 def _advanced(held: Delivery, report: Progress) -> Advanced:

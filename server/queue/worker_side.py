@@ -47,7 +47,7 @@ class WorkerQueue:
             self._link.script("announce", *alive, *(part for spec in self._specs.items() for part in spec))
         if self.records_suspects:
             self._keep_record()
-        self._outcomes.hand_back_set_aside()
+        self._intake.hand_back_set_aside()
 
     def publish_spec(self, spec: BundleSpec) -> str:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""
@@ -140,7 +140,7 @@ class WorkerQueue:
         Those that must run alone go on alone. What this worker does not understand goes with them.
         """
         self._outcomes.hand_back(deliveries)
-        self._outcomes.hand_back_set_aside()
+        self._intake.hand_back_set_aside()
 
     def _keep_record(self) -> None:
         """It is there while nothing runs too, and outlives this worker long enough for the others to read it."""
