@@ -13,6 +13,8 @@ import redis
 from models.loading import load
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
+from server.queue.job import Reply, WorkerInfo
+from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
 from tests.worker.processes import WAIT_S, eventually, gateway, worker
@@ -166,6 +168,27 @@ async def test_two_contents_under_one_name_are_served_each_by_its_own_worker(val
             jobs = [asking.job("null@1", digest=digests[number % 2]) for number in range(40)]
             replies = await asyncio.gather(*map(asking.ask, jobs))
     assert [reply.worker for reply in replies] == [serving[digest] for digest in digests] * 20
+
+
+async def test_a_job_that_only_a_newer_version_understands_is_left_to_it(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    newer = WorkerQueue(valkey.url, "newer", WorkerTimings(key_ttl=600.0), "telepathy")
+    newer.announce(WorkerInfo(id=newer.id, host="here", pid=0, state="starting", device="cpu", bundles=[]))
+    with worker(valkey.url, tmp_path) as process:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            job = asking.job("null@1", needs="telepathy")
+            asked = asyncio.create_task(asking.ask(job))
+            await until_a_worker_holds_a_job(valkey)
+            taken: list[Delivery] = []
+            async with asyncio.timeout(WAIT_S):
+                while not taken:  # the other one waits at the queue, too
+                    taken = await asyncio.to_thread(newer.pull, [keys.queue(job.bundle, job.digest)], 1, 2000)
+            newer.finish([(delivery, Reply(id=delivery.job.id, worker=newer.id)) for delivery in taken])
+            assert (await asked).worker == newer.id
+            assert (await asking.ask(asking.job("null@1"))).failure is None
+        assert process.poll() is None
+    newer.close()
 
 
 async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateValkey, tmp_path: Path) -> None:
