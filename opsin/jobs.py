@@ -30,6 +30,8 @@ SILENCE_S = 45.0
 """A stream that brings nothing for so long is broken: the service sends a comment every 15 s."""
 PAUSE_S = 0.5
 """Before a broken stream is opened again, unless the service says otherwise."""
+NO_CONTENT = 204
+"""The job has ended, and its last event was read before."""
 FILE_S = 3600.0
 """Seconds that a file may take to be made."""
 PATIENCE_S = 60.0
@@ -168,6 +170,8 @@ class Job(_Described[T]):
                     if not response.is_success:
                         response.read()
                         problem, pause = _refusal(response)
+                    elif response.status_code == NO_CONTENT:
+                        reading.ended = True
                     else:
                         reading.opened()
                         for line in response.iter_lines():
@@ -236,6 +240,8 @@ class AsyncJob(_Described[T]):
                     if not response.is_success:
                         await response.aread()
                         problem, pause = _refusal(response)
+                    elif response.status_code == NO_CONTENT:
+                        reading.ended = True
                     else:
                         reading.opened()
                         async for line in response.aiter_lines():

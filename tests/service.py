@@ -19,8 +19,8 @@ import httpx
 import psutil
 
 READY = re.compile(r"Opsin is ready on (http://\S+):")
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 T = TypeVar("T")
 WITHOUT = ("OPSIN_REDIS_URL", "OPSIN_CONFIG")
 
@@ -67,6 +67,9 @@ class Service:
             if f"opsin {kind}" in command or (kind in command and "opsin gateway" not in command and "opsin worker" not in command):
                 found.append(child.pid)
         return sorted(found)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=60, **options)
 
     def classify(self, picture: bytes, **query: str | int) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/classify", content=picture, params=query, timeout=60)
@@ -121,7 +124,7 @@ def frozen(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def eventually(condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
+def eventually(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
     """Wait until the condition holds, and return what it answered then; fail naming it."""
     until = time.monotonic() + seconds
     while not (answer := condition()):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -24,7 +24,7 @@ from server.gateway.turns import Turns
 from server.media import images, tracks, video
 from server.media.errors import MediaError
 from server.queue.dispatch import Dispatcher
-from server.queue.job import Array, Failure, Job, Priority, Reply
+from server.queue.job import RECORDS, Array, Failure, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
 from server.queue.room import INLINE_BYTES
 from server.tasks.base import Arrays, Item, Outputs, Task
@@ -55,7 +55,6 @@ RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
 RESULTS_RETRY_AFTER = 10
 
-T = TypeVar("T")
 Prepared = list[dict[str, Array]]
 """The arrays of an item's jobs."""
 
@@ -182,11 +181,6 @@ class Inference:
             detail = "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read"
             raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None
 
-    async def present(self, task: Task[Any, Any], present: Callable[[], T], client: str) -> T:
-        """What `present` or `to_tensors` makes of the outputs. Raises Problem."""
-        with refusals():
-            return await self._turns.run(client, present) if task.takes_long else present()
-
     async def _prepare(self, items: Sequence[Item], asked: Asked, client: str) -> list[Prepared]:
         """Raises Problem that names the first bad item."""
         if len(items) == 1 and asked.task.is_small(items[0]):
@@ -231,6 +225,7 @@ def _jobs(
             progress=follow,
             previews=follow and asked.task.shows_previews,
             trace={"request_id": visit.request_id},
+            needs=RECORDS if record else "",
         )
         for index, arrays in enumerate(arrays for item in prepared for arrays in item)
     ]

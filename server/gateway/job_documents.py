@@ -42,6 +42,11 @@ RESULT: dict[str, Any] = {
 }
 EVENTS: dict[str, Any] = {
     "parameters": [_LAST_EVENT_ID],
-    "responses": {"200": {"description": "Events", "content": EVENT_STREAM}, **_GONE, **_NO_STREAM},
+    "responses": {
+        "200": {"description": "Events", "content": EVENT_STREAM},
+        "204": {"description": "The job has ended, and its last event has been read"},
+        **_GONE,
+        **_NO_STREAM,
+    },
 }
 CANCEL: dict[str, Any] = {"responses": {"204": {"description": "Cancelled, or removed if it had ended"}, **_GONE}}

@@ -17,7 +17,7 @@ from server.process.child_room import ChildRoom, WorkFailed
 from server.queue.job import Array
 from server.queue.scenes import Scene, Scenes
 from server.tasks import apart
-from server.tasks.base import File, Outputs, Task
+from server.tasks.base import Arrays, File, Outputs, Task
 from server.telemetry import logs
 
 APART_BYTES = 6 * 2**30
@@ -59,6 +59,14 @@ class Presenting:
         present = partial(task.present, outputs, plan, spec, media_type)
         with refusals():
             return present() if at_once and not task.takes_long else await self._turns.run(client, present)
+
+    async def to_tensors(
+        self, task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec, *, client: str
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """The answer in the Open Inference Protocol: tensors, and parameters that tell of it. Raises Problem: what the task refuses."""
+        make = partial(task.to_tensors, outputs, plan, spec)
+        with refusals():
+            return await self._turns.run(client, make) if task.takes_long else make()
 
     async def close(self) -> None:
         await self._apart.close()

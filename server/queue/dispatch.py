@@ -89,6 +89,7 @@ class Dispatcher:
             self._background,
             fresh=timings.fresh_load,
             seconds_to_drain=lambda load: load.seconds_to_drain(self._fleet.latest, self._inbox.answered_per_second),
+            cancel=self._cancel,
         )
         self.records = Records(self._wire, freight, settings, self._presence, self._background, self._room)
         """Clients' jobs that outlive this gateway."""
@@ -153,7 +154,7 @@ class Dispatcher:
             self._inbox.forget(expected)
             unanswered = [waiting.job for waiting in expected if not waiting.answered]
             if unanswered and not refused and not self._closed:
-                self._background.spawn(self._cancel(unanswered))
+                self._cancel([job.id for job in unanswered])
 
     async def fleet(self, *, fresh: bool = False) -> Fleet:
         """Who serves what, at most half a second old. Raises RedisAway at once while Redis does not answer."""
@@ -198,10 +199,14 @@ class Dispatcher:
             return False
         return True
 
-    async def _cancel(self, jobs: Sequence[Job]) -> None:
+    def _cancel(self, job_ids: Sequence[str]) -> None:
         """If Redis cannot be told, it is no matter: their deadline ends them."""
-        with suppress(RedisAway), away_is_one_error():
-            await self._presence.in_turn(lambda: self._wire.script("cancel", *(job.id for job in jobs)))
+
+        async def tell() -> None:
+            with suppress(RedisAway), away_is_one_error():
+                await self._presence.in_turn(lambda: self._wire.script("cancel", *job_ids))
+
+        self._background.spawn(tell())
 
     async def _beat_forever(self) -> None:
         nudge = self._presence.nudge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -21,16 +22,24 @@ from server.queue.rows import Candidate, Taken, whole
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 DEATHS_ALLOWED = 3
 READS = 2
 """Of streams whose groups may be missing, in one look."""
 
 
 class Intake:
-    def __init__(self, link: Link, worker_id: str, outcomes: Outcomes) -> None:
+    def __init__(self, link: Link, worker_id: str, outcomes: Outcomes, forms: frozenset[str]) -> None:
+        """forms: what this worker understands of what jobs may need."""
         self._link = link
         self._id = worker_id
         self._outcomes = outcomes
+        self._forms = forms
+        self._told: set[str] = set()
+        """What jobs needed that this worker does not understand, as far as the log knows."""
+        self._set_aside: list[Delivery] = []
+        """Such jobs."""
         self._overlooked = False
         """Whether more may be pending under this worker's name than what it holds."""
         self._emptied = False
@@ -60,7 +69,7 @@ class Intake:
         if isinstance(job, Reply):
             self._end([beside.ending(job)])
             return None
-        return beside.delivery(job)
+        return self._understood(beside.delivery(job))
 
     def has_orphans(self, queues: Sequence[str]) -> bool:
         return self._link.absence_counts and bool(self._link.script("orphans", self._id, keys=_streams(tuple(queues))))
@@ -126,6 +135,17 @@ class Intake:
                 wanted.append(delivery)
         self._end(endings)
         return wanted
+
+    def hand_back_set_aside(self) -> None:
+        """To be called once a second: what is still wanted may come again at once. Raises RedisAway."""
+        if not self._set_aside:
+            return
+        set_aside, self._set_aside = self._set_aside, []
+        try:
+            self._outcomes.hand_back_at_once(self.still_wanted(set_aside))
+        except RedisAway:
+            self._set_aside += set_aside
+            raise
 
     def _look(self, rooms: Rooms) -> list[Taken]:
         arguments = (self._id, int(self._link.absence_counts), *rooms.arguments)
@@ -203,7 +223,9 @@ class Intake:
                 endings.append(beside.ending(job))
                 continue
             self._outcomes.hold(stream, entry_id)
-            taken.append(beside if job is None else beside.delivery(job))
+            held = beside if job is None else self._understood(beside.delivery(job))
+            if held is not None:
+                taken.append(held)
         self._end(endings)
         return taken
 
@@ -213,6 +235,17 @@ class Intake:
             return decode_job(message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
             return self._outcomes.failed(job_id, "unknown-version", f"worker {self._id} cannot read the job: {error}")
+
+    def _understood(self, delivery: Delivery) -> Delivery | None:
+        """None: the job is set aside. During a rolling update another worker understands it."""
+        unknown = set(delivery.job.needs.split()) - self._forms
+        if not unknown:
+            return delivery
+        self._set_aside.append(delivery)
+        if not unknown <= self._told:
+            self._told |= unknown
+            log.warning("jobs need %s, which only a newer worker understands: they are handed back", ", ".join(sorted(unknown)))
+        return None
 
     def _read_blob(self, beside: Beside) -> bytes:
         """Again and again while Redis is away; if that lasts, the job is handed back, and RedisAway."""

@@ -16,6 +16,13 @@ HANDICAP_S: dict[Priority, float] = {"high": 0.0, "normal": 5.0, "low": 10.0}
 """A job is as urgent as one of priority high that came so many seconds later. Time passes, so nobody starves."""
 
 
+RECORDS = "records"
+"""Jobs that outlive their gateway: their answer goes to a record."""
+WORKER_FORMS = RECORDS
+"""What a worker of this version understands beyond the oldest messages, words separated by spaces. Whatever an older worker would overlook
+gets a word of its own."""
+
+
 class UnknownVersion(ValueError):
     """A message of a version that this process does not speak."""
 
@@ -64,6 +71,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Whether progress should bring what can be shown already."""
     trace: dict[str, str] = {}
     """Trace context and the client's request id, for logs."""
+    needs: str = ""
+    """What a worker must understand to run it, words of `WORKER_FORMS` separated by spaces: one that does not gives it to the others."""
 
     @property
     def nbytes(self) -> int:
@@ -157,7 +166,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     """How often its supervisor had restarted it before this start."""
     forms: str = ""
-    """What this worker understands beyond the oldest messages, words separated by spaces. `records`: jobs that outlive their gateway."""
+    """What this worker understands beyond the oldest messages: `WORKER_FORMS` of its version."""
 
 
 Message = TypeVar("Message", Job, Reply, Progress, WorkerInfo)

@@ -73,7 +73,13 @@ class Outcomes:
 
     def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
         if deliveries:
-            self._link.patiently(lambda: self._hand_back(deliveries))
+            self._link.patiently(lambda: self.hand_back_at_once(deliveries))
+
+    def hand_back_at_once(self, deliveries: Sequence[Delivery | Beside]) -> None:
+        """Without patience. Raises RedisAway."""
+        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
+        self._link.script("hand_back", self._id, *(value for row in rows for value in row))
+        self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
     def hand_back_given_up(self) -> None:
         """What could not be finished while Redis was away: somebody runs it again. Raises RedisAway while it still is."""
@@ -81,7 +87,7 @@ class Outcomes:
             return
         given_up, self._given_up = self._given_up, []
         try:
-            self._hand_back(given_up)
+            self.hand_back_at_once(given_up)
         except RedisAway:
             self._given_up += given_up
             raise
@@ -109,11 +115,6 @@ class Outcomes:
         except RedisAway:
             self.give_up(deliveries)
             raise
-
-    def _hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
-        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
-        self._link.script("hand_back", self._id, *(value for row in rows for value in row))
-        self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
 
 def _advanced(held: Delivery, report: Progress) -> Advanced:

@@ -64,13 +64,16 @@ class Room:
         *,
         fresh: float,
         seconds_to_drain: Callable[[Load], int],
+        cancel: Callable[[Sequence[str]], object],
     ) -> None:
-        """`fresh`: nobody is turned away because of figures that are older than so many seconds."""
+        """`fresh`: nobody is turned away because of figures that are older than so many seconds. `cancel`: given the ids of jobs whose
+        client left while they were being queued."""
         self._settings = settings
         self._presence = presence
         self._background = background
         self._fresh = fresh
         self._seconds_to_drain = seconds_to_drain
+        self._cancel = cancel
         self._wire = wire
         self._freight = freight
         self._read_load = client.register_script(lua.source("load"))
@@ -187,7 +190,9 @@ class Room:
                 await self.read_load()
         for request, answer in zip(group, statuses, strict=True):
             status, _, ahead = answer.partition(b" ")
-            if request.admitted.done():  # its client has left
+            if request.admitted.done():  # its client has left, and its cancellation may have found nothing
+                if status == b"ok":
+                    self._cancel([job.job for job in request.jobs])
                 continue
             if status == b"ok":
                 request.admitted.set_result(int(ahead or 0))

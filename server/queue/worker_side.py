@@ -12,7 +12,7 @@ from models.bundle import BundleSpec
 from server.queue import keys
 from server.queue.delivery import Beside, Delivery
 from server.queue.intake import Intake
-from server.queue.job import Progress, Reply, WorkerInfo, encode
+from server.queue.job import WORKER_FORMS, Progress, Reply, WorkerInfo, encode
 from server.queue.link import Link, WorkerTimings
 from server.queue.outcomes import Outcomes
 from server.queue.repository import Repository
@@ -27,16 +27,19 @@ RECORD_TTL_S = 3600
 class WorkerQueue:
     """One worker's view. Its id names the consumer and `worker:<id>`; a new process takes a new id."""
 
-    def __init__(self, url: str, worker_id: str, timings: WorkerTimings | None = None) -> None:
+    def __init__(self, url: str, worker_id: str, timings: WorkerTimings | None = None, forms: str = WORKER_FORMS) -> None:
+        """`forms`: what it understands of what jobs may need (`Job.needs`)."""
         self.id = worker_id
         self._timings = timings or WorkerTimings()
         self._link = Link(url, self._timings)
         self._outcomes = Outcomes(self._link, worker_id)
-        self._intake = Intake(self._link, worker_id, self._outcomes)
+        self._intake = Intake(self._link, worker_id, self._outcomes, frozenset(forms.split()))
         self._specs: dict[str, bytes] = {}
 
     def announce(self, info: WorkerInfo) -> None:
-        """To be called every second by a thread that proves progress: `worker:<id>` is what tells the living from the dead."""
+        """To be called every second by a thread that proves progress: `worker:<id>` is what tells the living from the dead.
+
+        What this worker does not understand goes back to the others then: if it gets it again, so often and not more often."""
         alive = (self.id, encode(info), int(self._timings.key_ttl * 1000))
         known = self._link.script("announce", *alive)
         if not known and self._specs:
@@ -44,6 +47,7 @@ class WorkerQueue:
             self._link.script("announce", *alive, *(part for spec in self._specs.items() for part in spec))
         if self.records_suspects:
             self._keep_record()
+        self._intake.hand_back_set_aside()
 
     def publish_spec(self, spec: BundleSpec) -> str:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""
@@ -67,7 +71,8 @@ class WorkerQueue:
         """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with a room of their own instead.
 
         If there is none it waits for one up to `block_ms` (≤ 2000).
-        What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned.
+        What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned; what needs more than this worker
+        understands is not returned either, and goes back to the others (`announce`).
         """
         return self._intake.complete(self.take(queues, max_items, block_ms, own))
 
@@ -132,9 +137,10 @@ class WorkerQueue:
     def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
         """Give unfinished jobs to the other workers at once, with priority and time kept; no death is counted.
 
-        Those that must run alone go on alone.
+        Those that must run alone go on alone. What this worker does not understand goes with them.
         """
         self._outcomes.hand_back(deliveries)
+        self._intake.hand_back_set_aside()
 
     def _keep_record(self) -> None:
         """It is there while nothing runs too, and outlives this worker long enough for the others to read it."""

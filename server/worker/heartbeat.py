@@ -10,7 +10,7 @@ from contextlib import suppress
 from server.process.exits import STUCK
 from server.process.restarts import restarts
 from server.queue.errors import RedisAway
-from server.queue.job import WorkerInfo
+from server.queue.job import WORKER_FORMS, WorkerInfo
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
@@ -21,8 +21,6 @@ from server.worker.slots import Slots
 log = logs.get(__name__)
 
 EVERY = 1.0
-FORMS = "records"
-"""What this worker understands beyond the oldest messages."""
 PATIENCE = 30.0
 """Seconds without progress after which a worker is stuck, unless batches take long: then `SLOWEST` times the slowest one seen."""
 SLOWEST = 10
@@ -93,7 +91,7 @@ class Heartbeat:
             metrics_port=self._metrics_port,
             repository_revision=self._repository_revision,
             restarts=restarts(),
-            forms=FORMS,
+            forms=WORKER_FORMS,
         )
 
     def _end_if_stuck(self) -> None:

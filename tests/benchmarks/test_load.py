@@ -77,7 +77,7 @@ async def test_a_closed_loop_keeps_as_many_requests_in_flight_as_it_has_clients(
 
     async with http_server(answer) as url:
         target = Target(url, PICTURES)
-        await closed_loop(target, clients=4, until=time.monotonic() + 0.3)
+        await closed_loop(target, clients=4, until=time.monotonic() + 1.0)
         target.close()
     assert most == 4
     assert {answer.picture for answer in target.answers} == {0, 1, 2}

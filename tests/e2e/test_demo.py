@@ -62,8 +62,8 @@ def test_a_demo_that_is_interrupted_or_killed_takes_its_service_with_it(bundles:
         processes = psutil.Process(demo.pid).children(recursive=True)
         assert {"serve", "gateway", "worker"} <= {word for process in processes for word in process.cmdline()}
         demo.send_signal(number)
-        assert demo.wait(60) == code
-    _gone, alive = psutil.wait_procs(processes, timeout=30)
+        assert demo.wait(120) == code
+    _gone, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
 
 

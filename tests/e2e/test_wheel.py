@@ -48,7 +48,7 @@ def run(installed: Path, tmp_path: Path, *command: str | Path, **environment: st
         env={**inherited, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

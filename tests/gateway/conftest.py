@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 
 from server.queue.embedded import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import Gateway, Worker, make_spec
+
+LIMITS = {"max_body_bytes": 200_000, "max_images": 8, "max_pixels": 1_000_000}
+
+
+class Shared(NamedTuple):
+    gateway: Gateway
+    worker: Worker
+    redis_url: str
 
 
 @pytest.fixture
@@ -17,22 +26,31 @@ def valkey() -> Iterator[PrivateValkey]:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[tuple[Gateway, Worker]]:
+def shared() -> Iterator[Shared]:
     """Gateway and worker for tests that leave them as they were."""
     with (
         service.valkey() as server,
         Worker(server.url, [make_spec()]) as worker,
-        service.gateway(server.url, max_body_bytes=200_000, max_images=8, max_pixels=1_000_000) as running,
+        service.gateway(server.url, **LIMITS) as running,
     ):
-        yield running, worker
+        yield Shared(running, worker, server.url)
 
 
 @pytest.fixture
-def gateway(shared: tuple[Gateway, Worker]) -> Gateway:
-    return shared[0]
+def gateway(shared: Shared) -> Gateway:
+    return shared.gateway
+
+
+@pytest.fixture(scope="module")
+def other(shared: Shared) -> Iterator[Gateway]:
+    """Another gateway on the same Redis."""
+    with service.gateway(shared.redis_url, **LIMITS) as running:
+        yield running
 
 
 @pytest.fixture
-def worker(shared: tuple[Gateway, Worker]) -> Iterator[Worker]:
-    yield shared[1]
-    shared[1].resume()
+def worker(shared: Shared) -> Iterator[Worker]:
+    """It has finished what earlier tests asked for."""
+    shared.worker.finish_all()
+    yield shared.worker
+    shared.worker.resume()

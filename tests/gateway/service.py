@@ -26,7 +26,7 @@ from models.bundle import BundleSpec, Preprocess, Rung, Weights
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
 from server.queue.errors import RedisAway
-from server.queue.job import Array, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
+from server.queue.job import Array, Failure, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
 from server.settings import Settings
 
@@ -36,7 +36,8 @@ DEPTH = 4
 START_GATEWAY = (
     "from server.gateway.main import run_gateway; from server.settings import load; raise SystemExit(run_gateway(load(), fd={fd}))"
 )
-WAIT_S = 20.0
+WAIT_S = 60.0
+"""For what comes as soon as the machine has time for it."""
 
 
 def make_spec(
@@ -62,6 +63,11 @@ def picture(step: int, size: tuple[int, int] = (16, 12), kind: str = "PNG") -> b
     return encoded(Image.new("RGB", size, (step * 28, 40, 90)), kind)
 
 
+def unbearable() -> bytes:
+    """A picture on which the test's model fails."""
+    return encoded(Image.new("RGB", (16, 12), (0, 255, 0)))
+
+
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
@@ -70,7 +76,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 def answer(job: Job, batch_size: int = 1) -> Reply:
     """What the test's model says of a job."""
-    red = job.arrays["pixels"].to_numpy()[..., 0].mean()
+    red, green = (job.arrays["pixels"].to_numpy()[..., channel].mean() for channel in (0, 1))
+    if green > 200:
+        return Reply(id=job.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
     logits = -np.abs(red - 28 * np.arange(CLASSES)).astype(np.float32) / 10
     tokens = np.array([TOKENS, TOKENS - sum(job.options["merge"])], np.int32)
     return Reply(
@@ -111,8 +119,11 @@ class Held:
         assert self._may_end.wait(WAIT_S), "the batch was never released"
 
 
+BEAT_S = 0.5
+
+
 class Worker:
-    """Pulls from the real queue in a thread."""
+    """Pulls from the real queue in a thread; another one says that it lives, whatever happens to a batch."""
 
     def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[Job], Reply] = answer) -> None:
         self.queue = WorkerQueue(url, f"test-{id(self):x}")
@@ -130,7 +141,7 @@ class Worker:
         self._held: Held | None = None
         self._answer = answer
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._threads = [threading.Thread(target=self._run), threading.Thread(target=self._beat)]
 
     def __enter__(self) -> Worker:
         self._served = [
@@ -146,7 +157,8 @@ class Worker:
             for spec in self.specs
         ]
         self._announce()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,13 +168,20 @@ class Worker:
     def stop(self) -> None:
         """Sign off."""
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         with suppress(RedisAway):  # its key expires
             self.queue.withdraw()
 
     def redis(self) -> redis.Redis:
         """A look at what it works on."""
         return redis.Redis.from_url(self._url, decode_responses=True, encoding_errors="replace")
+
+    def nobody_waits(self) -> bool:
+        """Whether everything that is unfinished has been cancelled."""
+        with self.redis() as db:
+            unfinished, cancelled = ({key.partition(":")[2] for key in db.scan_iter(f"{kind}:*")} for kind in ("job", "cancel"))
+            return unfinished == cancelled
 
     def pause(self) -> None:
         """From now on it lives but takes no job."""
@@ -172,6 +191,12 @@ class Worker:
 
     def resume(self) -> None:
         self._working.set()
+
+    def finish_all(self) -> None:
+        """Until nothing that was asked before waits or runs."""
+        self.resume()
+        with self.redis() as db:
+            eventually(lambda: not any(db.xlen(stream) for stream in db.smembers("queues")), "the queue is empty")
 
     @contextmanager
     def holding(self) -> Iterator[Held]:
@@ -190,9 +215,12 @@ class Worker:
             except RedisAway:
                 time.sleep(0.05)
 
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            with suppress(RedisAway):
+                self._announce()
+
     def _turn(self) -> None:
-        if time.monotonic() - self._announced_at > 0.5:
-            self._announce()
         if self._working.wait(0.02):
             with self._busy:
                 if self._working.is_set():
@@ -222,7 +250,6 @@ class Worker:
                 id=self.queue.id, host="here", pid=os.getpid(), state=self.state, device="cpu", bundles=self._served, forms=self.forms
             )
         )
-        self._announced_at = time.monotonic()
 
 
 class Gateway:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import select
 import threading
 import time
 import zlib
@@ -18,7 +19,7 @@ import pytest
 from server.queue.embedded import PrivateValkey
 from tests.gateway import service
 from tests.gateway.raw import Answer, Raw, ask, post
-from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
+from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
 
 MIB = 1024 * 1024
 JSON = "Content-Type: application/json"
@@ -43,17 +44,18 @@ def rss(gateway: Gateway) -> int:
 
 @contextmanager
 def watched(gateway: Gateway) -> Iterator[dict[str, float]]:
-    """The slowest health check, in seconds, and the highest memory above that before, in MiB, while the `with` block runs."""
-    before = rss(gateway)
+    """What the gateway needed for the slowest health check, in seconds of CPU, and the highest memory above that before, in MiB, while the
+    `with` block runs."""
+    process, before = psutil.Process(gateway.process.pid), rss(gateway)
     seen = {"slowest": 0.0, "memory": 0.0}
     stop = threading.Event()
 
     def watch() -> None:
         with Raw(gateway) as raw:
             while not stop.is_set():
-                began = time.perf_counter()
+                began = sum(process.cpu_times()[:2])
                 assert raw.send(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n").answer().status == 200
-                seen["slowest"] = max(seen["slowest"], time.perf_counter() - began)
+                seen["slowest"] = max(seen["slowest"], sum(process.cpu_times()[:2]) - began)
                 seen["memory"] = max(seen["memory"], (rss(gateway) - before) / MIB)
                 stop.wait(0.005)
 
@@ -94,15 +96,17 @@ def test_one_client_holds_at_most_a_quarter_of_the_bytes(valkey: PrivateValkey) 
     with Worker(valkey.url, [make_spec()]), service.gateway(valkey.url, queue_max_bytes=4_000_000) as gateway:
         head, part = post("/v1/classify", length(900_000)), b"\xff\xd8\xff" + bytes(600_000)
         with Raw(gateway, "127.0.0.5") as first, Raw(gateway, "127.0.0.5") as second, Raw(gateway, "127.0.0.6") as other:
-            first.send(head + part)
-            eventually(lambda: gateway.in_flight() == 1, "the first is there")
-            refused = second.send(head + part).answer()
+            for raw in (first, second):
+                raw.send(head + part)
+            [came_last], _, _ = select.select([first.socket, second.socket], [], [], WAIT_S)
+            held, too_much = (second, first) if came_last is first.socket else (first, second)
+            refused = too_much.answer()
             assert (refused.status, json.loads(refused.body)["type"]) == (429, "urn:opsin:client-share")
             assert int(refused.headers["retry-after"]) >= 1 and "127.0.0.5" in json.loads(refused.body)["detail"]
             other.send(head + part)
             eventually(lambda: gateway.in_flight() == 2, "the other client's is there")
             assert other.send(bytes(900_000 - len(part))).answer().status == 422
-            assert first.send(bytes(900_000 - len(part))).answer().status == 422
+            assert held.send(bytes(900_000 - len(part))).answer().status == 422
         with Raw(gateway, "127.0.0.5") as again:
             assert again.send(head + part + bytes(900_000 - len(part))).answer().status == 422
         assert gateway.metric("opsin_rejected_total", reason="client_share") == 1

@@ -71,8 +71,9 @@ def test_a_later_failure_is_the_last_event(valkey: PrivateValkey) -> None:
 
 def test_the_deadline_is_the_last_event(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        assert gateway.classify(picture(1)).status_code == 200  # it is awake
         worker.pause()
-        with streamed(gateway, X_Request_Timeout="0.5") as (_, told):
+        with streamed(gateway, X_Request_Timeout="3") as (_, told):
             assert [event.name for event in told] == ["queued", "failed"]
         assert gateway.metric("opsin_requests_total", outcome="deadline") == 1
 
@@ -121,6 +122,7 @@ def test_a_client_that_leaves_cancels(gateway: Gateway, worker: Worker) -> None:
         next(told)
         assert gateway.in_flight() == 1
     eventually(lambda: gateway.in_flight() == 0, "the gateway has noticed")
+    eventually(worker.nobody_waits, "the worker is told")
     worker.resume()
     assert gateway.classify(picture(1)).status_code == 200
     assert len(worker.done) == ran + 1

@@ -66,14 +66,12 @@ def test_results_expire(valkey: PrivateValkey) -> None:
     """With all that belongs to them, the key included; and they make room."""
     with service.gateway(valkey.url, result_ttl=1.5) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         job_id = accepted(ask_later(gateway, Idempotency_Key="a"))
-        comes_to(gateway, job_id, "done")
-        assert result(gateway, job_id).status_code == 200
         eventually(lambda: gateway.http.get(f"/v1/jobs/{job_id}").status_code == 404, "it is forgotten")
         for path in ("/result", "/events"):
             problem(gateway.http.get(f"/v1/jobs/{job_id}{path}"), 404, "not-found")
         with worker.redis() as db:
             assert [key for kind in ("record", "events", "result", "idem") for key in db.scan_iter(f"{kind}:*")] == []
-        assert gateway.metric("opsin_jobs") == 0
+        assert (gateway.metric("opsin_jobs_ended_total", state="done"), gateway.metric("opsin_jobs")) == (1, 0)
         assert accepted(ask_later(gateway, Idempotency_Key="a")) != job_id
 
 
@@ -82,15 +80,16 @@ def test_a_job_without_workers_fails_at_its_deadline(valkey: PrivateValkey) -> N
     with service.gateway(valkey.url, worker_grace=0.2) as gateway:
         with Worker(valkey.url, [make_spec()]) as worker:
             worker.pause()
-            job_id = accepted(ask_later(gateway, X_Request_Timeout="3"))
+            patient, job_id = (accepted(ask_later(gateway, X_Request_Timeout=seconds)) for seconds in ("3000", "3"))
         eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "no worker is ready")
-        time.sleep(1)
-        assert job(gateway, job_id)["state"] == "queued"
+        problem(gateway.classify(picture(1), model="never-seen"), 503, "no-worker")  # the grace of what is asked at once is over
+        assert job(gateway, patient)["state"] == "queued"
         events = events_of(gateway, job_id)
         assert [event.name for event in events] == ["queued", "failed"]
         assert events[-1].data["type"] == "urn:opsin:deadline"
         assert comes_to(gateway, job_id, "failed")["error"]["status"] == 504
         problem(result(gateway, job_id), 504, "deadline")
+        assert gateway.http.delete(f"/v1/jobs/{patient}").status_code == 204
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "the queue is empty")
 
 

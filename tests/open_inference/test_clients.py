@@ -33,7 +33,7 @@ async def aio(service: Service) -> AsyncIterator[triton_aio.InferenceServerClien
 
 @pytest.fixture
 async def kserve() -> AsyncIterator[InferenceRESTClient]:
-    client = InferenceRESTClient(RESTConfig(protocol="v2", timeout=20, retries=0))
+    client = InferenceRESTClient(RESTConfig(protocol="v2", timeout=60, retries=0))
     yield client
     await client.close()
 

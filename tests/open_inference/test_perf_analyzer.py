@@ -26,7 +26,7 @@ def test_perf_analyzer_measures_the_service_and_agrees_with_its_statistics(servi
     command += ["--stability-percentage", "999", "--max-trials", "3", "-f", "report.csv"]
     before = _inferences(service)
 
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     with Path(tmp_path, "report.csv").open() as file:

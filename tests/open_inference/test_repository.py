@@ -11,6 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.bundle import WEIGHTS_FILE
 from tests.bundles import write_tiny_vit, write_unserved
+from tests.gateway.service import eventually
 from tests.open_inference.service import PICTURES, Service, running
 
 READY = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
@@ -27,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture
 def clients(service: Service) -> Iterator[list[triton.InferenceServerClient]]:
     """One for each gateway."""
-    opened = [triton.InferenceServerClient(gateway.url.removeprefix("http://"), network_timeout=30) for gateway in service.gateways]
+    opened = [triton.InferenceServerClient(gateway.url.removeprefix("http://"), network_timeout=120) for gateway in service.gateways]
     yield opened
     for client in opened:
         client.close()
@@ -87,7 +88,7 @@ def test_a_bundle_that_was_copied_while_the_service_runs_is_loaded(service, clie
     clients[0].load_model("late")
     for gateway, client in zip(service.gateways, clients, strict=True):
         assert infer(client, "late").get_response()["model_name"] == "late"
-        assert gateway.metric("opsin_model_loaded", model="late") == 2
+        eventually(lambda gateway=gateway: gateway.metric("opsin_model_loaded", model="late") == 2, "both workers serve it")
 
 
 def test_a_bundle_of_a_task_that_is_not_served_yet_is_known_and_refused_with_the_reason(service, clients):

@@ -30,7 +30,11 @@ DIGEST = "0123456789abcdef" * 4
 QUEUE = f"{BUNDLE}:0123456789ab"
 STREAM = f"queue:{QUEUE}:normal"
 QUICK_WORKER = WorkerTimings(key_ttl=0.6, absence_settles=1.2, patience=20.0)
+LASTING_WORKER = WorkerTimings(key_ttl=60.0, absence_settles=60.0, patience=20.0)
+"""Nobody takes it for dead, however busy the machine is, before it is withdrawn."""
 QUICK_GATEWAY = DispatcherTimings(beat=0.2, gateway_ttl=2.0, lost_after=0.5, news=0.05, fresh_load=0.0)
+SILENT_GATEWAY = DispatcherTimings(beat=60.0, gateway_ttl=120.0, lost_after=0.5, news=0.05, fresh_load=0.0)
+"""Its key does not come back when a test deletes it."""
 
 
 @contextlib.asynccontextmanager
@@ -77,7 +81,7 @@ async def ask(dispatcher: Dispatcher, value: int, **options: Any) -> int:
     return answer_of(reply)
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Until the condition holds (polled; it may be a coroutine function), or a failure that says it never did."""
     until = time.monotonic() + seconds
     while True:
@@ -118,6 +122,11 @@ class Consumer:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
+    def release_for_good(self) -> None:
+        """It holds no batch any more."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
 
@@ -143,7 +152,7 @@ class Server:
         self.folder.mkdir(exist_ok=True)
         command = [find_server(), *self._options, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         self.process = subprocess.Popen(tied_to_parent(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not answers(self.port):
             assert time.monotonic() < until and self.process.poll() is None, "the server does not start"
             time.sleep(0.01)

@@ -86,7 +86,7 @@ def _loop_for_ever(port: int) -> None:
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until, f"it never came to this: {what}"
         time.sleep(0.01)

@@ -39,7 +39,7 @@ def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         assert client.ping()
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while _runs(int(pid)):
             assert time.monotonic() < until, "the server outlived its parent"
             time.sleep(0.01)

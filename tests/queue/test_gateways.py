@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,11 +12,13 @@ import redis
 
 from server.queue import keys
 from server.queue.dispatch import DeadlinePassed
+from server.queue.wire import AsyncWire
 from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS, WorkerQueue
 from tests.queue.harness import (
     DIGEST,
     QUEUE,
     QUICK_WORKER,
+    SILENT_GATEWAY,
     STREAM,
     Consumer,
     a_job,
@@ -31,7 +34,7 @@ from tests.queue.harness import (
 
 
 async def test_line_7_jobs_of_a_dead_gateway_are_dropped_at_pull(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
-    async with gateway(url) as us, gateway(url) as dead:
+    async with gateway(url) as us, gateway(url, SILENT_GATEWAY) as dead:
         requests = asyncio.create_task(dead.submit_all([await a_job(dead, value) for value in range(5)]))
         ours = asyncio.create_task(ask(us, 8))
         await eventually(lambda: db.xlen(STREAM) == 6)
@@ -71,7 +74,7 @@ async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_can
     url: str, worker: WorkerQueue, db: redis.Redis
 ) -> None:
     async with gateway(url) as us:
-        job = await a_job(us, 1, seconds=0.2)
+        job = await a_job(us, 1, seconds=1.0)
         with pytest.raises(DeadlinePassed):
             await us.submit_all([job])
         await eventually(lambda: db.exists(f"cancel:{job.id}"))
@@ -99,11 +102,37 @@ async def test_line_8_a_client_that_leaves_is_cancelled_at_pull_and_right_before
         assert nothing_is_left(db)
 
 
+async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_job_along(
+    url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both travel on connections of their own, and the cancellation comes first."""
+    script = AsyncWire.script
+    on_its_way, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def enqueue_late(wire: AsyncWire, name: str, *arguments: Any) -> Any:
+        if name == "enqueue":
+            on_its_way.set()
+            await cancelled.wait()
+        answer = await script(wire, name, *arguments)
+        if name == "cancel":
+            cancelled.set()
+        return answer
+
+    monkeypatch.setattr(AsyncWire, "script", enqueue_late)
+    async with gateway(url) as us:
+        job = await a_job(us, 1)
+        request = asyncio.create_task(us.submit_all([job]))
+        await on_its_way.wait()
+        request.cancel()
+        await eventually(lambda: db.exists(f"cancel:{job.id}"))
+
+
 async def test_line_8_a_late_reply_is_discarded(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us, Consumer(url, "--hold") as consumer:
-        with pytest.raises(DeadlinePassed):
-            await ask(us, 1, seconds=0.3)
+        late = asyncio.create_task(ask(us, 1, seconds=2.0))
         await consumer.next_batch()
+        with pytest.raises(DeadlinePassed):
+            await late
         consumer.release()
         await eventually(lambda: db.xlen(STREAM) == 0)
         later = asyncio.create_task(ask(us, 2))

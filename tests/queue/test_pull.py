@@ -106,7 +106,7 @@ async def test_a_waiting_worker_is_not_woken_by_a_queue_without_room_and_never_t
     queue = WorkerQueue(url, "w")
     async with gateway(url) as us:
         await asyncio.to_thread(queue.pull, [A, B], 1, 10)  # from here on it waits in a blocking read
-        without_room = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 1, 1000, {B: 0}))
+        without_room = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 1, 2000, {B: 0}))
         with connect(url) as client:
             await eventually(lambda: client.info("clients")["blocked_clients"] >= 2)
         waiting = await queued(us, *[("b@1", "normal")] * 3)
@@ -179,7 +179,7 @@ async def test_one_worker_queue_serves_several_threads(url: str) -> None:
 
 
 async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(url: str) -> None:
-    queue = WorkerQueue(url, "w", WorkerTimings(key_ttl=0.3))
+    queue = WorkerQueue(url, "w", WorkerTimings(key_ttl=60.0))
     preprocess = Preprocess(image_size=8, short_side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     weights = Weights(sha256="0" * 64, bytes=0)
     spec = BundleSpec(
@@ -206,6 +206,8 @@ async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(u
         assert fleet.specs == {("echo", "1"): spec}
         assert fleet.repository["echo"] == queue.repository().states["echo"] == "unloaded"
         assert fleet.items_per_second("echo@1") == 12.5
+        with connect(url) as operator:
+            assert operator.pexpire(keys.worker("w"), 1)
 
         async def gone() -> bool:
             return not (await us.fleet(fresh=True)).workers

@@ -15,7 +15,7 @@ import redis
 
 from server.queue.dispatch import Dispatcher
 from server.queue.freight import Freight
-from server.queue.job import Array, Job, Progress, Reply, encode_arrays
+from server.queue.job import RECORDS, VERSION, Array, Job, Progress, Reply, encode_arrays
 from server.queue.record import Draft, NoRoomForResults, Record
 from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
@@ -53,7 +53,9 @@ async def us(url: str) -> AsyncIterator[Dispatcher]:
         yield dispatcher
 
 
-async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", **arrays: Any) -> str:
+async def admit(
+    us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", v: int = VERSION, needs: str = RECORDS, **arrays: Any
+) -> str:
     """One job, whose answer is `value`."""
     deadline = await us.now_ms() + int(seconds * 1000)
 
@@ -61,6 +63,7 @@ async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str 
         given = {"x": np.array(value), **arrays}
         return [
             Job(
+                v=v,
                 id=f"{record}-0",
                 bundle=BUNDLE,
                 digest=DIGEST,
@@ -72,6 +75,7 @@ async def admit(us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str 
                 record=record,
                 progress=True,
                 previews=True,
+                needs=needs,
             )
         ]
 
@@ -252,7 +256,7 @@ async def test_a_staged_message_that_was_lost_is_written_again(
 
 
 async def test_a_deadline_ends_a_job_that_runs(us: Dispatcher, worker: WorkerQueue) -> None:
-    record = await admit(us, seconds=0.6)
+    record = await admit(us, seconds=3.0)
     delivery = await take(worker)
     await comes_to(us, record, "failed")
     assert worker.still_wanted([delivery]) == []
@@ -287,7 +291,7 @@ async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
 
 
 async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
-    async with gateway(url, result_ttl=1.5) as us:
+    async with gateway(url, result_ttl=4.0) as us:
         done, cancelled, removed = await admit(us), await admit(us), await admit(us)
         delivery, *_ = [await take_one(worker) for _ in range(3)]
         worker.finish([(delivery, echo(worker, delivery))])

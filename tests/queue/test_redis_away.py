@@ -7,8 +7,9 @@ import contextlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -19,6 +20,7 @@ from server.queue.embedded import PrivateValkey
 from server.queue.errors import DeadlinePassed
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
+    LASTING_WORKER,
     QUEUE,
     QUICK_WORKER,
     STREAM,
@@ -39,55 +41,81 @@ from tests.queue.harness import (
 MANY = 120
 
 
+@dataclass(frozen=True)
+class Load:
+    us: Dispatcher
+    requests: list[asyncio.Task[int]]
+    consumers: tuple[Consumer, ...]
+
+    def go_on(self) -> None:
+        """What runs is finished, and what waits runs."""
+        for consumer in self.consumers:
+            consumer.release_for_good()
+
+
 @contextlib.asynccontextmanager
-async def under_load(url: str) -> AsyncIterator[tuple[Dispatcher, list[asyncio.Task[int]]]]:
-    """Two workers and requests that are partly answered, partly running, partly waiting."""
-    async with gateway(url) as us, Consumer(url, "--batch", "4", "--pace", "0.05"), Consumer(url, "--batch", "4", "--pace", "0.05"):
+async def under_load(url: str, **settings: Any) -> AsyncIterator[Load]:
+    """Two workers and requests that are partly answered, partly running until `go_on`, partly waiting."""
+    holding = ("--batch", "4", "--pace", "0.05", "--hold")
+    async with gateway(url, **settings) as us, Consumer(url, *holding) as one, Consumer(url, *holding) as other:
         requests = [asyncio.create_task(ask(us, value)) for value in range(MANY)]
-        await eventually(lambda: sum(request.done() for request in requests) >= MANY // 4)
+        answered = 0
+        while answered < MANY // 4:
+            for consumer in (one, other):
+                assert await consumer.next_batch()
+                consumer.release()
+            await eventually(lambda before=answered: sum(request.done() for request in requests) > before)  # type: ignore[misc]
+            answered = sum(request.done() for request in requests)
+        for consumer in (one, other):
+            assert await consumer.next_batch()
         assert not all(request.done() for request in requests)
-        yield us, requests
+        yield Load(us, requests, (one, other))
 
 
 async def test_line_6_redis_restarts_with_its_data_under_load(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
-        async with under_load(server.url) as (us, requests):
+        async with under_load(server.url) as load:
             server.kill()
-            more = [asyncio.create_task(ask(us, value)) for value in range(MANY, MANY + 20)]
+            more = [asyncio.create_task(ask(load.us, value)) for value in range(MANY, MANY + 20)]
+            load.go_on()
             server.start()
-            assert await asyncio.gather(*requests, *more) == list(range(MANY + 20))
+            assert await asyncio.gather(*load.requests, *more) == list(range(MANY + 20))
 
 
 async def test_line_6_redis_restarts_empty_under_load() -> None:
     server = PrivateValkey()
     server.start()
     try:
-        async with under_load(server.url) as (us, requests):
+        async with under_load(server.url) as load:
             server.process.kill()
             server.process.wait()
-            more = [asyncio.create_task(ask(us, value)) for value in range(MANY, MANY + 20)]
+            more = [asyncio.create_task(ask(load.us, value)) for value in range(MANY, MANY + 20)]
+            load.go_on()
             server.start()
-            assert await asyncio.gather(*requests, *more) == list(range(MANY + 20))
+            assert await asyncio.gather(*load.requests, *more) == list(range(MANY + 20))
     finally:
         server.stop()
 
 
 async def test_line_6_everything_is_deleted_under_load(url: str) -> None:
-    async with under_load(url) as (us, requests):
+    async with under_load(url) as load:
         with connect(url) as operator:
             operator.flushall()
-        assert await asyncio.gather(*requests) == list(range(MANY))
-        assert await ask(us, 1) == 1
+        load.go_on()
+        assert await asyncio.gather(*load.requests) == list(range(MANY))
+        assert await ask(load.us, 1) == 1
 
 
 async def test_line_6_a_lost_connection_costs_no_delivery(url: str) -> None:
     """Every client is cut off again and again: what Redis handed out in answers that never arrived is found."""
-    async with under_load(url) as (_, requests):
+    async with under_load(url) as load:
         with connect(url) as operator:
-            while not all(request.done() for request in requests):
+            operator.client_kill_filter(_type="normal")
+            load.go_on()
+            while not all(request.done() for request in load.requests):
                 operator.client_kill_filter(_type="normal")
                 await asyncio.sleep(0.1)
-        assert await asyncio.gather(*requests) == list(range(MANY))
+        assert await asyncio.gather(*load.requests) == list(range(MANY))
 
 
 async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(valkey: PrivateValkey, url: str) -> None:
@@ -109,7 +137,7 @@ async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(valkey: 
 
 async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
-        busy, other = (WorkerQueue(server.url, name, QUICK_WORKER) for name in ("busy", "other"))
+        busy, other = (WorkerQueue(server.url, name, LASTING_WORKER) for name in ("busy", "other"))
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 1))
             announce(busy)
@@ -196,7 +224,7 @@ def sentinel(folder: Path, master: Server) -> Iterator[Server]:
     config = folder / "sentinel.conf"
     config.write_text(
         f"port {port}\nbind 127.0.0.1\nsentinel monitor shard 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds shard 300\nsentinel failover-timeout shard 2000\n"
+        "sentinel down-after-milliseconds shard 1000\nsentinel failover-timeout shard 2000\n"
     )
     server = Server(folder, str(config), "--sentinel", port=port)
     try:
@@ -216,11 +244,12 @@ async def test_line_6_sentinel_fails_over_under_load(tmp_path: Path) -> None:
         ):
             await eventually(lambda: copy.info("replication")["master_link_status"] == "up")
             await eventually(lambda: sight.sentinel_slaves("shard"))
-            async with under_load(f"redis+sentinel://127.0.0.1:{watcher.port}/shard/0") as (us, requests):
+            async with under_load(f"redis+sentinel://127.0.0.1:{watcher.port}/shard/0", redis_grace=60) as load:
                 master.kill()
-                assert await asyncio.gather(*requests) == list(range(MANY))
+                load.go_on()
+                assert await asyncio.gather(*load.requests) == list(range(MANY))
                 assert sight.sentinel_get_master_addr_by_name("shard") == ("127.0.0.1", replica.port)
-                assert await ask(us, 1) == 1
+                assert await ask(load.us, 1) == 1
     finally:
         master.kill()
         replica.kill()

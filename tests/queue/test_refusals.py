@@ -17,7 +17,7 @@ from tests.queue.harness import QUEUE, QUICK_WORKER, Consumer, announce, ask, ec
 @pytest.mark.parametrize("kind", refusals.KINDS)
 async def test_requests_wait_for_a_redis_that_refuses_and_are_answered_once_it_is_mended(tmp_path: Path, kind: str) -> None:
     with refusals.server(tmp_path / "data") as server:
-        async with gateway(server.url) as us, Consumer(server.url) as consumer:
+        async with gateway(server.url, redis_grace=60) as us, Consumer(server.url) as consumer:
             assert await ask(us, 1) == 1
             with refusals.refusing(server, kind):
                 waiting = asyncio.create_task(ask(us, 2))

@@ -13,6 +13,7 @@ from server.queue.job import Reply
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
+    LASTING_WORKER,
     QUEUE,
     QUICK_GATEWAY,
     QUICK_WORKER,
@@ -98,10 +99,9 @@ async def test_line_4_nothing_is_claimed_from_a_worker_that_has_a_key_and_all_at
 ) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 1))
-        busy = WorkerQueue(url, "busy", QUICK_WORKER)
+        busy = WorkerQueue(url, "busy", LASTING_WORKER)
         announce(busy)
         [taken] = await pulled(busy)
-        announce(busy)
         assert worker.reclaim([QUEUE]) is None
         busy.withdraw()
         claimed = worker.reclaim([QUEUE])

@@ -69,7 +69,7 @@ def test_a_service_that_is_told_to_end_while_it_starts_ends_and_leaves_nothing(t
         family = [*service.children("worker"), *service.children("gateway"), *service.children("valkey-server")]
         for _ in range(signals):
             service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(30) == 0
+        assert service.process.wait(60) == 0
         assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
 
 

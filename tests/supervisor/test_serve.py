@@ -59,7 +59,7 @@ def test_nothing_listens_beyond_the_host_that_was_named(service: Service) -> Non
 def test_workers_serve_their_metrics_where_they_are_told_to(bundles: Path) -> None:
     with serve(bundles, metrics_host="127.0.0.7", metrics_port=19301) as service:
         assert service.url
-        assert "opsin_batch_budget" in httpx.get("http://127.0.0.7:19301/metrics").text
+        assert "opsin_batch_budget" in httpx.get("http://127.0.0.7:19301/metrics", timeout=60).text
         with pytest.raises(httpx.ConnectError):
             httpx.get("http://127.0.0.1:19301/metrics")
 
@@ -81,12 +81,12 @@ def test_the_status_says_how_often_a_worker_was_restarted(service: Service) -> N
 
 def restarts_told(service: Service) -> list[int]:
     """Of each worker that is ready."""
-    workers = httpx.get(f"{service.url}/v1/status").json()["workers"]
+    workers = service.get("/v1/status").json()["workers"]
     return [worker["restarts"] for worker in workers if worker["state"] == "ready"]
 
 
 def restarts(service: Service) -> dict[str, float]:
-    families = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+    families = text_string_to_metric_families(service.get("/metrics").text)
     [family] = [family for family in families if family.name == "opsin_worker_restarts"]
     return {sample.labels["reason"]: sample.value for sample in family.samples}
 
@@ -109,14 +109,14 @@ def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_end_finishes_what_was_begun_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
-    write_null(tmp_path, milliseconds=700)
+    write_null(tmp_path, milliseconds=1500)
     with serve(tmp_path) as service:
         url, family = service.url, psutil.Process(service.process.pid).children(recursive=True)
         valkey_folder = Path(psutil.Process(service.children("valkey-server")[0]).cwd())
         asking = subprocess.Popen([sys.executable, "-c", ASK, url, str(tmp_path / "answer")])
         eventually(lambda: in_flight(url) == 1, "the request is in flight")
         assert service.stop(number) == 0
-        assert asking.wait(30) == 0
+        assert asking.wait(60) == 0
         assert (tmp_path / "answer").read_text() == "200"
         assert not any(child.is_running() for child in family)
         assert not valkey_folder.exists()
@@ -127,7 +127,7 @@ def test_no_child_outlives_a_supervisor_that_is_killed(bundles: Path) -> None:
         assert service.url
         family = psutil.Process(service.process.pid).children(recursive=True)
         service.process.kill()
-        _, alive = psutil.wait_procs(family, timeout=20)
+        _, alive = psutil.wait_procs(family, timeout=60)
         assert alive == []
 
 
@@ -152,7 +152,7 @@ def test_a_bundle_that_is_refused_is_named_when_the_others_are_ready(tmp_path: P
 
 
 def in_flight(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("opsin_in_flight"))
 
 

@@ -83,7 +83,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def post(service: Service, *images: bytes, accept: str = "*/*", **options: str) -> httpx.Response:
     files = [("image", (f"{index}.png", data)) for index, data in enumerate(images)]
     url = f"{service.url}/v1/mean-colour"
-    return httpx.post(url, files=files, data=options, headers={"Accept": accept}, timeout=30)
+    return httpx.post(url, files=files, data=options, headers={"Accept": accept}, timeout=60)
 
 
 RED, GREY = (encoded(Image.new("RGB", (40, 30), colour)) for colour in ((200, 100, 50), (128, 128, 128)))
@@ -108,14 +108,14 @@ def test_the_task_of_the_page_answers(service: Service) -> None:
 def test_an_answer_that_is_asked_for_later_has_every_media_type(service: Service) -> None:
     """It is chosen when the answer is fetched; the options are those of the request."""
     url, asked = f"{service.url}/v1/mean-colour", {"Prefer": "respond-async", "Accept": "text/html"}
-    accepted = httpx.post(url, content=RED, params={"notation": "rgb"}, headers=asked, timeout=30)
+    accepted = httpx.post(url, content=RED, params={"notation": "rgb"}, headers=asked, timeout=60)
     assert accepted.status_code == 202
-    job = service.url + accepted.headers["Location"]
-    eventually(lambda: httpx.get(job).json()["state"] == "done", "it is done")
-    text = httpx.get(f"{job}/result", headers={"Accept": "text/plain"})
+    job = accepted.headers["Location"]
+    eventually(lambda: service.get(job).json()["state"] == "done", "it is done")
+    text = service.get(f"{job}/result", headers={"Accept": "text/plain"})
     assert (text.text, text.headers["x-model"]) == ("rgb(200, 100, 50)", "colours@1")
-    assert httpx.get(f"{job}/result").json()["colours"] == ["rgb(200, 100, 50)"]
-    assert httpx.get(f"{job}/result", headers={"Accept": "text/html"}).status_code == 406
+    assert service.get(f"{job}/result").json()["colours"] == ["rgb(200, 100, 50)"]
+    assert service.get(f"{job}/result", headers={"Accept": "text/html"}).status_code == 406
 
 
 def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
@@ -123,15 +123,15 @@ def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
     assert (refused.status_code, refused.json()["field"]) == (422, "notation")
     assert refused.json()["detail"] == "'cmyk' must be one of hex, rgb"
     assert post(service, RED, accept="image/png").status_code == 406
-    (model,) = httpx.get(f"{service.url}/v1/models").json()["models"]
+    (model,) = service.get("/v1/models").json()["models"]
     assert (model["task"], model["default"], model["inputs"][0]["name"]) == ("mean-colour", True, "image")
-    operation = httpx.get(f"{service.url}/openapi.json").json()["paths"]["/v1/mean-colour"]["post"]
+    operation = service.get("/openapi.json").json()["paths"]["/v1/mean-colour"]["post"]
     assert {"name": "notation", "in": "query"}.items() <= operation["parameters"][1].items()
     assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/plain", "text/event-stream"}
 
 
 def test_what_it_does_not_offer_is_refused(service: Service) -> None:
-    refused = httpx.post(f"{service.url}/v2/models/colours/infer", content=b'{"inputs": []}')
+    refused = httpx.post(f"{service.url}/v2/models/colours/infer", content=b'{"inputs": []}', timeout=60)
     assert (refused.status_code, refused.json()) == (404, {"error": refused.json()["error"]})
     assert "is for mean-colour, which is not offered here" in refused.json()["error"]
-    assert httpx.post(f"{service.url}/v1/classify", content=RED).status_code == 422
+    assert httpx.post(f"{service.url}/v1/classify", content=RED, timeout=60).status_code == 422

@@ -80,7 +80,7 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
         async with gateway(valkey.url) as asking:
             await asking.ready()
             with redis.Redis.from_url(valkey.url) as client, pytest.raises(DeadlinePassed):
-                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=2.0)))
+                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=5.0)))
                 await eventually(lambda: running(client), "it takes steps")
                 await asked
             with redis.Redis.from_url(valkey.url) as client:
@@ -103,13 +103,13 @@ async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: 
 
 
 async def test_sigterm_finishes_what_is_short_and_hands_back_what_is_long_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model = steps_of(write_toy(tmp_path, milliseconds=SLOW_MS, steps=(60, 400)))
-    with worker(valkey.url, tmp_path, drain_timeout=6) as first:
+    model = steps_of(write_toy(tmp_path, milliseconds=10, steps=(60, 1600)))
+    with worker(valkey.url, tmp_path, drain_timeout=12) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
             with redis.Redis.from_url(valkey.url) as client:
-                await eventually(lambda: len(running(client)) == 2, "both take steps")
+                await eventually(lambda: len(running(client)) == 2 or short.done(), "both take steps")
                 first.send_signal(signal.SIGTERM)
                 await eventually(lambda: first.poll() is not None, "the first worker has ended")
                 assert first.returncode == 0
@@ -138,7 +138,7 @@ async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValk
 
 
 async def test_a_job_whose_worker_is_killed_starts_again_and_ends_in_the_same_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model = steps_of(write_toy(tmp_path, milliseconds=SLOW_MS, steps=(30,)))
+    model = steps_of(write_toy(tmp_path, milliseconds=SLOW_MS, steps=(100,)))
     told: list[Progress] = []
     with worker(valkey.url, tmp_path) as first:
         async with gateway(valkey.url) as asking:

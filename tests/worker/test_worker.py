@@ -13,9 +13,11 @@ import redis
 from models.loading import load
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
+from server.queue.job import Reply, WorkerInfo
+from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
-from tests.worker.processes import eventually, gateway, worker
+from tests.worker.processes import WAIT_S, eventually, gateway, worker
 
 
 def random_pixels(seed: int, side: int = 32) -> np.ndarray:
@@ -85,10 +87,10 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
                     await asyncio.sleep(0.05)
 
             await asking.dispatcher.set_repository("null", "unloaded")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_S):
                 await become("unavailable")
             await asking.dispatcher.set_repository("null", "loaded")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_S):
                 await become("ready")
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
@@ -137,16 +139,18 @@ async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answer
 
 
 async def test_a_job_cancelled_while_it_waited_in_the_worker_does_not_run(valkey: PrivateValkey, tmp_path: Path) -> None:
-    write_null(tmp_path, milliseconds=300)
-    with worker(valkey.url, tmp_path):
+    write_null(tmp_path, milliseconds=1500)
+    with worker(valkey.url, tmp_path), redis.Redis.from_url(valkey.url) as client:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             running = asyncio.create_task(asking.ask(asking.job("null@1", bucket="first")))
-            await asyncio.sleep(0.1)
-            waiting = asyncio.create_task(asking.ask(asking.job("null@1", bucket="second")))
+            await until_a_worker_holds_a_job(valkey)
+            unwanted = asking.job("null@1", bucket="second")
+            waiting = asyncio.create_task(asking.ask(unwanted))
+            await eventually(lambda: client.exists(keys.job(unwanted.id)), "it is queued")
             after = asyncio.create_task(asking.ask(asking.job("null@1", bucket="third")))
-            await asyncio.sleep(0.1)
             waiting.cancel()
+            await eventually(lambda: client.exists(keys.cancel(unwanted.id)), "the worker is told")
             assert (await running).failure is None
             assert (await after).failure is None
             statistics = await asking.dispatcher.statistics("null@1")
@@ -166,6 +170,27 @@ async def test_two_contents_under_one_name_are_served_each_by_its_own_worker(val
     assert [reply.worker for reply in replies] == [serving[digest] for digest in digests] * 20
 
 
+async def test_a_job_that_only_a_newer_version_understands_is_left_to_it(valkey: PrivateValkey, tmp_path: Path) -> None:
+    write_null(tmp_path)
+    newer = WorkerQueue(valkey.url, "newer", WorkerTimings(key_ttl=600.0), "telepathy")
+    newer.announce(WorkerInfo(id=newer.id, host="here", pid=0, state="starting", device="cpu", bundles=[]))
+    with worker(valkey.url, tmp_path) as process:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            job = asking.job("null@1", needs="telepathy")
+            asked = asyncio.create_task(asking.ask(job))
+            await until_a_worker_holds_a_job(valkey)
+            taken: list[Delivery] = []
+            async with asyncio.timeout(WAIT_S):
+                while not taken:  # the other one waits at the queue, too
+                    taken = await asyncio.to_thread(newer.pull, [keys.queue(job.bundle, job.digest)], 1, 2000)
+            newer.finish([(delivery, Reply(id=delivery.job.id, worker=newer.id)) for delivery in taken])
+            assert (await asked).worker == newer.id
+            assert (await asking.ask(asking.job("null@1"))).failure is None
+        assert process.poll() is None
+    newer.close()
+
+
 async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path, milliseconds=700)
     with worker(valkey.url, tmp_path) as process:
@@ -175,7 +200,7 @@ async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateVa
             await until_a_worker_holds_a_job(valkey)
             process.send_signal(signal.SIGTERM)
             assert (await asked).failure is None
-            assert process.wait(10) == 0
+            assert process.wait(WAIT_S) == 0
             assert (await asking.dispatcher.fleet(fresh=True)).workers == ()
 
 
@@ -202,7 +227,7 @@ async def test_a_device_that_is_not_there_is_misuse(valkey: PrivateValkey, tmp_p
     if device == "cuda" and torch.cuda.is_available():
         device = "cuda:63"
     with worker(valkey.url, tmp_path, device=device) as process:
-        assert process.wait(30) == 2
+        assert process.wait(WAIT_S) == 2
 
 
 async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:

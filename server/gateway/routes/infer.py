@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -104,9 +103,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             wanted = _plan(asked, offered, spec)
             answer = await here.inference.run(items, wanted, visit)
         began = time.perf_counter()
-        arrays, told = await here.inference.present(
-            offered.task, partial(offered.task.to_tensors, answer.outputs, wanted.plan, spec), visit.client
-        )
+        arrays, told = await here.presenting.to_tensors(offered.task, answer.outputs, wanted.plan, spec, client=visit.client)
         tensors = write_outputs(asked, offered.outputs, arrays)
         response = _respond(request, InferResponse(spec.name, spec.version, asked.id, tensors, told))
         counted = here.metrics.of(spec)

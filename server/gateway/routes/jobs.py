@@ -47,6 +47,10 @@ async def events(request: Request, job_id: str) -> Response:
     here = gateway.of(request)
     after = _last_event_id(request)
     record = await here.jobs.read(job_id)
+    if after > record.events:
+        raise Problem(Kind.INVALID_OPTION, f"{after}: the last event of this job is {record.events}; use its id, or 0", "Last-Event-ID")
+    if after == record.events and record.state not in OPEN:
+        return Response(status_code=204, headers=NOT_STORED)  # by which an EventSource knows that it need not come again
     return Events(here, record, after, request.state.client)
 
 

@@ -30,6 +30,7 @@ from server.gateway.interruption import ClientWatch
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes.jobs import respond
 from server.gateway.surface import CommonOptions, Surface
+from server.queue.job import RECORDS
 from server.tasks.base import JSON, File, Outputs, Task
 from server.tasks.options import InvalidOption, Options
 from server.tasks.registry import TASKS
@@ -163,7 +164,7 @@ async def _present(here: Gateway, outputs: Sequence[Outputs], asked: Asked, visi
 async def _check_workers(here: Gateway, spec: BundleSpec) -> None:
     """Raises Problem (503) while a worker serves the bundle that would not keep the answer."""
     serving = directory.serving(await here.directory.fleet(), spec)
-    older = [worker.id for worker, _ in serving if "records" not in worker.forms.split()]
+    older = [worker.id for worker, _ in serving if RECORDS not in worker.forms.split()]
     if older:
         detail = f"worker {older[0]} is of a version that cannot answer asynchronous jobs of {spec.id}"
         raise Problem(Kind.NO_WORKER, detail, retry_after=directory.RETRY_AFTER)

@@ -1,0 +1,160 @@
+"""During a rolling update: what an older worker does not understand waits for one that does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import redis
+
+from server.queue.dispatch import Dispatcher
+from server.queue.errors import DeadlinePassed
+from server.queue.job import WORKER_FORMS, Job, Reply
+from server.queue.pieces import PIECE_BYTES
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import (
+    LASTING_WORKER,
+    QUEUE,
+    STREAM,
+    a_job,
+    announce,
+    answer_of,
+    echo,
+    eventually,
+    gateway,
+    nothing_is_left,
+    pulled,
+)
+from tests.queue.test_records import admit, read
+
+NEWS = "telepathy"
+
+
+@pytest.fixture
+def older(url: str) -> Iterator[WorkerQueue]:
+    """A worker of this version: for the jobs below it is an older one."""
+    queue = WorkerQueue(url, "older", LASTING_WORKER)
+    announce(queue)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def newer(url: str) -> Iterator[WorkerQueue]:
+    queue = WorkerQueue(url, "newer", LASTING_WORKER, f"{WORKER_FORMS} {NEWS}")
+    announce(queue)
+    yield queue
+    queue.close()
+
+
+async def a_newer_job(us: Dispatcher, value: int, **more: Any) -> Job:
+    return msgspec.structs.replace(await a_job(us, value, **more), needs=NEWS)
+
+
+def taken_by(db: redis.Redis, worker: WorkerQueue) -> int:
+    """How many jobs are in its hands."""
+    consumers = db.xinfo_consumers(STREAM, "workers")
+    return sum(consumer["pending"] for consumer in consumers if consumer["name"] == worker.id)
+
+
+async def take_nothing(db: redis.Redis, worker: WorkerQueue) -> None:
+    """It takes what there is, and runs nothing of it."""
+    assert await pulled(worker) == []
+    assert taken_by(db, worker) == 1
+
+
+@pytest.mark.parametrize("nbytes", [1, 2 * PIECE_BYTES], ids=["small", "large"])
+async def test_it_goes_back_and_is_run_by_a_worker_that_understands_it(
+    url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue, nbytes: int
+) -> None:
+    async with gateway(url) as us:
+        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 7, ballast=np.zeros(nbytes, np.uint8))]))
+        await take_nothing(db, older)
+        announce(older)
+        [delivery] = await pulled(newer)
+        assert not delivery.alone
+        newer.finish([(delivery, echo(newer, delivery))])
+        [reply] = await asked
+        assert (answer_of(reply), reply.worker) == (7, newer.id)
+        assert nothing_is_left(db)
+
+
+async def test_others_of_the_same_pull_are_run(url: str, older: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 1), await a_job(us, 2)]))
+        [delivery] = await pulled(older)
+        assert int(delivery.job.arrays["x"].to_numpy()) == 2
+        asked.cancel()
+
+
+async def test_the_older_worker_gets_it_again_once_a_second_at_most(url: str, db: redis.Redis, older: WorkerQueue) -> None:
+    """As often as it says that it lives; meanwhile it waits at the queue as ever."""
+    async with gateway(url) as us:
+        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 1)]))
+        await take_nothing(db, older)
+        for _ in range(3):
+            assert older.pull([QUEUE], 4) == []
+            assert taken_by(db, older) == 1
+        announce(older)
+        assert taken_by(db, older) == 0
+        asked.cancel()
+
+
+async def test_a_worker_that_leaves_gives_it_back(url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 7)]))
+        await take_nothing(db, older)
+        older.hand_back([])
+        older.withdraw()
+        [delivery] = await pulled(newer)
+        assert not delivery.alone
+        newer.finish([(delivery, echo(newer, delivery))])
+        assert [answer_of(reply) for reply in await asked] == [7]
+
+
+async def test_its_deadline_ends_it_where_nobody_understands_it(url: str, db: redis.Redis, older: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 1, seconds=3.0)]))
+        await take_nothing(db, older)
+        with pytest.raises(DeadlinePassed):
+            await asked
+        await eventually(lambda: db.exists(*(f"cancel:{key.partition(':')[2]}" for key in db.scan_iter("job:*"))))
+        announce(older)
+        assert nothing_is_left(db)
+
+
+async def test_a_job_that_outlives_its_gateway_waits_too(url: str, db: redis.Redis, older: WorkerQueue, newer: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        record = await admit(us, 7, needs=NEWS)
+        await take_nothing(db, older)
+        announce(older)
+        [delivery] = await pulled(newer)
+        newer.finish([(delivery, echo(newer, delivery))])
+        assert (await read(us, record)).state == "done"
+
+
+async def test_one_that_cannot_be_read_at_all_fails_and_says_so(url: str, older: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        record = await admit(us, 7, v=99)
+        assert await pulled(older) == []
+        failed = await read(us, record)
+        assert (failed.state, failed.failure and failed.failure.kind) == ("failed", "unknown-version")
+        assert failed.failure is not None and "version 99" in failed.failure.detail
+
+
+async def test_answers_of_newer_workers_may_hold_more_than_this_gateway_knows(url: str, db: redis.Redis, older: WorkerQueue) -> None:
+    """Fields that it does not know are left out."""
+
+    class NewerReply(Reply, frozen=True, kw_only=True):
+        mood: str = "good"
+
+    async with gateway(url) as us:
+        asked = asyncio.create_task(us.submit_all([await a_job(us, 5)]))
+        [delivery] = await pulled(older)
+        plain = echo(older, delivery)
+        older.finish([(delivery, NewerReply(id=plain.id, worker=plain.worker, arrays=plain.arrays))])
+        assert [answer_of(reply) for reply in await asked] == [5]
