@@ -104,7 +104,7 @@ def test_levels_arrive_and_stop_keeps_the_last_one(page: Page) -> None:
     panel.get_by_label(re.compile("^Mode(?!l)")).select_option("dense")
     panel.get_by_label("Spacing").fill("0.03")
     panel.get_by_role("button", name="Run").click()
-    expect(panel.locator(".shape")).to_contain_text("points so far")
+    expect(panel.locator(".shape")).to_contain_text("points shown")
     expect(panel.locator("p.line")).to_contain_text("Level ")
     panel.get_by_role("button", name="Stop").click()
     expect(panel.locator("p.line")).to_contain_text("Stopped at level")

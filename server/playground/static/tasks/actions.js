@@ -73,7 +73,8 @@ export function mount(panel, models) {
   }
 
   function show() {
-    lanes.show(people.all, clip.duration || 1);
+    const known = people.all.flatMap(({ actions }) => actions.map(({ end_s: end }) => end));
+    lanes.show(people.all, clip.duration || Math.max(1, ...known)); // of a clip that the browser cannot play it is told at the end
     lanes.at(clip.time);
     clip.draw();
   }

@@ -49,7 +49,7 @@ export function mount(panel, models) {
     job = null;
     below.replaceChildren();
     view.clear();
-    const preview = ({ level, points }) => view.level(fromBase64(points, PLY), (count) => `Level ${level}: ${count} points so far`);
+    const preview = ({ level, points }) => view.level(fromBase64(points, PLY), (count) => `Level ${level}: ${count} points shown`);
     const asked = await session.askLater("v1/reconstruct", form(parts, options), preview);
     const { answer } = asked;
     job = asked.job;

@@ -69,9 +69,7 @@ export class Stage3D {
   }
 
   clear() {
-    this.#points.clear();
-    this.#mesh.clear();
-    this.#grid.clear();
+    for (const group of [this.#points, this.#mesh, this.#grid]) empty(group);
     this.#moved = false;
     this.draw();
   }
@@ -97,8 +95,8 @@ export class Stage3D {
   turn(on) {
     this.controls.autoRotate = on;
     cancelAnimationFrame(this.#frame);
-    const next = (time) => {
-      this.controls.update();
+    const next = () => {
+      if (this.renderer.domElement.clientWidth) this.controls.update(); // else it is out of sight
       this.#frame = requestAnimationFrame(next);
     };
     if (on) this.#frame = requestAnimationFrame(next);
@@ -175,10 +173,14 @@ export class Stage3D {
 }
 
 function replace(group, object) {
+  empty(group);
+  group.add(object);
+}
+
+function empty(group) {
   group.traverse((part) => {
     part.geometry?.dispose();
     part.material?.dispose();
   });
   group.clear();
-  group.add(object);
 }
