@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opsin.actions import Second, TrackedPerson, VideoActions
-    from opsin.client import AsyncClient, Client
+    from opsin.async_client import AsyncClient
+    from opsin.client import Client
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
     from opsin.inpainting import Filled, Inpainting
     from opsin.jobs import AsyncJob, Event, Job, JobStatus
+    from opsin.mapping import Outcome, Outcomes
     from opsin.reconstruction import Reconstruction
     from opsin.results import Classification, Merging, Model, Prediction, Readiness, Timing
 
@@ -32,6 +34,8 @@ __all__ = [
     "Merging",
     "Model",
     "OpsinError",
+    "Outcome",
+    "Outcomes",
     "Prediction",
     "Readiness",
     "Reconstruction",
@@ -55,7 +59,9 @@ def __getattr__(name: str) -> object:
         "opsin.reconstruction",
         "opsin.actions",
         "opsin.jobs",
+        "opsin.mapping",
         "opsin.client",
+        "opsin.async_client",
     ):
         module = import_module(home)
         if name in vars(module):

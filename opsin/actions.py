@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict
 
 import numpy as np
 
+from opsin import display
 from opsin.calls import Call
 from opsin.results import Prediction, Timing, timing_of
 
@@ -81,6 +82,13 @@ class VideoActions:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the answer as JSON."""
         Path(path).write_text(json.dumps(self.document, ensure_ascii=False), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        return display.actions(self)
+
+    def show(self) -> Path | None:
+        """Show it in the notebook or the browser: see `opsin.display.show`."""
+        return display.show(self)
 
 
 def actions_call(video: Video | None, tracks: Tracks | None, options: ActionsOptions) -> Call:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
+from opsin import display
 from opsin.calls import Call
 from opsin.pictures import Picture, encoded
 from opsin.results import Timing, timing_of
@@ -67,6 +68,9 @@ class Filled:
         """Write it as PNG."""
         Path(path).write_bytes(self.png)
 
+    def _repr_png_(self) -> bytes:
+        return self.png
+
 
 @dataclass(frozen=True, slots=True)
 class Inpainting:
@@ -97,6 +101,17 @@ class Inpainting:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the first sample as PNG."""
         self.samples[0].save(path)
+
+    def _repr_png_(self) -> bytes:
+        """Of the first sample, for front ends without HTML."""
+        return self.samples[0].png
+
+    def _repr_html_(self) -> str:
+        return display.inpainting(self)
+
+    def show(self) -> Path | None:
+        """Show it in the notebook or the browser: see `opsin.display.show`."""
+        return display.show(self)
 
 
 def inpaint_call(image: Picture, mask: Picture | None, options: InpaintOptions) -> Call:

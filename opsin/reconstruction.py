@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
+from opsin import display
 from opsin.calls import Call
+from opsin.glb import vertices
 from opsin.pictures import BinaryFile, Picture, encoded
 from opsin.results import Timing, timing_of
 
@@ -86,6 +88,21 @@ class Reconstruction:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file."""
         Path(path).write_bytes(self.file)
+
+    def _repr_html_(self) -> str:
+        """Points, or the vertices of a mesh."""
+        points, colours = self._vertices() if self.file.startswith(b"glTF") else self._cells()
+        facts = f"{self.count:,} points of {self.queries:,} places asked, {self.model}@{self.version}, {self.timing.total_ms:.0f} ms"
+        return display.cloud(points, colours, facts)
+
+    def show(self) -> Path | None:
+        """Show it in the notebook or the browser: see `opsin.display.show`."""
+        return display.show(self)
+
+    def _vertices(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """In the camera's frame."""
+        places, colours = vertices(self.file)
+        return places * np.array([1, -1, -1], np.float32), colours
 
     def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         if self.file.startswith(b"PK"):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from opsin import display
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,13 @@ class Classification:
     @property
     def score(self) -> float:
         return self.predictions[0].score
+
+    def _repr_html_(self) -> str:
+        return display.classification(self)
+
+    def show(self) -> Path | None:
+        """Show it in the notebook or the browser: see `opsin.display.show`."""
+        return display.show(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from opsin.client import AsyncClient
+from opsin.async_client import AsyncClient
 
 CLIENTS = 4
 PICTURES_PER_REQUEST = 8

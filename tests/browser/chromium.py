@@ -19,7 +19,9 @@ SCREENSHOTS = os.environ.get("OPSIN_SCREENSHOTS")
 ARGUMENTS = (
     "--headless",
     "--no-sandbox",
-    "--disable-gpu",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

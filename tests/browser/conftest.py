@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles import write_tiny_diffmae
+from tests.reconstruct.shell import write_shell
 from tests.service import READY, Service, eventually, serve
 
 ROOT = Path(__file__).parents[2]
@@ -21,10 +22,12 @@ from tests.browser.chromium import chromium, quiet_page  # noqa: E402
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starter bundle `flags`, and `painter`, which inpaints fast and badly."""
+    """The starters `flags` and `actions`, `painter`, which inpaints fast and badly, and `shell`, which finds a sphere in everything."""
     root = tmp_path_factory.mktemp("bundles")
-    shutil.copytree(ROOT / "bundles" / "flags", root / "flags")
+    for name in ("flags", "actions", "actions-lart", "movenet"):
+        shutil.copytree(ROOT / "bundles" / name, root / name)
     write_tiny_diffmae(root)
+    write_shell(root)
     return root
 
 

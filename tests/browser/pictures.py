@@ -36,6 +36,14 @@ def take(context: BrowserContext, url: str) -> None:
     page.mouse.move(0, 0)
     page.screenshot(path=FOLDER / "inpaint.png", full_page=True)
 
+    page.set_viewport_size(DESKTOP)
+    page.emulate_media(color_scheme="light")
+    run(page, "Actions", "Two drawn figures")
+    page.get_by_role("tabpanel", name="Actions").get_by_role("button", name="Person 2: ").nth(1).click()
+    page.mouse.move(0, 0)
+    expect(page.locator(".now")).to_contain_text("%")
+    page.screenshot(path=FOLDER / "actions.png", full_page=True)
+
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme="light")
     run(page, "Classify", "Flag of Kenya")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
@@ -48,16 +48,17 @@ class Script:
 
 
 @contextmanager
-def scripted(answers: Sequence[Answer]) -> Iterator[Script]:
-    """Serve `answers` in turn, the last one again and again."""
+def scripted(answers: Sequence[Answer] | Callable[[Request], Answer]) -> Iterator[Script]:
+    """Serve `answers` in turn, the last one again and again; or what is answered to each request, of which several may be asked at once."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            answer = answers[min(len(script.requests), len(answers) - 1)]
-            script.requests.append(Request(self.path, self.headers, body))
+            request = Request(self.path, self.headers, body)
+            answer = answers(request) if callable(answers) else answers[min(len(script.requests), len(answers) - 1)]
+            script.requests.append(request)
             if answer.after:
                 answer.after.wait(10)
             data = answer.body.encode() if isinstance(answer.body, str) else json.dumps(answer.body).encode()

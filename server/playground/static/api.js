@@ -45,47 +45,87 @@ export async function getJson(path) {
   return document;
 }
 
-/**
- * POST a form and follow its events to the answer. XMLHttpRequest, since fetch tells nothing of bytes that are sent.
- * hear: { sent(loaded, total), event(name, data) }. Rejects with Problem or Stopped.
- */
-export function post(path, form, hear, signal) {
+/** A form, and its events to the answer. hear: { sent(loaded, total), event(name, data, id) }. Rejects with Problem or Stopped. */
+export async function post(path, form, hear, signal) {
+  return ending(await send("POST", path, { Accept: "text/event-stream" }, hear, signal, form));
+}
+
+/** The events of a URL to the answer. Rejects as post does; with a Problem of status 0 where the stream broke. */
+export async function follow(path, headers, hear, signal) {
+  return ending(await send("GET", path, { Accept: "text/event-stream", ...headers }, hear, signal));
+}
+
+/** A form that is answered later: the job as GET /v1/jobs/{id} tells it. Rejects as post does. */
+export async function submit(path, form, hear, signal) {
+  const { request } = await send("POST", path, { Prefer: "respond-async" }, hear, signal, form);
+  if (request.status !== 202) throw refusal(request);
+  return JSON.parse(request.responseText);
+}
+
+/** What a URL gives as `type`, a blob. Rejects with Problem. */
+export async function getBlob(path, type) {
+  let response;
+  try {
+    response = await fetch(at(path), { headers: { Accept: type } });
+  } catch {
+    throw unreachable();
+  }
+  if (!response.ok) throw problemOf(parsed(await response.text()), response.status, response.headers.get("Retry-After"));
+  return response.blob();
+}
+
+/** XMLHttpRequest, since fetch tells nothing of bytes that are sent. Resolves with it and, of a stream, its last event. */
+function send(method, path, headers, hear, signal, form = null) {
   return new Promise((resolve, reject) => {
+    if (signal.aborted) return reject(new Stopped());
     const request = new XMLHttpRequest();
     const parser = new EventParser();
     let read = 0;
-    let ended = null;
+    let last = null;
 
-    const isStream = () => (request.getResponseHeader("Content-Type") ?? "").startsWith("text/event-stream");
     const listen = () => {
-      if (!isStream()) return;
+      if (!isStream(request)) return;
       const text = request.responseText.slice(read);
       read += text.length;
-      for (const { name, data } of parser.feed(text)) {
-        if (name === "done" || name === "failed" || name === "cancelled") ended = { name, data };
-        else hear.event(name, data);
+      for (const { id, name, data } of parser.feed(text)) {
+        if (name === "done" || name === "failed" || name === "cancelled") last = { name, data };
+        else hear.event(name, data, id);
       }
     };
 
-    request.upload.addEventListener("progress", (event) => hear.sent(event.loaded, event.total));
-    request.upload.addEventListener("load", (event) => hear.sent(event.total, event.total));
+    if (form) {
+      request.upload.addEventListener("progress", (event) => hear.sent(event.loaded, event.total));
+      request.upload.addEventListener("load", (event) => hear.sent(event.total, event.total));
+    }
     request.addEventListener("progress", listen);
     request.addEventListener("load", () => {
       listen();
-      if (ended?.name === "done") resolve(ended.data);
-      else if (ended?.name === "failed") reject(new Problem(ended.data));
-      else if (ended) reject(new Stopped());
-      else if (isStream()) reject(broken());
-      else reject(problemOf(parsed(request.responseText), request.status, request.getResponseHeader("Retry-After")));
+      resolve({ request, last });
     });
     request.addEventListener("error", () => reject(request.status ? broken() : unreachable()));
     request.addEventListener("abort", () => reject(new Stopped()));
     signal.addEventListener("abort", () => request.abort());
 
-    request.open("POST", at(path));
-    request.setRequestHeader("Accept", "text/event-stream");
+    request.open(method, at(path));
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.send(form);
   });
+}
+
+function isStream(request) {
+  return (request.getResponseHeader("Content-Type") ?? "").startsWith("text/event-stream");
+}
+
+/** The answer that ended a stream. */
+function ending({ request, last }) {
+  if (last?.name === "done") return last.data;
+  if (last?.name === "failed") throw new Problem(last.data);
+  if (last) throw new Stopped();
+  throw isStream(request) ? broken() : refusal(request);
+}
+
+function refusal(request) {
+  return problemOf(parsed(request.responseText), request.status, request.getResponseHeader("Retry-After"));
 }
 
 function problemOf(document, status, retryAfter) {

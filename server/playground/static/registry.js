@@ -6,4 +6,6 @@
 export const TABS = [
   { task: "classify", title: "Classify", load: () => import("./tasks/classify.js") },
   { task: "inpaint", title: "Inpaint", load: () => import("./tasks/inpaint.js") },
+  { task: "reconstruct", title: "3D", load: () => import("./tasks/reconstruct.js") },
+  { task: "actions", title: "Actions", load: () => import("./tasks/actions.js") },
 ];

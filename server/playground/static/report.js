@@ -42,10 +42,27 @@ export function report(answer, calls, downloads) {
     h(
       "p",
       { class: "buttons" },
-      downloads.map(([text, act]) => h("button", { type: "button", onclick: act }, text)),
+      downloads.map(([text, act]) => busyButton(text, act)),
     ),
     sameCall(calls),
   );
+}
+
+/** It rests while what it does goes on. */
+function busyButton(text, act) {
+  const button = h(
+    "button",
+    {
+      type: "button",
+      async onclick() {
+        button.disabled = true;
+        await act();
+        button.disabled = false;
+      },
+    },
+    text,
+  );
+  return button;
 }
 
 function sameCall(calls) {
@@ -74,23 +91,29 @@ const quoted = (text) => (/^[\w.@:/=,-]+$/.test(text) ? text : `'${text.replaceA
 const python = (value) =>
   typeof value === "string" ? JSON.stringify(value) : value === true ? "True" : value === false ? "False" : String(value);
 
-/** The call in three languages. files: part → file name; options: name → value. curl may have what the others have not. */
-export function callsOf(task, files, options, { output = "", curlOnly = {}, python: show }) {
+/**
+ * The call in three languages. files: part → file name; options: name → value. curl may have what the others have not, and headers; the command
+ * may have other flags than options.
+ */
+export function callsOf(task, files, options, { output = "", curlOnly = {}, headers = [], command: flagged = options, python: show }) {
   const parts = Object.entries(files).map(([part, name]) => `-F ${quoted(`${part}=@${name}`)}`);
   const forms = Object.entries({ ...options, ...curlOnly }).map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`);
-  const curl = ["curl", ...parts, ...forms, quoted(`${BASE}/v1/${task}`), output && `-o ${output}`].filter(Boolean).join(" \\\n  ");
+  const heads = headers.map((header) => `-H ${quoted(header)}`);
+  const curl = ["curl", ...heads, ...parts, ...forms, quoted(`${BASE}/v1/${task}`), output && `-o ${output}`]
+    .filter(Boolean)
+    .join(" \\\n  ");
   const keywords = Object.entries(options).map(([name, value]) => `, ${name}=${python(value)}`);
   const [first, ...others] = Object.entries(files);
-  const positional = [first, ...others].map(([, name]) => JSON.stringify(name)).join(", ");
+  const given = [JSON.stringify(first[1]), ...others.map(([part, name]) => `${part}=${JSON.stringify(name)}`)].join(", ");
   const code = [
     "from opsin import Client\n",
     `with Client(${JSON.stringify(BASE)}) as client:`,
-    `    result = client.${task}(${positional}${keywords.join("")})`,
+    `    result = client.${task}(${given}${keywords.join("")})`,
     `    ${show}\n`,
   ].join("\n");
   const flags = [
     ...others.map(([part, name]) => `--${part} ${quoted(name)}`),
-    ...Object.entries(options).map(([name, value]) => `--${name.replaceAll("_", "-")} ${quoted(String(value))}`),
+    ...Object.entries(flagged).map(([name, value]) => `--${name.replaceAll("_", "-")} ${quoted(String(value))}`),
   ];
   const command = ["opsin", task, quoted(first[1]), ...flags, output && `-o ${output}`, `--url ${quoted(BASE)}`].filter(Boolean).join(" ");
   return { curl, Python: code, Command: command };

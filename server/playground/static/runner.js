@@ -2,8 +2,10 @@
 
 import { Problem, Stopped, post } from "./api.js";
 import { bytes, h, seconds } from "./dom.js";
+import { Job } from "./jobs.js";
 
 const TICK_MS = 100;
+const COUNTED = { steps: "Step", levels: "Level", windows: "Window" }; // units of progress that are told
 
 export class Runner {
   #blocked = "";
@@ -41,7 +43,7 @@ export class Runner {
     if (this.#running || this.#blocked) return;
     const running = (this.#running = new AbortController());
     this.#began = performance.now();
-    this.#timer = setInterval(() => this.#show(), TICK_MS);
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.error.hidden = true;
     this.progress(null);
     this.#settle();
@@ -52,10 +54,12 @@ export class Runner {
       this.#end(`Done in ${seconds(performance.now() - this.#began)}`);
     } catch (error) {
       if (error instanceof Stopped) {
-        this.#end(`Stopped${this.#doing.startsWith("Step") ? ` at ${this.#doing.toLowerCase()}` : ""}`);
+        const counted = Object.values(COUNTED).some((word) => this.#doing.startsWith(word));
+        this.#end(`Stopped${counted ? ` at ${this.#doing.toLowerCase()}` : ""}`);
         this.onstop(this.line.textContent);
       } else {
-        this.#fail(error instanceof Problem ? error : new Problem({ title: "This page failed", status: -1, detail: String(error) }));
+        this.#end("Failed: see the message");
+        this.#show(error);
         this.onstop("");
       }
     }
@@ -65,11 +69,21 @@ export class Runner {
     this.#running?.abort();
   }
 
+  /** Does something beside a run, such as a download. Its problem is shown like that of a run. */
+  async aside(work) {
+    this.error.hidden = true;
+    try {
+      await work();
+    } catch (error) {
+      this.#show(error);
+    }
+  }
+
   /** What is being done. `announce`: also to screen readers, who hear no counting. */
   doing(text, announce = true) {
     this.#doing = text;
     if (announce) this.announcer.textContent = text;
-    this.#show();
+    this.#tick();
   }
 
   /** A share of the work, or null while nobody knows. */
@@ -79,8 +93,8 @@ export class Runner {
     else this.bar.value = share;
   }
 
-  #fail(problem) {
-    this.#end("Failed: see the message");
+  #show(error) {
+    const problem = error instanceof Problem ? error : new Problem({ title: "This page failed", status: -1, detail: String(error) });
     this.error.replaceChildren(
       h("strong", {}, problem.title),
       h("p", {}, problem.field ? h("code", {}, problem.field) : null, problem.field ? ": " : "", problem.detail),
@@ -109,7 +123,7 @@ export class Runner {
     this.line.textContent = this.announcer.textContent = text;
   }
 
-  #show() {
+  #tick() {
     if (this.#running) this.line.textContent = `${this.#doing} · ${((performance.now() - this.#began) / 1000).toFixed(1)} s`;
   }
 }
@@ -126,35 +140,46 @@ class Session {
 
   /** POST a form; resolves with the answer. onpreview(data) hears what can be shown before. */
   ask(path, form, onpreview = () => {}) {
+    return post(path, form, this.#hear(onpreview), this.#signal);
+  }
+
+  /** The same as a job, which keeps its answer for further downloads: {job, answer}. Whoever gets the job must forget() it some time. */
+  async askLater(path, form, onpreview = () => {}) {
+    const hear = this.#hear(onpreview);
+    const job = await Job.submit(path, form, hear, this.#signal);
+    try {
+      return { job, answer: await job.answer(hear, this.#signal) };
+    } catch (error) {
+      job.forget();
+      throw error;
+    }
+  }
+
+  #hear(onpreview) {
     const runner = this.#runner;
-    if (this.#signal.aborted) throw new Stopped();
     runner.doing("Sending");
-    return post(
-      path,
-      form,
-      {
-        sent(loaded, total) {
-          if (loaded < total) runner.progress(loaded / total);
-          else runner.progress(null);
-          runner.doing(
-            loaded < total ? `Sent ${bytes(loaded)} of ${bytes(total)}` : `Sent ${bytes(total)}, waiting for the service`,
-            loaded === total,
-          );
-        },
-        event(name, data) {
-          if (name === "queued") runner.doing(data.place ? `Place ${data.place} in the queue` : "Next in the queue");
-          else if (name === "progress") tell(runner, data);
-          else if (name === "preview") onpreview(data);
-        },
+    return {
+      sent(loaded, total) {
+        if (loaded < total) runner.progress(loaded / total);
+        else runner.progress(null);
+        runner.doing(
+          loaded < total ? `Sent ${bytes(loaded)} of ${bytes(total)}` : `Sent ${bytes(total)}, waiting for the service`,
+          loaded === total,
+        );
       },
-      this.#signal,
-    );
+      event(name, data) {
+        if (name === "queued") runner.doing(data.place ? `Place ${data.place} in the queue` : "Next in the queue");
+        else if (name === "progress") tell(runner, data);
+        else if (name === "preview") onpreview(data);
+      },
+    };
   }
 }
 
 function tell(runner, { done, total, unit }) {
-  if (unit !== "steps" && unit !== "levels" && unit !== "windows") return;
+  const word = COUNTED[unit];
+  if (!word) return;
   const quarter = Math.max(1, Math.ceil(total / 4));
   runner.progress(done / total);
-  runner.doing(`${{ steps: "Step", levels: "Level", windows: "Window" }[unit]} ${done} of ${total}`, done % quarter === 0);
+  runner.doing(`${word} ${done} of ${total}`, done % quarter === 0);
 }

@@ -10,7 +10,7 @@ import { MaskPainter } from "./mask_painter.js";
 
 const SAMPLES = ["daisy", "ladybug", "padlock", "umbrella"].map((name) => ({
   name: `${name}.png`,
-  mask: `${name}-mask.png`,
+  companion: `${name}-mask.png`,
   label: `Drawing of a ${name}, with a hole`,
 }));
 const PRESETS = [
@@ -70,7 +70,7 @@ export function mount(panel, models) {
     picture = given;
     frames.clear();
     below.replaceChildren();
-    await painter.set(given.bitmap, given.mask);
+    await painter.set(given.bitmap, given.companion);
   }
 
   async function work(session) {

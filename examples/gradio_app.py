@@ -1,0 +1,54 @@
+"""A Gradio front end, in an environment of your own: pip install gradio opsin-*.whl, then python examples/gradio_app.py [--url URL]
+
+The service knows nothing of it: this program asks the API like any other client.
+"""
+
+import argparse
+
+from opsin import Client, OpsinError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url")
+    parser.add_argument("--port", type=int, default=7860)
+    asked = parser.parse_args()
+    with Client(asked.url) as client:
+        front_end(client).launch(server_port=asked.port)
+
+
+def front_end(client):
+    import gradio
+
+    def classify(image, merge):
+        try:
+            return labels(client, image, merge)
+        except OpsinError as error:
+            raise gradio.Error(str(error)) from error
+
+    return gradio.Interface(
+        classify,
+        inputs=[gradio.Image(type="numpy"), gradio.Dropdown(rungs(client), value="off", label="Token merging")],
+        outputs=[gradio.Label(num_top_classes=5), gradio.Textbox(label="How it was answered")],
+        title="Opsin",
+        flagging_mode="never",
+    )
+
+
+def labels(client, image, merge):
+    """Image uint8 (H, W, 3) → scores by label, and a line about tokens and time."""
+    found = client.classify(image, merge=merge)
+    merging, timing = found.merging, found.timing
+    words = (
+        f"{merging.tokens_in} → {merging.tokens_out} tokens, {timing.inference_ms:.1f} ms in the network, {timing.total_ms:.1f} ms in all"
+    )
+    return {one.label: one.score for one in found.predictions}, words
+
+
+def rungs(client):
+    model = next(model for model in client.models() if model.task == "classify" and model.details["default"])
+    return ["off", *(rung["name"] for rung in model.details["ladder"])]
+
+
+if __name__ == "__main__":
+    main()

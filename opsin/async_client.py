@@ -1,0 +1,240 @@
+"""The Python client for asyncio: the calls of `opsin.client.Client`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack, overload
+
+import httpx
+
+from opsin import results
+from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
+from opsin.calls import Budget, Call, checked, transport_error
+from opsin.classification import ClassifyOptions, Pictures, classify_call, reader
+from opsin.connection import LIMITS, base_url, model_call, readiness
+from opsin.errors import OpsinError
+from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
+from opsin.jobs import AsyncJob
+from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, inputs_of, map_tasks
+from opsin.pictures import Picture
+from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
+from opsin.results import Classification, Model, Readiness
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same calls, awaited."""
+
+    def __init__(
+        self, url: str | None = None, *, timeout: float = 60.0, retries: int = 2, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._timeout, self._retries = timeout, retries
+        self._http = httpx.AsyncClient(base_url=base_url(url), headers=headers, limits=LIMITS)
+
+    @property
+    def url(self) -> str:
+        return str(self._http.base_url).rstrip("/")
+
+    @overload
+    async def classify(  # type: ignore[overload-overlap]
+        self, images: Picture, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
+    @overload
+    async def classify(
+        self, images: Pictures, *, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> list[Classification]: ...
+    @overload
+    async def classify(  # type: ignore[overload-overlap]
+        self, images: Picture, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> AsyncJob[Classification]: ...
+    @overload
+    async def classify(
+        self, images: Pictures, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> AsyncJob[list[Classification]]: ...
+    async def classify(self, images: Picture | Pictures, *, wait: bool = True, **options: Unpack[ClassifyOptions]) -> Any:
+        """See `Client.classify`. Files are read and arrays encoded in a thread."""
+        call, read = await asyncio.to_thread(classify_call, images, **options), reader(images)
+        if wait:
+            return read((await self._exchange(call)).json())
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, accepted.json()["id"], read)
+
+    @overload
+    async def inpaint(
+        self, image: Picture, mask: Picture | None = None, *, wait: Literal[True] = True, **options: Unpack[InpaintOptions]
+    ) -> Inpainting: ...
+    @overload
+    async def inpaint(
+        self, image: Picture, mask: Picture | None = None, *, wait: Literal[False], **options: Unpack[InpaintOptions]
+    ) -> AsyncJob[Inpainting]: ...
+    async def inpaint(self, image: Picture, mask: Picture | None = None, *, wait: bool = True, **options: Unpack[InpaintOptions]) -> Any:
+        """See `Client.inpaint`."""
+        call = await asyncio.to_thread(inpaint_call, image, mask, options)
+        if wait:
+            return inpainting((await self._exchange(call)).json())
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, accepted.json()["id"], inpainting)
+
+    @overload
+    async def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
+    ) -> VideoActions: ...
+    @overload
+    async def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
+    ) -> AsyncJob[VideoActions]: ...
+    async def actions(
+        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
+    ) -> Any:
+        """See `Client.actions`."""
+        call = await asyncio.to_thread(actions_call, video, tracks, options)
+        if wait:
+            return video_actions((await self._exchange(call)).json())
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, accepted.json()["id"], video_actions)
+
+    @overload
+    async def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: Literal[True] = True,
+        **options: Unpack[ReconstructOptions],
+    ) -> Reconstruction: ...
+    @overload
+    async def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: Literal[False],
+        **options: Unpack[ReconstructOptions],
+    ) -> AsyncJob[Reconstruction]: ...
+    async def reconstruct(
+        self,
+        image: Picture,
+        depth: Map | None = None,
+        *,
+        points: Map | None = None,
+        mask: Picture | None = None,
+        wait: bool = True,
+        **options: Unpack[ReconstructOptions],
+    ) -> Any:
+        """See `Client.reconstruct`."""
+        call = await asyncio.to_thread(reconstruct_call, image, depth, points, mask, options)
+        if wait:
+            return reconstruction((await self._exchange(call)).json())
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, accepted.json()["id"], reconstruction)
+
+    async def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
+        """See `Client.scene`."""
+        return reconstruction((await self._exchange(scene_call(scene, options))).json())
+
+    @overload
+    async def map(
+        self,
+        task: Literal["classify"],
+        inputs: Inputs,
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Any,
+    ) -> Outcomes[Classification]: ...
+    @overload
+    async def map(
+        self,
+        task: Literal["inpaint"],
+        inputs: Inputs,
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Any,
+    ) -> Outcomes[Inpainting]: ...
+    @overload
+    async def map(
+        self,
+        task: Literal["reconstruct"],
+        inputs: Inputs,
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Any,
+    ) -> Outcomes[Reconstruction]: ...
+    @overload
+    async def map(
+        self,
+        task: Literal["actions"],
+        inputs: Inputs,
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Any,
+    ) -> Outcomes[VideoActions]: ...
+    async def map(
+        self, task: Task, inputs: Inputs, *, concurrency: int = 8, pattern: str = "*", progress: ProgressOption = None, **options: Any
+    ) -> Outcomes[Any]:
+        """See `Client.map`."""
+        asks: dict[str, Callable[..., Awaitable[Any]]] = {
+            "classify": self.classify,
+            "inpaint": self.inpaint,
+            "reconstruct": self.reconstruct,
+            "actions": self.actions,
+        }
+        return await map_tasks(asks, task, inputs_of(inputs, pattern), concurrency, progress, options)
+
+    def job(self, job_id: str) -> AsyncJob[dict[str, Any]]:
+        """See `Client.job`."""
+        return AsyncJob(self._http, self._exchange, job_id, dict)
+
+    async def models(self) -> list[Model]:
+        return [results.model(entry) for entry in (await self._exchange(Call("GET", "/v1/models"))).json()["models"]]
+
+    async def model(self, name: str) -> Model:
+        return results.model((await self._exchange(model_call(name))).json())
+
+    async def health(self) -> bool:
+        try:
+            return (await self._send(Call("GET", "/health/live"), self._timeout)).is_success
+        except OpsinError:
+            return False
+
+    async def ready(self) -> Readiness:
+        try:
+            return readiness(await self._send(Call("GET", "/health/ready"), self._timeout))
+        except OpsinError as error:
+            return Readiness(False, str(error))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _exchange(self, call: Call) -> httpx.Response:
+        budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)
+        while True:
+            response = await self._send(call, budget.left())
+            pause = budget.pause_before_retry(response)
+            if pause is None:
+                return checked(response)
+            await asyncio.sleep(pause)
+
+    async def _send(self, call: Call, timeout: float) -> httpx.Response:
+        try:
+            return await self._http.request(**call.arguments(timeout))
+        except httpx.HTTPError as error:
+            raise transport_error(error, self.url, timeout) from error

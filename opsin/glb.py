@@ -1,0 +1,46 @@
+"""The coloured vertices of a GLB as the service writes it, without a library for meshes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NUMBERS = {5121: "u1", 5123: "<u2", 5126: "<f4"}
+"""glTF's component types that positions and colours come in."""
+WIDTHS = {"VEC3": 3, "VEC4": 4}
+
+
+def vertices(file: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Places float32 (V, 3) and colours uint8 (V, 3), in the file's own frame. Raises ValueError for what is no such file."""
+    if file[:4] != b"glTF":
+        raise ValueError("not a GLB file")
+    (length,) = struct.unpack_from("<I", file, 12)
+    scene, binary = json.loads(file[20 : 20 + length]), file[28 + length :]
+    parts = [part["attributes"] for mesh in scene.get("meshes", ()) for part in mesh["primitives"]]
+    places = [_accessor(scene, binary, part["POSITION"]).astype(np.float32) for part in parts]
+    colours = [_accessor(scene, binary, part["COLOR_0"])[:, :3] for part in parts]
+    if not parts:
+        return np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8)
+    return np.concatenate(places), np.concatenate([_bytes(colour) for colour in colours])
+
+
+def _accessor(scene: Any, binary: bytes, number: int) -> NDArray[Any]:
+    told = scene["accessors"][number]
+    view = scene["bufferViews"][told["bufferView"]]
+    kind, width = np.dtype(NUMBERS[told["componentType"]]), WIDTHS[told["type"]]
+    start = view.get("byteOffset", 0) + told.get("byteOffset", 0)
+    stride = view.get("byteStride", kind.itemsize * width)
+    return np.ndarray((told["count"], width), kind, binary, start, (stride, kind.itemsize))
+
+
+def _bytes(colours: NDArray[Any]) -> NDArray[np.uint8]:
+    """Of floats 0 to 1 or whole numbers of any width."""
+    most = 1.0 if colours.dtype.kind == "f" else float(np.iinfo(colours.dtype).max)
+    scaled: NDArray[np.uint8] = np.rint(colours * (255 / most)).astype(np.uint8)
+    return scaled

@@ -1,0 +1,35 @@
+"""Write the samples that are drawn here: two captures with depth, and a clip of two figures."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from PIL import Image
+
+from server.playground import SAMPLES
+from server.playground.drawing.captures import OBJECTS, capture
+from server.playground.drawing.figures import HEIGHT, RATE, THUMBNAIL, WIDTH, frame, frames
+
+
+def main() -> None:
+    for name in OBJECTS:
+        made = capture(name)
+        Image.fromarray(made.image).save(SAMPLES / f"{name}.png", optimize=True)
+        Image.fromarray(made.depth).save(SAMPLES / f"{name}-depth.png", optimize=True)
+    Image.fromarray(frame(0)[THUMBNAIL]).save(SAMPLES / "figures.png", optimize=True)
+    write_clip(SAMPLES / "figures.mp4")
+
+
+def write_clip(path: Path) -> None:
+    with av.open(path, "w", options={"movflags": "faststart"}) as made:
+        stream = made.add_stream("libx264", rate=Fraction(RATE), options={"crf": "24", "preset": "slow"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for image in frames():
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        made.mux(stream.encode(None))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+// Actions: a clip, the people in it, and who does what when.
+
+import { bytes, field, h, save } from "../dom.js";
+import { fileInput } from "../file_input.js";
+import { callsOf, report } from "../report.js";
+import { Runner } from "../runner.js";
+import { modelSelect, workbench } from "../workbench.js";
+import { Clip } from "./clip.js";
+import { Lanes } from "./lanes.js";
+import { People } from "./people.js";
+
+const MP4 = "video/mp4";
+const SAMPLES = [{ name: "figures.mp4", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" }];
+
+export function mount(panel, models) {
+  let file = null;
+  let job = null; // whose files can be had
+  const people = new People();
+  const lanes = new Lanes({
+    onseek: (time) => clip.seek(time),
+    onchange() {
+      clip.draw();
+      lanes.at(clip.time);
+    },
+  });
+  const clip = new Clip({ ontime: (time) => lanes.at(time), people: () => lanes.shown(people.all), least: () => lanes.least });
+  const below = h("div");
+  const runner = new Runner(work, (words) => words && (clip.words.textContent = words));
+  runner.block("Choose a clip, or the sample.");
+  const model = modelSelect(models);
+  const [most, start, end] = [
+    ["the bundle's", { min: 1, max: 50, step: 1 }],
+    ["the begin", { min: 0, step: "any" }],
+    ["the end", { min: 0, step: "any" }],
+  ].map(([placeholder, range]) => h("input", { type: "number", placeholder, inputMode: "decimal", ...range }));
+  const name = h("p", { class: "caption" }, limits(models));
+  workbench(panel, {
+    input: fileInput(panel, {
+      samples: SAMPLES,
+      stage: name,
+      invitation: "A clip of people",
+      accept: "video/*,.mkv,.avi,.gif",
+      onfile: choose,
+    }),
+    result: h("div", { class: "answers" }, clip.element, lanes.element, below),
+    settings: h(
+      "div",
+      { class: "fields" },
+      field("Model", model),
+      field("Most people", most, "to follow at a time"),
+      field("From second", start),
+      field("To second", end),
+    ),
+    runner,
+  });
+  return runner;
+
+  async function choose(given) {
+    file = given;
+    forget();
+    name.textContent = given.name;
+    await clip.load(given);
+    runner.block("");
+  }
+
+  function forget() {
+    job?.forget();
+    job = null;
+    people.clear();
+    lanes.clear();
+    below.replaceChildren();
+    clip.draw();
+  }
+
+  function show() {
+    const known = people.all.flatMap(({ actions }) => actions.map(({ end_s: end }) => end));
+    lanes.show(people.all, clip.duration || Math.max(1, ...known)); // of a clip that the browser cannot play it is told at the end
+    lanes.at(clip.time);
+    clip.draw();
+  }
+
+  async function work(session) {
+    const sent = file;
+    const options = { model: model.value };
+    for (const [option, input] of [
+      ["people", most],
+      ["start_s", start],
+      ["end_s", end],
+    ])
+      if (input.value) options[option] = Number(input.value);
+    forget();
+    const asked = await session.askLater("v1/actions", form(sent, options), (preview) => {
+      people.add(preview.people);
+      show();
+    });
+    const { answer } = asked;
+    job = asked.job;
+    people.clear();
+    people.add(answer.people);
+    clip.describe(answer.video);
+    show();
+    clip.words.textContent = told(answer);
+    const calls = callsOf("actions", { video: sent.name }, options, {
+      output: "annotated.mp4",
+      headers: [`Accept: ${MP4}`],
+      command: Object.fromEntries(Object.entries(options).map(([option, value]) => [option.replace(/_s$/, ""), value])),
+      python: "for person in result.people:\n        print(person.person, person.actions)",
+    });
+    below.replaceChildren(
+      report(answer, calls, [
+        ["Download JSON", () => save(new Blob([JSON.stringify(answer)], { type: "application/json" }), "people.json")],
+        ["Download MP4", () => runner.aside(async () => save(await job.file(MP4), "annotated.mp4"))],
+      ]),
+    );
+  }
+}
+
+/** How long a clip may be. */
+function limits([{ inputs }]) {
+  const { max_seconds: seconds, max_bytes: most } = inputs.find((part) => part.name === "video");
+  return `At most ${seconds} s and ${bytes(most)}, at this service.`;
+}
+
+function told({ people, video }) {
+  const facts = `${video.width} × ${video.height}, ${video.duration_s.toFixed(1)} s`;
+  if (people.length === 0) return `Nobody was found in this clip (${facts}).`;
+  return `${people.length} ${people.length === 1 ? "person" : "people"} in ${facts}`;
+}
+
+function form(file, options) {
+  const form = new FormData();
+  form.append("video", file, file.name);
+  for (const [name, value] of Object.entries(options)) form.append(name, value);
+  return form;
+}

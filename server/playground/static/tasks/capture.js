@@ -1,0 +1,131 @@
+// What a reconstruction needs of the user: a picture, its map of depth or points, and the camera.
+
+import { choice, field, h } from "../dom.js";
+import { pictureInput, show } from "../picture.js";
+import { isMap, readMap, showMap } from "./depth_map.js";
+
+const SAMPLE_FOV = 40; // server/playground/drawing/captures.py draws them so
+const SAMPLES = ["mug", "duck"].map((name) => ({ name: `${name}.png`, companion: `${name}-depth.png`, label: `A ${name}, with depth` }));
+
+export class Capture {
+  #picture = null;
+  #map = null; // {blob, name, part, read}
+
+  /** onchange(reason): why it is not complete, or "". */
+  constructor(panel, onchange) {
+    this.onchange = onchange;
+    this.preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen picture", hidden: true });
+    this.depth = h("canvas", { class: "shown depth", role: "img", "aria-label": "Its depth, near bright and far dark", hidden: true });
+    this.words = h("p", { class: "caption" });
+    this.fov = number("60", { min: 1, max: 179, step: "any" });
+    this.focal = ["fx", "fy", "cx", "cy"].map((name) => [name, number("", { step: "any", placeholder: name === "fx" ? "" : "the usual" })]);
+    this.scale = number("1000", { min: 1, step: "any" });
+    const wide = field("Field of view", this.fov, "horizontal, in degrees");
+    const long = h(
+      "div",
+      { class: "fields pairs", hidden: true },
+      this.focal.map(([name, input]) => field(name, input)),
+    );
+    const camera = choice(
+      "Camera",
+      [
+        ["fov", "Field of view"],
+        ["focal", "Focal length in pixels"],
+      ],
+      "fov",
+      (way) => {
+        wide.hidden = way !== "fov";
+        long.hidden = way === "fov";
+        this.#tell();
+      },
+    );
+    for (const [, input] of this.focal) input.addEventListener("input", () => this.#tell());
+    this.long = long;
+    this.camera = h("div", { class: "fields" }, camera, wide, long);
+    this.scaled = field("Steps a metre", this.scale, "of a 16-bit PNG; 1000 are millimetres");
+    this.element = h(
+      "div",
+      {},
+      pictureInput(panel, {
+        samples: SAMPLES,
+        stage: h("figure", {}, h("div", { class: "pair" }, this.preview, this.depth), this.words),
+        onpicture: (picture, sample) => this.#take(picture, sample),
+        invitation: "A picture and its depth map",
+        accept: ",.npy",
+        others: (file) => this.#takeMap(file),
+      }),
+      h(
+        "p",
+        { class: "caption" },
+        "Depth: a PNG of 16 bits, or .npy with metres or with a point for each pixel. What is transparent is not the object.",
+      ),
+      h("div", { class: "tools" }, this.camera, this.scaled),
+    );
+    this.#tell();
+  }
+
+  /** What is sent, as [part, blob, name], and the camera's options. */
+  get parts() {
+    return [
+      ["image", this.#picture.blob, this.#picture.name],
+      [this.#map.part, this.#map.blob, this.#map.name],
+    ];
+  }
+
+  get options() {
+    if (this.#map.part === "points") return {};
+    const scale = this.#map.name.endsWith(".npy") || this.scale.value === "1000" ? {} : { depth_scale: Number(this.scale.value) };
+    if (this.long.hidden) return { fov: Number(this.fov.value), ...scale };
+    return {
+      ...Object.fromEntries(this.focal.filter(([, input]) => input.value).map(([name, input]) => [name, Number(input.value)])),
+      ...scale,
+    };
+  }
+
+  async #take(picture, sample) {
+    this.#picture = picture;
+    this.preview.hidden = picture.bitmap === null;
+    if (picture.bitmap) show(this.preview, picture.bitmap);
+    if (sample) {
+      this.fov.value = String(SAMPLE_FOV);
+      await this.#takeMap(picture.companion);
+    }
+    this.#tell();
+  }
+
+  async #takeMap(file) {
+    if (!(await isMap(file))) return false;
+    const read = await readMap(file);
+    this.#map = { blob: file, name: file.name, part: read?.part ?? "depth", read };
+    this.depth.hidden = read === null;
+    this.range = read && showMap(this.depth, read);
+    this.camera.hidden = this.#map.part === "points";
+    this.scaled.hidden = file.name.endsWith(".npy");
+    this.#tell();
+    return true;
+  }
+
+  #tell() {
+    const map = this.#map;
+    const seen = map?.read && (this.range ? `${(100 * this.range[2]).toFixed(0)} % seen` : "nothing seen");
+    this.words.textContent = [
+      this.#picture && this.#picture.name + (this.#picture.bitmap ? "" : " (this browser cannot show it)"),
+      map && (map.read ? `${map.name}, ${map.read.width} × ${map.read.height}, ${seen}` : `${map.name} (this page cannot show it)`),
+    ]
+      .filter(Boolean)
+      .join("; ");
+    this.onchange(this.#missing());
+  }
+
+  #missing() {
+    if (!this.#picture && !this.#map) return "Choose a picture with its depth map, or one of the samples.";
+    if (!this.#picture) return "Choose the picture of this depth map.";
+    if (!this.#map) return "Choose the depth map of this picture.";
+    if (this.#map.part === "depth" && !this.long.hidden && !this.focal[0][1].value) return "Tell fx, the focal length.";
+    return "";
+  }
+}
+
+function number(value, properties) {
+  return h("input", { type: "number", value, inputMode: "decimal", ...properties });
+}

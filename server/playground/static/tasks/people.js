@@ -1,0 +1,71 @@
+// People of a clip as the service tells them, also window by window: where each is at a time, and what they do.
+
+const GAP_S = 0.25; // between two sightings of somebody who was there all the time
+const NEAR_S = 0.06; // from a sighting at an end
+
+export const COLOURS = ["#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000"];
+export const colourOf = (person) => COLOURS[(person - 1) % COLOURS.length];
+
+export class People {
+  #known = new Map(); // number → {person, boxes, poses, actions}, each sorted by time
+
+  clear() {
+    this.#known.clear();
+  }
+
+  /** All of them, by number. */
+  get all() {
+    return [...this.#known.values()].sort((a, b) => a.person - b.person);
+  }
+
+  /** What is told anew adds to what is known, and replaces what is told of the same second. */
+  add(people) {
+    for (const { person, boxes, poses = [], actions } of people) {
+      if (!this.#known.has(person)) this.#known.set(person, { person, boxes: [], poses: [], actions: [] });
+      const known = this.#known.get(person);
+      const last = known.boxes.at(-1)?.[0] ?? -Infinity;
+      known.boxes.push(...boxes.filter(([time]) => time > last));
+      known.poses.push(...poses.filter(([time]) => time > last));
+      const seconds = new Map([...known.actions, ...actions].map((second) => [second.start_s, second]));
+      known.actions = [...seconds.values()].sort((a, b) => a.start_s - b.start_s);
+    }
+  }
+}
+
+/** Where somebody is: {box: [x, y, width, height], pose: [[x, y, score], …] or null}, or null where they are not seen. */
+export function placeAt({ boxes, poses }, time) {
+  const after = boxes.findIndex(([seen]) => seen >= time);
+  const [right, left] = after < 0 ? [null, boxes.length - 1] : [after, after - 1];
+  if (right !== null && left >= 0 && boxes[right][0] - boxes[left][0] <= GAP_S) {
+    const share = (time - boxes[left][0]) / (boxes[right][0] - boxes[left][0]);
+    const pose = poses[left] && poses[right] ? poses[left][1].map((point, k) => between(point, poses[right][1][k], share)) : null;
+    return { box: between(boxes[left].slice(1, 5), boxes[right].slice(1, 5), share), pose };
+  }
+  const nearest = [left, right].find((index) => index !== null && index >= 0 && Math.abs(boxes[index][0] - time) <= NEAR_S);
+  return nearest === undefined ? null : { box: boxes[nearest].slice(1, 5), pose: poses[nearest]?.[1] ?? null };
+}
+
+/** Labels of somebody at a time, best first, of at least this score. */
+export function labelsAt({ actions }, time, least) {
+  const second = actions.find(({ start_s: start, end_s: end }) => start <= time && time < end);
+  return (second?.labels ?? []).filter(({ score }) => score >= least);
+}
+
+/** Seconds one after the other with the same best label: [{start, end, label, score}], score their mean. */
+export function segments({ actions }, least) {
+  const joined = [];
+  for (const { start_s: start, end_s: end, labels } of actions) {
+    const best = labels[0];
+    if (!best || best.score < least) continue;
+    const last = joined.at(-1);
+    if (last && last.label === best.label && start - last.end < 1e-6) {
+      last.end = end;
+      last.scores.push(best.score);
+    } else joined.push({ start, end, label: best.label, scores: [best.score] });
+  }
+  return joined.map(({ scores, ...segment }) => ({ ...segment, score: scores.reduce((sum, score) => sum + score, 0) / scores.length }));
+}
+
+function between(a, b, share) {
+  return a.map((value, index) => value + share * (b[index] - value));
+}

@@ -1,0 +1,34 @@
+"""Points in space as a notebook shows them, in a real browser."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from playwright.sync_api import BrowserContext
+
+from opsin.display import PAGE, cloud
+from tests.browser.chromium import quiet_page
+
+pytestmark = pytest.mark.browser
+
+
+def test_points_are_seen_and_turn_with_a_drag(context: BrowserContext) -> None:
+    points = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
+    colours = np.tile(np.array([[200, 30, 30]], np.uint8), (2000, 1))
+    with quiet_page(context) as page:
+        page.set_content(PAGE.format(cloud(points, colours, "2,000 points")))
+        frame = page.locator("iframe")
+        canvas = page.frame_locator("iframe").locator("canvas")
+        canvas.wait_for()
+        page.wait_for_function("() => document.readyState === 'complete'")
+        before = frame.screenshot()
+        data = "(canvas) => canvas.getContext('2d').getImageData(0, 0, 480, 360).data"
+        assert canvas.evaluate(f"(canvas) => ({data})(canvas).filter((value, index) => index % 4 === 0 && value === 200).length") > 1000
+        box = frame.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 100, box["y"] + 100)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 200, box["y"] + 120, steps=4)
+        page.mouse.up()
+        assert frame.screenshot() != before
+        assert page.get_by_text("2,000 points").is_visible()

@@ -1,0 +1,117 @@
+"""Every example does what its README says, against a running service."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from opsin import Client
+from server import playground
+from tests.bundles import write_tiny_diffmae
+from tests.reconstruct.shell import write_shell
+from tests.service import READY, Service, eventually, serve
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+START_S = 300.0
+RUN_S = 300.0
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The starters `flags` and `actions`, an inpainting bundle with random weights, and one that finds a sphere in everything."""
+    bundles = tmp_path_factory.mktemp("bundles")
+    for name in ("flags", "actions", "actions-lart", "movenet"):
+        shutil.copytree(ROOT / "bundles" / name, bundles / name)
+    write_tiny_diffmae(bundles)
+    write_shell(bundles)
+    with serve(bundles) as running:
+        eventually(lambda: any(map(READY.match, running.lines)), "the service is ready", START_S)
+        yield running
+
+
+def example(service: Service, name: str, *arguments: str | Path) -> str:
+    """What it prints."""
+    command = [sys.executable, EXAMPLES / name, *arguments, "--url", service.url]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_merging_compares_the_rungs(service: Service) -> None:
+    printed = example(service, "merging.py", ROOT / "docs" / "pictures" / "flags")
+    rows = re.findall(r"(\S+): 65 → (\d+) tokens, (\d) of 8 labels as without merging", printed)
+    tokens = [int(count) for _, count, _ in rows]
+    assert len(rows) > 2
+    assert min(tokens) < 65
+    assert all(int(same) >= 6 for _, _, same in rows)
+
+
+def test_inpainting_writes_each_sample(service: Service, tmp_path: Path) -> None:
+    drawings = ROOT / "docs" / "pictures" / "drawings"
+    printed = example(service, "inpainting.py", drawings / "daisy.png", drawings / "daisy-mask.png", "-o", tmp_path / "filled.png")
+    seeds = [int(seed) for seed in re.findall(r"seed (\d+)", printed)]
+    assert seeds[1] == seeds[0] + 1
+    with Image.open(drawings / "daisy-mask.png") as mask:
+        hole = np.asarray(mask.convert("L")) >= 128
+    assert f"{hole.sum()} pixels filled" in printed
+    images = [np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("filled.png", "filled-1.png")]
+    assert (images[0][~hole] == images[1][~hole]).all()
+    assert (images[0][hole] != images[1][hole]).any()
+
+
+def test_shapes_asks_the_scene_again(service: Service, tmp_path: Path) -> None:
+    mug = playground.SAMPLES / "mug.png", playground.SAMPLES / "mug-depth.png"
+    printed = example(service, "shapes.py", *mug, "--fov", "40", "-o", tmp_path / "mug.ply")
+    coarse, fine = (int(count) for count in re.findall(r"(\d+) points", printed))
+    assert fine > coarse > 0
+    assert (tmp_path / "mug.ply").read_bytes().startswith(b"ply")
+    assert "level" in printed
+
+
+def test_people_tells_and_annotates(service: Service, tmp_path: Path) -> None:
+    printed = example(service, "people.py", playground.SAMPLES / "figures.mp4", "--seconds", "2", "-o", tmp_path / "annotated.mp4")
+    assert "person 1" in printed
+    assert "person 2" in printed
+    assert re.search(r"0\.\d s  \w+ [01]\.\d\d", printed)
+    with av.open(tmp_path / "annotated.mp4") as clip:
+        assert clip.streams.video[0].frames == 120
+
+
+def test_nvidias_client_classifies(service: Service) -> None:
+    flags = ROOT / "docs" / "pictures" / "flags"
+    printed = example(service, "triton_client.py", flags / "brazil.png", flags / "nepal.png")
+    assert [line.split(":")[0] for line in printed.splitlines()] == ["brazil.png", "nepal.png"]
+    assert re.match(r"brazil.png: Brazil \d", printed)
+
+
+def test_the_gradio_front_end_asks_the_service(service: Service) -> None:
+    """Its functions; Gradio itself is in nobody's environment but the user's."""
+    loaded = importlib.util.spec_from_file_location("gradio_app", EXAMPLES / "gradio_app.py")
+    assert loaded is not None
+    assert loaded.loader is not None
+    app = importlib.util.module_from_spec(loaded)
+    loaded.loader.exec_module(app)
+    with Image.open(ROOT / "docs" / "pictures" / "flags" / "brazil.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    with Client(service.url) as client:
+        rungs = app.rungs(client)
+        scores, words = app.labels(client, pixels, rungs[-1])
+    assert max(scores, key=scores.get) == "Brazil"
+    assert "65 →" in words
+    assert rungs[0] == "off"
+
+
+def test_the_readme_names_every_example() -> None:
+    named = set(re.findall(r"examples/(\w+\.py)", (EXAMPLES / "README.md").read_text()))
+    assert named == {path.name for path in EXAMPLES.glob("*.py")}

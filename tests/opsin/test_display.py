@@ -1,0 +1,147 @@
+"""What notebooks and `show()` make of results."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from opsin.actions import video_actions
+from opsin.glb import vertices
+from opsin.inpainting import inpainting
+from opsin.mapping import Outcome, Outcomes
+from opsin.pictures import png
+from opsin.reconstruction import Reconstruction, reconstruction
+from opsin.results import classifications
+from server.media.meshes import EMPTY_GLB, Surface, to_glb
+from server.media.point_files import to_npz, to_ply
+from tests.opsin.scripted import RESULT
+
+POINTS = np.array([[0, 0, 1], [0.5, 0, 1], [0, -0.25, 2], [0.1, 0.2, 1.5]], np.float32)
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 99, 199]], np.uint8)
+PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+
+
+def shape(file: bytes) -> Reconstruction:
+    answer = {**RESULT, "file": base64.b64encode(file).decode(), "scene": None, "points": 4, "queries": 9, "scale": 1.0, "bounds": None}
+    return reconstruction(answer)
+
+
+def drawn(result: Reconstruction) -> tuple[np.ndarray, np.ndarray]:
+    """Points and colours that the page holds, points from their middle in units of their spread."""
+    page = unescape(re.search(r'srcdoc="([^"]+)"', result._repr_html_())[1])  # type: ignore[index]
+    places, colours = (base64.b64decode(text) for text in re.findall(r'bytes\("([^"]*)"\)', page))
+    return np.frombuffer(places, "<i2").reshape(-1, 3) / 32_000, np.frombuffer(colours, np.uint8).reshape(-1, 3)
+
+
+def centred(points: np.ndarray) -> np.ndarray:
+    away = points - (points.max(axis=0) + points.min(axis=0)) / 2
+    centred: np.ndarray = away / np.linalg.norm(away, axis=1).max()
+    return centred
+
+
+def test_labels_become_a_table_whatever_they_are_called() -> None:
+    prediction = {"label": "<b>bold</b>", "index": 0, "score": 0.75}
+    [found] = classifications({**RESULT, "results": [{**RESULT["results"][0], "predictions": [prediction]}]})
+    page = found._repr_html_()
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert "<b>" not in page
+    assert "75.0%" in page
+    assert "49 of 65 tokens" in page
+
+
+def test_filled_images_are_shown_as_they_are() -> None:
+    samples = [{"image": base64.b64encode(png(PIXELS + add)).decode(), "seed": 5 + add} for add in range(2)]
+    told = {**RESULT, "results": samples, "width": 4, "height": 4, "masked_pixels": 3, "steps": 7, "sampler": "ddim"}
+    filled = inpainting(told)
+    assert filled._repr_png_() == filled.samples[0]._repr_png_() == png(PIXELS)
+    page = filled._repr_html_()
+    assert [base64.b64decode(image) for image in re.findall(r"base64,([^\"]+)", page)] == [png(PIXELS), png(PIXELS + 1)]
+    assert "seed 5" in page
+    assert "seed 6" in page
+
+
+@pytest.mark.parametrize("file", [to_ply(POINTS, COLOURS), to_npz({"points": POINTS, "colours": COLOURS})])
+def test_points_are_drawn_where_they_are(file: bytes) -> None:
+    places, colours = drawn(shape(file))
+    np.testing.assert_allclose(places, centred(POINTS), atol=1e-4)
+    assert colours.tolist() == COLOURS.tolist()
+
+
+def test_the_vertices_of_a_mesh_are_drawn_in_the_cameras_frame() -> None:
+    mesh = Surface(POINTS, np.array([[0, 1, 2], [1, 2, 3]]), COLOURS)
+    places, colours = drawn(shape(to_glb(POINTS, mesh)))
+    np.testing.assert_allclose(places, centred(POINTS), atol=1e-4)
+    assert colours.tolist() == COLOURS.tolist()
+
+
+def test_vertices_agree_with_another_reader() -> None:
+    sphere = trimesh.creation.icosphere(2)
+    sphere.visual.vertex_colors = np.random.default_rng(0).integers(0, 256, (len(sphere.vertices), 4), np.uint8)
+    file = trimesh.Scene(sphere).export(file_type="glb")
+    read = trimesh.load(io.BytesIO(file), file_type="glb").to_geometry()
+    places, colours = vertices(file)
+    np.testing.assert_allclose(places, read.vertices, atol=1e-6)
+    assert colours.tolist() == read.visual.vertex_colors[:, :3].tolist()
+
+
+def test_an_empty_shape_is_shown_empty() -> None:
+    for file in (EMPTY_GLB, to_ply(POINTS[:0], COLOURS[:0])):
+        places, _ = drawn(shape(file))
+        assert len(places) == 0
+
+
+def test_large_clouds_are_thinned() -> None:
+    many = np.random.default_rng(0).normal(size=(50_000, 3)).astype(np.float32)
+    places, _ = drawn(shape(to_ply(many, np.zeros((50_000, 3), np.uint8))))
+    assert 10_000 < len(places) <= 20_000
+
+
+def test_who_does_what_when_joins_seconds_of_one_label() -> None:
+    def second(start: float, label: str, score: float) -> dict[str, object]:
+        return {"start_s": start, "end_s": start + 1, "labels": [{"label": label, "index": 0, "score": score}]}
+
+    seconds = [second(0, "walk", 0.5), second(1, "walk", 0.7), second(2, "jump", 0.9)]
+    person = {"person": 1, "first_s": 0.0, "last_s": 3.0, "boxes": [], "actions": seconds}
+    page = video_actions({**RESULT, "video": None, "people": [person]})._repr_html_()
+    assert [re.findall(r"<td>([^<]+)</td>", row) for row in page.split("<tr>")[2:]] == [
+        ["0.0 – 2.0 s", "walk", "0.60"],
+        ["2.0 – 3.0 s", "jump", "0.90"],
+    ]
+    assert "Nobody" in video_actions({**RESULT, "video": None, "people": []})._repr_html_()
+
+
+def test_outcomes_tell_failures_apart() -> None:
+    [found] = classifications(RESULT)
+    page = Outcomes((Outcome("a.png", found, None), Outcome("<b>.png", None, ValueError("no <image>"))))._repr_html_()
+    assert "animals 75.0%" in page
+    assert "&lt;b&gt;.png" in page
+    assert "no &lt;image&gt;" in page
+    assert "2 inputs, 1 failed" in page
+
+
+def test_show_opens_the_browser_with_a_page_of_its_own(tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    program = (
+        "import json, sys; from opsin.results import classifications;[found] = classifications(json.load(sys.stdin)); print(found.show())"
+    )
+    environment = {**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(tmp_path)}
+    shown = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(RESULT), env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    page = Path(shown.stdout.strip())
+    assert (tmp_path / "opened").read_text() == page.as_uri()
+    assert "animals" in page.read_text()
+    assert page.parent == tmp_path

@@ -1,0 +1,148 @@
+"""`client.map`: many inputs, some at a time, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from opsin import AsyncClient, Client, Outcomes, Refused
+from tests.opsin.scripted import RESULT, Answer, Request, scripted
+
+BROKEN = Answer(422, {"title": "Corrupt image", "status": 422, "detail": "image: truncated", "field": "image"})
+
+
+def named(request: Request) -> Answer:
+    """The label is what was sent."""
+    prediction = {"label": request.body.decode(), "index": 0, "score": 1.0}
+    return Answer(body={**RESULT, "results": [{**RESULT["results"][0], "predictions": [prediction]}]})
+
+
+class LastIsFirst:
+    """Answers the first input when all the others have been asked."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count - 1
+        self.others = threading.Event()
+
+    def __call__(self, request: Request) -> Answer:
+        answer = named(request)
+        if request.body == b"0":
+            return Answer(body=answer.body, after=self.others)
+        self.left -= 1
+        if not self.left:
+            self.others.set()
+        return answer
+
+
+def labels(outcomes: Outcomes) -> list[str]:  # type: ignore[type-arg]
+    return [found.label for found in outcomes.results]
+
+
+def test_outcomes_stand_in_the_order_of_the_inputs() -> None:
+    inputs = [str(number).encode() for number in range(8)]
+    with scripted(LastIsFirst(8)) as service, Client(service.url) as client:
+        outcomes = client.map("classify", inputs, concurrency=2, progress=False)
+    assert service.requests[0].body in (b"0", b"1")
+    assert labels(outcomes) == [data.decode() for data in inputs]
+    assert [one.source for one in outcomes] == inputs
+    assert outcomes.failures == []
+
+
+async def test_the_asynchronous_client_maps_too() -> None:
+    inputs = [str(number).encode() for number in range(8)]
+    with scripted(LastIsFirst(8)) as service:
+        async with AsyncClient(service.url) as client:
+            outcomes = await client.map("classify", inputs, concurrency=2, progress=False)
+    assert labels(outcomes) == [data.decode() for data in inputs]
+
+
+def test_failures_are_collected_beside_the_others(tmp_path: Path) -> None:
+    with scripted(lambda request: BROKEN if request.body == b"bad" else named(request)) as service, Client(service.url) as client:
+        outcomes = client.map("classify", [b"a", b"bad", tmp_path / "none.jpg", b"b"], progress=False)
+    assert labels(outcomes) == ["a", "b"]
+    assert [one.source for one in outcomes.failures] == [b"bad", tmp_path / "none.jpg"]
+    refused, missing = (one.error for one in outcomes.failures)
+    assert isinstance(refused, Refused)
+    assert refused.field == "image"
+    assert isinstance(missing, FileNotFoundError)
+    assert [one.result is None for one in outcomes] == [False, True, True, False]
+
+
+def test_so_many_are_asked_at_a_time_and_no_more() -> None:
+    together = threading.Barrier(3)
+    now, most, lock = 0, 0, threading.Lock()
+
+    def answer(request: Request) -> Answer:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        together.wait(30)  # fewer than three at a time would break it
+        with lock:
+            now -= 1
+        together.wait(30)
+        return named(request)
+
+    with scripted(answer) as service, Client(service.url) as client:
+        assert len(client.map("classify", [b"x"] * 9, concurrency=3, progress=False).results) == 9
+    assert most == 3
+
+
+def test_the_files_of_a_folder_are_taken_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "notes.txt", ".hidden.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "c.png").write_bytes(b"inner/c.png")
+    with scripted(named) as service, Client(service.url) as client:
+        assert labels(client.map("classify", tmp_path, progress=False)) == ["a.png", "b.png", "notes.txt"]
+        assert labels(client.map("classify", tmp_path, pattern="**/*.png", progress=False)) == ["a.png", "b.png", "inner/c.png"]
+        with pytest.raises(ValueError, match=r"inputs: no file in .* matches '\*\.jpg'"):
+            client.map("classify", tmp_path, pattern="*.jpg")
+        with pytest.raises(NotADirectoryError):
+            client.map("classify", tmp_path / "a.png")
+
+
+def test_progress_counts_to_the_end() -> None:
+    heard: list[tuple[int, int]] = []
+    with scripted(named) as service, Client(service.url) as client:
+        client.map("classify", [b"x"] * 5, concurrency=2, progress=lambda done, total: heard.append((done, total)))
+    assert heard == [(done, 5) for done in range(1, 6)]
+
+
+def test_a_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted(named) as service, Client(service.url) as client:
+        client.map("classify", [b"x"] * 3, progress=True)
+    printed = capsys.readouterr()
+    assert "100%" in printed.err
+    assert printed.out == ""
+
+
+def test_options_are_those_of_the_task_and_a_tuple_holds_several_arguments() -> None:
+    png = "iVBORw0KGgo="
+    filled = {**RESULT, "results": [{"image": png, "seed": 3}], "width": 4, "height": 4, "masked_pixels": 2, "steps": 1, "sampler": "ddim"}
+    with scripted([Answer(body=filled)]) as service, Client(service.url) as client:
+        outcomes = client.map("inpaint", [(b"picture", b"mask")], seed=3, progress=False)
+    assert outcomes.results[0].seed == 3
+    [request] = service.requests
+    assert request.path == "/v1/inpaint?seed=3"
+    assert 0 < request.body.index(b"picture") < request.body.index(b"mask")
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "error"),
+    [("classify", {"tok_k": 1}, TypeError), ("paint", {}, ValueError), ("classify", {"concurrency": 0}, ValueError)],
+)
+def test_what_is_no_inputs_fault_is_raised_at_once(task: str, options: dict[str, int], error: type[Exception]) -> None:
+    async def asynchronously(url: str) -> None:
+        async with AsyncClient(url) as client:
+            await client.map(task, [b"a", b"b"], progress=False, **options)  # type: ignore[call-overload]
+
+    with scripted(named) as service, Client(service.url) as client:
+        with pytest.raises(error):
+            client.map(task, [b"a", b"b"], progress=False, **options)  # type: ignore[call-overload]
+        with pytest.raises(error):
+            asyncio.run(asynchronously(service.url))
+    assert service.requests == []
