@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,11 +14,15 @@ Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
 
 class Turns:
-    """For one event loop. At most `threads` calls run at once; of those that wait, each client's oldest goes in turn."""
+    """For one event loop. At most `threads` calls of one client run at once, and twice as many of all together; of those that wait, each
+    client's oldest goes in turn. So whoever fills all of their threads with what takes long leaves as many to the others."""
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
-        self._free = threads
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(2 * threads, thread_name_prefix="prepare")
+        self._free = 2 * threads
+        self._running: Counter[str] = Counter()
+        """Calls, by client."""
         self._waiting: dict[str, deque[Work]] = {}
         """What waits, by client; no queue is empty, and the client whose turn is next comes first."""
 
@@ -33,8 +37,7 @@ class Turns:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> None:
-        while self._free and self._waiting:
-            client = next(iter(self._waiting))
+        while self._free and (client := next((one for one in self._waiting if self._running[one] < self._threads), None)) is not None:
             line = self._waiting.pop(client)
             work, result = line.popleft()
             if line:
@@ -42,11 +45,15 @@ class Turns:
             if result.done():
                 continue
             self._free -= 1
+            self._running[client] += 1
             running = asyncio.get_running_loop().run_in_executor(self._pool, work)
-            running.add_done_callback(partial(self._ended, result))
+            running.add_done_callback(partial(self._ended, client, result))
 
-    def _ended(self, result: asyncio.Future[Any], ran: asyncio.Future[Any]) -> None:
+    def _ended(self, client: str, result: asyncio.Future[Any], ran: asyncio.Future[Any]) -> None:
         self._free += 1
+        self._running[client] -= 1
+        if not self._running[client]:
+            del self._running[client]
         if not result.done() and not ran.cancelled():
             error = ran.exception()
             if error is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from server.media import npy
 from server.media.images import CorruptImage, Decoder, ImageError, TooManyPixels, sniff
 
 Points = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
 
 MILLIMETRES = 1000.0
 """Steps of a 16-bit depth map in a metre, unless its sender says otherwise."""
@@ -48,6 +50,10 @@ class Camera:
         """Focal lengths of a horizontal field of view in degrees."""
         focal = width / 2 / math.tan(math.radians(fov) / 2)
         return focal, focal
+
+    def scaled(self, across: float, down: float) -> Camera:
+        """Of the image in another size."""
+        return Camera(self.fx * across, self.fy * down, self.cx * across, self.cy * down)
 
     def unproject(self, depth: NDArray[np.float32]) -> Points:
         """Depth (H, W) in metres → (H, W, 3); NaN where depth is NaN."""
@@ -90,6 +96,11 @@ def to_image_size(grid: NDArray[np.float32], height: int, width: int) -> NDArray
         return grid
     if not _same_aspect(grid.shape[0], grid.shape[1], height, width):
         raise BadMap(f"{npy.describe(grid.shape)} pixels have another aspect than the image, which has {width} × {height}")
+    return nearest(grid, height, width)
+
+
+def nearest(grid: NDArray[T], height: int, width: int) -> NDArray[T]:
+    """(h, w, …) → (H, W, …), of each pixel's centre the nearest."""
     rows, columns = (
         ((np.arange(wanted) + 0.5) * (there / wanted)).astype(np.intp)
         for wanted, there in ((height, grid.shape[0]), (width, grid.shape[1]))

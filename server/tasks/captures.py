@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from server.media import depth, masks, views
 from server.media.depth import BadMap, Camera, Points, TooManyPoints
@@ -11,6 +14,9 @@ from server.media.images import Decoder, ImageError
 from server.tasks.base import Item
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.tasks.reconstruct_tables import OF_DEPTH, ReconstructPlan
+
+MOST_PIXELS = 2**21
+"""Of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
 
 
 def source_of(item: Item, plan: ReconstructPlan) -> str:
@@ -41,13 +47,26 @@ def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: Decoder) -
         raise InvalidOption(source, str(error)) from error
 
 
-def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, height: int, width: int) -> Points:
-    """(H, W, 3) of the image. Raises InvalidOption."""
+def reduced(image: Image.Image) -> Image.Image:
+    """The image, smaller where it has more than MOST_PIXELS."""
+    share = math.sqrt(MOST_PIXELS / (image.width * image.height))
+    if share >= 1:
+        return image
+    size = max(1, math.floor(image.width * share)), max(1, math.floor(image.height * share))
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, image: Image.Image, whole: tuple[int, int]) -> Points:
+    """(H, W, 3) of an image, which was `whole` pixels wide and high when its camera was described. Raises InvalidOption."""
     try:
-        grid = depth.to_image_size(grid, height, width)
+        grid = depth.to_image_size(grid, image.height, image.width)
     except BadMap as error:
         raise InvalidOption(source, str(error)) from error
-    points = grid if source == "points" else _camera(plan, height, width).unproject(grid)
+    if source == "points":
+        points = grid
+    else:
+        camera = _camera(plan, whole[1], whole[0])
+        points = camera.scaled(image.width / whole[0], image.height / whole[1]).unproject(grid)
     if not np.isfinite(points).all(axis=2).any():
         raise InvalidOption(
             source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
@@ -64,18 +83,18 @@ def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
     return Camera(fx, fy, width / 2 if plan.cx is None else plan.cx, height / 2 if plan.cy is None else plan.cy)
 
 
-def mask_of(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, source: str) -> views.Mask:
-    """What counts, (H, W): the part, or the image's opaque pixels, or all that was seen. Raises InvalidOption."""
+def mask_of(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, source: str, whole: tuple[int, int]) -> views.Mask:
+    """What counts, (H, W): the part, or the image's opaque pixels, or all that was seen. `whole`: width and height of the image as it was
+    sent, and of the part. Raises InvalidOption."""
     seen = np.asarray(np.isfinite(points).all(axis=2))
     mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
     if mask is None:
         return seen
-    if mask.shape != seen.shape:
-        raise InvalidOption(
-            "mask", f"{mask.shape[1]} × {mask.shape[0]} pixels, but the image, upright, has {seen.shape[1]} × {seen.shape[0]}"
-        )
+    if sent is not None and sent.shape != (whole[1], whole[0]):
+        raise InvalidOption("mask", f"{sent.shape[1]} × {sent.shape[0]} pixels, but the image, upright, has {whole[0]} × {whole[1]}")
     if not mask.any():
         raise InvalidOption(name, "covers nothing: white, or opaque, is the object")
+    mask = mask if mask.shape == seen.shape else depth.nearest(mask, *seen.shape)
     if not (mask & seen).any():
         raise InvalidOption(name, f"covers no pixel that was seen in {source}")
     return mask

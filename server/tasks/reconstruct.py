@@ -106,9 +106,10 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         # one after the other: whoever waits for room to decode must not hold any
         grid, sent = captures.read_map(item, plan, source, decoder), captures.sent_mask(item, decoder)
         with decoder.decoded(item["image"], transparency=True) as image:
-            pixels = np.asarray(image)
-            points = captures.points_of(grid, plan, source, image.height, image.width)
-            mask = captures.mask_of(sent, pixels, points, source)
+            small, whole = captures.reduced(image), image.size
+            pixels = np.asarray(small)
+            points = captures.points_of(grid, plan, source, small, whole)
+            mask = captures.mask_of(sent, pixels, points, source, whole)
             try:
                 view = views.view(
                     pixels[..., :3], points, mask, plan.space, image_size=spec.pictures.image_size, seen_size=_seen_size(spec)

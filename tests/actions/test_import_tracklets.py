@@ -19,7 +19,7 @@ RESULTS = next((Path(__file__).parents[1] / "golden").rglob("phalp_demo.pkl"))
 @pytest.mark.parametrize(("joints", "values"), [(False, 229), (True, 364)])
 def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: bool, values: int) -> None:
     import_tracklets(RESULTS, tmp_path / "tracks.npz", fps=24.0, joints=joints)
-    read = tracks.read((tmp_path / "tracks.npz").read_bytes())
+    read = tracks.read((tmp_path / "tracks.npz").read_bytes(), seconds=120)
     found = tracks_of(read_results(RESULTS))
     assert len(read["person"]) == sum(int(track.detected.sum()) for track in found.values())
     assert read["token"].shape[1] == values and read["pose"].shape[1] == 0
@@ -32,7 +32,7 @@ def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: boo
 
 def test_results_without_people_make_an_empty_file(tmp_path: Path) -> None:
     write(tmp_path / "none.npz", to_arrays({}, 30.0))
-    assert len(tracks.read((tmp_path / "none.npz").read_bytes())["person"]) == 0
+    assert len(tracks.read((tmp_path / "none.npz").read_bytes(), seconds=120)["person"]) == 0
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:

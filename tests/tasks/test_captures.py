@@ -1,0 +1,68 @@
+"""Images that are far larger than what a network sees of them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.bundle import BundleSpec, Space
+from server.media.images import Decoder
+from server.tasks import captures
+from server.tasks.options import InvalidOption
+from server.tasks.reconstruct import Reconstruct
+from server.tasks.reconstruct_tables import ReconstructOptions
+from tests.reconstruct.service import CAPTURE, FOV, HEIGHT, WIDTH, png
+from tests.reconstruct.shell import write_shell
+
+TIMES = 40
+"""1,920 × 2,560 pixels."""
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> BundleSpec:
+    folder: Path = tmp_path_factory.mktemp("bundles")
+    return write_shell(folder, space=Space(spacing=0.2, reach=0.2, margin=0)).spec
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    with Image.open(io.BytesIO(CAPTURE["image"])) as image:
+        return png(np.asarray(image.resize((TIMES * WIDTH, TIMES * HEIGHT), Image.Resampling.NEAREST)))
+
+
+def seen(spec: BundleSpec, files: dict[str, bytes], **options: float) -> np.ndarray:
+    task = Reconstruct()
+    [arrays] = task.prepare(files, task.plan(ReconstructOptions(**options), spec), spec, Decoder(50_000_000))
+    return arrays["seen"] * arrays["scale"] + arrays["scale"] * arrays["centre"]
+
+
+@pytest.mark.parametrize("camera", [{"fov": FOV}, {"fx": 50.0, "fy": 60.0, "cx": 30.0, "cy": 20.0}])
+def test_a_large_image_shows_the_same_points(spec: BundleSpec, large: bytes, camera: dict[str, float]) -> None:
+    """They are worked on at two megapixels; the camera is that of the image that was sent."""
+    small = seen(spec, CAPTURE, **camera)
+    larger = {name: value * (1 if name == "fov" else TIMES) for name, value in camera.items()}
+    again = seen(spec, CAPTURE | {"image": large}, **larger)
+    both = np.isfinite(small).all(axis=2) & np.isfinite(again).all(axis=2)
+    assert both.sum() > 0.8 * np.isfinite(small).all(axis=2).sum()
+    assert np.abs(small - again)[both].max() < 0.05
+
+
+def test_a_large_image_is_worked_on_at_two_megapixels(large: bytes) -> None:
+    with Image.open(io.BytesIO(large)) as image:
+        small = captures.reduced(image)
+    assert small.width * small.height <= captures.MOST_PIXELS
+    assert small.width / small.height == pytest.approx(WIDTH / HEIGHT, rel=1e-3)
+
+
+def test_the_mask_of_a_large_image_has_its_size(spec: BundleSpec, large: bytes) -> None:
+    mask = np.zeros((TIMES * HEIGHT, TIMES * WIDTH), np.uint8)
+    mask[:, : TIMES * WIDTH // 2] = 255
+    half = seen(spec, CAPTURE | {"image": large, "mask": png(mask)}, fov=FOV)
+    by_small = seen(spec, CAPTURE | {"mask": png(mask[::TIMES, ::TIMES])}, fov=FOV)
+    assert np.nanmax(half[..., 0]) == pytest.approx(np.nanmax(by_small[..., 0]), abs=0.05)
+    with pytest.raises(InvalidOption, match="64 × 48 pixels, but the image, upright, has 2560 × 1920"):
+        seen(spec, CAPTURE | {"image": large, "mask": png(mask[::TIMES, ::TIMES])}, fov=FOV)
