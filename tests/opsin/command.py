@@ -12,4 +12,4 @@ def opsin(*arguments: str | Path, **environment: str) -> subprocess.CompletedPro
     """Run it to its end with these OPSIN_… variables and no others."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")}
     command = [sys.executable, "-m", "opsin", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**inherited, **environment}, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env={**inherited, **environment}, check=False)
