@@ -38,6 +38,8 @@ START_GATEWAY = (
 )
 WAIT_S = 60.0
 """For what comes as soon as the machine has time for it."""
+START_S = 180.0
+"""For a process that has to import its libraries before."""
 
 
 def make_spec(
@@ -318,7 +320,7 @@ def gateway(
     )
     running = Gateway(process, listener.getsockname()[1])
     try:
-        running.http.get("/health/live")  # waits in the socket's backlog until the process accepts
+        running.http.get("/health/live", timeout=START_S)  # waits in the socket's backlog until the process accepts
         yield running
     finally:
         running.http.close()

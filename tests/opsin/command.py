@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-def opsin(*arguments: str | Path, seconds: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def opsin(*arguments: str | Path, seconds: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end, for so many seconds at most, with these OPSIN_… variables and no others."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")}
     command = [sys.executable, "-m", "opsin", *map(str, arguments)]

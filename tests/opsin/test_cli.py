@@ -57,7 +57,7 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'numpy', 'httpx', 'fastapi', 'redis', 'server', 'models', 'kernels', 'training'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert all(
         f" {name} " in shown.stdout for name in ["serve", "gateway", "worker", "demo", "classify", "import", "bundles", "train", "bench"]
@@ -69,7 +69,7 @@ def test_importing_opsin_is_light_and_still_offers_the_client() -> None:
         "import sys, opsin; assert not {'httpx', 'numpy'} & set(sys.modules); "
         "opsin.Client; opsin.AsyncClient; opsin.Refused; assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -193,4 +193,4 @@ def test_verify_passes_whole_bundles_and_names_the_damaged_file(bundles: Path, t
 
 def test_output_may_be_cut_short_by_its_reader(bundles: Path) -> None:
     command = f"'{sys.executable}' -m opsin bundles show tiny --json --bundles '{bundles}' | true"
-    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False).stderr == ""
+    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=240, check=False).stderr == ""
