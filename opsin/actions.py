@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict
 
@@ -76,7 +76,7 @@ class VideoActions:
     model: str
     version: str
     request_id: str
-    document: Mapping[str, Any]
+    document: Mapping[str, Any] = field(repr=False)
     """The answer as JSON, which may be sent again as tracks."""
 
     def save(self, path: str | os.PathLike[str]) -> None:

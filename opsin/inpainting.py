@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -52,7 +52,7 @@ class InpaintOptions(TypedDict, total=False):
 class Filled:
     """One sample."""
 
-    png: bytes
+    png: bytes = field(repr=False)
     seed: int
 
     @property

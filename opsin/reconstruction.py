@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -58,7 +58,7 @@ Map = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | np.
 class Reconstruction:
     """A shape, and how it came about. Points are in the camera's frame: x to the right, y down, z forward, in metres."""
 
-    file: bytes
+    file: bytes = field(repr=False)
     """GLB, PLY or NPZ, as was asked; a GLB has (x, -y, -z)."""
     scene: str | None
     """Id under which the scene can be asked again for a while; None where it was not kept."""

@@ -36,6 +36,9 @@ def proxied(target: str, prefix: str) -> Iterator[str]:
         def do_POST(self) -> None:
             self.do_GET()
 
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 

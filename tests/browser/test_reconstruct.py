@@ -6,6 +6,7 @@ import io
 import re
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import trimesh
@@ -15,7 +16,7 @@ from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expe
 
 from tests.browser.chromium import quiet_page
 from tests.reconstruct.service import CAPTURE, npy, png, points
-from tests.service import Service
+from tests.service import Service, eventually
 
 pytestmark = pytest.mark.browser
 
@@ -99,7 +100,7 @@ def test_points_and_mesh_can_be_changed_without_asking_again(page: Page) -> None
     assert asked == []
 
 
-def test_levels_arrive_and_stop_keeps_the_last_one(page: Page) -> None:
+def test_levels_arrive_and_stop_keeps_the_last_one(page: Page, service: Service) -> None:
     panel = open_3d(page)
     panel.get_by_label(re.compile("^Mode(?!l)")).select_option("dense")
     panel.get_by_label("Spacing").fill("0.03")
@@ -111,6 +112,18 @@ def test_levels_arrive_and_stop_keeps_the_last_one(page: Page) -> None:
     expect(panel.locator(".shape")).to_contain_text("Stopped at level")
     expect(panel.locator(".space canvas")).to_be_visible()
     expect(panel.get_by_role("button", name="Run")).to_be_enabled()
+    idle = {"queued": 0, "running": 0}
+    eventually(lambda: httpx.get(f"{service.url}/v1/status").json()["jobs"] == idle, "the work has ended in the service, too")
+
+
+def test_what_the_service_keeps_is_removed_when_the_page_is_left(page: Page, service: Service) -> None:
+    panel = open_3d(page)
+    with page.expect_response("**/v1/reconstruct") as accepted:
+        run(panel)
+    job = service.url + accepted.value.headers["location"]
+    assert httpx.get(job).json()["state"] == "done"
+    page.goto(f"{service.url}/status")
+    eventually(lambda: httpx.get(job).status_code == 404, "the job is gone")
 
 
 def test_a_picture_and_its_depth_may_be_chosen_together_or_one_by_one(page: Page) -> None:

@@ -101,6 +101,13 @@ def test_an_empty_shape_is_shown_empty() -> None:
         assert len(places) == 0
 
 
+def test_what_a_shell_prints_leaves_files_out() -> None:
+    told = {**RESULT, "results": [{"image": "iVBORw0KGgo=", "seed": 5}], "width": 4, "height": 4, "masked_pixels": 3, "steps": 7}
+    assert len(repr(shape(to_ply(np.zeros((9999, 3), np.float32), np.zeros((9999, 3), np.uint8))))) < 1000
+    assert "PNG" not in repr(inpainting({**told, "sampler": "ddim"}))
+    assert "document" not in repr(video_actions({**RESULT, "video": None, "people": []}))
+
+
 def test_large_clouds_are_thinned() -> None:
     many = np.random.default_rng(0).normal(size=(50_000, 3)).astype(np.float32)
     places, _ = drawn(shape(to_ply(many, np.zeros((50_000, 3), np.uint8))))
