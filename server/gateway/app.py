@@ -86,6 +86,7 @@ def create_app(settings: Settings) -> GatewayApp:
         version=version("opsin"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name the host that a client claims to ask, and not the prefix of a proxy
         redoc_url=None,
         static_url="/docs/static",
         swagger_ui_parameters={"defaultModelsExpandDepth": 0},

@@ -86,3 +86,9 @@ def test_three_is_the_file_that_was_built() -> None:
     assert hashlib.sha256(built).hexdigest() == "1e265d4a50315b6adc5cc64919832f53d101f7080d10379a6c944ef785d91bb5"
     assert b"MIT" in built[:100]
     assert "MIT" in (playground.STATIC / "vendor" / "three.LICENSE.txt").read_text()
+
+
+def test_nobody_is_sent_to_a_host_of_the_clients_choice(gateway: Gateway) -> None:
+    for path in ("/status/", "/v1/models/", "/docs/"):
+        answer = gateway.http.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+        assert (answer.status_code, answer.headers.get("location")) == (404, None), path
