@@ -213,6 +213,8 @@ class BundleSpec(_Schema):
     """Of a pipeline, which has no weights of its own: its file of weights is empty."""
     int8: Int8 | None = None
     """None: it was not measured, and is not served."""
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    """Of a model that fills holes: share of the drawn noise that it is asked with unless a request says otherwise; None: all of it."""
     weights: Weights
 
     @field_validator("name", "version")
@@ -274,7 +276,7 @@ class BundleSpec(_Schema):
 
     def to_bytes(self) -> bytes:
         content = self.model_dump(mode="json")
-        for name, empty in (("members", {}), ("int8", None)):
+        for name, empty in (("members", {}), ("int8", None), ("temperature", None)):
             if content[name] == empty:  # versions that do not know the field read the others, and agree on their digests
                 del content[name]
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -35,6 +35,7 @@ class InpaintOptions(TypedDict, total=False):
     eta: float | None
     spacing: Literal["uniform", "logsnr"] | None
     seed: int | None
+    temperature: float | None
     samples: int | None
     grow: int | None
     feather: int | None

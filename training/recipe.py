@@ -172,6 +172,8 @@ class Recipe(Settings):
     clip: Clip | None = None
     sound: Sound | None = None
     space: Space | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    """Of the bundle; for models that fill holes."""
     """None for networks that reconstruct nothing, or are asked as MCC is for CO3D."""
     words: int = Field(default=0, ge=0)
     """Token ids of a caption."""

@@ -49,6 +49,7 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         clip=recipe.clip,
         sound=recipe.sound,
         space=recipe.space,
+        temperature=recipe.temperature,
         labels=list(labels) if settings.task in bundle.LABELLED else [],
         license=recipe.license,
         description=recipe.description,

@@ -30,6 +30,8 @@ class Request:
     """Which steps add noise."""
     seeds: Tensor
     """(n,) int64, of the samples."""
+    temperature: float
+    """Share of the drawn noise that is used."""
     inject_known: bool
     alone: bool
     """No other job shares its batches: the same bytes each time."""

@@ -60,9 +60,10 @@ class Inpainted:
     """The input with these patches in their places."""
 
 
-def counter_noise(seeds: Tensor, split: Split, values: int) -> Noise:
-    """Noise that each sample draws by its own seed (B,), patch by patch: the same in any batch, and for any other mask with that patch."""
-    return lambda step: noise.normal(seeds, torch.full_like(seeds, step), split.masked, values)
+def counter_noise(seeds: Tensor, split: Split, values: int, temperature: float = 1.0) -> Noise:
+    """Noise that each sample draws by its own seed (B,), patch by patch: the same in any batch, and for any other mask with that patch;
+    times the temperature."""
+    return lambda step: temperature * noise.normal(seeds, torch.full_like(seeds, step), split.masked, values)
 
 
 @torch.no_grad()

@@ -86,6 +86,7 @@ class InpaintingSteps:
             reverse=reverse,
             noisy=noisy,
             seeds=torch.tensor(seeds, device=self._device),
+            temperature=float(asked.get("temperature", 1.0)),
             inject_known=bool(asked.get("inject_known", True)),
             alone=bool(asked.get("deterministic", False)),
             returned={name: array for name, array in job.items() if name not in WORKED_ON},
@@ -168,7 +169,8 @@ class InpaintingSteps:
         """(n, M, P) that this step adds; -1: to start from. Windows do not repeat each other's."""
         seeds = filling.request.seeds
         counter = filling.finished * (len(filling.request.reverse) + 1) + executed
-        return noise.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self._model.config.patch_values)
+        drawn = noise.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self._model.config.patch_values)
+        return drawn * filling.request.temperature
 
 
 def inpaint_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> InpaintingSteps:

@@ -41,6 +41,9 @@ def inpaint(
     eta: Annotated[float | None, typer.Option(help="Noise that ddim adds, 0 to 1.", show_default=False)] = None,
     spacing: Annotated[str | None, typer.Option(help="uniform or logsnr.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first sample.", show_default=False)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Share of the drawn noise, 0 to 1: calmer fillings. [default: the bundle's]", show_default=False)
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Different fillings, in files -1, -2, ….", show_default=False)] = None,
     grow: Annotated[int | None, typer.Option(help="Pixels by which the mask is widened.", show_default=False)] = None,
     feather: Annotated[int | None, typer.Option(help="Pixels of soft edge inside the mask.", show_default=False)] = None,
@@ -64,7 +67,7 @@ def inpaint(
     if timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
-    chosen |= {"samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
+    chosen |= {"temperature": temperature, "samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
     options: Any = {**chosen, "deterministic": deterministic, "timeout": timeout}
     with Client(url) as client:
         try:

@@ -87,6 +87,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             inject_known=asked.inject_known,
             size=asked.size,
             deterministic=asked.deterministic,
+            temperature=next(share for share in (asked.temperature, spec.temperature, 1.0) if share is not None),
         )
 
     def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
@@ -125,7 +126,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         return "x".join(map(str, _native(spec)))
 
     def arguments(self, plan: InpaintPlan) -> dict[str, Any]:
-        names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic")
+        names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic", "temperature")
         return {name: getattr(plan, name) for name in names}
 
     def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | File:

@@ -53,6 +53,18 @@ class InpaintOptions(Options, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    temperature: (
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=1,
+                description="Share of the drawn noise that is used: less gives calmer fillings that differ less; at 0 all are the same.",
+                extra={"values": "0 to 1", "default": "the bundle's, else 1"},
+            ),
+        ]
+        | None
+    ) = None
     samples: Annotated[int, Meta(ge=1, le=MOST_SAMPLES, description="How many different fillings.")] = 1
     grow: Annotated[int, Meta(ge=0, le=MOST_GROWTH, description="Pixels by which the mask is widened.")] = 0
     feather: Annotated[int, Meta(ge=0, le=MOST_FEATHER, description="Width in pixels of a soft edge, inside the widened mask.")] = 0
@@ -83,6 +95,7 @@ class InpaintPlan(msgspec.Struct, frozen=True):
     inject_known: bool
     size: Literal["fit", "crop", "tile"] | None
     deterministic: bool
+    temperature: float = 1.0
 
     def seed_of(self, sample: int) -> int:
         """After the last seed comes the first."""

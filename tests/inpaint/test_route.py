@@ -55,6 +55,12 @@ def test_the_same_seed_fills_the_same_and_another_does_not(painter: Painter) -> 
     assert not np.array_equal(first, other)
 
 
+def test_without_noise_all_seeds_fill_the_same(painter: Painter) -> None:
+    first, other = (painter.filled(FILE, MASK, seed=seed, sampler="ancestral", steps=5, temperature=0) for seed in (3, 4))
+    assert np.abs(first.astype(int) - other).max() <= 2
+    assert not np.array_equal(first, painter.filled(FILE, MASK, seed=3, sampler="ancestral", steps=5))
+
+
 def test_a_drawn_seed_is_told_and_can_be_used_again(painter: Painter) -> None:
     answer = painter.fill(FILE, MASK, deterministic=True)
     seed = int(answer.headers["x-seed"])

@@ -181,6 +181,7 @@ def test_jobs_of_all_options_share_a_bucket_and_take_their_own_arguments() -> No
         "samples": 2,
         "inject_known": False,
         "deterministic": False,
+        "temperature": 1.0,
     }
 
 
@@ -384,3 +385,17 @@ def test_tensors_have_a_column_for_each_sample() -> None:
     tensors, told = TASK.to_tensors([painted(arrays, 2)] * 3, chosen, SPEC)
     assert tensors["image"].shape == (3, 2) and tensors["seed"].tolist() == [[5, 6]] * 3
     assert told == {"steps": 7, "sampler": "ddim"}
+
+
+def test_a_bundle_names_its_usual_temperature() -> None:
+    assert (plan().temperature, plan(temperature=0.5).temperature) == (1.0, 0.5)
+    calm = spec(temperature=0.0)
+    assert (plan(calm).temperature, plan(calm, temperature=1.0).temperature) == (0.0, 1.0)
+    assert TASK.arguments(plan(calm))["temperature"] == 0.0
+    assert b"temperature" in calm.to_bytes() and b"temperature" not in SPEC.to_bytes()
+
+
+def test_plans_of_an_older_gateway_have_all_of_the_noise() -> None:
+    stored = msgspec.to_builtins(plan())
+    del stored["temperature"]
+    assert msgspec.convert(stored, InpaintPlan) == msgspec.structs.replace(plan(), seed=stored["seed"])

@@ -74,10 +74,11 @@ class Diffusion:
     """SHA-256."""
     steps: int
     spacing: Spacing = Spacing.UNIFORM
+    temperature: float = 1.0
 
     @property
     def identity(self) -> str:
-        return f"{self.weights} {self.steps} {self.spacing}"
+        return f"{self.weights} {self.steps} {self.spacing}" + (f" {self.temperature:g}" if self.temperature != 1 else "")
 
     def fill(self, pixels: Tensor, hole: Tensor, first: int) -> Tensor:
         config = self.model.config
@@ -85,7 +86,7 @@ class Diffusion:
         cleared = torch.where(hole.unsqueeze(-1), 0, pixels)
         images = ((cleared.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
         split = Split.by_mask(patches_of_pixels(hole, config.patch_size))
-        noise = counter_noise(torch.arange(first, first + len(pixels)), split, config.patch_values)
+        noise = counter_noise(torch.arange(first, first + len(pixels)), split, config.patch_values, self.temperature)
         sampler = Sampler(Method.DDIM, self.steps, spacing=self.spacing)
         answer = inpaint(self.model, images, split, sampler, noise, known=known_pixels(self.model, images, split, hole))
         return torch.where(hole.unsqueeze(-1), to_pixels(answer.pictures, config.mean, config.std), pixels)

@@ -97,6 +97,12 @@ def entrants_of(settings: InpaintingQuality, model: DiffMAE, rivals: dict[str, D
                 name = f"DiffMAE, {steps} step{'s' if steps > 1 else ''}{', log-SNR' if spacing is Spacing.LOG_SNR else ''}"
                 chosen = every if spacing is Spacing.UNIFORM else first
                 found.append(Entrant(f"{spacing.value} {steps}", Diffusion(name, model, weights, steps, spacing), chosen))
+    if settings.temperature is not None:
+        for steps in settings.steps:
+            if 1 < steps <= settings.primary_steps:
+                name = f"DiffMAE, {steps} steps, temperature {settings.temperature:g}"
+                calm = Diffusion(name, model, weights, steps, temperature=settings.temperature)
+                found.append(Entrant(f"calm {steps}", calm, every))
     return tuple(found)
 
 

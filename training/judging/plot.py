@@ -8,15 +8,15 @@ from typing import Any
 
 FILE = "steps.svg"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 360, 60, 180, 40, 40
-_COLOURS = {"uniform": "#1f6feb", "logsnr": "#bf3989"}
-_NAMES = {"uniform": "uniform steps", "logsnr": "steps even in log-SNR"}
+_COLOURS = {"uniform": "#1f6feb", "logsnr": "#bf3989", "calm": "#1a7f37"}
+_NAMES = {"uniform": "uniform steps", "logsnr": "steps even in log-SNR", "calm": "uniform, less noise"}
 
 
 def draw(quality: Mapping[str, Any]) -> str:
     """Perceptual distance with two standard errors over the number of steps; what does not depend on them as level lines."""
     first = quality["inpainting"][0]["holes"]
     rows = [row for row in quality["inpainting"] if row["holes"] == first]
-    curves = {spacing: _curve(rows, spacing) for spacing in _COLOURS}
+    curves = {spacing: _curve(rows, spacing) for spacing in _COLOURS if any(row["key"].split()[0] == spacing for row in rows)}
     levels = [row for row in rows if row["key"].split()[0] not in _COLOURS]
     highest = max(row["perceptual"]["value"] + 2 * row["perceptual"]["standard_error"] for row in rows)
     most = max(steps for curve in curves.values() for steps, _ in curve)

@@ -37,6 +37,8 @@ class InpaintingQuality(Settings):
     """Denoising steps to be compared."""
     primary_steps: int = Field(gt=0)
     """Those of the primary figure: the service's preset `standard`."""
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    """Share of the drawn noise that is judged besides, with as many steps as the primary figure has at most."""
     one_step: str
     """Phase that trained the same network to predict clean patches from pure noise alone, as a masked autoencoder does."""
     same_budget: str

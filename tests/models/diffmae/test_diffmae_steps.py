@@ -97,6 +97,7 @@ MIXED = [
         ({"sampler": "ddim", "steps": 5, "eta": 0.5}, Sampler(Method.DDIM, 5, eta=0.5)),
         ({"sampler": "ancestral", "steps": 6}, Sampler(Method.ANCESTRAL, 6)),
         ({"sampler": "one-step", "steps": 1}, Sampler(Method.ONE_STEP, 1)),
+        ({"sampler": "ancestral", "steps": 6, "temperature": 0.3}, Sampler(Method.ANCESTRAL, 6)),
     ],
     ids=str,
 )
@@ -107,7 +108,9 @@ def test_step_by_step_it_is_the_whole_chain(options: dict[str, Any], sampler: Sa
     mean, std = torch.tensor(SMALL.mean), torch.tensor(SMALL.std)
     images = ((given["pixels"].float() / 255 - mean) / std).permute(2, 0, 1).unsqueeze(0)
     split = Split.by_mask(patches_of_pixels(given["missing"].bool().unsqueeze(0), SMALL.patch_size))
-    whole = inpaint(model, images, split, sampler, counter_noise(torch.tensor([9]), split, SMALL.patch_values)).pictures
+    whole = inpaint(
+        model, images, split, sampler, counter_noise(torch.tensor([9]), split, SMALL.patch_values, options.get("temperature", 1.0))
+    ).pictures
     filled = answer(stepper(model), given, seed=9, **options)["filled"]
     assert torch.equal(filled, to_pixels(whole, SMALL.mean, SMALL.std))
 
