@@ -43,7 +43,8 @@ _SIGNS = (1.0, 1.0, -1.0, -1.0)
 _LARGE = 3.0
 """Length of the two constants relative to that at which a norm leaves a token as it is; norms multiply the others by it."""
 _BRANCH = 0.25
-"""Gain of what branches add at random."""
+"""Gain of what branches add at random, but the MLPs of the decoder, from which answers are read: those that are small would be read with
+large weights, and move a lot when training moves all weights alike."""
 _SMALL = 1 / 8
 """Squares are stored times this, for the same reason."""
 
@@ -128,7 +129,7 @@ def look_at_nearest(model: MCC) -> None:
     _join(model, encoder, decoder)
     for number, block in enumerate(model.decoder_blocks):
         assert isinstance(block, Block)
-        _prepare(block, decoder)
+        _prepare(block, decoder, mlp=1.0)
         _look(block.attn, decoder, SIGMA[min(number, 1)])
     first = model.decoder_blocks[0]
     assert isinstance(first, Block)
@@ -148,10 +149,10 @@ def _keep(norm: nn.Module, channels: Channels) -> None:
     weight[list(channels.large)] = 1.0
 
 
-def _prepare(block: Block, channels: Channels) -> None:
-    """Let branches add little, and nothing where geometry is."""
-    for layer in (block.attn.proj, block.mlp.fc2):
-        layer.weight *= _BRANCH
+def _prepare(block: Block, channels: Channels, mlp: float = _BRANCH) -> None:
+    """Let branches add little, and nothing where geometry is. mlp: gain of the MLP's."""
+    for layer, gain in ((block.attn.proj, _BRANCH), (block.mlp.fc2, mlp)):
+        layer.weight *= gain
         _balance(layer, channels)
     for norm in (block.norm1, block.norm2):
         _keep(norm, channels)
@@ -249,7 +250,7 @@ def _balance(layer: nn.Linear, channels: Channels) -> None:
     free = torch.ones(layer.out_features, dtype=torch.bool)
     free[channels.all] = False
     layer.weight[~free] = 0.0
-    layer.weight[free] -= layer.weight[free].mean(dim=0)
+    layer.weight[free] = layer.weight[free] - layer.weight[free].mean(dim=0)
 
 
 def _look(attention: Attention, channels: Channels, sigma: float) -> None:
