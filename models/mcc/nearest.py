@@ -172,7 +172,7 @@ def _windows(model: MCC, channels: Channels) -> None:
     embed.bias[channels.valid] = 1.0
     embed.weight[list(channels.place)] = torch.eye(3)
     for token in (embed.bias, windows.invalid_xyz_token):
-        token -= table[1:].mean(dim=0)  # slow cosines are 1
+        token.sub_(table[1:].mean(dim=0))  # slow cosines are 1
     [block] = windows.blocks
     assert isinstance(block, Block)
     attention, heads = block.attn, block.attn.heads

@@ -29,9 +29,10 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the images that are made.", show_default=False)] = MADE,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
-    """Start everything, classify real images, measure what token merging brings, fill holes in drawings, stop. Needs no network."""
+    """Start everything, classify real images, measure what merging brings, fill holes, reconstruct, stop. Needs no network."""
     require_engine("demo")
     from opsin.cli.demo_inpainting import show_inpainting
+    from opsin.cli.demo_reconstruction import show_reconstruction
     from opsin.cli.own_service import own_service
     from opsin.client import Client
     from opsin.errors import OpsinError
@@ -49,6 +50,8 @@ def demo(
             show_throughput(client, model, pictures, seconds, console)
             if any(served.task == "inpaint" for served in client.models()):
                 show_inpainting(client, output, console)
+            if any(served.task == "reconstruct" for served in client.models()):
+                show_reconstruction(client, output, console)
             show_addresses(url, console)
             if keep:
                 stay_up(console)
