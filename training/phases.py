@@ -109,7 +109,7 @@ def _inputs(ready: Preparation) -> dict[str, Any]:
 
 def run(ready: Ready) -> Report:
     """Train a phase; at its end `WEIGHTS` lie in its folder, and `ready.objective` is trained. Raises TrainingError."""
-    if ready.phase.initial is Initial.NEIGHBOURS and Checkpoints(ready.run.folder, ready.run.fingerprint).latest() is None:
+    if ready.phase.initial is not Initial.RANDOM and Checkpoints(ready.run.folder, ready.run.fingerprint).latest() is None:
         starting.fit_to_data(ready.objective, ready.source, ready.plan.seed)
     report = train(ready.objective, ready.source, ready.plan, ready.run)
     if report.ended is Ended.DONE:
@@ -153,8 +153,8 @@ def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop
     settings = recipe.model_of(phase)
     torch.manual_seed(recipe.seed)
     network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
-    if phase.initial is Initial.NEIGHBOURS:
-        starting.start_with_neighbours(network)
+    if phase.initial is not Initial.RANDOM:
+        starting.begin(network, phase.initial)
     if phase.start:
         starting.start_from(network, _weights(recipe, phase.start, labels, shop), phase.start)
     for name, source in phase.parts.items():

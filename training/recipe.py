@@ -74,6 +74,8 @@ class Initial(StrEnum):
     RANDOM = "random"
     NEIGHBOURS = "neighbours"
     """Of a DiffMAE of images: attention looks at neighbouring patches (`models.diffmae.neighbours`)."""
+    NEAREST = "nearest"
+    """Of an MCC: queries look at the nearest seen points (`models.mcc.nearest`)."""
 
 
 class Phase(Settings):

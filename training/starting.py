@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ from models.mavil.model import MAViL
 from models.mavil.model import start_from_pretrained as mavil_from_pretraining
 from models.mavil.pretraining import MAViLPretraining
 from models.mcc.model import MCC, start_from_mae
+from models.mcc.nearest import look_at_nearest
 from models.vit.model import ViT
 from training.data.base import Source
 from training.data.sampling import Draw, Samples
 from training.errors import TrainingError
+from training.objectives.base import Batch
 from training.objectives.diffmae import Diffusion
+from training.objectives.first_answers import fit_answers
 from training.objectives.last_layer import fit_last_layer
+from training.objectives.mcc import OccupancyAndColour
+from training.recipe import Initial
 
 
 def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) -> None:
@@ -41,8 +46,13 @@ def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) ->
     network.load_state_dict(converted, strict=False)
 
 
-_FITTED, _TOGETHER = 768, 64
-"""Samples that the last layer is fitted to, and how many go through the network at a time."""
+_FITTED_IMAGES, _FITTED_SCENES = (768, 64), (256, 16)
+"""Samples that the last layer is fitted to, and how many go through the network at a time. A scene has hundreds of queries."""
+
+_LOOKS: Mapping[Initial, tuple[type[nn.Module], Callable[[Any], None]]] = {
+    Initial.NEIGHBOURS: (DiffMAE, look_around),
+    Initial.NEAREST: (MCC, look_at_nearest),
+}
 
 _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]], object]] = {
     ViT: vit_from_mae,
@@ -79,19 +89,29 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -
         raise TrainingError(f"start: the weights of {source} do not fit: {error}") from error
 
 
-def start_with_neighbours(network: nn.Module) -> None:
-    """Let a DiffMAE of images start with a look at neighbouring patches, in place. Raises TrainingError."""
-    if not isinstance(network, DiffMAE):
-        raise TrainingError(f"initial: neighbours is for a DiffMAE, not for {type(network).__name__}")
+def begin(network: nn.Module, initial: Initial) -> None:
+    """Set the starting values that a recipe asks for, in place. Raises TrainingError."""
+    kind, look = _LOOKS[initial]
+    if not isinstance(network, kind):
+        article = "an" if kind is MCC else "a"
+        raise TrainingError(f"initial: {initial.value} is for {article} {kind.__name__}, not for {type(network).__name__}")
     try:
-        look_around(network)
+        look(network)
     except ValueError as error:
-        raise TrainingError(f"initial: neighbours does not fit the network: {error}") from error
+        raise TrainingError(f"initial: {initial.value} does not fit the network: {error}") from error
 
 
 def fit_to_data(objective: nn.Module, source: Source, seed: int) -> None:
-    """Fit the last layer of a network that `start_with_neighbours` began, in place."""
-    assert isinstance(objective, Diffusion), type(objective).__name__
-    samples, count = Samples(source, seed), min(_FITTED, len(source))
+    """Fit the last layer of a network that `begin` has begun, in place."""
+    if isinstance(objective, OccupancyAndColour):
+        fit_answers(objective, _batches(source, seed, *_FITTED_SCENES))
+    else:
+        assert isinstance(objective, Diffusion), type(objective).__name__
+        fit_last_layer(objective, _batches(source, seed, *_FITTED_IMAGES))
+
+
+def _batches(source: Source, seed: int, most: int, together: int) -> Iterator[Batch]:
+    """At most so many samples, evenly spread over the source."""
+    samples, count = Samples(source, seed), min(most, len(source))
     chosen = [Draw(number * len(source) // count, epoch=0) for number in range(count)]
-    fit_last_layer(objective, (samples.__getitems__(chosen[first : first + _TOGETHER])[0] for first in range(0, count, _TOGETHER)))
+    return (samples.__getitems__(chosen[first : first + together])[0] for first in range(0, count, together))

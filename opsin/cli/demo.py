@@ -31,12 +31,14 @@ def demo(
     cache: Annotated[Path, typer.Option(help="Folder that keeps what is downloaded.", show_default=False)] = CACHE,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
-    """Start everything, classify real images, measure what token merging brings, fill holes in drawings, watch a video, stop.
+    """Start everything, classify real images, measure what token merging brings, fill holes in drawings,
+    reconstruct a photograph with depth, watch a video, stop.
 
     Needs no network but for the video, which is fetched once and left out where that fails.
     """
     require_engine("demo")
     from opsin.cli.demo_inpainting import show_inpainting
+    from opsin.cli.demo_reconstruction import show_reconstruction
     from opsin.cli.own_service import own_service
     from opsin.client import Client
     from opsin.errors import OpsinError
@@ -54,6 +56,8 @@ def demo(
             show_throughput(client, model, pictures, seconds, console)
             if any(served.task == "inpaint" for served in client.models()):
                 show_inpainting(client, output, console)
+            if any(served.task == "reconstruct" for served in client.models()):
+                show_reconstruction(client, output, console)
             if any(served.task == "actions" for served in client.models()):
                 show_actions(client, cache, output, console)
             show_addresses(url, console)

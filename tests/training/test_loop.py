@@ -79,6 +79,7 @@ def test_a_phase_gives_away_the_moving_average_of_its_weights(content: dict[str,
         ("phases.0.loop.sharding=fsdp", "loop.sharding: fsdp needs several processes"),
         ("phases.0.objective.kind=lart", "phases.0.objective: model.architecture: the objective lart trains LART, not MAE"),
         ("phases.0.initial=neighbours", "initial: neighbours is for a DiffMAE, not for MAE"),
+        ("phases.0.initial=nearest", "initial: nearest is for an MCC, not for MAE"),
         ("phases.0.start=nowhere.safetensors", "start: nowhere.safetensors cannot be read"),
     ],
 )

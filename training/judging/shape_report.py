@@ -44,7 +44,8 @@ def summary(contest: Contest, found: Mapping[int, Found], threshold: float, dept
         "views": len(found),
         "distance": settings.distance,
         "spacing": settings.spacing,
-        "extent": contest.extent,
+        "mode": settings.mode,
+        "extent": contest.space.extent,
         "extrusion_depth": depth,
         "threshold_before_calibration": round(threshold, 4),
     }

@@ -21,8 +21,11 @@ class ReconstructionQuality(Settings):
     distance: float = Field(default=0.1, gt=0)
     """Below which a point of one surface is met by the other, in normalised units."""
     spacing: float = Field(default=0.1, gt=0)
-    """Of the dense grid that is asked."""
+    """Of the grid that is asked."""
+    mode: Literal["dense", "adaptive"] = "dense"
+    """Ask every point of the grid, or those that the service asks unless told otherwise: fewer, and with the same answers."""
     validation_spacing: float = Field(default=0.2, gt=0)
+    """Of a dense grid."""
     thresholds: list[float] = Field(default=[0.1, 0.3, 0.5], min_length=1)
     """Of occupancy; the first is the primary one, at which the service reconstructs unless told otherwise."""
     depths: list[float] = Field(default=[0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0], min_length=1)

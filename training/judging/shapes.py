@@ -18,8 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from models.bundle import Space
+from models.mcc.flood import Answers, Flood, Limits
+from models.mcc.lattice import MOST_CELLS, Lattice
 from models.mcc.model import MCC, MEAN, STD
-from models.mcc.queries import cube_grid
 from training import phases
 from training.data.base import Sample
 from training.data.registry import open_source
@@ -45,7 +47,7 @@ Found = Mapping[str, Match]
 @dataclass(frozen=True)
 class Contest:
     settings: ReconstructionQuality
-    extent: float
+    space: Space
     model: MCC
     objects: RenderedScenes
     """Held out."""
@@ -70,7 +72,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     objects, validation = (_part(recipe, settings, part, shop) for part in ("test", "val"))
     if len(objects.categories) < 2:
         raise RecipeError("release.quality.data: two held-out objects at least, since standard errors are over objects")
-    return Contest(settings, recipe.space.extent, network.eval(), objects, validation, shop.runs / FOLDER)
+    return Contest(settings, recipe.space, network.eval(), objects, validation, shop.runs / FOLDER)
 
 
 def _part(recipe: Recipe, settings: ReconstructionQuality, part: str, shop: Workshop) -> RenderedScenes:
@@ -89,13 +91,23 @@ def views_of(source: RenderedScenes, count: int) -> dict[str, list[int]]:
 
 
 @torch.inference_mode()
-def occupancies(model: MCC, sample: Sample, extent: float, spacing: float) -> tuple[Points, npt.NDArray[np.float32]]:
-    """A dense grid (Q, 3) and the probability that each of its points is occupied, (Q,)."""
+def occupancies(
+    model: MCC, sample: Sample, space: Space, spacing: float, threshold: float | None = None
+) -> tuple[Points, npt.NDArray[np.float32]]:
+    """Points that were asked (Q, 3), and the probability that each is occupied, (Q,).
+
+    threshold: None to ask a dense grid; otherwise what the service asks in mode `adaptive` to find what is above it.
+    """
     seen = sample["points"].masked_fill(~sample["valid"].unsqueeze(-1), torch.inf)
     scene = model.remember(model.encode(picture(sample)[None], seen[None]))
-    grid = cube_grid(extent, spacing)
-    parts = [model.predict_occupancy(model.ask(scene, part[None]))[0].sigmoid() for part in torch.split(grid, _CHUNK)]
-    return grid.numpy(), torch.cat(parts).numpy()
+    lattice = Lattice(space, spacing)
+    flood = Flood.start(lattice, Limits(threshold or 0.0, dense=threshold is None, most=MOST_CELLS), seen)
+    while not flood.ended:
+        cells = flood.next_cells(_CHUNK)
+        points = torch.from_numpy(lattice.points(cells.numpy()))
+        occupancy = model.predict_occupancy(model.ask(scene, points[None]))[0].sigmoid()
+        flood = flood.answered(Answers(cells, occupancy, torch.zeros(len(cells), 3, dtype=torch.uint8)))
+    return lattice.points(flood.known.cells.numpy()), flood.known.occupancy.numpy()
 
 
 def picture(sample: Sample) -> torch.Tensor:
@@ -117,7 +129,7 @@ def calibrate(contest: Contest, progress: Callable[[str], None] = print) -> tupl
         sample = contest.validation.sample(index, 0)
         truth = Truth(sample["surface"].numpy(), settings.distance)
         by_depth.append([truth.match(_extruded(sample, depth)).f1 for depth in settings.depths])
-        grid, probability = occupancies(contest.model, sample, contest.extent, settings.validation_spacing)
+        grid, probability = occupancies(contest.model, sample, contest.space, settings.validation_spacing)
         f1.append([match.f1 for match in truth.matches(grid, probability, [1 / (1 + math.exp(-logit)) for logit in logits])])
     best = float(logits[int(np.mean(f1, axis=0).argmax())])
     depth = settings.depths[int(np.mean(by_depth, axis=0).argmax())]
@@ -155,14 +167,22 @@ def _judged(contest: Contest, index: int, depth: float) -> Found:
     sample = contest.objects.sample(index, 0)
     truth = Truth(sample["surface"].numpy(), settings.distance)
     found = {SEEN: truth.match(sample["points"].numpy()[sample["valid"].numpy()]), EXTRUDED: truth.match(_extruded(sample, depth))}
-    grid, probability = occupancies(contest.model, sample, contest.extent, settings.spacing)
+    lowest = min(settings.thresholds) if settings.mode == "adaptive" else None
+    grid, probability = occupancies(contest.model, sample, contest.space, settings.spacing, lowest)
     matches = truth.matches(grid, probability, settings.thresholds)
     return found | {name_of(threshold): match for threshold, match in zip(settings.thresholds, matches, strict=True)}
 
 
 def _digest(contest: Contest, depth: float) -> str:
     settings = contest.settings.model_dump(mode="json")
-    content = [_REVISION, settings, contest.extent, depth, dict(contest.objects.identity()), sha256_of_weights(contest.model.state_dict())]
+    content = [
+        _REVISION,
+        settings,
+        contest.space.model_dump(mode="json"),
+        depth,
+        dict(contest.objects.identity()),
+        sha256_of_weights(contest.model.state_dict()),
+    ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.mcc.model import MCC, Kept
 from models.mcc.queries import Labels, label
@@ -29,8 +31,10 @@ class MCCSettings(Settings):
     """Where they are, uniformly: -size to size on every axis (CO3D), or z >= 0 within a distance of size (Hypersim)."""
     size: float = Field(default=3.0, gt=0)
     near: float = Field(default=0.0, ge=0, le=1)
-    """Share of the queries that are placed around true points instead, with `threshold` as the standard deviation of their distance on each
-    axis; 0 as published."""
+    """Share of the queries that are placed around true points instead; 0 as published."""
+    spread: float | None = Field(default=None, gt=0)
+    """Their distance on each axis has a standard deviation between `threshold` and this, drawn for each query, its logarithm uniformly.
+    None: `threshold`."""
     threshold: float = Field(default=0.1, gt=0)
     """A query is occupied if a true point is nearer; before augmentation."""
     scale: float = Field(default=0.2, ge=0, lt=1)
@@ -54,12 +58,16 @@ class OccupancyAndColour(nn.Module):
         self._facts = facts or Facts()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self._losses(*self.answered(batch))
+
+    def answered(self, batch: Batch) -> tuple[Tensor, Labels]:
+        """Queries as they are drawn in training: what is predicted of them (B, Q, outputs), and their labels."""
         draw, truth = batch["draw"], need(batch, "surface")
         queries = self.queries(draw, truth)
         labels = labelled(queries, truth, need(batch, "colours"), self.settings.threshold)
         kept = self._keep(draw) if self.training else None
         seen = need(batch, "points").masked_fill(~need(batch, "valid").bool().unsqueeze(-1), torch.inf)
-        return self.losses(self.images(need(batch, "pixels")), seen, queries, labels, self.augmentation(draw), kept)
+        return self._predicted(self.images(need(batch, "pixels")), seen, queries, self.augmentation(draw), kept), labels
 
     def images(self, pixels: Tensor) -> Tensor:
         """Normalised (B, 3, H, W) → in 0..1, as the network takes them."""
@@ -74,8 +82,15 @@ class OccupancyAndColour(nn.Module):
     ) -> dict[str, Tensor]:
         """queries (B, Q, 3) and their labels before augmentation; kept: fates of the branches in stochastic depth, None: all are kept,
         or drawn, in training."""
+        return self._losses(self._predicted(images, seen, queries, augmentation, kept), labels)
+
+    def _predicted(self, images: Tensor, seen: Tensor, queries: Tensor, augmentation: Augmentation, kept: Kept | None) -> Tensor:
         images, seen, moved = augmentation.images(images), augmentation.seen(seen), augmentation.points(queries)
-        predicted = self.model(images, seen, moved, kept=kept)
+        with fused_attention(images.device):
+            predicted: Tensor = self.model(images, seen, moved, kept=kept)
+        return predicted
+
+    def _losses(self, predicted: Tensor, labels: Labels) -> dict[str, Tensor]:
         losses = self.model.losses(predicted, labels.occupied, labels.colours)
         occupancy = term_of_mean(losses.occupancy, labels.occupied.numel())
         colour = term_of_mean(losses.colour, labels.occupied.sum())
@@ -93,7 +108,11 @@ class OccupancyAndColour(nn.Module):
         if not count:
             return far
         chosen = draws.integers(draw, (count, 1), 0, truth.shape[1], "near points").expand(-1, -1, 3)
-        near = truth.gather(1, chosen) + settings.threshold * draws.normal(draw, (count, 3), "near offsets").to(truth)
+        deviation: float | Tensor = settings.threshold
+        if settings.spread is not None:
+            exponent = draws.uniform(draw, (count, 1), "near deviations").to(truth)
+            deviation = settings.threshold * (settings.spread / settings.threshold) ** exponent
+        near = truth.gather(1, chosen) + deviation * draws.normal(draw, (count, 3), "near offsets").to(truth)
         return torch.cat([near, far[:, count:]], dim=1)
 
     def augmentation(self, draw: Tensor) -> Augmentation:
@@ -117,6 +136,11 @@ class OccupancyAndColour(nn.Module):
             for name, depth in (("xyz", config.depth), ("rgb", config.depth), ("decoder", config.decoder_depth))
         }
         return Kept(**fates)
+
+
+def fused_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """On a CPU the loop runs attention unfused, but hundreds of queries that look at hundreds of tokens are worth the fused kernel."""
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]) if device.type == "cpu" else nullcontext()
 
 
 def labelled(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) -> Labels:

@@ -5,13 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from models import bundle
+from models.bundle import Space
+from models.mcc.model import MCC
+from models.mcc.nearest import look_at_nearest
+from tests.models.mcc.test_mcc_nearest import CONFIG
 from tests.training import meshes
 from training import command, model_card
 from training.judging import __main__ as judging
-from training.judging.shapes import EXTRUDED, SEEN
+from training.judging.shapes import EXTRUDED, SEEN, occupancies
 from training.judging.surfaces import Match, Truth, extruded
 
 
@@ -36,6 +41,23 @@ def test_an_extrusion_is_a_hollow_body_behind_what_is_seen() -> None:
     depths = np.round(body[:, 2] - 1000, 1)
     assert {value: int((depths == value).sum()) for value in (0.0, 0.5, 1.0, 1.5, 2.0)} == {0.0: 25, 0.5: 16, 1.0: 16, 1.5: 16, 2.0: 25}
     assert len(body) == 98
+
+
+def test_adaptive_asking_asks_less_and_is_told_the_same() -> None:
+    torch.manual_seed(0)
+    model = MCC(CONFIG).eval()
+    look_at_nearest(model)
+    axis = torch.linspace(-1, 1, 32)
+    points = torch.stack([axis.expand(32, -1), axis.unsqueeze(1).expand(-1, 32), torch.zeros(32, 32)], dim=-1)
+    sample = {"pixels": torch.zeros(3, 48, 48), "points": points, "valid": torch.ones(32, 32, dtype=torch.bool)}
+    space = Space(extent=1.5, reach=0.1)
+    grid, dense = occupancies(model, sample, space, 0.1)
+    threshold = float(np.quantile(dense, 0.9))
+    asked, told = occupancies(model, sample, space, 0.1, threshold)
+    assert len(grid) == 30**3 > 1.5 * len(asked)
+    known = {tuple(point): probability for point, probability in zip(np.round(grid, 3).tolist(), dense.tolist(), strict=True)}
+    assert told == pytest.approx([known[tuple(point)] for point in np.round(asked, 3).tolist()], abs=1e-5)
+    assert (told > threshold).sum() > 0.9 * (dense > threshold).sum()
 
 
 @pytest.fixture(scope="module")

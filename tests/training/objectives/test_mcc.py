@@ -91,6 +91,15 @@ def test_a_share_of_the_queries_may_lie_near_the_surface() -> None:
     torch.testing.assert_close(queries[:, 30:], in_cube(draw(), 100, 3.0)[:, 30:])
 
 
+def test_queries_near_the_surface_may_be_spread_more_or_less() -> None:
+    """The logarithm of the spread is uniform: half of the queries are nearer than its geometric mean has them."""
+    surface = 50 * torch.randn(4, 60, 3, generator=torch.Generator().manual_seed(0))
+    queries = objective_of({"queries": 600, "near": 1.0, "threshold": 0.05, "spread": 0.8}).queries(draw(), surface)
+    offsets = torch.cdist(queries, surface).min(dim=2).values.flatten().double() / 3**0.5  # their root mean square per axis
+    assert 0.15 < offsets.median() < 0.26  # about the geometric mean, 0.2
+    assert (offsets < 0.05).float().mean() > 0.1 and (offsets > 0.4).float().mean() > 0.2
+
+
 def test_far_points_are_drawn_nearer_but_keep_their_labels() -> None:
     """Labels are of the world as it is; the network sees it contracted."""
     _, batch = made("mcc")

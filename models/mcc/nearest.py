@@ -1,0 +1,307 @@
+"""Starting values by which queries look at the nearest seen points.
+
+Attention that starts at random looks everywhere, and a small network that is trained for a short time learns little more than the share of
+space that is occupied. Here some channels of every token hold geometry from the start. A window's token holds four seen points, one for
+each quarter of the window, and the square of each point's length; a query holds its own place. With a query q and a point c, the logit
+(2 q · c - |c|²) / 2σ² weighs points by a Gaussian of their distance to q, since |q|² is the same for all of them: attention is a kernel
+regression of the seen surface at the query. Half of the heads measure distances in space, and half across the line of sight, which tells
+a query what was seen before or behind it. The first MLP of the decoder begins with random steps of the offsets from a query to what its
+heads found.
+
+Channels that hold geometry are those of the slowest waves of the position table, which are nearly constant. Two more, of opposite signs,
+are so large that norms hardly change the others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.block import Attention, Block
+from models.mcc.model import MCC
+
+QUARTERS = 4
+"""Of a window; a token holds one seen point of each."""
+SIGMA = (0.2, 0.4)
+"""Standard deviation of the Gaussians in the first decoder block and in the others, in the units of points."""
+_VALID = 4.0
+"""What a token with seen points gains over the others, as a squared distance."""
+_VALID_IN_WINDOW = 30.0
+"""Logit of a seen point over an unseen pixel of its window."""
+_IN_QUARTER = 8.0
+"""Logit of a pixel over those two columns or rows outside of a quarter of four."""
+_SQUARED = 0.15
+"""Slope of the pairs of hidden units that square coordinates: GELU(x) + GELU(-x) is about 0.8 x² for small x."""
+_STEEPEST = 6.0
+"""Largest slope of the hidden units that see offsets; the smallest is 1."""
+_GELU = math.sqrt(2 / math.pi)
+_SIGNS = (1.0, 1.0, -1.0, -1.0)
+"""With which points of each quarter are stored: norms take the mean of all channels away, which is near 0 then."""
+_LARGE = 3.0
+"""Length of the two constants relative to that at which a norm leaves a token as it is; norms multiply the others by it."""
+_BRANCH = 0.25
+"""Gain of what branches add at random, but the MLPs of the decoder, from which answers are read: those that are small would be read with
+large weights, and move a lot when training moves all weights alike."""
+_SMALL = 1 / 8
+"""Squares are stored times this, for the same reason."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Where tokens of a width hold geometry."""
+
+    large: tuple[int, int]
+    """Constants of opposite signs."""
+    place: tuple[int, ...]
+    """(3,): of a query, or the mean of a window's points."""
+    points: tuple[tuple[int, ...], ...]
+    """(4, 3), times `_SIGNS`."""
+    squares: tuple[int, ...]
+    """(4,): the squared lengths of `points`, times `_SMALL`."""
+    valid: int
+    """1 where a window has seen points, 0 elsewhere."""
+    colour: tuple[int, ...]
+    """(3,): the mean of a patch."""
+    found: tuple[tuple[int, ...], ...]
+    """(heads, 3): the point that each head of the first decoder block found; empty in encoders."""
+    found_colour: tuple[int, ...]
+
+    @staticmethod
+    def of(width: int, heads: int = 0) -> Channels:
+        """heads: of the decoder. Raises ValueError for a width that is too small."""
+        needed = 2 + 3 + 4 * QUARTERS + 1 + 3 + (3 * heads + 3 if heads else 0)
+        if needed > 5 * width // 8:
+            raise ValueError(f"width {width} is too small: {needed} channels of slow waves are needed")
+        count = width // 4
+        free = iter([group * count + wave for wave in reversed(range(count)) for group in range(4)])
+
+        def take(number: int) -> tuple[int, ...]:
+            return tuple(next(free) for _ in range(number))
+
+        return Channels(
+            large=(next(free), next(free)),
+            place=take(3),
+            points=tuple(take(3) for _ in range(QUARTERS)),
+            squares=take(QUARTERS),
+            valid=next(free),
+            colour=take(3),
+            found=tuple(take(3) for _ in range(heads)),
+            found_colour=take(3 if heads else 0),
+        )
+
+    @property
+    def geometry(self) -> list[int]:
+        """What stays as it is from block to block."""
+        return [*self.large, *self.place, *sum(self.points, ()), *self.squares, self.valid]
+
+    @property
+    def all(self) -> list[int]:
+        return [*self.geometry, *self.colour, *sum(self.found, ()), *self.found_colour]
+
+
+@torch.no_grad()
+def look_at_nearest(model: MCC) -> None:
+    """Set embeddings, the geometry of all blocks and attention of the decoder, in place. Raises ValueError for sizes that have no room."""
+    config = model.config
+    for name, heads in (("window_heads", config.window_heads), ("decoder_heads", config.decoder_heads)):
+        if heads % QUARTERS:
+            raise ValueError(f"{name}: {heads} is no multiple of {QUARTERS}")
+    for name, width, heads in (("width", config.width, config.window_heads), ("decoder_width", config.decoder_width, config.decoder_heads)):
+        if width // heads < 7:
+            raise ValueError(f"{name}: {heads} heads of {width} channels have less than 7 each")
+    if config.window_depth != 1 or config.window % 2:
+        raise ValueError("window: one block and an even side are needed")
+    if not config.qkv_bias:
+        raise ValueError("qkv_bias: attention needs it")
+    encoder, decoder = Channels.of(config.width), Channels.of(config.decoder_width, config.decoder_heads)
+    _windows(model, encoder)
+    for blocks in (model.blocks, model.blocks_xyz):
+        for block in blocks:
+            assert isinstance(block, Block)
+            _prepare(block, encoder)
+    for norm in (model.norm, model.norm_xyz):
+        _keep(norm, encoder)
+    _keep(model.decoder_norm, decoder)
+    _picture(model, encoder)
+    _join(model, encoder, decoder)
+    for number, block in enumerate(model.decoder_blocks):
+        assert isinstance(block, Block)
+        _prepare(block, decoder, mlp=1.0)
+        _look(block.attn, decoder, SIGMA[min(number, 1)])
+    first = model.decoder_blocks[0]
+    assert isinstance(first, Block)
+    _find(first.attn, decoder)
+    _see_offsets(first, decoder)
+
+
+def _large(width: int) -> Tensor:
+    """(2,)."""
+    return _LARGE * math.sqrt(width / 2) * torch.tensor([1.0, -1.0])
+
+
+def _keep(norm: nn.Module, channels: Channels) -> None:
+    """Let a norm leave all but the large constants as they are, nearly."""
+    weight = norm.get_parameter("weight")
+    weight.fill_(_LARGE)
+    weight[list(channels.large)] = 1.0
+
+
+def _prepare(block: Block, channels: Channels, mlp: float = _BRANCH) -> None:
+    """Let branches add little, and nothing where geometry is. mlp: gain of the MLP's."""
+    for layer, gain in ((block.attn.proj, _BRANCH), (block.mlp.fc2, mlp)):
+        layer.weight *= gain
+        _balance(layer, channels)
+    for norm in (block.norm1, block.norm2):
+        _keep(norm, channels)
+
+
+def _windows(model: MCC, channels: Channels) -> None:
+    """Let the token of a window hold the mean of its seen points in each quarter, and the squares."""
+    windows, width = model.xyz_pos_embed, model.config.width
+    table = windows.two_d_pos_embed[0]  # (1 + w², C)
+    for token in (windows.cls_token, model.cls_token_xyz, windows.invalid_xyz_token):
+        token[..., channels.all] = 0.0
+        token[..., channels.large] = _large(width)
+    embed = windows.pos_embed
+    _balance(embed, channels)
+    embed.bias.zero_()
+    embed.bias[list(channels.large)] = _large(width)
+    embed.bias[channels.valid] = 1.0
+    embed.weight[list(channels.place)] = torch.eye(3)
+    for token in (embed.bias, windows.invalid_xyz_token):
+        token.sub_(table[1:].mean(dim=0))  # slow cosines are 1
+    [block] = windows.blocks
+    assert isinstance(block, Block)
+    attention, heads = block.attn, block.attn.heads
+    inner = width // heads
+    _prepare(block, channels)
+    (queries, keys, values), (query_bias, key_bias, value_bias) = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
+    for tensor in (queries, query_bias, keys, key_bias, value_bias):
+        tensor.zero_()
+    size = model.config.window
+    wave, angle = _wave_of(width, math.pi / size)
+    for head in range(heads):
+        first, quarter = head * inner, head % QUARTERS
+        row, column = ((size / 4 if half == 0 else 3 * size / 4) - 0.5 for half in divmod(quarter, 2))
+        query_bias[first : first + 3] = math.sqrt(inner)
+        keys[first, channels.valid] = _VALID_IN_WINDOW
+        strength = _IN_QUARTER / (1 - math.cos(angle * size / 2))
+        for axis, centre in enumerate((column, row)):
+            sine, cosine = (2 * axis * (width // 4) + wave, (2 * axis + 1) * (width // 4) + wave)
+            keys[first + 1 + axis, sine] = strength * math.sin(angle * centre)
+            keys[first + 1 + axis, cosine] = strength * math.cos(angle * centre)
+        values[first : first + 4] = 0.0
+        values[first + torch.arange(3), list(channels.place)] = 1.0
+        values[first + 3, channels.valid] = 1.0
+        share = QUARTERS / heads
+        attention.proj.weight[list(channels.points[quarter]), first + torch.arange(3)] = share * _SIGNS[quarter]
+        attention.proj.weight[list(channels.place), first + torch.arange(3)] = share / QUARTERS
+        attention.proj.weight[channels.valid, first + 3] = share / QUARTERS
+    hidden = 0
+    for quarter in range(QUARTERS):
+        for coordinate in channels.points[quarter]:
+            for sign in (1, -1):
+                block.mlp.fc1.weight[hidden] = 0.0
+                block.mlp.fc1.weight[hidden, coordinate] = sign * _SQUARED
+                block.mlp.fc2.weight[:, hidden] = 0.0
+                block.mlp.fc2.weight[channels.squares[quarter], hidden] = _SMALL / (_GELU * _SQUARED**2)
+                hidden += 1
+
+
+def _wave_of(width: int, angle: float) -> tuple[int, float]:
+    """The wave of a position table with about this many radians from one position to the next, and its own."""
+    count = width // 4
+    wave = min(count - 1, max(0, round(-count * math.log(angle) / math.log(10000.0))))
+    return wave, 10000.0 ** (-wave / count)
+
+
+def _picture(model: MCC, channels: Channels) -> None:
+    """Let a patch's token hold its mean colour."""
+    projection = model.patch_embed.get_parameter("proj.weight")  # (C, 3, p, p)
+    bias = model.patch_embed.get_parameter("proj.bias")
+    projection[channels.all] = 0.0
+    bias.zero_()
+    projection[list(channels.colour), torch.arange(3)] = 1 / model.config.patch_size**2
+    bias[list(channels.large)] = _large(model.config.width)
+
+
+def _join(model: MCC, encoder: Channels, decoder: Channels) -> None:
+    """Hand geometry and colours on to the decoder, and give queries their places."""
+    width, small = model.config.width, model.config.decoder_width
+    embed = model.decoder_embed
+    _balance(embed, decoder)
+    embed.bias.copy_(-model.decoder_pos_embed[0, 1:].mean(dim=0))  # slow cosines are 1
+    embed.weight[decoder.geometry, [width + channel for channel in encoder.geometry]] = 1.0
+    embed.weight[list(decoder.colour), list(encoder.colour)] = 1.0
+    for own, theirs in zip(decoder.large, encoder.large, strict=True):
+        embed.weight[own, width + theirs] = _LARGE * math.sqrt(small / width)  # the norm has made them smaller
+    points = model.decoder_xyz_pos_embed.pos_embed
+    _balance(points, decoder)
+    points.weight[list(decoder.place)] = torch.eye(3)
+    points.bias.zero_()
+    points.bias[list(decoder.large)] = _large(small)
+
+
+def _balance(layer: nn.Linear, channels: Channels) -> None:
+    """Let a layer leave alone the channels that hold geometry and colours, and the mean of the others, which norms take away."""
+    free = torch.ones(layer.out_features, dtype=torch.bool)
+    free[channels.all] = False
+    layer.weight[~free] = 0.0
+    layer.weight[free] = layer.weight[free] - layer.weight[free].mean(dim=0)
+
+
+def _look(attention: Attention, channels: Channels, sigma: float) -> None:
+    """Weigh tokens by a Gaussian of the distance between their points and a query's place."""
+    inner = len(attention.qkv.weight) // 3 // attention.heads
+    (queries, keys, _), (query_bias, key_bias, _) = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
+    for tensor in (queries, query_bias, keys, key_bias):
+        tensor.zero_()
+    size = math.sqrt(math.sqrt(inner) / (2 * sigma**2))  # attention divides by the square root of a head's channels
+    for head in range(attention.heads):
+        first, quarter, across = head * inner, head % QUARTERS, _looks_across(head, attention.heads)
+        for number, (place, coordinate) in enumerate(zip(channels.place, channels.points[quarter], strict=True)):
+            if number < 2 or not across:
+                queries[first + number, place] = 2 * size
+                keys[first + number, coordinate] = size * _SIGNS[quarter]
+        query_bias[first + 3] = size
+        keys[first + 3, channels.squares[quarter]] = -size / _SMALL
+        keys[first + 3, channels.valid] = _VALID * size
+
+
+def _looks_across(head: int, heads: int) -> bool:
+    """Whether a head measures distances across the line of sight."""
+    return head >= heads // 2
+
+
+def _find(attention: Attention, channels: Channels) -> None:
+    """Write down the points and colours that heads find."""
+    inner = len(attention.qkv.weight) // 3 // attention.heads
+    values = attention.qkv.weight.chunk(3)[2]
+    for head, found in enumerate(channels.found):
+        first = head * inner
+        values[first : first + 6] = 0.0
+        values[first + torch.arange(3), list(channels.points[head % QUARTERS])] = 1.0
+        values[first + 3 + torch.arange(3), list(channels.colour)] = 1.0
+        attention.proj.weight[list(found), first + torch.arange(3)] = 1.0
+        if not _looks_across(head, attention.heads):
+            attention.proj.weight[list(channels.found_colour), first + 3 + torch.arange(3)] = 2 / attention.heads
+
+
+def _see_offsets(block: Block, channels: Channels) -> None:
+    """Let three quarters of the hidden units begin with a step of some width along some direction from what a head found, half of them
+    together with what another head found."""
+    fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+    for unit in range(3 * fc1.out_features // 4):
+        slope = math.exp(float(torch.rand(())) * math.log(_STEEPEST))
+        heads = torch.randperm(len(channels.found))[: 1 + unit % 2].tolist()
+        fc1.weight[unit] = 0.0
+        for head in heads:
+            direction = torch.randn(3)
+            step = slope * direction / direction.norm() / math.sqrt(len(heads))
+            fc1.weight[unit, list(channels.place)] += step
+            fc1.weight[unit, list(channels.found[head])] = -_SIGNS[head % QUARTERS] * step
+        fc1.bias[unit] = torch.randn(())
+        fc2.weight[:, unit] /= math.sqrt(slope)
