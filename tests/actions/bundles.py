@@ -57,14 +57,14 @@ def write_movenet(root: Path) -> Bundle:
     return read(target)
 
 
-def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher", rate: float = 15.0, rows: int = 8, **more: Any) -> Bundle:
+def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher", rate: float = 15.0, **more: Any) -> Bundle:
     roles: dict[Any, Member] = {role: member(bundle) for role, bundle in members.items()}
     spec = BundleSpec(
         name=name,
         version="1",
         task="actions",
         architecture="actions",
-        clip=Clip(frames=rows, stride=1, rate=rate),
+        clip=Clip(frames=8, stride=1, rate=rate),
         labels=members["actions"].spec.labels,
         license="CC0-1.0",
         members=roles,
