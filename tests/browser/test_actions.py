@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
+from tests.service import eventually
 from tests.video.clips import clip, every
 
 pytestmark = pytest.mark.browser
@@ -115,12 +116,15 @@ def test_the_answer_and_the_annotated_clip_can_be_kept(page: Page, tmp_path: Pat
 
 def test_lanes_fill_while_it_runs_and_stop_keeps_them(page: Page) -> None:
     panel = open_actions(page, seconds=None)
+    empty = red(shown(panel))
     panel.get_by_role("button", name="Run").click()
     expect(panel.get_by_role("button", name="Person 1", exact=True)).to_be_visible()
     expect(panel.locator("p.line")).to_contain_text("Window ")
     panel.get_by_role("button", name="Stop").click()
     expect(panel.locator("p.line")).to_contain_text("Stopped at window")
     expect(panel.get_by_role("button", name="Person 1", exact=True)).to_be_visible()
+    page.wait_for_function("() => document.querySelector('#panel-actions video').currentTime > 0")
+    eventually(lambda: red(shown(panel)) > empty + 0.002, "the clip shows who was seen last")
     expect(panel.get_by_role("button", name="Run")).to_be_enabled()
 
 

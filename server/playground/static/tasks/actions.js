@@ -89,9 +89,11 @@ export function mount(panel, models) {
     ])
       if (input.value) options[option] = Number(input.value);
     forget();
+    const before = clip.time;
     const asked = await session.askLater("v1/actions", form(sent, options), (preview) => {
       people.add(preview.people);
       show();
+      clip.follow(Math.max(...preview.people.flatMap(({ boxes }) => boxes.map(([time]) => time))));
     });
     const { answer } = asked;
     job = asked.job;
@@ -99,6 +101,7 @@ export function mount(panel, models) {
     people.add(answer.people);
     clip.describe(answer.video);
     show();
+    clip.follow(before);
     clip.words.textContent = told(answer);
     const calls = callsOf("actions", { video: sent.name }, options, {
       output: "annotated.mp4",

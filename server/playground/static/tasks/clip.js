@@ -95,6 +95,11 @@ export class Clip {
     else this.#shown(clamped);
   }
 
+  /** To where something new is known, unless it plays. */
+  follow(time) {
+    if (this.video.paused && Number.isFinite(time)) this.seek(time);
+  }
+
   /** By frames. */
   step(count) {
     this.video.pause();
