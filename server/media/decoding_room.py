@@ -16,6 +16,8 @@ COEFFICIENT = 2
 """Bytes that a progressive JPEG keeps of a pixel in each channel until its last scan."""
 
 TILE_WIDTH, TILE_HEIGHT = 322, 323
+SMALL = 64
+"""So many of what a room holds wait for nobody."""
 
 
 class DecodingRoom:
@@ -29,7 +31,11 @@ class DecodingRoom:
         """Held by the one that is next, so that a large picture is not overtaken for ever."""
 
     def acquire(self, nbytes: int) -> None:
-        """Blocks until there is room; `release` gives it back."""
+        """Blocks until there is room; `release` gives it back. What is small never waits: behind large pictures, it would wait for long."""
+        if SMALL * nbytes <= self._nbytes:
+            with self._changed:
+                self._taken += nbytes
+            return
         with self._door, self._changed:
             if self._taken and self._taken + nbytes > self._nbytes:
                 self._changed.wait_for(lambda: not self._taken or self._taken + nbytes <= self._nbytes)

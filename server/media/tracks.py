@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from typing import Annotated, Any
 
@@ -23,6 +24,11 @@ MOST_BYTES = 64 * 2**20
 LATEST_S = 1e6
 LARGEST_SIDE = 100_000
 """Pixels of a frame."""
+MOST_ENTRIES, MOST_DIRECTORY, MOST_COMMENT = 64, 64 * 1024, 2**16
+"""Of a ZIP archive: files, and bytes of what names them."""
+END = struct.Struct("<4s4H2LH")
+END_MARK, LARGE_MARK = b"PK\x05\x06", b"PK\x06\x07"
+"""The end of a ZIP archive's directory (APPNOTE 4.3.16), and what precedes it in those of 64 bits (4.3.15)."""
 POSE = 51
 """Values of a pose: x, y and score of COCO's 17 keypoints."""
 BOX = 5
@@ -178,10 +184,23 @@ def _array(name: str, data: bytes) -> NDArray[Any]:
     return np.frombuffer(data, header.dtype, offset=header.offset).reshape(header.shape, order="F" if header.fortran else "C")
 
 
+def _check_directory(content: bytes) -> None:
+    """Of a ZIP archive: opening it would make objects of every entry. Raises TooManyTracks."""
+    plain = len(content) - END.size
+    if content[plain : plain + 4] != END_MARK or content[-2:] != b"\0\0":
+        plain = content.rfind(END_MARK, max(0, plain - MOST_COMMENT))
+    if plain < 0 or len(content) < plain + END.size:
+        return  # opening it will say so
+    *_, entries, nbytes, _, _ = END.unpack_from(content, plain)
+    if entries > MOST_ENTRIES or nbytes > MOST_DIRECTORY or content[max(0, plain - 20) : plain].startswith(LARGE_MARK):
+        raise TooManyTracks(f"an .npz with more than {MOST_ENTRIES} entries")
+
+
 def _arrays(content: bytes) -> Tracks:
     """The known arrays of an archive; each header is looked at before anything is allocated for it."""
     arrays: Tracks = {}
     try:
+        _check_directory(content)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for name in ("person", "time", "box", "pose", "token", "size"):
                 if f"{name}.npy" not in archive.namelist():

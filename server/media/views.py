@@ -6,7 +6,6 @@ Maps are resized bilinearly without antialiasing, which carries NaN into every p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,8 @@ from models.bundle import Space
 from server.media.depth import Points
 
 Mask = NDArray[np.bool_]
-T = TypeVar("T", bound=np.generic)
+SLIM = 4
+"""Times as wide as high, from which on columns are chosen before rows."""
 
 
 class NothingSeen(ValueError):
@@ -53,8 +53,8 @@ def view(image: NDArray[np.uint8], points: Points, mask: Mask, space: Space, *, 
         box = _around(mask, space.margin)
         scale, centre = _normalisation(objects)
         normalised = np.asarray(objects[box] / np.float32(scale) - centre, np.float32)
-        seen = resize(_square(normalised, np.nan), seen_size)
-        cropped = _square(image[box], 0)
+        seen = resize(normalised, seen_size, np.nan)
+        cropped = image[box]
     else:
         box = _middle(*mask.shape)
         seen = resize(objects[box], seen_size)
@@ -66,24 +66,37 @@ def view(image: NDArray[np.uint8], points: Points, mask: Mask, space: Space, *, 
     return View(np.rint(resize(pixels, image_size)).astype(np.uint8), seen, scale, centre)
 
 
-def resize(grid: NDArray[np.float32] | NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """(H, W, C) → (size, size, C), bilinearly between pixels' centres. One that has the size already loses no edges."""
+def resize(grid: NDArray[np.float32] | NDArray[np.uint8], size: int, fill: float = 0.0) -> NDArray[np.float32]:
+    """(H, W, C) → (size, size, C), bilinearly between pixels' centres, as if it were padded with `fill` to a square at the bottom or on the
+    right; of a long strip no square is made. One that has the size already loses no edges."""
     if grid.shape[:2] == (size, size):
         return grid.astype(np.float32)
+    length = max(grid.shape[:2])
     with np.errstate(invalid="ignore"):
-        return _along(_along(grid, size, 0), size, 1)
+        if grid.shape[1] > SLIM * grid.shape[0]:
+            return _along(_along(grid, size, 1, length, fill), size, 0, length, fill)
+        return _along(_along(grid, size, 0, length, fill), size, 1, length, fill)
 
 
-def _along(grid: NDArray[np.float32] | NDArray[np.uint8], size: int, axis: int) -> NDArray[np.float32]:
-    length = grid.shape[axis]
+def _along(grid: NDArray[np.float32] | NDArray[np.uint8], size: int, axis: int, length: int, fill: float) -> NDArray[np.float32]:
+    """length: of the axis with what is padded."""
     ratio = np.float32(length / size)
     at = np.maximum((np.arange(size, dtype=np.float32) + np.float32(0.5)) * ratio - np.float32(0.5), np.float32(0))
     low = np.minimum(at.astype(np.intp), length - 1)
     high = np.minimum(low + 1, length - 1)
     share = (at - low).astype(np.float32).reshape((-1,) + (1,) * (grid.ndim - 1 - axis))
-    below, above = (grid.take(index, axis).astype(np.float32) for index in (low, high))  # only what is needed of a large image
+    below, above = (_padded(grid, index, axis, fill) for index in (low, high))  # only what is needed of a large image
     mixed: NDArray[np.float32] = below * (np.float32(1) - share) + above * share
     return mixed
+
+
+def _padded(grid: NDArray[np.float32] | NDArray[np.uint8], index: NDArray[np.intp], axis: int, fill: float) -> NDArray[np.float32]:
+    """What lies at these places of an axis; `fill` beyond its end."""
+    there = grid.shape[axis]
+    found: NDArray[np.float32] = grid.take(np.minimum(index, there - 1), axis).astype(np.float32)
+    if index[-1] >= there:
+        found[(slice(None),) * axis + (index >= there,)] = fill
+    return found
 
 
 def _normalisation(points: Points) -> tuple[float, NDArray[np.float32]]:
@@ -108,10 +121,3 @@ def _middle(height: int, width: int) -> tuple[slice, slice]:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return slice(top, top + side), slice(left, left + side)
-
-
-def _square(grid: NDArray[T], fill: float) -> NDArray[T]:
-    """(H, W, C) → (side, side, C), padded at the bottom or on the right."""
-    height, width, _ = grid.shape
-    side = max(height, width)
-    return np.pad(grid, ((0, side - height), (0, side - width), (0, 0)), constant_values=fill)

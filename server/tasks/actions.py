@@ -184,7 +184,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
 
     def result_bound(self, plan: ActionsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """The file, and twice what can be told of everybody: in the answer, and in a preview."""
-        seconds = (plan.end_s or LONGEST_S) - (plan.start_s or 0.0)
+        seconds = min((plan.end_s or LONGEST_S) - (plan.start_s or 0.0), LONGEST_S)
         rate = spec.clip.rate if spec.clip is not None else 30.0
         second = rate * ROW_BYTES + 24 + 4 * len(spec.labels)
         return sizes.get("video", 0) + SMALL_ARRAYS + int(2 * max(1.0, seconds) * second * (plan.people or USUAL_PEOPLE))

@@ -52,8 +52,9 @@ def reduced(image: Image.Image) -> Image.Image:
     share = math.sqrt(MOST_PIXELS / (image.width * image.height))
     if share >= 1:
         return image
-    size = max(1, math.floor(image.width * share)), max(1, math.floor(image.height * share))
-    return image.resize(size, Image.Resampling.BOX)
+    width, height = max(1, math.floor(image.width * share)), max(1, math.floor(image.height * share))
+    width = min(width, MOST_PIXELS // height)
+    return image.resize((width, min(height, MOST_PIXELS // width)), Image.Resampling.BOX)
 
 
 def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, image: Image.Image, whole: tuple[int, int]) -> Points:

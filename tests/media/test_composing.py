@@ -52,6 +52,22 @@ def test_a_feather_is_a_ramp_inside_the_mask() -> None:
     assert (ramp(mask, area, 1) == 1).all()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_ramp_counts_the_steps_to_the_end_of_the_mask(seed: int) -> None:
+    """As peeling off one layer after the other does."""
+    generator = np.random.default_rng(seed)
+    mask = generator.random((30, 25)) < generator.choice([0.6, 0.95, 1.0])
+    mask[generator.integers(0, 30) :, : generator.integers(1, 25)] = True
+    area, feather = bounds(mask), int(generator.integers(1, 9))
+    inner = np.pad(mask, 1, mode="edge")[area.top : area.top + area.height + 2, area.left : area.left + area.width + 2]
+    steps = np.zeros(inner.shape)
+    for _ in range(feather):
+        steps += inner
+        wide = np.pad(inner, 1, constant_values=True)
+        inner = np.all([wide[i : i + inner.shape[0], j : j + inner.shape[1]] for i in range(3) for j in range(3)], axis=0)
+    assert np.allclose(ramp(mask, area, feather), steps[1:-1, 1:-1] / feather, atol=1e-6)
+
+
 def test_a_feather_of_two_blends_the_outermost_pixels_by_halves() -> None:
     image, made = np.full((9, 9, 3), 100, np.uint8), np.full((9, 9, 3), 200, np.uint8)
     mask = Box(2, 2, 5, 5).mask(9, 9)

@@ -66,3 +66,17 @@ def test_the_mask_of_a_large_image_has_its_size(spec: BundleSpec, large: bytes) 
     assert np.nanmax(half[..., 0]) == pytest.approx(np.nanmax(by_small[..., 0]), abs=0.05)
     with pytest.raises(InvalidOption, match="64 × 48 pixels, but the image, upright, has 2560 × 1920"):
         seen(spec, CAPTURE | {"image": large, "mask": png(mask[::TIMES, ::TIMES])}, fov=FOV)
+
+
+@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1)])
+def test_a_strip_is_made_no_square(spec: BundleSpec, shape: tuple[int, int]) -> None:
+    """Padded to one it would take a terabyte."""
+    depth = np.full(shape, 1000, np.uint16)
+    depth.flat[::3] = 1400
+    with pytest.raises(InvalidOption, match="no point is left when the map is resized to 32 × 32"):
+        seen(spec, {"image": png(np.zeros((*shape, 3), np.uint8)), "depth": png(depth)}, fov=FOV)
+
+
+def test_a_strip_above_two_megapixels_is_made_smaller() -> None:
+    small = captures.reduced(Image.new("RGB", (10_000_000, 1)))
+    assert small.width * small.height <= captures.MOST_PIXELS

@@ -38,6 +38,14 @@ def with_header(shape: bytes) -> bytes:
     return file.getvalue()
 
 
+def many_entries(count: int) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(count):
+            archive.writestr(str(number), b"")
+    return file.getvalue()
+
+
 def good(count: int = 3) -> dict[str, Any]:
     return {"person": np.ones(count, int), "time": np.arange(count) / 10, "box": np.ones((count, 5)), "token": np.zeros((count, 229))}
 
@@ -118,9 +126,10 @@ def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         (packed(**good(1001) | {"person": np.arange(1001), "time": np.zeros(1001)}), "1001 people are above the limit of 1000"),
         (packed(person=np.ones(50_001, int), time=np.ones(1), box=np.ones((1, 5)), token=np.ones((1, 1))), "person: 50001 sightings"),
         (b'[{"person":1,"boxes":[' + b"[0,0,0,1,1,0]," * 150_000 + b"[0,0,0,1,1,0]]}]", "more than 1000000 elements: send an .npz"),
+        (many_entries(1000), "an .npz with more than 64 entries"),
         (b"[" + b'{"person":1,"boxes":[]},' * 250_000 + b"{}]", "more than 1000000 elements: send an .npz"),
     ],
-    ids=["long", "people", "sightings", "boxes", "nobody"],
+    ids=["long", "people", "sightings", "boxes", "entries", "nobody"],
 )
 def test_what_is_too_much_is_refused_before_it_is_unpacked(content: bytes, said: str) -> None:
     with pytest.raises(TooManyTracks) as error:
