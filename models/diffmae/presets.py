@@ -21,7 +21,7 @@ class Preset:
 
 PRESETS: Mapping[PresetName, Preset] = {
     "draft": Preset("one-step", 1),
-    "fast": Preset("ddim", 25),
+    "fast": Preset("ddim", 10),
     "standard": Preset("ddim", 100),
     "full": Preset("ancestral", 1000),
 }

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import Console
 
+    from models.diffmae.presets import PresetName
     from opsin.client import Client
     from opsin.inpainting import Inpainting
 
 DRAWINGS = HOUSE / "docs" / "pictures" / "drawings"
 MASK = "-mask"
 """End of the name of a drawing's mask, which is white where the drawing is to be filled."""
-SEEDS = (0, 1)
+PRESETS: tuple[PresetName, ...] = ("draft", "fast")
 ENLARGED = 3
 GAP = 8
 """Pixels between two images of the sheet."""
@@ -40,18 +41,18 @@ def show_inpainting(client: Client, output: Path, console: Console) -> None:
         task = progress.add_task("Filling", total=len(files))
         for file in files:
             mask = file.with_stem(file.stem + MASK)
-            fillings = [client.inpaint(file, mask, model=model.id, seed=seed) for seed in SEEDS]
+            fillings = [client.inpaint(file, mask, model=model.id, preset=preset, seed=0) for preset in PRESETS]
             written = output / f"{file.stem}-filled.png"
-            first = fillings[0]
-            first.save(written)
-            share = first.masked_pixels / (first.width * first.height)
-            table.add_row(file.name, f"{share:.0%}", str(first.steps), f"{first.timing.total_ms:.0f} ms", str(written))
+            last = fillings[-1]
+            last.save(written)
+            share = last.masked_pixels / (last.width * last.height)
+            table.add_row(file.name, f"{share:.0%}", str(last.steps), f"{last.timing.total_ms:.0f} ms", str(written))
             rows.append(_row(file, mask, fillings))
             progress.advance(task)
     _sheet(rows).save(output / "inpainting.png")
     console.print(f"\nWhat {model.id} puts into holes of drawings that it has not seen")
     console.print(table)
-    console.print(f"Drawing, hole and {len(SEEDS)} fillings side by side: {output / 'inpainting.png'}")
+    console.print(f"Drawing, hole, and what 1 and {last.steps} steps make of it, one below the other: {output / 'inpainting.png'}")
 
 
 def _row(file: Path, mask: Path, fillings: list[Inpainting]) -> list[Image]:

@@ -93,7 +93,7 @@ def test_presets_choose_sampler_and_steps_and_explicit_options_win() -> None:
         return planned.sampler, planned.steps
 
     assert chosen() == chosen(preset="standard") == ("ddim", 100)
-    assert (chosen(preset="draft"), chosen(preset="fast"), chosen(preset="full")) == (("one-step", 1), ("ddim", 25), ("ancestral", 1000))
+    assert (chosen(preset="draft"), chosen(preset="fast"), chosen(preset="full")) == (("one-step", 1), ("ddim", 10), ("ancestral", 1000))
     assert chosen(preset="full", steps=50) == ("ancestral", 50)
     assert chosen(preset="full", sampler="ddim") == ("ddim", 1000)
     assert chosen(sampler="one-step") == chosen(sampler="one-step", steps=1) == ("one-step", 1)

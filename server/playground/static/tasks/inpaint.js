@@ -15,7 +15,7 @@ const SAMPLES = ["daisy", "ladybug", "padlock", "umbrella"].map((name) => ({
 }));
 const PRESETS = [
   ["draft", "draft: 1 step, smooth"],
-  ["fast", "fast: 25 steps"],
+  ["fast", "fast: 10 steps"],
   ["standard", "standard: 100 steps"],
   ["full", "full: 1000 steps"],
 ];
