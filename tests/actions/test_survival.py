@@ -23,7 +23,7 @@ from training.data.packages import obtain
 from training.errors import DataError
 
 SECONDS = 90
-PEOPLE = 12
+PEOPLE = 8
 LONG = two_people(600)
 """40 seconds."""
 
@@ -62,6 +62,7 @@ def decoders(worker: int) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("parts_of", [real_clip, long_tracks], ids=["video", "tracks"])
 def test_a_worker_that_is_killed_costs_the_windows_done_and_changes_no_answer(tmp_path: Path, parts_of: Any) -> None:
     parts, bundles = parts_of(tmp_path / "cache"), tmp_path / "bundles"
