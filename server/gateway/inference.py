@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,17 +13,17 @@ from typing import Any
 import msgspec
 
 from models.bundle import BundleSpec
-from server.gateway import directory
+from server.gateway import failures
 from server.gateway.admission import Visit
 from server.gateway.body import item_field
 from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.turns import Turns
-from server.media import images, tracks, video
+from server.media import images
 from server.media.errors import MediaError
 from server.queue.dispatch import Dispatcher
-from server.queue.job import RECORDS, Array, Failure, Job, Priority, Reply
+from server.queue.job import RECORDS, Array, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
 from server.queue.room import INLINE_BYTES
 from server.tasks.base import Arrays, Item, Outputs, Task
@@ -33,23 +32,6 @@ from server.telemetry.metrics import GatewayMetrics
 
 INLINE_PIXELS = 1_000_000
 """What claims to be small and decodes to more than this is prepared in a thread after all."""
-
-MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
-    images.NotAnImage: Kind.NOT_AN_IMAGE,
-    images.TooManyPixels: Kind.TOO_LARGE,
-    images.CorruptImage: Kind.CORRUPT_IMAGE,
-    video.NotAVideo: Kind.NOT_A_VIDEO,
-    video.TooMuchVideo: Kind.TOO_LARGE,
-    video.CorruptVideo: Kind.CORRUPT_VIDEO,
-    tracks.InvalidTracks: Kind.INVALID_OPTION,
-    tracks.TooManyTracks: Kind.TOO_LARGE,
-}
-FAILURE_PROBLEMS = {
-    "worker-crashed": Kind.WORKER_CRASHED,
-    "model-error": Kind.MODEL_ERROR,
-    "deadline": Kind.DEADLINE,
-    "unusable-input": Kind.UNUSABLE_INPUT,
-}
 
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
@@ -136,7 +118,7 @@ class Inference:
         owners = [index for index, arrays in enumerate(prepared) for _ in arrays]
         for index, reply in zip(owners, replies, strict=True):
             if reply.failure is not None:
-                raise problem_of(reply.failure, asked.spec.name, item_field(asked.part, index, len(prepared)))
+                raise failures.of_reply(reply.failure, asked.spec.name, item_field(asked.part, index, len(prepared)))
         timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
         outputs = outputs_of(replies)
         self._count(outputs, asked.spec, timing)
@@ -242,17 +224,6 @@ async def _reserve_large(jobs: Sequence[Job], visit: Visit) -> None:
         await visit.reservation.resize(visit.reservation.items, nbytes)
 
 
-@contextmanager
-def refusals() -> Iterator[None]:
-    """What a task refuses while it presents leaves as a Problem."""
-    try:
-        yield
-    except InvalidOption as error:
-        raise of_option(error) from error
-    except MediaError as error:
-        raise Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part) from error
-
-
 def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:
     return [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
 
@@ -270,7 +241,7 @@ def _good(result: Prepared | MediaError | InvalidOption, field: str) -> Prepared
     if isinstance(result, InvalidOption):
         raise of_option(result)
     if isinstance(result, MediaError):
-        raise Problem(MEDIA_PROBLEMS[type(result)], str(result), result.part or field)
+        raise failures.of_media(result, field)
     return result
 
 
@@ -289,15 +260,3 @@ def timing_of(replies: Sequence[Reply], *, prepare: float, round_trip: float, to
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
-
-
-def problem_of(failure: Failure, model: str, field: str | None) -> Problem:
-    """`model`: the bundle's name. A kind of failure that only a newer worker knows is ours to explain: 500."""
-    if failure.kind == "unloaded":
-        return directory.unloaded(model)
-    if failure.kind == "excessive":
-        option, _, detail = failure.detail.partition(": ")
-        return Problem(Kind.TOO_LARGE, detail, option)
-    if failure.kind == "deadline":
-        field = None
-    return Problem(FAILURE_PROBLEMS.get(failure.kind, Kind.INTERNAL), failure.detail, field)

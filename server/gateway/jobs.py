@@ -12,9 +12,10 @@ import msgspec
 from starlette.responses import Response
 
 from models.bundle import BundleSpec
+from server.gateway import failures
 from server.gateway.answers import PRESENTERS
 from server.gateway.body import item_field
-from server.gateway.inference import outputs_of, problem_of, timing_of
+from server.gateway.inference import outputs_of, timing_of
 from server.gateway.negotiation import choose
 from server.gateway.presenting import Presenting
 from server.gateway.problems import Kind, Problem, ProblemDocument
@@ -160,7 +161,7 @@ def failure(record: Record) -> Problem:
     """Why a job failed."""
     assert record.failure is not None
     field = None if record.failed_index is None else item_field(record.part, record.failed_index, record.count)
-    return problem_of(record.failure, record.bundle.partition("@")[0], field)
+    return failures.of_reply(record.failure, record.bundle.partition("@")[0], field)
 
 
 def url(job_id: str) -> str:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from models.bundle import BundleSpec
-from server.gateway.inference import refusals
+from server.gateway.failures import refusals
 from server.gateway.problems import Kind, Problem
 from server.gateway.turns import Turns
 from server.process.child_room import ChildRoom, WorkFailed
