@@ -16,7 +16,7 @@ from server.media import json_scan, npy
 from server.media.errors import MediaError
 
 MOST_SIGHTINGS = 50_000
-MOST_PEOPLE = 1000
+MOST_PEOPLE = 100
 MOST_ELEMENTS = 1_000_000
 """Of JSON: a decoder makes objects of them in one go, while nothing else of the process runs. Some 14,000 sightings with poses."""
 MOST_BYTES = 64 * 2**20
