@@ -363,7 +363,9 @@ def read(path: Path) -> Bundle:
     try:
         data = spec_path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{spec_path}: cannot be read ({error.strerror})") from error
+        versions = sorted(str(found.parent) for found in path.glob(f"*/{SPEC_FILE}"))
+        hint = f"; a bundle is a folder NAME/VERSION, such as {versions[-1]}" if versions else ""
+        raise BundleError(f"{spec_path}: cannot be read ({error.strerror}){hint}") from error
     spec = BundleSpec.from_bytes(data, str(spec_path))
     return Bundle(path=path, spec=spec)
 

@@ -45,6 +45,9 @@ def classify(
     from opsin.client import Client
     from opsin.errors import OpsinError
 
+    folder = next((file for file in files if file.is_dir()), None)
+    if folder is not None:
+        raise Misuse(f"{folder}: a folder; name its images, such as {folder}/*.jpg")
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise Misuse(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))

@@ -77,6 +77,8 @@ def show_pictures(client: Client, pictures: list[Path], console: Console) -> Mod
     model = client.model(f"{found[0].model}@{found[0].version}")
     console.print(f"\nWhat {model.id} sees")
     console.print(picture_table(zip((picture.name for picture in pictures), found, strict=True)))
+    if model.details.get("default_rung") and any(one.merging.tokens_out == one.merging.tokens_in for one in found):
+        console.print("As many tokens out as in: this worker has measured that merging does not pay for one image at a time.")
     return model
 
 

@@ -138,7 +138,7 @@ class Supervisor:
         refused = _bundles(infos, "unavailable")
         return (
             f"Opsin is ready on {self._address}: {len(self._gateways)} gateway(s), {len(infos)} worker(s) on {_devices(infos)}, "
-            f"bundles {', '.join(bundles) or 'none'}{'; refused: ' + ', '.join(refused) if refused else ''}"
+            f"bundles {', '.join(bundles) or f'none in {self._settings.bundles}'}{'; refused: ' + ', '.join(refused) if refused else ''}"
         )
 
     def _end(self) -> None:

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
             fields.append((name, (path.name, path.read_bytes()) if value.startswith("@") else (None, value.encode())))
         elif argument in ("-d", "--data-binary", "--json"):
             value = next(rest)
-            content = Path(value[1:]).read_bytes() if value.startswith("@") else value.encode()
+            content = _read(value[1:]) if value.startswith("@") else value.encode()
             headers.setdefault("Content-Type", "application/json" if argument == "--json" else "application/x-www-form-urlencoded")
         elif argument in ("-H", "--header"):
             name, _, value = next(rest).partition(":")
@@ -50,6 +50,10 @@ def main(arguments: list[str]) -> int:
     else:
         sys.stdout.buffer.write(answer.content + b"\n")
     return 0
+
+
+def _read(name: str) -> bytes:
+    return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
 
 
 if __name__ == "__main__":
