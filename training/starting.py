@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+import torch
 from torch import Tensor, nn
 
 from models.bundle import WEIGHTS_FILE
@@ -90,15 +91,20 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -
 
 
 def begin(network: nn.Module, initial: Initial) -> None:
-    """Set the starting values that a recipe asks for, in place. Raises TrainingError."""
+    """Set the starting values that a recipe asks for, in place: the same bits whatever the number of threads, since a run that goes on
+    compares them. Raises TrainingError."""
     kind, look = _LOOKS[initial]
     if not isinstance(network, kind):
         article = "an" if kind is MCC else "a"
         raise TrainingError(f"initial: {initial.value} is for {article} {kind.__name__}, not for {type(network).__name__}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         look(network)
     except ValueError as error:
         raise TrainingError(f"initial: {initial.value} does not fit the network: {error}") from error
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fit_to_data(objective: nn.Module, source: Source, seed: int) -> None:
