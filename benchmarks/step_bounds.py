@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +23,16 @@ from models.bundle import read
 from models.loading import LoadedSteps, load
 from server.settings import load as load_settings
 from server.worker.layout import Layout, choose
+
+SPINNING = """
+import sys, time
+share = float(sys.argv[1])
+while True:
+    until = time.perf_counter() + 0.01 * share
+    while time.perf_counter() < until:
+        sum(range(200))
+    time.sleep(0.01 * (1 - share))
+"""
 
 
 @dataclass(frozen=True)
@@ -50,10 +64,26 @@ def measure(steps: LoadedSteps, layout: Layout, size: int, seconds: float) -> Bo
     return Bound(size, sum(len(slot) * size / sum(slot) for slot in slots), max(times), float(np.median(times)))
 
 
+@contextmanager
+def busy(cpus: float) -> Iterator[None]:
+    """Inside the `with` block a process computes for this share of the time, in turns of 10 ms: where CPUs are two threads of one core,
+    the other one gets slower."""
+    if cpus <= 0:
+        yield
+        return
+    process = subprocess.Popen([sys.executable, "-c", SPINNING, str(min(cpus, 1.0))])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_bounds", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each batch size")
+    parser.add_argument("--beside", type=float, default=0.0, help="CPUs that other work takes meanwhile")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     options = parser.parse_args()
     layout = choose(load_settings())
@@ -62,7 +92,8 @@ def main() -> None:
         parser.error(f"{options.bundle}: its jobs are one forward pass")
     torch.set_num_threads(layout.threads)
     measure(steps, layout, options.sizes[0], 0.1)  # what happens only once
-    bounds = [asdict(measure(steps, layout, size, options.seconds)) for size in options.sizes]
+    with busy(options.beside):
+        bounds = [asdict(measure(steps, layout, size, options.seconds)) for size in options.sizes]
     print(json.dumps({"slots": layout.slots, "bounds": bounds}))
 
 

@@ -1,9 +1,12 @@
 """Jobs of several steps: `python -m benchmarks.steps`. Ratios of one run, over HTTP, beside bounds that are read in turns with them.
 
-a. Saturation: steps/s (jobs × steps) of the worker ÷ those of the bare loop at its best batch size, for jobs of 10, 50 and 250 steps.
+a. Saturation: steps/s (jobs × steps) of the worker ÷ those of the bare loop at its best batch size, for jobs of 10, 50 and 250 steps;
+   and ÷ those of the same loop beside as much other work as HTTP, queue and load are: the CPUs of many machines are two threads of one
+   core, and what one does slows the other down.
 b. Joining: mean latency of jobs of 10 steps at 0.7 of capacity (Poisson arrivals) ÷ that of static batches, simulated with the same
    arrivals and the step times of the bare loop.
-c. Turns: the 99th percentile of a classification beside saturating steps, against the longest step + 1.5 × that percentile alone.
+c. Turns: the 99th percentile of a classification beside saturating steps, against the longest step (of the loop beside other work)
+   + 1.5 × that percentile alone.
 
 Worker and bare loop have one torch thread: the other CPUs carry HTTP, queue and load. With `--threads 0` both take all CPUs, and the
 service shares them with the load, which the bare loop does not.
@@ -32,6 +35,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from PIL import Image
 
 from benchmarks import machine, reference
@@ -54,6 +58,9 @@ class Figures:
 
     served: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
+    bare_beside: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+    """CPUs that everything but the worker took."""
     joining: list[float] = field(default_factory=list)
     """Ratios, and their two parts in seconds."""
     continuous: list[float] = field(default_factory=list)
@@ -137,6 +144,10 @@ def measure(folder: Path, rounds: int, seconds: float, threads: int) -> Figures:
         for number in range(rounds):
             bounds = bare(toy.path, threads)
             asyncio.run(one_round(url, f"http://127.0.0.1:{port}/metrics", bounds, seconds, number, figures))
+            beside = bare(toy.path, threads, figures.others[-1] if threads == 1 else 0.0)["bounds"]
+            best = max(beside, key=lambda bound: bound["steps_per_second"])
+            figures.bare_beside.append(best["steps_per_second"])
+            figures.longest_step.append(max(bound["longest"] for bound in beside if bound["size"] <= best["size"]))
     return figures
 
 
@@ -146,9 +157,10 @@ async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: flo
     async with asking.http:
         alone = [await asking.short() for _ in range(int(seconds * 20))]
         async with Saturated(asking):
-            began, before = time.monotonic(), await asking.steps()
+            began, before, spent = time.monotonic(), await asking.steps(), others_seconds()
             await asyncio.sleep(seconds)
-            served = (await asking.steps() - before) / (time.monotonic() - began)
+            took = time.monotonic() - began
+            served, others = (await asking.steps() - before) / took, (others_seconds() - spent) / took
             beside = [await asking.short() for _ in range(int(seconds * 20))]
         arrivals = poisson(LOAD * served / fmean(TOTALS), 3 * seconds, seed)
         continuous = await open_loop(asking, arrivals)
@@ -161,7 +173,7 @@ async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: flo
     figures.joining.append(figures.continuous[-1] / figures.static[-1])
     figures.p99_alone.append(percentile(alone, 99))
     figures.p99_beside.append(percentile(beside, 99))
-    figures.longest_step.append(max(bound["longest"] for bound in bounds["bounds"] if bound["size"] <= best["size"]))
+    figures.others.append(others)
 
 
 async def open_loop(asking: Asking, arrivals: Sequence[Arrival]) -> list[float]:
@@ -189,8 +201,15 @@ def step_seconds(bounds: dict[str, Any]) -> Callable[[int], float]:
     return lambda size: float(np.interp(size, sizes, medians))
 
 
-def bare(bundle: Path, threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.step_bounds", str(bundle)]
+def others_seconds() -> float:
+    """CPU seconds of this process, which is the load, and of the service's processes but its workers."""
+    me = psutil.Process()
+    processes = [me, *(child for child in me.children(recursive=True) if "opsin worker" not in " ".join(child.cmdline()))]
+    return float(sum(sum(process.cpu_times()[:2]) for process in processes))
+
+
+def bare(bundle: Path, threads: int, beside: float = 0.0) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.step_bounds", str(bundle), "--beside", f"{beside:.3f}"]
     finished = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=os.environ | {"OPSIN_THREADS": str(threads)})
     bounds: dict[str, Any] = json.loads(finished.stdout)
     return bounds
@@ -217,7 +236,12 @@ def show(figures: Figures) -> None:
     saturation = [served / bare for served, bare in zip(figures.served, figures.bare, strict=True)]
     allowed = [step + 1.5 * alone for step, alone in zip(figures.longest_step, figures.p99_alone, strict=True)]
     turns = [beside / limit for beside, limit in zip(figures.p99_beside, allowed, strict=True)]
+    beside_others = [served / bare for served, bare in zip(figures.served, figures.bare_beside, strict=True)]
     print(f"a. steps/s, served ÷ bare loop           {spread(saturation)}  ({spread(figures.served, 0)} ÷ {spread(figures.bare, 0)})")
+    print(
+        f"   ÷ bare loop beside as much other work {spread(beside_others)}  (÷ {spread(figures.bare_beside, 0)}; others take "
+        f"{spread(figures.others, 2)} CPUs)"
+    )
     print(f"b. latency of 10 steps, joining ÷ static {spread(figures.joining)}  ({_ms(figures.continuous)} ÷ {_ms(figures.static)})")
     parts = f"{_ms(figures.p99_beside)} ÷ {_ms(allowed)}; alone {_ms(figures.p99_alone)}"
     print(f"c. p99 of a classification ÷ allowed     {spread(turns)}  ({parts})")
