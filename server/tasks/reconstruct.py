@@ -42,6 +42,10 @@ PATCH_SIZE, WINDOW = 16, 8
 """Of configs that do not tell."""
 
 
+NARROWEST = 0.01
+"""Degrees of a field of view."""
+
+
 class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     name = "reconstruct"
     summary = "Reconstruct a shape from one image with depth"
@@ -75,10 +79,12 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         spacing = asked.spacing or space.spacing
         if spacing > space.extent:
             raise InvalidOption("spacing", f"{spacing:g} is above {space.extent:g}, how far {spec.id} looks from the middle")
-        if Lattice(space, spacing).box > MOST_CELLS:
+        if spacing < space.extent / MOST_CELLS or Lattice(space, spacing).box > MOST_CELLS:
             raise ExcessiveOption("spacing", f"{spacing:g} makes a grid of more than {MOST_CELLS} cells; use a larger one")
         if asked.fov is not None and (asked.fx is not None or asked.fy is not None):
             raise InvalidOption("fov", "given beside a focal length: send one of them")
+        if asked.fov is not None and asked.fov < NARROWEST:
+            raise InvalidOption("fov", f"{asked.fov:g} degrees are too few for a camera: send at least {NARROWEST:g}")
         if asked.fy is not None and asked.fx is None:
             raise InvalidOption("fx", "missing beside fy")
         return ReconstructPlan(

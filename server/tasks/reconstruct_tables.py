@@ -29,7 +29,7 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
         Annotated[
             float,
             Meta(
-                ge=0.01,
+                gt=0,
                 lt=180,
                 description="Horizontal field of view in degrees, in place of `fx`.",
                 extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180"},
@@ -43,9 +43,7 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
     spacing: (
         Annotated[
             float,
-            Meta(
-                ge=1e-6, description="Distance between cells, in units of the spread of the seen points.", extra={"default": "the bundle's"}
-            ),
+            Meta(gt=0, description="Distance between cells, in units of the spread of the seen points.", extra={"default": "the bundle's"}),
         ]
         | None
     ) = None

@@ -104,7 +104,7 @@ def test_a_head_without_end_takes_no_memory(gateway: Gateway) -> None:
         (b"GET /\xff HTTP/1.1\r\nHost: here\r\n\r\n", 400),
         (b"GET /%ff%00 HTTP/1.1\r\nHost: here\r\n\r\n", 404),
         (b"GET /nothing HTTP/1.1\r\nHost: [\r\n\r\n", 404),
-        (b"GET /v1/models/ HTTP/1.1\r\nHost: [\r\n\r\n", 307),
+        (b"GET /v1/models/ HTTP/1.1\r\nHost: [\r\n\r\n", 404),
         (b"GET /v2/nothing HTTP/1.1\r\nHost: [::1\r\n\r\n", 404),
         (b"PUT /v2/health/live HTTP/1.1\r\nHost: [::1\r\n\r\n", 405),
         (b"GET /nothing HTTP/1.1\r\n\r\n", 404),

@@ -77,6 +77,7 @@ np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
         (with_(depth=DEPTH), {"threshold": 0}, "threshold", "above 0 and below 1"),
         (with_(depth=DEPTH), {"threshold": 1}, "threshold", "above 0 and below 1"),
         (with_(depth=DEPTH), {"spacing": 0}, "spacing", "above 0"),
+        (with_(depth=DEPTH), {"fov": 5e-324}, "fov", "too few for a camera"),
         (with_(depth=DEPTH), {"spacing": 5}, "spacing", "is above 3"),
         (with_(depth=DEPTH), {"sharpness": 5}, "sharpness", "unknown; the parts are `image`, `depth`"),
     ],
@@ -93,6 +94,7 @@ def test_what_does_not_fit(sculptor: Sculptor, files: dict[str, bytes], options:
         (with_(depth=DEPTH), {"mode": "dense", "spacing": 0.1}, "spacing", "asks 216000 queries to begin with, above the limit of 200000"),
         (with_(depth=DEPTH), {"spacing": 0.001}, "spacing", "use a larger one"),
         (with_(depth=DEPTH), {"spacing": 1e-6}, "spacing", "use a larger one"),
+        (with_(depth=DEPTH), {"spacing": 5e-324}, "spacing", "use a larger one"),
         (
             with_(depth=npy(np.ones((200, 200), np.float32))),
             {},
