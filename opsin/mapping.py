@@ -22,6 +22,7 @@ Inputs = str | os.PathLike[str] | Iterable[Any]
 ProgressOption = bool | Callable[[int, int], None] | None
 Failure = OpsinError | OSError | ValueError
 """What one input can fail with: refused or unreachable, not to be read, not to be encoded."""
+_FAILURES = (OpsinError, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def map_threads(
     def one(source: Any) -> Outcome[Any]:
         try:
             return Outcome(source, ask(*_arguments(source), **options), None)
-        except (OpsinError, OSError, ValueError) as error:
+        except _FAILURES as error:
             return Outcome(source, None, error)
 
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="opsin-map")
@@ -125,7 +126,7 @@ async def map_tasks(
         async with room:
             try:
                 outcome: Outcome[Any] = Outcome(source, await ask(*_arguments(source), **options), None)
-            except (OpsinError, OSError, ValueError) as error:
+            except _FAILURES as error:
                 outcome = Outcome(source, None, error)
         done += 1
         tell(done)
