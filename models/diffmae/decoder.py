@@ -60,7 +60,7 @@ class Context:
         def view(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.expand(count, *value.shape[1:])
 
-        memories = tuple(Memory(m.keys.expand(count, -1, -1, -1), m.values.expand(count, -1, -1, -1), view(m.size)) for m in self.memories)
+        memories = tuple(memory.repeat(count) for memory in self.memories)
         return Context(self.positions.expand(count, -1, -1), view(self.masked_size), memories, view(self.visible), view(self.visible_size))
 
     @staticmethod

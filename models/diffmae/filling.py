@@ -13,10 +13,13 @@ from models.diffmae.canvas import Canvas, Place, Window
 from models.diffmae.decoder import Context
 from models.diffmae.diffusion import Steps
 from models.diffmae.inpainting import Known
+from models.diffmae.model import DiffMAE
 from models.layers.steps import Tensors
 
 LEAST_SHARE = 0.75
-"""A hole joins a batch if it has at least this share of the patches of its largest one."""
+"""A hole joins a padded batch if it has at least this share of the patches of its largest one."""
+SAMPLE_COST = 8
+"""Cost of a sample in a step besides that of its patches, in patches: its attention and what is done for it alone."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,13 @@ class Filling:
         return self.request.noisy[-1 - self.current.executed]
 
     @property
-    def tokens(self) -> int:
-        """Number of noisy patches in its next step."""
-        return self.current.x.shape[0] * self.current.x.shape[1] if self.current else 0
+    def cost(self) -> float:
+        """Of its next step, in noisy patches."""
+        return self.current.x.shape[0] * (self.current.x.shape[1] + SAMPLE_COST) if self.current else 1.0
 
 
 @dataclass(frozen=True)
-class Batch:
+class PaddedBatch:
     """The next step of several jobs. R: samples of all of them; M: patches of the largest hole, others are padded."""
 
     fillings: tuple[Filling, ...]
@@ -116,29 +119,40 @@ class Batch:
     steps: Steps
     """R rows."""
     context: Context
-    known: Known | None
+    known: Known
 
     @staticmethod
-    def of(fillings: Sequence[Filling]) -> Batch:
+    def of(fillings: Sequence[Filling]) -> PaddedBatch:
         """Of jobs that all have a window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
         contexts = [_for_all(now.context, len(now.x)) for now in current]
-        return Batch(
+        known = [known_of(filling, now) for filling, now in zip(fillings, current, strict=True)]
+        return PaddedBatch(
             fillings=tuple(fillings),
             current=current,
             x=_join([now.x for now in current]),
             steps=Steps.join([filling.next_step for filling in fillings]).to(current[0].x.device),
             context=contexts[0] if len(contexts) == 1 else Context.join(contexts),
-            known=_join_known([(now, filling.request.inject_known) for filling, now in zip(fillings, current, strict=True)]),
+            known=Known(_join([one.patches for one in known]), _join([one.made for one in known])),
         )
 
-    def jobs(self) -> Iterator[tuple[Filling, Denoising, tuple[slice, slice]]]:
+    def predict(self, model: DiffMAE, times: Tensor | None) -> Tensor:
+        return model.predict(self.x, self.steps.time, self.context, times=times).patches
+
+    def jobs(self) -> Iterator[tuple[Filling, Denoising, tuple[slice, ...]]]:
         """Each job with its rows and patches in the batch."""
         start = 0
         for filling, now in zip(self.fillings, self.current, strict=True):
             samples, count = now.x.shape[:2]
             yield filling, now, (slice(start, start + samples), slice(count))
             start += samples
+
+
+def known_of(filling: Filling, now: Denoising) -> Known:
+    """Pixels inside its masked patches that stay what they are: (n, M, P) each."""
+    known = now.window.known
+    made = known.made if filling.request.inject_known else torch.ones_like(known.made)
+    return Known(known.patches.expand(now.x.shape), made.expand(now.x.shape))
 
 
 def encoded_together(fillings: Sequence[Filling], windows: Mapping[int, Window]) -> list[list[int]]:
@@ -150,21 +164,25 @@ def encoded_together(fillings: Sequence[Filling], windows: Mapping[int, Window])
     return list(batches.values())
 
 
-def groups(fillings: Sequence[Filling]) -> list[list[int]]:
+def groups(fillings: Sequence[Filling], least_share: float = LEAST_SHARE) -> list[list[int]]:
     """Indices of those that go through the network together: holes of about one size, so that little is padded. Without those that need
-    no network."""
+    no network.
+
+    least_share: what a hole has at least of the patches of the largest one beside it; 0: all go together.
+    """
     sized = [(filling.current.x.shape[1], index) for index, filling in enumerate(fillings) if filling.current is not None]
-    batches: list[list[int]] = []
+    alone = [[index] for _, index in sized if fillings[index].request.alone]
+    shared: list[list[int]] = []
     most = 0
     for count, index in sorted(sized, reverse=True):
         if fillings[index].request.alone:
-            batches.append([index])
-        elif most and count >= LEAST_SHARE * most:
-            batches[-1].append(index)
+            continue
+        if shared and count >= least_share * most:
+            shared[-1].append(index)
         else:
-            batches.append([index])
+            shared.append([index])
             most = count
-    return batches
+    return shared + alone
 
 
 def _for_all(context: Context, samples: int) -> Context:
@@ -175,12 +193,3 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
     """(n, M, P) each → (R, M, P) of the largest M, zeros behind."""
     most = max(part.shape[1] for part in parts)
     return torch.cat([F.pad(part, (0, 0, 0, most - part.shape[1])) for part in parts])
-
-
-def _join_known(parts: Sequence[tuple[Denoising, bool]]) -> Known | None:
-    """bool: whether the known pixels of its masked patches are to be used."""
-    if not any(inject for _, inject in parts):
-        return None
-    patches = [now.window.known.patches.expand(now.x.shape) for now, _ in parts]
-    made = [now.window.known.made.expand(now.x.shape) | (not inject) for now, inject in parts]
-    return Known(_join(patches), _join(made))

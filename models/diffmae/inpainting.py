@@ -107,7 +107,11 @@ def predict_clean(
     model: DiffMAE, x: Tensor, step: Steps, context: Context, *, times: Tensor | None = None, known: Known | None = None
 ) -> Tensor:
     """Noisy (B, M, P) → clean (B, M, P): an image that could be shown at any step."""
-    predicted = model.predict(x, step.time, context, times=times).patches
+    return clean(model, x, model.predict(x, step.time, context, times=times).patches, step, known)
+
+
+def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: Steps, known: Known | None) -> Tensor:
+    """What the network predicts for noisy x, (B, M, P) each → clean (B, M, P)."""
     x0 = predicted if model.config.target is Target.X0 else step.x0_from_noise(x, predicted)
     if not model.config.normalise_patches:
         x0 = torch.where(step.clip.view(-1, 1, 1), within_colours(model, x0), x0)

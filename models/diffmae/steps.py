@@ -19,10 +19,11 @@ from models.diffmae import noise
 from models.diffmae.canvas import Canvas, Window
 from models.diffmae.decoder import Context
 from models.diffmae.diffusion import Method, Sampler, Schedule, Spacing, Steps
-from models.diffmae.filling import Batch, Denoising, Filling, Request, encoded_together, groups
-from models.diffmae.inpainting import predict_clean
+from models.diffmae.filling import LEAST_SHARE, Denoising, Filling, PaddedBatch, Request, encoded_together, groups
+from models.diffmae.inpainting import clean
 from models.diffmae.masks import Split
 from models.diffmae.model import DiffMAE
+from models.diffmae.packed import PackedBatch
 from models.layers.steps import Continuing, Finished, State, Tensors
 
 WORKED_ON = frozenset({"pixels", "missing", "windows"})
@@ -38,16 +39,19 @@ class InpaintingSteps:
 
     unit = "steps"
 
-    def __init__(self, model: DiffMAE, device: torch.device) -> None:
-        self._model = model
+    def __init__(self, model: DiffMAE, device: torch.device, *, packs: bool | None = None) -> None:
+        """packs: whether jobs share a pass without padding; None: on a CPU. A GPU would have to start the attention of each job by
+        itself, so there holes of about one size share a padded pass."""
+        self.model = model
         self._device = device
+        self._packs = device.type == "cpu" if packs is None else packs
         with torch.inference_mode():
             self._times = model.time_table()
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
         """options: `sampler`, `steps`, `eta`, `spacing`, `seed`, `samples`, `inject_known`, `deterministic`. Raises BundleError for a
         model of normalised patches: it cannot make pixels."""
-        if self._model.config.normalise_patches:
+        if self.model.config.normalise_patches:
             raise BundleError("normalise_patches: such a model cannot fill holes, since it does not know a missing patch's mean and spread")
         jobs = zip(arrays, options, strict=True)
         return list[State](
@@ -58,7 +62,7 @@ class InpaintingSteps:
         fillings = [state for state in states if isinstance(state, Filling)]
         moved = {
             index: result
-            for group in groups(fillings)
+            for group in groups(fillings, 0.0 if self._packs else LEAST_SHARE)
             for index, result in zip(group, self._denoise([fillings[index] for index in group]), strict=True)
         }
         return [
@@ -68,11 +72,11 @@ class InpaintingSteps:
 
     def cost(self, state: State) -> float:
         assert isinstance(state, Filling)
-        return max(1.0, float(state.tokens))
+        return state.cost
 
     def _request(self, job: Tensors, asked: Mapping[str, Any]) -> Request:
         steps, samples = int(asked.get("steps", USUAL_STEPS)), int(asked.get("samples", 1))
-        schedule = self._model.config.schedule
+        schedule = self.model.config.schedule
         sampler = Sampler(
             Method(asked.get("sampler", Method.DDIM)),
             min(steps, schedule.steps),
@@ -95,7 +99,7 @@ class InpaintingSteps:
     def _enter(self, fillings: Sequence[Filling]) -> list[Filling]:
         """Go on to the next window, where there is one: look at it and draw the noise to start from."""
         windows = {
-            index: filling.canvas.window(self._model, filling.request.windows[filling.finished])
+            index: filling.canvas.window(self.model, filling.request.windows[filling.finished])
             for index, filling in enumerate(fillings)
             if filling.finished < len(filling.request.windows)
         }
@@ -109,10 +113,10 @@ class InpaintingSteps:
 
     def _encode(self, windows: Sequence[Window]) -> Iterator[Context]:
         """Of windows with equally many visible and masked patches, in one pass."""
-        images = torch.cat([window.images for window in windows]).to(self._model.noise_embed.weight.dtype)
+        images = torch.cat([window.images for window in windows]).to(self.model.noise_embed.weight.dtype)
         visible = torch.cat([window.split.visible.expand(len(window.images), -1) for window in windows])
         masked = torch.cat([window.split.masked.expand(len(window.images), -1) for window in windows])
-        context = self._model.encode(images, Split(visible, masked))
+        context = self.model.encode(images, Split(visible, masked))
         start = 0
         for window in windows:
             rows = slice(start, start + len(window.images))
@@ -125,22 +129,23 @@ class InpaintingSteps:
 
     def _denoise(self, fillings: Sequence[Filling]) -> Iterator[tuple[Filling, Tensor]]:
         """One step of all, in one batch; and the clean patches (n, M, P) that it predicts."""
-        batch = Batch.of(fillings)
-        x0 = predict_clean(self._model, batch.x, batch.steps, batch.context, times=self._times, known=batch.known)
+        batch = PackedBatch.of(fillings) if self._packs else PaddedBatch.of(fillings)
+        x0 = clean(self.model, batch.x, batch.predict(self.model, self._times), batch.steps, batch.known)
         added = torch.zeros_like(batch.x)
         for filling, now, mine in batch.jobs():
             if filling.adds_noise:
-                added[mine] = self._noise(filling, now.executed, now.window.split)
+                added[mine] = self._noise(filling, now.executed, now.window.split).view(added[mine].shape)
         after = batch.steps.take(batch.x, x0, added)
         for filling, now, mine in batch.jobs():
-            yield replace(filling, current=replace(now, x=after[mine].clone(), executed=now.executed + 1)), x0[mine]
+            x = after[mine].reshape(now.x.shape).clone()
+            yield replace(filling, current=replace(now, x=x, executed=now.executed + 1)), x0[mine].reshape(now.x.shape)
 
     def _outcome(self, filling: Filling, x0: Tensor, wanted: bool) -> Continuing | Finished:
         now = filling.current
         assert now is not None
         if now.executed < len(filling.request.reverse):
             return Continuing(filling, self._preview(filling, x0) if wanted else None)
-        canvas = filling.canvas.paste(self._model, now.at, now.window, now.x)
+        canvas = filling.canvas.paste(self.model, now.at, now.window, now.x)
         [filling] = self._enter([Filling(filling.request, canvas, filling.finished + 1)])
         if filling.current is None:
             return Finished(self._answer(filling))
@@ -154,8 +159,8 @@ class InpaintingSteps:
         canvas = replace(filling.canvas, pixels=filling.canvas.pixels[:1])
         if x0 is not None:
             first = replace(now.window, images=now.window.images[:1])
-            canvas = canvas.paste(self._model, now.at, first, x0[:1])
-        return {"filled": self._like_input(canvas.part(self._model, now.at))[0], "step": torch.tensor(filling.done)}
+            canvas = canvas.paste(self.model, now.at, first, x0[:1])
+        return {"filled": self._like_input(canvas.part(self.model, now.at))[0], "step": torch.tensor(filling.done)}
 
     def _answer(self, filling: Filling) -> dict[str, Tensor]:
         pixels = filling.canvas.pixels
@@ -163,13 +168,13 @@ class InpaintingSteps:
         return {"filled": self._like_input(samples), **filling.request.returned}
 
     def _like_input(self, pixels: Tensor) -> Tensor:
-        return pixels if self._model.config.frames else pixels.squeeze(1)
+        return pixels if self.model.config.frames else pixels.squeeze(1)
 
     def _noise(self, filling: Filling, executed: int, split: Split) -> Tensor:
         """(n, M, P) that this step adds; -1: to start from. Windows do not repeat each other's."""
         seeds = filling.request.seeds
         counter = filling.finished * (len(filling.request.reverse) + 1) + executed
-        drawn = noise.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self._model.config.patch_values)
+        drawn = noise.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values)
         return drawn * filling.request.temperature
 
 

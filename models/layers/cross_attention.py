@@ -23,6 +23,11 @@ class Memory:
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
 
+    def repeat(self, count: int) -> Memory:
+        """One sample's memory for several that attend to it, without a copy."""
+        size = None if self.size is None else self.size.expand(count, -1, -1)
+        return Memory(self.keys.expand(count, -1, -1, -1), self.values.expand(count, -1, -1, -1), size)
+
     def rows(self, rows: slice) -> Memory:
         """Of some samples, in storage of their own."""
         return Memory(self.keys[rows].clone(), self.values[rows].clone(), None if self.size is None else self.size[rows].clone())
@@ -51,9 +56,13 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
         """(B, N, C) → (B, N, C)."""
-        attended = ops.size_biased_attention(self._split(self.q(x)), memory.keys, memory.values, memory.size)
-        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        output: Tensor = self.proj(self.attend(self.q(x), memory))
         return output
+
+    def attend(self, queries: Tensor, memory: Memory) -> Tensor:
+        """(B, N, inner) from `q` → (B, N, inner) for `proj`."""
+        attended = ops.size_biased_attention(self._split(queries), memory.keys, memory.values, memory.size)
+        return attended.transpose(1, 2).flatten(2)
 
     def _split(self, x: Tensor) -> Tensor:
         by_head: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]  # (B, H, N, D)

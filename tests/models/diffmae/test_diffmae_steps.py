@@ -12,7 +12,7 @@ from torch import Tensor
 from models.bundle import BundleError
 from models.diffmae.decoder import DecoderType
 from models.diffmae.diffusion import Method, Sampler, Schedule
-from models.diffmae.filling import Filling, groups
+from models.diffmae.filling import SAMPLE_COST, Filling, groups
 from models.diffmae.inpainting import counter_noise, inpaint
 from models.diffmae.masks import Split, patches_of_pixels
 from models.diffmae.model import DiffMAE
@@ -38,8 +38,8 @@ def job(seed: int, hole: tuple[int, int, int, int], size: tuple[int, int] = (HEI
     return {"pixels": pixels, "missing": missing, "windows": torch.zeros(1, 2, dtype=torch.int32), **more}
 
 
-def stepper(model: DiffMAE | None = None) -> InpaintingSteps:
-    return InpaintingSteps(model or build(), torch.device("cpu"))
+def stepper(model: DiffMAE | None = None, *, packs: bool = True) -> InpaintingSteps:
+    return InpaintingSteps(model or build(), torch.device("cpu"), packs=packs)
 
 
 @torch.inference_mode()
@@ -115,15 +115,23 @@ def test_step_by_step_it_is_the_whole_chain(options: dict[str, Any], sampler: Sa
     assert torch.equal(filled, to_pixels(whole, SMALL.mean, SMALL.std))
 
 
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("decoder", list(DecoderType))
-def test_whoever_shares_the_batches_the_answer_is_the_same(decoder: DecoderType) -> None:
-    steps = stepper(build(decoder_type=decoder))
+def test_whoever_shares_the_batches_the_answer_is_the_same(decoder: DecoderType, packs: bool) -> None:
+    steps = stepper(build(decoder_type=decoder), packs=packs)
     for (_, given, options), filled in zip(MIXED, together(steps, MIXED), strict=True):
         assert close(filled, answer(steps, given, **options)["filled"])
 
 
-def test_a_deterministic_job_has_the_same_bytes_in_any_company() -> None:
-    steps = stepper()
+def test_a_packed_step_is_the_padded_one() -> None:
+    model = build()
+    for packed, padded in zip(together(stepper(model), MIXED), together(stepper(model, packs=False), MIXED), strict=True):
+        assert close(packed, padded)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_deterministic_job_has_the_same_bytes_in_any_company(packs: bool) -> None:
+    steps = stepper(packs=packs)
     exact = {"steps": 7, "seed": 3, "deterministic": True}
     alone = answer(steps, job(9, HOLE), **exact)["filled"]
     assert torch.equal(together(steps, [*MIXED, (2, job(9, HOLE), exact)])[-1], alone)
@@ -252,19 +260,30 @@ def test_other_arrays_come_back_with_the_answer() -> None:
     assert torch.equal(answer(stepper(), job(1, HOLE, image=file), steps=2)["image"], file)
 
 
-def test_the_cost_of_a_step_is_its_noisy_patches_and_memory_is_what_is_kept() -> None:
+def test_the_cost_of_a_step_is_its_noisy_patches_and_a_little_a_sample_and_memory_is_what_is_kept() -> None:
     steps = stepper()
     small, large = steps.start([job(1, (0, 0, 1, 1)), job(1, (0, 0, HEIGHT, WIDTH))], [{"samples": 2}, {}])
-    assert (steps.cost(small), steps.cost(large)) == (2, SMALL.patches)
+    assert (steps.cost(small), steps.cost(large)) == (2 * (1 + SAMPLE_COST), SMALL.patches + SAMPLE_COST)
     assert small.nbytes > 2 * SMALL.patch_values * 4 + HEIGHT * WIDTH * 3
     assert large.nbytes > SMALL.patches * SMALL.patch_values * 4 + HEIGHT * WIDTH * 3
 
 
-def test_holes_of_about_one_size_share_a_batch() -> None:
-    steps = stepper()
-    sizes = [(1, 1), (HEIGHT, WIDTH), (HEIGHT, WIDTH - 5), (1, 1)]
-    states = steps.start([job(1, (0, 0, *size)) for size in sizes], [{}, {}, {}, {"deterministic": True}])
-    assert sorted(sorted(group) for group in groups([state for state in states if isinstance(state, Filling)])) == [[0], [1, 2], [3]]
+def started(*jobs: tuple[tuple[int, int], bool]) -> list[Filling]:
+    """Sizes of the holes, and whether the bytes are to be the same."""
+    states = stepper().start([job(1, (0, 0, *size)) for size, _ in jobs], [{"deterministic": exact} for _, exact in jobs])
+    return [state for state in states if isinstance(state, Filling)]
+
+
+def test_holes_of_about_one_size_share_a_padded_pass_and_all_sizes_a_packed_one() -> None:
+    fillings = started(((1, 1), False), ((HEIGHT, WIDTH), False), ((HEIGHT, WIDTH - 5), False), ((1, 1), True))
+    assert sorted(sorted(group) for group in groups(fillings)) == [[0], [1, 2], [3]]
+    assert sorted(sorted(group) for group in groups(fillings, 0.0)) == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("least_share", [0.0, 0.75])
+def test_nobody_joins_the_pass_of_a_deterministic_job(least_share: float) -> None:
+    fillings = started(((9, 9), False), ((9, 9), True), ((9, 9), False), ((9, 9), True), ((9, 9), False))
+    assert sorted(sorted(group) for group in groups(fillings, least_share)) == [[0, 2, 4], [1], [3]]
 
 
 def test_a_model_of_normalised_patches_cannot_fill_holes() -> None:
