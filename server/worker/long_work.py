@@ -1,7 +1,8 @@
 """Jobs of several steps: whose step is next, and how many jobs may be here. Pure data: no threads, no clock of its own.
 
 The rule: the bucket runs whose most urgent member has waited longest for its step, handicap of its priority included; its batch takes those
-members first whose last step is longest ago, up to the budget. So new jobs join at the next step, and everybody moves on.
+members first whose last step is longest ago, up to the budget, and lets a job of fewer steps to come go before one of more, by a few steps
+(`PATIENCE`). So new jobs join at the next step, short ones end soon, and everybody moves on.
 Against short work a step is due at the end of the last one (`due`): whatever short arrived during a step goes before the next one, unless
 long work is owed its quarter of the device (`owed`).
 """
@@ -25,6 +26,12 @@ MOST_LONE = 4
 """At most so many jobs that must run alone are in a worker: each of their steps stops all others."""
 HOARD = 4
 """At most so many budgets of jobs are in a worker: more would only make each of them slower."""
+PATIENCE = 8
+"""A job lets others with fewer steps to come go before it for at most so many steps: one more with each doubling of what it has to come."""
+STARTING = 0.5
+"""Share of the budget that may be spent on starting jobs in one step, beyond the first of them: what steps already is not kept from it."""
+CALM = 200
+"""Number of steps without a short batch after which a larger batch may be tried: short requests have to wait for it."""
 TINY = 1e-9
 """Seconds of a step that was never measured."""
 
@@ -43,6 +50,10 @@ class Residency(Protocol):
     @property
     def state_bytes(self) -> int:
         """To be expected of one more."""
+
+    @property
+    def start_seconds(self) -> float:
+        """What it takes to start a job, before its first step."""
 
     def weight(self, job: Delivery) -> float:
         """Cost of its next step in usual jobs."""
@@ -81,6 +92,8 @@ class LongWork:
         """What it took."""
         self._others = 0.0
         """Seconds of short batches since then while a step waited."""
+        self._calm = 0
+        """Number of steps since the last short batch."""
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -122,14 +135,15 @@ class LongWork:
         bucket = min(self._waiting, key=lambda bucket: min(member.due for member in self._waiting[bucket]))
         if bucket.alone and running:
             return inf
-        members = sorted(self._waiting.pop(bucket), key=lambda member: member.due)
-        size = self._size(bucket, members, slots)
-        if members[size:]:
-            self._waiting[bucket] = members[size:]
-        self._running[bucket] += size
+        members = self._waiting.pop(bucket)
+        batch = self._batch(bucket, members, slots)
+        chosen = set(map(id, batch))
+        if rest := [member for member in members if id(member) not in chosen]:
+            self._waiting[bucket] = rest
+        self._running[bucket] += len(batch)
         self._latest[bucket.queue] = bucket
         self._others = 0.0
-        return [member.delivery for member in members[:size]]
+        return [member.delivery for member in batch]
 
     def stepped(self, bucket: Bucket, size: int, going_on: list[Delivery], now: float, seconds: float) -> None:
         """A batch of `size` has taken its step; `going_on` wait for the next one."""
@@ -137,11 +151,13 @@ class LongWork:
         if not self._running[bucket]:
             del self._running[bucket]
         self._ended, self._seconds, self._others = now, seconds, 0.0
+        self._calm += 1
         for job in going_on:
             self._waiting.setdefault(bucket, []).append(Member(job, now))
 
     def others_ran(self, seconds: float) -> None:
         """A short batch took so long."""
+        self._calm = 0
         if self._waiting:
             self._others += seconds
 
@@ -185,16 +201,37 @@ class LongWork:
         self._waiting.clear()
         return jobs
 
-    def _size(self, bucket: Bucket, members: list[Member], slots: int) -> int:
-        """How many of them take this step: what fits into the budget, and no more than a slot's share of the bucket."""
+    def _batch(self, bucket: Bucket, members: list[Member], slots: int) -> list[Member]:
+        """Those that take this step: what fits into the budget, and no more than a slot's share of the bucket. At least one."""
         steps = self._step_times(bucket)
-        budget = steps.target if len(members) >= steps.target else steps.best
-        weights = [self._weight(member.delivery) for member in members]
+        budget = float(steps.target if len(members) >= steps.target and (steps.target < steps.best or self._calm >= CALM) else steps.best)
+        step = steps.predict(steps.best)
+        start = self._start_seconds(bucket) * steps.best / step if step else 0.0  # in usual jobs, as the budget
         share = ceil((len(members) + self._running[bucket]) / slots)
-        size = 1
-        while size < min(len(members), share) and sum(weights[: size + 1]) <= budget:
-            size += 1
-        return size
+        batch: list[Member] = []
+        taken = starting = 0.0
+        for member in sorted(members, key=lambda member: member.due + self._patience(member.delivery) * step):
+            fresh = self._remaining(member.delivery) == inf
+            if fresh and starting and starting + start > STARTING * budget:
+                continue
+            weight = self._weight(member.delivery) + (start if fresh else 0.0)
+            if batch and taken + weight > budget:
+                break
+            batch.append(member)
+            taken += weight
+            starting += start if fresh else 0.0
+            if len(batch) == share:
+                break
+        return batch
+
+    def _patience(self, job: Delivery) -> int:
+        """Steps for which it lets shorter ones go first; none before it has started, as nobody knows how long it is."""
+        remaining = self._remaining(job)
+        return 0 if remaining == inf else min(PATIENCE, int(remaining).bit_length())
+
+    def _start_seconds(self, bucket: Bucket) -> float:
+        residency = self._residencies().get(bucket.queue)
+        return residency.start_seconds if residency is not None else 0.0
 
     def _weight(self, job: Delivery) -> float:
         residency = self._residencies().get(job.queue)

@@ -24,7 +24,7 @@ from server.worker.results import Answer, Computed, Left, Refused, Report, Repor
 REPORT_EVERY = 0.2
 """Seconds between two reports of one job."""
 MEMORY = 16
-"""Number of jobs over which the mean number of steps is taken, roughly."""
+"""Number of jobs over which the mean number of steps, and of seconds to start, is taken, roughly."""
 
 
 class StepsModel(Protocol):
@@ -50,6 +50,8 @@ class Usual:
     """Number of its steps."""
     nbytes: int = 0
     """Of its state."""
+    start_seconds: float = 0.0
+    """What starting it took."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Stepwise:
         self._lock = threading.Lock()
         self._largest = self.usual.nbytes
         self._mean_total = float(self.usual.total)
+        self._start_seconds = self.usual.start_seconds
 
     @property
     def unit(self) -> str:
@@ -102,6 +105,11 @@ class Stepwise:
     def mean_total(self) -> float:
         """Steps of a job, of those that ended lately."""
         return self._mean_total
+
+    @property
+    def start_seconds(self) -> float:
+        """What it takes to start a job, of those that started lately."""
+        return self._start_seconds
 
     def weight(self, job: Delivery) -> float:
         """Cost of the next step in usual jobs; 1 for a job that has not started."""
@@ -144,6 +152,7 @@ class Stepwise:
         with self._lock:
             self._residents.update({_key(job): resident for job, resident in zip(jobs, residents, strict=True)})
             self._largest = max(self._largest, *(state.nbytes for state in states))
+            self._start_seconds += (seconds / len(jobs) - self._start_seconds) * min(1.0, len(jobs) / MEMORY)
         return Computed(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
 
     def _step(self, jobs: list[Delivery]) -> Computed:

@@ -206,8 +206,9 @@ def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run
 def _executor(model: LoadedModel, backends: Backends | None, layout: Layout) -> OneShot | Stepwise:
     if model.steps is None:
         return OneShot(backends or model, layout.device)
+    began = time.monotonic()
     [state] = _started(model, 1, usual_schedule(model.spec))
-    return Stepwise(model.steps, layout.device, Usual(model.steps.cost(state), state.total, state.nbytes))
+    return Stepwise(model.steps, layout.device, Usual(model.steps.cost(state), state.total, state.nbytes, time.monotonic() - began))
 
 
 def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run, backends: Backends | None = None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -11,7 +12,7 @@ from server.queue.job import Priority
 from server.worker.batcher import Batcher
 from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
-from server.worker.long_work import HOARD, MOST_LONE, LongWork
+from server.worker.long_work import CALM, HOARD, MOST_LONE, PATIENCE, LongWork
 from tests.worker.deliveries import delivery
 
 LONG = "long@1"
@@ -21,10 +22,11 @@ BUDGET = 4
 
 
 class Jobs:
-    """What the executor of the long bundle would say: so many steps remain, states of so many bytes, costs by job."""
+    """What the executor of the long bundle would say: so many steps remain, states of so many bytes, costs by job, seconds of a start."""
 
-    def __init__(self, state_bytes: int = 0) -> None:
+    def __init__(self, state_bytes: int = 0, start_seconds: float = 0.0) -> None:
         self.state_bytes = state_bytes
+        self.start_seconds = start_seconds
         self.left: dict[str, int] = {}
         self.weights: dict[str, float] = {}
 
@@ -52,6 +54,10 @@ class Device:
         self.now = 0.0
         self.ran: list[tuple[float, list[Delivery]]] = []
         self.totals: dict[str, int] = {}
+        self.ended: set[str] = set()
+        """Ids of long jobs."""
+        self.times: StepTimes | None = None
+        """What is known of all batches."""
         queue = Bucket.of(delivery(bundle=LONG)).queue
         self.queue = queue
         self.long = LongWork(self._times, lambda: {queue: self.jobs})
@@ -76,10 +82,13 @@ class Device:
         self.ran.append((self.now, batch))
         bucket = Bucket.of(batch[0])
         seconds = STEP if self.is_long(batch) else BATCH
+        if self.is_long(batch):
+            seconds += self.jobs.start_seconds * sum(job.job.id not in self.jobs.left for job in batch)
         self.now += seconds
         if self.is_long(batch):
             for job in batch:
                 self.jobs.left[job.job.id] = self.jobs.left.get(job.job.id, self.totals[job.job.id]) - 1
+            self.ended |= {id_ for id_, left in self.jobs.left.items() if not left}
             going_on = [job for job in batch if self.jobs.left[job.job.id]]
             self.jobs.left = {id_: left for id_, left in self.jobs.left.items() if left}
             self.long.stepped(bucket, len(batch), going_on, self.now, seconds)
@@ -90,8 +99,9 @@ class Device:
     def is_long(self, batch: list[Delivery]) -> bool:
         return self.long.takes(batch[0])
 
-    @staticmethod
-    def _times(bucket: Bucket) -> StepTimes:
+    def _times(self, bucket: Bucket) -> StepTimes:
+        if self.times is not None:
+            return self.times
         steps = StepTimes(BUDGET)
         for size in (1, 2, 4):
             steps.record(size, STEP if bucket.bundle == LONG else BATCH)
@@ -100,15 +110,74 @@ class Device:
 
 def test_members_whose_last_step_is_longest_ago_go_first_and_everybody_moves_on() -> None:
     device = Device()
-    jobs = [device.long_job(3) for _ in range(6)]
+    jobs = [device.long_job(60) for _ in range(6)]
     assert [device.run() for _ in range(5)] == [
         jobs[:4],
         [*jobs[4:], *jobs[:2]],
         [*jobs[2:4], *jobs[4:]],
         [*jobs[:2], *jobs[2:4]],
-        jobs[4:],
+        [*jobs[4:], *jobs[:2]],
     ]
-    assert device.run() == []
+
+
+def test_a_job_of_few_steps_ends_soon_among_long_ones_and_keeps_nobody_waiting_for_long() -> None:
+    device = Device()
+    long = [device.long_job(1000) for _ in range(8 * BUDGET)]
+    while len(device.jobs.left) < len(long):
+        device.run()
+    came = device.now
+    short = device.long_job(5)
+    while short.job.id not in device.ended:
+        device.run()
+    in_turn = 5 * len(long) / BUDGET * STEP
+    assert device.now - came < in_turn / 2
+
+
+def test_a_long_job_takes_its_steps_however_many_short_ones_come() -> None:
+    device = Device()
+    long = device.long_job(10_000)
+    for _ in range(500):
+        while len(device.long) < 3 * BUDGET:
+            device.long_job(2)
+        device.run()
+    taken = [start for start, batch in device.ran if long in batch]
+    waits = [later - sooner for sooner, later in pairwise(taken)]
+    assert max(waits) <= (PATIENCE + 3 + 1) * STEP + 1e-9  # others' turns, and those it lets go first
+
+
+class TestStarting:
+    def test_few_start_in_one_step_so_that_it_is_not_much_longer(self) -> None:
+        device = Device(Jobs(start_seconds=STEP / 2))
+        for _ in range(4 * BUDGET):
+            device.long_job(100)
+        while len(device.jobs.left) < 4 * BUDGET:
+            device.run()
+        turns = [later - sooner for sooner, later in pairwise([start for start, _ in device.ran])]
+        assert max(turns) <= STEP + STEP / 2 + 1e-9
+
+    def test_one_that_takes_longer_than_a_step_starts_by_itself(self) -> None:
+        device = Device(Jobs(start_seconds=10 * STEP))
+        first = [device.long_job(100) for _ in range(3)]
+        more = [device.long_job(100) for _ in range(3)]
+        batches = [device.run() for _ in range(8)]
+        assert batches[:6] == [[job] for job in [*first, *more]]
+        assert batches[6] == first + more[:1]
+
+
+def test_no_larger_batch_is_tried_while_short_requests_come() -> None:
+    device = Device()
+    device.times = StepTimes(4 * BUDGET)
+    for size in (1, 2, 4):
+        device.times.record(size, STEP)
+    for _ in range(4 * BUDGET):
+        device.long_job(10_000)
+    for _ in range(CALM):
+        device.short()
+        device.run(), device.run()
+    assert max(len(batch) for _, batch in device.ran) == BUDGET
+    for _ in range(CALM + 1):
+        device.run()
+    assert max(len(batch) for _, batch in device.ran) == 2 * BUDGET
 
 
 def test_a_new_job_joins_at_the_next_step() -> None:
