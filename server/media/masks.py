@@ -64,6 +64,8 @@ def parse(text: str) -> Box | Share:
     """Raises ValueError."""
     kind, _, rest = text.partition(":")
     try:
+        if not rest.isascii() or "_" in rest:  # Python would read these digits, no other option does
+            raise ValueError
         if kind == "box":
             left, top, width, height = (int(number) for number in rest.split(","))
             if min(left, top) < 0 or min(width, height) < 1:
