@@ -204,7 +204,9 @@ class LongWork:
     def _batch(self, bucket: Bucket, members: list[Member], slots: int) -> list[Member]:
         """Those that take this step: what fits into the budget, and no more than a slot's share of the bucket. At least one."""
         steps = self._step_times(bucket)
-        budget = float(steps.target if len(members) >= steps.target and (steps.target < steps.best or self._calm >= CALM) else steps.best)
+        target = steps.target
+        tries = len(members) >= target and (target < steps.best or self._calm >= CALM)
+        budget = target if tries else steps.best
         step = steps.predict(steps.best)
         start = self._start_seconds(bucket) * steps.best / step if step else 0.0  # in usual jobs, as the budget
         share = ceil((len(members) + self._running[bucket]) / slots)
@@ -216,7 +218,7 @@ class LongWork:
                 continue
             weight = self._weight(member.delivery) + (start if fresh else 0.0)
             if batch and taken + weight > budget:
-                break
+                continue  # others may fit; it comes first when its turn is longest ago
             batch.append(member)
             taken += weight
             starting += start if fresh else 0.0

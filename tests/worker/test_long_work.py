@@ -258,6 +258,18 @@ def test_a_batch_is_bounded_by_cost_where_steps_differ() -> None:
     assert device.run() == jobs[:3]
 
 
+def test_what_does_not_fit_is_passed_over_and_goes_first_in_the_end() -> None:
+    device = Device()
+    heavy = device.long_job(100)
+    light = [device.long_job(100) for _ in range(6)]
+    device.jobs.weights = {heavy.job.id: 3.5, **{job.job.id: 0.75 for job in light}}
+    batches = [device.run() for _ in range(20)]
+    assert all(sum(device.jobs.weight(job) for job in batch) <= BUDGET for batch in batches)
+    taken = [number for number, batch in enumerate(batches) if heavy in batch]
+    assert max(later - sooner for sooner, later in pairwise(taken)) <= 3
+    assert min(len(batch) for batch in batches if heavy not in batch) == 5
+
+
 def test_two_slots_share_a_bucket() -> None:
     device = Device(slots=2)
     jobs = [device.long_job(5) for _ in range(6)]
