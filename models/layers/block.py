@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
     def heads_of(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3 · inner) from `qkv` → q, k and v, (B, H, N, D) each."""
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # type: ignore[no-untyped-call]
         return q, k, v
 
     def join(self, attended: Tensor) -> Tensor:
