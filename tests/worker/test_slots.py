@@ -113,6 +113,7 @@ class Steps:
     """What slots ask of a stepwise bundle: nothing has started, and states are small."""
 
     nbytes = residents = state_bytes = 0
+    start_seconds = 0.0
 
     def weight(self, job: Delivery) -> float:
         return 1.0
