@@ -2,14 +2,20 @@
 
 a. Jobs of 10, 50 and 250 steps that come at random times (Poisson, at a share of the capacity just measured): jobs/s and mean latency by
    length, of the service over HTTP, of static batches (rows that have finished leave, nobody joins) and of one job at a time with all
-   threads. These two are bare loops with the same arrivals, without HTTP, decoding and queue.
+   threads. These two are simulated with the same arrivals and with what a start and a step take in the bare loop.
 b. Caching: seconds of a step ÷ seconds where encoder, keys and values are computed for each step again, beside the same ratio of FLOPs.
-c. A classification beside running inpainting: median and 99th percentile, beside those alone and the longest step.
+c. A classification beside saturating inpainting: median and 99th percentile, and the latter ÷ (longest step of the bare loop + 1.5 × the
+   99th percentile alone).
 d. Steps/s (jobs × steps) of the saturated worker ÷ those of the bare loop at its best batch size, at batch size 1 (one job at a time), and
-   of static batches, computed from the bare loop's step times: where rows that have finished leave, and where they stay (padded).
+   of static batches, computed from what a start and a step take in the bare loop, with as many starts as the worker had: where rows that
+   have finished leave, and where they stay (padded). The bare loop itself starts nothing.
+e. Holes of different sizes: seconds of a step of 16 jobs without padding (packed) ÷ those where holes of about one size share a padded
+   pass.
 
-Worker and bare loops have one torch thread: the other CPUs carry HTTP, queue and load. With `--threads 0` all take all CPUs, and the
-service shares them with the load, which the bare loops do not.
+Worker and bare loops have one torch thread: the other CPUs carry HTTP, queue and load. The CPUs of many machines are two threads of one
+core, and what one does slows the other down: so the bare loops run beside as much other work as HTTP, queue and load are at saturation,
+as static batches in a service would; of d. the first figure is also given without. With `--threads 0` all take all CPUs, the service
+shares them with the load, and the bare loops run beside nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ import asyncio
 import io
 import json
 import os
-import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,8 +43,8 @@ from PIL import Image
 
 from benchmarks import machine, reference
 from benchmarks.service import running
-from benchmarks.static_batches import steps_per_second
-from benchmarks.steps import METRIC, free_port, percentile, spread, step_seconds
+from benchmarks.static_batches import Arrival, latencies, steps_per_second
+from benchmarks.steps import METRIC, free_port, others_seconds, percentile, poisson, spread, step_seconds
 from models.bundle import Bundle, BundleSpec, Preprocess, Weights
 
 TOTALS = (10, 50, 250)
@@ -46,8 +52,11 @@ SMALL, SHORT = "small", "short"
 SHORT_MS = 5.0
 SIDE = 96
 """Of the small model's images."""
-CLIENTS = 32
+CLIENTS = 48
+"""Enough for full batches at every moment."""
+CLASSIFICATIONS = 200
 TIMEOUT = 600.0
+JOINS = re.compile(r"^opsin_step_joins_total\{.*\} ([0-9.e+]+)$", re.MULTILINE)
 POLICIES = ("service", "static", "one")
 
 
@@ -55,17 +64,26 @@ POLICIES = ("service", "static", "one")
 class Figures:
     """By round."""
 
-    latency: dict[str, dict[int, list[float]]] = field(default_factory=lambda: {name: {steps: [] for steps in TOTALS} for name in POLICIES})
-    """Mean seconds, by policy and number of steps."""
+    latency: dict[str, dict[int, list[list[float]]]] = field(
+        default_factory=lambda: {name: {steps: [] for steps in TOTALS} for name in POLICIES}
+    )
+    """Seconds of each job, by policy and number of steps."""
     jobs_per_second: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in POLICIES})
     caching: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     """By model."""
+    holes: list[dict[str, float]] = field(default_factory=list)
     alone: list[list[float]] = field(default_factory=list)
     """Median and 99th percentile in seconds."""
     beside: list[list[float]] = field(default_factory=list)
     longest_step: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+    """CPUs that everything but the worker took at saturation."""
     served: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    """Jobs that the worker started at saturation, for each of its steps."""
     bare: list[float] = field(default_factory=list)
+    """Beside nothing; the following ones beside as much other work."""
+    bare_beside: list[float] = field(default_factory=list)
     one_at_a_time: list[float] = field(default_factory=list)
     leaving: list[float] = field(default_factory=list)
     """Steps/s of static batches whose rows leave."""
@@ -88,15 +106,16 @@ class Asking:
         (await self.http.post("/v1/classify", params={"model": SHORT}, content=self._image)).raise_for_status()
         return time.monotonic() - began
 
-    async def steps(self) -> float:
-        """Taken so far, as the worker counts them."""
-        return sum(map(float, METRIC.findall((await self.http.get(self._metrics)).text)))
+    async def steps(self) -> tuple[float, float]:
+        """Taken so far, and jobs that took their first one, as the worker counts them."""
+        text = (await self.http.get(self._metrics)).text
+        return sum(map(float, METRIC.findall(text))), sum(map(float, JOINS.findall(text)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inpainting", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of arrivals; other measurements take a third")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of arrivals; other measurements are shorter")
     parser.add_argument("--load", type=float, default=0.7, help="share of the capacity at which jobs come")
     parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=True, help="also b. of ViT-B at its published size")
     parser.add_argument("--threads", type=int, default=1, help="of the worker and of the bare loops; 0: as many as CPUs")
@@ -122,9 +141,10 @@ def measure(folder: Path, rounds: int, seconds: float, load: float, threads: int
     with running(bundles, metrics_port=port, cache=folder / "cache", threads=threads) as url:
         for number in range(rounds):
             for name, bundle in models.items():
-                figures.caching.setdefault(name, []).append(loop(bundle, "caching", "--seconds", str(seconds / 3)))
-            bounds = loop(models[SMALL], "bounds", "--seconds", str(seconds / 30))
-            asyncio.run(one_round(url, f"http://127.0.0.1:{port}/metrics", bounds, models[SMALL], seconds, load, number, figures))
+                figures.caching.setdefault(name, []).append(loop(bundle, "caching", seconds / 20))
+            figures.holes.append(loop(models[SMALL], "holes", seconds / 20))
+            bare = loop(models[SMALL], "bounds", seconds / 40)
+            asyncio.run(one_round(url, f"http://127.0.0.1:{port}/metrics", bare, models[SMALL], seconds, load, number, figures))
     return figures
 
 
@@ -132,42 +152,56 @@ DECODER = {"decoder_width": 256, "decoder_depth": 3, "decoder_heads": 8}
 
 
 async def one_round(
-    url: str, metrics: str, bounds: dict[str, Any], bundle: Bundle, seconds: float, load: float, seed: int, figures: Figures
+    url: str, metrics: str, bare: dict[str, Any], bundle: Bundle, seconds: float, load: float, seed: int, figures: Figures
 ) -> None:
     asking = Asking(url, metrics)
-    best = max(bounds["bounds"], key=lambda bound: bound["steps_per_second"])
     async with asking.http:
-        alone = [await asking.classify() for _ in range(int(seconds * 5))]
+        alone = [await asking.classify() for _ in range(CLASSIFICATIONS)]
         clients = [asyncio.create_task(client(asking, number)) for number in range(CLIENTS)]
-        await asyncio.sleep(2.0)
-        began, before = time.monotonic(), await asking.steps()
-        await asyncio.sleep(seconds / 3)
-        served = (await asking.steps() - before) / (time.monotonic() - began)
-        beside = [await asking.classify() for _ in range(int(seconds * 5))]
+        await asyncio.sleep(3.0)
+        began, (steps_before, joins_before), spent = time.monotonic(), await asking.steps(), others_seconds()
+        await asyncio.sleep(seconds / 4)
+        took, (steps_after, joins_after) = time.monotonic() - began, await asking.steps()
+        served, others = (steps_after - steps_before) / took, (others_seconds() - spent) / took
+        starts = (joins_after - joins_before) / (steps_after - steps_before)
+        beside = [await asking.classify() for _ in range(CLASSIFICATIONS)]
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
         await asyncio.sleep(2.0)  # the worker drops what nobody waits for
-        arrivals = poisson(load * served / fmean(TOTALS), seconds, seed)
-        latencies = {"service": await open_loop(asking, arrivals)}
-    given = json.dumps(arrivals)
-    latencies["static"] = await asyncio.to_thread(loop, bundle, "static", "--largest", str(best["size"]), given=given)
-    latencies["one"] = await asyncio.to_thread(loop, bundle, "one", given=given)
-    for name, taken in latencies.items():
-        ended = max(at + latency for (at, _), latency in zip(arrivals, taken, strict=True))
+        arrivals = [*(Arrival(0.0, steps) for steps in TOTALS), *poisson(load * served / fmean(TOTALS), seconds, seed)]
+        service = await open_loop(asking, arrivals)
+    bounds = await asyncio.to_thread(loop, bundle, "bounds", seconds / 40, beside=others if bare["slots"] == 1 else 0.0)
+    best = _best(bounds)
+    step, start = step_seconds(bounds), bounds["start_seconds"]
+    taken = {
+        "service": service,
+        "static": latencies(arrivals, step, best["size"], bounds["slots"], start),
+        "one": latencies(arrivals, lambda _: float(bounds["all_threads"]), 1, 1, start),
+    }
+    for name, own in taken.items():
+        ended = max(arrival.at + latency for arrival, latency in zip(arrivals, own, strict=True))
         figures.jobs_per_second[name].append(len(arrivals) / ended)
         for steps in TOTALS:
-            own = [latency for (_, total), latency in zip(arrivals, taken, strict=True) if total == steps]
-            figures.latency[name][steps].append(fmean(own))
+            figures.latency[name][steps].append([one for arrival, one in zip(arrivals, own, strict=True) if arrival.steps == steps])
     figures.alone.append([percentile(alone, 50), percentile(alone, 99)])
     figures.beside.append([percentile(beside, 50), percentile(beside, 99)])
     figures.longest_step.append(max(bound["longest"] for bound in bounds["bounds"] if bound["size"] <= best["size"]))
+    figures.others.append(others)
     figures.served.append(served)
-    figures.bare.append(best["steps_per_second"])
+    figures.bare.append(_best(bare)["steps_per_second"])
+    figures.bare_beside.append(best["steps_per_second"])
     figures.one_at_a_time.append(bounds["bounds"][0]["steps_per_second"])
-    backlog = [steps for _, steps in poisson(1.0, 20.0 * best["size"], seed)]
+    figures.starts.append(starts)
+    backlog = [arrival.steps for arrival in poisson(1.0, 20.0 * best["size"], seed)]
+    each = start * starts * fmean(backlog)
     for padded, figure in ((False, figures.leaving), (True, figures.padded)):
-        figure.append(bounds["slots"] * steps_per_second(backlog, step_seconds(bounds), best["size"], padded=padded))
+        figure.append(bounds["slots"] * steps_per_second(backlog, step, best["size"], padded=padded, start_seconds=each))
+
+
+def _best(bounds: dict[str, Any]) -> dict[str, Any]:
+    best: dict[str, Any] = max(bounds["bounds"], key=lambda bound: bound["steps_per_second"])
+    return best
 
 
 async def client(asking: Asking, number: int) -> None:
@@ -175,29 +209,22 @@ async def client(asking: Asking, number: int) -> None:
         await asking.inpaint(TOTALS[turn % len(TOTALS)])
 
 
-async def open_loop(asking: Asking, arrivals: Sequence[tuple[float, int]]) -> list[float]:
+async def open_loop(asking: Asking, arrivals: Sequence[Arrival]) -> list[float]:
     """Latencies of jobs that come when they come."""
     began = time.monotonic()
 
-    async def one(at: float, steps: int) -> float:
-        await asyncio.sleep(began + at - time.monotonic())
-        await asking.inpaint(steps)
-        return time.monotonic() - began - at
+    async def one(arrival: Arrival) -> float:
+        await asyncio.sleep(began + arrival.at - time.monotonic())
+        await asking.inpaint(arrival.steps)
+        return time.monotonic() - began - arrival.at
 
-    return await asyncio.gather(*(one(*arrival) for arrival in arrivals))
-
-
-def poisson(per_second: float, seconds: float, seed: int) -> list[tuple[float, int]]:
-    """Seconds and steps of each job; one of each length at least."""
-    chance, arrivals, at = random.Random(seed), [(0.0, steps) for steps in TOTALS], 0.0
-    while (at := at + chance.expovariate(per_second)) < seconds:
-        arrivals.append((at, chance.choice(TOTALS)))
-    return arrivals
+    return await asyncio.gather(*map(one, arrivals))
 
 
-def loop(bundle: Bundle, what: str, *options: str, given: str = "") -> Any:
+def loop(bundle: Bundle, what: str, seconds: float, *, beside: float = 0.0) -> Any:
+    options = ["--seconds", str(seconds), "--beside", f"{beside:.3f}"]
     command = [sys.executable, "-m", "benchmarks.inpainting_loops", str(bundle.path), what, *options]
-    return json.loads(subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def make_bundle(root: Path, name: str, **fields: Any) -> Bundle:
@@ -231,30 +258,45 @@ def picture() -> bytes:
 def show(figures: Figures) -> None:
     print(f"a. jobs/s                 {'  '.join(f'{name} {spread(values)}' for name, values in figures.jobs_per_second.items())}")
     for steps in TOTALS:
-        means = "  ".join(f"{name} {spread(figures.latency[name][steps], 2)} s" for name in POLICIES)
-        against = [service / static for service, static in _pairs(figures, "static", steps)]
-        alone = [service / one for service, one in _pairs(figures, "one", steps)]
-        print(f"   latency of {steps:3d} steps   {means}  service ÷ static {spread(against)}, ÷ one {spread(alone)}")
+        jobs = sum(map(len, figures.latency["service"][steps]))
+        means = "  ".join(f"{name} {_mean(figures, name, steps):.2f} s" for name in POLICIES)
+        ratios = ", ".join(f"÷ {name} {_against(figures, name, steps)}" for name in POLICIES[1:])
+        print(f"   latency of {jobs} jobs of {steps:3d} steps   {means}  service {ratios}")
     for name, rounds in figures.caching.items():
-        ratios = [one["step_seconds"] / (one["start_seconds"] + one["step_seconds"]) for one in rounds]
+        shares = [one["step_seconds"] / (one["start_seconds"] + one["step_seconds"]) for one in rounds]
         ideal = [one["step_flops"] / (one["start_flops"] + one["step_flops"]) for one in rounds]
         step = _ms(one["step_seconds"] for one in rounds)
-        print(f"b. {name:22} cached ÷ computed again {spread(ratios)}, of FLOPs {spread(ideal)}; step {step}")
+        print(f"b. {name:22} cached ÷ computed again {spread(shares)}, of FLOPs {spread(ideal)}; step {step}")
     for index, share in enumerate(("median", "p99")):
         alone_ms, beside_ms = (_ms(one[index] for one in rounds) for rounds in (figures.alone, figures.beside))
-        print(f"c. classification, {share:6} alone {alone_ms}, beside inpainting {beside_ms}; longest step {_ms(figures.longest_step)}")
+        print(f"c. classification, {share:6} alone {alone_ms}, beside inpainting {beside_ms}")
+    allowed = [step + 1.5 * alone for step, (_, alone) in zip(figures.longest_step, figures.alone, strict=True)]
+    within = [p99 / limit for (_, p99), limit in zip(figures.beside, allowed, strict=True)]
+    print(f"   p99 ÷ allowed {spread(within)}; longest step {_ms(figures.longest_step)}, allowed {_ms(allowed)}")
     for name, others in (
-        ("bare loop at its best batch", figures.bare),
+        ("bare loop at its best batch, beside nothing", figures.bare),
+        ("the same beside as much other work", figures.bare_beside),
         ("one job at a time", figures.one_at_a_time),
         ("static, rows leave", figures.leaving),
         ("static, padded", figures.padded),
     ):
-        ratios = [served / other for served, other in zip(figures.served, others, strict=True)]
-        print(f"d. steps/s, served ÷ {name:28} {spread(ratios)}  ({spread(figures.served, 0)} ÷ {spread(others, 0)})")
+        ratios_d = [served / other for served, other in zip(figures.served, others, strict=True)]
+        print(f"d. steps/s, served ÷ {name:44} {spread(ratios_d)}  ({spread(figures.served, 0)} ÷ {spread(others, 0)})")
+    print(f"   others take {spread(figures.others, 2)} CPUs; steps for each start {spread([1 / one for one in figures.starts], 0)}")
+    packed = [one["packed"] / one["padded"] for one in figures.holes]
+    print(f"e. mixed holes, packed ÷ padded {spread(packed)}  ({_ms(one['packed'] for one in figures.holes)})")
 
 
-def _pairs(figures: Figures, other: str, steps: int) -> list[tuple[float, float]]:
-    return list(zip(figures.latency["service"][steps], figures.latency[other][steps], strict=True))
+def _mean(figures: Figures, name: str, steps: int) -> float:
+    """Over all jobs of all rounds."""
+    return fmean(latency for jobs in figures.latency[name][steps] for latency in jobs)
+
+
+def _against(figures: Figures, other: str, steps: int) -> str:
+    """Of all jobs, and of the rounds the lowest and highest."""
+    pairs = zip(figures.latency["service"][steps], figures.latency[other][steps], strict=True)
+    rounds = [fmean(service) / fmean(others) for service, others in pairs]
+    return f"{_mean(figures, 'service', steps) / _mean(figures, other, steps):.2f} ({min(rounds):.2f}..{max(rounds):.2f})"
 
 
 def _ms(values: Any) -> str:

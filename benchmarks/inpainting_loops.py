@@ -1,27 +1,29 @@
 """Denoising without queue, scheduler and HTTP, in a process of its own: `python -m benchmarks.inpainting_loops BUNDLE WHAT`. Prints JSON.
 
-bounds: steps/s by batch size, of all slots that a worker would have. static, one: latencies of jobs that come at the times of stdin (JSON,
-[[seconds, steps], …]) where batches are static (rows that have finished leave, nobody joins), or one job runs at a time with all threads.
-caching: seconds and FLOPs of the encoder with keys and values, and of a step.
+bounds: steps/s by batch size, of all slots that a worker would have; seconds to start a job; seconds of a step of one job with all threads.
+caching: seconds and FLOPs of the encoder with keys and values, and of a step. holes: seconds of a step of 16 jobs whose holes are boxes of
+random sizes, packed and padded.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-import threading
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.step_bounds import busy
 from models.bundle import read
+from models.diffmae.steps import InpaintingSteps
 from models.layers.steps import State
 from models.loading import Ended, LoadedSteps, load
 from server.settings import load as load_settings
@@ -29,6 +31,7 @@ from server.tasks.registry import TASKS
 from server.worker.layout import Layout, choose, threads_allowed
 
 SIZES = (1, 2, 4, 8, 16)
+HOLES = 16
 
 
 class Loop:
@@ -41,6 +44,21 @@ class Loop:
         assert model.steps is not None
         self.steps: LoadedSteps = model.steps
         self._arrays = TASKS[bundle.spec.task].sample(bundle.spec)
+
+    def of_boxes(self, *, packs: bool) -> Callable[[], object]:
+        """A step of jobs whose holes are boxes of up to three quarters of each side."""
+        model = self.steps.steps
+        assert isinstance(model, InpaintingSteps)
+        steps, chance = LoadedSteps(InpaintingSteps(model.model, self.steps.device, packs=packs), self.steps.device), random.Random(0)
+        jobs = []
+        for _ in range(HOLES):
+            missing = np.zeros_like(self._arrays["missing"])
+            height, width = (chance.randint(side // 12, side * 3 // 4) for side in missing.shape)
+            top, left = chance.randint(0, missing.shape[0] - height), chance.randint(0, missing.shape[1] - width)
+            missing[top : top + height, left : left + width] = 1
+            jobs.append({**self._arrays, "missing": missing})
+        states = steps.start(jobs, [{"steps": 1000, "seed": seed} for seed in range(HOLES)])
+        return lambda: steps.step(states, [False] * HOLES)
 
     def start(self, totals: list[int]) -> list[State]:
         return self.steps.start([self._arrays] * len(totals), [{"steps": total, "seed": seed} for seed, total in enumerate(totals)])
@@ -70,50 +88,25 @@ def bounds(loop: Loop, seconds: float) -> dict[str, Any]:
         per_second = sum(len(slot) * size / sum(slot) for slot in slots)
         return {"size": size, "steps_per_second": per_second, "longest": max(times), "median": median(times)}
 
+    torch.set_num_threads(layout.threads)
     measure(1)  # what happens only once
-    return {"slots": layout.slots, "bounds": [measure(size) for size in SIZES]}
+    sizes = [measure(size) for size in SIZES]
+    start_seconds = _repeated(lambda: loop.start([1000]), seconds)
+    torch.set_num_threads(threads_allowed())
+    [state] = loop.start([1000])
+    all_threads = _repeated(lambda: loop.step([state]), seconds)
+    return {"slots": layout.slots, "bounds": sizes, "start_seconds": start_seconds, "all_threads": all_threads}
 
 
-def static(loop: Loop, arrivals: list[tuple[float, int]], largest: int) -> list[float]:
-    """Every slot takes what waits, first come first served, and takes no more until all of it has ended."""
-    return _serve(loop, arrivals, largest, loop.layout.slots, loop.layout.threads)
-
-
-def one(loop: Loop, arrivals: list[tuple[float, int]]) -> list[float]:
-    return _serve(loop, arrivals, 1, 1, threads_allowed())
-
-
-def _serve(loop: Loop, arrivals: list[tuple[float, int]], largest: int, slots: int, threads: int) -> list[float]:
-    ended, lock, first = [0.0] * len(arrivals), threading.Lock(), 0
-    began = time.monotonic()
-
-    def take() -> list[int]:
-        """The next batch; empty once there is no more to come."""
-        nonlocal first
-        with lock:
-            if first == len(arrivals):
-                return []
-            time.sleep(max(0.0, began + arrivals[first][0] - time.monotonic()))
-            now = time.monotonic() - began
-            batch = [index for index in range(first, min(first + largest, len(arrivals))) if arrivals[index][0] <= now]
-            first += len(batch)
-            return batch
-
-    def one_slot(_slot: int) -> None:
-        torch.set_num_threads(threads)
-        while batch := take():
-            states: list[State] = loop.start([arrivals[index][1] for index in batch])
-            while batch:
-                moved = loop.step(states)
-                for index, state in zip(batch, moved, strict=True):
-                    if state is None:
-                        ended[index] = time.monotonic() - began
-                batch = [index for index, state in zip(batch, moved, strict=True) if state is not None]
-                states = [state for state in moved if state is not None]
-
-    with ThreadPoolExecutor(slots) as pool:
-        list(pool.map(one_slot, range(slots)))
-    return [end - at for end, (at, _) in zip(ended, arrivals, strict=True)]
+def holes(loop: Loop, seconds: float) -> dict[str, Any]:
+    torch.set_num_threads(loop.layout.threads)
+    ways = {"packed": loop.of_boxes(packs=True), "padded": loop.of_boxes(packs=False)}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    until = time.monotonic() + seconds
+    while time.monotonic() < until or len(taken["padded"]) < 3:  # in turns
+        for name, step in ways.items():
+            taken[name].append(_timed(step))
+    return {name: median(times) for name, times in taken.items()}
 
 
 def caching(loop: Loop, seconds: float) -> dict[str, Any]:
@@ -141,6 +134,15 @@ def caching(loop: Loop, seconds: float) -> dict[str, Any]:
     }
 
 
+def _repeated(what: Callable[[], object], seconds: float) -> float:
+    """Median seconds."""
+    what()
+    taken, until = list[float](), time.monotonic() + seconds
+    while time.monotonic() < until or len(taken) < 3:
+        taken.append(_timed(what))
+    return median(taken)
+
+
 def _timed(what: Callable[[], object]) -> float:
     began = time.monotonic()
     what()
@@ -153,23 +155,19 @@ def _flops(what: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
+MEASUREMENTS: Mapping[str, Callable[[Loop, float], dict[str, Any]]] = {"bounds": bounds, "caching": caching, "holes": holes}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inpainting_loops", description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("what", choices=["bounds", "static", "one", "caching"])
+    parser.add_argument("what", choices=list(MEASUREMENTS))
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
-    parser.add_argument("--largest", type=int, default=8, help="rows of a static batch")
+    parser.add_argument("--beside", type=float, default=0.0, help="CPUs that other work takes meanwhile")
     options = parser.parse_args()
     loop = Loop(options.bundle)
-    match options.what:
-        case "bounds":
-            print(json.dumps(bounds(loop, options.seconds)))
-        case "caching":
-            print(json.dumps(caching(loop, options.seconds)))
-        case "static":
-            print(json.dumps(static(loop, json.load(sys.stdin), options.largest)))
-        case "one":
-            print(json.dumps(one(loop, json.load(sys.stdin))))
+    with busy(options.beside):
+        print(json.dumps(MEASUREMENTS[options.what](loop, options.seconds)))
 
 
 if __name__ == "__main__":
