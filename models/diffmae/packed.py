@@ -141,7 +141,7 @@ def _pack(values: Sequence[Tensor]) -> Tensor:
 
 
 def _split(rows: Tensor, parts: Sequence[Part]) -> Iterator[tuple[Tensor, Part]]:
-    return zip(rows.split([part.rows for part in parts]), parts, strict=True)
+    return zip(torch.split(rows, [part.rows for part in parts]), parts, strict=True)
 
 
 def _by_sample(rows: Tensor, part: Part) -> Tensor:
