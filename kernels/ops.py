@@ -4,11 +4,14 @@ Tokens are (B, T, C) and sizes (B, T, 1), the number of input tokens that a toke
 has merged yet. Everything but the matching is differentiable; matchings are constants.
 
 Which implementation runs is decided here: `kernels.triton` for the bipartite matching, the weighted merge and proportional attention on
-CUDA, `kernels.reference` for everything else.
+CUDA; `kernels.numba` for the first two on a CPU, in inference, within `compiled_loops`; `kernels.reference` for everything else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -23,10 +26,13 @@ triton: ModuleType | None = None
 if torch.version.cuda is not None and find_spec("triton") is not None:
     triton = import_module("kernels.triton")
 
+_loops: ContextVar[ModuleType | None] = ContextVar("loops", default=None)
+
 __all__ = [
     "Matching",
     "Reduction",
     "bipartite_match",
+    "compiled_loops",
     "effective_r",
     "kth_match",
     "merge",
@@ -39,6 +45,17 @@ __all__ = [
 ]
 
 
+@contextmanager
+def compiled_loops(loops: ModuleType) -> Iterator[None]:
+    """Within this context matching and merging run by `loops`, the module `kernels.numba`, where they can: inference on a CPU in float32
+    or bfloat16. Of this thread alone; `torch.compile` and `torch.export` see the reference."""
+    token = _loops.set(loops)
+    try:
+        yield
+    finally:
+        _loops.reset(token)
+
+
 def effective_r(tokens: int, r: int, protected: int) -> int:
     """Number of `tokens` that merge when r are asked for: at most half of those that are not protected, and never less than none."""
     return max(0, min(r, (tokens - protected) // 2))
@@ -48,18 +65,23 @@ def effective_r(tokens: int, r: int, protected: int) -> int:
 def bipartite_match(metric: Tensor, r: int, *, protected: int = 0) -> Matching:
     """Match the r tokens at even positions that are most similar to one at an odd position with that one. Section 3.1 of the paper.
 
-    metric: (B, T, C), compared by cosine; a row of zeros has no direction and makes the result undefined.
+    metric: (B, T, C), compared by cosine, or (B, H, T, C), of which the sum over heads is. A row without a direction (zeros, or what is
+    not a number) is as similar as can be to every other: it merges first, and other rows merge into it.
     r: clipped by `effective_r`; with nothing left to merge the matching keeps every token in place.
     protected: 0; 1, the class token at position 0 neither merges nor is merged into; 2, nor does the distillation token at position 1.
     Output order: the even tokens that stay (ascending if any token is protected, else by falling similarity), then all odd tokens;
     special tokens stay in front. Of exact ties the earlier position comes first, for sources and for destinations.
     """
-    _expect_tokens(metric, "metric")
+    if metric.dim() != 4:
+        _expect_tokens(metric, "metric")
     if protected not in (0, 1, 2):
         raise ValueError(f"protected: {protected} special tokens; it can be 0, 1 (class) or 2 (class and distillation)")
-    r = effective_r(metric.shape[1], r, protected)
+    r = effective_r(metric.shape[-2], r, protected)
     if r == 0:
         return _identity(metric)
+    if (loops := _compiled(metric)) and (matching := loops.bipartite_match(metric, r, protected)):
+        return matching  # type: ignore[no-any-return]
+    metric = metric.sum(dim=1) if metric.dim() == 4 else metric
     if (kernels := _kernels(metric)) and metric.dtype is not torch.float64:
         return Matching(*kernels.bipartite_match(metric, r, protected))
     return reference.bipartite_match(metric, r, protected)
@@ -95,9 +117,17 @@ def reduce(x: Tensor, matching: Matching, how: Reduction = "mean") -> Tensor:
     return reference.reduce(x, matching, how)
 
 
-def merge(x: Tensor, size: Tensor | None, matching: Matching) -> tuple[Tensor, Tensor]:
-    """Merge tokens as the mean of their contents, weighted by size: (B, T, C), (B, T, 1) → (B, T_out, C), (B, T_out, 1)."""
+def merge(x: Tensor, size: Tensor | None, matching: Matching, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Merge tokens as the mean of their contents, weighted by size: (B, T, C), (B, T, 1) → (B, T_out, C), (B, T_out, 1).
+
+    residual: (B, T, C), added to x before; None: nothing is.
+    """
     _expect_tokens(x, "x")
+    alike = (residual is None or residual.dtype is x.dtype) and (size is None or size.dtype is torch.float32)
+    if alike and (loops := _compiled(x, residual, size)):
+        merged, merged_size = loops.merge(x, size, matching, residual)
+        return merged, merged_size
+    x = x if residual is None else x + residual
     if (kernels := _kernels(x)) and not _needs_gradient(size):
         merged, merged_size, _ = kernels.merge(x, size, None, matching.kept, matching.sources, matching.into, traced=False)
         return merged, merged_size
@@ -143,13 +173,23 @@ def _kernels(x: Tensor) -> ModuleType | None:
     return triton if x.is_cuda else None
 
 
+def _compiled(x: Tensor, *others: Tensor | None) -> ModuleType | None:
+    """The module of compiled loops where it can be used."""
+    if torch.compiler.is_compiling() or (loops := _loops.get()) is None:
+        return None
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    differentiated = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, *others))
+    return None if differentiated else loops
+
+
 def _needs_gradient(size: Tensor | None) -> bool:
     """Sizes are counts in every model; the kernels give them no gradient."""
     return size is not None and size.requires_grad
 
 
 def _identity(metric: Tensor) -> Matching:
-    batch, tokens, _ = metric.shape
+    batch, tokens = metric.shape[0], metric.shape[-2]
     nothing = torch.empty(batch, 0, dtype=torch.int64, device=metric.device)
     return Matching(kept=torch.arange(tokens, device=metric.device).expand(batch, -1), sources=nothing, into=nothing)
 

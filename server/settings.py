@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     dtype: str = "auto"
     """`auto` measures and takes the faster of float32 and bfloat16; or one of the two by name."""
-    backend: Literal["auto", "eager", "compiled", "onnx", "int8"] = "auto"
+    backend: Literal["auto", "eager", "fused", "compiled", "onnx", "int8"] = "auto"
     """What runs forward passes: `auto` takes for each merge schedule and batch size what was measured fastest."""
     threads: int = Field(default=0, ge=0)
     """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""

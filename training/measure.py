@@ -118,13 +118,14 @@ def temperature(task: Task, corpus: Corpus, model: ViT) -> float:
     return evaluate.fit_temperature(_logits(task, model, val), val.labels)
 
 
+def judged(task: Task, corpus: Corpus) -> list[Pictures]:
+    """All pictures that a model is judged by: those of validation, and each source's clean and distorted."""
+    return [validation(task, corpus), *_cleans(task, corpus), *_distorted(task, corpus)]
+
+
 def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Report:
     """short, scratch: the comparison, with and without pre-training."""
-    clean = [_clean(gallery, task) for gallery in corpus.galleries]
-    unfiltered = _clean(corpus.unfiltered, task)
-    distorted = [
-        _rendered(f"{gallery.name}, distorted", flags.cut_out(gallery, task.flags.side), task, 1, 0.0) for gallery in corpus.galleries
-    ]
+    clean, unfiltered, distorted = _cleans(task, corpus), _clean(corpus.unfiltered, task), _distorted(task, corpus)
     all_clean, all_distorted = _pool("all, clean", clean), _pool("all, distorted", distorted)
     val = validation(task, corpus)
     rivals = _rivals(task, corpus, val)
@@ -205,6 +206,14 @@ def _look_alikes(task: Task, logits: npt.NDArray[np.float32], labels: Labels) ->
 
 def _logits(task: Task, model: ViT, asked: Pictures, schedule: MergeSchedule | None = None) -> npt.NDArray[np.float32]:
     return evaluate.logits(model, asked.pixels, task.preprocess, schedule or MergeSchedule.off())
+
+
+def _cleans(task: Task, corpus: Corpus) -> list[Pictures]:
+    return [_clean(gallery, task) for gallery in corpus.galleries]
+
+
+def _distorted(task: Task, corpus: Corpus) -> list[Pictures]:
+    return [_rendered(f"{gallery.name}, distorted", flags.cut_out(gallery, task.flags.side), task, 1, 0.0) for gallery in corpus.galleries]
 
 
 def _clean(gallery: Gallery, task: Task) -> Pictures:

@@ -107,9 +107,8 @@ class Block(nn.Module):
             return replace(tokens, x=attended, metric=keys.sum(dim=1))
         keep_attention, keep_mlp = (None, None) if keep is None else keep
         attended, keys = self.attn(self.norm1(tokens.x), tokens.key_size)
-        tokens = tokens.add(self._drop(attended, keep_attention))
-        if r > 0:
-            tokens = tokens.merge(keys.sum(dim=1), r)  # the mean over heads, but for a factor that cosines do not see
+        # the mean of the keys over heads is their sum, but for a factor that cosines do not see
+        tokens = tokens.merge(keys, r, self._drop(attended, keep_attention))
         return tokens.add(self._drop(self.mlp(self.norm2(tokens.x)), keep_mlp))
 
     def _drop(self, residual: Tensor, keep: Tensor | None) -> Tensor:

@@ -39,16 +39,20 @@ class Tokens:
     def add(self, residual: Tensor) -> Tokens:
         return replace(self, x=self.x + residual)
 
-    def merge(self, metric: Tensor, r: int) -> Tokens:
-        """Merge r tokens, or as many as can. metric: (B, N, D), by whose cosine tokens are compared."""
+    def merge(self, metric: Tensor, r: int, residual: Tensor | None = None) -> Tokens:
+        """Add a residual branch, then merge r tokens, or as many as can.
+
+        metric: (B, N, D), by whose cosine tokens are compared, or (B, H, N, D), of which the sum over heads counts.
+        """
         r = ops.effective_r(self.x.shape[1], r, self.protected)
         if r == 0:
-            return self
+            return self if residual is None else self.add(residual)
         matching = ops.bipartite_match(metric, r, protected=self.protected)
         if not self.traced:
-            x, size = ops.merge(self.x, self.size, matching)
+            x, size = ops.merge(self.x, self.size, matching, residual)
             return replace(self, x=x, size=size)
-        x, size, source = ops.merge_traced(self.x, self.size, self.source, matching)
+        x = self.x if residual is None else self.x + residual
+        x, size, source = ops.merge_traced(x, self.size, self.source, matching)
         return replace(self, x=x, size=size, source=source, owners=(*self.owners, source.argmax(dim=1)))
 
     def spread(self) -> Tensor:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
+from kernels import loops
+from kernels.ops import compiled_loops
 from models.bundle import Bundle, BundleSpec
 from models.layers.packed import packing_helps
 from models.loading import LoadedModel, load
@@ -25,11 +29,27 @@ from server.worker.results import Arrays
 
 log = logs.get(__name__)
 
-BackendSetting = Literal["auto", "eager", "compiled", "onnx", "int8"]
+BackendSetting = Literal["auto", "eager", "fused", "compiled", "onnx", "int8"]
+
+
+SHARED: frozenset[Backend] = frozenset({"fused", "compiled"})
+"""Backends that run the weights of `eager`."""
 
 
 class Runner(Protocol):
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays: ...
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The model in PyTorch with merging in compiled loops."""
+
+    model: LoadedModel
+    loops: ModuleType
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        with compiled_loops(self.loops):
+            return self.model.forward(arrays, options)
 
 
 class Backends:
@@ -68,8 +88,8 @@ class Backends:
 
     @property
     def nbytes(self) -> int:
-        """Of the weights in memory: each backend has a copy."""
-        return len(self._runners) * self.spec.weights.bytes
+        """Of the weights in memory: each backend has a copy but those that run PyTorch's."""
+        return len(self._runners.keys() - SHARED) * self.spec.weights.bytes
 
     def release(self) -> None:
         """Let go of all weights; times and choices stay."""
@@ -91,12 +111,15 @@ class Backends:
         """What the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
         if self.setting == "compiled":
             return ("eager", "compiled")
-        architecture = architectures()[self.spec.architecture]
-        if self.setting == "eager" or self._layout.device.type != "cpu" or architecture.graph is None or self.spec.task != "classify":
+        if self.setting == "eager" or self._layout.device.type != "cpu":
             return ("eager",)
-        int8: Sequence[Backend] = ("int8",) if self.spec.int8 is not None else ()
-        wanted: Mapping[BackendSetting, Sequence[Backend]] = {"auto": ("onnx", *int8), "onnx": ("onnx",), "int8": int8}
-        return ("eager", *wanted[self.setting])
+        fused: Sequence[Backend] = ("fused",) if self.spec.ladder and loops.installed() else ()
+        if self.setting == "fused":
+            return ("eager", *fused)
+        wanted: Mapping[BackendSetting, Sequence[Backend]] = {"auto": ("onnx", "int8"), "onnx": ("onnx",), "int8": ("int8",)}
+        has_graph = architectures()[self.spec.architecture].graph is not None and self.spec.task == "classify"
+        graphs = [name for name in wanted[self.setting] if has_graph and (name != "int8" or self.spec.int8 is not None)]
+        return ("eager", *(fused if self.setting == "auto" else ()), *graphs)
 
     def open(self, only: set[Backend] | None = None) -> None:
         """Open the candidates, or those of them that are named. One that cannot be opened is left out, with a line in the log."""
@@ -113,6 +136,8 @@ class Backends:
                 log.warning("backend left out", bundle=self.spec.id, backend=backend, reason=str(error))
                 continue
             self.add(backend, runner)
+        if self.setting == "fused" and not loops.installed():
+            log.warning("backend left out", bundle=self.spec.id, backend="fused", reason="the extra `fast` is not installed")
         if self.setting == "int8" and self.spec.int8 is None:
             log.warning("backend left out", bundle=self.spec.id, backend="int8", reason="`opsin calibrate` has not measured its accuracy")
 
@@ -127,7 +152,7 @@ class Backends:
             self._runners = {backend: runner for backend, runner in self._runners.items() if backend in used}
 
     def usable(self, schedule: Schedule) -> Sequence[Backend]:
-        """The open backends that may run a schedule: int8 only on rungs whose accuracy allows it."""
+        """The open backends that may run a schedule: int8 only on rungs whose accuracy allows it, fused loops only where tokens merge."""
         return [backend for backend in self._allowed(schedule) if backend in self._runners]
 
     def knows(self, schedule: Schedule, size: int) -> bool:
@@ -136,7 +161,8 @@ class Backends:
 
     def _allowed(self, schedule: Schedule) -> Sequence[Backend]:
         int8 = self.spec.int8 is not None and self.spec.int8.allows(self._rungs.get(schedule, ""))
-        return [backend for backend in self.candidates if backend != "int8" or int8]
+        may: Mapping[Backend, bool] = {"int8": int8, "fused": any(schedule)}
+        return [backend for backend in self.candidates if may.get(backend, True)]
 
     def schedule(self, merge: MergeSchedule | Sequence[int]) -> Schedule:
         """Tokens that really merge in each block; as it is asked for where the model does not say how many tokens it has."""
@@ -198,6 +224,7 @@ class Backends:
 
     def _open(self, backend: Backend) -> Runner:
         open_: Mapping[Backend, Callable[[], Runner]] = {
+            "fused": self._fuse,
             "compiled": self._compile,
             "onnx": partial(self._open_graph, "float32"),
             "int8": partial(self._open_graph, "int8"),
@@ -210,6 +237,9 @@ class Backends:
         exact = self.model if self._dtype is torch.float32 else None
         threads = self._layout.threads if self._layout.threads == 1 else self._layout.slots * self._layout.threads  # all slots share them
         return open_classifier(self._bundle, self._graphs, precision, threads, self._sample, exact)
+
+    def _fuse(self) -> Runner:
+        return Fused(self.model, loops.open_loops(self._dtype, self._graphs.parent / "loops" if self._graphs is not None else None))
 
     def _compile(self) -> Runner:
         """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager."""

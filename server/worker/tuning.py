@@ -11,11 +11,12 @@ from kernels.memory import return_freed_memory
 from models.bundle import Bundle
 from models.merge_schedule import MergeSchedule
 from server.telemetry import logs
+from server.worker.backend_times import Backend
 from server.worker.backends import Backends, BackendSetting
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measured, Measurements
-from server.worker.warmup import Warm, compare, run_at_once, sample, usual_schedule
+from server.worker.warmup import SLOW_TO_OPEN, Warm, compare, run_at_once, sample, usual_schedule
 
 log = logs.get(__name__)
 
@@ -46,6 +47,8 @@ class Tuning:
         self._shapes = warm.executor.shapes
         self._layout = layout
         self._opened = False
+        self._slow: frozenset[Backend] = frozenset()
+        """Backends to be opened while nothing runs."""
         self._best = warm.steps.best
         likely = [
             size for size, seconds in sorted(warm.steps.seconds.items()) if size <= max(warm.steps.best, LIKELY) and seconds <= LONGEST
@@ -59,7 +62,7 @@ class Tuning:
 
     @property
     def done(self) -> bool:
-        return self._opened and not self._left
+        return self._opened and not self._slow and not self._left
 
     @property
     def backends(self) -> dict[str, str]:
@@ -67,16 +70,22 @@ class Tuning:
         return self._backends.by_rung(self._best)
 
     def open(self) -> None:
-        """The other backends: all of them while something is to be measured, else those that run something."""
+        """The other backends: all of them while something is to be measured, else those that run something. Slow ones are `step`'s."""
         if self._opened:
             return
         backends = self._backends
         all_known = all(backends.knows(backends.schedule(rung), size) for rung, size in self._left)
-        backends.open(backends.times.chosen(lambda _: backends.candidates) if all_known and backends.setting == "auto" else None)
+        wanted = backends.times.chosen(lambda _: backends.candidates) if all_known and backends.setting == "auto" else backends.candidates
+        self._slow = SLOW_TO_OPEN.intersection(wanted)
+        backends.open(set(wanted) - SLOW_TO_OPEN)
         self._opened = True
 
     def step(self, run: Callable[[Layout, Callable[[], Any]], float]) -> None:
-        """One rung at one size. Raises whatever `run` raises; then it is still to be done."""
+        """Open what takes long; then one rung at one size. Raises whatever `run` raises; then it is still to be done."""
+        if self._slow:
+            self._backends.open(set(self._slow))
+            self._slow = frozenset()
+            return
         rung, size = self._left[0]
         backends = self._backends
         options: dict[str, Any] = {"merge": list(rung.expand(backends.model.depth))}
@@ -126,7 +135,7 @@ class Tunings:
             started, before = time.monotonic(), tuning.measured
             try:
                 while not tuning.done:
-                    if time.monotonic() > started + STRETCH:
+                    if time.monotonic() > started + STRETCH or not self._idle():
                         return
                     tuning.step(self._run)
             except _Disturbed:

@@ -35,6 +35,8 @@ DTYPE_BATCH = 4
 CLEARLY_FASTER = 0.9
 """bfloat16 costs a little accuracy: it must take at most this share of float32's time."""
 REPEATS = 3
+SLOW_TO_OPEN: frozenset[Backend] = frozenset({"fused"})
+"""Backends that compile for seconds the first time: `Tuning` opens them, while nothing runs."""
 FORMATS: dict[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Run = Callable[[Layout, Callable[[], Any]], float]
@@ -93,7 +95,7 @@ def measure(
     backends = _backends(bundle, model, layout, backend, kept, BackendTimes(), memory)
     if backends is None or len(backends.candidates) == 1:
         return model, backends, Measured.now(chosen, steps)
-    backends.open()
+    backends.open(set(backends.candidates) - SLOW_TO_OPEN)
     usual, deadline = usual_schedule(bundle.spec), time.monotonic() + PROBE_SECONDS
     for size in sorted(steps.seconds, key=lambda size: (size != steps.best, size != 1, size)):
         if time.monotonic() < deadline:

@@ -163,7 +163,7 @@ def test_every_rung_is_measured_while_nothing_runs_and_remembered(bundle: Bundle
     kept = Measurements(folder).find(Conditions.of(bundle.spec, LAYOUT, "float32", "auto"))
     assert kept is not None and {schedule: set(times) for schedule, times in kept.backends.items()} == {
         "0,0": {"eager", "onnx"},
-        "4,4": {"eager", "onnx"},
+        "4,4": {"eager", "fused", "onnx"},
     }
 
 

@@ -1,0 +1,54 @@
+"""Opening the loops of `kernels.numba`: compiled, or fetched from where numba keeps them, and compared with the reference."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from kernels import reference
+
+ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 3e-2}
+"""Largest difference of merged tokens of size 1: the reference rounds every source in bfloat16, the loops once."""
+
+
+def installed() -> bool:
+    """Whether the extra `fast` is."""
+    return find_spec("numba") is not None
+
+
+def open_loops(dtype: torch.dtype, folder: Path | None) -> ModuleType:
+    """For `ops.compiled_loops`. The first time on a machine it takes some seconds of compiling; later, milliseconds.
+
+    folder: where compiled code is kept; None: where numba chooses. It counts for the first call of a process. Raises RuntimeError where
+    numba is missing, or its loops do not compute here what the reference does.
+    """
+    if not installed():
+        raise RuntimeError("numba is not installed; it comes with the extra `fast`")
+    if folder is not None:
+        config = import_module("numba").config
+        config.CACHE_DIR = config.CACHE_DIR or str(folder)
+    loops = import_module("kernels.numba")
+    with torch.inference_mode():
+        for protected in (0, 1, 2):
+            _compare(loops, dtype, protected)
+    return loops
+
+
+def _compare(loops: ModuleType, dtype: torch.dtype, protected: int) -> None:
+    """On cosines without rounding, many of them equal."""
+    generator = torch.Generator().manual_seed(protected)
+    keys = (torch.randint(0, 2, (2, 37, 3, 1, 16), generator=generator) * 2 - 1).to(dtype).expand(-1, -1, -1, 3, -1)
+    keys = keys.permute(2, 0, 3, 1, 4)[1]  # (B, H, T, D), heads alike
+    x, residual = (torch.randn(2, 37, 24, generator=generator).to(dtype) for _ in range(2))
+    size = torch.randint(1, 9, (2, 37, 1), generator=generator).float()
+    expected, found = reference.bipartite_match(keys.sum(dim=1), 9, protected), loops.bipartite_match(keys, 9, protected)
+    same = found is not None and all(torch.equal(getattr(found, part), getattr(expected, part)) for part in ("kept", "sources", "into"))
+    merged, merged_size = reference.merge(x + residual, size, expected)
+    other, other_size = loops.merge(x, size, expected, residual)
+    near = torch.allclose(other.float(), merged.float(), rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+    if not (same and near and torch.equal(other_size, merged_size)):
+        raise RuntimeError("the loops that numba compiled do not compute on this CPU what the reference does")

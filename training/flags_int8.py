@@ -1,0 +1,56 @@
+"""What 8-bit integers cost a bundle of flags in accuracy, written into its bundle.json: `python -m training.flags_int8 bundles/flags/1.0.0`.
+
+Measured, as by `opsin calibrate`, on the validation pictures and the clean and distorted test pictures of its recipe together. Weights stay
+as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from models.bundle import Bundle, BundleError, Int8, read, rewrite
+from models.onnx_backend import GraphError, calibrate
+from training import measure, recipe
+from training.data import flags
+from training.errors import TrainingError
+from training.measure import Task
+from training.recipe import FlagsQuality
+
+BOUND = 0.005
+"""As of `opsin calibrate`."""
+
+
+def measured(bundle: Bundle, path: Path, cache: Path) -> Int8:
+    """Each rung, and merging off, in float32 and int8. Raises TrainingError, BundleError and GraphError."""
+    plan = recipe.read(path)
+    settings, data, preprocess = plan.release.quality if plan.release else None, plan.data, plan.preprocess
+    if not isinstance(settings, FlagsQuality) or not isinstance(data, flags.Flags) or preprocess is None:
+        raise TrainingError(f"{path}: no recipe of flags")
+    asked = measure.judged(Task(data, preprocess, settings.ladder, plan.seed), flags.build(data, cache))
+    pixels, labels = np.concatenate([part.pixels for part in asked]), np.concatenate([part.labels for part in asked])
+    return calibrate(bundle, pixels, labels, BOUND)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.flags_int8", description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--recipe", type=Path, default=Path("training/recipes/flags.yaml"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="downloaded and decoded data (default: %(default)s)")
+    options = parser.parse_args()
+    try:
+        bundle = read(options.bundle)
+        int8 = measured(bundle, options.recipe, options.cache)
+        rewrite(bundle, bundle.spec.model_copy(update={"int8": int8}))
+    except (TrainingError, BundleError, GraphError, OSError) as error:
+        raise SystemExit(f"flags_int8: {error}") from error
+    for name, accuracies in int8.rungs.items():
+        verdict = "served" if int8.allows(name) else "not served"
+        print(f"{name:<12} float32 {accuracies.float32:.4f}  int8 {accuracies.int8:.4f}  {verdict}")
+    print(f"{int8.images} pictures, bound {int8.bound}")
+
+
+if __name__ == "__main__":
+    main()
