@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kernels import reference
+from kernels.padding import padded_attention
 from kernels.reference import Matching, Reduction
 
 triton: ModuleType | None = None
@@ -157,14 +158,19 @@ def unmerge(y: Tensor, matching: Matching) -> Tensor:
     return reference.unmerge(y, matching)
 
 
-def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None = None, *, dropout: float = 0.0) -> Tensor:
+def size_biased_attention(
+    q: Tensor, k: Tensor, v: Tensor, size: Tensor | None = None, *, dropout: float = 0.0, key_multiple: int = 1
+) -> Tensor:
     """Softmax attention in which a token of size s counts as s tokens: log s is added to its logits. Section 3.2 of the paper.
 
-    q, k, v: (B, H, N, D); size: (B, N, 1) of the keys, None for plain attention; dropout: probability on the weights. Returns (B, H, N, D).
+    q, k, v: (B, H, N, D); size: (B, N, 1) of the keys, None for plain attention; dropout: probability on the weights;
+    key_multiple: on a CPU, without dropout, compute with so many keys or a multiple (`kernels.padding`). Returns (B, H, N, D).
     """
     if size is not None and dropout == 0.0 and (kernels := _kernels(q)) and kernels.has_tiles(q) and not _needs_gradient(size):
         attended, _ = kernels.size_biased_attention(q, k, v, size)
         return attended  # type: ignore[no-any-return]
+    if key_multiple > 1 and dropout == 0.0 and not q.is_cuda:
+        return padded_attention(q, k, v, size, key_multiple)
     return reference.size_biased_attention(q, k, v, size, dropout)
 
 

@@ -28,13 +28,14 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} cannot be split into {heads} heads")
         inner = width if head_dim is None else heads * head_dim
         self.heads = heads
+        self.key_multiple = 1  # what keys are padded to, where that is faster (`models.layers.packed`)
         self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
         self.proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, key_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, N, C), (B, N, 1) → output (B, N, C) and keys (B, H, N, D)."""
         q, k, v = self.project(x)
-        return self.join(ops.size_biased_attention(q, k, v, key_size)), k
+        return self.join(ops.size_biased_attention(q, k, v, key_size, key_multiple=self.key_multiple)), k
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, C) → q, k and v, (B, H, N, D) each."""

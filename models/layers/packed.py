@@ -1,10 +1,12 @@
-"""Attention and MLP for bfloat16 on a CPU: weights laid out once as oneDNN multiplies them, instead of in every call."""
+"""Attention and MLP for bfloat16 on a CPU: weights laid out once as oneDNN multiplies them, instead of in every call, and as many keys as
+the CPU likes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from kernels.padding import key_multiple
 from models.layers.block import Attention, Mlp
 
 
@@ -24,11 +26,13 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Replace the linear layers in the blocks of a model that will only answer from now on, in place.
+    """Replace the linear layers in the blocks of a model that will only answer from now on, in place, and pad keys where that is faster.
 
     Afterwards the model can be neither saved, moved nor compiled.
     """
     for module in list(model.modules()):
+        if isinstance(module, Attention):
+            module.key_multiple = key_multiple()
         if isinstance(module, Attention) and module.packable:
             for name, layer in (("qkv", module.qkv), ("proj", module.proj)):
                 if isinstance(layer, nn.Linear):  # one head as wide as the tokens may go without a projection
