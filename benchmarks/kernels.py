@@ -1,7 +1,7 @@
 """How fast the operations of token merging are: `python -m benchmarks.kernels [--device cuda]`.
 
 Three forms of each, in rounds that follow each other, so that what else the machine does hits all alike:
-  kernel   `kernels.ops`: Triton on CUDA; on a CPU it runs the same as eager, and is left out (Triton's interpreter is not timed)
+  kernel   Triton on CUDA; on a CPU the loops of the extra `fast`, which match and merge (Triton's interpreter is not timed)
   eager    `kernels.reference`, plain PyTorch
   paper    as ToMe (arXiv 2210.09461) formulates it: gathers with an expanded index, and a scatter-reduce of every token times its size;
            softmax written out, with the matrix of weights in memory
@@ -14,6 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import machine
-from kernels import ops, reference
+from kernels import loops, ops, reference
 from kernels.ops import Matching
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,6 +43,7 @@ class Shape:
 
 
 SHAPES = (
+    Shape("flags", 65, 13, 192),
     Shape("ViT-S/16", 197, 13, 384),
     Shape("ViT-L/16", 197, 8, 1024),
     Shape("ViT-L/16 at 512", 1025, 40, 1024),
@@ -63,8 +65,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Given:
-    metric: Tensor
+    """As in a block: keys lie between queries and values, and the attention branch is not yet added."""
+
     x: Tensor
+    residual: Tensor
     size: Tensor
     q: Tensor
     k: Tensor
@@ -77,23 +81,23 @@ class Given:
 
         size = torch.randint(1, 9, (batch, shape.tokens, 1), device=device).float()
         heads = shape.width // HEAD
-        q, k, v = (normal(heads, shape.tokens, HEAD) for _ in range(3))
-        return Given(normal(shape.tokens, HEAD), normal(shape.tokens, shape.width), size, q, k, v)
+        q, k, v = normal(shape.tokens, 3 * heads * HEAD).unflatten(-1, (3, heads, HEAD)).permute(2, 0, 3, 1, 4)
+        return Given(normal(shape.tokens, shape.width), normal(shape.tokens, shape.width), size, q, k, v)
 
 
 def forms(shape: Shape, given: Given) -> Mapping[str, Mapping[str, Callable[[], Any]]]:
     """Operation → form → call."""
-    matching = reference.bipartite_match(given.metric, shape.r, 1)
+    matching = reference.bipartite_match(given.k.sum(dim=1), shape.r, 1)
     return {
         "match": {
-            "kernel": lambda: ops.bipartite_match(given.metric, shape.r, protected=1),
-            "eager": lambda: reference.bipartite_match(given.metric, shape.r, 1),
-            "paper": lambda: paper_match(given.metric, shape.r),
+            "kernel": lambda: ops.bipartite_match(given.k, shape.r, protected=1),
+            "eager": lambda: reference.bipartite_match(given.k.sum(dim=1), shape.r, 1),
+            "paper": lambda: paper_match(given.k.mean(dim=1), shape.r),
         },
         "merge": {
-            "kernel": lambda: ops.merge(given.x, given.size, matching),
-            "eager": lambda: reference.merge(given.x, given.size, matching),
-            "paper": lambda: paper_merge(given.x, given.size, matching),
+            "kernel": lambda: ops.merge(given.x, given.size, matching, given.residual),
+            "eager": lambda: reference.merge(given.x + given.residual, given.size, matching),
+            "paper": lambda: paper_merge(given.x + given.residual, given.size, matching),
         },
         "attend": {
             "kernel": lambda: ops.size_biased_attention(given.q, given.k, given.v, given.size),
@@ -137,7 +141,8 @@ def measure(shape: Shape, batch: int, dtype: torch.dtype, device: torch.device, 
     torch.manual_seed(0)
     results = []
     for op, calls in forms(shape, Given.draw(shape, batch, dtype, device)).items():
-        timed = {form: call for form, call in calls.items() if device.type == "cuda" or form != "kernel"}
+        has_kernel = device.type == "cuda" or (op != "attend" and loops.installed())
+        timed = {form: call for form, call in calls.items() if has_kernel or form != "kernel"}
         seconds: dict[str, list[float]] = {form: [] for form in timed}
         for call in timed.values():
             call()  # compiles and tunes, or warms up
@@ -196,7 +201,8 @@ def main() -> None:
     for line in machine.describe().lines():
         console.print(line, highlight=False)
     results = []
-    with torch.inference_mode():
+    compiled = nullcontext() if on_gpu or not loops.installed() else ops.compiled_loops(loops.open_loops(DTYPES[dtype], None))
+    with torch.inference_mode(), compiled:
         for shape in SHAPES:
             with console.status(shape.name):
                 results += measure(shape, batch, DTYPES[dtype], device, options.rounds)

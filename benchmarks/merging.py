@@ -2,7 +2,7 @@
 
 Off-line, this code alone: the same model with merging off and on, in pairs that follow each other, so that what else the machine does hits
 both. The bar is the FLOP-ideal: the ratio of the multiply-accumulates of the blocks. timm's own model stands beside as a check that the
-ratio is not bought with a slow baseline.
+ratio is not bought with a slow baseline. With `--fused` tokens merge in the compiled loops of the extra `fast`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,20 +23,27 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from kernels.loops import open_loops
 from kernels.memory import keep_freed_memory
+from kernels.ops import compiled_loops
 from models.layers.packed import pack_linears, packing_helps
+from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT, ViTConfig
 
 RESULTS = Path(__file__).parent / "results"
 
-SIZES = {
+Config = ViTConfig | VideoMAEConfig
+
+SIZES: Mapping[str, tuple[Config, str | None, int]] = {
     "Ti/16": (ViTConfig(width=192, depth=12, heads=3), "vit_tiny_patch16_224", 13),
     "S/16": (ViTConfig(width=384, depth=12, heads=6), "vit_small_patch16_224", 13),
     "B/16": (ViTConfig(width=768, depth=12, heads=12), "vit_base_patch16_224", 13),
     "L/16": (ViTConfig(width=1024, depth=24, heads=16), "vit_large_patch16_224", 8),
+    "L/16@384": (ViTConfig(image_size=384, width=1024, depth=24, heads=16), "vit_large_patch16_384", 23),
+    "clip": (VideoMAEConfig(), None, 65),
 }
-"""Name → our config, timm's name, and the r of ToMe's tables."""
+"""Name → our config, timm's name (None: timm has none), and the r of ToMe's tables. A clip has 16 frames, 1568 patches."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -48,6 +56,7 @@ class Run:
     batch: int
     threads: int
     pairs: int
+    fused: bool
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Result:
     tokens_in: int
     tokens_out: int
     pairs: list[Pair]
-    timm: float
+    timm: float | None
     """Seconds, the median."""
     ideal: float
 
@@ -90,8 +99,8 @@ class Result:
         return self.ratio / self.ideal
 
 
-def block_macs(config: ViTConfig, merge: MergeSchedule) -> int:
-    """Multiply-accumulates of all blocks for one picture: the merge comes between attention and MLP, and its own cost is left out."""
+def block_macs(config: Config, merge: MergeSchedule) -> int:
+    """Multiply-accumulates of all blocks for one image or clip: the merge comes between attention and MLP, and its own cost is left out."""
     width, hidden = config.width, round(config.width * config.mlp_ratio)
     before = config.special_tokens + config.patches
     total = 0
@@ -106,19 +115,24 @@ def measure(run: Run) -> Result:
     dtype, merge = DTYPES[run.dtype], MergeSchedule.constant(run.r)
     torch.set_num_threads(run.threads)
     torch.manual_seed(0)
-    model = ViT(config).eval().to(dtype)
+    model = (ViT(config) if isinstance(config, ViTConfig) else VideoMAE(config)).eval().to(dtype)
     if packing_helps(torch.device("cpu"), dtype):
         pack_linears(model)  # as the worker does
-    theirs = timm.create_model(timm_name, pretrained=False).eval().to(dtype)
-    pixels = torch.randn(run.batch, config.channels, config.image_size, config.image_size, dtype=dtype)
+    theirs = timm.create_model(timm_name, pretrained=False).eval().to(dtype) if timm_name else None
+    shape = (config.channels, *config.image_shape) if isinstance(config, ViTConfig) else config.clip_shape
+    pixels = torch.randn(run.batch, *shape, dtype=dtype)
+    loops = compiled_loops(open_loops(dtype, None)) if run.fused else nullcontext()
     pairs, others = [], []
-    with torch.inference_mode():
-        merged, _, _ = model(pixels, merge=merge), model(pixels), theirs(pixels)  # warm-up
+    with torch.inference_mode(), loops:
+        merged, _ = model(pixels, merge=merge), model(pixels)  # warm-up
+        if theirs is not None:
+            theirs(pixels)
         for index in range(run.pairs):
             pairs.append(_pair(lambda: model(pixels), lambda: model(pixels, merge=merge), swapped=index % 2 == 1))
-            others.append(_seconds(lambda: theirs(pixels)))
+            if theirs is not None:
+                others.append(_seconds(lambda: theirs(pixels)))
     ideal = block_macs(config, MergeSchedule.off()) / block_macs(config, merge)
-    return Result(run, merged.tokens_in, merged.tokens_out, pairs, statistics.median(others), ideal)
+    return Result(run, merged.tokens_in, merged.tokens_out, pairs, statistics.median(others) if others else None, ideal)
 
 
 def _pair(off: Callable[[], object], on: Callable[[], object], *, swapped: bool) -> Pair:
@@ -162,7 +176,7 @@ def table(results: list[Result]) -> Table:
             str(result.run.batch),
             str(result.run.threads),
             f"{result.tokens_in} → {result.tokens_out}",
-            f"{result.timm * 1000:.0f}",
+            "–" if result.timm is None else f"{result.timm * 1000:.0f}",
             f"{result.off * 1000:.0f}",
             f"{result.on * 1000:.0f}",
             f"{result.ratio:.3f}",
@@ -188,9 +202,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--fused", action="store_true", help="merge in compiled loops (the extra `fast`)")
     options = parser.parse_args()
     runs = [
-        Run(size, dtype, SIZES[size][2] if options.r is None else options.r, options.batch, options.threads, options.pairs)
+        Run(size, dtype, SIZES[size][2] if options.r is None else options.r, options.batch, options.threads, options.pairs, options.fused)
         for size in options.size
         for dtype in options.dtype
     ]

@@ -32,6 +32,8 @@ PROBE_SECONDS = 4.0
 DTYPE_SECONDS = 1.0
 """The same for one number format."""
 DTYPE_BATCH = 4
+LADDER_SECONDS = 1.0
+"""How long the rungs of one bundle may be run before it is ready, beyond the batch that is running then."""
 CLEARLY_FASTER = 0.9
 """bfloat16 costs a little accuracy: it must take at most this share of float32's time."""
 REPEATS = 3
@@ -76,7 +78,21 @@ def warm_up(
     # the first batch pays for what happens only once, and shows whether the model runs at all
     for schedule in {usual_schedule(model.spec), MergeSchedule.off()}:
         _run(model, layout, 1, schedule, run_at_once, backends)
-    return Warm(_executor(model, backends, layout), measured.step_times(), FORMATS[measured.dtype], measured, backends)
+    executor, steps = _executor(model, backends, layout), measured.step_times()
+    if isinstance(executor, OneShot):
+        _warm_ladder(executor, model, layout, steps, backends)
+    return Warm(executor, steps, FORMATS[measured.dtype], measured, backends)
+
+
+def _warm_ladder(executor: OneShot, model: LoadedModel, layout: Layout, steps: StepTimes, backends: Backends | None) -> None:
+    """Run every rung once, alone and as the batches that are likeliest under load, while time allows; `Tuning` does the rest."""
+    deadline = time.monotonic() + LADDER_SECONDS
+    rungs = [usual_schedule(model.spec), MergeSchedule.off(), *(rung.merge for rung in model.spec.ladder)]
+    for size, rung in dict.fromkeys((size, rung) for size in (1, steps.best) for rung in rungs):
+        if time.monotonic() >= deadline:
+            return
+        _run(model, layout, size, rung, run_at_once, backends)
+        executor.shapes.is_new(size, {"merge": list(_per_block(model, rung))})
 
 
 def measure(
@@ -114,7 +130,7 @@ def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: i
     ways: dict[tuple[Schedule, Backend], list[float]] = {(own, backend): [] for backend in backends.usable(own)}
     ways.setdefault((off, "eager"), [])
     for turn in range(1 + REPEATS):
-        for (merge, backend), seconds in ways.items():
+        for (merge, backend), seconds in sorted(ways.items(), reverse=turn % 2 == 1):  # who runs after a sibling finds warm caches
             took = _own_seconds(layout, partial(backends.run, backend, given, {"merge": merge}), run)
             if turn:  # the first batch also pays for what happens only once
                 seconds.append(took)
