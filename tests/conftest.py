@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 import redis
 
 from server.queue.embedded import PrivateValkey
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
+"""Compiled loops are the same for all tests."""
 
 
 @pytest.fixture(scope="session", autouse=True)

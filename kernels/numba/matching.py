@@ -51,7 +51,8 @@ def _directions(metric: Any, shape: Any, strides: Any, even: Any, odd: Any) -> b
             for c in range(channels):
                 row[c] = widen(rounded_like(row[c], metric[0]))
                 square += row[c] * row[c]
-            fine &= 0 < square < np.inf
+            if not 0 < square < np.inf:
+                fine = False
             length = np.sqrt(square)
             to = odd[b, t // 2] if t % 2 else even[b, t // 2]
             for c in range(channels):

@@ -3,6 +3,7 @@ runs once at each likely batch size, measured where nobody knows how fast it is.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,8 @@ class Tuning:
         self._layout = layout
         self._opened = False
         self._slow: frozenset[Backend] = frozenset()
-        """Backends to be opened while nothing runs."""
+        """Backends to be opened, beginning when nothing runs."""
+        self._opener: threading.Thread | None = None
         self._best = warm.steps.best
         likely = [
             size for size, seconds in sorted(warm.steps.seconds.items()) if size <= max(warm.steps.best, LIKELY) and seconds <= LONGEST
@@ -70,7 +72,7 @@ class Tuning:
         return self._backends.by_rung(self._best)
 
     def open(self) -> None:
-        """The other backends: all of them while something is to be measured, else those that run something. Slow ones are `step`'s."""
+        """The other backends: all of them while something is to be measured, else those that run something. Slow ones are `opening`'s."""
         if self._opened:
             return
         backends = self._backends
@@ -80,12 +82,18 @@ class Tuning:
         backends.open(set(wanted) - SLOW_TO_OPEN)
         self._opened = True
 
+    def opening(self) -> bool:
+        """Whether what takes long is still being opened: in a thread of its own, so that bundles are loaded and unloaded meanwhile."""
+        if self._slow and self._opener is None:
+            self._opener = threading.Thread(target=self._backends.open, args=(set(self._slow),), name="open-backends", daemon=True)
+            self._opener.start()
+        if self._opener is not None and self._opener.is_alive():
+            return True
+        self._slow, self._opener = frozenset(), None
+        return False
+
     def step(self, run: Callable[[Layout, Callable[[], Any]], float]) -> None:
-        """Open what takes long; then one rung at one size. Raises whatever `run` raises; then it is still to be done."""
-        if self._slow:
-            self._backends.open(set(self._slow))
-            self._slow = frozenset()
-            return
+        """One rung at one size. Raises whatever `run` raises; then it is still to be done."""
         rung, size = self._left[0]
         backends = self._backends
         options: dict[str, Any] = {"merge": list(rung.expand(backends.model.depth))}
@@ -135,7 +143,7 @@ class Tunings:
             started, before = time.monotonic(), tuning.measured
             try:
                 while not tuning.done:
-                    if time.monotonic() > started + STRETCH or not self._idle():
+                    if time.monotonic() > started + STRETCH or not self._idle() or tuning.opening():
                         return
                     tuning.step(self._run)
             except _Disturbed:

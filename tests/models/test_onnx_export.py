@@ -12,9 +12,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from models import onnx_export
-from models.bundle import Bundle
+from models.bundle import Bundle, read
 from models.diffmae.decoder import DecoderType
 from models.diffmae.model import DiffMAE, DiffMAEConfig
 from models.layers.forward import normalise
@@ -98,6 +99,33 @@ def test_a_step_of_a_joint_decoder_runs_as_a_graph() -> None:
     model = DiffMAE(dataclasses.replace(STEPS, decoder_type=DecoderType.JOINT)).eval()
     with torch.no_grad():
         assert onnx_export.compare(*traced(onnx_export.denoising_step(model))) < 1e-5
+
+
+FLAGS = read(ROOT / "bundles/flags/1.0.0")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("rung", ["off", FLAGS.spec.default_rung, "early"])
+def test_the_starter_gives_the_same_logits_on_flags_and_on_noise(rung: str, tmp_path: Path) -> None:
+    """Off, the default rung, and one that merges as many tokens as can in one block."""
+    drawn = [Image.open(path).convert("RGB").resize((112, 112)) for path in sorted((ROOT / "docs/pictures/flags").glob("*.png"))]
+    found = FLAGS.spec.rung(rung)
+    written = onnx_export.export(
+        FLAGS,
+        tmp_path / "flags.onnx",
+        schedule=found.merge if found else MergeSchedule.off(),
+        pixels=[*map(np.asarray, drawn), *pixels(FLAGS, 4)],
+    )
+    assert written.difference <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["inpaint", "reconstruct"])
+def test_the_other_starters_run_as_graphs(name: str, tmp_path: Path) -> None:
+    written = onnx_export.export(read(ROOT / "bundles" / name / "1.0.0"), tmp_path / "part.onnx")
+    assert written.difference <= 1e-4
 
 
 @pytest.mark.parametrize(

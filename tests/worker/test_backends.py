@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from models.bundle import Accuracies, Bundle, Int8, write
 from models.loading import load
 from server.queue.embedded import PrivateValkey
+from server.worker import warmup
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting
 from server.worker.executors import OneShot
@@ -56,10 +58,11 @@ def calibrated(bundle: Bundle, **rungs: tuple[float, float]) -> Bundle:
 
 def look(tunings: Tunings, bundle: Bundle) -> None:
     """Until it has nothing left to do."""
-    for _ in range(100):
+    for _ in range(4000):  # compiling loops may take a minute
         tunings.look([bundle.spec.id])
         if not tunings.waiting:
             return
+        time.sleep(0.05)
     raise AssertionError("the ladder does not get warm")
 
 
@@ -180,6 +183,24 @@ def batch(executor: OneShot, merge: tuple[int, ...], size: int = 1) -> Computed:
     [computed] = executor.run([delivery(pixels=pictures(1)["pixels"][0], merge=merge) for _ in range(size)])
     assert isinstance(computed, Computed)
     return computed
+
+
+def test_every_rung_is_warm_for_one_image_when_a_bundle_is_ready(bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "LADDER_SECONDS", 120.0)  # a loaded machine takes its time
+    made = warm(bundle, folder)
+    assert isinstance(made.executor, OneShot)
+    assert [batch(made.executor, merge).cold for merge in (OFF, FAST)] == [False, False]
+
+
+@pytest.mark.parametrize("merge", [OFF, FAST, (3, 2)])
+def test_loops_run_where_tokens_merge_and_answer_as_pytorch_does(bundle: Bundle, folder: Path, merge: tuple[int, ...]) -> None:
+    fused = Backends(bundle, load(bundle), LAYOUT, "fused", folder / "graphs", pictures(2))
+    fused.open()
+    assert fused.choose(2, {"merge": merge}).backend == ("fused" if any(merge) else "eager")
+    assert fused.choose(2, {"merge": merge, "trace": True}).backend == "eager"
+    expected = load(bundle).forward(pictures(2), {"merge": merge})
+    np.testing.assert_allclose(fused.forward(pictures(2), {"merge": merge})["logits"], expected["logits"], rtol=1e-4, atol=1e-4)
+    assert fused.nbytes == bundle.spec.weights.bytes, "the weights are PyTorch's"
 
 
 def test_the_first_batch_of_a_shape_is_cold_unless_it_was_warmed(bundle: Bundle, folder: Path) -> None:
