@@ -79,7 +79,7 @@ def _select(scores: Any, r: int, protected: int, kept: Any, sources: Any, into: 
         if protected:
             best[0] = -np.inf  # the class token, even, is never a source
         for a in range(evens):
-            order[a] = (falling(best[a]) << 32) | a
+            order[a] = (_falling(best[a]) << 32) | a  # equal ones by position
         order.sort()
         stays[:] = True
         for s in range(r):
@@ -87,14 +87,15 @@ def _select(scores: Any, r: int, protected: int, kept: Any, sources: Any, into: 
             stays[a] = False
             sources[b, s] = 2 * a
             into[b, s] = evens - r + place[a]
-        row = 0
-        for s in range(r, evens) if not protected else range(0):
-            kept[b, row] = 2 * (order[s] & 0xFFFFFFFF)
-            row += 1
-        for a in range(evens if protected else 0):
-            if stays[a]:
-                kept[b, row] = 2 * a
-                row += 1 + (first if a == 0 else 0)  # the distillation token moves up behind the class token
+        if protected:
+            to = 0
+            for a in range(evens):
+                if stays[a]:
+                    kept[b, to] = 2 * a
+                    to += 1 + (first if a == 0 else 0)  # the distillation token moves up behind the class token
+        else:
+            for s in range(r, evens):
+                kept[b, s - r] = 2 * (order[s] & 0xFFFFFFFF)
         if first:
             kept[b, 1] = 1
         for o in range(first, odds):
@@ -102,7 +103,7 @@ def _select(scores: Any, r: int, protected: int, kept: Any, sources: Any, into: 
 
 
 @njit(**COMPILED)
-def falling(value: Any) -> Any:
+def _falling(value: Any) -> Any:
     """An integer that is the smaller, the larger a number is; equal for both zeros."""
     bits = np.int64(np.float32(value).view(np.int32))
     return -bits if bits >= 0 else bits & 0x7FFFFFFF

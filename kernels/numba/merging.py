@@ -46,21 +46,21 @@ def _merge(
 ) -> None:
     batch, rows, channels = merged.shape
     count = sources.shape[1]
-    last, following = np.empty(rows, np.int64), np.empty(count, np.int64)
+    begins, following = np.empty(rows, np.int64), np.empty(count, np.int64)  # a list of sources for each row
     own, moved, total = np.empty(channels, np.float32), np.empty(channels, np.float32), np.empty(channels, np.float32)
     for b in range(batch):
-        last[:] = -1
+        begins[:] = -1
         for row in range(rows):
             merged_size[b, row] = size[b, kept[b, row]]
-        for s in range(count - 1, -1, -1):  # from the end, so that each list begins with its first source
-            following[s] = last[into[b, s]]
-            last[into[b, s]] = s
+        for s in range(count - 1, -1, -1):  # from the end, so that sources are added in their order
+            following[s] = begins[into[b, s]]
+            begins[into[b, s]] = s
         for s in range(count):
             merged_size[b, into[b, s]] += size[b, sources[b, s]]
         for row in range(rows):
             at, more = b * x_sample + kept[b, row] * x_token, b * residual_sample + kept[b, row] * residual_token
             token, branch, to = x[at : at + channels], residual[more : more + channels], merged[b, row]
-            s = last[row]
+            s = begins[row]
             if s < 0 and not has_residual:
                 for c in range(channels):
                     to[c] = token[c]
