@@ -1,4 +1,4 @@
-"""What 8-bit integers cost a bundle of flags in accuracy, written into its bundle.json: `python -m training.flags_int8 DIR`.
+"""What 8-bit integers cost a bundle of flags in accuracy, written into it: `python -m training.flags_int8 DIR`.
 
 Measured, as by `opsin calibrate`, on the validation pictures and the clean and distorted test pictures of its recipe together. Weights stay
 as they are.
@@ -21,6 +21,7 @@ from training.recipe import FlagsQuality
 
 BOUND = 0.005
 """As of `opsin calibrate`."""
+HEADING = "## 8-bit integers"
 
 
 def measured(bundle: Bundle, path: Path, cache: Path) -> Int8:
@@ -34,6 +35,19 @@ def measured(bundle: Bundle, path: Path, cache: Path) -> Int8:
     return calibrate(bundle, pixels, labels, BOUND)
 
 
+def told(readme: str, int8: Int8) -> str:
+    """A bundle's README with its section about this, at the end."""
+    rows = [
+        f"| {name} | {each.float32:.4f} | {each.int8:.4f} | {'yes' if int8.allows(name) else 'no'} |" for name, each in int8.rungs.items()
+    ]
+    before = readme.partition(HEADING)[0].rstrip()
+    intro = (
+        f"Accuracy on {int8.images} pictures, those of validation and the clean and distorted test pictures together\n"
+        f"(`python -m training.flags_int8`). Workers may serve in 8-bit integers the rungs that lose no more than {int8.bound}."
+    )
+    return "\n".join([before, "", HEADING, "", intro, "", "| rung | float32 | int8 | may be served |", "|---|---|---|---|", *rows, ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.flags_int8", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
@@ -44,6 +58,8 @@ def main() -> None:
         bundle = read(options.bundle)
         int8 = measured(bundle, options.recipe, options.cache)
         rewrite(bundle, bundle.spec.model_copy(update={"int8": int8}))
+        readme = bundle.path / "README.md"
+        readme.write_text(told(readme.read_text() if readme.exists() else "", int8))
     except (TrainingError, BundleError, GraphError, OSError) as error:
         raise SystemExit(f"flags_int8: {error}") from error
     for name, accuracies in int8.rungs.items():
