@@ -78,6 +78,8 @@ class Backends:
         self._sample = sample
         self._memory = memory or ModelMemory()
         self._runners: dict[Backend, Runner] = {"eager": model}
+        self._left_out: frozenset[Backend] = frozenset()
+        """Backends that cannot be opened here."""
         self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
         self._rungs = {self.schedule(rung.merge): rung.name for rung in bundle.spec.ladder}
         self._rungs[self.schedule(MergeSchedule.off())] = "off"
@@ -134,6 +136,7 @@ class Backends:
                 runner = self._open(backend)
             except Exception as error:
                 log.warning("backend left out", bundle=self.spec.id, backend=backend, reason=str(error))
+                self._left_out = self._left_out | {backend}
                 continue
             self.add(backend, runner)
         if self.setting == "fused" and not loops.installed():
@@ -162,7 +165,7 @@ class Backends:
     def _allowed(self, schedule: Schedule) -> Sequence[Backend]:
         int8 = self.spec.int8 is not None and self.spec.int8.allows(self._rungs.get(schedule, ""))
         may: Mapping[Backend, bool] = {"int8": int8, "fused": any(schedule)}
-        return [backend for backend in self.candidates if may.get(backend, True)]
+        return [backend for backend in self.candidates if may.get(backend, True) and backend not in self._left_out]
 
     def schedule(self, merge: MergeSchedule | Sequence[int]) -> Schedule:
         """Tokens that really merge in each block; as it is asked for where the model does not say how many tokens it has."""

@@ -145,7 +145,8 @@ class Tunings:
                 while not tuning.done:
                     if time.monotonic() > started + STRETCH or not self._idle() or tuning.opening():
                         return
-                    tuning.step(self._run)
+                    if not tuning.done:
+                        tuning.step(self._run)
             except _Disturbed:
                 return
             except Exception as error:

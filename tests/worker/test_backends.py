@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels import loops
 from models.bundle import Accuracies, Bundle, Int8, write
 from models.loading import load
 from server.queue.embedded import PrivateValkey
@@ -168,6 +169,19 @@ def test_every_rung_is_measured_while_nothing_runs_and_remembered(bundle: Bundle
         "0,0": {"eager", "onnx"},
         "4,4": {"eager", "fused", "onnx"},
     }
+
+
+def test_what_cannot_be_opened_is_not_waited_for(bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("numba does not know this CPU")
+
+    monkeypatch.setattr(loops, "open_loops", broken)
+    made = warm(bundle, folder)
+    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
+    tunings.loaded(bundle, made)
+    look(tunings, bundle)
+    assert made.backends is not None and all(made.backends.knows(schedule, 1) for schedule in (OFF, FAST))
+    assert made.backends.choose(1, {"merge": FAST}).backend != "fused"
 
 
 def test_a_request_goes_first(bundle: Bundle, folder: Path) -> None:
