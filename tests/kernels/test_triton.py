@@ -39,6 +39,7 @@ def assert_passed(run: subprocess.CompletedProcess[str]) -> None:
     assert " passed" in run.stdout
 
 
+@pytest.mark.timeout(1200)
 def test_the_kernels_agree_with_the_reference_in_tritons_interpreter() -> None:
     assert_passed(interpreted())
 
