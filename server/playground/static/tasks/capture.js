@@ -42,7 +42,7 @@ export class Capture {
     for (const [, input] of this.focal) input.addEventListener("input", () => this.#tell());
     this.long = long;
     this.camera = h("div", { class: "fields" }, camera, wide, long);
-    this.scaled = field("Steps a metre", this.scale, "of a 16-bit PNG; 1000 are millimetres");
+    this.scaled = field("Depth scale", this.scale, "values per metre of a 16-bit PNG; 1000: millimetres");
     this.element = h(
       "div",
       {},

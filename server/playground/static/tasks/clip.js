@@ -48,8 +48,8 @@ export class Clip {
       { class: "buttons", hidden: true },
       h("label", { class: "check" }, this.boxes, h("span", {}, "Boxes")),
       h("label", { class: "check" }, this.skeletons, h("span", {}, "Skeletons")),
-      h("button", { type: "button", title: "Key ,", onclick: () => this.step(-1) }, "Frame back"),
-      h("button", { type: "button", title: "Key .", onclick: () => this.step(1) }, "Frame on"),
+      h("button", { type: "button", title: "Key ,", onclick: () => this.step(-1) }, "Previous frame"),
+      h("button", { type: "button", title: "Key .", onclick: () => this.step(1) }, "Next frame"),
     );
     this.element = h("figure", { onkeydown: (event) => this.#key(event) }, this.stage, this.words, this.tools);
     for (const event of ["seeked", "loadeddata"]) this.video.addEventListener(event, () => this.#shown(this.#frameOf(this.video.currentTime) * this.frame_s));
