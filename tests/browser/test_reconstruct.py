@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Request, expect
 
-from tests.browser.chromium import quiet_page
+from tests.browser.chromium import PATIENCE_MS, quiet_page
 from tests.browser.tabs import download, open_3d, run, start
 from tests.reconstruct.service import CAPTURE, npy, png, points
 from tests.service import Service, eventually
@@ -115,14 +115,16 @@ def test_the_shape_turns_by_itself_while_turn_is_on(whole: Locator) -> None:
 
 
 def test_what_was_stopped_is_stopped_in_the_service_too(page: Page, service: Service) -> None:
-    panel = open_3d(page, spacing="0.03")
+    panel = open_3d(page, spacing="0.05")
     panel.get_by_label(re.compile("^Mode(?!l)")).select_option("dense")
     start(panel)
     expect(panel.locator("p.line")).to_contain_text("Level ")
     panel.get_by_role("button", name="Stop").click()
     expect(panel.locator("p.line")).to_contain_text("Stopped at level")
     idle = {"queued": 0, "running": 0}
-    eventually(lambda: httpx.get(f"{service.url}/v1/status").json()["jobs"] == idle, "the work has ended in the service, too")
+    eventually(
+        lambda: httpx.get(f"{service.url}/v1/status").json()["jobs"] == idle, "the work has ended in the service, too", PATIENCE_MS / 1000
+    )
 
 
 def test_what_the_service_keeps_is_removed_when_the_page_is_left(page: Page, service: Service) -> None:

@@ -125,7 +125,7 @@ def test_classify(refused: Page, context: BrowserContext, service: Service) -> N
     with frozen(service.children("worker")[0]):
         for _ in range(AHEAD):
             httpx.post(f"{service.url}/v1/classify", content=BRAZIL, headers={"Prefer": "respond-async"}).raise_for_status()
-        start(panel)
+        page.keyboard.press("Control+Enter")
         says(panel, re.compile(r"Place [123] in the queue"))
         reads(panel, re.compile(r"Place [123] in the queue"))
         look(page, "queued")
