@@ -108,10 +108,10 @@ def test_points_and_mesh_can_be_changed_without_asking_again(whole: Locator) -> 
 
 
 def test_the_shape_turns_by_itself_while_turn_is_on(whole: Locator) -> None:
-    whole.get_by_label("Turn").check()
+    whole.get_by_label("Turn", exact=True).check()
     before = seen(whole)
     eventually(lambda: differs(seen(whole), before) > 0.01, "it has turned")
-    whole.get_by_label("Turn").uncheck()
+    whole.get_by_label("Turn", exact=True).uncheck()
 
 
 def test_what_was_stopped_is_stopped_in_the_service_too(page: Page, service: Service) -> None:
