@@ -40,6 +40,7 @@ export function mount(panel, models) {
       stage: name,
       invitation: "A clip of people",
       accept: "video/*,.mkv,.avi,.gif",
+      block: (reason) => runner.block(reason),
       onfile: choose,
     }),
     result: h("div", { class: "answers" }, clip.element, lanes.element, below),

@@ -49,6 +49,7 @@ export class Capture {
       pictureInput(panel, {
         samples: SAMPLES,
         stage: h("figure", {}, h("div", { class: "pair" }, this.preview, this.depth), this.words),
+        block: onchange,
         onpicture: (picture, sample) => this.#take(picture, sample),
         invitation: "A picture and its depth map",
         accept: ",.npy",
