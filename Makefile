@@ -9,8 +9,9 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
 ARGS   ?=
 # What `make test-browser` drives.
 CHROMIUM ?= /usr/bin/chromium
+APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 
-.PHONY: help demo serve test test-slow test-browser test-gpu lint bench compose-test docs
+.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
@@ -37,10 +38,13 @@ test-slow: $(VENV)/.dev
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu -rs tests/gpu $(ARGS)
 
+test-browser: $(VENV)/.browser chromium
+	CHROMIUM='$(CHROMIUM)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'browser and not slow' --timeout 900 tests/browser $(ARGS)
+
 # Chromium comes from the system: with leave to install packages it is fetched, else one line says how.
-test-browser: $(VENV)/.browser
-	@test -x '$(CHROMIUM)' || { test "$$(id -u)" = 0 && apt-get install --yes chromium; } || { echo 'Chromium is missing: sudo apt-get install chromium, or make test-browser CHROMIUM=/path/to/it' >&2; exit 1; }
-	CHROMIUM='$(CHROMIUM)' $(BIN)/python -m pytest -m browser tests/browser $(ARGS)
+chromium:
+	@if ! test -x '$(CHROMIUM)' && test "$$(id -u)" = 0; then $(APT_CHROMIUM) || { apt-get update && $(APT_CHROMIUM); }; fi >/dev/null 2>&1; \
+	test -x '$(CHROMIUM)' || { echo 'Chromium is missing: sudo apt-get install chromium, or make test-browser CHROMIUM=/path/to/it' >&2; exit 1; }
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -134,6 +134,16 @@ STATUS: dict[str, Any] = {
                 "workers": [{"id": "host-4711-a1b2", "state": "ready", "device": "cpu", "bundles": ["flags@1.0.0"], "restarts": 0}],
                 "queue": [{"bundle": "flags@1.0.0", "priority": "normal", "waiting": 12, "running": 8, "oldest_s": 0.2}],
                 "jobs": {"queued": 0, "running": 1},
+                "long_jobs": [
+                    {
+                        "task": "actions",
+                        "bundle": "actions@1.0.0",
+                        "state": "running",
+                        "age_s": 12.3,
+                        "running_s": 12.1,
+                        "progress": {"done": 5, "total": 8, "unit": "windows"},
+                    }
+                ],
                 "bundles": [{"model": "flags", "version": "1.0.0", "items_per_second": 210.4, "batch_budget": 8, "rung": "steps13"}],
                 "history": {
                     "step_s": 5,

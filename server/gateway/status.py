@@ -15,12 +15,15 @@ from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
 from server.queue.history import STEP_S, Lately
 from server.queue.job import ServedBundle
+from server.queue.record import Ongoing
 from server.telemetry import logs
 from server.telemetry.tally import DURATION, Tally, quantile
 
 TELL_EVERY_S = 1.0
 NEWS_S = 1.0
 """How old an answer may be."""
+MOST_JOBS = 20
+"""That are listed."""
 
 log = logs.get(__name__)
 
@@ -50,6 +53,26 @@ class StatusJobs(msgspec.Struct, frozen=True):
 
     queued: int
     running: int
+
+
+class StatusProgress(msgspec.Struct, frozen=True):
+    """How far a job has come, in `unit`s such as steps, levels, windows or images."""
+
+    done: int
+    total: int
+    unit: str
+
+
+class StatusLongJob(msgspec.Struct, frozen=True):
+    """An asynchronous job that has not ended. `age_s`: since it was accepted; `running_s`: since a worker took it, null before;
+    `progress`: null before the first step ends."""
+
+    task: str
+    bundle: str
+    state: str
+    age_s: float
+    running_s: float | None
+    progress: StatusProgress | None
 
 
 class StatusBundle(msgspec.Struct, frozen=True):
@@ -92,6 +115,7 @@ class StatusDocument(msgspec.Struct, frozen=True):
     workers: list[StatusWorker]
     queue: list[StatusQueue]
     jobs: StatusJobs
+    long_jobs: list[StatusLongJob]
     bundles: list[StatusBundle]
     history: StatusHistory
     dead_letters: list[DeadLetter]
@@ -136,7 +160,7 @@ class Status:
 
     async def _document(self) -> StatusDocument:
         lately, fleet = await self._dispatcher.history.read(), await self._dispatcher.fleet()
-        recorded = await self._dispatcher.records.load()
+        recorded, ongoing = await self._dispatcher.records.load(), await self._dispatcher.records.ongoing(MOST_JOBS)
         return StatusDocument(
             time=_rfc3339(lately.now_ms),
             gateways=lately.gateways,
@@ -146,6 +170,7 @@ class Status:
             ],
             queue=[StatusQueue(row.bundle, row.priority, row.waiting, row.running, row.oldest_s) for row in lately.queue],
             jobs=StatusJobs(recorded.counts.get("queued", 0), recorded.counts.get("running", 0)),
+            long_jobs=[_long_job(job, lately.now_ms) for job in ongoing],
             bundles=_bundles(fleet),
             history=_history(lately),
             dead_letters=[DeadLetter(_rfc3339(letter.time_ms), letter.bundle, letter.reason) for letter in lately.letters],
@@ -154,6 +179,16 @@ class Status:
 
 def _ready(bundles: Sequence[ServedBundle]) -> list[str]:
     return sorted(f"{bundle.name}@{bundle.version}" for bundle in bundles if bundle.state == "ready")
+
+
+def _long_job(job: Ongoing, now_ms: int) -> StatusLongJob:
+    running_s = None if job.started_ms is None else _seconds(now_ms - job.started_ms)
+    progress = None if job.progress is None else StatusProgress(*job.progress)
+    return StatusLongJob(job.task, job.bundle, job.state, _seconds(now_ms - job.created_ms), running_s, progress)
+
+
+def _seconds(ms: int) -> float:
+    return round(max(0, ms) / 1000, 1)
 
 
 def _bundles(fleet: Fleet) -> list[StatusBundle]:

@@ -146,6 +146,17 @@ class Happened(NamedTuple):
     events: list[Event]
 
 
+class Ongoing(NamedTuple):
+    """A client's job that has not ended, without its id. Times are Unix milliseconds on Redis' clock."""
+
+    task: str
+    bundle: str
+    state: str
+    created_ms: int
+    started_ms: int | None
+    progress: Progress | None
+
+
 @dataclass(frozen=True)
 class RecordsLoad:
     """How many clients' jobs there are in each state, and the bytes of their results."""

@@ -27,6 +27,8 @@ from server.queue.record import (
     KeyTaken,
     NeverFits,
     NoRoomForResults,
+    Ongoing,
+    Progress,
     Record,
     RecordLost,
     RecordsLoad,
@@ -144,6 +146,21 @@ class Records:
     async def load(self) -> RecordsLoad:
         nbytes, states, ended = await self._ask("records_load")
         return RecordsLoad(_by_state(states), _by_state(ended), nbytes)
+
+    async def ongoing(self, most: int) -> list[Ongoing]:
+        """Those that have not ended, the oldest first."""
+        rows = [[value.decode() for value in row] for row in await self._ask("records_open", most)]
+        return [
+            Ongoing(
+                task,
+                bundle,
+                state,
+                int(float(created)),
+                int(float(started)) if started else None,
+                Progress(int(done), int(total), unit) if unit else None,
+            )
+            for task, bundle, state, created, started, done, total, unit in rows
+        ]
 
     async def sweep(self) -> None:
         """End those whose deadline has passed, and queue again what Redis has lost."""

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bundles import write_tiny_diffmae
-from tests.reconstruct.shell import write_shell
 from tests.service import READY, Service, eventually, serve
 
 ROOT = Path(__file__).parents[2]
@@ -21,19 +18,9 @@ from tests.browser.chromium import chromium, quiet_page  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starters `flags` and `actions`, `painter`, which inpaints fast and badly, and `shell`, which finds a sphere in everything."""
-    root = tmp_path_factory.mktemp("bundles")
-    for name in ("flags", "actions", "actions-lart", "movenet"):
-        shutil.copytree(ROOT / "bundles" / name, root / name)
-    write_tiny_diffmae(root)
-    write_shell(root)
-    return root
-
-
-@pytest.fixture(scope="session")
-def service(bundles: Path) -> Iterator[Service]:
-    with serve(bundles) as running:
+def service() -> Iterator[Service]:
+    """With the starter bundles."""
+    with serve(ROOT / "bundles") as running:
         eventually(lambda: any(map(READY.match, running.lines)), "the service is ready", START_SECONDS)
         yield running
 

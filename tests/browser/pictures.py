@@ -1,60 +1,243 @@
-"""The pictures of docs/playground.md, taken from a running service: `python -m tests.browser.pictures http://127.0.0.1:8000`."""
+"""The pictures of docs/playground.md and the README, of a running service with the starter bundles:
+`python -m tests.browser.pictures http://127.0.0.1:8000 [first-minute] [sheets]`, by default both."""
 
 from __future__ import annotations
 
+import io
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from PIL import Image, ImageDraw, ImageFont
+from playwright.sync_api import BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
 
 from tests.browser.chromium import DESKTOP, PHONE, chromium
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures" / "playground"
-TABLET = {"width": 1000, "height": 900}
+TABLET: ViewportSize = {"width": 820, "height": 900}
+SMALL: ViewportSize = {"width": 1280, "height": 860}
+"""Of the sequence."""
+SHEET_WIDTH = 1600
+GAP = 20
+READING_S = 1.0
+"""How long a stranger looks before the next click."""
+STEPS = "400"
+"""Of the filling that is watched: with fewer it would be done before it is seen."""
+TABS = {"Classify": "Flag of Brazil", "Inpaint": "Drawing of a daisy", "3D": "A mug", "Actions": "Two drawn figures"}
+OVERVIEW = {"classify": "light", "inpaint": "dark", "actions": "dark", "reconstruct": "light"}
+"""Which tabs, in which theme, make one picture of the playground."""
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
-def run(page: Page, tab: str, sample: str) -> None:
+def choose(page: Page, tab: str) -> Locator:
+    """Opens a tab and takes its sample."""
     page.get_by_role("tab", name=tab).click()
     panel = page.get_by_role("tabpanel", name=tab)
-    panel.get_by_role("button", name=sample).click()
+    panel.get_by_role("button", name=TABS[tab]).click()
+    expect(panel.get_by_role("button", name="Run")).to_be_enabled()
+    return panel
+
+
+def run(panel: Locator) -> None:
     panel.get_by_role("button", name="Run").click()
     expect(panel.locator("p.line")).to_contain_text("Done in")
 
 
-def take(context: BrowserContext, url: str) -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    page = context.pages[0]
-    page.set_viewport_size(DESKTOP)
-    page.goto(url)
-    page.get_by_label("Compare with merging off").check()
-    run(page, "Classify", "Flag of Brazil")
-    page.screenshot(path=FOLDER / "classify.png", full_page=True)
+def shot(page: Page) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
 
-    page.set_viewport_size(TABLET)
-    page.emulate_media(color_scheme="dark")
-    run(page, "Inpaint", "Drawing of a ladybug")
+
+def classify(page: Page) -> None:
+    panel = choose(page, "Classify")
+    panel.get_by_label("Compare with merging off").check()
+    run(panel)
+    panel.get_by_text("blended").click()
+
+
+def inpaint(page: Page) -> None:
+    panel = choose(page, "Inpaint")
+    panel.get_by_label("Preset").select_option("standard")
+    run(panel)
+
+
+def reconstruct(page: Page) -> None:
+    run(choose(page, "3D"))
+
+
+def actions(page: Page) -> None:
+    panel = choose(page, "Actions")
+    run(panel)
+    look_at_both(page, panel)
+
+
+def look_at_both(page: Page, panel: Locator) -> None:
+    """The clip where both figures are seen and the second does something else than walk."""
+    panel.get_by_role("button", name="Person 2: ").last.click()
+    page.wait_for_function("() => !document.querySelector('#panel-actions video').seeking")
     page.mouse.move(0, 0)
-    page.screenshot(path=FOLDER / "inpaint.png", full_page=True)
+    panel.locator("video").evaluate("(video) => (video.controls = false)")  # they lie over the feet while they fade
 
-    page.set_viewport_size(DESKTOP)
-    page.emulate_media(color_scheme="light")
-    run(page, "Actions", "Two drawn figures")
-    page.get_by_role("tabpanel", name="Actions").get_by_role("button", name="Person 2: ").nth(1).click()
-    page.mouse.move(0, 0)
-    expect(page.locator(".now")).to_contain_text("%")
-    page.screenshot(path=FOLDER / "actions.png", full_page=True)
 
-    page.set_viewport_size(PHONE)
-    page.emulate_media(color_scheme="light")
-    run(page, "Classify", "Flag of Kenya")
-    page.screenshot(path=FOLDER / "phone.png")
-
-    page.set_viewport_size(DESKTOP)
+def status(page: Page) -> None:
     page.get_by_role("link", name="Status").click()
     expect(page.locator("#workers")).to_contain_text("ready")
-    page.screenshot(path=FOLDER / "status.png", full_page=True)
+
+
+def sheets(page: Page, url: str) -> None:
+    """Each page in three sizes side by side, light and dark; and the four tabs in one picture."""
+    pages: dict[str, Callable[[Page], None]] = {
+        "classify": classify, "inpaint": inpaint, "reconstruct": reconstruct, "actions": actions, "status": status
+    }  # fmt: skip
+    overview = dict.fromkeys(OVERVIEW, Image.new("RGB", (1, 1)))
+    for name, reach in pages.items():
+        page.set_viewport_size(DESKTOP)
+        page.emulate_media(color_scheme="light")
+        page.goto(url)
+        reach(page)
+        for theme in THEMES:
+            page.emulate_media(color_scheme=theme)
+            seen = [sized(page, size) for size in (DESKTOP, TABLET, PHONE)]
+            save(beside(seen), f"{name}-{theme}")
+            if OVERVIEW.get(name) == theme:
+                overview[name] = seen[0]
+    save(grid(list(overview.values()), columns=2), "overview")
+
+
+def sized(page: Page, size: ViewportSize) -> Image.Image:
+    page.set_viewport_size(size)
+    if size["width"] < DESKTOP["width"]:
+        page.evaluate("() => document.querySelector('[role=tabpanel]:not([hidden]) .result')?.scrollIntoView()")
+    else:
+        page.evaluate("() => scrollTo(0, 0)")
+    page.wait_for_timeout(300)  # canvases follow their frames
+    return shot(page)
+
+
+def first_minute(page: Page, url: str) -> None:
+    """What a stranger sees who opens the page and tries everything. The time is that since the address was entered."""
+    page.set_viewport_size(SMALL)
+    page.emulate_media(color_scheme="light")
+    seen: list[Image.Image] = []
+    began = time.monotonic()
+
+    @contextmanager
+    def step(words: str) -> Iterator[None]:
+        yield
+        seen.append(captioned(shot(page), f"{time.monotonic() - began:.0f} s   {words}"))
+        print(f"{time.monotonic() - began:5.1f} s  {words}", flush=True)
+        time.sleep(READING_S)
+
+    with step("The page is open. A sentence says what to do, samples lie below."):
+        page.goto(url)
+        page.get_by_role("button", name="Flag of Brazil").wait_for()
+    with step("A sample is chosen. Run is ready."):
+        panel = choose(page, "Classify")
+    with step("Labels, and where the time went."):
+        run(panel)
+    with step("The slider goes back to block 2: the tokens that merged by then."):
+        panel.get_by_role("slider", name="After block").fill("2")
+        panel.locator(".merged").scroll_into_view_if_needed()
+    with step("Inpaint: a hole is painted with the brush."):
+        panel = choose(page, "Inpaint")
+        panel.get_by_role("button", name="Clear").click()
+        paint(page, panel)
+    with step("It fills step by step."):
+        panel.get_by_label("Steps", exact=True).fill(STEPS)
+        panel.get_by_role("button", name="Run").click()
+        expect(panel.locator(".frames .caption")).to_contain_text("what the network sees")
+    with step("Before and after."):
+        expect(panel.locator("p.line")).to_contain_text("Done in")
+        panel.get_by_role("slider", name="Before").fill("50")
+    with step("3D: a picture with depth; the first levels arrive."):
+        panel = choose(page, "3D")
+        panel.get_by_role("button", name="Run").click()
+        expect(panel.locator(".shape")).to_contain_text("points shown")
+        page.wait_for_timeout(300)
+    with step("The shape is whole, and turned by a drag."):
+        expect(panel.locator("p.line")).to_contain_text("Done in")
+        turn(page, panel)
+    with step("Actions: lanes fill while the clip is watched."):
+        panel = choose(page, "Actions")
+        panel.get_by_role("button", name="Run").click()
+        expect(panel.locator(".segment").first).to_be_visible()
+    with step("Who does what when."):
+        expect(panel.locator("p.line")).to_contain_text("Done in")
+        look_at_both(page, panel)
+    with step("The status page has seen it all."):
+        status(page)
+        page.wait_for_function("() => /L\\d/.test(document.querySelector('.plot .s0').getAttribute('d'))")
+    save(grid(seen, columns=2), "first-minute")
+
+
+def paint(page: Page, panel: Locator) -> None:
+    """A stroke through the middle."""
+    overlay = panel.locator("canvas.overlay")
+    overlay.scroll_into_view_if_needed()
+    box = overlay.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.4 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.45 * box["height"], steps=8)
+    page.mouse.up()
+    page.mouse.move(0, 0)
+
+
+def turn(page: Page, panel: Locator) -> None:
+    canvas = panel.locator(".space canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.2 * box["height"], steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+
+
+def captioned(picture: Image.Image, words: str) -> Image.Image:
+    height = 56
+    framed = Image.new("RGB", (picture.width, picture.height + height), "#1d1a2b")
+    framed.paste(picture, (0, height))
+    ImageDraw.Draw(framed).text((24, height / 2), words, "#ffffff", ImageFont.load_default(26), anchor="lm")
+    return framed
+
+
+def beside(pictures: list[Image.Image]) -> Image.Image:
+    return grid(pictures, columns=len(pictures))
+
+
+def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Row by row, on a grey ground."""
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    width = max(sum(picture.width + GAP for picture in row) for row in rows) + GAP
+    heights = [max(picture.height for picture in row) + GAP for row in rows]
+    sheet = Image.new("RGB", (width, sum(heights) + GAP), "#8d8a99")
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        left = GAP
+        for picture in row:
+            sheet.paste(picture, (left, top))
+            left += picture.width + GAP
+        top += height
+    return sheet
+
+
+def save(sheet: Image.Image, name: str) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    smaller = sheet.resize((SHEET_WIDTH, round(sheet.height * SHEET_WIDTH / sheet.width)), Image.Resampling.LANCZOS)
+    smaller.save(FOLDER / f"{name}.webp", quality=80, method=6)
+
+
+def take(context: BrowserContext, url: str, wanted: list[str]) -> None:
+    page = context.pages[0]
+    for name, take_all in (("first-minute", first_minute), ("sheets", sheets)):
+        if not wanted or name in wanted:
+            take_all(page, url)
 
 
 if __name__ == "__main__":
     with sync_playwright() as playwright, chromium(playwright) as running:
-        take(running, sys.argv[1])
+        take(running, sys.argv[1], sys.argv[2:])

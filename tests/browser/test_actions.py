@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -11,31 +13,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
 
-from tests.service import eventually
+from server.playground.drawing import figures
+from tests.browser.chromium import quiet_page
+from tests.browser.tabs import download, open_actions, run, start
+from tests.service import Service, eventually
 from tests.video.clips import clip, every
 
 pytestmark = pytest.mark.browser
 RED = (230, 25, 75)
 """Of person 1."""
-
-
-def open_actions(page: Page, *, sample: bool = True, seconds: float | None = 3) -> Locator:
-    """seconds: only so much of the sample, which is quicker."""
-    page.get_by_role("tab", name="Actions").click()
-    panel = page.get_by_role("tabpanel", name="Actions")
-    if sample:
-        panel.get_by_role("button", name="Two drawn figures").click()
-        expect(panel.get_by_role("button", name="Run")).to_be_enabled()
-    if seconds is not None:
-        panel.get_by_label("To second").fill(str(seconds))
-    return panel
-
-
-def run(panel: Locator) -> None:
-    panel.get_by_role("button", name="Run").click()
-    expect(panel.locator("p.line")).to_contain_text("Done in")
 
 
 def shown(panel: Locator) -> NDArray[np.int64]:
@@ -52,63 +40,86 @@ def grey_clip(seconds: int = 2) -> FilePayload:
     return {"name": "grey.mp4", "mimeType": "video/mp4", "buffer": clip(every(10 * seconds, 10.0))}
 
 
-def test_people_are_drawn_over_the_clip_and_get_lanes(page: Page) -> None:
-    panel = open_actions(page)
-    empty = red(shown(panel))
-    run(panel)
+@pytest.fixture(scope="module")
+def done(context: BrowserContext, service: Service) -> Iterator[tuple[Locator, float]]:
+    """The first seconds of the sample with the people in it, and how red it was before."""
+    with quiet_page(context) as page:
+        page.goto(service.url)
+        panel = open_actions(page)
+        before = red(shown(panel))
+        run(panel)
+        yield panel, before
+
+
+@pytest.fixture
+def watched(done: tuple[Locator, float]) -> tuple[Locator, float]:
+    """As it was when the run had ended."""
+    panel, _ = done
+    for box in ("Boxes", "Skeletons"):
+        panel.get_by_label(box).check()
+    for alone in panel.locator(".who[aria-pressed=true]").all():
+        alone.click()
+    panel.get_by_label("Minimum score").fill("0.1")
+    seek(panel, 0)
+    return done
+
+
+def seek(panel: Locator, time: float) -> None:
+    panel.locator("video").evaluate(f"(video) => (video.currentTime = {time})")
+    stands_at(panel, time)
+
+
+def stands_at(panel: Locator, time: float, within: float = 0.01) -> None:
+    panel.page.wait_for_function(
+        f"() => {{ const video = document.querySelector('#panel-actions video');"
+        f" return !video.seeking && Math.abs(video.currentTime - {time}) < {within}; }}"
+    )
+
+
+def test_people_are_drawn_over_the_clip_and_get_lanes(watched: tuple[Locator, float]) -> None:
+    panel, before = watched
     expect(panel.get_by_role("button", name="Person 1", exact=True)).to_be_visible()
     expect(panel.get_by_role("button", name="Person 2", exact=True)).to_be_visible()
-    assert red(shown(panel)) > empty + 0.002
+    eventually(lambda: red(shown(panel)) > before + 0.002, "the first is drawn in red")
     panel.get_by_label("Skeletons").uncheck()
     panel.get_by_label("Boxes").uncheck()
-    assert red(shown(panel)) == pytest.approx(empty, abs=0.001)
+    assert red(shown(panel)) == pytest.approx(before, abs=0.001)
 
 
-def test_a_click_in_a_lane_seeks_and_the_frame_keys_step(page: Page) -> None:
-    panel = open_actions(page)
-    run(panel)
-    panel.get_by_label("Least score").press("Home")
-    time = "() => document.querySelector('#panel-actions video').currentTime"
+def test_a_click_in_a_lane_seeks_and_the_frame_keys_step(watched: tuple[Locator, float]) -> None:
+    panel, _ = watched
+    panel.get_by_label("Minimum score").fill("0")
     segment = panel.get_by_role("group", name="Person 2").get_by_role("button", name="Person 2: ").last
     wanted = float((segment.get_attribute("title") or "").split(", ")[1].split(" to ")[0])
     assert wanted > 0
     segment.click()
-    page.wait_for_function(f"() => Math.abs(document.querySelector('#panel-actions video').currentTime - {wanted}) < 0.06")
+    stands_at(panel, wanted, within=0.06)
     expect(panel.get_by_label("At this moment")).to_contain_text("Person 2: ")
-    at = page.evaluate(time)
-    panel.locator("video").press(".")
-    page.wait_for_function(f"() => document.querySelector('#panel-actions video').currentTime > {at}")
-    panel.locator("video").press(",")
-    page.wait_for_function(f"() => Math.abs(document.querySelector('#panel-actions video').currentTime - {at}) < 0.01")
+    for key in (".", ".", ",", "."):  # however fast they are pressed
+        panel.locator("video").press(key)
+    frames = math.floor(wanted * figures.RATE + 1e-3) + 2.5  # the middle of a frame
+    stands_at(panel, frames / figures.RATE)
 
 
-def test_one_person_can_be_shown_alone_and_labels_by_their_score(page: Page) -> None:
-    panel = open_actions(page)
-    run(panel)
-    both = red(shown(panel))
+def test_one_person_can_be_shown_alone_and_labels_by_their_score(watched: tuple[Locator, float]) -> None:
+    panel, before = watched
+    eventually(lambda: red(shown(panel)) > before + 0.002, "the first is drawn in red")
     panel.get_by_role("button", name="Person 2", exact=True).click()
     expect(panel.get_by_role("button", name="Person 2", exact=True)).to_have_attribute("aria-pressed", "true")
-    assert red(shown(panel)) < both
+    assert red(shown(panel)) == pytest.approx(before, abs=0.001)
     expect(panel.get_by_label("At this moment")).not_to_contain_text("Person 1")
     panel.get_by_role("button", name="Person 2", exact=True).click()
-    panel.get_by_label("Least score").press("End")
-    assert panel.locator(".segment").count() == 0
-    panel.get_by_label("Least score").press("Home")
-    assert panel.locator(".segment").count() > 0
+    panel.get_by_label("Minimum score").fill("1")
+    expect(panel.locator(".segment")).to_have_count(0)
+    panel.get_by_label("Minimum score").fill("0")
+    expect(panel.locator(".segment").first).to_be_visible()
 
 
-def test_the_answer_and_the_annotated_clip_can_be_kept(page: Page, tmp_path: Path) -> None:
-    panel = open_actions(page)
-    run(panel)
-    with page.expect_download() as download:
-        panel.get_by_role("button", name="Download JSON").click()
-    download.value.save_as(tmp_path / "people.json")
-    told = json.loads((tmp_path / "people.json").read_text())
+def test_the_answer_and_the_annotated_clip_can_be_kept(watched: tuple[Locator, float], tmp_path: Path) -> None:
+    panel, _ = watched
+    told = json.loads(download(panel, "Download JSON", tmp_path).read_text())
     assert [person["person"] for person in told["people"]] == [1, 2]
-    with page.expect_download() as download:
-        panel.get_by_role("button", name="Download MP4").click()
-    download.value.save_as(tmp_path / "annotated.mp4")
-    with av.open(tmp_path / "annotated.mp4") as made:
+    with av.open(download(panel, "Download MP4", tmp_path)) as made:
         first = next(made.decode(video=0)).to_ndarray(format="rgb24").astype(int)
     assert first.shape == (told["video"]["height"], told["video"]["width"], 3)
     assert red(first) > 0.002
@@ -117,7 +128,7 @@ def test_the_answer_and_the_annotated_clip_can_be_kept(page: Page, tmp_path: Pat
 def test_lanes_fill_while_it_runs_and_stop_keeps_them(page: Page) -> None:
     panel = open_actions(page, seconds=None)
     empty = red(shown(panel))
-    panel.get_by_role("button", name="Run").click()
+    start(panel)
     expect(panel.get_by_role("button", name="Person 1", exact=True)).to_be_visible()
     expect(panel.locator("p.line")).to_contain_text("Window ")
     panel.get_by_role("button", name="Stop").click()
@@ -141,7 +152,7 @@ def test_a_clip_that_no_browser_plays_is_refused_with_the_services_words(refused
     panel = open_actions(refused, sample=False, seconds=None)
     panel.locator("input[type=file]").set_input_files({"name": "notes.mp4", "mimeType": "video/mp4", "buffer": b"no video at all" * 99})
     expect(panel).to_contain_text("This browser cannot play notes.mp4")
-    panel.get_by_role("button", name="Run").click()
+    start(panel)
     expect(panel.get_by_role("alert")).to_contain_text("video")
     panel.get_by_role("button", name="Two drawn figures").click()
     panel.get_by_label("To second").fill("1")

@@ -10,7 +10,7 @@ import pytest
 
 from server import playground
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js and npm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 from pathlib import Path
@@ -38,6 +39,22 @@ def test_pages_and_files_come_with_a_strict_policy(gateway: Gateway, path: str) 
 def test_files_that_have_not_changed_are_not_sent_again(gateway: Gateway) -> None:
     first = gateway.http.get("/static/playground.js")
     assert gateway.http.get("/static/playground.js", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+
+
+def test_scripts_are_sent_compressed_and_ranges_of_them_are_not(gateway: Gateway) -> None:
+    file = (playground.STATIC / "vendor" / "three.js").read_bytes()
+    path, headers = "/static/vendor/three.js", {"Accept-Encoding": "gzip"}
+    with gateway.http.stream("GET", path, headers=headers) as whole:
+        sent = b"".join(whole.iter_raw())
+    assert whole.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(sent) == file
+    assert len(sent) < len(file) / 3
+    part = gateway.http.get(path, headers={**headers, "Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, file[10:20])
+    assert "content-encoding" not in part.headers
+    plain = gateway.http.get(path, headers={"Accept-Encoding": "identity"})
+    assert plain.content == file
+    assert "content-encoding" not in plain.headers
 
 
 @pytest.mark.parametrize("path", ["/static/", "/static/nothing.js", "/static/%2e%2e/__init__.py", "/static/../../settings.py"])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from server.queue.embedded import PrivateValkey
+from server.queue.job import Progress
 from tests.gateway import service
 from tests.gateway.service import TOKENS, Gateway, Worker, eventually, make_spec, picture
+
+LEVEL = {"done": 3, "total": 9, "unit": "levels"}
 
 
 def status(gateway: Gateway) -> dict[str, Any]:
@@ -65,6 +68,24 @@ def test_the_queue_is_split_into_waiting_and_running(valkey: PrivateValkey) -> N
             assert 0 <= high["oldest_s"] < service.WAIT_S
             assert sum(status(gateway)["jobs"].values()) == 3
         eventually(lambda: status(gateway)["queue"] == [], "the queue is empty again")
+
+
+def test_long_jobs_are_listed_with_their_steps_and_without_their_ids(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        later = {"Prefer": "respond-async"}
+        with worker.holding() as held:
+            first = gateway.classify(picture(1), headers=later).json()
+            held.wait_for_batch()
+            gateway.classify(picture(2), headers=later)
+            delivery = worker.running[0]
+            worker.queue.progress([(delivery, Progress(id=delivery.job.id, worker=worker.queue.id, done=3, total=9, unit="levels"))])
+            eventually(lambda: [job["progress"] for job in status(gateway)["long_jobs"]] == [LEVEL, None], "both are listed")
+            running, queued = status(gateway)["long_jobs"]
+            assert (running["task"], running["bundle"], running["state"]) == ("classify", "reds@1", "running")
+            assert (queued["state"], queued["running_s"]) == ("queued", None)
+            assert 0 <= running["running_s"] <= running["age_s"] < service.WAIT_S
+            assert first["id"] not in gateway.http.get("/v1/status").text
+        eventually(lambda: status(gateway)["long_jobs"] == [], "none is under way")
 
 
 def test_dead_letters_say_which_bundle_and_why(valkey: PrivateValkey) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import playground
 
@@ -31,6 +33,9 @@ HEADERS = {
 }
 
 
+COMPRESSION = 6
+
+
 class _Files(StaticFiles):
     """Static files with the headers of the pages."""
 
@@ -38,6 +43,18 @@ class _Files(StaticFiles):
         response = super().file_response(*args, **kwargs)
         response.headers.update(HEADERS)
         return response
+
+
+class _Compressed:
+    """Text that is sent compressed to whoever accepts it; ranges of it are sent as they are."""
+
+    def __init__(self, files: ASGIApp) -> None:
+        self._files = files
+        self._compressed = GZipMiddleware(files, compresslevel=COMPRESSION)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asks_for_range = any(name == b"range" for name, _ in scope["headers"])
+        await (self._files if asks_for_range else self._compressed)(scope, receive, send)
 
 
 def _page(path: str, name: str) -> Route:
@@ -51,5 +68,5 @@ ROUTES: list[BaseRoute] = [
     _page("/", "index.html"),
     _page("/status", "status.html"),
     Mount("/static/samples", _Files(directory=playground.SAMPLES)),
-    Mount("/static", _Files(directory=playground.STATIC)),
+    Mount("/static", _Compressed(_Files(directory=playground.STATIC))),
 ]

@@ -14,19 +14,21 @@ export class Chart {
     this.svg.append(svg("path", { class: "ground", d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }), ...this.paths);
     this.top = h("span", { class: "top" });
     this.now = h("span", { class: "now" });
+    this.words = h("span", { class: "words" });
     const legend = series.length > 1 ? series.map((name, index) => h("span", { class: `key s${index}` }, name)) : [];
     this.title = title;
     this.series = series;
     this.element = h(
       "figure",
       { class: "chart" },
-      h("figcaption", {}, h("strong", {}, title), ...legend, this.now),
+      h("figcaption", {}, h("strong", {}, title), ...legend, this.words, this.now),
       h("div", { class: "plot" }, this.svg, this.top),
     );
   }
 
-  /** lines: an array of numbers or null for each series, the oldest first. */
-  draw(lines) {
+  /** lines: an array of numbers or null for each series, the oldest first; words: what they come to. */
+  draw(lines, words = "") {
+    this.words.textContent = words;
     const highest = nice(Math.max(0, ...lines.flat().filter((value) => value !== null)));
     lines.forEach((line, index) => this.paths[index].setAttribute("d", pathOf(line, highest)));
     const latest = lines.map((line) => line.at(-1));

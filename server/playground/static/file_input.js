@@ -5,9 +5,10 @@ import { h } from "./dom.js";
 
 /**
  * samples: [{name, label, thumbnail?, …}], files under static/samples, the thumbnail where it is not the file itself; stage: what shows the
- * file once it is there; accept: as <input type=file> has it; multiple: whether several may come at once; onfile(file, sample or null).
+ * file once it is there; accept: as <input type=file> has it; multiple: whether several may come at once; block(reason): nothing may run, until
+ * onfile(file, sample or null) says otherwise.
  */
-export function fileInput(panel, { samples, stage, invitation, accept, multiple = false, onfile }) {
+export function fileInput(panel, { samples, stage, invitation, accept, multiple = false, block, onfile }) {
   const input = h("input", { type: "file", accept, multiple, class: "unseen", onchange: () => receive(input.files) });
   const drop = h(
     "label",
@@ -50,17 +51,25 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
   });
   return box;
 
-  async function takeSample(sample) {
-    await take(await fetchSample(sample.name), sample);
+  function takeSample(sample) {
+    return take(() => fetchSample(sample.name), sample);
   }
 
   async function receive(files) {
-    for (const given of [...files].slice(0, multiple ? undefined : 1)) await take(given, null);
+    for (const given of [...files].slice(0, multiple ? undefined : 1)) await take(() => given, null);
   }
 
-  async function take(given, sample) {
-    box.classList.add("full");
-    await onfile(given, sample);
+  /** Meanwhile nothing can run: it would run on what was there before, or on a half of each. */
+  async function take(read, sample) {
+    block("Reading the file");
+    try {
+      const given = await read();
+      box.classList.add("full");
+      await onfile(given, sample);
+    } catch (error) {
+      block("It could not be read. Choose it again, or another one.");
+      throw error;
+    }
   }
 }
 

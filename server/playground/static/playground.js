@@ -99,6 +99,7 @@ function remove(task) {
 
 async function show(task) {
   if (!open.has(task)) return;
+  if (task !== current()) scrollTo(0, 0); // where the input is
   for (const [other, { tab, panel }] of open) {
     const chosen = other === task;
     tab.setAttribute("aria-selected", String(chosen));

@@ -69,7 +69,7 @@ function sameCall(calls) {
   const blocks = Object.entries(calls).map(([name, text]) => {
     const code = h("pre", { tabindex: "0", role: "region", "aria-label": `The same call as ${name}` }, h("code", {}, text));
     const copy = h("button", { type: "button", onclick: () => copied(copy, code, text) }, "Copy");
-    return h("div", { class: "call" }, h("h4", {}, name, copy), code);
+    return h("div", { class: "call" }, h("h3", {}, name, copy), code);
   });
   return h("details", { class: "calls" }, h("summary", {}, "The same call as curl, Python, command"), blocks);
 }

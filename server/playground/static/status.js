@@ -2,7 +2,7 @@
 
 import { getJson } from "./api.js";
 import { Chart } from "./chart.js";
-import { h, seconds } from "./dom.js";
+import { h, percent, seconds } from "./dom.js";
 import { themeButton } from "./theme.js";
 
 const EVERY_MS = 5000;
@@ -42,7 +42,7 @@ function draw(status) {
   charts.rate.draw([rate(history.requests), rate(history.items)]);
   charts.latency.draw([history.p50_ms, history.p95_ms]);
   charts.batch.draw([history.batch_size]);
-  charts.tokens.draw([rate(history.tokens_in), rate(history.tokens_out)]);
+  charts.tokens.draw([rate(history.tokens_in), rate(history.tokens_out)], saved(history));
   place("when").textContent = `${new Date(status.time).toLocaleTimeString()}, over all gateways and workers`;
 
   const sum = (key) => status.queue.reduce((total, row) => total + row[key], 0);
@@ -62,6 +62,12 @@ function draw(status) {
     "Nothing waits.",
     ["Bundle", "Priority", "Waiting", "Running", "Oldest"],
     status.queue.map((row) => [row.bundle, row.priority, row.waiting, row.running, seconds(row.oldest_s * 1000)]),
+  );
+  table(
+    "jobs",
+    "No asynchronous job is under way.",
+    ["Bundle", "State", "Progress", "Age"],
+    status.long_jobs.map((job) => [job.bundle, job.state, job.progress ? steps(job.progress) : "–", seconds(job.age_s * 1000)]),
   );
   table(
     "bundles",
@@ -88,8 +94,19 @@ function draw(status) {
   );
 }
 
+/** Of all tokens of the quarter of an hour. */
+function saved({ tokens_in: entered, tokens_out: left }) {
+  const [before, after] = [entered, left].map((counts) => counts.reduce((sum, value) => sum + value, 0));
+  return before ? `${percent(1 - after / before)} saved by merging` : "";
+}
+
+/** How far a job is: a bar, and the same in words. */
+function steps({ done, total, unit }) {
+  return h("span", { class: "steps" }, h("progress", { max: total, value: done, "aria-hidden": "true" }), `${done} of ${total} ${unit}`);
+}
+
 function table(id, empty, heads, rows) {
-  const cell = (value) => h("td", { class: typeof value === "number" ? "number" : "" }, String(value));
+  const cell = (value) => h("td", { class: typeof value === "number" ? "number" : "" }, value instanceof Element ? value : String(value));
   const filled = h(
     "table",
     {},

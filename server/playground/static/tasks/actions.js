@@ -30,7 +30,7 @@ export function mount(panel, models) {
   const model = modelSelect(models);
   const [most, start, end] = [
     ["the bundle's", { min: 1, max: 50, step: 1 }],
-    ["the begin", { min: 0, step: "any" }],
+    ["the start", { min: 0, step: "any" }],
     ["the end", { min: 0, step: "any" }],
   ].map(([placeholder, range]) => h("input", { type: "number", placeholder, inputMode: "decimal", ...range }));
   const name = h("p", { class: "caption" }, limits(models));
@@ -40,6 +40,7 @@ export function mount(panel, models) {
       stage: name,
       invitation: "A clip of people",
       accept: "video/*,.mkv,.avi,.gif",
+      block: (reason) => runner.block(reason),
       onfile: choose,
     }),
     result: h("div", { class: "answers" }, clip.element, lanes.element, below),

@@ -42,13 +42,14 @@ export class Capture {
     for (const [, input] of this.focal) input.addEventListener("input", () => this.#tell());
     this.long = long;
     this.camera = h("div", { class: "fields" }, camera, wide, long);
-    this.scaled = field("Steps a metre", this.scale, "of a 16-bit PNG; 1000 are millimetres");
+    this.scaled = field("Depth scale", this.scale, "values per metre of a 16-bit PNG; 1000: millimetres");
     this.element = h(
       "div",
       {},
       pictureInput(panel, {
         samples: SAMPLES,
         stage: h("figure", {}, h("div", { class: "pair" }, this.preview, this.depth), this.words),
+        block: onchange,
         onpicture: (picture, sample) => this.#take(picture, sample),
         invitation: "A picture and its depth map",
         accept: ",.npy",

@@ -41,6 +41,7 @@ export function mount(panel, models) {
     input: pictureInput(panel, {
       samples: SAMPLES,
       stage: h("figure", {}, preview, name),
+      block: (reason) => runner.block(reason),
       onpicture: choose,
       invitation: "A picture to classify",
     }),

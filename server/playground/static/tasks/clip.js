@@ -5,6 +5,7 @@ import { colourOf, labelsAt, placeAt } from "./people.js";
 
 const LEAST_KEYPOINT = 0.2; // keypoints of a lower score are not drawn
 const FRAME_S = 1 / 30; // where nobody tells the rate
+const ROUNDING = 1e-3; // of a frame
 // COCO's keypoints, joined by lines
 const BONES = [
   [3, 1],
@@ -47,11 +48,11 @@ export class Clip {
       { class: "buttons", hidden: true },
       h("label", { class: "check" }, this.boxes, h("span", {}, "Boxes")),
       h("label", { class: "check" }, this.skeletons, h("span", {}, "Skeletons")),
-      h("button", { type: "button", title: "Key ,", onclick: () => this.step(-1) }, "Frame back"),
-      h("button", { type: "button", title: "Key .", onclick: () => this.step(1) }, "Frame on"),
+      h("button", { type: "button", title: "Key ,", onclick: () => this.step(-1) }, "Previous frame"),
+      h("button", { type: "button", title: "Key .", onclick: () => this.step(1) }, "Next frame"),
     );
     this.element = h("figure", { onkeydown: (event) => this.#key(event) }, this.stage, this.words, this.tools);
-    for (const event of ["seeked", "loadeddata"]) this.video.addEventListener(event, () => this.#shown(this.video.currentTime));
+    for (const event of ["seeked", "loadeddata"]) this.video.addEventListener(event, () => this.#shown(this.#frameOf(this.video.currentTime) * this.frame_s));
     this.#follow();
   }
 
@@ -100,10 +101,11 @@ export class Clip {
     if (this.video.paused && Number.isFinite(time)) this.seek(time);
   }
 
-  /** By frames. */
+  /** By frames, each at its middle: the ends of frames belong to one or the other by rounding. */
   step(count) {
     this.video.pause();
-    this.seek(this.#time + count * this.frame_s);
+    const from = this.#plays ? this.video.currentTime : this.#time; // where it is going, while a seek goes on
+    this.seek((this.#frameOf(from) + count + 0.5) * this.frame_s);
   }
 
   draw() {
@@ -122,6 +124,11 @@ export class Clip {
       }
       if (this.skeletons.checked && place.pose) skeleton(context, place.pose, 1.5 * thick);
     }
+  }
+
+  /** Number of the frame that is shown at a time, of a clip with a constant rate; of others #follow tells better. */
+  #frameOf(time) {
+    return Math.floor(time / this.frame_s + ROUNDING);
   }
 
   #shown(time) {

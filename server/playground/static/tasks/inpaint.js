@@ -46,7 +46,13 @@ export function mount(panel, models) {
     input: h(
       "div",
       {},
-      pictureInput(panel, { samples: SAMPLES, stage: painter.stage, onpicture: choose, invitation: "A picture to fill" }),
+      pictureInput(panel, {
+        samples: SAMPLES,
+        stage: painter.stage,
+        block: (reason) => runner.block(reason),
+        onpicture: choose,
+        invitation: "A picture to fill",
+      }),
       painter.tools,
     ),
     result: h("div", { class: "answers" }, frames.element, below),

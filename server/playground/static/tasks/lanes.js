@@ -1,7 +1,7 @@
 // A lane for each person below the clip: what they do when, and a line where the clip is.
 
 import { h, percent } from "../dom.js";
-import { colourOf, labelsAt, segments } from "./people.js";
+import { colourOf, labelsAt, placeAt, segments } from "./people.js";
 
 const FAINTEST = 0.25; // opacity of a score of 0
 
@@ -20,7 +20,7 @@ export class Lanes {
     this.element = h(
       "div",
       { hidden: true },
-      h("label", { class: "slide" }, h("span", {}, "Least score"), this.slider, this.value),
+      h("label", { class: "slide" }, h("span", {}, "Minimum score"), this.slider, this.value),
       this.rows,
       h("h3", {}, "Now"),
       this.now,
@@ -54,12 +54,8 @@ export class Lanes {
     this.now.replaceChildren(
       ...this.shown(this.#people).map((person) => {
         const labels = labelsAt(person, time, this.least).map(({ label, score }) => `${label} ${percent(score)}`);
-        return h(
-          "li",
-          {},
-          dot(person.person),
-          h("span", {}, `Person ${person.person}: ${labels.join(", ") || "nothing above the least score"}`),
-        );
+        const nothing = placeAt(person, time) ? "nothing above the minimum score" : "not seen";
+        return h("li", {}, dot(person.person), h("span", {}, `Person ${person.person}: ${labels.join(", ") || nothing}`));
       }),
     );
   }

@@ -12,6 +12,7 @@ export class MaskPainter {
   #tool = "brush";
   #from = null; // where the stroke or the box began, or was last
   #cursor = null; // of the keyboard
+  #hover = null; // where the mouse is
   #boxTo = null; // where the box ends that is being drawn
   #corner = null; // where a box began by keys
   #problem = null; // with a mask file, told once
@@ -29,6 +30,7 @@ export class MaskPainter {
       onpointermove: (event) => this.#drag(event),
       onpointerup: () => this.#up(),
       onpointercancel: () => this.#up(),
+      onpointerleave: () => ((this.#hover = null), this.#draw()),
       onkeydown: (event) => this.#key(event),
       onblur: () => ((this.#cursor = null), this.#draw()),
     });
@@ -133,12 +135,14 @@ export class MaskPainter {
     this.overlay.focus();
     this.overlay.setPointerCapture(event.pointerId);
     this.#from = this.#at(event);
+    this.#cursor = null;
     this.mask.begin();
     this.#reach(this.#from);
   }
 
   #drag(event) {
-    if (this.#from === null) return;
+    if (event.pointerType === "mouse") this.#hover = this.#at(event);
+    if (this.#from === null) return this.#later();
     for (const part of event.getCoalescedEvents?.() ?? [event]) this.#reach(this.#at(part));
   }
 
@@ -211,8 +215,8 @@ export class MaskPainter {
     const radius = this.#tool === "box" ? 1 : Number(this.size.value);
     if (this.#from && this.#boxTo) this.#mark(...this.#from, ...this.#boxTo, false);
     else if (this.#corner && this.#cursor) this.#mark(...this.#corner, ...this.#cursor, false);
-    else if (this.#cursor)
-      this.#mark(this.#cursor[0] - radius, this.#cursor[1] - radius, this.#cursor[0] + radius, this.#cursor[1] + radius, true);
+    else if (this.#cursor) this.#mark(...around(this.#cursor, radius), true);
+    else if (this.#hover && this.#tool !== "box") this.#mark(...around(this.#hover, radius), true);
     else this.marker.hidden = true;
   }
 
@@ -225,4 +229,9 @@ export class MaskPainter {
     this.marker.style.width = `${(100 * Math.abs(x1 - x0)) / this.mask.width}%`;
     this.marker.style.height = `${(100 * Math.abs(y1 - y0)) / this.mask.height}%`;
   }
+}
+
+/** The corners of a box around a point. */
+function around([x, y], radius) {
+  return [x - radius, y - radius, x + radius, y + radius];
 }

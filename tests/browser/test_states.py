@@ -1,0 +1,293 @@
+"""Every state of every tab: what it shows, that a phone shows all of it, and that axe finds nothing in either theme.
+
+Where a state would pass, the worker stands still while it is looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from tests.browser import axe
+from tests.browser.chromium import DESKTOP, PHONE
+from tests.browser.conftest import ROOT
+from tests.browser.tabs import open_3d, open_actions, open_classify, open_inpaint, open_status, run, start
+from tests.service import Service, frozen
+
+pytestmark = pytest.mark.browser
+BRAZIL = (ROOT / "server" / "playground" / "samples" / "brazil.png").read_bytes()
+NARROW_BYTES_S = 2_000
+AHEAD = 3
+"""Jobs that stand before the page's in the queue."""
+
+
+def look(page: Page, state: str) -> None:
+    """At the page as it is: on a desktop in both themes, and on a phone."""
+    found = axe.violations(page)
+    page.emulate_media(color_scheme="dark")
+    found += axe.violations(page)
+    page.set_viewport_size(PHONE)
+    try:
+        width = page.evaluate("() => document.documentElement.scrollWidth")
+        if page.get_by_role("button", name="Run", exact=True).count():
+            expect(page.get_by_role("button", name="Run", exact=True)).to_be_in_viewport()
+            expect(page.get_by_role("button", name="Stop", exact=True)).to_be_in_viewport()
+    finally:
+        page.set_viewport_size(DESKTOP)
+        page.emulate_media(color_scheme="light")
+    assert found == [], state
+    assert width <= PHONE["width"], state
+
+
+def says(panel: Locator, words: str | re.Pattern[str]) -> None:
+    """The status line does, and so, in their time, do screen readers."""
+    expect(panel.locator("p.line")).to_contain_text(words)
+
+
+def reads(panel: Locator, words: str | re.Pattern[str]) -> None:
+    """Screen readers say so."""
+    expect(panel.locator("p[role=status].unseen")).to_contain_text(words)
+
+
+def keeps_waiting(panel: Locator) -> None:
+    expect(panel.get_by_role("button", name="Run", exact=True)).to_be_disabled()
+    expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
+
+
+def can_run(panel: Locator) -> None:
+    expect(panel.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+    expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_disabled()
+
+
+def is_reported(panel: Locator, *downloads: str) -> None:
+    """What stands under every result: where the time went, the request's id, the same call elsewhere, what can be kept."""
+    report = panel.locator(".report")
+    expect(report.locator(".timing")).to_contain_text("in the service, batch of")
+    for phase in ("prepare", "queue", "batch", "model"):
+        expect(report.locator(".legend")).to_contain_text(re.compile(rf"{phase} [\d.]+ m?s"))
+    expect(report.locator(".id code")).to_have_text(re.compile(r"^[\w-]{8,}$"))
+    report.get_by_text("The same call").click()
+    for language in ("curl", "Python", "Command"):
+        expect(report.get_by_role("region", name=f"as {language}")).to_be_visible()
+    for name in downloads:
+        expect(report.get_by_role("button", name=name)).to_be_enabled()
+
+
+@contextmanager
+def narrow_line(page: Page) -> Iterator[None]:
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Network.enable")
+    conditions = {"offline": False, "latency": 0, "downloadThroughput": -1}
+    devtools.send("Network.emulateNetworkConditions", {**conditions, "uploadThroughput": NARROW_BYTES_S})
+    try:
+        yield
+    finally:
+        devtools.send("Network.emulateNetworkConditions", {**conditions, "uploadThroughput": -1})
+        devtools.detach()
+
+
+def noise() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_classify(refused: Page, context: BrowserContext, service: Service) -> None:
+    page = refused
+    panel = open_classify(page, sample=None)
+    says(panel, "Choose a picture, or one of the samples.")
+    expect(panel.get_by_role("button", name="Run")).to_be_disabled()
+    look(page, "empty")
+
+    panel.locator("input[type=file]").set_input_files({"name": "noise.png", "mimeType": "image/png", "buffer": noise()})
+    can_run(panel)
+    look(page, "chosen")
+
+    with narrow_line(page):
+        start(panel)
+        says(panel, re.compile(r"Sent \d+ kB of \d+ kB"))
+        keeps_waiting(panel)
+        look(page, "uploading")
+        page.keyboard.press("Escape")
+        says(panel, "Stopped")
+    reads(panel, "Stopped")
+    can_run(panel)
+    look(page, "stopped")
+
+    with frozen(service.children("worker")[0]):
+        for _ in range(AHEAD):
+            httpx.post(f"{service.url}/v1/classify", content=BRAZIL, headers={"Prefer": "respond-async"}).raise_for_status()
+        page.keyboard.press("Control+Enter")
+        says(panel, re.compile(r"Place [123] in the queue"))
+        reads(panel, re.compile(r"Place [123] in the queue"))
+        look(page, "queued")
+        panel.get_by_role("button", name="Stop", exact=True).click()
+        says(panel, "Stopped")
+
+    panel.locator("input[type=file]").set_input_files({"name": "cut.png", "mimeType": "image/png", "buffer": BRAZIL[:900]})
+    start(panel)
+    expect(panel.get_by_role("alert")).to_contain_text("truncated")
+    expect(panel.get_by_role("alert")).to_contain_text("Change what the message names")
+    look(page, "error")
+
+    panel.get_by_role("button", name="Flag of Brazil").click()
+    expect(panel.locator(".picture .caption")).to_contain_text("brazil.png")
+    context.set_offline(True)
+    try:
+        start(panel)
+        expect(panel.get_by_role("alert")).to_contain_text("cannot be reached")
+        look(page, "gateway out of reach")
+    finally:
+        context.set_offline(False)
+
+    panel.get_by_label("Compare with merging off").check()
+    run(panel)
+    expect(panel.get_by_role("alert")).to_be_hidden()
+    is_reported(panel, "Download JSON")
+    reads(panel, "Done in")
+    look(page, "done")
+
+
+def test_inpaint(refused: Page, service: Service) -> None:
+    page = refused
+    panel = open_inpaint(page, sample=None)
+    says(panel, "Choose a picture, or one of the samples.")
+    look(page, "empty")
+
+    open_inpaint(page)
+    can_run(panel)
+    look(page, "chosen")
+
+    panel.get_by_label("Preset").select_option("full")
+    with frozen(service.children("worker")[0]):
+        start(panel)
+        says(panel, "in the queue")
+        look(page, "queued")
+    expect(panel.locator(".frames .caption")).to_contain_text("what the network sees")
+    with frozen(service.children("worker")[0]):
+        says(panel, re.compile(r"Step \d+ of 1000 · \d+\.\d s"))
+        reads(panel, re.compile(r"Step|Next in the queue"))
+        keeps_waiting(panel)
+        look(page, "running")
+        panel.get_by_role("button", name="Stop", exact=True).click()
+        says(panel, "Stopped at step")
+    expect(panel.locator(".frames .caption")).to_contain_text("Stopped at step")
+    can_run(panel)
+    look(page, "stopped")
+
+    panel.get_by_label("Steps", exact=True).fill("5000")
+    start(panel)
+    expect(panel.get_by_role("alert")).to_contain_text("1000")
+    expect(panel.locator(".tools")).to_contain_text("1,368 of 9,216 pixels will be filled")
+    look(page, "error")
+
+    panel.get_by_label("Steps", exact=True).fill("10")
+    run(panel)
+    expect(panel.get_by_role("alert")).to_be_hidden()
+    is_reported(panel, "Download PNG", "Download mask")
+    look(page, "done")
+
+
+def test_3d(refused: Page, service: Service) -> None:
+    page = refused
+    panel = open_3d(page, sample=None)
+    says(panel, "Choose a picture with its depth map, or one of the samples.")
+    look(page, "empty")
+
+    open_3d(page, spacing="0.08")
+    can_run(panel)
+    look(page, "chosen")
+
+    with frozen(service.children("worker")[0]):
+        start(panel)
+        says(panel, "in the queue")
+        look(page, "queued")
+    expect(panel.locator(".shape")).to_contain_text("points shown")
+    with frozen(service.children("worker")[0]):
+        says(panel, re.compile(r"Level \d+ of \d+ · "))
+        keeps_waiting(panel)
+        look(page, "running")
+        panel.get_by_role("button", name="Stop", exact=True).click()
+        says(panel, "Stopped at level")
+    expect(panel.locator(".shape")).to_contain_text("Stopped at level")
+    expect(panel.locator(".space canvas")).to_be_visible()
+    look(page, "stopped")
+
+    panel.get_by_label("Threshold").fill("7")
+    start(panel)
+    expect(panel.get_by_role("alert")).to_contain_text("threshold")
+    look(page, "error")
+
+    panel.get_by_label("Threshold").fill("0.1")
+    open_3d(page)
+    run(panel)
+    expect(panel.get_by_role("alert")).to_be_hidden()
+    is_reported(panel, "Download GLB", "Download PLY")
+    look(page, "done")
+
+
+def test_actions(refused: Page, service: Service) -> None:
+    page = refused
+    panel = open_actions(page, sample=False, seconds=None)
+    says(panel, "Choose a clip, or the sample.")
+    look(page, "empty")
+
+    open_actions(page, seconds=None)
+    can_run(panel)
+    look(page, "chosen")
+
+    with frozen(service.children("worker")[0]):
+        start(panel)
+        says(panel, "in the queue")
+        look(page, "queued")
+    expect(panel.locator(".segment").first).to_be_visible()
+    with frozen(service.children("worker")[0]):
+        says(panel, re.compile(r"Window \d+ of \d+ · "))
+        keeps_waiting(panel)
+        look(page, "running")
+        panel.get_by_role("button", name="Stop", exact=True).click()
+        says(panel, "Stopped at window")
+    expect(panel.locator("figure .caption")).to_contain_text("Stopped at window")
+    expect(panel.locator(".segment").first).to_be_visible()
+    look(page, "stopped")
+
+    panel.locator("input[type=file]").set_input_files({"name": "notes.mp4", "mimeType": "video/mp4", "buffer": b"no video at all" * 99})
+    expect(panel).to_contain_text("This browser cannot play notes.mp4")
+    start(panel)
+    expect(panel.get_by_role("alert")).to_contain_text("video")
+    look(page, "error")
+
+    open_actions(page, seconds=2)
+    run(panel)
+    expect(panel.get_by_role("alert")).to_be_hidden()
+    is_reported(panel, "Download JSON", "Download MP4")
+    look(page, "done")
+
+
+def test_status(refused: Page, context: BrowserContext, service: Service) -> None:
+    page = refused
+    with frozen(service.children("worker")[0]):
+        for _ in range(AHEAD):
+            httpx.post(f"{service.url}/v1/classify", content=BRAZIL, headers={"Prefer": "respond-async"}).raise_for_status()
+        open_status(page)
+        expect(page.locator("#queue")).to_contain_text("flags@1.0.0")
+        expect(page.locator("#jobs")).to_contain_text("flags@1.0.0")
+        look(page, "busy")
+    expect(page.locator("#queue")).to_have_text("Nothing waits.")
+    expect(page.locator("#jobs")).to_have_text("No asynchronous job is under way.")
+    look(page, "idle")
+    context.set_offline(True)
+    try:
+        expect(page.get_by_role("alert")).to_contain_text("The figures below are old")
+        look(page, "gateway out of reach")
+    finally:
+        context.set_offline(False)
+    expect(page.get_by_role("alert")).to_be_hidden()
