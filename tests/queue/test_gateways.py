@@ -79,7 +79,8 @@ async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_can
             await us.submit_all([job])
         await eventually(lambda: db.xlen(STREAM) == 0)
         assert worker.pull([QUEUE], 16) == []
-        assert nothing_is_left(db)
+        assert not db.exists(f"job:{job.id}", f"cancel:{job.id}")
+        assert db.get("queue:bytes") == "0"
 
 
 async def test_line_8_a_client_that_leaves_is_cancelled_in_the_queue_and_right_before_the_batch(
