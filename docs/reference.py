@@ -1,4 +1,4 @@
-"""The pages below `reference/`, written while the site is built: settings, routes, Python and commands as the code states them.
+"""What is written while the site is built: settings, routes, Python and commands as the code states them, and the rows of claims.yaml.
 
 A hook of mkdocs (`hooks` in mkdocs.yml). Nothing of it is committed, so nothing of it can be out of date.
 """
@@ -15,11 +15,14 @@ import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from typer.main import get_command
 
 import opsin
@@ -36,6 +39,7 @@ OPTIONS = {
 """Module → the keyword options of its method."""
 
 
+CLAIMS = Path(__file__).with_name("claims.yaml")
 NOBODY = "redis://localhost:6379"
 """A gateway that is not started connects to nothing."""
 
@@ -44,6 +48,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, write in PAGES.items():
         files.append(File.generated(config, f"reference/{name}.md", content=write()))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    return markdown.replace("{{ claims }}", claims()) if page.file.src_uri == "claims.md" else markdown
+
+
+def claims() -> str:
+    """The rows of claims.yaml."""
+    told = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
+    rows = [
+        (
+            claim["what"],
+            "<br>".join(claim["quotes"]),
+            f"`{claim['command']}`",
+            f"{told['machines'][claim['machine']]}; {claim['date']}",
+            ", ".join(map(where, claim["pages"])),
+        )
+        for claim in told["claims"]
+    ]
+    return table(("", "figure", "printed by", "machine, day", "quoted in"), rows)
+
+
+def where(quoting: str) -> str:
+    return f"[{quoting}]({quoting.removeprefix('docs/')})" if quoting.startswith("docs/") else quoting
 
 
 def settings() -> str:
