@@ -38,7 +38,11 @@ def main() -> None:
     asked = parser.parse_args()
     files = ray.data.read_binary_files(asked.folder, include_paths=True)
     scored = files.map_batches(
-        Classify, batch_size=64, compute=ray.data.ActorPoolStrategy(size=asked.clients), fn_constructor_kwargs={"url": asked.url}
+        Classify,
+        batch_size=64,
+        compute=ray.data.ActorPoolStrategy(size=asked.clients),
+        num_cpus=0,  # they wait for the service
+        fn_constructor_kwargs={"url": asked.url},
     ).materialize()
     if asked.output:
         scored.write_parquet(asked.output)

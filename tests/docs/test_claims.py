@@ -7,6 +7,7 @@ import importlib.util
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -52,6 +53,14 @@ def test_what_prints_it_exists(claim: dict[str, Any]) -> None:
         assert tool == "pytest"
     files = [word for word in rest if "/" in word and not word.startswith("-") and word != "B/16"]
     assert [file for file in files if not (ROOT / Path(file)).exists()] == []
+
+
+def test_the_picture_of_the_demo_shows_what_is_quoted_of_it() -> None:
+    (row,) = [claim for claim in CLAIMS if claim["command"] == "make demo"]
+    shown = " ".join(ElementTree.parse(ROOT / "docs" / "pictures" / "demo.svg").getroot().itertext()).replace("\xa0", " ")
+    ratios = re.findall(r"[\d.]+×", " ".join(row["quotes"]))
+    assert len(ratios) == 2
+    assert [ratio for ratio in ratios if ratio not in shown] == []
 
 
 def test_every_figure_of_the_readme_has_a_row() -> None:
