@@ -7,6 +7,8 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p; done))
 # Further arguments of the command behind a target: `make serve ARGS="--port 9000"`, `make test ARGS="-k queue"`.
 ARGS   ?=
+# The web site of docs/, which must be free of warnings: links and anchors that lead nowhere are some.
+SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 # What `make test-browser` drives.
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
@@ -18,7 +20,7 @@ help:
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
 	@echo 'make test-browser  the playground and the status page in a real Chromium'
-	@echo 'make lint          ruff, mypy, import-linter'
+	@echo 'make lint          ruff, mypy, import-linter, and the documentation, whose links must lead somewhere'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
 	@echo 'make docs          the documentation as a web site in build/site'
 
@@ -51,6 +53,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(SITE) --quiet
 
 bench: $(VENV)/.dev
 	$(BIN)/opsin bench merging
@@ -61,7 +64,7 @@ compose-test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m compose tests/e2e/test_compose.py $(ARGS)
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --site-dir build/site
+	$(SITE)
 
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'Opsin needs Python 3.11 or newer (Debian 12, Ubuntu 24.04 and later have it): apt install python3 python3-venv' >&2; exit 1; }

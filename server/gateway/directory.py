@@ -46,8 +46,9 @@ class Directory:
     async def find(self, model: str | None, task: str | None) -> BundleSpec:
         """The bundle that `name`, `name@version` or None (the default) means; of any task where that is None.
 
-        Waits while nothing is known and no worker is ready. Raises Problem: 404 for a name that no ready worker makes known, 422 if
-        there is no default, 503 after `worker_grace` without a ready worker or `redis_grace` without Redis.
+        Waits while nothing is known and no worker is ready. Raises Problem: 404 for a name that no ready worker makes known and for a
+        task of which no bundle is served, 422 if there is no default, 503 after `worker_grace` without a ready worker or `redis_grace`
+        without Redis.
         """
         began = time.monotonic()
         while True:
@@ -114,8 +115,10 @@ class Directory:
         known = ", ".join(sorted(spec.id for spec in loaded(fleet, task))) or "none"
         wanted = self._settings.default_models.get(task or "") if model is None else model
         if wanted is None:
-            detail = f"no bundle for {task} is served" if known == "none" else f"there is no default model for {task}; name one of: {known}"
-            return Problem(Kind.INVALID_OPTION, detail, "model")
+            if known == "none":
+                served = ", ".join(name for name in TASKS if loaded(fleet, name)) or "none"
+                return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}")
+            return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}", "model")
         if is_unloaded(fleet, wanted):
             return unloaded(wanted)
         if task is None:

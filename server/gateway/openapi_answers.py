@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from server.gateway import events
+from server.gateway.open_inference import errors
 from server.gateway.problems import MEDIA_TYPE, Kind
 from server.tasks.base import JSON
 
 BINARY = {"type": "string", "format": "binary"}
 EXAMPLE_ID = "0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
+RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type": "integer"}}}
 EXAMPLE_TIMING = {
     "prepare_ms": 3.4,
     "queue_ms": 0.6,
@@ -45,7 +47,22 @@ def problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
         response["description"] = "; ".join(filter(None, (response["description"], kind.title)))
         response["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": document}
         if kind.status in (429, 503):
-            response["headers"] = {"Retry-After": {"description": "Whole seconds", "schema": {"type": "integer"}}}
+            response["headers"] = RETRY_AFTER
+    return responses
+
+
+def protocol_errors(*examples: tuple[Kind, str]) -> dict[str, Any]:
+    """Responses of the Open Inference Protocol by status, in its own error shape."""
+    schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    responses: dict[str, Any] = {}
+    for kind, message in sorted(examples, key=lambda example: errors.status(example[0])):
+        response = responses.setdefault(
+            str(errors.status(kind)), {"description": "", "content": {JSON: {"schema": schema, "examples": {}}}}
+        )
+        response["description"] = "; ".join(filter(None, (response["description"], kind.title)))
+        response["content"][JSON]["examples"][kind.slug] = {"value": {"error": message}}
+        if errors.status(kind) in (429, 503):
+            response["headers"] = RETRY_AFTER
     return responses
 
 
@@ -91,6 +108,7 @@ ACCEPTED: dict[str, Any] = {
 REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
     (Kind.UNKNOWN_MODEL, "'cats' is not served; known for classify: flags@1.0.0", "model"),
+    (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s", None),
     (Kind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
     (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
     (Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already", None),
@@ -191,3 +209,24 @@ SCENE: dict[str, Any] = {
         **_REDIS_AWAY,
     },
 }
+
+_CONTROL = (
+    (Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit"),
+    (Kind.REDIS_AWAY, "Redis does not answer"),
+)
+LOAD: dict[str, Any] = {
+    "responses": protocol_errors(*_CONTROL, (Kind.INVALID_BODY, "failed to load 'cats', no worker has a bundle of that name"))
+}
+UNLOAD: dict[str, Any] = {
+    "responses": protocol_errors(*_CONTROL, (Kind.UNKNOWN_MODEL, "failed to unload 'cats': Request for unknown model: 'cats' is not found"))
+}
+INFER: dict[str, Any] = protocol_errors(
+    (Kind.INVALID_BODY, "unexpected shape for input 'image' for model 'flags'. Expected [-1,1], got [2,2]"),
+    (Kind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"),
+    (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s"),
+    (Kind.TOO_LARGE, "image: 60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)"),
+    (Kind.QUEUE_FULL, "the queue is full"),
+    (Kind.MODEL_ERROR, "image: the model failed on this input"),
+    (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
+    (Kind.DEADLINE, "no answer before the deadline; the work was cancelled"),
+)

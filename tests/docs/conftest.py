@@ -35,20 +35,19 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
     fill(folder)
     (folder / "bundles").symlink_to(bundles)
-    shims = tmp_path_factory.mktemp("bin")
+    with service.serve(bundles, max_queries=200_000) as running:
+        yield Desk(folder, running.url, environment_of(running.url, tmp_path_factory.mktemp("bin")))
+
+
+def environment_of(url: str, shims: Path) -> dict[str, str]:
+    """Variables under which `opsin` is this checkout's, and `curl` is ours, whether or not the machine has one."""
     for name, command in {
         "opsin": f"{sys.executable} -m opsin",
         "curl": f"{sys.executable} {Path(__file__).with_name('shell_curl.py')}",
     }.items():
         (shims / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (shims / name).chmod(0o755)
-    with service.serve(bundles, max_queries=200_000) as running:
-        environment = os.environ | {
-            "PATH": f"{shims}{os.pathsep}{os.environ['PATH']}",
-            "OPSIN_URL": running.url,
-            "PYTHONPATH": str(ROOT),
-        }
-        yield Desk(folder, running.url, environment)
+    return os.environ | {"PATH": f"{shims}{os.pathsep}{os.environ['PATH']}", "OPSIN_URL": url, "PYTHONPATH": str(ROOT)}
 
 
 def fill(folder: Path) -> None:

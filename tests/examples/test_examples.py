@@ -88,6 +88,32 @@ def test_people_tells_and_annotates(service: Service, tmp_path: Path) -> None:
         assert clip.streams.video[0].frames == 120
 
 
+def test_search_finds_the_flag_that_the_words_mean(service: Service) -> None:
+    flags = ROOT / "docs" / "pictures" / "flags"
+    printed = example(service, "search.py", flags, "nepal", "--model", "flags", "--most", "2").splitlines()
+    assert printed[0] == "8 images, 1 other files; labels meant: Nepal"
+    assert re.fullmatch(r" *\d+\.\d%  .*/nepal\.png", printed[1])
+    assert len(printed) == 3
+
+
+def test_search_says_which_words_the_model_does_not_know(service: Service) -> None:
+    command = [sys.executable, EXAMPLES / "search.py", "docs", "submarine", "--model", "flags", "--url", service.url]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert ran.returncode == 1
+    assert "no label with submarine" in ran.stderr
+
+
+@pytest.mark.slow
+def test_ray_scores_a_folder_and_names_what_is_no_image(service: Service, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="pip install 'ray[data]'")
+    flags = ROOT / "docs" / "pictures" / "flags"
+    printed = example(service, "ray_batch.py", flags, "-o", tmp_path / "scores")
+    rows = dict(re.findall(r"/([\w.]+) (.+)$", printed, re.MULTILINE))
+    assert rows["brazil.png"].startswith("Brazil ")
+    assert "not an image" in rows["SOURCES.txt"]
+    assert list((tmp_path / "scores").glob("*.parquet"))
+
+
 def test_nvidias_client_classifies(service: Service) -> None:
     flags = ROOT / "docs" / "pictures" / "flags"
     printed = example(service, "triton_client.py", flags / "brazil.png", flags / "nepal.png")

@@ -133,13 +133,23 @@ def test_the_documentation_tells_bodies_answers_and_errors(gateway: Gateway) -> 
     document = gateway.http.get("/openapi.json").json()
     post = document["paths"]["/v1/classify"]["post"]
     assert {"multipart/form-data", "application/json", "image/jpeg"} <= set(post["requestBody"]["content"])
-    assert set(post["responses"]) == {"200", "202", "400", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(post["responses"]) == {"200", "202", "400", "404", "406", "408", "413", "415", "422", "429", "500", "503", "504"}
     for response in post["responses"].values():
         for content in response["content"].values():
             schema = {**content["schema"], "components": document["components"]}
             examples = [content["example"]] if "example" in content else [example["value"] for example in content["examples"].values()]
             for example in examples:
                 jsonschema.validate(example, schema)
+
+
+def test_the_documentation_tells_who_may_not_load_and_unload(gateway: Gateway) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    for action in ("load", "unload"):
+        answer = gateway.http.post(f"/v2/repository/models/reds/{action}")
+        content = document["paths"][f"/v2/repository/models/{{name}}/{action}"]["post"]["responses"]["403"]["content"]["application/json"]
+        assert answer.status_code == 403
+        jsonschema.validate(answer.json(), content["schema"])
+        assert answer.json() == content["examples"]["model-control"]["value"]
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/reds", "/v1/classify"])

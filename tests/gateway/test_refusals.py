@@ -202,4 +202,6 @@ def test_an_unknown_field_is_refused_before_the_rest_of_the_form_arrives(gateway
 
 def test_a_task_of_which_no_bundle_is_served(gateway: Gateway) -> None:
     sent = gateway.http.post("/v1/inpaint", files={"image": picture(1), "mask": picture(2)})
-    assert problem(sent, 422, "invalid-option")["detail"] == "no bundle for inpaint is served"
+    document = problem(sent, 404, "unknown-model")
+    assert document["detail"] == "no bundle for inpaint is served; tasks with one: classify"
+    assert "field" not in document

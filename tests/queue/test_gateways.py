@@ -77,12 +77,13 @@ async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_can
         job = await a_job(us, 1, seconds=1.0)
         with pytest.raises(DeadlinePassed):
             await us.submit_all([job])
-        await eventually(lambda: db.exists(f"cancel:{job.id}"))
+        await eventually(lambda: db.xlen(STREAM) == 0)
         assert worker.pull([QUEUE], 16) == []
-        assert nothing_is_left(db)
+        assert not db.exists(f"job:{job.id}", f"cancel:{job.id}")
+        assert db.get("queue:bytes") == "0"
 
 
-async def test_line_8_a_client_that_leaves_is_cancelled_at_pull_and_right_before_the_batch(
+async def test_line_8_a_client_that_leaves_is_cancelled_in_the_queue_and_right_before_the_batch(
     url: str, worker: WorkerQueue, db: redis.Redis
 ) -> None:
     async with gateway(url) as us:
@@ -90,7 +91,8 @@ async def test_line_8_a_client_that_leaves_is_cancelled_at_pull_and_right_before
         leaving_early, leaving_late, staying = [asyncio.create_task(us.submit_all([job])) for job in jobs]
         await eventually(lambda: db.xlen(STREAM) == 3)
         leaving_early.cancel()
-        await eventually(lambda: db.exists(f"cancel:{jobs[0].id}"))
+        await eventually(lambda: db.xlen(STREAM) == 2)
+        db.set(keys.worker(worker.id), "")  # it lives, however slow this test runs
         taken = await pulled(worker)
         assert {delivery.job.id for delivery in taken} == {jobs[1].id, jobs[2].id}
         leaving_late.cancel()
@@ -107,7 +109,7 @@ async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_jo
 ) -> None:
     """Both travel on connections of their own, and the cancellation comes first."""
     script = AsyncWire.script
-    on_its_way, cancelled = asyncio.Event(), asyncio.Event()
+    on_its_way, cancelled, queued = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def enqueue_late(wire: AsyncWire, name: str, *arguments: Any) -> Any:
         if name == "enqueue":
@@ -116,6 +118,8 @@ async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_jo
         answer = await script(wire, name, *arguments)
         if name == "cancel":
             cancelled.set()
+        if name == "enqueue":
+            queued.set()
         return answer
 
     monkeypatch.setattr(AsyncWire, "script", enqueue_late)
@@ -124,7 +128,25 @@ async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_jo
         request = asyncio.create_task(us.submit_all([job]))
         await on_its_way.wait()
         request.cancel()
-        await eventually(lambda: db.exists(f"cancel:{job.id}"))
+        await queued.wait()
+        await eventually(lambda: db.xlen(STREAM) == 0 and not db.exists(f"job:{job.id}"))
+
+
+async def test_line_8_nobody_needs_a_worker_to_take_leaving_clients_out_of_the_queue(url: str, db: redis.Redis) -> None:
+    """One job waits, one is in the hands of a worker that died, one was handed back and waits again: none of them keeps its place."""
+    async with gateway(url) as us:
+        dead = WorkerQueue(url, "dead")
+        requests = [asyncio.create_task(us.submit_all([await a_job(us, 0)]))]
+        await pulled(dead)
+        requests.append(asyncio.create_task(us.submit_all([await a_job(us, 1)])))
+        [given_back] = await pulled(dead)
+        dead.hand_back([given_back])
+        requests.append(asyncio.create_task(us.submit_all([await a_job(us, 2)])))
+        await eventually(lambda: db.xlen(STREAM) == 2 and db.xlen(f"{STREAM}:back") == 1)
+        for request in requests:
+            request.cancel()
+        await eventually(lambda: nothing_is_left(db))
+        dead.close()
 
 
 async def test_line_8_a_late_reply_is_discarded(url: str, db: redis.Redis) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import redis
 
+from server.queue import keys
 from server.queue.connect import connect
 from server.queue.delivery import Beside
 from server.queue.job import Array, Reply, decode_arrays, decode_reply
@@ -117,6 +118,8 @@ async def delivered(url: str, worker: WorkerQueue, to: str) -> Delivery:
     async with gateway(url) as us:
         job = msgspec.structs.replace(await a_job(us, 1), gateway=to)
         request = asyncio.create_task(us.submit_all([job]))
+        with connect(url) as raw:
+            raw.set(keys.worker(worker.id), "")  # a client that leaves does not take a living worker's job away
         [delivery] = await pulled(worker)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)

@@ -122,7 +122,7 @@ async def test_its_deadline_ends_it_where_nobody_understands_it(url: str, db: re
         await take_nothing(db, older)
         with pytest.raises(DeadlinePassed):
             await asked
-        await eventually(lambda: db.exists(*(f"cancel:{key.partition(':')[2]}" for key in db.scan_iter("job:*"))))
+        await eventually(lambda: all(db.exists(f"cancel:{key.partition(':')[2]}") for key in db.scan_iter("job:*")))
         announce(older)
         assert nothing_is_left(db)
 

@@ -25,12 +25,16 @@ def invalid(message: str) -> Problem:
     return Problem(Kind.INVALID_BODY, message)
 
 
+def status(kind: Kind) -> int:
+    return STATUS.get(kind, kind.status)
+
+
 def to_response(problem: Problem) -> Response:
     message = problem.detail if problem.field is None else f"{problem.field}: {problem.detail}"
     headers = problem.headers()
     if problem.kind is Kind.UNSUPPORTED_ENCODING:
         headers["Accept-Encoding"] = "gzip, deflate"
-    return json_response({"error": message}, STATUS.get(problem.kind, problem.kind.status), headers)
+    return json_response({"error": message}, status(problem.kind), headers)
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -25,6 +25,7 @@ from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
 from server.gateway.open_inference.offer import Offer
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
+from server.gateway.openapi_answers import INFER
 from server.gateway.options import MAX_TIMEOUT
 from server.gateway.problems import Kind, Problem, of_option
 from server.queue.job import Priority
@@ -82,7 +83,7 @@ def operation(path: str) -> dict[str, Any]:
         "summary": "Run a model" + (" of one version" if "version" in names else ""),
         "parameters": [{"in": "path", "name": name, "required": True, "schema": {"type": "string"}} for name in names],
         "requestBody": BODY,
-        "responses": {"200": {"description": "The outputs", "content": {"application/json": {"schema": {"type": "object"}}}}},
+        "responses": {"200": {"description": "The outputs", "content": {"application/json": {"schema": {"type": "object"}}}}, **INFER},
     }
 
 

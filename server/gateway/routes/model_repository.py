@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway import arrival, gateway, json_scan
+from server.gateway import arrival, gateway, json_scan, openapi_answers
 from server.gateway.open_inference import model_control, repository
 from server.gateway.open_inference.errors import invalid, json_response
 from server.gateway.open_inference.routing import OpenInferenceRoute
@@ -29,7 +29,7 @@ async def index(request: Request) -> Response:
     return json_response(repository.index(await gateway.of(request).dispatcher.fleet(fresh=True), ready_only=ready_only))
 
 
-@router.post("/models/{name}/load", summary="Load a bundle in every worker")
+@router.post("/models/{name}/load", summary="Load a bundle in every worker", openapi_extra=openapi_answers.LOAD)
 async def load(request: Request, name: str) -> Response:
     here = gateway.of(request)
     model_control.check(request, here.settings)
@@ -37,7 +37,7 @@ async def load(request: Request, name: str) -> Response:
     return json_response({})
 
 
-@router.post("/models/{name}/unload", summary="Take a bundle out of service in every worker")
+@router.post("/models/{name}/unload", summary="Take a bundle out of service in every worker", openapi_extra=openapi_answers.UNLOAD)
 async def unload(request: Request, name: str) -> Response:
     here = gateway.of(request)
     model_control.check(request, here.settings)

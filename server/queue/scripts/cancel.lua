@@ -1,7 +1,5 @@
--- Nobody waits for these jobs any more: marks those that are unfinished, for as long as they are known. ARGV: job ids.
+-- needs: jobs
+-- Nobody waits for these jobs any more. ARGV: job ids.
 
-for _, id in ipairs(ARGV) do
-  local ttl = redis.call('PTTL', 'job:' .. id)
-  if ttl > 0 then redis.call('SET', 'cancel:' .. id, '1', 'PX', ttl) end
-end
+for _, id in ipairs(ARGV) do call_off(id) end
 return redis.status_reply('OK')

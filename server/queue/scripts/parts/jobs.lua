@@ -33,6 +33,15 @@ local function forget(job_id)
   redis.call('DEL', 'job:' .. job_id, 'blob:' .. job_id, 'deaths:' .. job_id, 'cancel:' .. job_id)
 end
 
+-- Notes where a job lies, until `ttl_ms` from now; without it for as long as the job is known already.
+local function note_place(job_id, stream, entry_id, ttl_ms)
+  if ttl_ms then
+    redis.call('SET', 'job:' .. job_id, stream .. ' ' .. entry_id, 'PX', ttl_ms)
+  else
+    redis.call('SET', 'job:' .. job_id, stream .. ' ' .. entry_id, 'XX', 'KEEPTTL')
+  end
+end
+
 -- Takes an entry out of its stream with all that belongs to its job. False if another had done so before.
 local function remove(stream, entry_id, job_id, bytes)
   if redis.call('XACK', stream, GROUP, entry_id) == 0 then return false end
@@ -40,4 +49,24 @@ local function remove(stream, entry_id, job_id, bytes)
   forget(job_id)
   spend_bytes(bytes)
   return true
+end
+
+-- Takes a job that nobody waits for out of the queue, unless a living worker has it: that one is told. Does nothing if it has ended.
+local function call_off(job_id)
+  local ttl = redis.call('PTTL', 'job:' .. job_id)
+  if ttl <= 0 then return end
+  local stream, entry_id = string.match(redis.call('GET', 'job:' .. job_id), '^(%S+) (%S+)$')
+  local found = stream and redis.pcall('XRANGE', stream, entry_id, entry_id)
+  if found and not found.err and found[1] then
+    local pending = redis.pcall('XPENDING', stream, GROUP, entry_id, entry_id, 1)
+    local holder = not pending.err and pending[1] and pending[1][2]
+    if not holder or redis.call('EXISTS', 'worker:' .. holder) == 0 then
+      if holder then redis.call('XACK', stream, GROUP, entry_id) end
+      redis.call('XDEL', stream, entry_id)
+      spend_bytes(fields(found[1]).bytes)
+      forget(job_id)
+      return
+    end
+  end
+  redis.call('SET', 'cancel:' .. job_id, '1', 'PX', ttl)
 end

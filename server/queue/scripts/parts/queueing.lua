@@ -48,7 +48,6 @@ end
 local function put(job, now, known)
   local ttl = tonumber(job.deadline_ms) - now + LINGER_MS
   local inline = job.place == 'inline' and job.message or ''
-  redis.call('SET', 'job:' .. job.job, job.nbytes, 'PX', ttl)
   if job.place == 'blob' then redis.call('SET', 'blob:' .. job.job, job.message, 'PX', ttl) end
   if job.place == 'stage' then
     redis.call('RENAME', 'stage:' .. job.job, 'blob:' .. job.job)
@@ -58,5 +57,8 @@ local function put(job, now, known)
     redis.call('SADD', 'queues', job.stream)
     known[job.stream] = true
   end
-  return redis.call('XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline)
+  local entry_id = redis.call(
+    'XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline)
+  note_place(job.job, job.stream, entry_id, ttl)
+  return entry_id
 end

@@ -101,27 +101,8 @@ local function each_job(id, record, visit)
   for i = 0, tonumber(record.count) - 1 do visit(id .. '-' .. i, i) end
 end
 
--- Takes a job out of the queue if no worker has it; else its worker is told. Does nothing if it has ended.
-local function call_off(record, job_id, entry)
-  local ttl = redis.call('PTTL', 'job:' .. job_id)
-  if ttl <= 0 then return end
-  local pending = redis.pcall('XPENDING', record.stream, GROUP, entry, entry, 1)
-  if pending.err or #pending == 0 then
-    local found = redis.call('XRANGE', record.stream, entry, entry)[1]
-    if found then
-      redis.call('XDEL', record.stream, entry)
-      forget(job_id)
-      spend_bytes(fields(found).bytes)
-      return
-    end
-  end
-  redis.call('SET', 'cancel:' .. job_id, '1', 'PX', ttl)
-end
-
 local function call_off_all(id, record)
-  each_job(id, record, function(job_id, i)
-    call_off(record, job_id, redis.call('HGET', 'record:' .. id, 'entry:' .. i) or '0-1')
-  end)
+  each_job(id, record, function(job_id) call_off(job_id) end)
 end
 
 local function drop_results(id, record)

@@ -1,0 +1,259 @@
+"""What is written while the site is built: settings, routes, Python and commands as the code states them, and the rows of claims.yaml.
+
+A hook of mkdocs (`hooks` in mkdocs.yml). Nothing of it is committed, so nothing of it can be out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import enum
+import importlib
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from typer.main import get_command
+
+import opsin
+from opsin.cli.app import app as command_line
+from server.gateway.app import create_app
+from server.settings import Settings
+
+OPTIONS = {
+    "opsin.classification": "ClassifyOptions",
+    "opsin.inpainting": "InpaintOptions",
+    "opsin.actions": "ActionsOptions",
+    "opsin.reconstruction": "ReconstructOptions",
+}
+"""Module → the keyword options of its method."""
+
+
+CLAIMS = Path(__file__).with_name("claims.yaml")
+NOBODY = "redis://localhost:6379"
+"""A gateway that is not started connects to nothing."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for name, write in PAGES.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=write()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    return markdown.replace("{{ claims }}", claims()) if page.file.src_uri == "claims.md" else markdown
+
+
+def claims() -> str:
+    """The rows of claims.yaml."""
+    told = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
+    rows = [
+        (
+            claim["what"],
+            "<br>".join(claim["quotes"]),
+            f"`{claim['command']}`",
+            f"{told['machines'][claim['machine']]}; {claim['date']}",
+            ", ".join(map(where, claim["pages"])),
+        )
+        for claim in told["claims"]
+    ]
+    return table(("", "figure", "printed by", "machine, day", "quoted in"), rows)
+
+
+def where(quoting: str) -> str:
+    return f"[{quoting}]({quoting.removeprefix('docs/')})" if quoting.startswith("docs/") else quoting
+
+
+def settings() -> str:
+    """Every field of `Settings`: name, type and bounds, default, docstring."""
+    told = attribute_docstrings(Settings)
+    rows = []
+    for name, field in Settings.model_fields.items():
+        limits = {word: getattr(bound, key) for bound in field.metadata for key, word in BOUNDS.items() if hasattr(bound, key)}
+        bounds = ", ".join(f"{word} {value}" for word, value in limits.items())
+        default = field.get_default(call_default_factory=True)
+        kind = annotation(field.annotation)
+        rows.append((f"`OPSIN_{name.upper()}`", f"`{kind}`" + (f", {bounds}" if bounds else ""), f"`{default}`", told.get(name, "")))
+    about = (
+        "Environment variables as `server/settings.py` reads them; in the YAML file in lower case without `OPSIN_`. "
+        "[Settings](../settings.md) explains them."
+    )
+    return page("Settings, from the code", about, table(("variable", "type", "default", ""), rows))
+
+
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def http() -> str:
+    """Every route of the OpenAPI document."""
+    document = asyncio.run(openapi())
+    sections = []
+    for path, operations in sorted(document["paths"].items()):
+        for method, operation in operations.items():
+            sections.append(route(method, path, operation))
+    about = (
+        "Every route, as `/openapi.json` of a running service states them; `/docs` there has the schemas and lets you try. "
+        "[REST API](../api.md) explains them."
+    )
+    return page("HTTP routes, from OpenAPI", about, *sections)
+
+
+async def openapi() -> dict[str, Any]:
+    transport = httpx.ASGITransport(app=create_app(Settings(redis_url=NOBODY)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        return dict((await client.get("/openapi.json")).json())
+
+
+def route(method: str, path: str, operation: Mapping[str, Any]) -> str:
+    parameters = operation.get("parameters", ())
+    rows = [(f"`{one['name']}`", one["in"], kind_of(one.get("schema", {})), one.get("description", "")) for one in parameters]
+    answers = [(status, answer["description"], media_types(answer)) for status, answer in sorted(operation["responses"].items())]
+    bodies = list(operation.get("requestBody", {}).get("content", {}))
+    return "\n\n".join(
+        filter(
+            None,
+            (
+                f"## `{method.upper()} {path}`",
+                " ".join(filter(None, (sentence(operation.get("summary", "")), operation.get("description", "")))),
+                table(("parameter", "in", "type", ""), rows) if rows else "",
+                "Bodies: " + ", ".join(f"`{body}`" for body in bodies) if bodies else "",
+                table(("status", "meaning", "answer"), answers),
+            ),
+        )
+    )
+
+
+def sentence(text: str) -> str:
+    return text if not text or text.endswith(("?", ".")) else f"{text}."
+
+
+def media_types(answer: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{media_type}`" for media_type in answer.get("content", {}))
+
+
+def kind_of(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kinds = [schema.get("type")] if "type" in schema else [other.get("type") for other in schema.get("anyOf", ())]
+    return ", ".join(str(kind) for kind in kinds if kind)
+
+
+def python() -> str:
+    """Every public name of `opsin`, with signature and docstring."""
+    about = "What `from opsin import …` gives, from its docstrings. [The Python client](../client.md) explains it."
+    sections = [public(name, getattr(opsin, name)) for name in opsin.__all__]
+    sections += [public(name, getattr(importlib.import_module(module), name)) for module, name in OPTIONS.items()]
+    return page("Python, from the docstrings", about, *sections)
+
+
+def public(name: str, value: Any) -> str:
+    parts = [f"## `{name}`", inspect.getdoc(value) or ""]
+    told, hints = attribute_docstrings(value), vars(value).get("__annotations__", {})
+    rows = [
+        (f"`{field}`", f"`{str(hint).replace(' | ', ' or ')}`", told.get(field, ""))
+        for field, hint in hints.items()
+        if not field.startswith("_")
+    ]
+    if rows:
+        parts.append(table(("field", "type", ""), rows))
+    parts += [method(name, member) for name, member in vars(value).items() if not name.startswith("_") and is_method(member)]
+    return "\n\n".join(filter(None, parts))
+
+
+QUOTE = "'"
+"""Annotations are strings until somebody evaluates them."""
+
+
+def is_method(member: object) -> bool:
+    return inspect.isfunction(member) or isinstance(member, property)
+
+
+def method(name: str, member: Any) -> str:
+    if isinstance(member, property):
+        head = f"{name}: {inspect.signature(typing.cast(Callable[..., Any], member.fget)).return_annotation}"
+        text = inspect.getdoc(member.fget) or ""
+    else:
+        head, text = f"{name}{inspect.signature(member)}", inspect.getdoc(member) or ""
+    return f"### `{re.sub(r'self, |self', '', head, count=1).replace(QUOTE, '')}`\n\n{text}".rstrip()
+
+
+def attribute_docstrings(owner: type) -> dict[str, str]:
+    """Strings that stand below the fields of a class."""
+    try:
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    except (OSError, TypeError):
+        return {}
+    statements = typing.cast(ast.ClassDef, body).body
+    told = {}
+    for field, text in pairwise(statements):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            told[ast.unparse(field.target)] = inspect.cleandoc(str(text.value.value))
+    return told
+
+
+def annotation(hint: Any) -> str:
+    plain = isinstance(hint, type) and not typing.get_args(hint)
+    return hint.__name__ if plain else str(hint).replace("typing.", "").replace("pathlib.", "").replace(" | ", " or ")
+
+
+def commands() -> str:
+    """Every command of `opsin`, with its arguments and options."""
+    about = "Every command, as `opsin COMMAND --help` tells. [The command](../cli.md) explains them."
+    return page("Commands, from the command line", about, *(command(name, one) for name, one in leaves("opsin", get_command(command_line))))
+
+
+def leaves(name: str, one: Any) -> Iterator[tuple[str, Any]]:
+    inner = getattr(one, "commands", None)
+    if inner is None:
+        yield name, one
+        return
+    for word, child in inner.items():
+        if not child.hidden:
+            yield from leaves(f"{name} {word}", child)
+
+
+def command(name: str, one: Any) -> str:
+    rows = [
+        (f"`{names_of(parameter)}`", default_of(parameter), getattr(parameter, "help", None) or "")
+        for parameter in one.params
+        if not getattr(parameter, "hidden", False)
+    ]
+    return "\n\n".join(filter(None, (f"## `{name}`", inspect.cleandoc(one.help or ""), table(("", "default", ""), rows) if rows else "")))
+
+
+def names_of(parameter: Any) -> str:
+    if parameter.param_type_name == "option":
+        return ", ".join((*parameter.opts, *parameter.secondary_opts))
+    return str(parameter.metavar or parameter.name.upper())
+
+
+def default_of(parameter: Any) -> str:
+    value = parameter.default
+    if value is None or value is False or callable(value) or not getattr(parameter, "show_default", True):
+        return ""
+    return f"`{value.value if isinstance(value, enum.Enum) else value}`"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"settings": settings, "http": http, "python": python, "commands": commands}
+
+
+def page(title: str, about: str, *sections: str) -> str:
+    return "\n\n".join((f"# {title}", about, *sections)) + "\n"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    def line(cells: Iterable[object]) -> str:
+        return "| " + " | ".join(str(cell).replace("\n", " ").replace("|", "\\|") for cell in cells) + " |"
+
+    columns = list(head)
+    return "\n".join((line(columns), line("---" for _ in columns), *map(line, rows)))

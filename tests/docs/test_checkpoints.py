@@ -1,0 +1,155 @@
+"""`docs/checkpoints.md`: what it says of each published file holds for a small one of the same layout (`tests/golden`)."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from models.bundle import BundleSpec, discover, read
+from models.loading import not_served
+from opsin.cli.app import app
+from tests import service
+from tests.docs.conftest import environment_of, fill
+from tests.docs.desk import Desk
+from tests.docs.snippets import ROOT, Block, of_page
+
+PAGE = "docs/checkpoints.md"
+GOLDEN = ROOT / "tests" / "golden"
+READY_S = 240.0
+
+
+@dataclass(frozen=True)
+class Small:
+    """A recorded checkpoint, and what the widths of published files tell and its own do not."""
+
+    golden: str
+    settings: Sequence[str] = ()
+    classes: int = 0
+
+
+SMALL = {
+    "model.safetensors": Small("tome/vit_timm", ["heads=4"], 10),
+    "deit_base_patch16_224-b5f2ef4d.pth": Small("tome/vit_timm", ["heads=4"], 10),
+    "f367470145_deit_S_r13.pth": Small("tome/vit_timm", ["heads=4"], 10),
+    "mae_finetuned_vit_base.pth": Small("mae/finetune_gap", ["heads=4"], 10),
+    "mae_visualize_vit_large.pth": Small("mae/pretrain_pixel", ["heads=6", "decoder_heads=3"]),
+    "vit_b16_512.pt": Small("maws/vision_ft_head", ["heads=4"], 9),
+    "vit_b16_xlmr_b.pt": Small("maws/clip", ["heads=5", "text_heads=4"]),
+    "REV_VIT_B.pyth": Small("rev/rev_vit_tiny", [], 7),
+    "REV_MVIT_B.pyth": Small("rev/rev_mvit_image_tiny", [], 6),
+    "diffmae.pth": Small("diffmae/sample_cross_self"),
+    "co3dv2_all_categories.pth": Small("mcc/co3d_forward", ["heads=4", "window_heads=4", "decoder_heads=4", "spacing=0.5"]),
+    "epoch=35-step=1000000.ckpt": Small("hmr2/tiny_forward", ["heads=4", "decoder_heads=3"]),
+    "lart_pose.ckpt": Small("lart/pose_only", ["heads=4"]),
+    "lart_mvit.ckpt": Small("lart/pose_appearance", ["heads=2"]),
+    "pose_predictor.pth": Small("phalp/pose_predictor", ["heads=3"]),
+    "MViTv2_S_16x4_k400_f302660347.pyth": Small("mvit/mvitv2_cls_tiny"),
+    "mae_pretrain_vit_large_k400.pth": Small("mae_st/pretrain_sep_cls", ["heads=4", "decoder_heads=3"]),
+    "checkpoint-00099.pth": Small("mae_st/finetune_slowfast_ckpt", ["heads=3"]),
+    "flip_large16_laion2b_v2": Small("flip/tiny_m50_t5x", ["heads=4", "text_heads=4"]),
+    "pytorch_model.bin": Small("cit/moco_tiny", ["heads=4", "text_heads=4"]),
+    "mavil_base.pth": Small("mavil/finetune_av", ["heads=4"]),
+}
+"""Published file → the recorded one in its place."""
+SERVED = {"vit-base", "deit-base", "tome-small", "mae-base", "maws-base", "rev-vit", "rev-mvit", "diffmae", "objects", "people"}
+"""Bundles that the page says are answered for."""
+MEMBERS = {"hmr2", "lart-pose", "movenet"}
+"""Not listed by themselves, but as parts of `people`."""
+
+
+def makes_bundles(block: Block) -> bool:
+    return "opsin import" in block.code
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the page's bundles, made by its commands."""
+    folder = tmp_path_factory.mktemp("desk")
+    fill(folder)
+    for shipped in ("flags", "movenet"):
+        shutil.copytree(ROOT / "bundles" / shipped, folder / "bundles" / shipped)
+    np.save(folder / "mean_std.npy", np.stack([np.zeros(226), np.ones(226)])[:, None])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in import_lines():
+            made = CliRunner().invoke(app, in_small(shlex.split(line, comments=True)[1:], folder))
+            assert made.exit_code == 0, f"{line}\n{made.output}\n{made.exception}"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def desk(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A running service with them."""
+    with service.serve(folder / "bundles") as running:
+        service.eventually(lambda: in_state(running.url, "ready") >= SERVED, "all are served", READY_S)
+        yield Desk(folder, running.url, environment_of(running.url, tmp_path_factory.mktemp("bin")))
+
+
+def in_state(url: str, state: str) -> set[str]:
+    listed = httpx.get(f"{url}/v1/models", timeout=60).json()["models"]
+    return {model["name"] for model in listed if model["state"] == state}
+
+
+def specs(folder: Path) -> dict[str, BundleSpec]:
+    return {spec.name: spec for spec in (read(path).spec for path in discover(folder / "bundles"))}
+
+
+def import_lines() -> list[str]:
+    return [line for block in of_page(PAGE) if makes_bundles(block) for line in block.code.splitlines() if line.startswith("opsin ")]
+
+
+def in_small(words: list[str], folder: Path) -> list[str]:
+    """The command for the recorded file: labels for its own classes, and settings that its widths do not tell."""
+    if words[0] != "import":
+        return words
+    small = SMALL[words[1]]
+    case = GOLDEN / small.golden
+    file = case if (case / "checkpoint.pth").exists() is False or any(case.glob("checkpoint_*")) else case / "checkpoint.pth"
+    words = ["import", str(file), *words[2:], *(word for setting in small.settings for word in ("--set", setting))]
+    if small.classes:
+        names = folder / f"{small.classes}.txt"
+        names.write_text("\n".join(f"label {index}" for index in range(small.classes)))
+        words += ["--labels", str(names)]
+    return words
+
+
+def test_what_the_page_calls_served_can_be_served_and_nothing_else(folder: Path) -> None:
+    served = {name for name, spec in specs(folder).items() if not_served(spec) is None}
+    assert served - MEMBERS - {"flags", "lart-mvit"} == SERVED
+
+
+def test_a_lart_that_wants_joints_is_not_joined(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    words = ["bundles", "join", "people-mvit", "--detector", "movenet", "--pose", "hmr2", "--actions", "lart-mvit"]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code != 0
+    assert "joints" in str(refused.exception)
+
+
+def test_every_system_has_its_part() -> None:
+    files = [shlex.split(line, comments=True)[2] for line in import_lines() if line.startswith("opsin import")]
+    recorded = {path.name for path in GOLDEN.iterdir() if any(path.glob("*/checkpoint.pth"))}
+    assert {SMALL[file].golden.partition("/")[0] for file in files} == recorded
+    assert set(files) == set(SMALL)
+
+
+@pytest.mark.slow
+def test_the_service_lists_the_others_as_unavailable(desk: Desk) -> None:
+    assert in_state(desk.url, "ready") == SERVED | {"flags"}
+    assert in_state(desk.url, "unavailable") == specs(desk.folder).keys() - SERVED - MEMBERS - {"flags"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "block", [block for block in of_page(PAGE) if block.language == "sh" and not makes_bundles(block)], ids=lambda block: block.name
+)
+def test_its_calls_are_answered(desk: Desk, block: Block) -> None:
+    desk.shell(block.code)
