@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.actions.perception import Seen
+from models.actions.looking import Looking
 from models.actions.tracks import Sighting
 from models.layers.steps import UnusableInput
 from models.media.video import ClipInfo, ClipLimits, Frame, Frames, VideoError, bytes_ahead
 
 
-@dataclass(frozen=True)
-class Look:
-    """A frame and who was seen in it; its pixels are gone."""
-
-    time: float
-    row: int
-    rows: int
-    seen: Seen
-    cut: bool
-    """The video was cut just before it."""
-
-
 class VideoSource:
-    """Frames of a video by window, one at a time. What was seen in the latest window is kept, since a step may be taken again; who asks for
-    frames that have gone by has the video decoded again from its begin. So all that is told is a function of the window's number."""
+    """Frames of a video by window, in order; who asks for frames that have gone by has the video decoded again from its begin. So all that
+    is told is a function of the window's number. What was seen in the latest window is kept, since a step may be taken again."""
 
     def __init__(
         self,
@@ -54,8 +42,7 @@ class VideoSource:
         self._frames: Frames | None = None
         self._next = 0
         """Window that the next frame belongs to."""
-        self._kept: tuple[int, list[Look]] = (-1, [])
-        self._lock = threading.Lock()
+        self._looking = Looking(window=-1)
         self._decoded = 0
         """Frames of runs of the decoder that have ended."""
 
@@ -76,7 +63,7 @@ class VideoSource:
 
     @property
     def nbytes(self) -> int:
-        return self._data.nbytes + bytes_ahead(self._info.width, self._info.height, self._long_side)
+        return self._data.nbytes + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
 
     def rows(self, window: int) -> tuple[int, int]:
         """First and end of a window."""
@@ -89,22 +76,20 @@ class VideoSource:
         rows = min(end, math.ceil(self._end * self._rate)) - first
         return max(1, round(rows * min(1.0, self._info.fps / self._rate)))
 
-    def kept(self, window: int) -> list[Look] | None:
-        """What was seen in a window; None unless it was the latest."""
-        number, looks = self._kept
-        return looks if number == window else None
+    def looking(self, window: int) -> Looking:
+        """How far looking at a window has come: at nothing of it, unless it was the latest."""
+        if self._looking.window != window:
+            self._looking = Looking(window)
+        return self._looking
 
-    def keep(self, window: int, looks: list[Look]) -> None:
-        self._kept = (window, looks)
-
-    def frames(self, window: int) -> Iterator[Frame]:
-        """Of a window, by time. Raises UnusableInput."""
-        with self._lock:
-            try:
-                yield from self._taken(window)
-            except VideoError as error:
-                self.close()
-                raise UnusableInput(str(error)) from error
+    def take(self, window: int, most: int) -> list[Frame]:
+        """The next frames of a window, by time; fewer than `most` if these are its last. Raises UnusableInput."""
+        try:
+            return self._taken(window, most)
+        except VideoError as error:
+            self.close()
+            self._looking = Looking(window=-1)
+            raise UnusableInput(str(error)) from error
 
     def close(self) -> None:
         if self._frames is not None:
@@ -112,18 +97,20 @@ class VideoSource:
             self._frames.close()
         self._frames = None
 
-    def _taken(self, window: int) -> Iterator[Frame]:
+    def _taken(self, window: int, most: int) -> list[Frame]:
         if self._frames is None or window < self._next:
             self.close()
             self._next = 0
             end = self._end + 1 / self._rate
             self._frames = Frames(self._data.data, self._rate, self._limits, start=self._start, end=end, long_side=self._long_side)
-        while self._next <= window:
-            number, self._next = self._next, self._next + 1
-            _, end_row = self.rows(number)
-            for frame in self._frames.take(end_row):
-                if number == window:
-                    yield frame
+        while self._next < window:
+            for _ in self._frames.take(self.rows(self._next)[1]):
+                pass
+            self._next += 1
+        frames = list(islice(self._frames.take(self.rows(window)[1]), most))
+        if len(frames) < most:
+            self._next = window + 1
+        return frames
 
 
 @dataclass(frozen=True)

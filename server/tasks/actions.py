@@ -32,7 +32,8 @@ ROW_BYTES = 8 * (7 + 53)
 """Of a sighting in a result: its box and its pose."""
 SMALL_ARRAYS = 512
 SAMPLE = Path(__file__).with_name("sample.mp4")
-"""Two grey frames, to warm up with."""
+"""A figure that detectors take for a person, to warm up with; drawn by `server.playground.drawing`."""
+SAMPLE_FRAMES = 2
 
 
 class ActionsOptions(Options, frozen=True, kw_only=True):
@@ -190,7 +191,10 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         return sizes.get("video", 0) + SMALL_ARRAYS + int(2 * max(1.0, seconds) * second * (plan.people or USUAL_PEOPLE))
 
     def sample(self, spec: BundleSpec) -> Arrays:
-        return {"video": np.frombuffer(SAMPLE.read_bytes(), np.uint8), "info": np.array([64.0, 64.0, 15.0, 2.0, 2 / 15])}
+        return {
+            "video": np.frombuffer(SAMPLE.read_bytes(), np.uint8),
+            "info": np.array([384.0, 256.0, 15.0, SAMPLE_FRAMES, SAMPLE_FRAMES / 15]),
+        }
 
 
 def _of_tracks(content: bytes, seconds: float) -> Arrays:

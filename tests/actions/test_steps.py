@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from models.actions.bodies import Bodies
-from models.actions.perception import View
 from models.actions.pipeline import Pipeline, PipelineConfig
 from models.actions.steps import ActionSteps
-from models.bundle import Clip, Preprocess
-from models.hmr2.model import HMR2, HMR2Config
+from models.bundle import Clip
 from models.lart.model import LART
 from models.lart.windows import read_track
 from models.layers.steps import Finished, UnusableInput
 from models.media.video import ClipLimits, probe
-from models.people.heads import Feature
-from models.people.poses import Poses
-from models.people.tracks import POSE, Tracks
+from models.people.tracks import Tracks
 from tests.actions.bundles import LABELS, SMALL
 from tests.actions.eyes import ColourEyes, cut_clip, two_people
 from tests.video.clips import clip, every
@@ -278,30 +272,3 @@ def test_memory_does_not_grow_with_the_video(steps: ActionSteps) -> None:
             kept.append(max((len(track.tokens) for track in state.tracks), default=0))
     assert max(kept) <= STEP + 2 * MARGIN + 2 * 8
     assert state.tracks[0].answered > 60
-
-
-class ColourDetector:
-    """Finds the same patches, as a network of poses finds people."""
-
-    def find(self, frames: torch.Tensor) -> list[Poses]:
-        seen = ColourEyes().people([View.whole(frame.numpy()) for frame in frames])
-        return [Poses(one.poses.reshape(-1, 17, 3), one.boxes) for one in seen]
-
-
-def test_bodies_are_followed_and_labelled_from_their_crops() -> None:
-    """HMR 2.0 and LART in the published layout of tokens, with random weights."""
-    torch.manual_seed(0)
-    small = HMR2Config(
-        image_size=64, side_cut=8, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, decoder_head_dim=8,
-        decoder_hidden=16,
-    )  # fmt: skip
-    regressor = HMR2(small).eval().requires_grad_(False)
-    regressor.decoder.readout.init_cam.copy_(torch.tensor([[0.9, 0.0, 0.0]]))  # a camera before which people have a place
-    lart = LART(dataclasses.replace(SMALL, pose=Feature(POSE, 32, 32))).eval().requires_grad_(False)
-    preprocess = Preprocess(image_size=64, short_side=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    eyes = Bodies(ColourDetector(), regressor, preprocess)  # type: ignore[arg-type]
-    steps = ActionSteps(Pipeline(PipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
-    [told] = finish(steps, job(two_people(30)))
-    red, blue = (told["boxes"][told["boxes"][:, 4] == width] for width in (24, 30))
-    assert len(red) == len(blue) == 30 and len(set(red[:, 0])) == len(set(blue[:, 0])) == 1
-    assert told["scores"].shape == (4, len(LABELS))
