@@ -15,6 +15,9 @@ from models.actions.tracks import Sighting
 from models.layers.steps import UnusableInput
 from models.media.video import ClipInfo, ClipLimits, Frame, Frames, VideoError, bytes_ahead
 
+ROUNDING = 1e-6
+"""Of a row: less than one is none."""
+
 
 class VideoSource:
     """Frames of a video by window, in order; who asks for frames that have gone by has the video decoded again from its begin. So all that
@@ -32,12 +35,13 @@ class VideoSource:
         end: float,
         long_side: int | None,
     ) -> None:
-        """step: rows of a window. start, end: seconds. long_side: what frames are shrunk to."""
+        """step: rows of a window. start, end: seconds; a frame at `end` is not wanted. long_side: what frames are shrunk to."""
         self._data = data
         self._info = info
         self._rate, self._step, self._limits = rate, step, limits
         self._start, self._end = start, min(end, info.duration_s)
-        self._first_row = math.ceil(start * rate)
+        self._asked_end = end if end < info.duration_s else None
+        self._first_row = math.ceil(start * rate - ROUNDING)
         self._long_side = long_side
         self._frames: Frames | None = None
         self._next = 0
@@ -59,7 +63,7 @@ class VideoSource:
     @property
     def windows(self) -> int:
         """Number of windows."""
-        return max(1, math.ceil((self._end - self._start) * self._rate / self._step))
+        return max(1, math.ceil((math.ceil(self._end * self._rate - ROUNDING) - self._first_row) / self._step))
 
     @property
     def nbytes(self) -> int:
@@ -101,8 +105,8 @@ class VideoSource:
         if self._frames is None or window < self._next:
             self.close()
             self._next = 0
-            end = self._end + 1 / self._rate
-            self._frames = Frames(self._data.data, self._rate, self._limits, start=self._start, end=end, long_side=self._long_side)
+            wanted = {"start": self._start, "end": self._asked_end}
+            self._frames = Frames(self._data.data, self._rate, self._limits, **wanted, long_side=self._long_side)
         while self._next < window:
             for _ in self._frames.take(self.rows(self._next)[1]):
                 pass

@@ -33,7 +33,7 @@ from models.layers.steps import Continuing, Finished, State, Tensors
 WINDOWS_AT_ONCE = 16
 """Windows of LART in a step, of all jobs together: what other work waits for."""
 RETURNED = ("video", "info")
-"""Arrays of a job that come back with its answer."""
+"""Arrays of a job that come back with its answer, unless its options say which."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class ActionSteps:
         self._lookout = Lookout(model.eyes)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
-        """options: `start_s`, `end_s`, `people`, None for all of the video and for the bundle's own. Raises UnusableInput."""
+        """options: `start_s`, `end_s`, `people`, None for all of the video and for the bundle's own; `returned`, names of arrays that come
+        back with the answer. Raises UnusableInput."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
@@ -128,7 +129,7 @@ class ActionSteps:
 
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
         source = source_of(job, asked, self._model)
-        returned = {name: job[name] for name in RETURNED if name in job}
+        returned = {name: job[name] for name in asked.get("returned", RETURNED) if name in job}
         return Watching(source, returned, int(asked.get("people") or self._model.config.people), self._model.eyes.follow(self._model.rate))
 
     def _look(self, states: Sequence[Watching]) -> list[Watching]:

@@ -93,7 +93,9 @@ class Frames:
         end: float | None = None,
         long_side: int | None = None,
     ) -> None:
-        """start, end: seconds; rows outside are left out. long_side: larger frames are shrunk to it. Raises VideoError."""
+        """start, end: seconds; frames from `start` on and before `end` are wanted. long_side: larger frames are shrunk to it.
+
+        Raises VideoError."""
         self._ahead = _Ahead(_run(data, limits, rate=rate, start=start, end=end, long_side=long_side))
         self._next: Frame | None = None
         """Read already, and behind the rows that were taken."""

@@ -31,6 +31,8 @@ FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
 UNTOLD_DURATION = frozenset({"mpegvideo"})
 """Containers whose duration FFmpeg guesses from a bit rate."""
 USUAL_RATE = 25.0
+FUZZ_S = 1e-6
+"""Times of frames are rounded."""
 BAD_PACKETS = 5_000
 """A file with more damaged packets than this is given up."""
 REFORMATTER = VideoReformatter()
@@ -104,6 +106,7 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
     rate = 1 / _step(stream)
     first, size = None, (0, 0)
     times: list[float] = []
+    earliest, latest = np.inf, -np.inf
     bad = 0
     for packet in container.demux(stream):
         if packet.size == 0 and packet.pts is None:  # the last one, which flushes the decoder
@@ -117,17 +120,19 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
                 size = _upright_size(first, limits)
         stamp = packet.pts if packet.pts is not None else packet.dts
         times.append(float(stamp * packet.time_base) if stamp is not None else len(times) / rate)
+        earliest, latest = min(earliest, times[-1]), max(latest, times[-1])
         _check_frames(len(times), limits)
-        _check_seconds(times[-1] - times[0], limits)
+        _check_seconds(latest - earliest, limits)
     if first is None:
         flushed = _flushed(stream)
         first = flushed
         if first is None:
             raise Refused("broken", "no frame of it can be decoded" if times else "it has no frames")
         size = _upright_size(first, limits)
-    span = max(times) - min(times)
+    span = latest - earliest
     if len(times) > 1 and span > 0:
         rate = (len(times) - 1) / span
+    _check_seconds(span + 1 / rate, limits)  # the last frame is shown for a while, too
     width, height = size
     return {"width": width, "height": height, "fps": round(rate, 3), "frames": len(times), "duration_s": round(span + 1 / rate, 3)}
 
@@ -166,10 +171,10 @@ def seconds(ticks: int | None, base: Any) -> float:
 def _send_frames(stream: VideoStream, container: InputContainer, limits: Limits, asked: Mapping[str, Any]) -> int:
     """Rows of a grid of `rate` a second, from the first frame on: each shows the frame that is nearest in time. A frame is sent once, with
     the rows that show it; one that no row shows is not converted. Returns how many were decoded."""
-    rate, start, end = asked["rate"], asked["start"], asked["end"]
-    first_row = 0 if start is None else max(0, int(np.ceil(start * rate)))
-    end_row = None if end is None else int(np.ceil(end * rate))
-    sender, row = _Sender(first_row, end_row, asked["long_side"]), 0
+    rate, start, end = asked["rate"], asked["start"] or 0.0, asked["end"]
+    end_row = None if end is None else _first_row_after(end, rate)
+    wanted = (start - FUZZ_S, np.inf if end is None else end - FUZZ_S)
+    sender, row = _Sender(_first_row_after(start, rate), end_row, wanted, asked["long_side"]), 0
     waiting: tuple[VideoFrame, float] | None = None
     for frame, time in _decoded(stream, container, limits):
         sender.decoded += 1
@@ -192,6 +197,8 @@ class _Sender:
 
     first_row: int
     end_row: int | None
+    wanted: tuple[float, float]
+    """Seconds from which, and before which, frames are asked for."""
     long_side: int | None
     decoded: int = 0
     """Frames so far."""
@@ -202,9 +209,9 @@ class _Sender:
     def send(self, shown: tuple[VideoFrame, float], row: int, end: int) -> None:
         """For those of the rows row..end - 1 that are asked for, if any."""
         first, end = max(row, self.first_row), end if self.end_row is None else min(end, self.end_row)
-        if end <= first:
-            return
         frame, time = shown
+        if end <= first or not self.wanted[0] <= time < self.wanted[1]:
+            return
         pixels = upright(frame, self._size)
         self._size = pixels.shape[0], pixels.shape[1]
         where = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.before(pixels), "size": self._size}
@@ -221,7 +228,7 @@ def _step(stream: VideoStream) -> float:
 
 
 def _first_row_after(time: float, rate: float) -> int:
-    return int(np.ceil(time * rate - 1e-6))
+    return int(np.ceil(time * rate - FUZZ_S))
 
 
 def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> Iterator[tuple[VideoFrame, float]]:

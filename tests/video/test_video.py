@@ -172,6 +172,13 @@ def test_too_much_is_said_from_the_headers() -> None:
     assert refused(clip(every(20, 20.0), container="matroska"), ClipLimits(seconds=0.5))[0] == "too-much"
 
 
+def test_few_frames_far_apart_are_as_long_as_their_times_say() -> None:
+    """The last one is shown for a while, too."""
+    few = clip([0.0, 50.0, 100.0], container="matroska")
+    assert probe(few, ClipLimits(seconds=150)).duration_s == 150
+    assert refused(few, ClipLimits(seconds=149)) == ("too-much", "150 seconds are above the limit of 149 (OPSIN_MAX_VIDEO_SECONDS)")
+
+
 def test_a_header_that_says_too_little_does_not_open_the_gate() -> None:
     short = bytearray(clip(every(40, 20.0)))
     short[short.index(b"mvhd") + 4 + 16 : short.index(b"mvhd") + 4 + 20] = b"\0\0\0\1"
