@@ -21,6 +21,8 @@ from models.actions.sources import VideoSource
 
 STEP_S = 2.0
 """Seconds after which a step begins no other pass."""
+WAIT_S = 2.0
+"""For how long a pass waits for frames: long parts of a video may not be asked for, or large frames take long."""
 PASS_S = 1.0
 """What a pass of crops is to take."""
 FRAMES_AT_ONCE = 4
@@ -52,7 +54,7 @@ class Lookout:
     def look(self, jobs: Sequence[Watched]) -> list[Account]:
         """Look at what is left of each window; what was seen lies in `looking`. Raises UnusableInput."""
         accounts = [job.account for job in jobs]
-        until = time.perf_counter() + STEP_S
+        until = time.monotonic() + STEP_S
         going = list(range(len(jobs)))
         while going:
             if crops := self._waiting([jobs[i] for i in going]):
@@ -60,7 +62,7 @@ class Lookout:
             else:
                 self._find([jobs[i] for i in going], going, accounts)
             going = [i for i in going if not jobs[i].looking.is_done]
-            if time.perf_counter() >= until:
+            if time.monotonic() >= until:
                 break
         return accounts
 
@@ -74,9 +76,9 @@ class Lookout:
     def _read(
         self, crops: Sequence[tuple[Glance, torch.Tensor]], jobs: Sequence[Watched], places: Sequence[int], accounts: list[Account]
     ) -> None:
-        began = time.perf_counter()
+        began = time.monotonic()
         told = self._eyes.read(torch.stack([crop for _, crop in crops]))
-        seconds = time.perf_counter() - began
+        seconds = time.monotonic() - began
         self._crops = max(1, min(2 * len(crops), int(PASS_S * len(crops) / seconds), CROPS_AT_ONCE))
         for (glance, _), values in zip(crops, told, strict=True):
             glance.told.append(values)
@@ -86,22 +88,22 @@ class Lookout:
             self._finish(job.looking)
 
     def _find(self, jobs: Sequence[Watched], places: Sequence[int], accounts: list[Account]) -> None:
-        """People in the next frames of each job; a frame's pixels are forgotten then."""
+        """People in the next frames of each job, as far as these are there in time; a frame's pixels are forgotten then."""
+        until = time.monotonic() + WAIT_S
         for place, job in zip(places, jobs, strict=True):
-            began = time.perf_counter()
+            began = time.monotonic()
             looking = job.looking
             if not looking.frames:
-                looking.frames = job.source.take(job.window, FRAMES_AT_ONCE)
-                looking.all_taken = len(looking.frames) < FRAMES_AT_ONCE
-            accounts[place] = accounts[place].plus(decode=time.perf_counter() - began)
-        began = time.perf_counter()
+                looking.frames, looking.all_taken = job.source.take(job.window, FRAMES_AT_ONCE, until)
+            accounts[place] = accounts[place].plus(decode=time.monotonic() - began)
+        began = time.monotonic()
         views = [View(frame.pixels, *frame.size) for job in jobs for frame in job.looking.frames]
         most = [job.people for job in jobs for _ in job.looking.frames]
         found = iter(self._eyes.find(views, most)) if views else iter(())
         for job in jobs:
             looking = job.looking
             looking.glances += [Glance.of(frame, next(found)) for frame in looking.frames]
-        seconds = time.perf_counter() - began
+        seconds = time.monotonic() - began
         for place, job in zip(places, jobs, strict=True):
             count = len(job.looking.frames)
             accounts[place] = accounts[place].plus(pose=seconds * count / max(1, len(views)), frames=count)

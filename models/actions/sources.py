@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,16 @@ from numpy.typing import NDArray
 from models.actions.looking import Looking
 from models.actions.tracks import Sighting
 from models.layers.steps import UnusableInput
-from models.media.video import ClipInfo, ClipLimits, Frame, Frames, VideoError, bytes_ahead
+from models.media.video import ClipInfo, ClipLimits, Frame, Frames, NotYet, VideoError, bytes_ahead
 
 ROUNDING = 1e-6
 """Of a row: less than one is none."""
+SLACK_S = 1.0
+"""Decoders may tell later times than the packets did."""
+DECODER_BYTES = 80 * 2**20
+"""Memory of the process that reads a video, its frames aside."""
+DECODER_FRAMES = 24
+"""Frames that it keeps, each of 12 bits a pixel."""
 
 
 class VideoSource:
@@ -40,7 +47,7 @@ class VideoSource:
         self._info = info
         self._rate, self._step, self._limits = rate, step, limits
         self._start, self._end = start, min(end, info.duration_s)
-        self._asked_end = end if end < info.duration_s else None
+        self._decode_until = end if end < info.duration_s else info.duration_s + SLACK_S
         self._first_row = math.ceil(start * rate - ROUNDING)
         self._long_side = long_side
         self._frames: Frames | None = None
@@ -67,7 +74,9 @@ class VideoSource:
 
     @property
     def nbytes(self) -> int:
-        return self._data.nbytes + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
+        """That of the process that reads it included."""
+        decoder = DECODER_BYTES + DECODER_FRAMES * self._info.width * self._info.height * 3 // 2
+        return self._data.nbytes + decoder + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
 
     def rows(self, window: int) -> tuple[int, int]:
         """First and end of a window."""
@@ -86,10 +95,12 @@ class VideoSource:
             self._looking = Looking(window)
         return self._looking
 
-    def take(self, window: int, most: int) -> list[Frame]:
-        """The next frames of a window, by time; fewer than `most` if these are its last. Raises UnusableInput."""
+    def take(self, window: int, most: int, until: float | None = None) -> tuple[list[Frame], bool]:
+        """The next frames of a window, by time, and whether these are its last. Raises UnusableInput.
+
+        until: monotonic seconds, when to come back with what there is; None: not before there are `most`, or the window's last."""
         try:
-            return self._taken(window, most)
+            return self._taken(window, most, until)
         except VideoError as error:
             self.close()
             self._looking = Looking(window=-1)
@@ -101,20 +112,24 @@ class VideoSource:
             self._frames.close()
         self._frames = None
 
-    def _taken(self, window: int, most: int) -> list[Frame]:
+    def _taken(self, window: int, most: int, until: float | None) -> tuple[list[Frame], bool]:
         if self._frames is None or window < self._next:
             self.close()
             self._next = 0
-            wanted = {"start": self._start, "end": self._asked_end}
+            wanted = {"start": self._start, "end": self._decode_until}
             self._frames = Frames(self._data.data, self._rate, self._limits, **wanted, long_side=self._long_side)
-        while self._next < window:
-            for _ in self._frames.take(self.rows(self._next)[1]):
-                pass
-            self._next += 1
-        frames = list(islice(self._frames.take(self.rows(window)[1]), most))
-        if len(frames) < most:
+        frames: list[Frame] = []
+        with suppress(NotYet):
+            while self._next < window:
+                for _ in self._frames.take(self.rows(self._next)[1], until):
+                    pass
+                self._next += 1
+            for frame in self._frames.take(self.rows(window)[1], until):
+                frames.append(frame)
+                if len(frames) == most:
+                    return frames, False
             self._next = window + 1
-        return frames
+        return frames, self._next > window
 
 
 @dataclass(frozen=True)
@@ -128,22 +143,28 @@ class TrackSource:
     decoded = 0
     seconds = 0.0
 
-    @property
+    @cached_property
     def windows(self) -> int:
         last = max((one.end for one in self.found), default=1)
         return max(1, -(-(last - self.first_row) // self.step))
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return sum(one.token.nbytes + one.box.nbytes + one.pose.nbytes for one in self.found)
+
+    @cached_property
+    def _by_window(self) -> Mapping[int, list[Sighting]]:
+        windows: dict[int, list[Sighting]] = {}
+        for one in self.found:
+            windows.setdefault((one.row - self.first_row) // self.step, []).append(one)
+        return windows
 
     def rows(self, window: int) -> tuple[int, int]:
         first = self.first_row + window * self.step
         return first, first + self.step
 
-    def sightings(self, number: int) -> list[Sighting]:
-        first, end = self.rows(number)
-        return [one for one in self.found if first <= one.row < end]
+    def sightings(self, window: int) -> list[Sighting]:
+        return self._by_window.get(window, [])
 
     def close(self) -> None:
         """Holds nothing open."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import IO, Any
 
 import av
@@ -33,6 +34,8 @@ UNTOLD_DURATION = frozenset({"mpegvideo"})
 USUAL_RATE = 25.0
 FUZZ_S = 1e-6
 """Times of frames are rounded."""
+SAY_EVERY_S = 1.0
+"""Long parts of a video may not be asked for."""
 BAD_PACKETS = 5_000
 """A file with more damaged packets than this is given up."""
 REFORMATTER = VideoReformatter()
@@ -146,7 +149,12 @@ def _flushed(stream: VideoStream) -> VideoFrame | None:
 
 def _upright_size(frame: VideoFrame, limits: Limits) -> tuple[int, int]:
     _check_size(frame.width, frame.height, limits)
-    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+    return (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """To the left, until it is upright; other angles count as the nearest one."""
+    return round(frame.rotation / 90) % 4
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
@@ -178,6 +186,7 @@ def _send_frames(stream: VideoStream, container: InputContainer, limits: Limits,
     waiting: tuple[VideoFrame, float] | None = None
     for frame, time in _decoded(stream, container, limits):
         sender.decoded += 1
+        sender.live()
         if waiting is not None:
             until = _first_row_after((waiting[1] + time) / 2, rate)
             sender.send(waiting, row, until)
@@ -202,9 +211,17 @@ class _Sender:
     long_side: int | None
     decoded: int = 0
     """Frames so far."""
+    _said: float = field(default_factory=monotonic)
+    """When something was said last."""
     _size: tuple[int, int] | None = None
     """Height and width of all frames: those of the first one, upright."""
     _cuts: Cuts = field(default_factory=Cuts)
+
+    def live(self) -> None:
+        """Say that frames are decoded, where none of them has been asked for in a while."""
+        if monotonic() - self._said > SAY_EVERY_S:
+            self._said = monotonic()
+            confined.say({"going_on": True, "decoded": self.decoded})
 
     def send(self, shown: tuple[VideoFrame, float], row: int, end: int) -> None:
         """For those of the rows row..end - 1 that are asked for, if any."""
@@ -218,6 +235,7 @@ class _Sender:
         if self.long_side is not None and max(self._size) > self.long_side:
             pixels = shrunk(pixels, self.long_side)
         height, width, _ = pixels.shape
+        self._said = monotonic()
         confined.say({**where, "height": height, "width": width, "decoded": self.decoded})
         confined.send(pixels.data.cast("B"))
 
@@ -260,14 +278,14 @@ def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> 
 
 def upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
     """RGB, (H, W, 3), contiguous; its own memory where neither rows are padded nor the frame turned."""
-    turned = frame.rotation % 180 != 0
-    wanted = size if size is None or not turned else size[::-1]
+    turns = quarter_turns(frame)
+    wanted = size if size is None or turns % 2 == 0 else size[::-1]
     height, width = wanted or (frame.height, frame.width)
     rgb = REFORMATTER.reformat(frame, width, height, format="rgb24")
     plane = rgb.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
     pixels = rows.reshape(rgb.height, rgb.width, 3)
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+    return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
 def shrunk(pixels: np.ndarray, long_side: int) -> np.ndarray:

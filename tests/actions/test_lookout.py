@@ -78,6 +78,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is over after its first pass, and every pass has one crop."""
     monkeypatch.setattr(lookout, "STEP_S", -1.0)
     monkeypatch.setattr(lookout, "PASS_S", 0.0)
+    monkeypatch.setattr(lookout, "WAIT_S", 600.0)
 
 
 def test_bodies_are_followed_and_labelled_from_their_crops() -> None:
@@ -160,4 +161,21 @@ def test_a_pass_that_fails_loses_no_frame() -> None:
                 break
             state = outcome.state
     assert failures == 2
+    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_a_step_does_not_wait_for_a_video_that_is_read_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends, another one follows, and nothing is lost: here every step takes the frames that are there when it begins, four at most."""
+    video = job(two_people(30))
+    [expected] = finish(steps_of(ColourEyes()), video)
+    monkeypatch.setattr(lookout, "STEP_S", -1.0)
+    monkeypatch.setattr(lookout, "WAIT_S", -1.0)
+    steps = steps_of(ColourEyes())
+    [state] = steps.start([video], [{}])
+    taken = 0
+    with torch.inference_mode():
+        while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+            state, taken = outcome.state, taken + 1
+            assert state.done == taken < state.total
+    assert taken > 30 / 4  # the first one starts the program that reads
     same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})

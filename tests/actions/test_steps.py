@@ -31,6 +31,7 @@ STEP, MARGIN = 16, 14
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step looks at a whole window, however slow the machine is."""
     monkeypatch.setattr(lookout, "STEP_S", float("inf"))
+    monkeypatch.setattr(lookout, "WAIT_S", 600.0)
 
 
 @pytest.fixture(scope="module")
