@@ -13,7 +13,7 @@ import argparse
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.actions.account import STAGES
+from models.actions.lookout import CROPS_AT_ONCE, FRAMES_AT_ONCE
 from models.actions.perception import View
 from models.actions.pipeline import Pipeline
-from models.actions.steps import FRAMES_AT_ONCE
 from models.bundle import read
 from models.loading import LoadedSteps, load
 from models.media.video import ClipInfo, ClipLimits, Frames, probe
@@ -67,7 +67,7 @@ def _speed(model: Pipeline, steps: LoadedSteps, data: bytes, facts: ClipInfo, se
         plain.append(time.perf_counter() - began)
         began = time.perf_counter()
         for first in range(0, len(views), FRAMES_AT_ONCE):
-            model.eyes.people(views[first : first + FRAMES_AT_ONCE])
+            _look(model, views[first : first + FRAMES_AT_ONCE])
         alone.append(time.perf_counter() - began)
     print("  ".join(f"{name} {value / seconds:.3f}" for name, value in zip(STAGES, np.median(spent, axis=0), strict=True)), end="  ")
     print(f"whole {np.median(ours) / seconds:.3f} seconds for a second of video")
@@ -102,9 +102,17 @@ def _loop(model: Pipeline, data: bytes, seconds: float) -> int:
         if frame > seconds:
             break
         if frame * model.rate >= looked - 1e-6:
-            model.eyes.people([View.whole(pixels)])
+            _look(model, [View.whole(pixels)])
             looked += 1
     return looked
+
+
+def _look(model: Pipeline, views: Sequence[View]) -> None:
+    """Find people and ask the pose network of each."""
+    for found in model.eyes.find(views, [model.config.people] * len(views)):
+        for crops in () if found.crops is None else found.crops.split(CROPS_AT_ONCE):
+            if len(crops):
+                model.eyes.read(crops)
 
 
 def _decoded(data: bytes) -> Iterator[tuple[float, NDArray[np.uint8]]]:

@@ -2,25 +2,37 @@
 
 a. Latency of a classification beside a clip that is watched, against the same alone, in turns: median and 95th percentile.
 b. Memory of the worker and of the process that reads videos for it, at most, while clips of 10 s and of nearly 120 s are watched. The
-   longer one is the same packets again and again.
+   longer one is the same packets again and again. `--long-side` shrinks what the pose network sees, so that two minutes pass quickly.
+c. Frames a second of as many clips at once as there are CPUs, against the pose network's best alone: over numbers of threads and of
+   sessions side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
 import statistics
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copytree
 
 import av
 import psutil
+import torch
 
 from benchmarks import machine
 from benchmarks.service import running
+from models.bundle import Bundle, Role, member, read, write
+from models.loading import load
+from models.media.video import ClipLimits, Frames
+from models.onnx_graph.poses import PoseGraph
 from opsin import Client
 
 BUNDLES = Path("bundles")
@@ -28,6 +40,8 @@ PICTURE = Path("docs/pictures/flags/nepal.png")
 LENGTHS_S = (10.0, 115.0)
 TIMEOUT_S = 3600.0
 PAUSE_S = 0.02
+ALONE_S = 1.5
+"""How much of the clip the network alone sees."""
 SETTLED_S = 2.0
 """After a cancelled clip, until the worker has dropped it."""
 
@@ -38,12 +52,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=60, help="classifications of a round, alone and beside")
     parser.add_argument("--lengths", type=float, nargs="*", default=LENGTHS_S, help="seconds of the clips whose memory is compared")
+    parser.add_argument("--long-side", type=int, help="pixels that the pose network sees while memory is measured")
+    parser.add_argument("--at-once", type=float, default=4.0, help="seconds of each of the clips that are watched at once; 0: none")
     asked = parser.parse_args()
     print("\n".join(machine.describe().lines()))
+    clip = asked.clip.read_bytes()
+    best = _best_alone(clip) if asked.at_once else 0.0
     with running(BUNDLES) as url, Client(url, timeout=TIMEOUT_S) as client:
-        _latency(client, repeated(asked.clip.read_bytes(), LENGTHS_S[-1]), asked.rounds, asked.requests)
+        if asked.rounds:
+            _latency(client, repeated(clip, LENGTHS_S[-1]), asked.rounds, asked.requests)
+        if asked.at_once:
+            _at_once(client, repeated(clip, asked.at_once), asked.at_once, best)
+    with _seen_at(asked.long_side) as bundles, running(bundles) as url, Client(url, timeout=TIMEOUT_S) as client:
         for seconds in asked.lengths:
-            _memory(client, repeated(asked.clip.read_bytes(), seconds), seconds)
+            _memory(client, repeated(clip, seconds), seconds)
 
 
 def repeated(clip: bytes, seconds: float) -> bytes:
@@ -91,6 +113,64 @@ def _classify(client: Client, count: int) -> list[float]:
         taken.append(time.perf_counter() - began)
         time.sleep(PAUSE_S)
     return taken
+
+
+@contextmanager
+def _seen_at(long_side: int | None) -> Iterator[Path]:
+    """Bundles whose pose network sees frames at this size."""
+    if long_side is None:
+        yield BUNDLES
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root, pipeline = Path(folder), _pipeline()
+        members = pipeline.members()
+        pose = members["pose"]
+        spec = pose.spec.model_copy(update={"config": {**pose.spec.config, "long_side": long_side}})
+        copytree(members["actions"].path, root / members["actions"].spec.name / members["actions"].spec.version)
+        changed: Mapping[Role, Bundle] = {**members, "pose": write(root, spec, pose.weights_path)}
+        made = {role: member(bundle) for role, bundle in changed.items()}
+        write(root, pipeline.spec.model_copy(update={"members": made}), pipeline.weights_path)
+        yield root
+
+
+def _pipeline() -> Bundle:
+    return read(max((BUNDLES / "actions").iterdir()))
+
+
+def _best_alone(clip: bytes) -> float:
+    """Frames a second of the pose network alone, on frames in memory, at the best number of threads and sessions."""
+    pipeline, cpus = _pipeline(), len(os.sched_getaffinity(0))
+    assert pipeline.spec.clip is not None
+    best = 0.0
+    for threads, sessions in {(cpus, 1), (1, cpus), (1, 1)}:
+        torch.set_num_threads(threads)
+        graphs = [load(pipeline.members()["pose"]).model for _ in range(sessions)]
+        assert isinstance(graphs[0], PoseGraph)
+        frames = Frames(clip, pipeline.spec.clip.rate, ClipLimits(), end=ALONE_S, long_side=graphs[0].config.long_side)
+        pixels = [torch.from_numpy(frame.pixels)[None] for frame in frames.take(sys.maxsize)]
+
+        def look(graph: torch.nn.Module, pixels: list[torch.Tensor] = pixels) -> None:
+            for one in pixels:
+                graph(one)
+
+        with ThreadPoolExecutor(sessions) as pool:
+            list(pool.map(lambda graph, first=pixels[0]: graph(first), graphs))
+            began = time.perf_counter()
+            list(pool.map(look, graphs))
+        speed = sessions * len(pixels) / (time.perf_counter() - began)
+        print(f"c. the pose network alone, {sessions} session(s) of {threads} thread(s): {speed:.2f} frames/s")
+        best = max(best, speed)
+    return best
+
+
+def _at_once(client: Client, clip: bytes, seconds: float, best: float) -> None:
+    clips, rate = len(os.sched_getaffinity(0)), _pipeline().spec.clip
+    assert rate is not None
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clips) as pool:
+        list(pool.map(lambda _: client.actions(clip, timeout=TIMEOUT_S), range(clips)))
+    speed = clips * round(seconds * rate.rate) / (time.perf_counter() - began)
+    print(f"c. {clips} clips of {seconds:g} s at once over HTTP: {speed:.2f} frames/s, {speed / best:.2f} of the best alone")
 
 
 def _memory(client: Client, clip: bytes, seconds: float) -> None:

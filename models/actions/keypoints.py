@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.actions.following import Tracked
-from models.actions.perception import Following, Seen, View
+from models.actions.perception import Following, Found, Seen, View
 from models.onnx_graph.poses import PoseGraph
 from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
 from models.phalp.poses import by_location, locations_of
@@ -27,9 +28,16 @@ class Keypoints:
     def long_side(self) -> int:
         return self._model.config.long_side
 
-    def people(self, views: Sequence[View]) -> list[Seen]:
+    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
         """One frame at a time, as the graph takes them."""
-        return [_seen(self._found(view), view.height, view.width) for view in views]
+        return [self._found(view) for view in views]
+
+    def read(self, crops: Tensor) -> NDArray[np.float32]:
+        raise NotImplementedError("nobody is looked at twice")
+
+    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINTS, 3), found.boxes), found.size
+        return Seen(found.boxes, found.poses, tokens(people, width, height), locations_of(people, width, height))
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         height, width = size
@@ -38,14 +46,10 @@ class Keypoints:
     def follow(self, rate: float) -> Following:
         return Tracked(by_location(rate))
 
-    def _found(self, view: View) -> Poses:
+    def _found(self, view: View) -> Found:
         """In pixels of the video's frames."""
         people = self._model.find(torch.from_numpy(view.pixels)[None])[0]
         factor = max(view.height, view.width) / max(view.pixels.shape[:2])
-        return Poses(people.keypoints * (factor, factor, 1.0), people.boxes * (*4 * (factor,), 1.0))
-
-
-def _seen(people: Poses, height: int, width: int) -> Seen:
-    boxes, keypoints = people.boxes.astype(np.float32), people.keypoints.astype(np.float32)
-    known = tokens(people, width, height)
-    return Seen(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), known, locations_of(people, width, height))
+        boxes = (people.boxes * (*4 * (factor,), 1.0)).astype(np.float32)
+        keypoints = (people.keypoints * (factor, factor, 1.0)).astype(np.float32)
+        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), (view.height, view.width))

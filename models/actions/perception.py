@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,20 @@ class View:
     @classmethod
     def whole(cls, pixels: NDArray[np.uint8]) -> View:
         return cls(pixels, pixels.shape[0], pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class Found:
+    """The N people of one frame, before each has been looked at by itself."""
+
+    boxes: NDArray[np.float32]
+    """(N, 5), as `Seen` has them."""
+    poses: NDArray[np.float32]
+    """(N, 51) or (N, 0)."""
+    size: tuple[int, int]
+    """Height and width of the video's frames."""
+    crops: Tensor | None = None
+    """(N, 3, S, S), what is still to be looked at; None: boxes and keypoints tell all."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +86,15 @@ class Perception(Protocol):
     def long_side(self) -> int | None:
         """What frames may be shrunk to, in pixels, before they are looked at. None: not at all."""
 
-    def people(self, views: Sequence[View]) -> list[Seen]:
-        """Of each frame. Frames may be of several videos and sizes."""
+    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
+        """The people of each frame. Frames may be of several videos and sizes. most: of how many people crops are wanted, those of the best
+        boxes; of the others nothing need be told."""
+
+    def read(self, crops: Tensor) -> NDArray[np.float32]:
+        """Crops of `Found` (M, 3, S, S), of any frames → what the network tells of each, (M, V)."""
+
+    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+        """A frame's people with what was told of its crops (N, V); (N, 0) where there are none."""
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:
         """Of people who were seen before, (K, 5) and (K, 51), in frames of a height and width → (K, D). None: poses do not tell enough."""

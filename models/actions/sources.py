@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.actions.perception import Seen
+from models.actions.looking import Looking
 from models.actions.tracks import Sighting
 from models.layers.steps import UnusableInput
-from models.media.video import ClipInfo, ClipLimits, Frame, Frames, VideoError, bytes_ahead
+from models.media.video import ClipInfo, ClipLimits, Frame, Frames, NotYet, VideoError, bytes_ahead
 
-
-@dataclass(frozen=True)
-class Look:
-    """A frame and who was seen in it; its pixels are gone."""
-
-    time: float
-    row: int
-    rows: int
-    seen: Seen
-    cut: bool
-    """The video was cut just before it."""
+ROUNDING = 1e-6
+"""Of a row: less than one is none."""
+SLACK_S = 1.0
+"""Decoders may tell later times than the packets did."""
+DECODER_BYTES = 80 * 2**20
+"""Memory of the process that reads a video, its frames aside."""
+DECODER_FRAMES = 24
+"""Frames that it keeps, each of 12 bits a pixel."""
 
 
 class VideoSource:
-    """Frames of a video by window, one at a time. What was seen in the latest window is kept, since a step may be taken again; who asks for
-    frames that have gone by has the video decoded again from its begin. So all that is told is a function of the window's number."""
+    """Frames of a video by window, in order; who asks for frames that have gone by has the video decoded again from its begin. So all that
+    is told is a function of the window's number. What was seen in the latest window is kept, since a step may be taken again."""
 
     def __init__(
         self,
@@ -44,18 +42,18 @@ class VideoSource:
         end: float,
         long_side: int | None,
     ) -> None:
-        """step: rows of a window. start, end: seconds. long_side: what frames are shrunk to."""
+        """step: rows of a window. start, end: seconds; a frame at `end` is not wanted. long_side: what frames are shrunk to."""
         self._data = data
         self._info = info
         self._rate, self._step, self._limits = rate, step, limits
         self._start, self._end = start, min(end, info.duration_s)
-        self._first_row = math.ceil(start * rate)
+        self._decode_until = end if end < info.duration_s else info.duration_s + SLACK_S
+        self._first_row = math.ceil(start * rate - ROUNDING)
         self._long_side = long_side
         self._frames: Frames | None = None
         self._next = 0
         """Window that the next frame belongs to."""
-        self._kept: tuple[int, list[Look]] = (-1, [])
-        self._lock = threading.Lock()
+        self._looking = Looking(window=-1)
         self._decoded = 0
         """Frames of runs of the decoder that have ended."""
 
@@ -72,11 +70,13 @@ class VideoSource:
     @property
     def windows(self) -> int:
         """Number of windows."""
-        return max(1, math.ceil((self._end - self._start) * self._rate / self._step))
+        return max(1, math.ceil((math.ceil(self._end * self._rate - ROUNDING) - self._first_row) / self._step))
 
     @property
     def nbytes(self) -> int:
-        return self._data.nbytes + bytes_ahead(self._info.width, self._info.height, self._long_side)
+        """That of the process that reads it included."""
+        decoder = DECODER_BYTES + DECODER_FRAMES * self._info.width * self._info.height * 3 // 2
+        return self._data.nbytes + decoder + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
 
     def rows(self, window: int) -> tuple[int, int]:
         """First and end of a window."""
@@ -89,22 +89,22 @@ class VideoSource:
         rows = min(end, math.ceil(self._end * self._rate)) - first
         return max(1, round(rows * min(1.0, self._info.fps / self._rate)))
 
-    def kept(self, window: int) -> list[Look] | None:
-        """What was seen in a window; None unless it was the latest."""
-        number, looks = self._kept
-        return looks if number == window else None
+    def looking(self, window: int) -> Looking:
+        """How far looking at a window has come: at nothing of it, unless it was the latest."""
+        if self._looking.window != window:
+            self._looking = Looking(window)
+        return self._looking
 
-    def keep(self, window: int, looks: list[Look]) -> None:
-        self._kept = (window, looks)
+    def take(self, window: int, most: int, until: float | None = None) -> tuple[list[Frame], bool]:
+        """The next frames of a window, by time, and whether these are its last. Raises UnusableInput.
 
-    def frames(self, window: int) -> Iterator[Frame]:
-        """Of a window, by time. Raises UnusableInput."""
-        with self._lock:
-            try:
-                yield from self._taken(window)
-            except VideoError as error:
-                self.close()
-                raise UnusableInput(str(error)) from error
+        until: monotonic seconds, when to come back with what there is; None: not before there are `most`, or the window's last."""
+        try:
+            return self._taken(window, most, until)
+        except VideoError as error:
+            self.close()
+            self._looking = Looking(window=-1)
+            raise UnusableInput(str(error)) from error
 
     def close(self) -> None:
         if self._frames is not None:
@@ -112,18 +112,24 @@ class VideoSource:
             self._frames.close()
         self._frames = None
 
-    def _taken(self, window: int) -> Iterator[Frame]:
+    def _taken(self, window: int, most: int, until: float | None) -> tuple[list[Frame], bool]:
         if self._frames is None or window < self._next:
             self.close()
             self._next = 0
-            end = self._end + 1 / self._rate
-            self._frames = Frames(self._data.data, self._rate, self._limits, start=self._start, end=end, long_side=self._long_side)
-        while self._next <= window:
-            number, self._next = self._next, self._next + 1
-            _, end_row = self.rows(number)
-            for frame in self._frames.take(end_row):
-                if number == window:
-                    yield frame
+            wanted = {"start": self._start, "end": self._decode_until}
+            self._frames = Frames(self._data.data, self._rate, self._limits, **wanted, long_side=self._long_side)
+        frames: list[Frame] = []
+        with suppress(NotYet):
+            while self._next < window:
+                for _ in self._frames.take(self.rows(self._next)[1], until):
+                    pass
+                self._next += 1
+            for frame in self._frames.take(self.rows(window)[1], until):
+                frames.append(frame)
+                if len(frames) == most:
+                    return frames, False
+            self._next = window + 1
+        return frames, self._next > window
 
 
 @dataclass(frozen=True)
@@ -137,22 +143,28 @@ class TrackSource:
     decoded = 0
     seconds = 0.0
 
-    @property
+    @cached_property
     def windows(self) -> int:
         last = max((one.end for one in self.found), default=1)
         return max(1, -(-(last - self.first_row) // self.step))
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return sum(one.token.nbytes + one.box.nbytes + one.pose.nbytes for one in self.found)
+
+    @cached_property
+    def _by_window(self) -> Mapping[int, list[Sighting]]:
+        windows: dict[int, list[Sighting]] = {}
+        for one in self.found:
+            windows.setdefault((one.row - self.first_row) // self.step, []).append(one)
+        return windows
 
     def rows(self, window: int) -> tuple[int, int]:
         first = self.first_row + window * self.step
         return first, first + self.step
 
-    def sightings(self, number: int) -> list[Sighting]:
-        first, end = self.rows(number)
-        return [one for one in self.found if first <= one.row < end]
+    def sightings(self, window: int) -> list[Sighting]:
+        return self._by_window.get(window, [])
 
     def close(self) -> None:
         """Holds nothing open."""

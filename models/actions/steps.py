@@ -6,8 +6,8 @@ The last step says what is left to say when no more is seen. Memory does not gro
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -20,21 +20,20 @@ from torch import nn
 from models.actions.account import Account
 from models.actions.answers import answer
 from models.actions.inputs import source_of
-from models.actions.perception import Following, Seen, View
+from models.actions.looking import Look
+from models.actions.lookout import Lookout, Watched
+from models.actions.perception import Following, Seen
 from models.actions.pipeline import Pipeline
 from models.actions.seconds import Seconds
-from models.actions.sources import Look, TrackSource, VideoSource
+from models.actions.sources import TrackSource, VideoSource
 from models.actions.tracks import Sighting, Track, Window
 from models.bundle import Preprocess
 from models.layers.steps import Continuing, Finished, State, Tensors
-from models.media.video import Frame
 
-FRAMES_AT_ONCE = 4
-"""Frames of one job in memory."""
 WINDOWS_AT_ONCE = 16
 """Windows of LART in a step, of all jobs together: what other work waits for."""
 RETURNED = ("video", "info")
-"""Arrays of a job that come back with its answer."""
+"""Arrays of a job that come back with its answer, unless its options say which."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,10 @@ class Watching(State):
     account: Account = field(default_factory=Account)
     behind: bool = False
     """Whether LART has not yet said all that it can: the next step begins there, and looks no further."""
+    looked: float = 0.0
+    """Share of the next window that has been looked at; above 0 if the last step ended within it."""
     delays: int = 0
-    """Steps that looked no further."""
+    """Steps that did not end a window."""
 
     @property
     def done(self) -> int:
@@ -62,7 +63,10 @@ class Watching(State):
 
     @property
     def total(self) -> int:
-        return self.source.windows + 1 + self.delays + self.behind
+        """What is left is taken to need as many steps for a window as there were so far."""
+        left = max(0.0, self.source.windows - self.window - self.looked)
+        steps = max(1.0, self.done / max(self.window + self.looked, 1.0))
+        return self.done + math.ceil(left * steps) + (self.window <= self.source.windows) + self.behind
 
     @property
     def nbytes(self) -> int:
@@ -92,9 +96,11 @@ class ActionSteps:
 
     def __init__(self, model: Pipeline) -> None:
         self._model = model
+        self._lookout = Lookout(model.eyes)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
-        """options: `start_s`, `end_s`, `people`, None for all of the video and for the bundle's own. Raises UnusableInput."""
+        """options: `start_s`, `end_s`, `people`, None for all of the video and for the bundle's own; `returned`, names of arrays that come
+        back with the answer. Raises UnusableInput."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
@@ -110,55 +116,41 @@ class ActionSteps:
                 outcomes.append(Finished({**told, **now.returned, "stages": now.account.stages, "counts": counts}))
             else:
                 since = now.source.rows(now.window - 1)[0] / self._model.rate
-                outcomes.append(Continuing(now, answer(now.believed, self._model.rate, self._model.actions, since) if wanted else None))
+                shown = wanted and not now.looked
+                outcomes.append(Continuing(now, answer(now.believed, self._model.rate, self._model.actions, since) if shown else None))
         return outcomes
 
     def cost(self, state: State) -> float:
-        """Frames of the next window, which cost most by far; 1 for tracks and for the last word."""
+        """Frames that are left of the next window, which cost most by far; 1 for tracks and for the last word."""
         assert isinstance(state, Watching)
         if state.is_last or state.behind or not isinstance(state.source, VideoSource):
             return 1.0
-        return float(state.source.frames_at(state.window))
+        return max(1.0, (1 - state.looked) * state.source.frames_at(state.window))
 
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
         source = source_of(job, asked, self._model)
-        returned = {name: job[name] for name in RETURNED if name in job}
+        returned = {name: job[name] for name in asked.get("returned", RETURNED) if name in job}
         return Watching(source, returned, int(asked.get("people") or self._model.config.people), self._model.eyes.follow(self._model.rate))
 
     def _look(self, states: Sequence[Watching]) -> list[Watching]:
-        """The next window of each: who is seen in it, and who is who."""
-        looks, accounts = self._looks(states)
-        return [self._follow(replace(state, account=one), mine) for state, one, mine in zip(states, accounts, looks, strict=True)]
+        """The next window of each, as far as a step comes: who is seen in it and, when that is known, who is who."""
+        watched = {
+            job: Watched(state.source, state.window, state.most_people, state.account)
+            for job, state in enumerate(states)
+            if isinstance(state.source, VideoSource) and not state.is_last
+        }
+        accounts = dict(zip(watched, self._lookout.look(list(watched.values())), strict=True))
+        return [
+            self._follow(state, []) if job not in watched else self._looked(replace(state, account=accounts[job]), watched[job])
+            for job, state in enumerate(states)
+        ]
 
-    def _looks(self, states: Sequence[Watching]) -> tuple[list[list[Look]], list[Account]]:
-        """Of each job's window. Frames of all jobs are looked at together, a few at a time, and then forgotten."""
-        accounts = [state.account for state in states]
-        looks: list[list[Look]] = [[] for _ in states]
-        reading: dict[int, Iterator[Frame]] = {}
-        for job, state in enumerate(states):
-            if isinstance(state.source, VideoSource) and not state.is_last:
-                kept = state.source.kept(state.window)
-                if kept is None:
-                    reading[job] = state.source.frames(state.window)
-                else:
-                    looks[job] = kept
-        read = set(reading)
-        while reading:
-            began = time.perf_counter()
-            frames = [(job, frame) for job, more in reading.items() for frame in islice(more, FRAMES_AT_ONCE)]
-            decoded = time.perf_counter()
-            seen = self._model.eyes.people([View(frame.pixels, *frame.size) for _, frame in frames]) if frames else []
-            posed = time.perf_counter()
-            for (job, frame), people in zip(frames, seen, strict=True):
-                looks[job].append(Look(frame.time, frame.row, frame.rows, people, frame.cut))
-                accounts[job] = accounts[job].plus(decode=(decoded - began) / len(frames), pose=(posed - decoded) / len(frames), frames=1)
-            counts = Counter(job for job, _ in frames)
-            reading = {job: more for job, more in reading.items() if counts[job] == FRAMES_AT_ONCE}
-        for job in read:
-            source = states[job].source
-            assert isinstance(source, VideoSource)
-            source.keep(states[job].window, looks[job])
-        return looks, accounts
+    def _looked(self, state: Watching, watched: Watched) -> Watching:
+        looking = watched.looking
+        if looking.is_done:
+            return self._follow(replace(state, looked=0.0), looking.looks)
+        share = min(0.99, max(0.01, looking.looked / watched.source.frames_at(state.window)))
+        return replace(state, looked=share, delays=state.delays + 1)
 
     def _follow(self, state: Watching, looks: Sequence[Look]) -> Watching:
         """Its tracks with what was seen in a window; after the last window, without those that were never believed."""

@@ -6,6 +6,7 @@ That process has bounds on memory and time, and can open nothing but the bytes t
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +33,10 @@ class VideoError(Exception):
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
         self.kind: Kind = kind
+
+
+class NotYet(Exception):
+    """The next frame takes longer than it may be waited for."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,9 @@ class Frames:
         end: float | None = None,
         long_side: int | None = None,
     ) -> None:
-        """start, end: seconds; rows outside are left out. long_side: larger frames are shrunk to it. Raises VideoError."""
+        """start, end: seconds; frames from `start` on and before `end` are wanted. long_side: larger frames are shrunk to it.
+
+        Raises VideoError."""
         self._ahead = _Ahead(_run(data, limits, rate=rate, start=start, end=end, long_side=long_side))
         self._next: Frame | None = None
         """Read already, and behind the rows that were taken."""
@@ -107,9 +114,11 @@ class Frames:
     def ended(self) -> bool:
         return self._next is None and self._ahead.ended
 
-    def take(self, end_row: int) -> Iterator[Frame]:
-        """The next frames, one by one: those that begin before a row. Raises VideoError."""
-        while (frame := self._next or self._ahead.take()) is not None:
+    def take(self, end_row: int, until: float | None = None) -> Iterator[Frame]:
+        """The next frames, one by one: those that begin before a row. Raises VideoError, and NotYet.
+
+        until: monotonic seconds until which a frame may be waited for; None: for ever."""
+        while (frame := self._next or self._ahead.take(until)) is not None:
             if frame.row >= end_row:
                 self._next = frame
                 return
@@ -142,13 +151,16 @@ class _Ahead:
         with self._changed:
             return self._all_read and not self._waiting
 
-    def take(self) -> Frame | None:
-        """The next one; None after the last. Raises VideoError."""
+    def take(self, until: float | None = None) -> Frame | None:
+        """The next one; None after the last. Raises VideoError, and NotYet."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._all_read)
+            patience = None if until is None else max(0.0, until - time.monotonic())
+            self._changed.wait_for(lambda: self._waiting or self._all_read, patience)
             if self._waiting:
                 self._changed.notify_all()
                 return self._waiting.popleft()
+            if not self._all_read:
+                raise NotYet
         self.close()
         if self._error is not None:
             raise self._error
@@ -186,6 +198,9 @@ class _Ahead:
 
     def _read(self) -> Frame | None:
         told = _answer(self._program)
+        while "going_on" in told:
+            self.decoded = told["decoded"]
+            told = _answer(self._program)
         self.decoded = told["decoded"]
         if "end" in told:
             return None

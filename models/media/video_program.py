@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import IO, Any
 
 import av
@@ -31,6 +32,10 @@ FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
 UNTOLD_DURATION = frozenset({"mpegvideo"})
 """Containers whose duration FFmpeg guesses from a bit rate."""
 USUAL_RATE = 25.0
+FUZZ_S = 1e-6
+"""Times of frames are rounded."""
+SAY_EVERY_S = 1.0
+"""Long parts of a video may not be asked for."""
 BAD_PACKETS = 5_000
 """A file with more damaged packets than this is given up."""
 REFORMATTER = VideoReformatter()
@@ -104,6 +109,7 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
     rate = 1 / _step(stream)
     first, size = None, (0, 0)
     times: list[float] = []
+    earliest, latest = np.inf, -np.inf
     bad = 0
     for packet in container.demux(stream):
         if packet.size == 0 and packet.pts is None:  # the last one, which flushes the decoder
@@ -117,17 +123,19 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
                 size = _upright_size(first, limits)
         stamp = packet.pts if packet.pts is not None else packet.dts
         times.append(float(stamp * packet.time_base) if stamp is not None else len(times) / rate)
+        earliest, latest = min(earliest, times[-1]), max(latest, times[-1])
         _check_frames(len(times), limits)
-        _check_seconds(times[-1] - times[0], limits)
+        _check_seconds(latest - earliest, limits)
     if first is None:
         flushed = _flushed(stream)
         first = flushed
         if first is None:
             raise Refused("broken", "no frame of it can be decoded" if times else "it has no frames")
         size = _upright_size(first, limits)
-    span = max(times) - min(times)
+    span = latest - earliest
     if len(times) > 1 and span > 0:
         rate = (len(times) - 1) / span
+    _check_seconds(span + 1 / rate, limits)  # the last frame is shown for a while, too
     width, height = size
     return {"width": width, "height": height, "fps": round(rate, 3), "frames": len(times), "duration_s": round(span + 1 / rate, 3)}
 
@@ -141,7 +149,12 @@ def _flushed(stream: VideoStream) -> VideoFrame | None:
 
 def _upright_size(frame: VideoFrame, limits: Limits) -> tuple[int, int]:
     _check_size(frame.width, frame.height, limits)
-    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+    return (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """To the left, until it is upright; other angles count as the nearest one."""
+    return round(frame.rotation / 90) % 4
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
@@ -166,13 +179,14 @@ def seconds(ticks: int | None, base: Any) -> float:
 def _send_frames(stream: VideoStream, container: InputContainer, limits: Limits, asked: Mapping[str, Any]) -> int:
     """Rows of a grid of `rate` a second, from the first frame on: each shows the frame that is nearest in time. A frame is sent once, with
     the rows that show it; one that no row shows is not converted. Returns how many were decoded."""
-    rate, start, end = asked["rate"], asked["start"], asked["end"]
-    first_row = 0 if start is None else max(0, int(np.ceil(start * rate)))
-    end_row = None if end is None else int(np.ceil(end * rate))
-    sender, row = _Sender(first_row, end_row, asked["long_side"]), 0
+    rate, start, end = asked["rate"], asked["start"] or 0.0, asked["end"]
+    end_row = None if end is None else _first_row_after(end, rate)
+    wanted = (start - FUZZ_S, np.inf if end is None else end - FUZZ_S)
+    sender, row = _Sender(_first_row_after(start, rate), end_row, wanted, asked["long_side"]), 0
     waiting: tuple[VideoFrame, float] | None = None
     for frame, time in _decoded(stream, container, limits):
         sender.decoded += 1
+        sender.live()
         if waiting is not None:
             until = _first_row_after((waiting[1] + time) / 2, rate)
             sender.send(waiting, row, until)
@@ -192,25 +206,36 @@ class _Sender:
 
     first_row: int
     end_row: int | None
+    wanted: tuple[float, float]
+    """Seconds from which, and before which, frames are asked for."""
     long_side: int | None
     decoded: int = 0
     """Frames so far."""
+    _said: float = field(default_factory=monotonic)
+    """When something was said last."""
     _size: tuple[int, int] | None = None
     """Height and width of all frames: those of the first one, upright."""
     _cuts: Cuts = field(default_factory=Cuts)
 
+    def live(self) -> None:
+        """Say that frames are decoded, where none of them has been asked for in a while."""
+        if monotonic() - self._said > SAY_EVERY_S:
+            self._said = monotonic()
+            confined.say({"going_on": True, "decoded": self.decoded})
+
     def send(self, shown: tuple[VideoFrame, float], row: int, end: int) -> None:
         """For those of the rows row..end - 1 that are asked for, if any."""
         first, end = max(row, self.first_row), end if self.end_row is None else min(end, self.end_row)
-        if end <= first:
-            return
         frame, time = shown
+        if end <= first or not self.wanted[0] <= time < self.wanted[1]:
+            return
         pixels = upright(frame, self._size)
         self._size = pixels.shape[0], pixels.shape[1]
         where = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.before(pixels), "size": self._size}
         if self.long_side is not None and max(self._size) > self.long_side:
             pixels = shrunk(pixels, self.long_side)
         height, width, _ = pixels.shape
+        self._said = monotonic()
         confined.say({**where, "height": height, "width": width, "decoded": self.decoded})
         confined.send(pixels.data.cast("B"))
 
@@ -221,7 +246,7 @@ def _step(stream: VideoStream) -> float:
 
 
 def _first_row_after(time: float, rate: float) -> int:
-    return int(np.ceil(time * rate - 1e-6))
+    return int(np.ceil(time * rate - FUZZ_S))
 
 
 def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> Iterator[tuple[VideoFrame, float]]:
@@ -253,14 +278,14 @@ def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> 
 
 def upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
     """RGB, (H, W, 3), contiguous; its own memory where neither rows are padded nor the frame turned."""
-    turned = frame.rotation % 180 != 0
-    wanted = size if size is None or not turned else size[::-1]
+    turns = quarter_turns(frame)
+    wanted = size if size is None or turns % 2 == 0 else size[::-1]
     height, width = wanted or (frame.height, frame.width)
     rgb = REFORMATTER.reformat(frame, width, height, format="rgb24")
     plane = rgb.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
     pixels = rows.reshape(rgb.height, rgb.width, 3)
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+    return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
 def shrunk(pixels: np.ndarray, long_side: int) -> np.ndarray:

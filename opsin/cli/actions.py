@@ -30,8 +30,8 @@ def actions(
     model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
     top_k: Annotated[int | None, typer.Option(help="Labels of a person and second.", show_default=False)] = None,
     threshold: Annotated[float | None, typer.Option(help="Leave labels of a lower score out.", show_default=False)] = None,
-    start: Annotated[float | None, typer.Option(help="Second to begin at.", show_default=False)] = None,
-    end: Annotated[float | None, typer.Option(help="Second to end at.", show_default=False)] = None,
+    start: Annotated[float | None, typer.Option(help="Second from which on frames are looked at.", show_default=False)] = None,
+    end: Annotated[float | None, typer.Option(help="Second before which frames are looked at.", show_default=False)] = None,
     people: Annotated[int | None, typer.Option(help="Most people to follow at a time.", show_default=False)] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
 ) -> None:

@@ -120,7 +120,7 @@ class Inference:
             if reply.failure is not None:
                 raise failures.of_reply(reply.failure, asked.spec.name, item_field(asked.part, index, len(prepared)))
         timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
-        outputs = outputs_of(replies)
+        outputs = _with_echoes(replies, jobs, asked.task.echoed_arrays)
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
 
@@ -151,7 +151,7 @@ class Inference:
             prepare_ms=_milliseconds(enqueued - began),
             fingerprint=fingerprint,
             idempotency_key=idempotency_key,
-            bound=sum(asked.task.result_bound(asked.plan, asked.spec, _sizes(job)) + RESULT_OVERHEAD for job in jobs),
+            bound=sum(asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_arrays(job))) + RESULT_OVERHEAD for job in jobs),
         )
         try:
             return await self._dispatcher.records.admit(draft, make_jobs)
@@ -192,6 +192,8 @@ def _jobs(
     """The jobs of one request: answered to a gateway, or to a record."""
     request = record or secrets.token_hex(16)
     bucket, arguments = asked.task.bucket(asked.plan, asked.spec), asked.task.arguments(asked.plan)
+    if asked.task.echoed_arrays:  # results of records are presented by whichever gateway is asked
+        arguments = {**arguments, "returned": list(asked.task.echoed_arrays) if record else []}
     return [
         Job(
             id=f"{request}-{index}",
@@ -213,8 +215,16 @@ def _jobs(
     ]
 
 
-def _sizes(job: Job) -> dict[str, int]:
-    return {name: len(array.data) for name, array in job.arrays.items()}
+def _arrays(job: Job) -> Arrays:
+    return {name: array.to_numpy() for name, array in job.arrays.items()}
+
+
+def _with_echoes(replies: Sequence[Reply], jobs: Sequence[Job], names: Sequence[str]) -> list[Outputs]:
+    """The outputs, and those arrays of the jobs that the answer needs again."""
+    if not names:
+        return outputs_of(replies)
+    sent = [{name: job.arrays[name].to_numpy() for name in names if name in job.arrays} for job in jobs]
+    return [{**outputs, **echoes} for outputs, echoes in zip(outputs_of(replies), sent, strict=True)]
 
 
 async def _reserve_large(jobs: Sequence[Job], visit: Visit) -> None:

@@ -2,12 +2,13 @@
 
 The worker gets `video` uint8 (bytes,), the file as it was sent, and `info` float64 (5,): width, height, frames a second, frames,
 seconds; or the arrays of `server.media.tracks`, and `info` as far as it is known. It answers the arrays of `models.actions.answers`, and
-the video again: so any gateway can draw the answer into it, at any time.
+for asynchronous jobs the video again: so any gateway can draw the answer into it, at any time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -19,20 +20,22 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from server.media import annotating, tracks, video
 from server.media.images import Decoder
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
 from server.tasks.options import InvalidOption, Options
 
 MP4 = "video/mp4"
 MOST_PEOPLE = 50
 USUAL_PEOPLE = 6
 USUAL_TOP_K = 5
-LONGEST_S = 120.0
-"""Seconds for which a result keeps room where nobody says less."""
 ROW_BYTES = 8 * (7 + 53)
 """Of a sighting in a result: its box and its pose."""
+SECOND_BYTES = 8 * 3
+"""Of a person's second, its scores aside."""
 SMALL_ARRAYS = 512
+NOBODY = np.zeros(0)
 SAMPLE = Path(__file__).with_name("sample.mp4")
-"""Two grey frames, to warm up with."""
+"""A figure that detectors take for a person, to warm up with; drawn by `server.playground.drawing`."""
+SAMPLE_FRAMES = 2
 
 
 class ActionsOptions(Options, frozen=True, kw_only=True):
@@ -41,9 +44,15 @@ class ActionsOptions(Options, frozen=True, kw_only=True):
     ) = None
     threshold: Annotated[float, Meta(ge=0, le=1, description="Labels of a lower score are left out.")] = 0.0
     start_s: (
-        Annotated[float, Meta(ge=0, description="Where to begin, in seconds from the first frame.", extra={"default": "the begin"})] | None
+        Annotated[
+            float,
+            Meta(ge=0, description="Frames from here on are looked at, in seconds from the first frame.", extra={"default": "the begin"}),
+        ]
+        | None
     ) = None
-    end_s: Annotated[float, Meta(gt=0, description="Where to end.", extra={"default": "the end"})] | None = None
+    end_s: (
+        Annotated[float, Meta(gt=0, description="Frames before this are looked at; one at it is not.", extra={"default": "the end"})] | None
+    ) = None
     people: (
         Annotated[
             int,
@@ -141,6 +150,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         ],
     }
     media_types = (JSON, MP4)
+    echoed_arrays = ("video", "info")
     takes_long = True
 
     def plan(self, asked: ActionsOptions, spec: BundleSpec) -> ActionsPlan:
@@ -182,15 +192,39 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
     def preview(self, arrays: Outputs, plan: ActionsPlan, spec: BundleSpec) -> ActionsPreview:
         return ActionsPreview(_people(arrays, plan, spec))
 
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.parts)
+        return inputs, (Tensor("people", "BYTES", (1,)), Tensor("info", "FP64", (5,)))
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: ActionsPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        """Each video's people as JSON, and its width, height, frames a second, frames and seconds; zeros for tracks."""
+        people = np.empty((len(outputs), 1), object)
+        people[:, 0] = [msgspec.json.encode(_people(one, plan, spec)) for one in outputs]
+        return {"people": people, "info": np.stack([one["info"] if "video" in one else np.zeros(5) for one in outputs])}, {}
+
     def result_bound(self, plan: ActionsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """The file, and twice what can be told of everybody: in the answer, and in a preview."""
-        seconds = min((plan.end_s or LONGEST_S) - (plan.start_s or 0.0), LONGEST_S)
         rate = spec.clip.rate if spec.clip is not None else 30.0
-        second = rate * ROW_BYTES + 24 + 4 * len(spec.labels)
-        return sizes.get("video", 0) + SMALL_ARRAYS + int(2 * max(1.0, seconds) * second * (plan.people or USUAL_PEOPLE))
+        labelled = SECOND_BYTES + 4 * len(spec.labels)
+        asked = (plan.end_s or inf) - (plan.start_s or 0.0)
+        seconds = min(asked, sizes["milliseconds"] / 1000) + 2  # where it begins and ends
+        if "person" in sizes:  # tracks: seconds in which nobody was seen are labelled, too
+            sightings = sizes["person"] // np.dtype(np.int32).itemsize
+            told = sightings * ROW_BYTES + seconds * labelled * min(tracks.MOST_PEOPLE, sightings)
+        else:
+            told = seconds * (rate * ROW_BYTES + labelled) * (plan.people or int(spec.config.get("people", USUAL_PEOPLE)))
+        return sizes.get("video", 0) + SMALL_ARRAYS + int(2 * told)
+
+    def sizes(self, arrays: Arrays) -> dict[str, int]:
+        """The duration beside the bytes."""
+        seconds = float(np.ptp(arrays["time"])) if arrays.get("time", NOBODY).size else float(arrays["info"][4])
+        return {**super().sizes(arrays), "milliseconds": int(1000 * seconds)}
 
     def sample(self, spec: BundleSpec) -> Arrays:
-        return {"video": np.frombuffer(SAMPLE.read_bytes(), np.uint8), "info": np.array([64.0, 64.0, 15.0, 2.0, 2 / 15])}
+        return {
+            "video": np.frombuffer(SAMPLE.read_bytes(), np.uint8),
+            "info": np.array([384.0, 256.0, 15.0, SAMPLE_FRAMES, SAMPLE_FRAMES / 15]),
+        }
 
 
 def _of_tracks(content: bytes, seconds: float) -> Arrays:

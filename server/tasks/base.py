@@ -92,6 +92,10 @@ class Task(ABC, Generic[Asked, Plan]):
     kept_arrays: ClassVar[tuple[str, ...]] = ()
     """Names of those outputs that are kept as a scene, which can be asked again; where it is kept, `present` finds an output `kept`."""
 
+    echoed_arrays: ClassVar[tuple[str, ...]] = ()
+    """Names of arrays of `prepare` that `present` needs again, among the outputs: gateways that still have them put them there, and only
+    where an answer may be presented elsewhere a worker sends them back."""
+
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         """The parts that one bundle takes."""
         return self.parts
@@ -144,7 +148,11 @@ class Task(ABC, Generic[Asked, Plan]):
     def result_bound(self, plan: Plan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """Bytes that the outputs of one job take at most, its largest preview included: so much room is kept for an asynchronous job.
 
-        sizes: bytes of each array that was prepared for it."""
+        sizes: `sizes` of what was prepared for it."""
+
+    def sizes(self, arrays: Arrays) -> dict[str, int]:
+        """Of one job's arrays, what decides how large its result is: bytes, by name."""
+        return {name: array.nbytes for name, array in arrays.items()}
 
     def preview(self, arrays: Outputs, plan: Plan, spec: BundleSpec) -> msgspec.Struct | None:
         """What a worker can show before the end → the data of a `preview` event; None: nothing."""

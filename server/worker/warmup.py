@@ -232,8 +232,8 @@ def _executor(model: LoadedModel, backends: Backends | None, layout: Layout) -> 
 def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run, backends: Backends | None = None) -> float:
     """Seconds of a forward pass, by the model or as `backends` choose, or of the first step of jobs that have started."""
     if model.steps is not None:
-        steps, states = model.steps, _started(model, size, schedule)
-        return run(layout, lambda: steps.step(states, [False] * size))
+        steps, jobs = model.steps, [_started(model, size, schedule) for _ in range(layout.slots)]  # no two slots step the same job
+        return run(layout, lambda: steps.step(jobs.pop(), [False] * size))
     arrays, options = sample(model.spec, size), {"merge": _per_block(model, schedule)}
     return run(layout, lambda: (backends or model).forward(arrays, options))
 

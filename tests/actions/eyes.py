@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.actions.following import Tracked
-from models.actions.perception import Following, Seen, View
+from models.actions.perception import Following, Found, Seen, View
 from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
 from models.phalp.poses import by_location, locations_of
 from tests.video.clips import clip, every
@@ -35,9 +36,16 @@ class ColourEyes:
     def long_side(self) -> None:
         return
 
-    def people(self, views: Sequence[View]) -> list[Seen]:
+    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
         self.frames += len(views)
-        return [self._seen(view.pixels) for view in views]
+        return [_found(view.pixels) for view in views]
+
+    def read(self, crops: Tensor) -> NDArray[np.float32]:
+        raise AssertionError("there are none")
+
+    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINTS, 3), found.boxes), found.size
+        return Seen(found.boxes, found.poses, tokens(people, width, height), locations_of(people, width, height))
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), size[1], size[0])
@@ -45,16 +53,11 @@ class ColourEyes:
     def follow(self, rate: float) -> Following:
         return Tracked(by_location(rate))
 
-    def _seen(self, frame: NDArray[np.uint8]) -> Seen:
-        boxes = [box for channel in (0, 2) if (box := _box(frame, channel)) is not None]
-        people = Poses(np.array([_diagonal(box) for box in boxes]).reshape(-1, KEYPOINTS, 3), np.array(boxes).reshape(-1, 5))
-        height, width, _ = frame.shape
-        return Seen(
-            people.boxes.astype(np.float32),
-            people.keypoints.reshape(-1, 3 * KEYPOINTS).astype(np.float32),
-            tokens(people, width, height),
-            locations_of(people, width, height),
-        )
+
+def _found(frame: NDArray[np.uint8]) -> Found:
+    boxes = [box for channel in (0, 2) if (box := _box(frame, channel)) is not None]
+    keypoints = np.array([_diagonal(box) for box in boxes], np.float32).reshape(-1, 3 * KEYPOINTS)
+    return Found(np.array(boxes, np.float32).reshape(-1, 5), keypoints, (frame.shape[0], frame.shape[1]))
 
 
 def two_people(count: int = 60, rate: float = 15.0, hidden: range = range(0)) -> bytes:

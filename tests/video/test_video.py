@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from models.media.video import AHEAD, ClipLimits, Frame, Frames, VideoError, probe
+from models.media import video
+from models.media.video import AHEAD, ClipLimits, Frame, Frames, NotYet, VideoError, probe
 from tests.video.clips import clip, every, number_of, sound_alone, with_hours
 
 LIMITS = ClipLimits()
@@ -90,6 +91,25 @@ def test_a_slow_video_repeats_frames_by_rows() -> None:
 def test_a_part_of_a_video_is_what_lies_between_its_seconds() -> None:
     seen = read(FILM, 20.0, start=0.25, end=0.5)
     assert [frame.row for frame in seen] == [5, 6, 7, 8, 9]
+
+
+def test_a_long_part_that_nobody_asked_for_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is decoded the program says that it goes on, or it would count as stuck; who waits for frames may come back later."""
+    monkeypatch.setattr(video, "PROGRAM", "tests.video.talkative_program")
+    frames = Frames(FILM, 20.0, LIMITS, start=0.8)
+    with pytest.raises(NotYet):
+        next(frames.take(10**9, until=time.monotonic()))
+    assert [frame.row for frame in frames.take(10**9)] == [16, 17, 18, 19]
+    assert frames.decoded == 20
+
+
+@pytest.mark.parametrize("degrees", [45, 80, -100])
+def test_odd_angles_count_as_the_nearest_quarter(degrees: int) -> None:
+    film = clip(every(3, 10.0), rotation=degrees)
+    facts = probe(film, LIMITS)
+    shapes = {frame.pixels.shape for frame in read(film, 10.0)}
+    assert shapes == {(facts.height, facts.width, 3)}
+    assert (facts.height, facts.width) == ((48, 64) if degrees == 45 else (64, 48))
 
 
 def test_windows_of_any_length_give_the_same_frames() -> None:
@@ -170,6 +190,13 @@ def test_too_much_is_said_from_the_headers() -> None:
     wanted = "frames of 64 × 48 pixels are above the limit of 3000 (OPSIN_MAX_VIDEO_PIXELS)"
     assert refused(FILM, ClipLimits(pixels=3000)) == ("too-much", wanted)
     assert refused(clip(every(20, 20.0), container="matroska"), ClipLimits(seconds=0.5))[0] == "too-much"
+
+
+def test_few_frames_far_apart_are_as_long_as_their_times_say() -> None:
+    """The last one is shown for a while, too."""
+    few = clip([0.0, 50.0, 100.0], container="matroska")
+    assert probe(few, ClipLimits(seconds=150)).duration_s == 150
+    assert refused(few, ClipLimits(seconds=149)) == ("too-much", "150 seconds are above the limit of 149 (OPSIN_MAX_VIDEO_SECONDS)")
 
 
 def test_a_header_that_says_too_little_does_not_open_the_gate() -> None:

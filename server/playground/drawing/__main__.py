@@ -1,16 +1,21 @@
-"""Write the samples that are drawn here: two captures with depth, and a clip of two figures."""
+"""Write the samples that are drawn here: two captures with depth, a clip of two figures, and its begin, which workers warm up with."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from server.playground import SAMPLES
 from server.playground.drawing.captures import OBJECTS, capture
 from server.playground.drawing.figures import HEIGHT, RATE, THUMBNAIL, WIDTH, frame, frames
+from server.tasks.actions import SAMPLE, SAMPLE_FRAMES
 
 
 def main() -> None:
@@ -19,14 +24,15 @@ def main() -> None:
         Image.fromarray(made.image).save(SAMPLES / f"{name}.png", optimize=True)
         Image.fromarray(made.depth).save(SAMPLES / f"{name}-depth.png", optimize=True)
     Image.fromarray(frame(0)[THUMBNAIL]).save(SAMPLES / "figures.png", optimize=True)
-    write_clip(SAMPLES / "figures.mp4")
+    write_clip(SAMPLES / "figures.mp4", frames())
+    write_clip(SAMPLE, islice(frames(), SAMPLE_FRAMES))
 
 
-def write_clip(path: Path) -> None:
+def write_clip(path: Path, images: Iterable[NDArray[np.uint8]]) -> None:
     with av.open(path, "w", options={"movflags": "faststart"}) as made:
         stream = made.add_stream("libx264", rate=Fraction(RATE), options={"crf": "24", "preset": "slow"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for image in frames():
+        for image in images:
             made.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         made.mux(stream.encode(None))
 

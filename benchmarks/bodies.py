@@ -1,0 +1,139 @@
+"""A pipeline of bodies in the published layouts and sizes, with random weights, end to end: `python -m benchmarks.bodies CLIP`.
+
+Writes HMR 2.0 (ViT-H/16, 670 M parameters) and LART without joints and appearance (poses alone) as the published files are, imports them
+with `opsin import`, joins them with the shipped detector, starts `opsin serve`, and sends a clip to `POST /v1/actions`. Prints how long
+it took, by stage and for each person in a frame, the longest time that the worker was silent, and its memory. What the random network
+says of the people means nothing; `--depth` makes both networks shallower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+
+import httpx
+import numpy as np
+import psutil
+import torch
+
+from benchmarks import machine
+from benchmarks.service import running
+from models.actions.account import STAGES
+from models.hmr2.model import HMR2, PUBLISHED
+from models.hmr2.published import FAMILY as HMR2_FAMILY
+from models.lart.model import LART, LART_POSE
+from models.lart.published import FAMILY as LART_FAMILY
+from models.published.exporting import write
+from opsin import Client
+from opsin.actions import VideoActions
+
+DETECTOR = Path("bundles/movenet")
+NAME = "bodies"
+TIMEOUT_S = 3600.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--seconds", type=float, default=1.0, help="how much of the clip is watched")
+    parser.add_argument("--depth", type=int, help="blocks of both networks, the published 32 and 16 unless given")
+    parser.add_argument("--folder", type=Path, help="where the bundles are kept; made there unless they are")
+    asked = parser.parse_args()
+    print("\n".join(machine.describe().lines()))
+    with tempfile.TemporaryDirectory() as folder:
+        root = asked.folder or Path(folder)
+        if not (root / NAME).exists():
+            make(root, asked.depth)
+        with running(root, job_timeout=TIMEOUT_S) as url, Client(url, timeout=TIMEOUT_S) as client, _watched() as most:
+            began = time.perf_counter()
+            told = client.actions(asked.clip, end_s=asked.seconds, top_k=1, timeout=TIMEOUT_S)
+            seconds = time.perf_counter() - began
+            time.sleep(1.0)  # what the worker counted is seen
+        _print(told, seconds, most)
+
+
+def make(root: Path, depth: int | None = None) -> None:
+    """Bundles of both networks and of the pipeline, by the commands that a user would type."""
+    torch.manual_seed(0)
+    body, lart = PUBLISHED["hmr2_vit_huge_patch16"], LART_POSE
+    if depth is not None:
+        body, lart = replace(body, depth=depth, decoder_depth=min(depth, body.decoder_depth)), replace(lart, depth=depth)
+    root.mkdir(parents=True, exist_ok=True)
+    copytree(DETECTOR, root / "movenet")
+    statistics = root / "mean_std.npy"
+    _save_statistics(statistics)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".published-") as folder:
+        files = {"hmr2": Path(folder, "hmr2.ckpt"), "lart-pose": Path(folder, "lart.ckpt")}
+        write(files["hmr2"], HMR2_FAMILY, HMR2_FAMILY.export(HMR2(body).state_dict()), {})
+        write(files["lart-pose"], LART_FAMILY, LART_FAMILY.export(LART(lart).state_dict()), {})
+        for name, file in files.items():
+            extra = ["--set", f"mean_std={statistics}"] if name == "lart-pose" else []
+            _opsin("import", str(file), "--family", "hmr2" if name == "hmr2" else "lart", "-o", str(root / name), *extra)
+    statistics.unlink()
+    members = ("--pose", "hmr2", "--detector", "movenet", "--actions", "lart-pose")
+    _opsin("bundles", "join", NAME, *members, "--bundles", str(root))
+
+
+def _save_statistics(file: Path) -> None:
+    """Means and standard deviations of the first 226 values of a pose, as the file beside the published weights holds them."""
+    np.save(file, np.stack([np.zeros((1, 226)), np.ones((1, 226))]))
+
+
+def _opsin(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "opsin", *arguments], check=True)
+
+
+def _print(told: VideoActions, seconds: float, most: dict[str, float]) -> None:
+    seen = sum(len(person.boxes) for person in told.people)
+    print(f"{len(told.people)} people, seen {seen} times; {seconds:.1f} s, {seconds / max(1, seen):.2f} for each sighting")
+    print("  ".join(f"{stage} {most[stage]:.1f} s" for stage in STAGES))
+    print(f"worker: silent for at most {most['silent']:.1f} s, at most {most['bytes'] / 2**30:.2f} GiB, {most['workers']:.0f} process(es)")
+
+
+@contextmanager
+def _watched() -> Iterator[dict[str, float]]:
+    """The largest figures of the worker that are seen during the `with` block, and how many processes were the worker."""
+    most, pids, ended = dict.fromkeys(("silent", "bytes", "workers", *STAGES), 0.0), set[int](), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error, httpx.HTTPError, ValueError):
+                    if "worker" in process.cmdline()[:5]:
+                        pids.add(process.pid)
+                        for name, value in _figures(process).items():
+                            most[name] = max(most[name], value)
+            most["workers"] = len(pids)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _figures(worker: psutil.Process) -> dict[str, float]:
+    [port] = [one.laddr.port for one in psutil.net_connections("inet") if (one.pid, one.status) == (worker.pid, "LISTEN")]
+    figures = {"bytes": float(worker.memory_info().rss)}
+    for line in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text.splitlines():
+        if line.startswith("opsin_worker_last_progress_age_seconds "):
+            figures["silent"] = float(line.split()[-1])
+        for stage in STAGES:
+            if line.startswith("opsin_video_stage_seconds_total") and f'stage="{stage}"' in line:
+                figures[stage] = float(line.split()[-1])
+    return figures
+
+
+if __name__ == "__main__":
+    main()

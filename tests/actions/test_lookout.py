@@ -1,0 +1,181 @@
+"""Windows of a video are looked at in passes, and a step ends when it has taken long enough: nobody waits, and the answer is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.actions import lookout
+from models.actions.bodies import Bodies
+from models.actions.perception import Perception, View
+from models.actions.pipeline import Pipeline, PipelineConfig
+from models.actions.steps import ActionSteps
+from models.bundle import Clip, Preprocess
+from models.hmr2.model import HMR2, HMR2Config
+from models.lart.model import LART
+from models.layers.steps import Finished, State
+from models.people.heads import Feature
+from models.people.poses import TOKEN, Poses
+from models.people.tracks import POSE
+from tests.actions.bundles import LABELS, SMALL
+from tests.actions.eyes import ColourEyes, two_people
+from tests.actions.test_steps import MARGIN, RATE, STEP, finish, job, same
+
+HMR2_CONFIG = HMR2Config(
+    image_size=64, side_cut=8, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, decoder_head_dim=8,
+    decoder_hidden=16,
+)  # fmt: skip
+PREPROCESS = Preprocess(image_size=64, short_side=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+class ColourDetector:
+    """Finds patches of pure colours, as a network of poses finds people."""
+
+    def find(self, frames: Tensor) -> list[Poses]:
+        found = ColourEyes().find([View.whole(frame.numpy()) for frame in frames], [6] * len(frames))
+        order = [np.argsort(-one.boxes[:, 4]) for one in found]
+        return [Poses(one.poses.reshape(-1, 17, 3)[best], one.boxes[best]) for one, best in zip(found, order, strict=True)]
+
+
+class CountedBodies(Bodies):
+    """Remembers how many crops each pass had; fails in those of `broken`."""
+
+    def __init__(self, regressor: HMR2) -> None:
+        super().__init__(ColourDetector(), regressor, PREPROCESS)  # type: ignore[arg-type]
+        self.passes = list[int]()
+        self.broken = set[int]()
+
+    def read(self, crops: Tensor) -> NDArray[np.float32]:
+        self.passes.append(len(crops))
+        if len(self.passes) in self.broken:
+            raise MemoryError
+        return super().read(crops)
+
+
+def bodies() -> CountedBodies:
+    """HMR 2.0 with random weights."""
+    torch.manual_seed(0)
+    regressor = HMR2(HMR2_CONFIG).eval().requires_grad_(False)
+    regressor.decoder.readout.init_cam.copy_(torch.tensor([[0.9, 0.0, 0.0]]))  # a camera before which people have a place
+    return CountedBodies(regressor)
+
+
+def steps_of(eyes: Perception) -> ActionSteps:
+    torch.manual_seed(0)
+    values = TOKEN if isinstance(eyes, ColourEyes) else POSE
+    lart = LART(dataclasses.replace(SMALL, pose=Feature(values, 32, 32))).eval().requires_grad_(False)
+    return ActionSteps(Pipeline(PipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is over after its first pass, and every pass has one crop."""
+    monkeypatch.setattr(lookout, "STEP_S", -1.0)
+    monkeypatch.setattr(lookout, "PASS_S", 0.0)
+    monkeypatch.setattr(lookout, "WAIT_S", 600.0)
+
+
+def test_bodies_are_followed_and_labelled_from_their_crops() -> None:
+    """HMR 2.0 and LART in the published layout of tokens, with random weights."""
+    [told] = finish(steps_of(bodies()), job(two_people(30)))
+    red, blue = (told["boxes"][told["boxes"][:, 4] == width] for width in (24, 30))
+    assert len(red) == len(blue) == 30 and len(set(red[:, 0])) == len(set(blue[:, 0])) == 1
+    assert told["scores"].shape == (4, len(LABELS))
+
+
+@pytest.mark.parametrize("eyes", [ColourEyes, bodies])
+def test_where_steps_end_changes_no_answer(eyes: Callable[[], Perception], monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = [job(two_people(30)), job(two_people(19, hidden=range(5, 10)))]
+    patient = [finish(steps_of(eyes()), video)[0] for video in videos]
+    monkeypatch.setattr(lookout, "STEP_S", -1.0)
+    monkeypatch.setattr(lookout, "PASS_S", 0.0)
+    for told, expected in zip(finish(steps_of(eyes()), *videos), patient, strict=True):
+        same(told, expected)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_step_looks_at_one_person_where_each_takes_long() -> None:
+    """What a worker's sign of life and everybody else wait for is one crop, however many people there are; progress goes on with each."""
+    eyes = bodies()
+    steps = steps_of(eyes)
+    [state] = steps.start([job(two_people(12))], [{}])
+    shares, ended = [0.0], False
+    while not ended:
+        before = len(eyes.passes)
+        with torch.inference_mode():
+            [outcome] = steps.step([state], [False])
+        assert sum(eyes.passes[before:]) <= 1
+        if ended := isinstance(outcome, Finished):
+            break
+        state = outcome.state
+        assert state.done < state.total
+        shares.append(state.done / state.total)
+    assert sum(eyes.passes) == 24 and len(shares) > 24
+    assert min(np.diff(shares)) > -0.05 and shares[len(shares) // 2] == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_step_that_ends_within_a_window_can_be_taken_again() -> None:
+    steps, video = steps_of(bodies()), job(two_people(12))
+    [expected] = finish(steps, video)
+    states = steps.start([video], [{}])
+    with torch.inference_mode():
+        while not isinstance(outcome := steps.step([states[-1]], [False])[0], Finished):
+            states.append(outcome.state)
+        for restart in (1, 5, 18, len(states) - 1):
+            state: State = states[restart]
+            while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+                state = outcome.state
+            same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_people_who_are_not_followed_are_not_looked_at() -> None:
+    eyes = bodies()
+    [told] = finish(steps_of(eyes), job(two_people(12)), people=1)
+    assert sum(eyes.passes) == 12 and set(told["boxes"][:, 4]) == {30.0}
+
+
+def test_a_pass_that_fails_loses_no_frame() -> None:
+    """As when memory ends: the step is taken again, and goes on with what was seen before."""
+    eyes = bodies()
+    [expected] = finish(steps_of(eyes), job(two_people(12)))
+    eyes.passes.clear()
+    eyes.broken = {1, 3}
+    steps = steps_of(eyes)
+    [state] = steps.start([job(two_people(12))], [{}])
+    failures = 0
+    with torch.inference_mode():
+        while True:
+            try:
+                [outcome] = steps.step([state], [False])
+            except MemoryError:
+                failures += 1
+                continue
+            if isinstance(outcome, Finished):
+                break
+            state = outcome.state
+    assert failures == 2
+    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_a_step_does_not_wait_for_a_video_that_is_read_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends, another one follows, and nothing is lost: here every step takes the frames that are there when it begins, four at most."""
+    video = job(two_people(30))
+    [expected] = finish(steps_of(ColourEyes()), video)
+    monkeypatch.setattr(lookout, "STEP_S", -1.0)
+    monkeypatch.setattr(lookout, "WAIT_S", -1.0)
+    steps = steps_of(ColourEyes())
+    [state] = steps.start([video], [{}])
+    taken = 0
+    with torch.inference_mode():
+        while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+            state, taken = outcome.state, taken + 1
+            assert state.done == taken < state.total
+    assert taken > 30 / 4  # the first one starts the program that reads
+    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
