@@ -112,8 +112,8 @@ class Inference:
         if follower is not None:
             follower.expect(len(jobs))
             listeners = {"on_admitted": follower.admitted, "on_progress": follower.progressed, "on_reply": follower.replied}
-        with self._desertion.watched(asked.spec):
-            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, **listeners)
+        with self._desertion.watched(asked.spec, visit.limit):
+            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, ends_by_itself=True, **listeners)
         answered = time.perf_counter()
         owners = [index for index, arrays in enumerate(prepared) for _ in arrays]
         for index, reply in zip(owners, replies, strict=True):

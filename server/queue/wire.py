@@ -6,7 +6,6 @@ TLS, password, Sentinel, protocol) are what is used here; answers come as Redis 
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import hiredis
 import redis
 
+from server.process.interruption import Limit, Ticks
 from server.queue import lua
 from server.queue.connect import ANSWER_TIMEOUT_S
 
@@ -72,6 +72,7 @@ class AsyncWire:
         self._pool = client.connection_pool
         self._idle: list[Any] = []
         self._busy: set[Any] = set()
+        self._ticks = Ticks()
 
     async def script(self, name: str, *arguments: Any) -> Any:
         try:
@@ -88,7 +89,7 @@ class AsyncWire:
             connection.socket_timeout = None  # ours counts for the whole command
         self._busy.add(connection)
         try:
-            async with asyncio.timeout(patience):
+            with Limit(self._ticks, patience):
                 if fresh:
                     await connection.connect()
                 await connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
