@@ -238,6 +238,8 @@ class Intake:
 
     def _understood(self, delivery: Delivery) -> Delivery | None:
         """None: the job is set aside. During a rolling update another worker understands it."""
+        if not delivery.job.needs:
+            return delivery
         unknown = set(delivery.job.needs.split()) - self._forms
         if not unknown:
             return delivery

@@ -173,6 +173,8 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._noted: list[Noted] = []
+        registry.register(Giving(self._noted))
         labels = ["model", "version"]
         self.batches = Counter("opsin_batches", "Batches run.", labels, registry=registry)
         self.cold_batches = Counter(
@@ -215,8 +217,25 @@ class WorkerMetrics:
             registry=registry,
         )
 
+    def noting(self, histogram: Histogram) -> Observations:
+        observations = Observations(histogram)
+        self._noted.append(observations)
+        return observations
+
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+@dataclass(frozen=True)
+class Giving(Collector):
+    """Registered first, it has everything that is noted counted before a registry's metrics are read."""
+
+    noted: list[Noted]
+
+    def collect(self) -> Iterable[Metric]:
+        for noted in self.noted:
+            noted.give()
+        return ()
 
 
 @dataclass(frozen=True)
