@@ -226,7 +226,7 @@ class WorkerMetrics:
         return generate_latest(self.registry)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Giving(Collector):
     """Registered first, it has everything that is noted counted before a registry's metrics are read."""
 
