@@ -17,7 +17,7 @@ from typing import Any
 
 from models.bundle import BundleSpec
 from server.process.interruption import Limit, Ticks
-from server.queue import keys, lua
+from server.queue import foreign_keys, keys, lua
 from server.queue.background import Background
 from server.queue.connect import away_is_one_error, connect_async
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
@@ -224,6 +224,8 @@ class Dispatcher:
                 await asyncio.wait_for(nudge.wait(), LOOK_WHILE_AWAY_S if self._presence.away else self._timings.beat)
             nudge.clear()
             try:
+                if (away := self._presence.reason) is not None and foreign_keys.is_reason(away):
+                    foreign_keys.tell(await self._presence.at_once(lambda: self._wire.script("set_aside", *foreign_keys.ARGUMENTS)))
                 await self._beat()
                 await self._inbox.send_lost_again(partial(self._room.enqueue, again=True))
             except RedisAway:

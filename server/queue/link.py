@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import redis
+
+from server.queue import foreign_keys
 from server.queue.connect import away_is_one_error, connect
 from server.queue.errors import RedisAway
 from server.queue.wire import Wire
@@ -55,9 +59,17 @@ class Link:
         try:
             with away_is_one_error():
                 return call()
-        except RedisAway:
-            self._absence_counts_from = time.monotonic() + self.timings.absence_settles
+        except RedisAway as away:
+            if foreign_keys.is_reason(away):
+                self._set_aside()
+            else:
+                self._absence_counts_from = time.monotonic() + self.timings.absence_settles
             raise
+
+    def _set_aside(self) -> None:
+        """Whoever finds our names taken by others frees them; then the next try works."""
+        with suppress(redis.exceptions.RedisError):
+            foreign_keys.tell(self._wire.script("set_aside", *foreign_keys.ARGUMENTS))
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Again and again for `patience`, since nobody else has the results. Then RedisAway."""
