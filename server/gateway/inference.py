@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -190,7 +190,7 @@ def _jobs(
     prepared: Sequence[Prepared], asked: Asked, visit: Visit, deadline_ms: int, *, gateway: str = "", record: str = "", follow: bool
 ) -> list[Job]:
     """The jobs of one request: answered to a gateway, or to a record."""
-    request = record or secrets.token_hex(16)
+    request = record or os.urandom(16).hex()
     bucket, arguments = asked.task.bucket(asked.plan, asked.spec), asked.task.arguments(asked.plan)
     return [
         Job(
