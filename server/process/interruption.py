@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from types import TracebackType
 from typing import Protocol
 
-TICK_S = 0.02
-"""What is due in the same tick has one timer of the event loop together: a timer each costs as much as the rest of a limit."""
+TICKS = ((5.0, 20), (60.0, 250), (inf, 1000))
+"""Limits of up to so many seconds → the length of their ticks in milliseconds. What is due in the same tick has one timer of the event loop
+together: a timer each costs as much as the rest of a limit, and would outlive it by far, as most end long before their time."""
 
 
 class Interruption:
@@ -59,15 +61,17 @@ class Ticks:
 
     def __init__(self) -> None:
         self._waiting: dict[int, set[Due]] = {}
+        """By the millisecond of the monotonic clock that ends their tick."""
 
     def add(self, one: Due, seconds: float) -> int:
         """Calls `one.due()` in so many seconds. Returns the tick, for `remove`."""
-        now = time.monotonic()
-        tick = int((now + max(seconds, 0.0)) / TICK_S) + 1
+        now_ms = time.monotonic() * 1000
+        length = _length_ms(seconds)
+        tick = (int(now_ms + max(seconds, 0.0) * 1000) // length + 1) * length
         waiting = self._waiting.get(tick)
         if waiting is None:
             waiting = self._waiting[tick] = set()
-            asyncio.get_running_loop().call_later(tick * TICK_S - now, self._call, tick)
+            asyncio.get_running_loop().call_later((tick - now_ms) / 1000, self._call, tick)
         waiting.add(one)
         return tick
 
@@ -77,9 +81,17 @@ class Ticks:
         if waiting is not None:
             waiting.discard(one)
 
+    def __len__(self) -> int:
+        """Number of timers that run."""
+        return len(self._waiting)
+
     def _call(self, tick: int) -> None:
         for one in self._waiting.pop(tick):
             one.due()
+
+
+def _length_ms(seconds: float) -> int:
+    return next(length for most, length in TICKS if seconds <= most)
 
 
 class Limit(Interruption):
