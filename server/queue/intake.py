@@ -51,6 +51,7 @@ class Intake:
         rooms = Rooms.of(queues, max_items, own)
         if not rooms.streams:
             return []
+        self._link.streams = rooms.streams
         self._outcomes.hand_back_given_up()
         if self._overlooked and (found := self._find_overlooked(rooms)):
             return found

@@ -42,6 +42,8 @@ class Link:
         self._wire = Wire(connect(url, blocking=MAX_BLOCK_S))
         self._absence_counts_from = 0.0
         self._clock_offset_ms: float | None = None
+        self.streams: Sequence[str] = ()
+        """The work streams that are read."""
 
     def script(self, name: str, *arguments: Any, keys: Sequence[str] = ()) -> Any:
         """One of the queue's scripts, or RedisAway."""
@@ -69,7 +71,8 @@ class Link:
     def _set_aside(self) -> None:
         """Whoever finds our names taken by others frees them; then the next try works."""
         with suppress(redis.exceptions.RedisError):
-            foreign_keys.tell(self._wire.script("set_aside", *foreign_keys.ARGUMENTS))
+            ours = [word for stream in self.streams for word in (stream, "stream")]
+            foreign_keys.tell(self._wire.script("set_aside", *foreign_keys.ARGUMENTS, *ours))
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Again and again for `patience`, since nobody else has the results. Then RedisAway."""

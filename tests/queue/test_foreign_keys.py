@@ -7,7 +7,9 @@ import logging
 import pytest
 import redis
 
-from tests.queue.harness import BUNDLE, STREAM, Consumer, ask, eventually, gateway
+from server.queue.errors import RedisAway
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import BUNDLE, QUEUE, STREAM, Consumer, ask, eventually, gateway
 
 NEEDED = ("queues", "workers", "gateways", "records:open", "stats:uncounted", STREAM, f"stats:{BUNDLE}")
 """By requests, or by the signs of life of gateways and workers."""
@@ -37,3 +39,13 @@ async def test_the_log_says_what_lay_in_the_way_and_where_it_is_now(url: str, db
             assert await ask(us, 2) == 2
         [aside] = db.keys("set-aside:queues:*")
         assert f"under queues, a name of this service: it is now under {aside}" in caplog.text
+
+
+@pytest.mark.parametrize("waits", [0, 50], ids=["looking", "waiting"])
+def test_a_worker_goes_on_where_a_name_is_taken_while_it_looks_for_work(db: redis.Redis, worker: WorkerQueue, waits: int) -> None:
+    worker.pull([QUEUE], 1)  # from an empty look on it waits at once, by another command
+    db.set(STREAM, "somebody else's")
+    with pytest.raises(RedisAway):
+        worker.pull([QUEUE], 1, waits)
+    assert worker.pull([QUEUE], 1, waits) == []
+    assert db.keys(f"set-aside:{STREAM}:*")
