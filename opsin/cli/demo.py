@@ -10,6 +10,7 @@ import typer
 from opsin.cli.demo_actions import CACHE, show_actions
 from opsin.cli.engine import HOUSE, require_engine
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.interrupts import remembered
 from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
@@ -51,15 +52,20 @@ def demo(
         raise Failure(f"demo: {PICTURES} holds no images")
     console.print("Starting the queue, a gateway and a worker …", style="dim")
     try:
-        with own_service(bundles) as url, Client(url) as client:
+        with own_service(bundles) as url, Client(url) as client, remembered() as stop_if_interrupted:
             model = show_pictures(client, pictures, console)
+            stop_if_interrupted()
             show_throughput(client, model, pictures, seconds, console)
+            stop_if_interrupted()
             if any(served.task == "inpaint" for served in client.models()):
                 show_inpainting(client, output, console)
+            stop_if_interrupted()
             if any(served.task == "reconstruct" for served in client.models()):
                 show_reconstruction(client, output, console)
+            stop_if_interrupted()
             if any(served.task == "actions" for served in client.models()):
                 show_actions(client, cache, output, console)
+            stop_if_interrupted()
             show_addresses(url, console)
             if keep:
                 stay_up(console)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal
 
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
 from server.gateway import arrival, options
 from server.gateway.problems import Kind, Problem
+from server.process.interruption import Limit, Ticks
 from server.queue.dispatch import Dispatcher, Reservation
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
 from server.settings import Settings
@@ -38,16 +39,18 @@ DRAINING_RETRY_AFTER = 1
 log = logs.get(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Visit:
     """One request for inference from admission to its end."""
 
     request_id: str
     started: float
-    """`time.perf_counter()`: uvloop's own clock counts whole milliseconds."""
-    timer: asyncio.Timeout
+    """Seconds of `time.perf_counter()`."""
+    limit: Limit
+    """The deadline. The visit also ends by it for other reasons: the client has left, no worker serves the bundle any more."""
     reservation: Reservation
     """Room in the queue until the queue counts the jobs itself."""
+    protocol: Protocol
     client: str = ""
     """Whose it is, by address."""
     model: str = ""
@@ -62,85 +65,96 @@ class Visit:
         """From now on the visit counts for this bundle."""
         self.model, self.version = spec.name, spec.version
 
-    def limit(self, seconds: float) -> None:
-        """Set the deadline, in seconds since the start."""
-        self.timer.reschedule(asyncio.get_running_loop().time() + seconds - (time.perf_counter() - self.started))
+    def set_deadline(self, seconds: float) -> None:
+        """In seconds since the start."""
+        self.limit.set(seconds - (time.perf_counter() - self.started))
 
     def cut_off(self) -> None:
         """The gateway ends, and this request with it."""
         self.ends_with_gateway = True
-        if not self.timer.expired():
-            self.timer.reschedule(0)
+        self.limit.end(TimeoutError())
 
     def seconds_left(self) -> float:
-        deadline = self.timer.when()
-        assert deadline is not None
-        return deadline - asyncio.get_running_loop().time()
+        assert self.limit.until is not None
+        return self.limit.until - time.monotonic()
 
 
 class Admission:
     """Lets requests in while there is room and the gateway is not about to end."""
 
-    def __init__(self, settings: Settings, dispatcher: Dispatcher, metrics: GatewayMetrics) -> None:
+    def __init__(self, settings: Settings, dispatcher: Dispatcher, metrics: GatewayMetrics, ticks: Ticks) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._ticks = ticks
         self._visits: set[Visit] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
 
-    @asynccontextmanager
-    async def admit(
-        self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False
-    ) -> AsyncIterator[Visit]:
-        """Lets the `with` block read the body and run until the deadline of `X-Request-Timeout`.
+    def admit(self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False) -> Admitted:
+        """`async with` it as a visit: it lets the block read the body and run until the deadline of `X-Request-Timeout`.
 
         A request for which the queue has no room now is refused before its body is read. Room is taken as bytes arrive, so that one that
         only announces many holds none. Raises Problem; every failure of the queue inside the block becomes one. The end is counted under
         `protocol`. What `takes_long` has the deadline of jobs by default. An asynchronous request ends when its job is queued;
         `Visit.seconds` are then the job's.
         """
-        started = time.perf_counter()
-        length = arrival.declared_length(request) or 0
-        told = request.state
-        visit = Visit(told.request_id, started, asyncio.timeout(None), self._dispatcher.reserve(0, 0), told.client)
+        told = request.scope["state"]
+        limit, reservation = Limit(self._ticks, None), self._dispatcher.reserve(0, 0)
+        visit = Visit(told["request_id"], time.perf_counter(), limit, reservation, protocol, told["client"])
+        return Admitted(self, visit, request, takes_long, asynchronous)
+
+    async def let_in(self, visit: Visit, request: Request, takes_long: bool, asynchronous: bool) -> None:
+        """Raises Problem, QueueFull."""
         self._visits.add(visit)
         self._idle.clear()
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight.value += 1
+        visit.limit.begin()
+        if self.draining:
+            raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
+        length = arrival.declared_length(request) or 0
+        if length > self._settings.max_body_bytes:
+            raise arrival.too_large(self._settings.max_body_bytes)
+        visit.seconds = seconds = self._seconds(request, takes_long or asynchronous)
+        visit.set_deadline(min(seconds, self._settings.request_timeout) if asynchronous else seconds)
+        await visit.reservation.check(1, length)
+
+    async def let_out(self, visit: Visit, error: BaseException | None) -> None:
+        """Counts how it ended; `error`: what its block ended with. Raises what that really was, where it is something else."""
+        visit.reservation.release()
+        happened = visit.limit.over(error)
         outcome, seconds = "error", None
         try:
-            async with _problems_of(visit):
-                if self.draining:
-                    raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
-                if length > self._settings.max_body_bytes:
-                    raise arrival.too_large(self._settings.max_body_bytes)
-                visit.seconds = self._seconds(request, takes_long or asynchronous)
-                async with visit.timer, visit.reservation:
-                    visit.limit(min(visit.seconds, self._settings.request_timeout) if asynchronous else visit.seconds)
-                    await visit.reservation.check(1, length)
-                    yield visit
-            outcome, seconds = "ok", time.perf_counter() - started
-            self._metrics.request_duration.labels(visit.model).observe(seconds)
-        except Problem as problem:
-            outcome = _outcome(problem)
-            if problem.kind in REJECTIONS:
-                self._metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
-            if problem.kind.status == 500:
-                log.error(problem.kind.slug, request_id=visit.request_id, model=visit.model, detail=problem.detail)
-            if visit.last_words is not None:
-                await visit.last_words(problem)
-            raise
-        except ClientDisconnect:
-            outcome = "cancelled"
-            raise
+            if happened is None:
+                outcome, seconds = "ok", time.perf_counter() - visit.started
+                self._metrics.duration_of(visit.model).observe(seconds)
+                return
+            problem = _problem_of(happened, visit)
+            if problem is None:
+                outcome = "cancelled" if isinstance(happened, ClientDisconnect) else outcome
+            else:
+                outcome = _outcome(problem)
+                await self._refused(visit, problem)
+            if problem is not None and problem is not happened:
+                raise problem from happened
+            if happened is not error:
+                raise happened from None
         finally:
-            self._metrics.ended(visit.model, visit.version, protocol, outcome).inc()
+            self._metrics.ended(visit.model, visit.version, visit.protocol, outcome).inc()
             self._metrics.recent.ended(seconds)
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight.value -= 1
             self._visits.discard(visit)
             if not self._visits:
                 self._idle.set()
+
+    async def _refused(self, visit: Visit, problem: Problem) -> None:
+        if problem.kind in REJECTIONS:
+            self._metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
+        if problem.kind.status == 500:
+            log.error(problem.kind.slug, request_id=visit.request_id, model=visit.model, detail=problem.detail)
+        if visit.last_words is not None:
+            await visit.last_words(problem)
 
     def _seconds(self, request: Request, takes_long: bool) -> float:
         if not takes_long:
@@ -165,18 +179,42 @@ class Admission:
         await self._idle.wait()
 
 
-@asynccontextmanager
-async def _problems_of(visit: Visit) -> AsyncIterator[None]:
-    try:
-        yield
-    except QueueFull as error:
-        raise Problem(Kind.QUEUE_FULL, str(error), retry_after=error.retry_after) from error
-    except RedisAway as error:
-        raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
-    except (DeadlinePassed, TimeoutError) as error:
-        if visit.ends_with_gateway:
-            raise Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER) from error
-        raise Problem(Kind.DEADLINE, "no answer before the deadline; the work was cancelled") from error
+class Admitted:
+    """The time of one visit. A class, since the frames of a generator cost as much as all else of an admission."""
+
+    __slots__ = ("_admission", "_how", "_visit")
+
+    def __init__(self, admission: Admission, visit: Visit, *how: Any) -> None:
+        self._admission = admission
+        self._visit = visit
+        self._how = how
+
+    async def __aenter__(self) -> Visit:
+        try:
+            await self._admission.let_in(self._visit, *self._how)
+        except BaseException as error:
+            await self._admission.let_out(self._visit, error)
+            raise
+        return self._visit
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._admission.let_out(self._visit, error)
+
+
+def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
+    """What a client is told of an error; None for one that is not foreseen here."""
+    match error:
+        case Problem():
+            return error
+        case QueueFull():
+            return Problem(Kind.QUEUE_FULL, str(error), retry_after=error.retry_after)
+        case RedisAway():
+            return Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after)
+        case DeadlinePassed() | TimeoutError() if visit.ends_with_gateway:
+            return Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)
+        case DeadlinePassed() | TimeoutError():
+            return Problem(Kind.DEADLINE, "no answer before the deadline; the work was cancelled")
+    return None
 
 
 def _outcome(problem: Problem) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -36,6 +36,7 @@ from server.gateway.status import Status, StatusDocument
 from server.gateway.turns import Turns
 from server.media.images import Decoder
 from server.media.limits import Limits
+from server.process.interruption import Ticks
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> GatewayApp:
     counted = GatewayMetrics()
     directory = Directory(dispatcher, settings)
     desertion = Desertion(settings, directory)
+    ticks = Ticks()
     turns = Turns(len(os.sched_getaffinity(0)))
     limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits)
     presenting = Presenting(dispatcher.scenes, turns)
@@ -60,19 +62,22 @@ def create_app(settings: Settings) -> GatewayApp:
         limits=limits,
         dispatcher=dispatcher,
         directory=directory,
-        admission=Admission(settings, dispatcher, counted),
+        admission=Admission(settings, dispatcher, counted, ticks),
         inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels, limits=limits), turns),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
+        ticks=ticks,
         status=Status(dispatcher, counted.recent),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
-        tasks_of_ours = [asyncio.create_task(work) for work in (desertion.watch_forever(), gateway.status.tell_forever())]
+        tasks_of_ours = [
+            asyncio.create_task(work) for work in (desertion.watch_forever(), gateway.status.tell_forever(), counted.give_forever())
+        ]
         yield
         for task in tasks_of_ours:
             task.cancel()
@@ -129,8 +134,8 @@ class GatewayApp:
             layered = layer.cls(layered, *layer.args, **layer.kwargs)
         self._layered = layered
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._layered(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._layered(scope, receive, send)
 
 
 def _layers(settings: Settings) -> Iterator[Middleware]:

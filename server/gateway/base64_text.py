@@ -8,7 +8,7 @@ PIECE = 4 * 1024 * 1024
 """Characters; a multiple of four."""
 
 
-def decode(text: str | bytes) -> bytes:
+def decode(text: str | bytes | memoryview) -> bytes:
     """Raises ValueError that says what is wrong."""
     pieces = []
     for start in range(0, len(text), PIECE):

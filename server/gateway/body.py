@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from server.gateway import form, json_body, large_bodies
 from server.gateway.arrival import read, stream
+from server.gateway.head import header
 from server.gateway.problems import Kind, Problem
 from server.gateway.surface import Surface
 from server.queue.dispatch import Reservation
@@ -67,9 +68,9 @@ async def read_submission(request: Request, surface: Surface, settings: Settings
 
     The reservation is brought to the number of items. Raises Problem and what `stream` raises.
     """
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if (header(request, b"content-encoding") or "identity").lower() != "identity":
         raise Problem(Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
-    content_type = request.headers.get("content-type", "")
+    content_type = header(request, b"content-type") or ""
     media_type = content_type.partition(";")[0].strip().lower()
     submission = Submission(surface, settings.max_images)
     if media_type.startswith("multipart/"):

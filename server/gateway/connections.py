@@ -17,7 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from server.gateway.client_address import ClientAddresses
+from server.gateway.head_writer import HeadWriter
 from server.gateway.problems import MEDIA_TYPE, Kind, Problem
+from server.gateway.slow_bodies import ALL_HERE
 
 HEAD_BYTES = 64 * 1024
 """Of request line and headers; also of what comes between two bytes of a body, and of trailers."""
@@ -151,11 +153,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer: nobody asks for it, and it must not pass for a header
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if len(self.headers) > HEADERS:
             self._stop_parser(Problem(Kind.HEADERS_TOO_LARGE, f"more than {HEADERS} headers"))
@@ -164,6 +161,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             self._stop_parser(Problem(Kind.INVALID_REQUEST, f"more than {PIPELINED} requests wait on this connection"))
         super().on_headers_complete()
+        self.headers = []  # trailers end there: nobody asks for them, and they must not pass for headers
+        self.cycle.transport = HeadWriter(self.transport, self.loop)  # type: ignore[assignment]  # all that it asks of one
         self._in_head, self._in_body = False, True
         self._unproductive = 0
         self._stop_late()
@@ -174,6 +173,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._unproductive, self._in_body = 0, False
+        self.scope["state"][ALL_HERE] = True
         super().on_message_complete()
         self._stop_late()
 

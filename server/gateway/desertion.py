@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from types import TracebackType
 
 from models.bundle import BundleSpec
 from server.gateway import directory
 from server.gateway.directory import Directory
-from server.gateway.interruption import Interruption
+from server.process.interruption import Interruption
 from server.queue.errors import RedisAway
 from server.settings import Settings
 from server.telemetry import logs
@@ -21,14 +20,6 @@ INTERVAL = 1.0
 log = logs.get(__name__)
 
 
-@dataclass(eq=False)
-class _Waiting:
-    spec: BundleSpec
-    interruption: Interruption
-    since: float
-    """Loop time from which on the bundle had no worker, as far as this request saw."""
-
-
 class Desertion:
     """Ends what waits for a bundle without a ready worker for longer than `worker_grace`: Problem (503)."""
 
@@ -37,16 +28,9 @@ class Desertion:
         self._directory = directory
         self._waiting: set[_Waiting] = set()
 
-    @contextmanager
-    def watched(self, spec: BundleSpec) -> Iterator[None]:
-        """While a request waits for an answer."""
-        with Interruption() as interruption:
-            waiting = _Waiting(spec, interruption, asyncio.get_running_loop().time())
-            self._waiting.add(waiting)
-            try:
-                yield
-            finally:
-                self._waiting.discard(waiting)
+    def watched(self, spec: BundleSpec, interruption: Interruption) -> _Waiting:
+        """`with` it, while a request waits for an answer."""
+        return _Waiting(self._waiting, spec, interruption)
 
     async def watch_forever(self) -> None:
         while True:
@@ -61,7 +45,7 @@ class Desertion:
 
     async def _look(self) -> None:
         fleet = await self._directory.fleet()
-        now, grace = asyncio.get_running_loop().time(), self._settings.worker_grace
+        now, grace = time.monotonic(), self._settings.worker_grace
         served: dict[str, bool] = {}
         for waiting in self._waiting:
             spec = waiting.spec
@@ -71,3 +55,22 @@ class Desertion:
                 waiting.since = now
             elif now - waiting.since >= grace:
                 waiting.interruption.end(directory.no_worker(f"no worker was ready for {spec.id} for {grace:g} s", self._settings))
+
+
+class _Waiting:
+    """A request that waits for an answer."""
+
+    __slots__ = ("_all", "interruption", "since", "spec")
+
+    def __init__(self, together: set[_Waiting], spec: BundleSpec, interruption: Interruption) -> None:
+        self._all = together
+        self.spec = spec
+        self.interruption = interruption
+        self.since = time.monotonic()
+        """From when on the bundle had no worker, as far as this request saw."""
+
+    def __enter__(self) -> None:
+        self._all.add(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._all.discard(self)

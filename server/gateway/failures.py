@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from server.gateway import directory
 from server.gateway.problems import Kind, Problem, of_option
 from server.media import images, tracks, video
@@ -30,15 +27,9 @@ FAILURE_PROBLEMS = {
 }
 
 
-@contextmanager
-def refusals() -> Iterator[None]:
-    """What a task refuses while it presents leaves as a Problem."""
-    try:
-        yield
-    except InvalidOption as error:
-        raise of_option(error) from error
-    except MediaError as error:
-        raise of_media(error) from error
+def of_refusal(error: InvalidOption | MediaError) -> Problem:
+    """What a task refuses while it presents."""
+    return of_option(error) if isinstance(error, InvalidOption) else of_media(error)
 
 
 def of_media(error: MediaError, field: str | None = None) -> Problem:

@@ -14,6 +14,7 @@ from server.gateway.jobs import Jobs
 from server.gateway.presenting import Presenting
 from server.gateway.status import Status
 from server.media.limits import Limits
+from server.process.interruption import Ticks
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -31,10 +32,12 @@ class Gateway:
     jobs: Jobs
     readers: EventReaders
     metrics: GatewayMetrics
+    ticks: Ticks
+    """Of the limits of requests."""
     status: Status
 
 
 def of(request: Request) -> Gateway:
     """The gateway that a request came to."""
-    gateway: Gateway = request.app.state.gateway
+    gateway: Gateway = request.scope["app"].state.gateway
     return gateway

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from fastapi import FastAPI
 from starlette.routing import Match, Route
@@ -20,8 +20,8 @@ class HotRoutes:
         self._exact: dict[str, ASGIApp] = {route.path: route.endpoint for route in routes if "{" not in route.path}
         self._patterns = [route for route in routes if "{" in route.path]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._target(scope)(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._target(scope)(scope, receive, send)
 
     def _target(self, scope: Scope) -> ASGIApp:
         if scope["type"] != "http" or scope["method"] != "POST":

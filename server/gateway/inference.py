@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,8 +112,8 @@ class Inference:
         if follower is not None:
             follower.expect(len(jobs))
             listeners = {"on_admitted": follower.admitted, "on_progress": follower.progressed, "on_reply": follower.replied}
-        with self._desertion.watched(asked.spec):
-            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, **listeners)
+        with self._desertion.watched(asked.spec, visit.limit):
+            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, ends_by_itself=True, **listeners)
         answered = time.perf_counter()
         owners = [index for index, arrays in enumerate(prepared) for _ in arrays]
         for index, reply in zip(owners, replies, strict=True):
@@ -190,7 +190,7 @@ def _jobs(
     prepared: Sequence[Prepared], asked: Asked, visit: Visit, deadline_ms: int, *, gateway: str = "", record: str = "", follow: bool
 ) -> list[Job]:
     """The jobs of one request: answered to a gateway, or to a record."""
-    request = record or secrets.token_hex(16)
+    request = record or os.urandom(16).hex()
     bucket, arguments = asked.task.bucket(asked.plan, asked.spec), asked.task.arguments(asked.plan)
     if asked.task.echoed_arrays:  # results of records are presented by whichever gateway is asked
         arguments = {**arguments, "returned": list(asked.task.echoed_arrays) if record else []}

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from server.gateway import base64_text, json_scan
+from server.gateway import base64_text, json_scan, long_strings
 from server.gateway.problems import Kind, Problem
 
 if TYPE_CHECKING:
     from server.gateway.body import Submission
 
-_decoder = msgspec.json.Decoder(dict[str, Any])
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def read_into(submission: Submission, content: bytes) -> None:
@@ -36,7 +36,7 @@ def read_into(submission: Submission, content: bytes) -> None:
 def _decode(content: bytes, example: str) -> dict[str, Any]:
     json_scan.check(content)
     try:
-        return _decoder.decode(content)
+        return {name: long_strings.read(value) for name, value in _decoder.decode(content).items()}
     except msgspec.ValidationError as error:
         raise Problem(Kind.INVALID_BODY, f'the JSON body must be an object such as {{"{example}": "<base64>"}}') from error
     except msgspec.DecodeError as error:
@@ -45,6 +45,11 @@ def _decode(content: bytes, example: str) -> dict[str, Any]:
 
 def _add(submission: Submission, name: str, value: object, field: str) -> None:
     part, option = submission.surface.parts.get(name), submission.surface.options.get(name)
+    if isinstance(value, memoryview):
+        if part is not None and part.kind != "text":
+            submission.add_part(name, _from_base64(value, field))
+            return
+        value = str(value, "utf-8")
     if value is None and part is None:
         return
     if part is None or (option is not None and option.accepts(value)):
@@ -61,7 +66,7 @@ def _text(value: object, field: str) -> str:
     return value
 
 
-def _from_base64(text: str, field: str) -> bytes:
+def _from_base64(text: str | memoryview, field: str) -> bytes:
     try:
         return base64_text.decode(text)
     except ValueError as error:

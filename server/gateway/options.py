@@ -8,8 +8,10 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from server.gateway.head import header
 from server.gateway.problems import Kind, Problem
-from server.gateway.surface import Surface
+from server.gateway.surface import CommonOptions, Surface
+from server.tasks.options import Options
 
 MAX_TIMEOUT = 3600.0
 
@@ -20,10 +22,19 @@ def _pairs(query: bytes) -> list[tuple[str, str]]:
     return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
+def of_query(surface: Surface, query: bytes) -> tuple[CommonOptions, Options]:
+    """The options of a request that has none in its body. Raises Problem (422)."""
+    return surface.read_options(_named(surface, query), {})
+
+
 def read_query(request: Request, surface: Surface) -> dict[str, list[object]]:
     """The options in the URL. Raises Problem (422) for a name that is none."""
+    return _named(surface, request.scope["query_string"])
+
+
+def _named(surface: Surface, query: bytes) -> dict[str, list[object]]:
     options: dict[str, list[object]] = {}
-    for name, value in _pairs(request.scope["query_string"]):
+    for name, value in _pairs(query):
         if name not in surface.options:
             raise surface.unknown(name)
         options.setdefault(name, []).append(value)
@@ -32,7 +43,7 @@ def read_query(request: Request, surface: Surface) -> dict[str, list[object]]:
 
 def read_timeout(request: Request, default: float, most: float = MAX_TIMEOUT) -> float:
     """`X-Request-Timeout` in seconds. Raises Problem (422)."""
-    text = request.headers.get("x-request-timeout")
+    text = header(request, b"x-request-timeout")
     if text is None:
         return default
     try:

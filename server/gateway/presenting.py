@@ -10,14 +10,16 @@ import msgspec
 import numpy as np
 
 from models.bundle import BundleSpec
-from server.gateway.failures import refusals
+from server.gateway.failures import of_refusal
 from server.gateway.problems import Kind, Problem
 from server.gateway.turns import Turns
+from server.media.errors import MediaError
 from server.process.child_room import ChildRoom, WorkFailed
 from server.queue.job import Array
 from server.queue.scenes import Scene, Scenes
 from server.tasks import apart
 from server.tasks.base import Arrays, File, Outputs, Task
+from server.tasks.options import InvalidOption
 from server.telemetry import logs
 
 APART_BYTES = 6 * 2**30
@@ -56,17 +58,22 @@ class Presenting:
             outputs = await self._keep(task, outputs, plan, spec)
         if task.presents_apart(plan, media_type):
             return await self._present_apart(task, outputs, plan, spec, media_type, client, request_id)
-        present = partial(task.present, outputs, plan, spec, media_type)
-        with refusals():
-            return present() if at_once and not task.takes_long else await self._turns.run(client, present)
+        try:
+            if at_once and not task.takes_long:
+                return task.present(outputs, plan, spec, media_type)
+            return await self._turns.run(client, partial(task.present, outputs, plan, spec, media_type))
+        except (InvalidOption, MediaError) as refused:
+            raise of_refusal(refused) from refused
 
     async def to_tensors(
         self, task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec, *, client: str
     ) -> tuple[Arrays, dict[str, Any]]:
         """The answer in the Open Inference Protocol: tensors, and parameters that tell of it. Raises Problem: what the task refuses."""
         make = partial(task.to_tensors, outputs, plan, spec)
-        with refusals():
+        try:
             return await self._turns.run(client, make) if task.takes_long else make()
+        except (InvalidOption, MediaError) as refused:
+            raise of_refusal(refused) from refused
 
     async def close(self) -> None:
         await self._apart.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,4 +58,4 @@ def our_fault() -> Problem:
 def _request_id(scope: Scope) -> str:
     """The client's id without what does not belong into a log line or a header, or a new one."""
     given = next((value for name, value in scope["headers"] if name == HEADER), b"")
-    return UNSAFE.sub("", given.decode("latin-1"))[:MAX_LENGTH] or uuid.uuid4().hex
+    return UNSAFE.sub("", given.decode("latin-1"))[:MAX_LENGTH] or os.urandom(16).hex()

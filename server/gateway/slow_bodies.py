@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,10 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.gateway.client_address import ClientAddresses
 from server.gateway.problems import Kind, Problem
+from server.process.interruption import Limit, Ticks
 
 PROGRESS_BYTES = 10 * 1024
 PROGRESS_SECONDS = 10.0
 RETRY_AFTER = 5
+ALL_HERE = "body_is_here"
+"""In the state of a request whose body had been received to its end before anybody asked for it."""
 
 
 class SlowBodies:
@@ -27,6 +30,7 @@ class SlowBodies:
         self._app = app
         self._share = budget // 4
         self._clients = ClientAddresses(trusted_proxies)
+        self._ticks = Ticks()
         self._held: Counter[str] = Counter()
         """Bytes of unfinished bodies by client."""
 
@@ -35,8 +39,12 @@ class SlowBodies:
             await self._app(scope, receive, send)
             return
         client = self._clients.of(scope)
-        scope.setdefault("state", {})["client"] = client
-        body = _Body(receive, self._held, client, self._share)
+        state = scope.setdefault("state", {})
+        state["client"] = client
+        if ALL_HERE in state:
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, self._ticks, self._held, client, self._share)
         try:
             await self._app(scope, body.receive, send)
         finally:
@@ -46,8 +54,9 @@ class SlowBodies:
 class _Body:
     """One body on its way."""
 
-    def __init__(self, receive: Receive, held: Counter[str], client: str, share: int) -> None:
+    def __init__(self, receive: Receive, ticks: Ticks, held: Counter[str], client: str, share: int) -> None:
         self._receive = receive
+        self._ticks = ticks
         self._held = held
         self._client = client
         self._share = share
@@ -60,10 +69,9 @@ class _Body:
     async def receive(self) -> Message:
         if self._ended:
             return await self._receive()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(self._seconds_left):
+            with Limit(self._ticks, self._seconds_left):
                 message = await self._receive()
         except TimeoutError:
             detail = f"the body has brought less than {PROGRESS_BYTES} bytes in {PROGRESS_SECONDS:g} s"
@@ -73,7 +81,7 @@ class _Body:
             self.release()
             return message
         self._take(len(message.get("body", b"")))
-        self._seconds_left -= loop.time() - began
+        self._seconds_left -= time.monotonic() - began
         if self._recent_bytes >= PROGRESS_BYTES:
             self._recent_bytes, self._seconds_left = 0, PROGRESS_SECONDS
         return message

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 
 from server.gateway import events, negotiation
+from server.gateway.head import header
 from server.gateway.problems import Kind, Problem
 
 MAX_KEY = 256
@@ -15,13 +16,15 @@ PREFERENCE = "respond-async"
 
 def is_asynchronous(request: Request) -> bool:
     """`Prefer: respond-async` (RFC 7240), whatever else is preferred beside it."""
-    preferred = request.headers.getlist("prefer") if "prefer" in request.headers else ()
+    if header(request, b"prefer") is None:
+        return False
+    preferred = request.headers.getlist("prefer")
     return any(one.partition(";")[0].strip().lower() == PREFERENCE for line in preferred for one in line.split(","))
 
 
 def wants_events(request: Request, media_types: Sequence[str]) -> bool:
     """Whether `Accept` puts a stream of events before every other answer."""
-    accept = request.headers.get("accept")
+    accept = header(request, b"accept")
     if accept is None or events.MEDIA_TYPE not in accept.lower():
         return False
     return negotiation.choose(accept, (*media_types, events.MEDIA_TYPE)) == events.MEDIA_TYPE
@@ -29,7 +32,7 @@ def wants_events(request: Request, media_types: Sequence[str]) -> bool:
 
 def idempotency_key(request: Request) -> str:
     """Empty: there is none. Raises Problem (422)."""
-    key = request.headers.get("idempotency-key")
+    key = header(request, b"idempotency-key")
     if key is None:
         return ""
     if not 0 < len(key) <= MAX_KEY:

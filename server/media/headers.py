@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 SMALL_BYTES = 64 * 1024
 SMALL_PIXELS = 100_000
 SMALL_ASPECT = 4
 """A thin strip grows when its short side is resized."""
 MOST_SCANS = 16
 """Of a JPEG: a progressive one has about ten, and each of them is a pass over the whole image."""
+START_OF_IMAGE, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
+BASELINE = (0xC0, 0xC1)
+HARMLESS = (0xC4, 0xDB, 0xDD, 0xE0, 0xFE)
+"""Markers of tables, of restarts, of JFIF and of comments."""
 COMPRESSED_TEXT = (b"zTXt", b"iTXt", b"iCCP")
 """Chunks of a PNG that may inflate to megabytes."""
+
+
+class Frame(NamedTuple):
+    """What the head of a JPEG says (ITU-T T.81, annex B)."""
+
+    width: int
+    height: int
+    is_plain: bool
+    """One baseline frame of three channels of 8 bits, and nothing in front of it that could mean other pixels: no orientation, no inks."""
 
 
 def is_small(data: bytes) -> bool:
     """A JPEG or PNG of few bytes and pixels, without anything that takes longer than they promise."""
     if len(data) > SMALL_BYTES:
         return False
-    width, height = _jpeg_size(data) or _png_size(data) or (0, 0)
+    frame = jpeg_frame(data)
+    width, height = frame[:2] if frame is not None else _png_size(data) or (0, 0)
     return 0 < width * height <= SMALL_PIXELS and max(width, height) <= SMALL_ASPECT * min(width, height)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of its first frame header (ITU-T T.81, B.2.2); None where there is none, or too many scans."""
-    if not data.startswith(b"\xff\xd8") or data.count(b"\xff\xda") > MOST_SCANS:
+def jpeg_frame(data: bytes) -> Frame | None:
+    """The first frame of a JPEG; None where there is none, or too many scans."""
+    if not data.startswith(START_OF_IMAGE) or data.count(START_OF_SCAN) > MOST_SCANS:
         return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    frame, is_plain, at, length = None, True, 2, len(data)
+    while at + 10 <= length and data[at] == 0xFF:
         marker = data[at + 1]
+        if marker == 0xDA:
+            return frame and frame._replace(is_plain=is_plain)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return None
+            is_plain = is_plain and frame is None and marker in BASELINE and data[at + 4] == 8 and data[at + 9] == 3
+            frame = frame or Frame(data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6], False)
+        elif marker not in HARMLESS:
+            is_plain = False
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return frame
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:

@@ -31,7 +31,7 @@ from PIL import (
 from models.bundle import Preprocess
 from models.media import legacy_resize
 from models.media.centre_crop import centre, resized
-from server.media import image_blocks
+from server.media import image_blocks, plain_jpeg
 from server.media.decoding_room import PIXEL, DecodingRoom, bytes_to_decode, tile_size
 from server.media.errors import MediaError
 from server.media.limits import Limits
@@ -135,6 +135,9 @@ class Decoded:
         self._nbytes = 0
 
     def __enter__(self) -> Image.Image:
+        plain = plain_jpeg.decoded(self._data, self._decoder.max_pixels)
+        if plain is not None:
+            return plain
         image, kind, self._nbytes = self._decoder.open(self._data)
         self._decoder.room.acquire(self._nbytes)
         try:
@@ -184,7 +187,11 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
         )
     if (width, height) != image.size:
         image = image.resize((width, height), RESAMPLING[preprocess.interpolation])
-    return np.asarray(image.crop(centre(width, height, preprocess.image_size)))
+    left, top, right, bottom = centre(width, height, preprocess.image_size)
+    if left < 0 or top < 0:  # what is missing around it is black
+        return np.asarray(image.crop((left, top, right, bottom)))
+    pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
+    return pixels[top:bottom, left:right]
 
 
 def _damaged(kind: str, error: Exception) -> CorruptImage:

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from models.bundle import BundleSpec
-from server.queue import keys, lua
+from server.process.interruption import Limit, Ticks
+from server.queue import foreign_keys, keys, lua
 from server.queue.background import Background
 from server.queue.connect import away_is_one_error, connect_async
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
@@ -41,6 +42,7 @@ __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueD
 
 log = logging.getLogger(__name__)
 
+NO_LIMIT: AbstractContextManager[object] = nullcontext()
 LOOK_WHILE_AWAY_S = 0.1
 SWEEP_AFTER_BEATS = 0.9
 """All gateways together sweep once in a beat."""
@@ -94,6 +96,8 @@ class Dispatcher:
         self.records = Records(self._wire, freight, settings, self._presence, self._background, self._room)
         """Clients' jobs that outlive this gateway."""
         self.scenes = Scenes(self._wire, freight, settings, self._presence, self._background)
+        self._ticks = Ticks()
+        """Of the deadlines of jobs."""
         self._was_known = False
         self._closed = False
 
@@ -126,18 +130,20 @@ class Dispatcher:
         on_admitted: Callable[[int], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_reply: Callable[[Reply], None] | None = None,
+        ends_by_itself: bool = False,
     ) -> list[Reply]:
         """Enqueue the jobs of one request, all or none, and wait for every reply; in the order of the jobs.
 
         The reservation is given up as soon as the queue counts the jobs itself. `on_admitted` is then called with how many wait before the
         first job, `on_progress` and `on_reply` with what comes from workers, all in the event loop. A reply may carry a `failure`.
+        A caller that `ends_by_itself` is cancelled at the deadline by others.
         Raises QueueFull, RedisAway (away for longer than `redis_grace`) or DeadlinePassed; then, and when the caller is cancelled, the jobs
         are cancelled too.
         """
         refused = False
         expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
-            async with asyncio.timeout((min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000):
+            with NO_LIMIT if ends_by_itself else Limit(self._ticks, self._seconds_left(jobs)):
                 place = await self._room.enqueue(jobs, place=on_admitted is not None)
                 self._inbox.sent(expected)
                 if reservation is not None:
@@ -155,6 +161,9 @@ class Dispatcher:
             unanswered = [waiting.job for waiting in expected if not waiting.answered]
             if unanswered and not refused and not self._closed:
                 self._cancel([job.id for job in unanswered])
+
+    def _seconds_left(self, jobs: Sequence[Job]) -> float:
+        return (min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000
 
     async def fleet(self, *, fresh: bool = False) -> Fleet:
         """Who serves what, at most half a second old. Raises RedisAway at once while Redis does not answer."""
@@ -215,6 +224,8 @@ class Dispatcher:
                 await asyncio.wait_for(nudge.wait(), LOOK_WHILE_AWAY_S if self._presence.away else self._timings.beat)
             nudge.clear()
             try:
+                if (away := self._presence.reason) is not None and foreign_keys.is_reason(away):
+                    foreign_keys.tell(await self._presence.at_once(lambda: self._wire.script("set_aside", *foreign_keys.ARGUMENTS)))
                 await self._beat()
                 await self._inbox.send_lost_again(partial(self._room.enqueue, again=True))
             except RedisAway:

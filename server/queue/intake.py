@@ -51,6 +51,7 @@ class Intake:
         rooms = Rooms.of(queues, max_items, own)
         if not rooms.streams:
             return []
+        self._link.streams = rooms.streams
         self._outcomes.hand_back_given_up()
         if self._overlooked and (found := self._find_overlooked(rooms)):
             return found
@@ -238,6 +239,8 @@ class Intake:
 
     def _understood(self, delivery: Delivery) -> Delivery | None:
         """None: the job is set aside. During a rolling update another worker understands it."""
+        if not delivery.job.needs:
+            return delivery
         unknown = set(delivery.job.needs.split()) - self._forms
         if not unknown:
             return delivery

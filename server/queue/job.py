@@ -36,8 +36,8 @@ class Array(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(array: NDArray[Any]) -> Array:
-        contiguous = np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dimension
-        return Array(contiguous.dtype.str, contiguous.shape, contiguous.tobytes())
+        plain = np.asarray(array)
+        return Array(plain.dtype.str, plain.shape, plain.tobytes())
 
     def to_numpy(self) -> NDArray[Any]:
         """A read-only view of the message's bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from server.queue.job import PRIORITIES, Priority
@@ -52,6 +53,7 @@ class StreamName(NamedTuple):
     priority: Priority
 
     @staticmethod
+    @lru_cache(maxsize=1024)
     def of(stream_key: str) -> StreamName:
         """Raises ValueError for what is no work stream's name."""
         _, bundle, digest, priority = stream_key.removesuffix(BACK).split(":")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import redis
+
+from server.queue import foreign_keys
 from server.queue.connect import away_is_one_error, connect
 from server.queue.errors import RedisAway
 from server.queue.wire import Wire
@@ -38,6 +42,8 @@ class Link:
         self._wire = Wire(connect(url, blocking=MAX_BLOCK_S))
         self._absence_counts_from = 0.0
         self._clock_offset_ms: float | None = None
+        self.streams: Sequence[str] = ()
+        """The work streams that are read."""
 
     def script(self, name: str, *arguments: Any, keys: Sequence[str] = ()) -> Any:
         """One of the queue's scripts, or RedisAway."""
@@ -55,9 +61,18 @@ class Link:
         try:
             with away_is_one_error():
                 return call()
-        except RedisAway:
-            self._absence_counts_from = time.monotonic() + self.timings.absence_settles
+        except RedisAway as away:
+            if foreign_keys.is_reason(away):
+                self._set_aside()
+            else:
+                self._absence_counts_from = time.monotonic() + self.timings.absence_settles
             raise
+
+    def _set_aside(self) -> None:
+        """Whoever finds our names taken by others frees them; then the next try works."""
+        with suppress(redis.exceptions.RedisError):
+            ours = [word for stream in self.streams for word in (stream, "stream")]
+            foreign_keys.tell(self._wire.script("set_aside", *foreign_keys.ARGUMENTS, *ours))
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Again and again for `patience`, since nobody else has the results. Then RedisAway."""

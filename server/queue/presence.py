@@ -42,6 +42,11 @@ class Presence:
             self.here.clear()
             self.nudge.set()
 
+    @property
+    def reason(self) -> RedisAway | None:
+        """Why it is away, if it is."""
+        return None if self._away_since is None else self._reason
+
     def found(self) -> None:
         """Redis has taken this gateway's beat: it answers, and it lets us write."""
         self._away_since = None

@@ -14,8 +14,12 @@ from typing import Any
 import hiredis
 import redis
 
+from server.process.interruption import Limit, Ticks
 from server.queue import lua
 from server.queue.connect import ANSWER_TIMEOUT_S
+
+MORE = object()
+"""What a reader says while an answer has not arrived to its end."""
 
 
 class Wire:
@@ -70,8 +74,9 @@ class AsyncWire:
 
     def __init__(self, client: Any) -> None:
         self._pool = client.connection_pool
-        self._idle: list[Any] = []
-        self._busy: set[Any] = set()
+        self._idle: list[_Line] = []
+        self._busy: set[_Line] = set()
+        self._ticks = Ticks()
 
     async def script(self, name: str, *arguments: Any) -> Any:
         try:
@@ -81,38 +86,83 @@ class AsyncWire:
 
     async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
         """`patience`: seconds until the server counts as away."""
-        connection = self._idle.pop() if self._idle else None
-        fresh = connection is None
-        if connection is None:
-            connection = self._pool.connection_class(**self._pool.connection_kwargs)
-            connection.socket_timeout = None  # ours counts for the whole command
-        self._busy.add(connection)
+        line = self._idle.pop() if self._idle else _Line(self._pool)
+        self._busy.add(line)
         try:
-            async with asyncio.timeout(patience):
-                if fresh:
-                    await connection.connect()
-                await connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
-                answer = await connection.read_response()
+            with Limit(self._ticks, patience):
+                if line.transport is None:
+                    await line.connect()
+                answer = await line.ask(hiredis.pack_command(words))
         except redis.exceptions.ResponseError:  # the server has answered
-            self._idle.append(connection)
+            self._idle.append(line)
             raise
         except BaseException as error:
-            await connection.disconnect(nowait=True)
+            await line.close()
             await self._drop_idle()
             if isinstance(error, TimeoutError):
                 raise redis.exceptions.TimeoutError(f"no answer within {patience:g} s") from error
             raise
         finally:
-            self._busy.discard(connection)
-        self._idle.append(connection)
+            self._busy.discard(line)
+        self._idle.append(line)
         return answer
 
     async def close(self) -> None:
-        for connection in self._busy:
-            await connection.disconnect(nowait=True)
+        for line in self._busy:
+            await line.close()
         await self._drop_idle()
 
     async def _drop_idle(self) -> None:
         """What broke one connection has broken the others, which nobody was reading."""
         while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
+            await self._idle.pop().close()
+
+
+class _Line(asyncio.Protocol):
+    """One connection: redis-py makes it; from then on its bytes come here, without streams and locks around them."""
+
+    def __init__(self, pool: Any) -> None:
+        self._connection = pool.connection_class(**pool.connection_kwargs)
+        self._connection.socket_timeout = None  # ours counts for the whole command
+        self._reader: Any = None
+        self._answer: asyncio.Future[Any] | None = None
+        self._lost: Exception | None = None
+        self.transport: asyncio.Transport | None = None
+
+    async def connect(self) -> None:
+        await self._connection.connect()
+        parse_error = self._connection._parser.parse_error
+        self._reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=parse_error, notEnoughData=MORE)
+        transport = self._connection._writer.transport
+        transport.set_protocol(self)
+        self.transport = transport
+
+    async def ask(self, packed: bytes) -> Any:
+        """The answer to a command. Raises it, if it is an error."""
+        if self._lost is not None:
+            raise self._lost
+        assert self.transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(packed)
+        return await self._answer
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            answer = self._reader.gets()
+        except redis.exceptions.RedisError as error:
+            answer = error
+        if answer is MORE or self._answer is None or self._answer.done():
+            return
+        if isinstance(answer, Exception):
+            self._answer.set_exception(answer)
+        else:
+            self._answer.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = redis.exceptions.ConnectionError(f"the connection was closed: {error or 'by the server'}")
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(self._lost)

@@ -6,6 +6,7 @@ writes its values to files there and a scrape of any one of them answers with th
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from models.bundle import BundleSpec
+from server.telemetry.noting import Amount, Level, Noted, Observations
 from server.telemetry.tally import Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,6 +38,7 @@ WATCHED = {
     "decoded_frames": "Frames of videos that were decoded, those that no row shows included.",
     "seconds": "Seconds of video that were watched.",
 }
+GIVE_EVERY_S = 0.25
 BYTES = tuple(1024 * 4**step for step in range(9))
 
 
@@ -43,14 +46,14 @@ BYTES = tuple(1024 * 4**step for step in range(9))
 class BundleMetrics:
     """A gateway's metrics with the labels of one bundle: looking labels up costs more than counting."""
 
-    items: Counter
-    tokens_in: Counter
-    tokens_out: Counter
-    preprocess: Histogram
-    queue_wait: Histogram
-    postprocess: Histogram
-    payload_in: Histogram
-    payload_out: Histogram
+    items: Amount
+    tokens_in: Amount
+    tokens_out: Amount
+    preprocess: Observations
+    queue_wait: Observations
+    postprocess: Observations
+    payload_in: Observations
+    payload_out: Observations
 
 
 class GatewayMetrics:
@@ -90,40 +93,71 @@ class GatewayMetrics:
             "opsin_postprocess_seconds", "From the last reply to the response body.", model, buckets=WAIT, registry=registry
         )
         self.payload = Histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES, registry=registry)
-        self.in_flight = Gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum", registry=registry)
+        in_flight = Gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum", registry=registry)
         self.event_readers = Gauge(
             "opsin_event_readers", "Streams of jobs' events that are open.", multiprocess_mode="livesum", registry=registry
         )
         self.events = Counter("opsin_events_sent", "Events sent, of streamed requests and of jobs.", ["event"], registry=registry)
         for event in EVENTS:
             self.events.labels(event)
+        self.in_flight = Level(in_flight)
+        self._noted: list[Noted] = [self.in_flight]
+        self._payload = [self._observations(self.payload.labels(direction)) for direction in ("in", "out")]
         self._of: dict[tuple[str, str], BundleMetrics] = {}
-        self._ended: dict[tuple[str, ...], Counter] = {}
+        self._durations: dict[str, Observations] = {}
+        self._ended: dict[tuple[str, ...], Amount] = {}
 
     def of(self, spec: BundleSpec) -> BundleMetrics:
         """What is counted for one bundle."""
         key = spec.name, spec.version
         if key not in self._of:
             self._of[key] = BundleMetrics(
-                items=self.items.labels(*key),
-                tokens_in=self.tokens_in.labels(spec.name),
-                tokens_out=self.tokens_out.labels(spec.name),
-                preprocess=self.preprocess.labels(spec.name),
-                queue_wait=self.queue_wait.labels(spec.name),
-                postprocess=self.postprocess.labels(spec.name),
-                payload_in=self.payload.labels("in"),
-                payload_out=self.payload.labels("out"),
+                items=self._amount(self.items.labels(*key)),
+                tokens_in=self._amount(self.tokens_in.labels(spec.name)),
+                tokens_out=self._amount(self.tokens_out.labels(spec.name)),
+                preprocess=self._observations(self.preprocess.labels(spec.name)),
+                queue_wait=self._observations(self.queue_wait.labels(spec.name)),
+                postprocess=self._observations(self.postprocess.labels(spec.name)),
+                payload_in=self._payload[0],
+                payload_out=self._payload[1],
             )
         return self._of[key]
 
-    def ended(self, *labels: str) -> Counter:
+    def duration_of(self, model: str) -> Observations:
+        """`request_duration` for one model."""
+        if model not in self._durations:
+            self._durations[model] = self._observations(self.request_duration.labels(model))
+        return self._durations[model]
+
+    def ended(self, *labels: str) -> Amount:
         """`requests` for model, version, protocol and outcome."""
         if labels not in self._ended:
-            self._ended[labels] = self.requests.labels(*labels)
+            self._ended[labels] = self._amount(self.requests.labels(*labels))
         return self._ended[labels]
+
+    async def give_forever(self) -> None:
+        """What is noted here reaches the other gateways of this machine, who may be asked for the sum."""
+        while True:
+            self.give()
+            await asyncio.sleep(GIVE_EVERY_S)
+
+    def give(self) -> None:
+        for noted in self._noted:
+            noted.give()
+
+    def _amount(self, counter: Counter) -> Amount:
+        amount = Amount(counter)
+        self._noted.append(amount)
+        return amount
+
+    def _observations(self, histogram: Histogram) -> Observations:
+        observations = Observations(histogram)
+        self._noted.append(observations)
+        return observations
 
     def render(self, live: Families) -> bytes:
         """The exposition text: what was counted (by all gateways of this machine), and `live` values read just now."""
+        self.give()
         folder = os.environ.get(MULTIPROCESS_FOLDER)
         if folder is None:
             counted = self.registry
@@ -139,6 +173,8 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._noted: list[Noted] = []
+        registry.register(Giving(self._noted))
         labels = ["model", "version"]
         self.batches = Counter("opsin_batches", "Batches run.", labels, registry=registry)
         self.cold_batches = Counter(
@@ -181,8 +217,25 @@ class WorkerMetrics:
             registry=registry,
         )
 
+    def noting(self, histogram: Histogram) -> Observations:
+        observations = Observations(histogram)
+        self._noted.append(observations)
+        return observations
+
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+@dataclass(frozen=True, eq=False)
+class Giving(Collector):
+    """Registered first, it has everything that is noted counted before a registry's metrics are read."""
+
+    noted: list[Noted]
+
+    def collect(self) -> Iterable[Metric]:
+        for noted in self.noted:
+            noted.give()
+        return ()
 
 
 @dataclass(frozen=True)

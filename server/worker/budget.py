@@ -43,9 +43,14 @@ class StepTimes:
         """Sizes between the powers of two teach nothing about the peak and are left out."""
         if size > self.largest or size & (size - 1):
             return
-        self._measured.setdefault(size, deque(maxlen=WINDOW)).append(seconds)
+        times = self._measured.setdefault(size, deque(maxlen=WINDOW))
+        times.append(seconds)
         self._batches += 1
-        self._refresh()
+        if size in self._seconds:
+            self._seconds[size] = median(times)
+            self._find_best()
+        else:
+            self._refresh()
 
     def settle(self, size: int, seconds: float) -> None:
         """Forget what was measured of a size and start from this."""
@@ -99,5 +104,9 @@ class StepTimes:
 
     def _refresh(self) -> None:
         self._seconds = {size: median(times) for size, times in sorted(self._measured.items())}
+        self._find_best()
+
+    def _find_best(self) -> None:
         rates = {size: size / max(seconds, 1e-9) for size, seconds in self._seconds.items()}
-        self.best = min((size for size, rate in rates.items() if rate >= ALMOST * max(rates.values())), default=1)
+        enough = ALMOST * max(rates.values(), default=0.0)
+        self.best = min((size for size, rate in rates.items() if rate >= enough), default=1)

@@ -7,7 +7,7 @@ import time
 from functools import cache
 from queue import SimpleQueue
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from models.actions.account import STAGES
 from models.layers.steps import ExcessiveJob, UnusableInput
@@ -17,6 +17,7 @@ from server.queue.job import Array, Failure, Progress, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
+from server.telemetry.noting import Observations
 from server.worker.results import Answer, Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
 
 log = logs.get(__name__)
@@ -168,12 +169,12 @@ def _count_watched(answer: Answer, metrics: WorkerMetrics) -> None:
 
 
 @cache
-def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, Histogram, Histogram, Histogram]:
+def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, Observations, Observations, Observations]:
     """Those of one bundle: finding them by their labels costs more than counting."""
     labels = bundle.split("@")
     return (
         metrics.batches.labels(*labels),
-        metrics.batch_size.labels(*labels),
-        metrics.inference.labels(*labels),
-        metrics.batch_wait.labels(*labels),
+        metrics.noting(metrics.batch_size.labels(*labels)),
+        metrics.noting(metrics.inference.labels(*labels)),
+        metrics.noting(metrics.batch_wait.labels(*labels)),
     )

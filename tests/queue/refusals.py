@@ -13,8 +13,6 @@ import redis
 from tests.queue.harness import Server, free_port
 
 EVERY_WRITE = ("NOREPLICAS", "MISCONF", "BUSY", "READONLY")
-KINDS = (*EVERY_WRITE, "WRONGTYPE")
-"""The last refuses what touches a key that somebody else has made something else of."""
 
 
 @contextlib.contextmanager
@@ -35,13 +33,6 @@ def refusing(behind: Server, kind: str) -> Iterator[None]:
             operator.config_set("min-replicas-to-write", 1)
             yield
             operator.config_set("min-replicas-to-write", 0)
-        elif kind == "WRONGTYPE":
-            kept = operator.smembers("queues")
-            operator.set("queues", "somebody else's")
-            yield
-            operator.delete("queues")
-            if kept:
-                operator.sadd("queues", *kept)
         elif kind == "MISCONF":
             in_the_way = behind.folder / "dump.rdb"
             in_the_way.mkdir()

@@ -14,7 +14,7 @@ from tests.queue import refusals
 from tests.queue.harness import QUEUE, QUICK_WORKER, Consumer, announce, ask, echo, eventually, gateway, pulled
 
 
-@pytest.mark.parametrize("kind", refusals.KINDS)
+@pytest.mark.parametrize("kind", refusals.EVERY_WRITE)
 async def test_requests_wait_for_a_redis_that_refuses_and_are_answered_once_it_is_mended(tmp_path: Path, kind: str) -> None:
     with refusals.server(tmp_path / "data") as server:
         async with gateway(server.url, redis_grace=60) as us, Consumer(server.url) as consumer:
@@ -27,7 +27,7 @@ async def test_requests_wait_for_a_redis_that_refuses_and_are_answered_once_it_i
             assert consumer.process.poll() is None
 
 
-@pytest.mark.parametrize("kind", refusals.KINDS)
+@pytest.mark.parametrize("kind", refusals.EVERY_WRITE)
 async def test_requests_end_after_the_grace_with_what_redis_said(tmp_path: Path, kind: str) -> None:
     with refusals.server(tmp_path / "data") as server:
         async with gateway(server.url, redis_grace=0.4) as us:

@@ -41,7 +41,7 @@ _JSON_TYPES: Mapping[str, frozenset[type]] = {
     "u": frozenset({int}),
     "i": frozenset({int}),
     "f": frozenset({int, float}),
-    "O": frozenset({str}),
+    "O": frozenset({str, memoryview}),
 }
 _JSON_NAMES: Mapping[str, str] = {"b": "booleans", "u": "integers", "i": "integers", "f": "numbers", "O": "strings"}
 
@@ -86,7 +86,7 @@ def from_json(values: Sequence[Any], datatype: str, shape: Sequence[int]) -> NDA
     if not set(map(type, flat)) <= _JSON_TYPES[dtype.kind]:
         raise invalid(f"data of {datatype} must be {_JSON_NAMES[dtype.kind]}")
     if datatype == "BYTES":
-        return _bytes_array([text.encode() for text in flat])
+        return _bytes_array([text.encode() if isinstance(text, str) else bytes(text) for text in flat])
     try:
         with np.errstate(over="raise"):
             return np.array(flat, dtype)

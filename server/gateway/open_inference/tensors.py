@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from server.gateway import json_scan
+from server.gateway import json_scan, long_strings
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Problem
@@ -65,7 +65,7 @@ class _InputHeader(msgspec.Struct):
     shape: list[int]
     datatype: str
     parameters: dict[str, Any] | None = None
-    data: list[Any] | None = None
+    data: msgspec.Raw = msgspec.Raw()
 
 
 class _RequestHeader(msgspec.Struct):
@@ -174,13 +174,27 @@ def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
         raise invalid(f"{len(header.shape)} dimensions; at most {MAX_DIMENSIONS} are possible")
     if any(extent < 0 for extent in header.shape):
         raise invalid(f"the shape {header.shape} has a negative extent")
-    if (binary is None) == (header.data is None):
+    data = _data(header.data)
+    if (binary is None) == (data is None):
         raise invalid("give its elements either as data or, with binary_data_size, behind the JSON")
     if binary is not None:
         flat = datatypes.from_binary(binary, header.datatype, math.prod(header.shape))
     else:
-        flat = datatypes.from_json(header.data or [], header.datatype, header.shape)
+        flat = datatypes.from_json(data or [], header.datatype, header.shape)
     return Tensor(header.name, header.datatype, _reshape(flat, header.shape), binary=binary is not None)
+
+
+def _data(written: msgspec.Raw) -> list[Any] | None:
+    """The elements of a JSON tensor, long strings as views of their bytes; None if it has none."""
+    if not memoryview(written):
+        return None
+    try:
+        data = long_strings.read(written)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"failed to parse the request JSON: {error}") from error
+    if data is not None and not isinstance(data, list):
+        raise invalid("failed to parse the request JSON: data must be an array")
+    return data
 
 
 def _reshape(flat: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:

@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 from models.bundle import BundleSpec
 from server.gateway import arrival, gateway, large_bodies
 from server.gateway.admission import Visit
+from server.gateway.client_watch import ClientWatch
 from server.gateway.gateway import Gateway
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
 from server.gateway.inference import Asked
-from server.gateway.interruption import ClientWatch
 from server.gateway.open_inference import compression, models, offer
 from server.gateway.open_inference.errors import invalid, to_response
 from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
@@ -91,12 +91,12 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
     here = gateway.of(request)
     async with here.admission.admit(request, "open-inference") as visit:
         asked, received, large = await _read(request, here, visit)
-        with ClientWatch(request.receive):
+        with ClientWatch(here.ticks, request.receive, visit.limit):
             spec = await models.find(here, name, version)
             visit.resolved(spec)
             offered = offer.of(spec)
             if offered.task.takes_long and _timeout(asked) is None:
-                visit.limit(here.settings.job_timeout)
+                visit.set_deadline(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
             items = await _items(asked, name, offered, here, large=large)
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
@@ -127,7 +127,7 @@ async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferReq
     asked = await large_bodies.in_turn(decode) if large else decode()
     seconds = _timeout(asked)
     if seconds is not None:
-        visit.limit(seconds)
+        visit.set_deadline(seconds)
     return asked, len(content), large
 
 

@@ -9,13 +9,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.gateway import gateway, job_documents, jobs
+from server.gateway.client_watch import ClientWatch
 from server.gateway.event_readers import Reader
 from server.gateway.events import EventStream
 from server.gateway.follower import preview_of
 from server.gateway.gateway import Gateway
-from server.gateway.interruption import ClientWatch
 from server.gateway.jobs import INLINE_RESULT, Presentable
 from server.gateway.problems import Kind, Problem
+from server.process.interruption import Interruption
 from server.queue.job import UnknownVersion, decode_progress
 from server.queue.record import LAST_EVENTS, OPEN, Event, Record, RecordLost
 from server.telemetry import logs
@@ -93,7 +94,7 @@ class Events(Response):
                 async with EventStream(send, self._here.metrics) as stream:
                     stream.last = self._after
                     stream.start()
-                    with ClientWatch(receive):
+                    with Interruption() as following, ClientWatch(self._here.ticks, receive, following):
                         await self._follow(reader, stream, request_id)
                         await stream.end()
         except Problem as problem:  # before anything was sent

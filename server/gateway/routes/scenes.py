@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from server.gateway import gateway, negotiation, openapi_answers, options
 from server.gateway.answers import PRESENTERS
+from server.gateway.client_watch import ClientWatch
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
-from server.gateway.interruption import ClientWatch
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes.tasks import ENDPOINTS
 from server.queue.scenes import Scene
@@ -45,7 +45,7 @@ async def scene(request: Request, scene_id: str) -> Response:
             raise of_option(error) from error
         await visit.reservation.resize(1, sum(array.nbytes for array in arrays.values()))
         asked = Asked(task, spec, plan, "scene", common.priority)
-        with ClientWatch(request.receive):
+        with ClientWatch(here.ticks, request.receive, visit.limit):
             answer = await here.inference.run_again(arrays, asked, visit)
         began = time.perf_counter()
         presented = await here.presenting.present(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -21,12 +22,13 @@ from server.gateway import directory, fingerprint, gateway, jobs, negotiation, o
 from server.gateway.admission import Visit
 from server.gateway.answers import PRESENTERS
 from server.gateway.body import Submission, read_submission
+from server.gateway.client_watch import ClientWatch
 from server.gateway.events import EventStream
 from server.gateway.follower import Follower
 from server.gateway.gateway import Gateway
+from server.gateway.head import header
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
 from server.gateway.inference import Asked
-from server.gateway.interruption import ClientWatch
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes.jobs import respond
 from server.gateway.surface import CommonOptions, Surface
@@ -55,6 +57,8 @@ class TaskRoute:
         self.surface = Surface.of(task)
         self._presenter = PRESENTERS[task.name]
         self.response = self._presenter.response
+        self._asked_in_url = lru_cache(maxsize=256)(partial(options.of_query, self.surface))
+        """Query → options: clients repeat their queries."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
@@ -67,7 +71,7 @@ class TaskRoute:
             else:
                 response = await self._answer(request)
         except Problem as problem:
-            response = problem.to_response(request.state.request_id)
+            response = problem.to_response(scope["state"]["request_id"])
         except ClientDisconnect:
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         await response(scope, receive, send)
@@ -76,9 +80,9 @@ class TaskRoute:
         """At once."""
         here = gateway.of(request)
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
-            media_type = negotiation.choose(request.headers.get("accept"), self.task.media_types)
+            media_type = negotiation.choose(header(request, b"accept"), self.task.media_types)
             sent = await self._read(request, here, visit)
-            with ClientWatch(request.receive):
+            with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
                 answer = await here.inference.run(sent.submission.items(), asked, visit)
             began = time.perf_counter()
@@ -104,7 +108,7 @@ class TaskRoute:
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
             visit.last_words = lambda problem: stream.fail(problem, visit.request_id)
             sent = await self._read(request, here, visit)
-            with ClientWatch(request.receive):
+            with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
                 follower = Follower(stream, self.task, asked.plan, spec)
                 answer = await here.inference.run(sent.submission.items(), asked, visit, follower)
@@ -122,7 +126,7 @@ class TaskRoute:
         async with here.admission.admit(request, "rest", asynchronous=True) as visit:
             key = ways.idempotency_key(request)
             sent = await self._read(request, here, visit)
-            with ClientWatch(request.receive):
+            with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
                 await _check_workers(here, spec)
                 asks = fingerprint.of(request.scope["path"], self.surface, sent.query, sent.submission)
@@ -134,7 +138,11 @@ class TaskRoute:
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
         query = options.read_query(request, self.surface)
         submission = await read_submission(request, self.surface, here.settings, visit.reservation)
-        return Sent(query, submission, submission.nbytes, *self.surface.read_options(query, submission.fields))
+        if submission.fields:
+            asked = self.surface.read_options(query, submission.fields)
+        else:
+            asked = self._asked_in_url(request.scope["query_string"])
+        return Sent(query, submission, submission.nbytes, *asked)
 
     async def _resolve(self, sent: Sent, here: Gateway, visit: Visit) -> tuple[BundleSpec, Asked]:
         """The bundle and what it is to do. Raises Problem for parts that it does not take or lacks, and for options beyond it."""

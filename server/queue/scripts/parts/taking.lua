@@ -22,6 +22,6 @@ end
 -- Lets workers read a work stream. Does nothing if they can.
 local function make_group(stream)
   local made = redis.pcall('XGROUP', 'CREATE', stream, GROUP, 0, 'MKSTREAM')
-  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then error(made.err) end
+  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then error(made) end  -- as Redis said it, so that its first word tells what it is
   redis.call('SADD', 'streams', stream)
 end

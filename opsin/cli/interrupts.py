@@ -1,0 +1,29 @@
+"""Ctrl-C that is not lost: Python drops the KeyboardInterrupt that strikes inside a finalizer, and a command would go on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def remembered() -> Iterator[Callable[[], None]]:
+    """Inside the `with` block of the main thread, what it yields raises KeyboardInterrupt if Ctrl-C has been pressed before."""
+    pressed = False
+
+    def press(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)

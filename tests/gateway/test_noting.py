@@ -1,0 +1,41 @@
+"""What is noted ends in the same figures as what is counted at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from server.telemetry.noting import Amount, Level, Observations
+
+VALUES = (0.05, 0.1, 0.2, 0.5, 0.7, 1.0, 3.0, 0.0)
+
+
+@dataclass
+class Metrics:
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        self.requests = Counter("requests", "Of clients.", registry=self.registry)
+        self.waiting = Gauge("waiting", "Requests.", registry=self.registry)
+        self.seconds = Histogram("seconds", "Of requests.", buckets=(0.1, 0.5, 1.0), registry=self.registry)
+
+    def text(self) -> list[str]:
+        return [line for line in generate_latest(self.registry).decode().splitlines() if "_created" not in line]
+
+
+def test_the_text_is_that_of_counting_at_once() -> None:
+    at_once, later = Metrics(), Metrics()
+    requests, waiting, seconds = Amount(later.requests), Level(later.waiting), Observations(later.seconds)
+    for _ in range(2):
+        for value in VALUES:
+            at_once.requests.inc(3)
+            at_once.seconds.observe(value)
+            requests.inc(3)
+            seconds.observe(value)
+            waiting.value += 1
+        at_once.waiting.inc(len(VALUES))
+        for noted in (requests, waiting, seconds):
+            noted.give()
+        assert later.text() == at_once.text()

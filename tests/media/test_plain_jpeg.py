@@ -1,0 +1,61 @@
+"""Small plain JPEGs have the same pixels as by Pillow's own way, and everything else goes that way."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from server.media import plain_jpeg
+from server.media.images import Decoder, ImageError
+
+LIMIT = 1_000_000
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
+
+
+def jpeg(image: Image.Image = NOISE, **how: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **how)
+    return file.getvalue()
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize("how", [{}, {"quality": 20}, {"subsampling": 0}, {"optimize": True}, {"comment": b"a word"}, {"dpi": (300, 300)}])
+def test_the_pixels_are_those_of_pillow(how: dict[str, Any]) -> None:
+    data = jpeg(**how)
+    image = plain_jpeg.decoded(data, LIMIT)
+    assert image is not None
+    assert np.array_equal(image, Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg(progressive=True),
+        jpeg(exif=turned()),
+        jpeg(NOISE.convert("L")),
+        jpeg(NOISE.convert("CMYK")),
+        jpeg(icc_profile=bytes(200)),
+        jpeg(NOISE.resize((200, 200))),
+        jpeg()[:-200],
+        jpeg()[:30],
+        b"\xff\xd8\xff\xda" + bytes(100),
+        b"no image",
+    ],
+    ids=["progressive", "turned", "grey", "inks", "profile", "large", "truncated", "no frame", "no tables", "text"],
+)
+def test_whatever_is_unusual_or_damaged_is_left_to_pillow(data: bytes) -> None:
+    assert plain_jpeg.decoded(data, LIMIT) is None
+
+
+def test_the_limit_on_pixels_holds_and_pillow_says_so() -> None:
+    with pytest.raises(ImageError, match="above the limit"), Decoder(32 * 24 - 1).decoded(jpeg()):
+        pass

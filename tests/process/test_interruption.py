@@ -1,0 +1,84 @@
+"""Tasks that wait are ended from outside: by their time, or for a reason that they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from server.process.interruption import Interruption, Limit, Ticks
+
+
+class Reason(Exception):
+    pass
+
+
+async def test_a_limit_ends_what_waits_when_its_time_is_over_and_not_before() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError), Limit(Ticks(), 0.1):
+        await asyncio.sleep(60)
+    assert time.monotonic() - began > 0.095
+
+
+async def test_a_limit_can_be_moved_and_costs_nothing_once_its_block_has_ended() -> None:
+    ticks = Ticks()
+    with Limit(ticks, 0.01) as limit:
+        limit.set(60)
+        await asyncio.sleep(0.1)
+    with Limit(ticks, 0.01):
+        pass
+    await asyncio.sleep(0.1)
+
+
+async def test_limits_of_an_hour_leave_few_timers_behind() -> None:
+    ticks = Ticks()
+    for _ in range(100):
+        with Limit(ticks, 3600):
+            await asyncio.sleep(0.001)
+    assert len(ticks) < 50
+
+
+async def test_thousands_of_limits_end_each_its_own_task() -> None:
+    ticks = Ticks()
+
+    async def wait(number: int) -> str:
+        try:
+            with Limit(ticks, 0.02 + number % 7 * 0.01 if number % 2 else 60):
+                await asyncio.sleep(0.5)
+        except TimeoutError:
+            return "ended"
+        return "slept"
+
+    ends = await asyncio.gather(*(wait(number) for number in range(2000)))
+    assert ends == ["ended" if number % 2 else "slept" for number in range(2000)]
+
+
+async def test_a_reason_is_raised_where_the_task_waits_and_the_task_goes_on_behind_the_block() -> None:
+    with pytest.raises(Reason), Interruption() as waiting:
+        asyncio.get_running_loop().call_soon(waiting.end, Reason())
+        await asyncio.sleep(60)
+    await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task is not None and not task.cancelling()
+
+
+async def test_a_cancellation_from_elsewhere_stays_one() -> None:
+    async def wait() -> None:
+        with Interruption() as waiting:
+            asyncio.get_running_loop().call_soon(waiting.end, Reason())
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises((asyncio.CancelledError, Reason)) as ended:
+        await task
+    assert ended.type is asyncio.CancelledError
+
+
+async def test_nothing_reaches_a_task_whose_block_has_ended() -> None:
+    with Interruption() as waiting:
+        pass
+    waiting.end(Reason())
+    await asyncio.sleep(0)
