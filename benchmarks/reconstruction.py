@@ -2,8 +2,8 @@
 
 a. Adaptive beside dense asking, at the bundle's spacing and at half of it, without HTTP and queue: queries, seconds, the IoU
    of occupied cells, the largest part that was missed (26-connected), and queries ÷ (coarse lattice + occupied cells and their neighbours).
-b. A scene that is kept, after it was asked at the bundle's spacing: the same again (as for another format), twice and half the spacing, beside
-   the same from scratch: seconds. The worker that answered first is asked, which knows the answers still.
+b. A scene that is kept, after it was asked at the bundle's spacing: the same again (as for another format), twice and half the
+   spacing, beside the same from scratch: seconds. The worker that answered first is asked, which knows the answers still.
 c. Scenes/s of the service with 8 clients, beside one client.
 d. The query step of a dense level as a share of the rate at which this machine multiplies large matrices.
 e. `--large`: ViT-B at its published size with random weights: seconds of encoding and of a step of one scene. Its scenes are no surfaces.

@@ -30,7 +30,7 @@ WORK_OF_A_STEP = {"cpu": 2e10, "cuda": 2e12}
 short request may have to wait."""
 IN_CACHE = 12 * 2**20
 """Bytes of the widest activation of the queries that go through the decoder of a CPU together. What a layer writes the next one reads,
-and memory beyond the caches is slow: of the starter's 65,536 queries of a step, 8,192 at a time take 0.6 of the time."""
+and memory beyond the caches is slow."""
 LEAST_QUERIES, MOST_QUERIES = 256, 65_536
 """Of one scene in one step."""
 RECENT_BYTES = 256 * 2**20
@@ -175,7 +175,7 @@ class ReconstructionSteps:
         if len(jobs) > 1:
             scenes = Scene(torch.cat([job.scene.keys for job in jobs], dim=1), torch.cat([job.scene.values for job in jobs], dim=1))
         at_once = most if self._device.type != "cpu" else max(1, self._in_cache // len(jobs))
-        asked = torch.cat([self._model.ask(scenes, part) for part in queries.split(at_once, dim=1)], dim=1)  # (B, Q, C)
+        asked = torch.cat([self._model.ask(scenes, part) for part in torch.split(queries, at_once, dim=1)], dim=1)  # (B, Q, C)
         occupancy = self._model.predict_occupancy(asked).sigmoid()  # (B, Q)
         for job, mine, features, probabilities in zip(jobs, cells, asked, occupancy, strict=True):
             found = probabilities[: len(mine)].float()
