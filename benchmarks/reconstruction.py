@@ -2,12 +2,15 @@
 
 a. Adaptive beside dense asking, at the bundle's spacing and at half of it, without HTTP and queue: queries, seconds, the IoU
    of occupied cells, the largest part that was missed (26-connected), and queries ÷ (coarse lattice + occupied cells and their neighbours).
-b. Half the spacing asked of a kept scene, beside the same from scratch: seconds.
+b. A scene that is kept, after it was asked at the bundle's spacing: the same again (as for another format), twice and half the
+   spacing, beside the same from scratch: seconds. The worker that answered first is asked, which knows the answers still.
 c. Scenes/s of the service with 8 clients, beside one client.
-d. `--large`: ViT-B at its published size with random weights: seconds of encoding and of a step of one scene. Its scenes are no surfaces.
+d. The query step of a dense level as a share of the rate at which this machine multiplies large matrices.
+e. `--large`: ViT-B at its published size with random weights: seconds of encoding and of a step of one scene. Its scenes are no surfaces.
 
-Scenes are folders as training reads them (`--scenes`: image.png; points.npy, or depth.npy with camera.json; mask.png), else balls and boxes
-that are made here. Scenes of an untrained network are no surfaces: give a trained bundle.
+Scenes are views of held-out objects that a recipe renders (`--renders RECIPE`), folders as training reads them (`--scenes`: image.png;
+points.npy, or depth.npy with camera.json; mask.png), or else balls and boxes that are made here. Scenes of an untrained network are no
+surfaces: give a trained bundle.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import io
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -37,13 +41,17 @@ from models.bundle import Bundle, Space, read
 from models.loading import Ended, LoadedSteps, load
 from models.mcc.lattice import Lattice
 from models.mcc.model import MCC, MCCConfig
-from models.mcc.steps import ReconstructionSteps
+from models.mcc.steps import ReconstructionSteps, work_of_a_query
+from models.registry import read_config
 from server.media.depth import Camera
 from server.media.images import Decoder
+from server.tasks.base import Arrays
 from server.tasks.reconstruct import Reconstruct
-from server.tasks.reconstruct_tables import ReconstructOptions
+from server.tasks.reconstruct_tables import ReconstructOptions, ReconstructPlan
 
 CLIENTS = 8
+SIDE = 2048
+"""Of the large matrices."""
 HEIGHT, WIDTH, FOV = 240, 320, 60.0
 """Of the scenes that are made here."""
 EVERYWHERE = np.ones((3, 3, 3), bool)
@@ -69,40 +77,72 @@ class Comparison:
     """Cells."""
 
 
+@dataclass
+class Again:
+    """One scene that is kept, asked at another spacing."""
+
+    scene: str
+    spacing: float
+    kept_seconds: float
+    scratch_seconds: float
+
+
+@dataclass
+class Share:
+    """Floating point operations in a second, two of a multiply-accumulate."""
+
+    rate: float
+    peak: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reconstruction", description=__doc__)
     parser.add_argument("bundle", type=Path, help="folder NAME/VERSION of a bundle")
     parser.add_argument("--scenes", type=Path, help="folder of scenes")
-    parser.add_argument("--most", type=int, default=8, help="number of scenes")
+    parser.add_argument("--renders", type=Path, metavar="RECIPE", help="recipe whose held-out objects are the scenes")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="of what --renders downloads and renders")
+    parser.add_argument("--most", type=int, default=8, help="number of scenes; 0 leaves out a. and b.")
+    parser.add_argument("--halves", type=int, default=3, help="number of scenes that are also asked at half the spacing")
     parser.add_argument("--seconds", type=float, default=20.0, help="of c., for each number of clients; 0 leaves it out")
-    parser.add_argument("--halves", action=argparse.BooleanOptionalAction, default=True, help="also dense at half the spacing")
-    parser.add_argument("--large", action="store_true", help="also d.")
+    parser.add_argument("--large", action="store_true", help="also e.")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     here = machine.describe()
     print("\n".join(here.lines()), flush=True)
     bundle = read(options.bundle)
-    scenes = dict(list(read_scenes(options.scenes) if options.scenes else made_scenes())[: options.most])
+    scenes = dict(scenes_of(options))
     steps = load(bundle).steps
     assert steps is not None
     spacing = (bundle.spec.space or Space()).spacing
-    compared = [
-        one
-        for name, files in scenes.items()
-        for one in compare(steps, bundle, name, files, [spacing, spacing / 2] if options.halves else [spacing])
-    ]
-    show(compared)
-    again = [kept_against_scratch(steps, bundle, files, spacing / 2) for files in scenes.values()]
-    print(f"b. half the spacing, kept ÷ from scratch  {spread([kept / scratch for kept, scratch in again])}")
-    rates = served(options.bundle, list(scenes.values()), options.seconds) if options.seconds else {}
+    compared, again = [], []
+    for number, (name, files) in enumerate(list(scenes.items())[: options.most]):
+        halved = [spacing / 2] if number < options.halves else []
+        compared += compare(steps, bundle, name, files, [spacing, *halved])
+        again += kept_against_scratch(steps, bundle, name, files, [spacing, 2 * spacing, *halved])
+    show(compared, again)
+    rates = served(options.bundle, list(scenes.values())[:CLIENTS], options.seconds) if options.seconds else {}
     if rates:
         print(f"c. scenes/s  {CLIENTS} clients {rates[CLIENTS]:.2f}, one {rates[1]:.2f}: {rates[CLIENTS] / rates[1]:.2f} times")
+    share = share_of_peak(steps, bundle, next(iter(scenes.values())))
+    print(f"d. query step {share.rate / 1e9:.1f} GFLOP/s, large matrices {share.peak / 1e9:.1f}: {share.rate / share.peak:.0%}")
     large = published_size() if options.large else {}
     if large:
-        print("d. ViT-B     " + ", ".join(f"{name} {value:.3g}" for name, value in large.items()))
+        print("e. ViT-B     " + ", ".join(f"{name} {value:.3g}" for name, value in large.items()))
     if options.json:
-        figures = {"scenes": [asdict(one) for one in compared], "again": again, "scenes_per_second": rates, "vit_b": large}
+        figures = {
+            "scenes": [asdict(one) for one in compared],
+            "again": [asdict(one) for one in again],
+            "scenes_per_second": rates,
+            "query_step": asdict(share),
+            "vit_b": large,
+        }
         options.json.write_text(json.dumps({"machine": here.to_json(), "figures": figures}, indent=2) + "\n")
+
+
+def scenes_of(options: argparse.Namespace) -> Iterator[tuple[str, Files]]:
+    if options.renders:
+        return rendered_scenes(options.renders, options.cache)
+    return read_scenes(options.scenes) if options.scenes else made_scenes()
 
 
 def compare(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[Comparison]:
@@ -128,20 +168,32 @@ def compare(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacing
 
 
 def asked(
-    steps: LoadedSteps, bundle: Bundle, files: Files, spacing: float, mode: str, kept: dict[str, NDArray[Any]] | None = None
+    steps: LoadedSteps,
+    bundle: Bundle,
+    files: Files,
+    spacing: float,
+    mode: str,
+    kept: dict[str, NDArray[Any]] | None = None,
+    scene: str = "",
 ) -> tuple[dict[str, NDArray[Any]], float]:
-    """Outputs, and seconds from the arrays to them."""
-    camera: Any = {"fov": FOV} if "depth" in files else {}
-    plan = TASK.plan(ReconstructOptions(spacing=spacing, mode=mode, **camera), bundle.spec)  # type: ignore[arg-type]
-    decoder = Decoder(50_000_000)
-    arrays = TASK.prepare(files, plan, bundle.spec, decoder)[0] if kept is None else TASK.prepare_again(kept, plan, decoder.limits)
+    """Outputs, and seconds from the arrays to them. scene: the name under which they are kept; empty: they are not."""
+    arrays, plan = prepared(bundle, files, spacing, mode, kept)
     began = time.perf_counter()
-    [state] = steps.start([arrays], [TASK.arguments(plan) | {"scene": ""}])
+    [state] = steps.start([arrays], [TASK.arguments(plan) | {"scene": scene}])
     while True:
         outcome = steps.step([state], [False])[0]
         if isinstance(outcome, Ended):
             return dict(outcome.outputs), time.perf_counter() - began
         state = outcome.state
+
+
+def prepared(
+    bundle: Bundle, files: Files, spacing: float, mode: str, kept: dict[str, NDArray[Any]] | None = None
+) -> tuple[Arrays, ReconstructPlan]:
+    camera: Any = {"fov": FOV} if "depth" in files else {}
+    plan = TASK.plan(ReconstructOptions(spacing=spacing, mode=mode, **camera), bundle.spec)  # type: ignore[arg-type]
+    decoder = Decoder(50_000_000)
+    return TASK.prepare(files, plan, bundle.spec, decoder)[0] if kept is None else TASK.prepare_again(kept, plan, decoder.limits), plan
 
 
 def occupied(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold: float = 0.1) -> NDArray[np.bool_]:
@@ -150,10 +202,13 @@ def occupied(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold: floa
     return grid.reshape(lattice.shape)
 
 
-def kept_against_scratch(steps: LoadedSteps, bundle: Bundle, files: Files, spacing: float) -> tuple[float, float]:
-    outputs, scratch = asked(steps, bundle, files, spacing, "adaptive")
-    _, kept = asked(steps, bundle, files, spacing, "adaptive", {name: outputs[name] for name in TASK.kept_arrays})
-    return kept, scratch
+def kept_against_scratch(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[Again]:
+    outputs, _ = asked(steps, bundle, files, (bundle.spec.space or Space()).spacing, "adaptive", scene=name)
+    latent = {name: outputs[name] for name in TASK.kept_arrays}
+    for spacing in spacings:
+        _, kept = asked(steps, bundle, files, spacing, "adaptive", latent, scene=name)
+        _, scratch = asked(steps, bundle, files, spacing, "adaptive")
+        yield Again(name, spacing, kept, scratch)
 
 
 def served(bundle: Path, scenes: Sequence[Files], seconds: float) -> dict[int, float]:
@@ -184,6 +239,24 @@ def _rate(url: str, scenes: Sequence[Files], seconds: float, clients: int) -> fl
     with ThreadPoolExecutor(clients) as pool:
         done = sum(pool.map(ask_until_the_end, range(clients)))
     return done / (time.monotonic() - began)
+
+
+def share_of_peak(steps: LoadedSteps, bundle: Bundle, files: Files) -> Share:
+    """The best of some rounds of each, in turns; on the threads that PyTorch has."""
+    arrays, plan = prepared(bundle, files, (bundle.spec.space or Space()).spacing, "dense")
+    [state] = steps.start([arrays], [TASK.arguments(plan) | {"scene": ""}])
+    config = read_config(MCCConfig, bundle.spec.config)
+    work = 2 * steps.cost(state) * work_of_a_query(config)
+    square = torch.rand(SIDE, SIDE)
+    rates, peaks = [], []
+    for _ in range(5):
+        began = time.perf_counter()
+        steps.step([state], [False])
+        rates.append(work / (time.perf_counter() - began))
+        began = time.perf_counter()
+        torch.mm(square, square)
+        peaks.append(2 * SIDE**3 / (time.perf_counter() - began))
+    return Share(max(rates), max(peaks))
 
 
 def published_size() -> dict[str, float]:
@@ -227,6 +300,35 @@ def made_scenes() -> Iterator[tuple[str, Files]]:
             yield f"{kind} {number}", {"image": _png(colour.astype(np.uint8)), "depth": _npy(depth.astype(np.float32))}
 
 
+def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
+    """Views of a recipe's held-out objects in turns, each object's first one before any second one."""
+    from training import phases, recipe
+    from training.data.registry import open_source
+    from training.data.renders import RenderedScenes
+    from training.data.rgbd import unprojected
+    from training.judging.shape_settings import ReconstructionQuality
+
+    plan = recipe.read(path)
+    quality = plan.release.quality if plan.release else None
+    if not isinstance(quality, ReconstructionQuality):
+        raise SystemExit(f"{path}: release.quality is not of kind reconstruction")
+    source = open_source(quality.data, phases.preparation(plan, None, cache))
+    assert isinstance(source, RenderedScenes)
+    views = [view for shard in source.rendered for view in shard.views]
+    turns = Counter[str]()
+    order = []
+    for number, name in enumerate(source.objects):
+        order.append((turns[name], number))
+        turns[name] += 1
+    for turn, number in sorted(order):
+        view = views[number]
+        side = len(view["depth"])
+        depth = torch.from_numpy(np.array(view["depth"]))
+        focal = float(view["focal"]) * side
+        points = unprojected(depth, (focal, focal), (float(view["centre"][0]) * side, float(view["centre"][1]) * side))
+        yield f"{source.objects[number]} {turn}", {"image": _png(np.array(view["image"])), "points": _npy(points.numpy())}
+
+
 def read_scenes(folder: Path) -> Iterator[tuple[str, Files]]:
     for scene in sorted(path for path in folder.iterdir() if (path / "image.png").is_file()):
         image = (scene / "image.png").read_bytes()
@@ -252,7 +354,7 @@ def _npy(array: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def show(compared: Sequence[Comparison]) -> None:
+def show(compared: Sequence[Comparison], again: Sequence[Again]) -> None:
     for spacing in sorted({one.spacing for one in compared}, reverse=True):
         of = [one for one in compared if one.spacing == spacing]
         fewer = [one.dense_queries / one.adaptive_queries for one in of]
@@ -263,6 +365,9 @@ def show(compared: Sequence[Comparison]) -> None:
         print(f"   seconds, dense ÷ adaptive       {spread(faster, 2)}; ÷ that of queries {spread(shares, 2)}")
         print(f"   queries ÷ (coarse + around)     {spread([one.adaptive_queries / one.bound for one in of])}")
         print(f"   IoU {spread([one.iou for one in of], 4)}; largest missed part {max(one.largest_missed for one in of)} cells")
+    for spacing in sorted({one.spacing for one in again}, reverse=True):
+        times = [one.scratch_seconds / one.kept_seconds for one in again if one.spacing == spacing]
+        print(f"b. spacing {spacing:g}: seconds, from scratch ÷ of a kept scene  {spread(times, 2)}")
 
 
 if __name__ == "__main__":

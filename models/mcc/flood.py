@@ -4,7 +4,7 @@ Level 0 asks a coarse lattice, and the cells in which points were seen. Each fur
 half the stride of the coarse lattice, around every cell that is nearly occupied; then at distance 1, around every occupied cell, until no
 new one is found. So whatever is connected to a cell that was found is found, cell by cell as in the dense grid; what is missed are parts
 that lie between the cells of the coarse lattice and touch nothing that was found. `Flood` knows nothing of networks: it says what to ask,
-and is told the answers. It is a value.
+and is told the answers. It is a value. What was asked of the same scene before, on this lattice or a nested one, need not be asked again.
 """
 
 from __future__ import annotations
@@ -77,15 +77,19 @@ class Flood:
     parts: tuple[Answers, ...] = ()
     """Their answers."""
     level: int = 0
+    memory: Answers | None = None
+    """What is known already of cells of this lattice, sorted by cell."""
+    recalled: int = 0
+    """How many answers were taken from memory."""
 
     @staticmethod
-    def start(lattice: Lattice, limits: Limits, seen: Tensor) -> Flood:
-        """seen: points (n, n, 3) in normalised units, not finite where there is none. Raises ExcessiveJob."""
+    def start(lattice: Lattice, limits: Limits, seen: Tensor, memory: Answers | None = None) -> Flood:
+        """seen: points (n, n, 3) in normalised units, not finite where there is none; memory: see `nested`. Raises ExcessiveJob."""
         stride = 1 if limits.dense else lattice.stride()
         coarse = _coarse(lattice, stride, seen.device)
         first = coarse if stride == 1 else _sorted(torch.cat([coarse, _cells_of(lattice, seen)]))
         empty = Answers(first[:0], torch.empty(0, device=seen.device), torch.empty(0, 3, dtype=torch.uint8, device=seen.device))
-        return Flood(lattice, limits, _allowed(first, 0, lattice, limits), empty, stride)
+        return Flood(lattice, limits, _allowed(first, 0, lattice, limits), empty, stride, memory=memory)._recall()
 
     def next_cells(self, count: int) -> Tensor:
         """At most so many of the cells to ask next, int64 (Q,)."""
@@ -97,7 +101,7 @@ class Flood:
         if taken < len(self.pending):
             return replace(self, taken=taken, parts=parts)
         fresh = Answers.cat(parts)
-        return self._next_level(fresh, _merged(self.known, fresh))
+        return self._next_level(fresh, _merged(self.known, fresh))._recall()
 
     @property
     def ended(self) -> bool:
@@ -110,7 +114,8 @@ class Flood:
 
     @property
     def asked(self) -> int:
-        return len(self.known.cells) + self.taken
+        """Without those that were known already."""
+        return len(self.known.cells) + sum(len(part.cells) for part in self.parts) - self.recalled
 
     @cached_property
     def nbytes(self) -> int:
@@ -125,6 +130,18 @@ class Flood:
         """The occupied cells and what was asked of their neighbours, sorted by cell: all that a surface between them depends on."""
         around = _around(self.lattice, self.occupied().cells, 1)
         return self.known.at(torch.isin(self.known.cells, around, assume_unique=True))
+
+    def _recall(self) -> Flood:
+        """Take from memory what it has of this level, and of those that follow if nothing is left to ask."""
+        flood = self
+        while flood.memory is not None and len(flood.pending):
+            told = flood.memory.at(torch.isin(flood.memory.cells, flood.pending, assume_unique=True))
+            left = flood.pending[~torch.isin(flood.pending, told.cells, assume_unique=True)]
+            flood = replace(flood, pending=left, parts=(told,), recalled=flood.recalled + len(told.cells))
+            if len(left):
+                break
+            flood = flood._next_level(told, _merged(flood.known, told))
+        return flood
 
     def _next_level(self, fresh: Answers, known: Answers) -> Flood:
         if self.limits.dense or self.lattice.stride() == 1:
@@ -144,6 +161,30 @@ class Flood:
             return following
         none = known.at(torch.zeros(0, dtype=torch.int64, device=pending.device))
         return following._next_level(none, known) if reach > 1 else following
+
+
+def nested(answers: Answers, asked: Lattice, threshold: float, lattice: Lattice, other: float) -> Answers | None:
+    """What is known of a scene, as `Flood.start` takes it for another lattice and threshold; None where the lattices do not nest.
+
+    threshold: above which `answers`, sorted by cell, have colours; what needs one at the `other` threshold and has none is left out.
+    """
+    if (asked.space.region, asked.space.extent) != (lattice.space.region, lattice.space.extent):
+        return None
+    known = answers.at((answers.occupancy <= other) | (answers.occupancy > threshold))
+    known = replace(known, colours=known.colours.masked_fill((known.occupancy <= other).unsqueeze(1), 0))
+    before, now = asked.shape[0], lattice.shape[0]
+    if before == now:
+        return known if asked.shape == lattice.shape and asked.pitch == lattice.pitch else None
+    if lattice.space.region != "cube" or (now % before and before % now):
+        return None
+    places = torch.stack(asked.places(known.cells))  # (3, P)
+    if now > before:
+        places = places * (now // before)
+    else:
+        step = before // now
+        shared = (places % step == 0).all(dim=0)
+        known, places = known.at(shared), places[:, shared] // step
+    return replace(known, cells=_indices(lattice, *places))
 
 
 def _coarse(lattice: Lattice, stride: int, device: torch.device) -> Tensor:

@@ -105,6 +105,10 @@ class Scene:
     kept: Tensor | None = None
     """(layers, 2, B) of 0 and 1, which samples kept which branches of the decoder: queries share the fate of their scene."""
 
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
 
 @dataclass(frozen=True)
 class Losses:

@@ -2,14 +2,19 @@
 
 Attention that starts at random looks everywhere, and a small network that is trained for a short time learns little more than the share of
 space that is occupied. Here some channels of every token hold geometry from the start. A window's token holds four seen points, one for
-each quarter of the window, and the square of each point's length; a query holds its own place. With a query q and a point c, the logit
+each quarter of the window, and the squares of their coordinates; a query holds its own place. With a query q and a point c, the logit
 (2 q · c - |c|²) / 2σ² weighs points by a Gaussian of their distance to q, since |q|² is the same for all of them: attention is a kernel
 regression of the seen surface at the query. Half of the heads measure distances in space, and half across the line of sight, which tells
-a query what was seen before or behind it. The first MLP of the decoder begins with random steps of the offsets from a query to what its
-heads found.
+a query what was seen before or behind it.
+
+A query sees itself, too. In the first block its own logit is (|q|² - τ²) / 2σ²: that of a point at a distance of τ. So the weight that it
+gives itself says how far away the nearest seen point is, or, across the line of sight, how far outside of the outline the query lies;
+a kernel regression alone does not tell. The first MLP of the decoder begins with random steps of the offsets from a query to what its heads
+found, and of those weights.
 
 Channels that hold geometry are those of the slowest waves of the position table, which are nearly constant. Two more, of opposite signs,
-are so large that norms hardly change the others.
+are so large that norms hardly change the others; and what is read after a norm is read beside a channel that is 0, since norms take the
+mean of all channels away.
 """
 
 from __future__ import annotations
@@ -27,20 +32,30 @@ QUARTERS = 4
 """Of a window; a token holds one seen point of each."""
 SIGMA = (0.2, 0.4)
 """Standard deviation of the Gaussians in the first decoder block and in the others, in the units of points."""
+ALONE = 0.2
+"""τ in the first block: the distance of a seen point that weighs as much as the query itself."""
+_SHRUNK = 1.001
+"""How much smaller norms make the points of a scene, on average: their waves of the position table add to a token's length."""
 _VALID = 4.0
 """What a token with seen points gains over the others, as a squared distance."""
+_VALID_BESIDE_ITSELF = 0.5
+"""The same where a query sees itself: the smaller, the less it matters what norms do to it."""
 _VALID_IN_WINDOW = 30.0
 """Logit of a seen point over an unseen pixel of its window."""
 _IN_QUARTER = 8.0
 """Logit of a pixel over those two columns or rows outside of a quarter of four."""
+_FAR = 100.0
+"""Squared distance of the class token, at which no query looks."""
 _SQUARED = 0.15
 """Slope of the pairs of hidden units that square coordinates: GELU(x) + GELU(-x) is about 0.8 x² for small x."""
-_STEEPEST = 6.0
+_STEEPEST = 12.0
 """Largest slope of the hidden units that see offsets; the smallest is 1."""
+_ALONE_SLOPE = 2.0
+"""Standard deviation of the weights with which hidden units read the weights that queries gave themselves."""
 _GELU = math.sqrt(2 / math.pi)
 _SIGNS = (1.0, 1.0, -1.0, -1.0)
 """With which points of each quarter are stored: norms take the mean of all channels away, which is near 0 then."""
-_LARGE = 3.0
+_LARGE = 20.0
 """Length of the two constants relative to that at which a norm leaves a token as it is; norms multiply the others by it."""
 _BRANCH = 0.25
 """Gain of what branches add at random, but the MLPs of the decoder, from which answers are read: those that are small would be read with
@@ -55,12 +70,16 @@ class Channels:
 
     large: tuple[int, int]
     """Constants of opposite signs."""
+    zero: int
+    """0 in all tokens. A norm takes the mean of all channels from it, too, so what is read beside it loses no mean."""
     place: tuple[int, ...]
     """(3,): of a query, or the mean of a window's points."""
     points: tuple[tuple[int, ...], ...]
     """(4, 3), times `_SIGNS`."""
     squares: tuple[int, ...]
-    """(4,): the squared lengths of `points`, times `_SMALL`."""
+    """(4,): the squared lengths of `points` across the line of sight, times `_SMALL`."""
+    depths: tuple[int, ...]
+    """(4,): the squares of their last coordinates, times `_SMALL`."""
     valid: int
     """1 where a window has seen points, 0 elsewhere."""
     colour: tuple[int, ...]
@@ -68,12 +87,16 @@ class Channels:
     found: tuple[tuple[int, ...], ...]
     """(heads, 3): the point that each head of the first decoder block found; empty in encoders."""
     found_colour: tuple[int, ...]
+    asks: tuple[int, ...]
+    """(1,): 1 in a query; empty in encoders."""
+    alone: tuple[int, ...]
+    """(heads,): the weight that a query gave itself, in the first decoder block, rather than any seen point."""
 
     @staticmethod
     def of(width: int, heads: int = 0) -> Channels:
         """heads: of the decoder. Raises ValueError for a width that is too small."""
-        needed = 2 + 3 + 4 * QUARTERS + 1 + 3 + (3 * heads + 3 if heads else 0)
-        if needed > 5 * width // 8:
+        needed = 3 + 3 + 5 * QUARTERS + 1 + 3 + (4 * heads + 4 if heads else 0)
+        if needed > 3 * width // 4:
             raise ValueError(f"width {width} is too small: {needed} channels of slow waves are needed")
         count = width // 4
         free = iter([group * count + wave for wave in reversed(range(count)) for group in range(4)])
@@ -83,23 +106,28 @@ class Channels:
 
         return Channels(
             large=(next(free), next(free)),
-            place=take(3),
-            points=tuple(take(3) for _ in range(QUARTERS)),
+            zero=next(free),
             squares=take(QUARTERS),
+            depths=take(QUARTERS),
+            points=tuple(take(3) for _ in range(QUARTERS)),
             valid=next(free),
+            place=take(3),
             colour=take(3),
+            asks=take(1 if heads else 0),
             found=tuple(take(3) for _ in range(heads)),
+            alone=take(heads),
             found_colour=take(3 if heads else 0),
         )
 
     @property
     def geometry(self) -> list[int]:
         """What stays as it is from block to block."""
-        return [*self.large, *self.place, *sum(self.points, ()), *self.squares, self.valid]
+        return [*self.large, *sum(self.points, ()), *self.squares, *self.depths, self.valid]
 
     @property
     def all(self) -> list[int]:
-        return [*self.geometry, *self.colour, *sum(self.found, ()), *self.found_colour]
+        queries = [self.zero, *self.place, *self.asks, *sum(self.found, ()), *self.alone, *self.found_colour]
+        return [*self.geometry, *self.colour, *queries]
 
 
 @torch.no_grad()
@@ -130,7 +158,7 @@ def look_at_nearest(model: MCC) -> None:
     for number, block in enumerate(model.decoder_blocks):
         assert isinstance(block, Block)
         _prepare(block, decoder, mlp=1.0)
-        _look(block.attn, decoder, SIGMA[min(number, 1)])
+        _look(block.attn, decoder, SIGMA[min(number, 1)], ALONE if number == 0 else None)
     first = model.decoder_blocks[0]
     assert isinstance(first, Block)
     _find(first.attn, decoder)
@@ -165,6 +193,7 @@ def _windows(model: MCC, channels: Channels) -> None:
     for token in (windows.cls_token, model.cls_token_xyz, windows.invalid_xyz_token):
         token[..., channels.all] = 0.0
         token[..., channels.large] = _large(width)
+    model.cls_token_xyz[..., channels.squares] = _FAR * _SMALL
     embed = windows.pos_embed
     _balance(embed, channels)
     embed.bias.zero_()
@@ -196,18 +225,22 @@ def _windows(model: MCC, channels: Channels) -> None:
         values[first : first + 4] = 0.0
         values[first + torch.arange(3), list(channels.place)] = 1.0
         values[first + 3, channels.valid] = 1.0
+        for matrix in (keys, values):
+            _read_beside_zero(matrix[first : first + 4], channels)
         share = QUARTERS / heads
         attention.proj.weight[list(channels.points[quarter]), first + torch.arange(3)] = share * _SIGNS[quarter]
         attention.proj.weight[list(channels.place), first + torch.arange(3)] = share / QUARTERS
         attention.proj.weight[channels.valid, first + 3] = share / QUARTERS
     hidden = 0
     for quarter in range(QUARTERS):
-        for coordinate in channels.points[quarter]:
+        for axis, coordinate in enumerate(channels.points[quarter]):
+            squared = (channels.squares if axis < 2 else channels.depths)[quarter]
             for sign in (1, -1):
                 block.mlp.fc1.weight[hidden] = 0.0
                 block.mlp.fc1.weight[hidden, coordinate] = sign * _SQUARED
+                block.mlp.fc1.weight[hidden, channels.zero] = -sign * _SQUARED
                 block.mlp.fc2.weight[:, hidden] = 0.0
-                block.mlp.fc2.weight[channels.squares[quarter], hidden] = _SMALL / (_GELU * _SQUARED**2)
+                block.mlp.fc2.weight[squared, hidden] = _SMALL / (_GELU * _SQUARED**2)
                 hidden += 1
 
 
@@ -236,6 +269,8 @@ def _join(model: MCC, encoder: Channels, decoder: Channels) -> None:
     embed.bias.copy_(-model.decoder_pos_embed[0, 1:].mean(dim=0))  # slow cosines are 1
     embed.weight[decoder.geometry, [width + channel for channel in encoder.geometry]] = 1.0
     embed.weight[list(decoder.colour), list(encoder.colour)] = 1.0
+    embed.weight[decoder.geometry, width + encoder.zero] -= 1.0
+    embed.weight[list(decoder.colour), encoder.zero] -= 1.0
     for own, theirs in zip(decoder.large, encoder.large, strict=True):
         embed.weight[own, width + theirs] = _LARGE * math.sqrt(small / width)  # the norm has made them smaller
     points = model.decoder_xyz_pos_embed.pos_embed
@@ -243,6 +278,7 @@ def _join(model: MCC, encoder: Channels, decoder: Channels) -> None:
     points.weight[list(decoder.place)] = torch.eye(3)
     points.bias.zero_()
     points.bias[list(decoder.large)] = _large(small)
+    points.bias[decoder.asks[0]] = 1.0
 
 
 def _balance(layer: nn.Linear, channels: Channels) -> None:
@@ -253,22 +289,39 @@ def _balance(layer: nn.Linear, channels: Channels) -> None:
     layer.weight[free] = layer.weight[free] - layer.weight[free].mean(dim=0)
 
 
-def _look(attention: Attention, channels: Channels, sigma: float) -> None:
-    """Weigh tokens by a Gaussian of the distance between their points and a query's place."""
+def _look(attention: Attention, channels: Channels, sigma: float, alone: float | None = None) -> None:
+    """Weigh tokens by a Gaussian of the distance between their points and a query's place.
+
+    alone: the distance at which a query itself weighs as much as a seen point; None: it weighs nothing.
+    """
     inner = len(attention.qkv.weight) // 3 // attention.heads
     (queries, keys, _), (query_bias, key_bias, _) = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
     for tensor in (queries, query_bias, keys, key_bias):
         tensor.zero_()
     size = math.sqrt(math.sqrt(inner) / (2 * sigma**2))  # attention divides by the square root of a head's channels
+    valid = _VALID if alone is None else _VALID_BESIDE_ITSELF
     for head in range(attention.heads):
         first, quarter, across = head * inner, head % QUARTERS, _looks_across(head, attention.heads)
         for number, (place, coordinate) in enumerate(zip(channels.place, channels.points[quarter], strict=True)):
             if number < 2 or not across:
                 queries[first + number, place] = 2 * size
-                keys[first + number, coordinate] = size * _SIGNS[quarter]
+                keys[first + number, coordinate] = size * _SIGNS[quarter] * _SHRUNK
+                if alone is not None:
+                    keys[first + number, place] = size / 2  # |q|² of its own
         query_bias[first + 3] = size
-        keys[first + 3, channels.squares[quarter]] = -size / _SMALL
-        keys[first + 3, channels.valid] = _VALID * size
+        keys[first + 3, channels.squares[quarter]] = -size / _SMALL * _SHRUNK
+        if not across:
+            keys[first + 3, channels.depths[quarter]] = -size / _SMALL * _SHRUNK
+        keys[first + 3, channels.valid] = valid * size
+        if alone is not None:
+            keys[first + 3, channels.asks[0]] = (valid - alone**2) * size
+    for matrix in (queries, keys):
+        _read_beside_zero(matrix, channels)
+
+
+def _read_beside_zero(matrix: Tensor, channels: Channels) -> None:
+    """Let rows (R, C) that read geometry after a norm not read the mean of all channels, in place."""
+    matrix[:, channels.zero] -= matrix.sum(dim=1)
 
 
 def _looks_across(head: int, heads: int) -> bool:
@@ -284,7 +337,12 @@ def _find(attention: Attention, channels: Channels) -> None:
         first = head * inner
         values[first : first + 6] = 0.0
         values[first + torch.arange(3), list(channels.points[head % QUARTERS])] = 1.0
+        values[first + torch.arange(3), list(channels.place)] = _SIGNS[head % QUARTERS]
         values[first + 3 + torch.arange(3), list(channels.colour)] = 1.0
+        values[first + 6] = 0.0
+        values[first + 6, channels.asks[0]] = 1.0
+        attention.proj.weight[channels.alone[head], first + 6] = 1.0
+        _read_beside_zero(values[first : first + 7], channels)
         attention.proj.weight[list(found), first + torch.arange(3)] = 1.0
         if not _looks_across(head, attention.heads):
             attention.proj.weight[list(channels.found_colour), first + 3 + torch.arange(3)] = 2 / attention.heads
@@ -292,16 +350,22 @@ def _find(attention: Attention, channels: Channels) -> None:
 
 def _see_offsets(block: Block, channels: Channels) -> None:
     """Let three quarters of the hidden units begin with a step of some width along some direction from what a head found, half of them
-    together with what another head found."""
+    together with what another head found; and the others with a mixture of the weights that the query gave itself."""
     fc1, fc2 = block.mlp.fc1, block.mlp.fc2
-    for unit in range(3 * fc1.out_features // 4):
+    count = fc1.out_features
+    for unit in range(count):
         slope = math.exp(float(torch.rand(())) * math.log(_STEEPEST))
         heads = torch.randperm(len(channels.found))[: 1 + unit % 2].tolist()
         fc1.weight[unit] = 0.0
+        fc1.bias[unit] = torch.randn(())
+        if unit >= 3 * count // 4:
+            fc1.weight[unit, list(channels.alone)] = _ALONE_SLOPE * torch.randn(len(channels.alone))
+            continue
         for head in heads:
             direction = torch.randn(3)
             step = slope * direction / direction.norm() / math.sqrt(len(heads))
             fc1.weight[unit, list(channels.place)] += step
             fc1.weight[unit, list(channels.found[head])] = -_SIGNS[head % QUARTERS] * step
-        fc1.bias[unit] = torch.randn(())
+            fc1.weight[unit, channels.alone[head]] = torch.randn(())
         fc2.weight[:, unit] /= math.sqrt(slope)
+    _read_beside_zero(fc1.weight, channels)

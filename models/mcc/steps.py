@@ -1,7 +1,8 @@
 """MCC answers level by level: a step asks some cells of many scenes at once, each scene by its own keys and values.
 
 Computed once for each scene: both encoders, and keys and values of every decoder layer. A scene that is asked again brings its latent
-tokens instead of an image; those asked lately keep their keys and values here. Queries see their scene and themselves, so the cells that
+tokens instead of an image; those asked lately keep their keys and values here, and the answers, so that another threshold, or a spacing
+whose lattice nests, asks only what is new. Queries see their scene and themselves, so the cells that
 a scene asks, and the others in its batch, change nothing but rounding.
 """
 
@@ -13,24 +14,27 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from models.bundle import Preprocess, Space
 from models.layers.steps import Continuing, Finished, State, Tensors
-from models.mcc.flood import Answers, Flood, Limits
+from models.mcc.flood import Answers, Flood, Limits, nested
 from models.mcc.lattice import Lattice
 from models.mcc.model import MCC, MCCConfig, Scene, decode_colours
 
 WORK_OF_A_STEP = {"cpu": 2e10, "cuda": 2e12}
 """Multiply-accumulates that one scene may cost a step: about half a second of one CPU core, and a tenth of a GPU's second, for which a
 short request may have to wait."""
+IN_CACHE = 12 * 2**20
+"""Bytes of the widest activation of the queries that go through the decoder of a CPU together. What a layer writes the next one reads,
+and memory beyond the caches is slow."""
 LEAST_QUERIES, MOST_QUERIES = 256, 65_536
 """Of one scene in one step."""
 RECENT_BYTES = 256 * 2**20
-"""Keys and values of scenes that were asked lately."""
+"""Keys and values of scenes that were asked lately; and as much of what was answered of them."""
 MOST_SHOWN = 20_000
 """Points of a preview."""
 FILLED = 0.75
@@ -50,6 +54,8 @@ class Reconstruction:
     """Queries of a step."""
     returned: Tensors
     """Given back with the answer."""
+    name: str = ""
+    """Under which the scene and its answers are kept here; empty: they are not."""
     done: int = 0
 
     @property
@@ -60,12 +66,25 @@ class Reconstruction:
 
     @cached_property
     def nbytes(self) -> int:
-        return self.scene.keys.nbytes + self.scene.values.nbytes + self.flood.nbytes + sum(array.nbytes for array in self.returned.values())
+        return self.scene.nbytes + self.flood.nbytes + sum(array.nbytes for array in self.returned.values())
 
     @property
     def queries(self) -> int:
         """Of its next step."""
         return min(self.flood.left, self.chunk)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of a scene since it was asked."""
+
+    lattice: Lattice
+    threshold: float
+    known: Answers
+
+    @property
+    def nbytes(self) -> int:
+        return self.known.nbytes
 
 
 class ReconstructionSteps:
@@ -85,7 +104,9 @@ class ReconstructionSteps:
         self._device = device
         work = WORK_OF_A_STEP.get(device.type, WORK_OF_A_STEP["cpu"])
         self._chunk = max(LEAST_QUERIES, min(MOST_QUERIES, int(work / work_of_a_query(model.config))))
-        self._recent = _Recent(RECENT_BYTES)
+        self._in_cache = max(1, IN_CACHE // (4 * int(model.config.decoder_width * model.config.mlp_ratio)))
+        self._recent = _Recent[Scene](RECENT_BYTES)
+        self._asked = _Recent[Asked](RECENT_BYTES)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
         """options: `space` (the fields of `models.bundle.Space`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and `scene`, the
@@ -99,11 +120,12 @@ class ReconstructionSteps:
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
         jobs = [state for state in states if isinstance(state, Reconstruction)]
-        moved: dict[int, Reconstruction] = {}
-        for group in _groups([job.queries for job in jobs]):
-            together = [jobs[index] for index in group]
-            for index, job, answers in zip(group, together, self._ask(together), strict=True):
-                moved[index] = replace(job, flood=job.flood.answered(answers), done=job.done + 1)
+        moved = {index: replace(job, done=job.done + 1) for index, job in enumerate(jobs)}
+        asking = [index for index, job in enumerate(jobs) if not job.flood.ended]  # others were known from earlier questions
+        for group in _groups([jobs[index].queries for index in asking]):
+            chosen = [asking[place] for place in group]
+            for index, answers in zip(chosen, self._ask([jobs[index] for index in chosen]), strict=True):
+                moved[index] = replace(moved[index], flood=jobs[index].flood.answered(answers))
         return [self._outcome(moved[index], wanted) for index, wanted in enumerate(previews)]
 
     def cost(self, state: State) -> float:
@@ -135,11 +157,14 @@ class ReconstructionSteps:
         space = Space(**asked.get("space", {}))
         most, _ = job["asks"].tolist()
         limits = Limits(float(asked.get("threshold", 0.1)), asked.get("mode", "adaptive") == "dense", most)
-        flood = Flood.start(Lattice(space, float(asked.get("spacing", space.spacing))), limits, job["seen"])
+        lattice, name = Lattice(space, float(asked.get("spacing", space.spacing))), str(asked.get("scene", ""))
+        before = self._asked.find(name)
+        memory = None if before is None else nested(before.known, before.lattice, before.threshold, lattice, limits.threshold)
+        flood = Flood.start(lattice, limits, job["seen"], memory)
         returned = {name: array for name, array in job.items() if name not in ("pixels", "latent", "seen")}
         if "latent" not in job:
             returned |= {"latent": latent.float(), "seen": job["seen"]}
-        return Reconstruction(scene, flood, self._chunk, returned)
+        return Reconstruction(scene, flood, self._chunk, returned, name)
 
     def _ask(self, jobs: Sequence[Reconstruction]) -> Iterator[Answers]:
         """The next cells of each job, in one batch."""
@@ -149,7 +174,8 @@ class ReconstructionSteps:
         scenes = jobs[0].scene
         if len(jobs) > 1:
             scenes = Scene(torch.cat([job.scene.keys for job in jobs], dim=1), torch.cat([job.scene.values for job in jobs], dim=1))
-        asked = self._model.ask(scenes, queries)  # (B, Q, C)
+        at_once = most if self._device.type != "cpu" else max(1, self._in_cache // len(jobs))
+        asked = torch.cat([self._model.ask(scenes, part) for part in torch.split(queries, at_once, dim=1)], dim=1)  # (B, Q, C)
         occupancy = self._model.predict_occupancy(asked).sigmoid()  # (B, Q)
         for job, mine, features, probabilities in zip(jobs, cells, asked, occupancy, strict=True):
             found = probabilities[: len(mine)].float()
@@ -161,6 +187,8 @@ class ReconstructionSteps:
 
     def _outcome(self, job: Reconstruction, wanted: bool) -> Continuing | Finished:
         if job.flood.ended:
+            if job.flood.asked:  # else the earlier answers held more
+                self._asked.keep(job.name, Asked(job.flood.lattice, job.flood.limits.threshold, job.flood.known))
             return Finished(self._answer(job))
         return Continuing(job, self._preview(job) if wanted else None)
 
@@ -187,26 +215,34 @@ class ReconstructionSteps:
         return {"cells": shown.cells.int(), "colours": shown.colours, "level": level, **placed}
 
 
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Kept = TypeVar("Kept", bound=Sized)
+
+
 @dataclass
-class _Recent:
-    """Scenes by name, the latest asked last, within a number of bytes. For any number of threads."""
+class _Recent(Generic[Kept]):
+    """Something of scenes by name, the latest asked last, within a number of bytes. For any number of threads."""
 
     most_bytes: int
-    _scenes: OrderedDict[str, Scene] = field(default_factory=OrderedDict)
+    _scenes: OrderedDict[str, Kept] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def find(self, name: str) -> Scene | None:
+    def find(self, name: str) -> Kept | None:
         with self._lock:
             return self._scenes.get(name)
 
-    def keep(self, name: str, scene: Scene) -> None:
+    def keep(self, name: str, kept: Kept) -> None:
         """Nothing is kept under an empty name."""
         if not name:
             return
         with self._lock:
-            self._scenes[name] = scene
+            self._scenes[name] = kept
             self._scenes.move_to_end(name)
-            while len(self._scenes) > 1 and sum(kept.keys.nbytes + kept.values.nbytes for kept in self._scenes.values()) > self.most_bytes:
+            while len(self._scenes) > 1 and sum(kept.nbytes for kept in self._scenes.values()) > self.most_bytes:
                 self._scenes.popitem(last=False)
 
 

@@ -56,11 +56,12 @@ class Camera:
         return Camera(self.fx * across, self.fy * down, self.cx * across, self.cy * down)
 
     def unproject(self, depth: NDArray[np.float32]) -> Points:
-        """Depth (H, W) in metres → (H, W, 3); NaN where depth is NaN."""
+        """Depth (H, W) in metres → (H, W, 3); NaN where depth is NaN, infinite where float32 ends."""
         height, width = depth.shape
         points = np.empty((height, width, 3), np.float32)
-        points[..., 0] = depth * ((np.arange(width, dtype=np.float32) + 0.5 - self.cx) / self.fx)
-        points[..., 1] = depth * ((np.arange(height, dtype=np.float32) + 0.5 - self.cy) / self.fy)[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            points[..., 0] = depth * ((np.arange(width) + 0.5 - self.cx) / self.fx).astype(np.float32)
+            points[..., 1] = depth * ((np.arange(height) + 0.5 - self.cy) / self.fy).astype(np.float32)[:, None]
         points[..., 2] = depth
         return points
 

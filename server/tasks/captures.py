@@ -68,11 +68,22 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
     else:
         camera = _camera(plan, whole[1], whole[0])
         points = camera.scaled(image.width / whole[0], image.height / whole[1]).unproject(grid)
+        _check_reach(points, grid, plan)
     if not np.isfinite(points).all(axis=2).any():
         raise InvalidOption(
             source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
         )
     return points
+
+
+def _check_reach(points: Points, depth_map: NDArray[np.float32], plan: ReconstructPlan) -> None:
+    """Raises InvalidOption where the camera, not the depth, puts points beyond all measure."""
+    across = np.abs(points[np.isfinite(depth_map)][:, :2])
+    if not (across <= depth.FARTHEST).all():
+        raise InvalidOption(
+            "fx" if plan.fov is None else "fov",
+            f"with this camera a point lies more than {depth.FARTHEST:g} m to the side; fx, fy, cx and cy are in pixels of the image",
+        )
 
 
 def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:

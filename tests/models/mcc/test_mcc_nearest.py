@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.mcc.model import MCC, MCCConfig
-from models.mcc.nearest import look_at_nearest
+from models.mcc.nearest import Channels, look_at_nearest
 
 CONFIG = MCCConfig(
     image_size=48,
@@ -72,6 +72,21 @@ def test_unseen_pixels_are_no_points_at_the_origin() -> None:
     less[:, 16:, 16:] = torch.inf
     away = float((answers(model, less, query) - answers(model, seen, query)).norm())
     assert away < 0.1 * influence(model, query[0], slice(4, 12), slice(4, 12))
+
+
+def test_the_weight_that_a_query_gives_itself_tells_how_far_away_the_surface_is() -> None:
+    """Before the wall; and, across the line of sight, outside of its outline."""
+    model, written = build(), []
+    model.decoder_blocks[0].attn.proj.register_forward_hook(lambda _module, _given, added: written.append(added))
+    before = torch.tensor([[-0.5, -0.5, -distance] for distance in (0.0, 0.2, 0.4, 0.8)])
+    beside = torch.tensor([[2.0 + distance, -0.5, 0.8] for distance in (-0.3, 0.2, 0.6, 1.0)])
+    answers(model, wall(), torch.cat([before, beside]))
+    channels = Channels.of(CONFIG.decoder_width, CONFIG.decoder_heads)
+    alone = written[-1][0][:, list(channels.alone)]  # (8, heads), half of which measure across the line of sight
+    in_space, across = alone[:4, :4].mean(dim=1), alone[4:, 4:].mean(dim=1)
+    for weights in (in_space, across):
+        assert (weights.diff() > 0).all() and weights[0] < 0.5 and weights[-1] > 0.95
+    assert alone[:4, 4:].max() < 0.5  # all of them within the outline
 
 
 @pytest.mark.parametrize(

@@ -173,3 +173,41 @@ def test_previews_show_what_was_found_so_far(shells: ReconstructionSteps) -> Non
 def test_too_many_queries(shells: ReconstructionSteps) -> None:
     with pytest.raises(ExcessiveJob, match="OPSIN_MAX_QUERIES"):
         run(shells, [job(most=60_000)], [{"spacing": 0.05}])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "asked"),
+    [
+        ({}, {}, 0.0),
+        ({}, {"threshold": 0.3}, 0.0),
+        ({"threshold": 0.3}, {}, 0.5),
+        ({"spacing": 0.1}, {"spacing": 0.2}, 0.0),
+        ({"spacing": 0.2}, {"spacing": 0.1}, 0.95),
+        ({"spacing": 0.2}, {"spacing": 0.15}, 1.0),
+        ({"mode": "dense"}, {}, 0.0),
+        ({}, {"mode": "dense"}, 0.8),
+    ],
+    ids=str,
+)
+def test_what_was_answered_of_a_scene_is_not_asked_again(random: MCC, first: dict[str, Any], second: dict[str, Any], asked: float) -> None:
+    """The answer is that of a scene that nobody knows; asked: at most this share of its queries."""
+    usual = {"spacing": 0.2, "threshold": 0.1, "space": Space(reach=0.2).model_dump()}
+    steps = ReconstructionSteps(random, CPU)
+    [before] = run(steps, [job()], [usual | first | {"scene": "one"}])
+    again = {name: before[name] for name in ("latent", "seen", "scale")} | {"asks": job()["asks"]}
+    [found] = run(steps, [again], [usual | second | {"scene": "one"}])
+    [fresh] = run(ReconstructionSteps(random, CPU), [job()], [usual | second])
+    agree(found, fresh, (usual | second)["threshold"])
+    assert found["queries"][0] <= asked * fresh["queries"][0]
+    [once_more] = run(steps, [again], [usual | second | {"scene": "one"}])
+    agree(once_more, fresh, (usual | second)["threshold"])
+
+
+def test_two_scenes_that_are_asked_together_keep_their_own_answers(random: MCC) -> None:
+    steps, usual = ReconstructionSteps(random, CPU), {"spacing": 0.3}
+    named = [usual | {"scene": name} for name in ("one", "two")]
+    both = run(steps, [job(0), job(1)], named)
+    again = [{name: answer[name] for name in ("latent", "seen")} | {"asks": job()["asks"]} for answer in both]
+    for before, after in zip(both, run(steps, again, named), strict=True):
+        assert after["queries"][0] == 0
+        agree(before, after)

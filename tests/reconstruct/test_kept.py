@@ -1,0 +1,82 @@
+"""Many captures at once, and scenes that are kept: how many, how long, and what a client is told when one is gone."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from models.bundle import Space
+from tests.gateway.service import eventually
+from tests.open_inference.service import running
+from tests.reconstruct.service import JSON, Sculptor, depth, image, mesh, npy, png
+from tests.reconstruct.shell import write_shell
+
+ROOM = 100_000
+"""Bytes for scenes of `forgetful`: a few, since one of `shell` takes some 16,000."""
+GONE_S = 1.0
+
+
+def captures(count: int) -> list[dict[str, bytes]]:
+    """The same ball at distances of its own, so that no answer is another's."""
+    return [{"image": png(image()), "depth": npy(np.where(depth() > 0, depth() + number, 0))} for number in range(count)]
+
+
+def middles(solids: list[bytes]) -> list[float]:
+    """Of meshes, along the line of sight."""
+    return [-float(mesh(content).bounds[:, 2].mean()) for content in solids]
+
+
+def test_meshes_that_are_made_at_once_are_each_of_their_own_capture(sculptor: Sculptor) -> None:
+    sent = captures(6)
+    alone = [sculptor.answered(files=files).content for files in sent]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        together = [answer.content for answer in pool.map(lambda files: sculptor.answered(files=files), sent)]
+    np.testing.assert_allclose(middles(together), middles(alone), atol=1e-3)
+    assert len({round(middle, 1) for middle in middles(alone)}) == len(sent)
+    eventually(lambda: sculptor.gateway.in_flight() == 0, "nothing is left behind")
+
+
+def test_each_kept_scene_is_the_one_that_was_asked_for(sculptor: Sculptor) -> None:
+    sent = captures(5)
+    first = [sculptor.answered(files=files) for files in sent]
+    locations = [answer.headers["location"] for answer in first]
+    assert len(set(locations)) == len(sent)
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        again = list(pool.map(lambda location: sculptor.service.gateways[1].http.get(location, timeout=120), locations))
+    np.testing.assert_allclose(middles([answer.content for answer in again]), middles([answer.content for answer in first]), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
+    """A service that has little room for scenes, and forgets them soon."""
+    bundles = tmp_path_factory.mktemp("bundles")
+    write_shell(bundles, space=Space(spacing=0.2, reach=0.2, margin=4))
+    with running(bundles, gateways=1, workers=1, scene_ttl=GONE_S, results_max_bytes=ROOM) as started:
+        yield Sculptor(started)
+
+
+@pytest.mark.slow
+def test_without_room_answers_come_without_a_scene_until_others_are_gone(forgetful: Sculptor) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: forgetful.answered(format="ply", headers=JSON).json(), range(16)))
+    assert all(answer["points"] == answers[0]["points"] > 100 for answer in answers)
+    assert any(answer["scene"] is None for answer in answers)
+    eventually(lambda: forgetful.answered(format="ply", headers=JSON).json()["scene"] is not None, "expired scenes have made room")
+
+
+@pytest.mark.slow
+def test_an_expired_scene_is_gone_whatever_is_asked_of_it(forgetful: Sculptor) -> None:
+    def kept() -> str | None:
+        return forgetful.answered(format="ply").headers.get("location")
+
+    eventually(lambda: kept() is not None, "there is room for a scene")
+    location = kept() or "/v1/scenes/" + "0" * 32
+    http = forgetful.gateway.http
+    eventually(lambda: http.get(location).status_code == 404, "it has expired")
+    for options in ({"spacing": "0.1"}, {"threshold": "0.5"}, {"format": "glb"}, {"mode": "dense"}, {"sharpness": "1"}):
+        answer = http.get(location, params=options)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+        assert "OPSIN_SCENE_TTL" in answer.json()["detail"]
