@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,10 @@ ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 3e-2}
 """Largest difference of merged tokens of size 1: the reference rounds every source in bfloat16, the loops once."""
 
 
+class Disagreement(RuntimeError):
+    """The loops do not compute here what the reference does."""
+
+
 def installed() -> bool:
     """Whether the extra `fast` is."""
     return find_spec("numba") is not None
@@ -23,8 +28,8 @@ def installed() -> bool:
 def open_loops(dtype: torch.dtype, folder: Path | None) -> ModuleType:
     """For `ops.compiled_loops`. The first time on a machine it takes some seconds of compiling; later, milliseconds.
 
-    folder: where compiled code is kept; None: where numba chooses. It counts for the first call of a process. Raises RuntimeError where
-    numba is missing, or its loops do not compute here what the reference does.
+    folder: where compiled code is kept; None: where numba chooses. It counts for the first call of a process; what cannot be read there
+    is removed and compiled anew. Raises RuntimeError where numba is missing, or its loops do not compute here what the reference does.
     """
     if not installed():
         raise RuntimeError("numba is not installed; it comes with the extra `fast`")
@@ -32,10 +37,29 @@ def open_loops(dtype: torch.dtype, folder: Path | None) -> ModuleType:
         config = import_module("numba").config
         config.CACHE_DIR = config.CACHE_DIR or str(folder)
     loops = import_module("kernels.numba")
+    try:
+        _check(loops, dtype)
+    except Disagreement:
+        raise
+    except Exception:
+        if folder is None:
+            raise
+        _forget(folder)  # most likely a file of it is damaged, which numba says in many ways
+        _check(loops, dtype)
+    return loops
+
+
+def _forget(folder: Path) -> None:
+    """Remove what numba keeps; the folders stay, as other processes may be writing there."""
+    for file in folder.rglob("*.nb[ic]"):
+        with suppress(OSError):
+            file.unlink()
+
+
+def _check(loops: ModuleType, dtype: torch.dtype) -> None:
     with torch.inference_mode():
         for protected in (0, 1, 2):
             _compare(loops, dtype, protected)
-    return loops
 
 
 def _compare(loops: ModuleType, dtype: torch.dtype, protected: int) -> None:
@@ -51,4 +75,4 @@ def _compare(loops: ModuleType, dtype: torch.dtype, protected: int) -> None:
     other, other_size = loops.merge(x, size, expected, residual)
     near = torch.allclose(other.float(), merged.float(), rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
     if not (same and near and torch.equal(other_size, merged_size)):
-        raise RuntimeError("the loops that numba compiled do not compute on this CPU what the reference does")
+        raise Disagreement("the loops that numba compiled do not compute on this CPU what the reference does")

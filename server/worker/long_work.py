@@ -68,7 +68,8 @@ class Member:
 
     delivery: Delivery
     since: float
-    """When its last step ended or, before the first, when it was queued."""
+    """When its last step ended or, before the first, when it was pulled. Its time in the queue made it be pulled sooner: counted here, too,
+    it would keep those that step already from moving on for as long as the queue is long."""
 
     @property
     def due(self) -> float:
@@ -115,7 +116,7 @@ class LongWork:
         return bool(self._running) and self._running[bucket] > 0
 
     def add(self, delivery: Delivery) -> None:
-        self._waiting.setdefault(Bucket.of(delivery), []).append(Member(delivery, delivery.queued_at))
+        self._waiting.setdefault(Bucket.of(delivery), []).append(Member(delivery, delivery.pulled_at))
 
     @property
     def due(self) -> float:

@@ -214,21 +214,20 @@ class Slots:
 
     def _pull(self) -> Pull:
         idle = self.count - len(self._running)
-        long = {
-            queue: max(0, room - self._fetching[queue]) for queue, room in self._batcher.long.rooms(self.count, self._state_bytes).items()
-        }
+        long = self._batcher.long.rooms(self.count, self._state_bytes)
         short = self._batcher.room(self._budget, idle)
         if self._fetching:
             short -= sum(count for queue, count in self._fetching.items() if queue not in long)
             long = {queue: max(0, room - self._fetching[queue]) for queue, room in long.items()}
-        return Pull(max(0, short), long, block=idle > 0 and not self._batcher.waiting)
+        # what is being fetched takes the place of others for a moment: whoever waits for jobs then, waits for those that have place
+        return Pull(max(0, short), long, block=idle > 0 and not self._batcher.waiting and not self._fetching)
 
     def _time_to_look(self, pull: Pull) -> float:
         """Monotonic seconds; infinite until something changes."""
         if self._lone_job() or not pull.useful:
             return inf
         if len(self._running) < self.count:
-            return self._last_look + POLL if self._batcher.waiting else -inf
+            return self._last_look + POLL if self._batcher.waiting or self._fetching else -inf
         return max(self._last_look + POLL, min(running.look_from for running in self._running))
 
     def _lone_job(self) -> bool:

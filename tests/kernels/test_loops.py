@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -205,3 +210,25 @@ def test_a_compiler_sees_the_reference_in_one_graph(model: ViT, images: Tensor) 
     assert loops.calls == 0
     with torch.inference_mode():
         assert torch.equal(compiled, model(images, merge=MERGE).logits)
+
+
+OPEN = "import sys, pathlib, torch; from kernels.loops import open_loops; open_loops(torch.float32, pathlib.Path(sys.argv[1]))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_damaged_files_of_compiled_code_are_made_anew(tmp_path: Path, kind: str) -> None:
+    """Each time in a process of its own: the first call decides where numba keeps its files."""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | {"OMP_NUM_THREADS": "1"}
+
+    def opened() -> list[Path]:
+        run = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr[-2000:]
+        return sorted(tmp_path.rglob(f"*.{kind}"))
+
+    kept = opened()
+    assert kept
+    for file in kept:
+        file.write_bytes(b"\x19" * 700)
+    assert opened() == kept
+    assert not any(file.read_bytes().startswith(b"\x19") for file in kept)

@@ -20,6 +20,7 @@ def delivery(
     bucket: str = "a",
     priority: Priority = "normal",
     queued_at: float = 0.0,
+    pulled_at: float | None = None,
     alone: bool = False,
     pixels: Any = None,
     merge: tuple[int, ...] = (0, 0),
@@ -43,7 +44,7 @@ def delivery(
         alone=alone,
         added_ms=number,
         queued_at=queued_at,
-        pulled_at=queued_at,
+        pulled_at=queued_at if pulled_at is None else pulled_at,
         checked_at=queued_at,
         nbytes=job.nbytes,
     )

@@ -133,12 +133,15 @@ def test_a_job_of_few_steps_ends_soon_among_long_ones_and_keeps_nobody_waiting_f
     assert device.now - came < in_turn / 2
 
 
-def test_a_long_job_takes_its_steps_however_many_short_ones_come() -> None:
+@pytest.mark.parametrize("bucket", ["a", "b"])
+@pytest.mark.parametrize("queued", [0.0, 30.0])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_long_job_takes_its_steps_however_many_short_ones_come(steps: int, queued: float, bucket: str) -> None:
     device = Device()
     long = device.long_job(10_000)
     for _ in range(500):
         while len(device.long) < 3 * BUDGET:
-            device.long_job(2)
+            device.long_job(steps, queued_at=device.now - queued, pulled_at=device.now, bucket=bucket)
         device.run()
     taken = [start for start, batch in device.ran if long in batch]
     waits = [later - sooner for sooner, later in pairwise(taken)]

@@ -197,6 +197,29 @@ def test_what_waits_for_its_payload_counts_as_here() -> None:
     assert pull is not None and pull.items == 8
 
 
+def test_what_waits_for_its_payload_counts_as_one_of_several_steps() -> None:
+    made, queue = stepping_slots(), delivery(bundle="long@1").queue
+    pull = made.next_pull()
+    assert pull is not None
+    room = pull.long[queue]
+    for fetching in range(1, room + 1):
+        made.fetching(queue, 1)
+        pull = made.next_pull()
+        assert pull is not None and pull.long[queue] == room - fetching
+
+
+def test_nobody_waits_at_the_queue_while_a_payload_comes() -> None:
+    """It would be a wait for the queues that have place at that moment, though the others have place again as soon as it is here."""
+    made = stepping_slots()
+    for queue in (delivery().queue, delivery(bundle="long@1").queue):
+        made.fetching(queue, 1)
+        pull = made.next_pull()
+        assert pull is not None and not pull.block
+        made.fetching(queue, -1)
+        pull = made.next_pull()
+        assert pull is not None and pull.block
+
+
 def test_a_stop_returns_what_waits_and_what_runs() -> None:
     made = slots()
     jobs = [delivery(bucket="a"), delivery(bucket="b")]
