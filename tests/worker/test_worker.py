@@ -148,6 +148,7 @@ async def test_a_job_cancelled_while_it_waited_in_the_worker_does_not_run(valkey
             unwanted = asking.job("null@1", bucket="second")
             waiting = asyncio.create_task(asking.ask(unwanted))
             await eventually(lambda: client.exists(keys.job(unwanted.id)), "it is queued")
+            await until_a_worker_holds_a_job(valkey, 2)
             after = asyncio.create_task(asking.ask(asking.job("null@1", bucket="third")))
             waiting.cancel()
             await eventually(lambda: client.exists(keys.cancel(unwanted.id)), "the worker is told")
@@ -230,10 +231,10 @@ async def test_a_device_that_is_not_there_is_misuse(valkey: PrivateValkey, tmp_p
         assert process.wait(WAIT_S) == 2
 
 
-async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
+async def until_a_worker_holds_a_job(valkey: PrivateValkey, jobs: int = 1) -> None:
     with redis.Redis.from_url(valkey.url) as client:
 
         def held() -> bool:
-            return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
+            return sum(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream)) >= jobs
 
-        await eventually(held, "a worker holds the job")
+        await eventually(held, "a worker holds the jobs")
