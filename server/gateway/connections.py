@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -92,6 +92,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unproductive = 0
         """Bytes since the last byte of a body or the last end of a request."""
         self._in_head = self._in_body = False
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        """Requests whose answers have not ended, the oldest first."""
         self._refusal: Problem | None = None
         self._lingered = 0
         self._late: asyncio.TimerHandle | None = None
@@ -117,6 +119,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_late()
         if self._unread is not None:
             self._unread.cancel()
+        for cycle in self._unanswered:  # uvicorn tells the latest alone, which may wait behind the one that runs
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -162,6 +167,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_parser(Problem(Kind.INVALID_REQUEST, f"more than {PIPELINED} requests wait on this connection"))
         super().on_headers_complete()
         self.headers = []  # trailers end there: nobody asks for them, and they must not pass for headers
+        self._unanswered.append(self.cycle)
         self.cycle.transport = HeadWriter(self.transport, self.loop)  # type: ignore[assignment]  # all that it asks of one
         self._in_head, self._in_body = False, True
         self._unproductive = 0
@@ -194,6 +200,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # What goes out
 
     def on_response_complete(self) -> None:
+        self._unanswered.popleft()
         super().on_response_complete()
         if self._in_head:
             self._unset_keepalive_if_required()  # the next request has begun

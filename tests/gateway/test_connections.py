@@ -12,7 +12,7 @@ from server.queue.embedded import PrivateValkey
 from tests.gateway import service
 from tests.gateway.conftest import Shared
 from tests.gateway.raw import NOTHING, Answer, Raw, ask, post
-from tests.gateway.service import Gateway, eventually, picture
+from tests.gateway.service import Gateway, Worker, eventually, picture
 
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 MB = 1_000_000
@@ -157,6 +157,15 @@ def test_a_body_in_chunks_of_one_byte_is_fine(gateway: Gateway) -> None:
     image = picture(3, (200, 150))
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in image) + b"0\r\n\r\n"
     assert ask(gateway, post("/v1/classify", "Transfer-Encoding: chunked", body=chunks)).status == 200
+
+
+def test_whoever_leaves_is_not_waited_for_though_more_was_asked(gateway: Gateway, worker: Worker) -> None:
+    image = picture(3)
+    with worker.holding() as held, Raw(gateway) as raw:
+        raw.send(post("/v1/classify", length(len(image)), body=image) * 3)
+        held.wait_for_batch()
+        raw.socket.close()
+        eventually(lambda: gateway.in_flight() == 0, "what it asked first has been cancelled, and the rest not begun")
 
 
 def test_pipelined_requests_are_answered_in_order_up_to_a_bound(gateway: Gateway) -> None:
