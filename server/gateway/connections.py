@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httptools
@@ -92,6 +93,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unproductive = 0
         """Bytes since the last byte of a body or the last end of a request."""
         self._in_head = self._in_body = False
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        """Requests whose answers have not ended, the oldest first."""
         self._refusal: Problem | None = None
         self._lingered = 0
         self._late: asyncio.TimerHandle | None = None
@@ -117,6 +120,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_late()
         if self._unread is not None:
             self._unread.cancel()
+        for cycle in self._unanswered:  # uvicorn tells the latest alone, which may wait behind the one that runs
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -136,9 +142,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._unproductive += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # to a protocol that is not spoken here: the request is answered as it is
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(self._refusal or Problem(Kind.INVALID_REQUEST, "this is no request of HTTP/1.1"))
             return
@@ -149,11 +153,30 @@ class BoundedProtocol(HttpToolsProtocol):
         elif not self._in_body and self.waits_for_client and self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed(self._without_upgrade() + data[upgrade.args[0] :])
+
+    def _without_upgrade(self) -> bytes:
+        """The head once more, for a parser that does not take the body for a protocol that is not spoken here."""
+        first = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        with suppress(AttributeError):  # httptools < 0.6.3
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return b"".join([first, *kept, b"\r\n"])
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._stop_parser(Problem(Kind.INVALID_REQUEST, "this is no proxy"))
+        if self.parser.should_upgrade():
+            return  # it comes again, without
         if len(self.headers) > HEADERS:
             self._stop_parser(Problem(Kind.HEADERS_TOO_LARGE, f"more than {HEADERS} headers"))
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
@@ -162,6 +185,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_parser(Problem(Kind.INVALID_REQUEST, f"more than {PIPELINED} requests wait on this connection"))
         super().on_headers_complete()
         self.headers = []  # trailers end there: nobody asks for them, and they must not pass for headers
+        self._unanswered.append(self.cycle)
         self.cycle.transport = HeadWriter(self.transport, self.loop)  # type: ignore[assignment]  # all that it asks of one
         self._in_head, self._in_body = False, True
         self._unproductive = 0
@@ -172,6 +196,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._unproductive, self._in_body = 0, False
         self.scope["state"][ALL_HERE] = True
         super().on_message_complete()
@@ -194,6 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # What goes out
 
     def on_response_complete(self) -> None:
+        self._unanswered.popleft()
         super().on_response_complete()
         if self._in_head:
             self._unset_keepalive_if_required()  # the next request has begun

@@ -137,6 +137,8 @@ class Decoded:
     def __enter__(self) -> Image.Image:
         plain = plain_jpeg.decoded(self._data, self._decoder.max_pixels)
         if plain is not None:
+            if self._transparency:
+                plain.info = {"icc_profile": None}
             return plain
         image, kind, self._nbytes = self._decoder.open(self._data)
         self._decoder.room.acquire(self._nbytes)

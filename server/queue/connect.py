@@ -24,6 +24,8 @@ from redis.sentinel import Sentinel
 from server.queue.errors import RedisAway
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+SHAPES = frozenset({"protocol", "decode_responses", "encoding", "encoding_errors"})
+"""Options of redis-py that would change what answers look like."""
 SENTINEL_PORT = 26379
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 5.0
@@ -82,6 +84,8 @@ def parse(url: str) -> RedisTarget:
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         raise ValueError(f"Redis URL {url!r}: must start with one of {', '.join(f'{name}://' for name in SCHEMES)}")
+    for name in SHAPES.intersection(parse_qs(urlsplit(url).query)):
+        raise ValueError(f"Redis URL {url!r}: {name} cannot be chosen; answers are read as bytes of RESP2")
     if scheme != "redis+sentinel":
         redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
         return RedisTarget(url=url)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import redis
+
 from models.bundle import BundleSpec
 from server.process.interruption import Limit, Ticks
 from server.queue import foreign_keys, keys, lua
@@ -228,12 +230,19 @@ class Dispatcher:
                     foreign_keys.tell(await self._presence.at_once(lambda: self._wire.script("set_aside", *foreign_keys.ARGUMENTS)))
                 await self._beat()
                 await self._inbox.send_lost_again(partial(self._room.enqueue, again=True))
-            except RedisAway:
+            except RedisAway as away:
+                if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):
+                    await self._leave_replica()
                 given_up = self._presence.given_up()
                 if given_up is not None:
                     self._inbox.give_up(given_up)
             except Exception:
                 log.exception("the dispatcher's beat failed")
+
+    async def _leave_replica(self) -> None:
+        """What was the master is it no more. Connections that are made now find the new one, where the name or Sentinel leads there."""
+        await self._redis.connection_pool.disconnect()
+        await self._wire.close()
 
     async def _beat(self) -> None:
         ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)

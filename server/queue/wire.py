@@ -42,10 +42,9 @@ class Wire:
         try:
             connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
             return connection.read_response()
-        except redis.exceptions.ResponseError:  # the server has answered
-            raise
-        except BaseException:
-            self._drop(connection)
+        except BaseException as error:
+            if not _goes_on(error):
+                self._drop(connection)
             raise
 
     def close(self) -> None:
@@ -86,17 +85,20 @@ class AsyncWire:
 
     async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
         """`patience`: seconds until the server counts as away."""
-        line = self._idle.pop() if self._idle else _Line(self._pool)
+        line = self._free_line()
+        while line.is_lost:  # servers close what has been idle for long
+            await line.close()
+            line = self._free_line()
         self._busy.add(line)
         try:
             with Limit(self._ticks, patience):
                 if line.transport is None:
                     await line.connect()
                 answer = await line.ask(hiredis.pack_command(words))
-        except redis.exceptions.ResponseError:  # the server has answered
-            self._idle.append(line)
-            raise
         except BaseException as error:
+            if _goes_on(error):
+                self._idle.append(line)
+                raise
             await line.close()
             await self._drop_idle()
             if isinstance(error, TimeoutError):
@@ -108,9 +110,12 @@ class AsyncWire:
         return answer
 
     async def close(self) -> None:
-        for line in self._busy:
+        for line in tuple(self._busy):
             await line.close()
         await self._drop_idle()
+
+    def _free_line(self) -> _Line:
+        return self._idle.pop() if self._idle else _Line(self._pool)
 
     async def _drop_idle(self) -> None:
         """What broke one connection has broken the others, which nobody was reading."""
@@ -136,6 +141,11 @@ class _Line(asyncio.Protocol):
         transport = self._connection._writer.transport
         transport.set_protocol(self)
         self.transport = transport
+
+    @property
+    def is_lost(self) -> bool:
+        """The server has closed it."""
+        return self._lost is not None
 
     async def ask(self, packed: bytes) -> Any:
         """The answer to a command. Raises it, if it is an error."""
@@ -166,3 +176,9 @@ class _Line(asyncio.Protocol):
         self._lost = redis.exceptions.ConnectionError(f"the connection was closed: {error or 'by the server'}")
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(self._lost)
+
+
+def _goes_on(error: BaseException) -> bool:
+    """Whether a connection can be used after an error: it was the server's answer, and not that of a master that is one no more. Whoever
+    connects anew, by name or by Sentinel, finds the new one."""
+    return isinstance(error, redis.exceptions.ResponseError) and not isinstance(error, redis.exceptions.ReadOnlyError)

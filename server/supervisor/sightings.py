@@ -70,6 +70,8 @@ class Sightings:
                 self._bury()
                 self._look()
             except redis.RedisError as error:
+                if isinstance(error, redis.exceptions.ReadOnlyError):
+                    self._redis.connection_pool.disconnect()  # no master any more: a new connection may find the new one
                 now = time.monotonic()
                 self.away_since = self.away_since or now
                 self.silent_since = (self.silent_since or now) if _says_nothing(error) else None

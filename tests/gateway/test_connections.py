@@ -12,7 +12,7 @@ from server.queue.embedded import PrivateValkey
 from tests.gateway import service
 from tests.gateway.conftest import Shared
 from tests.gateway.raw import NOTHING, Answer, Raw, ask, post
-from tests.gateway.service import Gateway, eventually, picture
+from tests.gateway.service import Gateway, Worker, eventually, picture
 
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 MB = 1_000_000
@@ -159,6 +159,15 @@ def test_a_body_in_chunks_of_one_byte_is_fine(gateway: Gateway) -> None:
     assert ask(gateway, post("/v1/classify", "Transfer-Encoding: chunked", body=chunks)).status == 200
 
 
+def test_whoever_leaves_is_not_waited_for_though_more_was_asked(gateway: Gateway, worker: Worker) -> None:
+    image = picture(3)
+    with worker.holding() as held, Raw(gateway) as raw:
+        raw.send(post("/v1/classify", length(len(image)), body=image) * 3)
+        held.wait_for_batch()
+        raw.socket.close()
+        eventually(lambda: gateway.in_flight() == 0, "what it asked first has been cancelled, and the rest not begun")
+
+
 def test_pipelined_requests_are_answered_in_order_up_to_a_bound(gateway: Gateway) -> None:
     with Raw(gateway) as raw:
         raw.send(HEALTH * 20)
@@ -169,6 +178,28 @@ def test_pipelined_requests_are_answered_in_order_up_to_a_bound(gateway: Gateway
         while (answer := raw.answer()) != NOTHING:
             answers.append(answer.status)
         assert len(answers) < 100 and set(answers) == {200}
+
+
+@pytest.mark.parametrize("sent", ["together", "later"])
+def test_an_offer_to_speak_another_protocol_is_ignored(gateway: Gateway, worker: Worker, sent: str) -> None:
+    """Java's client makes it with each first request. What follows is the body, and never a request of its own."""
+    image = picture(3)
+    head = post("/v1/classify", length(len(image)), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    with Raw(gateway) as raw:
+        raw.send(head + image + HEALTH if sent == "together" else head)
+        if sent == "later":
+            eventually(lambda: gateway.in_flight() == 1, "the head is here")
+            raw.send(image + HEALTH)
+        assert [raw.answer().status for _ in range(2)] == [200, 200]
+    with Raw(gateway) as raw:
+        raw.send(post("/v1/classify", length(len(HEALTH)), "Connection: Upgrade", "Upgrade: websocket") + HEALTH)
+        assert raw.answer().status == 415
+        assert raw.send(HEALTH).answer().status == 200
+
+
+def test_a_tunnel_is_refused(gateway: Gateway) -> None:
+    assert ask(gateway, b"CONNECT /v1/models HTTP/1.1\r\nHost: here\r\n\r\n").status == 400
+    assert ask(gateway, b"CONNECT there:443 HTTP/1.1\r\nHost: there:443\r\n\r\n").status == 400
 
 
 def test_a_request_is_answered_whatever_comes_behind_it(gateway: Gateway) -> None:

@@ -27,6 +27,11 @@ def test_one_sample_is_a_png_with_what_was_decided(painter: Painter) -> None:
     assert (filled[~kept] != np.asarray(IMAGE)[~kept]).any()
 
 
+def test_a_small_plain_jpeg_is_filled(painter: Painter) -> None:
+    image, kept = encoded(IMAGE, "JPEG"), outside(40, 60, HOLE)
+    assert np.array_equal(painter.filled(image, MASK)[kept], decoded(image)[kept])
+
+
 def test_json_says_more(painter: Painter) -> None:
     answer = painter.fill(FILE, MASK, samples=2, seed=2**63 - 1, headers=JSON).json()
     assert {name: answer[name] for name in ("model", "version", "width", "height", "masked_pixels", "steps", "sampler")} == {

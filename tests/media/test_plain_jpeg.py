@@ -59,3 +59,8 @@ def test_whatever_is_unusual_or_damaged_is_left_to_pillow(data: bytes) -> None:
 def test_the_limit_on_pixels_holds_and_pillow_says_so() -> None:
     with pytest.raises(ImageError, match="above the limit"), Decoder(32 * 24 - 1).decoded(jpeg()):
         pass
+
+
+def test_those_who_keep_transparency_are_told_that_there_is_no_profile() -> None:
+    with Decoder(LIMIT).decoded(jpeg(), transparency=True) as image:
+        assert image.info["icc_profile"] is None

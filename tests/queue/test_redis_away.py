@@ -178,6 +178,24 @@ async def test_line_3_what_could_not_be_finished_in_time_is_given_back_and_runs_
             assert [answer_of(reply) for reply in await request] == [0, 1, 2]
 
 
+async def test_line_6_whoever_has_the_name_of_the_master_is_followed(tmp_path: Path) -> None:
+    """The old master goes on as a replica and keeps its connections: it would answer reads, and refuse writes, for ever."""
+    name = tmp_path / "redis.sock"
+    servers = [Server(tmp_path / name, "--save", "", "--unixsocket", "socket") for name in ("first", "second")]
+    name.symlink_to(servers[0].folder / "socket")
+    try:
+        async with gateway(f"unix://{name}", redis_grace=60) as us, Consumer(f"unix://{name}"):
+            assert await ask(us, 1) == 1
+            name.unlink()
+            name.symlink_to(servers[1].folder / "socket")
+            with connect(servers[0].url) as operator:
+                operator.replicaof("127.0.0.1", str(servers[1].port))
+            assert await asyncio.gather(*(ask(us, value) for value in range(8))) == list(range(8))
+    finally:
+        for server in servers:
+            server.kill()
+
+
 async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longer(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         async with gateway(server.url, redis_grace=0.5) as us:
