@@ -118,7 +118,8 @@ class Directory:
             if known == "none":
                 served = ", ".join(name for name in TASKS if loaded(fleet, name)) or "none"
                 return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}")
-            return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}", "model")
+            hint = f" (the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper()})" if task else ""
+            return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}{hint}", "model")
         if is_unloaded(fleet, wanted):
             return unloaded(wanted)
         if task is None:
