@@ -24,7 +24,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OPSIN_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    starter_bundle: ClassVar[str] = "flags"
+    starter_bundles: ClassVar[frozenset[str]] = frozenset({"flags", "inpaint", "reconstruct", "actions"})
+    """Each is its task's default where several bundles serve it and none is configured."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)

@@ -84,7 +84,7 @@ class Directory:
         return newest(fleet, named(loaded(fleet, task), model))
 
     def default(self, fleet: Fleet, task: str) -> BundleSpec | None:
-        """The configured default of a task; else the only bundle that is ready or on its way, or known at all; else the starter bundle."""
+        """The configured default of a task; else the only bundle that is ready or on its way, or known at all; else its starter bundle."""
         configured = self._settings.default_models.get(task)
         if configured is not None:
             return self.choose(fleet, configured, task)
@@ -93,7 +93,7 @@ class Directory:
         names = {spec.name for spec in coming or known}
         if len(names) == 1:
             return newest(fleet, [spec for spec in known if spec.name in names])
-        return newest(fleet, [spec for spec in known if spec.name == Settings.starter_bundle])
+        return newest(fleet, [spec for spec in known if spec.name in Settings.starter_bundles])
 
     async def why_not_ready(self) -> str | None:
         """The reason why requests that name no model cannot be answered now; None if they can."""

@@ -8,7 +8,11 @@ import jsonschema
 import pytest
 
 from models.bundle import BundleSpec
+from server.gateway.directory import Directory
+from server.queue.dispatch import Dispatcher
 from server.queue.embedded import PrivateValkey
+from server.queue.fleet import Fleet
+from server.settings import Settings
 from tests.gateway import service
 from tests.gateway.service import DEPTH, Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
@@ -99,6 +103,14 @@ def test_of_several_models_the_starter_bundle_is_the_default(valkey: PrivateValk
             eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 3, "three models are known")
             assert gateway.classify(picture(1)).json()["model"] == "flags"
             assert [model["name"] for model in gateway.http.get("/v1/models").json()["models"] if model["default"]] == ["flags"]
+
+
+@pytest.mark.parametrize("task", ["inpaint", "reconstruct", "actions"])
+def test_a_second_bundle_does_not_take_the_default_from_the_starter_of_its_task(task: str) -> None:
+    specs = [make_spec(name).model_copy(update={"task": task}) for name in ("another", task)]
+    fleet = Fleet(specs={(spec.name, spec.version): spec for spec in specs})
+    settings = Settings()
+    assert Directory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, task) == specs[1]
 
 
 def test_a_configured_default_comes_first(valkey: PrivateValkey) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.bundle import BundleError, Clip
+from models.diffmae.filling import SAMPLE_COST
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.stepwise import Stepwise
@@ -25,7 +26,9 @@ def test_they_are_served_in_float32(tmp_path: Path, dtype: str) -> None:
     loaded = warm(write_tiny_diffmae(tmp_path), dtype)
     assert loaded.dtype == torch.float32
     assert isinstance(loaded.executor, Stepwise) and loaded.executor.unit == "steps"
-    assert (loaded.executor.usual.cost, loaded.executor.usual.total) == (4, 100), "a quarter of 16 patches is missing, in 100 steps"
+    assert (loaded.executor.usual.cost, loaded.executor.usual.total) == (4 + SAMPLE_COST, 100), (
+        "a quarter of 16 patches is missing, in 100 steps"
+    )
 
 
 def test_models_of_normalised_patches_are_refused(tmp_path: Path) -> None:
@@ -36,4 +39,4 @@ def test_models_of_normalised_patches_are_refused(tmp_path: Path) -> None:
 def test_models_of_clips_run_in_the_worker(tmp_path: Path) -> None:
     clip = write_tiny_diffmae(tmp_path, clip=Clip(frames=4, stride=1), frames=4, patch_frames=2)
     executor = warm(clip).executor
-    assert isinstance(executor, Stepwise) and executor.usual.cost == 8
+    assert isinstance(executor, Stepwise) and executor.usual.cost == 8 + SAMPLE_COST

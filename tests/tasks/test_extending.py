@@ -134,4 +134,4 @@ def test_what_it_does_not_offer_is_refused(service: Service) -> None:
     refused = httpx.post(f"{service.url}/v2/models/colours/infer", content=b'{"inputs": []}', timeout=60)
     assert (refused.status_code, refused.json()) == (404, {"error": refused.json()["error"]})
     assert "is for mean-colour, which is not offered here" in refused.json()["error"]
-    assert httpx.post(f"{service.url}/v1/classify", content=RED, timeout=60).status_code == 422
+    assert httpx.post(f"{service.url}/v1/classify", content=RED, timeout=60).status_code == 404
