@@ -19,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from models.bundle import BundleSpec
-from server.telemetry.noting import Amount, Level, Noted, Observations
+from server.telemetry.noting import Amount, Notes, Observations
 from server.telemetry.tally import Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -100,9 +100,9 @@ class GatewayMetrics:
         self.events = Counter("opsin_events_sent", "Events sent, of streamed requests and of jobs.", ["event"], registry=registry)
         for event in EVENTS:
             self.events.labels(event)
-        self.in_flight = Level(in_flight)
-        self._noted: list[Noted] = [self.in_flight]
-        self._payload = [self._observations(self.payload.labels(direction)) for direction in ("in", "out")]
+        self._notes = Notes()
+        self.in_flight = self._notes.level(in_flight)
+        self._payload = [self._notes.observations(self.payload.labels(direction)) for direction in ("in", "out")]
         self._of: dict[tuple[str, str], BundleMetrics] = {}
         self._durations: dict[str, Observations] = {}
         self._ended: dict[tuple[str, ...], Amount] = {}
@@ -112,12 +112,12 @@ class GatewayMetrics:
         key = spec.name, spec.version
         if key not in self._of:
             self._of[key] = BundleMetrics(
-                items=self._amount(self.items.labels(*key)),
-                tokens_in=self._amount(self.tokens_in.labels(spec.name)),
-                tokens_out=self._amount(self.tokens_out.labels(spec.name)),
-                preprocess=self._observations(self.preprocess.labels(spec.name)),
-                queue_wait=self._observations(self.queue_wait.labels(spec.name)),
-                postprocess=self._observations(self.postprocess.labels(spec.name)),
+                items=self._notes.amount(self.items.labels(*key)),
+                tokens_in=self._notes.amount(self.tokens_in.labels(spec.name)),
+                tokens_out=self._notes.amount(self.tokens_out.labels(spec.name)),
+                preprocess=self._notes.observations(self.preprocess.labels(spec.name)),
+                queue_wait=self._notes.observations(self.queue_wait.labels(spec.name)),
+                postprocess=self._notes.observations(self.postprocess.labels(spec.name)),
                 payload_in=self._payload[0],
                 payload_out=self._payload[1],
             )
@@ -126,38 +126,24 @@ class GatewayMetrics:
     def duration_of(self, model: str) -> Observations:
         """`request_duration` for one model."""
         if model not in self._durations:
-            self._durations[model] = self._observations(self.request_duration.labels(model))
+            self._durations[model] = self._notes.observations(self.request_duration.labels(model))
         return self._durations[model]
 
     def ended(self, *labels: str) -> Amount:
         """`requests` for model, version, protocol and outcome."""
         if labels not in self._ended:
-            self._ended[labels] = self._amount(self.requests.labels(*labels))
+            self._ended[labels] = self._notes.amount(self.requests.labels(*labels))
         return self._ended[labels]
 
     async def give_forever(self) -> None:
         """What is noted here reaches the other gateways of this machine, who may be asked for the sum."""
         while True:
-            self.give()
+            self._notes.give()
             await asyncio.sleep(GIVE_EVERY_S)
-
-    def give(self) -> None:
-        for noted in self._noted:
-            noted.give()
-
-    def _amount(self, counter: Counter) -> Amount:
-        amount = Amount(counter)
-        self._noted.append(amount)
-        return amount
-
-    def _observations(self, histogram: Histogram) -> Observations:
-        observations = Observations(histogram)
-        self._noted.append(observations)
-        return observations
 
     def render(self, live: Families) -> bytes:
         """The exposition text: what was counted (by all gateways of this machine), and `live` values read just now."""
-        self.give()
+        self._notes.give()
         folder = os.environ.get(MULTIPROCESS_FOLDER)
         if folder is None:
             counted = self.registry
@@ -173,8 +159,8 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._noted: list[Noted] = []
-        registry.register(Giving(self._noted))
+        self.notes = Notes()
+        registry.register(Giving(self.notes))
         labels = ["model", "version"]
         self.batches = Counter("opsin_batches", "Batches run.", labels, registry=registry)
         self.cold_batches = Counter(
@@ -217,11 +203,6 @@ class WorkerMetrics:
             registry=registry,
         )
 
-    def noting(self, histogram: Histogram) -> Observations:
-        observations = Observations(histogram)
-        self._noted.append(observations)
-        return observations
-
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
@@ -230,11 +211,10 @@ class WorkerMetrics:
 class Giving(Collector):
     """Registered first, it has everything that is noted counted before a registry's metrics are read."""
 
-    noted: list[Noted]
+    notes: Notes
 
     def collect(self) -> Iterable[Metric]:
-        for noted in self.noted:
-            noted.give()
+        self.notes.give()
         return ()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -16,6 +16,9 @@ from prometheus_client import Counter, Gauge, Histogram
 class Noted(Protocol):
     def give(self) -> None:
         """To Prometheus' client, what was noted since the last call."""
+
+
+AnyNoted = TypeVar("AnyNoted", bound=Noted)
 
 
 class Amount:
@@ -69,3 +72,27 @@ class Observations:
         self._histogram._sum.inc(sum(values))
         for index, count in Tally(bisect_left(bounds, value) for value in values).items():
             self._histogram._buckets[index].inc(count)
+
+
+class Notes:
+    """All that one process notes of its metrics."""
+
+    def __init__(self) -> None:
+        self._noted: list[Noted] = []
+
+    def amount(self, counter: Counter) -> Amount:
+        return self._kept(Amount(counter))
+
+    def level(self, gauge: Gauge) -> Level:
+        return self._kept(Level(gauge))
+
+    def observations(self, histogram: Histogram) -> Observations:
+        return self._kept(Observations(histogram))
+
+    def give(self) -> None:
+        for noted in self._noted:
+            noted.give()
+
+    def _kept(self, noted: AnyNoted) -> AnyNoted:
+        self._noted.append(noted)
+        return noted

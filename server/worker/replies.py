@@ -174,7 +174,7 @@ def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, Observati
     labels = bundle.split("@")
     return (
         metrics.batches.labels(*labels),
-        metrics.noting(metrics.batch_size.labels(*labels)),
-        metrics.noting(metrics.inference.labels(*labels)),
-        metrics.noting(metrics.batch_wait.labels(*labels)),
+        metrics.notes.observations(metrics.batch_size.labels(*labels)),
+        metrics.notes.observations(metrics.inference.labels(*labels)),
+        metrics.notes.observations(metrics.batch_wait.labels(*labels)),
     )
