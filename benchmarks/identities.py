@@ -12,64 +12,23 @@ import argparse
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from models.people.poses import Poses, distinct
 from models.phalp.poses import PoseTracker
-from training.data.packages import PyPIPackage, obtain
+from training.data.packages import obtain
+from training.pose_noise import CLIPS, Camera, Floats, cameras
 
-CLIPS = PyPIPackage(name="pose2sim", version="0.10.49", sha256="403e0dc4065898ba6a595e72a8970950310979253d60e24c2e00b16b36bf21e1")
 CALIBRATION = "Pose2Sim/Demo_MultiPerson/calibration/Calib.qca.txt"
 RECORDED = Path("tests/models/phalp/recorded/poses.npz")
 VIEWS = (1, 2, 3, 4)
-UNITS = 64
-"""Of Qualisys' intrinsics, for a pixel."""
 LEAST_SCORE = 0.3
 MOST_PIXELS = 60.0
 """Median distance, in a frame of 1920 pixels, of keypoints from where their common point in space is seen."""
 LEAST_KEYPOINTS = 6
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class View:
-    """A calibrated camera."""
-
-    matrix: Floats
-    """(3, 3)."""
-    distortion: Floats
-    """k1, k2, p1, p2 of OpenCV's model."""
-    pose: Floats
-    """(3, 4): world, in metres → camera."""
-
-    def undistorted(self, pixels: Floats) -> Floats:
-        """(N, 2) → (N, 2) on the plane at distance 1."""
-        seen = (pixels - self.matrix[:2, 2]) / np.diag(self.matrix)[:2]
-        ideal = seen.copy()
-        for _ in range(10):
-            ideal += seen - self._distorted(ideal)
-        return ideal
-
-    def project(self, points: Floats) -> Floats:
-        """(N, 3) → pixels (N, 2)."""
-        there = points @ self.pose[:, :3].T + self.pose[:, 3]
-        return self._distorted(there[:, :2] / there[:, 2:]) * np.diag(self.matrix)[:2] + self.matrix[:2, 2]
-
-    def _distorted(self, ideal: Floats) -> Floats:
-        k1, k2, p1, p2 = self.distortion
-        x, y = ideal.T
-        square = x * x + y * y
-        radial = 1 + k1 * square + k2 * square**2
-        across = x * radial + 2 * p1 * x * y + p2 * (square + 2 * x * x)
-        down = y * radial + p1 * (square + 2 * y * y) + 2 * p2 * x * y
-        return np.stack([across, down], axis=1)
 
 
 def main() -> None:
@@ -77,7 +36,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"))
     parser.add_argument("--every", type=int, default=4, help="every so many of the 60 frames a second are looked at")
     asked = parser.parse_args()
-    views = read_views(obtain(CLIPS, asked.cache) / CALIBRATION)
+    views = cameras(obtain(CLIPS, asked.cache) / CALIBRATION)
     seen = [recorded(view, asked.every) for view in VIEWS]
     numbers = [_tracked(view, asked.every, poses) for view, poses in zip(VIEWS, seen, strict=True)]
     told: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -88,23 +47,6 @@ def main() -> None:
     for (person, view), mine in sorted(told.items()):
         switches = sum(before != after for before, after in itertools.pairwise(mine))
         print(f"person {person + 1}, view {view + 1}: seen in {len(mine)} of {len(seen[view])} frames, {switches} switches")
-
-
-def read_views(file: Path) -> list[View]:
-    """Of Qualisys' calibration, whose cameras look along -z with y upwards."""
-    views = []
-    for camera in ElementTree.parse(file).getroot().iter("camera"):
-        inner, outer = camera.find("intrinsic"), camera.find("transform")
-        assert inner is not None and outer is not None
-        focal, centre = ([float(inner.attrib[f"{name}{axis}"]) / UNITS for axis in "UV"] for name in ("focalLength", "centerPoint"))
-        matrix = np.array([[focal[0], 0, centre[0]], [0, focal[1], centre[1]], [0, 0, 1]])
-        names = ("radialDistortion1", "radialDistortion2", "tangentalDistortion1", "tangentalDistortion2")
-        turned = np.array([[float(outer.attrib[f"r{row}{column}"]) for column in (1, 2, 3)] for row in (1, 2, 3)])
-        rotation = np.diag([1.0, -1.0, -1.0]) @ turned
-        place = np.array([float(outer.attrib[axis]) for axis in "xyz"]) / 1000
-        pose = np.column_stack([rotation, -rotation @ place])
-        views.append(View(matrix, np.array([float(inner.attrib[name]) for name in names]), pose))
-    return views
 
 
 def recorded(view: int, every: int) -> list[Poses]:
@@ -122,7 +64,7 @@ def _tracked(view: int, every: int, seen: Sequence[Poses]) -> list[tuple[int, ..
     return [tracker.update(poses) for poses in seen]
 
 
-def truth(views: Sequence[View], seen: Sequence[Sequence[Poses]]) -> list[Mapping[int, Mapping[int, int]]]:
+def truth(views: Sequence[Camera], seen: Sequence[Sequence[Poses]]) -> list[Mapping[int, Mapping[int, int]]]:
     """For each frame: person → view → which sighting is theirs. Whoever fewer than three views see is left out."""
     places: dict[int, Floats] = {}
     frames = []
@@ -140,7 +82,7 @@ def truth(views: Sequence[View], seen: Sequence[Sequence[Poses]]) -> list[Mappin
     return frames
 
 
-def _groups(views: Sequence[View], poses: Sequence[Poses]) -> list[tuple[dict[int, int], Floats]]:
+def _groups(views: Sequence[Camera], poses: Sequence[Poses]) -> list[tuple[dict[int, int], Floats]]:
     """Sightings of one person each, those that meet best in space first, and where that is."""
     choices = itertools.product(*([None, *range(len(one))] for one in poses))
     candidates = []
@@ -155,7 +97,7 @@ def _groups(views: Sequence[View], poses: Sequence[Poses]) -> list[tuple[dict[in
     return found
 
 
-def _meeting(views: Sequence[View], poses: Sequence[Poses], sightings: Mapping[int, int]) -> tuple[float, Floats] | None:
+def _meeting(views: Sequence[Camera], poses: Sequence[Poses], sightings: Mapping[int, int]) -> tuple[float, Floats] | None:
     """Median distance in pixels of keypoints from where their point in space is seen, and the mean of the points; None: not one person."""
     keypoints = np.stack([poses[view].keypoints[sighting] for view, sighting in sightings.items()]).astype(np.float64)  # (V, 17, 3)
     sure = (keypoints[..., 2] >= LEAST_SCORE).all(axis=0)
@@ -168,7 +110,7 @@ def _meeting(views: Sequence[View], poses: Sequence[Poses], sightings: Mapping[i
         equations += [ideal[:, :1] * pose[2] - pose[0], ideal[:, 1:] * pose[2] - pose[1]]
     solved = np.linalg.svd(np.stack(equations, axis=1))[2][:, -1]  # (K, 4)
     points = solved[:, :3] / solved[:, 3:]
-    errors = [np.linalg.norm(views[view].project(points) - mine, axis=1) for view, mine in zip(sightings, pixels, strict=True)]
+    errors = [np.linalg.norm(views[view].projected(points) - mine, axis=1) for view, mine in zip(sightings, pixels, strict=True)]
     error = float(np.median(errors))
     return (error, points.mean(axis=0)) if error < MOST_PIXELS else None
 
