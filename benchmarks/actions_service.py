@@ -15,9 +15,8 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ import av
 import psutil
 import torch
 
-from benchmarks import machine
+from benchmarks import machine, watching
 from benchmarks.service import running
 from models.bundle import Bundle, Role, member, read, write
 from models.loading import load
@@ -174,46 +173,27 @@ def _at_once(client: Client, clip: bytes, seconds: float, best: float) -> None:
 
 
 def _memory(client: Client, clip: bytes, seconds: float) -> None:
-    with _largest(_worker_bytes) as largest:
+    with watching.largest(_worker_bytes, every=0.1) as largest:
         began = time.perf_counter()
         told = client.actions(clip, timeout=TIMEOUT_S)
         spent = time.perf_counter() - began
     assert told.video is not None
-    worker, reader = (bytes_ / 2**20 for bytes_ in largest)
+    worker, reader = (largest.get(name, 0) / 2**20 for name in ("worker", "reader"))
     print(
         f"b. a clip of {told.video['duration_s']:.0f} s: worker at most {worker:.0f} MiB, reader of videos {reader:.0f} MiB; "
         f"{len(told.people)} people, {spent / seconds:.2f} seconds for a second"
     )
 
 
-def _worker_bytes() -> tuple[int, int]:
+def _worker_bytes() -> dict[str, float]:
     """Resident memory of the worker, and of the largest process that reads videos for it."""
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "worker" in process.cmdline()[:5]:
-                readers = [child.memory_info().rss for child in process.children()]
-                return process.memory_info().rss, max(readers, default=0)
-        except psutil.Error:
-            continue
-    return 0, 0
-
-
-@contextmanager
-def _largest(measure: Callable[[], tuple[int, int]]) -> Iterator[list[int]]:
-    """The largest figures that are seen during the `with` block."""
-    largest, ended = [0, 0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.1):
-            largest[:] = map(max, largest, measure())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
     try:
-        yield largest
-    finally:
-        ended.set()
-        thread.join()
+        if (worker := watching.worker()) is None:
+            return {}
+        readers = [child.memory_info().rss for child in worker.children()]
+        return {"worker": worker.memory_info().rss, "reader": max(readers, default=0)}
+    except psutil.Error:
+        return {}
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shutil import copytree
 
@@ -25,7 +24,7 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks import machine
+from benchmarks import machine, watching
 from benchmarks.service import running
 from models.actions.account import STAGES
 from models.hmr2.model import HMR2, PUBLISHED
@@ -53,12 +52,14 @@ def main() -> None:
         root = asked.folder or Path(folder)
         if not (root / NAME).exists():
             make(root, asked.depth)
-        with running(root, job_timeout=TIMEOUT_S) as url, Client(url, timeout=TIMEOUT_S) as client, _watched() as most:
+        pids: set[int] = set()
+        watched = watching.largest(partial(_watch, pids), every=0.2)
+        with running(root, job_timeout=TIMEOUT_S) as url, Client(url, timeout=TIMEOUT_S) as client, watched as most:
             began = time.perf_counter()
             told = client.actions(asked.clip, end_s=asked.seconds, top_k=1, timeout=TIMEOUT_S)
             seconds = time.perf_counter() - began
             time.sleep(1.0)  # what the worker counted is seen
-        _print(told, seconds, most)
+        _print(told, seconds, most, len(pids))
 
 
 def make(root: Path, depth: int | None = None) -> None:
@@ -92,35 +93,22 @@ def _opsin(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "opsin", *arguments], check=True)
 
 
-def _print(told: VideoActions, seconds: float, most: dict[str, float]) -> None:
+def _print(told: VideoActions, seconds: float, most: dict[str, float], workers: int) -> None:
     seen = sum(len(person.boxes) for person in told.people)
     print(f"{len(told.people)} people, seen {seen} times; {seconds:.1f} s, {seconds / max(1, seen):.2f} for each sighting")
-    print("  ".join(f"{stage} {most[stage]:.1f} s" for stage in STAGES))
-    print(f"worker: silent for at most {most['silent']:.1f} s, at most {most['bytes'] / 2**30:.2f} GiB, {most['workers']:.0f} process(es)")
+    print("  ".join(f"{stage} {most.get(stage, 0):.1f} s" for stage in STAGES))
+    print(
+        f"worker: silent for at most {most.get('silent', 0):.1f} s, at most {most.get('bytes', 0) / 2**30:.2f} GiB, {workers} process(es)"
+    )
 
 
-@contextmanager
-def _watched() -> Iterator[dict[str, float]]:
-    """The largest figures of the worker that are seen during the `with` block, and how many processes were the worker."""
-    most, pids, ended = dict.fromkeys(("silent", "bytes", "workers", *STAGES), 0.0), set[int](), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.2):
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error, httpx.HTTPError, ValueError):
-                    if "worker" in process.cmdline()[:5]:
-                        pids.add(process.pid)
-                        for name, value in _figures(process).items():
-                            most[name] = max(most[name], value)
-            most["workers"] = len(pids)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield most
-    finally:
-        ended.set()
-        thread.join()
+def _watch(pids: set[int]) -> dict[str, float]:
+    """Figures of the worker; nothing while it does not answer. pids: what has been the worker."""
+    with suppress(psutil.Error, httpx.HTTPError, ValueError):
+        if (worker := watching.worker()) is not None:
+            pids.add(worker.pid)
+            return _figures(worker)
+    return {}
 
 
 def _figures(worker: psutil.Process) -> dict[str, float]:
