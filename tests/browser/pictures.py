@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
 
 from tests.browser.chromium import DESKTOP, PHONE, chromium
+from tests.browser.tabs import box_of, drag
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures" / "playground"
 TABLET: ViewportSize = {"width": 820, "height": 900}
@@ -174,27 +175,20 @@ def first_minute(page: Page, url: str) -> None:
 
 def paint(page: Page, panel: Locator) -> None:
     """A stroke through the middle."""
-    overlay = panel.locator("canvas.overlay")
-    overlay.scroll_into_view_if_needed()
-    box = overlay.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.4 * box["height"])
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.45 * box["height"], steps=8)
-    page.mouse.up()
+    drag_across(panel.locator("canvas.overlay"), (0.25, 0.4), (0.7, 0.45))
     page.mouse.move(0, 0)
 
 
 def turn(page: Page, panel: Locator) -> None:
-    canvas = panel.locator(".space canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.2 * box["height"], steps=8)
-    page.mouse.up()
+    drag_across(panel.locator(".space canvas"), (0.3, 0.3), (0.6, 0.2))
     page.wait_for_timeout(300)
+
+
+def drag_across(target: Locator, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """In shares of its width and height."""
+    box = box_of(target)
+    from_, to = ((x * box["width"], y * box["height"]) for x, y in (start, end))
+    drag(target, from_, to, steps=8)
 
 
 def captioned(picture: Image.Image, words: str) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 
 DRAWING_SIDE = 96
 """Pixels of the samples of inpainting."""
@@ -73,3 +73,20 @@ def download(panel: Locator, name: str, folder: Path) -> Path:
     file = folder / kept.value.suggested_filename
     kept.value.save_as(file)
     return file
+
+
+def box_of(target: Locator) -> FloatRect:
+    """Where it is seen, in pixels of the page."""
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    assert box is not None
+    return box
+
+
+def drag(target: Locator, start: tuple[float, float], end: tuple[float, float], steps: int) -> None:
+    """With the mouse, from one place on it to another: pixels from its corner."""
+    box, mouse = box_of(target), target.page.mouse
+    mouse.move(box["x"] + start[0], box["y"] + start[1])
+    mouse.down()
+    mouse.move(box["x"] + end[0], box["y"] + end[1], steps=steps)
+    mouse.up()

@@ -8,6 +8,7 @@ from playwright.sync_api import BrowserContext
 
 from opsin.display import PAGE, cloud
 from tests.browser.chromium import quiet_page
+from tests.browser.tabs import drag
 
 pytestmark = pytest.mark.browser
 
@@ -24,11 +25,6 @@ def test_points_are_seen_and_turn_with_a_drag(context: BrowserContext) -> None:
         before = frame.screenshot()
         data = "(canvas) => canvas.getContext('2d').getImageData(0, 0, 480, 360).data"
         assert canvas.evaluate(f"(canvas) => ({data})(canvas).filter((value, index) => index % 4 === 0 && value === 200).length") > 1000
-        box = frame.bounding_box()
-        assert box is not None
-        page.mouse.move(box["x"] + 100, box["y"] + 100)
-        page.mouse.down()
-        page.mouse.move(box["x"] + 200, box["y"] + 120, steps=4)
-        page.mouse.up()
+        drag(frame, (100, 100), (200, 120), steps=4)
         assert frame.screenshot() != before
         assert page.get_by_text("2,000 points").is_visible()

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import ROOT
-from tests.browser.tabs import DRAWING_SIDE, download, open_inpaint, run, start
+from tests.browser.tabs import DRAWING_SIDE, box_of, download, drag, open_inpaint, run, start
 from tests.service import eventually
 
 pytestmark = pytest.mark.browser
@@ -106,16 +106,11 @@ def test_a_painted_mask_is_the_swept_disc(page: Page, tmp_path: Path) -> None:
     expect(panel.locator("p.line")).to_have_text("Paint what is to be filled.")
     panel.get_by_label("Actual pixels").check()
     canvas = panel.locator("canvas.overlay")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    assert box is not None
+    box = box_of(canvas)
     assert (box["width"], box["height"]) == (DRAWING_SIDE, DRAWING_SIDE)
     radius = int(panel.get_by_label("Brush radius").input_value())
     start, end = (20.0, 30.0), (70.0, 30.0)
-    page.mouse.move(box["x"] + start[0], box["y"] + start[1])
-    page.mouse.down()
-    page.mouse.move(box["x"] + end[0], box["y"] + end[1], steps=7)
-    page.mouse.up()
+    drag(canvas, start, end, steps=7)
     wanted = disc_sweep(DRAWING_SIDE, start, end, radius)
     expect(panel.locator(".tools")).to_contain_text(f"{wanted.sum()} of 9,216 pixels will be filled")
     panel.get_by_label("Preset").select_option("draft")

@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Request, expect
 
 from tests.browser.chromium import PATIENCE_MS, quiet_page
-from tests.browser.tabs import download, open_3d, run, start
+from tests.browser.tabs import download, drag, open_3d, run, start
 from tests.reconstruct.service import CAPTURE, npy, png, points
 from tests.service import Service, eventually
 
@@ -71,13 +71,7 @@ def test_the_shape_is_seen_and_turns_with_a_drag(whole: Locator) -> None:
     page, canvas = whole.page, whole.locator(".space canvas")
     before = seen(whole)
     assert len(np.unique(before.reshape(-1, 3), axis=0)) > 200  # shaded colours, no bare ground
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 100, box["y"] + 100)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 220, box["y"] + 140, steps=5)
-    page.mouse.up()
+    drag(canvas, (100, 100), (220, 140), steps=5)
     eventually(lambda: differs(seen(whole), before) > 0.05, "the drag has turned it")
     dragged = seen(whole)
     canvas.press("ArrowLeft")

@@ -67,6 +67,25 @@ def can_run(panel: Locator) -> None:
     expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_disabled()
 
 
+def waits_in_the_queue(page: Page, panel: Locator, service: Service) -> None:
+    with frozen(service.children("worker")[0]):
+        start(panel)
+        says(panel, "in the queue")
+        look(page, "queued")
+
+
+def runs_and_stops(page: Page, panel: Locator, service: Service, told: str, stopped: str, read_out: str | None = None) -> None:
+    """told: what the line says of the progress, and read_out what a screen reader hears, as regular expressions."""
+    with frozen(service.children("worker")[0]):
+        says(panel, re.compile(told))
+        if read_out is not None:
+            reads(panel, re.compile(read_out))
+        keeps_waiting(panel)
+        look(page, "running")
+        panel.get_by_role("button", name="Stop", exact=True).click()
+        says(panel, stopped)
+
+
 def is_reported(panel: Locator, *downloads: str) -> None:
     """What stands under every result: where the time went, the request's id, the same call elsewhere, what can be kept."""
     report = panel.locator(".report")
@@ -167,18 +186,11 @@ def test_inpaint(refused: Page, service: Service) -> None:
     look(page, "chosen")
 
     panel.get_by_label("Preset").select_option("full")
-    with frozen(service.children("worker")[0]):
-        start(panel)
-        says(panel, "in the queue")
-        look(page, "queued")
+    waits_in_the_queue(page, panel, service)
     expect(panel.locator(".frames .caption")).to_contain_text("what the network sees")
-    with frozen(service.children("worker")[0]):
-        says(panel, re.compile(r"Step \d+ of 1000 · \d+\.\d s"))
-        reads(panel, re.compile(r"Step|Next in the queue"))
-        keeps_waiting(panel)
-        look(page, "running")
-        panel.get_by_role("button", name="Stop", exact=True).click()
-        says(panel, "Stopped at step")
+    runs_and_stops(
+        page, panel, service, told=r"Step \d+ of 1000 · \d+\.\d s", stopped="Stopped at step", read_out=r"Step|Next in the queue"
+    )
     expect(panel.locator(".frames .caption")).to_contain_text("Stopped at step")
     can_run(panel)
     look(page, "stopped")
@@ -206,17 +218,9 @@ def test_3d(refused: Page, service: Service) -> None:
     can_run(panel)
     look(page, "chosen")
 
-    with frozen(service.children("worker")[0]):
-        start(panel)
-        says(panel, "in the queue")
-        look(page, "queued")
+    waits_in_the_queue(page, panel, service)
     expect(panel.locator(".shape")).to_contain_text("points shown")
-    with frozen(service.children("worker")[0]):
-        says(panel, re.compile(r"Level \d+ of \d+ · "))
-        keeps_waiting(panel)
-        look(page, "running")
-        panel.get_by_role("button", name="Stop", exact=True).click()
-        says(panel, "Stopped at level")
+    runs_and_stops(page, panel, service, told=r"Level \d+ of \d+ · ", stopped="Stopped at level")
     expect(panel.locator(".shape")).to_contain_text("Stopped at level")
     expect(panel.locator(".space canvas")).to_be_visible()
     look(page, "stopped")
@@ -244,17 +248,9 @@ def test_actions(refused: Page, service: Service) -> None:
     can_run(panel)
     look(page, "chosen")
 
-    with frozen(service.children("worker")[0]):
-        start(panel)
-        says(panel, "in the queue")
-        look(page, "queued")
+    waits_in_the_queue(page, panel, service)
     expect(panel.locator(".segment").first).to_be_visible()
-    with frozen(service.children("worker")[0]):
-        says(panel, re.compile(r"Window \d+ of \d+ · "))
-        keeps_waiting(panel)
-        look(page, "running")
-        panel.get_by_role("button", name="Stop", exact=True).click()
-        says(panel, "Stopped at window")
+    runs_and_stops(page, panel, service, told=r"Window \d+ of \d+ · ", stopped="Stopped at window")
     expect(panel.locator("figure .caption")).to_contain_text("Stopped at window")
     expect(panel.locator(".segment").first).to_be_visible()
     look(page, "stopped")
