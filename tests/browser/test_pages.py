@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -62,8 +64,8 @@ def test_the_theme_button_is_remembered(page: Page) -> None:
 def test_everything_works_behind_a_prefix(context: BrowserContext, service: Service) -> None:
     with proxied(service.url, "/vision/opsin") as address, quiet_page(context) as page:
         page.goto(address)
-        for panel in (open_classify(page), open_inpaint(page), open_3d(page), open_actions(page, seconds=1)):
-            run(panel)
+        for open_tab in (open_classify, open_inpaint, open_3d, partial(open_actions, seconds=1)):
+            run(open_tab(page))
         open_status(page)
 
 
