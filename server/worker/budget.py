@@ -48,7 +48,7 @@ class StepTimes:
         self._batches += 1
         if size in self._seconds:
             self._seconds[size] = median(times)
-            self._find_best()
+            self.best = self.smallest(ALMOST)
         else:
             self._refresh()
 
@@ -90,6 +90,12 @@ class StepTimes:
             return self.best
         return larger if turn % 2 else max(1, self.best // 2)
 
+    def smallest(self, share: float) -> int:
+        """The smallest size that reaches this share of the highest throughput; 1 while nothing is known."""
+        rates = {size: size / max(seconds, 1e-9) for size, seconds in self._seconds.items()}
+        enough = share * max(rates.values(), default=0.0)
+        return min((size for size, rate in rates.items() if rate >= enough), default=1)
+
     def predict(self, size: int) -> float:
         """Seconds of a batch: on straight lines between the measured sizes, in proportion beyond them; 0 while nothing is known."""
         if size <= 0 or not self._seconds:
@@ -104,9 +110,4 @@ class StepTimes:
 
     def _refresh(self) -> None:
         self._seconds = {size: median(times) for size, times in sorted(self._measured.items())}
-        self._find_best()
-
-    def _find_best(self) -> None:
-        rates = {size: size / max(seconds, 1e-9) for size, seconds in self._seconds.items()}
-        enough = ALMOST * max(rates.values(), default=0.0)
-        self.best = min((size for size, rate in rates.items() if rate >= enough), default=1)
+        self.best = self.smallest(ALMOST)

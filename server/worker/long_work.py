@@ -32,6 +32,10 @@ STARTING = 0.5
 """Share of the budget that may be spent on starting jobs in one step, beyond the first of them: what steps already is not kept from it."""
 CALM = 200
 """Number of steps without a short batch after which a larger batch may be tried: short requests have to wait for it."""
+COURTESY = 32
+"""For so many steps after a short batch others are expected, and steps are shorter, ..."""
+COURTEOUS = 0.9
+"""... content with this share of the highest throughput."""
 TINY = 1e-9
 """Seconds of a step that was never measured."""
 
@@ -93,8 +97,8 @@ class LongWork:
         """What it took."""
         self._others = 0.0
         """Seconds of short batches since then while a step waited."""
-        self._calm = 0
-        """Number of steps since the last short batch."""
+        self._calm = CALM
+        """Number of steps since the last short batch; at first none has come."""
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -205,11 +209,9 @@ class LongWork:
     def _batch(self, bucket: Bucket, members: list[Member], slots: int) -> list[Member]:
         """Those that take this step: what fits into the budget, and no more than a slot's share of the bucket. At least one."""
         steps = self._step_times(bucket)
-        target = steps.target
-        tries = len(members) >= target and (target < steps.best or self._calm >= CALM)
-        budget = target if tries else steps.best
-        step = steps.predict(steps.best)
-        start = self._start_seconds(bucket) * steps.best / step if step else 0.0  # in usual jobs, as the budget
+        budget = self._budget(steps, len(members))
+        step = steps.predict(budget)
+        start = self._start_seconds(bucket) * budget / step if step else 0.0  # in usual jobs, as the budget
         share = ceil((len(members) + self._running[bucket]) / slots)
         batch: list[Member] = []
         taken = starting = 0.0
@@ -226,6 +228,12 @@ class LongWork:
             if len(batch) == share:
                 break
         return batch
+
+    def _budget(self, steps: StepTimes, waiting: int) -> int:
+        best = steps.best if self._calm >= COURTESY else steps.smallest(COURTEOUS)
+        target = steps.target
+        tries = waiting >= target and (target < best or self._calm >= CALM)
+        return target if tries else best
 
     def _patience(self, job: Delivery) -> int:
         """Steps for which it lets shorter ones go first; none before it has started, as nobody knows how long it is."""

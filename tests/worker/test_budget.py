@@ -28,6 +28,12 @@ def test_a_model_whose_batches_cost_the_same_at_any_size_gets_the_largest() -> N
     assert measured(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.005)).best == 32
 
 
+def test_less_throughput_may_be_had_for_shorter_batches() -> None:
+    steps = measured({1: 0.030, 2: 0.043, 4: 0.080})
+    assert (steps.best, steps.smallest(0.9), steps.smallest(0.6)) == (4, 2, 1)
+    assert StepTimes(4).smallest(0.9) == 1
+
+
 def test_one_interrupted_batch_changes_nothing() -> None:
     steps = measured({4: 0.100, 8: 0.160, 16: 0.400})
     for _ in range(3):

@@ -12,7 +12,7 @@ from server.queue.job import Priority
 from server.worker.batcher import Batcher
 from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
-from server.worker.long_work import CALM, HOARD, MOST_LONE, PATIENCE, LongWork
+from server.worker.long_work import CALM, COURTESY, HOARD, MOST_LONE, PATIENCE, LongWork
 from tests.worker.deliveries import delivery
 
 LONG = "long@1"
@@ -181,6 +181,20 @@ def test_no_larger_batch_is_tried_while_short_requests_come() -> None:
     for _ in range(CALM + 1):
         device.run()
     assert max(len(batch) for _, batch in device.ran) == 2 * BUDGET
+
+
+def test_steps_are_shorter_while_short_requests_come() -> None:
+    device = Device()
+    device.times = StepTimes(4)
+    for size, seconds in ((1, 0.03), (2, 0.043), (4, 0.08)):
+        device.times.record(size, seconds)  # two reach 0.93 of the throughput of four, one reaches 0.67
+    for _ in range(8):
+        device.long_job(10_000)
+    assert len(device.run()) == 4
+    device.short()
+    device.run()
+    assert [len(device.run()) for _ in range(COURTESY)] == [2] * COURTESY
+    assert len(device.run()) == 4
 
 
 def test_a_new_job_joins_at_the_next_step() -> None:
