@@ -98,6 +98,8 @@ class Target:
                 answer = asyncio.create_task(self.note(reader))
                 while self.goes_on and not answer.done():
                     await asyncio.sleep(every)
+                    if writer.is_closing():
+                        break
                     writer.write(piece)
                 answer.cancel()
                 writer.close()

@@ -1,8 +1,8 @@
 """How soon a killed worker answers again: `python -m benchmarks.restarts`.
 
-The service is idle, with the starter bundle and one worker. Each round reads how long the bare import of the worker takes, then kills the
-worker with -9 and asks for a classification at once; the time until its answer is what a client sees. Both are read in turns, since
-machines differ from minute to minute.
+The service has one worker and the starter bundle that classifies; `--bundles bundles` gives it all starters. Each round waits until nothing
+computes, reads how long the bare import of the worker takes, then kills the worker with -9 and asks for a classification at once; the time
+until its answer is what a client sees. Both are read in turns, since machines differ from minute to minute.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from benchmarks import machine
 from benchmarks.service import running
 
 PICTURE = Path("docs/pictures/flags/nepal.png")
-BUNDLES = Path("bundles")
+BUNDLE = Path("bundles/flags")
 ROUNDS = 10
-SETTLE_SECONDS = 2.0
-"""Between a restart and the next round: the worker is ready, and what its start left to do is done."""
+IDLE = 0.05
+"""CPUs that the service's processes take together at most, in a second, once what a start left to do is done."""
+IDLE_SECONDS = 3
+"""So many seconds after each other."""
+SETTLE_SECONDS = 120
+"""To wait for them at most."""
 ALLOWANCE = 0.6
 """Seconds that a restart may take beyond the bare import."""
 
@@ -35,13 +39,15 @@ ALLOWANCE = 0.6
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restarts", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--bundles", type=Path, help=f"what is served (default: {BUNDLE} alone)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
 
     here = machine.describe()
     print("\n".join(here.lines()))
-    with TemporaryDirectory() as cache:
-        imports, restarts = measure(arguments.rounds, Path(cache))
+    with TemporaryDirectory() as folder:
+        bundles = arguments.bundles or alone(Path(folder))
+        imports, restarts = measure(arguments.rounds, bundles, Path(folder) / "cache")
     difference = median(restarts) - median(imports)
     print(f"bare import of server.worker.main   {_seconds(imports)}")
     print(f"kill -9 to the first answer         {_seconds(restarts)}")
@@ -52,15 +58,23 @@ def main() -> int:
     return 0
 
 
-def measure(rounds: int, cache: Path) -> tuple[list[float], list[float]]:
+def alone(folder: Path) -> Path:
+    """A folder of bundles with `BUNDLE` only."""
+    bundles = folder / "bundles"
+    bundles.mkdir()
+    (bundles / BUNDLE.name).symlink_to(BUNDLE.absolute())
+    return bundles
+
+
+def measure(rounds: int, bundles: Path, cache: Path) -> tuple[list[float], list[float]]:
     """Seconds of bare imports, and from kill to answer."""
     picture = PICTURE.read_bytes()
     imports, restarts = [], []
-    with running(BUNDLES, cache=cache) as url:
+    with running(bundles, cache=cache) as url:
         supervisor = _supervisor()
         _classify(url, picture)
         for _ in range(rounds):
-            time.sleep(SETTLE_SECONDS)
+            _settle(supervisor)
             imports.append(_bare_import())
             worker = _worker(supervisor)
             started = time.monotonic()
@@ -68,6 +82,19 @@ def measure(rounds: int, cache: Path) -> tuple[list[float], list[float]]:
             _classify(url, picture)
             restarts.append(time.monotonic() - started)
     return imports, restarts
+
+
+def _settle(supervisor: psutil.Process) -> None:
+    until, idle = time.monotonic() + SETTLE_SECONDS, 0
+    while idle < IDLE_SECONDS and time.monotonic() < until:
+        spent = _cpu_seconds(supervisor)
+        time.sleep(1.0)
+        idle = idle + 1 if _cpu_seconds(supervisor) - spent < IDLE else 0
+
+
+def _cpu_seconds(supervisor: psutil.Process) -> float:
+    times = [process.cpu_times() for process in (supervisor, *supervisor.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
 
 
 def _bare_import() -> float:
