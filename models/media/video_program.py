@@ -19,9 +19,8 @@ import av.subtitles.stream
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image
 
 from models.media import confined
 from models.media.cuts import Cuts
@@ -40,6 +39,9 @@ BAD_PACKETS = 5_000
 """A file with more damaged packets than this is given up."""
 REFORMATTER = VideoReformatter()
 """Keeps its tables from frame to frame."""
+SMOOTH = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+"""How frames are shrunk: a new pixel covers the old ones bilinearly. Rounded as FFmpeg does otherwise they were a grey level darker, enough
+for MoveNet to miss somebody now and then."""
 
 
 class Refused(Exception):
@@ -56,7 +58,7 @@ class Limits:
 
 
 def main() -> None:
-    shrunk(np.zeros((8, 8, 3), np.uint8), 1)  # libraries import parts of themselves late, when no file can be opened any more
+    upright(VideoFrame(8, 8, "yuv420p"), None, 4)  # libraries import parts of themselves late, when no file can be opened any more
     asked = confined.request()
     limits = Limits(**asked["limits"])
     confined.confine()
@@ -149,7 +151,8 @@ def _flushed(stream: VideoStream) -> VideoFrame | None:
 
 def _upright_size(frame: VideoFrame, limits: Limits) -> tuple[int, int]:
     _check_size(frame.width, frame.height, limits)
-    return (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
+    height, width = _sides(frame)
+    return width, height
 
 
 def quarter_turns(frame: VideoFrame) -> int:
@@ -229,11 +232,9 @@ class _Sender:
         frame, time = shown
         if end <= first or not self.wanted[0] <= time < self.wanted[1]:
             return
-        pixels = upright(frame, self._size)
-        self._size = pixels.shape[0], pixels.shape[1]
+        self._size = self._size or _sides(frame)
+        pixels = upright(frame, self._size, self.long_side)
         where = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.before(pixels), "size": self._size}
-        if self.long_side is not None and max(self._size) > self.long_side:
-            pixels = shrunk(pixels, self.long_side)
         height, width, _ = pixels.shape
         self._said = monotonic()
         confined.say({**where, "height": height, "width": width, "decoded": self.decoded})
@@ -276,25 +277,25 @@ def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> 
             yield frame, last
 
 
-def upright(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
-    """RGB, (H, W, 3), contiguous; its own memory where neither rows are padded nor the frame turned."""
-    turns = quarter_turns(frame)
-    wanted = size if size is None or turns % 2 == 0 else size[::-1]
-    height, width = wanted or (frame.height, frame.width)
-    rgb = REFORMATTER.reformat(frame, width, height, format="rgb24")
+def upright(frame: VideoFrame, size: tuple[int, int] | None, long_side: int | None = None) -> np.ndarray:
+    """RGB, (h, w, 3), contiguous; its own memory where neither rows are padded nor the frame turned.
+
+    size: height and width of the upright frame, its own by default. long_side: if it is larger than that, it is shrunk."""
+    size, turns = size or _sides(frame), quarter_turns(frame)
+    shrinks = long_side is not None and max(size) > long_side
+    if long_side is not None and shrinks:
+        size = max(1, round(size[0] * long_side / max(size))), max(1, round(size[1] * long_side / max(size)))
+    height, width = size[::-1] if turns % 2 else size
+    rgb = REFORMATTER.reformat(frame, width, height, format="rgb24", interpolation=SMOOTH if shrinks else None, threads=1)
     plane = rgb.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
     pixels = rows.reshape(rgb.height, rgb.width, 3)
     return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
-def shrunk(pixels: np.ndarray, long_side: int) -> np.ndarray:
-    """(h, w, 3), bilinear over all pixels that a new one covers, by way of whole steps where it shrinks much.
-
-    FFmpeg would do it in a fifth of the time, but one grey level darker: enough for MoveNet to miss somebody now and then."""
-    scale = long_side / max(pixels.shape)
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
+def _sides(frame: VideoFrame) -> tuple[int, int]:
+    """Height and width, upright."""
+    return (frame.width, frame.height) if quarter_turns(frame) % 2 else (frame.height, frame.width)
 
 
 def _words(error: Exception) -> str:
