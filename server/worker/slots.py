@@ -68,6 +68,7 @@ class Slots:
                 self._batcher.arrivals.came(short, time.monotonic())
             for delivery in deliveries:
                 self._batcher.add(delivery)
+            self._last_look = time.monotonic()  # so the receiver leaves Python's lock to the slot that takes them
             self._changed.notify_all()
 
     def fetching(self, queue: str, count: int) -> None:
