@@ -8,7 +8,7 @@ c. A classification beside saturating inpainting: median and 99th percentile, an
    99th percentile alone).
 d. Steps/s (jobs × steps) of the saturated worker ÷ those of the bare loop at its best batch size, at batch size 1 (one job at a time), and
    of static batches, computed from what a start and a step take in the bare loop, with as many starts as the worker had: where rows that
-   have finished leave, and where they stay (padded). The bare loop itself starts nothing.
+   have finished leave, and where they stay (padded). The bare loop starts nothing; it is also given with what as many starts take.
 e. Holes of different sizes: seconds of a step of 16 jobs without padding (packed) ÷ those where holes of about one size share a padded
    pass.
 
@@ -84,6 +84,8 @@ class Figures:
     bare: list[float] = field(default_factory=list)
     """Beside nothing; the following ones beside as much other work."""
     bare_beside: list[float] = field(default_factory=list)
+    bare_starting: list[float] = field(default_factory=list)
+    """Beside as much other work, if as many jobs started as in the worker."""
     one_at_a_time: list[float] = field(default_factory=list)
     leaving: list[float] = field(default_factory=list)
     """Steps/s of static batches whose rows leave."""
@@ -158,9 +160,9 @@ async def one_round(
     async with asking.http:
         alone = [await asking.classify() for _ in range(CLASSIFICATIONS)]
         clients = [asyncio.create_task(client(asking, number)) for number in range(CLIENTS)]
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(seconds / 2)  # until they no longer start together
         began, (steps_before, joins_before), spent = time.monotonic(), await asking.steps(), others_seconds()
-        await asyncio.sleep(seconds / 4)
+        await asyncio.sleep(seconds / 2)
         took, (steps_after, joins_after) = time.monotonic() - began, await asking.steps()
         served, others = (steps_after - steps_before) / took, (others_seconds() - spent) / took
         starts = (joins_after - joins_before) / (steps_after - steps_before)
@@ -191,6 +193,7 @@ async def one_round(
     figures.served.append(served)
     figures.bare.append(_best(bare)["steps_per_second"])
     figures.bare_beside.append(best["steps_per_second"])
+    figures.bare_starting.append(1 / (1 / best["steps_per_second"] + starts * start / bounds["slots"]))
     figures.one_at_a_time.append(bounds["bounds"][0]["steps_per_second"])
     figures.starts.append(starts)
     backlog = [arrival.steps for arrival in poisson(1.0, 20.0 * best["size"], seed)]
@@ -276,6 +279,7 @@ def show(figures: Figures) -> None:
     for name, others in (
         ("bare loop at its best batch, beside nothing", figures.bare),
         ("the same beside as much other work", figures.bare_beside),
+        ("the same with as many starts", figures.bare_starting),
         ("one job at a time", figures.one_at_a_time),
         ("static, rows leave", figures.leaving),
         ("static, padded", figures.padded),

@@ -30,7 +30,7 @@ from server.settings import load as load_settings
 from server.tasks.registry import TASKS
 from server.worker.layout import Layout, choose, threads_allowed
 
-SIZES = (1, 2, 4, 8, 16)
+SIZES = (1, 2, 4, 8, 16, 32)
 HOLES = 16
 
 
