@@ -35,7 +35,9 @@ CALM = 200
 COURTESY = 32
 """For so many steps after a short batch others are expected, and steps are shorter, ..."""
 COURTEOUS = 0.9
-"""... content with this share of the highest throughput."""
+"""... content with this share of the highest throughput, ..."""
+LEAST = 4
+"""... but not below so great a part of the best batch: small sizes run seldom, and what is known of them is old."""
 TINY = 1e-9
 """Seconds of a step that was never measured."""
 
@@ -230,10 +232,11 @@ class LongWork:
         return batch
 
     def _budget(self, steps: StepTimes, waiting: int) -> int:
-        best = steps.best if self._calm >= COURTESY else steps.smallest(COURTEOUS)
         target = steps.target
-        tries = waiting >= target and (target < best or self._calm >= CALM)
-        return target if tries else best
+        if self._calm < COURTESY:
+            return max(steps.smallest(COURTEOUS), steps.best // LEAST)
+        tries = waiting >= target and (target < steps.best or self._calm >= CALM)
+        return target if tries else steps.best
 
     def _patience(self, job: Delivery) -> int:
         """Steps for which it lets shorter ones go first; none before it has started, as nobody knows how long it is."""

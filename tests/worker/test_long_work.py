@@ -197,6 +197,18 @@ def test_steps_are_shorter_while_short_requests_come() -> None:
     assert len(device.run()) == 4
 
 
+def test_they_are_not_much_shorter_whatever_was_measured_of_small_batches() -> None:
+    device = Device()
+    device.times = StepTimes(8)
+    for size, seconds in ((1, 0.01), (2, 0.02), (4, 0.04), (8, 0.077)):
+        device.times.record(size, seconds)
+    device.short()
+    device.run()
+    for _ in range(8):
+        device.long_job(10_000)
+    assert len(device.run()) == 2
+
+
 def test_a_new_job_joins_at_the_next_step() -> None:
     device = Device()
     first = [device.long_job(5) for _ in range(4)]
