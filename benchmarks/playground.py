@@ -5,7 +5,7 @@ Starts the service with the starter bundles, and Chromium with an empty cache fo
 - **ready**: from the address being entered until Run and the samples of a tab can be used;
 - **bytes**: all answers with their heads, as they are sent, pictures and JSON included, until nothing more is loaded;
 - **status page**: CPU time of the service's processes while one visible status page refreshes itself, less what they spend while nobody
-  looks, as a share of one core; and that of the browser's processes.
+  looks, as a share of one core; and that of the browser's processes, less what they spend on an empty page.
 """
 
 from __future__ import annotations
@@ -108,12 +108,20 @@ def watch(chromium: Browser, url: str, seconds: float) -> dict[str, float]:
     page.goto(f"{url}/status")
     page.locator("#workers td").first.wait_for()
     time.sleep(3)
-    browsing = [process for process in psutil.Process().children(recursive=True) if "chromium" in _command(process)]
-    watched, browser_share = spent(seconds, service, browsing)
-    page.close()
+    watched, browser_share = spent(seconds, service, browsing())
+    page.goto("about:blank")
     time.sleep(3)
-    (idle,) = spent(seconds, service)
-    return {"the service": watched - idle, "the service when nobody looks": idle, "the browser": browser_share}
+    idle, empty = spent(seconds, service, browsing())
+    return {
+        "the service": watched - idle,
+        "the service when nobody looks": idle,
+        "the browser": browser_share - empty,
+        "the browser on an empty page": empty,
+    }
+
+
+def browsing() -> list[psutil.Process]:
+    return [process for process in psutil.Process().children(recursive=True) if "chromium" in _command(process)]
 
 
 def spent(seconds: float, *groups: list[psutil.Process]) -> list[float]:

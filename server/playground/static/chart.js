@@ -28,6 +28,9 @@ export class Chart {
 
   /** lines: an array of numbers or null for each series, the oldest first; words: what they come to. */
   draw(lines, words = "") {
+    const shown = JSON.stringify([lines, words]);
+    if (shown === this.shown) return;
+    this.shown = shown;
     this.words.textContent = words;
     const highest = nice(Math.max(0, ...lines.flat().filter((value) => value !== null)));
     lines.forEach((line, index) => this.paths[index].setAttribute("d", pathOf(line, highest)));

@@ -10,6 +10,7 @@ const count = (value) =>
   value >= 1e6 ? `${+(value / 1e6).toPrecision(3)} M` : value >= 1e4 ? `${+(value / 1e3).toPrecision(3)} k` : String(+value.toPrecision(3));
 const perSecond = (value) => `${count(value)}/s`;
 const place = (id) => document.getElementById(id);
+const drawn = new Map();
 
 const charts = {
   rate: new Chart("Requests and items", ["requests", "items"], perSecond),
@@ -55,42 +56,49 @@ function draw(status) {
     ["Jobs running", status.jobs.running],
     ["Restarts", status.workers.reduce((total, worker) => total + worker.restarts, 0)],
   ];
-  place("now").replaceChildren(...tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))));
+  if (differs("now", tiles)) {
+    place("now").replaceChildren(...tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))));
+  }
 
   table(
     "queue",
     "Nothing waits.",
     ["Bundle", "Priority", "Waiting", "Running", "Oldest"],
-    status.queue.map((row) => [row.bundle, row.priority, row.waiting, row.running, seconds(row.oldest_s * 1000)]),
+    status.queue,
+    (row) => [row.bundle, row.priority, row.waiting, row.running, seconds(row.oldest_s * 1000)],
   );
   table(
     "jobs",
     "No asynchronous job is under way.",
     ["Bundle", "State", "Progress", "Age"],
-    status.long_jobs.map((job) => [job.bundle, job.state, job.progress ? steps(job.progress) : "–", seconds(job.age_s * 1000)]),
+    status.long_jobs,
+    (job) => [job.bundle, job.state, job.progress ? steps(job.progress) : "–", seconds(job.age_s * 1000)],
   );
   table(
     "bundles",
     "No ready worker serves a bundle.",
     ["Bundle", "Measured", "Batch budget", "Merging"],
-    status.bundles.map((row) => [
+    status.bundles,
+    (row) => [
       `${row.model}@${row.version}`,
       row.items_per_second ? perSecond(row.items_per_second) : "–",
       row.batch_budget || "–",
       row.rung ?? "off",
-    ]),
+    ],
   );
   table(
     "workers",
     "No worker lives.",
     ["Worker", "State", "Device", "Serves", "Restarts"],
-    status.workers.map((row) => [row.id, row.state, row.device, row.bundles.join(", ") || "–", row.restarts]),
+    status.workers,
+    (row) => [row.id, row.state, row.device, row.bundles.join(", ") || "–", row.restarts],
   );
   table(
     "letters",
     "No job has been given up.",
     ["Time", "Bundle", "Reason"],
-    status.dead_letters.map((row) => [new Date(row.time).toLocaleString(), row.bundle, row.reason]),
+    status.dead_letters,
+    (row) => [new Date(row.time).toLocaleString(), row.bundle, row.reason],
   );
 }
 
@@ -105,7 +113,16 @@ function steps({ done, total, unit }) {
   return h("span", { class: "steps" }, h("progress", { max: total, value: done, "aria-hidden": "true" }), `${done} of ${total} ${unit}`);
 }
 
-function table(id, empty, heads, rows) {
+/** Whether a part of the page would be another one than it is. One that stays keeps what the reader has selected, and costs nothing. */
+function differs(id, content) {
+  const now = JSON.stringify(content);
+  if (drawn.get(id) === now) return false;
+  drawn.set(id, now);
+  return true;
+}
+
+function table(id, empty, heads, rows, cells) {
+  if (!differs(id, rows)) return;
   const cell = (value) => h("td", { class: typeof value === "number" ? "number" : "" }, value instanceof Element ? value : String(value));
   const filled = h(
     "table",
@@ -122,7 +139,7 @@ function table(id, empty, heads, rows) {
     h(
       "tbody",
       {},
-      rows.map((row) => h("tr", {}, row.map(cell))),
+      rows.map((row) => h("tr", {}, cells(row).map(cell))),
     ),
   );
   place(id).replaceChildren(rows.length ? filled : h("p", { class: "caption" }, empty));
