@@ -1,5 +1,5 @@
 """The pictures of docs/playground.md and the README, of a running service with the starter bundles:
-`python -m tests.browser.pictures http://127.0.0.1:8000 [first-minute] [sheets]`, by default both."""
+`python -m tests.browser.pictures http://127.0.0.1:8000 [overview] [sheets] [first-minute]`, by default all."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.browser.tabs import box_of, drag
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures" / "playground"
 TABLET: ViewportSize = {"width": 820, "height": 900}
-SMALL: ViewportSize = {"width": 1280, "height": 860}
-"""Of the sequence."""
+TALL: ViewportSize = {"width": 1360, "height": 960}
+"""Of the overview and the sequence: a result and the times below it are seen without scrolling."""
 SHEET_WIDTH = 1600
 GAP = 20
 READING_S = 1.0
@@ -28,9 +28,10 @@ READING_S = 1.0
 STEPS = "400"
 """Of the filling that is watched: with fewer it would be done before it is seen."""
 TABS = {"Classify": "Flag of Brazil", "Inpaint": "Drawing of a daisy", "3D": "A mug", "Actions": "Two drawn figures"}
-OVERVIEW = {"classify": "light", "inpaint": "dark", "actions": "dark", "reconstruct": "light"}
+Theme = Literal["light", "dark"]
+THEMES: tuple[Theme, ...] = ("light", "dark")
+OVERVIEW: dict[str, Theme] = {"classify": "light", "inpaint": "dark", "actions": "dark", "reconstruct": "light"}
 """Which tabs, in which theme, make one picture of the playground."""
-THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def choose(page: Page, tab: str) -> Locator:
@@ -87,24 +88,35 @@ def status(page: Page) -> None:
     expect(page.locator("#workers")).to_contain_text("ready")
 
 
+PAGES: dict[str, Callable[[Page], None]] = {
+    "classify": classify, "inpaint": inpaint, "reconstruct": reconstruct, "actions": actions, "status": status
+}  # fmt: skip
+
+
+def open_page(page: Page, url: str, name: str, size: ViewportSize, theme: Theme) -> None:
+    """With its result."""
+    page.set_viewport_size(size)
+    page.emulate_media(color_scheme=theme)
+    page.goto(url)
+    PAGES[name](page)
+
+
+def overview(page: Page, url: str) -> None:
+    """The four tabs in one picture."""
+    seen = []
+    for name, theme in OVERVIEW.items():
+        open_page(page, url, name, TALL, theme)
+        seen.append(sized(page, TALL))
+    save(grid(seen, columns=2), "overview")
+
+
 def sheets(page: Page, url: str) -> None:
-    """Each page in three sizes side by side, light and dark; and the four tabs in one picture."""
-    pages: dict[str, Callable[[Page], None]] = {
-        "classify": classify, "inpaint": inpaint, "reconstruct": reconstruct, "actions": actions, "status": status
-    }  # fmt: skip
-    overview = dict.fromkeys(OVERVIEW, Image.new("RGB", (1, 1)))
-    for name, reach in pages.items():
-        page.set_viewport_size(DESKTOP)
-        page.emulate_media(color_scheme="light")
-        page.goto(url)
-        reach(page)
+    """Each page in three sizes side by side, light and dark."""
+    for name in PAGES:
+        open_page(page, url, name, DESKTOP, "light")
         for theme in THEMES:
             page.emulate_media(color_scheme=theme)
-            seen = [sized(page, size) for size in (DESKTOP, TABLET, PHONE)]
-            save(beside(seen), f"{name}-{theme}")
-            if OVERVIEW.get(name) == theme:
-                overview[name] = seen[0]
-    save(grid(list(overview.values()), columns=2), "overview")
+            save(beside([sized(page, size) for size in (DESKTOP, TABLET, PHONE)]), f"{name}-{theme}")
 
 
 def sized(page: Page, size: ViewportSize) -> Image.Image:
@@ -119,7 +131,7 @@ def sized(page: Page, size: ViewportSize) -> Image.Image:
 
 def first_minute(page: Page, url: str) -> None:
     """What a stranger sees who opens the page and tries everything. The time is that since the address was entered."""
-    page.set_viewport_size(SMALL)
+    page.set_viewport_size(TALL)
     page.emulate_media(color_scheme="light")
     seen: list[Image.Image] = []
     began = time.monotonic()
@@ -127,6 +139,7 @@ def first_minute(page: Page, url: str) -> None:
     @contextmanager
     def step(words: str) -> Iterator[None]:
         yield
+        page.evaluate("() => scrollTo(0, 0)")
         seen.append(captioned(shot(page), f"{time.monotonic() - began:.0f} s   {words}"))
         print(f"{time.monotonic() - began:5.1f} s  {words}", flush=True)
         time.sleep(READING_S)
@@ -140,7 +153,6 @@ def first_minute(page: Page, url: str) -> None:
         run(panel)
     with step("The slider goes back to block 2: the tokens that merged by then."):
         panel.get_by_role("slider", name="After block").fill("2")
-        panel.locator(".merged").scroll_into_view_if_needed()
     with step("Inpaint: a hole is painted with the brush."):
         panel = choose(page, "Inpaint")
         panel.get_by_role("button", name="Clear").click()
@@ -227,7 +239,7 @@ def save(sheet: Image.Image, name: str) -> None:
 
 def take(context: BrowserContext, url: str, wanted: list[str]) -> None:
     page = context.pages[0]
-    for name, take_all in (("first-minute", first_minute), ("sheets", sheets)):
+    for name, take_all in (("overview", overview), ("sheets", sheets), ("first-minute", first_minute)):
         if not wanted or name in wanted:
             take_all(page, url)
 
