@@ -129,7 +129,8 @@ def main() -> None:
         figures = measure(Path(name), options.rounds, options.seconds, options.load, options.threads, large=options.large)
     show(figures)
     if options.json:
-        options.json.write_text(json.dumps({"machine": here.to_json(), "figures": asdict(figures)}, indent=2) + "\n")
+        result = {**machine.of_this_run(here, parser.prog), "load": options.load, "figures": asdict(figures)}
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def measure(folder: Path, rounds: int, seconds: float, load: float, threads: int, *, large: bool) -> Figures:

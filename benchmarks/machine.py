@@ -6,7 +6,11 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,25 @@ def describe() -> Machine:
         python=platform.python_version(),
         packages=dict(_versions()),
     )
+
+
+def of_this_run(here: Machine, program: str) -> dict[str, Any]:
+    """The head of a result: the machine, the command that measured it, less where the result is written, and the day (UTC)."""
+    return {
+        "machine": here.to_json(),
+        "command": f"{program} {shlex.join(_without_json(sys.argv[1:]))}".strip(),
+        "day": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _without_json(arguments: Sequence[str]) -> list[str]:
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word == "--json":
+            next(words, None)
+        elif not word.startswith("--json="):
+            kept.append(word)
+    return kept
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -136,7 +136,7 @@ def main() -> None:
             "query_step": asdict(share),
             "vit_b": large,
         }
-        options.json.write_text(json.dumps({"machine": here.to_json(), "figures": figures}, indent=2) + "\n")
+        options.json.write_text(json.dumps({**machine.of_this_run(here, parser.prog), "figures": figures}, indent=2) + "\n")
 
 
 def scenes_of(options: argparse.Namespace) -> Iterator[tuple[str, Files]]:

@@ -264,6 +264,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two short rounds: a first look, not a result")
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default: {FULL.rounds}, with --quick {QUICK.rounds})")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="measure this alone; may be given several times")
+    parser.add_argument("--json", type=Path, help="write the figures here (default: a file in benchmarks/results/)")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
     if options.make_bundle:
@@ -274,7 +275,8 @@ def main() -> None:
     plan = replace(plan, rounds=options.rounds or plan.rounds)
     here = machine.describe()
     console.print(*here.lines(), sep="\n")
-    results: dict[str, Any] = {"machine": here.to_json(), "plan": vars(plan), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    results: dict[str, Any] = machine.of_this_run(here, parser.prog) | {"plan": vars(plan), "started": started}
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         folder = Path(name)
         if set(sections) - {"null"}:
@@ -290,7 +292,7 @@ def main() -> None:
             results["null"] = null(folder, plan)
     show(results, console)
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"serving-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    file = options.json or RESULTS / f"serving-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     file.write_text(json.dumps(results, indent=2, default=asdict) + "\n")
     console.print(f"wrote {file}")
 
