@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +21,7 @@ from PIL import Image
 from opsin import Client
 from server import playground
 from tests.bundles import write_tiny_diffmae
+from tests.queue.harness import free_port
 from tests.reconstruct.shell import write_shell
 from tests.service import READY, Service, eventually, serve
 
@@ -40,9 +44,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
-def example(service: Service, name: str, *arguments: str | Path) -> str:
+def python_with(library: str) -> str:
+    """An interpreter that has it: the one that OPSIN_EXAMPLES_PYTHON names, whose environment holds the client's wheel too, or this one."""
+    found = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({library!r}) is None)"
+    for python in (os.environ.get("OPSIN_EXAMPLES_PYTHON"), sys.executable):
+        if python and subprocess.run([python, "-c", found], check=False).returncode == 0:
+            return python
+    pytest.skip(f"{library} is not installed: OPSIN_EXAMPLES_PYTHON names the Python of an environment that has it and opsin-*.whl")
+
+
+def example(service: Service, name: str, *arguments: str | Path, python: str = sys.executable) -> str:
     """What it prints."""
-    command = [sys.executable, EXAMPLES / name, *arguments, "--url", service.url]
+    command = [python, EXAMPLES / name, *arguments, "--url", service.url]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -105,9 +118,9 @@ def test_search_says_which_words_the_model_does_not_know(service: Service) -> No
 
 @pytest.mark.slow
 def test_ray_scores_a_folder_and_names_what_is_no_image(service: Service, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="pip install 'ray[data]'")
+    python = python_with("ray")
     flags = ROOT / "docs" / "pictures" / "flags"
-    printed = example(service, "ray_batch.py", flags, "-o", tmp_path / "scores")
+    printed = example(service, "ray_batch.py", flags, "-o", tmp_path / "scores", python=python)
     rows = dict(re.findall(r"/([\w.]+) (.+)$", printed, re.MULTILINE))
     assert rows["brazil.png"].startswith("Brazil ")
     assert "not an image" in rows["SOURCES.txt"]
@@ -136,6 +149,35 @@ def test_the_gradio_front_end_asks_the_service(service: Service) -> None:
     assert max(scores, key=scores.get) == "Brazil"
     assert "65 →" in words
     assert rungs[0] == "off"
+
+
+def test_the_gradio_front_end_answers_in_its_own_environment(service: Service) -> None:
+    """Over the API that Gradio makes of it, which its page calls as well."""
+    port = free_port()
+    command = [python_with("gradio"), EXAMPLES / "gradio_app.py", "--url", service.url, "--port", str(port)]
+    front_end = subprocess.Popen(command, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"})
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/gradio_api", timeout=60) as http:
+            eventually(lambda: answers(http), "Gradio answers", START_S)
+            brazil = ROOT / "docs" / "pictures" / "flags" / "brazil.png"
+            (path,) = http.post("/upload", files={"files": brazil.read_bytes()}).raise_for_status().json()
+            image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            asked = http.post("/call/classify", json={"data": [image, "off"]}).raise_for_status().json()
+            told = http.get(f"/call/classify/{asked['event_id']}").raise_for_status().text
+    finally:
+        front_end.terminate()
+        front_end.wait()
+    assert told.startswith("event: complete")
+    label, words = json.loads(told.partition("data: ")[2])
+    assert label["label"] == "Brazil"
+    assert "65 → 65 tokens" in words
+
+
+def answers(http: httpx.Client) -> bool:
+    try:
+        return http.get("/info").is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_the_readme_names_every_example() -> None:
