@@ -56,6 +56,7 @@ def classify(page: Page) -> None:
     panel = choose(page, "Classify")
     panel.get_by_label("Compare with merging off").check()
     run(panel)
+    run(panel)  # the first batch of a shape is slower
     panel.get_by_text("blended").click()
 
 
@@ -147,6 +148,7 @@ def first_minute(page: Page, url: str) -> None:
     with step("The page is open. A sentence says what to do, samples lie below."):
         page.goto(url)
         page.get_by_role("button", name="Flag of Brazil").wait_for()
+        page.wait_for_function("() => [...document.querySelectorAll('.samples img')].every((image) => image.naturalWidth)")
     with step("A sample is chosen. Run is ready."):
         panel = choose(page, "Classify")
     with step("Labels, and where the time went."):
@@ -192,7 +194,7 @@ def paint(page: Page, panel: Locator) -> None:
 
 
 def turn(page: Page, panel: Locator) -> None:
-    drag_across(panel.locator(".space canvas"), (0.3, 0.3), (0.6, 0.2))
+    drag_across(panel.locator(".space canvas"), (0.4, 0.4), (0.54, 0.35))
     page.wait_for_timeout(300)
 
 
