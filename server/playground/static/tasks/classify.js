@@ -80,7 +80,8 @@ export function mount(panel, models) {
     const sent = { picture, options: options(merging.hidden ? {} : { merge: merge.value, trace: true }) };
     const answer = await session.ask("v1/classify", form(sent));
     const plainly = !merging.hidden && compare.checked && merge.value !== "off";
-    const plain = plainly ? await session.ask("v1/classify", form({ picture: sent.picture, options: options({ merge: "off" }) })) : null;
+    const off = options({ merge: "off", trace: true }); // a trace is run by PyTorch: both are, or their times would not compare
+    const plain = plainly ? await session.ask("v1/classify", form({ picture: sent.picture, options: off })) : null;
     const spec = await specOf(model.value);
     result.replaceChildren(...answers(answer, plain, sent, spec));
   }
