@@ -50,7 +50,7 @@ def request(result: Result) -> str:
     for name, phases in parts.items():
         phases["rest"] = max(0.0, bursts[name]["timing"]["total_ms"] - sum(phases.values()))
     bottom = TOP + 46 * len(bursts)
-    x = scale(0, max(sum(phases.values()) for phases in parts.values()), LEFT, WIDTH - RIGHT - 150)
+    x = scale(0, max(sum(phases.values()) for phases in parts.values()), LEFT, WIDTH - RIGHT - 170)
 
     def elements() -> Iterator[str]:
         yield from legend([*PHASES, "rest"])
@@ -109,7 +109,7 @@ def steps(result: Result) -> str:
         yield line(60, bottom, WIDTH - RIGHT, bottom)
 
     says = f"Mean latency of {jobs} inpaintings that arrive at random, at {result['load']:g} of what the service can do; lower is better."
-    return picture("Short jobs do not wait for long ones", says, result, bottom + 24, elements())
+    return picture("Short jobs end soon, long ones later", says, result, bottom + 24, elements())
 
 
 def scenes(result: Result) -> str:
