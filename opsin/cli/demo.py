@@ -46,7 +46,7 @@ def demo(
 
     if not any(bundles.glob("*/*/bundle.json")):
         raise Misuse(f"demo: {bundles} holds no bundle; name another folder with --bundles")
-    console = screen(record=svg is not None)
+    console, output, cache = screen(record=svg is not None), from_here(output), from_here(cache)
     pictures = sorted(PICTURES.glob("*.png"))
     if not pictures:
         raise Failure(f"demo: {PICTURES} holds no images")
@@ -73,6 +73,11 @@ def demo(
         raise Failure(f"demo: {error}") from error
     if svg is not None:
         console.save_svg(str(svg), title="make demo")
+
+
+def from_here(path: Path) -> Path:
+    """The short form in which the user would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def show_pictures(client: Client, pictures: list[Path], console: Console) -> Model:
