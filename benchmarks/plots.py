@@ -17,7 +17,7 @@ from statistics import fmean, median
 from typing import Any
 
 FOLDER = Path("docs/pictures/plots")
-WIDTH, LEFT, RIGHT, TOP, FOOT = 760, 150, 30, 92, 34
+WIDTH, LEFT, RIGHT, TOP, FOOT = 760, 150, 30, 92, 52
 """Pixels; the plotted area lies between."""
 PHASES = {"prepare": "prepare_ms", "queue": "queue_ms", "batch": "batch_wait_ms", "model": "inference_ms"}
 POLICIES = {"service": "Opsin, measured", "static": "static batches, computed", "one": "one job at a time, computed"}
@@ -142,7 +142,7 @@ def scenes(result: Result) -> str:
                     yield text(across(math.log10(max(times))) + 12, y + 4, f"{median(times):.2f} s", kind="dim")
 
     count = len({one["scene"] for one in result["figures"]["again"]})
-    says = f"Seconds of a reconstruction, median and range of {count} scenes or fewer; the axis is logarithmic."
+    says = f"Seconds of a reconstruction, median and range of up to {count} scenes; the axis is logarithmic."
     return picture("What is kept need not be computed again", says, result, bottom + 22, elements())
 
 
@@ -151,16 +151,16 @@ def killed(result: Result) -> str:
     answers, at = result["killed"]["answers"], result["killed"]["at_s"]
     bottom = TOP + 210
     across = scale(0, math.ceil(max(sent for sent, _, _ in answers)), 70, WIDTH - RIGHT)
-    y = scale(0, max(seconds for _, seconds, _ in answers), bottom, TOP + 10)
+    y = scale(0, max(seconds for _, seconds, _ in answers), bottom, TOP + 14)
 
     def elements() -> Iterator[str]:
-        for tick in ticks(max(sent for sent, _, _ in answers)):
+        for tick in ticks(math.ceil(max(sent for sent, _, _ in answers))):
             yield text(across(tick), bottom + 20, f"{tick:g} s", "middle", "dim")
         for tick in ticks(max(seconds for _, seconds, _ in answers)):
             yield line(70, y(tick), WIDTH - RIGHT, y(tick))
             yield text(62, y(tick) + 4, f"{tick:g} s", "end", "dim")
         yield f'<line class="mark" x1="{across(at):.1f}" y1="{TOP - 6}" x2="{across(at):.1f}" y2="{bottom}" stroke-dasharray="5 4"/>'
-        yield text(across(at) + 8, TOP + 4, "kill -9 of the only worker")
+        yield text(across(at) + 8, TOP, "kill -9 of the only worker")
         for sent, seconds, status in answers:
             if status == 200:
                 yield f'<circle class="c0" cx="{across(sent):.1f}" cy="{y(seconds):.1f}" r="2.5"/>'
@@ -187,7 +187,7 @@ def picture(title: str, says: str, result: Result, bottom: float, elements: Iter
     """A whole SVG. bottom: where the plot ends and what it was measured by begins."""
     machine = result["machine"]
     vectors = [flag for flag in machine["flags"] if flag in ("avx2", "avx512f", "amx_tile")]
-    where = f"{machine['cpu']}, {machine['cpus']} CPUs, {' '.join(vectors)}; {result['day']}; {result['command']}"
+    where = f"{machine['cpu']}, {machine['cpus']} CPUs, {' '.join(vectors)}; {result['day']}"
     height = round(bottom + FOOT)
     return "\n".join(
         [
@@ -198,7 +198,8 @@ def picture(title: str, says: str, result: Result, bottom: float, elements: Iter
             f'<text x="24" y="30" font-size="17" font-weight="600">{escape(title)}</text>',
             text(24, 52, says, kind="dim"),
             *elements,
-            f'<text class="dim" x="24" y="{height - 12}" font-size="11">{escape(where)}</text>',
+            f'<text class="dim" x="24" y="{height - 29}" font-size="11">{escape(where)}</text>',
+            f'<text class="dim" x="24" y="{height - 12}" font-size="11">{escape(result["command"])}</text>',
             "</svg>\n",
         ]
     )
