@@ -104,7 +104,7 @@ function form({ picture, options }) {
 }
 
 function described({ name, throughput }) {
-  return throughput ? `${name}: ${throughput.toFixed(2)}× as fast` : name;
+  return throughput ? `${name}: up to ${throughput.toFixed(2)}× as fast` : name;
 }
 
 function answers(answer, plain, { picture, options }, spec) {
