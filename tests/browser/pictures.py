@@ -77,8 +77,8 @@ def actions(page: Page) -> None:
 
 
 def look_at_both(page: Page, panel: Locator) -> None:
-    """The clip where both figures are seen and the second does something else than walk."""
-    panel.get_by_role("button", name="Person 2: ").last.click()
+    """The clip where both figures are seen and the first does something else than walk."""
+    panel.get_by_role("button", name="Person 1: ").last.click()
     page.wait_for_function("() => !document.querySelector('#panel-actions video').seeking")
     page.mouse.move(0, 0)
     panel.locator("video").evaluate("(video) => (video.controls = false)")  # they lie over the feet while they fade
