@@ -11,7 +11,7 @@ from models.actions.pipeline import Pipeline
 from models.actions.sources import TrackSource, VideoSource
 from models.actions.tracks import Sighting
 from models.layers.steps import Tensors, UnusableInput
-from models.media.video import ClipInfo
+from models.media.video import ClipInfo, ClipLimits
 
 
 def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoSource | TrackSource:
@@ -26,7 +26,8 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
         info = ClipInfo(int(width), int(height), fps, int(frames), duration)
         until = duration if end is None else float(end)
         video, side = job["video"].cpu().numpy(), model.eyes.long_side
-        return VideoSource(video, info, model.rate, model.rows, model.limits, start=start, end=until, long_side=side)
+        limits = ClipLimits.of_accepted(info.width, info.height)
+        return VideoSource(video, info, model.rate, model.rows, limits, start=start, end=until, long_side=side)
     arrays = {name: job[name].cpu().numpy() for name in ("person", "time", "box", "pose", "token")}
     arrays["token"] = _tokens(arrays, (int(height), int(width)), model)
     wanted = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))

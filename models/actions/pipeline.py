@@ -19,7 +19,6 @@ from models.bundle import BundleSpec, Clip
 from models.hmr2.model import HMR2
 from models.lart.model import LART
 from models.layers.parts import Part
-from models.media.video import ClipLimits
 from models.onnx_graph.poses import PoseGraph
 from models.people.tracks import Tracks, normalise_pose, pose_statistics
 
@@ -59,8 +58,6 @@ class Pipeline(nn.Module):
         """Rows a second."""
         self.rows = clip.frames
         """Of a step."""
-        self.limits = ClipLimits(seconds=float("inf"), frames=2**31 - 1, pixels=2**31 - 1)
-        """Whoever accepted a video has looked at its size; the process that decodes it is bounded by itself."""
 
     @property
     def actions(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from models.media.confined import Confined, ProgramDied
 from models.media.containers import HEAD_BYTES, demuxer
-from server.media.video import CorruptVideo
+from server.media.video import ClipLimits, CorruptVideo
 
 PROGRAM = "server.media.annotating_program"
 PATIENCE_S = 600.0
@@ -31,13 +31,14 @@ class Drawn:
     """Begin, end, and lines."""
 
 
-def annotated(video: bytes, people: Sequence[Drawn]) -> bytes:
-    """An MP4 with H.264, or VP9 where there is no encoder for it, and the sound as it was, or as AAC where MP4 does not take it.
+def annotated(video: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLimits.pixels) -> bytes:
+    """An MP4 with H.264, or VP9 where there is no encoder for it, or none for so large frames; and the sound as it was, or as AAC where MP4
+    does not take it. Frames of more than `most_pixels` are left out.
 
     Raises CorruptVideo."""
     drawings = json.dumps([asdict(person) for person in people]).encode()
     data = LENGTH.pack(len(drawings)) + drawings + video
-    with Confined(PROGRAM, data, {"demuxer": demuxer(video[:HEAD_BYTES])}, patience=PATIENCE_S) as program:
+    with Confined(PROGRAM, data, {"demuxer": demuxer(video[:HEAD_BYTES]), "most_pixels": most_pixels}, patience=PATIENCE_S) as program:
         try:
             told = program.message()
             if "error" in told:

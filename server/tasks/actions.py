@@ -186,7 +186,9 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
             return ActionsAnswer(_facts(told), people)
         if "video" not in told:
             raise InvalidOption("tracks", "there is no video to draw into: accept application/json")
-        clip = annotating.annotated(told["video"].tobytes(), [_drawn(person) for person in people])
+        width, height = told["info"][:2].astype(int).tolist()
+        most_pixels = video.ClipLimits.of_accepted(width, height).pixels
+        clip = annotating.annotated(told["video"].tobytes(), [_drawn(person) for person in people], most_pixels=most_pixels)
         return File(clip, {"X-People": str(len(people))})
 
     def preview(self, arrays: Outputs, plan: ActionsPlan, spec: BundleSpec) -> ActionsPreview:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.actions import lookout
+from models.actions.account import COUNTS
 from models.actions.pipeline import Pipeline, PipelineConfig
 from models.actions.steps import ActionSteps
 from models.bundle import BundleSpec, Clip, Weights
@@ -21,7 +22,7 @@ from server.tasks.actions import ActionsPlan
 from server.tasks.registry import TASKS
 from tests.actions.bundles import LABELS, SMALL
 from tests.actions.eyes import ColourEyes, cut_clip, two_people
-from tests.video.clips import clip, every
+from tests.video.clips import clip, every, pictures
 
 RATE = 15.0
 STEP, MARGIN = 16, 14
@@ -105,6 +106,12 @@ def test_the_windows_of_a_track_say_what_the_whole_track_says(steps: ActionSteps
     for second, said in zip(seconds, told["scores"][told["seconds"][:, 0] == red], strict=True):
         key = round((second[1] + 0.5) * RATE)
         assert np.allclose(said, scores[key - 3 : min(key + 3, 100)].mean(axis=0), atol=1e-5)
+
+
+def test_frames_that_grow_beyond_all_limits_are_not_decoded(steps: ActionSteps) -> None:
+    """They cost seconds and gigabytes each, and a gateway that accepts a video has seen its first one alone."""
+    [told] = finish(steps, job(pictures([(48, 64), (480, 640), (2400, 4096), (48, 64)])))
+    assert told["counts"][COUNTS.index("decoded")] == 3
 
 
 def test_nobody_is_followed_across_a_cut(steps: ActionSteps) -> None:

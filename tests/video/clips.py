@@ -11,6 +11,7 @@ from typing import Any, cast
 import av
 import numpy as np
 from av.video.stream import VideoStream
+from PIL import Image
 
 BASE = Fraction(1, 1000)
 STEP = 8
@@ -25,10 +26,11 @@ def clip(
     size: tuple[int, int] = (48, 64),
     pixels: str = "yuv420p",
     rotation: int = 0,
-    sound: bool = False,
+    sound: bool | tuple[str, int] = False,
     frames: Sequence[np.ndarray] | None = None,
 ) -> bytes:
-    """Frames at these seconds. size: height and width as stored; rotation: degrees, as a phone notes it."""
+    """Frames at these seconds. size: height and width as stored; rotation: degrees, as a phone notes it; sound: a tone, or its codec and
+    rate."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as made:
         rate = 24 if len(times) < 2 else Fraction((len(times) - 1) / (times[-1] - times[0])).limit_denominator(1000)
@@ -38,7 +40,9 @@ def clip(
             stream.codec_context.time_base = BASE
         if rotation:
             stream.set_display_rotation(rotation)
-        tone = made.add_stream("aac" if container != "webm" else "libopus", rate=48_000) if sound else None
+        usual = ("aac" if container != "webm" else "libopus", 48_000)
+        name, sampling = usual if isinstance(sound, bool) else sound
+        tone = made.add_stream(name, rate=sampling) if sound else None
         for number, time in enumerate(times):
             image = frames[number] if frames is not None else grey(number, size)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -48,6 +52,22 @@ def clip(
         made.mux(stream.encode(None))
         if tone is not None:
             _play(made, tone, times[-1])
+    return file.getvalue()
+
+
+def pictures(sizes: Sequence[tuple[int, int]], rate: float = 10.0) -> bytes:
+    """PNG files, one behind the other, each of its own height and width; the container tells the first one's."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mov") as made:
+        stream = cast(VideoStream, made.add_stream("png", rate=Fraction(rate)))
+        (stream.height, stream.width), stream.pix_fmt = sizes[0], "gray"
+        for number, (height, width) in enumerate(sizes):
+            png = io.BytesIO()
+            Image.new("L", (width, height), 16 + STEP * number).save(png, "PNG")
+            packet = av.Packet(png.getvalue())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, BASE, True
+            packet.pts = packet.dts = round(1000 * number / rate)
+            made.mux(packet)
     return file.getvalue()
 
 
