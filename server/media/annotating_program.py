@@ -6,9 +6,10 @@ import io
 import json
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 from typing import Any, cast
 
 import av
@@ -16,6 +17,8 @@ import av.sidedata.encparams  # these are imported late by PyAV, when no file ca
 import av.sidedata.motionvectors
 import av.subtitles.stream
 import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.video.frame import VideoFrame
@@ -34,7 +37,14 @@ LEAST_SCORE = 0.2
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#e6beff")
 COPIED_SOUND = frozenset({"aac", "mp3", "opus", "ac3"})
 """Codecs that MP4 holds."""
-ENCODERS = (("libx264", {"preset": "veryfast", "crf": "23"}), ("libvpx-vp9", {"crf": "33", "b": "0", "cpu-used": "6", "row-mt": "1"}))
+AAC_RATES = frozenset({7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
+"""Samples a second."""
+USUAL_RATE = 48_000
+ENCODERS = (
+    ("libx264", 16_384, {"preset": "veryfast", "crf": "23"}),
+    ("libvpx-vp9", 65_535, {"crf": "33", "b": "0", "cpu-used": "6", "row-mt": "1"}),
+)
+"""Each with the longest side that it takes."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ def main() -> None:
     people = [Person(Drawn(**one), [box[0] for box in one["boxes"]]) for one in json.loads(bytes(data[LENGTH.size : LENGTH.size + length]))]
     confined.confine()
     try:
-        made = _make(io.BytesIO(data[LENGTH.size + length :]), asked["demuxer"], people, font)
+        made = _make(io.BytesIO(data[LENGTH.size + length :]), asked, people, font)
     except (av.error.FFmpegError, ValueError, OverflowError, MemoryError, video_program.Refused) as error:
         confined.say({"error": str(error) or type(error).__name__})
         return
@@ -72,13 +82,14 @@ def main() -> None:
     confined.send(made)
 
 
-def _make(file: io.BytesIO, demuxer: str, people: Sequence[Person], font: Any) -> memoryview:
+def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[Person], font: Any) -> memoryview:
     output = io.BytesIO()
     with (
-        video_program.open_file(file, demuxer) as source,
+        video_program.open_file(file, asked["demuxer"]) as source,
         av.open(output, "w", format="mp4") as made,
     ):
         picture = video_program.video_of(source)
+        picture.codec_context.options = {"max_pixels": str(asked["most_pixels"])}
         sound = Sound.of(source, made)
         streams = [picture] if sound is None else [picture, sound.stream]
         writer: Writer | None = None
@@ -162,17 +173,19 @@ def _draw(canvas: ImageDraw.ImageDraw, number: int, box: Sequence[float], pose: 
 
 
 def _encoder(made: OutputContainer, rate: Fraction, width: int, height: int) -> VideoStream:
-    for name, options in ENCODERS:
-        if name in av.codecs_available:
+    for name, longest, options in ENCODERS:
+        if name in av.codecs_available and max(width, height) <= longest:
             stream = cast(VideoStream, made.add_stream(name, rate=rate, options=options))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.time_base = TIME_BASE
             return stream
-    raise ValueError("this PyAV has no encoder for H.264 or VP9")
+    raise ValueError(f"this PyAV has no encoder of H.264 or VP9 for frames of {width} × {height} pixels")
 
 
 class Sound:
-    """The first stream of sound: copied, or encoded as AAC."""
+    """The first stream of sound: copied, or encoded as AAC.
+
+    What is dated back, as where recordings were joined, is left out: an MP4 does not take it."""
 
     def __init__(self, stream: AudioStream, written: AudioStream, *, copied: bool) -> None:
         self.stream = stream
@@ -180,6 +193,11 @@ class Sound:
         self._copied = copied
         self._waiting: list[Any] = []
         """Packets that came before the first frame."""
+        self._last = -inf
+        """Seconds, of the latest packet or frame that was written."""
+        self._form: tuple[str, str, int] | None = None
+        self._resampler: AudioResampler | None = None
+        """Takes frames of one form."""
 
     @classmethod
     def of(cls, source: InputContainer, made: OutputContainer) -> Sound | None:
@@ -187,7 +205,11 @@ class Sound:
             return None
         stream = source.streams.audio[0]
         copied = stream.codec_context.name in COPIED_SOUND
-        written = made.add_stream_from_template(stream) if copied else made.add_stream("aac", rate=stream.rate)
+        written = (
+            made.add_stream_from_template(stream)
+            if copied
+            else made.add_stream("aac", rate=stream.rate if stream.rate in AAC_RATES else USUAL_RATE)
+        )
         return cls(stream, written, copied=copied)
 
     def take(self, packet: Any, made: OutputContainer, begin: float | None) -> None:
@@ -203,21 +225,38 @@ class Sound:
         for waiting in self._waiting:
             self._write(waiting, made, begin)
         if not self._copied:
+            self._encode(None, made)
             made.mux(self._written.encode(None))
 
     def _write(self, packet: Any, made: OutputContainer, begin: float) -> None:
         if not self._copied:
             for frame in _frames(packet):
-                if frame.pts is not None and video_program.seconds(frame.pts, frame.time_base) >= begin:
+                if frame.pts is not None and self._goes_on(video_program.seconds(frame.pts, frame.time_base), begin):
                     frame.pts -= int(begin / frame.time_base)
-                    made.mux(self._written.encode(frame))
+                    self._encode(frame, made)
             return
-        if packet.dts is None or float(packet.dts * packet.time_base) < begin:
+        if packet.dts is None or not self._goes_on(float(packet.dts * packet.time_base), begin):
             return
         offset = int(begin / packet.time_base)
         packet.pts, packet.dts = (packet.pts or packet.dts) - offset, packet.dts - offset
         packet.stream = self._written
         made.mux(packet)
+
+    def _goes_on(self, time: float, begin: float) -> bool:
+        if time < begin or time <= self._last:
+            return False
+        self._last = time
+        return True
+
+    def _encode(self, frame: AudioFrame | None, made: OutputContainer) -> None:
+        """None: the end."""
+        if frame is not None:
+            form = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if form != self._form:
+                written = self._written.codec_context
+                self._form, self._resampler = form, AudioResampler("fltp", written.layout, written.rate)
+        for part in self._resampler.resample(frame) if self._resampler is not None else ():
+            made.mux(self._written.encode(part))
 
 
 if __name__ == "__main__":

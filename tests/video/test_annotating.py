@@ -12,7 +12,7 @@ import pytest
 from server.media import annotating
 from server.media.annotating import Drawn, annotated
 from server.media.video import CorruptVideo
-from tests.video.clips import clip, every
+from tests.video.clips import clip, every, pictures
 
 RED = (230, 25, 75)
 """Of person 1."""
@@ -55,6 +55,34 @@ def test_the_sound_is_kept(container: str, codec: str, sound: str) -> None:
     with av.open(io.BytesIO(made)) as played:
         assert played.streams.audio[0].codec_context.name == sound
         assert sum(frame.samples for frame in played.decode(audio=0)) == pytest.approx(2 * 48_000, rel=0.1)
+
+
+@pytest.mark.parametrize("rate", [6_000, 22_254, 192_000])
+def test_sound_of_a_rate_that_aac_does_not_know_is_kept(rate: int) -> None:
+    made = annotated(clip(every(20, 10.0), container="matroska", sound=("pcm_s16le", rate)), [])
+    with av.open(io.BytesIO(made)) as played:
+        assert sum(frame.samples / frame.sample_rate for frame in played.decode(audio=0)) == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize(("codec", "other_rate"), [("aac", 48_000), ("mp2", 48_000), ("mp2", 44_100)])
+def test_joined_recordings_are_drawn_into_though_their_sound_begins_anew(codec: str, other_rate: int) -> None:
+    """Times begin again where the second one does, and its sound may be of another rate."""
+    first, second = (clip(every(10, 10.0), container="mpegts", sound=(codec, rate)) for rate in (48_000, other_rate))
+    made = annotated(first + second, [])
+    assert len(decoded(made)) == 20
+    with av.open(io.BytesIO(made)) as played:
+        assert sum(frame.samples / frame.sample_rate for frame in played.decode(audio=0)) > 0.8
+
+
+def test_frames_too_wide_for_one_encoder_are_encoded_by_another() -> None:
+    film = clip(every(2, 10.0), container="matroska", codec="ffv1", pixels="bgr0", size=(16, 16_400))
+    assert decoded(annotated(film, []))[0].shape == (16, 16_400, 3)
+
+
+def test_frames_that_grow_beyond_the_limit_are_left_out() -> None:
+    film = pictures([(48, 64), (480, 640), (2400, 4096), (48, 64)])
+    assert len(decoded(annotated(film, []))) == 3
+    assert len(decoded(annotated(film, [], most_pixels=2400 * 4096))) == 4
 
 
 def test_a_turned_video_is_drawn_upright() -> None:
