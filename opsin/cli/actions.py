@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 from opsin.cli.screen import screen
@@ -46,6 +47,7 @@ def actions(
         raise Misuse(f"{file}: no such file")
     if timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    outputs.check(output, json_file)
     is_tracks = file.suffix.lower() in (".json", ".npz")
     if is_tracks and output is not None:
         raise Misuse(f"--output: {file} holds tracks, and there is no video to draw into")
@@ -56,11 +58,11 @@ def actions(
             job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
             told = followed(job, "Watching")
             if output is not None:
-                _write(output, job.file(MP4))
+                outputs.write(output, job.file(MP4))
         except OpsinError as error:
             raise Failure(f"{file}: {error}") from error
     if json_file is not None:
-        _write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
+        outputs.write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
     screen().print(actions_table(told) if told.people else "nobody was seen")
     for written in (output, json_file):
         if written is not None:
@@ -92,10 +94,3 @@ def _runs(person: TrackedPerson) -> list[list[Second]]:
 
 def _best(second: Second) -> str | None:
     return second.labels[0].label if second.labels else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise Failure(f"{path}: cannot be written ({error.strerror})") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 from opsin.cli.screen import screen
@@ -66,6 +67,8 @@ def inpaint(
         raise Misuse(f"{file}: no such file")
     if timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    written = output or file.with_name(f"{file.stem}-filled.png")
+    outputs.check(*_files(written, min(samples or 1, 2)))  # in one folder, however many they are
     chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
     chosen |= {"temperature": temperature, "samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
     options: Any = {**chosen, "deterministic": deterministic, "timeout": timeout}
@@ -75,12 +78,14 @@ def inpaint(
             filled = followed(job, "Filling", preview=_preview if can_draw(screen(errors=True)) else None)
         except OpsinError as error:
             raise Failure(f"{file}: {error}") from error
-    files = _write(filled, output or file.with_name(f"{file.stem}-filled.png"))
+    files = _files(written, len(filled.samples))
+    for path, sample in zip(files, filled.samples, strict=True):
+        outputs.write(path, sample.png)
     if as_json:
         typer.echo(json.dumps(_document(filled, files), ensure_ascii=False))
         return
-    for written, sample in zip(files, filled.samples, strict=True):
-        typer.echo(f"{written}  seed {sample.seed}")
+    for path, sample in zip(files, filled.samples, strict=True):
+        typer.echo(f"{path}  seed {sample.seed}")
     typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled in {filled.steps} steps of {filled.sampler}")
 
 
@@ -103,16 +108,8 @@ def _preview(told: Mapping[str, Any]) -> Text:
         return drawn(opened)
 
 
-def _write(filled: Inpainting, output: Path) -> list[Path]:
-    """Raises Failure."""
-    several = len(filled.samples) > 1
-    files = [output.with_stem(f"{output.stem}-{number}") if several else output for number in range(1, len(filled.samples) + 1)]
-    for path, sample in zip(files, filled.samples, strict=True):
-        try:
-            sample.save(path)
-        except OSError as error:
-            raise Failure(f"{path}: cannot be written ({error.strerror})") from error
-    return files
+def _files(output: Path, samples: int) -> list[Path]:
+    return [output.with_stem(f"{output.stem}-{number}") for number in range(1, samples + 1)] if samples > 1 else [output]
 
 
 def _document(filled: Inpainting, files: list[Path]) -> dict[str, Any]:

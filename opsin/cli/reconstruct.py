@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 
@@ -66,6 +67,7 @@ def reconstruct(
     if (depth is None) == (points is None):
         raise Misuse("give either --depth, with --fov or --intrinsics, or --points")
     written = output or file.with_suffix(".glb")
+    outputs.check(written, picture)
     asked: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode}
     options: Any = {**asked, "model": model, "fov": fov, "depth_scale": depth_scale, "format": _format(written), "timeout": timeout}
     options |= _intrinsics(intrinsics)
@@ -74,9 +76,9 @@ def reconstruct(
         try:
             found = followed(client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options), "Levels", elapsed=True)
             seconds = time.monotonic() - began
-            _write(written, found.file)
+            outputs.write(written, found.file)
             if picture is not None:
-                _write(picture, _turntable(client, found, asked))
+                outputs.write(picture, _turntable(client, found, asked))
         except OpsinError as error:
             raise Failure(f"{file}: {error}") from error
     if as_json:
@@ -118,14 +120,6 @@ def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> 
             raise Failure("--picture: the service has no room to keep the scene; write a .ply or .npz")
         found = client.scene(found.scene, **{**asked, "format": "npz"})
     return png(turntable(found.points, found.colours))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Raises Failure."""
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise Failure(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _document(found: Reconstruction, written: Path, seconds: float) -> dict[str, Any]:

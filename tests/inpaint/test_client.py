@@ -105,7 +105,7 @@ def test_the_command_writes_every_sample_and_json(painter: Painter, photo: Path)
         (["--timeout", "0"], 2, "--timeout: 0 seconds"),
         (["--mask", "box:0,0,99,99"], 1, "leaves the image of 60 × 40 pixels"),
         (["--sampler", "euler"], 1, "must be one of ddim, ancestral, one-step"),
-        (["-o", "no/such/folder/filled.png", "--preset", "draft"], 1, "no/such/folder/filled.png: cannot be written"),
+        (["-o", "no/such/folder/filled.png"], 2, "no/such/folder/filled.png: cannot be written"),
     ],
 )
 def test_a_command_that_cannot_work_says_why(painter: Painter, photo: Path, arguments: list[str], code: int, reason: str) -> None:

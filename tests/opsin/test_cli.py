@@ -96,6 +96,13 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
         (["classify"], "opsin classify: Missing argument '"),
         (["classify", "/nowhere.jpg"], "opsin: /nowhere.jpg: no such file"),
         (["classify", "README.md", "--later", "--json"], "opsin: --json: with --later there are no answers yet"),
+        (["inpaint", "README.md", "-o", "docs"], "opsin: docs: cannot be written (it is a folder)"),
+        (
+            ["inpaint", "README.md", "-o", "no/filled.png", "--samples", "2"],
+            "opsin: no/filled-1.png: cannot be written (there is no folder no)",
+        ),
+        (["reconstruct", "README.md", "--points", "README.md", "--picture", "no/sides.png"], "opsin: no/sides.png: cannot be written"),
+        (["actions", "README.md", "--json", "no/people.json"], "opsin: no/people.json: cannot be written (there is no folder no)"),
         (["bundles", "list", "--bundles", "/nowhere"], "opsin: /nowhere: no such folder; name it with --bundles"),
         (["bench", "nothing"], "opsin: bench: no benchmark is called 'nothing'; there are "),
     ],

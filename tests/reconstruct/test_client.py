@@ -102,7 +102,7 @@ def test_the_command_tells_in_json(sculptor: Sculptor, capture: Path) -> None:
         (["--depth", "DEPTH", "--fov", "60", "-o", "shape.stl"], 2, "must end in .glb, .ply or .npz"),
         (["--depth", "DEPTH", "--intrinsics", "1,2,3"], 2, "use FX, FX,FY or FX,FY,CX,CY in pixels"),
         (["--depth", "DEPTH"], 1, "missing: depth needs fx"),
-        (["--depth", "DEPTH", "--fov", "60", "-o", "no/such/folder/shape.ply"], 1, "no/such/folder/shape.ply: cannot be written"),
+        (["--depth", "DEPTH", "--fov", "60", "-o", "no/such/folder/shape.ply"], 2, "no/such/folder/shape.ply: cannot be written"),
     ],
 )
 def test_a_command_that_cannot_work_says_why(sculptor: Sculptor, capture: Path, arguments: list[str], code: int, reason: str) -> None:

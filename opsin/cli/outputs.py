@@ -1,0 +1,29 @@
+"""Files that commands write. They are looked at before work that may take minutes, so that it is not lost in the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from opsin.cli.exits import Failure, Misuse
+
+
+def check(*paths: Path | None) -> None:
+    """Raises Misuse for a file that could not be written."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise Misuse(f"{path}: cannot be written (it is a folder)")
+        if not path.parent.is_dir():
+            raise Misuse(f"{path}: cannot be written (there is no folder {path.parent})")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise Misuse(f"{path}: cannot be written (no permission)")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Raises Failure."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written ({error.strerror})") from error
