@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Self
@@ -72,6 +73,41 @@ _ready_lock = threading.RLock()
 """Of one thread again and again: what is forgotten in its midst may be closed there."""
 
 
+class Call:
+    """`with call:` around work in a thread: from any other one `call.end()` ends the programs that the work has started, and those that it
+    still starts, so that nothing goes on for whom nobody waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # programs may be closed wherever they are forgotten
+        self._programs: set[Confined] = set()
+        self._over = False
+
+    def __enter__(self) -> None:
+        self._token = _call.set(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _call.reset(self._token)
+
+    def end(self) -> None:
+        with self._lock:
+            self._over = True
+            for program in tuple(self._programs):
+                program.kill()
+
+    def started(self, program: Confined) -> None:
+        with self._lock:
+            self._programs.add(program)
+            if self._over:
+                program.kill()
+
+    def ended(self, program: Confined) -> None:
+        with self._lock:
+            self._programs.discard(program)
+
+
+_call: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
 class Confined:
     """A running program. Use it as a context manager: whatever happens, the process is gone afterwards."""
 
@@ -85,6 +121,9 @@ class Confined:
             self._process = _started(module, json.dumps(request).encode(), file)
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
+        self._call = _call.get()
+        if self._call is not None:
+            self._call.started(self)
 
     def message(self) -> dict[str, Any]:
         """The next message. Raises ProgramDied."""
@@ -116,6 +155,9 @@ class Confined:
         self._process.kill()
 
     def close(self) -> None:
+        call, self._call = getattr(self, "_call", None), None
+        if call is not None:
+            call.ended(self)
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()

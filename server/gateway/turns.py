@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from models.media.confined import Call
+
 T = TypeVar("T")
 Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
@@ -27,11 +29,17 @@ class Turns:
         """What waits, by client; no queue is empty, and the client whose turn is next comes first."""
 
     async def run(self, client: str, work: Callable[[], T]) -> T:
-        """The result of `work`. A caller that is cancelled before its turn leaves the line."""
+        """The result of `work`. A caller that is cancelled before its turn leaves the line; later the programs that the work has started
+        are ended, for whose time the thread would be missing."""
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append((work, result))
+        call = Call()
+        self._waiting.setdefault(client, deque()).append((partial(_within, call, work), result))
         self._start()
-        return await result
+        try:
+            return await result
+        except asyncio.CancelledError:
+            call.end()
+            raise
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -54,10 +62,15 @@ class Turns:
         self._running[client] -= 1
         if not self._running[client]:
             del self._running[client]
+        error = None if ran.cancelled() else ran.exception()  # asked in any case, or asyncio would complain
         if not result.done() and not ran.cancelled():
-            error = ran.exception()
             if error is None:
                 result.set_result(ran.result())
             else:
                 result.set_exception(error)
         self._start()
+
+
+def _within(call: Call, work: Callable[[], T]) -> T:
+    with call:
+        return work()

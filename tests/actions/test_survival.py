@@ -16,6 +16,7 @@ from tests.actions.eyes import two_people
 from tests.actions.service import Watching
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, comes_to, job, parsed, result
+from tests.gateway.raw import Raw, post
 from tests.gateway.service import Gateway, eventually
 from tests.open_inference.service import worker_process
 from training.data.demo_clip import CLIP, CLIPS
@@ -112,3 +113,23 @@ def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Watching) -> 
     assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
     short = gateway.http.post("/v1/actions", files={"video": two_people(4)}, timeout=START_S)
     assert short.status_code == 200, short.text
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "as a job's result"])
+def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching: Watching, *, later: bool) -> None:
+    gateway = watching.gateway
+    request = post("/v1/actions?end_s=0.2", "Accept: video/mp4", f"Content-Length: {len(LONG)}", body=LONG)
+    if later:
+        asked = asked_later(gateway, {"video": LONG}, end_s=0.2)
+        comes_to(gateway, asked, "done")
+        request = f"GET /v1/jobs/{asked}/result HTTP/1.1\r\nHost: opsin\r\nAccept: video/mp4\r\n\r\n".encode()
+    with Raw(gateway) as client:
+        client.send(request)
+        eventually(lambda: drawing(gateway), "it is being drawn", START_S)
+        for process in drawing(gateway):
+            process.suspend()  # by itself it will not come to an end
+    eventually(lambda: not drawing(gateway), "nobody draws any more", START_S)
+
+
+def drawing(gateway: Gateway) -> list[psutil.Process]:
+    return [child for child in psutil.Process(gateway.process.pid).children() if "server.media.annotating_program" in child.cmdline()]

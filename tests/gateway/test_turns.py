@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from models.media.confined import Confined
 from server.gateway.turns import Turns
 
 
@@ -71,3 +72,18 @@ async def test_errors_go_to_whoever_waits(turns: Turns) -> None:
     with pytest.raises(ValueError, match="no"):
         await turns.run("a", fail)
     assert await turns.run("a", lambda: 3) == 3
+
+
+async def test_a_program_whose_answer_nobody_waits_for_frees_its_thread(turns: Turns) -> None:
+    """It would be waited for as long as the kind of work allows, minutes for some."""
+    started = threading.Event()
+
+    def work() -> None:
+        with Confined("tests.gateway.silent_program", b"", {}, patience=3600) as program:
+            started.set()
+            program.message()
+
+    abandoned = asyncio.create_task(turns.run("a", work))
+    await asyncio.to_thread(started.wait)
+    abandoned.cancel()
+    assert await asyncio.wait_for(turns.run("a", lambda: 3), 60) == 3

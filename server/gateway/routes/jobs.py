@@ -38,7 +38,8 @@ async def job(request: Request, job_id: str) -> Response:
 async def result(request: Request, job_id: str) -> Response:
     here = gateway.of(request)
     record = await here.jobs.read(job_id)
-    response = await here.jobs.result(record, request.headers.get("accept"), request.state.client)
+    with Interruption() as making, ClientWatch(here.ticks, request.receive, making):  # some take minutes
+        response = await here.jobs.result(record, request.headers.get("accept"), request.state.client)
     response.headers.update(NOT_STORED)
     return response
 

@@ -47,10 +47,10 @@ async def scene(request: Request, scene_id: str) -> Response:
         asked = Asked(task, spec, plan, "scene", common.priority)
         with ClientWatch(here.ticks, request.receive, visit.limit):
             answer = await here.inference.run_again(arrays, asked, visit)
-        began = time.perf_counter()
-        presented = await here.presenting.present(
-            task, answer.outputs, plan, spec, media_type, client=visit.client, request_id=visit.request_id
-        )
+            began = time.perf_counter()
+            presented = await here.presenting.present(
+                task, answer.outputs, plan, spec, media_type, client=visit.client, request_id=visit.request_id
+            )
         response = PRESENTERS[task.name].respond(presented, spec, visit.request_id, answer.timing, media_type)
         counted = here.metrics.of(spec)
         counted.postprocess.observe(time.perf_counter() - began)

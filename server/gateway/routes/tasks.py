@@ -85,8 +85,8 @@ class TaskRoute:
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
                 answer = await here.inference.run(sent.submission.items(), asked, visit)
-            began = time.perf_counter()
-            presented = await _present(here, answer.outputs, asked, visit, media_type)
+                began = time.perf_counter()
+                presented = await _present(here, answer.outputs, asked, visit, media_type)
             response = self._presenter.respond(presented, spec, visit.request_id, answer.timing, media_type)
             _count(here, spec, began, sent.nbytes, len(response.body))
             return response
@@ -112,8 +112,8 @@ class TaskRoute:
                 spec, asked = await self._resolve(sent, here, visit)
                 follower = Follower(stream, self.task, asked.plan, spec)
                 answer = await here.inference.run(sent.submission.items(), asked, visit, follower)
-            began = time.perf_counter()
-            presented = await _present(here, answer.outputs, asked, visit, JSON)
+                began = time.perf_counter()
+                presented = await _present(here, answer.outputs, asked, visit, JSON)
             assert isinstance(presented, msgspec.Struct)
             body = self._presenter.document(presented, spec, visit.request_id, answer.timing)
             _count(here, spec, began, sent.nbytes, len(body))
