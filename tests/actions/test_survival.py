@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,15 @@ def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching
     with Raw(gateway) as client:
         client.send(request)
         eventually(lambda: drawing(gateway), "it is being drawn", START_S)
-        for process in drawing(gateway):
+        processes = drawing(gateway)
+        for process in processes:
             process.suspend()  # by itself it will not come to an end
-    eventually(lambda: not drawing(gateway), "nobody draws any more", START_S)
+    try:
+        eventually(lambda: not drawing(gateway), "nobody draws any more", START_S)
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def drawing(gateway: Gateway) -> list[psutil.Process]:

@@ -79,7 +79,7 @@ async def test_a_program_whose_answer_nobody_waits_for_frees_its_thread(turns: T
     started = threading.Event()
 
     def work() -> None:
-        with Confined("tests.gateway.silent_program", b"", {}, patience=3600) as program:
+        with Confined("tests.gateway.silent_program", b"", {}, patience=90) as program:
             started.set()
             program.message()
 
