@@ -30,9 +30,11 @@ demo: $(VENV)/.server
 serve: $(VENV)/.server
 	$(BIN)/opsin serve $(ARGS)
 
-# Files of tests run side by side: half of them wait for processes. One OpenMP thread each, or they would fight for the CPUs.
+# Files of tests run side by side, by one process more than there are CPUs (4 at most), since one often waits for a service.
+# One OpenMP thread each, or they would fight for the CPUs.
+TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

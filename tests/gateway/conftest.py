@@ -25,7 +25,7 @@ def valkey() -> Iterator[PrivateValkey]:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def shared() -> Iterator[Shared]:
     """Gateway and worker for tests that leave them as they were."""
     with (
