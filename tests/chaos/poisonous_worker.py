@@ -1,8 +1,8 @@
 """A worker that can be killed by its input. Run as a script: `python -m tests.chaos.poisonous_worker`.
 
 Its architecture exists in this process only: a picture whose first pixel is white kills it, as a fault in a native library would; one whose
-first pixel is blue makes it hang. Every other picture is answered with its own mean. With `steps` in the bundle's config a job takes
-several, and the white picture kills the worker at its third.
+first pixel is blue makes it hang, and one whose first pixel is green takes its time. Every other picture is answered with its own mean.
+With `steps` in the bundle's config a job takes several, and the white picture kills the worker at its third.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,10 @@ from server.worker.main import run_worker
 
 POISON = (255, 255, 255)
 HANGS = (0, 0, 255)
+SLOW = (0, 255, 0)
+"""Takes as many tenths of a second as the first channel of the second pixel says."""
+COMMAND = ("tests.chaos.poisonous_worker",)
+"""For `tests.worker.processes.worker`."""
 
 
 FragileConfig = NullConfig
@@ -44,6 +49,8 @@ class Fragile(nn.Module):
             os.kill(os.getpid(), signal.SIGKILL)
         if HANGS in first:
             threading.Event().wait()
+        if SLOW in first:
+            time.sleep(int(pixels[first.index(SLOW), 0, 1, 0]) / 10)
         return pixels.float().mean(dim=(1, 2, 3))[:, None].expand(-1, self.config.classes)
 
 

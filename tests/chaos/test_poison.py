@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,12 +19,11 @@ from server.queue.job import WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings
 from server.worker.loops import RECLAIM_EVERY
 from tests.bundles import write_null
-from tests.chaos.poisonous_worker import HANGS, POISON
+from tests.chaos.poisonous_worker import COMMAND, HANGS, POISON
+from tests.forked import Forked
 from tests.worker import processes
 from tests.worker.processes import Gateway, eventually, gateway
 from tests.worker.toys import answer_alone
-
-COMMAND = (sys.executable, "-m", "tests.chaos.poisonous_worker")
 
 
 @pytest.fixture
@@ -36,11 +33,11 @@ def valkey() -> Iterator[PrivateValkey]:
 
 
 @asynccontextmanager
-async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator[list[subprocess.Popen[str]]]:
+async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator[list[Forked]]:
     """One worker at a time, a new one as soon as one dies; all that there were."""
     if not bundles.joinpath("fragile").exists():
         write_null(bundles, name="fragile", architecture="fragile")
-    started: list[subprocess.Popen[str]] = []
+    started: list[Forked] = []
     with ExitStack() as stack:
 
         async def supervise() -> None:

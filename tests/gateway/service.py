@@ -29,6 +29,7 @@ from server.queue.errors import RedisAway
 from server.queue.job import Array, Failure, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
 from server.settings import Settings
+from tests.forked import Forked
 
 CLASSES = 10
 TOKENS = 17
@@ -257,7 +258,7 @@ class Worker:
 class Gateway:
     """A gateway process and an HTTP client for it."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: Forked | subprocess.Popen[str], port: int) -> None:
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
         self.http = client(self.url)
@@ -305,19 +306,33 @@ def valkey() -> Iterator[PrivateValkey]:
 
 
 @contextmanager
-def gateway(
-    url: str, listener: socket.socket | None = None, variables: dict[str, str] | None = None, **settings: object
-) -> Iterator[Gateway]:
+def gateway(url: str, listener: socket.socket | None = None, **settings: object) -> Iterator[Gateway]:
     """A gateway of these settings, answering. With a `listener` several can share one socket."""
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    variables = environment(redis_url=url, **settings)
+    with answering(Forked("opsin", "gateway", environment=variables, listener=listener.fileno(), captured=True), listener) as running:
+        yield running
+
+
+@contextmanager
+def executed(url: str, listener: socket.socket | None = None, **variables: str) -> Iterator[Gateway]:
+    """A gateway whose process imports everything itself: where its memory counts, or variables that are read by imports."""
     listener = listener or socket.create_server(("127.0.0.1", 0))
     os.set_inheritable(listener.fileno(), True)
     process = subprocess.Popen(
         [sys.executable, "-c", START_GATEWAY.format(fd=listener.fileno())],
-        env=environment(redis_url=url, **settings) | (variables or {}),
+        env=environment(redis_url=url) | variables,
         pass_fds=[listener.fileno()],
         stderr=subprocess.PIPE,
         text=True,
     )
+    with answering(process, listener) as running:
+        yield running
+
+
+@contextmanager
+def answering(process: Forked | subprocess.Popen[str], listener: socket.socket) -> Iterator[Gateway]:
+    """Wait for the gateway on this socket, and end it."""
     running = Gateway(process, listener.getsockname()[1])
     try:
         running.http.get("/health/live", timeout=START_S)  # waits in the socket's backlog until the process accepts

@@ -250,7 +250,7 @@ def test_metrics_count_jobs_by_state(valkey: PrivateValkey) -> None:
 def test_a_job_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -> None:
     """Asynchronous jobs hold half of the queue at most."""
     small = {"queue_max_items": 4, "results_max_bytes": 20_000}
-    with service.gateway(valkey.url, None, None, **small) as gateway, Worker(valkey.url, [make_spec()]):
+    with service.gateway(valkey.url, None, **small) as gateway, Worker(valkey.url, [make_spec()]):
         detail = problem(ask_later(gateway, *(picture(step) for step in range(3))), 413, "too-large")
         assert detail["field"] == "image" and "3 items" in detail["detail"] and "OPSIN_QUEUE_MAX_ITEMS" in detail["detail"]
         comes_to(gateway, accepted(ask_later(gateway)), "done")

@@ -61,7 +61,7 @@ def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_sock
     listener = socket.create_server(("127.0.0.1", 0))
     shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
-        with service.gateway(valkey.url, listener, shared) as first:
+        with service.executed(valkey.url, listener, **shared) as first:
             first.classify_all(*map(picture, range(3)))
             worker.pause()
             lost = threads.submit(first.classify, picture(1))
@@ -70,7 +70,7 @@ def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_sock
             first.process.wait()
             assert isinstance(lost.exception(), httpx.HTTPError)
         worker.resume()
-        with service.gateway(valkey.url, listener, shared) as second:
+        with service.executed(valkey.url, listener, **shared) as second:
             second.classify(picture(1))
             assert second.metric("opsin_items_total", model="reds") == 4
             assert second.metric("opsin_requests_total", outcome="ok") == 2

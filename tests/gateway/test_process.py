@@ -26,7 +26,7 @@ def test_the_gateway_imports_no_torch() -> None:
 
 
 def test_a_gateway_at_work_stays_below_120_mb(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
+    with service.executed(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         for step in range(10):
             assert gateway.classify(picture(step, (500, 375), "JPEG")).status_code == 200
         status = Path(f"/proc/{gateway.process.pid}/status").read_text()

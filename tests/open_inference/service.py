@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from server.settings import Settings
+from tests.forked import Forked
 from tests.gateway import service
 from tests.gateway.service import Gateway, eventually, picture
 
@@ -92,11 +91,9 @@ def running(bundles: Path, *, gateways: int, workers: int, **settings: object) -
 
 
 @contextmanager
-def worker_process(url: str, bundles: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker_process(url: str, bundles: Path) -> Iterator[Forked]:
     settings = Settings(redis_url=url, bundles=bundles, metrics_port=0, threads=1, dtype="float32")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "opsin", "worker"], env=os.environ | settings.to_environment() | {"OMP_NUM_THREADS": "1"}
-    )
+    process = Forked("opsin", "worker", environment=os.environ | settings.to_environment() | {"OMP_NUM_THREADS": "1"})
     try:
         yield process
     finally:

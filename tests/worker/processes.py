@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,8 +16,10 @@ from server.queue.dispatch import Dispatcher
 from server.queue.embedded import PrivateValkey
 from server.queue.job import Array, Job, Priority, Reply, WorkerInfo
 from server.settings import Settings
+from tests.forked import Forked
 
-OPSIN_WORKER = (sys.executable, "-m", "opsin", "worker")
+OPSIN_WORKER = ("opsin", "worker")
+"""A module and its arguments."""
 WAIT_S = 120.0
 
 
@@ -34,12 +34,12 @@ def valkey() -> Iterator[PrivateValkey]:
 
 
 @contextmanager
-def worker(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_WORKER, **settings: object) -> Iterator[subprocess.Popen[str]]:
+def worker(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_WORKER, **settings: object) -> Iterator[Forked]:
     """A worker process of its own. Its log goes to the test's; `Gateway.ready` waits until it serves."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPSIN_DTYPE": "float32", "OPSIN_METRICS_PORT": "19201"}
     environment |= {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"OPSIN_REDIS_URL": url, "OPSIN_BUNDLES": str(bundles)}
-    process = subprocess.Popen(command, env=environment, text=True)
+    process = Forked(*command, environment=environment)
     try:
         yield process
     finally:

@@ -34,7 +34,7 @@ def same(reply: Reply, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("slots", [1, 2])
 async def test_jobs_of_mixed_lengths_in_a_crowd_get_the_answers_they_get_alone(valkey: PrivateValkey, tmp_path: Path, slots: int) -> None:
-    model = steps_of(write_toy(tmp_path, milliseconds=1, steps=(1, 10, 50)))
+    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(1, 10, 50))), write_toy(tmp_path, milliseconds=1, steps=(1, 10, 50))
     with worker(valkey.url, tmp_path, threads=slots):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
@@ -107,8 +107,8 @@ async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: 
 
 
 async def test_sigterm_finishes_what_is_short_and_hands_back_what_is_long_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model = steps_of(write_toy(tmp_path, milliseconds=10, steps=(60, 1600)))
-    with worker(valkey.url, tmp_path, drain_timeout=12) as first:
+    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(30, 800))), write_toy(tmp_path, milliseconds=10, steps=(30, 800))
+    with worker(valkey.url, tmp_path, drain_timeout=6) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
@@ -142,7 +142,7 @@ async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValk
 
 
 async def test_a_job_whose_worker_is_killed_starts_again_and_ends_in_the_same_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model = steps_of(write_toy(tmp_path, milliseconds=SLOW_MS, steps=(100,)))
+    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(100,))), write_toy(tmp_path, milliseconds=SLOW_MS, steps=(100,))
     told: list[Progress] = []
     with worker(valkey.url, tmp_path) as first:
         async with gateway(valkey.url) as asking:

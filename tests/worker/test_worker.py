@@ -17,7 +17,19 @@ from server.queue.job import Reply, WorkerInfo
 from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
+from tests.chaos.poisonous_worker import COMMAND, SLOW
 from tests.worker.processes import WAIT_S, eventually, gateway, worker
+
+
+def slow_pixels(seconds: float) -> np.ndarray:
+    """What `fragile` is busy with for so long, and its warm-up is not."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[0, :2] = SLOW, (round(10 * seconds), 0, 0)
+    return pixels
+
+
+def write_fragile(root: Path) -> None:
+    write_null(root, name="fragile", architecture="fragile")
 
 
 def random_pixels(seed: int, side: int = 32) -> np.ndarray:
@@ -139,22 +151,22 @@ async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answer
 
 
 async def test_a_job_cancelled_while_another_runs_does_not_run(valkey: PrivateValkey, tmp_path: Path) -> None:
-    write_null(tmp_path, milliseconds=1500)
-    with worker(valkey.url, tmp_path), redis.Redis.from_url(valkey.url) as client:
+    write_fragile(tmp_path)
+    with worker(valkey.url, tmp_path, command=COMMAND), redis.Redis.from_url(valkey.url) as client:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            running = asyncio.create_task(asking.ask(asking.job("null@1", bucket="first")))
+            running = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(1.5), bucket="first")))
             await until_a_worker_holds_a_job(valkey)
-            unwanted = asking.job("null@1", bucket="second")
+            unwanted = asking.job("fragile@1", bucket="second")
             waiting = asyncio.create_task(asking.ask(unwanted))
             await eventually(lambda: client.exists(keys.job(unwanted.id)), "it is queued")
-            after = asyncio.create_task(asking.ask(asking.job("null@1", bucket="third")))
+            after = asyncio.create_task(asking.ask(asking.job("fragile@1", bucket="third")))
             waiting.cancel()
             left = keys.cancel(unwanted.id), keys.job(unwanted.id)
             await eventually(lambda: client.exists(left[0]) or not client.exists(left[1]), "the worker is told, or the job is gone")
             assert (await running).failure is None
             assert (await after).failure is None
-            statistics = await asking.dispatcher.statistics("null@1")
+            statistics = await asking.dispatcher.statistics("fragile@1")
     assert statistics["inference_count"] == 2
 
 
@@ -193,11 +205,11 @@ async def test_a_job_that_only_a_newer_version_understands_is_left_to_it(valkey:
 
 
 async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateValkey, tmp_path: Path) -> None:
-    write_null(tmp_path, milliseconds=700)
-    with worker(valkey.url, tmp_path) as process:
+    write_fragile(tmp_path)
+    with worker(valkey.url, tmp_path, command=COMMAND) as process:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            asked = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(0.7))))
             await until_a_worker_holds_a_job(valkey)
             process.send_signal(signal.SIGTERM)
             assert (await asked).failure is None
@@ -206,18 +218,18 @@ async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateVa
 
 
 async def test_a_second_signal_hands_back_at_once_and_another_worker_answers(valkey: PrivateValkey, tmp_path: Path) -> None:
-    write_null(tmp_path, milliseconds=3000)
-    with worker(valkey.url, tmp_path) as first:
+    write_fragile(tmp_path)
+    with worker(valkey.url, tmp_path, command=COMMAND) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            asked = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(3))))
             await until_a_worker_holds_a_job(valkey)
             first.send_signal(signal.SIGTERM)
             first.send_signal(signal.SIGINT)
             await eventually(lambda: first.poll() is not None, "the first worker has ended")
             assert first.returncode == 0
             assert not asked.done()
-            with worker(valkey.url, tmp_path):
+            with worker(valkey.url, tmp_path, command=COMMAND):
                 assert (await asked).failure is None
 
 
