@@ -148,18 +148,6 @@ def test_nobody_is_said(page: Page) -> None:
     assert panel.locator(".lane").count() == 0
 
 
-def test_a_clip_that_no_browser_plays_is_refused_with_the_services_words(refused: Page) -> None:
-    panel = open_actions(refused, sample=False, seconds=None)
-    panel.locator("input[type=file]").set_input_files({"name": "notes.mp4", "mimeType": "video/mp4", "buffer": b"no video at all" * 99})
-    expect(panel).to_contain_text("This browser cannot play notes.mp4")
-    start(panel)
-    expect(panel.get_by_role("alert")).to_contain_text("video")
-    panel.get_by_role("button", name="Two drawn figures").click()
-    panel.get_by_label("To second").fill("1")
-    run(panel)
-    expect(panel.get_by_role("alert")).to_be_hidden()
-
-
 def test_a_clip_that_the_browser_cannot_play_gets_its_lanes_all_the_same(page: Page) -> None:
     panel = open_actions(page, sample=False, seconds=None)
     film = clip(every(20, 10.0), container="avi", codec="mpeg4")

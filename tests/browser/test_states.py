@@ -33,7 +33,7 @@ def look(page: Page, state: str) -> None:
     """At the page as it is: on a desktop in both themes, and on a phone."""
     found = axe.violations(page)
     page.emulate_media(color_scheme="dark")
-    found += axe.violations(page)
+    found += axe.violations(page, axe.COLOURS)
     page.set_viewport_size(PHONE)
     try:
         width = page.evaluate("() => document.documentElement.scrollWidth")
