@@ -24,6 +24,8 @@ MOST_BYTES = 64 * 2**20
 LATEST_S = 1e6
 LARGEST_SIDE = 100_000
 """Pixels of a frame."""
+LARGEST_VALUE = 1e6
+"""Of boxes, poses and tokens: beyond it a network tells nothing."""
 MOST_ENTRIES, MOST_DIRECTORY, MOST_COMMENT = 64, 64 * 1024, 2**16
 """Of a ZIP archive: files, and bytes of what names them."""
 END = struct.Struct("<4s4H2LH")
@@ -77,6 +79,8 @@ def read(content: bytes, seconds: float) -> Tracks:
     for name, values in tracks.items():
         if not np.isfinite(values).all():
             raise InvalidTracks(f"{name}: infinite, or not a number")
+        if name in ("box", "pose", "token") and np.abs(values).max(initial=0.0) > LARGEST_VALUE:
+            raise InvalidTracks(f"{name}: {float(np.abs(values).max()):g} is above {LARGEST_VALUE:g}")
     if not 1 <= tracks["size"].min() <= tracks["size"].max() <= LARGEST_SIDE:
         raise InvalidTracks(f"size: a frame has 1 to {LARGEST_SIDE} pixels in each direction")
     if count and (tracks["time"].min() < 0 or tracks["box"][:, 2:4].min() <= 0):

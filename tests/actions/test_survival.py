@@ -60,7 +60,16 @@ def done(gateway: Gateway, asked: str) -> int:
 
 def decoders(worker: int) -> list[psutil.Process]:
     """Processes that read a video for it, or wait for one."""
-    return [child for child in psutil.Process(worker).children() if "models.media.video_program" in child.cmdline()]
+    return running(worker, "models.media.video_program")
+
+
+def running(parent: int, program: str) -> list[psutil.Process]:
+    """Its children that run this program; one that is about to go does not."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with suppress(psutil.Error):
+            found += [child] if program in child.cmdline() else []
+    return found
 
 
 @pytest.mark.slow
@@ -139,4 +148,4 @@ def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching
 
 
 def drawing(gateway: Gateway) -> list[psutil.Process]:
-    return [child for child in psutil.Process(gateway.process.pid).children() if "server.media.annotating_program" in child.cmdline()]
+    return running(gateway.process.pid, "server.media.annotating_program")

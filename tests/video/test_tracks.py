@@ -83,6 +83,8 @@ def test_npz_is_read() -> None:
         (packed(**(good() | {"box": np.ones((2, 5))})), "box: float64 (2, 5) where numbers (3, 5) are needed"),
         (packed(**(good() | {"time": np.array(["a", "b", "c"])})), "time: a .npy file of <U1"),
         (packed(**(good() | {"token": np.full((3, 229), np.nan)})), "token: infinite, or not a number"),
+        (packed(**(good() | {"token": np.full((3, 229), -1e20)})), "token: 1e+20 is above 1e+06"),
+        (packed(**(good() | {"box": np.array([[1e30, 0, 1, 1, 1]] * 3)})), "box: 1e+30 is above 1e+06"),
         (packed(**(good() | {"token": np.array([None] * 3)})), "token: a .npy file of Python objects"),
         (packed(**(good() | {"time": np.array([0, 0.1, 2e6])})), "time: 2e+06 s is later than 1e+06 s"),
         (packed(**(good() | {"person": np.array([1, 2, 1 + 2**32])})), "person: numbers that 32 bits cannot hold"),
