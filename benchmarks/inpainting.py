@@ -161,7 +161,7 @@ async def one_round(
     async with asking.http:
         alone = [await asking.classify() for _ in range(CLASSIFICATIONS)]
         clients = [asyncio.create_task(client(asking, number)) for number in range(CLIENTS)]
-        await asyncio.sleep(seconds / 2)  # until they no longer start together
+        await asyncio.sleep(seconds / 8)
         began, (steps_before, joins_before), spent = time.monotonic(), await asking.steps(), others_seconds()
         await asyncio.sleep(seconds / 2)
         took, (steps_after, joins_after) = time.monotonic() - began, await asking.steps()
@@ -209,8 +209,14 @@ def _best(bounds: dict[str, Any]) -> dict[str, Any]:
 
 
 async def client(asking: Asking, number: int) -> None:
-    for turn in count(number):
-        await asking.inpaint(TOTALS[turn % len(TOTALS)])
+    """Jobs of all lengths in turn, for ever. Each client begins elsewhere in them, as if all had gone on for long."""
+    ahead = sum(TOTALS) * (number + 0.5) / CLIENTS
+    for turn in count():
+        steps = TOTALS[turn % len(TOTALS)]
+        left = max(0, steps - int(ahead))
+        ahead = max(0.0, ahead - steps)
+        if left:
+            await asking.inpaint(left)
 
 
 async def open_loop(asking: Asking, arrivals: Sequence[Arrival]) -> list[float]:
@@ -287,7 +293,7 @@ def show(figures: Figures) -> None:
     ):
         ratios_d = [served / other for served, other in zip(figures.served, others, strict=True)]
         print(f"d. steps/s, served ÷ {name:44} {spread(ratios_d)}  ({spread(figures.served, 0)} ÷ {spread(others, 0)})")
-    print(f"   others take {spread(figures.others, 2)} CPUs; steps for each start {spread([1 / one for one in figures.starts], 0)}")
+    print(f"   others take {spread(figures.others, 2)} CPUs; starts for each 100 steps {spread([100 * one for one in figures.starts])}")
     packed = [one["packed"] / one["padded"] for one in figures.holes]
     print(f"e. mixed holes, packed ÷ padded {spread(packed)}  ({_ms(one['packed'] for one in figures.holes)})")
 
