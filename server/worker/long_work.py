@@ -34,7 +34,7 @@ CALM = 200
 """Number of steps without a short batch after which a larger batch may be tried: short requests have to wait for it."""
 COURTESY = 32
 """For so many steps after a short batch others are expected, and steps are shorter, ..."""
-COURTEOUS = 0.9
+COURTEOUS = 0.8
 """... content with this share of the highest throughput, ..."""
 LEAST = 4
 """... but not below so great a part of the best batch: small sizes run seldom, and what is known of them is old."""
