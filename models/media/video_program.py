@@ -151,8 +151,7 @@ def _flushed(stream: VideoStream) -> VideoFrame | None:
 
 def _upright_size(frame: VideoFrame, limits: Limits) -> tuple[int, int]:
     _check_size(frame.width, frame.height, limits)
-    height, width = _sides(frame)
-    return width, height
+    return _sides(frame)[::-1]
 
 
 def quarter_turns(frame: VideoFrame) -> int:
@@ -281,12 +280,11 @@ def upright(frame: VideoFrame, size: tuple[int, int] | None, long_side: int | No
     """RGB, (h, w, 3), contiguous; its own memory where neither rows are padded nor the frame turned.
 
     size: height and width of the upright frame, its own by default. long_side: if it is larger than that, it is shrunk."""
-    size, turns = size or _sides(frame), quarter_turns(frame)
-    shrinks = long_side is not None and max(size) > long_side
-    if long_side is not None and shrinks:
-        size = max(1, round(size[0] * long_side / max(size))), max(1, round(size[1] * long_side / max(size)))
+    size, turns, way = size or _sides(frame), quarter_turns(frame), None
+    if long_side is not None and max(size) > long_side:
+        size, way = (max(1, round(size[0] * long_side / max(size))), max(1, round(size[1] * long_side / max(size)))), SMOOTH
     height, width = size[::-1] if turns % 2 else size
-    rgb = REFORMATTER.reformat(frame, width, height, format="rgb24", interpolation=SMOOTH if shrinks else None, threads=1)
+    rgb = REFORMATTER.reformat(frame, width, height, format="rgb24", interpolation=way, threads=1)
     plane = rgb.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: rgb.height, : rgb.width * 3]
     pixels = rows.reshape(rgb.height, rgb.width, 3)
