@@ -19,8 +19,8 @@ from tests.browser.chromium import chromium, quiet_page  # noqa: E402
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """With the starter bundles."""
-    with serve(ROOT / "bundles") as running:
+    """With the starter bundles. Its worker may stand still for as long as a state is looked at."""
+    with serve(ROOT / "bundles", worker_grace=START_SECONDS) as running:
         eventually(lambda: any(map(READY.match, running.lines)), "the service is ready", START_SECONDS)
         yield running
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
-from playwright.sync_api import FloatRect, Locator, Page, expect
+import av
+from playwright.sync_api import FilePayload, FloatRect, Locator, Page, expect
+
+from server import playground
+from server.playground.drawing import figures
+from tests.video.clips import clip, every
 
 DRAWING_SIDE = 96
 """Pixels of the samples of inpainting."""
 COARSE = "0.25"
 """Spacing of shapes that come soon; the starter's own is 0.1."""
+LONG_SPACING = "0.05"
+"""Of shapes that take long, with every cell asked: whoever looks at such a run or stops it does so long before its end."""
+REPEATS = 8
+"""Of the sample of actions in a clip that takes long."""
+
+
+def open_tab(page: Page, name: str) -> Locator:
+    """Its panel, once it is there as a whole: a tab is filled when it is opened for the first time."""
+    page.get_by_role("tab", name=name).click()
+    panel = page.get_by_role("tabpanel", name=name)
+    expect(panel.get_by_role("button", name="Run", exact=True)).to_be_visible()
+    return panel
 
 
 def open_classify(page: Page, sample: str | None = "Flag of Brazil") -> Locator:
-    page.get_by_role("tab", name="Classify").click()
-    panel = page.get_by_role("tabpanel", name="Classify")
+    panel = open_tab(page, "Classify")
     if sample is not None:
         panel.get_by_role("button", name=sample).click()
         expect(panel.get_by_role("button", name="Run")).to_be_enabled()
@@ -22,17 +39,15 @@ def open_classify(page: Page, sample: str | None = "Flag of Brazil") -> Locator:
 
 
 def open_inpaint(page: Page, sample: str | None = "ladybug") -> Locator:
-    page.get_by_role("tab", name="Inpaint").click()
-    panel = page.get_by_role("tabpanel", name="Inpaint")
+    panel = open_tab(page, "Inpaint")
     if sample is not None:
         panel.get_by_role("button", name=f"Drawing of a {sample}").click()
-        expect(panel.locator(".tools")).to_contain_text("pixels will be filled")
+        expect(panel.get_by_role("button", name="Run")).to_be_enabled()
     return panel
 
 
 def open_3d(page: Page, sample: str | None = "mug", spacing: str = COARSE) -> Locator:
-    page.get_by_role("tab", name="3D").click()
-    panel = page.get_by_role("tabpanel", name="3D")
+    panel = open_tab(page, "3D")
     panel.get_by_label("Spacing").fill(spacing)
     if sample is not None:
         panel.get_by_role("button", name=f"A {sample}, with depth").click()
@@ -42,14 +57,22 @@ def open_3d(page: Page, sample: str | None = "mug", spacing: str = COARSE) -> Lo
 
 def open_actions(page: Page, *, sample: bool = True, seconds: float | None = 2) -> Locator:
     """seconds: only so much of the sample, which is quicker."""
-    page.get_by_role("tab", name="Actions").click()
-    panel = page.get_by_role("tabpanel", name="Actions")
+    panel = open_tab(page, "Actions")
     if sample:
         panel.get_by_role("button", name="Two drawn figures").click()
         expect(panel.get_by_role("button", name="Run")).to_be_enabled()
     if seconds is not None:
         panel.get_by_label("To second").fill(str(seconds))
     return panel
+
+
+@cache
+def long_sample() -> FilePayload:
+    """The sample of actions, again and again."""
+    with av.open(playground.SAMPLES / "figures.mp4") as sample:
+        frames = [frame.to_ndarray(format="rgb24") for frame in sample.decode(video=0)] * REPEATS
+    made = clip(every(len(frames), figures.RATE), size=(figures.HEIGHT, figures.WIDTH), frames=frames)
+    return {"name": "long.mp4", "mimeType": "video/mp4", "buffer": made}
 
 
 def open_status(page: Page) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import ROOT
+from tests.browser.screen import same, seen, still
 from tests.browser.tabs import download, open_classify, run
-from tests.service import Service
+from tests.service import Service, eventually
 
 pytestmark = pytest.mark.browser
 BRAZIL = ROOT / "docs" / "pictures" / "flags" / "brazil.png"
@@ -19,9 +19,9 @@ BRAZIL = ROOT / "docs" / "pictures" / "flags" / "brazil.png"
 
 def test_labels_are_those_of_the_api(page: Page, service: Service) -> None:
     run(open_classify(page))
-    answer = httpx.post(f"{service.url}/v1/classify", content=BRAZIL.read_bytes()).json()
+    answer = service.classify(BRAZIL.read_bytes()).json()
     wanted = [prediction["label"] for prediction in answer["results"][0]["predictions"]]
-    assert page.locator(".bars .label").all_text_contents() == wanted
+    expect(page.locator(".bars .label")).to_have_text(wanted)
 
 
 def test_a_file_is_classified_too_and_its_answer_can_be_kept(page: Page, tmp_path: Path) -> None:
@@ -35,16 +35,16 @@ def test_a_file_is_classified_too_and_its_answer_can_be_kept(page: Page, tmp_pat
 
 def test_the_slider_shows_how_tokens_merge_from_block_to_block(page: Page, service: Service) -> None:
     run(open_classify(page))
-    answer = httpx.post(f"{service.url}/v1/classify", params={"trace": "true"}, content=BRAZIL.read_bytes()).json()
+    answer = service.classify(BRAZIL.read_bytes(), trace="true").json()
     merging = answer["results"][0]["merging"]
     assert merging["tokens_out"] < merging["tokens_in"]
     blocks = len(merging["schedule"])
     view = page.locator(".merged")
     expect(view).to_contain_text(f"{merging['tokens_out']} of {merging['tokens_in']} tokens left after block {blocks}")
-    merged = view.locator("canvas").screenshot()
+    merged = still(view.locator("canvas"))
     view.get_by_role("slider").press("Home")
     expect(view).to_contain_text(f"{merging['tokens_in']} tokens enter the network")
-    assert view.locator("canvas").screenshot() != merged
+    eventually(lambda: not same(seen(view.locator("canvas")), merged), "the tokens that enter are shown")
     view.get_by_role("slider").press("End")
     view.locator("canvas").focus()
     view.locator("canvas").press("ArrowRight")
@@ -56,7 +56,7 @@ def test_merging_off_stands_beside(page: Page) -> None:
     panel.get_by_label("Compare with merging off").check()
     run(panel)
     expect(page.get_by_role("heading", name="Merging off")).to_be_visible()
-    assert page.locator(".bars").count() == 2
+    expect(page.locator(".bars")).to_have_count(2)
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import BrowserContext, expect
 
 from opsin.display import PAGE, cloud
 from tests.browser.chromium import quiet_page
+from tests.browser.screen import same, seen, still
 from tests.browser.tabs import drag
+from tests.service import eventually
 
 pytestmark = pytest.mark.browser
 
@@ -22,9 +24,10 @@ def test_points_are_seen_and_turn_with_a_drag(context: BrowserContext) -> None:
         canvas = page.frame_locator("iframe").locator("canvas")
         canvas.wait_for()
         page.wait_for_function("() => document.readyState === 'complete'")
-        before = frame.screenshot()
         data = "(canvas) => canvas.getContext('2d').getImageData(0, 0, 480, 360).data"
-        assert canvas.evaluate(f"(canvas) => ({data})(canvas).filter((value, index) => index % 4 === 0 && value === 200).length") > 1000
+        reds = f"(canvas) => ({data})(canvas).filter((value, index) => index % 4 === 0 && value === 200).length"
+        eventually(lambda: canvas.evaluate(reds) > 1000, "the points are drawn")
+        before = still(frame)
         drag(frame, (100, 100), (200, 120), steps=4)
-        assert frame.screenshot() != before
-        assert page.get_by_text("2,000 points").is_visible()
+        eventually(lambda: not same(seen(frame), before), "the drag has turned them")
+        expect(page.get_by_text("2,000 points")).to_be_visible()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import ROOT
+from tests.browser.screen import same, seen, still
 from tests.browser.tabs import DRAWING_SIDE, box_of, download, drag, open_inpaint, run, start
 from tests.service import eventually
 
@@ -22,11 +22,6 @@ DRAWINGS = ROOT / "docs" / "pictures" / "drawings"
 def pixels(file: Path) -> NDArray[np.uint8]:
     with Image.open(file) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def seen(element: Locator) -> NDArray[np.int64]:
-    """What is on the screen."""
-    return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB")).astype(int)
 
 
 def disc_sweep(size: int, start: tuple[float, float], end: tuple[float, float], radius: float) -> NDArray[np.bool_]:
@@ -58,22 +53,22 @@ def test_previews_come_before_the_end_and_can_be_scrubbed(page: Page) -> None:
     expect(panel.locator("p.line")).to_contain_text("Done in")
     caption, stage, time = panel.locator(".frames .caption"), panel.locator(".frames .stage"), panel.get_by_role("slider", name="Step")
     expect(caption).to_have_text("After 400 steps")
-    shown = stage.screenshot()
+    shown = still(stage)
     time.press("Home")
     expect(caption).to_contain_text("what the network sees")
-    eventually(lambda: stage.screenshot() != shown, "an earlier step is shown")
+    eventually(lambda: not same(seen(stage), shown), "an earlier step is shown")
     time.press("End")
     expect(caption).to_have_text("After 400 steps")
-    eventually(lambda: stage.screenshot() == shown, "the last step is shown again")
+    eventually(lambda: same(seen(stage), shown), "the last step is shown again")
 
 
 CELLS = 48
 """A side of what is compared in coarse: where pixels of the picture begin on the screen, browsers round one way or the other."""
 
 
-def coarse(element: Locator) -> NDArray[np.int64]:
-    """What is on the screen, as means of squares. (CELLS, CELLS, 3)"""
-    screen = Image.fromarray(seen(element).astype(np.uint8))
+def coarse(pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Means of squares. (CELLS, CELLS, 3)"""
+    screen = Image.fromarray(pixels.astype(np.uint8))
     return np.asarray(screen.resize((CELLS, CELLS), Image.Resampling.BOX)).astype(int)
 
 
@@ -87,14 +82,16 @@ def test_before_and_after_are_compared_by_a_slider(page: Page) -> None:
     with Image.open(DRAWINGS / "ladybug-mask.png") as mask:
         hole = (np.asarray(mask.convert("L").resize((CELLS, CELLS), Image.Resampling.BOX)) > 0).any(axis=0).nonzero()[0]
     stage, slider = panel.locator(".frames .stage"), panel.get_by_role("slider", name="Before")
-    after = coarse(stage)
+    after = coarse(still(stage))
     slider.press("End")
-    before = coarse(stage)
+    eventually(lambda: other_columns(coarse(seen(stage)), after).size, "the picture before is shown")
+    before = coarse(still(stage))
     changed = other_columns(before, after)
     assert hole.min() <= changed.min() < changed.max() <= hole.max()
     middle = int(hole.mean())
     slider.fill(str(round(100 * middle / CELLS)))
-    half = coarse(stage)
+    eventually(lambda: other_columns(coarse(seen(stage)), before).size, "the picture after is shown beside it")
+    half = coarse(still(stage))
     assert other_columns(half, after).max() <= middle
     assert other_columns(half, before).min() >= middle - 1
 
@@ -140,10 +137,11 @@ def test_keys_paint_and_undo(page: Page) -> None:
 
 def test_the_mask_lies_visibly_over_the_picture(page: Page) -> None:
     panel = open_inpaint(page)
-    with_mask = seen(panel.locator(".layers"))
+    layers = panel.locator(".layers")
+    with_mask = still(layers)
     panel.get_by_role("button", name="Clear").click()
-    without = seen(panel.locator(".layers"))
-    changed = (with_mask != without).any(axis=2).mean()
+    eventually(lambda: not same(seen(layers), with_mask), "the mask is gone")
+    changed = (still(layers) != with_mask).any(axis=2).mean()
     with Image.open(DRAWINGS / "ladybug-mask.png") as mask:
         share = (np.asarray(mask.convert("L")) >= 128).mean()
     assert changed == pytest.approx(share, abs=0.03)  # borders fall between screen pixels

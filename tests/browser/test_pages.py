@@ -11,7 +11,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 from tests.browser.chromium import quiet_page
 from tests.browser.prefix_proxy import proxied
 from tests.browser.tabs import open_3d, open_actions, open_classify, open_inpaint, open_status, run
-from tests.service import Service
+from tests.service import Service, eventually
 
 pytestmark = pytest.mark.browser
 MOST_BYTES = 100_000
@@ -43,7 +43,7 @@ def test_tabs_follow_what_is_served(page: Page, service: Service) -> None:
     models = httpx.get(f"{service.url}/v1/models").json()["models"]
     served = {model["task"] for model in models if model["state"] == "ready"}
     titles = {"classify": "Classify", "inpaint": "Inpaint", "reconstruct": "3D", "actions": "Actions"}
-    assert page.get_by_role("tab").all_text_contents() == [title for task, title in titles.items() if task in served]
+    expect(page.get_by_role("tab")).to_have_text([title for task, title in titles.items() if task in served])
     page.get_by_role("tab", name="Classify").press("ArrowRight")
     expect(page.get_by_role("tab", name="Inpaint")).to_have_attribute("aria-selected", "true")
     page.reload()
@@ -51,13 +51,16 @@ def test_tabs_follow_what_is_served(page: Page, service: Service) -> None:
 
 
 def test_the_theme_button_is_remembered(page: Page) -> None:
-    ground = "() => getComputedStyle(document.body).backgroundColor"
-    before = page.evaluate(ground)
+    def ground() -> str:
+        colour: str = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        return colour
+
+    before = ground()
     page.get_by_role("button", name="Change between light and dark").click()
-    after = page.evaluate(ground)
-    assert after != before
+    eventually(lambda: ground() != before, "the ground is another")
+    after = ground()
     page.reload()
-    assert page.evaluate(ground) == after
+    eventually(lambda: ground() == after, "it is so again")
     page.evaluate("() => localStorage.clear()")
 
 
@@ -94,9 +97,11 @@ def test_the_status_page_draws_what_has_just_happened(page: Page) -> None:
     run(open_classify(page))
     open_status(page)
     chart = page.get_by_role("img", name="Requests and items")
-    page.wait_for_function("() => /L\\d/.test(document.querySelector('.plot .s0').getAttribute('d'))")
-    drawn = chart.locator("path.s0").get_attribute("d") or ""
-    heights = {point.partition(" ")[2].partition("h")[0] for point in drawn.replace("M", "L").split("L") if point}
-    assert len(heights) > 1  # a flat line would be a quarter of an hour without requests
+
+    def heights() -> set[str]:
+        drawn = chart.locator("path.s0").get_attribute("d") or ""
+        return {point.partition(" ")[2].partition("h")[0] for point in drawn.replace("M", "L").split("L") if point}
+
+    eventually(lambda: len(heights()) > 1, "the line rises: a flat one would be a quarter of an hour without requests")
     expect(page.locator("#now")).to_contain_text("1 of 1")
     expect(page.get_by_role("figure").filter(has_text="Tokens")).to_contain_text("% saved by merging")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,25 +11,24 @@ import numpy as np
 import pytest
 import trimesh
 from numpy.typing import NDArray
-from PIL import Image
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Request, expect
 
 from tests.browser.chromium import PATIENCE_MS, quiet_page
-from tests.browser.tabs import download, drag, open_3d, run, start
+from tests.browser.screen import differs, seen, still
+from tests.browser.tabs import LONG_SPACING, download, drag, open_3d, run, start
 from tests.reconstruct.service import CAPTURE, npy, png, points
 from tests.service import Service, eventually
 
 pytestmark = pytest.mark.browser
 
 
-def seen(panel: Locator) -> NDArray[np.int64]:
-    """What is on the screen, of the shape."""
-    return np.asarray(Image.open(io.BytesIO(panel.locator(".space canvas").screenshot())).convert("RGB")).astype(int)
+def space(panel: Locator) -> Locator:
+    """Where the shape is seen."""
+    return panel.locator(".space canvas")
 
 
-def differs(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
-    """Share of pixels that are clearly others."""
-    return float((np.abs(one - other).max(axis=2) > 20).mean())
+def colours(pixels: NDArray[np.int64]) -> int:
+    return len(np.unique(pixels.reshape(-1, 3), axis=0))
 
 
 def file(name: str, content: bytes) -> FilePayload:
@@ -38,22 +36,26 @@ def file(name: str, content: bytes) -> FilePayload:
 
 
 @pytest.fixture(scope="module")
-def done(context: BrowserContext, service: Service) -> Iterator[Locator]:
-    """The mug, whole."""
+def done(context: BrowserContext, service: Service) -> Iterator[tuple[Locator, NDArray[np.int64]]]:
+    """The mug, whole, and how it is seen."""
     with quiet_page(context) as page:
         page.goto(service.url)
         panel = open_3d(page)
         run(panel)
-        yield panel
+        panel.get_by_role("button", name="Reset view").click()
+        page.mouse.move(0, 0)
+        yield panel, still(space(panel))
 
 
 @pytest.fixture
-def whole(done: Locator) -> Locator:
+def whole(done: tuple[Locator, NDArray[np.int64]]) -> Locator:
     """As it was when the run had ended."""
-    done.get_by_text("Mesh", exact=True).click()
-    done.get_by_role("button", name="Reset view").click()
-    done.page.mouse.move(0, 0)
-    return done
+    panel, at_first = done
+    panel.get_by_text("Mesh", exact=True).click()
+    panel.get_by_role("button", name="Reset view").click()
+    panel.page.mouse.move(0, 0)
+    eventually(lambda: np.abs(seen(space(panel)) - at_first).max() <= 8, "it is seen as at first")
+    return panel
 
 
 def test_mesh_and_points_can_be_kept_and_are_one_shape(whole: Locator, tmp_path: Path) -> None:
@@ -61,28 +63,29 @@ def test_mesh_and_points_can_be_kept_and_are_one_shape(whole: Locator, tmp_path:
     ply = download(whole, "Download PLY", tmp_path).read_bytes()
     cells = np.frombuffer(ply.partition(b"end_header\n")[2], np.dtype([("place", "<f4", 3), ("colour", "u1", 3)]))
     assert len(mesh.faces) > 500
-    assert f"{len(cells):,} points" in (whole.locator(".shape .caption").last.text_content() or "")
+    expect(whole.locator(".shape .caption").last).to_contain_text(f"{len(cells):,} points")
     places = cells["place"] * (1, -1, -1)  # glTF looks along -z
     sides = places.max(axis=0) - places.min(axis=0)
     assert mesh.bounds == pytest.approx(np.stack([places.min(axis=0), places.max(axis=0)]), abs=float(sides.max()) / 5)  # one cell more
 
 
 def test_the_shape_is_seen_and_turns_with_a_drag(whole: Locator) -> None:
-    page, canvas = whole.page, whole.locator(".space canvas")
-    before = seen(whole)
-    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 200  # shaded colours, no bare ground
+    page, canvas = whole.page, space(whole)
+    before = still(canvas)
+    assert colours(before) > 200  # shaded, no bare ground
     drag(canvas, (100, 100), (220, 140), steps=5)
-    eventually(lambda: differs(seen(whole), before) > 0.05, "the drag has turned it")
-    dragged = seen(whole)
+    eventually(lambda: differs(seen(canvas), before) > 0.05, "the drag has turned it")
+    dragged = still(canvas)
     canvas.press("ArrowLeft")
-    eventually(lambda: differs(seen(whole), dragged) > 0, "the key has turned it")
+    eventually(lambda: differs(seen(canvas), dragged) > 0, "the key has turned it")
     whole.get_by_role("button", name="Reset view").click()
     page.mouse.move(0, 0)
-    eventually(lambda: np.abs(seen(whole) - before).max() <= 8, "it is seen as at first")
+    eventually(lambda: np.abs(seen(canvas) - before).max() <= 8, "it is seen as at first")
 
 
 def test_points_and_mesh_can_be_changed_without_asking_again(whole: Locator) -> None:
-    mesh = seen(whole)
+    canvas = space(whole)
+    mesh = still(canvas)
     asked: list[str] = []
 
     def listen(request: Request) -> None:
@@ -91,10 +94,10 @@ def test_points_and_mesh_can_be_changed_without_asking_again(whole: Locator) -> 
 
     whole.page.on("request", listen)
     whole.get_by_text("Points", exact=True).click()
-    eventually(lambda: differs(seen(whole), mesh) > 0, "points are seen")
-    points_seen = seen(whole)
+    eventually(lambda: differs(seen(canvas), mesh) > 0, "points are seen")
+    points_seen = still(canvas)
     whole.get_by_label("Point size").press("End")
-    eventually(lambda: differs(seen(whole), points_seen) > 0, "larger points are seen")
+    eventually(lambda: differs(seen(canvas), points_seen) > 0, "larger points are seen")
     whole.get_by_label("Grid").uncheck()
     whole.get_by_label("Grid").check()
     assert asked == []
@@ -102,14 +105,14 @@ def test_points_and_mesh_can_be_changed_without_asking_again(whole: Locator) -> 
 
 
 def test_the_shape_turns_by_itself_while_turn_is_on(whole: Locator) -> None:
+    before = still(space(whole))
     whole.get_by_label("Turn", exact=True).check()
-    before = seen(whole)
-    eventually(lambda: differs(seen(whole), before) > 0.01, "it has turned")
+    eventually(lambda: differs(seen(space(whole)), before) > 0.01, "it has turned")
     whole.get_by_label("Turn", exact=True).uncheck()
 
 
 def test_what_was_stopped_is_stopped_in_the_service_too(page: Page, service: Service) -> None:
-    panel = open_3d(page, spacing="0.05")
+    panel = open_3d(page, spacing=LONG_SPACING)
     panel.get_by_label(re.compile("^Mode(?!l)")).select_option("dense")
     start(panel)
     expect(panel.locator("p.line")).to_contain_text("Level ")
@@ -191,9 +194,9 @@ def test_without_webgl_the_points_are_drawn_as_a_picture(context: BrowserContext
         panel = open_3d(page)
         run(panel)
         expect(panel.locator(".shape")).to_contain_text("This browser has no WebGL")
-        before = seen(panel)
-        assert len(np.unique(before.reshape(-1, 3), axis=0)) > 200
-        panel.locator(".space canvas").press("ArrowRight")
-        eventually(lambda: differs(seen(panel), before) > 0, "the key has turned it")
+        before = still(space(panel))
+        assert colours(before) > 200
+        space(panel).press("ArrowRight")
+        eventually(lambda: differs(seen(space(panel)), before) > 0, "the key has turned it")
         loaded = page.evaluate("() => performance.getEntriesByType('resource').map((entry) => entry.name)")
         assert not any("vendor" in name for name in loaded)

@@ -19,14 +19,13 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 from tests.browser import axe
 from tests.browser.chromium import DESKTOP, PHONE
 from tests.browser.conftest import ROOT
-from tests.browser.tabs import open_3d, open_actions, open_classify, open_inpaint, open_status, run, start
+from tests.browser.tabs import LONG_SPACING, long_sample, open_3d, open_actions, open_classify, open_inpaint, open_status, run, start
 from tests.service import Service, frozen
 
 pytestmark = pytest.mark.browser
 BRAZIL = (ROOT / "server" / "playground" / "samples" / "brazil.png").read_bytes()
 NARROW_BYTES_S = 2_000
 AHEAD = 3
-"""Jobs that stand before the page's in the queue."""
 
 
 def look(page: Page, state: str) -> None:
@@ -36,6 +35,7 @@ def look(page: Page, state: str) -> None:
     found += axe.violations(page, axe.COLOURS)
     page.set_viewport_size(PHONE)
     try:
+        page.wait_for_function("(width) => innerWidth === width", arg=PHONE["width"])
         width = page.evaluate("() => document.documentElement.scrollWidth")
         if page.get_by_role("button", name="Run", exact=True).count():
             expect(page.get_by_role("button", name="Run", exact=True)).to_be_in_viewport()
@@ -45,6 +45,12 @@ def look(page: Page, state: str) -> None:
         page.emulate_media(color_scheme="light")
     assert found == [], state
     assert width <= PHONE["width"], state
+
+
+def stand_in_line(service: Service) -> None:
+    """Jobs that stand before the page's in the queue, while the worker stands still."""
+    for _ in range(AHEAD):
+        httpx.post(f"{service.url}/v1/classify", content=BRAZIL, headers={"Prefer": "respond-async"}, timeout=60).raise_for_status()
 
 
 def says(panel: Locator, words: str | re.Pattern[str]) -> None:
@@ -142,8 +148,7 @@ def test_classify(refused: Page, context: BrowserContext, service: Service) -> N
     look(page, "stopped")
 
     with frozen(service.children("worker")[0]):
-        for _ in range(AHEAD):
-            httpx.post(f"{service.url}/v1/classify", content=BRAZIL, headers={"Prefer": "respond-async"}).raise_for_status()
+        stand_in_line(service)
         page.keyboard.press("Control+Enter")
         says(panel, re.compile(r"Place [123] in the queue"))
         reads(panel, re.compile(r"Place [123] in the queue"))
@@ -214,7 +219,9 @@ def test_3d(refused: Page, service: Service) -> None:
     says(panel, "Choose a picture with its depth map, or one of the samples.")
     look(page, "empty")
 
-    open_3d(page, spacing="0.08")
+    open_3d(page, spacing=LONG_SPACING)
+    mode = panel.get_by_label(re.compile("^Mode(?!l)"))
+    mode.select_option("dense")
     can_run(panel)
     look(page, "chosen")
 
@@ -231,6 +238,7 @@ def test_3d(refused: Page, service: Service) -> None:
     look(page, "error")
 
     panel.get_by_label("Threshold").fill("0.1")
+    mode.select_option("adaptive")
     open_3d(page)
     run(panel)
     expect(panel.get_by_role("alert")).to_be_hidden()
@@ -247,6 +255,8 @@ def test_actions(refused: Page, service: Service) -> None:
     open_actions(page, seconds=None)
     can_run(panel)
     look(page, "chosen")
+    panel.locator("input[type=file]").set_input_files(long_sample())
+    can_run(panel)
 
     waits_in_the_queue(page, panel, service)
     expect(panel.locator(".segment").first).to_be_visible()
@@ -270,10 +280,9 @@ def test_actions(refused: Page, service: Service) -> None:
 
 def test_status(refused: Page, context: BrowserContext, service: Service) -> None:
     page = refused
+    open_status(page)  # a worker that stands still is soon not told of any more
     with frozen(service.children("worker")[0]):
-        for _ in range(AHEAD):
-            httpx.post(f"{service.url}/v1/classify", content=BRAZIL, headers={"Prefer": "respond-async"}).raise_for_status()
-        open_status(page)
+        stand_in_line(service)
         expect(page.locator("#queue")).to_contain_text("flags@1.0.0")
         expect(page.locator("#jobs")).to_contain_text("flags@1.0.0")
         look(page, "busy")
