@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=50_000_000, gt=0)
     max_video_seconds: float = Field(default=120.0, gt=0)
     max_video_frames: int = Field(default=7_200, gt=0)
-    max_video_pixels: int = Field(default=4096 * 2304, gt=0)
-    """Of a frame."""
+    max_video_pixels: int = Field(default=4096 * 2304, gt=0, lt=2**31)
+    """Of a frame. FFmpeg counts them in 31 bits."""
     max_points: int = Field(default=4_000_000, gt=0)
     """Of a map of depth or points."""
     max_queries: int = Field(default=20_000_000, gt=0)

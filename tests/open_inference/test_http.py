@@ -128,7 +128,11 @@ REFUSED = {
     "too many bytes": (b" " * (MAX_BODY + 1), 413, "OPSIN_MAX_BODY_BYTES"),
     "another output": ({**GOOD, "outputs": [{"name": "logits"}]}, 400, "unexpected inference output 'logits' for model 'tiny'"),
     "an output twice": ({**GOOD, "outputs": [{"name": "scores"}, {"name": "scores"}]}, 400, "asked for twice"),
-    "classes of labels": ({**GOOD, "outputs": [{"name": "labels", "parameters": {"classification": 3}}]}, 400, "'classification' is for"),
+    "classes of labels": (
+        {**GOOD, "outputs": [{"name": "labels", "parameters": {"classification": 3}}]},
+        400,
+        "classification needs an output with labels; this model's: 'scores'",
+    ),
     "no number of classes": (
         {**GOOD, "outputs": [{"name": "scores", "parameters": {"classification": "3"}}]},
         400,

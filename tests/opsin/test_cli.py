@@ -122,6 +122,14 @@ def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
     assert ended.stderr == f"opsin: {config}: no setting is called 'wrokers'\n"
 
 
+def test_a_limit_beyond_what_the_decoder_counts_is_refused_at_start(tmp_path: Path) -> None:
+    config = tmp_path / "opsin.yaml"
+    config.write_text(f"max_video_pixels: {2**31}\n")
+    ended = opsin("serve", "--config", config)
+    assert ended.returncode == 2
+    assert ended.stderr == "opsin: setting max_video_pixels: Input should be less than 2147483648, not 2147483648\n"
+
+
 def test_classify_prints_a_row_per_picture(picture: Path) -> None:
     with scripted([Answer()]) as service:
         ended = opsin("classify", picture, "--url", service.url, "--merge", "fast", "--top-k", "2", "--model", "flags")

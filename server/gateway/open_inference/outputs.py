@@ -25,8 +25,8 @@ def check_outputs(request: InferRequest, model: str, outputs: Sequence[Tensor]) 
         if names.count(output.name) > 1:
             raise invalid(f"output '{output.name}' is asked for twice")
         if _classification(output) and not declared[output.name].labels:
-            labelled = " or ".join(f"'{other.name}'" for other in outputs if other.labels) or "none of this model"
-            raise invalid(f"'classification' is for the output {labelled}, not for '{output.name}'")
+            labelled = " or ".join(f"'{other.name}'" for other in outputs if other.labels) or "none"
+            raise invalid(f"output '{output.name}': classification needs an output with labels; this model's: {labelled}")
 
 
 def write_outputs(request: InferRequest, outputs: Sequence[Tensor], arrays: Arrays) -> list[tensors.Tensor]:
