@@ -78,9 +78,15 @@ def letterbox(frame: Tensor, long_side: int, multiple: int) -> tuple[Tensor, flo
     height, width, _ = frame.shape
     scale = long_side / max(height, width)
     small = (max(1, round(height * scale)), max(1, round(width * scale)))
-    resized = F.interpolate(frame.permute(2, 0, 1)[None].float(), small, mode="bilinear", antialias=True).round()
-    below, beside = (-side % multiple for side in small)
-    return F.pad(resized, (0, beside, 0, below)).permute(0, 2, 3, 1).to("cpu", torch.int32).contiguous(), scale
+    seen = torch.zeros(1, *(side + -side % multiple for side in small), 3, dtype=torch.int32)
+    seen[0, : small[0], : small[1]] = frame if small == (height, width) else _resized(frame, small)
+    return seen, scale
+
+
+def _resized(frame: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 (H, W, 3) → float32 (h, w, 3), rounded."""
+    planes = F.interpolate(frame.permute(2, 0, 1)[None].float(), size, mode="bilinear", antialias=True)
+    return planes[0].permute(1, 2, 0).round()
 
 
 def open_poses(path: Path, config: PoseGraphConfig, device: torch.device) -> PoseGraph:
