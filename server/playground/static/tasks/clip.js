@@ -111,7 +111,8 @@ export class Clip {
   draw() {
     const { overlay } = this;
     [overlay.width, overlay.height] = this.size;
-    const context = overlay.getContext("2d");
+    // not on the GPU, where Chromium may keep what was drawn if nothing is drawn after a clear
+    const context = overlay.getContext("2d", { willReadFrequently: true });
     const thick = Math.max(1.5, this.size[0] / 300);
     for (const person of this.people()) {
       const place = placeAt(person, this.#time);
