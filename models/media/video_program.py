@@ -15,6 +15,7 @@ from typing import IO, Any
 import av
 import av.sidedata.encparams  # these are imported late by PyAV, when no file can be opened any more
 import av.sidedata.motionvectors
+import av.subtitles.codeccontext
 import av.subtitles.stream
 import numpy as np
 from av.container import InputContainer

@@ -13,9 +13,6 @@ from math import inf
 from typing import Any, cast
 
 import av
-import av.sidedata.encparams  # these are imported late by PyAV, when no file can be opened any more
-import av.sidedata.motionvectors
-import av.subtitles.stream
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
@@ -25,7 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 
-from models.media import confined, video_program
+from models.media import confined, video_program  # which also imports what PyAV would import too late
 from models.people.poses import BONES
 from server.media.annotating import LENGTH, Drawn
 

@@ -19,6 +19,7 @@ from tests.actions.test_survival import asked_later, decoders, done
 from tests.gateway.asked_later import comes_to, result
 from tests.gateway.service import Gateway, eventually
 from tests.video.clips import clip, every, sound_alone
+from tests.video.mixed import mixed
 
 LONG = two_people(600)
 
@@ -44,8 +45,9 @@ def damaged_in_the_middle() -> bytes:
         (clip(every(5, 10.0), rotation=90), {"width": 48, "height": 64}),
         (clip(every(1, 10.0)), {"frames": 1}),
         (clip([0.0, 30.0, 60.0], container="matroska"), {"frames": 3, "duration_s": 90.0}),
+        (mixed("matroska", "subtitles", "sound", "video", "other video", "font", "cover"), {"width": 64, "height": 48, "frames": 20}),
     ],
-    ids=["without time stamps", "variable rate", "turned", "one frame", "slow"],
+    ids=["without time stamps", "variable rate", "turned", "one frame", "slow", "beside other streams"],
 )
 def test_odd_videos_are_watched_and_drawn_into(gateway: Gateway, film: bytes, facts: dict[str, float]) -> None:
     told = ask(gateway, video=film).raise_for_status().json()
@@ -60,7 +62,8 @@ def test_odd_videos_are_watched_and_drawn_into(gateway: Gateway, film: bytes, fa
 def test_what_is_no_whole_video_is_refused_and_the_next_one_watched(gateway: Gateway) -> None:
     film = clip(every(20, 20.0))
     headers_alone = film[: film.index(b"mdat")]
-    for broken in (film[:-1000], headers_alone, sound_alone(), bytes(5000), b"\x1a\x45\xdf\xa3" + bytes(500)):
+    songs = (sound_alone(), mixed("mp4", "sound", "cover"), mixed("mp3", "sound", "cover"))
+    for broken in (film[:-1000], headers_alone, *songs, bytes(5000), b"\x1a\x45\xdf\xa3" + bytes(500)):
         answer = ask(gateway, video=broken)
         assert answer.status_code in (415, 422) and answer.json()["field"] == "video", answer.text
     assert ask(gateway, video=damaged_in_the_middle()).status_code in (200, 422)

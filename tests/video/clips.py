@@ -51,7 +51,7 @@ def clip(
             made.mux(stream.encode(frame))
         made.mux(stream.encode(None))
         if tone is not None:
-            _play(made, tone, times[-1])
+            play(made, tone, times[-1])
     return file.getvalue()
 
 
@@ -74,7 +74,7 @@ def pictures(sizes: Sequence[tuple[int, int]], rate: float = 10.0) -> bytes:
 def sound_alone(seconds: float = 0.5) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as made:
-        _play(made, made.add_stream("aac", rate=48_000), seconds)
+        play(made, made.add_stream("aac", rate=48_000), seconds)
     return file.getvalue()
 
 
@@ -101,7 +101,7 @@ def with_hours(mp4: bytes, hours: int) -> bytes:
     return bytes(patched)
 
 
-def _play(made: Any, stream: Any, seconds: float) -> None:
+def play(made: Any, stream: Any, seconds: float) -> None:
     count = int(seconds * 48_000 / 960) + 1
     for part in range(count):
         samples = (0.2 * np.sin(np.arange(960) / 20)).astype(np.float32)[None].repeat(2, 0)

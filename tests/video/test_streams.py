@@ -1,0 +1,67 @@
+"""Videos are seldom alone in their files: which stream is watched and drawn into, and what is none."""
+
+from __future__ import annotations
+
+import io
+
+import av
+import pytest
+
+from models.media.video import ClipLimits, Frames, VideoError, probe
+from server.media.annotating import annotated
+from tests.video.clips import number_of
+from tests.video.mixed import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, mixed
+
+LIMITS = ClipLimits()
+
+
+def refused(film: bytes) -> tuple[str, str]:
+    with pytest.raises(VideoError) as error:
+        probe(film, LIMITS)
+    return error.value.kind, str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("container", "kinds"),
+    [
+        ("matroska", ("video", "other video")),
+        ("mp4", ("video", "other video")),
+        ("mpegts", ("video", "other video")),
+        ("matroska", ("subtitles", "video")),
+        ("mp4", ("video", "subtitles")),
+        ("mpegts", ("data", "video")),
+        ("matroska", ("video", "font", "cover")),
+        ("mp4", ("cover", "video", "sound")),
+        ("matroska", ("subtitles", "sound", "video", "other video", "font", "cover")),
+    ],
+    ids=lambda given: given if isinstance(given, str) else " + ".join(given),
+)
+def test_the_first_video_is_watched_and_drawn_into_whatever_else_is_there(container: str, kinds: tuple[str, ...]) -> None:
+    film = mixed(container, *kinds)
+    facts = probe(film, LIMITS)
+    assert ((facts.height, facts.width), facts.frames, facts.duration_s) == (SIZE, FRAMES, FRAMES / RATE)
+    seen = list(Frames(film, RATE, LIMITS).take(10**9))
+    assert [number_of(frame.pixels) for frame in seen] == list(range(FRAMES))
+    with av.open(io.BytesIO(annotated(film, []))) as drawn:
+        assert sorted(stream.type for stream in drawn.streams) == (["audio", "video"] if "sound" in kinds else ["video"])
+        frames = list(drawn.decode(video=0))
+    assert (len(frames), (frames[0].height, frames[0].width)) == (FRAMES, SIZE)
+
+
+def test_of_two_videos_the_first_one_counts() -> None:
+    facts = probe(mixed("matroska", "other video", "video"), LIMITS)
+    assert ((facts.height, facts.width), facts.frames) == (OTHER_SIZE, OTHER_FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("container", "kinds"),
+    [("mp4", ("sound",)), ("mp4", ("sound", "cover")), ("matroska", ("sound", "cover")), ("matroska", ("sound", "subtitles"))],
+    ids=lambda given: given if isinstance(given, str) else " + ".join(given),
+)
+def test_sound_is_no_video_even_with_a_cover(container: str, kinds: tuple[str, ...]) -> None:
+    assert refused(mixed(container, *kinds)) == ("broken", "no video in it: sound alone")
+
+
+def test_a_song_with_a_cover_is_no_container_of_videos() -> None:
+    kind, detail = refused(mixed("mp3", "sound", "cover"))
+    assert kind == "not-a-video" and detail.startswith("not a video in a container that is opened here")
