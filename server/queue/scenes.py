@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 
 import msgspec
 
@@ -57,6 +58,7 @@ class Scenes:
         return scene if scene is not None and scene.v == VERSION else None
 
     async def _keep(self, scene_id: str, data: bytes) -> bool:
-        await self._freight.write(keys.stage(scene_id), data)
-        arguments = (scene_id, int(self._settings.scene_ttl * 1000), self._settings.results_max_bytes)
+        staged = keys.stage(f"{scene_id}:{secrets.token_hex(4)}")  # an answer may be fetched twice at once, and pieces must not mix
+        await self._freight.write(staged, data)
+        arguments = (scene_id, staged, int(self._settings.scene_ttl * 1000), self._settings.results_max_bytes)
         return bool(await self._presence.ask(lambda: self._wire.script("keep_scene", *arguments)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import redis
 
@@ -29,6 +31,15 @@ async def test_a_large_scene_is_read_by_another_gateway_and_counted(url: str, db
         assert not db.keys("stage:*") and 0 < db.pttl(f"scene:{ONE}") <= 600_000
 
 
+async def test_a_scene_that_is_kept_twice_at_once_is_whole(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us, gateway(url) as them:
+        for number in range(5):
+            kept = await asyncio.gather(*(one.scenes.keep(f"{number:032x}", scene(seed=number)) for one in (us, them, us, them)))
+            assert kept == [True] * 4
+            assert await us.scenes.read(f"{number:032x}") == scene(seed=number)
+        assert not db.keys("stage:*") and (await us.records.load()).counts == {"scene": 5}
+
+
 async def test_what_is_no_scene_is_none(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         db.set(f"scene:{OTHER}", b"\xc1 no message")
@@ -41,6 +52,15 @@ async def test_without_room_a_scene_is_not_kept(url: str, db: redis.Redis) -> No
         assert not await us.scenes.keep(OTHER, scene(600_000))
         assert await us.scenes.read(OTHER) is None and not db.keys("stage:*")
         assert (await us.records.load()).counts == {"scene": 1}
+
+
+async def test_a_scene_that_is_kept_stays_where_there_is_no_room_any_more(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us, gateway(url, results_max_bytes=1) as crowded:
+        assert await us.scenes.keep(ONE, scene())
+        assert await crowded.scenes.keep(ONE, scene()), "its answer is fetched again"
+        assert not await crowded.scenes.keep(OTHER, scene(1000))
+        assert await crowded.scenes.read(ONE) == scene()
+        assert not db.keys("stage:*") and (await us.records.load()).counts == {"scene": 1}
 
 
 async def test_an_expired_scene_is_gone_and_counts_no_more(url: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from models.bundle import Space
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, comes_to, result
 from tests.gateway.service import eventually
 from tests.open_inference.service import running
 from tests.reconstruct.service import JSON, Sculptor, depth, image, mesh, npy, png
@@ -47,6 +50,27 @@ def test_each_kept_scene_is_the_one_that_was_asked_for(sculptor: Sculptor) -> No
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
         again = list(pool.map(lambda location: sculptor.service.gateways[1].http.get(location, timeout=120), locations))
     np.testing.assert_allclose(middles([answer.content for answer in again]), middles([answer.content for answer in first]), atol=1e-3)
+
+
+def test_a_kept_scene_is_asked_while_there_is_no_room_for_others(sculptor: Sculptor) -> None:
+    """Nothing is evicted for the sake of newer scenes: these are answered without one. Who fetches an answer again is told its scene."""
+    job = accepted(sculptor.ask(format="ply", headers={"Prefer": "respond-async"}))
+    comes_to(sculptor.gateway, job, "done")
+    kept = result(sculptor.gateway, job, **JSON).json()
+    location = f"/v1/scenes/{kept['scene']}"
+    with (
+        service.gateway(sculptor.service.redis_url, results_max_bytes=1, default_models={"reconstruct": "shell"}) as crowded,
+        concurrent.futures.ThreadPoolExecutor(12) as pool,
+    ):
+        full = Sculptor(dataclasses.replace(sculptor.service, gateways=[crowded]))
+        others = [pool.submit(full.answered, files=files, format="ply", headers=JSON) for files in captures(4)]
+        again = [pool.submit(result, crowded, job, **JSON) for _ in range(4)]
+        asked = [pool.submit(crowded.http.get, location, params={"format": "ply", "threshold": value}) for value in (0.1, 0.2, 0.3, 0.1)]
+        told = [one.result().json() for one in others]
+        assert [one["scene"] for one in told] == [None] * 4 and all(one["points"] > 100 for one in told)
+        assert [one.result().json() for one in again] == [kept] * 4
+        points = [int(one.result().raise_for_status().headers["x-points"]) for one in asked]
+    assert points[0] == points[3] == kept["points"] >= points[1] >= points[2] > 0
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,18 @@
 -- needs: jobs records
--- Keeps a scene that was written as `stage:<id>`, so that it can be asked again. ARGV: id, its time to live in ms, max bytes of results.
--- Returns 1; 0 if there is no room beside what results take, or it was not staged.
+-- Keeps a scene that was written under a key of its own, so that it can be asked again. ARGV: id, that key, its time to live in ms, max bytes of results.
+-- Returns 1; 0 if there is no room beside what results take, or it was not written. One that is kept already, since its answer was
+-- fetched before, stays without room, too.
 
-local id, ttl, max_results = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local id, staged, ttl, max_results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
-local staged, key = 'stage:' .. id, 'scene:' .. id
-local bytes = redis.call('STRLEN', staged)
-if bytes == 0 then return 0 end
+local key = 'scene:' .. id
+local bytes, before = redis.call('STRLEN', staged), redis.call('STRLEN', key)
+local kept = before > 0
 local _, _, results = held(now)
-if results - redis.call('STRLEN', key) + bytes + RECORD_BYTES > max_results then
+local more = kept and bytes - before or bytes + RECORD_BYTES
+if bytes == 0 or results + more > max_results then
   redis.call('DEL', staged)
-  return 0
+  return kept and 1 or 0
 end
 redis.call('RENAME', staged, key)
 redis.call('PEXPIRE', key, ttl)
