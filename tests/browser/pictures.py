@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import BrowserContext, Locator, Page, ViewportSize, expect, sync_playwright
 
 from tests.browser.chromium import DESKTOP, PHONE, chromium
-from tests.browser.tabs import box_of, drag
+from tests.browser.tabs import box_of, drag, open_tab, run
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures" / "playground"
 TABLET: ViewportSize = {"width": 820, "height": 900}
@@ -36,16 +36,10 @@ OVERVIEW: dict[str, Theme] = {"classify": "light", "inpaint": "dark", "actions":
 
 def choose(page: Page, tab: str) -> Locator:
     """Opens a tab and takes its sample."""
-    page.get_by_role("tab", name=tab).click()
-    panel = page.get_by_role("tabpanel", name=tab)
+    panel = open_tab(page, tab)
     panel.get_by_role("button", name=TABS[tab]).click()
     expect(panel.get_by_role("button", name="Run")).to_be_enabled()
     return panel
-
-
-def run(panel: Locator) -> None:
-    panel.get_by_role("button", name="Run").click()
-    expect(panel.locator("p.line")).to_contain_text("Done in")
 
 
 def shot(page: Page) -> Image.Image:

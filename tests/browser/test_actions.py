@@ -79,49 +79,45 @@ def stands_at(panel: Locator, time: float, within: float = 0.01) -> None:
 
 
 def test_people_are_drawn_over_the_clip_and_get_lanes(watched: Locator) -> None:
-    panel = watched
-    expect(panel.get_by_role("button", name="Person 1", exact=True)).to_be_visible()
-    expect(panel.get_by_role("button", name="Person 2", exact=True)).to_be_visible()
-    is_drawn(panel)
-    panel.get_by_label("Skeletons").uncheck()
-    panel.get_by_label("Boxes").uncheck()
-    is_not_drawn(panel)
+    expect(watched.get_by_role("button", name="Person 1", exact=True)).to_be_visible()
+    expect(watched.get_by_role("button", name="Person 2", exact=True)).to_be_visible()
+    is_drawn(watched)
+    watched.get_by_label("Skeletons").uncheck()
+    watched.get_by_label("Boxes").uncheck()
+    is_not_drawn(watched)
 
 
 def test_a_click_in_a_lane_seeks_and_the_frame_keys_step(watched: Locator) -> None:
-    panel = watched
-    panel.get_by_label("Minimum score").fill("0")
-    segment = panel.get_by_role("group", name="Person 2").get_by_role("button", name="Person 2: ").last
+    watched.get_by_label("Minimum score").fill("0")
+    segment = watched.get_by_role("group", name="Person 2").get_by_role("button", name="Person 2: ").last
     wanted = float((segment.get_attribute("title") or "").split(", ")[1].split(" to ")[0])
     assert wanted > 0
     segment.click()
-    stands_at(panel, wanted, within=0.06)
-    expect(panel.get_by_label("At this moment")).to_contain_text("Person 2: ")
+    stands_at(watched, wanted, within=0.06)
+    expect(watched.get_by_label("At this moment")).to_contain_text("Person 2: ")
     for key in (".", ".", ",", "."):  # however fast they are pressed
-        panel.locator("video").press(key)
+        watched.locator("video").press(key)
     frames = math.floor(wanted * figures.RATE + 1e-3) + 2.5  # the middle of a frame
-    stands_at(panel, frames / figures.RATE)
+    stands_at(watched, frames / figures.RATE)
 
 
 def test_one_person_can_be_shown_alone_and_labels_by_their_score(watched: Locator) -> None:
-    panel = watched
-    is_drawn(panel)
-    panel.get_by_role("button", name="Person 2", exact=True).click()
-    expect(panel.get_by_role("button", name="Person 2", exact=True)).to_have_attribute("aria-pressed", "true")
-    is_not_drawn(panel)
-    expect(panel.get_by_label("At this moment")).not_to_contain_text("Person 1")
-    panel.get_by_role("button", name="Person 2", exact=True).click()
-    panel.get_by_label("Minimum score").fill("1")
-    expect(panel.locator(".segment")).to_have_count(0)
-    panel.get_by_label("Minimum score").fill("0")
-    expect(panel.locator(".segment").first).to_be_visible()
+    is_drawn(watched)
+    watched.get_by_role("button", name="Person 2", exact=True).click()
+    expect(watched.get_by_role("button", name="Person 2", exact=True)).to_have_attribute("aria-pressed", "true")
+    is_not_drawn(watched)
+    expect(watched.get_by_label("At this moment")).not_to_contain_text("Person 1")
+    watched.get_by_role("button", name="Person 2", exact=True).click()
+    watched.get_by_label("Minimum score").fill("1")
+    expect(watched.locator(".segment")).to_have_count(0)
+    watched.get_by_label("Minimum score").fill("0")
+    expect(watched.locator(".segment").first).to_be_visible()
 
 
 def test_the_answer_and_the_annotated_clip_can_be_kept(watched: Locator, tmp_path: Path) -> None:
-    panel = watched
-    told = json.loads(download(panel, "Download JSON", tmp_path).read_text())
+    told = json.loads(download(watched, "Download JSON", tmp_path).read_text())
     assert [person["person"] for person in told["people"]] == [1, 2]
-    with av.open(download(panel, "Download MP4", tmp_path)) as made:
+    with av.open(download(watched, "Download MP4", tmp_path)) as made:
         first = next(made.decode(video=0)).to_ndarray(format="rgb24").astype(int)
     assert first.shape == (told["video"]["height"], told["video"]["width"], 3)
     assert red(first) > 0.002
