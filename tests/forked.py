@@ -13,11 +13,20 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from multiprocessing.reduction import DupFd
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["opsin.cli", "server.gateway.main", "server.worker.main", "tests.forked"])
+
+
+@cache
+def prepare() -> None:
+    """Import what the copies need. The first copy waits for it, seconds in which a test's event loop would stand still."""
+    first = _context.Process(target=os.getpid)
+    first.start()
+    first.join()
 
 
 class Forked:

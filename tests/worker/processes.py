@@ -16,6 +16,7 @@ from server.queue.dispatch import Dispatcher
 from server.queue.embedded import PrivateValkey
 from server.queue.job import Array, Job, Priority, Reply, WorkerInfo
 from server.settings import Settings
+from tests import forked
 from tests.forked import Forked
 
 OPSIN_WORKER = ("opsin", "worker")
@@ -25,6 +26,7 @@ WAIT_S = 120.0
 
 @contextmanager
 def valkey() -> Iterator[PrivateValkey]:
+    forked.prepare()
     server = PrivateValkey()
     server.start()
     try:
