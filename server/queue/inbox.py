@@ -165,6 +165,7 @@ class Inbox:
             self._deliver(entries)
             if self.last_read == read_from:  # not set back by a beat meanwhile
                 self.last_read = entries[-1][0].decode()
+        await asyncio.sleep(0)  # those who wait go on before the next read is sent
 
     def _deliver(self, entries: Sequence[tuple[bytes, list[bytes]]]) -> None:
         for entry_id, flat in entries:

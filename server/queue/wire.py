@@ -18,6 +18,8 @@ from server.process.interruption import Limit, Ticks
 from server.queue import lua
 from server.queue.connect import ANSWER_TIMEOUT_S
 
+LARGE = 16 * 1024
+"""Bytes. A command with larger words is joined here: hiredis takes 180 µs for a picture of 150 KB where that takes 7."""
 MORE = object()
 """What a reader says while an answer has not arrived to its end."""
 
@@ -40,7 +42,7 @@ class Wire:
     def command(self, *words: Any) -> Any:
         connection = getattr(self._of_thread, "connection", None) or self._connect()
         try:
-            connection.send_packed_command([hiredis.pack_command(words)], check_health=False)
+            connection.send_packed_command([_packed(words)], check_health=False)
             return connection.read_response()
         except BaseException as error:
             if not _goes_on(error):
@@ -94,7 +96,7 @@ class AsyncWire:
             with Limit(self._ticks, patience):
                 if line.transport is None:
                     await line.connect()
-                answer = await line.ask(hiredis.pack_command(words))
+                answer = await line.ask(_packed(words))
         except BaseException as error:
             if _goes_on(error):
                 self._idle.append(line)
@@ -176,6 +178,15 @@ class _Line(asyncio.Protocol):
         self._lost = redis.exceptions.ConnectionError(f"the connection was closed: {error or 'by the server'}")
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(self._lost)
+
+
+def _packed(words: tuple[Any, ...]) -> bytes:
+    """A command as it is sent."""
+    if not any(isinstance(word, bytes | memoryview) and len(word) > LARGE for word in words):
+        packed: bytes = hiredis.pack_command(words)
+        return packed
+    encoded = [word if isinstance(word, bytes | memoryview) else str(word).encode() for word in words]
+    return b"".join([b"*%d\r\n" % len(encoded), *(part for word in encoded for part in (b"$%d\r\n" % len(word), word, b"\r\n"))])
 
 
 def _goes_on(error: BaseException) -> bool:

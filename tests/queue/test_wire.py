@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from server.queue.connect import connect, connect_async
-from server.queue.wire import AsyncWire
+from server.queue.wire import AsyncWire, Wire
 from tests.queue.harness import eventually
 
 
@@ -40,3 +40,15 @@ async def test_an_answer_that_is_an_error_costs_no_connection(wire: AsyncWire) -
     with pytest.raises(redis.exceptions.ResponseError, match="unknown command"):
         await wire.command("NOSUCH")
     assert await wire.command("CLIENT", "ID") == here
+
+
+@pytest.mark.parametrize("length", [0, 1, 5_000, 16_384, 16_385, 200_000])
+async def test_words_of_any_length_and_type_arrive_as_they_were_sent(url: str, wire: AsyncWire, length: int) -> None:
+    large, words = bytes(range(256)) * (length // 256 + 1), ("text ü", 17, -2.5, b"\r\n")
+    told = "return {ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]}"
+    arrived = ["text ü".encode(), b"17", b"-2.5", b"\r\n", large[:length]]
+    assert await wire.command("EVAL", told, 0, *words, large[:length]) == arrived
+    assert await wire.command("EVAL", told, 0, *words, memoryview(large)[:length]) == arrived
+    blocking = Wire(connect(url))
+    assert blocking.command("EVAL", told, 0, *words, large[:length]) == arrived
+    blocking.close()
