@@ -30,7 +30,7 @@ class Fetching:
             self._line.put(job)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Nothing more comes. It may be said again."""
         self._line.put(None)
 
     def unread(self) -> list[Beside]:

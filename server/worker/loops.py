@@ -13,7 +13,7 @@ from server.queue.errors import RedisAway
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.batches import Running
+from server.worker.batches import Pull, Running
 from server.worker.fetching import Fetching
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.replies import Answers
@@ -31,34 +31,47 @@ FRESH = 0.05
 """Seconds. Jobs that were queued or looked at so shortly before their batch need no look at deadline, cancellation and gateway."""
 
 
-def receive(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, fetching: Fetching, metrics: WorkerMetrics) -> None:
-    """Pull jobs as slots want them, until the worker drains."""
-    next_look = 0.0
-    away = False
-    while (pull := slots.next_pull()) is not None:
-        served = bundles.served()
+class Receiver:
+    """Looks at the queue, for one thread at a time."""
+
+    def __init__(self, queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, fetching: Fetching, metrics: WorkerMetrics) -> None:
+        self._queue = queue
+        self._slots = slots
+        self._bundles = bundles
+        self._fetching = fetching
+        self._metrics = metrics
+        self._next_reclaim = 0.0
+        self._away = False
+
+    def look(self, pull: Pull) -> None:
+        """Pull jobs as the slots want them."""
+        found: list[Delivery] = []
+        try:
+            found = self._look(pull)
+        except RedisAway as error:
+            if not self._away:
+                log.warning("queue away", reason=str(error))
+            self._away = True
+            time.sleep(AWAY_PAUSE)
+        finally:
+            self._slots.looked(found)
+
+    def _look(self, pull: Pull) -> list[Delivery]:
+        served = self._bundles.served()
         if not served:
             time.sleep(LOADING_PAUSE)
-            continue
-        try:
-            if time.monotonic() >= next_look:
-                if _take_over(queue, slots, served):
-                    metrics.redeliveries.inc()
-                    continue
-                next_look = time.monotonic() + RECLAIM_EVERY
-            jobs = queue.take(served, pull.items, BLOCK_MS if pull.block else 0, pull.long)
-        except RedisAway as error:
-            if not away:
-                log.warning("queue away", reason=str(error))
-            away = True
-            time.sleep(AWAY_PAUSE)
-            continue
-        if away:
+            return []
+        if time.monotonic() >= self._next_reclaim:
+            if _take_over(self._queue, self._slots, served):
+                self._metrics.redeliveries.inc()
+                return []
+            self._next_reclaim = time.monotonic() + RECLAIM_EVERY
+        jobs = self._queue.take(served, pull.items, BLOCK_MS if pull.block else 0, pull.long)
+        if self._away:
             log.info("queue back")
-        away = False
-        slots.add([job for job in jobs if isinstance(job, Delivery)])
-        fetching.put([job for job in jobs if isinstance(job, Beside)])
-    fetching.close()
+        self._away = False
+        self._fetching.put([job for job in jobs if isinstance(job, Beside)])
+        return [job for job in jobs if isinstance(job, Delivery)]
 
 
 def _take_over(queue: WorkerQueue, slots: Slots, served: list[str]) -> bool:
@@ -78,26 +91,35 @@ def _take_over(queue: WorkerQueue, slots: Slots, served: list[str]) -> bool:
     return orphan is not None
 
 
-def compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: Answers, threads: int, slot: int) -> None:
-    """Schedule → run → answer, in one slot, until the worker is drained."""
+def work(queue: WorkerQueue, slots: Slots, receiver: Receiver, bundles: LoadedBundles, answers: Answers, threads: int, hand: int) -> None:
+    """Look or, with what was found, schedule → run → answer, until the worker is drained. There is one hand more than there are slots."""
     torch.set_num_threads(threads)
-    while (running := _next(queue, slots, slot)) is not None:
-        latest: Result | None = None
-        going_on: list[Delivery] = []
-        for result in _run(queue, slots, bundles, running, slot):
-            if latest is not None:
-                answers.put(latest)
-            latest = result
-            going_on += result.going_on if isinstance(result, Computed) else []
-        if latest is not None and running.bucket.alone and not queue.records_suspects:
-            answers.write(latest)  # before anything else may start: until then a death would be charged to it
-            latest = None
-        finish = slots.finish(running, going_on)
+    ran = False
+    while (task := _next(queue, slots, hand, ran=ran)) is not None:
+        ran = isinstance(task, Running)
+        if isinstance(task, Running):
+            _compute(queue, slots, bundles, answers, task, hand)
+        else:
+            receiver.look(task)
+
+
+def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: Answers, running: Running, hand: int) -> None:
+    latest: Result | None = None
+    going_on: list[Delivery] = []
+    for result in _run(queue, slots, bundles, running, hand):
         if latest is not None:
-            # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
-            answers.write(latest) if finish.idle and not running.long else answers.put(latest)
-        if finish.leaving:
-            leave(queue, bundles, answers, finish.leaving)
+            answers.put(latest)
+        latest = result
+        going_on += result.going_on if isinstance(result, Computed) else []
+    if latest is not None and running.bucket.alone and not queue.records_suspects:
+        answers.write(latest)  # before anything else may start: until then a death would be charged to it
+        latest = None
+    finish = slots.finish(running, going_on)
+    if latest is not None:
+        # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
+        answers.write(latest) if finish.idle and not running.long else answers.put(latest)
+    if finish.leaving:
+        leave(queue, bundles, answers, finish.leaving)
 
 
 def leave(queue: WorkerQueue, bundles: LoadedBundles, answers: Answers, jobs: list[Delivery]) -> None:
@@ -112,20 +134,18 @@ def leave(queue: WorkerQueue, bundles: LoadedBundles, answers: Answers, jobs: li
         log.error("jobs not handed back: other workers will find them by themselves", jobs=len(jobs), reason=str(away))
 
 
-def _next(queue: WorkerQueue, slots: Slots, slot: int) -> Running | None:
-    """The next batch of this slot; while there is none, nothing that this slot ran is suspected of what others run."""
-    if not queue.records_suspects:
-        return slots.take()
-    running = slots.take(wait=False)
-    if running is not None:
-        return running
-    with suppress(RedisAway):
-        queue.end(slot)
-    return slots.take()
+def _next(queue: WorkerQueue, slots: Slots, hand: int, *, ran: bool) -> Running | Pull | None:
+    """What this hand does next; before it does anything but the next batch, nothing that it `ran` is suspected of what others run."""
+    if ran and queue.records_suspects:
+        if (running := slots.next(wait=False, looks=False)) is not None:
+            return running
+        with suppress(RedisAway):
+            queue.end(hand)
+    return slots.next()
 
 
-def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running, slot: int) -> Iterator[Result]:
-    jobs = _still_wanted(queue, running, slot)
+def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running, hand: int) -> Iterator[Result]:
+    jobs = _still_wanted(queue, running, hand)
     executor = bundles.executor(running.bucket.queue)
     if executor is None:
         yield Unserved(jobs)
@@ -147,11 +167,11 @@ def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Runn
         yield result
 
 
-def _still_wanted(queue: WorkerQueue, running: Running, slot: int) -> list[Delivery]:
+def _still_wanted(queue: WorkerQueue, running: Running, hand: int) -> list[Delivery]:
     fresh = all(running.started - job.checked_at < FRESH for job in running.jobs)
     try:
         if queue.records_suspects:
-            return queue.begin(running.jobs, slot)
+            return queue.begin(running.jobs, hand)
         return running.jobs if fresh else queue.still_wanted(running.jobs)
     except RedisAway:
         return running.jobs

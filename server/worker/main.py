@@ -1,7 +1,7 @@
 """`opsin worker`: a process that loads bundles, pulls jobs, computes batches and answers.
 
-Its threads: one receives, one per slot computes, one answers, one says once a second that the worker lives, one loads and unloads bundles;
-the main thread waits for signals. They meet in `Slots` and in the queue of results.
+Its threads: one more than there are slots look at the queue and compute, one answers, one says once a second that the worker lives, one
+loads and unloads bundles; the main thread waits for signals. They meet in `Slots` and in the queue of results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.long_work import LongWork
-from server.worker.loops import BLOCK_MS, compute, leave, receive
+from server.worker.loops import BLOCK_MS, Receiver, leave, work
 from server.worker.measurements import Measurements
 from server.worker.model_memory import ModelMemory
 from server.worker.rechecks import Rechecks
@@ -89,6 +89,7 @@ class Worker:
         long = LongWork(self._bundles.step_times, self._bundles.stepwise)
         self._slots = Slots(layout.slots, Batcher(self._bundles.step_times, long), layout.state_bytes)
         self._fetching = Fetching(self._queue, self._slots)
+        self._receiver = Receiver(self._queue, self._slots, self._bundles, self._fetching, metrics)
         self._memory = ModelMemory(layout.model_bytes)
         self._tunings = Tunings(layout, settings.dtype, self._kept, lambda: self._slots.idle)
         self._rechecks = Rechecks(layout, settings.dtype, self._kept, lambda: self._slots.idle, backend=settings.backend)
@@ -103,9 +104,8 @@ class Worker:
         self._thread("heartbeat", self._heartbeat.run)
         self._thread("bundles", self._watch_bundles)
         answering = self._thread("answer", self._answers.write_forever)
-        receiving = self._thread("receive", lambda: receive(self._queue, self._slots, self._bundles, self._fetching, self._metrics))
         self._thread("fetch", self._fetching.run)
-        computing = [self._thread(f"compute-{slot}", partial(self._compute, slot)) for slot in range(self._layout.slots)]
+        working = [self._thread(f"work-{hand}", partial(self._work, hand)) for hand in range(self._layout.slots + 1)]
 
         signals.wait()
         log.info("worker drains", id=self._queue.id)
@@ -113,14 +113,16 @@ class Worker:
         if leaving := self._slots.drain(self._settings.drain_timeout):
             leave(self._queue, self._bundles, self._answers, leaving)
         until = time.monotonic() + self._settings.drain_timeout
-        while any(thread.is_alive() for thread in computing) and time.monotonic() < until:
+        while any(thread.is_alive() for thread in working) and time.monotonic() < until:
+            if not self._slots.looking:
+                self._fetching.close()
             if signals.wait(0.02):
                 break
-        receiving.join(2 * BLOCK_MS / 1000)  # what its last look at the queue brings is handed back too
+        self._slots.await_look(2 * BLOCK_MS / 1000)  # what the last look at the queue brings is handed back too
         self._end(answering)
 
-    def _compute(self, slot: int) -> None:
-        compute(self._queue, self._slots, self._bundles, self._answers, self._layout.threads, slot)
+    def _work(self, hand: int) -> None:
+        work(self._queue, self._slots, self._receiver, self._bundles, self._answers, self._layout.threads, hand)
 
     def _end(self, answering: threading.Thread) -> None:
         unfinished = self._slots.stop()

@@ -7,7 +7,7 @@ import time
 
 from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher
-from server.worker.batches import Pull
+from server.worker.batches import Pull, Running
 from server.worker.budget import StepTimes
 from server.worker.long_work import LongWork
 from server.worker.slots import Slots
@@ -26,19 +26,32 @@ def slots(count: int = 1, seconds: float = 5.0) -> Slots:
     return made
 
 
+def take(made: Slots, *, wait: bool = True) -> Running | None:
+    """The next batch."""
+    task = made.next(wait=wait, looks=False)
+    assert not isinstance(task, Pull)
+    return task
+
+
+def look(made: Slots, *found: Delivery) -> Pull:
+    """The next look at the queue, which finds these."""
+    task = made.next()
+    assert isinstance(task, Pull)
+    made.looked(list(found))
+    return task
+
+
 def test_an_idle_worker_waits_at_the_queue_for_one_batch() -> None:
-    pull = slots().next_pull()
-    assert pull is not None
+    pull = look(slots())
     assert (pull.items, pull.block) == (8, True)
 
 
 def test_a_busy_worker_looks_only_shortly_before_the_end_of_its_batch_and_never_waits_at_the_queue() -> None:
     made = slots(seconds=0.2)
     made.add([delivery()])
-    running = made.take()
+    running = take(made)
     assert running is not None
-    pull = made.next_pull()
-    assert pull is not None
+    pull = look(made)
     assert (pull.items, pull.block) == (8, False)
     assert running.expected_end - 0.1 < time.monotonic() < running.expected_end + PATIENCE
 
@@ -46,12 +59,12 @@ def test_a_busy_worker_looks_only_shortly_before_the_end_of_its_batch_and_never_
 def test_a_reclaimed_job_has_the_whole_worker_to_itself() -> None:
     made = slots(count=2)
     made.add([delivery(alone=True), delivery()])
-    lone = made.take()
+    lone = take(made)
     assert lone is not None
     assert [job.alone for job in lone.jobs] == [True]
     assert not made.may_reclaim
     taken = threading.Event()
-    other = threading.Thread(target=lambda: (made.take(), taken.set()), daemon=True)
+    other = threading.Thread(target=lambda: (take(made), taken.set()), daemon=True)
     other.start()
     assert not taken.wait(0.1)
     made.finish(lone)
@@ -64,7 +77,7 @@ def test_nothing_starts_while_it_is_quiet_and_what_is_claimed_then_runs_next_and
     made = slots(count=2)
     others = [delivery(), delivery(bucket="b")]
     made.add(others[:1])
-    running = made.take()
+    running = take(made)
     assert running is not None
     claimed, orphan = threading.Event(), delivery(alone=True)
 
@@ -78,7 +91,7 @@ def test_nothing_starts_while_it_is_quiet_and_what_is_claimed_then_runs_next_and
     receiver.start()
     made.add(others[1:])
     batches: list[list[Delivery]] = []
-    other = threading.Thread(target=lambda: batches.append(made.take().jobs), daemon=True)  # type: ignore[union-attr]
+    other = threading.Thread(target=lambda: batches.append(take(made).jobs), daemon=True)  # type: ignore[union-attr]
     other.start()
     assert not claimed.wait(0.1), "a batch runs"
     assert not batches, "a claim is about to come"
@@ -91,7 +104,7 @@ def test_nothing_starts_while_it_is_quiet_and_what_is_claimed_then_runs_next_and
 def test_a_worker_that_drains_claims_nothing() -> None:
     made = slots()
     made.add([delivery()])
-    made.take()
+    take(made)
     made.drain()
     with made.quiet() as quiet:
         assert not quiet
@@ -101,12 +114,12 @@ def test_draining_runs_what_is_here_and_pulls_no_more() -> None:
     made = slots()
     made.add([delivery()])
     made.drain()
-    assert made.next_pull() is None
-    made.intake_ended()
-    running = made.take()
+    running = take(made)
     assert running is not None
+    assert made.next(wait=False) is None, "no look"
+    made.intake_ended()
     made.finish(running)
-    assert made.take() is None
+    assert made.next() is None
 
 
 class Steps:
@@ -134,12 +147,12 @@ def test_what_goes_on_takes_its_next_step_and_leaves_room_for_short_jobs() -> No
     made, job = stepping_slots(), delivery(bundle="long@1")
     made.add([job])
     for _ in range(3):
-        running = made.take()
+        running = take(made)
         assert running is not None and running.long and running.jobs == [job]
-        pull = made.next_pull()
-        assert pull is not None and pull.items > 0
+        pull = look(made)
+        assert pull.items > 0
         assert not made.finish(running, [job]).idle
-    running = made.take()
+    running = take(made)
     assert running is not None
     assert made.finish(running, []).idle
     assert made.idle
@@ -148,16 +161,16 @@ def test_what_goes_on_takes_its_next_step_and_leaves_room_for_short_jobs() -> No
 def test_a_suspect_of_several_steps_lets_the_worker_go_on_between_them() -> None:
     made, lone, short = stepping_slots(count=2), delivery(bundle="long@1", alone=True), delivery(queued_at=5.0)
     made.add([lone])
-    running = made.take()
+    running = take(made)
     assert running is not None and running.jobs == [lone]
     made.add([short])
-    assert made.take(wait=False) is None, "nothing starts while its step runs"
+    assert take(made, wait=False) is None, "nothing starts while its step runs"
     made.finish(running, [lone])
-    between = made.take()
+    between = take(made)
     assert between is not None and between.jobs == [short]
-    assert made.take(wait=False) is None, "its step waits until nothing runs"
+    assert take(made, wait=False) is None, "its step waits until nothing runs"
     made.finish(between)
-    again = made.take()
+    again = take(made)
     assert again is not None and again.jobs == [lone]
 
 
@@ -165,47 +178,46 @@ def test_the_worker_looks_for_short_jobs_while_a_suspect_takes_its_step() -> Non
     made, lone = stepping_slots(), delivery(bundle="long@1", alone=True)
     made.add([lone])
     for _ in range(3):
-        running = made.take()
+        running = take(made)
         assert running is not None and running.jobs == [lone]
-        pulls: list[Pull | None] = []
-        receiver = threading.Thread(target=lambda here=pulls: here.append(made.next_pull()), daemon=True)  # type: ignore[misc]
-        receiver.start()
-        receiver.join(PATIENCE)
-        assert pulls and pulls[0] is not None and pulls[0].items > 0
+        pulls: list[Pull] = []
+        other = threading.Thread(target=lambda here=pulls: here.append(look(made)), daemon=True)  # type: ignore[misc]
+        other.start()
+        other.join(PATIENCE)
+        assert pulls and pulls[0].items > 0
         made.finish(running, [lone])
 
 
 def test_draining_hands_back_between_steps_what_cannot_end_in_time() -> None:
     made, waiting, running_job = stepping_slots(), delivery(bundle="long@1", bucket="b"), delivery(bundle="long@1")
     made.add([running_job])
-    running = made.take()
+    running = take(made)
     assert running is not None
     made.add([waiting])
     assert made.drain(5.0) == [waiting]
     assert made.finish(running, [running_job]).leaving == [running_job]
     made.intake_ended()
-    assert made.take() is None
+    assert take(made) is None
 
 
 def test_what_waits_for_its_payload_counts_as_here() -> None:
     made = slots()
     made.fetching(delivery().queue, 5)
-    pull = made.next_pull()
-    assert pull is not None and pull.items == 3
+    pull = look(made)
+    assert pull.items == 3
     made.fetching(delivery().queue, -5)
-    pull = made.next_pull()
-    assert pull is not None and pull.items == 8
+    pull = look(made)
+    assert pull.items == 8
 
 
 def test_what_waits_for_its_payload_counts_as_one_of_several_steps() -> None:
     made, queue = stepping_slots(), delivery(bundle="long@1").queue
-    pull = made.next_pull()
-    assert pull is not None
+    pull = look(made)
     room = pull.long[queue]
     for fetching in range(1, room + 1):
         made.fetching(queue, 1)
-        pull = made.next_pull()
-        assert pull is not None and pull.long[queue] == room - fetching
+        pull = look(made)
+        assert pull.long[queue] == room - fetching
 
 
 def test_nobody_waits_at_the_queue_while_a_payload_comes() -> None:
@@ -213,17 +225,71 @@ def test_nobody_waits_at_the_queue_while_a_payload_comes() -> None:
     made = stepping_slots()
     for queue in (delivery().queue, delivery(bundle="long@1").queue):
         made.fetching(queue, 1)
-        pull = made.next_pull()
-        assert pull is not None and not pull.block
+        pull = look(made)
+        assert not pull.block
         made.fetching(queue, -1)
-        pull = made.next_pull()
-        assert pull is not None and pull.block
+        pull = look(made)
+        assert pull.block
 
 
 def test_a_stop_returns_what_waits_and_what_runs() -> None:
     made = slots()
     jobs = [delivery(bucket="a"), delivery(bucket="b")]
     made.add(jobs)
-    made.take()
+    take(made)
     assert {job.entry_id for job in made.stop()} == {job.entry_id for job in jobs}
-    assert made.take() is None
+    assert take(made) is None
+
+
+def test_the_thread_that_finds_a_job_runs_it_and_another_one_looks_meanwhile() -> None:
+    made, job = slots(count=2), delivery()
+    looks: list[Pull] = []
+    found = made.next()
+    assert isinstance(found, Pull)
+    other = threading.Thread(target=lambda: looks.append(look(made)), daemon=True)
+    other.start()
+    other.join(0.1)
+    assert other.is_alive(), "one look at a time"
+    made.looked([job])
+    running = made.next()
+    assert isinstance(running, Running) and running.jobs == [job]
+    other.join(PATIENCE)
+    assert [pull.block for pull in looks] == [True]
+
+
+def test_no_more_batches_run_than_there_are_slots() -> None:
+    made = slots(seconds=0.0)
+    made.add([delivery(bucket="a"), delivery(bucket="b")])
+    running = take(made)
+    assert running is not None
+    assert take(made, wait=False) is None
+    made.finish(running)
+    assert take(made, wait=False) is not None
+
+
+def test_every_thread_leaves_when_the_last_batch_of_a_drained_worker_starts() -> None:
+    made = slots(seconds=0.0)
+    made.add([delivery(bucket="a"), delivery(bucket="b")])
+    running = take(made)
+    assert running is not None
+    left: list[object] = []
+    others = [threading.Thread(target=lambda: left.append(made.next()), daemon=True) for _ in range(2)]
+    made.drain()
+    for other in others:
+        other.start()
+    made.intake_ended()
+    made.finish(running)
+    for other in others:
+        other.join(PATIENCE)
+    assert sorted(map(type, left), key=str) == [type(None), Running]
+
+
+def test_a_look_that_is_under_way_can_be_awaited() -> None:
+    made = slots(seconds=0.0)
+    made.await_look(PATIENCE)
+    assert isinstance(made.next(), Pull) and made.looking
+    made.drain()
+    ender = threading.Timer(0.1, made.looked, args=([delivery()],))
+    ender.start()
+    made.await_look(PATIENCE)
+    assert not made.looking and made.stop()
