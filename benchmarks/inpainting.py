@@ -4,8 +4,8 @@ a. Jobs of 10, 50 and 250 steps that come at random times (Poisson, at a share o
    length, of the service over HTTP, of static batches (rows that have finished leave, nobody joins) and of one job at a time with all
    threads. These two are simulated with the same arrivals and with what a start and a step take in the bare loop.
 b. Caching: seconds of a step ÷ seconds where encoder, keys and values are computed for each step again, beside the same ratio of FLOPs.
-c. A classification beside saturating inpainting: median and 99th percentile, and the latter ÷ (longest step of the bare loop + 1.5 × the
-   99th percentile alone).
+c. A classification beside saturating inpainting: median and 99th percentile, and the latter ÷ (longest step of the bare loop, of batches
+   as the worker's + 1.5 × the 99th percentile alone).
 d. Steps/s (jobs × steps) of the saturated worker ÷ those of the bare loop at its best batch size, at batch size 1 (one job at a time), and
    of static batches, computed from what a start and a step take in the bare loop, with as many starts as the worker had: where rows that
    have finished leave, and where they stay (padded). The bare loop starts nothing; it is also given with what as many starts take.
@@ -56,6 +56,7 @@ CLIENTS = 48
 """Enough for full batches at every moment."""
 CLASSIFICATIONS = 200
 TIMEOUT = 600.0
+BATCH = re.compile(rf'^opsin_batch_budget\{{.*(?:name|model|bundle)="{SMALL}".*\}} ([0-9.e+]+)$', re.MULTILINE)
 JOINS = re.compile(r"^opsin_step_joins_total\{.*\} ([0-9.e+]+)$", re.MULTILINE)
 POLICIES = ("service", "static", "one")
 
@@ -107,6 +108,11 @@ class Asking:
         began = time.monotonic()
         (await self.http.post("/v1/classify", params={"model": SHORT}, content=self._image)).raise_for_status()
         return time.monotonic() - began
+
+    async def batch(self) -> int:
+        """The worker's batch of inpainting jobs, at most."""
+        [size] = BATCH.findall((await self.http.get(self._metrics)).text)
+        return int(float(size))
 
     async def steps(self) -> tuple[float, float]:
         """Taken so far, and jobs that took their first one, as the worker counts them."""
@@ -161,12 +167,13 @@ async def one_round(
     async with asking.http:
         alone = [await asking.classify() for _ in range(CLASSIFICATIONS)]
         clients = [asyncio.create_task(client(asking, number)) for number in range(CLIENTS)]
-        await asyncio.sleep(seconds / 8)
+        await asyncio.sleep(seconds / 4)  # all have started, and the worker has found its best batch
         began, (steps_before, joins_before), spent = time.monotonic(), await asking.steps(), others_seconds()
         await asyncio.sleep(seconds / 2)
         took, (steps_after, joins_after) = time.monotonic() - began, await asking.steps()
         served, others = (steps_after - steps_before) / took, (others_seconds() - spent) / took
         starts = (joins_after - joins_before) / (steps_after - steps_before)
+        batch = await asking.batch()
         beside = [await asking.classify() for _ in range(CLASSIFICATIONS)]
         for task in clients:
             task.cancel()
@@ -189,7 +196,7 @@ async def one_round(
             figures.latency[name][steps].append([one for arrival, one in zip(arrivals, own, strict=True) if arrival.steps == steps])
     figures.alone.append([percentile(alone, 50), percentile(alone, 99)])
     figures.beside.append([percentile(beside, 50), percentile(beside, 99)])
-    figures.longest_step.append(max(bound["longest"] for bound in bounds["bounds"] if bound["size"] <= best["size"]))
+    figures.longest_step.append(max(bound["longest"] for bound in bounds["bounds"] if bound["size"] <= batch))
     figures.others.append(others)
     figures.served.append(served)
     figures.bare.append(_best(bare)["steps_per_second"])

@@ -71,7 +71,7 @@ class Loop:
 def bounds(loop: Loop, seconds: float) -> dict[str, Any]:
     layout = loop.layout
 
-    def measure(size: int) -> dict[str, float]:
+    def measure(size: int, seconds: float = seconds) -> dict[str, float]:
         states = loop.start([1000] * size)
 
         def one_slot(_slot: int) -> list[float]:
@@ -91,6 +91,9 @@ def bounds(loop: Loop, seconds: float) -> dict[str, Any]:
     torch.set_num_threads(layout.threads)
     measure(1)  # what happens only once
     sizes = [measure(size) for size in SIZES]
+    # the best of several noisy readings is too high: what counts is measured once more
+    best = max(range(len(SIZES)), key=lambda index: sizes[index]["steps_per_second"])
+    sizes[best] = measure(SIZES[best], 2 * seconds)
     start_seconds = _repeated(lambda: loop.start([1000]), seconds)
     torch.set_num_threads(threads_allowed())
     [state] = loop.start([1000])
