@@ -6,6 +6,7 @@ An image is a clip of one frame here. Shapes: T frames and h × w pixels of a ca
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class Canvas:
             raise ValueError(f"missing: shape {tuple(missing.shape)} where {tuple(pixels.shape[:-1])} is needed")
         return Canvas(pixels.unsqueeze(0), missing > 0)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return self.pixels.nbytes + self.missing.nbytes
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class Context:
     visible_size: Tensor | None = None
     """(B, 1 + V, 1), 0 for padding."""
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return self.positions.nbytes + sum(memory.nbytes for memory in self.memories) + (0 if self.visible is None else self.visible.nbytes)
 

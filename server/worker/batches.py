@@ -13,6 +13,11 @@ LEAD = 0.01
 """Seconds before the predicted end of a batch at which the next one is pulled and decoded: late enough that other workers could
 take the jobs and that many have come, early enough that the device need not wait."""
 
+POLL = 0.003
+"""Seconds between two looks at the queue while there is something to run but the next batch is not full."""
+LOOKS = 16
+"""At most so many looks during a step, where jobs take several: long ones are not disturbed hundreds of times."""
+
 
 class Pull(NamedTuple):
     """How the receiver should look at the queue now."""
@@ -51,6 +56,11 @@ class Running:
         """When to look for the jobs of the next batch. Steps are often shorter than predicted, and what came must not wait for another."""
         lead = max(LEAD, (self.expected_end - self.started) / 2) if self.long else LEAD
         return self.expected_end - lead
+
+    @property
+    def look_every(self) -> float:
+        """Seconds between two looks from then on."""
+        return max(POLL, (self.expected_end - self.started) / LOOKS) if self.long else POLL
 
 
 class Finish(NamedTuple):

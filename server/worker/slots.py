@@ -12,13 +12,10 @@ from math import inf
 
 from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher
-from server.worker.batches import Finish, Pull, Running
+from server.worker.batches import POLL, Finish, Pull, Running
 from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
 from server.worker.long_work import MOST_LONE
-
-POLL = 0.003
-"""Seconds between two looks at the queue while there is something to run but the next batch is not full."""
 
 
 class Slots:
@@ -266,7 +263,7 @@ class Slots:
             return inf
         if len(self._running) < self.count:
             return self._last_look + POLL if self._batcher.waiting or self._fetching else -inf
-        return max(self._last_look + POLL, min(running.look_from for running in self._running))
+        return min(max(self._last_look + running.look_every, running.look_from) for running in self._running)
 
     def _lone_job(self) -> bool:
         """Whether a short job waits or runs that must run alone.

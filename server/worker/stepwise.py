@@ -65,6 +65,8 @@ class Resident:
     """Seconds on the device so far."""
     reported: float
     """Monotonic seconds of the last report."""
+    nbytes: int
+    """Of the state."""
 
 
 class Stepwise:
@@ -76,6 +78,7 @@ class Stepwise:
         self._streams = Streams(device)
         self._residents: dict[tuple[str, str], Resident] = {}
         """By stream and entry id."""
+        self._nbytes = 0
         self._lock = threading.Lock()
         self._largest = self.usual.nbytes
         self._mean_total = float(self.usual.total)
@@ -93,8 +96,7 @@ class Stepwise:
     @property
     def nbytes(self) -> int:
         """Of all states that are kept."""
-        with self._lock:
-            return sum(resident.state.nbytes for resident in self._residents.values())
+        return self._nbytes
 
     @property
     def state_bytes(self) -> int:
@@ -140,7 +142,7 @@ class Stepwise:
     def drop(self, jobs: list[Delivery]) -> None:
         with self._lock:
             for job in jobs:
-                self._residents.pop(_key(job), None)
+                self._forget(job)
 
     def _start(self, jobs: list[Delivery]) -> Computed:
         started = time.monotonic()
@@ -148,10 +150,9 @@ class Stepwise:
         with self._streams.current():
             states = self.model.start(arrays, [job.job.options for job in jobs])
         seconds = time.monotonic() - started
-        residents = [Resident(state, started - job.pulled_at, seconds, started) for job, state in zip(jobs, states, strict=True)]
         with self._lock:
-            self._residents.update({_key(job): resident for job, resident in zip(jobs, residents, strict=True)})
-            self._largest = max(self._largest, *(state.nbytes for state in states))
+            for job, state in zip(jobs, states, strict=True):
+                self._keep(job, Resident(state, started - job.pulled_at, seconds, started, state.nbytes))
             self._start_seconds += (seconds / len(jobs) - self._start_seconds) * min(1.0, len(jobs) / MEMORY)
         return Computed(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
 
@@ -170,17 +171,26 @@ class Stepwise:
             for job, resident, now, outcome in zip(jobs, residents, due, outcomes, strict=True):
                 inference = resident.inference + seconds
                 if isinstance(outcome, Ended):
-                    del self._residents[_key(job)]
+                    self._forget(job)
                     self._mean_total += (resident.state.done + 1 - self._mean_total) / MEMORY
                     computed.answers.append(Answer(job, dict(outcome.outputs), resident.batch_wait, inference))
                     continue
                 reported = started if now else resident.reported
-                self._residents[_key(job)] = Resident(outcome.state, resident.batch_wait, inference, reported)
-                self._largest = max(self._largest, outcome.state.nbytes)
+                self._keep(job, Resident(outcome.state, resident.batch_wait, inference, reported, outcome.state.nbytes))
                 computed.going_on.append(job)
                 if now:
                     computed.reports.append(self._report(job, outcome.state, outcome.preview))
         return computed
+
+    def _keep(self, job: Delivery, resident: Resident) -> None:
+        before = self._residents.get(_key(job))
+        self._residents[_key(job)] = resident  # others look at it without the lock: it is never gone in between
+        self._nbytes += resident.nbytes - (before.nbytes if before is not None else 0)
+        self._largest = max(self._largest, resident.nbytes)
+
+    def _forget(self, job: Delivery) -> None:
+        if (resident := self._residents.pop(_key(job), None)) is not None:
+            self._nbytes -= resident.nbytes
 
     def _report(self, job: Delivery, state: State, preview: Mapping[str, NDArray[Any]] | None = None) -> Report:
         return Report(job, state.done, state.total, self.unit, dict(preview or {}))
