@@ -117,7 +117,7 @@ def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: 
     finish = slots.finish(running, going_on)
     if latest is not None:
         # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
-        answers.write(latest) if finish.idle and not running.long else answers.put(latest)
+        answers.write_in_turn(latest) if finish.idle and not running.long else answers.put(latest)
     if finish.leaving:
         leave(queue, bundles, answers, finish.leaving)
 

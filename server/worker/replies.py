@@ -37,16 +37,30 @@ class Answers:
         self._later.put(result)
 
     def write(self, result: Result) -> None:
+        """Returns when it is written, or has been given up."""
         with self._writing:
-            try:
-                _write(self._queue, result, self._metrics)
-            except RedisAway as away:
-                log.error("results not written: their jobs run again", reason=str(away))
+            self._write(result)
+
+    def write_in_turn(self, result: Result) -> None:
+        """Write it now, or soon if another thread is writing: while the queue is away that lasts, and somebody must look at the queue."""
+        if not self._writing.acquire(blocking=False):
+            self.put(result)
+            return
+        try:
+            self._write(result)
+        finally:
+            self._writing.release()
 
     def write_forever(self) -> None:
         """Until `close`."""
         while (result := self._later.get()) is not None:
             self.write(result)
+
+    def _write(self, result: Result) -> None:
+        try:
+            _write(self._queue, result, self._metrics)
+        except RedisAway as away:
+            log.error("results not written: their jobs run again", reason=str(away))
 
     def close(self, thread: threading.Thread, timeout: float) -> None:
         """Write what there is, for at most `timeout` seconds; `thread` is the one that writes forever."""

@@ -148,8 +148,10 @@ class Slots:
                 self._batcher.long.others_ran(seconds)
             self.slowest = max(self.slowest, seconds)
             self._ended.notify_all()
-            self._wake_one()
-            return Finish(idle=not self._batcher.waiting, leaving=self._leaving(now))
+            leaving = self._leaving(now)
+            if not running.long or leaving:  # else its thread comes for the next step at once
+                self._wake_one()
+            return Finish(idle=not self._batcher.waiting, leaving=leaving)
 
     def measured(self, bucket: Bucket, size: int, seconds: float) -> None:
         """A batch of `size` took `seconds`."""
