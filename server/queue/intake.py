@@ -98,11 +98,14 @@ class Intake:
         found = (self.fetch(job) if isinstance(job, Beside) else job for job in taken)
         return [delivery for delivery in found if delivery is not None]
 
-    def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
+    def begin(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], list[Delivery]]:
         rows = [Candidate(held.job.id, held.job.gateway, held.job.deadline_ms) for held in deliveries]
         alone = int(any(held.alone for held in deliveries))
         head = (self._id, slot, alone, int(self._link.absence_counts))
-        now_ms, verdicts = self._link.script("begin_step", *head, *(value for row in rows for value in row))
+        answer = self._link.send_script("begin_step", *head, *(value for row in rows for value in row))
+        return lambda: self._wanted(deliveries, *answer())
+
+    def _wanted(self, deliveries: Sequence[Delivery], now_ms: int, verdicts: Sequence[bytes]) -> list[Delivery]:
         self._link.set_clock(now_ms)
         wanted, endings = [], []
         for delivery, why in zip(deliveries, verdicts, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -40,10 +40,17 @@ class Wire:
             return self.command("EVAL", lua.source(name), len(keys), *keys, *arguments)
 
     def command(self, *words: Any) -> Any:
+        return self.send(*words)()
+
+    def send(self, *words: Any) -> Callable[[], Any]:
+        """A command is on its way when this returns; what it returns reads the answer, before this thread's next command."""
         connection = getattr(self._of_thread, "connection", None) or self._connect()
+        self._attempt(connection, lambda: connection.send_packed_command([_packed(words)], check_health=False))
+        return lambda: self._attempt(connection, connection.read_response)
+
+    def _attempt(self, connection: Any, call: Callable[[], Any]) -> Any:
         try:
-            connection.send_packed_command([_packed(words)], check_health=False)
-            return connection.read_response()
+            return call()
         except BaseException as error:
             if not _goes_on(error):
                 self._drop(connection)

@@ -6,7 +6,7 @@ as soon as Redis does not answer or refuses to work: wait a little and call agai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from models.bundle import BundleSpec
 from server.queue import keys
@@ -113,6 +113,11 @@ class WorkerQueue:
 
     def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
         """`still_wanted`, and a record that these run in this slot until it begins the next batch or calls `end`."""
+        return self.begin_soon(deliveries, slot)()
+
+    def begin_soon(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], list[Delivery]]:
+        """The same, where the record is on its way when this returns: they may run before the function that is returned tells which of them
+        were wanted. It is to be called by this thread, before anything else of this queue."""
         return self._intake.begin(deliveries, slot)
 
     def end(self, slot: int) -> None:

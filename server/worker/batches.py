@@ -15,7 +15,7 @@ take the jobs and that many have come, early enough that the device need not wai
 
 POLL = 0.003
 """Seconds between two looks at the queue while there is something to run but the next batch is not full."""
-LOOKS = 16
+LOOKS = 8
 """At most so many looks during a step, where jobs take several: long ones are not disturbed hundreds of times."""
 
 

@@ -35,6 +35,9 @@ class Executor(Protocol):
     def weight(self, job: Delivery) -> float:
         """Cost of its next step in usual jobs."""
 
+    def all_started(self, jobs: list[Delivery]) -> bool:
+        """Whether each of them has taken a step."""
+
     def drop(self, jobs: list[Delivery]) -> None:
         """Forget how far these jobs have come: they are cancelled or handed back."""
 
@@ -63,6 +66,9 @@ class OneShot:
 
     def weight(self, job: Delivery) -> float:
         return 1.0
+
+    def all_started(self, jobs: list[Delivery]) -> bool:
+        return False
 
     def drop(self, jobs: list[Delivery]) -> None:
         """A forward pass keeps nothing."""

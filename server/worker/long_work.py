@@ -188,10 +188,13 @@ class LongWork:
 
     def leaving(self, now: float, until: float, slots: int) -> list[Delivery]:
         """Takes those out that cannot come to their end by `until`, to be handed back; the shortest stay first."""
-        waiting = sorted(
-            ((self._remaining(member.delivery), bucket, member) for bucket, members in self._waiting.items() for member in members),
-            key=lambda entry: entry[0],
-        )
+        residencies = self._residencies()
+        waiting = [
+            (_remaining(residencies.get(bucket.queue), member.delivery), bucket, member)
+            for bucket, members in self._waiting.items()
+            for member in members
+        ]
+        waiting.sort(key=lambda entry: entry[0])
         kept: dict[Bucket, list[Member]] = {}
         leaving = []
         for remaining, bucket, member in waiting:
@@ -210,18 +213,20 @@ class LongWork:
 
     def _batch(self, bucket: Bucket, members: list[Member], slots: int) -> list[Member]:
         """Those that take this step: what fits into the budget, and no more than a slot's share of the bucket. At least one."""
-        steps = self._step_times(bucket)
+        steps, residency = self._step_times(bucket), self._residencies().get(bucket.queue)
         budget = self._budget(steps, len(members))
         step = steps.predict(budget)
-        start = self._start_seconds(bucket) * budget / step if step else 0.0  # in usual jobs, as the budget
+        start = residency.start_seconds * budget / step if residency is not None and step else 0.0  # in usual jobs, as the budget
         share = ceil((len(members) + self._running[bucket]) / slots)
         batch: list[Member] = []
         taken = starting = 0.0
-        for member in sorted(members, key=lambda member: member.due + self._patience(member.delivery) * step):
-            fresh = self._remaining(member.delivery) == inf
+        remaining = [_remaining(residency, member.delivery) for member in members]
+        turns = [member.due + _patience(left) * step for member, left in zip(members, remaining, strict=True)]
+        for index in sorted(range(len(members)), key=turns.__getitem__):
+            member, fresh = members[index], remaining[index] == inf
             if fresh and starting and starting + start > STARTING * budget:
                 continue
-            weight = self._weight(member.delivery) + (start if fresh else 0.0)
+            weight = (1.0 if residency is None else residency.weight(member.delivery)) + (start if fresh else 0.0)
             if batch and taken + weight > budget:
                 continue  # others may fit; it comes first when its turn is longest ago
             batch.append(member)
@@ -238,24 +243,6 @@ class LongWork:
         tries = waiting >= target and (target < steps.best or self._calm >= CALM)
         return target if tries else steps.best
 
-    def _patience(self, job: Delivery) -> int:
-        """Steps for which it lets shorter ones go first; none before it has started, as nobody knows how long it is."""
-        remaining = self._remaining(job)
-        return 0 if remaining == inf else min(PATIENCE, int(remaining).bit_length())
-
-    def _start_seconds(self, bucket: Bucket) -> float:
-        residency = self._residencies().get(bucket.queue)
-        return residency.start_seconds if residency is not None else 0.0
-
-    def _weight(self, job: Delivery) -> float:
-        residency = self._residencies().get(job.queue)
-        return residency.weight(job) if residency is not None else 1.0
-
-    def _remaining(self, job: Delivery) -> float:
-        residency = self._residencies().get(job.queue)
-        remaining = residency.remaining(job) if residency is not None else None
-        return inf if remaining is None else remaining
-
     def _round(self, kept: Mapping[Bucket, list[Member]]) -> float:
         """Seconds until each of these has taken a step."""
         total = 0.0
@@ -267,3 +254,14 @@ class LongWork:
     def _here(self, queue: str) -> int:
         waiting = sum(len(members) for bucket, members in self._waiting.items() if bucket.queue == queue)
         return waiting + sum(size for bucket, size in self._running.items() if bucket.queue == queue)
+
+
+def _remaining(residency: Residency | None, job: Delivery) -> float:
+    """Steps to take; infinite before it has started, as nobody knows."""
+    remaining = residency.remaining(job) if residency is not None else None
+    return inf if remaining is None else remaining
+
+
+def _patience(remaining: float) -> int:
+    """Steps for which a job lets shorter ones go first; none before it has started."""
+    return 0 if remaining == inf else min(PATIENCE, int(remaining).bit_length())

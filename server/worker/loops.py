@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import torch
 
@@ -14,6 +15,7 @@ from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.batches import Pull, Running
+from server.worker.executors import Executor
 from server.worker.fetching import Fetching
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.replies import Answers
@@ -110,7 +112,10 @@ def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: 
         if latest is not None:
             answers.put(latest)
         latest = result
-        going_on += result.going_on if isinstance(result, Computed) else []
+        if isinstance(result, Computed):
+            going_on += result.going_on
+        if isinstance(result, Left):
+            going_on = [job for job in going_on if job not in result.jobs]
     if latest is not None and running.bucket.alone and not queue.records_suspects:
         answers.write(latest)  # before anything else may start: until then a death would be charged to it
         latest = None
@@ -145,17 +150,16 @@ def _next(queue: WorkerQueue, slots: Slots, hand: int, *, ran: bool) -> Running 
 
 
 def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running, hand: int) -> Iterator[Result]:
-    jobs = _still_wanted(queue, running, hand)
     executor = bundles.executor(running.bucket.queue)
+    wanted = _ask_for_wanted(queue, running, hand)
+    # what has started takes this step in any case: it need not wait for the answer, which takes as long as a part of the step
+    later = executor is not None and executor.all_started(running.jobs)
+    jobs = running.jobs if later else wanted()
     if executor is None:
         yield Unserved(jobs)
         return
-    if len(jobs) < len(running.jobs):
-        kept = {job.entry_id for job in jobs}
-        gone = [job for job in running.jobs if job.entry_id not in kept]
-        executor.drop(gone)
-        if running.long:
-            yield Left(gone, "unwanted")
+    if not later:
+        yield from _dropped(executor, running, jobs)
     for result in executor.run(jobs) if jobs else ():
         slots.progress(running)
         if isinstance(result, TooLarge):
@@ -165,13 +169,38 @@ def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Runn
         if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not result.cold:
             slots.measured(running.bucket, result.size, result.seconds)
         yield result
+    if later:
+        yield from _dropped(executor, running, wanted())
 
 
-def _still_wanted(queue: WorkerQueue, running: Running, hand: int) -> list[Delivery]:
+def _dropped(executor: Executor, running: Running, wanted: list[Delivery]) -> Iterator[Result]:
+    """Those of a batch that are not wanted any more leave."""
+    if len(wanted) == len(running.jobs):
+        return
+    kept = {job.entry_id for job in wanted}
+    gone = [job for job in running.jobs if job.entry_id not in kept]
+    executor.drop(gone)
+    if running.long:
+        yield Left(gone, "unwanted")
+
+
+def _ask_for_wanted(queue: WorkerQueue, running: Running, hand: int) -> Callable[[], list[Delivery]]:
+    """A function that tells which jobs of a batch are still wanted. The record of what runs is on its way when this returns."""
     fresh = all(running.started - job.checked_at < FRESH for job in running.jobs)
     try:
         if queue.records_suspects:
-            return queue.begin(running.jobs, hand)
-        return running.jobs if fresh else queue.still_wanted(running.jobs)
+            answer = queue.begin_soon(running.jobs, hand)
+        elif fresh:
+            return lambda: running.jobs
+        else:
+            answer = partial(queue.still_wanted, running.jobs)
     except RedisAway:
-        return running.jobs
+        return lambda: running.jobs
+
+    def wanted() -> list[Delivery]:
+        try:
+            return answer()
+        except RedisAway:
+            return running.jobs
+
+    return wanted

@@ -123,6 +123,9 @@ class Stepwise:
         resident = self._residents.get(_key(job))
         return None if resident is None else resident.state.total - resident.state.done
 
+    def all_started(self, jobs: list[Delivery]) -> bool:
+        return all(_key(job) in self._residents for job in jobs)
+
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
         """One step of each job. Those that have not started start before it and are reported at once."""
         fresh = [job for job in jobs if _key(job) not in self._residents]

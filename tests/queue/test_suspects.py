@@ -14,7 +14,19 @@ from server.queue import keys
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Job, Reply
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import QUEUE, QUICK_WORKER, SILENT_GATEWAY, a_job, announce, answer_of, echo, gateway, nothing_is_left, pulled
+from tests.queue.harness import (
+    QUEUE,
+    QUICK_WORKER,
+    SILENT_GATEWAY,
+    a_job,
+    announce,
+    answer_of,
+    echo,
+    eventually,
+    gateway,
+    nothing_is_left,
+    pulled,
+)
 
 
 @pytest.fixture
@@ -149,6 +161,26 @@ async def test_beginning_a_step_tells_what_is_cancelled_late_deserted_or_ended_a
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_what_begins_is_recorded_whether_or_not_anybody_asks_who_was_wanted(
+    url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue, forgotten: bool
+) -> None:
+    async with gateway(url) as us:
+        jobs, request = await asked(us, 3)
+        taken = await pulled(victim)
+        db.set(f"cancel:{jobs[1].id}", "1")
+        if forgotten:
+            db.script_flush()  # as a Redis that restarted
+        answer = victim.begin_soon(taken, 0)
+        if not forgotten:
+            await eventually(lambda: db.hexists(keys.suspects("victim"), "0"))
+        wanted = answer()
+        assert [job.job.id for job in wanted] == [jobs[0].id, jobs[2].id]
+        suspects = [worker.reclaim([QUEUE]) for _ in range(3)]
+        assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, jobs[2].id, None]
+        request.cancel()
 
 
 def late(delivery: Delivery, now_ms: int) -> Delivery:
