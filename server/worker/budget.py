@@ -9,6 +9,8 @@ WINDOW = 5
 """Measurements kept per size. Their median shrugs off an interrupted batch and follows a lasting change within three batches."""
 ALMOST = 0.97
 """A smaller batch that reaches this share of the best throughput wins: the same work, half the latency."""
+ALMOST_STEPS = 0.985
+"""The same of jobs that take many steps: nobody waits for one step alone, and short requests have smaller ones before them."""
 RECHECK = 60
 """Every so many full batches a neighbouring size is measured again, larger and smaller in turn: the best size moves when step times do."""
 RECHECKS = 3
@@ -22,8 +24,10 @@ class StepTimes:
     fitted through the measurements finds the peak: each size is measured for itself.
     """
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, largest: int, share: float = ALMOST) -> None:
+        """share: of the best throughput, with which a smaller batch wins."""
         self.largest = largest
+        self._share = share
         self.best = 1
         """The smallest size whose throughput is almost the highest; 1 while nothing is known."""
         self._measured: dict[int, deque[float]] = {}
@@ -33,7 +37,7 @@ class StepTimes:
 
     def like(self) -> StepTimes:
         """A copy to start another bucket of the same bundle from."""
-        twin = StepTimes(self.largest)
+        twin = StepTimes(self.largest, self._share)
         for size, times in self._measured.items():
             for seconds in times:
                 twin.record(size, seconds)
@@ -48,7 +52,7 @@ class StepTimes:
         self._batches += 1
         if size in self._seconds:
             self._seconds[size] = median(times)
-            self.best = self.smallest(ALMOST)
+            self.best = self.smallest(self._share)
         else:
             self._refresh()
 
@@ -110,4 +114,4 @@ class StepTimes:
 
     def _refresh(self) -> None:
         self._seconds = {size: median(times) for size, times in sorted(self._measured.items())}
-        self.best = self.smallest(ALMOST)
+        self.best = self.smallest(self._share)

@@ -24,7 +24,7 @@ import torch
 from models.bundle import BundleSpec
 from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes
-from server.worker.budget import StepTimes
+from server.worker.budget import ALMOST, StepTimes
 from server.worker.layout import Layout
 
 log = logs.get(__name__)
@@ -115,8 +115,8 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def backend_times(self) -> BackendTimes:
         return BackendTimes.from_json(self.backends)
 
-    def step_times(self) -> StepTimes:
-        steps = StepTimes(self.largest)
+    def step_times(self, share: float = ALMOST) -> StepTimes:
+        steps = StepTimes(self.largest, share)
         for size, seconds in sorted(self.seconds.items()):
             steps.record(size, seconds)
         return steps

@@ -20,7 +20,7 @@ from models.registry import architectures
 from server.tasks.registry import TASKS
 from server.worker.backend_times import Backend, BackendTimes, Schedule
 from server.worker.backends import Backends, BackendSetting
-from server.worker.budget import StepTimes
+from server.worker.budget import ALMOST, ALMOST_STEPS, StepTimes
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
@@ -78,7 +78,7 @@ def warm_up(
     # the first batch pays for what happens only once, and shows whether the model runs at all
     for schedule in {usual_schedule(model.spec), MergeSchedule.off()}:
         _run(model, layout, 1, schedule, run_at_once, backends)
-    executor, steps = _executor(model, backends, layout), measured.step_times()
+    executor, steps = _executor(model, backends, layout), measured.step_times(ALMOST if model.steps is None else ALMOST_STEPS)
     if isinstance(executor, OneShot):
         _warm_ladder(executor, model, layout, steps, backends)
     return Warm(executor, steps, FORMATS[measured.dtype], measured, backends)
