@@ -29,6 +29,8 @@ RECLAIM_EVERY = 1.0
 AWAY_PAUSE = 0.25
 LOADING_PAUSE = 0.02
 """Until the first bundle is loaded: clients wait for it when a worker restarts."""
+BRIEF = 0.2
+"""Seconds. Steps below it do not wait for the answer to who is still wanted: a job that has been cancelled may take one more of them."""
 FRESH = 0.05
 """Seconds. Jobs that were queued or looked at so shortly before their batch need no look at deadline, cancellation and gateway."""
 
@@ -152,8 +154,8 @@ def _next(queue: WorkerQueue, slots: Slots, hand: int, *, ran: bool) -> Running 
 def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running, hand: int) -> Iterator[Result]:
     executor = bundles.executor(running.bucket.queue)
     wanted = _ask_for_wanted(queue, running, hand)
-    # what has started takes this step in any case: it need not wait for the answer, which takes as long as a part of the step
-    later = executor is not None and executor.all_started(running.jobs)
+    # what has started takes a brief step in any case: it need not wait for the answer
+    later = executor is not None and running.expected_end - running.started < BRIEF and executor.all_started(running.jobs)
     jobs = running.jobs if later else wanted()
     if executor is None:
         yield Unserved(jobs)
