@@ -256,15 +256,18 @@ class Slots:
         if self._fetching:
             short -= sum(count for queue, count in self._fetching.items() if queue not in long)
             long = {queue: max(0, room - self._fetching[queue]) for queue, room in long.items()}
-        # what is being fetched takes the place of others for a moment: whoever waits for jobs then, waits for those that have place
-        return Pull(max(0, short), long, block=idle > 0 and not self._batcher.waiting and not self._fetching)
+        # who waits there waits for those that have place now; what is being fetched, or steps where no more fit, takes it for a while
+        return Pull(max(0, short), long, block=idle > 0 and not self._batcher.waiting and not self._fetching and all(long.values()))
 
     def _time_to_look(self, pull: Pull) -> float:
         """Monotonic seconds; infinite until something changes."""
         if self._lone_job() or not pull.useful:
             return inf
+        if pull.block:
+            return -inf
         if len(self._running) < self.count:
-            return self._last_look + POLL if self._batcher.waiting or self._fetching else -inf
+            hurries = self._batcher.waiting or self._fetching
+            return self._last_look + (POLL if hurries else max((running.look_every for running in self._running), default=POLL))
         return min(max(self._last_look + running.look_every, running.look_from) for running in self._running)
 
     def _lone_job(self) -> bool:

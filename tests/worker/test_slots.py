@@ -135,12 +135,12 @@ class Steps:
         return None
 
 
-def stepping_slots(count: int = 1) -> Slots:
-    steps = StepTimes(8)
+def stepping_slots(count: int = 1, seconds: float = 0.001, residency: Steps | None = None) -> Slots:
+    steps, kept = StepTimes(8), residency or Steps()
     for size in (1, 2, 4, 8):
-        steps.record(size, 0.001)
+        steps.record(size, seconds)
     queue = delivery(bundle="long@1").queue
-    return Slots(count, Batcher(lambda _bucket: steps, LongWork(lambda _bucket: steps, lambda: {queue: Steps()})))
+    return Slots(count, Batcher(lambda _bucket: steps, LongWork(lambda _bucket: steps, lambda: {queue: kept})), state_bytes=1_000)
 
 
 def test_what_goes_on_takes_its_next_step_and_leaves_room_for_short_jobs() -> None:
@@ -230,6 +230,26 @@ def test_nobody_waits_at_the_queue_while_a_payload_comes() -> None:
         made.fetching(queue, -1)
         pull = look(made)
         assert pull.block
+
+
+class LargeSteps(Steps):
+    """Of states that leave no place for another one."""
+
+    state_bytes = 1_000
+
+
+def test_a_free_slot_neither_waits_at_the_queue_nor_asks_it_without_pause_while_no_more_states_fit() -> None:
+    """What waits there for a place would be found late."""
+    made = stepping_slots(count=2, seconds=600.0, residency=LargeSteps())
+    assert look(made).block
+    job = delivery(bundle="long@1")
+    made.add([job])
+    running = take(made)
+    assert running is not None
+    assert made.next(wait=False) is None, "no look before the step has come some way"
+    made.finish(running)
+    assert take(made, wait=False) is None
+    assert look(made).block
 
 
 def test_a_stop_returns_what_waits_and_what_runs() -> None:
