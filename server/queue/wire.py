@@ -192,8 +192,8 @@ def _packed(words: tuple[Any, ...]) -> bytes:
     if not any(isinstance(word, bytes | memoryview) and len(word) > LARGE for word in words):
         packed: bytes = hiredis.pack_command(words)
         return packed
-    encoded = [word if isinstance(word, bytes | memoryview) else str(word).encode() for word in words]
-    return b"".join([b"*%d\r\n" % len(encoded), *(part for word in encoded for part in (b"$%d\r\n" % len(word), word, b"\r\n"))])
+    encoded = [memoryview(word if isinstance(word, bytes | memoryview) else str(word).encode()) for word in words]
+    return b"".join([b"*%d\r\n" % len(encoded), *(part for word in encoded for part in (b"$%d\r\n" % word.nbytes, word, b"\r\n"))])
 
 
 def _goes_on(error: BaseException) -> bool:

@@ -15,6 +15,8 @@ take the jobs and that many have come, early enough that the device need not wai
 
 POLL = 0.003
 """Seconds between two looks at the queue while there is something to run but the next batch is not full."""
+CROWDED_POLL = 0.03
+"""The same while a slot is free, but there is no room for more jobs of several steps."""
 LOOKS = 8
 """At most so many looks during a step, where jobs take several: long ones are not disturbed hundreds of times."""
 

@@ -125,11 +125,12 @@ class Worker:
         work(self._queue, self._slots, self._receiver, self._bundles, self._answers, self._layout.threads, hand)
 
     def _end(self, answering: threading.Thread) -> None:
+        unread = self._fetching.unread()  # first: what arrives before the next line is in both
         unfinished = self._slots.stop()
         self._answers.close(answering, self._settings.drain_timeout)
         self._heartbeat.end()
         try:
-            self._queue.hand_back([*unfinished, *self._fetching.unread()])
+            self._queue.hand_back([*unfinished, *unread])
             self._queue.withdraw()
         except RedisAway as away:
             log.error("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))

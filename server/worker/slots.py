@@ -12,7 +12,7 @@ from math import inf
 
 from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher
-from server.worker.batches import POLL, Finish, Pull, Running
+from server.worker.batches import CROWDED_POLL, POLL, Finish, Pull, Running
 from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
 from server.worker.long_work import MOST_LONE
@@ -266,8 +266,7 @@ class Slots:
         if pull.block:
             return -inf
         if len(self._running) < self.count:
-            hurries = self._batcher.waiting or self._fetching
-            return self._last_look + (POLL if hurries else max((running.look_every for running in self._running), default=POLL))
+            return self._last_look + (POLL if self._batcher.waiting or self._fetching else CROWDED_POLL)
         return min(max(self._last_look + running.look_every, running.look_from) for running in self._running)
 
     def _lone_job(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
@@ -14,6 +15,7 @@ import numpy as np
 
 from server.queue.dispatch import Dispatcher
 from server.queue.embedded import PrivateValkey
+from server.queue.errors import RedisAway
 from server.queue.job import Array, Job, Priority, Reply, WorkerInfo
 from server.settings import Settings
 from tests import forked
@@ -61,7 +63,11 @@ class Gateway:
         """Wait until so many workers are ready."""
 
         async def found() -> list[WorkerInfo]:
-            fleet = await self.dispatcher.fleet(fresh=True)
+            try:
+                fleet = await self.dispatcher.fleet(fresh=True)
+            except RedisAway:  # while workers start, nobody may answer for a second
+                await asyncio.sleep(0.1)
+                return []
             return [info for info in fleet.workers if info.state == "ready"]
 
         until = time.monotonic() + WAIT_S
