@@ -28,9 +28,8 @@ from models.bundle import read
 from models.layers.token_merging import Tokens
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from server.worker.warmup import sample, usual_schedule
+from server.worker.warmup import FORMATS, sample, usual_schedule
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES = (1, 8, 32)
 
 
@@ -85,7 +84,7 @@ def main() -> None:
     table = Table(title=f"{bundle.spec.id}, rung {bundle.spec.default_rung}")
     for column in ("dtype", "merging", "batch", "times as fast as off", "if it were free", "share"):
         table.add_column(column, justify="right")
-    for name, dtype in DTYPES.items():
+    for name, dtype in FORMATS.items():
         model = load(bundle, device=torch.device("cpu"), dtype=dtype)
         for fused in (False, True):
             for size in SIZES:

@@ -56,7 +56,7 @@ CLIENTS = 48
 """Enough for full batches at every moment."""
 CLASSIFICATIONS = 200
 TIMEOUT = 600.0
-BATCH = re.compile(rf'^opsin_batch_budget\{{.*(?:name|model|bundle)="{SMALL}".*\}} ([0-9.e+]+)$', re.MULTILINE)
+BATCH = re.compile(rf'^opsin_batch_budget\{{.*model="{SMALL}".*\}} ([0-9.e+]+)$', re.MULTILINE)
 JOINS = re.compile(r"^opsin_step_joins_total\{.*\} ([0-9.e+]+)$", re.MULTILINE)
 POLICIES = ("service", "static", "one")
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from server.queue import foreign_keys, lua
+from server.queue import foreign_keys
 from server.queue.connect import away_is_one_error, connect
 from server.queue.errors import RedisAway
 from server.queue.wire import Wire
@@ -51,15 +51,8 @@ class Link:
 
     def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command. RedisAway."""
-        answer = self.once(lambda: self._wire.send("EVALSHA", lua.sha(name), 0, *arguments))
-
-        def read() -> Any:
-            try:
-                return self.once(answer)
-            except redis.exceptions.NoScriptError:
-                return self.script(name, *arguments)
-
-        return read
+        answer = self.once(lambda: self._wire.send_script(name, *arguments))
+        return lambda: self.once(answer)
 
     def command(self, *words: Any) -> Any:
         """One command, or RedisAway; the answer as Redis sent it."""

@@ -34,10 +34,19 @@ class Wire:
         self._open: set[Any] = set()
 
     def script(self, name: str, *arguments: Any, keys: Sequence[str] = ()) -> Any:
-        try:
-            return self.command("EVALSHA", lua.sha(name), len(keys), *keys, *arguments)
-        except redis.exceptions.NoScriptError:
-            return self.command("EVAL", lua.source(name), len(keys), *keys, *arguments)
+        return self.send_script(name, *arguments, keys=keys)()
+
+    def send_script(self, name: str, *arguments: Any, keys: Sequence[str] = ()) -> Callable[[], Any]:
+        """As `send`."""
+        answer = self.send("EVALSHA", lua.sha(name), len(keys), *keys, *arguments)
+
+        def read() -> Any:
+            try:
+                return answer()
+            except redis.exceptions.NoScriptError:
+                return self.command("EVAL", lua.source(name), len(keys), *keys, *arguments)
+
+        return read
 
     def command(self, *words: Any) -> Any:
         return self.send(*words)()

@@ -23,7 +23,7 @@ class Slots:
     between them.
 
     Any thread does what is next, so that a job that comes while nothing runs is computed by the thread that found it: to wake another one
-    costs more than all else that happens to the job here. Whoever takes something wakes one more, for what may be left to take.
+    takes longer than to read the job. Whoever takes something wakes one more, for what may be left to take.
     """
 
     def __init__(self, count: int, batcher: Batcher, state_bytes: int = sys.maxsize) -> None:
