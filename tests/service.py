@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from tests.processes import command
+
 READY = re.compile(r"Opsin is ready on (http://\S+):")
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
@@ -60,11 +62,8 @@ class Service:
         """Pids of its `gateway`s or `worker`s, or of `valkey-server`."""
         found = []
         for child in psutil.Process(self.process.pid).children():
-            try:
-                command = " ".join(child.cmdline())
-            except psutil.Error:
-                continue
-            if f"opsin {kind}" in command or (kind in command and "opsin gateway" not in command and "opsin worker" not in command):
+            words = " ".join(command(child))
+            if f"opsin {kind}" in words or (kind in words and "opsin gateway" not in words and "opsin worker" not in words):
                 found.append(child.pid)
         return sorted(found)
 

@@ -10,14 +10,16 @@ import numpy as np
 import psutil
 import pytest
 
+from models.media.video import PROGRAM
 from server.media import tracks
 from tests.actions.conftest import START_S
 from tests.actions.eyes import two_people
 from tests.actions.service import Watching
 from tests.actions.test_route import ask, refused
-from tests.actions.test_survival import asked_later, decoders, done
+from tests.actions.test_survival import asked_later, done
 from tests.gateway.asked_later import comes_to, result
 from tests.gateway.service import Gateway, eventually
+from tests.processes import children
 from tests.video.clips import clip, every, sound_alone
 from tests.video.mixed import mixed
 
@@ -79,7 +81,7 @@ def test_a_decoder_that_dies_in_mid_clip_costs_its_job_alone(watching: Watching)
     gateway = watching.gateway
     asked = asked_later(gateway, {"video": LONG})
     eventually(lambda: done(gateway, asked) > 1, "it is being watched", START_S)
-    for process in decoders(watching.worker):
+    for process in children(PROGRAM, watching.worker):
         process.kill()
     failed = comes_to(gateway, asked, "failed")
     assert (failed["error"]["status"], failed["error"]["field"]) == (422, "video"), failed

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from models.media.video import PROGRAM
 from tests.actions.bundles import write_watcher
 from tests.actions.conftest import START_S
 from tests.actions.eyes import two_people
@@ -20,6 +21,7 @@ from tests.gateway.asked_later import accepted, comes_to, job, parsed, result
 from tests.gateway.raw import Raw, post
 from tests.gateway.service import Gateway, eventually
 from tests.open_inference.service import worker_process
+from tests.processes import children
 from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import obtain
 from training.errors import DataError
@@ -58,20 +60,6 @@ def done(gateway: Gateway, asked: str) -> int:
     return progress["done"] if progress else 0
 
 
-def decoders(worker: int) -> list[psutil.Process]:
-    """Processes that read a video for it, or wait for one."""
-    return running(worker, "models.media.video_program")
-
-
-def running(parent: int, program: str) -> list[psutil.Process]:
-    """Its children that run this program; one that is about to go does not."""
-    found = []
-    for child in psutil.Process(parent).children():
-        with suppress(psutil.Error):
-            found += [child] if program in child.cmdline() else []
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("parts_of", [real_clip, long_tracks], ids=["video", "tracks"])
@@ -83,7 +71,7 @@ def test_a_worker_that_is_killed_costs_the_windows_done_and_changes_no_answer(tm
             eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
             hurt = asked_later(gateway, parts)
             eventually(lambda: done(gateway, hurt) > 2, "it has taken some windows", START_S)
-            reading = decoders(worker.pid)
+            reading = children(PROGRAM, worker.pid)
             assert len(reading) == 1, "one that reads the video, or one that is ready for the next"
             worker.kill()
             worker.wait()
@@ -104,7 +92,7 @@ def test_a_job_that_is_cancelled_stops_between_two_windows_and_closes_its_video(
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
     asked = asked_later(gateway, {"video": LONG})
     eventually(lambda: done(gateway, asked) > 1, "it is being watched", START_S)
-    reading = decoders(watching.worker)
+    reading = children(PROGRAM, watching.worker)
     assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
     assert comes_to(gateway, asked, "cancelled")["progress"]["done"] < job(gateway, asked)["progress"]["total"]
     eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
@@ -118,7 +106,7 @@ def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Watching) -> 
     headers = {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/actions", files={"video": LONG}, headers=headers, timeout=START_S) as response:
         next(event for event in parsed(response.iter_lines()) if event.name == "progress" and event.data["done"] > 1)
-        reading = decoders(watching.worker)
+        reading = children(PROGRAM, watching.worker)
     eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
     assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
     short = gateway.http.post("/v1/actions", files={"video": two_people(4)}, timeout=START_S)
@@ -148,4 +136,4 @@ def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching
 
 
 def drawing(gateway: Gateway) -> list[psutil.Process]:
-    return running(gateway.process.pid, "server.media.annotating_program")
+    return children("server.media.annotating_program", gateway.process.pid)

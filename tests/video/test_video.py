@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,8 @@ import psutil
 import pytest
 
 from models.media import video
-from models.media.video import AHEAD, ClipLimits, Frame, Frames, NotYet, VideoError, probe
+from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
+from tests.processes import children
 from tests.video.clips import clip, every, number_of, sound_alone, with_hours
 
 LIMITS = ClipLimits()
@@ -210,40 +210,35 @@ def test_a_decoder_that_dies_costs_the_video_only() -> None:
     frames = Frames(clip(every(40, 20.0), size=(480, 640)), 20.0, LIMITS)
     taken = frames.take(10**9)
     next(taken)
-    for child in psutil.Process().children():
-        if "video_program" in " ".join(child.cmdline()):
-            os.kill(child.pid, signal.SIGSEGV)
+    for program in children(PROGRAM):
+        program.send_signal(signal.SIGSEGV)
     with pytest.raises(VideoError, match="it was ended by signal 11"):
         list(taken)
     assert len(read(FILM, 20.0)) == 20
 
 
-def programs(parent: int | None = None) -> list[psutil.Process]:
-    return [child for child in psutil.Process(parent).children() if "models.media.video_program" in child.cmdline()]
-
-
 def test_who_read_a_video_is_gone_when_it_is_closed_or_forgotten() -> None:
-    waiting = programs()
+    waiting = children(PROGRAM)
     frames = Frames(FILM, 20.0, LIMITS)
     next(frames.take(5))
-    [reading] = [program for program in programs() if program not in waiting] or waiting
+    [reading] = [program for program in children(PROGRAM) if program not in waiting] or waiting
     frames.close()
     assert not reading.is_running()
     frames = Frames(FILM, 20.0, LIMITS)
     next(frames.take(5))
-    [reading] = programs()
+    [reading] = children(PROGRAM)
     del frames
     assert not reading.is_running()
 
 
 def test_a_program_is_ready_for_the_next_video_and_none_is_missed_if_it_has_died() -> None:
     probe(FILM, LIMITS)
-    [ready] = programs()
+    [ready] = children(PROGRAM)
     frames = Frames(FILM, 20.0, LIMITS)
     next(frames.take(5))
-    assert programs() == [ready]
+    assert children(PROGRAM) == [ready]
     frames.close()
-    [ready] = programs()
+    [ready] = children(PROGRAM)
     ready.kill()
     psutil.wait_procs([ready], timeout=30)
     assert probe(FILM, LIMITS).frames == 20
@@ -256,7 +251,7 @@ def test_a_program_that_is_ready_ends_with_its_owner() -> None:
     owner.stdin.write(FILM)
     owner.stdin.close()
     owner.stdout.readline()
-    left = programs(owner.pid)
+    left = children(PROGRAM, owner.pid)
     owner.kill()
     owner.wait()
     assert psutil.wait_procs(left, timeout=60)[1] == []
