@@ -74,13 +74,13 @@ def environment(peer: Peer, root: Path) -> Path:
 @contextlib.contextmanager
 def running(peer: Peer, binaries: Path) -> Iterator[str]:
     """The peer's URL once it answers; it is stopped at the end."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    ports = _free_ports(3)
+    port = ports[0]
     with tempfile.TemporaryDirectory(prefix="opsin-peer-") as name:
         folder = Path(name)
         for file in SERVERS.glob("*.py"):
             shutil.copy(file, folder)
-        _write_mlserver_settings(folder, port)
+        _write_mlserver_settings(folder, ports)
         command = [str(binaries / peer.command[0]), *(part.format(port=port) for part in peer.command[1:])]
         path = f"{binaries}:{os.environ['PATH']}"
         process = subprocess.Popen(
@@ -104,9 +104,15 @@ def running(peer: Peer, binaries: Path) -> Iterator[str]:
             process.wait()
 
 
-def _write_mlserver_settings(folder: Path, port: int) -> None:
-    ports = {"host": "127.0.0.1", "http_port": port, "grpc_port": port + 1, "metrics_port": port + 2, "parallel_workers": 0, "debug": False}
-    (folder / "settings.json").write_text(json.dumps(ports))
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+
+
+def _write_mlserver_settings(folder: Path, ports: list[int]) -> None:
+    """It takes three: for HTTP, gRPC and metrics."""
+    named = dict(zip(("http_port", "grpc_port", "metrics_port"), ports, strict=True))
+    (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", **named, "parallel_workers": 0, "debug": False}))
     model = {"name": "null", "implementation": "ml_server.Null", "max_batch_size": 16, "max_batch_time": 0.001}
     (folder / "model-settings.json").write_text(json.dumps(model))
 
