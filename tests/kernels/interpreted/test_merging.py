@@ -26,17 +26,28 @@ def merge(x: Tensor, size: Tensor | None, source: Tensor | None, matching: Match
 def assert_merges(problem: Problem) -> None:
     x, size, matching = problem.normal(problem.tokens, problem.channels), problem.sizes(problem.tokens), problem.matching()
     first, first_size, first_source = merge(x, None, None, matching)
-    expected, expected_size = reference.merge(x.double(), None, matching)
-    tolerance = ROUNDING[problem.dtype]
-    torch.testing.assert_close(first.double(), expected, rtol=tolerance, atol=tolerance / 4, msg=lambda text: f"{problem}: {text}")
-    assert torch.equal(first_size, expected_size), problem
+    assert_rounded(first, x, None, problem)
+    assert torch.equal(first_size, reference.merge(x, None, matching)[1]), problem
     assert torch.equal(first_source, ops.merge_source(None, matching)), problem
     source = torch.eye(problem.tokens).repeat_interleave(2, dim=1).expand(problem.batch, -1, -1)
     second, second_size, second_source = merge(x, size, source, matching)
-    expected, expected_size = reference.merge(x.double(), size, matching)
-    torch.testing.assert_close(second.double(), expected, rtol=tolerance, atol=tolerance / 4, msg=lambda text: f"{problem}: {text}")
-    assert torch.equal(second_size, expected_size), problem
+    assert_rounded(second, x, size, problem)
+    assert torch.equal(second_size, reference.merge(x, size, matching)[1]), problem
     assert torch.equal(second_source, ops.merge_source(source, matching)), problem
+
+
+def assert_rounded(found: Tensor, x: Tensor, size: Tensor | None, problem: Problem) -> None:
+    """Means of n tokens in float32: n + 2 roundings of what is added up, the row's own token and each one's distance to it, which may
+    cancel (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2); and a unit in the last place of the result, which the
+    interpreter may cut off."""
+    matching = problem.matching()
+    expected, _ = reference.merge(x.double(), size, matching)
+    own = x.double().abs().gather(1, matching.kept.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    added = reference.merge(x.double().abs(), size, matching)[0] + 2 * own
+    count = reference.merge(x, None, matching)[1]
+    allowed = (count + 2) * torch.finfo(torch.float32).eps / 2 * added + torch.finfo(x.dtype).eps * expected.abs()
+    worst = ((found.double() - expected).abs() - allowed).max() if found.numel() else torch.zeros(())
+    assert worst <= 0, f"{problem}: {worst.item():.2e} beyond what roundings explain"
 
 
 def assert_gradient(problem: Problem) -> None:
