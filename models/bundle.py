@@ -385,6 +385,20 @@ def rewrite(bundle: Bundle, spec: BundleSpec) -> Bundle:
     return Bundle(path=bundle.path, spec=spec)
 
 
+def read_placed(path: Path) -> Bundle:
+    """Read a folder that `discover` found. Raises BundleError, also for a copy of a bundle that lies in the folder of its name: the copy
+    must not hide it."""
+    bundle = read(path)
+    spec = bundle.spec
+    place = path.parents[1] / spec.name / spec.version
+    if path != place and (place / SPEC_FILE).exists():
+        raise BundleError(
+            f"{path / SPEC_FILE}: {spec.id} is at {place}; "
+            f"to serve a copy as {path.parent.name}@{path.name}, change `name` and `version` in it"
+        )
+    return bundle
+
+
 def discover(root: Path) -> Iterator[Path]:
     """Bundle folders `NAME/VERSION/` below root, in name order."""
     if root.is_dir():

@@ -108,7 +108,7 @@ def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     """The bundles below root, and a sentence for each that cannot be read."""
     require_engine("bundles")
     try:
-        from models.bundle import BundleError, discover, read
+        from models.bundle import BundleError, discover, read_placed
     except ModuleNotFoundError as error:
         raise lacks(error) from error
     if not root.is_dir():
@@ -117,7 +117,7 @@ def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     damaged: list[str] = []
     for path in discover(root):
         try:
-            whole.append(read(path))
+            whole.append(read_placed(path))
         except BundleError as error:
             damaged.append(str(error))
     return whole, damaged

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read
+from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read_placed
 from models.loading import not_served
 from server.queue import keys
 from server.queue.job import ServedBundle
@@ -166,7 +166,7 @@ class LoadedBundles:
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)
         try:
-            spec = read(path).spec
+            spec = read_placed(path).spec
         except BundleError as error:
             log.error("bundle refused", bundle=str(path), reason=str(error))
             self._put(Entry(path, stamp, None, "", "unavailable", str(error)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from models.bundle import Bundle
@@ -21,3 +22,35 @@ def test_the_smallest_is_ready_first_whatever_its_name(tmp_path: Path) -> None:
 
     LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None).refresh({})
     assert loaded == ["small", "a-large-one"]
+
+
+def test_a_copy_under_another_name_is_refused_and_hides_no_original(tmp_path: Path) -> None:
+    original = write_null(tmp_path, "original")
+    shutil.copytree(original.path, tmp_path / "copy" / "1")
+    (tmp_path / "copy" / "1" / "model.safetensors").unlink()  # damaged, too, and first by name
+    loaded: list[str] = []
+
+    def warm_up(bundle: Bundle) -> Warm:
+        loaded.append(str(bundle.path))
+        raise RuntimeError("which are loaded is all that is asked for")
+
+    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles.refresh({})
+    assert loaded == [str(original.path)]
+    reasons = {told.name: told.reason for told in bundles.announcements(1)}
+    assert reasons["copy"].startswith(f"{tmp_path}/copy/1/bundle.json: original@1 is at {original.path}; to serve a copy as copy@1, ")
+
+
+def test_a_copy_whose_name_was_changed_in_it_is_a_bundle_of_its_own(tmp_path: Path) -> None:
+    original = write_null(tmp_path, "original")
+    copy = tmp_path / "copy" / "1"
+    shutil.copytree(original.path, copy)
+    (copy / "bundle.json").write_text((copy / "bundle.json").read_text().replace('"original"', '"copy"'))
+    loaded: list[str] = []
+
+    def warm_up(bundle: Bundle) -> Warm:
+        loaded.append(bundle.spec.name)
+        raise RuntimeError("which are loaded is all that is asked for")
+
+    LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None).refresh({})
+    assert sorted(loaded) == ["copy", "original"]
