@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, YamlConfigSettingsSource
 
 if TYPE_CHECKING:
     from models.media.video import ClipLimits
@@ -83,7 +84,7 @@ class Settings(BaseSettings):
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` measures and takes the faster of float32 and bfloat16; or one of the two by name."""
     backend: Literal["auto", "eager", "fused", "compiled", "onnx", "int8"] = "auto"
     """What runs forward passes: `auto` takes for each merge schedule and batch size what was measured fastest."""
@@ -102,6 +103,13 @@ class Settings(BaseSettings):
             ip_network(proxy, strict=False)  # ValueError says what is wrong with it
         return proxies
 
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError("use auto, cpu, cuda or cuda:1")
+        return device
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -112,7 +120,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = os.environ.get("OPSIN_CONFIG")
-        yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+        try:
+            yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+        except (OSError, TypeError, ValueError) as error:  # no permission, no UTF-8, or a list or a word in place of a map
+            raise SettingsError(f"{file} holds no lines such as `port: 9000` ({error})") from error
         return (init_settings, env_settings, *yaml)
 
     @property

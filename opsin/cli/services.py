@@ -130,7 +130,7 @@ def _settings(config: Path | None, **overrides: Any) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise Misuse(f"{file}: no setting is called {name!r}") from error
-        raise Misuse(f"setting {name}: {first['msg']}, not {first['input']!r}") from error
+        raise Misuse(f"setting {name}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}") from error
     except (SettingsError, YAMLError) as error:
         raise Misuse(f"settings: {error}") from error
 

@@ -74,10 +74,7 @@ def _model_bytes(settings: Settings, device: torch.device) -> int:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device: {name} is not a device; use auto, cpu, cuda or cuda:1") from error
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {name} is set, but torch sees {torch.cuda.device_count()} CUDA devices")
     return device

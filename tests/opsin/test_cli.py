@@ -122,6 +122,31 @@ def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
     assert ended.stderr == f"opsin: {config}: no setting is called 'wrokers'\n"
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"opsin\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
+        (b"- port\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
+        (b"9000\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
+        (b"host: \xff\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
+        (b"port: [\n", "opsin: settings: while parsing a flow node"),
+        (b"device: gpu\n", "opsin: setting device: use auto, cpu, cuda or cuda:1, not 'gpu'\n"),
+        (b"dtype: float16\n", "opsin: setting dtype: Input should be 'auto', 'float32' or 'bfloat16', not 'float16'\n"),
+        (
+            b"trusted_proxies: [here]\n",
+            "opsin: setting trusted_proxies: 'here' does not appear to be an IPv4 or IPv6 network, not ['here']\n",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_start(tmp_path: Path, content: bytes, sentence: str) -> None:
+    config = tmp_path / "opsin.yaml"
+    config.write_bytes(content)
+    ended = opsin("serve", "--config", config)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(sentence.format(config=config))
+    assert ended.stderr.count("\n") == 1
+
+
 def test_a_limit_beyond_what_the_decoder_counts_is_refused_at_start(tmp_path: Path) -> None:
     config = tmp_path / "opsin.yaml"
     config.write_text(f"max_video_pixels: {2**31}\n")
