@@ -12,10 +12,11 @@ def main() -> None:
     parser.add_argument("mask", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("filled.png"))
     parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--temperature", type=float, default=0.5, help="share of the noise: at 0, which the starter has, samples are equal")
     parser.add_argument("--url")
     asked = parser.parse_args()
     with Client(asked.url) as client:
-        job = client.inpaint(asked.image, asked.mask, samples=asked.samples, preset="fast", wait=False)
+        job = client.inpaint(asked.image, asked.mask, samples=asked.samples, temperature=asked.temperature, preset="fast", wait=False)
         for event in job.events():
             if event.name == "progress":
                 print(f"step {event.data['done']} of {event.data['total']}", end="\r")

@@ -45,7 +45,9 @@ def inpaint(
     temperature: Annotated[
         float | None, typer.Option(help="Share of the drawn noise, 0 to 1: calmer fillings. [default: the bundle's]", show_default=False)
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Different fillings, in files -1, -2, ….", show_default=False)] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Fillings, in files -1, -2, …; at temperature 0 they are the same.", show_default=False)
+    ] = None,
     grow: Annotated[int | None, typer.Option(help="Pixels by which the mask is widened.", show_default=False)] = None,
     feather: Annotated[int | None, typer.Option(help="Pixels of soft edge inside the mask.", show_default=False)] = None,
     inject_known: Annotated[

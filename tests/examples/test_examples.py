@@ -20,7 +20,6 @@ from PIL import Image
 
 from opsin import Client
 from server import playground
-from tests.bundles import write_tiny_diffmae
 from tests.queue.harness import free_port
 from tests.reconstruct.shell import write_shell
 from tests.service import READY, Service, eventually, serve
@@ -33,11 +32,10 @@ RUN_S = 300.0
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The starters `flags` and `actions`, an inpainting bundle with random weights, and one that finds a sphere in everything."""
+    """The starters `flags`, `inpaint` and `actions`, and a bundle that finds a sphere in everything."""
     bundles = tmp_path_factory.mktemp("bundles")
-    for name in ("flags", "actions", "actions-lart", "movenet"):
+    for name in ("flags", "inpaint", "actions", "actions-lart", "movenet"):
         shutil.copytree(ROOT / "bundles" / name, bundles / name)
-    write_tiny_diffmae(bundles)
     write_shell(bundles)
     with serve(bundles) as running:
         eventually(lambda: any(map(READY.match, running.lines)), "the service is ready", START_S)
