@@ -133,5 +133,5 @@ def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
 def test_what_it_does_not_offer_is_refused(service: Service) -> None:
     refused = httpx.post(f"{service.url}/v2/models/colours/infer", content=b'{"inputs": []}', timeout=60)
     assert (refused.status_code, refused.json()) == (404, {"error": refused.json()["error"]})
-    assert "is for mean-colour, which is not offered here" in refused.json()["error"]
+    assert "is for mean-colour, which is not offered here; POST /v1/mean-colour serves it" in refused.json()["error"]
     assert httpx.post(f"{service.url}/v1/classify", content=RED, timeout=60).status_code == 404

@@ -43,7 +43,10 @@ def of(spec: BundleSpec) -> Offer:
     task = TASKS.get(spec.task)
     tensors = None if task is None else task.tensors(spec)
     if task is None or tensors is None:
-        raise Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: '{spec.name}' is for {spec.task}, which is not offered here")
+        elsewhere = "" if task is None else f"; POST /v1/{spec.task} serves it"
+        raise Problem(
+            Kind.UNKNOWN_MODEL, f"Request for unknown model: '{spec.name}' is for {spec.task}, which is not offered here{elsewhere}"
+        )
     inputs, outputs = tensors
     parts = {part.name: part for part in task.takes(spec)}
     return Offer(task, inputs, outputs, {declared.name: parts[declared.name] for declared in inputs})
