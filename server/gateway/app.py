@@ -138,6 +138,23 @@ class GatewayApp:
         return self._layered(scope, receive, send)
 
 
+EXPOSED = (
+    "X-Request-ID",
+    "Retry-After",
+    "Location",
+    "Preference-Applied",
+    "Server-Timing",
+    "Inference-Header-Content-Length",
+    "X-Model",
+    "X-Seed",
+    "X-Steps",
+    "X-People",
+    "X-Points",
+    "X-Queries",
+)
+"""Headers of answers that pages of another origin may read."""
+
+
 def _layers(settings: Settings) -> Iterator[Middleware]:
     """The innermost first."""
     if settings.cors_origins:
@@ -146,7 +163,7 @@ def _layers(settings: Settings) -> Iterator[Middleware]:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "Location", "X-Points", "X-Queries"],
+            expose_headers=EXPOSED,
         )
     yield Middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
     yield Middleware(RequestIds)

@@ -188,3 +188,5 @@ def test_cors_is_closed_unless_it_is_opened(gateway: Gateway, valkey: PrivateVal
             assert refused.status_code == 400
             assert refused.headers["access-control-allow-origin"] == "https://example.org"
             assert refused.headers["x-request-id"] and "X-Request-ID" in refused.headers["access-control-expose-headers"]
+        exposed = set(refused.headers["access-control-expose-headers"].split(", "))
+        assert {"X-Model", "Server-Timing", "X-Seed", "X-Steps", "X-People", "X-Points", "X-Queries", "Location"} <= exposed
