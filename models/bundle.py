@@ -412,7 +412,7 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, overwrite: bool = Fals
     """
     target = root / spec.name / spec.version
     if target.exists() and not overwrite:
-        raise BundleError(f"{target}: exists already; choose another version or overwrite it")
+        raise BundleError(f"{target}: exists already; choose another version, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     name = spec.weights_file
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))

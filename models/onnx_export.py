@@ -162,7 +162,7 @@ def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = Non
         if spec.architecture in PARTS:
             graph = PARTS[spec.architecture](model)
         elif not pixels:
-            raise ExportError(f"{spec.id}: a classifier is checked on real images; give at least one")
+            raise ExportError(f"{spec.id}: a classifier is checked on real images; give at least one (--image)")
         else:
             graph = classifier(model, spec, schedule or default_schedule(spec), pixels)
         proto = trace(graph)

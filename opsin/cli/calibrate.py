@@ -56,7 +56,7 @@ def calibrate(
                 raise Misuse(f"--images: {path}: {error}") from error
             labels.append(label)
         if len(pixels) < FEWEST:
-            raise Misuse(f"--images: {images} holds {len(pixels)} images; at least {FEWEST} are needed")
+            raise Misuse(f"--images: {images} holds {len(pixels)} images in folders of labels; at least {FEWEST} are needed")
         int8 = measure(found, np.stack(pixels), np.array(labels), bound)
         rewrite(found, spec.model_copy(update={"int8": int8}))
     except (BundleError, GraphError, OSError) as error:

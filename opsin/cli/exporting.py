@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from opsin.cli import outputs
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import size
@@ -77,6 +78,7 @@ def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path
         from server.settings import Settings
     except ModuleNotFoundError as error:
         raise lacks(error, "export") from error
+    outputs.check(output)
     try:
         bundle = read(folder)
         spec, limit = bundle.spec, Settings().max_pixels

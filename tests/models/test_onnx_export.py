@@ -142,7 +142,7 @@ def test_misuse_is_named(options: list[str], sentence: str, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
-    with pytest.raises(onnx_export.ExportError, match="a classifier is checked on real images; give at least one"):
+    with pytest.raises(onnx_export.ExportError, match="a classifier is checked on real images; give at least one \\(--image\\)"):
         onnx_export.export(write_tiny_vit(tmp_path), tmp_path / "tiny.onnx")
     with pytest.raises(onnx_export.ExportError, match="architecture null cannot be exported as ONNX; those that can are vit, diffmae, mcc"):
         onnx_export.export(write_null(tmp_path), tmp_path / "null.onnx")

@@ -52,3 +52,10 @@ def test_a_damaged_bundle_is_not_exported(tmp_path: Path) -> None:
     ended = opsin("export", bundle.path, "-o", tmp_path / "file.pth", "--family", "timm")
     assert ended.returncode == 1
     assert "truncated or another file" in ended.stderr
+
+
+def test_a_graph_that_could_not_be_written_is_not_made(tmp_path: Path) -> None:
+    bundle = write_tiny_vit(tmp_path)
+    ended = opsin("export", bundle.path, "--onnx", "-o", tmp_path / "no" / "tiny.onnx")
+    assert ended.returncode == 2
+    assert ended.stderr == f"opsin: {tmp_path}/no/tiny.onnx: cannot be written (there is no folder {tmp_path}/no)\n"
