@@ -165,12 +165,17 @@ def state_of(fleet: Fleet, spec: BundleSpec) -> tuple[State, str]:
     if serving(fleet, spec):
         return "ready", ""
     announced = [
-        bundle for worker in fleet.workers for bundle in worker.bundles if (bundle.name, bundle.version) == (spec.name, spec.version)
+        (worker.state, bundle)
+        for worker in fleet.workers
+        for bundle in worker.bundles
+        if (bundle.name, bundle.version) == (spec.name, spec.version)
     ]
-    for state in ("loading", "unloading"):
-        if any(bundle.state == state for bundle in announced):
-            return state, ""
-    return "unavailable", next((bundle.reason for bundle in announced if bundle.reason), "no worker serves it")
+    states = [bundle.state for _, bundle in announced]
+    if "loading" in states or ("starting", "ready") in [(worker, bundle.state) for worker, bundle in announced]:
+        return "loading", ""  # a worker that starts is ready for none before it has loaded all
+    if "unloading" in states:
+        return "unloading", ""
+    return "unavailable", next((bundle.reason for _, bundle in announced if bundle.reason), "no worker serves it")
 
 
 def no_worker(detail: str, settings: Settings) -> Problem:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import jsonschema
 import pytest
 
 from models.bundle import BundleSpec
-from server.gateway.directory import Directory
+from server.gateway.directory import Directory, state_of
 from server.queue.dispatch import Dispatcher
 from server.queue.embedded import PrivateValkey
 from server.queue.fleet import Fleet
+from server.queue.job import ServedBundle, WorkerInfo
 from server.settings import Settings
 from tests.gateway import service
 from tests.gateway.service import DEPTH, Gateway, Worker, eventually, make_spec, picture
@@ -111,6 +113,25 @@ def test_a_second_bundle_does_not_take_the_default_from_the_starter_of_its_task(
     fleet = Fleet(specs={(spec.name, spec.version): spec for spec in specs})
     settings = Settings()
     assert Directory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, task) == specs[1]
+
+
+@pytest.mark.parametrize(
+    ("worker", "bundle", "told"),
+    [
+        ("starting", "loading", ("loading", "")),
+        ("starting", "ready", ("loading", "")),
+        ("ready", "ready", ("ready", "")),
+        ("ready", "unloading", ("unloading", "")),
+        ("draining", "ready", ("unavailable", "no worker serves it")),
+    ],
+)
+def test_a_bundle_of_a_worker_that_starts_is_loading(
+    worker: Literal["starting", "ready", "draining"], bundle: Literal["loading", "ready", "unloading"], told: tuple[str, str]
+) -> None:
+    spec = make_spec()
+    served = ServedBundle(name=spec.name, version=spec.version, task=spec.task, digest=spec.digest(), state=bundle)
+    info = WorkerInfo(id="w", host="here", pid=0, state=worker, device="cpu", bundles=[served])
+    assert state_of(Fleet((info,), {(spec.name, spec.version): spec}), spec) == told
 
 
 def test_a_configured_default_comes_first(valkey: PrivateValkey) -> None:
