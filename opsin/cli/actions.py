@@ -48,6 +48,7 @@ def actions(
     if timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     outputs.check(output, json_file)
+    outputs.check_suffix(output, ".mp4")
     is_tracks = file.suffix.lower() in (".json", ".npz")
     if is_tracks and output is not None:
         raise Misuse(f"--output: {file} holds tracks, and there is no video to draw into")

@@ -71,6 +71,7 @@ def inpaint(
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     written = output or file.with_name(f"{file.stem}-filled.png")
     outputs.check(*_files(written, min(samples or 1, 2)))  # in one folder, however many they are
+    outputs.check_suffix(written, ".png")
     chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
     chosen |= {"temperature": temperature, "samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
     options: Any = {**chosen, "deterministic": deterministic, "timeout": timeout}
@@ -89,6 +90,9 @@ def inpaint(
     for path, sample in zip(files, filled.samples, strict=True):
         typer.echo(f"{path}  seed {sample.seed}")
     typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled in {filled.steps} steps of {filled.sampler}")
+    if filled.masked_pixels == 0:
+        empty = f"{file} has no transparent pixels, and there is no --mask" if mask is None else f"--mask {mask} marks no pixel"
+        typer.echo(f"opsin: nothing was filled: {empty}", err=True)
 
 
 def _mask(text: str | None) -> Path | str | None:

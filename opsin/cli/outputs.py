@@ -7,6 +7,8 @@ from pathlib import Path
 
 from opsin.cli.exits import Failure, Misuse
 
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4", ".mov", ".webm", ".mkv", ".avi"})
+
 
 def check(*paths: Path | None) -> None:
     """Raises Misuse for a file that could not be written."""
@@ -19,6 +21,12 @@ def check(*paths: Path | None) -> None:
             raise Misuse(f"{path}: cannot be written (there is no folder {path.parent})")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise Misuse(f"{path}: cannot be written (no permission)")
+
+
+def check_suffix(path: Path | None, suffix: str) -> None:
+    """Raises Misuse for a name that promises a picture of another kind."""
+    if path is not None and path.suffix.lower() in PICTURES - {suffix}:
+        raise Misuse(f"{path}: the file's name must end in {suffix}")
 
 
 def write(path: Path, content: bytes) -> None:

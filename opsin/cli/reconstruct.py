@@ -68,6 +68,7 @@ def reconstruct(
         raise Misuse("give either --depth, with --fov or --intrinsics, or --points")
     written = output or file.with_suffix(".glb")
     outputs.check(written, picture)
+    outputs.check_suffix(picture, ".png")
     asked: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode}
     options: Any = {**asked, "model": model, "fov": fov, "depth_scale": depth_scale, "format": _format(written), "timeout": timeout}
     options |= _intrinsics(intrinsics)

@@ -106,8 +106,10 @@ def test_the_command_writes_every_sample_and_json(painter: Painter, photo: Path)
         (["--mask", "box:0,0,99,99"], 1, "leaves the image of 60 × 40 pixels"),
         (["--sampler", "euler"], 1, "must be one of ddim, ancestral, one-step"),
         (["-o", "no/such/folder/filled.png"], 2, "no/such/folder/filled.png: cannot be written"),
+        (["-o", "filled.jpg"], 2, "filled.jpg: the file's name must end in .png"),
+        ([], 0, "opsin: nothing was filled: {photo} has no transparent pixels, and there is no --mask"),
     ],
 )
-def test_a_command_that_cannot_work_says_why(painter: Painter, photo: Path, arguments: list[str], code: int, reason: str) -> None:
+def test_a_command_that_does_not_work_says_why(painter: Painter, photo: Path, arguments: list[str], code: int, reason: str) -> None:
     ran = opsin("inpaint", photo, *arguments, OPSIN_URL=painter.gateway.url)
-    assert ran.returncode == code and reason in ran.stderr and len(ran.stderr.splitlines()) == 1
+    assert ran.returncode == code and reason.format(photo=photo) in ran.stderr and len(ran.stderr.splitlines()) == 1

@@ -103,6 +103,7 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
         ),
         (["reconstruct", "README.md", "--points", "README.md", "--picture", "no/sides.png"], "opsin: no/sides.png: cannot be written"),
         (["actions", "README.md", "--json", "no/people.json"], "opsin: no/people.json: cannot be written (there is no folder no)"),
+        (["actions", "README.md", "-o", "people.avi"], "opsin: people.avi: the file's name must end in .mp4"),
         (["bundles", "list", "--bundles", "/nowhere"], "opsin: /nowhere: no such folder; name it with --bundles"),
         (["bench", "nothing"], "opsin: bench: no benchmark is called 'nothing'; there are "),
     ],
