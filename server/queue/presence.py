@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from server.queue.background import Background
 from server.queue.connect import away_is_one_error
 from server.queue.errors import RedisAway
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATIENCE_S = 1.0
@@ -26,6 +28,8 @@ class Presence:
         self._reason = RedisAway()
         """Why it was away last."""
         self._away_since: float | None = time.monotonic()
+        self._said = False
+        """Whether the log's last word is that it is away."""
         self._clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
         self.here = asyncio.Event()
         self.nudge = asyncio.Event()
@@ -37,6 +41,9 @@ class Presence:
 
     def lost(self, reason: RedisAway) -> None:
         self._reason = reason
+        if not self._said:
+            log.warning("queue away: %s", reason)
+            self._said = True
         if self._away_since is None:
             self._away_since = time.monotonic()
             self.here.clear()
@@ -49,6 +56,9 @@ class Presence:
 
     def found(self) -> None:
         """Redis has taken this gateway's beat: it answers, and it lets us write."""
+        if self._said:
+            log.info("queue back")
+            self._said = False
         self._away_since = None
         self.here.set()
 

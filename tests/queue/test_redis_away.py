@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -232,6 +233,24 @@ async def test_line_6_a_gateway_starts_before_its_redis(tmp_path: Path) -> None:
                 assert await early == 5
         finally:
             server.kill()
+
+
+async def test_line_6_the_log_of_a_gateway_says_once_that_redis_is_away_and_once_that_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "server.queue.presence")
+    port = free_port()
+    async with gateway(f"redis://127.0.0.1:{port}/0") as us:
+        await eventually(lambda: bool(caplog.records))
+        assert "queue away: the queue's Redis does not answer: Error 111" in caplog.text
+        server = Server(tmp_path, "--save", "", port=port)
+        try:
+            await eventually(us.ping)
+        finally:
+            server.kill()
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+        assert not await us.ping()
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING"]
 
 
 async def test_line_8_the_deadline_holds_while_redis_is_away(tmp_path: Path) -> None:
