@@ -137,14 +137,22 @@ class Worker:
         log.info("worker ends", id=self._queue.id, handed_back=len(unfinished))
 
     def _watch_bundles(self) -> None:
+        away = False
         while self._heartbeat.state != "draining":
-            with suppress(RedisAway):  # the receiver tells
+            try:
                 repository = self._queue.repository()
+                if away:
+                    log.info("queue back")
+                away = False
                 self._bundles.refresh(repository.states)
                 self._heartbeat.followed(repository.revision)
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()
+            except RedisAway as error:
+                if not away and not self._bundles.served():  # else the receiver tells
+                    log.warning("queue away", reason=str(error))
+                    away = True
             served = self._bundles.served_ids()
             self._tunings.look(served)
             self._rechecks.look(served)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
 from tests.chaos.poisonous_worker import COMMAND, SLOW
+from tests.queue.harness import Server, free_port
 from tests.worker.processes import WAIT_S, eventually, gateway, worker
 
 
@@ -250,3 +255,27 @@ async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
             return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
 
         await eventually(held, "a worker holds the job")
+
+
+def test_a_worker_that_starts_before_its_redis_says_so(tmp_path: Path) -> None:
+    write_null(tmp_path / "bundles")
+    port = free_port()
+    environment = os.environ | {
+        "OPSIN_REDIS_URL": f"redis://127.0.0.1:{port}/0",
+        "OPSIN_METRICS_PORT": "0",
+        "OPSIN_CACHE": str(tmp_path / "cache"),
+    }
+    command = [sys.executable, "-m", "opsin", "worker", "--bundles", str(tmp_path / "bundles")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        server = None
+        try:
+            assert process.stderr is not None
+            told = (json.loads(line) for line in process.stderr)
+            assert "Error 111" in next(line for line in told if line["event"] == "queue away")["reason"]
+            server = Server(tmp_path / "redis", "--save", "", port=port)
+            assert next(line for line in told if line["event"] in ("queue back", "bundle ready"))["event"] == "queue back"
+            assert any(line["event"] == "bundle ready" for line in told)
+        finally:
+            process.kill()
+            if server is not None:
+                server.kill()
