@@ -114,6 +114,7 @@ def _settings(config: Path | None, **overrides: Any) -> Settings:
         from pydantic_settings import SettingsError
         from yaml import YAMLError
 
+        from server.queue.connect import parse
         from server.settings import load
     except ModuleNotFoundError as error:
         raise lacks(error) from error
@@ -124,7 +125,7 @@ def _settings(config: Path | None, **overrides: Any) -> Settings:
     if file and not Path(file).is_file():
         raise Misuse(f"{file}: no such settings file")
     try:
-        return load(**overrides)
+        settings = load(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -133,6 +134,12 @@ def _settings(config: Path | None, **overrides: Any) -> Settings:
         raise Misuse(f"setting {name}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}") from error
     except (SettingsError, YAMLError) as error:
         raise Misuse(f"settings: {error}") from error
+    if settings.redis_url is not None:
+        try:
+            parse(settings.redis_url)
+        except ValueError as error:
+            raise Misuse(f"setting redis_url: {error}") from error
+    return settings
 
 
 def _require_redis(settings: Settings, command: str) -> None:

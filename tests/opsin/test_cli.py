@@ -93,6 +93,13 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
         (["serve", "--config", "/nowhere.yaml"], "opsin: /nowhere.yaml: no such settings file"),
         (["gateway"], "opsin: `opsin gateway` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
         (["worker"], "opsin: `opsin worker` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
+        *(
+            (
+                [command, "--redis", "localhost:6379"],
+                "opsin: setting redis_url: Redis URL 'localhost:6379': must start with one of redis://, rediss://, ",
+            )
+            for command in ("serve", "gateway", "worker")
+        ),
         (["classify"], "opsin classify: Missing argument '"),
         (["classify", "/nowhere.jpg"], "opsin: /nowhere.jpg: no such file"),
         (["classify", "README.md", "--later", "--json"], "opsin: --json: with --later there are no answers yet"),
