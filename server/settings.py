@@ -71,7 +71,7 @@ class Settings(BaseSettings):
 
     request_timeout: float = Field(default=60.0, gt=0)
     job_timeout: float = Field(default=3600.0, gt=0)
-    """Deadline of asynchronous jobs without X-Request-Timeout."""
+    """Deadline of asynchronous jobs, and of tasks that take long, without X-Request-Timeout."""
     result_ttl: float = Field(default=3600.0, gt=0)
     """How long results and records outlive the end of their jobs."""
     results_max_bytes: int = Field(default=256 * MIB, gt=0)
