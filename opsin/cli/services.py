@@ -139,7 +139,17 @@ def _settings(config: Path | None, **overrides: Any) -> Settings:
             parse(settings.redis_url)
         except ValueError as error:
             raise Misuse(f"setting redis_url: {error}") from error
+    _require_tasks(settings)
     return settings
+
+
+def _require_tasks(settings: Settings) -> None:
+    if not settings.default_models:
+        return
+    from server.tasks.registry import TASKS
+
+    for task in settings.default_models.keys() - TASKS.keys():
+        raise Misuse(f"setting default_models: no task is called {task!r}; there are {', '.join(TASKS)}")
 
 
 def _require_redis(settings: Settings, command: str) -> None:

@@ -136,9 +136,12 @@ class Supervisor:
         infos = [info for child in self._workers if (info := self._sightings.worker(child.pid)) is not None]
         bundles = _bundles(infos, "ready")
         refused = _bundles(infos, "unavailable")
+        defaults = self._settings.default_models.items()
+        absent = [f"{model}, the default for {task}" for task, model in defaults if model not in _names(bundles)]
         return (
             f"Opsin is ready on {self._address}: {len(self._gateways)} gateway(s), {len(infos)} worker(s) on {_devices(infos)}, "
-            f"bundles {', '.join(bundles) or f'none in {self._settings.bundles}'}{'; refused: ' + ', '.join(refused) if refused else ''}"
+            f"bundles {', '.join(bundles) or f'none in {self._settings.bundles}, where they lie in folders NAME/VERSION'}"
+            f"{'; refused: ' + ', '.join(refused) if refused else ''}{'; not there: ' + ', '.join(absent) if absent else ''}"
         )
 
     def _end(self) -> None:
@@ -187,6 +190,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _bundles(infos: Iterable[WorkerInfo], state: str) -> list[str]:
     return sorted({f"{bundle.name}@{bundle.version}" for info in infos for bundle in info.bundles if bundle.state == state})
+
+
+def _names(bundles: Iterable[str]) -> set[str]:
+    """By which they can be asked for: `name@version`, and `name` alone."""
+    return {name for bundle in bundles for name in (bundle, bundle.partition("@")[0])}
 
 
 def _devices(infos: Iterable[WorkerInfo]) -> str:

@@ -148,12 +148,13 @@ def test_a_named_queue_is_used_instead_of_a_private_one(bundles: Path) -> None:
         valkey.stop()
 
 
-def test_a_bundle_that_is_refused_is_named_when_the_others_are_ready(tmp_path: Path) -> None:
+def test_what_is_refused_and_what_is_not_there_is_named_when_the_others_are_ready(tmp_path: Path) -> None:
     write_tiny_vit(tmp_path)
     write_null(tmp_path, name="torn").weights_path.unlink()
-    with serve(tmp_path) as service:
+    with serve(tmp_path, default_models='{"classify": "tinny"}') as service:
         assert service.url
-        assert [line for line in service.lines if line.endswith("bundles tiny@1; refused: torn@1\n")]
+        told = "bundles tiny@1; refused: torn@1; not there: tinny, the default for classify\n"
+        assert [line for line in service.lines if line.endswith(told)]
 
 
 def in_flight(url: str) -> float:
