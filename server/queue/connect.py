@@ -87,7 +87,10 @@ def parse(url: str) -> RedisTarget:
     for name in SHAPES.intersection(parse_qs(urlsplit(url).query)):
         raise ValueError(f"Redis URL {url!r}: {name} cannot be chosen; answers are read as bytes of RESP2")
     if scheme != "redis+sentinel":
-        redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+        try:
+            redis.ConnectionPool.from_url(url).make_connection()
+        except TypeError as error:
+            raise ValueError(f"Redis URL {url!r}: an option is unknown ({error})") from error
         return RedisTarget(url=url)
 
     parts = urlsplit(url)

@@ -138,6 +138,8 @@ def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
         (b"9000\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
         (b"host: \xff\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
         (b"port: [\n", "opsin: settings: while parsing a flow node"),
+        (b"default_models: {clasify: flags}\n", "opsin: setting default_models: no task is called 'clasify'; there are classify, "),
+        (b"redis_url: redis://here/0?foo=bar\n", "opsin: setting redis_url: Redis URL 'redis://here/0?foo=bar': an option is unknown ("),
         (b"device: gpu\n", "opsin: setting device: use auto, cpu, cuda or cuda:1, not 'gpu'\n"),
         (b"dtype: float16\n", "opsin: setting dtype: Input should be 'auto', 'float32' or 'bfloat16', not 'float16'\n"),
         (
