@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PICTURES = HOUSE / "docs" / "pictures" / "flags"
 MADE = HOUSE / "build" / "demo"
 ROUNDS = 3
+USUAL = "http://127.0.0.1:8000"
+"""Where `make serve` serves."""
 
 
 def demo(
@@ -66,7 +68,7 @@ def demo(
             if any(served.task == "actions" for served in client.models()):
                 show_actions(client, cache, output, console)
             stop_if_interrupted()
-            show_addresses(url, console)
+            show_addresses(url, console, keep)
             if keep:
                 stay_up(console)
     except OpsinError as error:
@@ -135,8 +137,8 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
     )
 
 
-def show_addresses(url: str, console: Console) -> None:
-    """Print the addresses of the API's documentation and of the metrics, after reading both."""
+def show_addresses(url: str, console: Console, keep: bool) -> None:
+    """Read the API's documentation and the metrics, and print where they are: here if this service stays up, else with `make serve`."""
     import httpx
 
     console.print()
@@ -145,8 +147,8 @@ def show_addresses(url: str, console: Console) -> None:
             httpx.get(url + path, timeout=10).raise_for_status()
         except httpx.HTTPError as error:
             raise Failure(f"demo: {url}{path}: {error}") from error
-        console.print(f"{name:<9} {url}{path}")
-    console.print("`make serve` keeps the service up on http://127.0.0.1:8000, `.venv/bin/opsin classify FILE …` asks it.")
+        console.print(f"{name:<9} {url if keep else USUAL}{path}")
+    console.print(f"`make serve` keeps the service up on {USUAL}, `.venv/bin/opsin classify FILE …` asks it.")
 
 
 def stay_up(console: Console) -> None:
