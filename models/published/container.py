@@ -135,6 +135,8 @@ def _read_folder(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path}: a graph, and no checkpoint of weights; docs/bundles.md says how a bundle is made of it")
     kind = "safetensors" if path.suffix == ".safetensors" else "torch"
     if what := _no_checkpoint(path):
         raise CheckpointError(f"{path}: damaged, or no {kind} file: {what}")

@@ -117,7 +117,7 @@ def _same_aspect(height: int, width: int, other_height: int, other_width: int) -
 
 def _array(data: bytes, most: int, dimensions: int, wanted: str) -> NDArray[np.float32]:
     try:
-        header = npy.read_header(data)
+        header = npy.read_header(data, wanted="float32, in metres,")
     except npy.BadArray as error:
         raise BadMap(str(error)) from error
     if len(header.shape) != dimensions or 0 in header.shape:

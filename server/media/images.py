@@ -46,6 +46,8 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
 }
+LONGEST_NAME = 1024
+"""A body as short as this may be the name of a file that was meant, in bytes."""
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -168,7 +170,8 @@ def sniff(data: bytes) -> str:
         return "TIFF"
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_SIZES:
         return "BMP"
-    raise NotAnImage(f"not an image in a format that is decoded here ({', '.join(FORMATS)})")
+    name = " but a short text; to send a file with curl, write @ before its name" if 0 < len(data) < LONGEST_NAME and data.isascii() else ""
+    raise NotAnImage(f"not an image in a format that is decoded here ({', '.join(FORMATS)}){name}")
 
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:

@@ -223,6 +223,14 @@ def test_only_these_formats_are_opened() -> None:
             sniff(data)
 
 
+def test_a_file_s_name_in_its_place_is_told_apart() -> None:
+    with pytest.raises(NotAnImage, match="a short text; to send a file with curl, write @ before its name"):
+        sniff(b"photos/cat.jpg")
+    for other in (b"", b"\x89PN", b"A" * 2000):
+        with pytest.raises(NotAnImage, match=r"TIFF\)$"):
+            sniff(other)
+
+
 def test_pixels_in_flight_are_bounded() -> None:
     decoder = Decoder(max_pixels=40 * 20)
     data = encoded(quadrants(), "PNG")

@@ -162,6 +162,12 @@ def test_what_is_no_checkpoint_is_refused_with_its_name(content: bytes, name: st
         read_checkpoint(tmp_path / name)
 
 
+def test_a_graph_is_told_apart_from_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x07\x12\x04onnx")
+    with pytest.raises(CheckpointError, match=r"net\.onnx: a graph, and no checkpoint of weights; docs/bundles\.md says"):
+        read_checkpoint(tmp_path / "net.onnx")
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
