@@ -95,6 +95,7 @@ class _Server(uvicorn.Server):
             self._ending = asyncio.create_task(self._cut_off())
 
     async def _drain(self) -> None:
+        log.info("gateway drains")
         self._readers.close()
         await self._admission.drain(self._drain_timeout)
         self.should_exit = True
