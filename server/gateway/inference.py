@@ -22,6 +22,7 @@ from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.turns import Turns
 from server.media import images
 from server.media.errors import MediaError
+from server.process.frames import without_frames
 from server.queue.dispatch import Dispatcher
 from server.queue.job import RECORDS, Array, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
@@ -239,11 +240,11 @@ def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:
 
 
 def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | MediaError | InvalidOption:
-    """The error is returned, so that one bad item does not hide which one comes first."""
+    """The error is returned, so that one bad item does not hide which one comes first; without its frames, which hold the item."""
     try:
         jobs = asked.task.prepare(item, asked.plan, asked.spec, decoder)
     except (MediaError, InvalidOption) as error:
-        return error
+        return without_frames(error)
     return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
 
 

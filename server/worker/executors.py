@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
+from server.process.frames import without_frames
 from server.queue.delivery import Delivery
 from server.worker.results import Answer, Arrays, Computed, Left, Refused, Reports, TooLarge
 
@@ -146,7 +147,7 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
     try:
         computed = run(jobs)
     except Exception as error:
-        failure = _without_frames(error)
+        failure = without_frames(error)  # they keep the tensors of the batch, and its halves need the room
     else:
         yield computed
         return
@@ -159,15 +160,6 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
     half = len(jobs) // 2
     yield from halving(jobs[:half], run, free_memory)
     yield from halving(jobs[half:], run, free_memory)
-
-
-def _without_frames(error: Exception) -> Exception:
-    """The error, and what led to it, without tracebacks: their frames keep the tensors of the batch, and its halves need the room."""
-    chain: list[BaseException] = [error]
-    for link in chain:
-        link.__traceback__ = None
-        chain += [other for other in (link.__cause__, link.__context__) if other is not None and other.__traceback__ is not None]
-    return error
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -274,6 +274,17 @@ def test_the_memory_of_a_burst_is_given_back(roomy: Gateway) -> None:
     eventually(lambda: rss(roomy) - before < 50 * MIB, "the memory is back", 60)
 
 
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"A" * 16 * MIB, 415), (picture(1)[:60] + b"A" * 16 * MIB, 422)], ids=["no image", "a corrupt image"]
+)
+def test_nothing_is_kept_of_bodies_that_were_refused(roomy: Gateway, body: bytes, status: int) -> None:
+    assert ask(roomy, post("/v1/classify", length(len(body)), body=body)).status == status
+    before = rss(roomy)
+    for _ in range(12):
+        assert ask(roomy, post("/v1/classify", length(len(body)), body=body)).status == status
+    assert rss(roomy) - before < 96 * MIB
+
+
 def test_a_length_with_thousands_of_zeros_is_a_length(roomy: Gateway) -> None:
     answer = ask(roomy, post("/v1/classify", f"Content-Length: {'0' * 5000}1", body=b"a"))
     assert answer.status == 415
