@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from models.bundle import BundleSpec
 from server.gateway import arrival, options
 from server.gateway.problems import Kind, Problem
+from server.process.frames import without_frames
 from server.process.interruption import Limit, Ticks
 from server.queue.dispatch import Dispatcher, Reservation
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
@@ -137,7 +138,7 @@ class Admission:
                 outcome = _outcome(problem)
                 await self._refused(visit, problem)
             if problem is not None and problem is not happened:
-                raise problem from happened
+                raise problem from without_frames(happened)  # the queue's hold the future that told of it, which holds it
             if happened is not error:
                 raise happened from None
         finally:
@@ -147,6 +148,7 @@ class Admission:
             self._visits.discard(visit)
             if not self._visits:
                 self._idle.set()
+            problem = happened = error = None  # this frame is one of theirs: they would keep each other, and the request's body
 
     async def _refused(self, visit: Visit, problem: Problem) -> None:
         if problem.kind in REJECTIONS:

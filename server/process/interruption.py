@@ -37,10 +37,11 @@ class Interruption:
     def over(self, error: BaseException | None) -> BaseException | None:
         """From now on it cannot be ended any more. Returns what really happened: the reason in place of a cancellation that came of it."""
         task, self._task = self._task, None
-        if self._reason is None or task is None:
+        reason, self._reason = self._reason, None
+        if reason is None or task is None:
             return error
         only_ours = task.uncancel() <= self._cancelling
-        return self._reason if only_ours and isinstance(error, asyncio.CancelledError) else error
+        return reason if only_ours and isinstance(error, asyncio.CancelledError) else error
 
     def __enter__(self) -> Interruption:
         self.begin()
@@ -49,7 +50,10 @@ class Interruption:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         happened = self.over(error)
         if happened is not error and happened is not None:
-            raise happened from None
+            try:
+                raise happened from None
+            finally:
+                del happened  # its frames are this one and those that it passes: they would keep each other
 
 
 class Due(Protocol):

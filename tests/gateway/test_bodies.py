@@ -285,6 +285,17 @@ def test_nothing_is_kept_of_bodies_that_were_refused(roomy: Gateway, body: bytes
     assert rss(roomy) - before < 96 * MIB
 
 
+def test_nothing_is_kept_of_bodies_whose_deadline_passed(valkey: PrivateValkey) -> None:
+    body = picture(1) + b"A" * 16 * MIB
+    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url) as roomy:
+        assert ask(roomy, post("/v1/classify", length(len(body)), body=body)).status == 200
+        worker.pause()
+        before = rss(roomy)
+        for _ in range(12):
+            assert ask(roomy, post("/v1/classify", length(len(body)), "X-Request-Timeout: 0.5", body=body)).status == 504
+        assert rss(roomy) - before < 96 * MIB
+
+
 def test_a_length_with_thousands_of_zeros_is_a_length(roomy: Gateway) -> None:
     answer = ask(roomy, post("/v1/classify", f"Content-Length: {'0' * 5000}1", body=b"a"))
     assert answer.status == 415

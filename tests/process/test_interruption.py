@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -82,3 +85,31 @@ async def test_nothing_reaches_a_task_whose_block_has_ended() -> None:
         pass
     waiting.end(Reason())
     await asyncio.sleep(0)
+
+
+class Large:
+    pass
+
+
+async def test_what_a_block_that_was_ended_held_is_gone_without_a_garbage_collection() -> None:
+    held: list[weakref.ref[Large]] = []
+
+    async def waits(waiting: Interruption) -> None:
+        large = Large()
+        held.append(weakref.ref(large))
+        with waiting:
+            await asyncio.sleep(60)
+
+    gc.disable()
+    try:
+        for waiting in (Limit(Ticks(), 0.01), Interruption()):
+            task = asyncio.create_task(waits(waiting))
+            await asyncio.sleep(0)
+            waiting.end(Reason())
+            with suppress(Reason):
+                await task
+            del task
+            await asyncio.sleep(0)  # the loop lets go of what has woken this test
+        assert [large() for large in held] == [None, None]
+    finally:
+        gc.enable()
