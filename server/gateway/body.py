@@ -52,10 +52,13 @@ class Submission:
     def nbytes(self) -> int:
         return sum(len(content) for given in self.parts.values() for content in given)
 
-    def items(self) -> list[Item]:
-        """What is prepared by itself: each element of the repeated part, with the others beside it."""
-        once = {name: given[0] for name, given in self.parts.items() if not self.surface.parts[name].repeated}
-        return [once] if self.repeated is None else [{self.repeated: content, **once} for content in self.parts[self.repeated]]
+    def take_items(self) -> list[Item]:
+        """What is prepared by itself: each element of the repeated part, with the others beside it. From now on the list alone holds them:
+        they may be large, and are not needed while their small copies wait."""
+        repeated, parts = self.repeated, dict(self.parts)
+        self.parts.clear()
+        once = {name: given[0] for name, given in parts.items() if not self.surface.parts[name].repeated}
+        return [once] if repeated is None else [{repeated: content, **once} for content in parts[repeated]]
 
     @property
     def count(self) -> int:

@@ -94,7 +94,7 @@ class Inference:
         """
         began = time.perf_counter()
         prepared = await self._prepare(items, asked, visit.client)
-        items.clear()  # they may be large, and are not needed while their small copies wait
+        items.clear()
         return await self._run(prepared, asked, visit, began, follower)
 
     async def run_again(self, arrays: Arrays, asked: Asked, visit: Visit) -> Answer:

@@ -10,7 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import psutil
@@ -294,6 +294,20 @@ def test_nothing_is_kept_of_bodies_whose_deadline_passed(valkey: PrivateValkey) 
         for _ in range(12):
             assert ask(roomy, post("/v1/classify", length(len(body)), "X-Request-Timeout: 0.5", body=body)).status == 504
         assert rss(roomy) - before < 96 * MIB
+
+
+def test_a_gateway_holds_what_it_counts_of_requests_that_wait_not_their_bodies(valkey: PrivateValkey) -> None:
+    body = picture(1) + b"A" * 16 * MIB
+    request = post("/v1/classify", length(len(body)), body=body)
+    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url) as running, ExitStack() as stack:
+        assert ask(running, request).status == 200
+        worker.pause()
+        before = rss(running)
+        waiting = [stack.enter_context(Raw(running)).send(request) for _ in range(12)]
+        eventually(lambda: running.metric("opsin_queue_depth", model="reds") == len(waiting), "all of them wait")
+        assert rss(running) - before < 96 * MIB
+        worker.resume()
+        assert {raw.answer().status for raw in waiting} == {200}
 
 
 def test_a_length_with_thousands_of_zeros_is_a_length(roomy: Gateway) -> None:

@@ -124,10 +124,10 @@ async def test_forms_json_and_urls_say_the_same() -> None:
 
 async def test_each_element_of_a_repeated_part_is_an_item_with_the_others_beside_it() -> None:
     submission, _, own = await read_json({"images": [b64(b"one"), b64(b"two")], "mask": b64(b"where")})
-    assert submission.items() == [{"image": b"one", "mask": b"where"}, {"image": b"two", "mask": b"where"}]
+    assert submission.take_items() == [{"image": b"one", "mask": b"where"}, {"image": b"two", "mask": b"where"}]
     assert own.mask is None
     submission, _, _ = await read(*form(("mask", "m.png", b"where"), ("image", None, b"one")))
-    assert submission.items() == [{"image": b"one", "mask": b"where"}]
+    assert submission.take_items() == [{"image": b"one", "mask": b"where"}]
 
 
 async def test_a_name_of_both_tables_is_an_option_where_it_is_a_text_that_fits() -> None:
@@ -141,7 +141,7 @@ async def test_a_name_of_both_tables_is_an_option_where_it_is_a_text_that_fits()
 
 async def test_texts_are_themselves_in_json() -> None:
     submission, _, _ = await read_json({"texts": ["ä dog", "two"]})
-    assert submission.items() == [{"text": "ä dog".encode()}, {"text": b"two"}]
+    assert submission.take_items() == [{"text": "ä dog".encode()}, {"text": b"two"}]
 
 
 @pytest.mark.parametrize(

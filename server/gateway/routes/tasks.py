@@ -84,7 +84,7 @@ class TaskRoute:
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
-                answer = await here.inference.run(sent.submission.items(), asked, visit)
+                answer = await here.inference.run(sent.submission.take_items(), asked, visit)
                 began = time.perf_counter()
                 presented = await _present(here, answer.outputs, asked, visit, media_type)
             response = self._presenter.respond(presented, spec, visit.request_id, answer.timing, media_type)
@@ -111,7 +111,7 @@ class TaskRoute:
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
                 follower = Follower(stream, self.task, asked.plan, spec)
-                answer = await here.inference.run(sent.submission.items(), asked, visit, follower)
+                answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
                 began = time.perf_counter()
                 presented = await _present(here, answer.outputs, asked, visit, JSON)
             assert isinstance(presented, msgspec.Struct)
@@ -130,7 +130,7 @@ class TaskRoute:
                 spec, asked = await self._resolve(sent, here, visit)
                 await _check_workers(here, spec)
                 asks = fingerprint.of(request.scope["path"], self.surface, sent.query, sent.submission)
-                job_id = await here.inference.submit(sent.submission.items(), asked, visit, asks, key)
+                job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
                 record = await here.jobs.read(job_id)
             here.metrics.of(spec).payload_in.observe(sent.nbytes)
             return respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": ways.PREFERENCE})
