@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from server.gateway import base64_text, json_scan, long_strings
+from server.gateway.form import MAX_FIELD_BYTES
 from server.gateway.problems import Kind, Problem
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ def read_into(submission: Submission, content: bytes) -> None:
     """Raises Problem."""
     surface = submission.surface
     document = _decode(content, example=surface.task.parts[0].name)
-    for name, value in document.items():
+    for name, written in document.items():
+        if name not in surface.parts and name not in surface.plurals:
+            surface.check_name(name)
+            _check_short(len(memoryview(written)), name)
+        value = _value(written, name)
         singular = surface.plurals.get(name)
         if singular is None:
-            surface.check_name(name)
             _add(submission, name, value, name)
             continue
         if singular in document:
@@ -33,14 +37,28 @@ def read_into(submission: Submission, content: bytes) -> None:
             _add(submission, singular, element, singular if len(value) == 1 else f"{singular}[{index}]")
 
 
-def _decode(content: bytes, example: str) -> dict[str, Any]:
+def _decode(content: bytes, example: str) -> dict[str, msgspec.Raw]:
     json_scan.check(content)
     try:
-        return {name: long_strings.read(value) for name, value in _decoder.decode(content).items()}
+        return _decoder.decode(content)
     except msgspec.ValidationError as error:
         raise Problem(Kind.INVALID_BODY, f'the JSON body must be an object such as {{"{example}": "<base64>"}}') from error
     except msgspec.DecodeError as error:
         raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if content else "empty") from error
+
+
+def _value(written: msgspec.Raw, name: str) -> Any:
+    try:
+        return long_strings.read(written)
+    except msgspec.ValidationError as error:
+        raise Problem(Kind.INVALID_OPTION, "a number beyond those of 64 bits", name) from error
+    except msgspec.DecodeError as error:
+        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})") from error
+
+
+def _check_short(length: int, field: str) -> None:
+    if length > MAX_FIELD_BYTES:
+        raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", field)
 
 
 def _add(submission: Submission, name: str, value: object, field: str) -> None:
@@ -52,7 +70,9 @@ def _add(submission: Submission, name: str, value: object, field: str) -> None:
         value = str(value, "utf-8")
     if value is None and part is None:
         return
-    if part is None or (option is not None and option.accepts(value)):
+    if part is None and isinstance(value, str):
+        _check_short(len(value), field)
+    if part is None or (option is not None and isinstance(value, str) and option.accepts(value)):
         submission.add_field(name, value)
     elif part.kind == "text":
         submission.add_part(name, _text(value, field).encode())

@@ -11,7 +11,7 @@ from msgspec import Meta
 from server.gateway.problems import Kind, Problem
 from server.queue.job import Priority
 from server.tasks.base import Part, Task
-from server.tasks.options import InvalidOption, Option, Options, rows
+from server.tasks.options import QUOTED, InvalidOption, Option, Options, rows
 
 
 class CommonOptions(Options, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class Surface:
 
     def unknown(self, name: str) -> Problem:
         parts = ", ".join(f"`{part}`" for part in self.parts)
-        return Problem(Kind.INVALID_OPTION, f"unknown; the parts are {parts}, the options are {', '.join(self.options)}", name)
+        return Problem(Kind.INVALID_OPTION, f"unknown; the parts are {parts}, the options are {', '.join(self.options)}", name[:QUOTED])
 
     def read_options(self, query: Mapping[str, Sequence[object]], body: Mapping[str, Sequence[object]]) -> tuple[CommonOptions, Options]:
         """The common options and the task's, of which it has the names only. Raises Problem (422) for one that is given both in the URL and

@@ -164,12 +164,23 @@ async def test_texts_are_themselves_in_json() -> None:
         ({"images": ["", b64(b"1")]}, "", Kind.INVALID_BODY, "image[0]"),
         ({"images": [b64(b"1")] * 4}, "", Kind.TOO_LARGE, "image"),
         ({"texts": ["a", "b", "c"]}, "", Kind.TOO_LARGE, "text"),
+        ({"image": b64(b"1"), "steps": "7" * 5000}, "", Kind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "steps": 10**500}, "", Kind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "steps": {"x": "x" * 2**21}}, "", Kind.INVALID_OPTION, "steps"),
+        ({"image": b64(b"1"), "labels": ["a", "x" * 2**21]}, "", Kind.INVALID_OPTION, "label[1]"),
+        ({"image": b64(b"1"), "x" * 2**21: 1}, "", Kind.INVALID_OPTION, "x" * 100),
     ],
 )
 async def test_nothing_is_silently_ignored(document: dict[str, object], query: str, kind: Kind, field: str) -> None:
     with pytest.raises(Problem) as refusal:
         await read_json(document, query)
     assert (refusal.value.kind, refusal.value.field) == (kind, field)
+
+
+async def test_a_number_beyond_all_is_named() -> None:
+    with pytest.raises(Problem, match="number") as refusal:
+        await read(b'{"image": "' + b64(b"1").encode() + b'", "steps": 1e400}', "application/json")
+    assert (refusal.value.kind, refusal.value.field) == (Kind.INVALID_OPTION, "steps")
 
 
 async def test_a_part_that_may_come_once_is_refused_a_second_time() -> None:

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from server.gateway import json_scan, long_strings
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
-from server.gateway.problems import Problem
+from server.gateway.problems import Kind, Problem
 
 MAX_DIMENSIONS = 32
 """Of a tensor: what every numpy can hold. A longer shape is refused before it is multiplied out."""
+MAX_EXTENT = 2**63 - 1
+MAX_WORDS = 256 * 1024
+"""Bytes of a request's JSON beside the elements of its tensors: errors and answers repeat some of its words."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +142,14 @@ def _raw(name: str, body: bytes) -> Tensor:
 def _decode_header(data: bytes) -> _RequestHeader:
     try:
         json_scan.check(data)
-        return _header_decoder.decode(data)
+        header = _header_decoder.decode(data)
     except Problem as problem:
         raise replace(problem, detail=f"failed to parse the request JSON: {problem.detail}") from problem
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
+    if len(data) - sum(len(memoryview(tensor.data)) for tensor in header.inputs) > MAX_WORDS:
+        raise Problem(Kind.TOO_LARGE, f"the request's JSON has more than {MAX_WORDS} bytes beside the elements of its tensors")
+    return header
 
 
 def _decode_inputs(headers: Sequence[_InputHeader], binary: memoryview) -> list[Tensor]:
@@ -174,6 +180,8 @@ def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
         raise invalid(f"{len(header.shape)} dimensions; at most {MAX_DIMENSIONS} are possible")
     if any(extent < 0 for extent in header.shape):
         raise invalid(f"the shape {header.shape} has a negative extent")
+    if any(extent > MAX_EXTENT for extent in header.shape):
+        raise invalid(f"the shape is not possible: an extent of at most {MAX_EXTENT} is")
     data = _data(header.data)
     if (binary is None) == (data is None):
         raise invalid("give its elements either as data or, with binary_data_size, behind the JSON")
