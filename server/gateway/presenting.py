@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,8 @@ APART_SECONDS = 120.0
 """Of one answer."""
 SMALL_BYTES = 1024
 """Of arrays that are kept and that the answer may need, too."""
+
+T = TypeVar("T")
 
 log = logs.get(__name__)
 
@@ -69,11 +71,14 @@ class Presenting:
         self, task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec, *, client: str
     ) -> tuple[Arrays, dict[str, Any]]:
         """The answer in the Open Inference Protocol: tensors, and parameters that tell of it. Raises Problem: what the task refuses."""
-        make = partial(task.to_tensors, outputs, plan, spec)
         try:
-            return await self._turns.run(client, make) if task.takes_long else make()
+            return await self.aside(task, partial(task.to_tensors, outputs, plan, spec), client=client)
         except (InvalidOption, MediaError) as refused:
             raise of_refusal(refused) from refused
+
+    async def aside(self, task: Task[Any, Any], work: Callable[[], T], *, client: str) -> T:
+        """The result of `work` on an answer of the task: in a thread where these may be large."""
+        return await self._turns.run(client, work) if task.takes_long else work()
 
     async def close(self) -> None:
         await self._apart.close()

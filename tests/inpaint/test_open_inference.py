@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
+import struct
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -77,3 +83,29 @@ def test_binary_tensors(painter: Painter) -> None:
 def test_bad_parameters_are_named(painter: Painter, parameters: dict[str, Any], status: int, reason: str) -> None:
     got, answer = infer(painter, tensor("image", FILE), **parameters)
     assert reason in answer["error"] and got in (status, 400)
+
+
+def test_nobody_waits_while_a_large_answer_is_compressed(painter: Painter) -> None:
+    file = encoded(noise(1000, 1000), "JPEG", quality=15)
+    content = struct.pack("<I", len(file)) + file
+    given = {"name": "image", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 2 * len(content)}}
+    head = json.dumps({"inputs": [given], "parameters": {"steps": 1, "mask": "box:0,0,20,16", "seed": 1}}).encode()
+
+    def ask(encoding: str) -> httpx.Response:
+        headers = {"Inference-Header-Content-Length": str(len(head)), "Accept-Encoding": encoding}
+        return painter.gateway.http.post("/v2/models/painter/infer", content=head + 2 * content, headers=headers)
+
+    plain = ask("identity")
+    assert plain.status_code == 200, plain.text
+    began = time.perf_counter()
+    zlib.compress(plain.content, 1)
+    compressing = time.perf_counter() - began
+    slowest = 0.0
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask, "gzip")
+        while not asked.done():
+            began = time.perf_counter()
+            assert painter.gateway.http.get("/health/live").status_code == 200
+            slowest = max(slowest, time.perf_counter() - began)
+        assert asked.result().content == plain.content
+    assert slowest < compressing / 2

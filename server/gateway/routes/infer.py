@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -29,7 +30,7 @@ from server.gateway.openapi_answers import INFER
 from server.gateway.options import MAX_TIMEOUT
 from server.gateway.problems import Kind, Problem, of_option
 from server.queue.job import Priority
-from server.tasks.base import Item
+from server.tasks.base import Arrays, Item
 from server.tasks.options import InvalidOption
 from server.telemetry import logs
 
@@ -105,8 +106,8 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             answer = await here.inference.run(items, wanted, visit)
         began = time.perf_counter()
         arrays, told = await here.presenting.to_tensors(offered.task, answer.outputs, wanted.plan, spec, client=visit.client)
-        tensors = write_outputs(asked, offered.outputs, arrays)
-        response = _respond(request, InferResponse(spec.name, spec.version, asked.id, tensors, told))
+        write = partial(_respond, request, asked, spec, offered, arrays, told)
+        response = await here.presenting.aside(offered.task, write, client=visit.client)
         counted = here.metrics.of(spec)
         counted.postprocess.observe(time.perf_counter() - began)
         counted.payload_in.observe(received)
@@ -165,8 +166,9 @@ def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec) -> Asked:
     return Asked(offered.task, spec, plan, offered.inputs[0].name, _priority(asked))
 
 
-def _respond(request: Request, answer: InferResponse) -> Response:
-    content, header_length = encode_response(answer)
+def _respond(request: Request, asked: InferRequest, spec: BundleSpec, offered: Offer, arrays: Arrays, told: Mapping[str, Any]) -> Response:
+    tensors = write_outputs(asked, offered.outputs, arrays)
+    content, header_length = encode_response(InferResponse(spec.name, spec.version, asked.id, tensors, told))
     headers = {"Content-Type": "application/json"}
     if header_length is not None:
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(header_length)}
