@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,6 +14,8 @@ from server.telemetry import logs
 HEADER = b"x-request-id"
 UNSAFE = re.compile(r"[^A-Za-z0-9._:/+=@-]")
 MAX_LENGTH = 128
+PIECE = 256 * 1024
+"""Bytes of a body that are handed to the connection at a time."""
 
 log = logs.get(__name__)
 
@@ -37,7 +40,8 @@ class RequestIds:
                 started = True
                 message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
             ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-            await send(message)
+            for piece in _pieces(message):
+                await send(piece)
 
         try:
             await self._app(scope, receive, send_with_id)
@@ -48,6 +52,16 @@ class RequestIds:
             if started:
                 raise
             await our_fault().to_response(request_id)(scope, receive, send_with_id)
+
+
+def _pieces(message: Message) -> Iterable[Message]:
+    """A large body in pieces: the connection copies what its client has not read yet, which for all of it at once holds everybody up."""
+    body = message.get("body", b"")
+    if len(body) <= PIECE:
+        return (message,)
+    view, more = memoryview(body), message.get("more_body", False)
+    starts = range(0, len(body), PIECE)
+    return ({**message, "body": view[start : start + PIECE], "more_body": more or start != starts[-1]} for start in starts)
 
 
 def our_fault() -> Problem:

@@ -1,0 +1,44 @@
+"""The outermost layer of a gateway: what passes it on its way out."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from server.gateway.request_ids import PIECE, RequestIds
+
+BODY = bytes(range(256)) * (5 * PIECE // 512)
+"""Two pieces and a half."""
+
+
+async def sent(*messages: Message) -> list[Message]:
+    """What the server is told of a response."""
+    told: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for message in messages:
+            await send(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    await RequestIds(app)({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+    return told[1:]
+
+
+@pytest.mark.parametrize("more", [False, True])
+async def test_a_large_body_leaves_in_pieces_the_last_of_which_ends_it(more: bool) -> None:
+    pieces = await sent({"type": "http.response.body", "body": BODY, "more_body": more})
+    assert b"".join(piece["body"] for piece in pieces) == BODY
+    assert [len(piece["body"]) for piece in pieces] == [PIECE, PIECE, PIECE // 2]
+    assert [piece["more_body"] for piece in pieces] == [True, True, more]
+
+
+async def test_a_small_body_is_passed_on_as_it_is() -> None:
+    message: Message = {"type": "http.response.body", "body": BODY[:PIECE]}
+    assert await sent(message) == [message]
+    assert await sent({"type": "http.response.body"}) == [{"type": "http.response.body"}]
