@@ -6,6 +6,10 @@ uvicorn's protocol keeps whatever head a client sends for as long as it likes. T
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import sys
+import termios
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -245,15 +249,19 @@ class BoundedProtocol(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def _watch_reader(self) -> None:
-        unread = self.transport.get_write_buffer_size()
+        unread = self._unread_bytes()
 
         def look() -> None:
-            if self.transport.get_write_buffer_size() > unread - READ_BYTES:
+            if self._unread_bytes() > unread - READ_BYTES:
                 self.transport.abort()
             else:
                 self._watch_reader()
 
         self._unread = self.loop.call_later(READ_SECONDS, look)
+
+    def _unread_bytes(self) -> int:
+        """What waits here, and in the system's buffer: that holds megabytes, and takes more only when a third of it is free again."""
+        return self.transport.get_write_buffer_size() + _sent_unread(self.transport.get_extra_info("socket"))
 
     # Refusals
 
@@ -293,6 +301,14 @@ class BoundedProtocol(HttpToolsProtocol):
 def bounded(limits: Connections) -> type[BoundedProtocol]:
     """The protocol for all connections of one gateway."""
     return type("Protocol", (BoundedProtocol,), {"limits": limits})
+
+
+def _sent_unread(sender: socket.socket | None) -> int:
+    """Bytes that the other side has not acknowledged; 0 where the system does not tell."""
+    try:
+        return 0 if sender is None else int.from_bytes(fcntl.ioctl(sender.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _too_large() -> Problem:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
+from server.gateway import connections
+from server.gateway.connections import READ_BYTES
 from server.queue.embedded import PrivateValkey
 from tests.gateway import service
 from tests.gateway.conftest import Shared
@@ -263,6 +266,21 @@ def test_an_answer_that_nobody_reads_is_given_up(gateway: Gateway) -> None:
         raw.send(b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: here\r\n\r\n" * 30)
         own = raw.socket.getsockname()
         eventually(lambda: own not in clients(gateway), "the connection is closed")
+
+
+def test_reading_counts_while_the_buffers_of_the_system_are_too_full_to_take_more() -> None:
+    """They hold megabytes: a client that reads 400 kB/s leaves nothing to write for longer than the bound of 10 s."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        sender, _ = server.accept()
+        with sender:
+            sender.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    sender.send(bytes(MB))
+            waiting = connections._sent_unread(sender)
+            assert waiting > READ_BYTES
+            client.recv(MB)
+            eventually(lambda: connections._sent_unread(sender) < waiting - READ_BYTES, "it is seen")
 
 
 def test_connections_beyond_the_bound_are_closed_at_once(valkey: PrivateValkey) -> None:
