@@ -6,10 +6,6 @@ uvicorn's protocol keeps whatever head a client sends for as long as it likes. T
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import socket
-import sys
-import termios
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -25,6 +21,7 @@ from server.gateway.client_address import ClientAddresses
 from server.gateway.head_writer import HeadWriter
 from server.gateway.problems import MEDIA_TYPE, Kind, Problem
 from server.gateway.slow_bodies import ALL_HERE
+from server.gateway.unread import Reader
 
 HEAD_BYTES = 64 * 1024
 """Of request line and headers; also of what comes between two bytes of a body, and of trailers."""
@@ -32,9 +29,6 @@ HEAD_SECONDS = 10.0
 HEADERS = 100
 PIPELINED = 32
 """Requests that may wait behind the one that is being answered."""
-READ_BYTES = 10 * 1024
-READ_SECONDS = 10.0
-"""A client that lets its answer lie must read READ_BYTES in READ_SECONDS."""
 LINGER_BYTES = 1024 * 1024
 LINGER_SECONDS = 2.0
 """What is still read of a refused request, so that its sender finds the refusal rather than a reset connection."""
@@ -103,13 +97,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._lingered = 0
         self._late: asyncio.TimerHandle | None = None
         """Runs while the client has to send: the rest of a head, or of a request that is answered already."""
-        self._unread: asyncio.TimerHandle | None = None
-        """Runs while the client has to read."""
+        self._reader: Reader
 
     # Beginning and end
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
+        self._reader = Reader(transport, self.loop)
         self.belongs_to = self.limits.client(transport.get_extra_info("peername"))
         self._admitted = self.limits.admit(self.belongs_to, self.connections, len(self.connections))
         if not self._admitted:
@@ -122,8 +116,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._admitted:
             self.limits.closed(self.belongs_to)
         self._stop_late()
-        if self._unread is not None:
-            self._unread.cancel()
+        self._reader.stop()
         for cycle in self._unanswered:  # uvicorn tells the latest alone, which may wait behind the one that runs
             cycle.disconnected = True
             cycle.message_event.set()
@@ -234,34 +227,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reader()
+        self._reader.watch()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        self._reader.stop()
 
     def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()  # close() would wait for a client that does not read
-        else:
+        if not self.transport.get_write_buffer_size():
             super().timeout_keep_alive_handler()
-
-    def _watch_reader(self) -> None:
-        unread = self._unread_bytes()
-
-        def look() -> None:
-            if self._unread_bytes() > unread - READ_BYTES:
-                self.transport.abort()
-            else:
-                self._watch_reader()
-
-        self._unread = self.loop.call_later(READ_SECONDS, look)
-
-    def _unread_bytes(self) -> int:
-        """What waits here, and in the system's buffer: that holds megabytes, and takes more only when a third of it is free again."""
-        return self.transport.get_write_buffer_size() + _sent_unread(self.transport.get_extra_info("socket"))
+            return
+        self._reader.watch()  # the end of an answer, which close() would wait for without end
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     # Refusals
 
@@ -301,14 +278,6 @@ class BoundedProtocol(HttpToolsProtocol):
 def bounded(limits: Connections) -> type[BoundedProtocol]:
     """The protocol for all connections of one gateway."""
     return type("Protocol", (BoundedProtocol,), {"limits": limits})
-
-
-def _sent_unread(sender: socket.socket | None) -> int:
-    """Bytes that the other side has not acknowledged; 0 where the system does not tell."""
-    try:
-        return 0 if sender is None else int.from_bytes(fcntl.ioctl(sender.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except OSError:
-        return 0
 
 
 def _too_large() -> Problem:

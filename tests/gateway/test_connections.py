@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
 
 import psutil
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
-from server.gateway import connections
-from server.gateway.connections import READ_BYTES
+from server.gateway.connections import Connections, bounded
+from server.gateway.unread import READ_BYTES, unacknowledged
 from server.queue.embedded import PrivateValkey
 from tests.gateway import service
 from tests.gateway.conftest import Shared
@@ -268,6 +271,32 @@ def test_an_answer_that_nobody_reads_is_given_up(gateway: Gateway) -> None:
         eventually(lambda: own not in clients(gateway), "the connection is closed")
 
 
+LARGE = bytes(range(256)) * 2**16
+"""More than the buffers of the system hold."""
+
+
+async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(LARGE)).encode())]})
+    await send({"type": "http.response.body", "body": LARGE})
+
+
+async def test_an_answer_is_not_cut_off_where_its_end_still_waits_to_be_read() -> None:
+    """For the gateway it is over when it is written; then a connection that says nothing is closed."""
+    protocol = bounded(Connections(9, []))
+    server = uvicorn.Server(uvicorn.Config(large_answer, http=protocol, lifespan="off", timeout_keep_alive=1, log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname(), limit=MB)
+        writer.write(HEALTH)
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(3)
+        assert await reader.readexactly(len(LARGE)) == LARGE
+        assert await reader.read() == b"", "nothing was asked any more"
+        writer.close()
+        server.should_exit = True
+        await serving
+
+
 def test_reading_counts_while_the_buffers_of_the_system_are_too_full_to_take_more() -> None:
     """They hold megabytes: a client that reads 400 kB/s leaves nothing to write for longer than the bound of 10 s."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
@@ -277,10 +306,10 @@ def test_reading_counts_while_the_buffers_of_the_system_are_too_full_to_take_mor
             with pytest.raises(BlockingIOError):
                 while True:
                     sender.send(bytes(MB))
-            waiting = connections._sent_unread(sender)
+            waiting = unacknowledged(sender)
             assert waiting > READ_BYTES
             client.recv(MB)
-            eventually(lambda: connections._sent_unread(sender) < waiting - READ_BYTES, "it is seen")
+            eventually(lambda: unacknowledged(sender) < waiting - READ_BYTES, "it is seen")
 
 
 def test_connections_beyond_the_bound_are_closed_at_once(valkey: PrivateValkey) -> None:
@@ -313,4 +342,4 @@ def test_strangers_leave_no_line_in_the_log(valkey: PrivateValkey) -> None:
             ask(gateway, data)
         gateway.terminate()
         _, log = gateway.process.communicate(timeout=service.WAIT_S)
-        assert [json.loads(line)["event"] for line in log.splitlines()] == ["listening"]
+        assert [json.loads(line)["event"] for line in log.splitlines()] == ["listening", "gateway drains"]

