@@ -67,11 +67,9 @@ class Camera:
 
 
 def read_depth(data: bytes, decoder: Decoder, scale: float | None) -> NDArray[np.float32]:
-    """A 16-bit PNG of `scale` steps a metre (1000 where it is None), or a `.npy` file of metres → (h, w), NaN where nothing was seen: 0,
-    negative, not finite. Raises BadMap."""
+    """A 16-bit PNG of `scale` steps a metre (1000 where it is None), or a `.npy` file of metres, which has no scale → (h, w), NaN where
+    nothing was seen: 0, negative, not finite. Raises BadMap."""
     if npy.is_npy(data):
-        if scale is not None:
-            raise BadMap("a .npy file holds metres: depth_scale is for 16-bit PNG")
         depth = _array(data, decoder.limits.points, 2, "(H, W)")
     else:
         depth = _png(data, decoder) / np.float32(scale or MILLIMETRES)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.media import depth, masks, views
+from server.media import depth, masks, npy, views
 from server.media.depth import BadMap, Camera, Points, TooManyPoints
 from server.media.images import Decoder, ImageError
 from server.tasks.base import Item
@@ -40,6 +40,8 @@ def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: Decoder) -
     try:
         if source == "points":
             return depth.read_points(item["points"], decoder)
+        if plan.depth_scale is not None and npy.is_npy(item["depth"]):
+            raise InvalidOption("depth_scale", "is for 16-bit PNG; a .npy file holds metres")
         return depth.read_depth(item["depth"], decoder, plan.depth_scale)
     except TooManyPoints as error:
         raise ExcessiveOption(source, str(error)) from error
@@ -68,7 +70,7 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
     else:
         camera = _camera(plan, whole[1], whole[0])
         points = camera.scaled(image.width / whole[0], image.height / whole[1]).unproject(grid)
-        _check_reach(points, grid, plan)
+        _check_reach(points, grid, plan, camera, whole)
     if not np.isfinite(points).all(axis=2).any():
         raise InvalidOption(
             source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
@@ -76,14 +78,24 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
     return points
 
 
-def _check_reach(points: Points, depth_map: NDArray[np.float32], plan: ReconstructPlan) -> None:
+def _check_reach(points: Points, depth_map: NDArray[np.float32], plan: ReconstructPlan, camera: Camera, whole: tuple[int, int]) -> None:
     """Raises InvalidOption where the camera, not the depth, puts points beyond all measure."""
-    across = np.abs(points[np.isfinite(depth_map)][:, :2])
-    if not (across <= depth.FARTHEST).all():
+    near = np.abs(points[np.isfinite(depth_map)][:, :2]) <= depth.FARTHEST
+    if not near.all():
         raise InvalidOption(
-            "fx" if plan.fov is None else "fov",
+            _at_fault(plan, camera, whole, downwards=bool(near[:, 0].all())),
             f"with this camera a point lies more than {depth.FARTHEST:g} m to the side; fx, fy, cx and cy are in pixels of the image",
         )
+
+
+def _at_fault(plan: ReconstructPlan, camera: Camera, whole: tuple[int, int], *, downwards: bool) -> str:
+    """The principal point, where it is further from the image's middle than the image is wide or high, else the focal length."""
+    name, centre, side = ("cy", camera.cy, whole[1]) if downwards else ("cx", camera.cx, whole[0])
+    if abs(centre - side / 2) > side:
+        return name
+    if plan.fov is not None:
+        return "fov"
+    return "fy" if downwards and plan.fy is not None else "fx"
 
 
 def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
