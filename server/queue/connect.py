@@ -44,12 +44,21 @@ REFUSALS = frozenset(
 )
 """First words of errors by which a server that is there refuses to work, or lets us not, as where somebody else has written under a name of
 ours: for us it is away, until somebody has mended it."""
+KNOWN = (
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.NoPermissionError,
+)
+"""Those of which redis-py takes the first word away."""
+NOT_PERMITTED = "ACL failure in script"
+"""How such an error begins where a script was let in and one of its commands was not."""
 
 
 def refusal(error: BaseException) -> str:
     """What the server said, if it answered and refuses to work for now; else empty."""
-    known = isinstance(error, redis.exceptions.ReadOnlyError | redis.exceptions.OutOfMemoryError | redis.exceptions.BusyLoadingError)
-    return str(error) if known or str(error).partition(" ")[0] in REFUSALS else ""
+    said = str(error)
+    return said if isinstance(error, KNOWN) or said.partition(" ")[0] in REFUSALS or said.startswith(NOT_PERMITTED) else ""
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import redis
 
 from tests.queue.harness import Server, free_port
 
-EVERY_WRITE = ("NOREPLICAS", "MISCONF", "BUSY", "READONLY")
+NOT_PERMITTED = {"NOPERM": ("-@write", "-@scripting"), "ACL": ("-@write",)}
+"""What an operator took from us: writing, and running scripts, or only what they write."""
+EVERY_WRITE = ("NOREPLICAS", "MISCONF", "BUSY", "READONLY", *NOT_PERMITTED)
 
 
 @contextlib.contextmanager
@@ -52,6 +54,10 @@ def refusing(behind: Server, kind: str) -> Iterator[None]:
             operator.replicaof("127.0.0.1", free_port())
             yield
             operator.replicaof("NO", "ONE")
+        elif kind in NOT_PERMITTED:
+            operator.execute_command("ACL", "SETUSER", "default", *NOT_PERMITTED[kind])
+            yield
+            operator.execute_command("ACL", "SETUSER", "default", "+@all")
 
 
 def _save(operator: redis.Redis, outcome: str) -> None:
