@@ -175,10 +175,9 @@ class Intake:
         held = self._outcomes.held
         rows = [row for row in self._read(rooms.streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
         within = rooms.within(rows)
-        self._overlooked = len(within) < len(rows)
         marks = [self._link.command("EXISTS", b"deaths:" + row.job) for row in within]
-        suspects = self._accept([row for row, mark in zip(within, marks, strict=True) if mark], alone=True)
-        self._outcomes.hand_back(suspects)
+        self._overlooked = len(within) < len(rows)
+        self._outcomes.give_up(self._accept([row for row, mark in zip(within, marks, strict=True) if mark], alone=True))
         return self._accept([row for row, mark in zip(within, marks, strict=True) if not mark], alone=False, checked=False)
 
     def _read(self, streams: Sequence[str], after: str, *options: str | int) -> list[Taken]:
@@ -266,6 +265,7 @@ class Intake:
         try:
             self._outcomes.end(endings)
         except RedisAway:
+            self._outcomes.lose(endings)
             self._overlooked = True
 
     def _taking(self, call: Callable[[], T]) -> T:

@@ -58,8 +58,12 @@ class Outcomes:
             for ending in batch:
                 arguments += ending.row()
             ended += map(bool, self._link.patiently(lambda a=arguments: self._link.script("finish", *a)))  # type: ignore[misc]
-        self._held.difference_update((ending.stream, ending.entry_id) for ending in endings)
+        self.lose(endings)
         return ended
+
+    def lose(self, endings: Sequence[Ending]) -> None:
+        """They are in this worker's hands no more: what is still pending under its name is looked for."""
+        self._held.difference_update((ending.stream, ending.entry_id) for ending in endings)
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Once: who misses a report hears the next one. Of jobs that others have taken over nothing is told. Raises RedisAway."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher, RedisAway
 from server.queue.embedded import PrivateValkey
 from server.queue.errors import DeadlinePassed
+from server.queue.link import Link
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     LASTING_WORKER,
@@ -132,6 +133,35 @@ async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(valkey: 
             await asyncio.to_thread(worker.pull, [QUEUE], 4)
         lose_answers.clear()
         assert connect(url).xpending(STREAM, "workers")["pending"] == 1
+        [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 4)
+        await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery))])
+        assert await request == 1
+
+
+async def test_line_6_such_a_job_is_looked_for_again_where_the_look_itself_breaks_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaking = ["pull", "EXISTS"]
+
+    def after(call: Callable[..., Any]) -> Callable[..., Any]:
+        def broken(link: Link, name: str, *arguments: Any, **options: Any) -> Any:
+            answer = call(link, name, *arguments, **options)
+            if name in breaking:
+                breaking.remove(name)
+                raise RedisAway
+            return answer
+
+        return broken
+
+    worker = WorkerQueue(url, "worker", LASTING_WORKER)
+    async with gateway(url) as us:
+        request = asyncio.create_task(ask(us, 1))
+        with connect(url) as db:
+            await eventually(lambda: db.xlen(STREAM))
+        monkeypatch.setattr(Link, "script", after(Link.script))
+        monkeypatch.setattr(Link, "command", after(Link.command))
+        for _ in range(2):
+            with pytest.raises(RedisAway):
+                await asyncio.to_thread(worker.pull, [QUEUE], 4)
+        assert breaking == []
         [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 4)
         await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery))])
         assert await request == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,19 @@ from server.queue.connect import connect
 from server.queue.dispatch import RedisAway
 from server.queue.worker_side import WorkerQueue
 from tests.queue import refusals
-from tests.queue.harness import QUEUE, QUICK_WORKER, Consumer, announce, ask, echo, eventually, gateway, pulled
+from tests.queue.harness import (
+    LASTING_WORKER,
+    QUEUE,
+    QUICK_WORKER,
+    Consumer,
+    announce,
+    ask,
+    echo,
+    eventually,
+    gateway,
+    nothing_is_left,
+    pulled,
+)
 
 
 @pytest.mark.parametrize("kind", refusals.EVERY_WRITE)
@@ -73,3 +86,23 @@ async def test_whatever_a_worker_asks_of_a_redis_that_refuses_is_redis_away(tmp_
                 assert not finishing.done()
             assert await finishing == [True]
             assert await request == 3
+
+
+async def test_what_is_not_wanted_any_more_is_ended_once_redis_is_mended(tmp_path: Path) -> None:
+    """Else it takes room in the queue until a minute after its deadline."""
+    with refusals.server(tmp_path / "data") as server, connect(server.url) as db:
+        worker = WorkerQueue(server.url, "worker", replace(LASTING_WORKER, patience=0.2))
+        announce(worker)
+        async with gateway(server.url) as us:
+            request = asyncio.create_task(ask(us, 1))
+            [taken] = await pulled(worker)
+            request.cancel()
+            await eventually(lambda: db.exists(f"cancel:{taken.job.id}"))
+            with refusals.refusing(server, "NOREPLICAS"):
+                assert await asyncio.to_thread(worker.still_wanted, [taken]) == []
+
+            async def ended() -> bool:
+                await asyncio.to_thread(lambda: worker.still_wanted(worker.pull([QUEUE], 16)))
+                return nothing_is_left(db)
+
+            await eventually(ended, seconds=20)
