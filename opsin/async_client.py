@@ -11,7 +11,7 @@ import httpx
 
 from opsin import results
 from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
-from opsin.calls import Budget, Call, checked, transport_error
+from opsin.calls import Budget, Call, checked, id_of_job, transport_error, understood
 from opsin.classification import ClassifyOptions, Pictures, classify_call, reader
 from opsin.connection import LIMITS, base_url, model_call, readiness
 from opsin.errors import OpsinError
@@ -56,9 +56,9 @@ class AsyncClient:
         """See `Client.classify`. Files are read and arrays encoded in a thread."""
         call, read = await asyncio.to_thread(classify_call, images, **options), reader(images)
         if wait:
-            return read((await self._exchange(call)).json())
+            return understood(await self._exchange(call), read)
         accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, accepted.json()["id"], read)
+        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), read)
 
     @overload
     async def inpaint(
@@ -72,9 +72,9 @@ class AsyncClient:
         """See `Client.inpaint`."""
         call = await asyncio.to_thread(inpaint_call, image, mask, options)
         if wait:
-            return inpainting((await self._exchange(call)).json())
+            return understood(await self._exchange(call), inpainting)
         accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, accepted.json()["id"], inpainting)
+        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), inpainting)
 
     @overload
     async def actions(
@@ -90,9 +90,9 @@ class AsyncClient:
         """See `Client.actions`."""
         call = await asyncio.to_thread(actions_call, video, tracks, options)
         if wait:
-            return video_actions((await self._exchange(call)).json())
+            return understood(await self._exchange(call), video_actions)
         accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, accepted.json()["id"], video_actions)
+        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), video_actions)
 
     @overload
     async def reconstruct(
@@ -129,13 +129,13 @@ class AsyncClient:
         """See `Client.reconstruct`."""
         call = await asyncio.to_thread(reconstruct_call, image, depth, points, mask, options)
         if wait:
-            return reconstruction((await self._exchange(call)).json())
+            return understood(await self._exchange(call), reconstruction)
         accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, accepted.json()["id"], reconstruction)
+        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), reconstruction)
 
     async def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
         """See `Client.scene`."""
-        return reconstruction((await self._exchange(scene_call(scene, options))).json())
+        return understood(await self._exchange(scene_call(scene, options)), reconstruction)
 
     @overload
     async def map(
@@ -198,10 +198,10 @@ class AsyncClient:
         return AsyncJob(self._http, self._exchange, job_id, dict)
 
     async def models(self) -> list[Model]:
-        return [results.model(entry) for entry in (await self._exchange(Call("GET", "/v1/models"))).json()["models"]]
+        return understood(await self._exchange(Call("GET", "/v1/models")), results.models)
 
     async def model(self, name: str) -> Model:
-        return results.model((await self._exchange(model_call(name))).json())
+        return understood(await self._exchange(model_call(name)), results.model)
 
     async def health(self) -> bool:
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from opsin.errors import DeadlinePassed, OpsinError, Unreachable, of_status
+from opsin.errors import DeadlinePassed, Failed, OpsinError, Unreachable, of_status
+
+T = TypeVar("T")
 
 ANSWER_MARGIN = 2.0
 """Seconds that the client waits beyond the deadline it gave the service, so that the service's own 504 arrives."""
@@ -93,14 +95,31 @@ def checked(response: httpx.Response) -> httpx.Response:
     raise problem_of(response)
 
 
+def understood(response: httpx.Response, read: Callable[[Any], T]) -> T:
+    """What `read` makes of an answer's JSON. Raises Failed for what Opsin never answers: something else listens there."""
+    try:
+        return read(response.json())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        kind = response.headers.get("Content-Type", "no type")
+        raise Failed(
+            f"{response.url}: no answer of Opsin: {len(response.content)} bytes of {kind} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def id_of_job(accepted: Mapping[str, Any]) -> str:
+    """What is read of a job that the service has taken."""
+    return str(accepted["id"])
+
+
 def problem_of(response: httpx.Response) -> OpsinError:
     """The error of a response: its problem document, or its bare text where a proxy answered in the service's place."""
     try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {"detail": " ".join(response.text.split())[:200]}
+        told = response.json()
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        told = {"detail": " ".join(response.text.split())[:200]}
+    problem = {name: value for name, value in told.items() if isinstance(value, str)}
     return of_status(response.status_code)(
         problem.get("detail") or response.reason_phrase or "no reason given",
         status=response.status_code,

@@ -15,7 +15,7 @@ import httpx
 
 from opsin import results
 from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
-from opsin.calls import Budget, Call, checked, transport_error
+from opsin.calls import Budget, Call, checked, id_of_job, transport_error, understood
 from opsin.classification import ClassifyOptions, Pictures, classify_call, reader
 from opsin.connection import LIMITS, base_url, model_call, readiness
 from opsin.errors import OpsinError
@@ -65,8 +65,8 @@ class Client:
         """
         call, read = classify_call(images, **options), reader(images)
         if wait:
-            return read(self._exchange(call).json())
-        return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], read)
+            return understood(self._exchange(call), read)
+        return self._later(call, read)
 
     @overload
     def inpaint(
@@ -84,8 +84,8 @@ class Client:
         """
         call = inpaint_call(image, mask, options)
         if wait:
-            return inpainting(self._exchange(call).json())
-        return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], inpainting)
+            return understood(self._exchange(call), inpainting)
+        return self._later(call, inpainting)
 
     @overload
     def actions(
@@ -104,8 +104,8 @@ class Client:
         """
         call = actions_call(video, tracks, options)
         if wait:
-            return video_actions(self._exchange(call).json())
-        return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], video_actions)
+            return understood(self._exchange(call), video_actions)
+        return self._later(call, video_actions)
 
     @overload
     def reconstruct(
@@ -146,12 +146,12 @@ class Client:
         """
         call = reconstruct_call(image, depth, points, mask, options)
         if wait:
-            return reconstruction(self._exchange(call).json())
-        return Job(self._http, self._exchange, self._exchange(call.to_be_answered_later()).json()["id"], reconstruction)
+            return understood(self._exchange(call), reconstruction)
+        return self._later(call, reconstruction)
 
     def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
         """`Reconstruction.scene` asked again, in another way. Raises Refused (404) where it is gone."""
-        return reconstruction(self._exchange(scene_call(scene, options)).json())
+        return understood(self._exchange(scene_call(scene, options)), reconstruction)
 
     @overload
     def map(
@@ -221,11 +221,11 @@ class Client:
 
     def models(self) -> list[Model]:
         """The bundles that the service knows."""
-        return [results.model(entry) for entry in self._exchange(Call("GET", "/v1/models")).json()["models"]]
+        return understood(self._exchange(Call("GET", "/v1/models")), results.models)
 
     def model(self, name: str) -> Model:
         """One bundle by `name` or `name@version`. Raises Refused (404) if there is none."""
-        return results.model(self._exchange(model_call(name)).json())
+        return understood(self._exchange(model_call(name)), results.model)
 
     def health(self) -> bool:
         """Whether the service runs."""
@@ -249,6 +249,10 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _later(self, call: Call, read: Callable[[Mapping[str, Any]], Any]) -> Job[Any]:
+        accepted = self._exchange(call.to_be_answered_later())
+        return Job(self._http, self._exchange, understood(accepted, id_of_job), read)
 
     def _exchange(self, call: Call) -> httpx.Response:
         budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)

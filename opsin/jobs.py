@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import httpx
 
-from opsin.calls import Call, problem_of, retry_after, transport_error
-from opsin.errors import DeadlinePassed, OpsinError, Unreachable
+from opsin.calls import Call, problem_of, retry_after, transport_error, understood
+from opsin.errors import DeadlinePassed, Failed, OpsinError, Unreachable
 
 T = TypeVar("T")
 
@@ -112,9 +112,12 @@ class _Reading:
         if "event" not in fields:
             return None
         self._empty = False
-        self.last_id = int(fields["id"])
-        self.ended = fields["event"] in LAST
-        return Event(self.last_id, fields["event"], json.loads(fields["data"]))
+        try:
+            event = Event(int(fields["id"]), fields["event"], json.loads(fields["data"]))
+        except (ValueError, LookupError, RecursionError) as error:
+            raise Failed(f"no event of Opsin: {fields} ({type(error).__name__}: {error})"[:400]) from error
+        self.last_id, self.ended = event.id, event.name in LAST
+        return event
 
 
 class _Described(Generic[T]):
@@ -187,7 +190,7 @@ class Job(_Described[T]):
             if problem is not None:
                 reading.patience.lost(problem)
             if not reading.ended:
-                time.sleep(max(PAUSE_S, pause or 0.0))
+                time.sleep(min(max(PAUSE_S, pause or 0.0), PATIENCE_S))
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the end, at most `timeout` seconds, and return the answer. Raises the job's OpsinError where it has none."""
@@ -201,7 +204,7 @@ class Job(_Described[T]):
                 patience.lost(error)
             self._check(ends)
             time.sleep(PAUSE_S)
-        return self._read(self._exchange(Call("GET", f"{self._path}/result", headers=JSON)).json())
+        return understood(self._exchange(Call("GET", f"{self._path}/result", headers=JSON)), self._read)
 
     def file(self, media_type: str) -> bytes:
         """The answer of a job that is done, in another form that its route offers, such as `video/mp4`. Raises OpsinError."""
@@ -257,7 +260,7 @@ class AsyncJob(_Described[T]):
             if problem is not None:
                 reading.patience.lost(problem)
             if not reading.ended:
-                await asyncio.sleep(max(PAUSE_S, pause or 0.0))
+                await asyncio.sleep(min(max(PAUSE_S, pause or 0.0), PATIENCE_S))
 
     async def result(self, timeout: float | None = None) -> T:
         """See `Job.result`."""
@@ -271,7 +274,7 @@ class AsyncJob(_Described[T]):
                 patience.lost(error)
             self._check(ends)
             await asyncio.sleep(PAUSE_S)
-        return self._read((await self._exchange(Call("GET", f"{self._path}/result", headers=JSON))).json())
+        return understood(await self._exchange(Call("GET", f"{self._path}/result", headers=JSON)), self._read)
 
     async def file(self, media_type: str) -> bytes:
         """See `Job.file`."""
@@ -283,8 +286,7 @@ class AsyncJob(_Described[T]):
 
 
 def _status(response: httpx.Response) -> JobStatus:
-    told = response.json()
-    return JobStatus(told["id"], told["state"], told)
+    return understood(response, lambda told: JobStatus(told["id"], told["state"], told))
 
 
 def _refusal(response: httpx.Response) -> tuple[OpsinError, float | None]:

@@ -122,5 +122,10 @@ def model(entry: Mapping[str, Any]) -> Model:
     return Model(**_fields(Model, {**entry, "details": entry}))
 
 
+def models(answer: Mapping[str, Any]) -> list[Model]:
+    """The body of `GET /v1/models`."""
+    return [model(entry) for entry in answer["models"]]
+
+
 def _fields(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in kind.__dataclass_fields__}

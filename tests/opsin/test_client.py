@@ -79,6 +79,42 @@ def test_retries_are_bounded_and_the_last_refusal_is_raised() -> None:
     assert (error.status, error.title, error.detail, error.request_id, error.retry_after) == (429, "Queue full", "1024 jobs wait", "r-9", 0)
 
 
+@pytest.mark.parametrize("body", ["<html>Please log in</html>", "", "[" * 100_000, [], None, {}, {**RESULT, "results": []}])
+def test_what_opsin_never_answers_is_an_error_that_tells_where_it_came_from(body: object) -> None:
+    with scripted([Answer(body=body)]) as service, Client(service.url) as client:
+        asks = (
+            lambda: client.classify(b"picture"),
+            lambda: client.classify(b"picture", wait=False).status(),
+            lambda: client.inpaint(b"picture", "center:0.5"),
+            lambda: client.actions(b"video"),
+            lambda: client.reconstruct(b"picture", b"depth"),
+            lambda: client.scene("s-1"),
+            client.models,
+            lambda: client.model("flags"),
+            client.job("j-1").status,
+            client.job("j-1").result,
+        )
+        for ask in asks:
+            with pytest.raises(Failed, match=service.url):
+                ask()
+
+
+@pytest.mark.parametrize("detail", [{"a": 1}, 5, None])
+def test_a_problem_of_somebody_else_is_an_error(detail: object) -> None:
+    problem = {"detail": detail, "title": [1], "field": 5, "request_id": {}}
+    with scripted([Answer(422, problem)]) as service, Client(service.url) as client, pytest.raises(Refused) as raised:
+        client.classify(b"picture")
+    assert str(raised.value).startswith("422 ")
+
+
+@pytest.mark.parametrize(
+    "lines", ["event: done\ndata: {}", "id: a\nevent: done\ndata: {}", "id: 1\nevent: done", "id: 1\nevent: done\ndata: {"]
+)
+def test_what_is_no_event_is_an_error(lines: str) -> None:
+    with scripted([Answer(body=f"{lines}\n\n")]) as service, Client(service.url) as client, pytest.raises(Failed, match="no event"):
+        list(client.job("j-1").events())
+
+
 def test_a_pause_that_does_not_fit_into_the_timeout_is_not_waited_for() -> None:
     with (
         scripted([Answer(503, FULL.body, {"Retry-After": "3600"})]) as service,
