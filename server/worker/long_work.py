@@ -113,6 +113,11 @@ class LongWork:
         return queue in self._residencies()
 
     @property
+    def courteous(self) -> bool:
+        """Whether short batches are expected, so that steps are shorter."""
+        return self._calm < COURTESY
+
+    @property
     def lone(self) -> int:
         """Number of jobs that must run alone."""
         return sum(bool(bucket.alone) for bucket in {*self._waiting, *self._running})
@@ -238,7 +243,7 @@ class LongWork:
 
     def _budget(self, steps: StepTimes, waiting: int) -> int:
         target = steps.target
-        if self._calm < COURTESY:
+        if self.courteous:
             return max(steps.smallest(COURTEOUS), steps.best // LEAST)
         tries = waiting >= target and (target < steps.best or self._calm >= CALM)
         return target if tries else steps.best

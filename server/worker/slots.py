@@ -156,9 +156,11 @@ class Slots:
     def measured(self, bucket: Bucket, size: int, seconds: float) -> None:
         """A batch of `size` took `seconds`."""
         with self._lock:
-            steps = self._batcher.step_times(bucket)
+            steps, long = self._batcher.step_times(bucket), self._batcher.long.is_long(bucket.queue)
+            if long and self._batcher.long.courteous:
+                return  # short work slows a step down: small ones would be known with it, large ones without
             steps.record(size, seconds)
-            if not self._batcher.long.is_long(bucket.queue):
+            if not long:
                 self._budget = steps.best
 
     def too_large(self, bucket: Bucket, size: int) -> None:

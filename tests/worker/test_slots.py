@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher
 from server.worker.batches import Pull, Running
@@ -156,6 +158,30 @@ def test_what_goes_on_takes_its_next_step_and_leaves_room_for_short_jobs() -> No
     assert running is not None
     assert made.finish(running, []).idle
     assert made.idle
+
+
+def test_a_step_is_not_measured_while_short_jobs_slow_it_down() -> None:
+    """The sizes that are run then would be known with that, the others without, and the budget would go back and forth between them."""
+    made, job = stepping_slots(seconds=0.1), delivery(bundle="long@1")
+    made.add([job])
+
+    def predicted_after(seconds: float) -> float:
+        running = take(made)
+        assert running is not None and running.jobs == [job]
+        for _ in range(5):
+            made.measured(running.bucket, 1, seconds)
+        made.finish(running, [job])
+        following = take(made)
+        assert following is not None
+        made.finish(following, [job])
+        return following.expected_end - following.started
+
+    assert predicted_after(0.2) == pytest.approx(0.2)
+    made.add([delivery(queued_at=5.0)])
+    short = take(made)
+    assert short is not None and not short.long
+    made.finish(short)
+    assert predicted_after(0.4) == pytest.approx(0.2)
 
 
 def test_a_suspect_of_several_steps_lets_the_worker_go_on_between_them() -> None:
