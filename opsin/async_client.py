@@ -57,8 +57,7 @@ class AsyncClient:
         call, read = await asyncio.to_thread(classify_call, images, **options), reader(images)
         if wait:
             return understood(await self._exchange(call), read)
-        accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), read)
+        return await self._later(call, read)
 
     @overload
     async def inpaint(
@@ -73,8 +72,7 @@ class AsyncClient:
         call = await asyncio.to_thread(inpaint_call, image, mask, options)
         if wait:
             return understood(await self._exchange(call), inpainting)
-        accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), inpainting)
+        return await self._later(call, inpainting)
 
     @overload
     async def actions(
@@ -91,8 +89,7 @@ class AsyncClient:
         call = await asyncio.to_thread(actions_call, video, tracks, options)
         if wait:
             return understood(await self._exchange(call), video_actions)
-        accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), video_actions)
+        return await self._later(call, video_actions)
 
     @overload
     async def reconstruct(
@@ -130,8 +127,7 @@ class AsyncClient:
         call = await asyncio.to_thread(reconstruct_call, image, depth, points, mask, options)
         if wait:
             return understood(await self._exchange(call), reconstruction)
-        accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), reconstruction)
+        return await self._later(call, reconstruction)
 
     async def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
         """See `Client.scene`."""
@@ -223,6 +219,10 @@ class AsyncClient:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    async def _later(self, call: Call, read: Callable[[Mapping[str, Any]], Any]) -> AsyncJob[Any]:
+        accepted = await self._exchange(call.to_be_answered_later())
+        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), read)
 
     async def _exchange(self, call: Call) -> httpx.Response:
         budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)
