@@ -10,6 +10,7 @@ from models.bundle import BundleSpec
 from server.gateway import directory
 from server.gateway.directory import Directory
 from server.process.interruption import Interruption
+from server.queue.dispatch import Fleet
 from server.queue.errors import RedisAway
 from server.settings import Settings
 from server.telemetry import logs
@@ -54,7 +55,13 @@ class Desertion:
             if served[spec.id]:
                 waiting.since = now
             elif now - waiting.since >= grace:
-                waiting.interruption.end(directory.no_worker(f"no worker was ready for {spec.id} for {grace:g} s", self._settings))
+                waiting.interruption.end(directory.no_worker(_why(fleet, spec, grace), self._settings))
+
+
+def _why(fleet: Fleet, spec: BundleSpec, grace: float) -> str:
+    if any((bundle.name, bundle.version) == (spec.name, spec.version) for _, bundle in directory.ready_bundles(fleet)):
+        return f"{spec.id} was replaced while this request waited, and no worker was ready for its old content for {grace:g} s"
+    return f"no worker was ready for {spec.id} for {grace:g} s"
 
 
 class _Waiting:
