@@ -104,9 +104,9 @@ class _Reading:
         """The event that ends with this line, if one does."""
         self.patience.answered()
         if line:
-            name, _, value = line.partition(": ")
+            name, _, value = line.partition(":")
             if name:  # else a comment
-                self._fields[name] = value
+                self._fields[name] = value.removeprefix(" ")
             return None
         fields, self._fields = self._fields, {}
         if "event" not in fields:

@@ -115,6 +115,13 @@ def test_what_is_no_event_is_an_error(lines: str) -> None:
         list(client.job("j-1").events())
 
 
+def test_the_space_after_the_name_of_a_field_may_be_left_out() -> None:
+    lines = ":comment\nid:7\nevent:done\ndata:{}\n\n"
+    with scripted([Answer(body=lines)]) as service, Client(service.url) as client:
+        (event,) = client.job("j-1").events()
+    assert (event.id, event.name, event.data) == (7, "done", {})
+
+
 def test_a_pause_that_does_not_fit_into_the_timeout_is_not_waited_for() -> None:
     with (
         scripted([Answer(503, FULL.body, {"Retry-After": "3600"})]) as service,
