@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.gateway import openapi
@@ -42,6 +43,7 @@ from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
+ROUTED = (models, jobs, scenes, status, health, metrics, open_inference)
 STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument)
 
 
@@ -99,7 +101,7 @@ def create_app(settings: Settings) -> GatewayApp:
     app.state.settings = settings
     app.state.dispatcher = dispatcher
     app.state.gateway = gateway
-    for routes in (models, jobs, scenes, status, health, metrics, open_inference):
+    for routes in ROUTED:
         app.include_router(routes.router)
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     if settings.playground:
@@ -183,7 +185,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
         problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path}; /docs lists what there is")
     response = problem.to_response(request.state.request_id)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["Allow"] = ", ".join(sorted({response.headers["Allow"], *_allowed(request)}))
     return response
+
+
+def _allowed(request: Request) -> Iterator[str]:
+    """Methods of all routes at this path: the router names those of the first alone."""
+    for routes in ROUTED:
+        for route in routes.router.routes:
+            if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL:
+                yield from route.methods or ()
 
 
 async def _our_fault(request: Request, _error: Exception) -> Response:

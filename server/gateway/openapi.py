@@ -108,13 +108,16 @@ def _bodies(surface: Surface) -> dict[str, Any]:
     json_schema = {
         "type": "object",
         "properties": {**_either(in_json, fields), **lists},
-        "allOf": [_one_of(part, surface) for part in parts if part.required],
+        **_needed([_one_of(part, surface) for part in parts if part.required], [_one_of(part, surface) for part in parts]),
         "additionalProperties": False,
     }
+    form_schema = {
+        "type": "object",
+        "properties": _either(form, fields),
+        **_needed([{"required": [part.name]} for part in parts if part.required], [{"required": [part.name]} for part in parts]),
+    }
     return {
-        "multipart/form-data": {
-            "schema": {"type": "object", "required": [part.name for part in parts if part.required], "properties": _either(form, fields)}
-        },
+        "multipart/form-data": {"schema": form_schema},
         JSON: {"schema": json_schema, "example": {part.name: EXAMPLE_BASE64 for part in parts if part.required}},
         **{kind: {"schema": BINARY} for kind in (*RAW_TYPES.get(surface.task.parts[0].kind, ()), "application/octet-stream")},
     }
@@ -124,6 +127,11 @@ def _either(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
     """A name may be a part and an option."""
     both = {name: {"anyOf": [parts[name], options[name]]} for name in parts.keys() & options.keys()}
     return {**parts, **options, **both}
+
+
+def _needed(required: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All required parts; where none is, any part."""
+    return {"allOf": required} if required else {"anyOf": parts}
 
 
 def _one_of(part: Part, surface: Surface) -> dict[str, Any]:

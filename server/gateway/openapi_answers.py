@@ -8,6 +8,7 @@ from server.gateway import events
 from server.gateway.open_inference import errors
 from server.gateway.problems import MEDIA_TYPE, Kind
 from server.tasks.base import JSON
+from server.tasks.registry import TASKS
 
 BINARY = {"type": "string", "format": "binary"}
 EXAMPLE_ID = "0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
@@ -196,6 +197,18 @@ MODEL: dict[str, Any] = {
     }
 }
 
+_OF_SCENES = {
+    Kind.TOO_LARGE,
+    Kind.INVALID_OPTION,
+    Kind.QUEUE_FULL,
+    Kind.WORKER_CRASHED,
+    Kind.MODEL_ERROR,
+    Kind.INTERNAL,
+    Kind.DRAINING,
+    Kind.REDIS_AWAY,
+    Kind.NO_WORKER,
+    Kind.DEADLINE,
+}
 SCENE: dict[str, Any] = {
     "parameters": [
         parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
@@ -204,9 +217,16 @@ SCENE: dict[str, Any] = {
         parameter("query", "format", "Default: what is accepted, else glb.", {"type": "string", "enum": ["glb", "ply", "npz"]}),
     ],
     "responses": {
-        "200": {"description": "As of the request that made the scene", "content": {"model/gltf-binary": {"schema": BINARY}}},
-        **problems((Kind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None)),
-        **_REDIS_AWAY,
+        "200": {
+            "description": "As of the request that made the scene",
+            "content": {media_type: {"schema": BINARY} for media_type in TASKS["reconstruct"].media_types if media_type != JSON}
+            | {JSON: {"schema": {"type": "object"}}},
+        },
+        **problems(
+            (Kind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None),
+            (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
+            *(refusal for refusal in REFUSALS if refusal[0] in _OF_SCENES),
+        ),
     },
 }
 
@@ -219,6 +239,32 @@ LOAD: dict[str, Any] = {
 }
 UNLOAD: dict[str, Any] = {
     "responses": protocol_errors(*_CONTROL, (Kind.UNKNOWN_MODEL, "failed to unload 'cats': Request for unknown model: 'cats' is not found"))
+}
+
+
+def _not_ready(example: dict[str, Any]) -> dict[str, Any]:
+    return {"description": "Not ready, or Redis does not answer", "content": {JSON: {"schema": {"type": "object"}, "example": example}}}
+
+
+SERVED: dict[str, Any] = {"responses": protocol_errors((Kind.REDIS_AWAY, "Redis does not answer"))}
+VERSIONS: dict[str, Any] = {
+    "responses": protocol_errors(
+        (Kind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"), (Kind.REDIS_AWAY, "Redis does not answer")
+    )
+}
+READY: dict[str, Any] = {"responses": {"503": _not_ready({"ready": False, "error": "no worker is ready"})}}
+VERSION_READY: dict[str, Any] = {
+    "responses": {
+        **VERSIONS["responses"],
+        "503": _not_ready({"name": "flags", "ready": False, "error": "model 'flags' is not ready: loading"}),
+    }
+}
+INDEX: dict[str, Any] = {
+    "responses": protocol_errors(
+        (Kind.INVALID_BODY, "failed to parse the request JSON: Input data was truncated"),
+        (Kind.TOO_LARGE, "the body is longer than 65536 bytes"),
+        (Kind.REDIS_AWAY, "Redis does not answer"),
+    )
 }
 INFER: dict[str, Any] = protocol_errors(
     (Kind.INVALID_BODY, "unexpected shape for input 'image' for model 'flags'. Expected [-1,1], got [2,2]"),

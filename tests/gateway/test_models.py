@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -183,6 +184,44 @@ def test_the_documentation_tells_who_may_not_load_and_unload(gateway: Gateway) -
         assert answer.status_code == 403
         jsonschema.validate(answer.json(), content["schema"])
         assert answer.json() == content["examples"]["model-control"]["value"]
+
+
+def test_every_schema_of_the_documentation_is_one(gateway: Gateway) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    schemas = [*schemas_of(document), *document["components"]["schemas"].values()]
+    assert len(schemas) > 50
+    for schema in schemas:
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def schemas_of(document: object) -> Iterator[Any]:
+    """Whatever stands under `schema`, at any depth."""
+    if isinstance(document, list):
+        for part in document:
+            yield from schemas_of(part)
+    elif isinstance(document, dict):
+        for name, part in document.items():
+            yield from [part] if name == "schema" else schemas_of(part)
+
+
+def test_the_documentation_tells_the_errors_of_the_protocol(gateway: Gateway) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    for path in ("", "/versions/1", "/config", "/stats", "/ready"):
+        answer = gateway.http.get(f"/v2/models/cats{path}")
+        template = f"/v2/models/{{name}}{path.replace('/1', '/{version}')}"
+        content = document["paths"][template]["get"]["responses"]["404"]["content"]["application/json"]
+        assert answer.status_code == 404
+        jsonschema.validate(answer.json(), content["schema"])
+    for body, status in ((b"{", "400"), (b" " * 100_000, "413")):
+        answer = gateway.http.post("/v2/repository/index", content=body)
+        told = document["paths"]["/v2/repository/index"]["post"]["responses"][status]["content"]["application/json"]
+        assert str(answer.status_code) == status
+        assert answer.json() in [example["value"] for example in told["examples"].values()]
+
+
+def test_metrics_are_documented_as_text(gateway: Gateway) -> None:
+    content = gateway.http.get("/openapi.json").json()["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert list(content) == [gateway.http.get("/metrics").headers["Content-Type"].partition(";")[0]]
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/reds", "/v1/classify"])

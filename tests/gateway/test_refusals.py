@@ -190,6 +190,10 @@ def test_paths_and_methods_that_there_are_not(gateway: Gateway) -> None:
     response = gateway.http.get("/v1/classify")
     problem(response, 405, "method-not-allowed")
     assert response.headers["Allow"] == "POST"
+    for method in ("OPTIONS", "PUT"):
+        response = gateway.http.request(method, "/v1/jobs/abc")
+        problem(response, 405, "method-not-allowed")
+        assert response.headers["Allow"] == "DELETE, GET"
 
 
 def test_an_unknown_field_is_refused_before_the_rest_of_the_form_arrives(gateway: Gateway) -> None:

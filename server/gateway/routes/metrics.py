@@ -6,7 +6,7 @@ from collections import Counter
 
 from fastapi import APIRouter, Request
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from server.gateway import directory, gateway
 from server.gateway.gateway import Gateway
@@ -19,7 +19,12 @@ from server.telemetry.metrics import CONTENT_TYPE, Families
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/metrics", summary="Metrics in Prometheus' text format")
+@router.get(
+    "/metrics",
+    summary="Metrics in Prometheus' text format",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "All metrics", "content": {"text/plain": {"example": "opsin_redis_up 1.0\n"}}}},
+)
 async def metrics(request: Request) -> Response:
     here = gateway.of(request)
     return Response(here.metrics.render(await _read_redis(here)), media_type=CONTENT_TYPE)

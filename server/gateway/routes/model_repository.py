@@ -17,7 +17,7 @@ MAX_INDEX_BODY = 64 * 1024
 router = APIRouter(prefix="/v2/repository", route_class=OpenInferenceRoute, tags=["Open Inference Protocol v2"])
 
 
-@router.post("/index", summary="Every bundle and its state")
+@router.post("/index", summary="Every bundle and its state", openapi_extra=openapi_answers.INDEX)
 async def index(request: Request) -> Response:
     content = await arrival.read_small(request, MAX_INDEX_BODY)
     json_scan.check(content)

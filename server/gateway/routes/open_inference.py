@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from models.bundle import BundleSpec
-from server.gateway import directory, gateway
+from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.gateway.open_inference import repository
 from server.gateway.open_inference.errors import json_response, to_response
@@ -42,20 +42,20 @@ async def live() -> Response:
     return json_response({"live": True})
 
 
-@router.get("/health/ready", summary="Can requests be answered?")
+@router.get("/health/ready", summary="Can requests be answered?", openapi_extra=openapi_answers.READY)
 async def ready(request: Request) -> Response:
     here = gateway.of(request)
     reason = "draining" if here.admission.draining else await here.directory.why_not_ready()
     return json_response({"ready": True}) if reason is None else json_response({"ready": False, "error": reason}, 503)
 
 
-@router.get("/models", summary="Names of the models that are ready")
+@router.get("/models", summary="Names of the models that are ready", openapi_extra=openapi_answers.SERVED)
 async def models(request: Request) -> Response:
     entries = repository.index(await gateway.of(request).directory.fleet(), ready_only=True)
     return json_response({"models": sorted({entry["name"] for entry in entries})})
 
 
-@router.get("/models/stats", summary="Statistics of all models")
+@router.get("/models/stats", summary="Statistics of all models", openapi_extra=openapi_answers.SERVED)
 async def all_statistics(request: Request) -> Response:
     here = gateway.of(request)
     fleet = await here.directory.fleet()
@@ -63,23 +63,23 @@ async def all_statistics(request: Request) -> Response:
     return await _statistics(here, [spec for spec in known if spec is not None])
 
 
-@router.get("/models/{name}/stats", summary="Statistics of all versions of a model")
-@router.get("/models/{name}/versions/{version}/stats", summary="Statistics of a version")
+@router.get("/models/{name}/stats", summary="Statistics of all versions of a model", openapi_extra=openapi_answers.VERSIONS)
+@router.get("/models/{name}/versions/{version}/stats", summary="Statistics of a version", openapi_extra=openapi_answers.VERSIONS)
 async def statistics(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
     return await _statistics(here, _versions(await here.directory.fleet(), name, version))
 
 
-@router.get("/models/{name}", summary="Inputs and outputs of a model")
-@router.get("/models/{name}/versions/{version}", summary="Inputs and outputs of a version")
+@router.get("/models/{name}", summary="Inputs and outputs of a model", openapi_extra=openapi_answers.VERSIONS)
+@router.get("/models/{name}/versions/{version}", summary="Inputs and outputs of a version", openapi_extra=openapi_answers.VERSIONS)
 async def model(request: Request, name: str, version: str | None = None) -> Response:
     fleet = await gateway.of(request).directory.fleet()
     spec = _loaded(fleet, name, version)
     return json_response(model_metadata(spec, [other.version for other in _versions(fleet, name, None)]))
 
 
-@router.get("/models/{name}/ready", summary="Is a model ready?")
-@router.get("/models/{name}/versions/{version}/ready", summary="Is a version ready?")
+@router.get("/models/{name}/ready", summary="Is a model ready?", openapi_extra=openapi_answers.VERSION_READY)
+@router.get("/models/{name}/versions/{version}/ready", summary="Is a version ready?", openapi_extra=openapi_answers.VERSION_READY)
 async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
     fleet = await gateway.of(request).directory.fleet()
     state, reason = directory.state_of(fleet, _newest(fleet, name, version))
@@ -88,8 +88,10 @@ async def model_ready(request: Request, name: str, version: str | None = None) -
     return json_response({"name": name, "ready": False, "error": f"model '{name}' is not ready: {reason or state}"}, 503)
 
 
-@router.get("/models/{name}/config", summary="A model's configuration in Triton's form")
-@router.get("/models/{name}/versions/{version}/config", summary="A version's configuration in Triton's form")
+@router.get("/models/{name}/config", summary="A model's configuration in Triton's form", openapi_extra=openapi_answers.VERSIONS)
+@router.get(
+    "/models/{name}/versions/{version}/config", summary="A version's configuration in Triton's form", openapi_extra=openapi_answers.VERSIONS
+)
 async def config(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
     spec = _loaded(await here.directory.fleet(), name, version)
