@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,12 +16,29 @@ from triton import knobs
 def tuned(configs: Sequence[triton.Config], key: Sequence[str], interpreted: triton.Config) -> Callable[[Any], Any]:
     """Decorate a kernel with its candidates. key: its arguments that a choice depends on.
 
-    interpreted: what Triton's interpreter takes, where nothing can be timed.
+    interpreted: what Triton's interpreter takes, where nothing can be timed. Any number of threads may launch the kernel.
     """
     candidates = [interpreted] if knobs.runtime.interpret else list(configs)
     prune = {"early_config_prune": _fitting}
-    decorate: Callable[[Any], Any] = triton.autotune(candidates, key=list(key), prune_configs_by=prune, cache_results=True)
+    tune: Callable[[Any], Any] = triton.autotune(candidates, key=list(key), prune_configs_by=prune, cache_results=True)
+
+    def decorate(kernel: Any) -> Any:
+        tuner = tune(kernel)
+        tuner.run = _one_at_a_time(tuner.run)
+        return tuner
+
     return decorate
+
+
+def _one_at_a_time(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton's tuner keeps the arguments of a launch on itself, and loses them when another thread's launch ends."""
+    lock = threading.Lock()
+
+    def locked(*arguments: Any, **options: Any) -> Any:
+        with lock:
+            return run(*arguments, **options)
+
+    return locked
 
 
 def small(configs: Sequence[triton.Config]) -> list[triton.Config]:
