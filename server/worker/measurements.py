@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -79,7 +79,7 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             largest_batch=layout.largest_batch,
             dtype=dtype,
             backend=backend,
-            onnxruntime=version("onnxruntime"),
+            onnxruntime=_onnxruntime(),
         )
 
 
@@ -198,6 +198,15 @@ class Measurements:
         for path in folder.glob(".*.draft"):
             if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink(missing_ok=True)
+
+
+def _onnxruntime() -> str:
+    """Versions of the packages that ONNX Runtime comes in: one for CPUs, one for GPUs, which also runs without the other."""
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(PackageNotFoundError):
+            found.append(version(package))
+    return " ".join(found)
 
 
 def _cpu() -> tuple[str, list[str]]:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from models.bundle import Bundle
+from server.worker import measurements
 from server.worker.layout import Layout
 from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
 from server.worker.rechecks import Rechecks, RecheckTimings
@@ -53,6 +55,16 @@ def test_a_bundle_that_was_measured_is_warm_without_measuring(folder: Path, bund
     warm = warm_up(bundle, LAYOUT, "auto", Measurements(folder))
     assert warm.dtype == torch.bfloat16
     assert (warm.steps.best, warm.steps.seconds) == (2, MEASURED.seconds)
+
+
+def test_a_machine_may_have_onnx_runtime_for_gpus_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package == "onnxruntime":
+            raise PackageNotFoundError(package)
+        return "1.20.0"
+
+    monkeypatch.setattr(measurements, "version", version)
+    assert Conditions.of(bundle.spec, LAYOUT, "auto").onnxruntime == "1.20.0"
 
 
 def test_what_is_measured_is_kept(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
