@@ -4,14 +4,17 @@ Tokens are (B, T, C) and sizes (B, T, 1), the number of input tokens that a toke
 has merged yet. Everything but the matching is differentiable; matchings are constants.
 
 Which implementation runs is decided here: `kernels.triton` for the bipartite matching, the weighted merge and proportional attention on
-CUDA; `kernels.numba` for the first two on a CPU, in inference, within `compiled_loops`; `kernels.reference` for everything else.
+CUDA, where Triton works; `kernels.numba` for the first two on a CPU, in inference, within `compiled_loops`; `kernels.reference` for
+everything else.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -25,7 +28,8 @@ from kernels.reference import Matching, Reduction
 
 triton: ModuleType | None = None
 if torch.version.cuda is not None and find_spec("triton") is not None:
-    triton = import_module("kernels.triton")
+    with suppress(ImportError):  # a Triton that is too old for the kernels
+        triton = import_module("kernels.triton")
 
 _loops: ContextVar[ModuleType | None] = ContextVar("loops", default=None)
 
@@ -175,8 +179,22 @@ def size_biased_attention(
 
 
 def _kernels(x: Tensor) -> ModuleType | None:
-    """The module of Triton's kernels for tensors of CUDA, None for others."""
-    return triton if x.is_cuda else None
+    """The module of Triton's kernels for tensors of CUDA, where they run; None for others."""
+    if not x.is_cuda or triton is None:
+        return None
+    return triton if torch.compiler.is_compiling() or _work_on(triton, x.device) else None
+
+
+@cache
+def _work_on(kernels: ModuleType, device: torch.device) -> bool:
+    """Whether kernels run on this device. Where they do not, plain PyTorch does, and one line says why. Tried once a process."""
+    try:
+        kernels.try_out(device)
+    except Exception as error:  # of Triton, of what it calls, or of the driver
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        warnings.warn(f"Triton does not work on {device}, so merging runs as plain PyTorch: {reason}", RuntimeWarning, stacklevel=2)
+        return False
+    return True
 
 
 def _compiled(x: Tensor, *others: Tensor | None) -> ModuleType | None:

@@ -52,6 +52,19 @@ def test_a_model_that_merges_gives_the_same_with_kernels(on_gpu: None, monkeypat
     assert torch.equal(fast.source, plain.source)
 
 
+def test_kernels_that_work_are_taken_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ops._work_on(kernels, torch.device("cpu"))
+
+    def no_compiler(*arguments: object) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nAnd so on.")
+
+    monkeypatch.setattr("kernels.triton.trial.merge_backward", no_compiler)
+    ops._work_on.cache_clear()
+    with pytest.warns(RuntimeWarning, match="merging runs as plain PyTorch: Failed to find C compiler. Please specify via CC [^\n]*$"):
+        assert not ops._work_on(kernels, torch.device("cpu"))
+    ops._work_on.cache_clear()
+
+
 def test_export_sees_the_operators(on_gpu: None) -> None:
     class Merging(torch.nn.Module):
         def __init__(self) -> None:
