@@ -45,6 +45,14 @@ def _bias(size, sample, key, keys):
     return tl.log2(tl.load(size + sample * keys + key, mask=key < keys, other=0.0).to(tl.float32))
 
 
+@triton.jit
+def _place(rows, BLOCK: tl.constexpr):
+    """Which head of which sample, and which tile of its rows, a program owns. Tiles of one head follow each other, as they read the same;
+    all in one dimension of the grid, since the others end at 65,535."""
+    tiles = tl.cdiv(rows, BLOCK)
+    return (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
+
+
 @tuned(_FORWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit
 def _attend(
@@ -75,9 +83,9 @@ def _attend(
     BLOCK_KEYS: tl.constexpr,
 ):
     """(B, H, N, D), (B, H, M, D) twice, (B, M) → out (B, N, H, D), and log2 of each row's sum of weights (B, H, N)."""
-    sample = (tl.program_id(1) // heads).to(tl.int64)
-    head = (tl.program_id(1) % heads).to(tl.int64)
-    query = tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    sample_head, tile = _place(queries, BLOCK_QUERIES)
+    sample, head = sample_head // heads, sample_head % heads
+    query = tile * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     channel = tl.arange(0, BLOCK_CHANNELS)
     k += sample * k_sample + head * k_head
     v += sample * v_sample + head * v_head
@@ -129,9 +137,9 @@ def _attend_backward_keys(
     BLOCK_KEYS: tl.constexpr,
 ):
     """Gradients of keys and values, (B, H, M, D) each: a program owns a tile of keys, queries stream past. All inputs are contiguous."""
-    sample_head = tl.program_id(1).to(tl.int64)
+    sample_head, tile = _place(keys, BLOCK_KEYS)
     sample = sample_head // heads
-    key = tl.program_id(0) * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
+    key = tile * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
     channel = tl.arange(0, BLOCK_CHANNELS)
     k_tile = _tile(k + sample_head * keys * channels, key, keys, channels, channel, channels)  # (K, D)
     v_tile = _tile(v + sample_head * keys * channels, key, keys, channels, channel, channels)
@@ -181,9 +189,9 @@ def _attend_backward_queries(
     BLOCK_KEYS: tl.constexpr,
 ):
     """Gradient of queries, (B, H, N, D): a program owns a tile of queries, keys stream past. All inputs are contiguous."""
-    sample_head = tl.program_id(1).to(tl.int64)
+    sample_head, tile = _place(queries, BLOCK_QUERIES)
     sample = sample_head // heads
-    query = tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    query = tile * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     inside = query < queries
     channel = tl.arange(0, BLOCK_CHANNELS)
     q_tile = _tile(q + sample_head * queries * channels, query, queries, channels, channel, channels)  # (Q, D)
@@ -222,7 +230,7 @@ def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tupl
         return out, log_sum
     q, k, v = (part if part.stride(3) == 1 else part.contiguous() for part in (q, k, v))
     with torch.cuda.device_of(q):
-        _attend[lambda meta: (triton.cdiv(queries, meta["BLOCK_QUERIES"]), batch * heads)](
+        _attend[lambda meta: (triton.cdiv(queries, meta["BLOCK_QUERIES"]) * batch * heads,)](
             q,
             k,
             v,
@@ -268,10 +276,10 @@ def size_biased_attention_backward(
     shapes = (heads, queries, keys, bucket(queries), bucket(keys), channels, scale * _LOG2_E, scale)
     given = (q, k, v, size, grad, log_sum, delta)
     with torch.cuda.device_of(q):
-        _attend_backward_keys[lambda meta: (triton.cdiv(keys, meta["BLOCK_KEYS"]), batch * heads)](
+        _attend_backward_keys[lambda meta: (triton.cdiv(keys, meta["BLOCK_KEYS"]) * batch * heads,)](
             *given, grad_k, grad_v, *shapes, BLOCK_CHANNELS=_block(channels)
         )
-        _attend_backward_queries[lambda meta: (triton.cdiv(queries, meta["BLOCK_QUERIES"]), batch * heads)](
+        _attend_backward_queries[lambda meta: (triton.cdiv(queries, meta["BLOCK_QUERIES"]) * batch * heads,)](
             *given, grad_q, *shapes, BLOCK_CHANNELS=_block(channels)
         )
     return grads

@@ -38,8 +38,8 @@ def _best_partner(
 ):
     """Metric (B, T, C) → highest cosine of each even token, and which odd token has it: (B, A) each."""
     evens, odds = (tokens + 1) // 2, tokens // 2
-    sample = tl.program_id(1).to(tl.int64)
-    even = tl.program_id(0) * BLOCK_EVEN + tl.arange(0, BLOCK_EVEN)
+    sample = tl.program_id(0).to(tl.int64)  # in the one dimension of the grid that may be larger than 65,535
+    even = tl.program_id(1) * BLOCK_EVEN + tl.arange(0, BLOCK_EVEN)
     channel = tl.arange(0, BLOCK_CHANNELS)
     rows = metric + sample * stride_sample + (2 * even).to(tl.int64)[:, None] * stride_token
     columns = metric + sample * stride_sample
@@ -85,8 +85,8 @@ def _best_partner(
 @triton.jit
 def _rank(best, rank, evens, BLOCK_MINE: tl.constexpr, BLOCK_OTHERS: tl.constexpr):
     """Cosines (B, A) → position of each in falling order, equal ones by their index: (B, A)."""
-    sample = tl.program_id(1).to(tl.int64)
-    mine = tl.program_id(0) * BLOCK_MINE + tl.arange(0, BLOCK_MINE)
+    sample = tl.program_id(0).to(tl.int64)
+    mine = tl.program_id(1) * BLOCK_MINE + tl.arange(0, BLOCK_MINE)
     cosine = tl.load(best + sample * evens + mine, mask=mine < evens, other=0.0)
     before = tl.full((BLOCK_MINE,), 0, tl.int32)
     for start in range(0, evens, BLOCK_OTHERS):
@@ -137,7 +137,7 @@ def bipartite_match(metric: Tensor, r: int, protected: int) -> tuple[Tensor, Ten
     partner, rank = (torch.empty(batch, evens, dtype=torch.int32, device=metric.device) for _ in range(2))
     block_channels = min(128 if metric.element_size() == 2 else 64, max(16, triton.next_power_of_2(channels)))
     with torch.cuda.device_of(metric):
-        _best_partner[lambda meta: (triton.cdiv(evens, meta["BLOCK_EVEN"]), batch)](
+        _best_partner[lambda meta: (batch, triton.cdiv(evens, meta["BLOCK_EVEN"]))](
             metric,
             best,
             partner,
@@ -149,7 +149,7 @@ def bipartite_match(metric: Tensor, r: int, protected: int) -> tuple[Tensor, Ten
             PROTECTED=protected,
             BLOCK_CHANNELS=block_channels,
         )
-        _rank[(triton.cdiv(evens, 64), batch)](best, rank, evens, BLOCK_MINE=64, BLOCK_OTHERS=64)
+        _rank[(batch, triton.cdiv(evens, 64))](best, rank, evens, BLOCK_MINE=64, BLOCK_OTHERS=64)
         _select[(batch,)](rank, partner, kept, sources, into, tokens, r, PROTECTED=protected, BLOCK=bucket(evens))
     return kept, sources, into
 

@@ -53,9 +53,9 @@ def _merge(
     BLOCK_SOURCES: tl.constexpr,
 ):
     """(B, T, C), (B, T), (B, T, T_in) → (B, R, C), (B, R), (B, R, T_in). A program owns some rows and some channels or input tokens."""
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    block = tl.program_id(1)
-    sample = tl.program_id(2).to(tl.int64)
+    sample = tl.program_id(0).to(tl.int64)  # in the one dimension of the grid that may be larger than 65,535
+    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    block = tl.program_id(2)
     valid = row < rows
     tracing = block >= channel_blocks  # the blocks after those of the channels
     column = tl.where(tracing, block - channel_blocks, block) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
@@ -125,9 +125,9 @@ def _merge_backward(
     BLOCK_CHANNELS: tl.constexpr,
 ):
     """Gradient (B, R, C) → (B, T, C): every token gets its share of the gradient of the row that it went into."""
-    sample = tl.program_id(2).to(tl.int64)
-    token = tl.program_id(0) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
-    channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    sample = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(1) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    channel = tl.program_id(2) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     row = tl.load(owner + sample * tokens + token, mask=token < tokens, other=-1)
     belongs = row >= 0
     share = 1.0 / tl.load(merged_size + sample * rows + row, mask=belongs, other=1.0).to(ACCUMULATOR)
@@ -162,7 +162,7 @@ def merge(
     with torch.cuda.device_of(x):
         channel_blocks = triton.cdiv(channels, block)
         columns = channel_blocks + triton.cdiv(inputs, block)
-        _merge[lambda meta: (triton.cdiv(rows, meta["BLOCK_ROWS"]), columns, batch)](
+        _merge[lambda meta: (batch, triton.cdiv(rows, meta["BLOCK_ROWS"]), columns)](
             x,
             size,
             source,
@@ -219,7 +219,7 @@ def merge_backward(
     size = None if size is None else size.contiguous()
     block = min(256, triton.next_power_of_2(channels))
     with torch.cuda.device_of(grad):
-        _merge_backward[(triton.cdiv(tokens, 16), triton.cdiv(channels, block), batch)](
+        _merge_backward[(batch, triton.cdiv(tokens, 16), triton.cdiv(channels, block))](
             grad,
             size,
             merged_size.contiguous(),

@@ -1,0 +1,50 @@
+"""Grids that a GPU takes: 2**31 - 1 programs in the first dimension, 65,535 in the others (CUDA C++ Programming Guide)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from kernels import triton as kernels
+from kernels.ops import Matching, effective_r
+from kernels.triton import attention, matching, merging
+
+LARGEST = 65_535
+
+
+@pytest.fixture
+def grids(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Of what is launched; nothing runs."""
+    seen: list[tuple[int, ...]] = []
+
+    class Launched:
+        def __getitem__(self, grid: tuple[int, ...] | Callable[[dict[str, int]], tuple[int, ...]]) -> Callable[..., None]:
+            tiles = dict.fromkeys(("BLOCK_EVEN", "BLOCK_ROWS", "BLOCK_QUERIES", "BLOCK_KEYS"), 16)
+            return lambda *arguments, **options: seen.append(grid(tiles) if callable(grid) else grid)
+
+    launched: Any = Launched()
+    for module, names in (
+        (matching, ("_best_partner", "_rank", "_select")),
+        (merging, ("_merge", "_merge_backward")),
+        (attention, ("_attend", "_attend_backward_keys", "_attend_backward_queries")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, launched)
+    return seen
+
+
+def test_more_samples_and_heads_than_a_dimension_of_the_grid_holds(grids: list[tuple[int, ...]]) -> None:
+    batch, tokens = LARGEST + 1, 5
+    x = torch.zeros(batch, tokens, 1).requires_grad_()
+    found = Matching(*kernels.bipartite_match(x.detach(), effective_r(tokens, 2, 1), 1))
+    found = Matching(*(torch.zeros_like(index) for index in (found.kept, found.sources, found.into)))
+    merged, _, _ = kernels.merge(x, None, None, found.kept, found.sources, found.into, False)
+    merged.sum().backward()
+    parts = [torch.zeros(LARGEST // 16 + 1, 16, tokens, 1).requires_grad_() for _ in range(3)]
+    attended, _ = kernels.size_biased_attention(*parts, torch.ones(LARGEST // 16 + 1, tokens, 1))
+    attended.sum().backward()
+    assert len(grids) == 8
+    assert all(size <= LARGEST for grid in grids for size in grid[1:])
