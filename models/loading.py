@@ -16,7 +16,7 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import Forward
 from models.layers.packed import pack_linears, packing_helps
 from models.layers.parts import Part
-from models.layers.steps import Continuing, State, Steps
+from models.layers.steps import Continuing, State, Steps, await_device
 from models.registry import Architecture, architectures, named, read_config
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -74,23 +74,19 @@ class LoadedSteps:
     def start(self, arrays: Sequence[Arrays], options: Sequence[Mapping[str, Any]]) -> list[State]:
         with torch.inference_mode():
             states = self.steps.start([_to_device(job, self.device) for job in arrays], options)
-            self._wait()
+            await_device(self.device)
             return states
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
         with torch.inference_mode():
             outcomes = self.steps.step(states, previews)
-            self._wait()
+            await_device(self.device)
             if len(outcomes) != len(states):
                 raise ValueError(f"a step of {len(states)} jobs had {len(outcomes)} outcomes")
             return [_advanced(outcome) if isinstance(outcome, Continuing) else Ended(_to_numpy(outcome.outputs)) for outcome in outcomes]
 
     def cost(self, state: State) -> float:
         return self.steps.cost(state)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
 
 
 @dataclass(frozen=True)

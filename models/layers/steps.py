@@ -90,3 +90,9 @@ class Steps(Protocol):
 
 MakeSteps = Callable[[nn.Module, Preprocess | None, torch.device], Steps | None]
 """(model, preprocess, its device) → how it answers; None where its config asks for one forward pass."""
+
+
+def await_device(device: torch.device) -> None:
+    """Return when all that this thread has asked of a GPU is computed: before others read it, on streams of their own."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

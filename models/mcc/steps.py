@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import Preprocess, Space
-from models.layers.steps import Continuing, Finished, State, Tensors
+from models.layers.steps import Continuing, Finished, State, Tensors, await_device
 from models.mcc.flood import Answers, Flood, Limits, nested
 from models.mcc.lattice import Lattice
 from models.mcc.model import MCC, MCCConfig, Scene, decode_colours
@@ -149,6 +149,8 @@ class ReconstructionSteps:
             for row, index in enumerate(missing):
                 known[index] = Scene(made.keys[:, row : row + 1].clone(), made.values[:, row : row + 1].clone())
         scenes = [scene for scene in known if scene is not None]
+        if missing and any(names):
+            await_device(self._device)
         for name, scene in zip(names, scenes, strict=True):
             self._recent.keep(name, scene)
         return scenes
@@ -187,7 +189,8 @@ class ReconstructionSteps:
 
     def _outcome(self, job: Reconstruction, wanted: bool) -> Continuing | Finished:
         if job.flood.ended:
-            if job.flood.asked:  # else the earlier answers held more
+            if job.flood.asked and job.name:  # else the earlier answers held more
+                await_device(self._device)
                 self._asked.keep(job.name, Asked(job.flood.lattice, job.flood.limits.threshold, job.flood.known))
             return Finished(self._answer(job))
         return Continuing(job, self._preview(job) if wanted else None)

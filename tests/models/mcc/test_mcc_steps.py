@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.bundle import Space
 from models.layers.steps import Continuing, ExcessiveJob, Finished
+from models.mcc import steps as module
 from models.mcc.lattice import Lattice
 from models.mcc.model import MCC, MCCConfig
 from models.mcc.queries import cube_grid, reconstruct
@@ -211,3 +212,21 @@ def test_two_scenes_that_are_asked_together_keep_their_own_answers(random: MCC) 
     for before, after in zip(both, run(steps, again, named), strict=True):
         assert after["queries"][0] == 0
         agree(before, after)
+
+
+def test_what_other_threads_may_find_is_computed_before_it_is_kept(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU they read it on streams of their own."""
+    order: list[str] = []
+    keep = module._Recent.keep
+
+    def kept(recent: Any, name: str, what: Any) -> None:
+        order.append(type(what).__name__)
+        keep(recent, name, what)
+
+    monkeypatch.setattr(module, "await_device", lambda device: order.append("computed"))
+    monkeypatch.setattr(module._Recent, "keep", kept)
+    run(ReconstructionSteps(random, CPU), [job()], [COARSE | {"scene": "one"}])
+    assert order == ["computed", "Scene", "computed", "Asked"]
+    order.clear()
+    run(ReconstructionSteps(random, CPU), [job()], [COARSE])
+    assert "computed" not in order  # nobody else finds it
