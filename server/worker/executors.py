@@ -124,18 +124,25 @@ class Shapes:
 
 
 class Streams:
-    """The CUDA stream of each slot; without a GPU there are none, and nothing changes."""
+    """The CUDA stream of each thread, whatever bundle it runs; without a GPU there are none, and nothing changes.
+
+    PyTorch keeps freed memory by stream: with streams for each bundle, every bundle would keep the activations of its largest batch.
+    """
+
+    _of_thread = threading.local()
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
         self._device = device
-        self._of_thread = threading.local()
 
     def current(self) -> torch.cuda.StreamContext:
         """Each slot's own, so that one copies while another computes."""
-        if self.on_gpu and not hasattr(self._of_thread, "stream"):
-            self._of_thread.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        return torch.cuda.stream(getattr(self._of_thread, "stream", None))
+        if not self.on_gpu:
+            return torch.cuda.stream(None)
+        streams = vars(self._of_thread)
+        if (name := str(self._device)) not in streams:
+            streams[name] = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(streams[name])
 
     def free_memory(self) -> None:
         if self.on_gpu:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from models.bundle import BundleSpec
 from models.loading import load
 from server.queue.delivery import Delivery
-from server.worker.executors import OneShot
+from server.worker.executors import OneShot, Streams
 from server.worker.results import Arrays, Computed, Refused, TooLarge
 from tests.bundles import write_tiny_vit
 from tests.worker.deliveries import delivery
@@ -101,3 +103,15 @@ def test_a_job_that_does_not_fit_by_itself_is_refused(tiny: OneShot) -> None:
     jobs = pictures(2)
     results = list(OneShot(SmallMemory(tiny.model.spec, room=0), CPU).run(jobs))
     assert [result.job for result in results if isinstance(result, Refused)] == jobs
+
+
+def test_a_thread_has_one_stream_of_a_gpu_whatever_bundle_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Streams, "_of_thread", threading.local())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())  # there need be no GPU
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    gpu, other = torch.device("cuda", 0), torch.device("cuda", 1)
+    mine = [Streams(gpu).current(), Streams(gpu).current()]
+    with ThreadPoolExecutor(1) as pool:
+        anothers = pool.submit(lambda: Streams(gpu).current()).result()
+    assert mine[0] is mine[1]
+    assert len({id(stream) for stream in (mine[0], anothers, Streams(other).current())}) == 3
