@@ -71,7 +71,7 @@ class ServingWorker(msgspec.Struct, frozen=True):
     items_per_second: float
     batch_budget: int
     backends: dict[str, str]
-    """What runs batches of that size, by rung and `off`: eager, compiled, onnx or int8. Empty where only PyTorch can."""
+    """What runs batches of that size, by rung and `off`: eager, fused, compiled, onnx or int8. Empty where only PyTorch can."""
 
 
 class ModelDetails(ModelSummary, frozen=True, kw_only=True):

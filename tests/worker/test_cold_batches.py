@@ -1,0 +1,49 @@
+"""The first batch of a shape is slower than those that follow: it is counted, and teaches the worker nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.loading import load
+from server.telemetry.metrics import WorkerMetrics
+from server.worker import loops, replies
+from server.worker.batcher import Batcher
+from server.worker.batches import Running
+from server.worker.budget import StepTimes
+from server.worker.executors import OneShot
+from server.worker.results import Computed
+from server.worker.slots import Slots
+from tests.bundles import write_tiny_vit
+from tests.worker.deliveries import delivery
+
+
+def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> None:
+    executor, steps, metrics = OneShot(load(write_tiny_vit(tmp_path)), torch.device("cpu")), StepTimes(4), WorkerMetrics()
+    slots = Slots(1, Batcher(lambda _bucket: steps))
+    bundles: Any = SimpleNamespace(executor=lambda _queue: executor)
+    queue: Any = SimpleNamespace(records_suspects=False, still_wanted=lambda jobs: jobs)
+
+    def run_one() -> None:
+        slots.add([delivery(pixels=np.zeros((32, 32, 3), np.uint8), merge=(3, 2), queued_at=time.monotonic())])
+        running = slots.next(wait=False, looks=False)
+        assert isinstance(running, Running)
+        [batch] = loops._run(queue, slots, bundles, running, hand=0)
+        assert isinstance(batch, Computed)
+        replies._count(batch, metrics)
+        slots.finish(running, [])
+
+    def counted() -> float | None:
+        return metrics.registry.get_sample_value("opsin_cold_batches_total", {"model": "tiny", "version": "1"})
+
+    run_one()
+    assert counted() == 1
+    assert not steps.seconds
+    run_one()
+    assert counted() == 1
+    assert list(steps.seconds) == [1]
