@@ -13,9 +13,9 @@ from server.settings import Settings
 MOST_SLOTS = 8
 """More slots than this would fight for Python's lock."""
 STATE_SHARE = 4
-"""A quarter of the memory may hold states; on a CPU all workers of the machine share it."""
+"""A quarter of the memory may hold states; all workers of a service share it."""
 MODEL_SHARE = 2
-"""Half of a GPU's memory may hold weights."""
+"""Half of a GPU's memory may hold weights; all workers of a service share it."""
 GPU_SLOTS = 2
 """One batch computes while the next is copied and launched."""
 
@@ -60,15 +60,18 @@ def threads_allowed() -> int:
 def _state_bytes(settings: Settings, device: torch.device) -> int:
     if settings.state_bytes:
         return settings.state_bytes
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory) // STATE_SHARE
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // STATE_SHARE // max(1, settings.workers)
+    memory = _gpu_memory(device) if device.type == "cuda" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory // STATE_SHARE // max(1, settings.workers)
 
 
 def _model_bytes(settings: Settings, device: torch.device) -> int:
     if settings.model_bytes:
         return settings.model_bytes
-    return int(torch.cuda.get_device_properties(device).total_memory) // MODEL_SHARE if device.type == "cuda" else sys.maxsize
+    return _gpu_memory(device) // MODEL_SHARE // max(1, settings.workers) if device.type == "cuda" else sys.maxsize
+
+
+def _gpu_memory(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _device(name: str) -> torch.device:
