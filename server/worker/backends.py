@@ -81,6 +81,8 @@ class Backends:
         self._left_out: frozenset[Backend] = frozenset()
         """Backends that cannot be opened here."""
         self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
+        self._elements = sum(parameter.numel() for parameter in model.without_weights().model.parameters())
+        """Of the weights; 0: they lie in a graph, as long as its file."""
         self._rungs = {self.schedule(rung.merge): rung.name for rung in bundle.spec.ladder}
         self._rungs[self.schedule(MergeSchedule.off())] = "off"
 
@@ -90,8 +92,9 @@ class Backends:
 
     @property
     def nbytes(self) -> int:
-        """Of the weights in memory: each backend has a copy but those that run PyTorch's."""
-        return len(self._runners.keys() - SHARED) * self.spec.weights.bytes
+        """Of the weights in memory, in the format of each copy: each backend has one but those that run PyTorch's."""
+        sizes: Mapping[Backend, int] = {"eager": self._dtype.itemsize, "onnx": 4, "int8": 1}
+        return sum(self._elements * sizes[backend] or self.spec.weights.bytes for backend in self._runners.keys() - SHARED)
 
     def release(self) -> None:
         """Let go of all weights; times and choices stay."""

@@ -69,3 +69,12 @@ def test_a_bundle_that_cannot_come_back_is_an_error_of_its_batch_alone(bundles: 
         one.forward(PICTURES, OFF)
     bundles[0].weights_path.write_bytes(content)
     assert len(one.forward(PICTURES, OFF)["logits"]) == 2
+
+
+def test_weights_count_in_the_format_that_they_have_in_memory(bundles: list[Bundle]) -> None:
+    """Not in that of the file: bundles store what is served in float32 in half of its bytes, for example."""
+    whole, half = (
+        Backends(bundles[0], load(bundles[0], dtype=dtype), LAYOUT, "eager", None, PICTURES) for dtype in (torch.float32, torch.bfloat16)
+    )
+    elements = sum(parameter.numel() for parameter in load(bundles[0]).model.parameters())
+    assert (whole.nbytes, half.nbytes) == (4 * elements, 2 * elements)
