@@ -1,5 +1,5 @@
-"""Attention and MLP for bfloat16 on a CPU: weights laid out once as oneDNN multiplies them, instead of in every call, and as many keys as
-the CPU likes."""
+"""Attention, MLP and patches for bfloat16 on a CPU: weights laid out once as oneDNN multiplies them, instead of in every call, and as many
+keys as the CPU likes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from torch import Tensor, nn
 
 from kernels.padding import key_multiple
 from models.layers.block import Attention, Mlp
+from models.layers.patches import PatchEmbed, TubePatchEmbed
 
 
 class PackedLinear(nn.Module):
     """(..., C_in) → (..., C_out). Bias and activation are applied before the result is rounded to bfloat16."""
 
-    def __init__(self, linear: nn.Linear, *, gelu: str | None = None) -> None:
-        """gelu: which one follows, `none` for the exact one or `tanh` for its approximation; None: neither."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: str | None = None) -> None:
+        """weight: (C_out, C_in). gelu: which one follows, `none` for the exact one or `tanh` for its approximation; None: neither."""
         super().__init__()
-        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        self._bias = None if bias is None else bias.detach()
         self._activation, self._algorithm = ("none", "none") if gelu is None else ("gelu", gelu)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,8 +26,31 @@ class PackedLinear(nn.Module):
         return y
 
 
+class PackedPatches(nn.Module):
+    """Patches or tubes side by side: (B, channels, [T,] H, W) → (B, N, C), one product instead of a convolution.
+
+    It takes half to two thirds of the convolution's time, least with the channel fastest, as normalised images lie in memory.
+    """
+
+    def __init__(self, embed: PatchEmbed | TubePatchEmbed) -> None:
+        super().__init__()
+        weight = embed.proj.weight.movedim(1, -1).flatten(1)  # (C, [u·]p·p·channels)
+        self._linear = PackedLinear(weight, embed.proj.bias)
+        self._patch = embed.proj.kernel_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid, axes = images.movedim(1, -1), len(self._patch)
+        for axis, length in enumerate(self._patch):
+            grid = grid.unflatten(1 + 2 * axis, (-1, length))  # type: ignore[no-untyped-call]  # (B, [t, u,] h, p, w, p, channels)
+        places, insides = range(1, 2 * axes, 2), range(2, 2 * axes + 1, 2)
+        patches = grid.permute(0, *places, *insides, 2 * axes + 1).flatten(1 + axes).flatten(1, axes)  # (B, N, [u·]p·p·channels)
+        y: Tensor = self._linear(patches)
+        return y
+
+
 def pack_linears(model: nn.Module) -> None:
-    """Replace the linear layers in the blocks of a model that will only answer from now on, in place, and pad keys where that is faster.
+    """Replace the linear layers in the blocks of a model that will only answer from now on, and the embedding of its patches, in place, and
+    pad keys where that is faster.
 
     Afterwards the model can be neither saved, moved nor compiled.
     """
@@ -36,10 +60,14 @@ def pack_linears(model: nn.Module) -> None:
         if isinstance(module, Attention) and module.packable:
             for name, layer in (("qkv", module.qkv), ("proj", module.proj)):
                 if isinstance(layer, nn.Linear):  # one head as wide as the tokens may go without a projection
-                    setattr(module, name, PackedLinear(layer))
+                    setattr(module, name, PackedLinear(layer.weight, layer.bias))
         for name, child in list(module.named_children()):
             if isinstance(child, Mlp):
-                setattr(module, name, nn.Sequential(PackedLinear(child.fc1, gelu=child.gelu), PackedLinear(child.fc2)))
+                fc1, fc2 = child.fc1, child.fc2
+                first = PackedLinear(fc1.weight, fc1.bias, gelu=child.gelu)
+                setattr(module, name, nn.Sequential(first, PackedLinear(fc2.weight, fc2.bias)))
+            elif isinstance(child, TubePatchEmbed) or (isinstance(child, PatchEmbed) and child.side_by_side):
+                setattr(module, name, PackedPatches(child))
 
 
 def packing_helps(device: torch.device, dtype: torch.dtype) -> bool:

@@ -19,10 +19,11 @@ class PatchEmbed(nn.Module):
     def __init__(self, patch_size: int | tuple[int, int], channels: int, width: int, padding: int = 0, stride: int | None = None) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, kernel_size=patch_size, stride=stride or patch_size, padding=padding)
-        self._side_by_side = padding == 0 and self.proj.stride == self.proj.kernel_size
+        self.side_by_side = padding == 0 and self.proj.stride == self.proj.kernel_size
+        """Each pixel is in exactly one patch."""
 
     def forward(self, images: Tensor) -> Tensor:
-        if self._side_by_side and images.device.type == "cpu" and images.dtype is torch.float32:
+        if self.side_by_side and images.device.type == "cpu" and images.dtype is torch.float32:
             return self._multiply(images)
         x: Tensor = self.proj(images)  # (B, C, H/p, W/p)
         return x.flatten(2).transpose(1, 2)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from models.layers.block import Mlp
 from models.layers.packed import pack_linears, packing_helps
+from models.layers.patches import PatchEmbed, TubePatchEmbed
 from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT, ViTConfig
 
@@ -51,6 +53,37 @@ def test_the_gelu_stays_the_one_of_the_model(tanh_gelu: bool) -> None:
     with torch.inference_mode():
         to_right, to_wrong = ((model(x).float() - F.gelu(x.float(), approximate=kind)).abs().mean() for kind in (right, wrong))
     assert to_right < to_wrong / 2
+
+
+@pytest.mark.parametrize(
+    ("embed", "shape"),
+    [
+        (PatchEmbed(4, 3, 16), (2, 3, 12, 8)),
+        (PatchEmbed((8, 2), 1, 16), (1, 1, 16, 6)),
+        (TubePatchEmbed(2, 4, 3, 16), (2, 3, 6, 8, 12)),
+    ],
+    ids=["square", "oblong", "tubes"],
+)
+def test_patches_are_those_of_the_convolution(embed: PatchEmbed | TubePatchEmbed, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    pixels = torch.randn(shape).bfloat16()
+    model = nn.Sequential(embed).bfloat16()
+    with torch.inference_mode():
+        exact = embed.float()(pixels.float())
+        embed.bfloat16()
+        pack_linears(model)
+        packed = model(pixels)
+    assert not any(isinstance(module, nn.Conv2d | nn.Conv3d) for module in model.modules())
+    assert packed.shape == exact.shape
+    assert torch.allclose(packed.float(), exact, rtol=2**-8, atol=2**-8)  # one rounding of the sum
+
+
+def test_patches_with_a_stride_of_their_own_stay_a_convolution() -> None:
+    """Those of an overlapping kind share pixels, so that no reshaping cuts them out."""
+    embed = PatchEmbed(4, 3, 16, padding=2, stride=2)
+    model = nn.Sequential(embed).bfloat16()
+    pack_linears(model)
+    assert model[0] is embed
 
 
 def test_only_bfloat16_on_a_cpu_is_packed() -> None:
