@@ -37,6 +37,10 @@ CMD ["opsin", "gateway"]
 
 FROM base AS worker
 COPY --from=worker-venv /venv /venv
+# Triton, which comes with the GPU builds of torch, compiles at run time; base images have Python's headers but no C compiler.
+RUN if python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)'; then \
+      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+    fi
 COPY . .
 USER opsin
 # Prometheus comes from another container.

@@ -54,7 +54,7 @@ def _place(rows, BLOCK: tl.constexpr):
 
 
 @tuned(_FORWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
-@triton.jit
+@triton.jit(do_not_specialize=["queries", "keys"])
 def _attend(
     q,
     k,
@@ -113,7 +113,7 @@ def _attend(
 
 
 @tuned(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
-@triton.jit
+@triton.jit(do_not_specialize=["queries", "keys"])
 def _attend_backward_keys(
     q,
     k,
@@ -166,7 +166,7 @@ def _attend_backward_keys(
 
 
 @tuned(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
-@triton.jit
+@triton.jit(do_not_specialize=["queries", "keys"])
 def _attend_backward_queries(
     q,
     k,

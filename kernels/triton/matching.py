@@ -21,7 +21,7 @@ _TILES = [
 
 
 @tuned(_TILES, key=["channels", "tokens_bucket"], interpreted=triton.Config({"BLOCK_EVEN": 64, "BLOCK_ODD": 32}))
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _best_partner(
     metric,
     best,
@@ -82,7 +82,7 @@ def _best_partner(
     tl.store(partner + sample * evens + even, best_odd, mask=even < evens)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["evens"])
 def _rank(best, rank, evens, BLOCK_MINE: tl.constexpr, BLOCK_OTHERS: tl.constexpr):
     """Cosines (B, A) → position of each in falling order, equal ones by their index: (B, A)."""
     sample = tl.program_id(0).to(tl.int64)
@@ -98,7 +98,7 @@ def _rank(best, rank, evens, BLOCK_MINE: tl.constexpr, BLOCK_OTHERS: tl.constexp
     tl.store(rank + sample * evens + mine, before, mask=mine < evens)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "r"])
 def _select(rank, partner, kept, sources, into, tokens, r, PROTECTED: tl.constexpr, BLOCK: tl.constexpr):
     """Ranks and partners (B, A) → the fields of a `Matching`. One program a sample; BLOCK >= A."""
     evens, odds = (tokens + 1) // 2, tokens // 2

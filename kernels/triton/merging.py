@@ -25,7 +25,7 @@ _TILES = [
 
 
 @tuned(_TILES, key=["channels", "sources_bucket"], interpreted=triton.Config({"BLOCK_ROWS": 64, "BLOCK_SOURCES": 32}))
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "rows", "count"])
 def _merge(
     x,
     size,
@@ -107,7 +107,7 @@ def _merge(
         tl.store(merged_source + out_row[:, None] * inputs + column[None, :], held, mask=valid[:, None] & of_source[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "rows"])
 def _merge_backward(
     grad,
     size,

@@ -144,7 +144,7 @@ class Steps:
         return Steps(**{name: value[index] for name, value in self._columns().items()})
 
     def to(self, device: torch.device) -> Steps:
-        return Steps(**{name: value.to(device) for name, value in self._columns().items()})
+        return Steps(**{name: value.to(device, non_blocking=True) for name, value in self._columns().items()})
 
     @staticmethod
     def join(batch: Sequence[Steps]) -> Steps:

@@ -16,8 +16,7 @@ Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preproce
 
 def normalise(pixels: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Tensor:
     """uint8 (B, H, W, 3) → (B, 3, H, W) in `dtype`: scaled to [0, 1], less the mean, divided by the standard deviation."""
-    mean = torch.tensor(preprocess.mean, device=pixels.device)
-    std = torch.tensor(preprocess.std, device=pixels.device)
+    mean, std = (torch.tensor(values).to(pixels.device, non_blocking=True) for values in (preprocess.mean, preprocess.std))
     return ((pixels.float() / 255 - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 

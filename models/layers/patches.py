@@ -93,7 +93,8 @@ def normalise_patches(patches: Tensor) -> Tensor:
 def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalised images or clips (B, channels, ..., H, W) → uint8 (B, ..., H, W, channels), rounded."""
     channels_last = pictures.movedim(1, -1).float()
-    scaled = channels_last * torch.tensor(std, device=pictures.device) + torch.tensor(mean, device=pictures.device)
+    scale, shift = (torch.tensor(values).to(pictures.device, non_blocking=True) for values in (std, mean))
+    scaled = channels_last * scale + shift
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8)
 
 

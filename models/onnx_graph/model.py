@@ -6,6 +6,7 @@ elsewhere is refused before ONNX Runtime sees it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,9 +107,14 @@ def open_session(content: bytes, device: torch.device) -> onnxruntime.InferenceS
 def providers(device: torch.device) -> list[str | tuple[str, dict[str, Any]]]:
     """CUDA for a CUDA device where this ONNX Runtime has it, and the CPU for what is left."""
     cpu: list[str | tuple[str, dict[str, Any]]] = ["CPUExecutionProvider"]
-    if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return [("CUDAExecutionProvider", {"device_id": device.index or 0}), *cpu]
-    return cpu
+    if device.type != "cuda":
+        return cpu
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        warnings.warn(
+            "this ONNX Runtime has no CUDA, so graphs run on the CPU; docs/bundles.md tells how to install the other one", stacklevel=2
+        )
+        return cpu
+    return [("CUDAExecutionProvider", {"device_id": device.index or 0}), *cpu]
 
 
 def check(content: bytes) -> ModelProto:

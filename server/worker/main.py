@@ -64,6 +64,8 @@ def run_worker(settings: Settings) -> int:
         log.critical(str(error))
         return MISUSE
     keep_freed_memory()
+    if settings.cache_folder is not None:
+        os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
     torch.set_num_threads(layout.threads)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
     try:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from models.bundle import BundleError
 from models.loading import load
+from models.onnx_graph.model import providers
 from tests.models.onnx_graph.graphs import SIZE, WEIGHT, colours, write_graph
 
 
@@ -96,3 +99,11 @@ def test_a_changed_graph_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     bundle.weights_path.write_bytes(content)
     with pytest.raises(BundleError, match="its SHA-256 is not the one"):
         load(bundle)
+
+
+def test_a_gpu_that_onnx_runtime_cannot_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.warns(UserWarning, match="has no CUDA, so graphs run on the CPU"):
+        assert providers(torch.device("cuda")) == ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert providers(torch.device("cuda:1")) == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]

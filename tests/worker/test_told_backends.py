@@ -1,0 +1,21 @@
+"""What an operator reads of backends: in `GET /v1/models/NAME`, and in the worker's metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from tests.bundles import write_tiny_vit
+from tests.opsin.test_client import free_port
+from tests.service import serve
+
+
+def test_what_runs_a_bundle_is_told(tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path / "bundles")
+    port = free_port()
+    with serve(tmp_path / "bundles", backend="onnx", cache=tmp_path / "cache", metrics_port=port) as service:
+        [worker] = service.get("/v1/models/tiny").json()["workers"]
+        told = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    assert set(worker["backends"].values()) == {"onnx"}
+    assert 'opsin_backend{backend="onnx",model="tiny",version="1"} 1.0' in told
