@@ -54,6 +54,7 @@ def test_a_task_has_only_what_it_needs() -> None:
         ({"task": "paint"}, "task: Input should be 'classify'"),
         ({"preprocess": None}, "task classify needs preprocess and labels"),
         ({"labels": None}, "task classify needs preprocess and labels"),
+        ({"config": {"classes": 3}}, "labels: there are 2 where config says 3 classes"),
         ({"preprocess": {**PICTURES, "image_width": 24}}, "task classify takes square pictures, without image_width"),
         ({"task": "inpaint"}, "labels: task inpaint has none"),
         ({"preprocess": {**PICTURES, "short_side": 31}}, "short_side 31 is smaller than image_size 32"),
