@@ -29,6 +29,11 @@ MAX_CONSTANT = 2**28
 """Elements that one tensor in the file may declare."""
 STANDARD = frozenset({"", "ai.onnx"})
 """Names of the domain of ONNX's own operators."""
+TYPES = {number: name.lower() for name, number in TensorProto.DataType.items()} | {
+    TensorProto.FLOAT: "float32",
+    TensorProto.DOUBLE: "float64",
+}
+"""Of tensors, as NumPy calls them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,10 @@ def check(content: bytes) -> ModelProto:
             raise ValueError(f"node {node.name or node.op_type}: operator {node.op_type} of {node.domain} is not of the ONNX standard")
     for tensor in _tensors(model.graph):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise ValueError(f"tensor {tensor.name}: its data is in another file; only graphs that hold their weights are opened")
+            raise ValueError(
+                f"tensor {tensor.name}: its data is in another file; only graphs that hold their weights are opened"
+                " (`torch.onnx.export` writes one with external_data=False)"
+            )
         if int(np.prod(tensor.dims, dtype=object)) > MAX_CONSTANT:
             raise ValueError(f"tensor {tensor.name}: {list(tensor.dims)} has more than {MAX_CONSTANT} elements")
     return model
@@ -147,13 +155,13 @@ def _check_signature(model: ModelProto, config: OnnxGraphConfig) -> None:
     inputs = [value for value in model.graph.input if value.name not in held]
     wanted = [None, 3, config.image_size, config.image_size]
     if len(inputs) != 1 or not _is_float(inputs[0]) or not fits(inputs[0], wanted):
-        found = ", ".join(f"{value.name} {shape_of(value)}" for value in inputs) or "none"
+        found = ", ".join(map(described, inputs)) or "none"
         raise ValueError(f"its inputs are {found}; one of float32 (batch, 3, {config.image_size}, {config.image_size}) is needed")
     if not model.graph.output:
         raise ValueError("it has no output")
     first = model.graph.output[0]
     if not _is_float(first) or not fits(first, [None, config.classes]):
-        raise ValueError(f"its first output is {first.name} {shape_of(first)}; float32 (batch, {config.classes}) is needed")
+        raise ValueError(f"its first output is {described(first)}; float32 (batch, {config.classes}) is needed")
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
@@ -192,9 +200,14 @@ def fits(value: ValueInfoProto, wanted: list[int | None]) -> bool:
     )
 
 
-def shape_of(value: ValueInfoProto) -> str:
+def _shape_of(value: ValueInfoProto) -> str:
     dims = value.type.tensor_type.shape.dim
     return f"({', '.join(str(dim.dim_value) if dim.HasField('dim_value') else dim.dim_param or '?' for dim in dims)})"
+
+
+def described(value: ValueInfoProto) -> str:
+    """Type, name and shape, for messages."""
+    return f"{TYPES.get(value.type.tensor_type.elem_type, 'unknown')} {value.name} {_shape_of(value)}"
 
 
 def first_line(error: Exception) -> str:

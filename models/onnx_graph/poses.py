@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.onnx_graph.model import first_line, fits, open_session, read_graph, shape_of
+from models.onnx_graph.model import described, first_line, fits, open_session, read_graph
 from models.people.poses import KEYPOINTS, ROW, Poses, distinct
 
 
@@ -108,9 +108,9 @@ def _check_signature(model: ModelProto, config: PoseGraphConfig) -> None:
     inputs = [value for value in model.graph.input if value.name not in held]
     right = len(inputs) == 1 and inputs[0].type.tensor_type.elem_type == TensorProto.INT32 and fits(inputs[0], [1, None, None, 3])
     if not right:
-        found = ", ".join(f"{value.name} {shape_of(value)}" for value in inputs) or "none"
+        found = ", ".join(map(described, inputs)) or "none"
         raise ValueError(f"its inputs are {found}; one of int32 (1, height, width, 3) is needed")
     outputs = list(model.graph.output)
     if not outputs or outputs[0].type.tensor_type.elem_type != TensorProto.FLOAT or not fits(outputs[0], [1, config.people, ROW]):
-        found = ", ".join(f"{value.name} {shape_of(value)}" for value in outputs) or "none"
+        found = ", ".join(map(described, outputs)) or "none"
         raise ValueError(f"its outputs are {found}; the first must be float32 (1, {config.people}, {ROW})")

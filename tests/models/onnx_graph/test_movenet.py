@@ -77,9 +77,9 @@ def test_a_letterbox_keeps_proportions_and_fills_with_black() -> None:
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (same_person_always(dtype=TensorProto.FLOAT), r"its inputs are input .*int32 \(1, height, width, 3\) is needed"),
-        (same_person_always(people=5), r"its outputs are poses \(1, 5, 56\); the first must be float32 \(1, 6, 56\)"),
-        (same_person_always(values=57), r"its outputs are poses \(1, 6, 57\)"),
+        (same_person_always(dtype=TensorProto.FLOAT), r"its inputs are float32 input .*int32 \(1, height, width, 3\) is needed"),
+        (same_person_always(people=5), r"its outputs are float32 poses \(1, 5, 56\); the first must be float32 \(1, 6, 56\)"),
+        (same_person_always(values=57), r"its outputs are float32 poses \(1, 6, 57\)"),
     ],
     ids=["input", "people", "values"],
 )
