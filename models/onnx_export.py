@@ -21,7 +21,7 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from models.bundle import Bundle, BundleSpec
+from models.bundle import GRAPH_FILE, Bundle, BundleSpec
 from models.costs import RandomInput
 from models.diffmae.decoder import Context
 from models.diffmae.masks import Split
@@ -155,6 +155,8 @@ def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = Non
     """
     spec = bundle.spec
     if spec.architecture != "vit" and spec.architecture not in PARTS:
+        if spec.weights_file == GRAPH_FILE:
+            raise ExportError(f"{spec.id}: nothing to export, its weights are an ONNX graph: {bundle.weights_path}")
         known = ", ".join(("vit", *PARTS))
         raise ExportError(f"{spec.id}: architecture {spec.architecture} cannot be exported as ONNX; those that can are {known}")
     model = load(bundle).model

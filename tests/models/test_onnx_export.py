@@ -23,6 +23,7 @@ from models.loading import load
 from models.mcc.model import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit
+from tests.models.onnx_graph.graphs import colours, write_graph
 from tests.opsin.command import opsin
 from tests.pictures import picture
 
@@ -146,3 +147,5 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
         onnx_export.export(write_tiny_vit(tmp_path), tmp_path / "tiny.onnx")
     with pytest.raises(onnx_export.ExportError, match="architecture null cannot be exported as ONNX; those that can are vit, diffmae, mcc"):
         onnx_export.export(write_null(tmp_path), tmp_path / "null.onnx")
+    with pytest.raises(onnx_export.ExportError, match=r"nothing to export, its weights are an ONNX graph: .*model\.onnx"):
+        onnx_export.export(write_graph(tmp_path / "graphs", colours()), tmp_path / "colours.onnx")
