@@ -55,7 +55,7 @@ class Desertion:
             if served[spec.id]:
                 waiting.since = now
             elif now - waiting.since >= grace:
-                waiting.interruption.end(directory.no_worker(_why(fleet, spec, grace), self._settings))
+                waiting.interruption.end(directory.no_worker(_why(fleet, spec, grace), self._settings, directory.refusal(fleet, spec)))
 
 
 def _why(fleet: Fleet, spec: BundleSpec, grace: float) -> str:

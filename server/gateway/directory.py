@@ -22,6 +22,8 @@ POLL = 0.25
 """Seconds between looks at the fleet while a request waits for a worker."""
 RETRY_AFTER = 5
 """Seconds after which a client may hope for a worker, or for Redis."""
+NOBODY = "no worker serves it"
+"""The reason of a bundle that no worker announces."""
 
 
 class Directory:
@@ -175,11 +177,19 @@ def state_of(fleet: Fleet, spec: BundleSpec) -> tuple[State, str]:
         return "loading", ""  # a worker that starts is ready for none before it has loaded all
     if "unloading" in states:
         return "unloading", ""
-    return "unavailable", next((bundle.reason for _, bundle in announced if bundle.reason), "no worker serves it")
+    return "unavailable", next((bundle.reason for _, bundle in announced if bundle.reason), NOBODY)
 
 
-def no_worker(detail: str, settings: Settings) -> Problem:
-    return Problem(Kind.NO_WORKER, f"{detail} (OPSIN_WORKER_GRACE)", retry_after=RETRY_AFTER)
+def no_worker(detail: str, settings: Settings, reason: str = "") -> Problem:
+    """reason: why workers refuse the bundle, where they said so."""
+    why = f"; it is unavailable: {reason}" if reason else ""
+    return Problem(Kind.NO_WORKER, f"{detail} (OPSIN_WORKER_GRACE){why}", retry_after=RETRY_AFTER)
+
+
+def refusal(fleet: Fleet, spec: BundleSpec) -> str:
+    """Why workers refuse a bundle; empty where none said so, or where another one may serve it yet."""
+    state, reason = state_of(fleet, spec)
+    return reason if state == "unavailable" and reason != NOBODY else ""
 
 
 def unloaded(model: str) -> Problem:

@@ -63,6 +63,20 @@ def test_a_request_for_a_content_that_was_replaced_is_told_so(valkey: PrivateVal
             assert gateway.classify(picture(3)).status_code == 200
 
 
+def test_a_model_that_workers_refuse_is_503_with_their_reason(valkey: PrivateValkey) -> None:
+    spec = make_spec()
+    with service.gateway(valkey.url, worker_grace=0.5) as gateway:
+        with Worker(valkey.url, [spec]):
+            assert gateway.classify(picture(1)).status_code == 200
+        reason = "reds/1/model.onnx: its inputs are uint8"
+        refused = ServedBundle(
+            name=spec.name, version=spec.version, task=spec.task, digest=spec.digest(), state="unavailable", reason=reason
+        )
+        queue = WorkerQueue(valkey.url, "refuses", WorkerTimings(key_ttl=60))
+        queue.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[refused]))
+        assert reason in problem(gateway.classify(picture(1), model=spec.id), 503, "no-worker")["detail"]
+
+
 def test_a_busy_worker_is_waited_for_beyond_the_grace(valkey: PrivateValkey) -> None:
     with (
         service.gateway(valkey.url, worker_grace=0.2) as gateway,
