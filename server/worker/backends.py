@@ -16,7 +16,7 @@ import torch
 
 from kernels import loops
 from kernels.ops import compiled_loops
-from models.bundle import Bundle, BundleSpec
+from models.bundle import GRAPH_FILE, Bundle, BundleSpec
 from models.layers.packed import packing_helps
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
@@ -112,8 +112,15 @@ class Backends:
         return self.model.spec
 
     @property
+    def is_graph(self) -> bool:
+        """Whether the bundle's weights are an ONNX graph, which ONNX Runtime runs whatever the setting says."""
+        return self.spec.weights_file == GRAPH_FILE
+
+    @property
     def candidates(self) -> Sequence[Backend]:
         """What the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
+        if self.is_graph:
+            return ("eager",)
         if self.setting == "compiled":
             return ("eager", "compiled")
         if self.setting == "eager" or self._layout.device.type != "cpu":
@@ -144,7 +151,7 @@ class Backends:
             self.add(backend, runner)
         if self.setting == "fused" and not loops.installed():
             log.warning("backend left out", bundle=self.spec.id, backend="fused", reason="the extra `fast` is not installed")
-        if self.setting == "int8" and self.spec.int8 is None:
+        if self.setting == "int8" and self.spec.int8 is None and not self.is_graph:
             log.warning("backend left out", bundle=self.spec.id, backend="int8", reason="`opsin calibrate` has not measured its accuracy")
 
     def add(self, backend: Backend, runner: Runner) -> None:

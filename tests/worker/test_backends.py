@@ -25,6 +25,7 @@ from server.worker.results import Arrays, Computed
 from server.worker.tuning import Tunings
 from server.worker.warmup import Warm, warm_up
 from tests.bundles import write_tiny_vit
+from tests.models.onnx_graph.graphs import SIZE, colours, write_graph
 from tests.worker.deliveries import delivery
 from tests.worker.processes import gateway, worker
 
@@ -154,6 +155,16 @@ def test_int8_is_not_offered_by_a_bundle_that_was_not_calibrated(bundle: Bundle)
     both = backends(bundle, setting="int8")
     both.open()
     assert both.choose(1, {"merge": OFF}).backend == "eager"
+
+
+@pytest.mark.parametrize("setting", ["compiled", "int8", "onnx", "fused"])
+def test_a_foreign_graph_runs_as_it_is_whatever_is_set(tmp_path: Path, setting: BackendSetting) -> None:
+    graph = write_graph(tmp_path / "bundles", colours())
+    arrays = {"pixels": np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)}
+    several = Backends(graph, load(graph), LAYOUT, setting, None, arrays)
+    several.open()
+    assert several.candidates == ("eager",)
+    np.testing.assert_array_equal(several.forward(arrays, {"merge": [0]})["logits"], load(graph).forward(arrays, {"merge": [0]})["logits"])
 
 
 def warm(bundle: Bundle, folder: Path) -> Warm:
