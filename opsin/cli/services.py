@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,6 +134,9 @@ def _settings(config: Path | None, **overrides: Any) -> Settings:
             raise Misuse(f"{file}: no setting is called {name!r}") from error
         raise Misuse(f"setting {name}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}") from error
     except (SettingsError, YAMLError) as error:
+        if unread := re.search(r'value for field "(\w+)" from source "EnvSettingsSource"', str(error)):
+            variable = f"OPSIN_{unread[1].upper()}"
+            raise Misuse(f"setting {unread[1]}: {variable} is not JSON, as lists and maps in the environment must be") from error
         raise Misuse(f"settings: {error}") from error
     if settings.redis_url is not None:
         try:

@@ -157,6 +157,13 @@ def test_settings_that_cannot_be_are_refused_at_start(tmp_path: Path, content: b
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("name", "value"), [("default_models", "flags"), ("cors_origins", "https://example.org")])
+def test_a_list_or_map_in_the_environment_that_is_no_json_is_named(name: str, value: str) -> None:
+    ended = opsin("serve", **{f"OPSIN_{name.upper()}": value})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"opsin: setting {name}: OPSIN_{name.upper()} is not JSON, as lists and maps in the environment must be\n"
+
+
 def test_a_limit_beyond_what_the_decoder_counts_is_refused_at_start(tmp_path: Path) -> None:
     config = tmp_path / "opsin.yaml"
     config.write_text(f"max_video_pixels: {2**31}\n")
