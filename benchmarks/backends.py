@@ -125,12 +125,14 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
+    bundle = read(options.bundle)
+    if bundle.spec.task != "classify" or not bundle.spec.merges:
+        parser.error(f"{bundle.spec.id}: no classifier whose tokens merge; GET /v1/models/{bundle.spec.name} tells its speed")
     torch.set_num_threads(1)
     keep_freed_memory()
     console = Console(width=max(Console().width, 120))
     for line in machine.describe().lines():
         console.print(line, highlight=False)
-    bundle = read(options.bundle)
     with TemporaryDirectory() as cache:
         worker = warm_worker(bundle, Path(cache))
         first = cold(bundle, worker, options.sizes)

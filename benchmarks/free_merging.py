@@ -78,9 +78,11 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="folder NAME/VERSION of a classifier")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each row")
     options = parser.parse_args()
+    bundle = read(options.bundle)
+    if bundle.spec.task != "classify" or not bundle.spec.merges:
+        parser.error(f"{bundle.spec.id}: no classifier whose tokens merge; GET /v1/models/{bundle.spec.name} tells its speed")
     keep_freed_memory()  # as the worker does
     torch.set_num_threads(1)
-    bundle = read(options.bundle)
     table = Table(title=f"{bundle.spec.id}, rung {bundle.spec.default_rung}")
     for column in ("dtype", "merging", "batch", "times as fast as off", "if it were free", "share"):
         table.add_column(column, justify="right")
