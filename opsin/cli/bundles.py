@@ -14,7 +14,7 @@ from opsin.cli.screen import screen, size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from models.bundle import Bundle, BundleSpec, Clip, Preprocess, Sound
+    from models.bundle import Bundle, BundleSpec, Clip, Int8, Preprocess, Sound
 
 app = typer.Typer(help="List, show and verify bundles on disk.", no_args_is_help=True)
 
@@ -158,6 +158,7 @@ def _print_spec(bundle: Bundle) -> None:
         "weights": f"{size(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
         "license": spec.license,
         **({f"{len(spec.labels)} labels": ", ".join(spec.labels[:40]) + (", …" if len(spec.labels) > 40 else "")} if spec.labels else {}),
+        **({"int8": _int8(spec.int8)} if spec.int8 else {}),
         **{f"quality.{key}": _value(value) for key, value in spec.quality.items()},
         **{f"provenance.{key}": _value(value) for key, value in spec.provenance.items()},
     }
@@ -172,6 +173,12 @@ def _print_spec(bundle: Bundle) -> None:
 def _inputs(spec: BundleSpec) -> tuple[tuple[str, Preprocess | Clip | Sound | None], ...]:
     """What the model sees and hears."""
     return ("preprocess", spec.preprocess), ("clip", spec.clip), ("sound", spec.sound)
+
+
+def _int8(int8: Int8) -> str:
+    """What 8-bit integers cost, rung by rung."""
+    rungs = "  ".join(f"{name} {found.float32:.2%} → {found.int8:.2%}" for name, found in int8.rungs.items())
+    return f"accuracy on {int8.images} images, bound {int8.bound:g}: {rungs}"
 
 
 def _ladder(spec: BundleSpec) -> Table:

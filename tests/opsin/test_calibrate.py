@@ -36,6 +36,8 @@ def test_what_integers_cost_is_written_into_the_bundle(tmp_path: Path) -> None:
     assert int8.rungs["off"].float32 == 1.0 and int8.rungs["off"].int8 > 0.8
     assert again.spec.model_copy(update={"int8": None}) == bundle.spec
     assert again.spec.digest() != bundle.spec.digest()
+    shown = " ".join(opsin("bundles", "show", "tiny", "--bundles", tmp_path / "bundles").stdout.split())
+    assert "accuracy on 40 images, bound 0.1: off 100.00% → " in shown
 
 
 @pytest.mark.slow
