@@ -108,8 +108,9 @@ class LoadedBundles:
             if wanted and entry.state == "loading":
                 self._load(entry)
             elif wanted and entry.state == "unavailable" and entry.reason == "unloaded":
-                self._put(replace(entry, state="loading", reason="", since=time.monotonic()))
-                self._load(self._entries[entry.path])
+                self._read(entry.path)  # as it lies there now
+                if (again := self._entries[entry.path]).state == "loading":
+                    self._load(again)
             elif not wanted and entry.state in ("loading", "ready"):
                 self._put(replace(entry, state="unloading", since=time.monotonic()))
             elif not wanted and entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from models.bundle import Bundle
+from server.worker import loaded_bundles
+from server.worker.budget import StepTimes
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.warmup import Warm
 from tests.bundles import write_null, write_tiny_vit
@@ -54,3 +60,27 @@ def test_a_copy_whose_name_was_changed_in_it_is_a_bundle_of_its_own(tmp_path: Pa
 
     LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None).refresh({})
     assert sorted(loaded) == ["copy", "original"]
+
+
+def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", 0.0)
+    edited = write_null(tmp_path, "model", "1", milliseconds=1)
+    gone = write_null(tmp_path, "model", "2")
+    contents: list[float] = []
+
+    def warm_up(bundle: Bundle) -> Any:
+        contents.append(bundle.spec.config["milliseconds"])
+        return SimpleNamespace(executor=None, dtype="torch.float32", steps=StepTimes(1), backends=None)
+
+    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles.refresh({})
+    for _ in range(2):  # it unloads, and then it has
+        bundles.refresh({"model": "unloaded"})
+    spec_file = edited.path / "bundle.json"
+    spec_file.write_text(spec_file.read_text().replace('"milliseconds": 1', '"milliseconds": 7'))
+    shutil.rmtree(gone.path)
+    bundles.refresh({"model": "loaded"})
+    first, second = sorted(bundles.announcements(1), key=lambda told: told.version)
+    assert sorted(contents) == [1, 5, 7]
+    assert (first.state, second.state) == ("ready", "unavailable")
+    assert second.reason.startswith(f"{gone.path / 'bundle.json'}: cannot be read")
