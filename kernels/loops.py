@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -28,7 +30,7 @@ def installed() -> bool:
 def open_loops(dtype: torch.dtype, folder: Path | None) -> ModuleType:
     """For `ops.compiled_loops`. The first time on a machine it takes some seconds of compiling; later, milliseconds.
 
-    folder: where compiled code is kept; None: where numba chooses. It counts for the first call of a process; what cannot be read there
+    folder: where compiled code is kept; None: where numba chooses. It counts for the first call of a process; what is damaged there
     is removed and compiled anew. Raises RuntimeError where numba is missing, or its loops do not compute here what the reference does.
     """
     if not installed():
@@ -36,6 +38,7 @@ def open_loops(dtype: torch.dtype, folder: Path | None) -> ModuleType:
     if folder is not None:
         config = import_module("numba").config
         config.CACHE_DIR = config.CACHE_DIR or str(folder)
+        _forget_unsealed(folder)
     loops = import_module("kernels.numba")
     try:
         _check(loops, dtype)
@@ -46,7 +49,32 @@ def open_loops(dtype: torch.dtype, folder: Path | None) -> ModuleType:
             raise
         _forget(folder)  # most likely a file of it is damaged, which numba says in many ways
         _check(loops, dtype)
+    if folder is not None:
+        _seal(folder)
     return loops
+
+
+def _kept(folder: Path) -> Iterator[tuple[Path, Path, str]]:
+    """Each file of numba's, the file beside it that says its SHA-256, and its SHA-256."""
+    for file in folder.rglob("*.nb[ic]"):
+        with suppress(OSError):
+            yield file, file.with_name(f"{file.name}.sha256"), hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _forget_unsealed(folder: Path) -> None:
+    """Remove what is not as it was when it was checked: numba runs damaged machine code, which ends the process."""
+    for file, seal, digest in _kept(folder):
+        with suppress(OSError):
+            if not seal.exists() or seal.read_text(errors="replace") != digest:
+                file.unlink()
+
+
+def _seal(folder: Path) -> None:
+    """Say of what has just been checked what it is. Where that cannot be written, it is compiled anew the next time."""
+    for _, seal, digest in _kept(folder):
+        with suppress(OSError):
+            if not seal.exists() or seal.read_text(errors="replace") != digest:
+                seal.write_text(digest)
 
 
 def _forget(folder: Path) -> None:
