@@ -6,8 +6,10 @@ elsewhere is refused before ONNX Runtime sees it.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ MAX_BYTES = 512 * 2**20
 MAX_NODES = 20_000
 MAX_CONSTANT = 2**28
 """Elements that one tensor in the file may declare."""
+LONGEST = 30.0
+"""Seconds that a graph may take for the first batch, which is one of two: the other bundles wait to be loaded meanwhile."""
 STANDARD = frozenset({"", "ai.onnx"})
 """Names of the domain of ONNX's own operators."""
 TYPES = {number: name.lower() for name, number in TensorProto.DataType.items()} | {
@@ -60,10 +64,10 @@ class OnnxGraph(nn.Module):
         self.config = config
         self._session = session
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, options: onnxruntime.RunOptions | None = None) -> Tensor:
         assert self._session is not None, "open it with `open_graph`"
         given = self._session.get_inputs()[0].name
-        logits = self._session.run(None, {given: images.cpu().contiguous().numpy()})[0]
+        logits = self._session.run(None, {given: images.cpu().contiguous().numpy()}, options)[0]
         return torch.from_numpy(logits).to(images.device)
 
 
@@ -80,7 +84,8 @@ def open_graph(path: Path, config: OnnxGraphConfig, device: torch.device) -> Onn
     _check_signature(model, config)
     graph = OnnxGraph(config, open_session(content, device))
     try:
-        logits = graph(torch.zeros(2, 3, config.image_size, config.image_size))
+        with ended_after(LONGEST) as options:
+            logits = graph(torch.zeros(2, 3, config.image_size, config.image_size), options)
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"it fails on a batch of two: {first_line(error)}") from error
     if logits.dtype is not torch.float32 or logits.shape != (2, config.classes):
@@ -107,6 +112,23 @@ def open_session(content: bytes, device: torch.device) -> onnxruntime.InferenceS
         return onnxruntime.InferenceSession(content, options, providers=providers(device))
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"ONNX Runtime does not take it: {first_line(error)}") from error
+
+
+@contextmanager
+def ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
+    """Options of a run that ends if it takes longer: a graph may hold a loop without an end. Raises TimeoutError."""
+    options = onnxruntime.RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    except Exception as error:
+        if not options.terminate:
+            raise
+        raise TimeoutError(f"it has not ended after {seconds:.0f} s") from error
+    finally:
+        timer.cancel()
 
 
 def providers(device: torch.device) -> list[str | tuple[str, dict[str, Any]]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.onnx_graph.model import described, first_line, fits, open_session, read_graph
+from models.onnx_graph.model import LONGEST, described, ended_after, first_line, fits, open_session, read_graph
 from models.people.poses import KEYPOINTS, ROW, Poses, distinct
 
 
@@ -50,22 +50,22 @@ class PoseGraph(nn.Module):
         self.config = config
         self._session = session
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, options: onnxruntime.RunOptions | None = None) -> Tensor:
         """uint8 RGB (B, H, W, 3) → float32 (B, people, 56) on the CPU, as rows of `models.people.poses` in the frames' pixels."""
-        return torch.stack([self._answer(frame) for frame in frames])
+        return torch.stack([self._answer(frame, options) for frame in frames])
 
     def find(self, frames: Tensor) -> list[Poses]:
         """The people of each frame (B, H, W, 3), best first, without doubles."""
         return [distinct(Poses.of_rows(rows), least_score=self.config.least_score) for rows in self(frames).numpy()]
 
-    def run(self, seen: NDArray[np.int32]) -> NDArray[np.float32]:
+    def run(self, seen: NDArray[np.int32], options: onnxruntime.RunOptions | None = None) -> NDArray[np.float32]:
         """The graph alone, on a frame that is prepared: int32 (1, H, W, 3) → float32 (1, people, 56)."""
         assert self._session is not None, "open it with `open_poses`"
-        return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: seen})[0])
+        return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: seen}, options)[0])
 
-    def _answer(self, frame: Tensor) -> Tensor:
+    def _answer(self, frame: Tensor, options: onnxruntime.RunOptions | None) -> Tensor:
         seen, scale = letterbox(frame, self.config.long_side, self.config.multiple)
-        answer = torch.from_numpy(self.run(seen.numpy())[0])  # (people, 56)
+        answer = torch.from_numpy(self.run(seen.numpy(), options)[0])  # (people, 56)
         high, wide = (side / scale for side in seen.shape[1:3])  # pixels of the frame
         keypoints = answer[:, : 3 * KEYPOINTS].view(-1, KEYPOINTS, 3)[..., [1, 0, 2]] * torch.tensor([wide, high, 1.0])
         top, left, bottom, right, score = answer[:, 3 * KEYPOINTS :].unbind(1)
@@ -95,7 +95,8 @@ def open_poses(path: Path, config: PoseGraphConfig, device: torch.device) -> Pos
     _check_signature(model, config)
     graph = PoseGraph(config, open_session(content, device))
     try:
-        rows = graph(torch.zeros(1, config.long_side, config.long_side // 2, 3, dtype=torch.uint8))
+        with ended_after(LONGEST) as options:
+            rows = graph(torch.zeros(1, config.long_side, config.long_side // 2, 3, dtype=torch.uint8), options)
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"it fails on a black frame: {first_line(error)}") from error
     if rows.shape != (1, config.people, ROW) or not np.isfinite(rows.numpy()).all():

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import BundleError
 from models.loading import load
@@ -94,6 +94,30 @@ def test_what_is_no_plain_graph_is_refused(model: onnx.ModelProto | bytes, sente
     bundle = write_graph(tmp_path, model)
     with pytest.raises(BundleError, match=rf"model\.onnx: .*({sentence})"):
         load(bundle)
+
+
+def endless() -> onnx.ModelProto:
+    """Adds the weight to itself 2^62 times."""
+    scalar = {
+        name: helper.make_tensor_value_info(name, kind, []) for name, kind in {"turn": TensorProto.INT64, "on": TensorProto.BOOL}.items()
+    }
+    body = helper.make_graph(
+        [helper.make_node("Add", ["sum", "scores"], ["more"]), helper.make_node("Identity", ["on"], ["still"])],
+        "body",
+        [*scalar.values(), helper.make_tensor_value_info("sum", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("still", TensorProto.BOOL, []), helper.make_tensor_value_info("more", TensorProto.FLOAT, None)],
+    )
+    model = colours()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2**62), "turns"))
+    model.graph.node.append(helper.make_node("Loop", ["turns", "", "scores"], ["total"], body=body))
+    model.graph.output[0].name = "total"
+    return model
+
+
+def test_a_graph_that_comes_to_no_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.onnx_graph.model.LONGEST", 0.5)
+    with pytest.raises(BundleError, match=r"model\.onnx: it fails on a batch of two: it has not ended after"):
+        load(write_graph(tmp_path, endless()))
 
 
 def test_a_changed_graph_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
