@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kernels.memory import return_freed_memory
-from models.bundle import Bundle
+from models.bundle import Bundle, BundleError
 from models.merge_schedule import MergeSchedule
 from server.telemetry import logs
 from server.worker.backend_times import Backend
@@ -137,8 +137,12 @@ class Tunings:
         self._of = {id_: tuning for id_, tuning in self._of.items() if id_ in served}
         if time.monotonic() < self._from:
             return
-        for tuning in self._of.values():
-            tuning.open()
+        for id_, tuning in list(self._of.items()):
+            try:
+                tuning.open()
+            except BundleError as error:  # its weights have left memory and cannot be loaded again
+                log.warning("warming up the ladder failed", bundle=id_, reason=str(error))
+                del self._of[id_]
         for id_, tuning in list(self._of.items()):
             started, before = time.monotonic(), tuning.measured
             try:

@@ -195,6 +195,18 @@ def test_what_cannot_be_opened_is_not_waited_for(bundle: Bundle, folder: Path, m
     assert made.backends.choose(1, {"merge": FAST}).backend != "fused"
 
 
+def test_weights_that_left_memory_and_cannot_be_loaded_again_end_no_worker(bundle: Bundle, folder: Path) -> None:
+    """As where a folder is removed right after its bundle was ready, with OPSIN_MODEL_BYTES."""
+    made = warm(bundle, folder)
+    assert made.backends is not None
+    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
+    tunings.loaded(bundle, made)
+    made.backends.release()
+    bundle.weights_path.unlink()
+    tunings.look([bundle.spec.id])
+    assert not tunings.waiting
+
+
 def test_a_request_goes_first(bundle: Bundle, folder: Path) -> None:
     tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: False, head_start=0.0)
     tunings.loaded(bundle, warm(bundle, folder))
