@@ -142,6 +142,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     except ValueError as error:
         raise BundleError(f"{bundle.path}: config: {error}") from error
     if architecture.open is not None:
+        _check_labels(bundle, architecture, config)
         try:
             model = named(architecture.open)(bundle.weights_path, config, torch.device(device))
         except (ValueError, OSError) as error:
@@ -161,12 +162,20 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     problem = mismatch(model, weights)
     if problem:
         raise BundleError(f"{bundle.weights_path}: does not fit architecture {spec.architecture}: {problem}")
+    _check_labels(bundle, architecture, config)
     model.load_state_dict(weights, strict=True, assign=True)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if packing_helps(torch.device(device), dtype):
         pack_linears(model)
     steps = _steps(architecture, spec, model, torch.device(device))
     return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps)
+
+
+def _check_labels(bundle: Bundle, architecture: Architecture, config: Any) -> None:
+    """Raises BundleError where a class would have no label, or a label no class."""
+    labels, classes = len(bundle.spec.labels), architecture.purpose.classes(config)
+    if labels and classes and labels != classes:
+        raise BundleError(f"{bundle.path}: {labels} labels for a model of {classes} classes")
 
 
 def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype) -> Part:

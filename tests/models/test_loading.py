@@ -132,6 +132,13 @@ def test_a_bundle_that_cannot_run_is_refused_with_a_sentence(
         load(make(tmp_path, vit, architecture=architecture, config=config))
 
 
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c", "d"]])
+def test_a_bundle_with_another_number_of_labels_than_classes_is_refused(labels: list[str], tmp_path: Path, vit: ViT) -> None:
+    made = make(tmp_path, vit)
+    with pytest.raises(BundleError, match=f"{len(labels)} labels for a model of 3 classes"):
+        load(bundle.rewrite(made, made.spec.model_copy(update={"labels": labels})))
+
+
 def test_damaged_weights_are_not_loaded(tmp_path: Path, vit: ViT) -> None:
     made = make(tmp_path, vit)
     data = bytearray(made.weights_path.read_bytes())
