@@ -23,6 +23,7 @@ from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
+from server.worker.executors import check
 from server.worker.layout import Layout
 from server.worker.model_memory import ModelMemory
 from server.worker.results import Arrays
@@ -227,10 +228,14 @@ class Backends:
         runner = self._runners.get(backend, self.model)
         if runner is self.model:
             return self.model.forward(arrays, options)
+        size = len(next(iter(arrays.values())))
         try:
-            return runner.forward(arrays, options)
+            answer = runner.forward(arrays, options)
+            check(answer, size, self.spec)
+            return answer
         except Exception as error:
-            answer = self.model.forward(arrays, options)  # raises where the input is to blame
+            answer = self.model.forward(arrays, options)
+            check(answer, size, self.spec)  # this or the line before raises where the input is to blame
             log.error("backend failed: eager runs instead", bundle=self.spec.id, backend=backend, reason=repr(error))
             self._runners = {name: runner for name, runner in self._runners.items() if name != backend}
             return answer

@@ -88,9 +88,7 @@ class OneShot:
         options = jobs[0].job.options
         with self._streams.current():
             outputs = self.model.forward(stacked, options)
-        for name, values in outputs.items():
-            if len(values) != len(jobs):
-                raise ValueError(f"{self.model.spec.id}: output {name} has {len(values)} rows for {len(jobs)} jobs")
+        check(outputs, len(jobs), self.model.spec)
         return outputs
 
     def _stack(self, rows: list[NDArray[Any]]) -> NDArray[Any]:
@@ -101,6 +99,15 @@ class OneShot:
         pinned = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, rows[0].dtype)).dtype, pin_memory=True).numpy()
         stacked: NDArray[Any] = np.stack(rows, out=pinned)
         return stacked
+
+
+def check(outputs: Arrays, jobs: int, spec: BundleSpec) -> None:
+    """Raises ValueError for what is no answer: another number of rows than jobs, or scores without a finite best one."""
+    for name, values in outputs.items():
+        if len(values) != jobs:
+            raise ValueError(f"{spec.id}: output {name} has {len(values)} rows for {jobs} jobs")
+        if name == "logits" and not np.isfinite(values.max(axis=-1)).all():  # a class that is ruled out may have -inf
+            raise ValueError(f"{spec.id}: output {name} is infinite or not a number")
 
 
 class Shapes:

@@ -21,7 +21,7 @@ from server.tasks.registry import TASKS
 from server.worker.backend_times import Backend, BackendTimes, Schedule
 from server.worker.backends import Backends, BackendSetting
 from server.worker.budget import ALMOST, ALMOST_STEPS, StepTimes
-from server.worker.executors import OneShot
+from server.worker.executors import OneShot, check
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
 from server.worker.model_memory import ModelMemory
@@ -230,12 +230,14 @@ def _executor(model: LoadedModel, backends: Backends | None, layout: Layout) -> 
 
 
 def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run, backends: Backends | None = None) -> float:
-    """Seconds of a forward pass, by the model or as `backends` choose, or of the first step of jobs that have started."""
+    """Seconds of a forward pass, by the model or as `backends` choose, or of the first step of jobs that have started.
+
+    Raises ValueError where it gives no answers."""
     if model.steps is not None:
         steps, jobs = model.steps, [_started(model, size, schedule) for _ in range(layout.slots)]  # no two slots step the same job
         return run(layout, lambda: steps.step(jobs.pop(), [False] * size))
     arrays, options = sample(model.spec, size), {"merge": _per_block(model, schedule)}
-    return run(layout, lambda: (backends or model).forward(arrays, options))
+    return run(layout, lambda: check((backends or model).forward(arrays, options), size, model.spec))
 
 
 def _started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:

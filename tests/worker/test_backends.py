@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from kernels import loops
 from models.bundle import Accuracies, Bundle, Int8, write
@@ -17,7 +18,7 @@ from models.loading import load
 from server.queue.embedded import PrivateValkey
 from server.worker import warmup
 from server.worker.backend_times import Backend, BackendTimes
-from server.worker.backends import Backends, BackendSetting
+from server.worker.backends import Backends, BackendSetting, Runner
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measurements
@@ -116,12 +117,27 @@ class Broken:
         raise RuntimeError("no such instruction")
 
 
-def test_a_backend_that_fails_is_replaced_by_pytorch_and_not_asked_again(bundle: Bundle) -> None:
+class Overflowing:
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        return {"logits": np.full((len(arrays["pixels"]), 10), np.nan, np.float32)}
+
+
+@pytest.mark.parametrize("failing", [Broken(), Overflowing()])
+def test_a_backend_that_fails_is_replaced_by_pytorch_and_not_asked_again(bundle: Bundle, failing: Runner) -> None:
     both = backends(bundle, BackendTimes({OFF: {"eager": {1: 1.0}, "onnx": {1: 0.1}}}))
-    both.add("onnx", Broken())
+    both.add("onnx", failing)
     expected = load(bundle).forward(pictures(1), {"merge": OFF})["logits"]
     np.testing.assert_array_equal(both.forward(pictures(1), {"merge": OFF})["logits"], expected)
     assert both.choose(1, {"merge": OFF}).backend == "eager"
+
+
+def test_a_model_whose_scores_are_no_numbers_is_not_served(bundle: Bundle, folder: Path) -> None:
+    weights = load_file(bundle.weights_path)
+    weights["head.weight"][3] = torch.nan
+    file = folder.with_name("weights")
+    save_file(weights, file)
+    with pytest.raises(ValueError, match="output logits is infinite or not a number"):
+        warm(write(bundle.path.parent.parent, bundle.spec, file, overwrite=True), folder)
 
 
 def test_a_backend_is_not_blamed_for_what_pytorch_does_not_take_either(bundle: Bundle) -> None:

@@ -73,6 +73,25 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
     assert [result.jobs for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
 
 
+class Overflowing:
+    """Answers dark pictures with a class that is ruled out, bright ones with what is not a number."""
+
+    def __init__(self, spec: BundleSpec) -> None:
+        self.spec = spec
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        bright = arrays["pixels"].mean((1, 2, 3)) > 128
+        return {"logits": np.array([[np.nan, 1.0] if one else [-np.inf, 1.0] for one in bright])}
+
+
+def test_only_a_picture_whose_scores_are_no_numbers_is_refused(tiny: OneShot) -> None:
+    jobs = [delivery(pixels=np.full((32, 32, 3), shade, np.uint8)) for shade in (0, 10, 200, 20)]
+    results = list(OneShot(Overflowing(tiny.model.spec), CPU).run(jobs))
+    assert [result.job for result in results if isinstance(result, Refused)] == [jobs[2]]
+    answered = [answer.job for result in results if isinstance(result, Computed) for answer in result.answers]
+    assert answered == [jobs[0], jobs[1], jobs[3]]
+
+
 class Forgetful:
     """Keeps a weak reference to each batch's activations, and fails on more than one item, as a library does: with a second error."""
 
