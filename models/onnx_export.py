@@ -7,6 +7,7 @@ Every graph takes any batch, and runs beside the model on the given input before
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -159,6 +160,9 @@ def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = Non
             raise ExportError(f"{spec.id}: nothing to export, its weights are an ONNX graph: {bundle.weights_path}")
         known = ", ".join(("vit", *PARTS))
         raise ExportError(f"{spec.id}: architecture {spec.architecture} cannot be exported as ONNX; those that can are {known}")
+    if target.exists() and not target.is_file():
+        raise ExportError(f"{target}: is no ordinary file")
+    target = target.resolve()  # of a link the file that it leads to is replaced, not the link
     model = load(bundle).model
     with torch.inference_mode(False), torch.no_grad():
         if spec.architecture in PARTS:
@@ -213,7 +217,9 @@ def trace(graph: Graph) -> onnx.ModelProto:
 
 
 def compare(graph: Graph, proto: onnx.ModelProto) -> float:
-    """Largest difference of ONNX Runtime's output from the model's, relative to max(1, |output|): all rows at once, and one alone."""
+    """Largest difference of ONNX Runtime's output from the model's, relative to max(1, |output|): all rows at once, and one alone.
+
+    Infinite where an output is no number."""
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     worst = 0.0
     for rows in (slice(None), slice(0, 1)):
@@ -221,7 +227,8 @@ def compare(graph: Graph, proto: onnx.ModelProto) -> float:
         expected = graph.module(*given.values())
         (found,) = session.run(None, {name: value.contiguous().numpy() for name, value in given.items()})
         scale = expected.abs().clamp(min=1.0)
-        worst = max(worst, float(((torch.from_numpy(found) - expected).abs() / scale).max()))
+        difference = float(((torch.from_numpy(found) - expected).abs() / scale).max())
+        worst = max(worst, math.inf if math.isnan(difference) else difference)
     return worst
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +88,28 @@ def test_a_graph_that_differs_is_not_written(
     with pytest.raises(onnx_export.ExportError, match="differs by"):
         onnx_export.export(write_tiny_diffmae(tmp_path), tmp_path / "step.onnx")
     assert not (tmp_path / "step.onnx").exists()
+
+
+def test_what_is_no_number_counts_as_a_difference(step: tuple[onnx_export.Graph, onnx.ModelProto]) -> None:
+    graph, proto = step
+    unknown = graph.inputs | {"noisy": torch.full_like(graph.inputs["noisy"], torch.nan)}
+    with torch.no_grad():
+        assert onnx_export.compare(dataclasses.replace(graph, inputs=unknown), proto) == math.inf
+
+
+def test_a_link_stays_one_and_a_device_is_not_replaced(
+    tmp_path: Path, step: tuple[onnx_export.Graph, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "trace", lambda graph: step[1])
+    monkeypatch.setattr(onnx_export, "compare", lambda *_: 0.0)
+    bundle, link, pipe = write_tiny_diffmae(tmp_path), tmp_path / "latest.onnx", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "step.onnx")
+    onnx_export.export(bundle, link)
+    assert link.is_symlink() and not (tmp_path / "step.onnx").is_symlink()
+    os.mkfifo(pipe)
+    with pytest.raises(onnx_export.ExportError, match="pipe: is no ordinary file"):
+        onnx_export.export(bundle, pipe)
+    assert pipe.is_fifo()
 
 
 def test_queries_of_a_scene_run_as_a_graph() -> None:
