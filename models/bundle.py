@@ -52,6 +52,9 @@ Task = Literal[
 ]
 """The purpose of a bundle's model; `docs/bundles.md` lists what each task takes and answers."""
 
+MOST_BLOCKS = 1024
+"""Of a network. Gateways make schedules of as many numbers, for whoever asks."""
+
 LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
 """Tasks whose answers are scores of labels."""
 
@@ -224,6 +227,14 @@ class BundleSpec(_Schema):
             raise ValueError(f"{value!r}: use a-z, 0-9, '.', '_' and '-', starting with a letter or digit, at most 64 characters")
         return value
 
+    @field_validator("config")
+    @classmethod
+    def _not_endless(cls, config: dict[str, Any]) -> dict[str, Any]:
+        for name, value in config.items():
+            if name.endswith("depth") and isinstance(value, int) and value > MOST_BLOCKS:
+                raise ValueError(f"{name} {value} is more than {MOST_BLOCKS} blocks")
+        return config
+
     @model_validator(mode="after")
     def _rungs(self) -> BundleSpec:
         names = [rung.name for rung in self.ladder]
@@ -347,6 +358,8 @@ class Bundle(_Schema):
             size = path.stat().st_size
         except OSError as error:
             raise BundleError(f"{path}: missing ({error.strerror})") from error
+        if not path.is_file():
+            raise BundleError(f"{path}: is no ordinary file")
         if size != expected.bytes:
             raise BundleError(f"{path}: {size} bytes where {SPEC_FILE} says {expected.bytes}: truncated or another file")
         if sha256_of(path) != expected.sha256:
@@ -364,6 +377,8 @@ def read(path: Path) -> Bundle:
     """Read one bundle folder; the weights are not opened (see `Bundle.verify`). Raises BundleError."""
     spec_path = path / SPEC_FILE
     try:
+        if spec_path.exists() and not spec_path.is_file():
+            raise BundleError(f"{spec_path}: is no ordinary file")  # a pipe or a device may be read for ever
         data = spec_path.read_bytes()
     except OSError as error:
         versions = sorted(str(found.parent) for found in path.glob(f"*/{SPEC_FILE}"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.bundle import BundleError, BundleSpec, Clip, Sound
+from models.bundle import Bundle, BundleError, BundleSpec, Clip, Sound, read
 
 PICTURES = {"image_size": 32, "short_side": 36, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
@@ -35,6 +37,16 @@ def test_bundles_written_before_there_were_other_tasks_are_read_as_they_were() -
     assert BundleSpec.from_bytes(plain.to_bytes()).digest() == plain.digest()
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_instead_of_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "bundle.json")
+    with pytest.raises(BundleError, match=r"bundle\.json: is no ordinary file"):
+        read(tmp_path)
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(BundleError, match=r"model\.safetensors: is no ordinary file"):
+        Bundle(path=tmp_path, spec=spec(weights={"sha256": "0" * 64, "bytes": 0})).verify()
+
+
 def test_a_task_has_only_what_it_needs() -> None:
     sound = {"frames": 1024, "mel_bins": 128, "mean": 0, "std": 1}
     heard = spec(task="audio-visual", clip={"frames": 8, "stride": 1, "rate": 2}, sound=sound)
@@ -52,6 +64,7 @@ def test_a_task_has_only_what_it_needs() -> None:
     ("changes", "sentence"),
     [
         ({"task": "paint"}, "task: Input should be 'classify'"),
+        ({"config": {"depth": 60_000_000}}, "config: .*depth 60000000 is more than 1024 blocks"),
         ({"preprocess": None}, "task classify needs preprocess and labels"),
         ({"labels": None}, "task classify needs preprocess and labels"),
         ({"config": {"classes": 3}}, "labels: there are 2 where config says 3 classes"),
