@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 MAGIC = npy.MAGIC_PREFIX
 MOST_HEADER = 10_000
 """Bytes."""
+MOST_AXES, LONGEST_AXIS = 8, 2**40
+"""Of any array that a request could hold; the product of longer ones may have more digits than Python writes."""
+UNREADABLE = (ValueError, TypeError, KeyError, EOFError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
+"""What numpy raises where a header is none: it evaluates a literal, after going through its tokens if that fails."""
 
 
 class BadArray(ValueError):
@@ -41,12 +46,14 @@ def read_header(data: bytes, *, kinds: str = "f", wanted: str = "float32") -> He
         version = npy.read_magic(stream)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = read(stream, max_header_size=MOST_HEADER)
-    except (ValueError, KeyError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
+    except UNREADABLE as error:
         raise BadArray(f"no .npy file whose header can be read ({_first_line(error)})") from error
     if dtype.hasobject:
         raise BadArray(f"a .npy file of Python objects (pickled): save an array of {wanted} instead")
     if dtype.kind not in kinds:
         raise BadArray(f"a .npy file of {dtype}: save an array of {wanted} instead")
+    if len(shape) > MOST_AXES or not all(type(side) is int and 0 <= side <= LONGEST_AXIS for side in shape):
+        raise BadArray("no .npy file whose header can be read (its shape is no array's)")
     header = Header(tuple(shape), dtype, fortran, stream.tell())
     needed, there = header.values * dtype.itemsize, len(data) - header.offset
     if there != needed:

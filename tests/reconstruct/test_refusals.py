@@ -67,6 +67,7 @@ np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
         (with_(depth=npy(depth())[:-5]), {}, "depth", "truncated"),
         (with_(depth=npy(depth()) + b"more"), {}, "depth", "followed by other data"),
         (with_(depth=npy(depth())[:20]), {}, "depth", "header can be read"),
+        (with_(depth=npy(depth()).replace(b"}", b" ", 1)), {}, "depth", "header can be read"),
         (with_(depth=PICKLED.getvalue()), {}, "depth", "Python objects (pickled)"),
         (with_(depth=npy(millimetres())), {}, "depth", "of uint16: save an array of float32"),
         (with_(depth=npy(points())), {}, "depth", "where (H, W) is needed"),
