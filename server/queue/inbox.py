@@ -34,6 +34,8 @@ class Waiting:
     """A job on its way."""
 
     job: Job
+    until: float
+    """Its deadline on our own clock, `time.monotonic()`: that of Redis may be set while we wait."""
     sent_at: float | None
     """None until the queue holds it: large messages take their time to get there."""
     reply: asyncio.Future[Reply]
@@ -89,8 +91,8 @@ class Inbox:
         on_progress: Callable[[Progress], None] | None = None,
         on_reply: Callable[[Reply], None] | None = None,
     ) -> list[Waiting]:
-        loop = asyncio.get_running_loop()
-        expected = [Waiting(job, None, loop.create_future(), on_progress, on_reply) for job in jobs]
+        loop, ahead = asyncio.get_running_loop(), time.monotonic() - self._presence.now_ms() / 1000
+        expected = [Waiting(job, job.deadline_ms / 1000 + ahead, None, loop.create_future(), on_progress, on_reply) for job in jobs]
         self._waiting.update((waiting.job.id, waiting) for waiting in expected)
         return expected
 
@@ -131,8 +133,10 @@ class Inbox:
         # an answer was written when its job:<id> went, so it is in the stream by now, read or not
         self._deliver(await self._presence.ask(lambda: self._wire.command("XRANGE", self._stream, f"({self.last_read}", "+")))
         for waiting in gone:
-            if waiting.may_be_lost and waiting.job.deadline_ms > self._presence.now_ms():
+            seconds_left = waiting.until - time.monotonic()
+            if waiting.may_be_lost and seconds_left > 0:
                 waiting.sent_at = None
+                waiting.job = msgspec.structs.replace(waiting.job, deadline_ms=int(self._presence.now_ms() + seconds_left * 1000))
                 self._background.spawn(self._send_again(waiting, enqueue_again))
 
     async def _send_again(self, waiting: Waiting, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:

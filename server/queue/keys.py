@@ -23,7 +23,6 @@ REVISION = "repository:revision"
 DEAD = "dead"
 RESTARTS = "restarts"
 """Why workers were restarted → how often, a hash that supervisors write."""
-JANITOR = "janitor"
 
 
 def queue(bundle: str, digest: str) -> str:

@@ -155,7 +155,7 @@ class WorkerQueue:
     def janitor(self) -> bool:
         """Remove what dead processes left behind. Call it often: one worker does it, every 30 s. True if it was this one."""
         every = int(self._timings.janitor_every * 1000)
-        if self._link.command("SET", keys.JANITOR, self.id, "NX", "PX", every) is None:
+        if not self._link.script("janitor_turn", self.id, every):
             return False
         for _ in range(JANITOR_ROUNDS):
             if self._link.script("janitor", JANITOR_KEYS):

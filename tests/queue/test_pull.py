@@ -55,7 +55,7 @@ async def test_a_low_job_goes_before_a_high_one_that_came_ten_seconds_later(url:
         with connect(url) as clock:
             [(entry_id, fields)] = clock.xrange(low)
             clock.delete(low)
-            clock.xadd(low, fields, id=f"{int(entry_id.partition(b'-')[0]) - waited}-0")
+            clock.xadd(low, fields | {b"at": int(fields[b"at"]) - waited}, id=entry_id)
         queue = WorkerQueue(url, "w")
         assert priorities(queue, 1) == [first]
         assert len(priorities(queue, 1)) == 1

@@ -1,4 +1,4 @@
--- needs: jobs loads
+-- needs: jobs loads turns
 -- A gateway's sign of life, once a second, and what it wants to know at that rate.
 -- ARGV: gateway, ttl ms, id of the last reply it has read, the forms of messages that it understands, an epoch for a Redis that has none,
 -- ms until records may be swept again.
@@ -11,6 +11,6 @@ redis.call('SADD', 'gateways', ARGV[1])
 redis.call('XTRIM', replies, 'MINID', ARGV[3])
 redis.call('EXPIRE', replies, REPLIES_TTL_S)
 redis.call('SET', 'epoch', ARGV[5], 'NX')
-local sweeps = redis.call('ZCARD', 'records:open') > 0 and redis.call('SET', 'records:sweep', ARGV[1], 'NX', 'PX', ARGV[6])
+local sweeps = redis.call('ZCARD', 'records:open') > 0 and take_turn('records:sweep', ARGV[1], ARGV[6])
 local items, bytes, streams = load()
 return {known, redis.call('GET', 'epoch'), sweeps and 1 or 0, now_ms(), items, bytes, streams}

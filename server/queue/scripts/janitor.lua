@@ -3,15 +3,20 @@
 -- ARGV: how many keys to look at. Returns 1 when the scan has come to its end, else 0.
 
 local LATE_ENTRIES = 100
+local LONGEST_SIGN_MS = 120000
 local CURSOR = 'janitor:cursor'
 local now = now_ms()
 
-for _, id in ipairs(redis.call('SMEMBERS', 'workers')) do
-  if redis.call('EXISTS', 'worker:' .. id) == 0 then redis.call('SREM', 'workers', id) end
+-- Who has died is taken off the list. A sign of life that lasts so long is from before the clock was set back: who lives gives a new one.
+local function call_roll(list, prefix)
+  for _, id in ipairs(redis.call('SMEMBERS', list)) do
+    local ttl = redis.call('PTTL', prefix .. id)
+    if ttl == -2 then redis.call('SREM', list, id) end
+    if ttl > LONGEST_SIGN_MS then redis.call('PEXPIRE', prefix .. id, LONGEST_SIGN_MS) end
+  end
 end
-for _, id in ipairs(redis.call('SMEMBERS', 'gateways')) do
-  if redis.call('EXISTS', 'gw:' .. id) == 0 then redis.call('SREM', 'gateways', id) end
-end
+call_roll('workers', 'worker:')
+call_roll('gateways', 'gw:')
 
 -- Jobs that no worker serves: their gateway has answered 504 long ago.
 local function drop_late(stream)

@@ -11,7 +11,8 @@ for i = 3 + 2 * #KEYS, #ARGV do rooms[#rooms + 1] = tonumber(ARGV[i]) end
 local MOST_DROPPED = 256
 local now = now_ms()
 
--- When the next undelivered job was queued; nil if all are delivered. Without a group yet, none is.
+-- When the next undelivered job was queued; nil if all are delivered. Without a group yet, none is. What comes from the future was queued before
+-- the clock was set back, so before everything else.
 local function next_ms(stream)
   local after = '-'
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
@@ -20,7 +21,8 @@ local function next_ms(stream)
     if group.name == GROUP then after = '(' .. group['last-delivered-id'] end
   end
   local entry = redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
-  return entry and fields(entry).added
+  local added = entry and fields(entry).added
+  return added and added <= now and added or entry and 0
 end
 
 local waiting = {}

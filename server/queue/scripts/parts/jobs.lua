@@ -13,7 +13,8 @@ local function whole(text)
 end
 
 -- The fields of a stream entry. One that is not ours reads as a job that came too late, and goes.
--- `added` is when the job was queued: the entry's id tells, or, where a worker has put it back, its field `at`.
+-- `added` is when the job was queued first: `at` says so. The entry's id, which tells it where an older version wrote the entry, never goes back,
+-- so it tells nothing for a while once the clock was set back.
 local function fields(entry)
   local job = to_table(entry[2])
   return {

@@ -58,7 +58,7 @@ local function put(job, now, known)
     known[job.stream] = true
   end
   local entry_id = redis.call(
-    'XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline)
+    'XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now)
   note_place(job.job, job.stream, entry_id, ttl)
   return entry_id
 end

@@ -1,0 +1,109 @@
+"""Redis' clock is set while jobs wait: forward, as after a computer's sleep, and back. Keys and ids are as such a clock leaves them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import redis
+
+from server.queue.dispatch import Dispatcher
+from server.queue.presence import Presence
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import QUEUE, STREAM, a_job, answer_of, ask, echo, eventually, gateway, pulled
+from tests.queue.test_records import admit, read
+
+HOUR_MS = 3_600_000
+
+
+async def state(us: Dispatcher, record: str) -> str:
+    return (await read(us, record)).state
+
+
+async def test_a_job_whose_keys_expired_when_the_clock_went_forward_is_answered(
+    url: str, worker: WorkerQueue, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(url) as us:
+        request = asyncio.create_task(us.submit_all([await a_job(us, 7)]))
+        [lost] = await pulled(worker)
+        set_clock = Presence.set_clock
+        monkeypatch.setattr(Presence, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
+        db.delete(f"job:{lost.job.id}")
+        assert worker.begin([lost], 0) == []  # it has ended, as far as the worker can know
+        [again] = await pulled(worker)
+        assert again.job.id == lost.job.id
+        assert again.job.deadline_ms - lost.job.deadline_ms == pytest.approx(HOUR_MS, abs=1000)
+        worker.finish([(again, echo(worker, again))])
+        [reply] = await request
+        assert answer_of(reply) == 7
+
+
+async def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_the_sweep(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        db.set("records:sweep", "somebody", px=HOUR_MS)
+        record = await admit(us, seconds=0.5)
+
+        async def failed() -> bool:
+            return await state(us, record) == "failed"
+
+        await eventually(failed, 10)
+
+
+def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_cleaning_up(worker: WorkerQueue, db: redis.Redis) -> None:
+    db.set("janitor", "somebody", px=HOUR_MS)
+
+    assert worker.janitor()
+    assert not worker.janitor()
+
+
+def test_the_dead_live_no_longer_because_the_clock_went_back(worker: WorkerQueue, db: redis.Redis) -> None:
+    for kind, list_ in (("worker", "workers"), ("gw", "gateways")):
+        db.set(f"{kind}:dead", "", px=HOUR_MS)
+        db.set(f"{kind}:alive", "", px=3000)
+        db.sadd(list_, "dead", "alive")
+
+    assert worker.janitor()
+
+    for kind in ("worker", "gw"):
+        assert 0 < db.pttl(f"{kind}:dead") <= 120_000
+        assert 0 < db.pttl(f"{kind}:alive") <= 3000
+
+
+async def test_what_comes_after_the_clock_went_back_is_ranked_by_its_time(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        to_come = int(db.time()[0]) * 1000 + HOUR_MS
+        db.xadd(STREAM, {"id": "none"}, id=f"{to_come}-0")  # the ids of this stream do not go back
+        db.xdel(STREAM, f"{to_come}-0")
+        low = asyncio.create_task(ask(us, 1, priority="low"))
+        await eventually(lambda: db.xlen(f"queue:{QUEUE}:low") == 1)
+        normal = asyncio.create_task(ask(us, 2))
+        await eventually(lambda: db.xlen(STREAM) == 1)
+
+        first = (await pulled(worker, 1))[0]
+        assert first.job.priority == "normal"
+        assert first.added_ms < to_come - HOUR_MS / 2
+        second = (await pulled(worker, 1))[0]
+        worker.finish([(job, echo(worker, job)) for job in (first, second)])
+        assert await low == 1
+        assert await normal == 2
+
+
+async def test_what_waited_when_the_clock_went_back_goes_first(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        before = asyncio.create_task(ask(us, 1, priority="low"))
+        stream = f"queue:{QUEUE}:low"
+        await eventually(lambda: db.xlen(stream) == 1)
+        with redis.Redis.from_url(url) as raw:
+            [(entry, job)] = raw.xrange(stream)
+            raw.xdel(stream, entry)
+            to_come = int(db.time()[0]) * 1000 + HOUR_MS
+            raw.xadd(stream, {**job, b"at": str(to_come)}, id=f"{to_come}-0")
+        after = asyncio.create_task(ask(us, 2))
+        await eventually(lambda: db.xlen(STREAM) == 1)
+
+        first = (await pulled(worker, 1))[0]
+        assert first.job.priority == "low"
+        second = (await pulled(worker, 1))[0]
+        worker.finish([(job, echo(worker, job)) for job in (first, second)])
+        assert await before == 1
+        assert await after == 2
