@@ -22,7 +22,6 @@ def read(link: Link, key: str) -> bytes:
 
 def write(link: Link, key: str, data: bytes) -> None:
     """Keeps trying for the link's patience, since nobody else has the value; then RedisAway. A piece may be written twice."""
-    for count, at in enumerate(range(0, len(data), PIECE_BYTES)):
-        link.patiently(lambda at=at: link.command("SETRANGE", key, at, data[at : at + PIECE_BYTES]))  # type: ignore[misc]
-        if count % PIECES_PER_RENEWAL == 0 or at + PIECE_BYTES >= len(data):
-            link.patiently(lambda: link.command("PEXPIRE", key, STORED_MS))
+    for at in range(0, len(data), PIECE_BYTES):
+        piece = data[at : at + PIECE_BYTES]
+        link.patiently(lambda at=at, piece=piece: link.script("write_piece", key, at, piece, STORED_MS))  # type: ignore[misc]

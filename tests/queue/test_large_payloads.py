@@ -74,6 +74,22 @@ async def test_a_dead_letter_holds_no_large_message(url: str, db: redis.Redis, w
         assert (letter["job"], int(letter["bytes"])) == ("", delivery.nbytes)
 
 
+async def test_line_2_a_large_output_is_answered_by_a_redis_without_memory(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    output = {"y": Array.of(np.arange(200_000, dtype=np.float32))}
+    async with gateway(url) as us:
+        request = asyncio.create_task(us.submit_all([await a_job(us, 1)]))
+        [taken] = await pulled(worker)
+        db.config_set("maxmemory", 1)
+        try:
+            reply = Reply(id=taken.job.id, worker=worker.id, arrays=output)
+            assert await asyncio.wait_for(asyncio.to_thread(worker.finish, [(taken, reply)]), 10) == [True]
+            [answer] = await request
+        finally:
+            db.config_set("maxmemory", 0)
+        assert answer.arrays == output
+        await eventually(lambda: not db.keys("out:*"))
+
+
 @pytest.mark.parametrize(("forms", "is_stored"), [("1 batched-replies stored-replies", True), ("1 batched-replies", False)])
 async def test_a_large_output_is_written_in_pieces_where_the_gateway_reads_such(
     url: str, db: redis.Redis, worker: WorkerQueue, forms: str, is_stored: bool
