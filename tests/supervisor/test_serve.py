@@ -112,7 +112,7 @@ def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
     assert ended.stderr == f"opsin: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_end_finishes_what_was_begun_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     write_null(tmp_path, milliseconds=1500)
     with serve(tmp_path) as service:
