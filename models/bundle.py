@@ -250,9 +250,6 @@ class BundleSpec(_Schema):
     def _what_the_task_needs(self) -> BundleSpec:
         if self.task == "classify" and (self.preprocess is None or not self.labels):
             raise ValueError("task classify needs preprocess and labels")
-        classes = self.config.get("classes")
-        if self.task == "classify" and isinstance(classes, int) and len(self.labels) != classes:
-            raise ValueError(f"labels: there are {len(self.labels)} where config says {classes} classes")
         if self.task == "classify" and self.preprocess is not None and self.preprocess.image_width is not None:
             raise ValueError("preprocess: task classify takes square pictures, without image_width")
         if self.labels and self.task not in LABELLED:

@@ -67,7 +67,6 @@ def test_a_task_has_only_what_it_needs() -> None:
         ({"config": {"depth": 60_000_000}}, "config: .*depth 60000000 is more than 1024 blocks"),
         ({"preprocess": None}, "task classify needs preprocess and labels"),
         ({"labels": None}, "task classify needs preprocess and labels"),
-        ({"config": {"classes": 3}}, "labels: there are 2 where config says 3 classes"),
         ({"preprocess": {**PICTURES, "image_width": 24}}, "task classify takes square pictures, without image_width"),
         ({"task": "inpaint"}, "labels: task inpaint has none"),
         ({"preprocess": {**PICTURES, "short_side": 31}}, "short_side 31 is smaller than image_size 32"),
