@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import BundleSpec
+from models.bundle import BundleError, BundleSpec
 from server.process.frames import without_frames
 from server.queue.delivery import Delivery
 from server.worker.results import Answer, Arrays, Computed, Left, Refused, Reports, TooLarge
@@ -160,6 +160,10 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
     """Run a batch; where it fails, its halves, down to the job that fails by itself. `run` must leave nothing behind when it raises."""
     try:
         computed = run(jobs)
+    except BundleError as error:  # its weights had left memory: no job is to blame
+        unloadable = without_frames(error)
+        yield from (Refused(job, unloadable) for job in jobs)
+        return
     except Exception as error:
         failure = without_frames(error)  # they keep the tensors of the batch, and its halves need the room
     else:

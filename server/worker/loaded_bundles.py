@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,11 @@ class Entry:
         return keys.queue(self.id, self.digest)
 
     @property
+    def pulled(self) -> bool:
+        """Whether jobs for it are taken. What was taken before it was lost still finds its executor."""
+        return self.warm is not None and self.state != "unavailable"
+
+    @property
     def stepwise(self) -> Stepwise | None:
         """The executor of a loaded bundle whose jobs take several steps."""
         executor = self.warm.executor if self.warm else None
@@ -95,6 +101,7 @@ class LoadedBundles:
         self._entries: dict[Path, Entry] = {}
         self._by_queue: dict[str, Entry] = {}
         self._stepwise: dict[str, Stepwise] = {}
+        self._putting = threading.Lock()
 
     def refresh(self, repository: Mapping[str, str]) -> None:
         """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
@@ -122,11 +129,18 @@ class LoadedBundles:
 
     def served(self) -> list[str]:
         """The queues to pull."""
-        return [queue for queue, entry in self._by_queue.items() if entry.warm is not None]
+        return [queue for queue, entry in self._by_queue.items() if entry.pulled]
 
     def served_ids(self) -> list[str]:
         """The bundles behind these queues."""
-        return [entry.id for entry in self._by_queue.values() if entry.warm is not None]
+        return [entry.id for entry in self._by_queue.values() if entry.pulled]
+
+    def lost(self, queue: str, reason: str) -> None:
+        """Its weights have left memory and cannot be loaded again; another content of its files is."""
+        entry = self._by_queue.get(queue)
+        if entry is not None and entry.state == "ready":
+            log.error("bundle lost", bundle=entry.id, reason=reason)
+            self._put(replace(entry, stamp=_stamp(entry.path, entry.spec), state="unavailable", reason=reason))
 
     def executor(self, queue: str) -> Executor | None:
         entry = self._by_queue.get(queue)
@@ -208,9 +222,10 @@ class LoadedBundles:
         return {Bundle(path=path, spec=spec).member_path(member) for path, spec in pipelines for member in spec.members.values()}
 
     def _put(self, entry: Entry) -> None:
-        self._entries = self._entries | {entry.path: entry}
-        self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
-        self._stepwise = {queue: entry.stepwise for queue, entry in self._by_queue.items() if entry.stepwise is not None}
+        with self._putting:
+            self._entries = self._entries | {entry.path: entry}
+            self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
+            self._stepwise = {queue: entry.stepwise for queue, entry in self._by_queue.items() if entry.stepwise is not None}
         self._changed()
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from models.bundle import BundleError
 from server.queue.delivery import Beside, Delivery
 from server.queue.errors import RedisAway
 from server.queue.worker_side import WorkerQueue
@@ -19,7 +20,7 @@ from server.worker.executors import Executor
 from server.worker.fetching import Fetching
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.replies import Answers
-from server.worker.results import Computed, Left, Result, TooLarge, Unserved
+from server.worker.results import Computed, Left, Refused, Result, TooLarge, Unserved
 from server.worker.slots import Slots
 
 log = logs.get(__name__)
@@ -110,7 +111,12 @@ def work(queue: WorkerQueue, slots: Slots, receiver: Receiver, bundles: LoadedBu
 def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: Answers, running: Running, hand: int) -> None:
     latest: Result | None = None
     going_on: list[Delivery] = []
+    unloadable: list[Delivery] = []
     for result in _run(queue, slots, bundles, running, hand):
+        if isinstance(result, Refused) and isinstance(result.error, BundleError):
+            bundles.lost(running.bucket.queue, str(result.error))
+            unloadable.append(result.job)
+            continue
         if latest is not None:
             answers.put(latest)
         latest = result
@@ -125,8 +131,8 @@ def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: 
     if latest is not None:
         # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
         answers.write_in_turn(latest) if finish.idle and not running.long else answers.put(latest)
-    if finish.leaving:
-        leave(queue, bundles, answers, finish.leaving)
+    if finish.leaving or unloadable:
+        leave(queue, bundles, answers, [*finish.leaving, *unloadable])
 
 
 def leave(queue: WorkerQueue, bundles: LoadedBundles, answers: Answers, jobs: list[Delivery]) -> None:

@@ -70,7 +70,7 @@ def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pyte
 
     def warm_up(bundle: Bundle) -> Any:
         contents.append(bundle.spec.config["milliseconds"])
-        return SimpleNamespace(executor=None, dtype="torch.float32", steps=StepTimes(1), backends=None)
+        return SimpleNamespace(executor=SimpleNamespace(unit=""), dtype="torch.float32", steps=StepTimes(1), backends=None)
 
     bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
     bundles.refresh({})

@@ -17,7 +17,7 @@ import redis
 from models.loading import load
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Reply, WorkerInfo
+from server.queue.job import Reply, ServedBundle, WorkerInfo
 from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
@@ -91,6 +91,31 @@ async def test_a_repaired_bundle_is_loaded_without_a_restart(valkey: PrivateValk
             assert info.bundles[0].state == "unavailable"
             bundle.weights_path.write_bytes(good)
             assert (await asking.ask(asking.job("tiny@1"))).failure is None
+
+
+async def test_jobs_wait_for_weights_that_left_memory_until_their_file_is_there(valkey: PrivateValkey, tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    one, _two = (write_tiny_vit(bundles, name) for name in ("one", "two"))
+    with worker(valkey.url, bundles, model_bytes=1, cache=tmp_path / "cache"):
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            for name in ("one", "two"):
+                assert (await asking.ask(asking.job(f"{name}@1"))).failure is None
+            one.path.rename(tmp_path / "aside")
+            waiting = asyncio.create_task(asking.ask(asking.job("one@1")))
+
+            async def told() -> ServedBundle:
+                [worker] = await asking.ready()
+                return next(bundle for bundle in worker.bundles if bundle.name == "one")
+
+            async with asyncio.timeout(WAIT_S):
+                while (await told()).state != "unavailable":
+                    await asyncio.sleep(0.05)
+            assert str(one.weights_path) in (await told()).reason
+            assert not waiting.done()
+            assert (await asking.ask(asking.job("two@1"))).failure is None
+            (tmp_path / "aside").rename(one.path)
+            assert (await waiting).failure is None
 
 
 async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_path: Path) -> None:
