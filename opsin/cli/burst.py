@@ -19,13 +19,25 @@ PICTURES_PER_REQUEST = 8
 
 
 @dataclass(frozen=True)
+class Network:
+    """What a model's batches took on their devices, by the service's own statistics."""
+
+    batches: int
+    seconds: float
+    """Those of batches that ran side by side count each."""
+
+    def since(self, before: Network) -> Network:
+        return Network(self.batches - before.batches, self.seconds - before.seconds)
+
+
+@dataclass(frozen=True)
 class Round:
     """One merge option under load for a while."""
 
     pictures: int
     seconds: float
-    network_seconds: float
-    """How long the network computed in that time, by the service's own statistics; batches that ran side by side count each."""
+    network: Network
+    """What the network did in that time."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +58,17 @@ class Burst:
     @property
     def milliseconds(self) -> float:
         """What the network spent on a picture."""
-        return statistics.median(1000 * round.network_seconds / round.pictures for round in self.rounds)
+        return statistics.median(1000 * round.network.seconds / round.pictures for round in self.rounds)
 
     @property
     def batches_at_a_time(self) -> float:
         """How many batches the network was computing on average, at most one per slot of a worker; the rest went to everything else."""
-        return statistics.median(round.network_seconds / round.seconds for round in self.rounds)
+        return statistics.median(round.network.seconds / round.seconds for round in self.rounds)
+
+    @property
+    def batch_size(self) -> float:
+        """Pictures in a batch, on average."""
+        return statistics.median(round.pictures / max(1, round.network.batches) for round in self.rounds)
 
 
 def compare(
@@ -73,10 +90,10 @@ def compare(
         measured: dict[str, list[Round]] = {merge: [] for merge in merges}
         async with AsyncClient(url) as client, httpx.AsyncClient(base_url=url) as http:
             for number, merge in itertools.product(range(rounds + 1), merges):
-                before = await _network_seconds(http, model)
+                before = await _network(http, model)
                 answered, elapsed = await _ask(client, model, pictures, merge, seconds)
                 if number:
-                    measured[merge].append(Round(answered, elapsed, await _network_seconds(http, model) - before))
+                    measured[merge].append(Round(answered, elapsed, (await _network(http, model)).since(before)))
                 tick()
         return {merge: Burst(tuple(taken)) for merge, taken in measured.items()}
 
@@ -98,9 +115,9 @@ async def _ask(client: AsyncClient, model: str, pictures: Sequence[bytes], merge
     return sum(counts), time.perf_counter() - start
 
 
-async def _network_seconds(http: httpx.AsyncClient, model: str) -> float:
-    """Seconds that the model's batches took on their devices, since the queue was started."""
+async def _network(http: httpx.AsyncClient, model: str) -> Network:
+    """Since the queue was started."""
     name, _, version = model.partition("@")
     response = (await http.get(f"/v2/models/{name}/versions/{version}/stats")).raise_for_status()
-    batches: list[dict[str, dict[str, int]]] = response.json()["model_stats"][0]["batch_stats"]
-    return sum(batch["compute_infer"]["ns"] for batch in batches) / 1e9
+    took: list[dict[str, int]] = [batch["compute_infer"] for batch in response.json()["model_stats"][0]["batch_stats"]]
+    return Network(sum(each["count"] for each in took), sum(each["ns"] for each in took) / 1e9)

@@ -119,7 +119,7 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
         )
     off, on = bursts["off"], bursts[rung]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Merging", "Images/s", "Range", "Network per image", "Batches at a time"):
+    for name in ("Merging", "Images/s", "Range", "Network per image", "Images per batch", "Batches at a time"):
         table.add_column(name, justify="left" if name == "Merging" else "right")
     for name, burst in bursts.items():
         table.add_row(
@@ -127,6 +127,7 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
             f"[bold]{burst.rate:.0f}[/]",
             f"{burst.rates[0]:.0f}..{burst.rates[-1]:.0f}",
             f"{burst.milliseconds:.1f} ms",
+            f"{burst.batch_size:.1f}",
             f"{burst.batches_at_a_time:.2f}",
         )
     console.print(f"\nThroughput: {CLIENTS} clients, {PICTURES_PER_REQUEST} images a request, {ROUNDS} × {seconds:g} s each, in turn")

@@ -46,6 +46,8 @@ def test_the_demo_shows_labels_tokens_and_what_merging_brings_and_leaves_nothing
         assert re.search(rf"^{re.escape(file.name)} .*class \d+ \d+%.* {tokens} → {tokens - 8} .* ms", ended.stdout, re.MULTILINE)
     rates = [float(re.search(rf"^{merge} +(\d+) ", ended.stdout, re.MULTILINE)[1]) for merge in ("off", "fast")]  # type: ignore[index]
     assert min(rates) > 0
+    sizes = [float(re.search(rf"^{merge} .* ms +(\d+\.\d) ", ended.stdout, re.MULTILINE)[1]) for merge in ("off", "fast")]  # type: ignore[index]
+    assert all(1 <= size <= 32 for size in sizes)
     assert re.search(r"^\d+\.\d\d× the images per second with merging", ended.stdout, re.MULTILINE)
     docs, metrics = re.findall(r"http://127\.0\.0\.1:\d+/(?:docs|metrics)", ended.stdout)
     assert (docs.rpartition("/")[2], metrics.rpartition("/")[2]) == ("docs", "metrics")
