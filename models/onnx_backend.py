@@ -14,11 +14,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 
 from models.bundle import Accuracies, Bundle, BundleSpec, Int8
 from models.loading import Arrays, LoadedModel, load
 from models.merge_schedule import MergeSchedule
+from models.onnx_session import open_session
 from models.registry import architectures, named
 
 Precision = Literal["float32", "int8"]
@@ -87,9 +89,9 @@ def open_classifier(
     model = model or load(bundle)
     content = _kept(folder, _key(bundle.spec, precision), lambda: _make(model, precision))
     try:
-        session = onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
-        raise GraphError(f"ONNX Runtime does not take the graph: {error}") from error
+        session = open_session(content, torch.device("cpu"), threads)
+    except ValueError as error:
+        raise GraphError(str(error)) from error
     classifier = OnnxClassifier(bundle.spec, model.model.config, session)
     for options in ({"merge": ()}, {"merge": _some_merging(model)}):
         _compare(classifier, model, sample, options, precision)
@@ -150,15 +152,6 @@ def _compare(classifier: OnnxClassifier, model: LoadedModel, sample: Arrays, opt
 def _some_merging(model: LoadedModel) -> tuple[int, ...]:
     rung = model.spec.rung(model.spec.default_rung) if model.spec.default_rung else None
     return rung.merge.expand(model.depth) if rung else (1,) * model.depth
-
-
-def _options(threads: int) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the CPUs
-    options.log_severity_level = 3  # errors
-    return options
 
 
 def _key(spec: BundleSpec, precision: Precision) -> str:

@@ -6,10 +6,7 @@ elsewhere is refused before ONNX Runtime sees it.
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 
 from models.bundle import Preprocess
 from models.layers.forward import normalise, with_tokens
+from models.onnx_session import ended_after, first_line, open_session
 
 MAX_BYTES = 512 * 2**20
 MAX_NODES = 20_000
@@ -82,7 +80,7 @@ def open_graph(path: Path, config: OnnxGraphConfig, device: torch.device) -> Onn
     """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with what is wrong and OSError."""
     content, model = read_graph(path)
     _check_signature(model, config)
-    graph = OnnxGraph(config, open_session(content, device))
+    graph = OnnxGraph(config, open_session(content, device, torch.get_num_threads()))
     try:
         with ended_after(LONGEST) as options:
             logits = graph(torch.zeros(2, 3, config.image_size, config.image_size), options)
@@ -100,48 +98,6 @@ def read_graph(path: Path) -> tuple[bytes, ModelProto]:
         raise ValueError(f"{size} bytes are above the limit of {MAX_BYTES}")
     content = path.read_bytes()
     return content, check(content)
-
-
-def open_session(content: bytes, device: torch.device) -> onnxruntime.InferenceSession:
-    """Raises ValueError."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=providers(device))
-    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
-        raise ValueError(f"ONNX Runtime does not take it: {first_line(error)}") from error
-
-
-@contextmanager
-def ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
-    """Options of a run that ends if it takes longer: a graph may hold a loop without an end. Raises TimeoutError."""
-    options = onnxruntime.RunOptions()
-    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield options
-    except Exception as error:
-        if not options.terminate:
-            raise
-        raise TimeoutError(f"it has not ended after {seconds:.0f} s") from error
-    finally:
-        timer.cancel()
-
-
-def providers(device: torch.device) -> list[str | tuple[str, dict[str, Any]]]:
-    """CUDA for a CUDA device where this ONNX Runtime has it, and the CPU for what is left."""
-    cpu: list[str | tuple[str, dict[str, Any]]] = ["CPUExecutionProvider"]
-    if device.type != "cuda":
-        return cpu
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        warnings.warn(
-            "this ONNX Runtime has no CUDA, so graphs run on the CPU; docs/bundles.md tells how to install the other one", stacklevel=2
-        )
-        return cpu
-    return [("CUDAExecutionProvider", {"device_id": device.index or 0}), *cpu]
 
 
 def check(content: bytes) -> ModelProto:
@@ -230,7 +186,3 @@ def _shape_of(value: ValueInfoProto) -> str:
 def described(value: ValueInfoProto) -> str:
     """Type, name and shape, for messages."""
     return f"{TYPES.get(value.type.tensor_type.elem_type, 'unknown')} {value.name} {_shape_of(value)}"
-
-
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.onnx_graph.model import LONGEST, described, ended_after, first_line, fits, open_session, read_graph
+from models.onnx_graph.model import LONGEST, described, fits, read_graph
+from models.onnx_session import ended_after, first_line, open_session
 from models.people.poses import KEYPOINTS, ROW, Poses, distinct
 
 
@@ -93,7 +94,7 @@ def open_poses(path: Path, config: PoseGraphConfig, device: torch.device) -> Pos
     """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with what is wrong and OSError."""
     content, model = read_graph(path)
     _check_signature(model, config)
-    graph = PoseGraph(config, open_session(content, device))
+    graph = PoseGraph(config, open_session(content, device, torch.get_num_threads()))
     try:
         with ended_after(LONGEST) as options:
             rows = graph(torch.zeros(1, config.long_side, config.long_side // 2, 3, dtype=torch.uint8), options)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import BundleError
 from models.loading import load
-from models.onnx_graph.model import providers
+from models.onnx_session import providers
 from tests.models.onnx_graph.graphs import SIZE, WEIGHT, colours, write_graph
 
 

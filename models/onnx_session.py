@@ -1,0 +1,59 @@
+"""ONNX Runtime's sessions, for foreign graphs and for those that are made of a bundle's weights."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnxruntime
+import torch
+
+
+def open_session(content: bytes, device: torch.device, threads: int) -> onnxruntime.InferenceSession:
+    """Raises ValueError."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the CPUs
+    options.log_severity_level = 3  # errors
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=providers(device))
+    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
+        raise ValueError(f"ONNX Runtime does not take it: {first_line(error)}") from error
+
+
+@contextmanager
+def ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
+    """Options of a run that ends if it takes longer: a graph may hold a loop without an end. Raises TimeoutError."""
+    options = onnxruntime.RunOptions()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    except Exception as error:
+        if not options.terminate:
+            raise
+        raise TimeoutError(f"it has not ended after {seconds:.0f} s") from error
+    finally:
+        timer.cancel()
+
+
+def providers(device: torch.device) -> list[str | tuple[str, dict[str, Any]]]:
+    """CUDA for a CUDA device where this ONNX Runtime has it, and the CPU for what is left."""
+    cpu: list[str | tuple[str, dict[str, Any]]] = ["CPUExecutionProvider"]
+    if device.type != "cuda":
+        return cpu
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        warnings.warn(
+            "this ONNX Runtime has no CUDA, so graphs run on the CPU; docs/bundles.md tells how to install the other one", stacklevel=2
+        )
+        return cpu
+    return [("CUDAExecutionProvider", {"device_id": device.index or 0}), *cpu]
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
