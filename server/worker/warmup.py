@@ -81,6 +81,8 @@ def warm_up(
     executor, steps = _executor(model, backends, layout), measured.step_times(ALMOST if model.steps is None else ALMOST_STEPS)
     if isinstance(executor, OneShot):
         _warm_ladder(executor, model, layout, steps, backends)
+    if layout.device.type == "cuda":
+        torch.cuda.empty_cache()  # what was measured ran on a stream that no slot uses, and PyTorch keeps freed memory by stream
     return Warm(executor, steps, FORMATS[measured.dtype], measured, backends)
 
 
