@@ -17,7 +17,7 @@ MOST_HEADER = 10_000
 """Bytes."""
 MOST_AXES, LONGEST_AXIS = 8, 2**40
 """Of any array that a request could hold; the product of longer ones may have more digits than Python writes."""
-UNREADABLE = (ValueError, TypeError, KeyError, EOFError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
+UNREADABLE = (ValueError, TypeError, LookupError, EOFError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
 """What numpy raises where a header is none: it evaluates a literal, after going through its tokens if that fails."""
 
 

@@ -45,6 +45,10 @@ def test_floats_are_read_as_they_were_saved(array: np.ndarray) -> None:
             shaped(text)
             for text in ("(-4, -4)", "(-1,)", "(True, 16)", "(4, 4.0)", f"({'9' * 4000}, {'9' * 4000})", f"({'1, ' * 40})", "(2L, (2L")
         ),
+        *(
+            with_header(f"{{'descr': {text}, 'fortran_order': False, 'shape': (16,)}}\n")
+            for text in ("()", "((),)", "[('a', [('b', ())])]")
+        ),
     ],
 )
 def test_a_header_that_is_none_is_refused(data: bytes) -> None:
