@@ -50,9 +50,10 @@ class Desertion:
         served: dict[str, bool] = {}
         for waiting in self._waiting:
             spec = waiting.spec
-            if spec.id not in served:
-                served[spec.id] = bool(directory.serving(fleet, spec))
-            if served[spec.id]:
+            content = spec.digest()  # requests for the old and the new content of a bundle may wait at once
+            if content not in served:
+                served[content] = bool(directory.serving(fleet, spec))
+            if served[content]:
                 waiting.since = now
             elif now - waiting.since >= grace:
                 waiting.interruption.end(directory.no_worker(_why(fleet, spec, grace), self._settings, directory.refusal(fleet, spec)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -61,6 +63,30 @@ def test_a_request_for_a_content_that_was_replaced_is_told_so(valkey: PrivateVal
         with Worker(valkey.url, [make_spec(default_rung="strong")]):
             assert "reds@1 was replaced" in problem(waiting.result(), 503, "no-worker")["detail"]
             assert gateway.classify(picture(3)).status_code == 200
+
+
+def test_requests_for_the_old_and_the_new_content_of_a_bundle_wait_each_for_its_own_workers(valkey: PrivateValkey) -> None:
+    old, new, another = (Worker(valkey.url, [make_spec(**changes)]) for changes in ({}, *[{"default_rung": "strong"}] * 2))
+    for worker in (old, new, another):
+        worker.pause()
+
+    def waiting(count: int) -> None:
+        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == count, f"{count} requests are in the queue")
+
+    with service.gateway(valkey.url, worker_grace=0.5) as gateway, ThreadPoolExecutor(2) as threads, ExitStack() as newer:
+        with old:
+            eventually(lambda: gateway.http.get("/health/ready").status_code == 200, "ready")
+            for_old = threads.submit(gateway.classify, picture(3), headers={"X-Request-Timeout": "10"})
+            waiting(1)
+            newer.enter_context(new)
+            newer.enter_context(another)
+            eventually(lambda: gateway.http.get("/v1/models/reds").json()["default_rung"] == "strong", "most hold the new content")
+            for_new = threads.submit(gateway.classify, picture(3))
+            waiting(2)
+        assert "reds@1 was replaced" in problem(for_old.result(), 503, "no-worker")["detail"]
+        time.sleep(0.2)  # for both at once, if at all
+        new.resume()
+        assert for_new.result().status_code == 200
 
 
 def test_a_model_that_workers_refuse_is_503_with_their_reason(valkey: PrivateValkey) -> None:
