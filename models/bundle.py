@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -231,7 +232,7 @@ class BundleSpec(_Schema):
     @classmethod
     def _not_endless(cls, config: dict[str, Any]) -> dict[str, Any]:
         for name, value in config.items():
-            if name.endswith("depth") and isinstance(value, int) and value > MOST_BLOCKS:
+            if name.endswith("depth") and _number(value) > MOST_BLOCKS:
                 raise ValueError(f"{name} {value} is more than {MOST_BLOCKS} blocks")
         return config
 
@@ -359,10 +360,24 @@ class Bundle(_Schema):
             raise BundleError(f"{path}: is no ordinary file")
         if size != expected.bytes:
             raise BundleError(f"{path}: {size} bytes where {SPEC_FILE} says {expected.bytes}: truncated or another file")
-        if sha256_of(path) != expected.sha256:
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+        if found != expected.sha256:
             raise BundleError(f"{path}: its SHA-256 is not the one in {SPEC_FILE}: damaged or another file")
         for member in self.members().values():
             member.verify()
+
+
+def _number(value: Any) -> float:
+    """As architectures and gateways read it, for whom 6e7 and "60000000" are whole, too; 0.0 for what is none, which they refuse."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def sha256_of(path: Path) -> str:

@@ -47,6 +47,12 @@ def test_a_pipe_is_refused_instead_of_read(tmp_path: Path) -> None:
         Bundle(path=tmp_path, spec=spec(weights={"sha256": "0" * 64, "bytes": 0})).verify()
 
 
+def test_weights_that_cannot_be_read_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to("/proc/self/mem")  # an ordinary file without bytes, of which each read fails
+    with pytest.raises(BundleError, match=r"model\.safetensors: cannot be read \(Input/output error\)"):
+        Bundle(path=tmp_path, spec=spec(weights={"sha256": "0" * 64, "bytes": 0})).verify()
+
+
 def test_a_task_has_only_what_it_needs() -> None:
     sound = {"frames": 1024, "mel_bins": 128, "mean": 0, "std": 1}
     heard = spec(task="audio-visual", clip={"frames": 8, "stride": 1, "rate": 2}, sound=sound)
@@ -65,6 +71,9 @@ def test_a_task_has_only_what_it_needs() -> None:
     [
         ({"task": "paint"}, "task: Input should be 'classify'"),
         ({"config": {"depth": 60_000_000}}, "config: .*depth 60000000 is more than 1024 blocks"),
+        ({"config": {"depth": 6e7}}, "config: .*depth 60000000.0 is more than 1024 blocks"),
+        ({"config": {"depth": 10**400}}, "is more than 1024 blocks"),
+        ({"config": {"text_depth": "60000000"}}, "config: .*text_depth 60000000 is more than 1024 blocks"),
         ({"preprocess": None}, "task classify needs preprocess and labels"),
         ({"labels": None}, "task classify needs preprocess and labels"),
         ({"preprocess": {**PICTURES, "image_width": 24}}, "task classify takes square pictures, without image_width"),
