@@ -76,8 +76,13 @@ class Outcomes:
         self._given_up += taken
 
     def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
-        if deliveries:
+        if not deliveries:
+            return
+        try:
             self._link.patiently(lambda: self.hand_back_at_once(deliveries))
+        except RedisAway:
+            self.give_up(deliveries)  # this worker may go on
+            raise
 
     def hand_back_at_once(self, deliveries: Sequence[Delivery | Beside]) -> None:
         """Without patience. Raises RedisAway."""

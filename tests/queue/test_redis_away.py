@@ -209,6 +209,29 @@ async def test_line_3_what_could_not_be_finished_in_time_is_given_back_and_runs_
             assert [answer_of(reply) for reply in await request] == [0, 1, 2]
 
 
+async def test_line_3_what_could_not_be_handed_back_in_time_is_handed_back_as_soon_as_redis_is_there(tmp_path: Path) -> None:
+    """By a worker that goes on, as one that cannot load the weights again that its jobs need."""
+    with durable_server(tmp_path) as server:
+        worker = WorkerQueue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
+        async with gateway(server.url) as us:
+            request = asyncio.create_task(ask(us, 1))
+            taken = await pulled(worker)
+            server.kill()
+            with pytest.raises(RedisAway):
+                await asyncio.to_thread(worker.hand_back, taken)
+            server.start()
+            again: list[Delivery] = []
+
+            async def it_is_here_again() -> bool:
+                with contextlib.suppress(RedisAway):
+                    again.extend(await pulled(worker))
+                return bool(again)
+
+            await eventually(it_is_here_again, 20)
+            worker.finish([(delivery, echo(worker, delivery)) for delivery in again])
+            assert await request == 1
+
+
 async def test_line_6_whoever_has_the_name_of_the_master_is_followed(tmp_path: Path) -> None:
     """The old master goes on as a replica and keeps its connections: it would answer reads, and refuse writes, for ever."""
     name = tmp_path / "redis.sock"
