@@ -131,8 +131,10 @@ def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: 
     if latest is not None:
         # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
         answers.write_in_turn(latest) if finish.idle and not running.long else answers.put(latest)
-    if finish.leaving or unloadable:
-        leave(queue, bundles, answers, [*finish.leaving, *unloadable])
+    if finish.leaving:
+        leave(queue, bundles, answers, finish.leaving)
+    if unloadable:
+        _hand_back(queue, unloadable)
 
 
 def leave(queue: WorkerQueue, bundles: LoadedBundles, answers: Answers, jobs: list[Delivery]) -> None:
@@ -141,6 +143,10 @@ def leave(queue: WorkerQueue, bundles: LoadedBundles, answers: Answers, jobs: li
         if (executor := bundles.executor(job.queue)) is not None:
             executor.drop([job])
     answers.put(Left(jobs, "handed_back"))
+    _hand_back(queue, jobs)
+
+
+def _hand_back(queue: WorkerQueue, jobs: list[Delivery]) -> None:
     try:
         queue.hand_back(jobs)
     except RedisAway as away:
