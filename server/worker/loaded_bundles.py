@@ -136,11 +136,11 @@ class LoadedBundles:
         return [entry.id for entry in self._by_queue.values() if entry.pulled]
 
     def lost(self, queue: str, reason: str) -> None:
-        """Its weights have left memory and cannot be loaded again; another content of its files is."""
+        """Its weights have left memory and cannot be loaded again. Its folder is read again, as it may be there or repaired by now."""
         entry = self._by_queue.get(queue)
-        if entry is not None and entry.state == "ready":
+        if entry is not None and entry.pulled:
             log.error("bundle lost", bundle=entry.id, reason=reason)
-            self._put(replace(entry, stamp=_stamp(entry.path, entry.spec), state="unavailable", reason=reason))
+            self._put(replace(entry, stamp=(), state="unavailable", reason=reason))
 
     def executor(self, queue: str) -> Executor | None:
         entry = self._by_queue.get(queue)
@@ -198,13 +198,13 @@ class LoadedBundles:
             self._put(replace(entry, state="unavailable", reason="a member of a pipeline"))
             return
         self._publish(entry.spec)
-        started = time.monotonic()
+        started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
             reason = str(error) if isinstance(error, BundleError) else f"{entry.path}: the model fails on its first batch: {error!r}"
             log.error("bundle refused", bundle=entry.id, reason=reason)
-            self._put(replace(entry, stamp=_stamp(entry.path, entry.spec), state="unavailable", reason=reason))
+            self._put(replace(entry, stamp=stamp, state="unavailable", reason=reason))
             return
         log.info(
             "bundle ready",

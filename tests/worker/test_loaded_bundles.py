@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from models.bundle import Bundle
+from models.bundle import Bundle, BundleError
 from server.worker import loaded_bundles
 from server.worker.budget import StepTimes
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.warmup import Warm
 from tests.bundles import write_null, write_tiny_vit
+
+
+def warm() -> Any:
+    return SimpleNamespace(executor=SimpleNamespace(unit=""), dtype="torch.float32", steps=StepTimes(1), backends=None)
 
 
 def test_the_smallest_is_ready_first_whatever_its_name(tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pyte
 
     def warm_up(bundle: Bundle) -> Any:
         contents.append(bundle.spec.config["milliseconds"])
-        return SimpleNamespace(executor=SimpleNamespace(unit=""), dtype="torch.float32", steps=StepTimes(1), backends=None)
+        return warm()
 
     bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
     bundles.refresh({})
@@ -84,3 +89,34 @@ def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pyte
     assert sorted(contents) == [1, 5, 7]
     assert (first.state, second.state) == ("ready", "unavailable")
     assert second.reason.startswith(f"{gone.path / 'bundle.json'}: cannot be read")
+
+
+@pytest.mark.parametrize("repository", [{}, {"model": "unloaded"}])
+def test_a_lost_bundle_whose_files_are_there_again_before_anybody_looks_is_loaded_again(tmp_path: Path, repository: dict[str, str]) -> None:
+    write_null(tmp_path, "model")
+    bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None)
+    bundles.refresh({})
+    bundles.refresh(repository)
+    [queue] = bundles.served()
+    bundles.lost(queue, "its file is missing")
+    assert bundles.served() == []
+    bundles.refresh({})
+    assert bundles.served() == [queue]
+
+
+def test_a_bundle_that_is_repaired_while_it_is_refused_is_loaded(tmp_path: Path) -> None:
+    bundle = write_null(tmp_path, "model")
+    refused: list[BundleError] = []
+
+    def warm_up(_bundle: Bundle) -> Any:
+        if refused:
+            return warm()
+        refused.append(BundleError("damaged"))
+        os.utime(bundle.weights_path, ns=(1, 1))  # as whoever repairs it
+        raise refused[0]
+
+    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles.refresh({})
+    assert bundles.served() == []
+    bundles.refresh({})
+    assert len(bundles.served()) == 1
