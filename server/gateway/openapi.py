@@ -105,16 +105,18 @@ def _bodies(surface: Surface) -> dict[str, Any]:
         plural: {"type": "array", "items": in_json[name], "minItems": 1} if name in in_json else fields[name]
         for plural, name in surface.plurals.items()
     }
+    required = [part for part in parts if part.required]
     json_schema = {
         "type": "object",
         "properties": {**_either(in_json, fields), **lists},
-        **_needed([_one_of(part, surface) for part in parts if part.required], [_one_of(part, surface) for part in parts]),
+        "allOf" if required else "anyOf": [_one_of(part, surface) for part in required or parts],
         "additionalProperties": False,
     }
     form_schema = {
         "type": "object",
         "properties": _either(form, fields),
-        **_needed([{"required": [part.name]} for part in parts if part.required], [{"required": [part.name]} for part in parts]),
+        # in `required` itself, where generators of clients and forms look for it
+        **({"required": [part.name for part in required]} if required else {"anyOf": [{"required": [part.name]} for part in parts]}),
     }
     return {
         "multipart/form-data": {"schema": form_schema},
@@ -127,11 +129,6 @@ def _either(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
     """A name may be a part and an option."""
     both = {name: {"anyOf": [parts[name], options[name]]} for name in parts.keys() & options.keys()}
     return {**parts, **options, **both}
-
-
-def _needed(required: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All required parts; where none is, any part."""
-    return {"allOf": required} if required else {"anyOf": parts}
 
 
 def _one_of(part: Part, surface: Surface) -> dict[str, Any]:

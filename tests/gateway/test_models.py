@@ -194,6 +194,15 @@ def test_every_schema_of_the_documentation_is_one(gateway: Gateway) -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
+def test_the_documentation_tells_which_parts_a_form_needs(gateway: Gateway) -> None:
+    paths = gateway.http.get("/openapi.json").json()["paths"]
+    inpaint, actions = (
+        paths[f"/v1/{task}"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"] for task in ("inpaint", "actions")
+    )
+    assert inpaint["required"] == ["image"]  # where generators of clients and forms look for it
+    assert [part["required"] for part in actions["anyOf"]] == [["video"], ["tracks"]]
+
+
 def schemas_of(document: object) -> Iterator[Any]:
     """Whatever stands under `schema`, at any depth."""
     if isinstance(document, list):
