@@ -85,6 +85,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup`
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         yield
 
     def _end(self) -> None:
@@ -93,6 +95,11 @@ class _Server(uvicorn.Server):
             self._ending = asyncio.create_task(self._drain())
         else:
             self._ending = asyncio.create_task(self._cut_off())
+
+    def _hang_up(self) -> None:
+        """The loss of the terminal drains, too. It is said twice, by the shell and by the kernel, and ends nothing at once."""
+        if self._ending is None:
+            self._end()
 
     async def _drain(self) -> None:
         log.info("gateway drains")

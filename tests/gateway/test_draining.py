@@ -31,6 +31,19 @@ def test_a_signal_drains_and_the_exit_status_is_0(valkey: PrivateValkey) -> None
         assert gateway.process.wait(WAIT_S) == 0
 
 
+def test_the_loss_of_the_terminal_drains_however_often_it_is_said(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
+        worker.pause()
+        unfinished = threads.submit(gateway.classify, picture(6))
+        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
+        gateway.process.send_signal(signal.SIGHUP)
+        eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "not ready any more")
+        gateway.process.send_signal(signal.SIGHUP)
+        worker.resume()
+        assert unfinished.result().status_code == 200
+        assert gateway.process.wait(WAIT_S) == 0
+
+
 def test_what_is_not_finished_within_the_drain_timeout_gets_503(valkey: PrivateValkey) -> None:
     with (
         service.gateway(valkey.url, drain_timeout=0.3) as gateway,
