@@ -55,14 +55,15 @@ def test_a_known_model_without_a_worker_is_503_after_the_grace(valkey: PrivateVa
 
 
 def test_a_request_for_a_content_that_was_replaced_is_told_so(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, worker_grace=0.5) as gateway, ThreadPoolExecutor(1) as threads:
-        with Worker(valkey.url, [make_spec()]):
-            assert gateway.classify(picture(1)).status_code == 200
-        waiting = threads.submit(gateway.classify, picture(3))
-        eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
-        with Worker(valkey.url, [make_spec(default_rung="strong")]):
-            assert "reds@1 was replaced" in problem(waiting.result(), 503, "no-worker")["detail"]
-            assert gateway.classify(picture(3)).status_code == 200
+    old, new = Worker(valkey.url, [make_spec()]), Worker(valkey.url, [make_spec(default_rung="strong")])
+    old.pause()
+    with service.gateway(valkey.url, worker_grace=0.5) as gateway, ThreadPoolExecutor(1) as threads, ExitStack() as newer:
+        with old:
+            waiting = threads.submit(gateway.classify, picture(3))
+            eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
+            newer.enter_context(new)  # before the old one goes, so that the grace does not end before
+        assert "reds@1 was replaced" in problem(waiting.result(), 503, "no-worker")["detail"]
+        assert gateway.classify(picture(3)).status_code == 200
 
 
 def test_requests_for_the_old_and_the_new_content_of_a_bundle_wait_each_for_its_own_workers(valkey: PrivateValkey) -> None:
