@@ -81,6 +81,8 @@ class Backends:
         self._runners: dict[Backend, Runner] = {"eager": model}
         self._left_out: frozenset[Backend] = frozenset()
         """Backends that cannot be opened here."""
+        self._compiled: frozenset[tuple[Schedule, bool]] = frozenset()
+        """Schedules that have been compiled, for batches and (True) for a job alone."""
         self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
         self._elements = sum(parameter.numel() for parameter in model.without_weights().model.parameters())
         """Of the weights; 0: they lie in a graph, as long as its file."""
@@ -99,7 +101,7 @@ class Backends:
 
     def release(self) -> None:
         """Let go of all weights; times and choices stay."""
-        self._runners = {}
+        self._runners, self._compiled = {}, frozenset()
         self.model = self.model.without_weights()
 
     def restore(self) -> None:
@@ -195,7 +197,8 @@ class Backends:
         if options.get("trace"):
             return Choice("eager", schedule)  # only PyTorch tells which tokens merged
         if self.setting != "auto":
-            return Choice(self.setting if self.setting in self.usable(schedule) else "eager", schedule)
+            ready = self.setting in self.usable(schedule) and (self.setting != "compiled" or (schedule, size == 1) in self._compiled)
+            return Choice(self.setting if ready else "eager", schedule)
         return self.times.choose(schedule, size, self.usable, skippable=schedule in self._rungs)
 
     def by_rung(self, size: int) -> dict[str, str]:
@@ -218,6 +221,15 @@ class Backends:
                 return self._run(choice.backend, arrays, options)
             answer = self._run(choice.backend, arrays, {**options, "merge": choice.schedule})
         return {**answer, "schedule": np.tile(np.array(choice.schedule, np.int32), (size, 1))}
+
+    def prepare(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        """As `forward`, but what is to be compiled first is compiled: that may take a minute, for which no request should wait."""
+        schedule, size = self.schedule(options.get("merge", ())), len(next(iter(arrays.values())))
+        if self.setting != "compiled" or schedule not in self._rungs or "compiled" not in self._runners:
+            return self.forward(arrays, options)
+        answer = self.run("compiled", arrays, options)
+        self._compiled |= {(schedule, size == 1)}
+        return answer
 
     def run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         """By one backend; where that fails by eager, and if it succeeds the backend is not used again."""
@@ -260,7 +272,7 @@ class Backends:
         return Fused(self.model, loops.open_loops(self._dtype, self._graphs.parent / "loops" if self._graphs is not None else None))
 
     def _compile(self) -> Runner:
-        """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager."""
+        """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager. `prepare` has it done."""
         if self._layout.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise RuntimeError("there is no C++ compiler")
         if packing_helps(self._layout.device, self._dtype):

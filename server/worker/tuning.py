@@ -101,7 +101,7 @@ class Tuning:
             compare(backends, self._layout, rung, size, run)
             self.measured = Measured.now(self.measured.dtype, self.measured.step_times(), backends.times)
         arrays = sample(self.bundle.spec, size)
-        run(self._layout, lambda: backends.forward(arrays, options))
+        run(self._layout, lambda: backends.prepare(arrays, options))
         self._shapes.is_new(size, options)
         self._left.pop(0)
         if not self._left:

@@ -239,7 +239,8 @@ def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule,
         steps, jobs = model.steps, [_started(model, size, schedule) for _ in range(layout.slots)]  # no two slots step the same job
         return run(layout, lambda: steps.step(jobs.pop(), [False] * size))
     arrays, options = sample(model.spec, size), {"merge": _per_block(model, schedule)}
-    return run(layout, lambda: check((backends or model).forward(arrays, options), size, model.spec))
+    forward = model.forward if backends is None else backends.prepare
+    return run(layout, lambda: check(forward(arrays, options), size, model.spec))
 
 
 def _started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:
