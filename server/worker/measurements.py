@@ -32,7 +32,8 @@ log = logs.get(__name__)
 VERSION: Literal[2] = 2
 """Of the files. Raise it also when the code that is measured changes so much that old figures mislead."""
 MOST_FILES = 256
-MOST_BYTES = 64 * 1024
+MOST_BYTES = 4 * 1024**2
+"""Of a file: a rung takes some 0.5 KB."""
 LONGEST = 3600.0
 """Seconds of a batch that are still believed."""
 ABANDONED = 3600.0

@@ -15,6 +15,8 @@ import torch
 
 from models.bundle import Bundle
 from server.worker import measurements
+from server.worker.backend_times import BACKENDS, BackendTimes
+from server.worker.budget import StepTimes
 from server.worker.layout import Layout
 from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
 from server.worker.rechecks import Rechecks, RecheckTimings
@@ -48,6 +50,18 @@ def the_file(folder: Path) -> Path:
 def test_a_later_start_finds_what_was_kept(folder: Path, conditions: Conditions) -> None:
     Measurements(folder).keep(conditions, MEASURED)
     assert Measurements(folder).find(conditions) == MEASURED
+
+
+def test_a_ladder_of_hundreds_of_rungs_is_found_again(folder: Path, conditions: Conditions) -> None:
+    times, steps = BackendTimes(), StepTimes(1)
+    steps.record(1, 0.01)
+    for rung in range(300):
+        for backend in BACKENDS:
+            for size in (1, 2, 4, 8):
+                times.record((13,) * 23 + (rung,), backend, size, size / 77)
+    measured = Measured.now("float32", steps, times)
+    Measurements(folder).keep(conditions, measured)
+    assert Measurements(folder).find(conditions) == measured
 
 
 def test_a_bundle_that_was_measured_is_warm_without_measuring(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
