@@ -174,7 +174,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
 def _check_labels(bundle: Bundle, architecture: Architecture, config: Any) -> None:
     """Raises BundleError where a class would have no label, or a label no class."""
     labels, classes = len(bundle.spec.labels), architecture.purpose.classes(config)
-    if labels and classes and labels != classes:
+    if labels and (classes or bundle.spec.task == "classify") and labels != classes:
         raise BundleError(f"{bundle.path}: {labels} labels for a model of {classes} classes")
 
 

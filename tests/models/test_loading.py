@@ -139,6 +139,12 @@ def test_a_bundle_with_another_number_of_labels_than_classes_is_refused(labels: 
         load(bundle.rewrite(made, made.spec.model_copy(update={"labels": labels})))
 
 
+def test_a_classifier_without_classes_is_refused(tmp_path: Path) -> None:
+    features = replace(CONFIG, classes=0)
+    with pytest.raises(BundleError, match="3 labels for a model of 0 classes"):
+        load(make(tmp_path, ViT(features), config=asdict(features)))
+
+
 def test_damaged_weights_are_not_loaded(tmp_path: Path, vit: ViT) -> None:
     made = make(tmp_path, vit)
     data = bytearray(made.weights_path.read_bytes())
