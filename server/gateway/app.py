@@ -119,7 +119,8 @@ def create_app(settings: Settings) -> GatewayApp:
                 for path, endpoint in tasks.ENDPOINTS.items()
             }
             paths |= {path: {"post": infer.operation(path)} for path in infer.INFER_PATHS}
-            documents.append(openapi.describe(app, paths, (*responses, *STRUCTS)))
+            described = [route for routes in ROUTED for route in routes.router.routes]
+            documents.append(openapi.describe(app, paths, (*responses, *STRUCTS), described))
         return documents[0]
 
     app.openapi = document  # type: ignore[method-assign]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.routing import BaseRoute
 
 from server.gateway.openapi_answers import ACCEPTED, BINARY, EVENT_STREAM, EXAMPLE_ID, EXAMPLE_TIMING, REFUSALS, parameter, problems
 from server.gateway.options import MAX_TIMEOUT
@@ -15,7 +16,12 @@ from server.gateway.problems import Kind
 from server.gateway.surface import Surface
 from server.tasks.base import JSON, Part
 
-EXAMPLE_BASE64 = "/9j/4AAQSkZJRgABAQEASABIAAD…"
+EXAMPLES_BASE64: Mapping[str, str] = {
+    "image": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mMwaDgAAAJUAXH2zLCsAAAAAElFTkSuQmCC"
+}
+"""A file of a kind of part, whole, so that the example can be sent as it is."""
+EXAMPLE_BASE64 = "AAAAIGZ0eXBpc29t"
+"""The beginning of any other file."""
 BASE64 = {"type": "string", "contentEncoding": "base64"}
 RAW_TYPES: Mapping[str, Sequence[str]] = {
     "image": ("image/jpeg", "image/png"),
@@ -33,20 +39,52 @@ _HEADERS = (
 )
 
 
-def describe(app: FastAPI, paths: Mapping[str, Mapping[str, Any]], structs: Sequence[type[msgspec.Struct]]) -> dict[str, Any]:
-    """The OpenAPI document: FastAPI's routes, further `paths`, and the schemas of the structs that routes answer with."""
+def describe(
+    app: FastAPI, paths: Mapping[str, Mapping[str, Any]], structs: Sequence[type[msgspec.Struct]], routes: Iterable[BaseRoute]
+) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's routes, further `paths`, and the schemas of the structs that routes answer with.
+
+    routes: those with examples.
+    """
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     for operations in document["paths"].values():
         for operation in operations.values():
+            for told in operation.get("parameters", ()):
+                if told["in"] == "path":
+                    told["schema"] = {"type": "string"}  # a version is not null where the path names it
             content = operation["responses"].get("422", {}).get("content", {})
             if "HTTPValidationError" in str(content.get("application/json")):
                 del content["application/json"]  # FastAPI's own: no route of ours leaves validation to it
                 if not content:
                     del operation["responses"]["422"]
+    _restore_nulls(routes, document)
     document["paths"] = {**paths, **document["paths"]}
+    for schema in _schemas(list(schemas.values())):
+        if "prefixItems" in schema and schema.get("items") is False:
+            del schema["items"]  # `maxItems` says the same, and generators of clients know no schema `false`
     document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
     return document
+
+
+def _restore_nulls(routes: Iterable[BaseRoute], document: Mapping[str, Any]) -> None:
+    """FastAPI leaves fields that are null out of our examples."""
+    for route in routes:
+        told = getattr(route, "openapi_extra", None) or {}
+        for method in getattr(route, "methods", ()) if told else ():
+            operation = document["paths"].get(route.path, {}).get(method.lower(), {})  # type: ignore[attr-defined]
+            for status, response in told.get("responses", {}).items():
+                for media_type, content in response.get("content", {}).items():
+                    if "example" in content:
+                        operation["responses"][status]["content"][media_type]["example"] = content["example"]
+
+
+def _schemas(part: object) -> Iterator[dict[str, Any]]:
+    """All objects in it."""
+    if isinstance(part, dict):
+        yield part
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _schemas(inner)
 
 
 def task_operation(surface: Surface, schema: str) -> dict[str, Any]:
@@ -118,9 +156,10 @@ def _bodies(surface: Surface) -> dict[str, Any]:
         # in `required` itself, where generators of clients and forms look for it
         **({"required": [part.name for part in required]} if required else {"anyOf": [{"required": [part.name]} for part in parts]}),
     }
+    shown = [part for part in parts if part.required] or [surface.task.parts[0]]
     return {
         "multipart/form-data": {"schema": form_schema},
-        JSON: {"schema": json_schema, "example": {part.name: EXAMPLE_BASE64 for part in parts if part.required}},
+        JSON: {"schema": json_schema, "example": {part.name: EXAMPLES_BASE64.get(part.kind, EXAMPLE_BASE64) for part in shown}},
         **{kind: {"schema": BINARY} for kind in (*RAW_TYPES.get(surface.task.parts[0].kind, ()), "application/octet-stream")},
     }
 

@@ -188,7 +188,9 @@ MODEL: dict[str, Any] = {
             "One bundle",
             {
                 **_SUMMARY,
-                "workers": [{"id": "host-4711-a1b2", "device": "cpu", "items_per_second": 61.5, "batch_budget": 8}],
+                "workers": [
+                    {"id": "host-4711-a1b2", "device": "cpu", "items_per_second": 61.5, "batch_budget": 8, "backends": {"off": "onnx"}}
+                ],
                 "spec": {"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
             },
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -174,6 +175,34 @@ def test_the_documentation_tells_bodies_answers_and_errors(gateway: Gateway) -> 
             examples = [content["example"]] if "example" in content else [example["value"] for example in content["examples"].values()]
             for example in examples:
                 jsonschema.validate(example, schema)
+
+
+def test_the_examples_of_the_documentation_fit_its_schemas(gateway: Gateway) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    found = list(examples_of(document["paths"]))
+    assert len(found) > 50
+    for schema, example in found:
+        jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(example)
+
+
+def test_generators_of_clients_read_the_documentation(gateway: Gateway) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    assert ": false" not in re.sub(r"\"additionalProperties\": false", "", json.dumps(document["components"]))
+    parameters = [each for path in document["paths"].values() for call in path.values() for each in call.get("parameters", ())]
+    assert {each["schema"].get("type") for each in parameters if each["in"] == "path"} == {"string"}
+    body = document["paths"]["/v1/classify"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert gateway.http.post("/v1/classify", json=body).status_code == 200
+
+
+def examples_of(document: object) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Schemas with an example of theirs."""
+    if isinstance(document, dict):
+        if "schema" in document:
+            examples = [document["example"]] if "example" in document else [each["value"] for each in document.get("examples", {}).values()]
+            yield from ((document["schema"], example) for example in examples)
+        document = list(document.values())
+    for part in document if isinstance(document, list) else ():
+        yield from examples_of(part)
 
 
 def test_the_documentation_tells_who_may_not_load_and_unload(gateway: Gateway) -> None:

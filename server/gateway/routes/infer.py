@@ -82,6 +82,7 @@ def operation(path: str) -> dict[str, Any]:
     return {
         "tags": ["Open Inference Protocol v2"],
         "summary": "Run a model" + (" of one version" if "version" in names else ""),
+        "operationId": "_".join(("infer", *names[1:])),
         "parameters": [{"in": "path", "name": name, "required": True, "schema": {"type": "string"}} for name in names],
         "requestBody": BODY,
         "responses": {"200": {"description": "The outputs", "content": {"application/json": {"schema": {"type": "object"}}}}, **INFER},
