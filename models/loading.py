@@ -142,7 +142,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     except ValueError as error:
         raise BundleError(f"{bundle.path}: config: {error}") from error
     if architecture.open is not None:
-        _check_labels(bundle, architecture, config)
+        _check_fit(bundle, architecture, config)
         try:
             model = named(architecture.open)(bundle.weights_path, config, torch.device(device))
         except (ValueError, OSError) as error:
@@ -162,7 +162,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     problem = mismatch(model, weights)
     if problem:
         raise BundleError(f"{bundle.weights_path}: does not fit architecture {spec.architecture}: {problem}")
-    _check_labels(bundle, architecture, config)
+    _check_fit(bundle, architecture, config)
     model.load_state_dict(weights, strict=True, assign=True)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if packing_helps(torch.device(device), dtype):
@@ -171,11 +171,15 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps)
 
 
-def _check_labels(bundle: Bundle, architecture: Architecture, config: Any) -> None:
-    """Raises BundleError where a class would have no label, or a label no class."""
+def _check_fit(bundle: Bundle, architecture: Architecture, config: Any) -> None:
+    """Raises BundleError where a class would have no label, or a label no class, and where images would not have the model's size."""
     labels, classes = len(bundle.spec.labels), architecture.purpose.classes(config)
     if labels and (classes or bundle.spec.task == "classify") and labels != classes:
         raise BundleError(f"{bundle.path}: {labels} labels for a model of {classes} classes")
+    given, size = bundle.spec.preprocess, architecture.purpose.size(config)
+    if given is not None and size is not None and (given.image_size, given.image_width or given.image_size) != tuple(size):
+        found = f"{given.image_size} × {given.image_width or given.image_size}"
+        raise BundleError(f"{bundle.path}: preprocess makes images of {found} pixels for a model of {size[0]} × {size[1]}")
 
 
 def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype) -> Part:

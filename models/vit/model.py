@@ -74,6 +74,8 @@ class ViTConfig:
         for along, size, patch in zip(("size", "width"), self.image_shape, self.patch_shape, strict=True):
             if size % patch:
                 raise ValueError(f"image_{along} {size} is no multiple of patch_{along} {patch}")
+        if self.depth < 1:
+            raise ValueError(f"depth {self.depth} is no number of blocks")
         if self.distilled and not self.class_token:
             raise ValueError("distilled: a distillation token needs a class token before it")
         if self.pool is Pool.TOKEN and not self.class_token:

@@ -86,8 +86,8 @@ class Backends:
         self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
         self._elements = sum(parameter.numel() for parameter in model.without_weights().model.parameters())
         """Of the weights; 0: they lie in a graph, as long as its file."""
-        self._rungs = {self.schedule(rung.merge): rung.name for rung in bundle.spec.ladder}
-        self._rungs[self.schedule(MergeSchedule.off())] = "off"
+        self._rungs = {"off": self.schedule(MergeSchedule.off())} | {rung.name: self.schedule(rung.merge) for rung in bundle.spec.ladder}
+        """Several may have the same schedule."""
 
     @property
     def id(self) -> str:
@@ -176,9 +176,15 @@ class Backends:
         return all(self.times.seconds(schedule, backend, size) is not None for backend in self._allowed(schedule))
 
     def _allowed(self, schedule: Schedule) -> Sequence[Backend]:
-        int8 = self.spec.int8 is not None and self.spec.int8.allows(self._rungs.get(schedule, ""))
-        may: Mapping[Backend, bool] = {"int8": int8, "fused": any(schedule)}
+        may: Mapping[Backend, bool] = {"int8": self._allows_int8(schedule), "fused": any(schedule)}
         return [backend for backend in self.candidates if may.get(backend, True) and backend not in self._left_out]
+
+    def _allows_int8(self, schedule: Schedule) -> bool:
+        """By every rung of this schedule whose accuracy was measured."""
+        if (int8 := self.spec.int8) is None:
+            return False
+        measured = [name for name, own in self._rungs.items() if own == schedule and name in int8.rungs]
+        return bool(measured) and all(map(int8.allows, measured))
 
     def schedule(self, merge: MergeSchedule | Sequence[int]) -> Schedule:
         """Tokens that really merge in each block; as it is asked for where the model does not say how many tokens it has."""
@@ -199,13 +205,13 @@ class Backends:
         if self.setting != "auto":
             ready = self.setting in self.usable(schedule) and (self.setting != "compiled" or (schedule, size == 1) in self._compiled)
             return Choice(self.setting if ready else "eager", schedule)
-        return self.times.choose(schedule, size, self.usable, skippable=schedule in self._rungs)
+        return self.times.choose(schedule, size, self.usable, skippable=schedule in self._rungs.values())
 
     def by_rung(self, size: int) -> dict[str, str]:
         """The backend that runs a batch of `size`, by rung and `off`."""
         if len(self.candidates) == 1:
             return {}
-        return {name: self.choose(size, {"merge": schedule}).backend for schedule, name in self._rungs.items()}
+        return {name: self.choose(size, {"merge": schedule}).backend for name, schedule in self._rungs.items()}
 
     def usual(self, size: int) -> Backend:
         """The backend that runs a batch of `size` by default."""
@@ -225,7 +231,7 @@ class Backends:
     def prepare(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         """As `forward`, but what is to be compiled first is compiled: that may take a minute, for which no request should wait."""
         schedule, size = self.schedule(options.get("merge", ())), len(next(iter(arrays.values())))
-        if self.setting != "compiled" or schedule not in self._rungs or "compiled" not in self._runners:
+        if self.setting != "compiled" or schedule not in self._rungs.values() or "compiled" not in self._runners:
             return self.forward(arrays, options)
         answer = self.run("compiled", arrays, options)
         self._compiled |= {(schedule, size == 1)}

@@ -118,6 +118,7 @@ def test_the_null_model_takes_its_time_and_answers_zeros(tmp_path: Path) -> None
     [
         ("resnet", {}, "architecture 'resnet' is unknown; known are vit"),
         ("video_mae", {"depth": 0}, r"does not fit architecture video_mae: missing: pos_embed\.spatial"),
+        ("vit", {**asdict(CONFIG), "depth": 0}, "config: depth 0 is no number of blocks"),
         ("vit", {"depht": 3}, "config: depht: unknown; the fields are .*depth"),
         ("vit", {"depth": "three"}, "config: depth: Input should be a valid integer"),
         ("vit", asdict(replace(CONFIG, depth=2)), r"model\.safetensors: does not fit architecture vit: unexpected: blocks\.2"),
@@ -137,6 +138,13 @@ def test_a_bundle_with_another_number_of_labels_than_classes_is_refused(labels: 
     made = make(tmp_path, vit)
     with pytest.raises(BundleError, match=f"{len(labels)} labels for a model of 3 classes"):
         load(bundle.rewrite(made, made.spec.model_copy(update={"labels": labels})))
+
+
+def test_images_of_another_size_than_the_model_s_are_refused_before_any_is_made(tmp_path: Path, vit: ViT) -> None:
+    made = make(tmp_path, vit)
+    wide = PREPROCESS.model_copy(update={"image_size": 10**6, "short_side": 10**6})
+    with pytest.raises(BundleError, match="images of 1000000 × 1000000 pixels for a model of 16 × 16"):
+        load(bundle.rewrite(made, made.spec.model_copy(update={"preprocess": wide})))
 
 
 def test_a_classifier_without_classes_is_refused(tmp_path: Path) -> None:

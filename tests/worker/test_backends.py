@@ -164,7 +164,18 @@ def test_int8_runs_only_rungs_whose_accuracy_allows_it(bundle: Bundle) -> None:
     assert both.choose(1, {"merge": OFF}).backend == "int8"
     assert both.choose(1, {"merge": FAST}) == ("onnx", FAST)
     assert both.choose(1, {"merge": (3, 3)}).backend == "onnx", "nobody measured its accuracy"
-    assert both.by_rung(1) == {"off": "int8", "fast": "onnx"}
+    assert both.by_rung(1) == {"off": "int8", "full": "int8", "fast": "onnx"}
+
+
+def test_rungs_of_one_schedule_are_all_told_and_run_int8_only_where_each_may(bundle: Bundle) -> None:
+    twice = [*bundle.spec.ladder, bundle.spec.rung("fast").model_copy(update={"name": "fast-too"})]
+    measured = calibrated(bundle, off=(0.90, 0.89), fast=(0.90, 0.87), **{"fast-too": (0.90, 0.90)})
+    measured = Bundle(path=measured.path, spec=measured.spec.model_copy(update={"ladder": twice}))
+    slow: dict[Backend, dict[int, float]] = {"eager": {1: 1.0}, "onnx": {1: 0.6}, "int8": {1: 0.4}}
+    fast: dict[Backend, dict[int, float]] = {"eager": {1: 0.6}, "onnx": {1: 0.4}, "int8": {1: 0.2}}
+    both = backends(measured, BackendTimes({OFF: slow, FAST: fast}))
+    both.open()
+    assert both.by_rung(1) == {"off": "int8", "full": "int8", "fast": "onnx", "fast-too": "onnx"}
 
 
 def test_int8_is_not_offered_by_a_bundle_that_was_not_calibrated(bundle: Bundle) -> None:
@@ -289,7 +300,7 @@ async def test_a_worker_announces_what_runs_and_answers_as_pytorch_does(valkey: 
     with worker(valkey.url, bundle.path.parent.parent, backend="auto"):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
-            assert set(info.bundles[0].backends) == {"off", "fast"}
+            assert set(info.bundles[0].backends) == {"off", "full", "fast"}
             picture = pictures(1)["pixels"]
             reply = await asking.ask(asking.job("tiny@1", picture[0]))
     expected = load(bundle).forward({"pixels": picture}, {"merge": [0, 0]})["logits"][0]
