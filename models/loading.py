@@ -173,8 +173,8 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
 
 def _check_fit(bundle: Bundle, architecture: Architecture, config: Any) -> None:
     """Raises BundleError where a class would have no label, or a label no class, and where images would not have the model's size."""
-    labels, classes = len(bundle.spec.labels), architecture.purpose.classes(config)
-    if labels and (classes or bundle.spec.task == "classify") and labels != classes:
+    labels, count = len(bundle.spec.labels), architecture.purpose.classes
+    if labels and count is not None and labels != (classes := count(config)):
         raise BundleError(f"{bundle.path}: {labels} labels for a model of {classes} classes")
     given, size = bundle.spec.preprocess, architecture.purpose.size(config)
     if given is not None and size is not None and (given.image_size, given.image_width or given.image_size) != tuple(size):

@@ -46,18 +46,24 @@ Reference = str
 """An object by its name, "package.module:NAME", imported when asked for."""
 
 
+def _square(config: Any) -> tuple[int, int] | None:
+    """Of the side that most configs name."""
+    side = getattr(config, "image_size", None)
+    return None if side is None else (side, side)
+
+
 @dataclass(frozen=True)
 class Purpose:
     """Fields of a bundle beside its weights, as functions of the architecture's config."""
 
     task: Callable[[Any], Task]
-    size: Callable[[Any], tuple[int, int] | None] = lambda config: (config.image_size, config.image_size)
-    """Height and width of the images or frames; None if the model takes none."""
+    size: Callable[[Any], tuple[int, int] | None] = _square
+    """Height and width of the images or frames; None if the model takes none, or any."""
     clip: Callable[[Any], Clip | None] = lambda config: None
     sound: Callable[[Any], Sound | None] = lambda config: None
     space: Callable[[Any], Space | None] = lambda config: None
-    classes: Callable[[Any], int] = lambda config: 0
-    """Number of labels; 0 for tasks without labels."""
+    classes: Callable[[Any], int] | None = None
+    """Number of labels; None where the config does not tell it, or the task has none."""
     names: Callable[[Any], Sequence[str]] = lambda config: ()
     """The labels, if the config tells which classes these are."""
 

@@ -56,7 +56,9 @@ def import_checkpoint(
             clip=bundling.clip(purpose, config, input_settings),
             sound=bundling.sound(purpose, config, input_settings),
             space=bundling.space(purpose, config, input_settings),
-            labels=bundling.label_names(file, labels, purpose.names(config), purpose.classes(config) if task in LABELLED else 0),
+            labels=bundling.label_names(
+                file, labels, purpose.names(config), purpose.classes(config) if purpose.classes and task in LABELLED else 0
+            ),
             license=license,
             provenance=_provenance(file, checkpoint, chosen, overrides, config),
             ladder=bundling.ladder(architecture, task, config),

@@ -104,7 +104,7 @@ def made(family: str, root: Path) -> Bundle:
         architecture=architecture,
         config=asdict(config),
         preprocess=families()[family].preprocess(config.image_size),
-        labels=[f"class {index}" for index in range(purpose.classes(config))],
+        labels=[f"class {index}" for index in range(purpose.classes(config) if purpose.classes else 0)],
         license="CC0-1.0",
         weights=Weights(sha256="0" * 64, bytes=0),
     )
