@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from server.queue.embedded import PrivateValkey
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 """Compiled loops are the same for all tests."""
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+    """Where tests run under `nohup`, the processes that they start shall not: unlike what is ignored, a handler is not inherited."""
 
 gc.disable()
 """While tests are collected: what they import is a million objects and no garbage."""
