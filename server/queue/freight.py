@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from server.queue.connect import away_is_one_error
-from server.queue.pieces import PIECE_BYTES, PIECES_PER_RENEWAL, STORED_MS
+from server.queue.pieces import PIECE_BYTES, STORED_MS
 from server.queue.wire import AsyncWire
 
 PIECES_AT_ONCE = 2
 """Of one gateway. Each has the whole patience for itself, and whoever waits longest sends the next one."""
+PIECES_PER_RENEWAL = 16
 
 
 class Freight:

@@ -8,7 +8,6 @@ PIECE_BYTES = 256 * 1024
 """Also the largest argument that a script is given: Redis stands still while it reads one."""
 STORED_MS = 120_000
 """How long a value outlives its last piece: an output is read at once or by nobody, a message is taken over by the queue."""
-PIECES_PER_RENEWAL = 16
 
 
 def read(link: Link, key: str) -> bytes:
