@@ -146,6 +146,9 @@ class Rung(_Schema):
         return MergeSchedule.parse(self.schedule)
 
 
+Preset = Literal["draft", "fast", "standard", "full"]
+"""A sampler and its steps by name, as `docs/tasks/inpainting.md` lists them."""
+
 Role = Literal["detector", "pose", "appearance", "actions"]
 """What a member does in a pipeline: find people, tell their poses, describe what they look like, name what they do."""
 
@@ -209,6 +212,10 @@ class BundleSpec(_Schema):
     labels: list[str] = Field(default_factory=list)
     license: str
     description: str = ""
+    trained_on: str = ""
+    """One line for readers: which data, how much of it."""
+    note: str = ""
+    """What a reader should know before trusting the answers, such as that it is a small starter."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     quality: dict[str, Any] = Field(default_factory=dict)
     ladder: list[Rung] = Field(default_factory=list)
@@ -219,6 +226,8 @@ class BundleSpec(_Schema):
     """None: it was not measured, and is not served."""
     temperature: float | None = Field(default=None, ge=0, le=1)
     """Of a model that fills holes: share of the drawn noise that it is asked with unless a request says otherwise; None: all of it."""
+    preset: Preset | None = None
+    """Of a model that fills holes: the preset that it is asked with unless a request says otherwise; None: the service's."""
     weights: Weights
 
     @field_validator("name", "version")
@@ -288,8 +297,9 @@ class BundleSpec(_Schema):
 
     def to_bytes(self) -> bytes:
         content = self.model_dump(mode="json")
-        for name, empty in (("members", {}), ("int8", None), ("temperature", None)):
-            if content[name] == empty:  # versions that do not know the field read the others, and agree on their digests
+        empty = {"members": {}, "int8": None, "temperature": None, "preset": None, "trained_on": "", "note": ""}
+        for name, nothing in empty.items():
+            if content[name] == nothing:  # versions that do not know the field read the others, and agree on their digests
                 del content[name]
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 

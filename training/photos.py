@@ -87,6 +87,7 @@ def write(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
         labels=labels(),
         license="Apache-2.0",
         description="Photos: 1000 classes of ImageNet-1k (EfficientNet-Lite0)",
+        trained_on="ImageNet-1k: 1.28 million photographs of 1,000 kinds of things and animals",
         provenance={"package": f"{WEIGHTS.name}=={WEIGHTS.version}", "sha256": WEIGHTS.sha256, "paper": "arXiv 1905.11946"},
         weights=Weights(sha256="0" * 64, bytes=0),
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.bundle import NAME_PATTERN, Clip, Preprocess, Sound, Space, Task
+from models.bundle import NAME_PATTERN, Clip, Preprocess, Preset, Sound, Space, Task
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
 from training.data.base import Augment
@@ -165,6 +165,8 @@ class Recipe(Settings):
     name: str
     version: str
     description: str = ""
+    trained_on: str = ""
+    note: str = ""
     license: str
     seed: int = Field(default=0, ge=0)
     data: DataSettings
@@ -174,9 +176,11 @@ class Recipe(Settings):
     clip: Clip | None = None
     sound: Sound | None = None
     space: Space | None = None
+    """None for networks that reconstruct nothing, or are asked as MCC is for CO3D."""
     temperature: float | None = Field(default=None, ge=0, le=1)
     """Of the bundle; for models that fill holes."""
-    """None for networks that reconstruct nothing, or are asked as MCC is for CO3D."""
+    preset: Preset | None = None
+    """Of the bundle; for models that fill holes."""
     words: int = Field(default=0, ge=0)
     """Token ids of a caption."""
     model: ModelSettings | None = None

@@ -156,6 +156,8 @@ def _print_spec(bundle: Bundle) -> None:
         "architecture": f"{spec.architecture}  {_flat(spec.config)}",
         **{name: _flat(part.model_dump(exclude_none=True)) for name, part in _inputs(spec) if part is not None},
         "weights": f"{size(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
+        **({"trained on": spec.trained_on} if spec.trained_on else {}),
+        **({"note": spec.note} if spec.note else {}),
         "license": spec.license,
         **({f"{len(spec.labels)} labels": ", ".join(spec.labels[:40]) + (", …" if len(spec.labels) > 40 else "")} if spec.labels else {}),
         **({"int8": _int8(spec.int8)} if spec.int8 else {}),

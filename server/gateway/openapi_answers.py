@@ -135,6 +135,9 @@ _SUMMARY = {
     "default": True,
     "inputs": [{"name": "image", "kind": "image", "required": True, "max_count": 32, "max_bytes": 67108864, "max_pixels": 50000000}],
     "labels": 238,
+    "summary": "Drawn flags of 238 countries and territories, a ViT of 2.8 million parameters at 112 pixels",
+    "trained_on": "1,138 drawings of flags by three designers",
+    "note": "Small starter, for trying the machinery.",
     "default_rung": "steps13",
     "ladder": [{"name": "steps13", "schedule": [13, 13, 13, 10], "accuracy": 0.97, "throughput": 1.62}],
 }

@@ -49,6 +49,9 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
             }
         ],
         "labels": 10,
+        "summary": "Ten shades of red",
+        "trained_on": "plain pictures",
+        "note": "For tests.",
         "default_rung": None,
         "ladder": [
             {"name": "gentle", "schedule": 1, "accuracy": None, "throughput": None},

@@ -43,7 +43,9 @@ class PartSummary(msgspec.Struct, frozen=True):
 
 
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle. `state`: ready, loading, unloading, unavailable or unloaded; `reason` says why it is not ready, where it is known."""
+    """A bundle. `state`: ready, loading, unloading, unavailable or unloaded; `reason` says why it is not ready, where it is known.
+
+    `summary` is the bundle's description. It, `trained_on` and `note` are empty where the bundle does not say."""
 
     name: str
     version: str
@@ -55,6 +57,9 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     inputs: list[PartSummary]
     """Empty where the task is not served."""
     labels: int
+    summary: str
+    trained_on: str
+    note: str
     default_rung: str | None
     ladder: list[RungSummary]
 
@@ -130,6 +135,9 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "default": spec.task in TASKS and default is not None and default.id == spec.id,
         "inputs": _inputs(here, spec),
         "labels": len(spec.labels),
+        "summary": spec.description,
+        "trained_on": spec.trained_on,
+        "note": spec.note,
         "default_rung": spec.default_rung,
         "ladder": [RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput) for rung in spec.ladder],
     }
