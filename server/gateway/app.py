@@ -26,6 +26,7 @@ from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.gateway import Gateway
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST, HotRoutes
+from server.gateway.in_flight import ForwardedRequests
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
 from server.gateway.presenting import Presenting
@@ -124,16 +125,16 @@ def create_app(settings: Settings) -> GatewayApp:
         return documents[0]
 
     app.openapi = document  # type: ignore[method-assign]
-    return GatewayApp(app, settings)
+    return GatewayApp(app, settings, counted)
 
 
 class GatewayApp:
     """FastAPI's routes, the hot ones ahead of them, and the layers that all requests pass."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, counted: GatewayMetrics) -> None:
         self.state = app.state
         layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *infer.ROUTES])
-        for layer in _layers(settings):
+        for layer in _layers(settings, counted):
             layered = layer.cls(layered, *layer.args, **layer.kwargs)
         self._layered = layered
 
@@ -158,8 +159,11 @@ EXPOSED = (
 """Headers of answers that pages of another origin may read."""
 
 
-def _layers(settings: Settings) -> Iterator[Middleware]:
+def _layers(settings: Settings, counted: GatewayMetrics) -> Iterator[Middleware]:
     """The innermost first."""
+    if settings.trusted_proxies:
+        refused = counted.rejected.labels("client_share").inc
+        yield Middleware(ForwardedRequests, settings.max_connections, settings.trusted_proxies, refused)
     if settings.cors_origins:
         yield Middleware(
             CORSMiddleware,

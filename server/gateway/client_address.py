@@ -36,6 +36,11 @@ class ClientAddresses:
     def trusts(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
+    def is_forwarded(self, scope: Scope) -> bool:
+        """Whether a trusted proxy says who sent it."""
+        host = (scope.get("client") or ("", 0))[0]
+        return self.is_proxy(host) and self.of(scope) != _name(host)
+
     def is_proxy(self, host: str) -> bool:
         address = _parse(host)
         return address is not None and self.trusts(address)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -41,12 +41,14 @@ class Refused(Exception):
 
 
 class Connections:
-    """How many connections each client has. At most `most` are open together; trusted proxies are nobody's client."""
+    """Who has which of at most `most` connections. Trusted proxies are nobody's client: what comes through them is counted by request."""
 
     def __init__(self, most: int, trusted_proxies: Sequence[str]) -> None:
         self._most = most
         self._clients = ClientAddresses(trusted_proxies)
-        self._open: Counter[str] = Counter()
+        self._open: dict[str, dict[BoundedProtocol, None]] = {}
+        """By client, the newest last; no client without any."""
+        self._count = 0
 
     def client(self, peer: Any) -> str:
         """Whose connection it is; empty for a proxy's, or one over a Unix socket."""
@@ -54,27 +56,37 @@ class Connections:
             return ""
         return self._clients.of({"client": peer, "headers": []})
 
-    def admit(self, client: str, opened: Iterable[Any], count: int) -> bool:
-        """Whether one more has room. If all are taken, a client that has more than this one loses one that waits for it."""
-        if count >= self._most and not self._make_room(client, opened):
+    def admit(self, connection: BoundedProtocol) -> bool:
+        """Whether it may stay. Where all are taken, a client below a quarter of them, or a proxy, gets the newest connection of whoever has
+        most, if that is more than a quarter, whatever is asked over it."""
+        client = connection.belongs_to
+        if self._count >= self._most and not ((not client or self._has_few(client)) and self._close_one()):
             return False
-        self._open[client] += 1
+        self._open.setdefault(client, {})[connection] = None
+        self._count += 1
         return True
 
-    def closed(self, client: str) -> None:
-        self._open[client] -= 1
-        if not self._open[client]:
-            del self._open[client]
+    def closed(self, connection: BoundedProtocol) -> None:
+        """Idempotent; nothing for one that was never admitted."""
+        mine = self._open.get(connection.belongs_to, {})
+        if connection not in mine:
+            return
+        del mine[connection]
+        self._count -= 1
+        if not mine:
+            del self._open[connection.belongs_to]
 
-    def _make_room(self, client: str, opened: Iterable[Any]) -> bool:
-        greediest = max((other for other in self._open if other), key=self._open.__getitem__, default="")
-        if not greediest or self._open[greediest] <= self._open[client] + 1:
+    def _has_few(self, client: str) -> bool:
+        return 4 * len(self._open.get(client, ())) < self._most
+
+    def _close_one(self) -> bool:
+        greediest = max((mine for client, mine in self._open.items() if client), key=len, default={})
+        if 4 * len(greediest) <= self._most:
             return False
-        for connection in opened:
-            if connection.belongs_to == greediest and connection.waits_for_client:
-                connection.transport.abort()
-                return True
-        return False
+        newest = next(reversed(greediest))
+        self.closed(newest)  # at once: the next one that comes must not count it
+        newest.transport.abort()
+        return True
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -87,7 +99,6 @@ class BoundedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.belongs_to = ""
-        self._admitted = False
         self._unproductive = 0
         """Bytes since the last byte of a body or the last end of a request."""
         self._in_head = self._in_body = False
@@ -105,16 +116,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport = transport
         self._reader = Reader(transport, self.loop)
         self.belongs_to = self.limits.client(transport.get_extra_info("peername"))
-        self._admitted = self.limits.admit(self.belongs_to, self.connections, len(self.connections))
-        if not self._admitted:
+        if not self.limits.admit(self):
             transport.abort()
             return
         super().connection_made(transport)
         self._late = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._admitted:
-            self.limits.closed(self.belongs_to)
+        self.limits.closed(self)
         self._stop_late()
         self._reader.stop()
         for cycle in self._unanswered:  # uvicorn tells the latest alone, which may wait behind the one that runs

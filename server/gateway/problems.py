@@ -36,7 +36,7 @@ class Kind(Enum):
     UNUSABLE_INPUT = "unusable-input", 422, "The input cannot be used"
     INVALID_OPTION = "invalid-option", 422, "Invalid option"
     QUEUE_FULL = "queue-full", 429, "Too many requests are waiting"
-    CLIENT_SHARE = "client-share", 429, "Too much of one client is still arriving"
+    CLIENT_SHARE = "client-share", 429, "Too much of one client is under way"
     RESULTS_FULL = "results-full", 429, "No room for another result"
     TOO_MANY_READERS = "too-many-readers", 429, "Too many streams of events are open"
     HEADERS_TOO_LARGE = "headers-too-large", 431, "The request's head is too large"

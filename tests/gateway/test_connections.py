@@ -326,16 +326,6 @@ def test_connections_beyond_the_bound_are_closed_at_once(valkey: PrivateValkey) 
         eventually(lambda: ask(gateway, HEALTH).status == 200, "there is room again")
 
 
-def test_one_client_cannot_take_all_connections(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, max_connections=8) as gateway:
-        leave_alone(gateway)
-        greedy = [Raw(gateway, "127.0.0.9") for _ in range(8)]
-        others = [Raw(gateway, f"127.0.1.{number}") for number in range(1, 5)]
-        assert [other.send(HEALTH).answer().status for other in others] == [200] * 4
-        for raw in greedy + others:
-            raw.socket.close()
-
-
 def test_strangers_leave_no_line_in_the_log(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway:
         for data in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", HEALTH):

@@ -1,0 +1,95 @@
+"""One client among others: its share of connections, of requests behind a proxy, and of the queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from server.queue.embedded import PrivateValkey
+from tests.gateway import service
+from tests.gateway.raw import NOTHING, Answer, Raw, post
+from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
+from tests.gateway.test_connections import HEALTH, clients, leave_alone, length
+
+
+@contextmanager
+def under_way(gateway: Gateway, source: str, count: int, *headers: str) -> Iterator[list[Raw]]:
+    """Connections with a complete request each, whose answer takes as long as its worker is held."""
+    image = picture(3)
+    with ExitStack() as closing:
+        opened = [closing.enter_context(Raw(gateway, source)) for _ in range(count)]
+        for raw in opened:
+            raw.send(post("/v1/classify", length(len(image)), "X-Request-Timeout: 3600", *headers, body=image))
+        yield opened
+
+
+@contextmanager
+def few_connections(url: str, most: int) -> Iterator[Gateway]:
+    """A gateway with so many connections, all of them free."""
+    with service.gateway(url, max_connections=most) as gateway:
+        leave_alone(gateway)
+        yield gateway
+
+
+def test_one_client_keeps_a_quarter_of_the_connections_where_others_need_them(valkey: PrivateValkey) -> None:
+    with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 8) as gateway:
+        worker.pause()
+        with under_way(gateway, "127.0.0.9", 8) as greedy:
+            eventually(lambda: len(clients(gateway)) == 8, "all are taken")
+            others = [Raw(gateway, f"127.0.1.{number}") for number in range(1, 7)]
+            assert [other.send(HEALTH).answer().status for other in others] == [200] * 6
+            with Raw(gateway, "127.0.1.7") as one_more:
+                assert one_more.send(HEALTH).answer() == NOTHING, "nobody has more than a quarter"
+            assert all(lost.answer() == NOTHING for lost in greedy[2:]), "the newest, whatever was asked"
+            worker.resume()
+            assert [kept.answer().status for kept in greedy[:2]] == [200] * 2
+            for raw in others:
+                raw.socket.close()
+
+
+def test_nobody_loses_a_connection_while_one_is_free_or_to_a_client_with_as_many(valkey: PrivateValkey) -> None:
+    with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 8) as gateway:
+        worker.pause()
+        with under_way(gateway, "127.0.0.9", 5) as greedy, under_way(gateway, "127.0.0.8", 3) as second:
+            eventually(lambda: len(clients(gateway)) == 8, "all are taken")
+            with Raw(gateway, "127.0.0.8") as third:
+                assert third.send(HEALTH).answer() == NOTHING, "it has a quarter and more"
+            worker.resume()
+            assert [raw.answer().status for raw in greedy + second] == [200] * 8
+
+
+def test_what_a_closed_connection_asked_is_cancelled(valkey: PrivateValkey) -> None:
+    with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 4) as gateway:
+        worker.pause()
+        with under_way(gateway, "127.0.0.9", 4), worker.redis() as db:
+            eventually(lambda: len(list(db.scan_iter("job:*"))) == 4, "all of it is in the queue")
+            assert Raw(gateway, "127.0.1.1").send(HEALTH).answer().status == 200
+            eventually(lambda: len(list(db.scan_iter("job:*"))) == 3, "the newest has left the queue")
+
+
+def test_behind_a_trusted_proxy_requests_count_by_forwarded_address(valkey: PrivateValkey) -> None:
+    """Its connections are nobody's: one of its clients has at most a quarter of their number in requests."""
+    behind = {"max_connections": 16, "trusted_proxies": ["127.0.0.7"]}
+    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url, **behind) as gateway:
+        worker.pause()
+        with under_way(gateway, "127.0.0.7", 4, "X-Forwarded-For: 192.0.2.1") as held:
+            eventually(lambda: gateway.in_flight() == 4, "a quarter is under way")
+
+            def refused(path: str) -> Answer:
+                with Raw(gateway, "127.0.0.7") as fifth:
+                    return fifth.send(post(path, length(1000), "X-Forwarded-For: 192.0.2.1")).answer()
+
+            answer = refused("/v1/classify")
+            document = json.loads(answer.body)
+            assert (answer.status, document["type"]) == (429, "urn:opsin:client-share"), "before its body"
+            assert "192.0.2.1" in document["detail"] and int(answer.headers["retry-after"]) >= 1
+            answer = refused("/v2/models/reds/infer")
+            assert answer.status == 429 and json.loads(answer.body).keys() == {"error"}
+            assert gateway.metric("opsin_rejected_total", reason="client_share") == 2
+            for head in (b"X-Forwarded-For: 192.0.2.2\r\n\r\n", b"\r\n"):
+                with Raw(gateway, "127.0.0.7") as other:
+                    assert other.send(HEALTH[:-2] + head).answer().status == 200
+            worker.resume()
+            assert [raw.answer().status for raw in held] == [200] * 4
+            assert gateway.metric("opsin_in_flight") == 0
