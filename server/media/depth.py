@@ -129,23 +129,22 @@ def _png(data: bytes, decoder: Decoder) -> NDArray[np.float32]:
     try:
         if sniff(data) != "PNG":
             raise BadMap("neither a 16-bit PNG nor a .npy file")
-        image, _, nbytes = decoder.open(data)
+        opened = decoder.open(data)
     except (TooManyPixels, CorruptImage) as error:
         raise (TooManyPoints if isinstance(error, TooManyPixels) else BadMap)(str(error)) from error
     except ImageError as error:
         raise BadMap("neither a 16-bit PNG nor a .npy file") from error
+    image = opened.stored
     if image.mode not in SIXTEEN_BITS:
         raise BadMap(
             f"a PNG of mode {image.mode}, 8 bits or several channels: send 16 bits of one channel, in millimetres or with depth_scale"
         )
     _check(image.height, image.width, decoder.limits.points)
-    decoder.room.acquire(nbytes)
-    try:
-        return np.asarray(image).astype(np.float32)
-    except Exception as error:
-        raise BadMap(f"the PNG is truncated or corrupt ({error})") from error
-    finally:
-        decoder.room.release(nbytes)
+    with decoder.budget.taken(opened.memory()):
+        try:
+            return np.asarray(image).astype(np.float32)
+        except Exception as error:
+            raise BadMap(f"the PNG is truncated or corrupt ({error})") from error
 
 
 def _check(height: int, width: int, most: int) -> None:

@@ -14,16 +14,18 @@ MOST_SCANS = 64
 """Of a progressive JPEG, each of which passes over all pixels; encoders write about ten."""
 
 START_OF_SCAN = b"\xff\xda"
-WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xDA), 0xFF))
-"""Second bytes of a JPEG marker that stands alone, or is none."""
+WITHOUT_LENGTH = frozenset((0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF))
+"""Second bytes of a JPEG marker that stands alone, or is none; and of extensions, whose lengths Pillow does not read."""
 
 
 def too_many(kind: str, data: bytes) -> bool:
     """Whether a decoder would make more of a file's structure than of its pixels."""
     if kind == "JPEG":
-        return _more_than(MOST, _jpeg_segments(data)) or data.count(START_OF_SCAN) > MOST_SCANS
+        return _more_than(MOST, jpeg_segments(data)) or data.count(START_OF_SCAN) > MOST_SCANS
     if kind == "PNG":
-        return _more_than(MOST, _png_chunks(data))
+        return _more_than(MOST, png_chunks(data))
+    if kind == "WebP":
+        return _more_than(MOST, webp_chunks(data))
     return kind == "GIF" and _more_than(MOST, _gif_blocks(data))
 
 
@@ -31,7 +33,7 @@ def _more_than(most: int, blocks: Iterator[int]) -> bool:
     return next(islice(blocks, most, None), None) is not None
 
 
-def _jpeg_segments(data: bytes) -> Iterator[int]:
+def jpeg_segments(data: bytes) -> Iterator[int]:
     """Where each segment begins, up to the first scan."""
     at = 2
     while at + 4 <= len(data) and data[at : at + 2] != START_OF_SCAN:
@@ -40,11 +42,21 @@ def _jpeg_segments(data: bytes) -> Iterator[int]:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if is_marker else 1
 
 
-def _png_chunks(data: bytes) -> Iterator[int]:
+def png_chunks(data: bytes) -> Iterator[int]:
+    """Where each begins: length, name, content, sum."""
     at = 8
     while at + 12 <= len(data):
         yield at
         at += 12 + int.from_bytes(data[at : at + 4], "big")
+
+
+def webp_chunks(data: bytes) -> Iterator[int]:
+    """Where each begins: name, length, content, padded to an even length."""
+    at = 12
+    while at + 8 <= len(data):
+        yield at
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + (length & 1)
 
 
 def _gif_blocks(data: bytes) -> Iterator[int]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,20 @@ from PIL import (
 from models.bundle import Preprocess
 from models.media import legacy_resize
 from models.media.centre_crop import centre, resized
-from server.media import image_blocks, plain_jpeg
-from server.media.decoding_room import PIXEL, DecodingRoom, bytes_to_decode, tile_size
+from server.media import exif, image_blocks, plain_jpeg, tiff
 from server.media.errors import MediaError
 from server.media.limits import Limits
+from server.media.memory_budget import PIXEL, MemoryBudget, bytes_to_decode
 
-__all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "TooManyPixels", "on_white", "sniff", "to_model_size"]
+__all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "Opened", "TooManyPixels", "on_white", "sniff", "to_model_size"]
+
+
+class FirstPage(TiffImagePlugin.TiffImageFile):
+    """A TIFF as it is stored. Pillow would read further directories once it is decoded, and turn it."""
+
+    def load_end(self) -> None:
+        self._size = self.im.size
+
 
 FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -44,7 +52,7 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "WebP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": FirstPage,
 }
 LONGEST_NAME = 1024
 """A body as short as this may be the name of a file that was meant, in bytes."""
@@ -52,9 +60,6 @@ BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
-ORIENTATION_TAG = 0x0112
-ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-"""What Pillow finds an orientation in, of files that are no TIFF."""
 STRIP_PIXELS = 256 * 1024
 # EXIF orientation → what undoes it
 TRANSPOSITION = {
@@ -66,6 +71,7 @@ TRANSPOSITION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)
 
 
 class ImageError(MediaError):
@@ -87,42 +93,98 @@ class CorruptImage(ImageError):
 class Decoder:
     """Decodes pictures of at most `max_pixels`, and holds back threads while the memory of two such RGB pictures is in use."""
 
-    def __init__(self, max_pixels: int, room_pixels: int | None = None, limits: Limits | None = None) -> None:
-        """room_pixels: of one such picture, where it is not `max_pixels`. limits: of what comes beside pictures."""
+    def __init__(self, max_pixels: int, limits: Limits | None = None) -> None:
+        """limits: of what comes beside pictures."""
         self.max_pixels = max_pixels
         self.limits = limits or Limits()
-        self.room = DecodingRoom(2 * PIXEL * (room_pixels or max_pixels))
+        self.budget = MemoryBudget(2 * PIXEL * max_pixels)
         # we check the header ourselves; Pillow's own limit would overrule a higher setting
         Image.MAX_IMAGE_PIXELS = None
         # nobody here reads what Pillow says about damaged metadata, once for every text that a sender can make up
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
     def decoded(self, data: bytes, *, transparency: bool = False) -> Decoded:
-        """The picture as RGB, upright, for the time of a `with` block, which waits while too much is decoded at once. Raises ImageError.
+        """The picture as `Opened.upright` gives it, for the time of a `with` block, which waits while too much is decoded at once.
 
-        transparency: keep it, as RGBA, in place of laying it on white; and the colour profile in `info`."""
+        Raises ImageError."""
         return Decoded(self, data, transparency)
 
-    def open(self, data: bytes) -> tuple[Image.Image, str, int]:
-        """The picture without its pixels, its format, and the bytes of memory that decoding it takes at most. Raises ImageError."""
+    def open(self, data: bytes) -> Opened:
+        """The picture without its pixels. Raises ImageError."""
         kind = sniff(data)
         if image_blocks.too_many(kind, data):
             raise CorruptImage(f"{kind} file with more than {image_blocks.MOST} blocks, or {image_blocks.MOST_SCANS} scans")
         if kind == "WebP":
             self._check(*_webp_size(data))  # opening one allocates the canvas
         try:
+            if kind == "TIFF":
+                return self._open_tiff(data)
+            orientation = exif.orientation(kind, data)
             image = FORMATS[kind](io.BytesIO(data))
             self._check(*image.size)
-            self._check(*tile_size(image))
-            return image, kind, bytes_to_decode(image, kind, is_turned=b"Exif" in data or b"eXIf" in data or kind == "TIFF")
+            return Opened(image, kind, orientation)
         except ImageError:
             raise
         except Exception as error:
             raise _damaged(kind, error) from error
 
+    def _open_tiff(self, data: bytes) -> Opened:
+        page = tiff.first_page(data)
+        self._check(page.width, page.height)
+        self._check(*page.tile)
+        if page.is_big and page.order == ">":  # Pillow takes it for an ordinary TIFF, with another directory than the one that was read
+            raise NotAnImage("a BigTIFF with big-endian numbers: write it with little-endian ones")
+        image = FirstPage(io.BytesIO(data))
+        self._check(*image.size)
+        return Opened(image, "TIFF", page.orientation, page.tile)
+
     def _check(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels is above the limit of {self.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)")
+
+
+@dataclass
+class Opened:
+    """A picture whose pixels are still to be decoded."""
+
+    stored: Image.Image
+    """Gone once it is decoded: it would stay in memory."""
+    kind: str
+    orientation: int
+    """As EXIF has it, 1 to 8."""
+    tile: tuple[int, int] = (0, 0)
+    """Width and height of a TIFF's."""
+
+    def __post_init__(self) -> None:
+        width, height = self.stored.size
+        self.size = (height, width) if self.orientation in SIDEWAYS else (width, height)
+        """Width and height, upright."""
+        self.pixels = width * height
+
+    def memory(self, *, transparency: bool = False) -> int:
+        """Bytes that `upright` takes at most: to be asked for, of the decoder's budget."""
+        turned = self.orientation in TRANSPOSITION
+        return bytes_to_decode(self.stored, self.kind, transparency=transparency, is_turned=turned, tile=self.tile)
+
+    def upright(self, *, transparency: bool = False) -> Image.Image:
+        """As RGB; to be called once. Raises ImageError.
+
+        transparency: keep it, as RGBA, in place of laying it on white; and the colour profile in `info`."""
+        try:
+            self.stored.load()
+            profile = self.stored.info.get("icc_profile")
+            converted = _converted(self.stored, self.kind, transparency)
+            del self.stored
+            transposition = TRANSPOSITION.get(self.orientation)
+            if transposition is not None:
+                converted = converted.transpose(transposition)
+        except ImageError:
+            raise
+        except Exception as error:
+            raise _damaged(self.kind, error) from error
+        if transparency:
+            converted.info = {"icc_profile": profile}
+        return converted
 
 
 class Decoded:
@@ -142,18 +204,17 @@ class Decoded:
             if self._transparency:
                 plain.info = {"icc_profile": None}
             return plain
-        image, kind, self._nbytes = self._decoder.open(self._data)
-        self._decoder.room.acquire(self._nbytes)
+        opened = self._decoder.open(self._data)
+        self._nbytes = opened.memory(transparency=self._transparency)
+        self._decoder.budget.acquire(self._nbytes)
         try:
-            return _upright(image, kind, self._transparency)
-        except Exception as error:
-            self._decoder.room.release(self._nbytes)
-            if isinstance(error, ImageError):
-                raise
-            raise _damaged(kind, error) from error
+            return opened.upright(transparency=self._transparency)
+        except BaseException:
+            self._decoder.budget.release(self._nbytes)
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._decoder.room.release(self._nbytes)
+        self._decoder.budget.release(self._nbytes)
 
 
 def sniff(data: bytes) -> str:
@@ -207,26 +268,12 @@ def _damaged(kind: str, error: Exception) -> CorruptImage:
     return CorruptImage(f"{kind} file is truncated or corrupt ({error})")
 
 
-def _upright(image: Image.Image, kind: str, transparency: bool) -> Image.Image:
-    """RGB or RGBA, with the EXIF orientation applied."""
-    image.load()
-    transposition = TRANSPOSITION.get(_orientation(image, kind))
-    profile = image.info.get("icc_profile")
-    converted = _converted(image, kind, transparency)
-    del image
-    if transposition is not None:
-        converted = converted.transpose(transposition)
-    if transparency:
-        converted.info = {"icc_profile": profile}
-    return converted
-
-
 def _converted(image: Image.Image, kind: str, transparency: bool) -> Image.Image:
     """RGB or RGBA, in strips, since some ways there need several copies."""
     convert, mode = _conversion(image, kind, transparency)
     if convert is None:
         return image
-    converted = Image.new(mode, image.size)
+    converted = Image.new(mode, image.size, None)
     rows = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
@@ -235,13 +282,15 @@ def _converted(image: Image.Image, kind: str, transparency: bool) -> Image.Image
 
 
 def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Callable[[Image.Image], Image.Image] | None, str]:
-    """The way to RGB or RGBA, None where the picture is RGB; and which of them it is."""
+    """The way to RGB or RGBA, None where the picture is that already; and which of them it is."""
     if image.mode in SIXTEEN_BIT_GREY or (image.mode == "I" and kind == "PNG"):
         return _from_16_bits, "RGB"
     if image.mode in NOT_DISPLAYABLE:
         raise NotAnImage(f"{kind} file with pixels of type {image.mode}: send 8 or 16 bits per channel, grey, RGB or CMYK")
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         return lambda strip: ImageChops.invert(strip).convert("RGB"), "RGB"  # Pillow takes all for Adobe's, which stores inks inverted
+    if transparency and image.mode == "RGBA":
+        return None, "RGBA"
     if image.has_transparency_data:
         return (_rgba, "RGBA") if transparency else (lambda strip: on_white(_rgba(strip)), "RGB")
     return (None if image.mode == "RGB" else lambda strip: strip.convert("RGB")), "RGB"
@@ -259,16 +308,6 @@ def _rgba(strip: Image.Image) -> Image.Image:
 def on_white(rgba: Image.Image) -> Image.Image:
     """RGBA → RGB."""
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-
-
-def _orientation(image: Image.Image, kind: str) -> Any:
-    """EXIF orientation, 1 to 8; damaged EXIF data does not spoil a picture."""
-    if kind != "TIFF" and image.info.keys().isdisjoint(ORIENTED):
-        return 1
-    try:
-        return image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:
-        return 1
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -13,7 +13,7 @@ MOST_PIXELS = 16_384
 def decoded(data: bytes, max_pixels: int) -> Image.Image | None:
     """RGB, the same pixels as by `Image.open`. None for what is not so plain, and for damaged files: Pillow says what is wrong with them.
 
-    So few pixels need no room of a `DecodingRoom`."""
+    So few pixels need nothing of a `MemoryBudget`."""
     if len(data) > headers.SMALL_BYTES:
         return None
     frame = headers.jpeg_frame(data)

@@ -34,7 +34,7 @@ SMALL_ARRAYS = 64
 """Bytes of the answer's arrays besides."""
 PATCH_SIZE = 16
 """Of an architecture whose config does not tell."""
-PRESENTER = Decoder(2**48, room_pixels=50_000_000)
+PRESENTER = Decoder(2**48)
 """What was decoded once, within the limits of that time, is decoded again to compose the result."""
 
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -138,9 +140,56 @@ def progressive_with_scans(count: int) -> bytes:
     return whole[:last] + whole[last:-2] * count + whole[-2:]
 
 
+def webp_with(*chunks: bytes) -> bytes:
+    whole = encoded(Image.new("RGB", (8, 8)), "WEBP", exif=b"Exif\0\0" + bytes(10)) + b"".join(chunks)
+    return whole[:4] + struct.pack("<I", len(whole) - 8) + whole[8:]
+
+
+def exif_of_rationals(count: int) -> bytes:
+    """Its orientation claims so many."""
+    return b"II*\0" + struct.pack("<LHHHLLL", 8, 1, 0x0112, 5, count, 26, 0) + bytes(8 * count)
+
+
+def jpeg_exif(data: bytes) -> bytes:
+    """In as many segments as it takes."""
+    pieces = [data[at : at + 65_000] for at in range(0, len(data), 65_000)]
+    return b"".join(b"\xff\xe1" + struct.pack(">H", len(piece) + 8) + b"Exif\0\0" + piece for piece in pieces)
+
+
+TWO_MILLION = exif_of_rationals(2_000_000)
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        png(chunk(b"eXIf", TWO_MILLION)),
+        png(*[chunk(b"eXIf", TWO_MILLION[:60_000])] * 2),
+        jpeg_with(jpeg_exif(TWO_MILLION)),
+        jpeg_with(b"\xff\xf0\xff\x00" + jpeg_exif(TWO_MILLION[:200_000])),
+        webp_with(b"EXIF" + struct.pack("<I", len(TWO_MILLION)) + TWO_MILLION),
+    ],
+    ids=["a PNG chunk", "two PNG chunks", "JPEG segments", "JPEG segments behind one without a length", "a WebP chunk"],
+)
+def test_more_exif_data_than_a_camera_writes_is_refused_before_a_decoder_sees_it(decoder: Decoder, data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptImage, match="EXIF data of more than 65,536 bytes"), decoder.decoded(data):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 300_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("wrap", [lambda exif: png(chunk(b"eXIf", exif)), lambda exif: jpeg_with(jpeg_exif(exif))], ids=["PNG", "JPEG"])
+def test_an_orientation_of_many_numbers_turns_nothing(decoder: Decoder, wrap: Callable[[bytes], bytes]) -> None:
+    with decoder.decoded(wrap(exif_of_rationals(8_000))) as image:
+        assert image.size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        webp_with(b"prIv\0\0\0\0" * 500_000),
         png(chunk(b"prIv", b"") * 500_000),
         png(chunk(b"IDAT", b"") * 500_000),
         jpeg_with(b"\xff\xef\x00\x02" * 500_000),
@@ -151,6 +200,7 @@ def progressive_with_scans(count: int) -> bytes:
         b"GIF89a\x08\0\x08\0\0\0\0" + b"y" * 1_000_000 + b",",
     ],
     ids=[
+        "WebP chunks",
         "PNG chunks",
         "empty PNG data",
         "JPEG segments",

@@ -1,10 +1,12 @@
-"""Room for pictures that are decoded at the same time, in bytes of memory."""
+"""Memory that threads may take at the same time for preparing requests and presenting answers, in bytes."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 ONE_BYTE = frozenset(("1", "L", "P"))
 TWO_BYTES = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
@@ -14,14 +16,15 @@ WEBP_CANVASES = 3
 """Of four bytes a pixel, which the decoder keeps beside the picture."""
 COEFFICIENT = 2
 """Bytes that a progressive JPEG keeps of a pixel in each channel until its last scan."""
-
-TILE_WIDTH, TILE_HEIGHT = 322, 323
 SMALL = 64
-"""So many of what a room holds wait for nobody."""
+"""So small a share of the budget waits for nobody."""
 
 
-class DecodingRoom:
-    """Lets threads in while what they decode fits into `nbytes`; one that would never fit is let in alone."""
+class MemoryBudget:
+    """Lets threads in while what they need together fits into `nbytes`; one that would never fit is let in alone.
+
+    Ask once for all that a piece of work needs: whoever holds memory and waits for more may wait for ever.
+    """
 
     def __init__(self, nbytes: int) -> None:
         self._nbytes = nbytes
@@ -30,8 +33,17 @@ class DecodingRoom:
         self._door = threading.Lock()
         """Held by the one that is next, so that a large picture is not overtaken for ever."""
 
+    @contextmanager
+    def taken(self, nbytes: int) -> Iterator[None]:
+        """Blocks until there is room. What is small never waits: behind large pictures, it would wait for long."""
+        self.acquire(nbytes)
+        try:
+            yield
+        finally:
+            self.release(nbytes)
+
     def acquire(self, nbytes: int) -> None:
-        """Blocks until there is room; `release` gives it back. What is small never waits: behind large pictures, it would wait for long."""
+        """As `taken`, until `release`."""
         if SMALL * nbytes <= self._nbytes:
             with self._changed:
                 self._taken += nbytes
@@ -47,21 +59,15 @@ class DecodingRoom:
             self._changed.notify_all()
 
 
-def bytes_to_decode(image: Image.Image, kind: str, *, is_turned: bool) -> int:
-    """Memory at the worst moment between opening a picture and having it as RGB, upright."""
+def bytes_to_decode(image: Image.Image, kind: str, *, transparency: bool, is_turned: bool, tile: tuple[int, int]) -> int:
+    """Memory at the worst moment between opening a picture and having it upright as RGB, or RGBA with `transparency`.
+
+    tile: width and height of a TIFF's."""
     stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in TWO_BYTES else PIXEL
     if kind == "WebP":
         stored += WEBP_CANVASES * PIXEL
     if image.info.get("progressive"):
         stored += COEFFICIENT * len(image.getbands())
-    is_copied = image.mode != "RGB" or image.has_transparency_data
-    pixel = max(stored + PIXEL * is_copied, 2 * PIXEL * is_turned)
-    width, height = tile_size(image)
-    return image.width * image.height * pixel + width * height * PIXEL
-
-
-def tile_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of a TIFF's tiles, which may be larger than the picture; (0, 0) where there are none."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 0, 0
-    return int(image.tag_v2.get(TILE_WIDTH, 0)), int(image.tag_v2.get(TILE_HEIGHT, 0))
+    is_kept = (image.mode == "RGB" and not image.has_transparency_data) or (transparency and image.mode == "RGBA")
+    pixel = max(stored if is_kept else stored + PIXEL, 2 * PIXEL * is_turned)
+    return image.width * image.height * pixel + tile[0] * tile[1] * PIXEL

@@ -1,0 +1,156 @@
+"""First directory of a TIFF file (revision 6.0, section 2; BigTIFF), read before any decoder sees it.
+
+A decoder makes an object of each value that a directory claims, long before a pixel is read. EXIF data is such a directory, too (CIPA
+DC-008, 4.5.2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT, ORIENTATION, SAMPLES, ROWS_PER_STRIP, PLANES, TILE_WIDTH, TILE_HEIGHT = 256, 257, 274, 277, 278, 284, 322, 323
+MOST_PARTS = 32_768
+"""Strips or tiles."""
+MOST_VALUES = 131_072
+"""Of all entries of a directory together, apart from texts and bytes."""
+MOST_ENTRIES = 4096
+SHORT = 3
+# tables by tag or type, since `numpy.isin` imports half a megabyte at its first call
+IS_PARTS = np.zeros(65_536, np.bool_)
+"""Tags of offsets and lengths, of strips and of tiles."""
+IS_PARTS[[273, 279, 324, 325]] = True
+IS_NUMBER = np.zeros(65_536, np.bool_)
+"""Tags that a decoder takes for numbers, whatever their type."""
+IS_NUMBER[[*range(254, 270), *range(273, 285), 296, 320, *range(322, 326), 338, 339, 530, 532]] = True
+IS_BYTES = np.zeros(65_536, np.bool_)
+"""BYTE, ASCII and UNDEFINED: what a decoder keeps as it is."""
+IS_BYTES[[1, 2, 7]] = True
+SIZES = np.zeros(65_536, np.int64)
+"""Bytes of a value by type; 0 of one that nobody knows."""
+SIZES[1:19] = (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+INTEGERS = {1: "u1", SHORT: "u2", 4: "u4", 16: "u8"}
+"""NumPy's names of BYTE, SHORT, LONG and LONG8."""
+HUGE = 2**40
+PLANAR = 2
+
+
+class BadDirectory(ValueError):
+    """The message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the first directory says of the picture."""
+
+    width: int
+    height: int
+    tile: tuple[int, int]
+    """Width and height; (0, 0) where there are none. A tile may be larger than the picture."""
+    orientation: int
+    """1 to 8, as EXIF has it."""
+    is_big: bool
+    """BigTIFF."""
+    order: str
+    """Of bytes: < or >."""
+
+
+@dataclass(frozen=True)
+class _Directory:
+    data: bytes
+    order: str
+    is_big: bool
+    entries: NDArray[Any]
+    """(N,) of tag, type, count and value, which is an offset if it does not fit."""
+
+    def of(self, tag: int) -> NDArray[Any]:
+        found: NDArray[Any] = self.entries[self.entries["tag"] == tag]
+        return found
+
+    def number(self, tag: int, default: int | None = None) -> int:
+        """Value of an entry that holds one integer. Raises BadDirectory."""
+        found = self.of(tag)
+        if not len(found) and default is not None:
+            return default
+        if len(found) != 1 or found["count"][0] != 1 or int(found["type"][0]) not in INTEGERS:
+            raise BadDirectory(f"tag {tag} is not there once, with one integer")
+        kind = np.dtype(self.order + INTEGERS[int(found["type"][0])])
+        value = found["value"][0].tobytes()
+        if kind.itemsize > len(value):
+            offset = int.from_bytes(value, "little" if self.order == "<" else "big")
+            value = self.data[offset : offset + kind.itemsize]
+        if len(value) < kind.itemsize:
+            raise BadDirectory(f"tag {tag} lies outside of the file")
+        return int(np.frombuffer(value, kind, 1)[0])
+
+
+def first_page(data: bytes) -> Page:
+    """Raises BadDirectory for one that is damaged, or that would take a decoder more than its pixels do."""
+    directory = _first_directory(data)
+    width, height = directory.number(WIDTH), directory.number(HEIGHT)
+    tile = directory.number(TILE_WIDTH, 0), directory.number(TILE_HEIGHT, 0)
+    _check(directory, _parts(directory, width, height, tile), f"{width} × {height} pixels")
+    return Page(width, height, tile, _orientation(directory), directory.is_big, directory.order)
+
+
+def orientation(exif: bytes) -> int:
+    """1 to 8; 1 where EXIF data tells none or is damaged."""
+    try:
+        return _orientation(_first_directory(exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")))
+    except BadDirectory:
+        return 1
+
+
+def _orientation(directory: _Directory) -> int:
+    found = directory.of(ORIENTATION)
+    if len(found) != 1 or found["type"][0] != SHORT or found["count"][0] != 1:
+        return 1
+    told = directory.number(ORIENTATION)
+    return told if 1 <= told <= 8 else 1
+
+
+def _first_directory(data: bytes) -> _Directory:
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = data[2:4] in (b"+\0", b"\0+")
+    word = order + ("u8" if is_big else "u4")
+    head = 16 if is_big else 8
+    if len(data) < head:
+        raise BadDirectory("no directory")
+    at = int(np.frombuffer(data, word, 1, head - (8 if is_big else 4))[0])
+    counter = np.dtype(order + ("u8" if is_big else "u2"))
+    if at + counter.itemsize > len(data):
+        raise BadDirectory("the directory lies outside of the file")
+    count = int(np.frombuffer(data, counter, 1, at)[0])
+    if count > MOST_ENTRIES:
+        raise BadDirectory(f"a directory of {count:,} entries: at most {MOST_ENTRIES:,} are read")
+    entry = np.dtype([("tag", order + "u2"), ("type", order + "u2"), ("count", word), ("value", "V8" if is_big else "V4")])
+    if at + counter.itemsize + count * entry.itemsize > len(data):
+        raise BadDirectory("the directory breaks off")
+    return _Directory(data, order, is_big, np.frombuffer(data, entry, count, at + counter.itemsize))
+
+
+def _parts(directory: _Directory, width: int, height: int, tile: tuple[int, int]) -> int:
+    """Strips or tiles that the picture needs."""
+    rows = max(1, directory.number(ROWS_PER_STRIP, height))
+    planes = directory.number(SAMPLES, 1) if directory.number(PLANES, 1) == PLANAR else 1
+    tiles = math.ceil(width / tile[0]) * math.ceil(height / tile[1]) if all(tile) else 0
+    return max(-(-height // rows), tiles) * planes
+
+
+def _check(directory: _Directory, parts: int, size: str) -> None:
+    entries = directory.entries
+    counts = np.minimum(entries["count"].astype(np.uint64), HUGE).astype(np.int64)
+    most = int(counts[IS_PARTS[entries["tag"]]].max(initial=0))
+    if most > MOST_PARTS:
+        raise BadDirectory(f"{most:,} strips or tiles: at most {MOST_PARTS:,} are read")
+    if most > parts:
+        raise BadDirectory(f"{most:,} strips or tiles, where {size} need {parts:,}")
+    values = int(counts[~IS_BYTES[entries["type"]] | IS_NUMBER[entries["tag"]]].sum())
+    if values > MOST_VALUES:
+        raise BadDirectory(f"a directory of {values:,} values: at most {MOST_VALUES:,} are read")
+    if int((counts * SIZES[entries["type"]]).sum()) > len(directory.data):
+        raise BadDirectory("the directory claims more than the file holds")

@@ -1,0 +1,189 @@
+"""TIFF directories: what they claim is counted before a decoder makes an object of it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from server.media.images import CorruptImage, Decoder, ImageError, NotAnImage, TooManyPixels
+
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 1, 2, 3, 4, 5, 7
+SIZES = {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1}
+OFFSETS, LENGTHS, TILE_OFFSETS, TILE_LENGTHS = 273, 279, 324, 325
+FEW_BYTES = 300_000
+"""Of memory: less than the tenth part of what any file here makes a decoder allocate."""
+LAYOUTS = list(product("<>", (False, True)))
+
+Entry = tuple[int, int, int | bytes]
+"""Type, count, and the value or what lies elsewhere in the file."""
+
+
+def tiff(entries: Mapping[int, Entry], order: str = "<", big: bool = False, size: tuple[int, int] = (4, 2), pixels: bytes = b"") -> bytes:
+    """A grey picture; an entry takes the place of a usual one. Its pixels, if any, come last."""
+    word, width = ("Q", 8) if big else ("L", 4)
+    usual = {256: size[0], 257: size[1], 258: 8, 259: 1, 262: 1, 277: 1, 278: size[1]}
+    all_entries = dict(sorted({**{tag: (LONG, 1, value) for tag, value in usual.items()}, **entries}.items()))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    head += struct.pack(order + "HHQ", 8, 0, 16) if big else struct.pack(order + "L", 8)
+    end = len(head) + (8 if big else 2) + len(all_entries) * (4 + 2 * width) + width
+    written, elsewhere = b"", b""
+    for tag, (kind, count, value) in all_entries.items():
+        if isinstance(value, bytes) and len(value) <= width:
+            place = value.ljust(width, b"\0")
+        elif isinstance(value, bytes):
+            place = struct.pack(order + word, end + len(elsewhere))
+            elsewhere += value
+        else:
+            place = struct.pack(order + ("H" if kind == SHORT else "L"), value).ljust(width, b"\0")
+        written += struct.pack(order + "HH" + word, tag, kind, count) + place
+    return head + struct.pack(order + ("Q" if big else "H"), len(all_entries)) + written + bytes(width) + elsewhere + pixels
+
+
+def many(tag: int, kind: int, count: int) -> dict[int, Entry]:
+    return {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8), tag: (kind, count, bytes(SIZES[kind] * count))}
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    return Decoder(max_pixels=1_000_000)
+
+
+def refused(decoder: Decoder, data: bytes, words: str) -> None:
+    """As cheaply as a file may be that takes a decoder hundreds of megabytes."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptImage, match=words), decoder.decoded(data):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < FEW_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("tag", [OFFSETS, LENGTHS, TILE_OFFSETS, TILE_LENGTHS])
+@pytest.mark.parametrize(("order", "big"), LAYOUTS)
+def test_more_strips_or_tiles_than_the_picture_needs_are_refused(decoder: Decoder, tag: int, order: str, big: bool) -> None:
+    refused(decoder, tiff(many(tag, LONG, 1_000_000), order, big), "1,000,000 strips or tiles: at most 32,768")
+    refused(decoder, tiff(many(tag, SHORT, 30_000), order, big), "30,000 strips or tiles, where 4 × 2 pixels need 1")
+
+
+def test_a_million_honest_strips_of_one_row_are_refused(decoder: Decoder) -> None:
+    count = 1_000_000
+    entries: dict[int, Entry] = {278: (LONG, 1, 1), OFFSETS: (LONG, count, bytes(4 * count)), LENGTHS: (LONG, count, b"\1\0\0\0" * count)}
+    refused(decoder, tiff(entries, size=(1, count)), "at most 32,768")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        many(282, RATIONAL, 2_000_000),
+        many(320, SHORT, 5_000_000),
+        many(40_000, LONG, 1_000_000),
+        many(338, BYTE, 20_000_000),
+        many(339, UNDEFINED, 20_000_000),
+        many(40_000, LONG, 8) | {40_001: (99, 200_000, 8)},
+    ],
+    ids=["resolutions", "a colour map", "a private tag", "kinds of channels as bytes", "sample formats as bytes", "a type nobody knows"],
+)
+@pytest.mark.parametrize(("order", "big"), LAYOUTS)
+def test_a_directory_of_too_many_values_is_refused(decoder: Decoder, entries: dict[int, Entry], order: str, big: bool) -> None:
+    refused(decoder, tiff(entries, order, big), "values: at most 131,072")
+
+
+@pytest.mark.parametrize(("order", "big"), LAYOUTS)
+def test_a_directory_of_too_many_entries_is_refused(decoder: Decoder, order: str, big: bool) -> None:
+    entries = many(OFFSETS, LONG, 1) | dict.fromkeys(range(40000, 45000), (BYTE, 1, 0))
+    refused(decoder, tiff(entries, order, big), "entries: at most 4,096")
+
+
+def test_entries_beyond_the_file_are_refused(decoder: Decoder) -> None:
+    whole = tiff({OFFSETS: (LONG, 1, 0), LENGTHS: (LONG, 1, 8)}, big=True)
+    refused(decoder, whole[:16] + struct.pack("<Q", 2**63) + whole[24:], "at most 4,096")
+    refused(decoder, whole[:8] + struct.pack("<Q", 2**63) + whole[16:], "outside of the file")
+    refused(decoder, whole[:60], "breaks off")
+    refused(decoder, tiff({40_000: (BYTE, 2**31, 8)}), "claims more than the file holds")
+
+
+def test_a_size_that_is_told_twice_is_refused(decoder: Decoder) -> None:
+    """Which of the two would count?"""
+    data = tiff({OFFSETS: (LONG, 1, 8), 40_000: (LONG, 1, 1_000_000)}).replace(
+        struct.pack("<HH", 40_000, LONG), struct.pack("<HH", 257, LONG)
+    )
+    refused(decoder, data, "tag 257 is not there once")
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_directories_are_read_as_decoders_read_them(decoder: Decoder, order: str) -> None:
+    pixels = bytes(range(0, 240, 30))
+    for big in (False, True):
+        entries: dict[int, Entry] = {
+            278: (SHORT, 1, 1),
+            LENGTHS: (SHORT, 2, struct.pack(order + "HH", 4, 4)),
+            700: (BYTE, 500_000, bytes(500_000)),
+        }
+        begin = len(tiff({**entries, OFFSETS: (LONG, 2, bytes(8))}, order, big))
+        data = tiff({**entries, OFFSETS: (LONG, 2, struct.pack(order + "LL", begin, begin + 4))}, order, big, pixels=pixels)
+        if big and order == ">":  # which Pillow takes for something else
+            with pytest.raises(NotAnImage, match="BigTIFF"), decoder.decoded(data):
+                pass
+            continue
+        with decoder.decoded(data) as image:
+            assert np.asarray(image)[..., 0].tobytes() == pixels
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"])
+def test_files_of_pillow_are_decoded_whatever_their_compression(decoder: Decoder, compression: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)).resize((600, 900))
+    file = io.BytesIO()
+    image.save(file, "TIFF", compression=compression, tiffinfo={TiffImagePlugin.ROWSPERSTRIP: 8}, icc_profile=bytes(400_000))
+    with decoder.decoded(file.getvalue()) as decoded, Image.open(file) as reference:
+        assert (np.asarray(decoded) == np.asarray(reference)).all()
+
+
+def test_only_an_orientation_of_one_short_counts(decoder: Decoder) -> None:
+    whole: dict[int, Entry] = {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8)}
+    for told, size in (((SHORT, 1, 6), (2, 4)), ((LONG, 1, 6), (4, 2)), ((SHORT, 4, b"\6\0" * 4), (4, 2)), ((SHORT, 1, 9), (4, 2))):
+        with decoder.decoded(tiff({**whole, 274: told})) as image:
+            assert image.size == size
+
+
+def test_other_pages_are_not_read(decoder: Decoder) -> None:
+    """The next one would be refused, and names itself as the one after it."""
+    first = tiff({OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8), 34665: (LONG, 1, 0)})
+    bomb = tiff(many(OFFSETS, LONG, 1_000_000))[8:]
+    end_of_first = first.index(bytes(4), first.index(struct.pack("<HHL", 34665, LONG, 1)) + 12)
+    data = first[:end_of_first] + struct.pack("<L", len(first)) + first[end_of_first + 4 :] + bomb
+    data = data.replace(struct.pack("<HHLL", 34665, LONG, 1, 0), struct.pack("<HHLL", 34665, LONG, 1, len(first)))
+    tracemalloc.start()
+    try:
+        with decoder.decoded(data) as image:
+            assert image.size == (4, 2)
+        assert tracemalloc.get_traced_memory()[1] < FEW_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_pixels_and_tiles_are_bounded_as_in_any_file(decoder: Decoder) -> None:
+    with pytest.raises(TooManyPixels, match="4000 × 3000"), decoder.decoded(tiff({OFFSETS: (LONG, 1, 8)}, size=(4000, 3000))):
+        pass
+
+
+def test_no_damage_to_a_directory_raises_anything_but_an_image_error(decoder: Decoder) -> None:
+    rng = np.random.default_rng(3)
+    for order, big in LAYOUTS:
+        whole = tiff({OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8), 274: (SHORT, 1, 6)}, order, big)
+        for _ in range(300):
+            damaged = bytearray(whole)
+            for position in rng.integers(4, len(whole), rng.integers(1, 6)):
+                damaged[position] = rng.integers(256)
+            try:
+                with decoder.decoded(bytes(damaged)):
+                    pass
+            except ImageError:
+                pass
