@@ -32,8 +32,6 @@ from models.layers.steps import Continuing, Finished, State, Tensors
 
 WINDOWS_AT_ONCE = 16
 """Windows of LART in a step, of all jobs together: what other work waits for."""
-RETURNED = ("video", "info")
-"""Arrays of a job that come back with its answer, unless its options say which."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,6 @@ class Watching(State):
     """How far a job has come."""
 
     source: VideoSource | TrackSource
-    returned: Tensors
-    """Given back with the answer."""
     most_people: int
     following: Following
     window: int = 0
@@ -99,8 +95,8 @@ class ActionSteps:
         self._lookout = Lookout(model.eyes)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
-        """options: `start_s`, `end_s`, `people`, None for all of the video and for the bundle's own; `returned`, names of arrays that come
-        back with the answer. Raises UnusableInput."""
+        """options: `start_s`, `end_s`, `people`, None for all of the video and for the bundle's own. Raises
+        UnusableInput."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
@@ -113,7 +109,7 @@ class ActionSteps:
                 now.source.close()
                 told = answer(now.believed, self._model.rate, self._model.actions)
                 counts = now.account.counts(len(now.believed), now.source.decoded, now.source.seconds)
-                outcomes.append(Finished({**told, **now.returned, "stages": now.account.stages, "counts": counts}))
+                outcomes.append(Finished({**told, "stages": now.account.stages, "counts": counts}))
             else:
                 since = now.source.rows(now.window - 1)[0] / self._model.rate
                 shown = wanted and not now.looked
@@ -129,8 +125,7 @@ class ActionSteps:
 
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
         source = source_of(job, asked, self._model)
-        returned = {name: job[name] for name in asked.get("returned", RETURNED) if name in job}
-        return Watching(source, returned, int(asked.get("people") or self._model.config.people), self._model.eyes.follow(self._model.rate))
+        return Watching(source, int(asked.get("people") or self._model.config.people), self._model.eyes.follow(self._model.rate))
 
     def _look(self, states: Sequence[Watching]) -> list[Watching]:
         """The next window of each, as far as a step comes: who is seen in it and, when that is known, who is who."""

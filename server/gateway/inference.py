@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -121,7 +121,7 @@ class Inference:
             if reply.failure is not None:
                 raise failures.of_reply(reply.failure, asked.spec.name, item_field(asked.part, index, len(prepared)))
         timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
-        outputs = _with_echoes(replies, jobs, asked.task.echoed_arrays)
+        outputs = _with_echoes(replies, [arrays for item in prepared for arrays in item], asked.task.echoed_arrays)
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
 
@@ -193,15 +193,18 @@ def _jobs(
     """The jobs of one request: answered to a gateway, or to a record."""
     request = record or os.urandom(16).hex()
     bucket, arguments = asked.task.bucket(asked.plan, asked.spec), asked.task.arguments(asked.plan)
+    unread = frozenset(asked.task.unread_arrays)
     if asked.task.echoed_arrays:  # results of records are presented by whichever gateway is asked
-        arguments = {**arguments, "returned": list(asked.task.echoed_arrays) if record else []}
+        arguments = {**arguments, "returned": [] if gateway else list(asked.task.echoed_arrays)}
+    if unread and not gateway:
+        arguments = {**arguments, "unread": sorted(unread)}
     return [
         Job(
             id=f"{request}-{index}",
             bundle=asked.spec.id,
             digest=asked.spec.digest(),
             bucket=bucket,
-            arrays=arrays,
+            arrays={name: array for name, array in arrays.items() if not gateway or name not in unread},
             options=arguments,
             priority=asked.priority,
             deadline_ms=deadline_ms,
@@ -220,11 +223,11 @@ def _arrays(job: Job) -> Arrays:
     return {name: array.to_numpy() for name, array in job.arrays.items()}
 
 
-def _with_echoes(replies: Sequence[Reply], jobs: Sequence[Job], names: Sequence[str]) -> list[Outputs]:
-    """The outputs, and those arrays of the jobs that the answer needs again."""
+def _with_echoes(replies: Sequence[Reply], prepared: Sequence[Mapping[str, Array]], names: Sequence[str]) -> list[Outputs]:
+    """The outputs, and those of each job's arrays that the answer needs again."""
     if not names:
         return outputs_of(replies)
-    sent = [{name: job.arrays[name].to_numpy() for name in names if name in job.arrays} for job in jobs]
+    sent = [{name: arrays[name].to_numpy() for name in names if name in arrays} for arrays in prepared]
     return [{**outputs, **echoes} for outputs, echoes in zip(outputs_of(replies), sent, strict=True)]
 
 

@@ -95,6 +95,9 @@ class Task(ABC, Generic[Asked, Plan]):
     echoed_arrays: ClassVar[tuple[str, ...]] = ()
     """Names of arrays of `prepare` that `present` needs again, among the outputs: gateways that still have them put them there, and only
     where an answer may be presented elsewhere a worker sends them back."""
+    unread_arrays: ClassVar[tuple[str, ...]] = ()
+    """Names of those echoed arrays that no model reads: they never come to a device, and leave the gateway only where an answer may be
+    presented elsewhere."""
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         """The parts that one bundle takes."""

@@ -1,9 +1,10 @@
 """Image and mask → the image with its hole filled.
 
 The worker gets the region that the network works on (`server/media/regions.py`): pixels uint8 (h, w, 3), missing uint8 (h, w), windows
-int32 (W, 2); and, to be given back as they are: box int32 (4,), left, top, width and height of the region, and the files `image` and
-`mask` as they were sent, uint8 (bytes,), `mask` empty where there was none. It answers filled uint8 (samples, h, w, 3) and what was to be
-given back: so any gateway can compose the result, at any time, from the outputs and the plan.
+int32 (W, 2); and, to be given back as it is, box int32 (4,), left, top, width and height of the region. It answers filled uint8
+(samples, h, w, 3). The files `image` and `mask` as they were sent, uint8 (bytes,), `mask` empty where there was none, stay with the
+gateway, or go back with the outputs of a job that outlives it: so the result can be composed from outputs and plan, by any gateway and at
+any time.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         "results": [{"image": "iVBORw0KGgo…", "seed": 4127539016253314}],
     }
     media_types = (PNG, JSON)
+    echoed_arrays = unread_arrays = ("image", "mask")
     takes_long = True
 
     def plan(self, asked: InpaintOptions, spec: BundleSpec) -> InpaintPlan:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.bundle import BundleError, BundleSpec
 from server.process.frames import without_frames
 from server.queue.delivery import Delivery
-from server.worker.results import Answer, Arrays, Computed, Left, Refused, Reports, TooLarge
+from server.worker.results import Answer, Arrays, Computed, Left, Refused, Reports, TooLarge, read_arrays, with_returned
 
 MOST_SHAPES = 1024
 """Shapes that are remembered, as many as oneDNN keeps prepared."""
@@ -79,12 +79,13 @@ class OneShot:
         started = time.monotonic()
         outputs = self._forward(jobs)
         seconds = time.monotonic() - started
-        rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(jobs))]
+        rows = [with_returned(job.job, {name: values[i] for name, values in outputs.items()}) for i, job in enumerate(jobs)]
         answers = [Answer(job, row, started - job.pulled_at, seconds) for job, row in zip(jobs, rows, strict=True)]
         return Computed(jobs, started, seconds, answers, cold=cold)
 
     def _forward(self, jobs: list[Delivery]) -> Arrays:
-        stacked = {name: self._stack([delivery.job.arrays[name].to_numpy() for delivery in jobs]) for name in jobs[0].job.arrays}
+        given = [read_arrays(delivery.job) for delivery in jobs]
+        stacked = {name: self._stack([arrays[name] for arrays in given]) for name in given[0]}
         options = jobs[0].job.options
         with self._streams.current():
             outputs = self.model.forward(stacked, options)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from server.queue.delivery import Delivery
+from server.queue.job import Job
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def read_arrays(job: Job) -> Arrays:
+    """The arrays of a job that its model reads: those that its options call `unread` stay out of batches, states and devices."""
+    unread = job.options.get("unread", ())
+    return {name: array.to_numpy() for name, array in job.arrays.items() if name not in unread}
+
+
+def with_returned(job: Job, outputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    """The outputs, and those arrays of the job that its options want `returned`: whoever presents the answer does not have them."""
+    returned = job.options.get("returned", ())
+    return {**outputs, **{name: job.arrays[name].to_numpy() for name in returned if name in job.arrays}}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from models.layers.steps import State
 from models.loading import Advanced, Ended
 from server.queue.delivery import Delivery
 from server.worker.executors import Outcome, Streams, halving
-from server.worker.results import Answer, Computed, Left, Refused, Report, Reports
+from server.worker.results import Answer, Computed, Left, Refused, Report, Reports, read_arrays, with_returned
 
 REPORT_EVERY = 0.2
 """Seconds between two reports of one job."""
@@ -149,7 +149,7 @@ class Stepwise:
 
     def _start(self, jobs: list[Delivery]) -> Computed:
         started = time.monotonic()
-        arrays = [{name: np.array(array.to_numpy()) for name, array in job.job.arrays.items()} for job in jobs]
+        arrays = [{name: np.array(array) for name, array in read_arrays(job.job).items()} for job in jobs]
         with self._streams.current():
             states = self.model.start(arrays, [job.job.options for job in jobs])
         seconds = time.monotonic() - started
@@ -176,7 +176,7 @@ class Stepwise:
                 if isinstance(outcome, Ended):
                     self._forget(job)
                     self._mean_total += (resident.state.done + 1 - self._mean_total) / MEMORY
-                    computed.answers.append(Answer(job, dict(outcome.outputs), resident.batch_wait, inference))
+                    computed.answers.append(Answer(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
                     continue
                 reported = started if now else resident.reported
                 self._keep(job, Resident(outcome.state, resident.batch_wait, inference, reported, outcome.state.nbytes))

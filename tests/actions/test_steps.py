@@ -282,11 +282,6 @@ def test_a_result_keeps_within_the_room_that_was_kept_for_it(steps: ActionSteps,
         assert taken <= bound <= 20 * taken + 20_000
 
 
-def test_a_video_comes_back_only_where_it_is_wanted(steps: ActionSteps) -> None:
-    assert "video" in finish(steps, job(two_people(4)))[0]
-    assert "video" not in finish(steps, job(two_people(4)), returned=[])[0]
-
-
 def test_an_empty_video_has_nobody(steps: ActionSteps) -> None:
     [told] = finish(steps, job(clip(every(20, RATE))))
     assert told["boxes"].shape == (0, 7) and told["scores"].shape == (0, len(LABELS))

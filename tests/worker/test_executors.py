@@ -16,6 +16,7 @@ import torch
 from models.bundle import BundleSpec
 from models.loading import load
 from server.queue.delivery import Delivery
+from server.queue.job import Array
 from server.worker.executors import OneShot, Streams
 from server.worker.results import Arrays, Computed, Refused, TooLarge
 from tests.bundles import write_tiny_vit
@@ -134,3 +135,14 @@ def test_a_thread_has_one_stream_of_a_gpu_whatever_bundle_it_runs(monkeypatch: p
         anothers = pool.submit(lambda: Streams(gpu).current()).result()
     assert mine[0] is mine[1]
     assert len({id(stream) for stream in (mine[0], anothers, Streams(other).current())}) == 3
+
+
+def test_files_that_no_model_reads_come_back_with_each_answer(tiny: OneShot) -> None:
+    """They may differ in length, which no batch of them could."""
+    jobs = pictures(2)
+    for length, job in enumerate(jobs, start=5):
+        job.job.arrays["file"] = Array.of(np.arange(length, dtype=np.uint8))
+        job.job.options.update(unread=["file"], returned=["file"])
+    [batch] = tiny.run(jobs)
+    assert isinstance(batch, Computed)
+    assert [answer.outputs["file"].tolist() for answer in batch.answers] == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]

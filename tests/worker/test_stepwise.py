@@ -16,6 +16,7 @@ from models.bundle import BundleError
 from models.layers.steps import State
 from models.loading import Advanced, Ended, LoadedSteps, load
 from server.queue.delivery import Delivery
+from server.queue.job import Array
 from server.worker import stepwise
 from server.worker.results import Answer, Arrays, Computed, Refused, Report, Reports, TooLarge
 from server.worker.stepwise import Stepwise
@@ -24,6 +25,7 @@ from tests.worker.deliveries import delivery
 from tests.worker.toys import STEPS, answer_alone, pixels, steps_of, write_toy
 
 CPU = torch.device("cpu")
+SENT_BACK = {"unread": ["file"], "returned": ["file"]}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> LoadedSteps:
 def job(number: int, choice: int, seed: int = 0, **of_job: Any) -> Delivery:
     made = delivery(bundle="toy@1", pixels=pixels(number, choice))
     return replace(made, job=msgspec.structs.replace(made.job, options={"seed": seed}, **of_job))
+
+
+def with_file(made: Delivery) -> Delivery:
+    """Beside its arrays the job brings a file that no model reads, and wants it back."""
+    arrays = {**made.job.arrays, "file": Array.of(np.arange(10_000, dtype=np.uint8))}
+    return replace(made, job=msgspec.structs.replace(made.job, arrays=arrays, options={**made.job.options, **SENT_BACK}))
 
 
 def step(executor: Stepwise, jobs: list[Delivery]) -> tuple[list[Answer], list[Delivery]]:
@@ -174,3 +182,15 @@ def test_a_config_without_steps_is_one_forward_pass(tmp_path: Path) -> None:
 def test_a_toy_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value: object) -> None:
     with pytest.raises(BundleError, match=field):
         load(write_null(tmp_path, **{field: value}))
+
+
+def test_a_file_that_no_model_reads_is_no_part_of_a_state_and_comes_back(toy: LoadedSteps) -> None:
+    executor, plain = Stepwise(toy, CPU), Stepwise(toy, CPU)
+    jobs, bare = [with_file(job(1, 0))], [job(1, 0)]
+    answers: list[Answer] = []
+    while not answers:
+        answers, jobs = step(executor, jobs)
+        _, bare = step(plain, bare)
+        assert executor.nbytes == plain.nbytes
+    np.testing.assert_array_equal(answers[0].outputs["file"], np.arange(10_000, dtype=np.uint8))
+    same(answers[0].outputs, answer_alone(toy, pixels(1, 0)))

@@ -1,0 +1,40 @@
+"""The files of a request stay with the gateway that presents its answer; those of a job that outlives it travel beside its arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from server.queue.job import Array, Job, Reply, WorkerTiming
+from tests.bundles import write_tiny_diffmae
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, comes_to, result
+from tests.inpaint.service import box_mask, decoded, encoded, noise, outside
+
+HOLE = (20, 10, 40, 26)
+IMAGE = noise(40, 60)
+FILES = {"image": ("image", encoded(IMAGE)), "mask": ("mask", box_mask(40, 60, HOLE))}
+
+
+def black(job: Job) -> Reply:
+    """A worker's answer: black holes, and the arrays that it was asked to return."""
+    filled = np.where(job.arrays["missing"].to_numpy()[..., np.newaxis] > 0, 0, job.arrays["pixels"].to_numpy()).astype(np.uint8)
+    returned = {name: job.arrays[name] for name in ("box", *job.options["returned"])}
+    timing = WorkerTiming(batch_wait_ms=1.0, inference_ms=1.0, worker_ms=3.0, batch_size=1)
+    return Reply(id=job.id, worker="test", arrays={"filled": Array.of(filled[np.newaxis]), **returned}, timing=timing)
+
+
+def test_they_are_sent_only_where_the_answer_may_be_presented_elsewhere(tmp_path: Path) -> None:
+    spec = write_tiny_diffmae(tmp_path).spec
+    with service.valkey() as valkey, service.gateway(valkey.url) as gateway, service.Worker(valkey.url, [spec], answer=black) as worker:
+        plain = gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1}).raise_for_status()
+        job = accepted(gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1}, headers={"Prefer": "respond-async"}))
+        comes_to(gateway, job, "done")
+        sent_here, sent_on = worker.done
+        later = result(gateway, job)
+    assert not {"image", "mask"} & set(sent_here.arrays)
+    assert {"image", "mask"} == set(sent_on.options["unread"]) <= set(sent_on.arrays)
+    kept = outside(40, 60, HOLE)
+    for answer in (plain, later):
+        assert np.array_equal(decoded(answer.content)[kept], np.asarray(IMAGE)[kept])
