@@ -39,6 +39,7 @@ class InpaintOptions(TypedDict, total=False):
     samples: int | None
     grow: int | None
     feather: int | None
+    blend: Literal["membrane", "none"] | None
     inject_known: bool | None
     size: Literal["fit", "crop", "tile"] | None
     deterministic: bool | None

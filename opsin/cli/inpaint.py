@@ -50,6 +50,7 @@ def inpaint(
     ] = None,
     grow: Annotated[int | None, typer.Option(help="Pixels by which the mask is widened.", show_default=False)] = None,
     feather: Annotated[int | None, typer.Option(help="Pixels of soft edge inside the mask.", show_default=False)] = None,
+    blend: Annotated[str | None, typer.Option(help="How the filling meets the image: membrane or none.", show_default=False)] = None,
     inject_known: Annotated[
         bool | None, typer.Option(help="Let known pixels of partly masked patches guide the others.", show_default=False)
     ] = None,
@@ -74,7 +75,7 @@ def inpaint(
     outputs.check_suffix(written, ".png")
     chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
     chosen |= {"temperature": temperature, "samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
-    options: Any = {**chosen, "deterministic": deterministic, "timeout": timeout}
+    options: Any = {**chosen, "blend": blend, "deterministic": deterministic, "timeout": timeout}
     with Client(url) as client:
         try:
             job = client.inpaint(file, _mask(mask), wait=False, **options)

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from server.media import membranes
+from server.media.images import on_white
 from server.media.masks import Box, Mask, bounds
+
+Blend = Literal["membrane", "none"]
 
 PNG_EFFORT = 3
 """zlib's level: half the time of the default for a few percent of size."""
 MOST_PROFILE = 2**20
 """Bytes of a colour profile that is kept."""
 STRIP_PIXELS = 256 * 1024
+BLENDING_BYTES = 64 * 2**20
+"""Bound for strips and membrane together: a strip takes up to 120 bytes a pixel, the membrane `membranes.SOLVING_BYTES`."""
 OF_RGB = slice(16, 20)
 """Where an ICC profile names the colours that it describes (ICC.1:2022, 7.2)."""
 
 
-def compose(image: NDArray[np.uint8], made: NDArray[np.uint8], box: Box, mask: Mask, feather: int) -> NDArray[np.uint8]:
+def compose(
+    image: NDArray[np.uint8], made: NDArray[np.uint8], box: Box, mask: Mask, feather: int, blend: Blend = "none"
+) -> NDArray[np.uint8]:
     """image (H, W, 3 or 4); made (h, w, 3), which is resized to `box` of the image; mask (H, W). Filled pixels are opaque.
 
-    feather: width in pixels of the ramp inside the mask, in which the image turns into what was made.
+    feather: width in pixels of the ramp inside the mask, in which the image turns into what was made. blend: `membrane` moves the colours
+    of what was made so that they meet those around the hole, transparent ones as laid on white (`membranes`).
+
+    Takes the memory of the result, of what was made in the size of `box`, of a ramp of four bytes a pixel of the hole's box, and
+    `BLENDING_BYTES`.
     """
     area = bounds(mask)
     if area is None:
@@ -30,13 +44,40 @@ def compose(image: NDArray[np.uint8], made: NDArray[np.uint8], box: Box, mask: M
     here = (slice(area.top, area.top + area.height), slice(area.left, area.left + area.width))
     new = _resized(made, box)[area.top - box.top :, area.left - box.left :][: area.height, : area.width]
     share = ramp(mask, area, feather) if feather else None
+    membrane = _membrane(image, new, mask, area) if blend == "membrane" else None
     composed = image.copy()
     part, filled = composed[here], mask[here]
-    rows = max(1, STRIP_PIXELS // area.width)
-    for top in range(0, area.height, rows):  # blending takes several times the memory of its pixels
-        strip = slice(top, top + rows)
-        _blend(part[strip], new[strip], filled[strip], None if share is None else share[strip])
+    for top, bottom in _strips(area):  # blending takes several times the memory of its pixels
+        strip, fitted = slice(top, bottom), new[top:bottom]
+        if membrane is not None:
+            fitted = np.clip(np.rint(fitted + membrane.rows(top, bottom, area.width)), 0, 255).astype(np.uint8)
+        _blend(part[strip], fitted, filled[strip], None if share is None else share[strip])
     return composed
+
+
+def _membrane(image: NDArray[np.uint8], new: NDArray[np.uint8], mask: Mask, area: Box) -> membranes.Membrane | None:
+    """None where no pixel beside the hole is known."""
+    edge = membranes.Edge(area.height, area.width)
+    rows, columns = np.arange(-1, area.height + 1) + area.top, np.arange(-1, area.width + 1) + area.left
+    off_left = (columns < 0) | (columns >= mask.shape[1])
+    inside = columns.clip(0, mask.shape[1] - 1)
+    for top, bottom in _strips(area):
+        lines = rows[top : bottom + 2]
+        beyond = ((lines < 0) | (lines >= mask.shape[0]))[:, np.newaxis] | off_left
+        around = np.ix_(lines.clip(0, mask.shape[0] - 1), inside)
+        edge.add(top, _on_white(image[around]), new[top:bottom], mask[around], beyond)
+    return edge.membrane()
+
+
+def _on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(h, w, 3 or 4) → (h, w, 3), as the network saw them."""
+    return pixels if pixels.shape[2] == 3 else np.asarray(on_white(Image.fromarray(pixels)))
+
+
+def _strips(area: Box) -> Iterator[tuple[int, int]]:
+    """First row and end of each, of a few pixels."""
+    rows = max(1, STRIP_PIXELS // area.width)
+    return ((top, min(top + rows, area.height)) for top in range(0, area.height, rows))
 
 
 def _blend(image: NDArray[np.uint8], new: NDArray[np.uint8], filled: Mask, share: NDArray[np.float32] | None) -> None:

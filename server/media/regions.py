@@ -17,8 +17,8 @@ from server.media.masks import Box, Mask
 Mode = Literal["fit", "crop", "tile"]
 Size = tuple[int, int]
 
-CONTEXT = 2
-"""A crop is so many times as large as the hole's box: a quarter of it is to be filled at most, as of a centred mask in training."""
+CONTEXT = 3
+"""A crop is so many times as large as the hole's box: as much is known on each side of the hole as is to be filled."""
 CUBIC_REACH = 3
 """Pixels of the coarser of two grids within which a cubic mixes them: two, and one for the fraction."""
 

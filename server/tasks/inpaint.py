@@ -70,6 +70,8 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             raise InvalidOption("model", f"{spec.id} fills holes in clips; this route takes images")
         if asked.mask is not None:
             _parse(asked.mask)
+        if asked.feather and asked.blend == "membrane":
+            raise InvalidOption("blend", "membrane: not with `feather`, which blends in its own way")
         sampler, steps = _sampling(asked, spec)
         if asked.eta is not None and sampler != "ddim":
             raise InvalidOption("eta", f"{asked.eta:g}: it is for the sampler `ddim`; {sampler} has none")
@@ -90,6 +92,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             size=asked.size,
             deterministic=asked.deterministic,
             temperature=next(share for share in (asked.temperature, spec.temperature, 1.0) if share is not None),
+            blend=asked.blend or ("none" if asked.feather else "membrane"),
         )
 
     def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
@@ -183,7 +186,9 @@ def _composed(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> Composed
         hole = _hole(image, sent, plan, spec)
         pixels, profile = np.asarray(image), image.info["icc_profile"]
         box = Box(*outputs["box"].tolist())
-        files = [composing.to_png(composing.compose(pixels, made, box, hole, plan.feather), profile) for made in outputs["filled"]]
+        files = [
+            composing.to_png(composing.compose(pixels, made, box, hole, plan.feather, plan.blend), profile) for made in outputs["filled"]
+        ]
         return Composed(image.width, image.height, int(hole.sum()), files)
 
 

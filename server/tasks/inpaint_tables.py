@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from models.diffmae.presets import PresetName, SamplerName, SpacingName
 from server.media import masks
+from server.media.composing import Blend
 from server.tasks.options import Options
 
 MOST_SAMPLES = 8
@@ -68,6 +69,16 @@ class InpaintOptions(Options, frozen=True, kw_only=True):
     samples: Annotated[int, Meta(ge=1, le=MOST_SAMPLES, description="How many different fillings.")] = 1
     grow: Annotated[int, Meta(ge=0, le=MOST_GROWTH, description="Pixels by which the mask is widened.")] = 0
     feather: Annotated[int, Meta(ge=0, le=MOST_FEATHER, description="Width in pixels of a soft edge, inside the widened mask.")] = 0
+    blend: (
+        Annotated[
+            Blend,
+            Meta(
+                description="How what was made meets the image: `membrane` moves its colours so that they fit at the edge.",
+                extra={"default": "`membrane`; with `feather` `none`"},
+            ),
+        ]
+        | None
+    ) = None
     inject_known: Annotated[bool, Meta(description="Let known pixels of partly masked patches guide the others.")] = True
     size: (
         Annotated[
@@ -83,6 +94,8 @@ class InpaintOptions(Options, frozen=True, kw_only=True):
 
 
 class InpaintPlan(msgspec.Struct, frozen=True):
+    """Fields with a default came later: of a stored plan that lacks one it says what was done then."""
+
     mask: str | None
     steps: int
     sampler: SamplerName
@@ -96,6 +109,7 @@ class InpaintPlan(msgspec.Struct, frozen=True):
     size: Literal["fit", "crop", "tile"] | None
     deterministic: bool
     temperature: float = 1.0
+    blend: Blend = "none"
 
     def seed_of(self, sample: int) -> int:
         """After the last seed comes the first."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from server.media.composing import compose, ramp, to_png
+from server.media import composing, membranes
+from server.media.composing import Blend, compose, ramp, to_png
 from server.media.masks import Box, bounds
 
 
@@ -29,7 +30,8 @@ def test_every_byte_outside_the_mask_stays(seed: int) -> None:
     image = pixels(seed, height, width, int(generator.choice([3, 4])))
     mask = generator.random((height, width)) < generator.choice([0, 0.01, 0.5, 1])
     made = pixels(seed + 100, *generator.integers(1, 40, 2))
-    composed = compose(image, made, Box(0, 0, int(width), int(height)), mask, feather=int(generator.integers(0, 5)))
+    blend: Blend = generator.choice(["membrane", "none"])
+    composed = compose(image, made, Box(0, 0, int(width), int(height)), mask, feather=int(generator.integers(0, 5)), blend=blend)
     assert composed.shape == image.shape and composed.dtype == np.uint8
     assert np.array_equal(composed[~mask], image[~mask])
 
@@ -73,6 +75,52 @@ def test_a_feather_of_two_blends_the_outermost_pixels_by_halves() -> None:
     mask = Box(2, 2, 5, 5).mask(9, 9)
     composed = compose(image, made, Box(0, 0, 9, 9), mask, feather=2)[4, :, 0]
     assert composed.tolist() == [100, 100, 150, 200, 200, 200, 150, 100, 100]
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """Colours that change slowly."""
+    down, across = np.mgrid[:height, :width]
+    return np.stack([128 + 100 * np.sin(across / width * 3 + c) * np.cos(down / height * 2) for c in range(3)], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("hole", [Box(20, 10, 40, 50), Box(0, 0, 30, 80)])
+def test_a_membrane_takes_away_what_is_wrong_at_the_edge_and_keeps_what_was_drawn(hole: Box) -> None:
+    """What was made is the image in other colours, with a line drawn across."""
+    image, mask = smooth(90, 100), hole.mask(90, 100)
+    made = (image * 0.7 + 20).astype(np.uint8)
+    made[45] += 30
+    whole = Box(0, 0, 100, 90)
+    fitted, plain = (compose(image, made, whole, mask, feather=0, blend=blend).astype(int) for blend in ("membrane", "none"))
+    beside = mask.copy()
+    beside[42:49] = False
+    wrong, was = (np.abs(composed - image)[beside].mean() for composed in (fitted, plain))
+    assert wrong < was / 2
+    inner = slice(hole.left + 6, hole.left + hole.width - 6)
+    assert (fitted[45, inner] - fitted[42, inner]).mean() == pytest.approx(30, abs=5)
+
+
+def test_beside_transparency_it_fits_white() -> None:
+    """As the network saw it."""
+    image = np.zeros((30, 30, 4), np.uint8)
+    mask = Box(10, 10, 8, 8).mask(30, 30)
+    composed = compose(image, np.full((30, 30, 3), 200, np.uint8), Box(0, 0, 30, 30), mask, feather=0, blend="membrane")
+    assert (composed[mask] == 255).all() and np.array_equal(composed[~mask], image[~mask])
+
+
+def test_without_a_known_neighbour_a_membrane_changes_nothing() -> None:
+    made = pixels(1, 20, 30)
+    composed = compose(pixels(0, 20, 30), made, Box(0, 0, 30, 20), np.ones((20, 30), bool), feather=0, blend="membrane")
+    assert np.array_equal(composed, made)
+
+
+def test_a_large_hole_s_membrane_is_solved_on_a_small_grid_and_fits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mask = smooth(200, 260), Box(30, 20, 170, 150).mask(200, 260)
+    made = (image * 0.7 + 60).astype(np.uint8)
+    whole = compose(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
+    monkeypatch.setattr(membranes, "MOST_PIXELS", 30 * 30)
+    monkeypatch.setattr(composing, "STRIP_PIXELS", 170 * 7)
+    coarse = compose(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
+    assert np.abs(coarse.astype(int) - whole).mean() < 1.5
 
 
 @pytest.mark.parametrize("channels", [3, 4])

@@ -30,9 +30,9 @@ def test_a_crop_is_at_least_of_the_network_s_size_and_inside() -> None:
     assert choose("crop", hole((200, 300), Box(296, 0, 4, 4)), NATIVE) == Region(Box(252, 0, 48, 32), NATIVE)
 
 
-def test_a_crop_is_twice_as_large_as_its_hole() -> None:
-    region = choose("crop", hole((400, 400), Box(180, 190, 36, 20)), NATIVE)
-    assert region == Region(Box(162, 176, 72, 48), NATIVE)
+def test_a_crop_is_three_times_as_large_as_its_hole() -> None:
+    region = choose("crop", hole((400, 400), Box(180, 190, 32, 20)), NATIVE)
+    assert region == Region(Box(148, 168, 96, 64), NATIVE)
 
 
 def test_a_hole_that_fills_the_image_is_cropped_to_all_of_it() -> None:

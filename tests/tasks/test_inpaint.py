@@ -108,6 +108,7 @@ def test_presets_choose_sampler_and_steps_and_explicit_options_win() -> None:
         ({"eta": 0.0, "preset": "draft"}, "eta", "it is for the sampler `ddim`"),
         ({"mask": "box:1,2,3"}, "mask", "use `box:X,Y,W,H` in pixels"),
         ({"mask": "center:2"}, "mask", "use `box:X,Y,W,H` in pixels"),
+        ({"blend": "membrane", "feather": 2}, "blend", "membrane: not with `feather`"),
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(options: dict[str, Any], field: str, reason: str) -> None:
@@ -144,6 +145,7 @@ def test_a_bundle_of_a_short_schedule_takes_fewer_steps() -> None:
         ("spacing", ["uniform", "logsnr"], ["log"]),
         ("size", ["fit", "crop", "tile"], ["grid"]),
         ("preset", ["draft", "full"], ["best"]),
+        ("blend", ["membrane", "none"], ["poisson", ""]),
         ("mask", ["center", "box:0,0,1,1", "random:0.5"], ["iVBORw0KGgo=", "everything"]),
         ("deterministic", ["true", False], ["maybe"]),
     ],
@@ -211,6 +213,8 @@ def test_every_byte_outside_the_filled_pixels_is_the_input_s(seed: int) -> None:
     file = encoded(image, kind, exif=exif)
     mask = (generator.random(upright[::-1]) < generator.choice([0.02, 0.3, 1])).astype(np.uint8) * 255
     options = {"grow": int(generator.integers(0, 3)), "feather": int(generator.integers(0, 4)), "steps": 1}
+    if generator.random() < 0.5:
+        options["blend"] = "none"
     answer = decoded(fill(file, encoded(Image.fromarray(mask)), size=str(generator.choice(["fit", "crop", "tile"])), **options))
     with DECODER.decoded(file, transparency=True) as original:
         expected = np.asarray(original)
@@ -220,7 +224,7 @@ def test_every_byte_outside_the_filled_pixels_is_the_input_s(seed: int) -> None:
         filled[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = True
     assert answer.shape == expected.shape
     assert np.array_equal(answer[~filled], expected[~filled])
-    if filled.any() and not options["feather"]:
+    if filled.any() and not options["feather"] and "blend" in options:
         assert (np.abs(answer[filled][:, :3].astype(int) - GREEN) <= 60).mean() > 0.9, "the hole is painted green"
 
 
@@ -312,7 +316,7 @@ def test_extreme_sizes_are_filled_too(size: tuple[int, int], mode: str) -> None:
 @pytest.mark.parametrize("size", ["crop", "tile"])
 def test_what_is_made_lands_where_it_was_seen(size: str) -> None:
     """A network that made exactly what was there would give the image back."""
-    image, chosen = noise(50, 60), plan(size=size)
+    image, chosen = noise(50, 60), plan(size=size, blend="none")
     arrays = prepared(encoded(image), encoded(white(50, 60, (37, 21, 44, 29))), chosen)
     left, top, width, height = arrays["box"].tolist()
     made = np.asarray(image)[top : top + height, left : left + width]
@@ -324,7 +328,7 @@ def test_what_is_made_at_another_scale_lands_where_it_was_seen() -> None:
     """Of a ramp, within the three levels that two resamplings cost."""
     across, down = np.meshgrid(np.linspace(0, 255, 80), np.linspace(0, 255, 64))
     ramp = np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8)
-    chosen = plan(size="fit")
+    chosen = plan(size="fit", blend="none")
     arrays = prepared(encoded(Image.fromarray(ramp)), encoded(white(64, 80, (30, 20, 50, 40))), chosen)
     height, width = arrays["pixels"].shape[:2]
     made = np.asarray(Image.fromarray(ramp).resize((width, height), Image.Resampling.BICUBIC))
@@ -395,7 +399,20 @@ def test_a_bundle_names_its_usual_temperature() -> None:
     assert b"temperature" in calm.to_bytes() and b"temperature" not in SPEC.to_bytes()
 
 
-def test_plans_of_an_older_gateway_have_all_of_the_noise() -> None:
+def test_plans_of_an_older_gateway_are_presented_as_it_would_have_done() -> None:
     stored = msgspec.to_builtins(plan())
-    del stored["temperature"]
-    assert msgspec.convert(stored, InpaintPlan) == msgspec.structs.replace(plan(), seed=stored["seed"])
+    del stored["temperature"], stored["blend"]
+    assert msgspec.convert(stored, InpaintPlan) == msgspec.structs.replace(plan(temperature=1.0, blend="none"), seed=stored["seed"])
+
+
+def test_a_filling_meets_the_image_unless_a_feather_blends_it() -> None:
+    assert [plan(**options).blend for options in ({}, {"blend": "none"}, {"feather": 3}, {"feather": 3, "blend": "none"})] == [
+        "membrane",
+        "none",
+        "none",
+        "none",
+    ]
+    grey = Image.new("RGB", (16, 16), (90, 100, 110))
+    file, hole = encoded(grey), encoded(white(16, 16, (4, 4, 12, 12)))
+    assert np.array_equal(decoded(fill(file, hole)), np.asarray(grey)), "one colour beside another is no longer seen"
+    assert tuple(decoded(fill(file, hole, blend="none"))[8, 8]) == GREEN
