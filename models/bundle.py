@@ -297,7 +297,7 @@ class BundleSpec(_Schema):
 
     def to_bytes(self) -> bytes:
         content = self.model_dump(mode="json")
-        empty = {"members": {}, "int8": None, "temperature": None, "preset": None, "trained_on": "", "note": ""}
+        empty: dict[str, Any] = {"members": {}, "int8": None, "temperature": None, "preset": None, "trained_on": "", "note": ""}
         for name, nothing in empty.items():
             if content[name] == nothing:  # versions that do not know the field read the others, and agree on their digests
                 del content[name]

@@ -56,6 +56,8 @@ class Visit:
     """Whose it is, by address."""
     model: str = ""
     version: str = ""
+    asynchronous: bool = False
+    """It ends when its job is queued."""
     ends_with_gateway: bool = False
     seconds: float = 0.0
     """What `X-Request-Timeout` allows, or the default."""
@@ -112,6 +114,7 @@ class Admission:
         self._idle.clear()
         self._metrics.in_flight.value += 1
         visit.limit.begin()
+        visit.asynchronous = asynchronous
         if self.draining:
             raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
         length = arrival.declared_length(request) or 0
@@ -143,7 +146,7 @@ class Admission:
                 raise happened from None
         finally:
             self._metrics.ended(visit.model, visit.version, visit.protocol, outcome).inc()
-            self._metrics.recent.ended(seconds)
+            self._metrics.recent.ended(seconds, "" if visit.asynchronous or not visit.version else f"{visit.model}@{visit.version}")
             self._metrics.in_flight.value -= 1
             self._visits.discard(visit)
             if not self._visits:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 
 from models.bundle import BundleSpec
 from server.gateway.events import EventStream
+from server.gateway.rfc3339 import rfc3339
 from server.queue.job import Progress, Reply
 from server.tasks.base import Task
 from server.telemetry import logs
@@ -31,6 +33,7 @@ class Follower:
         self._report: Progress | None = None
         """The latest one that was told."""
         self._admitted = False
+        self._begun = False
         self._early: list[tuple[str, bytes]] = []
         """What a quick worker told before the queue's answer to the admission arrived."""
 
@@ -47,6 +50,11 @@ class Follower:
 
     def progressed(self, report: Progress) -> None:
         """Where there are several jobs, it is they that are counted, when they end."""
+        begins = report.total == 0
+        if not self._begun or (begins and self._count == 1):
+            self._begin()
+        if begins:
+            return
         if self._count == 1:
             self._report = report
             self._progress(report.done, report.total, report.unit)
@@ -59,11 +67,17 @@ class Follower:
         if reply.failure is not None:
             return
         self._ended += 1
+        if not self._begun:
+            self._begin()
         last = self._report
         if last is None:
             self._progress(self._ended, self._count, ITEMS)
         elif last.done != last.total:
             self._progress(last.total, last.total, last.unit)
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._tell("started", started(int(time.time() * 1000)))
 
     def _progress(self, done: int, total: int, unit: str) -> None:
         self._tell("progress", msgspec.json.encode({"done": done, "total": total, "unit": unit}))
@@ -73,6 +87,11 @@ class Follower:
             self._stream.put(name, data)
         else:
             self._early.append((name, data))
+
+
+def started(unix_ms: int) -> bytes:
+    """The JSON of a `started` event."""
+    return msgspec.json.encode({"started": rfc3339(unix_ms)})
 
 
 def preview_of(task: Task[Any, Any], report: Progress, plan: msgspec.Struct, spec: BundleSpec) -> bytes | None:

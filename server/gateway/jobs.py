@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from server.gateway.inference import outputs_of, timing_of
 from server.gateway.negotiation import choose
 from server.gateway.presenting import Presenting
 from server.gateway.problems import Kind, Problem, ProblemDocument
+from server.gateway.rfc3339 import rfc3339
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
 from server.queue.record import OPEN, Record, RecordLost
@@ -149,9 +149,9 @@ def document(record: Record) -> JobDocument:
         state=record.state,
         place=record.place,
         progress=None if record.progress is None else JobProgress(*record.progress),
-        created=_rfc3339(record.created_ms),
-        started=None if record.started_ms is None else _rfc3339(record.started_ms),
-        finished=None if record.finished_ms is None else _rfc3339(record.finished_ms),
+        created=rfc3339(record.created_ms),
+        started=None if record.started_ms is None else rfc3339(record.started_ms),
+        finished=None if record.finished_ms is None else rfc3339(record.finished_ms),
         error=failure(record).as_struct(record.request_id) if record.failure is not None else None,
         links=Links(events_url(record.id), result_url(record.id)),
     )
@@ -197,7 +197,3 @@ def _problems_of(job_id: str) -> Iterator[None]:
 
 def _away(away: RedisAway) -> Problem:
     return Problem(Kind.REDIS_AWAY, str(away), retry_after=away.retry_after)
-
-
-def _rfc3339(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

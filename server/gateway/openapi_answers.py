@@ -143,7 +143,9 @@ _SUMMARY = {
 }
 _REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
-MODELS: dict[str, Any] = {"responses": {**answer("ModelList", "Known bundles", {"models": [_SUMMARY]}), **_REDIS_AWAY}}
+MODELS: dict[str, Any] = {
+    "responses": {**answer("ModelList", "Known bundles", {"models": [_SUMMARY], "folders": ["/srv/bundles"]}), **_REDIS_AWAY}
+}
 
 STATUS: dict[str, Any] = {
     "responses": {
@@ -166,7 +168,17 @@ STATUS: dict[str, Any] = {
                         "progress": {"done": 5, "total": 8, "unit": "windows"},
                     }
                 ],
-                "bundles": [{"model": "flags", "version": "1.0.0", "items_per_second": 210.4, "batch_budget": 8, "rung": "steps13"}],
+                "bundles": [
+                    {
+                        "model": "flags",
+                        "version": "1.0.0",
+                        "items_per_second": 210.4,
+                        "batch_budget": 8,
+                        "rung": "steps13",
+                        "p50_ms": 31.2,
+                        "p95_ms": 48.1,
+                    }
+                ],
                 "history": {
                     "step_s": 5,
                     "requests": [640, 655],

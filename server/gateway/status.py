@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 
 import msgspec
 
 from server.gateway import directory
+from server.gateway.rfc3339 import rfc3339
 from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
 from server.queue.history import STEP_S, Lately
@@ -77,13 +78,16 @@ class StatusLongJob(msgspec.Struct, frozen=True):
 
 class StatusBundle(msgspec.Struct, frozen=True):
     """A bundle that ready workers serve. `items_per_second`: what they measured, added up; `batch_budget`: the largest; `rung`: what
-    requests get that name none, null where merging is off."""
+    requests get that name none, null where merging is off; quantiles of the whole time of its requests and jobs in the history, null
+    where there were none."""
 
     model: str
     version: str
     items_per_second: float
     batch_budget: int
     rung: str | None
+    p50_ms: float | None
+    p95_ms: float | None
 
 
 class StatusHistory(msgspec.Struct, frozen=True):
@@ -162,7 +166,7 @@ class Status:
         lately, fleet = await self._dispatcher.history.read(), await self._dispatcher.fleet()
         recorded, ongoing = await self._dispatcher.records.load(), await self._dispatcher.records.ongoing(MOST_JOBS)
         return StatusDocument(
-            time=_rfc3339(lately.now_ms),
+            time=rfc3339(lately.now_ms),
             gateways=lately.gateways,
             workers=[
                 StatusWorker(worker.id, worker.state, worker.device, _ready(worker.bundles), worker.restarts)
@@ -171,9 +175,9 @@ class Status:
             queue=[StatusQueue(row.bundle, row.priority, row.waiting, row.running, row.oldest_s) for row in lately.queue],
             jobs=StatusJobs(recorded.counts.get("queued", 0), recorded.counts.get("running", 0)),
             long_jobs=[_long_job(job, lately.now_ms) for job in ongoing],
-            bundles=_bundles(fleet),
+            bundles=_bundles(fleet, lately),
             history=_history(lately),
-            dead_letters=[DeadLetter(_rfc3339(letter.time_ms), letter.bundle, letter.reason) for letter in lately.letters],
+            dead_letters=[DeadLetter(rfc3339(letter.time_ms), letter.bundle, letter.reason) for letter in lately.letters],
         )
 
 
@@ -191,13 +195,15 @@ def _seconds(ms: int) -> float:
     return round(max(0, ms) / 1000, 1)
 
 
-def _bundles(fleet: Fleet) -> list[StatusBundle]:
+def _bundles(fleet: Fleet, lately: Lately) -> list[StatusBundle]:
     told = []
     for spec in sorted(fleet.specs.values(), key=lambda spec: spec.id):
         served = [bundle for _, bundle in directory.serving(fleet, spec)]
         if served:
             speed, budget = sum(bundle.items_per_second for bundle in served), max(bundle.batch_budget for bundle in served)
-            told.append(StatusBundle(spec.name, spec.version, round(speed, 2), budget, spec.default_rung))
+            took = sum((Counter(_durations(step, f" {spec.id}")) for step in lately.steps), Counter[int]())
+            quantiles = quantile(took, 0.5), quantile(took, 0.95)
+            told.append(StatusBundle(spec.name, spec.version, round(speed, 2), budget, spec.default_rung, *quantiles))
     return told
 
 
@@ -216,9 +222,7 @@ def _history(lately: Lately) -> StatusHistory:
     )
 
 
-def _durations(step: Mapping[str, int]) -> dict[int, int]:
-    return {int(name.removeprefix(DURATION)): count for name, count in step.items() if name.removeprefix(DURATION).isdigit()}
-
-
-def _rfc3339(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _durations(step: Mapping[str, int], of: str = "") -> dict[int, int]:
+    """Buckets of all requests, or of a bundle's."""
+    buckets = ((name.removeprefix(DURATION).removesuffix(of), count) for name, count in step.items() if name.endswith(of))
+    return {int(index): count for index, count in buckets if index.isdigit()}

@@ -48,7 +48,7 @@ NO_LIMIT: AbstractContextManager[object] = nullcontext()
 LOOK_WHILE_AWAY_S = 0.1
 SWEEP_AFTER_BEATS = 0.9
 """All gateways together sweep once in a beat."""
-FORMS = "batched-replies progress stored-replies"
+FORMS = "batched-replies progress stored-replies begun"
 """What this gateway understands beyond the oldest form of messages, as the value of `gw:<id>`; words separated by spaces."""
 
 

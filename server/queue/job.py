@@ -122,6 +122,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     """Steps; 0 when the job starts, also where it starts again after its worker's death."""
     total: int
+    """0: the work begins, and nobody knows yet how many steps it takes."""
     unit: str
     """What a step is: `steps`, `levels`, `windows`."""
     preview: dict[str, Array] = {}
@@ -165,6 +166,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The change of the repository that its bundles are in line with."""
     restarts: int = 0
     """How often its supervisor had restarted it before this start."""
+    folder: str = ""
+    """Where it looks for bundles; empty: an older version, which does not say."""
     forms: str = ""
     """What this worker understands beyond the oldest messages: `WORKER_FORMS` of its version."""
 

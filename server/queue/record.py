@@ -12,7 +12,7 @@ from server.queue.job import Failure, Priority
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 OPEN: frozenset[str] = frozenset({"queued", "running"})
-EVENTS = frozenset({"queued", "progress", "preview", *STATES[2:]})
+EVENTS = frozenset({"queued", "started", "progress", "preview", *STATES[2:]})
 LAST_EVENTS: frozenset[str] = frozenset(STATES[2:])
 
 _ID = re.compile(r"([0-9a-f]{8})-[0-9a-f]{32}")
@@ -131,7 +131,8 @@ class Record:
 
 
 class Event(NamedTuple):
-    """`data` is JSON for `queued`, `progress` and `cancelled`, the worker's msgpack message for `preview`; the record tells the rest."""
+    """`data` is JSON for `queued`, `progress` and `cancelled`, Unix milliseconds for `started`, the worker's msgpack message for `preview`;
+    the record tells the rest."""
 
     number: int
     name: str

@@ -28,7 +28,7 @@ MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 LATENCY = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
-EVENTS = ("queued", "progress", "preview", "done", "failed", "cancelled")
+EVENTS = ("queued", "started", "progress", "preview", "done", "failed", "cancelled")
 REJECTION_REASONS = ("queue_full", "client_share", "results_full", "draining", "too_large", "too_slow", "no_worker", "redis")
 WATCHED = {
     "people": "People of whom an answer told something.",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 GROWTH = math.log(1.1)
 """Each bucket of durations is a tenth longer than the one before, so quantiles are right within 5 %."""
 DURATION = "d"
-"""Prefix of a bucket's name."""
+"""Prefix of a bucket's name: `d12` of all requests, `d12 flags@1.0.0` of a bundle's requests that were waited for, and jobs."""
 
 
 class Tally:
@@ -18,11 +18,14 @@ class Tally:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def ended(self, seconds: float | None) -> None:
-        """A request has ended; `seconds`: how long an answered one took."""
+    def ended(self, seconds: float | None, bundle: str = "") -> None:
+        """A request has ended; `seconds`: how long an answered one took; `bundle`: whose answer it was."""
         self._counts["requests"] += 1
         if seconds is not None:
-            self._counts[f"{DURATION}{bucket(seconds * 1000)}"] += 1
+            name = f"{DURATION}{bucket(seconds * 1000)}"
+            self._counts[name] += 1
+            if bundle:
+                self._counts[f"{name} {bundle}"] += 1
 
     def tokens(self, entered: int, left: int) -> None:
         """Tokens that entered the network, and that left its last block."""

@@ -91,6 +91,7 @@ class Heartbeat:
             metrics_port=self._metrics_port,
             repository_revision=self._repository_revision,
             restarts=restarts(),
+            folder=str(self._bundles.folder.absolute()),
             forms=WORKER_FORMS,
         )
 

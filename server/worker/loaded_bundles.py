@@ -94,7 +94,7 @@ class LoadedBundles:
     def __init__(
         self, root: Path, warm_up: Callable[[Bundle], Warm], publish: Callable[[BundleSpec], object], changed: Callable[[], None]
     ) -> None:
-        self._root = root
+        self.folder = root
         self._warm_up = warm_up
         self._publish = publish
         self._changed = changed
@@ -105,7 +105,7 @@ class LoadedBundles:
 
     def refresh(self, repository: Mapping[str, str]) -> None:
         """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
-        for path in discover(self._root):
+        for path in discover(self.folder):
             entry = self._entries.get(path)
             wanted = repository.get(path.parent.name) != "unloaded"
             if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):

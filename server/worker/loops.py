@@ -20,7 +20,7 @@ from server.worker.executors import Executor
 from server.worker.fetching import Fetching
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.replies import Answers
-from server.worker.results import Computed, Left, Refused, Result, TooLarge, Unserved
+from server.worker.results import Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
 from server.worker.slots import Slots
 
 log = logs.get(__name__)
@@ -120,6 +120,9 @@ def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: 
         if latest is not None:
             answers.put(latest)
         latest = result
+        if isinstance(result, Reports):
+            answers.put(result)  # the next result may be long in coming
+            latest = None
         if isinstance(result, Computed):
             going_on += result.going_on
         if isinstance(result, Left):
@@ -174,6 +177,8 @@ def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Runn
         return
     if not later:
         yield from _dropped(executor, running, jobs)
+    if begun := [Report(job, 0, 0, "") for job in jobs if job.job.progress and not executor.all_started([job])]:
+        yield Reports(begun)
     for result in executor.run(jobs) if jobs else ():
         slots.progress(running)
         if isinstance(result, TooLarge):

@@ -79,7 +79,7 @@ class Computed:
 
 @dataclass(frozen=True)
 class Reports:
-    """How far jobs are that have just started."""
+    """How far jobs are that begin now, or have just started."""
 
     reports: list[Report]
 

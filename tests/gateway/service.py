@@ -253,7 +253,14 @@ class Worker:
     def _announce(self) -> None:
         self.queue.announce(
             WorkerInfo(
-                id=self.queue.id, host="here", pid=os.getpid(), state=self.state, device="cpu", bundles=self._served, forms=self.forms
+                folder="/srv/bundles",
+                id=self.queue.id,
+                host="here",
+                pid=os.getpid(),
+                state=self.state,
+                device="cpu",
+                bundles=self._served,
+                forms=self.forms,
             )
         )
 

@@ -41,11 +41,17 @@ def test_a_stream_ends_with_the_answer(gateway: Gateway) -> None:
     with streamed(gateway, picture(2), picture(4), X_Request_ID="mine") as (response, told):
         events = list(told)
     assert response.headers["Content-Type"] == "text/event-stream"
-    assert [(event.id, event.name) for event in events] == [(1, "queued"), (2, "progress"), (3, "progress"), (4, "done")]
+    assert [(event.id, event.name) for event in events] == [
+        (1, "queued"),
+        (2, "started"),
+        (3, "progress"),
+        (4, "progress"),
+        (5, "done"),
+    ]
     assert events[0].data == {"place": 0}
-    assert events[2].data == {"done": 2, "total": 2, "unit": "images"}
-    assert events[3].data["id"] == "mine" == response.headers["X-Request-ID"]
-    assert [one["predictions"][0]["index"] for one in events[3].data["results"]] == [2, 4]
+    assert events[3].data == {"done": 2, "total": 2, "unit": "images"}
+    assert events[4].data["id"] == "mine" == response.headers["X-Request-ID"]
+    assert [one["predictions"][0]["index"] for one in events[4].data["results"]] == [2, 4]
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json, text/event-stream", "text/event-stream;q=0.5, application/json"])
@@ -105,9 +111,10 @@ def test_steps_and_their_progress_are_told(valkey: PrivateValkey) -> None:
         held.wait_for_batch()
         [delivery] = worker.running
         assert delivery.job.progress
-        for done in (0, 1):
-            worker.queue.progress([(delivery, Progress(id=delivery.job.id, worker="test", done=done, total=2, unit="steps"))])
-        assert next(told).name == "queued"
+        begins = Progress(id=delivery.job.id, worker="test", done=0, total=0, unit="")
+        for report in (begins, *(msgspec.structs.replace(begins, done=done, total=2, unit="steps") for done in (0, 1))):
+            worker.queue.progress([(delivery, report)])
+        assert [next(told).name for _ in range(2)] == ["queued", "started"]
         assert [next(told).data for _ in range(2)] == [{"done": done, "total": 2, "unit": "steps"} for done in (0, 1)]
         held.release()
         last, done_event = told
@@ -138,7 +145,7 @@ def test_a_stream_is_finished_before_its_gateway_ends(valkey: PrivateValkey) -> 
             eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "draining")
             assert gateway.in_flight() == 1
             held.release()
-            assert [event.name for event in told] == ["progress", "done"]
+            assert [event.name for event in told] == ["started", "progress", "done"]
         assert gateway.process.wait(WAIT_S) == 0
 
 
@@ -205,8 +212,8 @@ async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
         follower.replied(Reply(id="", worker=""))
         await stream.end()
     told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
-    assert told[::2] == ["id: 1", "id: 2", "id: 3", "id: 4"]
-    assert told[1::2] == ["event: queued", "event: progress", "event: preview", "event: progress"]
+    assert told[::2] == ["id: 1", "id: 2", "id: 3", "id: 4", "id: 5"]
+    assert told[1::2] == ["event: queued", "event: started", "event: progress", "event: preview", "event: progress"]
 
 
 class Shown(msgspec.Struct):

@@ -21,10 +21,10 @@ def shape(events: list[Event]) -> list[tuple[int, str]]:
 def test_events_tell_a_job_from_its_place_to_its_answer(gateway: Gateway) -> None:
     job_id = accepted(ask_later(gateway, picture(2), picture(4)))
     events = events_of(gateway, job_id)
-    assert shape(events) == [(1, "queued"), (2, "progress"), (3, "progress"), (4, "done")]
+    assert shape(events) == [(1, "queued"), (2, "started"), (3, "progress"), (4, "progress"), (5, "done")]
     assert events[0].data == {"place": 0}
-    assert [event.data for event in events[1:3]] == [{"done": done, "total": 2, "unit": "images"} for done in (1, 2)]
-    assert events[3].data == result(gateway, job_id).json()
+    assert [event.data for event in events[2:4]] == [{"done": done, "total": 2, "unit": "images"} for done in (1, 2)]
+    assert events[4].data == result(gateway, job_id).json()
 
 
 def test_events_are_replayed_from_any_gateway_and_resumed(gateway: Gateway, other: Gateway) -> None:
@@ -42,7 +42,7 @@ def test_a_reader_that_comes_back_elsewhere_misses_nothing(gateway: Gateway, oth
         first = next(parsed(response.iter_lines()))
     worker.resume()
     rest = events_of(other, job_id, after=first.id)
-    assert shape([first, *rest]) == [(1, "queued"), *((step, "progress") for step in range(2, 8)), (8, "done")]
+    assert shape([first, *rest]) == [(1, "queued"), (2, "started"), *((step, "progress") for step in range(3, 9)), (9, "done")]
 
 
 @pytest.mark.parametrize("last", ["-1", "x", "1.5", "9" * 16])
@@ -69,7 +69,7 @@ def test_an_id_that_no_event_of_the_job_has_had_is_refused(gateway: Gateway, wor
     """Whoever is answered would wait for events that have other numbers."""
     worker.pause()
     job_id = accepted(ask_later(gateway))
-    for state, last in (("queued", 1), ("done", 3)):
+    for state, last in (("queued", 1), ("done", 4)):
         comes_to(gateway, job_id, state)
         for beyond in (last + 1, 10**14):
             document = problem(stream_after(gateway, job_id, beyond), 422, "invalid-option")
@@ -124,7 +124,7 @@ def test_streams_of_jobs_end_with_their_gateway_and_the_job_goes_on(valkey: Priv
                 assert list(events) == []
             assert leaving.process.wait(WAIT_S) == 0
         worker.resume()
-        assert shape(events_of(staying, job_id, after=first.id)) == [(2, "progress"), (3, "done")]
+        assert shape(events_of(staying, job_id, after=first.id)) == [(2, "started"), (3, "progress"), (4, "done")]
 
 
 def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:

@@ -28,7 +28,7 @@ def test_a_job_survives_the_death_of_its_gateway(valkey: PrivateValkey) -> None:
         for job_id, step in ((running, 6), (waiting, 7)):
             comes_to(other, job_id, "done")
             assert result(other, job_id).json()["results"][0]["predictions"][0]["label"] == f"red {step}"
-            assert [event.name for event in events_of(other, job_id)] == ["queued", "progress", "done"]
+            assert [event.name for event in events_of(other, job_id)] == ["queued", "started", "progress", "done"]
 
 
 def test_a_job_survives_a_redis_that_keeps_its_data(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_job_survives_a_redis_that_keeps_its_data(tmp_path: Path) -> None:
             server.kill()
             server.start()
             worker.resume()
-            assert [event.name for event in events] == ["progress", "done"]
+            assert [event.name for event in events] == ["started", "progress", "done"]
         assert result(gateway, done).status_code == result(gateway, waiting).status_code == 200
         assert accepted(ask_later(gateway, picture(2), Idempotency_Key="a")) == waiting
 

@@ -24,9 +24,15 @@ def client(gateway: Gateway) -> Iterator[Client]:
 
 def test_a_job_tells_its_events_and_its_answer(client: Client) -> None:
     job = client.classify([picture(1), picture(2)], wait=False, top_k=1)
-    assert [(event.id, event.name) for event in job.events()] == [(1, "queued"), (2, "progress"), (3, "progress"), (4, "done")]
-    assert [event.name for event in job.events(after=3)] == ["done"]
-    assert list(job.events(after=4)) == []
+    assert [(event.id, event.name) for event in job.events()] == [
+        (1, "queued"),
+        (2, "started"),
+        (3, "progress"),
+        (4, "progress"),
+        (5, "done"),
+    ]
+    assert [event.name for event in job.events(after=4)] == ["done"]
+    assert list(job.events(after=5)) == []
     assert [found.label for found in job.result()] == ["red 1", "red 2"]
     assert job.status().state == "done"
     assert client.classify(picture(3), wait=False).result(timeout=WAIT_S).label == "red 3"
@@ -62,8 +68,8 @@ def test_waiting_may_end_before_the_job(worker: Worker, client: Client) -> None:
 async def test_the_same_calls_can_be_awaited(gateway: Gateway) -> None:
     async with AsyncClient(gateway.url) as client:
         job = await client.classify(picture(4), wait=False)
-        assert [event.name async for event in job.events()] == ["queued", "progress", "done"]
-        assert [event.id async for event in job.events(after=3)] == []
+        assert [event.name async for event in job.events()] == ["queued", "started", "progress", "done"]
+        assert [event.id async for event in job.events(after=4)] == []
         assert (await job.result()).label == "red 4"
         assert (await client.job(job.id).status()).ended
         await job.cancel()
@@ -81,7 +87,7 @@ def test_events_go_on_at_another_gateway(valkey: PrivateValkey) -> None:
             leaving.terminate()
             assert leaving.process.wait(WAIT_S) == 0
             worker.resume()
-            assert [(event.id, event.name) for event in events] == [(2, "progress"), (3, "done")]
+            assert [(event.id, event.name) for event in events] == [(2, "started"), (3, "progress"), (4, "done")]
             assert job.result().label == "red 4"
 
 
@@ -89,7 +95,7 @@ def test_the_command_looks_after_jobs(gateway: Gateway, client: Client) -> None:
     job = client.classify(picture(6), wait=False)
     url = ("--url", gateway.url)
     lines = opsin("jobs", "events", job.id, *url).stdout.splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["queued", "progress", "done"]
+    assert [json.loads(line)["event"] for line in lines] == ["queued", "started", "progress", "done"]
     assert json.loads(opsin("jobs", "show", job.id, *url).stdout)["state"] == "done"
     assert json.loads(opsin("jobs", "result", job.id, *url).stdout)["results"][0]["predictions"][0]["label"] == "red 6"
     assert opsin("jobs", "cancel", job.id, *url).returncode == 0

@@ -54,7 +54,7 @@ def test_the_text_is_valid_and_every_reason_and_event_is_there_from_the_start(va
             ("queue_full", "client_share", "results_full", "draining", "too_large", "too_slow", "no_worker", "redis"), 0
         )
         events = {sample.labels["event"]: sample.value for sample in families["opsin_events_sent"].samples}
-        assert events == dict.fromkeys(("queued", "progress", "preview", "done", "failed", "cancelled"), 0)
+        assert events == dict.fromkeys(("queued", "started", "progress", "preview", "done", "failed", "cancelled"), 0)
 
 
 def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_socket(valkey: PrivateValkey, tmp_path: Path) -> None:

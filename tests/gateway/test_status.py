@@ -49,8 +49,25 @@ def test_two_gateways_tell_of_what_both_have_answered(valkey: PrivateValkey) -> 
 def test_fleet_and_bundles_are_there(gateway: Gateway, worker: Worker) -> None:
     told = status(gateway)
     assert told["workers"] == [{"id": worker.queue.id, "state": "ready", "device": "cpu", "bundles": ["reds@1"], "restarts": 0}]
-    assert told["bundles"] == [{"model": "reds", "version": "1", "items_per_second": 100.0, "batch_budget": 8, "rung": None}]
+    [bundle] = told["bundles"]
+    assert {"model": "reds", "version": "1", "items_per_second": 100.0, "batch_budget": 8, "rung": None}.items() <= bundle.items()
     assert told["dead_letters"] == []
+
+
+def test_a_bundle_tells_how_long_its_requests_and_jobs_take(valkey: PrivateValkey) -> None:
+    other = make_spec(name="blues")
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), other]):
+
+        def told() -> dict[str, tuple[float | None, float | None]]:
+            return {bundle["model"]: (bundle["p50_ms"], bundle["p95_ms"]) for bundle in status(gateway)["bundles"]}
+
+        assert told() == {"reds": (None, None), "blues": (None, None)}
+        gateway.classify(picture(1), model="reds")
+        eventually(lambda: told()["reds"][0] is not None, "a request counts")
+        assert told()["blues"] == (None, None)
+        gateway.classify(picture(1), model="blues", headers={"Prefer": "respond-async"})
+        eventually(lambda: told()["blues"][0] is not None, "a job counts when it has ended")
+        assert all(0 < p50 <= p95 for p50, p95 in told().values() if p50 is not None and p95 is not None)
 
 
 def test_the_queue_is_split_into_waiting_and_running(valkey: PrivateValkey) -> None:

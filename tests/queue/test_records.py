@@ -156,11 +156,49 @@ async def test_only_the_latest_preview_is_kept_and_none_beside_the_answer(us: Di
         shown = {"picture": Array.of(np.zeros(done + 1))}
         worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=done, total=9, unit="steps", preview=shown))])
     [happened] = await us.records.events([(record, 0)])
-    assert [event.name for event in happened.events] == ["queued", "progress", "progress", "progress", "preview"]
-    assert [event.number for event in happened.events] == [1, 2, 4, 6, 7]
+    assert [event.name for event in happened.events] == ["queued", "started", "progress", "progress", "progress", "preview"]
+    assert [event.number for event in happened.events] == [1, 2, 3, 5, 7, 8]
     worker.finish([(delivery, echo(worker, delivery))])
     [happened] = await us.records.events([(record, 0)])
-    assert [event.name for event in happened.events] == ["queued", "progress", "progress", "progress", "progress", "done"]
+    assert [event.name for event in happened.events] == ["queued", "started", "progress", "progress", "progress", "progress", "done"]
+
+
+async def test_it_is_told_that_the_work_begins_and_again_where_it_begins_anew(url: str, us: Dispatcher, worker: WorkerQueue) -> None:
+    worker.record_suspects()
+    record = await admit(us)
+    first = await take(worker)
+    begins = Progress(id=first.job.id, worker=worker.id, done=0, total=0, unit="")
+    assert worker.begin([first], 0)
+    worker.progress([(first, begins)])
+    worker.progress([(first, Progress(id=first.job.id, worker=worker.id, done=0, total=9, unit="steps"))])
+    worker.withdraw()
+    second = WorkerQueue(url, "second", QUICK_WORKER)
+    claimed = await asyncio.to_thread(second.reclaim, [QUEUE])
+    assert claimed is not None
+    second.progress([(claimed, begins)])
+    assert second.finish([(claimed, echo(second, claimed))]) == [True]
+    second.close()
+    [happened] = await us.records.events([(record, 0)])
+    assert [event.name for event in happened.events] == ["queued", "started", "progress", "started", "progress", "done"]
+    told = await read(us, record)
+    assert told.started_ms is not None and abs(int(happened.events[1].data) - told.started_ms) < 2
+
+
+async def test_a_changed_place_is_told_while_somebody_reads_and_not_too_often(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
+    before, record = await admit(us), await admit(us)
+    delivery = await take_one(worker)
+    worker.finish([(delivery, echo(worker, delivery))])
+    assert (await read(us, before)).state == "done"
+
+    async def places() -> list[int]:
+        [happened] = await us.records.events([(record, 0)])
+        return [json.loads(event.data)["place"] for event in happened.events if event.name == "queued"]
+
+    assert await places() == [1], "it has just been told its place"
+    db.hincrby(f"record:{record}", "placed_ms", -5_000)  # as if so long ago
+    assert await places() == [1, 0]
+    db.hincrby(f"record:{record}", "placed_ms", -5_000)
+    assert await places() == [1, 0], "it has not changed again"
 
 
 async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: WorkerQueue) -> None:
@@ -189,7 +227,7 @@ async def test_of_two_workers_that_run_a_job_the_one_that_claimed_it_tells_how_f
         second.progress([(claimed, Progress(id=claimed.job.id, worker="second", done=done, total=9, unit="steps"))])
         worker.progress([(frozen, Progress(id=frozen.job.id, worker=worker.id, done=done + 5, total=9, unit="steps"))])
     second.close()
-    [happened] = await us.records.events([(record, 1)])
+    [happened] = await us.records.events([(record, 2)])
     assert [json.loads(event.data)["done"] for event in happened.events] == [0, 1]
     assert worker.finish([(frozen, echo(worker, frozen))]) == [True]
     assert (await read(us, record)).state == "done"
@@ -286,7 +324,7 @@ async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
     worker.finish([(first, echo(worker, first)), (delivery, echo(worker, delivery))])
     [happened, elsewhere] = await us.records.events([(record, 1), (other, 0)])
     assert [event.name for event in happened.events][-1:] == ["done"]
-    assert [event.name for event in elsewhere.events] == ["queued", "progress", "done"]
+    assert [event.name for event in elsewhere.events] == ["queued", "started", "progress", "done"]
     assert (await read(us, record)).state == "done"
 
 

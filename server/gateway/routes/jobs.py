@@ -12,7 +12,7 @@ from server.gateway import gateway, job_documents, jobs
 from server.gateway.client_watch import ClientWatch
 from server.gateway.event_readers import Reader
 from server.gateway.events import EventStream
-from server.gateway.follower import preview_of
+from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
 from server.gateway.jobs import INLINE_RESULT, Presentable
 from server.gateway.problems import Kind, Problem
@@ -123,6 +123,8 @@ class Events(Response):
     async def _data(self, event: Event, *, replayed: bool) -> bytes | None:
         """The JSON of an event; None for a preview that cannot be shown."""
         match event.name:
+            case "started":
+                return started(int(event.data))
             case "preview":
                 return await self._preview(event.data)
             case "done":

@@ -66,6 +66,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 class ModelList(msgspec.Struct, frozen=True):
     models: list[ModelSummary]
+    folders: list[str]
+    """Where living workers look for bundles."""
 
 
 class ServingWorker(msgspec.Struct, frozen=True):
@@ -91,7 +93,8 @@ async def models(request: Request) -> Response:
     here = gateway.of(request)
     fleet = await _fleet(here)
     specs = sorted(fleet.specs.values(), key=lambda spec: spec.id)
-    return _json(ModelList([ModelSummary(**_summary(here, fleet, spec)) for spec in specs]))
+    folders = sorted({worker.folder for worker in fleet.workers if worker.folder})
+    return _json(ModelList([ModelSummary(**_summary(here, fleet, spec)) for spec in specs], folders))
 
 
 @router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=openapi_answers.MODEL)

@@ -1,4 +1,4 @@
--- needs: jobs queueing records
+-- needs: jobs queueing history records
 -- Admits a client's job with a record: it outlives its gateway. All such jobs together hold at most half of the queue.
 -- ARGV: max items, max bytes, max bytes of results, a row (recorded), then a row (enqueued) for each of its jobs.
 -- Returns {status, id of the record, items, bytes}. Statuses: 'ok'; 'known': the same request came before under this key, and has that id;
@@ -50,7 +50,7 @@ redis.call('HSET', key,
   'state', 'queued', 'task', asked.task, 'bundle', asked.bundle, 'digest', asked.digest, 'part', asked.part, 'plan', asked.plan,
   'priority', asked.priority, 'request_id', asked.request_id, 'prepare_ms', asked.prepare_ms, 'fingerprint', asked.fingerprint,
   'stream', stream, 'count', #jobs, 'nbytes', nbytes, 'bound', bound, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
-  'created_ms', now, 'ended', 0, 'results', 0)
+  'created_ms', now, 'place', place, 'placed_ms', now, 'ended', 0, 'results', 0)
 if #jobs > 1 then redis.call('HSET', key, 'done', 0, 'total', #jobs, 'unit', 'images') end
 if asked.idem ~= '' then
   redis.call('HSET', key, 'idem', asked.idem)

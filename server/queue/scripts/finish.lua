@@ -1,4 +1,4 @@
--- needs: jobs records
+-- needs: jobs history records
 -- Ends jobs of one bundle: the first to end one wins. Statistics count the winners only.
 -- ARGV: bundle, worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
 -- Returns 1 or 0 for each job: whether this call ended it.

@@ -1,4 +1,4 @@
--- needs: jobs records
+-- needs: jobs history records
 -- Keeps a scene that was written under a key of its own, so that it can be asked again. ARGV: id, that key, its time to live in ms, max bytes of results.
 -- Returns 1; 0 if there is no room beside what results take, or it was not written. One that is kept already, since its answer was
 -- fetched before, stays without room, too.

@@ -1,7 +1,7 @@
--- needs: jobs records
+-- needs: jobs history records
 -- Tells how far jobs have come: their records, or the gateways that wait for them and understand it.
 -- A worker that was taken for dead may run a job that another one has claimed: until one of them ends it, only the other's reports count.
--- ARGV: worker, then a row (advanced) for each job. Returns to how many it was told.
+-- ARGV: worker, then a row (advanced) for each job; total 0: it begins. Returns to how many it was told.
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
 
 local worker, now = ARGV[1], now_ms()
@@ -17,6 +17,9 @@ local function note(id, job)
   local record = record_at(id)
   if not record or not is_open(record) then return end
   start(id, record, now)
+  local begins = job.total == '0'
+  if not record.begun or (begins and record.count == '1') then tell_begun(id, record, now) end
+  if begins then return end
   if record.count == '1' then
     redis.call('HSET', 'record:' .. id, 'reported', '1')
     tell_progress(id, tonumber(job.done), tonumber(job.total), job.unit)
@@ -28,7 +31,14 @@ local function note(id, job)
   told = told + 1
 end
 
+local forms = {}
+local function understands(gateway, form)
+  forms[gateway] = forms[gateway] or redis.call('GET', 'gw:' .. gateway) or ''
+  return string.find(forms[gateway], form, 1, true)
+end
+
 local function pass_on(job)
+  if not understands(job.gateway, job.total == '0' and 'begun' or 'progress') then return end
   local entry = outgoing[job.gateway] or {'progress', '1'}
   outgoing[job.gateway] = entry
   entry[#entry + 1] = job.job
@@ -46,11 +56,8 @@ while at <= #ARGV do
 end
 
 for gateway, entry in pairs(outgoing) do
-  local forms = redis.call('GET', 'gw:' .. gateway)
-  if forms and string.find(forms, 'progress', 1, true) then
-    redis.call('XADD', 'replies:' .. gateway, '*', unpack(entry))
-    redis.call('EXPIRE', 'replies:' .. gateway, REPLIES_TTL_S)
-    told = told + #entry / 2 - 1
-  end
+  redis.call('XADD', 'replies:' .. gateway, '*', unpack(entry))
+  redis.call('EXPIRE', 'replies:' .. gateway, REPLIES_TTL_S)
+  told = told + #entry / 2 - 1
 end
 return told

@@ -1,4 +1,4 @@
--- needs: jobs records looking
+-- needs: jobs history records looking
 -- A client's job. ARGV: id of the record. Returns {epoch of this Redis or '', place in its stream or -1, flat fields (empty: there is none)}.
 
 local id = ARGV[1]

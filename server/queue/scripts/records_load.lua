@@ -1,4 +1,4 @@
--- needs: jobs records looking
+-- needs: jobs history records looking
 -- How many clients' jobs there are. Returns {bytes of results kept and of their records, flat {state, count}…, flat {state, how many have
 -- ended so}…}; only states that occur.
 

@@ -1,4 +1,4 @@
--- needs: jobs queueing records
+-- needs: jobs queueing history records
 -- Looks after clients' jobs that nobody else would end: those whose deadline has passed fail, even without any worker; those whose jobs the
 -- queue has lost are queued again, or fail if their messages are lost too. Returns how many it touched.
 

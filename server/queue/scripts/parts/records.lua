@@ -1,4 +1,4 @@
--- Records: clients' jobs that outlive their gateway. Needs jobs.
+-- Records: clients' jobs that outlive their gateway. Needs jobs history.
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
 -- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry;
 -- scenes that can be asked again stand there, too, with the state `scene`.
@@ -11,8 +11,8 @@ local MOST_EXPIRED = 1000
 
 -- Everything but the plan, which scripts do not read; nil if there is none.
 local FIELDS = {
-  'state', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'ended', 'results', 'preview', 'idem',
-  'reported',
+  'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'ended', 'results', 'preview', 'idem',
+  'reported', 'begun', 'place', 'placed_ms',
 }
 local function record_at(id)
   local values = redis.call('HMGET', 'record:' .. id, unpack(FIELDS))
@@ -97,6 +97,13 @@ local function start(id, record, started_ms)
   record.state, record.started_ms = 'running', started_ms
 end
 
+-- Tells that the work has begun: once, and again where it begins anew after a worker's death. The event holds Unix milliseconds.
+local function tell_begun(id, record, started_ms)
+  redis.call('HSET', 'record:' .. id, 'begun', '1')
+  record.begun = '1'
+  tell(id, 'started', string.format('%.0f', started_ms))
+end
+
 local function each_job(id, record, visit)
   for i = 0, tonumber(record.count) - 1 do visit(id .. '-' .. i, i) end
 end
@@ -109,12 +116,19 @@ local function drop_results(id, record)
   each_job(id, record, function(job_id) redis.call('DEL', 'result:' .. job_id, 'result:' .. job_id .. ':arrays') end)
 end
 
+-- How long a job took, in the history: as a gateway counts requests (server/telemetry/tally.py).
+local function note_duration(record, now)
+  local bucket = math.max(0, math.ceil(math.log(math.max(now - tonumber(record.created_ms), 1)) / math.log(1.1)))
+  note(step_of(now), 'd' .. bucket .. ' ' .. record.bundle, 1)
+end
+
 -- The one place where a record ends: `done`, `failed` or `cancelled`. What is left of it stays for its time to live.
 local function close(id, record, state, now)
   local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
   forget_preview(id, record)
   redis.call('HSET', key, 'state', state, 'finished_ms', now)
   redis.call('HINCRBY', ENDED, state, 1)
+  if state == 'done' then note_duration(record, now) end
   redis.call('ZREM', OPEN, open_member(id, record))
   if state ~= 'done' then
     call_off_all(id, record)
@@ -158,6 +172,7 @@ local function settle(id, index, ending, now)
     return
   end
   start(id, record, now - tonumber(ending.worker_ns) / 1e6)
+  if not record.begun and (ending.outcome == 'success' or ending.worker_ns ~= '0') then tell_begun(id, record, record.started_ms) end
   if ending.outcome ~= 'success' then
     fail(id, record, ending.failure, ending.detail, index, now)
     return
