@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleError, Preprocess
 from models.diffmae import noise
-from models.diffmae.canvas import Canvas, Window
+from models.diffmae.canvas import Canvas, Place, Window
 from models.diffmae.decoder import Context
 from models.diffmae.diffusion import Method, Sampler, Schedule, Spacing, Steps
 from models.diffmae.filling import LEAST_SHARE, Denoising, Filling, PaddedBatch, Request, encoded_together, groups
@@ -153,14 +153,17 @@ class InpaintingSteps:
 
     def _preview(self, filling: Filling, x0: Tensor | None) -> dict[str, Tensor]:
         """The first sample's window, as far as it lies on the canvas, with what is predicted of it so far: filled uint8 (h, w, channels) or
-        (T, h, w, channels); and the step."""
+        (T, h, w, channels); the step; and where the window lies in the image that the job's `box` was cut from: x, y, width, height."""
         now = filling.current
         assert now is not None
         canvas = replace(filling.canvas, pixels=filling.canvas.pixels[:1])
         if x0 is not None:
             first = replace(now.window, images=now.window.images[:1])
             canvas = canvas.paste(self.model, now.at, first, x0[:1])
-        return {"filled": self._like_input(canvas.part(self.model, now.at))[0], "step": torch.tensor(filling.done)}
+        part = self._like_input(canvas.part(self.model, now.at))[0]
+        shown = {"filled": part, "step": torch.tensor(filling.done)}
+        box = filling.request.returned.get("box")
+        return shown if box is None else {**shown, "box": _in_image(box, canvas, now.at, part.shape[-3:-1])}
 
     def _answer(self, filling: Filling) -> dict[str, Tensor]:
         pixels = filling.canvas.pixels
@@ -176,6 +179,15 @@ class InpaintingSteps:
         counter = filling.finished * (len(filling.request.reverse) + 1) + executed
         drawn = noise.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values)
         return drawn * filling.request.temperature
+
+
+def _in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Tensor:
+    """A part of a canvas, its place and its height and width, as left, top, width, height in the image; `box`: all of the canvas there."""
+    left, top, width, height = box.tolist()
+    across, down = width / canvas.missing.shape[2], height / canvas.missing.shape[1]
+    edges = [left + at[1] * across, top + at[0] * down, left + (at[1] + size[1]) * across, top + (at[0] + size[0]) * down]
+    x0, y0, x1, y1 = map(round, edges)
+    return torch.tensor([x0, y0, x1 - x0, y1 - y0])
 
 
 def inpaint_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> InpaintingSteps:

@@ -142,7 +142,8 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         return InpaintAnswer(composed.width, composed.height, composed.masked_pixels, plan.steps, plan.sampler, results)
 
     def preview(self, arrays: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintPreview:
-        return InpaintPreview(int(arrays["step"]), composing.to_png(arrays["filled"]))
+        left, top, width, height = arrays["box"].tolist()
+        return InpaintPreview(int(arrays["step"]), (left, top, width, height), composing.to_png(arrays["filled"]))
 
     def result_bound(self, plan: InpaintPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """The files and one canvas for each sample, and one for a preview."""

@@ -135,7 +135,9 @@ class InpaintAnswer(msgspec.Struct, frozen=True):
 
 
 class InpaintPreview(msgspec.Struct, frozen=True):
-    """The first sample after `step` steps: what the network sees of the image at that moment, in its size, as a PNG in base64."""
+    """The first sample after `step` steps: what the network works on at that moment, in its own size, as a PNG in base64; `box`: where that
+    lies in the image, as left, top, width, height in pixels."""
 
     step: int
+    box: tuple[int, int, int, int]
     image: bytes

@@ -374,8 +374,8 @@ def test_the_room_for_a_result_is_enough() -> None:
 
 def test_a_preview_is_a_small_png() -> None:
     seen = np.array(noise(16, 12))
-    shown = TASK.preview({"filled": seen, "step": np.array(7)}, plan(), SPEC)
-    assert shown.step == 7 and np.array_equal(decoded(shown.image), seen)
+    shown = TASK.preview({"filled": seen, "step": np.array(7), "box": np.array([4, 8, 32, 24])}, plan(), SPEC)
+    assert (shown.step, shown.box) == (7, (4, 8, 32, 24)) and np.array_equal(decoded(shown.image), seen)
 
 
 def test_bundles_of_clips_are_no_use_here() -> None:

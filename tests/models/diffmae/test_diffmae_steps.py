@@ -255,6 +255,21 @@ def test_previews_come_closer_to_the_answer() -> None:
         assert torch.equal(preview["filled"][kept], given["pixels"][kept])
 
 
+def test_a_preview_tells_where_its_window_lies_in_the_image() -> None:
+    """Of a canvas that is half as large as the box that it was made from."""
+    given = job(1, HOLE)
+    height, width = given["missing"].shape
+    box = torch.tensor([10, 20, 2 * width, 2 * height])
+    side = width // 2
+    steps = stepper()
+    [state] = steps.start([given | {"box": box, "windows": torch.tensor([[0, side]], dtype=torch.int32)}], [{"steps": 3}])
+    with torch.inference_mode():
+        [outcome] = steps.step([state], [True])
+    assert isinstance(outcome, Continuing) and outcome.preview is not None
+    shown = outcome.preview["filled"].shape[1]
+    assert outcome.preview["box"].tolist() == [10 + 2 * side, 20, 2 * shown, 2 * outcome.preview["filled"].shape[0]]
+
+
 def test_other_arrays_come_back_with_the_answer() -> None:
     file = torch.arange(9, dtype=torch.uint8)
     assert torch.equal(answer(stepper(), job(1, HOLE, image=file), steps=2)["image"], file)
