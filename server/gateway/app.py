@@ -59,14 +59,15 @@ def create_app(settings: Settings) -> GatewayApp:
     ticks = Ticks()
     turns = Turns(len(os.sched_getaffinity(0)))
     limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits)
-    presenting = Presenting(dispatcher.scenes, turns)
+    decoder = Decoder(settings.max_pixels, limits=limits)
+    presenting = Presenting(dispatcher.scenes, turns, decoder.budget)
     gateway = Gateway(
         settings=settings,
         limits=limits,
         dispatcher=dispatcher,
         directory=directory,
         admission=Admission(settings, dispatcher, counted, ticks),
-        inference=Inference(dispatcher, desertion, counted, Decoder(settings.max_pixels, limits=limits), turns),
+        inference=Inference(dispatcher, desertion, counted, decoder, turns),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),

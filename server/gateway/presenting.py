@@ -14,6 +14,7 @@ from server.gateway.failures import of_refusal
 from server.gateway.problems import Kind, Problem
 from server.gateway.turns import Turns
 from server.media.errors import MediaError
+from server.media.memory_budget import MemoryBudget
 from server.process.child_room import ChildRoom, WorkFailed
 from server.queue.job import Array
 from server.queue.scenes import Scene, Scenes
@@ -37,7 +38,9 @@ log = logs.get(__name__)
 class Presenting:
     """For one event loop."""
 
-    def __init__(self, scenes: Scenes, turns: Turns) -> None:
+    def __init__(self, scenes: Scenes, turns: Turns, budget: MemoryBudget) -> None:
+        """budget: of memory, for preparing and presenting together."""
+        self._budget = budget
         self._scenes = scenes
         self._turns = turns
         self._apart = ChildRoom(apart.WORK, memory_bytes=APART_BYTES, seconds=APART_SECONDS)
@@ -63,7 +66,7 @@ class Presenting:
         try:
             if at_once and not task.takes_long:
                 return task.present(outputs, plan, spec, media_type)
-            return await self._turns.run(client, partial(task.present, outputs, plan, spec, media_type))
+            return await self._turns.run(client, partial(self._within_budget, task, outputs, plan, task.present, spec, media_type))
         except (InvalidOption, MediaError) as refused:
             raise of_refusal(refused) from refused
 
@@ -72,9 +75,15 @@ class Presenting:
     ) -> tuple[Arrays, dict[str, Any]]:
         """The answer in the Open Inference Protocol: tensors, and parameters that tell of it. Raises Problem: what the task refuses."""
         try:
-            return await self.aside(task, partial(task.to_tensors, outputs, plan, spec), client=client)
+            return await self.aside(task, partial(self._within_budget, task, outputs, plan, task.to_tensors, spec), client=client)
         except (InvalidOption, MediaError) as refused:
             raise of_refusal(refused) from refused
+
+    def _within_budget(
+        self, task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, work: Callable[..., T], *arguments: Any
+    ) -> T:
+        with self._budget.taken(task.memory_to_present(outputs, plan)):
+            return work(outputs, plan, *arguments)
 
     async def aside(self, task: Task[Any, Any], work: Callable[[], T], *, client: str) -> T:
         """The result of `work` on an answer of the task: in a thread where these may be large."""

@@ -1,4 +1,7 @@
-"""Filled pixels into the image that they belong to, and the result as a file: every byte outside the mask stays as it was."""
+"""Filled pixels into the image that they belong to, and the result as a file: every byte outside the mask stays as it was.
+
+Images may have 50 megapixels and more: all is done some rows at a time, and what is made here of the image's size takes a byte a pixel.
+"""
 
 from __future__ import annotations
 
@@ -27,60 +30,74 @@ OF_RGB = slice(16, 20)
 """Where an ICC profile names the colours that it describes (ICC.1:2022, 7.2)."""
 
 
-def compose(
-    image: NDArray[np.uint8], made: NDArray[np.uint8], box: Box, mask: Mask, feather: int, blend: Blend = "none"
-) -> NDArray[np.uint8]:
-    """image (H, W, 3 or 4); made (h, w, 3), which is resized to `box` of the image; mask (H, W). Filled pixels are opaque.
+def compose(image: Image.Image, made: NDArray[np.uint8], box: Box, mask: Mask, feather: int, blend: Blend = "none") -> None:
+    """Into `image`, RGB or RGBA. made (h, w, 3), which is resized to `box` of the image; mask (H, W). Filled pixels are opaque.
 
     feather: width in pixels of the ramp inside the mask, in which the image turns into what was made. blend: `membrane` moves the colours
     of what was made so that they meet those around the hole, transparent ones as laid on white (`membranes`).
 
-    Takes the memory of the result, of what was made in the size of `box`, of a ramp of four bytes a pixel of the hole's box, and
-    `BLENDING_BYTES`.
+    Takes a byte a pixel of the hole's box for the ramp, and `blending_bytes`.
     """
     area = bounds(mask)
     if area is None:
-        return image
-    here = (slice(area.top, area.top + area.height), slice(area.left, area.left + area.width))
-    new = _resized(made, box)[area.top - box.top :, area.left - box.left :][: area.height, : area.width]
-    share = ramp(mask, area, feather) if feather else None
-    membrane = _membrane(image, new, mask, area) if blend == "membrane" else None
-    composed = image.copy()
-    part, filled = composed[here], mask[here]
-    for top, bottom in _strips(area):  # blending takes several times the memory of its pixels
-        strip, fitted = slice(top, bottom), new[top:bottom]
+        return
+    steps = ramp(mask, area, feather) if feather else None
+    membrane = _membrane(image, made, box, mask, area) if blend == "membrane" else None
+    for strip, new in _strips(made, box, area):
+        top, bottom = strip.top - area.top, strip.top - area.top + strip.height
+        fitted, filled = new, mask[strip.top : strip.top + strip.height, strip.left : strip.left + strip.width]
         if membrane is not None:
-            fitted = np.clip(np.rint(fitted + membrane.rows(top, bottom, area.width)), 0, 255).astype(np.uint8)
-        _blend(part[strip], fitted, filled[strip], None if share is None else share[strip])
-    return composed
+            fitted = np.clip(np.rint(new + membrane.rows(top, bottom, area.width)), 0, 255).astype(np.uint8)
+        pixels = np.array(image.crop((strip.left, strip.top, strip.left + strip.width, strip.top + strip.height)))
+        _blend(pixels, fitted, filled, None if steps is None else steps[top:bottom] / np.float32(feather))
+        image.paste(Image.fromarray(pixels), (strip.left, strip.top))
 
 
-def _membrane(image: NDArray[np.uint8], new: NDArray[np.uint8], mask: Mask, area: Box) -> membranes.Membrane | None:
+def blending_bytes(pixels: int) -> int:
+    """Memory for strips and membrane together, of an image of so many pixels."""
+    return min(BLENDING_BYTES, BLENDING_BYTES * pixels // STRIP_PIXELS)
+
+
+def _membrane(image: Image.Image, made: NDArray[np.uint8], box: Box, mask: Mask, area: Box) -> membranes.Membrane | None:
     """None where no pixel beside the hole is known."""
     edge = membranes.Edge(area.height, area.width)
-    rows, columns = np.arange(-1, area.height + 1) + area.top, np.arange(-1, area.width + 1) + area.left
-    off_left = (columns < 0) | (columns >= mask.shape[1])
-    inside = columns.clip(0, mask.shape[1] - 1)
-    for top, bottom in _strips(area):
-        lines = rows[top : bottom + 2]
-        beyond = ((lines < 0) | (lines >= mask.shape[0]))[:, np.newaxis] | off_left
-        around = np.ix_(lines.clip(0, mask.shape[0] - 1), inside)
-        edge.add(top, _on_white(image[around]), new[top:bottom], mask[around], beyond)
+    for strip, new in _strips(made, box, area):
+        around = image.crop((strip.left - 1, strip.top - 1, strip.left + strip.width + 1, strip.top + strip.height + 1))
+        known = np.asarray(on_white(around) if around.mode == "RGBA" else around)  # as the network saw it
+        hole, beyond = np.zeros(known.shape[:2], np.bool_), np.ones(known.shape[:2], np.bool_)
+        rows, columns = _within(strip.top, strip.height, mask.shape[0]), _within(strip.left, strip.width, mask.shape[1])
+        here = (
+            slice(rows.start - strip.top + 1, rows.stop - strip.top + 1),
+            slice(columns.start - strip.left + 1, columns.stop - strip.left + 1),
+        )
+        hole[here], beyond[here] = mask[rows, columns], False
+        edge.add(strip.top - area.top, known, new, hole, beyond)
     return edge.membrane()
 
 
-def _on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(h, w, 3 or 4) → (h, w, 3), as the network saw them."""
-    return pixels if pixels.shape[2] == 3 else np.asarray(on_white(Image.fromarray(pixels)))
+def _within(begin: int, length: int, limit: int) -> slice:
+    """One more on both sides, where the image has them."""
+    return slice(max(0, begin - 1), min(begin + length + 1, limit))
 
 
-def _strips(area: Box) -> Iterator[tuple[int, int]]:
-    """First row and end of each, of a few pixels."""
-    rows = max(1, STRIP_PIXELS // area.width)
-    return ((top, min(top + rows, area.height)) for top in range(0, area.height, rows))
+def _strips(made: NDArray[np.uint8], box: Box, area: Box) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
+    """What was made, in the image's size: some rows of the area at a time, of a few pixels, and where they lie in the image."""
+    source, scale = Image.fromarray(made), made.shape[0] / box.height
+    left, rows = area.left - box.left, max(1, STRIP_PIXELS // box.width)
+    for begin in range(0, box.height, rows):
+        end = min(begin + rows, box.height)
+        top, bottom = max(begin, area.top - box.top), min(end, area.top + area.height - box.top)
+        if top >= bottom:
+            continue
+        if made.shape[:2] == (box.height, box.width):
+            new = made[begin:end]
+        else:
+            part = (0, begin * scale, made.shape[1], end * scale)
+            new = np.asarray(source.resize((box.width, end - begin), Image.Resampling.BICUBIC, part))
+        yield Box(area.left, box.top + top, area.width, bottom - top), new[top - begin : bottom - begin, left : left + area.width]
 
 
-def _blend(image: NDArray[np.uint8], new: NDArray[np.uint8], filled: Mask, share: NDArray[np.float32] | None) -> None:
+def _blend(image: NDArray[np.uint8], new: NDArray[np.uint8], filled: Mask, share: NDArray[np.floating] | None) -> None:
     """Into `image`, in place. share: of what is new, (h, w); None for all of it."""
     if image.shape[2] == 4:
         new = np.concatenate([new, np.full((*new.shape[:2], 1), 255, np.uint8)], axis=2)
@@ -91,35 +108,38 @@ def _blend(image: NDArray[np.uint8], new: NDArray[np.uint8], filled: Mask, share
     image[filled] = made
 
 
-def ramp(mask: Mask, area: Box, feather: int) -> NDArray[np.float32]:
-    """Share of what was made, (h, w) of the area: distance to the nearest pixel outside the mask, in steps to all eight sides, over
-    `feather` (up to 255), at most 1. The image's border is no outside."""
-    from scipy.ndimage import distance_transform_cdt  # takes a moment, and few ask for it
+def ramp(mask: Mask, area: Box, feather: int) -> NDArray[np.uint8]:
+    """Steps to all eight sides to the nearest pixel outside the mask, at most `feather` (up to 255), (h, w) of the area. The image's border
+    is no outside.
 
-    inner = _with_margin(mask, area)  # (h + 2, w + 2)
-    if inner.all():
-        return np.ones((area.height, area.width), np.float32)
-    steps = np.minimum(distance_transform_cdt(inner, "chessboard")[1:-1, 1:-1], feather)
-    share: NDArray[np.float32] = (steps / np.float32(feather)).astype(np.float32)
-    return share
+    Two passes, as for any chamfer distance (Rosenfeld and Pfaltz, 1966): down, and up again. In each a row takes from the one before it.
+    """
+    height, width = area.height, area.width
+    rows, columns = _clipped(area.top, height, mask.shape[0]), _clipped(area.left, width, mask.shape[1])
+    steps = np.empty((height + 2, width + 2), np.uint8)  # and one pixel around the area: beyond the image there is no end of the mask
+    for row, at in zip(steps, rows, strict=True):
+        np.multiply(mask[at][columns], np.uint8(feather), out=row)
+    along = np.arange(width + 2, dtype=np.int16 if width < 2**14 else np.int32)
+    for order in (steps, steps[::-1]):
+        above = np.full(width + 4, feather, along.dtype)
+        for row in order:
+            near = np.minimum(np.minimum(above[:-2], above[2:]), above[1:-1]) + 1
+            near = np.minimum(near, row)  # 0 outside the mask
+            np.minimum(near, np.minimum.accumulate(near - along) + along, out=near)
+            np.minimum(near, (np.minimum.accumulate((near + along)[::-1])[::-1] - along), out=near)
+            row[:] = near
+            above[1:-1] = near
+    return steps[1:-1, 1:-1]
 
 
-def to_png(pixels: NDArray[np.uint8], profile: bytes | None = None) -> bytes:
-    """(H, W, 3 or 4) → PNG, with a colour profile if it describes RGB."""
+def _clipped(begin: int, length: int, limit: int) -> NDArray[np.intp]:
+    """One more on both sides; beyond the image its outermost ones again."""
+    return np.arange(begin - 1, begin + length + 1).clip(0, limit - 1)
+
+
+def to_png(image: Image.Image, profile: bytes | None = None) -> bytes:
+    """With a colour profile if it describes RGB."""
     kept = profile if profile is not None and profile[OF_RGB] == b"RGB " and len(profile) <= MOST_PROFILE else None
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=PNG_EFFORT, icc_profile=kept)
+    image.save(file, "PNG", compress_level=PNG_EFFORT, icc_profile=kept)
     return file.getvalue()
-
-
-def _resized(made: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
-    if made.shape[:2] == (box.height, box.width):
-        return made
-    return np.asarray(Image.fromarray(made).resize((box.width, box.height), Image.Resampling.BICUBIC))
-
-
-def _with_margin(mask: Mask, area: Box) -> Mask:
-    """The area and one pixel around it; beyond the image there is no end of the mask."""
-    wide = np.pad(mask, 1, mode="edge")
-    part: Mask = wide[area.top : area.top + area.height + 2, area.left : area.left + area.width + 2]
-    return part

@@ -40,10 +40,14 @@ __all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "Opened", "Too
 
 
 class FirstPage(TiffImagePlugin.TiffImageFile):
-    """A TIFF as it is stored. Pillow would read further directories once it is decoded, and turn it."""
+    """A TIFF as it is stored. Pillow would turn it, and read further directories, once it is decoded."""
+
+    def __init__(self, data: bytes, size: tuple[int, int]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._size = size
 
     def load_end(self) -> None:
-        self._size = self.im.size
+        pass
 
 
 FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
@@ -52,8 +56,8 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "WebP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": FirstPage,
 }
+"""All that are decoded here, apart from TIFF."""
 LONGEST_NAME = 1024
 """A body as short as this may be the name of a file that was meant, in bytes."""
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -134,8 +138,7 @@ class Decoder:
         self._check(*page.tile)
         if page.is_big and page.order == ">":  # Pillow takes it for an ordinary TIFF, with another directory than the one that was read
             raise NotAnImage("a BigTIFF with big-endian numbers: write it with little-endian ones")
-        image = FirstPage(io.BytesIO(data))
-        self._check(*image.size)
+        image = FirstPage(data, (page.width, page.height))
         return Opened(image, "TIFF", page.orientation, page.tile)
 
     def _check(self, width: int, height: int) -> None:
@@ -218,7 +221,7 @@ class Decoded:
 
 
 def sniff(data: bytes) -> str:
-    """One of FORMATS, from the first bytes. Raises NotAnImage."""
+    """One of FORMATS or TIFF, from the first bytes. Raises NotAnImage."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -232,7 +235,7 @@ def sniff(data: bytes) -> str:
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_SIZES:
         return "BMP"
     name = " but a short text; to send a file with curl, write @ before its name" if 0 < len(data) < LONGEST_NAME and data.isascii() else ""
-    raise NotAnImage(f"not an image in a format that is decoded here ({', '.join(FORMATS)}){name}")
+    raise NotAnImage(f"not an image in a format that is decoded here ({', '.join(FORMATS)}, TIFF){name}")
 
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,19 +86,28 @@ def parse(text: str) -> Box | Share:
 
 def of_picture(picture: Image.Image) -> Mask:
     """An RGB or RGBA picture: its transparent pixels where it has any that are not opaque, else those with a bright channel."""
-    pixels = np.asarray(picture)
-    if picture.mode == "RGBA" and pixels[..., 3].min() < OPAQUE:
-        return of_transparency(picture)
-    bright: Mask = pixels[..., :3].max(axis=2) >= THRESHOLD
-    return bright
+    bright, transparent, opaque = np.empty((picture.height, picture.width), np.bool_), of_transparency(picture), True
+    for rows, pixels in _strips(picture):
+        bright[rows] = pixels[..., :3].max(axis=2) >= THRESHOLD
+        opaque = opaque and (pixels.shape[2] < 4 or pixels[..., 3].min() == OPAQUE)
+    return bright if opaque else transparent
 
 
 def of_transparency(picture: Image.Image) -> Mask:
     """Pixels that are wholly transparent; none in an RGB picture."""
-    if picture.mode != "RGBA":
-        return np.zeros((picture.height, picture.width), np.bool_)
-    transparent: Mask = np.asarray(picture.getchannel("A")) == 0
+    transparent = np.zeros((picture.height, picture.width), np.bool_)
+    if picture.mode == "RGBA":
+        for rows, pixels in _strips(picture):
+            transparent[rows] = pixels[..., 3] == 0
     return transparent
+
+
+def _strips(picture: Image.Image) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+    """Rows, and their pixels (h, w, C): all at once would take as much memory as the picture itself."""
+    count = max(1, STRIP_PIXELS // picture.width)
+    for top in range(0, picture.height, count):
+        bottom = min(top + count, picture.height)
+        yield slice(top, bottom), np.asarray(picture.crop((0, top, picture.width, bottom)))
 
 
 def grow(mask: Mask, pixels: int) -> Mask:
@@ -108,8 +118,9 @@ def grow(mask: Mask, pixels: int) -> Mask:
     top, bottom = max(0, box.top - pixels), min(mask.shape[0], box.top + box.height + pixels)
     left, right = max(0, box.left - pixels), min(mask.shape[1], box.left + box.width + pixels)
     grown = np.zeros_like(mask)
-    across = _reach_across(mask[top:bottom, left:right], pixels)
-    grown[top:bottom, left:right] = _reach_across(np.ascontiguousarray(across.T), pixels).T
+    here = grown[top:bottom, left:right]
+    _reach_across(mask[top:bottom, left:right], here, pixels)
+    _reach_across(here.T, here.T, pixels)
     return grown
 
 
@@ -138,19 +149,18 @@ def _cover(mask: Mask, count: int, axis: int) -> Mask:
     return result
 
 
-def _reach_across(mask: Mask, pixels: int) -> Mask:
-    """True within so many pixels to the left and right. Some rows at a time: counts take eight times the memory of a mask."""
+def _reach_across(mask: Mask, reached: Mask, pixels: int) -> None:
+    """Into `reached`, which may be `mask` itself: True within so many pixels to the left and right. Some rows at a time: counts take eight
+    times the memory of a mask."""
     height, width = mask.shape
     places = np.arange(width)
     after, before = np.minimum(places + pixels + 1, width), np.maximum(places - pixels, 0)
-    reached = np.empty_like(mask)
     rows = max(1, STRIP_PIXELS // width)
     for top in range(0, height, rows):
-        strip = mask[top : top + rows]
+        strip = np.ascontiguousarray(mask[top : top + rows])
         counts = np.zeros((len(strip), width + 1), np.int32)
         np.cumsum(strip, axis=1, out=counts[:, 1:])
         reached[top : top + rows] = counts[:, after] > counts[:, before]
-    return reached
 
 
 def opaque(pixels: NDArray[np.uint8]) -> Mask | None:

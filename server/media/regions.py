@@ -19,6 +19,11 @@ Size = tuple[int, int]
 
 CONTEXT = 3
 """A crop is so many times as large as the hole's box: as much is known on each side of the hole as is to be filled."""
+STRIP_PIXELS = 1024 * 1024
+SCALING_BYTES = 17
+"""Of a pixel of a strip and of what a cubic reaches beside it, which is as much again at most: four copies, and a mask."""
+CUBIC_SUPPORT = 2
+"""Pixels of the coarser grid to each side of which a cubic takes account."""
 CUBIC_REACH = 3
 """Pixels of the coarser of two grids within which a cubic mixes them: two, and one for the fraction."""
 
@@ -50,29 +55,42 @@ def choose(mode: Mode | None, mask: Mask, native: Size) -> Region:
 def canvas(image: Image.Image, mask: Mask, region: Region) -> tuple[NDArray[np.uint8], Mask]:
     """The region of an upright RGB or RGBA image as the network sees it, uint8 (h, w, 3), and what is to be filled of it, (h, w).
 
-    What lies under the mask has no influence: neighbours are resampled as if it were not there. Other transparency is laid on white.
+    What lies under the mask has no influence: neighbours are resampled as if it were not there. Other transparency is laid on white. All is
+    done some rows at a time, since there are up to four copies of them.
     """
     box, (height, width) = region.box, region.scaled
-    part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    part = on_white(part) if part.mode == "RGBA" else part
-    missing = mask[box.top : box.top + box.height, box.left : box.left + box.width]
-    if (box.height, box.width) == region.scaled:
-        pixels, missing = np.array(part), missing.copy()
-    else:
-        pixels, missing = _resampled(part, missing, height, width)
+    hole = mask[box.top : box.top + box.height, box.left : box.left + box.width]
+    scale = box.height / height
+    missing = masks.resize(hole, height, width)
+    pixels = np.empty((height, width, 3), np.uint8)
+    is_scaled = (box.height, box.width) != region.scaled
+    near = masks.grow(missing, CUBIC_REACH * math.ceil(max(1.0, height / box.height, width / box.width))) if is_scaled else None
+    rows = max(1, STRIP_PIXELS // round(box.width * max(1.0, scale)))
+    for top in range(0, height, rows):
+        strip = slice(top, min(top + rows, height))
+        reach = math.ceil(CUBIC_SUPPORT * max(1.0, scale)) + 1 if near is not None else 0
+        first, last = max(0, math.floor(top * scale) - reach), min(box.height, math.ceil(strip.stop * scale) + reach)
+        part = image.crop((box.left, box.top + first, box.left + box.width, box.top + last))
+        part = on_white(part) if part.mode == "RGBA" else part
+        if near is None:
+            pixels[strip] = np.asarray(part)
+        else:
+            source = (0, top * scale - first, box.width, strip.stop * scale - first)
+            pixels[strip] = _resampled(part, hole[first:last], (width, strip.stop - top), source, near[strip])
     pixels[missing] = 0
     return pixels, missing
 
 
-def _resampled(part: Image.Image, missing: Mask, height: int, width: int) -> tuple[NDArray[np.uint8], Mask]:
-    """By cubics, but near the hole by triangles, whose weights are never negative, weighted by what is known."""
-    scaled = masks.resize(missing, height, width)
-    near = masks.grow(scaled, CUBIC_REACH * math.ceil(max(1.0, height / part.height, width / part.width)))
-    pixels = np.array(part.resize((width, height), Image.Resampling.BICUBIC))
-    part.putalpha(Image.fromarray(np.where(missing, 0, 255).astype(np.uint8)))
-    known = np.asarray(part.resize((width, height), Image.Resampling.BILINEAR))  # Pillow weights colours by alpha
+def _resampled(
+    part: Image.Image, hole: Mask, size: tuple[int, int], source: tuple[float, float, float, float], near: Mask
+) -> NDArray[np.uint8]:
+    """`source` of the part at another size, width and height: by cubics, but near the hole by triangles, whose weights are never negative,
+    weighted by what is known."""
+    pixels = np.array(part.resize(size, Image.Resampling.BICUBIC, source))
+    part.putalpha(Image.fromarray(np.where(hole, np.uint8(0), np.uint8(255))))
+    known = np.asarray(part.resize(size, Image.Resampling.BILINEAR, source))  # Pillow weights colours by alpha
     pixels[near] = known[..., :3][near]
-    return pixels, scaled
+    return pixels
 
 
 def _fitted(box: Box, native: Size) -> Size:

@@ -131,6 +131,11 @@ class Task(ABC, Generic[Asked, Plan]):
     def present(self, outputs: Sequence[Outputs], plan: Plan, spec: BundleSpec, media_type: str) -> msgspec.Struct | File:
         """The outputs of all jobs, in their order → an `answer` for JSON, a File for any other of `media_types`."""
 
+    def memory_to_present(self, outputs: Sequence[Outputs], plan: Plan) -> int:
+        """Bytes that `present` and `to_tensors` take at most beside the outputs. They wait until what prepares and presents elsewhere
+        leaves so much of the memory for both together. Raises what `present` does."""
+        return 0
+
     def presents_apart(self, plan: Plan, media_type: str) -> bool:
         """Whether `present` takes so long, or so much memory, that it runs in a child process."""
         return False

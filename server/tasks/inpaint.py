@@ -20,8 +20,9 @@ from PIL import Image
 from models.bundle import BundleSpec
 from models.diffmae.presets import PRESETS, SamplerName
 from server.media import composing, masks, regions
-from server.media.images import Decoder, ImageError, TooManyPixels
+from server.media.images import Decoder, ImageError, Opened, TooManyPixels
 from server.media.masks import Box, Mask
+from server.media.memory_budget import PIXEL
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
 from server.tasks.inpaint_tables import Filled, InpaintAnswer, InpaintOptions, InpaintPlan, InpaintPreview
 from server.tasks.options import ExcessiveOption, InvalidOption
@@ -37,6 +38,14 @@ PATCH_SIZE = 16
 """Of an architecture whose config does not tell."""
 PRESENTER = Decoder(2**48)
 """What was decoded once, within the limits of that time, is decoded again to compose the result."""
+# bytes of a pixel of the image, beside the image
+MASKS = 2
+"""One, and one that grows out of it; or as it was sent, bright and transparent pixels."""
+TILED = 4
+"""What the network sees, at the image's own scale."""
+RAMP = 1
+PNG_PIXEL = 4
+"""Of noise; PNGs of photographs take half of it."""
 
 
 class Inpaint(Task[InpaintOptions, InpaintPlan]):
@@ -99,21 +108,25 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         """Raises InvalidOption where mask and image do not go together, and ExcessiveOption."""
         if plan.mask is not None and "mask" in item:
             raise InvalidOption("mask", "given both as a part and as text: send one of them")
-        sent = _sent_mask(item.get("mask", b""), decoder)
-        with decoder.decoded(item["image"], transparency=True) as image:
-            if plan.samples * image.width * image.height > decoder.max_pixels:
-                raise TooManyPixels(
-                    f"{plan.samples} samples of {image.width} × {image.height} pixels are together above the limit of "
-                    f"{decoder.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)"
-                )
-            hole = _hole(image, sent, plan, spec)
+        image, mask = _open(item["image"], item.get("mask", b""), decoder)
+        if plan.samples * image.pixels > decoder.max_pixels:
+            raise TooManyPixels(
+                f"{plan.samples} samples of {image.size[0]} × {image.size[1]} pixels are together above the limit of "
+                f"{decoder.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)"
+            )
+        scratch = regions.SCALING_BYTES * min(image.pixels, 2 * regions.STRIP_PIXELS)
+        with decoder.budget.taken(_memory(image, mask, TILED if plan.size == "tile" else 0, scratch)):
+            sent = _sent_mask(mask)
+            picture = image.upright(transparency=True)
+            hole = _hole(picture, sent, plan, spec)
             region = regions.choose(plan.size, hole, _native(spec))
             steps = plan.steps * plan.samples * len(region.windows)
             if steps > MOST_STEPS:
                 raise ExcessiveOption(
                     "size", f"{len(region.windows)} windows of {plan.steps} steps of {plan.samples} samples: at most {MOST_STEPS} steps"
                 )
-            pixels, missing = regions.canvas(image, hole, region)
+            pixels, missing = regions.canvas(picture, hole, region)
+            del picture, sent, hole
         box = region.box
         return [
             {
@@ -134,6 +147,11 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic", "temperature")
         return {name: getattr(plan, name) for name in names}
 
+    def memory_to_present(self, outputs: Sequence[Outputs], plan: InpaintPlan) -> int:
+        beside = (PIXEL if plan.samples > 1 else 0) + PNG_PIXEL * plan.samples + (RAMP if plan.feather else 0)
+        opened = (_open(one["image"].tobytes(), one["mask"].tobytes(), PRESENTER) for one in outputs)
+        return max(_memory(image, mask, beside, composing.blending_bytes(image.pixels)) for image, mask in opened)
+
     def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | File:
         composed = _composed(outputs[0], plan, spec)
         if media_type == PNG and plan.samples == 1:
@@ -143,7 +161,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
 
     def preview(self, arrays: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintPreview:
         left, top, width, height = arrays["box"].tolist()
-        return InpaintPreview(int(arrays["step"]), (left, top, width, height), composing.to_png(arrays["filled"]))
+        return InpaintPreview(int(arrays["step"]), (left, top, width, height), composing.to_png(Image.fromarray(arrays["filled"])))
 
     def result_bound(self, plan: InpaintPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """The files and one canvas for each sample, and one for a preview."""
@@ -182,24 +200,52 @@ class Composed:
 
 
 def _composed(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> Composed:
-    sent = _sent_mask(outputs["mask"].tobytes(), PRESENTER)
-    with PRESENTER.decoded(outputs["image"].tobytes(), transparency=True) as image:
-        hole = _hole(image, sent, plan, spec)
-        pixels, profile = np.asarray(image), image.info["icc_profile"]
-        box = Box(*outputs["box"].tolist())
-        files = [
-            composing.to_png(composing.compose(pixels, made, box, hole, plan.feather, plan.blend), profile) for made in outputs["filled"]
-        ]
-        return Composed(image.width, image.height, int(hole.sum()), files)
+    image, mask = _open(outputs["image"].tobytes(), outputs["mask"].tobytes(), PRESENTER)
+    sent = _sent_mask(mask)
+    picture = image.upright(transparency=True)
+    profile = picture.info["icc_profile"]
+    hole = _hole(picture, sent, plan, spec)
+    del sent
+    box, files = Box(*outputs["box"].tolist()), []
+    for made in outputs["filled"]:
+        composed = picture.copy() if len(outputs["filled"]) > 1 else picture
+        composing.compose(composed, made, box, hole, plan.feather, plan.blend)
+        files.append(composing.to_png(composed, profile))
+    return Composed(picture.width, picture.height, int(np.count_nonzero(hole)), files)
 
 
-def _sent_mask(file: bytes, decoder: Decoder) -> Mask | None:
+def _open(image: bytes, mask: bytes, decoder: Decoder) -> tuple[Opened, Opened | None]:
+    """Of image and mask what their headers say; no mask where none was sent. Raises ImageError that names the part, and InvalidOption."""
+    opened = decoder.open(image)
+    if not mask:
+        return opened, None
+    try:
+        sent = decoder.open(mask)
+    except ImageError as error:
+        error.part = "mask"
+        raise
+    if sent.size != opened.size:
+        raise InvalidOption(
+            "mask", f"{sent.size[0]} × {sent.size[1]} pixels, but the image, upright, has {opened.size[0]} × {opened.size[1]}"
+        )
+    return opened, sent
+
+
+def _memory(image: Opened, mask: Opened | None, beside: int, scratch: int) -> int:
+    """Bytes at the worst moment of what is made of an image. beside: bytes a pixel besides the image and its masks. scratch: bytes for some of
+    its rows at a time."""
+    masks_of_it = MASKS * image.pixels
+    decoding = image.memory(transparency=True) + (0 if mask is None else image.pixels)
+    decoding_mask = 0 if mask is None else mask.memory(transparency=True) + masks_of_it
+    return max(decoding_mask, decoding, (PIXEL + beside) * image.pixels + masks_of_it + scratch)
+
+
+def _sent_mask(mask: Opened | None) -> Mask | None:
     """None where none was sent. Raises ImageError that names the part."""
-    if not file:
+    if mask is None:
         return None
     try:
-        with decoder.decoded(file, transparency=True) as picture:
-            return masks.of_picture(picture)
+        return masks.of_picture(mask.upright(transparency=True))
     except ImageError as error:
         error.part = "mask"
         raise
@@ -208,8 +254,6 @@ def _sent_mask(file: bytes, decoder: Decoder) -> Mask | None:
 def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: BundleSpec) -> Mask:
     """Pixels to fill, (H, W) of the upright image. Raises InvalidOption."""
     height, width = image.height, image.width
-    if sent is not None and sent.shape != (height, width):
-        raise InvalidOption("mask", f"{sent.shape[1]} × {sent.shape[0]} pixels, but the image, upright, has {width} × {height}")
     mask = sent if sent is not None else masks.of_transparency(image) if plan.mask is None else _of_words(plan, spec, height, width)
     return masks.grow(mask, plan.grow)
 

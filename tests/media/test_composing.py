@@ -17,6 +17,12 @@ def pixels(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
 
 
+def composed_of(image: np.ndarray, made: np.ndarray, box: Box, mask: np.ndarray, feather: int, blend: Blend = "none") -> np.ndarray:
+    canvas = Image.fromarray(image)
+    compose(canvas, made, box, mask, feather, blend)
+    return np.asarray(canvas)
+
+
 def read(file: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(file))
     image.load()
@@ -31,7 +37,7 @@ def test_every_byte_outside_the_mask_stays(seed: int) -> None:
     mask = generator.random((height, width)) < generator.choice([0, 0.01, 0.5, 1])
     made = pixels(seed + 100, *generator.integers(1, 40, 2))
     blend: Blend = generator.choice(["membrane", "none"])
-    composed = compose(image, made, Box(0, 0, int(width), int(height)), mask, feather=int(generator.integers(0, 5)), blend=blend)
+    composed = composed_of(image, made, Box(0, 0, int(width), int(height)), mask, feather=int(generator.integers(0, 5)), blend=blend)
     assert composed.shape == image.shape and composed.dtype == np.uint8
     assert np.array_equal(composed[~mask], image[~mask])
 
@@ -39,7 +45,7 @@ def test_every_byte_outside_the_mask_stays(seed: int) -> None:
 def test_inside_it_is_what_was_made_in_its_place_and_opaque() -> None:
     image, made = pixels(0, 30, 40, 4), pixels(1, 10, 12)
     mask = Box(6, 5, 4, 3).mask(30, 40)
-    composed = compose(image, made, Box(5, 4, 12, 10), mask, feather=0)
+    composed = composed_of(image, made, Box(5, 4, 12, 10), mask, feather=0)
     assert np.array_equal(composed[5:8, 6:10, :3], made[1:4, 1:5])
     assert (composed[mask][:, 3] == 255).all()
 
@@ -49,8 +55,8 @@ def test_a_feather_is_a_ramp_inside_the_mask() -> None:
     area = bounds(mask)
     assert area is not None
     across = ramp(mask, area, 3)[0]
-    assert across.tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 2 / 3, 1 / 3]), "the image's border is no end of the mask"
-    assert ramp(mask, area, 3)[-1].tolist() == pytest.approx([1 / 3] * 9)
+    assert across.tolist() == [1, 2, 3, 3, 3, 3, 3, 2, 1], "the image's border is no end of the mask"
+    assert ramp(mask, area, 3)[-1].tolist() == [1] * 9
     assert (ramp(mask, area, 1) == 1).all()
 
 
@@ -67,13 +73,13 @@ def test_a_ramp_counts_the_steps_to_the_end_of_the_mask(seed: int) -> None:
         steps += inner
         wide = np.pad(inner, 1, constant_values=True)
         inner = np.all([wide[i : i + inner.shape[0], j : j + inner.shape[1]] for i in range(3) for j in range(3)], axis=0)
-    assert np.allclose(ramp(mask, area, feather), steps[1:-1, 1:-1] / feather, atol=1e-6)
+    assert np.array_equal(ramp(mask, area, feather), steps[1:-1, 1:-1])
 
 
 def test_a_feather_of_two_blends_the_outermost_pixels_by_halves() -> None:
     image, made = np.full((9, 9, 3), 100, np.uint8), np.full((9, 9, 3), 200, np.uint8)
     mask = Box(2, 2, 5, 5).mask(9, 9)
-    composed = compose(image, made, Box(0, 0, 9, 9), mask, feather=2)[4, :, 0]
+    composed = composed_of(image, made, Box(0, 0, 9, 9), mask, feather=2)[4, :, 0]
     assert composed.tolist() == [100, 100, 150, 200, 200, 200, 150, 100, 100]
 
 
@@ -90,7 +96,7 @@ def test_a_membrane_takes_away_what_is_wrong_at_the_edge_and_keeps_what_was_draw
     made = (image * 0.7 + 20).astype(np.uint8)
     made[45] += 30
     whole = Box(0, 0, 100, 90)
-    fitted, plain = (compose(image, made, whole, mask, feather=0, blend=blend).astype(int) for blend in ("membrane", "none"))
+    fitted, plain = (composed_of(image, made, whole, mask, feather=0, blend=blend).astype(int) for blend in ("membrane", "none"))
     beside = mask.copy()
     beside[42:49] = False
     wrong, was = (np.abs(composed - image)[beside].mean() for composed in (fitted, plain))
@@ -103,23 +109,23 @@ def test_beside_transparency_it_fits_white() -> None:
     """As the network saw it."""
     image = np.zeros((30, 30, 4), np.uint8)
     mask = Box(10, 10, 8, 8).mask(30, 30)
-    composed = compose(image, np.full((30, 30, 3), 200, np.uint8), Box(0, 0, 30, 30), mask, feather=0, blend="membrane")
+    composed = composed_of(image, np.full((30, 30, 3), 200, np.uint8), Box(0, 0, 30, 30), mask, feather=0, blend="membrane")
     assert (composed[mask] == 255).all() and np.array_equal(composed[~mask], image[~mask])
 
 
 def test_without_a_known_neighbour_a_membrane_changes_nothing() -> None:
     made = pixels(1, 20, 30)
-    composed = compose(pixels(0, 20, 30), made, Box(0, 0, 30, 20), np.ones((20, 30), bool), feather=0, blend="membrane")
+    composed = composed_of(pixels(0, 20, 30), made, Box(0, 0, 30, 20), np.ones((20, 30), bool), feather=0, blend="membrane")
     assert np.array_equal(composed, made)
 
 
 def test_a_large_hole_s_membrane_is_solved_on_a_small_grid_and_fits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     image, mask = smooth(200, 260), Box(30, 20, 170, 150).mask(200, 260)
     made = (image * 0.7 + 60).astype(np.uint8)
-    whole = compose(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
+    whole = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
     monkeypatch.setattr(membranes, "MOST_PIXELS", 30 * 30)
     monkeypatch.setattr(composing, "STRIP_PIXELS", 170 * 7)
-    coarse = compose(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
+    coarse = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
     assert np.abs(coarse.astype(int) - whole).mean() < 1.5
 
 
@@ -127,7 +133,7 @@ def test_a_large_hole_s_membrane_is_solved_on_a_small_grid_and_fits_all_the_same
 def test_a_png_holds_the_pixels_and_a_profile_of_rgb(channels: int) -> None:
     image = pixels(0, 5, 7, channels)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    written = read(to_png(image, profile))
+    written = read(to_png(Image.fromarray(image), profile))
     assert written.mode == ("RGB" if channels == 3 else "RGBA") and np.array_equal(np.asarray(written), image)
     assert written.info["icc_profile"] == profile
 
@@ -135,4 +141,4 @@ def test_a_png_holds_the_pixels_and_a_profile_of_rgb(channels: int) -> None:
 def test_a_profile_of_other_colours_would_be_wrong() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for profile in (lab, b"", b"short", None):
-        assert "icc_profile" not in read(to_png(pixels(0, 2, 2), profile)).info
+        assert "icc_profile" not in read(to_png(Image.fromarray(pixels(0, 2, 2)), profile)).info
