@@ -88,9 +88,15 @@ def of_picture(picture: Image.Image) -> Mask:
     """An RGB or RGBA picture: its transparent pixels where it has any that are not opaque, else those with a bright channel."""
     bright, transparent, opaque = np.empty((picture.height, picture.width), np.bool_), of_transparency(picture), True
     for rows, pixels in _strips(picture):
-        bright[rows] = pixels[..., :3].max(axis=2) >= THRESHOLD
+        bright[rows] = _brightest(pixels) >= THRESHOLD
         opaque = opaque and (pixels.shape[2] < 4 or pixels[..., 3].min() == OPAQUE)
     return bright if opaque else transparent
+
+
+def _brightest(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Channel of each pixel: `max` along the last axis takes ten times as long."""
+    brightest: NDArray[np.uint8] = np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+    return brightest
 
 
 def of_transparency(picture: Image.Image) -> Mask:
@@ -117,7 +123,7 @@ def grow(mask: Mask, pixels: int) -> Mask:
         return mask
     top, bottom = max(0, box.top - pixels), min(mask.shape[0], box.top + box.height + pixels)
     left, right = max(0, box.left - pixels), min(mask.shape[1], box.left + box.width + pixels)
-    grown = np.zeros_like(mask)
+    grown = np.zeros(mask.shape, np.bool_)  # `zeros_like` writes it
     here = grown[top:bottom, left:right]
     _reach_across(mask[top:bottom, left:right], here, pixels)
     _reach_across(here.T, here.T, pixels)
@@ -174,4 +180,4 @@ def opaque(pixels: NDArray[np.uint8]) -> Mask | None:
 def object_of(pixels: NDArray[np.uint8]) -> Mask:
     """The mask of an object, RGB or RGBA (H, W, C): where it is bright or, if it has transparency, opaque."""
     shown = opaque(pixels)
-    return np.asarray(pixels[..., :3].max(axis=2) >= THRESHOLD) if shown is None else shown
+    return np.asarray(_brightest(pixels) >= THRESHOLD) if shown is None else shown
