@@ -232,8 +232,8 @@ def _open(image: bytes, mask: bytes, decoder: Decoder) -> tuple[Opened, Opened |
 
 
 def _memory(image: Opened, mask: Opened | None, beside: int, scratch: int) -> int:
-    """Bytes at the worst moment of what is made of an image. beside: bytes a pixel besides the image and its masks. scratch: bytes for some of
-    its rows at a time."""
+    """Bytes at the worst moment of what is made of an image. beside: bytes a pixel besides the image and its masks. scratch: bytes for some
+    of its rows at a time."""
     masks_of_it = MASKS * image.pixels
     decoding = image.memory(transparency=True) + (0 if mask is None else image.pixels)
     decoding_mask = 0 if mask is None else mask.memory(transparency=True) + masks_of_it

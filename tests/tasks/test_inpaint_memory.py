@@ -1,0 +1,77 @@
+"""What preparing and composing a large image take, is what they ask for, and little."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from server.media.images import Decoder
+from server.tasks.inpaint import Inpaint
+from tests.tasks.test_inpaint import SPEC, encoded, noise, plan, white
+
+MEASURE = """
+import json, re, sys
+from pathlib import Path
+from PIL import Image
+from server.media.images import Decoder
+from server.media.memory_budget import MemoryBudget
+from server.tasks.inpaint import Inpaint
+from server.tasks.inpaint_tables import InpaintOptions
+from tests.tasks.test_inpaint import SPEC, encoded, painted, noise
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+class Noting(MemoryBudget):
+    def acquire(self, nbytes):
+        asked.append(nbytes)
+
+asked, decoder, task = [], Decoder(50_000_000), Inpaint()
+decoder.budget = Noting(0)
+
+def run(item, plan):
+    [arrays] = task.prepare(item, plan, SPEC, decoder)
+    return task.present([painted(arrays)], plan, SPEC, "image/png"), task.memory_to_present([painted(arrays)], plan)
+
+plan = task.plan(InpaintOptions(**json.loads(sys.argv[3])), SPEC)
+small = noise(300, 400)
+run({"image": encoded(small, "PNG"), "mask": encoded(Image.new("L", (400, 300), 255), "PNG")}, plan)
+asked.clear()
+item = {"image": Path(sys.argv[1]).read_bytes(), "mask": Path(sys.argv[2]).read_bytes()}
+before = peak()
+_, asked_to_present = run(item, plan)
+print(json.dumps({"taken": peak() - before, "asked": max(asked + [asked_to_present])}))
+"""
+PIXELS = 2400 * 1800
+
+
+@pytest.mark.parametrize(("mode", "options"), [("RGB", {"grow": 512, "feather": 128}), ("RGBA", {})], ids=["feathered", "with a membrane"])
+def test_an_inpainting_takes_a_few_bytes_a_pixel_and_asks_for_them(tmp_path: Path, mode: str, options: dict[str, int]) -> None:
+    image, mask = tmp_path / "image", tmp_path / "mask"
+    image.write_bytes(encoded(noise(30, 40, len(mode)).resize((2400, 1800)), compress_level=1))
+    mask.write_bytes(encoded(white(1800, 2400, (300, 300, 1900, 1500))))
+    command = [sys.executable, "-c", MEASURE, str(image), str(mask), json.dumps({"steps": 1, "sampler": "ddim", **options})]
+    measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert measured["taken"] < measured["asked"] < 32 * PIXELS
+
+
+def test_preparing_waits_while_others_hold_the_memory() -> None:
+    decoder, task = Decoder(max_pixels=200 * 100), Inpaint()
+    item = {"image": encoded(noise(100, 200)), "mask": encoded(white(100, 200, (10, 10, 50, 50)))}
+    done = threading.Event()
+
+    def prepare() -> None:
+        task.prepare(item, plan(), SPEC, decoder)
+        done.set()
+
+    thread = threading.Thread(target=prepare)
+    with decoder.budget.taken(2 * 4 * 200 * 100):
+        thread.start()
+        assert not done.wait(0.3)
+    assert done.wait(60)
+    thread.join()
