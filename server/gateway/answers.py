@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from models.bundle import BundleSpec
+from server.gateway import base64_text
 from server.gateway.inference import Timing
 from server.tasks.base import JSON, File, Task
 from server.tasks.registry import TASKS
@@ -28,6 +29,7 @@ class Presenter:
 
     def __init__(self, task: Task[Any, Any]) -> None:
         self.response = response_of(task)
+        self._large = task.takes_long
         self._encoder = msgspec.json.Encoder()
 
     def respond(self, presented: Any, spec: BundleSpec, request_id: str, timing: Timing, media_type: str) -> Response:
@@ -39,7 +41,8 @@ class Presenter:
 
     def document(self, presented: msgspec.Struct, spec: BundleSpec, request_id: str, timing: Timing) -> bytes:
         """The JSON answer."""
-        return self._encoder.encode(self.response(request_id, spec.name, spec.version, *msgspec.structs.astuple(presented), timing))
+        light = _in_pieces(presented) if self._large else presented
+        return self._encoder.encode(self.response(request_id, spec.name, spec.version, *msgspec.structs.astuple(light), timing))
 
 
 def response_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
@@ -48,6 +51,18 @@ def response_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
     name = "".join(word.capitalize() for word in task.name.split("-"))
     fields = [("id", str), ("model", str), ("version", str), *own, ("timing", Timing)]
     return msgspec.defstruct(f"{name}Response", fields, frozen=True, namespace={"__doc__": task.answer.__doc__})
+
+
+def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
+    """The same answer, its large files as JSON already: encoded all at once they would hold up every other thread."""
+    light: dict[str, object] = {}
+    for name in answer.__struct_fields__:
+        value = getattr(answer, name)
+        if isinstance(value, bytes) and len(value) > base64_text.PIECE:
+            light[name] = msgspec.Raw(b'"%b"' % base64_text.encode(value))
+        elif isinstance(value, list) and value and isinstance(value[0], msgspec.Struct):
+            light[name] = list(map(_in_pieces, value))
+    return msgspec.structs.replace(answer, **light) if light else answer
 
 
 def _durations(timing: Timing) -> list[tuple[str, float]]:

@@ -32,7 +32,7 @@ from server.gateway.jobs import JobDocument, Jobs
 from server.gateway.presenting import Presenting
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds, our_fault
-from server.gateway.routes import health, infer, jobs, metrics, models, open_inference, playground, scenes, status, tasks
+from server.gateway.routes import documentation, health, infer, jobs, metrics, models, open_inference, playground, scenes, status, tasks
 from server.gateway.slow_bodies import SlowBodies
 from server.gateway.status import Status, StatusDocument
 from server.gateway.turns import Turns
@@ -41,6 +41,7 @@ from server.media.limits import Limits
 from server.process.interruption import Ticks
 from server.queue.dispatch import Dispatcher
 from server.settings import Settings
+from server.tasks.options import QUOTED
 from server.telemetry.metrics import GatewayMetrics
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
@@ -96,15 +97,16 @@ def create_app(settings: Settings) -> GatewayApp:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would name the host that a client claims to ask, and not the prefix of a proxy
+        docs_url=None,  # a page of ours, with a content policy
         redoc_url=None,
-        static_url="/docs/static",
-        swagger_ui_parameters={"defaultModelsExpandDepth": 0},
+        static_url=documentation.STATIC,
     )
     app.state.settings = settings
     app.state.dispatcher = dispatcher
     app.state.gateway = gateway
     for routes in ROUTED:
         app.include_router(routes.router)
+    app.include_router(documentation.router)
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     if settings.playground:
         app.router.routes.extend(playground.ROUTES)
@@ -186,9 +188,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        problem = Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path} does not answer {request.method}")
+        problem = Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:QUOTED]} does not answer {request.method}")
     else:
-        problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path}; /docs lists what there is")
+        problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:QUOTED]}; /docs lists what there is")
     response = problem.to_response(request.state.request_id)
     response.headers.update(error.headers or {})
     if error.status_code == 405:

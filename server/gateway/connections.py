@@ -185,6 +185,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return  # it comes again, without
         if len(self.headers) > HEADERS:
             self._stop_parser(Problem(Kind.HEADERS_TOO_LARGE, f"more than {HEADERS} headers"))
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._stop_parser(Problem(Kind.INVALID_REQUEST, f"{hosts} Host headers: a request of HTTP/1.1 has one"))
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
             self._stop_parser(_too_large())
         if len(self.pipeline) >= PIPELINED:

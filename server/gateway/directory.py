@@ -14,6 +14,7 @@ from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
 from server.queue.job import ServedBundle, WorkerInfo
 from server.settings import Settings
+from server.tasks.options import quoted
 from server.tasks.registry import TASKS
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
@@ -125,11 +126,11 @@ class Directory:
         if is_unloaded(fleet, wanted):
             return unloaded(wanted)
         if task is None:
-            return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not served; known: {known}", "model")
+            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
         other = newest(fleet, named(fleet.specs.values(), wanted))
         if other is not None and other.task != task:
-            return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is for {other.task}; known for {task}: {known}", "model")
-        return Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not served; known for {task}: {known}", "model")
+            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is for {other.task}; known for {task}: {known}", "model")
+        return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {task}: {known}", "model")
 
 
 def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
@@ -194,7 +195,7 @@ def refusal(fleet: Fleet, spec: BundleSpec) -> str:
 
 def unloaded(model: str) -> Problem:
     name = model.partition("@")[0]
-    return Problem(Kind.UNKNOWN_MODEL, f"{name!r} is unloaded; POST /v2/repository/models/{name}/load loads it", "model")
+    return Problem(Kind.UNKNOWN_MODEL, f"{quoted(name)} is unloaded; POST /v2/repository/models/NAME/load loads it", "model")
 
 
 def newest(fleet: Fleet, versions: list[BundleSpec]) -> BundleSpec | None:

@@ -40,6 +40,9 @@ class Reader:
         while (news := await self.news.get()) is not None:
             if isinstance(news, RecordLost):
                 raise news
+            if news.state is None:  # removed since the last look, so that its last event is gone, too
+                yield [Event(self.after + 1, "cancelled", b"{}")]
+                return
             yield news.events
             if news.state not in OPEN and not news.events:
                 return

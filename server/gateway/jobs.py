@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -136,7 +137,8 @@ class Jobs:
             request_id=record.request_id,
             at_once=record.results <= INLINE_RESULT,
         )
-        return PRESENTERS[shown.task.name].respond(presented, shown.spec, record.request_id, timing, media_type)
+        respond = partial(PRESENTERS[shown.task.name].respond, presented, shown.spec, record.request_id, timing, media_type)
+        return await self._presenting.aside(shown.task, respond, client=client)
 
 
 def document(record: Record) -> JobDocument:

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from server.gateway.problems import Kind, Problem
+from server.tasks.options import quoted
 
 
 def choose(accept: str | None, offered: Sequence[str]) -> str:
     """The offered type of the highest weight, of equal ones the first. Raises Problem (406) where none is accepted."""
-    if accept is None or not accept.strip():
+    elements = [element for element in (accept or "").lower().split(",") if element.strip()]
+    if not elements:
         return offered[0]
-    ranges = _ranges(accept)
+    ranges = _ranges(elements)
     weights = {media_type: _weight(media_type, ranges) for media_type in offered}
     best = max(offered, key=lambda media_type: weights[media_type])
     if weights[best] <= 0:
-        raise Problem(Kind.NOT_ACCEPTABLE, f"{accept!r}: the answer is offered as {', '.join(offered)}", "Accept")
+        raise Problem(Kind.NOT_ACCEPTABLE, f"{quoted(accept)}: the answer is offered as {', '.join(offered)}", "Accept")
     return best
 
 
-def _ranges(accept: str) -> dict[str, float]:
-    """Media range → weight. A weight that is none counts as 0: what is not understood is not a wish."""
+def _ranges(elements: Sequence[str]) -> dict[str, float]:
+    """Media range → weight. An element whose weight is no number is ignored."""
     ranges = {}
-    for element in accept.lower().split(","):
+    for element in elements:
         media_range, *parameters = (text.strip() for text in element.split(";"))
-        weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
         try:
-            ranges[media_range] = min(1.0, max(0.0, float(weight)))
+            weight = float(next((text[2:] for text in parameters if text.startswith("q=")), "1"))
         except ValueError:
-            ranges[media_range] = 0.0
+            weight = math.nan
+        if math.isfinite(weight):
+            ranges[media_range] = min(1.0, max(0.0, weight))
     return ranges
 
 

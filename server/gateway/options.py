@@ -11,9 +11,10 @@ from starlette.requests import Request
 from server.gateway.head import header
 from server.gateway.problems import Kind, Problem
 from server.gateway.surface import CommonOptions, Surface
-from server.tasks.options import Options
+from server.tasks.options import Options, quoted
 
 MAX_TIMEOUT = 3600.0
+MIN_TIMEOUT = 0.001
 
 
 @lru_cache(maxsize=256)
@@ -50,6 +51,6 @@ def read_timeout(request: Request, default: float, most: float = MAX_TIMEOUT) ->
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= most:  # false for NaN, too
-        raise Problem(Kind.INVALID_OPTION, f"{text!r}: use seconds above 0 and up to {most:g}", "X-Request-Timeout")
+    if not MIN_TIMEOUT <= seconds <= most:  # false for NaN, too
+        raise Problem(Kind.INVALID_OPTION, f"{quoted(text)}: use seconds from {MIN_TIMEOUT:g} to {most:g}", "X-Request-Timeout")
     return seconds

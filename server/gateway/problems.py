@@ -31,6 +31,7 @@ class Kind(Enum):
     NOT_AN_IMAGE = "not-an-image", 415, "Not an image that is decoded here"
     NOT_A_VIDEO = "not-a-video", 415, "Not a video that is decoded here"
     UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "Content encoding not supported"
+    INVALID_RANGE = "invalid-range", 416, "No such range of the file"
     CORRUPT_IMAGE = "corrupt-image", 422, "Corrupt image"
     CORRUPT_VIDEO = "corrupt-video", 422, "Corrupt video"
     UNUSABLE_INPUT = "unusable-input", 422, "The input cannot be used"
@@ -66,14 +67,24 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     field: str | None = None
 
 
+MAX_DETAIL = 1024
+"""Bytes of a detail, which may repeat what a client sent."""
+
+
 @dataclass
 class Problem(Exception):
-    """Ends a request with a problem document. `retry_after` in whole seconds."""
+    """Ends a request with a problem document. `retry_after` in whole seconds; `detail` is cut after MAX_DETAIL bytes."""
 
     kind: Kind
     detail: str
     field: str | None = None
     retry_after: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.detail) > MAX_DETAIL // 4:  # else it has no more bytes than allowed
+            written = self.detail.encode(errors="replace")
+            if len(written) > MAX_DETAIL:
+                self.detail = f"{written[:MAX_DETAIL].decode(errors='ignore')}…"
 
     def __str__(self) -> str:
         return f"{self.kind.slug}: {self.detail}"

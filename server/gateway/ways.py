@@ -32,9 +32,12 @@ def wants_events(request: Request, media_types: Sequence[str]) -> bool:
 
 def idempotency_key(request: Request) -> str:
     """Empty: there is none. Raises Problem (422)."""
-    key = header(request, b"idempotency-key")
-    if key is None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
         return ""
+    if len(keys) > 1:
+        raise Problem(Kind.INVALID_OPTION, f"given {len(keys)} times; send one", "Idempotency-Key")
+    (key,) = keys
     if not 0 < len(key) <= MAX_KEY:
         raise Problem(Kind.INVALID_OPTION, f"use 1 to {MAX_KEY} characters", "Idempotency-Key")
     return key

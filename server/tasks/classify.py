@@ -14,7 +14,7 @@ from models.bundle import BundleSpec
 from models.merge_schedule import MergeSchedule
 from server.media import headers, images
 from server.tasks.base import Arrays, File, Item, Outputs, Part, Task, Tensor
-from server.tasks.options import InvalidOption, Options
+from server.tasks.options import InvalidOption, Options, quoted
 
 DEFAULT_TOP_K = 5
 MAX_MERGED = 65_536
@@ -161,14 +161,14 @@ def _schedule(merge: str | None, spec: BundleSpec) -> tuple[str | None, tuple[in
     if name is None or name in ("off", "0"):
         return None, (0,) * depth
     if not spec.merges:
-        raise InvalidOption("merge", f"{name!r}: the tokens of {spec.id} do not merge; use `off`")
+        raise InvalidOption("merge", f"{quoted(name)}: the tokens of {spec.id} do not merge; use `off`")
     rung = spec.rung(name)
     if rung is not None:
         return rung.name, tuple(max(r, 0) for r in rung.merge.expand(depth))
     if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MAX_MERGED:
         return None, MergeSchedule.constant(int(name)).expand(depth)
     rungs = ", ".join(rung.name for rung in spec.ladder) or "none"
-    raise InvalidOption("merge", f"{name!r}: use `off`, an integer from 0 to {MAX_MERGED} or a rung of {spec.id} ({rungs})")
+    raise InvalidOption("merge", f"{quoted(name)}: use `off`, an integer from 0 to {MAX_MERGED} or a rung of {spec.id} ({rungs})")
 
 
 def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Classification:

@@ -19,6 +19,12 @@ QUOTED = 100
 """Characters of a value that an error repeats."""
 
 
+def quoted(value: object) -> str:
+    """A client's value as an error repeats it: cut short, since nobody reads kilobytes of his own words."""
+    text = repr(value)
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every table. A field of type `X | None` has no default of its own: the bundle decides.
 
@@ -66,9 +72,9 @@ class Option:
         try:
             read = msgspec.convert(value, self.kind, strict=False)
         except msgspec.ValidationError as error:
-            raise InvalidOption(self.name, f"{repr(value)[:QUOTED]} must be {self.words}") from error
+            raise InvalidOption(self.name, f"{quoted(value)} must be {self.words}") from error
         if isinstance(read, float) and not math.isfinite(read):
-            raise InvalidOption(self.name, f"{value!r} must be {self.words}")
+            raise InvalidOption(self.name, f"{quoted(value)} must be {self.words}")
         return read
 
     def accepts(self, value: object) -> bool:

@@ -10,6 +10,7 @@ from server.queue.embedded import PrivateValkey
 from server.queue.job import Array, Progress
 from tests.gateway import service
 from tests.gateway.asked_later import Event, accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.gateway.raw import ask
 from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
 
@@ -50,6 +51,27 @@ def test_a_last_event_id_is_a_number(gateway: Gateway, last: str) -> None:
     job_id = accepted(ask_later(gateway))
     refused = gateway.http.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last})
     assert problem(refused, 422, "invalid-option")["field"] == "Last-Event-ID"
+
+
+def test_spaces_around_a_last_event_id_do_not_count(gateway: Gateway) -> None:
+    job_id = accepted(ask_later(gateway))
+    comes_to(gateway, job_id, "done")
+    head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: here\r\nLast-Event-ID: \t 3 \t\r\n\r\n"
+    assert ask(gateway, head.encode()).status == 204
+
+
+def test_a_job_that_is_removed_between_two_looks_ends_its_streams_with_cancelled(gateway: Gateway, other: Gateway, worker: Worker) -> None:
+    worker.pause()
+    for _ in range(12):  # a look each tenth of a second: few of them come between the two
+        job_id = accepted(ask_later(gateway))
+        with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+            events = parsed(response.iter_lines())
+            told = [next(events).name]
+            for _ in range(2):
+                assert other.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+            told += [event.name for event in events]
+        assert told == ["queued", "cancelled"]
+    worker.resume()
 
 
 def stream_after(gateway: Gateway, job_id: str, last: int) -> httpx.Response:

@@ -224,6 +224,12 @@ def test_a_key_has_a_length(gateway: Gateway, key: str) -> None:
     assert problem(ask_later(gateway, Idempotency_Key=key), 422, "invalid-option")["field"] == "Idempotency-Key"
 
 
+def test_a_request_has_one_key(gateway: Gateway) -> None:
+    headers = [("Prefer", "respond-async"), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    refused = gateway.http.post("/v1/classify", content=picture(1), headers=headers)
+    assert problem(refused, 422, "invalid-option")["field"] == "Idempotency-Key"
+
+
 def test_a_worker_that_cannot_answer_jobs_keeps_them_out(valkey: PrivateValkey) -> None:
     old = Worker(valkey.url, [make_spec()])
     old.forms = ""

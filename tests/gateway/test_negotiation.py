@@ -19,6 +19,10 @@ OFFERED = ("image/png", "application/json", "model/gltf-binary")
     [
         (None, "image/png"),
         ("", "image/png"),
+        (",,,", "image/png"),
+        (" , ,", "image/png"),
+        ("image/png;q=inf, application/json;q=0.1", "application/json"),
+        ("image/png;q=inf, */*;q=0.1", "image/png"),
         ("*/*", "image/png"),
         ("application/json", "application/json"),
         ("Application/JSON ; charset=utf-8", "application/json"),
@@ -35,7 +39,9 @@ def test_the_highest_weight_wins_and_ties_go_by_our_order(accept: str | None, ch
     assert choose(accept, OFFERED) == chosen
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/png;q=0", "*/*;q=0", "application/json;q=nan", "image/png;q=much", "png", ",;,"])
+@pytest.mark.parametrize(
+    "accept", ["text/html", "image/png;q=0", "*/*;q=0", "application/json;q=nan", "image/png;q=much", "png;q=inf", "png", ",;,"]
+)
 def test_none_of_them_is_406_with_what_is_offered(accept: str) -> None:
     with pytest.raises(Problem, match="image/png, application/json") as refusal:
         choose(accept, OFFERED)

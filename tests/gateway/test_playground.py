@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import re
@@ -18,6 +19,7 @@ from server.playground.drawing.captures import OBJECTS, capture
 from server.queue.embedded import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import Gateway
+from tests.gateway.test_refusals import problem
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), "figures.png"}
@@ -55,6 +57,26 @@ def test_scripts_are_sent_compressed_and_ranges_of_them_are_not(gateway: Gateway
     plain = gateway.http.get(path, headers={"Accept-Encoding": "identity"})
     assert plain.content == file
     assert "content-encoding" not in plain.headers
+
+
+@pytest.mark.parametrize("path", ["/static/playground.js", "/static/samples/brazil.png"])
+@pytest.mark.parametrize(("asked", "status", "slug"), [("bytes=999999999-", 416, "invalid-range"), ("bytes=x-y", 400, "invalid-request")])
+def test_ranges_that_no_file_has_are_problems(gateway: Gateway, path: str, asked: str, status: int, slug: str) -> None:
+    response = gateway.http.get(path, headers={"Range": asked})
+    document = problem(response, status, slug)
+    assert document["field"] == "Range" and "bytes=FIRST-LAST" in str(document["detail"])
+    assert response.headers.get("content-range", "").startswith("bytes */") == (status == 416)
+
+
+def test_the_page_of_the_api_runs_its_own_scripts_alone(gateway: Gateway) -> None:
+    response = gateway.http.get("/docs")
+    policy = dict(rule.split(" ", 1) for rule in response.headers["content-security-policy"].split("; "))
+    (script,) = re.findall(r"<script>(.*?)</script>", response.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == f"'self' 'sha256-{digest}'"
+    for address in re.findall(r'(?:src|href)="([^"]+)"', response.text):
+        assert gateway.http.get(address).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/static/", "/static/nothing.js", "/static/%2e%2e/__init__.py", "/static/../../settings.py"])

@@ -110,10 +110,32 @@ def test_an_option_given_in_two_places(gateway: Gateway) -> None:
     assert problem(gateway.http.post("/v1/classify?top_k=1&top_k=2", content=picture(1)), 422, "invalid-option")["field"] == "top_k"
 
 
-@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e9", "soon"])
+@pytest.mark.parametrize("timeout", ["0", "-1", "0.0009", "1e-300", "nan", "inf", "1e9", "soon"])
 def test_a_timeout_that_is_none(gateway: Gateway, timeout: str) -> None:
     document = problem(gateway.classify(picture(1), headers={"X-Request-Timeout": timeout}), 422, "invalid-option")
     assert document["field"] == "X-Request-Timeout"
+
+
+def test_errors_repeat_little_of_what_was_sent(gateway: Gateway) -> None:
+    """Nobody reads kilobytes of his own words, and a log should not be filled with them."""
+    long = "y" * 4000
+    answers = [
+        gateway.classify(picture(1), model=long),
+        gateway.classify(picture(1), merge=long),
+        gateway.classify(picture(1), top_k=long),
+        gateway.classify(picture(1), **{long: "1"}),
+        gateway.classify(picture(1), headers={"Accept": f"text/{long}"}),
+        gateway.classify(picture(1), headers={"X-Request-Timeout": long}),
+        gateway.http.get(f"/v1/models/{long}"),
+        gateway.http.get(f"/{long}"),
+        gateway.http.put(f"/v1/jobs/{long}"),
+        gateway.http.get(f"/v2/models/{long}"),
+        gateway.http.get(f"/v2/{long}"),
+        gateway.http.post("/v2/models/reds/infer", json={"inputs": [{"name": long, "shape": [1], "datatype": long, "data": ["aaaa"]}]}),
+        gateway.http.post("/v2/models/reds/infer", json={"inputs": [], "outputs": [{"name": long}]}),
+    ]
+    assert [answer.status_code for answer in answers if not 400 <= answer.status_code < 500] == []
+    assert [answer.text.count("y") for answer in answers if answer.text.count("y") > 1024] == []
 
 
 @pytest.mark.parametrize("model", ["blues", "reds@2", "@", "reds@"])

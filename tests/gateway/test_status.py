@@ -87,6 +87,18 @@ def test_the_queue_is_split_into_waiting_and_running(valkey: PrivateValkey) -> N
         eventually(lambda: status(gateway)["queue"] == [], "the queue is empty again")
 
 
+def test_jobs_that_a_dead_worker_held_wait(valkey: PrivateValkey) -> None:
+    """Nobody else may serve their content, and then they were said to run until their deadline."""
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.redis() as db:
+        worker.pause()
+        job = gateway.classify(picture(1), headers={"Prefer": "respond-async"}).json()["id"]
+        for stream in db.smembers("queues"):
+            db.xreadgroup("workers", "a-worker-that-has-died", {stream: ">"})
+        eventually(lambda: [(row["waiting"], row["running"]) for row in status(gateway)["queue"]] == [(1, 0)], "it waits")
+        assert status(gateway)["jobs"] == {"queued": 1, "running": 0}
+        assert gateway.http.delete(f"/v1/jobs/{job}").status_code == 204
+
+
 def test_long_jobs_are_listed_with_their_steps_and_without_their_ids(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         later = {"Prefer": "respond-async"}

@@ -145,6 +145,12 @@ REFUSED = {
     "an odd timeout": ({**GOOD, "parameters": {"timeout": -1}}, 400, "timeout: -1 must be"),
     "an unknown rung": ({**GOOD, "parameters": {"merge": "warp"}}, 400, "merge: 'warp'"),
     "an odd rung": ({**GOOD, "parameters": {"merge": True}}, 400, "merge: True must be"),
+    "binary or not, in a word": ({**GOOD, "parameters": {"binary_data_output": "false"}}, 400, "binary_data_output: 'false' must be"),
+    "binary or not, as a number": (
+        {**GOOD, "outputs": [{"name": "scores", "parameters": {"binary_data": 1}}]},
+        400,
+        "binary_data: 1 must be true or false",
+    ),
     "no time left": ({**GOOD, "parameters": {"timeout": 1}}, 504, "deadline"),
 }
 

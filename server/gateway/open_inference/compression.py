@@ -10,6 +10,7 @@ from server.gateway import large_bodies
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Reservation
+from server.tasks.options import quoted
 
 Encoding = Literal["gzip", "deflate"]
 
@@ -46,7 +47,7 @@ def inflated_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[
     """
     encoding = _known(content_encoding)
     if encoding is None:
-        raise Problem(Kind.UNSUPPORTED_ENCODING, f"Content-Encoding {content_encoding!r} is not supported")
+        raise Problem(Kind.UNSUPPORTED_ENCODING, f"Content-Encoding {quoted(content_encoding)} is not supported")
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     rest, size = body, 0
     while True:

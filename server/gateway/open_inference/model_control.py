@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from server.gateway.problems import Kind, Problem
 from server.settings import Settings
+from server.tasks.options import quoted
 
 PORTS = {"http": 80, "https": 443}
 
@@ -17,7 +18,7 @@ def check(request: Request, settings: Settings) -> None:
     host = request.headers.get("host", "")
     for origin in request.headers.getlist("origin"):
         if not _same(origin, host):
-            raise Problem(Kind.MODEL_CONTROL, f"web pages of another origin ({origin!r}) never may load or unload models")
+            raise Problem(Kind.MODEL_CONTROL, f"web pages of another origin ({quoted(origin)}) never may load or unload models")
     if settings.model_control != "explicit":
         raise Problem(Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit")
 

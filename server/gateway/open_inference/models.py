@@ -6,6 +6,7 @@ from models.bundle import BundleSpec
 from server.gateway import directory
 from server.gateway.gateway import Gateway
 from server.gateway.problems import Kind, Problem
+from server.tasks.options import QUOTED
 from server.tasks.registry import TASKS
 
 
@@ -26,7 +27,7 @@ async def find(here: Gateway, name: str, version: str | None) -> BundleSpec:
 
 
 def unknown(name: str, version: str | None) -> Problem:
-    which = f"'{name}'" if version is None else f"'{name}' version {version}"
+    which = f"'{name[:QUOTED]}'" if version is None else f"'{name[:QUOTED]}' version {version[:QUOTED]}"
     return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: {which} is not found")
 
 

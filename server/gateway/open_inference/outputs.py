@@ -19,6 +19,8 @@ def check_outputs(request: InferRequest, model: str, outputs: Sequence[Tensor]) 
     """Refuse what `write_outputs` could not give, before any work is done. Raises Problem (400)."""
     declared = {output.name: output for output in outputs}
     names = [output.name for output in request.outputs]
+    for name in names or [output.name for output in outputs]:
+        request.wants_binary(name)
     for output in request.outputs:
         if output.name not in declared:
             raise invalid(f"unexpected inference output '{output.name}' for model '{model}'")

@@ -15,14 +15,13 @@ from server.gateway.directory import is_unloaded, state_of, version_order
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, DispatcherTimings, Fleet
 from server.queue.job import ServedBundle
+from server.tasks.options import QUOTED
 
 POLL = 0.1
 PATIENCE = 120.0
 """Seconds that workers may take to load a bundle. One that takes longer goes on; only the client's call ends."""
 DISCOVERY = 3.0
 """Seconds in which an idle worker finds and announces a new folder: it looks every second."""
-QUOTED = 100
-"""Characters of a name that an error repeats."""
 
 
 def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from server.gateway import json_scan, long_strings
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Kind, Problem
+from server.tasks.options import quoted
 
 MAX_DIMENSIONS = 32
 """Of a tensor: what every numpy can hold. A longer shape is refused before it is multiplied out."""
@@ -48,10 +49,9 @@ class InferRequest:
     """What the client asks for; empty: every output."""
 
     def wants_binary(self, output: str) -> bool:
-        """The output's own `binary_data` wins over the request's `binary_data_output`."""
-        default = bool(self.parameters.get("binary_data_output", False))
-        own = next((requested.parameters for requested in self.outputs if requested.name == output), None)
-        return bool((own or {}).get("binary_data", default))
+        """The output's own `binary_data` wins over the request's `binary_data_output`. Raises Problem (400) if either is no boolean."""
+        own = next((requested.parameters for requested in self.outputs if requested.name == output), None) or {}
+        return _boolean(own, "binary_data", default=_boolean(self.parameters, "binary_data_output", default=False))
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,19 @@ def encode_response(response: InferResponse) -> tuple[bytes, int | None]:
     return b"".join((encoded, *blobs)), len(encoded)
 
 
+def _boolean(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    """Raises Problem (400)."""
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise invalid(f"{name}: {quoted(value)} must be true or false")
+    return value
+
+
 def _json_bytes(header_length: str | None, body_length: int) -> int:
     if header_length is None:
         return body_length
     if not re.fullmatch(r"[0-9]{1,18}", header_length) or int(header_length) > body_length:
-        raise invalid(f"Inference-Header-Content-Length {header_length!r} is no length within the body of {body_length} bytes")
+        raise invalid(f"Inference-Header-Content-Length {quoted(header_length)} is no length within the body of {body_length} bytes")
     return int(header_length)
 
 

@@ -31,7 +31,7 @@ from server.gateway.options import MAX_TIMEOUT
 from server.gateway.problems import Kind, Problem, of_option
 from server.queue.job import Priority
 from server.tasks.base import Arrays, Item
-from server.tasks.options import InvalidOption
+from server.tasks.options import InvalidOption, quoted
 from server.telemetry import logs
 
 INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
@@ -148,14 +148,14 @@ def _timeout(asked: InferRequest) -> float | None:
     """`timeout` in microseconds → seconds; None where the server's default holds."""
     timeout = asked.parameters.get("timeout", 0)
     if type(timeout) is not int or not 0 <= timeout <= MAX_TIMEOUT * 1e6:
-        raise invalid(f"timeout: {timeout!r} must be an integer of microseconds, from 0 to {MAX_TIMEOUT * 1e6:.0f}")
+        raise invalid(f"timeout: {quoted(timeout)} must be an integer of microseconds, from 0 to {MAX_TIMEOUT * 1e6:.0f}")
     return timeout / 1e6 or None
 
 
 def _priority(asked: InferRequest) -> Priority:
     level = asked.parameters.get("priority", 0)
     if type(level) is not int or level not in PRIORITIES:
-        raise invalid(f"priority: {level!r} must be 1 (high), 2 (normal), 3 (low) or 0 (default)")
+        raise invalid(f"priority: {quoted(level)} must be 1 (high), 2 (normal), 3 (low) or 0 (default)")
     return PRIORITIES[level]
 
 

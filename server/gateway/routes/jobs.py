@@ -71,7 +71,7 @@ def respond(record: Record, status: int = 200, headers: dict[str, str] | None = 
 
 def _last_event_id(request: Request) -> int:
     """Raises Problem (422)."""
-    text = request.headers.get("last-event-id", "0")
+    text = request.headers.get("last-event-id", "0").strip()
     if not text.isascii() or not text.isdigit() or len(text) > MOST_DIGITS:
         raise Problem(Kind.INVALID_OPTION, f"{text[:40]!r}: use the id of an event of this job, or 0", "Last-Event-ID")
     return int(text)

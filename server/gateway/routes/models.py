@@ -14,6 +14,7 @@ from server.gateway.gateway import Gateway
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Fleet
 from server.queue.errors import RedisAway
+from server.tasks.options import quoted
 from server.tasks.registry import TASKS
 
 router = APIRouter(tags=["models"])
@@ -122,7 +123,7 @@ def _find(fleet: Fleet, wanted: str) -> BundleSpec:
     spec = directory.newest(fleet, directory.named(fleet.specs.values(), wanted))
     if spec is None:
         known = ", ".join(sorted(spec.id for spec in fleet.specs.values())) or "none"
-        raise Problem(Kind.UNKNOWN_MODEL, f"{wanted!r} is not known; known: {known}")
+        raise Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not known; known: {known}")
     return spec
 
 

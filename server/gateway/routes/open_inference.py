@@ -25,6 +25,7 @@ from server.gateway.problems import Kind, Problem
 from server.gateway.routes import model_repository
 from server.gateway.routes.infer import INFER_PATHS, infer
 from server.queue.dispatch import Fleet
+from server.tasks.options import QUOTED
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
@@ -111,7 +112,7 @@ router.routes.extend(model_repository.router.routes)  # as routes of ours, so th
 @router.api_route("/systemsharedmemory/{path:path}", methods=["GET", "POST"], include_in_schema=False)
 @router.api_route("/cudasharedmemory/{path:path}", methods=["GET", "POST"], include_in_schema=False)
 async def not_offered(request: Request) -> Response:
-    raise Problem(Kind.NOT_OFFERED, f"{request.url.path}: this server offers no trace settings, logging settings or shared memory")
+    raise Problem(Kind.NOT_OFFERED, f"{request.url.path[:QUOTED]}: this server offers no trace settings, logging settings or shared memory")
 
 
 @router.api_route("", methods=METHODS, include_in_schema=False)
@@ -119,8 +120,8 @@ async def not_offered(request: Request) -> Response:
 async def nothing_here(request: Request) -> Response:
     allowed = {method for route in router.routes if route.matches(request.scope)[0] is Match.PARTIAL for method in _methods(route)}
     if not allowed:
-        raise Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path}")
-    response = to_response(Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path} does not answer {request.method}"))
+        raise Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:QUOTED]}")
+    response = to_response(Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:QUOTED]} does not answer {request.method}"))
     response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
 

@@ -8,9 +8,10 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import playground
+from server.gateway.problems import Kind, Problem
 
 CSP = "; ".join(
     (
@@ -34,10 +35,27 @@ HEADERS = {
 
 
 COMPRESSION = 6
+RANGE_REFUSED = {400: "not a range", 416: "beyond the end of the file"}
+"""Status of a file's answer to a `Range` that it cannot give → why."""
 
 
 class _Files(StaticFiles):
-    """Static files with the headers of the pages."""
+    """Static files with the headers of the pages. A range that cannot be read is refused like anything else."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = False
+
+        async def answer(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] in RANGE_REFUSED:
+                refused = True
+                response = _range_problem(message).to_response(scope["state"]["request_id"])
+                response.raw_headers += [header for header in message["headers"] if header[0] == b"content-range"]
+                await response(scope, receive, send)
+            elif not refused:
+                await send(message)
+
+        await super().__call__(scope, receive, answer)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -55,6 +73,11 @@ class _Compressed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asks_for_range = any(name == b"range" for name, _ in scope["headers"])
         await (self._files if asks_for_range else self._compressed)(scope, receive, send)
+
+
+def _range_problem(message: Message) -> Problem:
+    kind = Kind.INVALID_RANGE if message["status"] == 416 else Kind.INVALID_REQUEST
+    return Problem(kind, f"{RANGE_REFUSED[message['status']]}; use bytes=FIRST-LAST within the file", "Range")
 
 
 def _page(path: str, name: str) -> Route:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,7 @@ from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes.tasks import ENDPOINTS
 from server.queue.scenes import Scene
 from server.tasks.base import Task
-from server.tasks.options import InvalidOption
+from server.tasks.options import InvalidOption, quoted
 from server.tasks.registry import TASKS
 
 router = APIRouter(prefix="/v1/scenes", tags=["inference"])
@@ -37,7 +38,7 @@ async def scene(request: Request, scene_id: str) -> Response:
             raise _gone(scene_id)
         visit.resolved(spec)
         if common.model not in (None, spec.id, spec.name):
-            raise Problem(Kind.INVALID_OPTION, f"{common.model!r}: the scene was encoded by {spec.id}", "model")
+            raise Problem(Kind.INVALID_OPTION, f"{quoted(common.model)}: the scene was encoded by {spec.id}", "model")
         try:
             plan = task.plan_again(own, spec, scene_id)
             arrays = task.prepare_again({name: array.to_numpy() for name, array in kept.arrays.items()}, plan, here.limits)
@@ -51,7 +52,8 @@ async def scene(request: Request, scene_id: str) -> Response:
             presented = await here.presenting.present(
                 task, answer.outputs, plan, spec, media_type, client=visit.client, request_id=visit.request_id
             )
-        response = PRESENTERS[task.name].respond(presented, spec, visit.request_id, answer.timing, media_type)
+        respond = partial(PRESENTERS[task.name].respond, presented, spec, visit.request_id, answer.timing, media_type)
+        response = await here.presenting.aside(task, respond, client=visit.client)
         counted = here.metrics.of(spec)
         counted.postprocess.observe(time.perf_counter() - began)
         counted.payload_out.observe(len(response.body))

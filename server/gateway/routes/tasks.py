@@ -30,7 +30,7 @@ from server.gateway.head import header
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
 from server.gateway.inference import Asked
 from server.gateway.problems import Kind, Problem, of_option
-from server.gateway.routes.jobs import respond
+from server.gateway.routes import jobs as job_routes
 from server.gateway.surface import CommonOptions, Surface
 from server.queue.job import RECORDS
 from server.tasks.base import JSON, File, Outputs, Task
@@ -87,7 +87,8 @@ class TaskRoute:
                 answer = await here.inference.run(sent.submission.take_items(), asked, visit)
                 began = time.perf_counter()
                 presented = await _present(here, answer.outputs, asked, visit, media_type)
-            response = self._presenter.respond(presented, spec, visit.request_id, answer.timing, media_type)
+            respond = partial(self._presenter.respond, presented, spec, visit.request_id, answer.timing, media_type)
+            response = await here.presenting.aside(self.task, respond, client=visit.client)
             _count(here, spec, began, sent.nbytes, len(response.body))
             return response
 
@@ -115,7 +116,8 @@ class TaskRoute:
                 began = time.perf_counter()
                 presented = await _present(here, answer.outputs, asked, visit, JSON)
             assert isinstance(presented, msgspec.Struct)
-            body = self._presenter.document(presented, spec, visit.request_id, answer.timing)
+            document = partial(self._presenter.document, presented, spec, visit.request_id, answer.timing)
+            body = await here.presenting.aside(self.task, document, client=visit.client)
             _count(here, spec, began, sent.nbytes, len(body))
             stream.put("done", body)
             await stream.end()
@@ -133,7 +135,7 @@ class TaskRoute:
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
                 record = await here.jobs.read(job_id)
             here.metrics.of(spec).payload_in.observe(sent.nbytes)
-            return respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": ways.PREFERENCE})
+            return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": ways.PREFERENCE})
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
         query = options.read_query(request, self.surface)

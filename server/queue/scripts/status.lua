@@ -15,7 +15,7 @@ for i, stream in ipairs(redis.call('SMEMBERS', 'queues')) do
   held[i] = 0
   local pending = redis.pcall('XPENDING', stream, GROUP)  -- a stream may have no group yet
   for _, consumer in ipairs(pending[4] or {}) do
-    if consumer[1] ~= HANDED_BACK then held[i] = held[i] + tonumber(consumer[2]) end
+    if redis.call('EXISTS', 'worker:' .. consumer[1]) == 1 then held[i] = held[i] + tonumber(consumer[2]) end
   end
 end
 

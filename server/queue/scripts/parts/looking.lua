@@ -6,7 +6,8 @@ local function notice_start(id, record, now)
   each_job(id, record, function(_, i)
     local entry = redis.call('HGET', 'record:' .. id, 'entry:' .. i)
     local pending = redis.pcall('XPENDING', record.stream, GROUP, entry, entry, 1)
-    if not pending.err and #pending == 1 then start(id, record, math.max(tonumber(record.created_ms), now - pending[1][3])) end
+    local runs = not pending.err and #pending == 1 and redis.call('EXISTS', 'worker:' .. pending[1][2]) == 1
+    if runs then start(id, record, math.max(tonumber(record.created_ms), now - pending[1][3])) end
   end)
 end
 
