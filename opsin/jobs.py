@@ -25,6 +25,7 @@ from opsin.errors import DeadlinePassed, Failed, OpsinError, Unreachable
 T = TypeVar("T")
 
 JSON = {"Accept": "application/json"}
+EVENT_STREAM = "text/event-stream"
 LAST = frozenset({"done", "failed", "cancelled"})
 SILENCE_S = 45.0
 """A stream that brings nothing for so long is broken: the service sends a comment every 15 s."""
@@ -88,21 +89,32 @@ class _Reading:
         self._fields: dict[str, str] = {}
         self._empty = False
         """Whether the latest stream has brought no event."""
+        self._silent = False
+        """Whether it has brought nothing at all, not even a comment."""
         self._job_had_ended = False
         self.patience = _Patience()
 
-    def opened(self) -> None:
+    def opened(self, response: httpx.Response) -> None:
+        """Raises Failed for what is no stream of events."""
+        media_type = response.headers.get("content-type", EVENT_STREAM)
+        if not media_type.startswith(EVENT_STREAM):
+            raise Failed(f"no stream of events of Opsin: the content type is {media_type[:100]!r}")
         self._fields = {}
-        self._empty = True
+        self._empty = self._silent = True
 
     def closed(self, *, job_has_ended: bool) -> None:
-        """A stream ended well without a last event: with its gateway, or because that event was read before this reading began."""
+        """A stream ended well without a last event: with its gateway, or because that event was read before this reading began.
+
+        Raises Failed where one after the other says nothing, for longer than a gateway takes to go."""
+        if self._silent:
+            self.patience.lost(Failed("streams of events end before they have said anything: is this a service of Opsin?"))
         self.ended = self._empty and self._job_had_ended
         self._job_had_ended = job_has_ended
 
     def take(self, line: str) -> Event | None:
         """The event that ends with this line, if one does."""
         self.patience.answered()
+        self._silent = False
         if line:
             name, _, value = line.partition(":")
             if name:  # else a comment
@@ -176,7 +188,7 @@ class Job(_Described[T]):
                     elif response.status_code == NO_CONTENT:
                         reading.ended = True
                     else:
-                        reading.opened()
+                        reading.opened(response)
                         for line in response.iter_lines():
                             event = reading.take(line)
                             if event is not None:
@@ -246,7 +258,7 @@ class AsyncJob(_Described[T]):
                     elif response.status_code == NO_CONTENT:
                         reading.ended = True
                     else:
-                        reading.opened()
+                        reading.opened(response)
                         async for line in response.aiter_lines():
                             event = reading.take(line)
                             if event is not None:

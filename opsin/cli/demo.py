@@ -54,7 +54,8 @@ def demo(
         raise Failure(f"demo: {PICTURES} holds no images")
     console.print("Starting the queue, a gateway and a worker …", style="dim")
     try:
-        with own_service(bundles) as url, Client(url) as client, remembered() as stop_if_interrupted:
+        with remembered() as stop_if_interrupted, own_service(bundles) as url, Client(url) as client:
+            stop_if_interrupted()
             model = show_pictures(client, pictures, console)
             stop_if_interrupted()
             show_throughput(client, model, pictures, seconds, console)

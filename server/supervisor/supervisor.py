@@ -150,11 +150,11 @@ class Supervisor:
         for children, others in ((self._gateways, self._workers), (self._workers, [])):
             for child in children:
                 child.signal(signal.SIGTERM)
-            deadline = time.monotonic() + self._settings.drain_timeout + MARGIN
+            deadline, told = time.monotonic() + self._settings.drain_timeout + MARGIN, False
             while not all(child.ended for child in children) and time.monotonic() < deadline:
-                if self._signals.wait(TICK):
-                    hurried = True
-                    deadline = min(deadline, time.monotonic() + MARGIN)
+                hurried = self._signals.wait(TICK) or hurried
+                if hurried and not told:
+                    deadline, told = min(deadline, time.monotonic() + MARGIN), True
                     for child in children:
                         child.signal(signal.SIGTERM)
                 if not hurried:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
-from tests.opsin.scripted import RESULT, Answer, scripted
+from tests.opsin.scripted import RESULT, Answer, Request, scripted
 
 FULL = Answer(429, {"title": "Queue full", "status": 429, "detail": "1024 jobs wait", "request_id": "r-9"}, {"Retry-After": "1"})
 
@@ -97,6 +97,27 @@ def test_what_opsin_never_answers_is_an_error_that_tells_where_it_came_from(body
         for ask in asks:
             with pytest.raises(Failed, match=service.url):
                 ask()
+
+
+def test_what_is_no_stream_of_events_is_an_error() -> None:
+    with (
+        scripted([Answer(headers={"Content-Type": "application/json"})]) as service,
+        Client(service.url) as client,
+        pytest.raises(Failed, match="no stream of events"),
+    ):
+        list(client.job("j-1").events())
+
+
+def test_streams_that_never_say_anything_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is not Opsin may answer everything, and say for ever that the job runs."""
+    monkeypatch.setattr("opsin.jobs.PATIENCE_S", 0.2)
+    monkeypatch.setattr("opsin.jobs.PAUSE_S", 0.05)
+
+    def answer(request: Request) -> Answer:
+        return Answer(body="") if "/events" in request.path else Answer(body={"id": "j-1", "state": "running"})
+
+    with scripted(answer) as service, Client(service.url) as client, pytest.raises(Failed, match="is this a service of Opsin"):
+        list(client.job("j-1").events())
 
 
 @pytest.mark.parametrize("detail", [{"a": 1}, 5, None])

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from opsin.cli.interrupts import remembered
+from tests.bundles import write_null
+from tests.pictures import picture
+from tests.service import eventually
+
+SERVE = """
+import sys, time
+from pathlib import Path
+from opsin.cli.own_service import own_service
+
+with own_service(Path(sys.argv[1])) as url:
+    print(url, flush=True)
+    time.sleep(600)
+"""
 
 
 class Unlucky:
@@ -31,3 +49,28 @@ def test_any_other_interrupt_is_raised_at_once_and_the_old_handler_comes_back() 
         os.kill(os.getpid(), signal.SIGINT)
         sum(range(1000))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def is_answered(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/live", timeout=60).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_two_interrupts_leave_no_service_behind(tmp_path: Path) -> None:
+    write_null(tmp_path, milliseconds=50, steps=(5000,), width=8)
+    program = subprocess.Popen([sys.executable, "-c", SERVE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert program.stdout is not None
+        url = program.stdout.readline().strip()
+        family = psutil.Process(program.pid).children(recursive=True)
+        httpx.post(f"{url}/v1/classify", content=picture(1), headers={"Prefer": "respond-async"}, timeout=60).raise_for_status()
+        eventually(lambda: httpx.get(f"{url}/v1/status", timeout=60).json()["jobs"]["running"] == 1, "work that takes long")
+        program.send_signal(signal.SIGINT)
+        eventually(lambda: not is_answered(url), "the gateway has gone, the worker has not")
+        program.send_signal(signal.SIGINT)
+        _, alive = psutil.wait_procs([psutil.Process(program.pid), *family], timeout=60)
+        assert alive == []
+    finally:
+        program.kill()

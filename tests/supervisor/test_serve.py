@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.queue.embedded import PrivateValkey
 from tests.bundles import write_null, write_tiny_vit
 from tests.pictures import picture
-from tests.service import Service, eventually, serve
+from tests.service import Service, eventually, frozen, serve
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,19 @@ def test_the_end_finishes_what_was_begun_and_leaves_nothing_behind(tmp_path: Pat
         assert (tmp_path / "answer").read_text() == "200"
         assert not any(child.is_running() for child in family)
         assert not valkey_folder.exists()
+
+
+def test_a_second_signal_hurries_everybody_though_the_queue_never_answers_again(bundles: Path) -> None:
+    """Workers would wait for it as long as they may drain, which is longer than this test waits."""
+    with serve(bundles, drain_timeout=600) as service:
+        assert service.url
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        with frozen(service.children("valkey-server")[0]):
+            service.process.terminate()
+            eventually(lambda: service.events("gateway drains"), "the first signal has arrived")
+            assert service.stop() == 0
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert alive == []
 
 
 def test_no_child_outlives_a_supervisor_that_is_killed(bundles: Path) -> None:
