@@ -55,8 +55,8 @@ def test_a_last_event_id_is_a_number(gateway: Gateway, last: str) -> None:
 
 def test_spaces_around_a_last_event_id_do_not_count(gateway: Gateway) -> None:
     job_id = accepted(ask_later(gateway))
-    comes_to(gateway, job_id, "done")
-    head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: here\r\nLast-Event-ID: \t 3 \t\r\n\r\n"
+    last = events_of(gateway, job_id)[-1].id
+    head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: here\r\nLast-Event-ID: \t {last} \t\r\n\r\n"
     assert ask(gateway, head.encode()).status == 204
 
 
