@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -31,6 +32,18 @@ MEMORY_BYTES = 3 * 2**30
 CPU_S = 900
 MESSAGE_BYTES = 2**20
 LENGTH = struct.Struct("<I")
+ANSWERS, TAKEN = b"r", b"t"
+"""A program's bytes to its owner: all that it needs is imported; and it has got its file."""
+TAKING_S = 1.0
+"""A program that answered and then takes longer for its file is frozen, and another one takes its place."""
+ROOT = Path(__file__).parents[2]
+"""Folder of this code, from which a program imports it."""
+PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH")
+
+
+def environment() -> dict[str, str]:
+    """All that a program gets to know of this process' environment, which may hold passwords: where libraries lie, and one thread each."""
+    return {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OMP_")} | {"OMP_NUM_THREADS": "1"}
 
 
 class ProgramDied(Exception):
@@ -56,15 +69,24 @@ class _Started:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=environment(),
+                cwd=ROOT,
             )
         return cls(process, ours)
 
     def hand_over(self, request: bytes, file: IO[bytes]) -> None:
-        """Raises OSError if the program has died."""
+        """Raises OSError if the program has died, or if it had answered and does not any more."""
         with self.channel:
+            self.channel.setblocking(False)
+            try:
+                is_ready = self.channel.recv(1) == ANSWERS
+            except BlockingIOError:
+                is_ready = False  # it still imports
+            self.channel.settimeout(TAKING_S)
             socket.send_fds(self.channel, [LENGTH.pack(len(request))], [file.fileno()])
             self.channel.sendall(request)
+            if is_ready and self.channel.recv(1) != TAKEN:
+                raise ConnectionError
 
 
 _ready: dict[str, _Started] = {}
@@ -205,6 +227,7 @@ def send(data: memoryview) -> None:
 def request() -> dict[str, Any]:
     """What a program is asked to do, which it may have to wait for; then its file is its standard input. Ends it if nobody will ask."""
     with socket.socket(fileno=os.dup(0)) as channel:
+        _tell(channel, ANSWERS)
         head, files, _, _ = socket.recv_fds(channel, LENGTH.size, 1)
         if not files:
             os._exit(0)
@@ -215,14 +238,20 @@ def request() -> dict[str, Any]:
             if not count:
                 os._exit(0)
             rest = rest[count:]
+        _tell(channel, TAKEN)
     os.dup2(files[0], 0)
     os.close(files[0])
     asked: dict[str, Any] = json.loads(body)
     return asked
 
 
+def _tell(channel: socket.socket, word: bytes) -> None:
+    with suppress(OSError):  # the owner has not waited for it
+        channel.send(word)
+
+
 def _started(module: str, request: bytes, file: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A program that has got its file: the one that is ready, if it is alive, or a new one."""
+    """A program that has got its file: the one that is ready, if it is alive and not frozen, or a new one."""
     with _ready_lock:
         ready = _ready.pop(module, None)
     if ready is not None:

@@ -7,12 +7,12 @@ the next call starts another one.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
+from models.media import confined
 from server.queue.embedded import tied_to_parent
 from server.telemetry import logs
 
@@ -22,7 +22,6 @@ DONE, RAISED = b"\0", b"\1"
 """First byte of an answer: the result follows, or what was raised."""
 GRACE = 5.0
 """Seconds that a dying child may take."""
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 log = logs.get(__name__)
 
@@ -77,10 +76,9 @@ class ChildRoom:
     async def _living(self) -> Process:
         if self._process is None or self._process.returncode is not None:
             command = tied_to_parent([sys.executable, "-m", "server.process.child", self._work, str(self._memory_bytes)])
-            environment = os.environ | ONE_THREAD
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *command, stdin=PIPE, stdout=PIPE, env=environment, start_new_session=True
+                    *command, stdin=PIPE, stdout=PIPE, env=confined.environment(), cwd=confined.ROOT, start_new_session=True
                 )
             except OSError as error:
                 raise WorkFailed(f"no process could be started for it ({error.strerror})") from error

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from server.process import secrecy
 from server.process.exits import MISUSE
 from server.process.stop_signals import StopSignals
 from server.queue.embedded import NoValkey, PrivateValkey
@@ -42,6 +43,7 @@ PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 def serve(settings: Settings) -> int:
     """Run the whole service until SIGTERM or SIGINT. Returns the exit code."""
     logs.configure(settings.log_level, process="supervisor")
+    secrecy.keep_from_others()
     signals = StopSignals(children=True)
     try:
         listener = _listen(settings.host, settings.port)

@@ -19,6 +19,7 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
+from server.process import secrecy
 from server.process.exits import CRASHED, MISUSE
 from server.process.stop_signals import StopSignals
 from server.queue.errors import RedisAway
@@ -55,6 +56,7 @@ def run_worker(settings: Settings) -> int:
 
     Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
+    secrecy.keep_from_others()
     if settings.redis_url is None:
         log.critical("no queue: set OPSIN_REDIS_URL")
         return MISUSE

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
 from models.media import video
+from models.media.confined import PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
 from tests.processes import children
 from tests.video.clips import clip, every, number_of, sound_alone, with_hours
@@ -242,6 +244,26 @@ def test_a_program_is_ready_for_the_next_video_and_none_is_missed_if_it_has_died
     ready.kill()
     psutil.wait_procs([ready], timeout=30)
     assert probe(FILM, LIMITS).frames == 20
+
+
+def test_a_frozen_program_costs_the_next_video_nothing() -> None:
+    probe(FILM, LIMITS)
+    frozen = idle()
+    frozen.suspend()
+    began = time.monotonic()
+    assert probe(FILM, LIMITS).frames == 20
+    assert time.monotonic() - began < PATIENCE_S / 2
+    assert not frozen.is_running()
+
+
+def idle() -> psutil.Process:
+    """The program that is ready, once it waits for its file."""
+    [ready] = children(PROGRAM)
+    until = time.monotonic() + 60
+    while Path(f"/proc/{ready.pid}/wchan").read_text() != "unix_stream_read_generic":  # it sleeps now and then while it imports, too
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return ready
 
 
 def test_a_program_that_is_ready_ends_with_its_owner() -> None:

@@ -1,0 +1,71 @@
+"""What a codec that a stranger took over can read: nothing that it does not need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from models.media.video import ClipLimits, probe
+from server.process.child_room import ChildRoom
+from tests.bundles import write_null
+from tests.pictures import picture
+from tests.service import serve
+from tests.video.clips import clip, every
+
+SECRETS = {"OPSIN_REDIS_URL": "redis://:hunter2@localhost:6379/0", "OPSIN_WEBHOOK_SECRET_FILE": "/run/secret", "HOME": "/home/somebody"}
+ALLOWED = {"PATH", "LANG", "LD_LIBRARY_PATH"}
+AS_ANYBODY = """
+import ctypes, os, sys
+PR_CAPBSET_DROP, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON = 24, 19, 21, 38
+for capability in (CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON):  # with which root may read everything
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def environment_of(pid: int) -> Mapping[str, str]:
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(line.split("=", 1) for line in lines if line)
+
+
+def is_harmless(environment: Mapping[str, str]) -> bool:
+    return environment["PATH"] == os.environ["PATH"] and all(name in ALLOWED or name.startswith("OMP_") for name in environment)
+
+
+@pytest.fixture
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("_secrets")
+def test_a_decoder_of_videos_gets_none_of_our_environment() -> None:
+    probe(clip(every(5, 10.0), container="matroska", codec="ffv1", pixels="bgr0"), ClipLimits())
+    running = [child for child in psutil.Process().children() if "models.media.video_program" in child.cmdline()]
+    assert running and all(is_harmless(environment_of(child.pid)) for child in running[-1:])
+
+
+@pytest.mark.usefixtures("_secrets")
+async def test_a_child_that_presents_gets_none_of_our_environment() -> None:
+    room = ChildRoom("tests.process.work:work", memory_bytes=4 * 2**30, seconds=60)
+    await room.run(b"a")
+    assert room.pid is not None and is_harmless(environment_of(room.pid))
+    await room.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
+def test_processes_of_the_service_hide_their_environment_from_others_of_the_same_user(tmp_path: Path) -> None:
+    write_null(tmp_path)
+    with serve(tmp_path, command=[sys.executable, "-c", AS_ANYBODY, "-m", "opsin", "serve"]) as service:
+        assert service.classify(picture(1)).status_code == 200
+        for pid in (service.process.pid, *service.children("gateway"), *service.children("worker")):
+            reading = f"open('/proc/{pid}/environ', 'rb').read()"
+            command = [sys.executable, "-c", AS_ANYBODY, "-c", reading]
+            read = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert "PermissionError" in read.stderr, psutil.Process(pid).cmdline()
