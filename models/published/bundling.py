@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from models.bundle import Clip, Preprocess, Rung, Sound, Space
+from pydantic import BaseModel
+
+from models.bundle import BundleSpec, Preprocess, Rung
 from models.published.container import CheckpointError
 from models.published.family import Family, Fields
 from models.published.settings import CLIP_FIELDS, PREPROCESS_FIELDS, SOUND_FIELDS, SPACE_FIELDS
+from models.published.transforms import Stated
 from models.registry import Architecture, Purpose
+
+Model = TypeVar("Model", bound=BaseModel)
 
 MERGING = frozenset({"classify", "embed", "actions"})
 """Tasks whose answers need no token of its own for each patch."""
@@ -19,31 +24,48 @@ LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 """Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
 
 
-def preprocess(family: Family, purpose: Purpose, config: Any, settings: Fields) -> Preprocess | None:
+def inputs(family: Family, purpose: Purpose, config: Any, settings: Fields, stated: Stated | None = None) -> dict[str, Any]:
+    """The fields of a spec that say how images, clips and sounds become input. settings: those made by hand; stated: the transform that
+    came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
+    return {
+        "preprocess": _preprocess(family, purpose, config, settings, stated or Stated()),
+        "clip": _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, settings),
+        "sound": _chosen(purpose.sound(config), SOUND_FIELDS, settings),
+        "space": _chosen(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
+    }
+
+
+def untold(spec: BundleSpec, usual: Mapping[str, Any]) -> Fields:
+    """The settings, as `--set` names them, that make a spec's inputs of the `usual` ones; all of them where there is no usual one."""
+    names: Mapping[str, Mapping[str, str]] = {
+        "preprocess": {key: key for key in PREPROCESS_FIELDS},
+        "clip": {key: key for key in CLIP_FIELDS},
+        "sound": SOUND_FIELDS,
+        "space": {key: key for key in SPACE_FIELDS},
+    }
+    found: Fields = {}
+    for part, fields in names.items():
+        own, other = getattr(spec, part), usual.get(part)
+        if own is not None:
+            values = {name: getattr(own, key) for name, key in sorted(fields.items())}
+            found |= {name: value for name, value in values.items() if other is None or value != getattr(other, fields[name])}
+    return found
+
+
+def _preprocess(family: Family, purpose: Purpose, config: Any, settings: Fields, stated: Stated) -> Preprocess | None:
     size = purpose.size(config)
     if size is None:
         return None
     height, width = size
+    given = {key: value for key, value in settings.items() if key in PREPROCESS_FIELDS}
     usual = family.preprocess(min(size)).model_dump() | {"image_size": height, "image_width": None if width == height else width}
-    return Preprocess.model_validate(usual | {key: value for key, value in settings.items() if key in PREPROCESS_FIELDS})
+    return Preprocess.model_validate(usual | stated.fields(min(size), given) | given)
 
 
-def clip(purpose: Purpose, config: Any, settings: Fields) -> Clip | None:
-    usual = purpose.clip(config)
-    chosen = {key: value for key, value in settings.items() if key in CLIP_FIELDS}
-    return None if usual is None else Clip.model_validate(usual.model_dump() | chosen)
-
-
-def sound(purpose: Purpose, config: Any, settings: Fields) -> Sound | None:
-    usual = purpose.sound(config)
-    chosen = {SOUND_FIELDS[key]: value for key, value in settings.items() if key in SOUND_FIELDS}
-    return None if usual is None else Sound.model_validate(usual.model_dump() | chosen)
-
-
-def space(purpose: Purpose, config: Any, settings: Fields) -> Space | None:
-    usual = purpose.space(config)
-    chosen = {key: value for key, value in settings.items() if key in SPACE_FIELDS}
-    return None if usual is None else Space.model_validate(usual.model_dump() | chosen)
+def _chosen(usual: Model | None, names: Mapping[str, str], settings: Fields) -> Model | None:
+    """The usual settings of an input with those made by hand over them. names: setting → field."""
+    chosen = {names[key]: value for key, value in settings.items() if key in names}
+    return None if usual is None else type(usual).model_validate(usual.model_dump() | chosen)
 
 
 def label_names(file: Path, labels: Sequence[str] | None, known: Sequence[str], classes: int) -> list[str]:

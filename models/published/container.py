@@ -48,7 +48,7 @@ WRAPPERS = ("model", "model_state", "state_dict", "target")
 PREFIXES = ("module.", "_orig_mod.")
 """Put before every name by data-parallel training and by `torch.compile`."""
 
-DESCRIPTION = ("format", "config", "cfg")
+DESCRIPTION = ("format", "config", "cfg", "pretrained_cfg")
 
 
 class CheckpointError(Exception):
@@ -62,7 +62,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     """Published name → tensor."""
     description: dict[str, Any]
-    """The file's own description of its model: `format` and `config`, or SlowFast's `cfg`."""
+    """The file's own description of its model: `format` and `config`, SlowFast's `cfg`, or timm's `pretrained_cfg`."""
     notes: tuple[str, ...] = ()
     """Choices and changes made while reading, one sentence each."""
 

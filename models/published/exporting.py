@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
+from models.published import bundling, transforms
 from models.published.container import CheckpointError
 from models.published.family import Family
 from models.published.fitting import fit
@@ -25,7 +26,7 @@ class Exported:
     family: str
     tensors: int
     settings: dict[str, Any]
-    """Config fields that an import cannot infer from the file, and needs to be told."""
+    """Fields of the config and of the inputs that an import cannot infer from the file, and needs to be told."""
     lacks: str
     """Names what the published files hold besides; empty for nothing."""
 
@@ -50,7 +51,8 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
         written = Path(folder) / file.name
         write(written, chosen, published, description)
         written.rename(file)
-    return Exported(chosen.name, len(published), _untold(chosen, published, description, config), chosen.left_behind)
+    settings = _untold(chosen, published, description, config) | _inputs_untold(spec, chosen, file, description, config)
+    return Exported(chosen.name, len(published), settings, chosen.left_behind)
 
 
 def write(file: Path, family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -126,3 +128,14 @@ def _untold(family: Family, published: Mapping[str, Tensor], description: Mappin
         unknown, found = [], type(config)()
     inferred = dataclasses.asdict(found)
     return {name: value for name, value in whole.items() if name in unknown or value != inferred[name]}
+
+
+def _inputs_untold(spec: BundleSpec, family: Family, file: Path, description: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Settings of images, clips and sounds that an import of `file` would choose otherwise."""
+    purpose = architectures()[spec.architecture].purpose
+    stated = transforms.find(file, description, len(spec.labels))
+    try:
+        usual = bundling.inputs(family, purpose, config, {}, stated)
+    except (CheckpointError, ValueError):  # what lies beside the file cannot be used without settings
+        usual = {}
+    return bundling.untold(spec, usual)

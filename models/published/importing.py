@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.bundle import LABELLED, BundleSpec, Weights
-from models.published import bundling, settings, t5x
+from models.bundle import LABELLED, BundleSpec, Preprocess, Weights
+from models.published import bundling, settings, t5x, transforms
 from models.published.container import Checkpoint, CheckpointError, open_checkpoint
 from models.published.detecting import choose
 from models.published.family import Family, Fields, UnlikeFamily
 from models.published.fitting import Fit, complaint_of, fit, named_once
+from models.published.transforms import Stated
 from models.registry import architectures
 
 
@@ -45,22 +46,20 @@ def import_checkpoint(
     config, architecture = found.config(), architectures()[chosen.architecture]
     purpose = architecture.purpose
     task = purpose.task(config)
+    classes = purpose.classes(config) if purpose.classes and task in LABELLED else 0
+    stated = transforms.find(file, checkpoint.description, classes)
     try:
+        inputs = bundling.inputs(chosen, purpose, config, input_settings, stated)
         spec = BundleSpec(
             name=name,
             version=version,
             task=task,
             architecture=chosen.architecture,
             config=dataclasses.asdict(config),
-            preprocess=bundling.preprocess(chosen, purpose, config, input_settings),
-            clip=bundling.clip(purpose, config, input_settings),
-            sound=bundling.sound(purpose, config, input_settings),
-            space=bundling.space(purpose, config, input_settings),
-            labels=bundling.label_names(
-                file, labels, purpose.names(config), purpose.classes(config) if purpose.classes and task in LABELLED else 0
-            ),
+            **inputs,
+            labels=bundling.label_names(file, labels, purpose.names(config), classes),
             license=license,
-            provenance=_provenance(file, checkpoint, chosen, overrides, config),
+            provenance=_provenance(file, checkpoint, chosen, overrides, config) | _transform(chosen, stated, inputs["preprocess"], given),
             ladder=bundling.ladder(architecture, task, config),
             weights=Weights(sha256="0" * 64, bytes=0),
         )
@@ -103,6 +102,17 @@ def _provenance(file: Path, checkpoint: Checkpoint, family: Family, overrides: M
     notes = {"notes": found} if found else {}
     left_out = _left_out(checkpoint.weights, family)
     return {"file": file.name, "sha256": _sha256(file), "family": family.name, "set": dict(overrides), **said, **notes, **left_out}
+
+
+def _transform(family: Family, stated: Stated, preprocess: Preprocess | None, given: Fields) -> dict[str, Any]:
+    """Where the preparation of images comes from, for the provenance."""
+    if preprocess is None:
+        return {}
+    if stated.source:
+        return {"transform": f"read from {stated.source}"}
+    assumed = transforms.assumption(family.name, preprocess.model_dump(), given)
+    found = "; ".join(filter(None, (stated.note, assumed)))
+    return {"transform": found or "set by hand"}
 
 
 def _left_out(published: Mapping[str, Tensor], family: Family) -> dict[str, list[str]]:

@@ -1,7 +1,10 @@
-"""Vision transformers of timm (AugReg and kin), DeiT, MAE and SWAG, and the key names that other systems' files share with timm's."""
+"""Vision transformers of timm (AugReg and kin), DeiT, MAE, SWAG and torchvision.
+
+Also the key names that other systems' files share with timm's."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -78,6 +81,24 @@ SWAG_KEYS = {
 }
 """SWAG (arXiv 2201.08371) has names of its own."""
 
+TORCHVISION_KEYS = {
+    "class_token": "cls_token",
+    "conv_proj.*": "patch_embed.proj.*",
+    "encoder.pos_embedding": "pos_embed",
+    "encoder.layers.encoder_layer_{i}.ln_1.*": "blocks.{i}.norm1.*",
+    "encoder.layers.encoder_layer_{i}.self_attention.in_proj_weight": "blocks.{i}.attn.qkv.weight",
+    "encoder.layers.encoder_layer_{i}.self_attention.in_proj_bias": "blocks.{i}.attn.qkv.bias",
+    "encoder.layers.encoder_layer_{i}.self_attention.out_proj.*": "blocks.{i}.attn.proj.*",
+    "encoder.layers.encoder_layer_{i}.ln_2.*": "blocks.{i}.norm2.*",
+    "encoder.layers.encoder_layer_{i}.mlp.0.*": "blocks.{i}.mlp.fc1.*",
+    "encoder.layers.encoder_layer_{i}.mlp.3.*": "blocks.{i}.mlp.fc2.*",
+    "encoder.layers.encoder_layer_{i}.mlp.linear_1.*": "blocks.{i}.mlp.fc1.*",
+    "encoder.layers.encoder_layer_{i}.mlp.linear_2.*": "blocks.{i}.mlp.fc2.*",
+    "encoder.ln.*": "norm.*",
+    "heads.head.*": "head.*",
+}
+"""torchvision's `vit_b_16` and kin; its downloads have the older names `linear_1` and `linear_2`."""
+
 
 def vit_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     """The fields of ViTConfig that weights tell."""
@@ -110,6 +131,23 @@ def mae_preprocess(size: int) -> Preprocess:
     return Preprocess(image_size=size, short_side=short_side, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
+CROP_SHARES = {256: 0.9, math.inf: 1.0}
+"""timm's `crop_pct` of AugReg models: share of the short side that the crop takes, by the largest image size that has it."""
+
+
+def timm_preprocess(size: int) -> Preprocess:
+    """Prepare images as timm's defaults for AugReg models say."""
+    share = next(share for largest, share in CROP_SHARES.items() if size <= largest)
+    half = (0.5, 0.5, 0.5)
+    return Preprocess(image_size=size, short_side=math.floor(size / share), interpolation="bicubic", mean=half, std=half)
+
+
+def torchvision_preprocess(size: int) -> Preprocess:
+    """Prepare images as torchvision's `ViT_B_16_Weights` say: those above 224 pixels are SWAG's, which take the whole short side."""
+    usual = resize_and_crop(256 / 224, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    return usual(size) if size <= 224 else resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD)(size)
+
+
 TIMM = Family(
     name="timm",
     architecture="vit",
@@ -117,7 +155,7 @@ TIMM = Family(
     config=vit_config,
     resized=resized,
     defaults={"proportional_attention": True},
-    preprocess=resize_and_crop(256 / 224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    preprocess=timm_preprocess,
     headless=True,
     wrapper=None,
 )
@@ -160,3 +198,16 @@ SWAG = Family(
 )
 """A file without a class token, which was never published, is read as a model whose head sees the mean of all normalised tokens, merged
 ones by their size."""
+
+TORCHVISION = Family(
+    name="torchvision",
+    architecture="vit",
+    table=KeyTable(TORCHVISION_KEYS),
+    config=vit_config,
+    defaults={"proportional_attention": True},
+    preprocess=torchvision_preprocess,
+    resized=partial(resized, align_corners=True),
+    headless=True,
+    wrapper=None,
+)
+"""`vit_l_16` of 224 pixels was validated with a short side of 242; SWAG's linear heads with 224 and bicubic interpolation."""

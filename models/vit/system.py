@@ -25,5 +25,6 @@ SYSTEM = System(
         "deit": "models.vit.published:DEIT",
         "mae": "models.vit.published:MAE",
         "swag": "models.vit.published:SWAG",
+        "torchvision": "models.vit.published:TORCHVISION",
     },
 )

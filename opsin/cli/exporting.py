@@ -12,11 +12,13 @@ import typer
 from opsin.cli import outputs
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.pixels import at_model_size
 from opsin.cli.screen import size
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
     from models.merge_schedule import MergeSchedule
+    from models.published.exporting import Exported
 
 
 def export(
@@ -66,30 +68,29 @@ def export(
     if written.lacks:
         typer.echo(f"without  {written.lacks}")
     typer.echo(f"written  {output}")
-    settings = " ".join(f"--set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in written.settings.items())
-    typer.echo(f"back     opsin import {shlex.quote(str(output))} --family {written.family} {settings}".rstrip() + " -o …")
+    typer.echo(f"back     {_way_back(read(bundle).spec, bundle, output, written)} -o …")
+
+
+def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -> str:
+    """The command that imports the exported file as the same bundle."""
+    words = ["opsin", "import", str(output), "--family", written.family]
+    words += [word for name, value in written.settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    words += ["--labels", str(bundle / "bundle.json")] if spec.labels else []
+    return shlex.join([*words, "--license", spec.license])
 
 
 def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path]) -> None:
     try:
         from models import onnx_export
         from models.bundle import BundleError, read
-        from server.media.images import Decoder, ImageError, to_model_size
-        from server.settings import Settings
     except ModuleNotFoundError as error:
         raise lacks(error, "export") from error
     outputs.check(output)
     try:
         bundle = read(folder)
-        spec, limit = bundle.spec, Settings().max_pixels
+        spec = bundle.spec
         schedule = None if rung is None else _schedule(spec, rung)
-        pixels = []
-        for path in images:
-            try:
-                with Decoder(limit).decoded(path.read_bytes()) as picture:
-                    pixels.append(to_model_size(picture, spec.pictures, limit))
-            except ImageError as error:
-                raise Misuse(f"--image {path}: {error}") from error
+        pixels = at_model_size(images, spec, "--image")
         written = onnx_export.export(bundle, output, schedule=schedule, pixels=pixels)
     except onnx_export.ExportError as error:
         raise Misuse(str(error)) from error

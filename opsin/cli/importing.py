@@ -16,10 +16,12 @@ from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import size
 
 if TYPE_CHECKING:
-    from models.bundle import BundleSpec
+    from models.bundle import Bundle, BundleSpec
 
 LONGEST = 80
 """Characters of a config field that are printed."""
+MOST_TRIED = 2**31
+"""Bytes of weights that an import runs to tell the number format."""
 
 
 class ImportCommand(TyperCommand):
@@ -42,7 +44,9 @@ def import_(
         Path, typer.Option("--output", "-o", metavar="DIR/NAME", help="Writes DIR/NAME/VERSION/; with --name, DIR.", show_default=False)
     ],
     family: Annotated[str | None, typer.Option(help="Whose it is, where its keys fit several families.", show_default=False)] = None,
-    labels: Annotated[Path | None, typer.Option(help="Class names: one per line, or a JSON list.", show_default=False)] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names: one per line, a JSON list, or a bundle.json.", show_default=False)
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="What keys cannot tell, such as heads=4; repeatable.", show_default=False),
@@ -86,6 +90,8 @@ def import_(
     typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {_short(value)}" for key, value in config.items()))
     for line in _inputs(spec):
         typer.echo(line)
+    if "transform" in spec.provenance:
+        typer.echo(f"transform     {spec.provenance['transform']}")
     if spec.labels:
         typer.echo(f"labels        {len(spec.labels)}: {', '.join(spec.labels[:4])}{', …' if spec.labels[4:] else ''}")
     if "left_out" in spec.provenance:
@@ -95,7 +101,31 @@ def import_(
     if spec.ladder:
         typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder)} (not measured)")
     typer.echo(f"license       {spec.license}")
+    if line := _format(bundle):
+        typer.echo(f"format        {line}")
     typer.echo(f"written       {bundle.path} ({size(bundle.spec.weights.bytes)})")
+
+
+def _format(bundle: Bundle) -> str:
+    """The number format that this computer serves the bundle in, and by how much its answers differ; empty for what is not served alone."""
+    from models.bundle import BundleError
+    from models.loading import not_served
+    from server.settings import Settings
+    from server.worker import layout, warmup
+
+    if not_served(bundle.spec) is not None or bundle.spec.task == "actions":  # these are members of pipelines
+        return ""
+    if bundle.spec.weights.bytes > MOST_TRIED:
+        return "measured by the first worker, as GET /v1/models then says; OPSIN_DTYPE=float32 pins float32"
+    settings = Settings()
+    try:
+        _, name, difference = warmup.in_the_faster_format(bundle, layout.choose(settings), settings.dtype)
+    except (BundleError, ValueError, RuntimeError) as error:
+        return f"unknown: it does not run here ({error})"
+    if name == "float32":
+        return "float32 on this computer; others may take bfloat16, if that is faster there; OPSIN_DTYPE=float32 pins float32"
+    by = "an unknown amount" if difference is None else f"at most {difference:.1e}"
+    return f"{name} on this computer; warm-up's answers differ from float32's by {by}; OPSIN_DTYPE=float32 pins float32"
 
 
 def _short(value: object) -> str:
@@ -129,8 +159,10 @@ def _labels(file: Path) -> list[str]:
         names = json.loads(text)
     except ValueError as error:
         raise Misuse(f"--labels: {file}: no JSON ({error})") from error
+    if isinstance(names, dict):  # a bundle.json
+        names = names.get("labels")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise Misuse(f"--labels: {file}: a JSON list of strings is needed")
+        raise Misuse(f"--labels: {file}: a JSON list of strings, or a bundle.json, is needed")
     return names
 
 

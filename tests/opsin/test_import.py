@@ -101,3 +101,26 @@ def test_what_was_chosen_while_reading_is_printed(checkpoint: Path, tmp_path: Pa
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "note          weights read from state_dict_ema, the running average; state_dict is left out" in ended.stdout
     assert "note          the prefix module. is taken off every name" in ended.stdout
+
+
+def test_the_last_line_says_which_format_runs_and_what_it_costs(checkpoint: Path, tmp_path: Path) -> None:
+    for dtype, sentence in (
+        ("float32", "format        float32 on this computer; others may take bfloat16"),
+        ("bfloat16", "format        bfloat16 on this computer; warm-up's answers differ from float32's by at most "),
+    ):
+        ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / dtype, OPSIN_DTYPE=dtype)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert sentence in ended.stdout and "OPSIN_DTYPE=float32 pins float32" in ended.stdout
+
+
+def test_the_transform_says_where_it_comes_from(checkpoint: Path, tmp_path: Path) -> None:
+    assumed = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "assumed")
+    assert "transform     the transform is assumed, that of family timm: no config.json beside the file states it" in assumed.stdout
+    assert "--set short_side=35 --set interpolation=bicubic --set mean=0.5,0.5,0.5 --set std=0.5,0.5,0.5" in assumed.stdout
+    file = tmp_path / "here" / "tiny.pth"
+    file.parent.mkdir()
+    file.write_bytes(checkpoint.read_bytes())
+    (file.parent / "config.json").write_text('{"num_classes": 3, "pretrained_cfg": {"crop_pct": 1.0, "interpolation": "bilinear"}}')
+    stated = opsin("import", file, "--family", "timm", "-o", tmp_path / "stated")
+    assert "images        short side 32, crop 32, bilinear" in stated.stdout
+    assert "transform     read from config.json" in stated.stdout

@@ -26,6 +26,7 @@ from models.vit.model import Pool, ViTConfig
 from tests.models.recorded import GOLDEN, RECORDED
 
 MADE: dict[str, Any] = {
+    "torchvision": ViTConfig(image_size=16, patch_size=8, classes=3, width=16, depth=2, heads=2),
     "deit": ViTConfig(image_size=16, patch_size=8, classes=3, width=16, depth=2, heads=2, distilled=True),
     "rev_vit_fused": ViTConfig(
         image_size=16, patch_size=8, classes=3, width=16, depth=2, heads=2, class_token=False, pool=Pool.NORM_MEAN, reversible=True
@@ -115,6 +116,8 @@ def returns_bit_for_bit(first: Bundle, file: Path, family: str, root: Path) -> N
     written = export_bundle(first, file, family)
     second = imported(file, root, {name: json.dumps(value) for name, value in written.settings.items()}, family)
     assert second.spec.config == first.spec.config
+    for part in ("preprocess", "clip", "sound", "space"):
+        assert getattr(second.spec, part) == getattr(first.spec, part)
     before, after = load_file(first.weights_path), load_file(second.weights_path)
     assert before.keys() == after.keys()
     assert all(before[name].dtype is after[name].dtype and torch.equal(before[name], after[name]) for name in before)

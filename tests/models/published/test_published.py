@@ -317,7 +317,7 @@ def test_an_import_infers_what_keys_tell_and_takes_the_rest_from_the_family(tmp_
     torch.save(ViT(config).state_dict(), tmp_path / "file.pth")
     spec, _ = imported(tmp_path / "file.pth", family="timm", overrides={}, labels=["a", "b", "c", "d", "e", "f"])
     assert ViTConfig(**spec.config) == config
-    assert (spec.preprocess.image_size, spec.preprocess.short_side) == (56, 64)
+    assert (spec.preprocess.image_size, spec.preprocess.short_side) == (56, 62)
     assert spec.preprocess.mean == (0.5, 0.5, 0.5)
     assert spec.labels[5] == "f"
     assert spec.provenance["family"] == "timm"
@@ -360,7 +360,7 @@ def test_what_is_set_by_hand_wins() -> None:
     ("case", "changes", "sentence"),
     [
         ("tome/vit_timm", {}, "its keys fit the families timm, deit, mae, maws; say which it is with --family"),
-        ("tome/vit_timm", {"family": "resnet"}, "family 'resnet' is unknown; known are timm, deit, mae, swag, mae_pretrained"),
+        ("tome/vit_timm", {"family": "resnet"}, "family 'resnet' is unknown; known are timm, deit, mae, swag, torchvision, mae_pretrained"),
         ("tome/vit_timm", {"family": "swag"}, r"does not fit swag: missing: class_token, .*; unexpected: cls_token, "),
         ("mae/pretrain_pixel", {"family": "mae"}, r"unexpected: mask_token, .*pre-training weights"),
         ("mae/finetune_gap", {"family": "timm"}, r"does not fit timm: unexpected: fc_norm\.weight, fc_norm\.bias|missing: norm"),
