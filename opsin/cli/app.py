@@ -15,6 +15,7 @@ from opsin.cli import (
     bundles,
     calibrate,
     classify,
+    compare,
     demo,
     exporting,
     importing,
@@ -54,6 +55,7 @@ app.add_typer(jobs.app, name="jobs", rich_help_panel=WORK)
 app.command("import", cls=importing.ImportCommand, rich_help_panel=BUNDLES)(importing.import_)
 app.command("import-tracklets", rich_help_panel=BUNDLES)(tracklets.import_tracklets)
 app.command(rich_help_panel=BUNDLES)(exporting.export)
+app.command(rich_help_panel=BUNDLES)(compare.compare)
 app.command(rich_help_panel=BUNDLES)(calibrate.calibrate)
 app.command(rich_help_panel=BUNDLES)(train.train)
 app.add_typer(bundles.app, name="bundles", rich_help_panel=BUNDLES)

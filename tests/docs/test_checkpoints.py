@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from models.bundle import BundleSpec, discover, read
 from models.loading import not_served
+from models.registry import family_names
 from opsin.cli.app import app
 from tests import service
 from tests.docs.conftest import environment_of, fill
@@ -139,6 +141,12 @@ def test_every_system_has_its_part() -> None:
     recorded = {path.name for path in GOLDEN.iterdir() if any(path.glob("*/checkpoint.pth"))}
     assert {SMALL[file].golden.partition("/")[0] for file in files} == recorded
     assert set(files) == set(SMALL)
+
+
+def test_every_family_says_where_its_transform_comes_from() -> None:
+    table = Path(ROOT / PAGE).read_text().split("| family | prepares images as |")[1].split("\n\n")[0]
+    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(family_names())
 
 
 @pytest.mark.slow
