@@ -19,7 +19,16 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from models.merge_schedule import MergeSchedule
 
@@ -171,6 +180,20 @@ class Accuracies(_Schema):
 
     float32: float = Field(ge=0, le=1)
     int8: float = Field(ge=0, le=1)
+    loss_error: float | None = Field(default=None, ge=0)
+    """Standard error of the difference of the two, which were measured on the same images."""
+    agreement: float | None = Field(default=None, ge=0, le=1)
+    """Share of images that have the same label in both."""
+    agreement_bound: float | None = Field(default=None, ge=0, le=1)
+    """Lower end of its one-sided 95 % interval by Clopper and Pearson. None, as the other two: bundles of earlier versions lack it."""
+
+    @model_serializer(mode="wrap")
+    def _measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, float]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+LEAST_AGREEMENT = 0.99
+"""Of `Accuracies.agreement_bound`, for a rung to be served in int8."""
 
 
 class Int8(_Schema):
@@ -183,8 +206,18 @@ class Int8(_Schema):
     """By rung; `off` is there too."""
 
     def allows(self, rung: str) -> bool:
-        accuracies = self.rungs.get(rung)
-        return accuracies is not None and accuracies.float32 - accuracies.int8 <= self.bound
+        return self.refusal(rung) is None
+
+    def refusal(self, rung: str) -> str | None:
+        """The reason why a rung is not served in int8; None if it is."""
+        found = self.rungs.get(rung)
+        if found is None:
+            return "it was not measured"
+        if found.float32 - found.int8 > self.bound:
+            return f"it loses {found.float32 - found.int8:.2%} of accuracy, more than the bound of {self.bound:.2%}"
+        if found.agreement_bound is not None and found.agreement_bound < LEAST_AGREEMENT:
+            return f"labels are only sure to agree with float32's in {found.agreement_bound:.2%}, and {LEAST_AGREEMENT:.0%} are needed"
+        return None
 
 
 class Weights(_Schema):

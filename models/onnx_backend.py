@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
@@ -39,6 +40,10 @@ CALIBRATION_BATCH = 8
 """Activations are quantised by the range of a whole batch, so accuracy is measured on batches as they are served."""
 
 
+CONFIDENCE = 0.95
+"""Of the one-sided interval of the share of labels that agree."""
+
+
 class GraphError(Exception):
     """There is no graph of a bundle, or it does not compute what the model does."""
 
@@ -50,6 +55,8 @@ class OnnxClassifier:
         self.spec = spec
         self._config = config
         self._session = session
+        self.difference = 0.0
+        """Largest difference from the model's logits in float32, on the batch that it was compared on."""
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """pixels uint8 (B, S, S, 3) → logits float32 (B, classes), tokens int32 (B, 2)."""
@@ -93,8 +100,8 @@ def open_classifier(
     except ValueError as error:
         raise GraphError(str(error)) from error
     classifier = OnnxClassifier(bundle.spec, model.model.config, session)
-    for options in ({"merge": ()}, {"merge": _some_merging(model)}):
-        _compare(classifier, model, sample, options, precision)
+    merges = ({"merge": ()}, {"merge": _some_merging(model)})
+    classifier.difference = max(_compare(classifier, model, sample, options, precision) for options in merges)
     return classifier
 
 
@@ -109,19 +116,31 @@ def calibrate(bundle: Bundle, pixels: NDArray[np.uint8], labels: NDArray[np.int6
     depth = int(bundle.spec.config.get("depth", 1))
     rungs = {}
     for name, schedule in schedules.items():
-        merge = schedule.expand(depth)
-        rungs[name] = Accuracies(float32=_accuracy(exact, pixels, labels, merge), int8=_accuracy(short, pixels, labels, merge))
+        one, other = (_best(classifier, pixels, schedule.expand(depth)) for classifier in (exact, short))
+        rungs[name] = _accuracies(one, other, labels)
     return Int8(bound=bound, images=len(pixels), rungs=rungs)
 
 
-def _accuracy(classifier: OnnxClassifier, pixels: NDArray[np.uint8], labels: NDArray[np.int64], merge: Sequence[int]) -> float:
-    """Share of images whose best class is their label."""
-    right = 0
-    for start in range(0, len(pixels), CALIBRATION_BATCH):
-        part = slice(start, start + CALIBRATION_BATCH)
-        best = classifier.forward({"pixels": pixels[part]}, {"merge": merge})["logits"].argmax(axis=1)
-        right += int((best == labels[part]).sum())
-    return right / len(pixels)
+def _best(classifier: OnnxClassifier, pixels: NDArray[np.uint8], merge: Sequence[int]) -> NDArray[np.int64]:
+    """The best class of each image."""
+    starts = range(0, len(pixels), CALIBRATION_BATCH)
+    parts = [classifier.forward({"pixels": pixels[start : start + CALIBRATION_BATCH]}, {"merge": merge})["logits"] for start in starts]
+    return np.concatenate(parts).argmax(axis=1)
+
+
+def _accuracies(exact: NDArray[np.int64], short: NDArray[np.int64], labels: NDArray[np.int64]) -> Accuracies:
+    """Of the best classes in float32 and in int8."""
+    from scipy.special import betaincinv
+
+    count, same = len(labels), int((exact == short).sum())
+    losses = (exact == labels).astype(float) - (short == labels)
+    return Accuracies(
+        float32=float((exact == labels).mean()),
+        int8=float((short == labels).mean()),
+        loss_error=float(losses.std(ddof=1) / math.sqrt(count)) if count > 1 else None,
+        agreement=same / count,
+        agreement_bound=float(betaincinv(same, count - same + 1, 1 - CONFIDENCE)) if same else 0.0,
+    )
 
 
 def _make(model: LoadedModel, precision: Precision) -> bytes:
@@ -133,20 +152,21 @@ def _make(model: LoadedModel, precision: Precision) -> bytes:
     return content
 
 
-def _compare(classifier: OnnxClassifier, model: LoadedModel, sample: Arrays, options: Mapping[str, Any], precision: Precision) -> None:
-    """Integers are only required to be numbers: what they cost in accuracy is measured by `opsin calibrate`."""
+def _compare(classifier: OnnxClassifier, model: LoadedModel, sample: Arrays, options: Mapping[str, Any], precision: Precision) -> float:
+    """The largest difference between their logits. Raises GraphError where it is too large.
+
+    Integers are only required to be numbers: what they cost in accuracy is measured by `opsin calibrate`."""
     try:
         found = classifier.forward(sample, options)["logits"]
     except Exception as error:
         raise GraphError(f"the graph fails: {error}") from error
     if not np.isfinite(found).all():
         raise GraphError("the graph's logits are not finite")
-    if precision == "int8":
-        return
     expected = model.forward(sample, options)["logits"]
     difference = float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
-    if not difference <= TOLERANCE:  # nor where the model's own are no numbers
+    if precision != "int8" and not difference <= TOLERANCE:  # nor where the model's own are no numbers
         raise GraphError(f"the graph's logits differ by {difference:.1e} from the model's, more than {TOLERANCE:.0e}")
+    return float(np.abs(found - expected).max())
 
 
 def _some_merging(model: LoadedModel) -> tuple[int, ...]:

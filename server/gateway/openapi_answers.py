@@ -140,6 +140,8 @@ _SUMMARY = {
     "note": "Small starter, for trying the machinery.",
     "default_rung": "steps13",
     "ladder": [{"name": "steps13", "schedule": [13, 13, 13, 10], "accuracy": 0.97, "throughput": 1.62}],
+    "format": "float32",
+    "max_difference": 0.0,
 }
 _REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
@@ -204,7 +206,15 @@ MODEL: dict[str, Any] = {
             {
                 **_SUMMARY,
                 "workers": [
-                    {"id": "host-4711-a1b2", "device": "cpu", "items_per_second": 61.5, "batch_budget": 8, "backends": {"off": "onnx"}}
+                    {
+                        "id": "host-4711-a1b2",
+                        "device": "cpu",
+                        "items_per_second": 61.5,
+                        "batch_budget": 8,
+                        "backends": {"off": "onnx"},
+                        "format": "float32",
+                        "max_difference": 0.0,
+                    }
                 ],
                 "spec": {"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
             },

@@ -147,6 +147,10 @@ class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
     """What a step is, where jobs take several; empty: a job is one forward pass."""
     backends: dict[str, str] = {}
     """What runs batches of the learned size, by rung and `off`; empty where nothing else than PyTorch could."""
+    format: str = ""
+    """Number format of usual batches: `float32`, `bfloat16` or `int8`; empty while unknown."""
+    max_difference: float | None = None
+    """Between warm-up's answers in that format and in float32; None where that is unknown."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

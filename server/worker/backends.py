@@ -157,6 +157,11 @@ class Backends:
         if self.setting == "int8" and self.spec.int8 is None and not self.is_graph:
             log.warning("backend left out", bundle=self.spec.id, backend="int8", reason="`opsin calibrate` has not measured its accuracy")
 
+    def difference(self, backend: Backend) -> float | None:
+        """Largest difference between the answers of an ONNX graph and of PyTorch in float32, as it was opened; None: it is not open."""
+        difference: float | None = getattr(self._runners.get(backend), "difference", None)
+        return difference
+
     def add(self, backend: Backend, runner: Runner) -> None:
         """From now on batches may be run by it."""
         self._runners = {**self._runners, backend: runner}

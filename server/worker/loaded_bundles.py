@@ -73,6 +73,7 @@ class Entry:
     def announcement(self, slots: int) -> ServedBundle:
         known = list(self.buckets.values())  # at once: other threads add buckets meanwhile
         latest = known[-1] if known else self.warm.steps if self.warm else None
+        format_, difference = self.warm.format(latest.best) if self.warm and latest else ("", None)
         steps_of_a_job = self.stepwise.mean_total if self.stepwise else 1.0
         return ServedBundle(
             name=self.spec.name if self.spec else self.path.parent.name,
@@ -85,6 +86,8 @@ class Entry:
             batch_budget=latest.best if latest else 0,
             unit=self.warm.executor.unit if self.warm else "",
             backends=self.warm.backends.by_rung(latest.best) if self.warm and self.warm.backends and latest else {},
+            format=format_,
+            max_difference=difference,
         )
 
 
@@ -210,6 +213,7 @@ class LoadedBundles:
             "bundle ready",
             bundle=entry.id,
             dtype=str(warm.dtype).removeprefix("torch."),
+            max_difference=warm.measured.max_difference,
             batch=warm.steps.best,
             items_per_second=round(warm.steps.items_per_second, 1),
             seconds=round(time.monotonic() - started, 1),

@@ -29,7 +29,7 @@ from server.worker.layout import Layout
 
 log = logs.get(__name__)
 
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 """Of the files. Raise it also when the code that is measured changes so much that old figures mislead."""
 MOST_FILES = 256
 MOST_BYTES = 4 * 1024**2
@@ -96,11 +96,15 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Unix seconds."""
     backends: dict[str, dict[Backend, dict[int, float]]] = {}
     """By merge schedule and backend (`BackendTimes.to_json`)."""
+    max_difference: float | None = None
+    """Between the answers to warm-up's job in `dtype` and in float32. None: jobs of several steps may show nothing by then."""
 
     @staticmethod
-    def now(dtype: Format, steps: StepTimes, times: BackendTimes | None = None) -> Measured:
+    def now(dtype: Format, steps: StepTimes, times: BackendTimes | None = None, *, max_difference: float | None = None) -> Measured:
         backends = times.to_json() if times is not None else {}
-        return Measured(dtype=dtype, largest=steps.largest, seconds=steps.seconds, at=time.time(), backends=backends)
+        return Measured(
+            dtype=dtype, largest=steps.largest, seconds=steps.seconds, at=time.time(), backends=backends, max_difference=max_difference
+        )
 
     def plausible(self, largest_batch: int) -> bool:
         sizes, times = self.seconds.keys(), self.seconds.values()
@@ -109,6 +113,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and bool(sizes)
             and all(0 < size <= self.largest for size in sizes)
             and all(0 < seconds < LONGEST for seconds in times)
+            and (self.max_difference is None or 0 <= self.max_difference < inf)
             and all(SCHEDULE.fullmatch(schedule) for schedule in self.backends)
             and all(0 < seconds < LONGEST for by in self.backends.values() for sizes in by.values() for seconds in sizes.values())
         )
@@ -130,7 +135,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    v: Literal[2]
+    v: Literal[3]
     conditions: Conditions
     measured: Measured
 

@@ -71,6 +71,12 @@ class Tuning:
         """What runs the likely largest batch, by rung."""
         return self._backends.by_rung(self._best)
 
+    @property
+    def differences(self) -> dict[str, float]:
+        """What is to be known of answers in int8, if any rung has them."""
+        difference = self._backends.difference("int8")
+        return {"int8_max_difference": difference} if "int8" in self.backends.values() and difference is not None else {}
+
     def open(self) -> None:
         """The other backends: all of them while something is to be measured, else those that run something. Slow ones are `opening`'s."""
         if self._opened:
@@ -99,7 +105,9 @@ class Tuning:
         options: dict[str, Any] = {"merge": list(rung.expand(backends.model.depth))}
         if backends.setting == "auto" and not backends.knows(backends.schedule(rung), size):
             compare(backends, self._layout, rung, size, run)
-            self.measured = Measured.now(self.measured.dtype, self.measured.step_times(), backends.times)
+            self.measured = Measured.now(
+                self.measured.dtype, self.measured.step_times(), backends.times, max_difference=self.measured.max_difference
+            )
         arrays = sample(self.bundle.spec, size)
         run(self._layout, lambda: backends.prepare(arrays, options))
         self._shapes.is_new(size, options)
@@ -161,7 +169,7 @@ class Tunings:
                     self._kept.keep(Conditions.of(tuning.bundle.spec, self._layout, self._dtype, tuning.setting), tuning.measured)
             del self._of[id_]
             return_freed_memory()
-            log.info("ladder warm", bundle=id_, backends=tuning.backends)
+            log.info("ladder warm", bundle=id_, backends=tuning.backends, **tuning.differences)
 
     def _run(self, layout: Layout, work: Callable[[], Any]) -> float:
         if not self._idle():

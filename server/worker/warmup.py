@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import torch
 
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.steps import State
-from models.loading import LoadedModel, load, not_served
+from models.loading import Ended, LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.tasks.registry import TASKS
@@ -40,6 +40,8 @@ REPEATS = 3
 SLOW_TO_OPEN: frozenset[Backend] = frozenset({"fused"})
 """Backends that compile for seconds the first time: `Tuning` opens them, while nothing runs."""
 FORMATS: dict[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GRAPH_FORMATS: dict[Backend, str] = {"onnx": "float32", "int8": "int8"}
+"""Formats of the backends that have weights of their own."""
 
 Run = Callable[[Layout, Callable[[], Any]], float]
 """How a batch is run while measuring, as by `run_at_once`."""
@@ -55,6 +57,13 @@ class Warm:
     measured: Measured
     backends: Backends | None = None
     """What runs its batches; None for jobs of several steps."""
+
+    def format(self, size: int) -> tuple[str, float | None]:
+        """The number format of usual batches of `size`, and the largest difference between warm-up's answers in it and in float32."""
+        backend = self.backends.usual(size) if self.backends is not None else "eager"
+        if self.backends is not None and backend in GRAPH_FORMATS:
+            return GRAPH_FORMATS[backend], self.backends.difference(backend)
+        return self.measured.dtype, self.measured.max_difference
 
 
 def warm_up(
@@ -108,11 +117,11 @@ def measure(
 ) -> tuple[LoadedModel, Backends | None, Measured]:
     """The bundle in the faster format, its backends, and how long its batches take. Raises BundleError, and whatever `run` raises."""
     run = run or run_at_once
-    model, chosen = _in_the_faster_format(bundle, layout, dtype, run)
+    model, chosen, difference = in_the_faster_format(bundle, layout, dtype, run)
     steps = _probe(model, layout, run)
     backends = _backends(bundle, model, layout, backend, kept, BackendTimes(), memory)
     if backends is None or len(backends.candidates) == 1:
-        return model, backends, Measured.now(chosen, steps)
+        return model, backends, Measured.now(chosen, steps, max_difference=difference)
     backends.open(set(backends.candidates) - SLOW_TO_OPEN)
     usual, deadline = usual_schedule(bundle.spec), time.monotonic() + PROBE_SECONDS
     for size in sorted(steps.seconds, key=lambda size: (size != steps.best, size != 1, size)):
@@ -120,7 +129,7 @@ def measure(
             compare(backends, layout, usual, size, run)
     for size, seconds in backends.times.best(backends.schedule(usual), backends.usable).items():
         steps.settle(size, seconds)
-    return model, backends, Measured.now(chosen, steps, backends.times)
+    return model, backends, Measured.now(chosen, steps, backends.times, max_difference=difference)
 
 
 def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int, run: Run) -> None:
@@ -185,17 +194,33 @@ def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
         return sum(pool.map(timed, range(layout.slots))) / layout.slots
 
 
-def _in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str, run: Run) -> tuple[LoadedModel, Format]:
-    dtype = "float32" if architectures()[bundle.spec.architecture].precise else dtype
-    for name, format_ in FORMATS.items():
-        if dtype == name:
-            return load(bundle, device=layout.device, dtype=format_), name
+def in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str, run: Run = run_at_once) -> tuple[LoadedModel, Format, float | None]:
+    """The model in the format that `dtype` names, or the faster one; its name; and `difference` to float32. Raises BundleError."""
+    precise = architectures()[bundle.spec.architecture].precise
     exact = load(bundle, device=layout.device, dtype=torch.float32)
-    if next(exact.model.parameters(), None) is None:
-        return exact, "float32"
+    if precise or dtype == "float32" or next(exact.model.parameters(), None) is None:
+        return exact, "float32", 0.0
     short = load(bundle, device=layout.device, dtype=torch.bfloat16)
-    seconds_exact, seconds_short = (_seconds(model, layout, DTYPE_BATCH, time.monotonic() + DTYPE_SECONDS, run) for model in (exact, short))
-    return (short, "bfloat16") if seconds_short < CLEARLY_FASTER * seconds_exact else (exact, "float32")
+    if dtype == "auto":
+        exact_s, short_s = (_seconds(model, layout, DTYPE_BATCH, time.monotonic() + DTYPE_SECONDS, run) for model in (exact, short))
+        if short_s >= CLEARLY_FASTER * exact_s:
+            return exact, "float32", 0.0
+    return short, "bfloat16", difference(exact, short)
+
+
+def difference(exact: LoadedModel, short: LoadedModel) -> float | None:
+    """Largest difference between two formats' answers to a usual job: logits of classifiers, else what one step shows. None: nothing."""
+    own, other = _shown(exact), _shown(short)
+    same = [name for name in own if name in other and own[name].shape == other[name].shape]
+    return max((float(np.abs(own[name].astype(np.float64) - other[name]).max(initial=0.0)) for name in same), default=None)
+
+
+def _shown(model: LoadedModel) -> Mapping[str, np.ndarray]:
+    schedule = usual_schedule(model.spec)
+    if model.steps is None:
+        return model.forward(sample(model.spec, 1), {"merge": _per_block(model, schedule)})
+    [outcome] = model.steps.step(_started(model, 1, schedule), [True])
+    return outcome.outputs if isinstance(outcome, Ended) else outcome.preview or {}
 
 
 def _probe(model: LoadedModel, layout: Layout, run: Run) -> StepTimes:

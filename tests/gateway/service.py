@@ -159,6 +159,8 @@ class Worker:
                 state="ready",
                 items_per_second=100.0,
                 batch_budget=8,
+                format="bfloat16",
+                max_difference=0.02,
             )
             for spec in self.specs
         ]

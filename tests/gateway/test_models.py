@@ -57,6 +57,8 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
             {"name": "gentle", "schedule": 1, "accuracy": None, "throughput": None},
             {"name": "strong", "schedule": [4, 2], "accuracy": None, "throughput": None},
         ],
+        "format": "bfloat16",
+        "max_difference": 0.02,
     }
 
 
@@ -69,6 +71,7 @@ def test_a_model_has_its_spec_and_its_workers_rates(gateway: Gateway) -> None:
     model = gateway.http.get("/v1/models/reds").json()
     (worker,) = model["workers"]
     assert (worker["items_per_second"], worker["batch_budget"], worker["device"]) == (100.0, 8, "cpu")
+    assert (worker["format"], worker["max_difference"]) == ("bfloat16", 0.02)
     assert model["spec"]["config"] == {"depth": DEPTH} and model["spec"]["labels"][3] == "red 3" and "weights" not in model["spec"]
     assert gateway.http.get("/v1/models/reds@1").json() == model
     for unknown in ("blues", "reds@2", "reds@"):

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 
-from models.bundle import Bundle
+from models.bundle import Bundle, Int8, rewrite
 from server.worker import measurements
 from server.worker.backend_times import BACKENDS, BackendTimes
 from server.worker.budget import StepTimes
@@ -21,10 +21,10 @@ from server.worker.layout import Layout
 from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
 from server.worker.rechecks import Rechecks, RecheckTimings
 from server.worker.warmup import warm_up
-from tests.bundles import write_tiny_vit
+from tests.bundles import write_tiny_diffmae, write_tiny_vit
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
-MEASURED = Measured(dtype="bfloat16", largest=4, seconds={1: 0.01, 2: 0.011, 4: 0.03}, at=1000.0)
+MEASURED = Measured(dtype="bfloat16", largest=4, seconds={1: 0.01, 2: 0.011, 4: 0.03}, at=1000.0, max_difference=0.02)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_other_conditions_are_measured_anew(folder: Path, conditions: Conditions
         lambda content: content.replace(b"0.011", b"-1"),
         lambda content: content.replace(b"0.011", b"1e300"),
         lambda content: content.replace(b'"largest":4', b'"largest":0'),
-        lambda content: content.replace(b'"v":2', b'"v":3'),
+        lambda content: content.replace(b'"v":3', b'"v":4'),
         lambda content: json.dumps({**json.loads(content), "conditions": {**json.loads(content)["conditions"], "cpus": 999}}).encode(),
     ],
 )
@@ -185,3 +185,25 @@ def test_a_request_that_comes_while_measuring_goes_first(folder: Path, bundle: B
     rechecks.look([bundle.spec.id])
     assert next(answers, None) is None, "it had begun"
     assert kept.find(conditions) == MEASURED
+
+
+@pytest.mark.parametrize("write", [write_tiny_vit, write_tiny_diffmae])
+def test_what_a_format_costs_is_measured_and_kept(write: Callable[[Path], Bundle], tmp_path: Path, folder: Path) -> None:
+    made = write(tmp_path / "bundles")
+    exact, short = (warm_up(made, LAYOUT, dtype, Measurements(folder)) for dtype in ("float32", "bfloat16"))
+    assert exact.format(1) == ("float32", 0.0)
+    name, difference = short.format(1)
+    assert name == "bfloat16" and difference is not None and 0 < difference < 20
+    assert warm_up(made, LAYOUT, "bfloat16", Measurements(folder)).format(1) == (name, difference)
+
+
+def test_integers_tell_how_far_they_are_from_float32(bundle: Bundle, folder: Path) -> None:
+    measured = {name: {"float32": 1.0, "int8": 1.0} for name in ("off", "full", "fast")}
+    calibrated = rewrite(
+        bundle, bundle.spec.model_copy(update={"int8": Int8.model_validate({"bound": 0.1, "images": 300, "rungs": measured})})
+    )
+    warm = warm_up(calibrated, LAYOUT, "float32", Measurements(folder), "int8")
+    assert warm.backends is not None
+    warm.backends.open()
+    name, difference = warm.format(1)
+    assert name == "int8" and difference is not None and difference > 0

@@ -63,6 +63,11 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     note: str
     default_rung: str | None
     ladder: list[RungSummary]
+    format: str | None
+    """Number format in which ready workers run usual batches: float32, bfloat16 or int8; several, where workers differ, with commas
+    between them; null while no worker is ready."""
+    max_difference: float | None
+    """Largest difference between answers in that format and in float32, in warm-up: of logits for classifiers. Null while unknown."""
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -80,6 +85,9 @@ class ServingWorker(msgspec.Struct, frozen=True):
     batch_budget: int
     backends: dict[str, str]
     """What runs batches of that size, by rung and `off`: eager, fused, compiled, onnx or int8. Empty where only PyTorch can."""
+    format: str
+    max_difference: float | None
+    """As the model's, of this worker."""
 
 
 class ModelDetails(ModelSummary, frozen=True, kw_only=True):
@@ -104,7 +112,15 @@ async def model(request: Request, name: str) -> Response:
     fleet = await _fleet(here)
     spec = _find(fleet, name)
     workers = [
-        ServingWorker(worker.id, worker.device, bundle.items_per_second, bundle.batch_budget, bundle.backends)
+        ServingWorker(
+            worker.id,
+            worker.device,
+            bundle.items_per_second,
+            bundle.batch_budget,
+            bundle.backends,
+            bundle.format,
+            bundle.max_difference,
+        )
         for worker, bundle in directory.serving(fleet, spec)
     ]
     content = spec.model_dump(mode="json", exclude={"weights"})
@@ -144,6 +160,16 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "note": spec.note,
         "default_rung": spec.default_rung,
         "ladder": [RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput) for rung in spec.ladder],
+        **_format(fleet, spec),
+    }
+
+
+def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
+    serving = [bundle for _, bundle in directory.serving(fleet, spec) if bundle.format]
+    differences = [bundle.max_difference for bundle in serving if bundle.max_difference is not None]
+    return {
+        "format": ", ".join(sorted({bundle.format for bundle in serving})) or None,
+        "max_difference": max(differences) if serving and len(differences) == len(serving) else None,
     }
 
 
