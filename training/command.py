@@ -76,16 +76,20 @@ def make(options: Options, device: torch.device) -> int:
         raise TrainingError(f"--phase: {options.phase} is no phase; there are {', '.join(phase.name for phase in plan.phases)}")
     if not options.dry_run and options.phase is None:
         goal.check(plan, options.cache)
+    estimates: list[dry_run.Estimate] = []
     for phase in chosen:
         torch.set_num_threads(_threads(phase.loop.workers))
         if options.dry_run:
-            print(dry_run.estimate(plan, phase, shop))
+            estimates.append(dry_run.estimate(plan, phase, shop))
+            print(estimates[-1].text, flush=True)
             continue
         report = phases.run(phases.prepare(plan, phase, shop))
         if report.ended is Ended.STOPPED:
             if is_main():
                 print(f"stopped in step {report.step} of phase {phase.name}; the same command goes on", file=sys.stderr)
             return STOPPED_BY + report.signal if report.signal is not None else 0
+    if len(estimates) > 1:
+        print(f"in all about {sum(each.seconds for each in estimates) / 60:.1f} minutes; what is measured at the end comes on top")
     if not options.dry_run and options.phase is None and is_main():
         _release(plan, options, shop)
     return 0

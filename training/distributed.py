@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -96,9 +97,8 @@ def spread(
     if world() == 1 and sharding == "ddp":
         return objective
     if sharding == "ddp":
-        return DistributedDataParallel(
-            objective, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        devices = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(objective, device_ids=devices, gradient_as_bucket_view=True, **_own_buffers())
     scalars = [name for name, parameter in objective.named_parameters() if parameter.dim() == 0]
     if scalars:
         raise TrainingError(f"loop.sharding: fsdp cannot split single numbers ({', '.join(scalars)}); use ddp")
@@ -114,6 +114,12 @@ def spread(
             register_fsdp_forward_method(block, "remember")
     fully_shard(objective, mp_policy=policy)
     return objective
+
+
+def _own_buffers() -> dict[str, bool]:
+    """The argument by which each process keeps its own buffers: newer versions of torch warn of its old name in every process."""
+    new = "forward_sync_buffers"
+    return {new if new in signature(DistributedDataParallel).parameters else "broadcast_buffers": False}
 
 
 def _let_hooks_see(kind: type) -> None:

@@ -63,6 +63,8 @@ class Report:
     """Samples per second of all processes, since this process began."""
     waiting: float
     """Share of the time in which the loop waited for data."""
+    steady_rate: float
+    """As `rate`, without the first step, which also pays for what happens only once."""
     signal: int | None = None
     """What asked this process to stop."""
 
@@ -133,7 +135,7 @@ class _Trainer:
 
     def run(self) -> Report:
         loop, began, first, waited = self.plan.loop, time.monotonic(), self.step, 0.0
-        saved = self.step
+        saved, settled = self.step, 0.0
         loader = DataLoader(
             Samples(self.source, self.plan.seed),
             batch_sampler=self.batches,
@@ -153,6 +155,7 @@ class _Trainer:
                 micro = iter(loader)
                 for _ in range(min(self.batches.steps - self.batches.first, self.steps - self.step)):
                     waited += self._step(micro, unreadable)
+                    settled = settled or time.monotonic()
                     self._check(unreadable)
                     if self.step % loop.log_every == 0 or world() == 1:
                         stop = agreed(stopping.wanted(self.step), self.device)
@@ -163,11 +166,14 @@ class _Trainer:
                         saved = self.step
                     if stop:
                         break
+            ended_at = time.monotonic()
             if saved != self.step:
                 self._save()
         seconds = max(time.monotonic() - began, 1e-9)
         ended = Ended.DONE if self.step >= self.steps else Ended.STOPPED
-        return Report(ended, self.step, (self.step - first) * loop.batch_size / seconds, waited / seconds, stopping.signal)
+        rate = (self.step - first) * loop.batch_size / seconds
+        steady = (self.step - first - 1) * loop.batch_size / max(ended_at - settled, 1e-9) if self.step > first + 1 else rate
+        return Report(ended, self.step, rate, waited / seconds, steady, stopping.signal)
 
     def _begin_epoch(self) -> None:
         """Or go on in the middle of one. Raises DataError."""

@@ -71,7 +71,10 @@ class Watching:
             self._writer.close()
 
     def resume(self, step: int) -> None:
-        """Forget what was logged after `step`: it happens again."""
+        """Forget what was logged after `step`: it happens again. Says at once from where the run goes on."""
+        if step and is_main():
+            state = "is done" if step >= self._steps else "goes on"
+            print(f"{self._folder.name} {state}: step {step}/{self._steps}, from {self._folder}", file=sys.stderr, flush=True)
         log = self._folder / LOG
         if is_main() and log.is_file():
             kept = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ def test_a_dry_run_tells_what_each_phase_takes_and_leaves_nothing(
     said = capsys.readouterr().out
     assert "phase pretrain: MaskedReconstruction on 72 images" in said and "phase finetune: Supervised" in said
     assert "18 steps of 8" in said and "images/s" in said
+    assert re.search(r"^in all about \d+\.\d minutes", said, re.MULTILINE)
+    assert command.main([str(file), "phases.0.start=nowhere.safetensors", "--dry-run", "--runs", str(tmp_path / "runs")]) == 2
     assert not (tmp_path / "runs").exists()
 
 

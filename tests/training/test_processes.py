@@ -30,7 +30,9 @@ def launch(count: int, *arguments: object) -> None:
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     processes = [shapes.start(*arguments, **common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
     for process in processes:
-        shapes.finish(process)
+        _, complained = process.communicate(timeout=200)
+        assert process.returncode == 0, complained
+        assert "Warning" not in complained, complained
 
 
 @pytest.mark.timeout(240)

@@ -77,6 +77,7 @@ def test_a_budget_stops_a_run_and_the_same_command_ends_it(recipe: Path, tmp_pat
     assert "stopped in step 7 of phase pretrain" in capsys.readouterr().err
     assert len(read_log(tmp_path / "halves" / PHASE)) == 7
     assert run(recipe, tmp_path / "halves") == 0
+    assert capsys.readouterr().err.startswith(f"pretrain goes on: step 7/18, from {tmp_path / 'halves' / PHASE}\n")
     assert read_log(tmp_path / "halves" / PHASE) == read_log(tmp_path / "whole" / PHASE)
 
 
@@ -112,11 +113,13 @@ def test_sigterm_to_every_process_of_a_run_saves_too(recipe: Path, tmp_path: Pat
     assert len(list((tmp_path / PHASE).glob("step-*"))) == 1
 
 
-def test_a_finished_run_is_only_loaded(recipe: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_only_loaded(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(recipe, tmp_path) == 0
     weights, log = tmp_path / PHASE / WEIGHTS, read_log(tmp_path / PHASE)
     before = load_file(weights)
+    capsys.readouterr()
     assert run(recipe, tmp_path) == 0
+    assert "pretrain is done: step 18/18" in capsys.readouterr().err
     assert read_log(tmp_path / PHASE) == log
     assert all(torch.equal(value, before[name]) for name, value in load_file(weights).items())
 
