@@ -97,7 +97,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backends: dict[str, dict[Backend, dict[int, float]]] = {}
     """By merge schedule and backend (`BackendTimes.to_json`)."""
     max_difference: float | None = None
-    """Between the answers to warm-up's job in `dtype` and in float32. None: jobs of several steps may show nothing by then."""
+    """Between the answers to warm-up's job in `dtype` and in float32. None: it was not measured."""
 
     @staticmethod
     def now(dtype: Format, steps: StepTimes, times: BackendTimes | None = None, *, max_difference: float | None = None) -> Measured:

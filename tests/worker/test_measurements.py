@@ -21,7 +21,7 @@ from server.worker.layout import Layout
 from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
 from server.worker.rechecks import Rechecks, RecheckTimings
 from server.worker.warmup import warm_up
-from tests.bundles import write_tiny_diffmae, write_tiny_vit
+from tests.bundles import write_tiny_vit
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
 MEASURED = Measured(dtype="bfloat16", largest=4, seconds={1: 0.01, 2: 0.011, 4: 0.03}, at=1000.0, max_difference=0.02)
@@ -187,14 +187,12 @@ def test_a_request_that_comes_while_measuring_goes_first(folder: Path, bundle: B
     assert kept.find(conditions) == MEASURED
 
 
-@pytest.mark.parametrize("write", [write_tiny_vit, write_tiny_diffmae])
-def test_what_a_format_costs_is_measured_and_kept(write: Callable[[Path], Bundle], tmp_path: Path, folder: Path) -> None:
-    made = write(tmp_path / "bundles")
-    exact, short = (warm_up(made, LAYOUT, dtype, Measurements(folder)) for dtype in ("float32", "bfloat16"))
+def test_what_a_format_costs_is_measured_and_kept(bundle: Bundle, folder: Path) -> None:
+    exact, short = (warm_up(bundle, LAYOUT, dtype, Measurements(folder)) for dtype in ("float32", "bfloat16"))
     assert exact.format(1) == ("float32", 0.0)
     name, difference = short.format(1)
     assert name == "bfloat16" and difference is not None and 0 < difference < 20
-    assert warm_up(made, LAYOUT, "bfloat16", Measurements(folder)).format(1) == (name, difference)
+    assert warm_up(bundle, LAYOUT, "bfloat16", Measurements(folder)).format(1) == (name, difference)
 
 
 def test_integers_tell_how_far_they_are_from_float32(bundle: Bundle, folder: Path) -> None:
