@@ -20,18 +20,23 @@ from training.data.pictures import to_model_size
 
 OPSIN = Path(sys.executable).parent / "opsin"
 NETWORK = "image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2"
-SMALL = [
-    "preprocess.image_size=16",
-    "preprocess.short_side=16",
-    f"phases.0.model.config={{{NETWORK}, decoder_width: 8, decoder_depth: 1, decoder_heads: 2}}",
-    f"phases.1.model={{architecture: vit, config: {{{NETWORK}, pool: mean}}}}",
-    "phases.1.augment={crop_scale: [0.5, 1.0]}",
-    "phases.1.objective={kind: supervised, merge: [0, 3]}",
-    "phases.1.optimiser={lr: 0.01}",
-    "release.quality.ladder={min_throughput: 1.01, batch_size: 2, rounds: 3, rungs: [{name: r3, schedule: 3}]}",
-    *(f"phases.{phase}.loop={{epochs: {epochs}, batch_size: 8}}" for phase, epochs in enumerate((2, 6))),
-    *(f"phases.{phase}.schedule.warmup=0.5" for phase in range(2)),
-]
+LADDER = "release.quality.ladder={min_throughput: 1.01, batch_size: 2, rounds: 3, rungs: [{name: r3, schedule: 3}]}"
+SMALL = {
+    "folder-finetune": [LADDER, "phases.0.loop={epochs: 4, batch_size: 8}", "phases.0.schedule.warmup=0.5"],
+    "folder": [
+        LADDER,
+        "preprocess.image_size=16",
+        "preprocess.short_side=16",
+        f"phases.0.model.config={{{NETWORK}, decoder_width: 8, decoder_depth: 1, decoder_heads: 2}}",
+        f"phases.1.model={{architecture: vit, config: {{{NETWORK}, pool: mean}}}}",
+        "phases.1.augment={crop_scale: [0.5, 1.0]}",
+        "phases.1.objective={kind: supervised, merge: [0, 3]}",
+        "phases.1.optimiser={lr: 0.01}",
+        *(f"phases.{phase}.loop={{epochs: {epochs}, batch_size: 8}}" for phase, epochs in enumerate((2, 6))),
+        *(f"phases.{phase}.schedule.warmup=0.5" for phase in range(2)),
+    ],
+}
+"""Recipe → what makes it end in seconds."""
 
 
 def documented() -> list[list[str]]:
@@ -41,16 +46,21 @@ def documented() -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(r"^opsin .*$", section, re.MULTILINE)]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which the documented command ran, on a smaller network, and what it printed."""
+@pytest.fixture(scope="module", params=SMALL)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which the documented command of a recipe ran, shortened, and what it printed."""
     folder = tmp_path_factory.mktemp("own")
     shapes.draw(folder / "photos/train", 24)
     shapes.draw(folder / "photos/val", 6, seed=1)
     (folder / "training").symlink_to(Path("training").absolute())
-    train = next(command for command in documented() if command[1] == "train")
+    (folder / "bundles").mkdir()
+    (folder / "bundles" / "flags").symlink_to(Path("bundles/flags").absolute())
+    recipe = f"training/recipes/{request.param}.yaml"
+    [train] = [command for command in documented() if recipe in command and "--dry-run" not in command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([OPSIN, *train[1:], *SMALL], cwd=folder, capture_output=True, text=True, env=environment, timeout=250)
+    done = subprocess.run(
+        [OPSIN, *train[1:], *SMALL[request.param]], cwd=folder, capture_output=True, text=True, env=environment, timeout=250
+    )
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
