@@ -125,7 +125,8 @@ def _best(classifier: OnnxClassifier, pixels: NDArray[np.uint8], merge: Sequence
     """The best class of each image."""
     starts = range(0, len(pixels), CALIBRATION_BATCH)
     parts = [classifier.forward({"pixels": pixels[start : start + CALIBRATION_BATCH]}, {"merge": merge})["logits"] for start in starts]
-    return np.concatenate(parts).argmax(axis=1)
+    best: NDArray[np.int64] = np.concatenate(parts).argmax(axis=1)
+    return best
 
 
 def _accuracies(exact: NDArray[np.int64], short: NDArray[np.int64], labels: NDArray[np.int64]) -> Accuracies:
