@@ -116,7 +116,7 @@ def spread(
     return objective
 
 
-def _own_buffers() -> dict[str, bool]:
+def _own_buffers() -> dict[str, Any]:
     """The argument by which each process keeps its own buffers: newer versions of torch warn of its old name in every process."""
     new = "forward_sync_buffers"
     return {new if new in signature(DistributedDataParallel).parameters else "broadcast_buffers": False}
