@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.actions.account import STAGES
+from models.actions.detail import SCALES, Detail
 from models.actions.lookout import CROPS_AT_ONCE, FRAMES_AT_ONCE
 from models.actions.perception import View
 from models.actions.pipeline import Pipeline
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--seconds", type=float, default=4.0, help="how much of the clip is watched")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--detail", choices=list(SCALES), help="how closely people are looked for [default: the bundle's]")
     asked = parser.parse_args()
     model = load(read(asked.bundle))
     if model.steps is None or not isinstance(model.model, Pipeline):
@@ -48,22 +50,25 @@ def main() -> None:
     seconds = min(asked.seconds, facts.duration_s)
     print(f"{asked.clip.name}: {facts.width} × {facts.height}, {facts.fps:g} frames/s; {seconds:g} s at {model.model.rate:g} rows/s")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), PyAV {av.__version__}")
-    _speed(model.model, model.steps, data, facts, seconds, asked.rounds)
+    detail = asked.detail or model.model.config.detail
+    print(f"detail {detail}: {model.model.eyes.long_side(detail) or 'whole'} pixels, {model.model.rows(detail)} rows a step")
+    _speed(model.model, model.steps, data, facts, seconds, asked.rounds, detail)
     for share in (0.5, 1.0):
-        print(f"largest state of a job of {share * seconds:g} s: {_watch(model.steps, data, facts, share * seconds)[1] / 2**20:.1f} MiB")
+        state = _watch(model.steps, data, facts, share * seconds, detail)[1]
+        print(f"largest state of a job of {share * seconds:g} s: {state / 2**20:.1f} MiB")
 
 
-def _speed(model: Pipeline, steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, rounds: int) -> None:
+def _speed(model: Pipeline, steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, rounds: int, detail: Detail) -> None:
     """Interleaved, so that both see the same machine."""
     spent, ours, plain, alone = [], [], [], []
-    views = _views(model, data, seconds)
+    views = _views(model, data, seconds, detail)
     for _ in range(rounds):
         began = time.perf_counter()
-        outputs, _ = _watch(steps, data, facts, seconds)
+        outputs, _ = _watch(steps, data, facts, seconds, detail)
         ours.append(time.perf_counter() - began)
         spent.append(outputs["stages"])
         began = time.perf_counter()
-        frames = _loop(model, data, seconds)
+        frames = _loop(model, data, seconds, detail)
         plain.append(time.perf_counter() - began)
         began = time.perf_counter()
         for first in range(0, len(views), FRAMES_AT_ONCE):
@@ -77,15 +82,15 @@ def _speed(model: Pipeline, steps: LoadedSteps, data: bytes, facts: ClipInfo, se
         print(f"  {name} {looked / np.median(others):.1f}: {np.median(ratios):.2f} ({ratios.min():.2f}..{ratios.max():.2f}) times as fast")
 
 
-def _views(model: Pipeline, data: bytes, seconds: float) -> list[View]:
-    frames = Frames(data, model.rate, LIMITS, end=seconds, long_side=model.eyes.long_side)
-    return [View(frame.pixels, *frame.size) for frame in frames.take(sys.maxsize)]
+def _views(model: Pipeline, data: bytes, seconds: float, detail: Detail) -> list[View]:
+    frames = Frames(data, model.rate, LIMITS, end=seconds, long_side=model.eyes.long_side(detail))
+    return [View(frame.pixels, *frame.size, detail) for frame in frames.take(sys.maxsize)]
 
 
-def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float) -> tuple[dict[str, NDArray[Any]], int]:
+def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, detail: Detail) -> tuple[dict[str, NDArray[Any]], int]:
     """The answer, and the largest state in bytes."""
     info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
-    [state] = steps.start([{"video": np.frombuffer(data, np.uint8).copy(), "info": info}], [{"end_s": seconds}])
+    [state] = steps.start([{"video": np.frombuffer(data, np.uint8).copy(), "info": info}], [{"end_s": seconds, "detail": detail}])
     largest = 0
     while True:
         [outcome] = steps.step([state], [False])
@@ -95,14 +100,14 @@ def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float) -> 
         largest = max(largest, state.nbytes)
 
 
-def _loop(model: Pipeline, data: bytes, seconds: float) -> int:
+def _loop(model: Pipeline, data: bytes, seconds: float, detail: Detail) -> int:
     """What one would write first: decode, convert every frame, look at those of the grid. Returns how many were looked at."""
     looked = 0
     for frame, pixels in _decoded(data):
         if frame > seconds:
             break
         if frame * model.rate >= looked - 1e-6:
-            _look(model, [View.whole(pixels)])
+            _look(model, [View.whole(pixels, detail)])
             looked += 1
     return looked
 

@@ -34,6 +34,7 @@ class ActionsOptions(TypedDict, total=False):
     start_s: float | None
     end_s: float | None
     people: int | None
+    detail: Literal["fast", "standard", "high"] | None
     priority: Literal["high", "normal", "low"] | None
     timeout: float | None
     """Seconds for this call, retries included, in place of the client's."""
@@ -48,6 +49,8 @@ class Second:
     start_s: float
     end_s: float
     labels: tuple[Prediction, ...]
+    unsure: bool = False
+    """The best label's score lies below that from which the bundle relies on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,17 @@ class TrackedPerson:
     """(K, 17, 3): x, y and score of COCO's keypoints, at the times of the boxes; None where the bundle tells none."""
     actions: tuple[Second, ...]
 
+    @property
+    def runs(self) -> tuple[Second, ...]:
+        """Seconds in a row with the same best label and the same `unsure`, joined; scores are means, of the labels told in each of them."""
+        joined: list[list[Second]] = []
+        for second in self.actions:
+            if joined and _goes_on(joined[-1][-1], second):
+                joined[-1].append(second)
+            else:
+                joined.append([second])
+        return tuple(_mean(run) for run in joined)
+
 
 @dataclass(frozen=True, slots=True)
 class VideoActions:
@@ -72,6 +86,8 @@ class VideoActions:
     """By first appearance."""
     video: Mapping[str, Any] | None
     """width, height, fps, frames and duration_s; None where tracks were sent."""
+    detail: str | None
+    """How closely people were looked for; None where tracks were sent."""
     timing: Timing
     model: str
     version: str
@@ -108,6 +124,7 @@ def video_actions(answer: Mapping[str, Any]) -> VideoActions:
     return VideoActions(
         people=tuple(_person(person) for person in answer["people"]),
         video=answer["video"],
+        detail=answer.get("detail"),
         timing=timing_of(answer),
         model=answer["model"],
         version=answer["version"],
@@ -124,12 +141,28 @@ def _person(told: Mapping[str, Any]) -> TrackedPerson:
         last_s=told["last_s"],
         boxes=np.array(told["boxes"], np.float64).reshape(-1, 6),
         poses=None if poses is None else np.array([points for _, points in poses], np.float64).reshape(-1, 17, 3),
-        actions=tuple(Second(one["start_s"], one["end_s"], _labels(one["labels"])) for one in told["actions"]),
+        actions=tuple(Second(one["start_s"], one["end_s"], _labels(one["labels"]), one.get("unsure", False)) for one in told["actions"]),
     )
 
 
 def _labels(told: list[Mapping[str, Any]]) -> tuple[Prediction, ...]:
     return tuple(Prediction(label["label"], label["index"], label["score"]) for label in told)
+
+
+def _goes_on(before: Second, after: Second) -> bool:
+    best = [second.labels[0].index if second.labels else None for second in (before, after)]
+    return best[0] == best[1] and before.unsure == after.unsure and before.end_s == after.start_s
+
+
+def _mean(run: list[Second]) -> Second:
+    scores = [{label.index: label.score for label in second.labels} for second in run]
+    means = [
+        Prediction(label.label, label.index, sum(one[label.index] for one in scores) / len(run))
+        for label in run[0].labels
+        if all(label.index in one for one in scores)
+    ]
+    best = tuple(sorted(means, key=lambda label: -label.score))
+    return Second(run[0].start_s, run[-1].end_s, best, run[0].unsure)
 
 
 def _tracks(tracks: Any) -> bytes:

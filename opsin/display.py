@@ -88,10 +88,11 @@ def actions(result: VideoActions) -> str:
     """Who does what when: seconds with the same best label are one row."""
     rows: list[str] = []
     for person in result.people:
-        for start, end, label, score in _stretches(person.actions):
+        for run in [run for run in person.runs if run.labels]:
             mark = f'<span style="color:{COLOURS[(person.person - 1) % len(COLOURS)]}">●</span> person {person.person}'
-            when = f"{start:.1f} – {end:.1f} s"
-            rows.append(f"<tr><td>{mark}</td><td>{when}</td><td>{escape(label)}</td><td>{score:.2f}</td></tr>")
+            when, best = f"{run.start_s:.1f} – {run.end_s:.1f} s", run.labels[0]
+            label = f"{best.label} (unsure)" if run.unsure else best.label
+            rows.append(f"<tr><td>{mark}</td><td>{when}</td><td>{escape(label)}</td><td>{best.score:.2f}</td></tr>")
     return _table(rows, ("who", "when", "what", "score")) if rows else "<p>Nobody was found.</p>"
 
 
@@ -115,23 +116,6 @@ def _brief(result: Any) -> str:
     if hasattr(result, "people"):
         return f"{len(result.people)} people"
     return f"{result.count:,} points"
-
-
-def _stretches(seconds: Sequence[Any]) -> Iterable[tuple[float, float, str, float]]:
-    """Start, end, label and mean score."""
-    begun: list[Any] = []
-    for second in [one for one in seconds if one.labels]:
-        if begun and begun[-1].labels[0].label != second.labels[0].label:
-            yield _joined(begun)
-            begun = []
-        begun.append(second)
-    if begun:
-        yield _joined(begun)
-
-
-def _joined(seconds: Sequence[Any]) -> tuple[float, float, str, float]:
-    scores = [second.labels[0].score for second in seconds]
-    return seconds[0].start_s, seconds[-1].end_s, seconds[0].labels[0].label, sum(scores) / len(scores)
 
 
 def _bar(share: float, colour: str) -> str:

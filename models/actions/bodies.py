@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.actions.detail import Detail, long_side
 from models.actions.following import Tracked
 from models.actions.perception import Following, Found, Seen, View
 from models.bundle import Preprocess
@@ -42,8 +43,7 @@ class Bodies:
     def values(self) -> Mapping[str, int]:
         return {"pose": POSE}
 
-    @property
-    def long_side(self) -> None:
+    def long_side(self, detail: Detail) -> None:
         """Crops are taken from whole frames."""
         return
 
@@ -76,7 +76,9 @@ class Bodies:
         return Tracked(TrackerConfig(predict_pose=False, compare_appearance=False))
 
     def _found(self, view: View, most: int) -> Found:
-        people = self._detector.find(torch.from_numpy(view.pixels)[None])[0]  # best first
+        config = self._detector.config
+        side = long_side(view.detail, config.long_side, config.multiple)
+        people = self._detector.find(torch.from_numpy(view.pixels)[None], long_side=side)[0]  # best first
         boxes, keypoints = people.boxes[:most].astype(np.float32), people.keypoints[:most].astype(np.float32)
         crops = self._crops(view.pixels, boxes)
         return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), (view.height, view.width), crops)

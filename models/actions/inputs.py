@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from models.actions.detail import Detail
 from models.actions.pipeline import Pipeline
 from models.actions.sources import TrackSource, VideoSource
 from models.actions.tracks import Sighting
@@ -25,16 +26,19 @@ def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoS
     if "video" in job:
         info = ClipInfo(int(width), int(height), fps, int(frames), duration)
         until = duration if end is None else float(end)
-        video, side = job["video"].cpu().numpy(), model.eyes.long_side
-        limits = ClipLimits.of_accepted(info.width, info.height)
-        return VideoSource(video, info, model.rate, model.rows, limits, start=start, end=until, long_side=side)
+        video, detail = job["video"].cpu().numpy(), detail_of(asked, model)
+        limits, side = ClipLimits.of_accepted(info.width, info.height), model.eyes.long_side(detail)
+        return VideoSource(video, info, model.rate, model.rows(detail), limits, start=start, end=until, long_side=side)
     arrays = {name: job[name].cpu().numpy() for name in ("person", "time", "box", "pose", "token")}
     arrays["token"] = _tokens(arrays, (int(height), int(width)), model)
     wanted = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))
     rows = np.round(arrays["time"] * model.rate).astype(np.int64)
-    return TrackSource(
-        _sightings(arrays, rows, wanted, longest=max(1, round(model.rate))), model.rows, int(rows[wanted].min()) if wanted.any() else 0
-    )
+    found = _sightings(arrays, rows, wanted, longest=max(1, round(model.rate)))
+    return TrackSource(found, model.rows("fast"), int(rows[wanted].min()) if wanted.any() else 0)
+
+
+def detail_of(asked: Mapping[str, Any], model: Pipeline) -> Detail:
+    return cast(Detail, asked.get("detail") or model.config.detail)
 
 
 def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipeline) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.actions.detail import Detail, long_side
 from models.actions.following import Tracked
 from models.actions.perception import Following, Found, Seen, View
 from models.onnx_graph.poses import PoseGraph
@@ -24,9 +25,8 @@ class Keypoints:
     def values(self) -> Mapping[str, int]:
         return {"pose": TOKEN}
 
-    @property
-    def long_side(self) -> int:
-        return self._model.config.long_side
+    def long_side(self, detail: Detail) -> int:
+        return long_side(detail, self._model.config.long_side, self._model.config.multiple)
 
     def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
         """One frame at a time, as the graph takes them."""
@@ -48,7 +48,7 @@ class Keypoints:
 
     def _found(self, view: View) -> Found:
         """In pixels of the video's frames."""
-        people = self._model.find(torch.from_numpy(view.pixels)[None])[0]
+        people = self._model.find(torch.from_numpy(view.pixels)[None], long_side=self.long_side(view.detail))[0]
         factor = max(view.height, view.width) / max(view.pixels.shape[:2])
         boxes = (people.boxes * (*4 * (factor,), 1.0)).astype(np.float32)
         keypoints = (people.keypoints * (factor, factor, 1.0)).astype(np.float32)

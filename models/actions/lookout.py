@@ -15,6 +15,7 @@ from itertools import islice, zip_longest
 import torch
 
 from models.actions.account import Account
+from models.actions.detail import Detail
 from models.actions.looking import Glance, Look, Looking
 from models.actions.perception import Perception, View
 from models.actions.sources import VideoSource
@@ -37,6 +38,7 @@ class Watched:
     source: VideoSource
     window: int
     people: int
+    detail: Detail
     account: Account
 
     @property
@@ -97,7 +99,7 @@ class Lookout:
                 looking.frames, looking.all_taken = job.source.take(job.window, FRAMES_AT_ONCE, until)
             accounts[place] = accounts[place].plus(decode=time.monotonic() - began)
         began = time.monotonic()
-        views = [View(frame.pixels, *frame.size) for job in jobs for frame in job.looking.frames]
+        views = [View(frame.pixels, *frame.size, job.detail) for job in jobs for frame in job.looking.frames]
         most = [job.people for job in jobs for _ in job.looking.frames]
         found = iter(self._eyes.find(views, most)) if views else iter(())
         for job in jobs:

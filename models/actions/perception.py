@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.actions.detail import Detail
+
 
 @dataclass(frozen=True)
 class View:
@@ -20,10 +22,12 @@ class View:
     height: int
     width: int
     """Of the video's frames, whose pixels all places are told in."""
+    detail: Detail
+    """How closely people are looked for."""
 
     @classmethod
-    def whole(cls, pixels: NDArray[np.uint8]) -> View:
-        return cls(pixels, pixels.shape[0], pixels.shape[1])
+    def whole(cls, pixels: NDArray[np.uint8], detail: Detail = "fast") -> View:
+        return cls(pixels, pixels.shape[0], pixels.shape[1], detail)
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,7 @@ class Perception(Protocol):
     def values(self) -> Mapping[str, int]:
         """Number of values that a token has, by kind: pose, joints, appearance."""
 
-    @property
-    def long_side(self) -> int | None:
+    def long_side(self, detail: Detail) -> int | None:
         """What frames may be shrunk to, in pixels, before they are looked at. None: not at all."""
 
     def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.actions.bodies import Bodies
+from models.actions.detail import Detail, rows
 from models.actions.keypoints import Keypoints
 from models.actions.perception import Perception
 from models.actions.tracks import Span, Window
@@ -36,10 +37,16 @@ class PipelineConfig:
     margin: int = 32
     people: int = 6
     """Most people that are followed at a time, unless a request says so."""
+    detail: Detail = "fast"
+    """How closely people are looked for, unless a request says so."""
+    thresholds: tuple[float, ...] = ()
+    """Score of each label below which it is not to be relied on; empty: none."""
 
     def __post_init__(self) -> None:
         if min(self.step, self.people) < 1 or self.margin < 0:
             raise ValueError("step and people must be at least 1, margin at least 0")
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ValueError("thresholds must be within 0..1")
 
     @property
     def span(self) -> Span:
@@ -56,8 +63,12 @@ class Pipeline(nn.Module):
         self.lart = lart
         self.rate = clip.rate
         """Rows a second."""
-        self.rows = clip.frames
-        """Of a step."""
+        self._rows = clip.frames
+        """Of a step, at the bundle's own detail."""
+
+    def rows(self, detail: Detail) -> int:
+        """Of a step: so many that it takes as long at any detail."""
+        return rows(detail, self.config.detail, self._rows)
 
     @property
     def actions(self) -> int:
@@ -110,6 +121,8 @@ def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Par
         raise ValueError("clip: a pipeline needs a rate, at which LART's frames follow each other")
     if spec.labels != actions.spec.labels:
         raise ValueError(f"labels: they are not those of its member {actions.spec.id}")
+    if len(config.thresholds) not in (0, len(spec.labels)):
+        raise ValueError(f"config: {len(config.thresholds)} thresholds for {len(spec.labels)} labels")
     if 2 * config.margin + config.step >= actions.model.config.frames:
         raise ValueError(
             f"config: windows of {config.step} frames with {config.margin} on both sides do not fit into the "

@@ -19,7 +19,8 @@ from torch import nn
 
 from models.actions.account import Account
 from models.actions.answers import answer
-from models.actions.inputs import source_of
+from models.actions.detail import Detail, cost
+from models.actions.inputs import detail_of, source_of
 from models.actions.looking import Look
 from models.actions.lookout import Lookout, Watched
 from models.actions.perception import Following, Seen
@@ -40,6 +41,7 @@ class Watching(State):
 
     source: VideoSource | TrackSource
     most_people: int
+    detail: Detail
     following: Following
     window: int = 0
     """The next one."""
@@ -95,7 +97,7 @@ class ActionSteps:
         self._lookout = Lookout(model.eyes)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
-        """options: `start_s`, `end_s`, `people`, None for all of the video and for the bundle's own. Raises
+        """options: `start_s`, `end_s`, `people`, `detail`, None for all of the video and for the bundle's own. Raises
         UnusableInput."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
@@ -117,20 +119,21 @@ class ActionSteps:
         return outcomes
 
     def cost(self, state: State) -> float:
-        """Frames that are left of the next window, which cost most by far; 1 for tracks and for the last word."""
+        """Frames left of the next window, in units of `fast`: they cost most by far. 1 for tracks and for the last word."""
         assert isinstance(state, Watching)
         if state.is_last or state.behind or not isinstance(state.source, VideoSource):
             return 1.0
-        return max(1.0, (1 - state.looked) * state.source.frames_at(state.window))
+        return max(1.0, (1 - state.looked) * state.source.frames_at(state.window) * cost(state.detail))
 
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
         source = source_of(job, asked, self._model)
-        return Watching(source, int(asked.get("people") or self._model.config.people), self._model.eyes.follow(self._model.rate))
+        people, detail = int(asked.get("people") or self._model.config.people), detail_of(asked, self._model)
+        return Watching(source, people, detail, self._model.eyes.follow(self._model.rate))
 
     def _look(self, states: Sequence[Watching]) -> list[Watching]:
         """The next window of each, as far as a step comes: who is seen in it and, when that is known, who is who."""
         watched = {
-            job: Watched(state.source, state.window, state.most_people, state.account)
+            job: Watched(state.source, state.window, state.most_people, state.detail, state.account)
             for job, state in enumerate(states)
             if isinstance(state.source, VideoSource) and not state.is_last
         }

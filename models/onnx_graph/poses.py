@@ -1,8 +1,8 @@
 """Detector of people and of their poses, as an ONNX graph run by ONNX Runtime: MoveNet-MultiPose, or one that answers like it.
 
-The graph sees one frame at a time: the frame shrunk to `long_side`, in the top left corner of a black one whose sides are multiples of
-`multiple`, int32 (1, H, W, 3) of 0..255. It answers float32 (1, people, 56): y, x and score of 17 keypoints, then top, left, bottom,
-right and score of the box, places in parts of what it saw.
+The graph sees one frame at a time: the frame scaled to `long_side`, or to what a pipeline asks for, in the top left corner of a black one
+whose sides are multiples of `multiple`, int32 (1, H, W, 3) of 0..255. It answers float32 (1, people, 56): y, x and score of 17 keypoints,
+then top, left, bottom, right and score of the box, places in parts of what it saw.
 """
 
 from __future__ import annotations
@@ -51,21 +51,23 @@ class PoseGraph(nn.Module):
         self.config = config
         self._session = session
 
-    def forward(self, frames: Tensor, options: onnxruntime.RunOptions | None = None) -> Tensor:
-        """uint8 RGB (B, H, W, 3) → float32 (B, people, 56) on the CPU, as rows of `models.people.poses` in the frames' pixels."""
-        return torch.stack([self._answer(frame, options) for frame in frames])
+    def forward(self, frames: Tensor, options: onnxruntime.RunOptions | None = None, *, long_side: int | None = None) -> Tensor:
+        """uint8 RGB (B, H, W, 3) → float32 (B, people, 56) on the CPU, as rows of `models.people.poses` in the frames' pixels.
 
-    def find(self, frames: Tensor) -> list[Poses]:
-        """The people of each frame (B, H, W, 3), best first, without doubles."""
-        return [distinct(Poses.of_rows(rows), least_score=self.config.least_score) for rows in self(frames).numpy()]
+        long_side: pixels that frames are scaled to, a multiple of `multiple`; None: the config's."""
+        return torch.stack([self._answer(frame, long_side or self.config.long_side, options) for frame in frames])
+
+    def find(self, frames: Tensor, *, long_side: int | None = None) -> list[Poses]:
+        """The people of each frame (B, H, W, 3), best first, without doubles. long_side: see `forward`."""
+        return [distinct(Poses.of_rows(rows), least_score=self.config.least_score) for rows in self(frames, long_side=long_side).numpy()]
 
     def run(self, seen: NDArray[np.int32], options: onnxruntime.RunOptions | None = None) -> NDArray[np.float32]:
         """The graph alone, on a frame that is prepared: int32 (1, H, W, 3) → float32 (1, people, 56)."""
         assert self._session is not None, "open it with `open_poses`"
         return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: seen}, options)[0])
 
-    def _answer(self, frame: Tensor, options: onnxruntime.RunOptions | None) -> Tensor:
-        seen, scale = letterbox(frame, self.config.long_side, self.config.multiple)
+    def _answer(self, frame: Tensor, long_side: int, options: onnxruntime.RunOptions | None) -> Tensor:
+        seen, scale = letterbox(frame, long_side, self.config.multiple)
         answer = torch.from_numpy(self.run(seen.numpy(), options)[0])  # (people, 56)
         high, wide = (side / scale for side in seen.shape[1:3])  # pixels of the frame
         keypoints = answer[:, : 3 * KEYPOINTS].view(-1, KEYPOINTS, 3)[..., [1, 0, 2]] * torch.tensor([wide, high, 1.0])

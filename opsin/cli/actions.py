@@ -16,7 +16,7 @@ from opsin.cli.screen import screen
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from opsin.actions import Second, TrackedPerson, VideoActions
+    from opsin.actions import Second, VideoActions
 
 MP4 = "video/mp4"
 
@@ -34,6 +34,9 @@ def actions(
     start: Annotated[float | None, typer.Option(help="Second from which on frames are looked at.", show_default=False)] = None,
     end: Annotated[float | None, typer.Option(help="Second before which frames are looked at.", show_default=False)] = None,
     people: Annotated[int | None, typer.Option(help="Most people to follow at a time.", show_default=False)] = None,
+    detail: Annotated[
+        str | None, typer.Option(help="How closely people are looked for: fast, standard or high.", show_default=False)
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
 ) -> None:
     """Tell who does what when in a video, with a running service, and show how far it has come.
@@ -52,7 +55,7 @@ def actions(
     is_tracks = file.suffix.lower() in (".json", ".npz")
     if is_tracks and output is not None:
         raise Misuse(f"--output: {file} holds tracks, and there is no video to draw into")
-    chosen = {"model": model, "top_k": top_k, "threshold": threshold, "start_s": start, "end_s": end, "people": people}
+    chosen = {"model": model, "top_k": top_k, "threshold": threshold, "start_s": start, "end_s": end, "people": people, "detail": detail}
     options: Any = {**chosen, "timeout": timeout}
     with Client(url) as client:
         try:
@@ -71,27 +74,16 @@ def actions(
 
 
 def actions_table(told: VideoActions) -> Table:
-    """A line for each second of each person; equal seconds that follow each other are one."""
+    """A line for each run of seconds with the same best label, with mean scores."""
     from rich.table import Table
 
-    table = Table("person", "seconds", "actions", box=None, pad_edge=False)
+    table = Table("person", "seconds", "actions (mean scores)", box=None, pad_edge=False)
     for person in told.people:
-        for run in _runs(person):
-            labels = ", ".join(f"{label.label} {label.score:.2f}" for label in run[0].labels) or "–"
-            table.add_row(str(person.person), f"{run[0].start_s:.1f} – {run[-1].end_s:.1f}", labels)
+        for run in person.runs:
+            table.add_row(str(person.person), f"{run.start_s:.1f} – {run.end_s:.1f}", _words(run))
     return table
 
 
-def _runs(person: TrackedPerson) -> list[list[Second]]:
-    """Seconds with the same best label, in a row."""
-    runs: list[list[Second]] = []
-    for second in person.actions:
-        if runs and _best(runs[-1][0]) == _best(second) and runs[-1][-1].end_s == second.start_s:
-            runs[-1].append(second)
-        else:
-            runs.append([second])
-    return runs
-
-
-def _best(second: Second) -> str | None:
-    return second.labels[0].label if second.labels else None
+def _words(run: Second) -> str:
+    labels = ", ".join(f"{label.label} {label.score:.2f}" for label in run.labels) or "–"
+    return f"unsure: {labels}" if run.unsure else labels

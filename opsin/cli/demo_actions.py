@@ -39,7 +39,10 @@ def show_actions(client: Client, cache: Path, output: Path, console: Console) ->
     console.print(f"\nWho does what in a clip of {seconds:.1f} s, as {model.id} sees it, which knows {model.details['labels']} labels")
     console.print(actions_table(told))
     spent = told.timing.inference_ms / 1000
-    console.print(f"{spent:.1f} s of work for {seconds:.1f} s of video. Boxes, skeletons and labels drawn into it: {annotated}")
+    console.print(
+        f"{spent:.1f} s of work for {seconds:.1f} s of video, {spent / seconds:.2f} times its length, with detail {told.detail}. "
+        f"Boxes, skeletons and labels drawn into it: {annotated}"
+    )
 
 
 def _obtained(cache: Path, console: Console) -> Path | None:

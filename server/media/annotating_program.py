@@ -9,7 +9,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
+from itertools import pairwise
+from math import dist, inf
 from typing import Any, cast
 
 import av
@@ -29,6 +30,10 @@ from server.media.annotating import LENGTH, Drawn
 TIME_BASE = Fraction(1, 90_000)
 NEAR_S = 0.06
 """A frame shows what was seen of a person at most so many seconds away from it."""
+GAP_S = 0.5
+"""Longest time without a sighting over which a person's place is interpolated."""
+DASH = 8.0
+"""Pixels of a dash, and of the space behind it."""
 LEAST_SCORE = 0.2
 """Keypoints of a lower score are not drawn."""
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075", "#e6beff")
@@ -45,18 +50,34 @@ ENCODERS = (
 
 
 @dataclass(frozen=True)
+class Place:
+    box: Sequence[float]
+    pose: Sequence[float]
+    """Empty where there is none."""
+    interpolated: bool
+    """Nobody was seen there; drawn dashed."""
+
+
+@dataclass(frozen=True)
 class Person:
     drawn: Drawn
     times: Sequence[float]
 
-    def at(self, time: float) -> tuple[Sequence[float], Sequence[float]] | None:
-        """The nearest box and pose, without their times; the pose empty where there is none."""
+    def at(self, time: float) -> Place | None:
+        """The nearest box and pose; between two sightings that are not near, where they would be halfway from one to the other."""
         after = bisect_left(self.times, time)
-        near = [i for i in (after - 1, after) if 0 <= i < len(self.times) and abs(self.times[i] - time) <= NEAR_S]
-        if not near:
+        beside = [i for i in (after - 1, after) if 0 <= i < len(self.times)]
+        near = [i for i in beside if abs(self.times[i] - time) <= NEAR_S]
+        if near:
+            return self._place(min(near, key=lambda i: abs(self.times[i] - time)))
+        if len(beside) < 2 or self.times[after] - self.times[after - 1] > GAP_S:
             return None
-        nearest = min(near, key=lambda i: abs(self.times[i] - time))
-        return self.drawn.boxes[nearest][1:], self.drawn.poses[nearest][1:] if self.drawn.poses else ()
+        before, behind = self._place(after - 1), self._place(after)
+        share = (time - self.times[after - 1]) / (self.times[after] - self.times[after - 1])
+        return Place(_between(before.box, behind.box, share), _between(before.pose, behind.pose, share), interpolated=True)
+
+    def _place(self, index: int) -> Place:
+        return Place(self.drawn.boxes[index][1:], self.drawn.poses[index][1:] if self.drawn.poses else (), interpolated=False)
 
     def lines(self, time: float) -> Sequence[str]:
         return next((lines for start, end, lines in self.drawn.texts if start <= time < end), ())
@@ -146,27 +167,43 @@ class Writer:
         image = Image.fromarray(pixels)
         canvas = ImageDraw.Draw(image)
         for person in self._people:
-            seen = person.at(time)
-            if seen is not None:
-                _draw(canvas, person.drawn.person, *seen, person.lines(time), self._font)
+            place = person.at(time)
+            if place is not None:
+                _draw(canvas, person.drawn.person, place, person.lines(time), self._font)
         height, width, _ = pixels.shape
         return np.pad(np.asarray(image), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # encoders take even sizes only
 
 
-def _draw(canvas: ImageDraw.ImageDraw, number: int, box: Sequence[float], pose: Sequence[float], lines: Sequence[str], font: Any) -> None:
-    colour = COLOURS[(number - 1) % len(COLOURS)]
-    x, y, width, height = box
-    canvas.rectangle((x, y, x + width, y + height), outline=colour, width=2)
-    points = [pose[i : i + 3] for i in range(0, len(pose), 3)]
+def _between(a: Sequence[float], b: Sequence[float], share: float) -> list[float]:
+    return [one + share * (other - one) for one, other in zip(a, b, strict=True)]
+
+
+def _draw(canvas: ImageDraw.ImageDraw, number: int, place: Place, lines: Sequence[str], font: Any) -> None:
+    colour, line = COLOURS[(number - 1) % len(COLOURS)], _dashes if place.interpolated else _line
+    x, y, width, height = place.box
+    corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
+    for begin, end in pairwise(corners):
+        line(canvas, begin, end, colour)
+    points = [place.pose[i : i + 3] for i in range(0, len(place.pose), 3)]
     for a, b in BONES if points else ():
         if min(points[a][2], points[b][2]) >= LEAST_SCORE:
-            canvas.line((*points[a][:2], *points[b][:2]), fill=colour, width=2)
+            line(canvas, points[a][:2], points[b][:2], colour)
     top = max(0.0, y)
-    for line in (f"#{number}", *lines):
-        left, upper, right, lower = canvas.textbbox((x + 3, top + 2), line, font=font)
+    for words in (f"#{number}", *lines):
+        left, upper, right, lower = canvas.textbbox((x + 3, top + 2), words, font=font)
         canvas.rectangle((left - 2, upper - 1, right + 2, lower + 1), fill=colour)
-        canvas.text((x + 3, top + 2), line, fill="white", font=font)
+        canvas.text((x + 3, top + 2), words, fill="white", font=font)
         top = lower + 1
+
+
+def _line(canvas: ImageDraw.ImageDraw, begin: Sequence[float], end: Sequence[float], colour: str) -> None:
+    canvas.line((*begin, *end), fill=colour, width=2)
+
+
+def _dashes(canvas: ImageDraw.ImageDraw, begin: Sequence[float], end: Sequence[float], colour: str) -> None:
+    whole = max(dist(begin, end), DASH)
+    for start in np.arange(0.0, whole, 2 * DASH):
+        _line(canvas, _between(begin, end, start / whole), _between(begin, end, min(1.0, (start + DASH) / whole)), colour)
 
 
 def _encoder(made: OutputContainer, rate: Fraction, width: int, height: int) -> VideoStream:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
+from models.actions.detail import Detail
 from models.bundle import BundleSpec
 from server.media import annotating, tracks, video
 from server.media.images import Decoder
@@ -27,6 +28,8 @@ MP4 = "video/mp4"
 MOST_PEOPLE = 50
 USUAL_PEOPLE = 6
 USUAL_TOP_K = 5
+USUAL_DETAIL: Detail = "fast"
+"""Of bundles that do not name one, and of plans that were stored without."""
 ROW_BYTES = 8 * (7 + 53)
 """Of a sighting in a result: its box and its pose."""
 SECOND_BYTES = 8 * 3
@@ -65,6 +68,17 @@ class ActionsOptions(Options, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    detail: (
+        Annotated[
+            Detail,
+            Meta(
+                description="How closely people are looked for: `high` sees small ones and takes four times as long as `fast`. "
+                "Not with `tracks`.",
+                extra={"default": "the bundle's"},
+            ),
+        ]
+        | None
+    ) = None
 
 
 class ActionsPlan(msgspec.Struct, frozen=True):
@@ -73,6 +87,9 @@ class ActionsPlan(msgspec.Struct, frozen=True):
     start_s: float | None
     end_s: float | None
     people: int | None
+    detail: Detail = USUAL_DETAIL
+    asks_detail: bool = False
+    """Whether `detail` was asked for, rather than the bundle's."""
 
 
 class VideoFacts(msgspec.Struct, frozen=True):
@@ -92,9 +109,12 @@ class ActionLabel(msgspec.Struct, frozen=True):
 
 
 class ActionSecond(msgspec.Struct, frozen=True):
+    """`unsure` is there if the best label lies below the score from which the bundle's card says it can be relied on."""
+
     start_s: float
     end_s: float
     labels: list[ActionLabel]
+    unsure: Literal[True] | UnsetType = UNSET
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -110,10 +130,11 @@ class Person(msgspec.Struct, frozen=True):
 
 
 class ActionsAnswer(msgspec.Struct, frozen=True):
-    """People by first appearance. `video` is null where tracks were sent."""
+    """People by first appearance. Where tracks were sent, `video` is null and there is no `detail`."""
 
     video: VideoFacts | None
     people: list[Person]
+    detail: Detail | UnsetType = UNSET
 
 
 class ActionsPreview(msgspec.Struct, frozen=True):
@@ -138,6 +159,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
     plan_type = ActionsPlan
     answer = ActionsAnswer
     example: ClassVar[Mapping[str, Any]] = {
+        "detail": "high",
         "video": {"width": 1768, "height": 994, "fps": 30.0, "frames": 230, "duration_s": 7.667},
         "people": [
             {
@@ -159,12 +181,15 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         if asked.end_s is not None and asked.end_s <= (asked.start_s or 0.0):
             raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
         top_k = min(USUAL_TOP_K, len(spec.labels)) if asked.top_k is None else asked.top_k
-        return ActionsPlan(top_k, asked.threshold, asked.start_s, asked.end_s, asked.people)
+        detail = asked.detail or spec.config.get("detail", USUAL_DETAIL)
+        return ActionsPlan(top_k, asked.threshold, asked.start_s, asked.end_s, asked.people, detail, asked.detail is not None)
 
     def prepare(self, item: Item, plan: ActionsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         if "video" in item and "tracks" in item:
             raise InvalidOption("tracks", "given beside a video: send one of them")
         if "tracks" in item:
+            if plan.asks_detail:
+                raise InvalidOption("detail", f"{plan.detail}: tracks say where people are, and nobody is looked for; leave it out")
             return [_of_tracks(item["tracks"], decoder.limits.clips.seconds)]
         facts = video.probe(item["video"], decoder.limits.clips)
         if plan.start_s is not None and plan.start_s >= facts.duration_s:
@@ -177,13 +202,13 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         return "any"
 
     def arguments(self, plan: ActionsPlan) -> dict[str, Any]:
-        return {"start_s": plan.start_s, "end_s": plan.end_s, "people": plan.people}
+        return {"start_s": plan.start_s, "end_s": plan.end_s, "people": plan.people, "detail": plan.detail}
 
     def present(self, outputs: Sequence[Outputs], plan: ActionsPlan, spec: BundleSpec, media_type: str) -> ActionsAnswer | File:
         told = outputs[0]
         people = _people(told, plan, spec)
         if media_type != MP4:
-            return ActionsAnswer(_facts(told), people)
+            return ActionsAnswer(_facts(told), people, plan.detail if "video" in told else UNSET)
         if "video" not in told:
             raise InvalidOption("tracks", "there is no video to draw into: accept application/json")
         width, height = told["info"][:2].astype(int).tolist()
@@ -261,7 +286,7 @@ def _person(number: int, told: Outputs, plan: ActionsPlan, spec: BundleSpec) -> 
         last_s=round(float(times.max()), 3),
         boxes=[[*_rounded(box[:1], 3), *_rounded(box[1:5], 2), *_rounded(box[5:], 4)] for box in boxes],
         actions=[
-            ActionSecond(round(float(start), 3), round(float(end), 3), _labels(row, plan, spec))
+            ActionSecond(round(float(start), 3), round(float(end), 3), _labels(row, plan, spec), _unsure(row, spec))
             for (start, end), row in zip(seconds, scores, strict=True)
         ],
         poses=[_pose(pose) for pose in poses] if len(poses) else UNSET,
@@ -290,10 +315,21 @@ def _labels(scores: NDArray[np.float32], plan: ActionsPlan, spec: BundleSpec) ->
     return [label for label in best if label.score >= plan.threshold]
 
 
+def _unsure(scores: NDArray[np.float32], spec: BundleSpec) -> Literal[True] | UnsetType:
+    thresholds = spec.config.get("thresholds") or ()
+    best = int(scores.argmax())
+    return True if thresholds and scores[best] < thresholds[best] else UNSET
+
+
+def _lines(second: ActionSecond) -> list[str]:
+    labels = [f"{label.label} {label.score:.2f}" for label in second.labels]
+    return labels if second.unsure is UNSET else ["unsure", *labels]
+
+
 def _drawn(person: Person) -> annotating.Drawn:
     return annotating.Drawn(
         person=person.person,
         boxes=[box[:5] for box in person.boxes],
         poses=[] if person.poses is UNSET else [[time, *(value for point in points for value in point)] for time, points in person.poses],
-        texts=[(one.start_s, one.end_s, [f"{label.label} {label.score:.2f}" for label in one.labels]) for one in person.actions],
+        texts=[(one.start_s, one.end_s, _lines(one)) for one in person.actions],
     )

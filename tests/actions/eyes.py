@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.actions.detail import Detail
 from models.actions.following import Tracked
 from models.actions.perception import Following, Found, Seen, View
 from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
@@ -32,8 +33,7 @@ class ColourEyes:
     def values(self) -> Mapping[str, int]:
         return {"pose": TOKEN}
 
-    @property
-    def long_side(self) -> None:
+    def long_side(self, detail: Detail) -> None:
         return
 
     def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:

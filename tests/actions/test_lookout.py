@@ -20,6 +20,7 @@ from models.bundle import Clip, Preprocess
 from models.hmr2.model import HMR2, HMR2Config
 from models.lart.model import LART
 from models.layers.steps import Finished, State
+from models.onnx_graph.poses import PoseGraphConfig
 from models.people.heads import Feature
 from models.people.poses import TOKEN, Poses
 from models.people.tracks import POSE
@@ -37,7 +38,9 @@ PREPROCESS = Preprocess(image_size=64, short_side=64, mean=(0.485, 0.456, 0.406)
 class ColourDetector:
     """Finds patches of pure colours, as a network of poses finds people."""
 
-    def find(self, frames: Tensor) -> list[Poses]:
+    config = PoseGraphConfig()
+
+    def find(self, frames: Tensor, *, long_side: int | None = None) -> list[Poses]:
         found = ColourEyes().find([View.whole(frame.numpy()) for frame in frames], [6] * len(frames))
         order = [np.argsort(-one.boxes[:, 4]) for one in found]
         return [Poses(one.poses.reshape(-1, 17, 3)[best], one.boxes[best]) for one, best in zip(found, order, strict=True)]

@@ -40,6 +40,20 @@ def test_a_box_is_drawn_where_and_when_a_person_was_seen() -> None:
     assert not any(near(frame, RED).any() for frame in shown[11:])
 
 
+def test_who_was_not_seen_for_half_a_second_is_drawn_dashed_meanwhile() -> None:
+    film = clip(every(20, 10.0), frames=[np.full((120, 160, 3), 120, np.uint8)] * 20, size=(120, 160))
+    boxes = [[0.0, 20.0, 30.0, 40.0, 60.0], [0.4, 60.0, 30.0, 40.0, 60.0], [1.2, 60.0, 30.0, 40.0, 60.0]]
+    shown = decoded(annotated(film, [Drawn(1, boxes, [], [])]))
+
+    def left_edge(number: int, x: int) -> float:
+        """Share of the left side of a box that is drawn, below what is written on it."""
+        return float(near(shown[number][50:88, x - 1 : x + 3], RED).any(axis=1).mean())
+
+    assert left_edge(0, 20) > 0.9 and left_edge(4, 60) > 0.9
+    assert 0.3 < left_edge(2, 40) < 0.8  # halfway, with gaps
+    assert not near(shown[8], RED).any()  # 0.8 s are too long
+
+
 def test_frames_keep_their_times_and_odd_sizes_grow_by_a_pixel() -> None:
     times = [0.0, 0.1, 0.5, 0.6]
     film = clip(times, container="matroska", codec="ffv1", pixels="bgr0", size=(35, 33))

@@ -33,6 +33,7 @@ export function mount(panel, models) {
     ["the start", { min: 0, step: "any" }],
     ["the end", { min: 0, step: "any" }],
   ].map(([placeholder, range]) => h("input", { type: "number", placeholder, inputMode: "decimal", ...range }));
+  const detail = h("select", {}, ...["the bundle's", "fast", "standard", "high"].map((value, rank) => h("option", { value: rank ? value : "" }, value)));
   const name = h("p", { class: "caption" }, limits(models));
   workbench(panel, {
     input: fileInput(panel, {
@@ -49,6 +50,7 @@ export function mount(panel, models) {
       { class: "fields" },
       field("Model", model),
       field("Most people", most, "to follow at a time"),
+      field("Detail", detail, "high sees small people, and takes four times as long as fast"),
       field("From second", start),
       field("To second", end),
     ),
@@ -89,6 +91,7 @@ export function mount(panel, models) {
       ["end_s", end],
     ])
       if (input.value) options[option] = Number(input.value);
+    if (detail.value) options.detail = detail.value;
     forget();
     const before = clip.time;
     const asked = await session.askLater("v1/actions", form(sent, options), (preview) => {
@@ -125,8 +128,8 @@ function limits([{ inputs }]) {
   return `At most ${seconds} s and ${bytes(most)}, at this service.`;
 }
 
-function told({ people, video }) {
-  const facts = `${video.width} × ${video.height}, ${video.duration_s.toFixed(1)} s`;
+function told({ people, video, detail }) {
+  const facts = `${video.width} × ${video.height}, ${video.duration_s.toFixed(1)} s, detail ${detail}`;
   if (people.length === 0) return `Nobody was found in this clip (${facts}).`;
   return `${people.length} ${people.length === 1 ? "person" : "people"} in ${facts}`;
 }

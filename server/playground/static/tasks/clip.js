@@ -119,6 +119,7 @@ export class Clip {
       if (!place) continue;
       context.strokeStyle = context.fillStyle = colourOf(person.person);
       context.lineWidth = thick;
+      context.setLineDash(place.interpolated ? [4 * thick, 4 * thick] : []);
       if (this.boxes.checked) {
         context.strokeRect(...place.box);
         tag(context, person, place.box, labelsAt(person, this.#time, this.least())[0], 7 * thick);

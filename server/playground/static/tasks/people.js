@@ -1,7 +1,7 @@
 // People of a clip as the service tells them, also window by window: where each is at a time, and what they do.
 
-const GAP_S = 0.25; // between two sightings of somebody who was there all the time
-const NEAR_S = 0.06; // from a sighting at an end
+const GAP_S = 0.5; // between two sightings of somebody who was there all the time
+const NEAR_S = 0.06; // from a sighting; what lies farther from both is interpolated
 
 export const COLOURS = ["#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000"];
 export const colourOf = (person) => COLOURS[(person - 1) % COLOURS.length];
@@ -32,38 +32,45 @@ export class People {
   }
 }
 
-/** Where somebody is: {box: [x, y, width, height], pose: [[x, y, score], …] or null}, or null where they are not seen. */
+/** Where somebody is: {box: [x, y, width, height], pose: [[x, y, score], …] or null, interpolated}, or null where they are not seen. */
 export function placeAt({ boxes, poses }, time) {
   const after = boxes.findIndex(([seen]) => seen >= time);
   const [right, left] = after < 0 ? [null, boxes.length - 1] : [after, after - 1];
   if (right !== null && left >= 0 && boxes[right][0] - boxes[left][0] <= GAP_S) {
     const share = (time - boxes[left][0]) / (boxes[right][0] - boxes[left][0]);
     const pose = poses[left] && poses[right] ? poses[left][1].map((point, k) => between(point, poses[right][1][k], share)) : null;
-    return { box: between(boxes[left].slice(1, 5), boxes[right].slice(1, 5), share), pose };
+    const interpolated = Math.min(time - boxes[left][0], boxes[right][0] - time) > NEAR_S;
+    return { box: between(boxes[left].slice(1, 5), boxes[right].slice(1, 5), share), pose, interpolated };
   }
   const nearest = [left, right].find((index) => index !== null && index >= 0 && Math.abs(boxes[index][0] - time) <= NEAR_S);
-  return nearest === undefined ? null : { box: boxes[nearest].slice(1, 5), pose: poses[nearest]?.[1] ?? null };
+  return nearest === undefined ? null : { box: boxes[nearest].slice(1, 5), pose: poses[nearest]?.[1] ?? null, interpolated: false };
 }
 
-/** Labels of somebody at a time, best first, of at least this score. */
+/** Labels of somebody at a time, best first, of at least this score; the best of an unsure second says so. */
 export function labelsAt({ actions }, time, least) {
   const second = actions.find(({ start_s: start, end_s: end }) => start <= time && time < end);
-  return (second?.labels ?? []).filter(({ score }) => score >= least);
+  return (second?.labels ?? []).filter(({ score }) => score >= least).map((one, rank) => ({ ...one, label: rank ? one.label : named(second) }));
 }
 
 /** Seconds one after the other with the same best label: [{start, end, label, score}], score their mean. */
 export function segments({ actions }, least) {
   const joined = [];
-  for (const { start_s: start, end_s: end, labels } of actions) {
-    const best = labels[0];
-    if (!best || best.score < least) continue;
+  for (const second of actions) {
+    const { start_s: start, end_s: end, labels } = second;
+    if (!labels.length || labels[0].score < least) continue;
+    const [label, score] = [named(second), labels[0].score];
     const last = joined.at(-1);
-    if (last && last.label === best.label && start - last.end < 1e-6) {
+    if (last && last.label === label && start - last.end < 1e-6) {
       last.end = end;
-      last.scores.push(best.score);
-    } else joined.push({ start, end, label: best.label, scores: [best.score] });
+      last.scores.push(score);
+    } else joined.push({ start, end, label, scores: [score] });
   }
   return joined.map(({ scores, ...segment }) => ({ ...segment, score: scores.reduce((sum, score) => sum + score, 0) / scores.length }));
+}
+
+/** The best label of a second. */
+function named({ labels, unsure }) {
+  return unsure ? `${labels[0].label}, unsure` : labels[0].label;
 }
 
 function between(a, b, share) {
