@@ -13,7 +13,7 @@ from models.bundle import Bundle, BundleError, BundleSpec, Clip, Role, Weights, 
 from models.loading import load
 
 ROWS = 8
-"""Of a step: so many that a short request does not wait long behind them."""
+"""Of a step at `fast`: so many that a short request does not wait long behind them."""
 RATE = 30.0
 """Frames a second of LART's published networks."""
 UNSEALED = Weights(sha256="0" * 64, bytes=0)
@@ -21,7 +21,14 @@ UNSEALED = Weights(sha256="0" * 64, bytes=0)
 
 
 def join_actions(
-    root: Path, name: str, version: str, members: Mapping[Role, Bundle], *, rate: float | None = None, step: int | None = None
+    root: Path,
+    name: str,
+    version: str,
+    members: Mapping[Role, Bundle],
+    *,
+    rate: float | None = None,
+    step: int | None = None,
+    overwrite: bool = False,
 ) -> Bundle:
     """Write a pipeline of actions beside its members, which lie in `root`.
 
@@ -48,7 +55,7 @@ def join_actions(
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder, "model.safetensors")
         save_file({}, empty)
-        made = write(root, spec, empty)
+        made = write(root, spec, empty, overwrite=overwrite)
     try:
         load(made)
     except BundleError:

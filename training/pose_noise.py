@@ -1,6 +1,7 @@
 """How wrong the poses of the bundle `movenet` are: against points that four calibrated cameras agree on: `python -m training.pose_noise`.
 
-What it prints is what `training/recipes/actions.yaml` disturbs its poses by. The clips are those of PyPI `pose2sim`: one man, 100 frames.
+What it prints is what `training/recipes/actions.yaml` disturbs its poses by, at each size that a pipeline's `detail` asks for. The clips
+are those of PyPI `pose2sim`: one man, 100 frames.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ Floats = NDArray[np.float64]
 
 CLIPS = PyPIPackage(name="pose2sim", version="0.10.49", sha256="403e0dc4065898ba6a595e72a8970950310979253d60e24c2e00b16b36bf21e1")
 FOLDER = "Pose2Sim/Demo_SinglePerson"
+LONG_SIDES = (320, 448, 640)
+"""Pixels, of `detail` fast, standard and high."""
+LEAST_HEIGHT = 0.25
+"""Of the frame's height: the man is nearer than everybody else in the laboratory."""
 LEAST_VIEWS = 3
 SURE = 0.5
 """Keypoints of at least this score are triangulated; all are compared."""
@@ -90,11 +95,18 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def people(model: PoseGraph, clip: Path) -> list[Poses]:
-    """The best person of each frame; nobody where there is none."""
+def people(model: PoseGraph, clip: Path, long_side: int) -> list[Poses]:
+    """The man in each frame, scaled to `long_side` pixels; nobody where he is not found."""
     with av.open(str(clip)) as container:
         frames = (torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0))
-        return [Poses.of_rows(model.find(frame[None])[0].rows()[:1]) for frame in frames]
+        return [_tallest(model.find(frame[None], long_side=long_side)[0], LEAST_HEIGHT * frame.shape[0]) for frame in frames]
+
+
+def _tallest(seen: Poses, least: float) -> Poses:
+    """The tallest person of at least so many pixels: at larger sizes those who stand behind are seen, too."""
+    heights = seen.boxes[:, 3]
+    order = np.argsort(-heights, kind="stable")
+    return Poses.of_rows(seen.rows()[order[heights[order] >= least][:1]])
 
 
 def triangulated(views: list[tuple[Camera, Floats]]) -> Floats:
@@ -128,9 +140,9 @@ def errors(seen: list[Poses], used: list[Camera]) -> Floats:
     return found
 
 
-def measure(model: PoseGraph, folder: Path) -> dict[str, Any]:
+def measure(model: PoseGraph, folder: Path, long_side: int) -> dict[str, Any]:
     used = cameras(next((folder / "calibration").glob("*.txt")))
-    clips = [people(model, clip) for clip in sorted((folder / "videos").glob("*.mp4"))]
+    clips = [people(model, clip, long_side) for clip in sorted((folder / "videos").glob("*.mp4"))]
     off = np.stack([errors(list(seen), used) for seen in zip(*clips, strict=True)])  # (frames, cameras, 17, 17, 2)
     own = off[:, :, np.arange(KEYPOINTS), np.arange(KEYPOINTS)]  # (frames, cameras, 17, 2)
     other = off[:, :, np.arange(KEYPOINTS), np.array(MIRRORED)]
@@ -154,6 +166,7 @@ def measure(model: PoseGraph, folder: Path) -> dict[str, Any]:
     steady = own - np.nanmean(own, axis=0)
     boxes = np.stack([poses.rows()[0] for clip in clips for poses in clip if len(poses)])
     return {
+        "long_side": long_side,
         "frames": int(len(off) * len(used)),
         "missed": _rounded(np.mean([not len(poses) for clip in clips for poses in clip])),
         "by_score": rows,
@@ -185,11 +198,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.pose_noise", description="Measure the errors of the bundle movenet.")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/movenet/1.0.0"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="where packages are kept (default: %(default)s)")
+    parser.add_argument("--long-side", type=int, nargs="*", default=LONG_SIDES, help="pixels of frames (default: %(default)s)")
     options = parser.parse_args()
     try:
         model = load(bundle.read(options.bundle)).model
         assert isinstance(model, PoseGraph)
-        print(json.dumps(measure(model, obtain(CLIPS, options.cache) / FOLDER), indent=2))
+        for long_side in options.long_side:
+            print(json.dumps(measure(model, obtain(CLIPS, options.cache) / FOLDER, long_side), indent=2), flush=True)
     except (DataError, bundle.BundleError, OSError) as error:
         sys.exit(f"pose_noise: {error}")
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 
+from models import bundle
 from models.lart.model import LART, LARTConfig
+from models.loading import load
 from models.people.heads import Feature
 from models.people.poses import TOKEN
 from tests.training.test_motions import source
 from training.data.motions import NOBODY_SAYS
+from training.errors import DataError
 from training.recognising import moments, plot, recognisers
 from training.recognising.measure import table
 from training.recognising.moments import Moments
+from training.recognising.seen import MarkedClip, Watched, best_labels, marked, person_frames, watch
+from training.recognising.thresholds import judged, thresholds
 
+ROOT = Path(__file__).parents[2]
 FRAMES = 20
 TINY = LARTConfig(
     frames=FRAMES,
@@ -103,3 +110,51 @@ def test_the_confusion_matrix_shows_the_classes_that_were_asked_about() -> None:
     texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
     assert texts.count("walk") == 2 and texts.count("stand") == 1  # a row and two columns
     assert {"3", "1"} <= set(texts)
+
+
+def moments_of(labels: list[int]) -> Moments:
+    count = len(labels)
+    return Moments(np.zeros((count, 1, 55)), np.ones((count, 1), bool), np.zeros(count, int), np.array(labels), ("take",) * count)
+
+
+def test_a_threshold_is_the_least_score_from_which_a_label_is_right_often_enough() -> None:
+    """`walk` is right at 0.9, 0.8, 0.7, 0.6, wrong at 0.5 and 0.4; `stand` is wrong where it scores most, and so is `jump`."""
+    walk = np.array([[score, 0.1, 0.3] for score in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)])
+    stand = np.array([[0, 0.9, 0.2]])
+    asked, scores = moments_of([0, 0, 0, 0, 1, 1, 2]), np.concatenate([walk, stand])
+    least = thresholds(asked.labels, scores, precision=0.8)
+    assert least == [0.5, 1.0, 1.0]  # four of five are right
+    found = judged(asked.labels, scores, least)
+    assert (found["right"], found["sure"], found["right_of_sure"]) == (0.5714, 0.7143, 0.8)
+
+
+def test_a_marked_person_counts_as_seen_where_a_box_lies_on_them_and_on_nobody_else_more() -> None:
+    """Two who stand side by side for a second, at 10 frames a second; only the left one is answered, and not between 0.3 and 0.6 s."""
+    clip = MarkedClip(
+        name="made up",
+        file="none",
+        people={"left": [[(0, 0, 0, 10, 40), (1, 0, 0, 10, 40)]], "right": [[(0.5, 8, 0, 18, 40), (1, 8, 0, 18, 40)]]},
+    )
+    times = [0.0, 0.1, 0.2, 0.7, 0.8, 0.9, 1.0]
+    boxes = np.array([[1, time, 1, 0, 10, 40, 0.9] for time in times])
+    found = person_frames(Watched(clip, 10.0, boxes, np.zeros((0, 3)), np.zeros((0, 2), np.float32)))
+    assert found["people"] == {
+        "left": {"frames": 11, "seen": 7, "longest_gap_s": 0.4},
+        "right": {"frames": 6, "seen": 0, "longest_gap_s": 0.6},
+    }
+    assert found["share"] == round(7 / 17, 4)
+
+
+@pytest.mark.slow
+def test_the_shipped_pipeline_sees_the_jumper_of_the_demo_and_names_his_somersault() -> None:
+    pipeline = bundle.read(ROOT / "bundles/actions/1.1.0")
+    loaded = load(pipeline)
+    assert loaded.steps is not None and pipeline.spec.clip is not None
+    [demo] = [clip for clip in marked() if clip.name == "demo"]
+    try:
+        watched = watch(loaded.steps, demo, pipeline.spec.clip.rate, pipeline.spec.config["detail"], ROOT / ".cache" / "data")
+    except DataError as error:
+        pytest.skip(str(error))
+    assert person_frames(watched)["share"] >= 0.85
+    [fifth] = [row for row in best_labels(watched, pipeline.spec.labels, ()) if (row["person"], int(row["begin"])) == (1, 5)]
+    assert fifth["label"] == "backflip"
