@@ -163,7 +163,7 @@ STATUS: dict[str, Any] = {
                 "long_jobs": [
                     {
                         "task": "actions",
-                        "bundle": "actions@1.0.0",
+                        "bundle": "actions@1.1.0",
                         "state": "running",
                         "age_s": 12.3,
                         "running_s": 12.1,
