@@ -153,3 +153,39 @@ def test_a_clip_that_the_browser_cannot_play_gets_its_lanes_all_the_same(page: P
     expect(panel).to_contain_text("This browser cannot play grey.avi")
     run(panel)
     expect(panel.locator("figure .caption")).to_contain_text("Nobody was found in this clip")
+
+
+PERSON = {
+    "person": 1,
+    "boxes": [[0.0, 20, 30, 40, 60, 0.9], [0.4, 60, 30, 40, 60, 0.9], [1.2, 60, 30, 40, 60, 0.9]],
+    "poses": [],
+    "actions": [
+        {"start_s": 0, "end_s": 1, "labels": [{"label": "walk", "index": 1, "score": 0.3}], "unsure": True},
+        {"start_s": 1, "end_s": 2, "labels": [{"label": "walk", "index": 1, "score": 0.9}]},
+    ],
+}
+
+
+def test_places_between_sightings_are_dashed_and_unsure_labels_say_so(page: Page) -> None:
+    """At 0 s the person is seen, at 0.2 s they are between two sightings, at 0.8 s too far from both."""
+    told = page.evaluate(
+        """async (person) => {
+            const { Clip } = await import('./static/tasks/clip.js');
+            const { labelsAt, segments } = await import('./static/tasks/people.js');
+            const clip = new Clip({ ontime() {}, people: () => [person], least: () => 0 });
+            clip.describe({ width: 160, height: 120, duration_s: 2 });
+            const leftEdge = (time, x) => {
+                clip.seek(time);
+                const { data } = clip.overlay.getContext('2d').getImageData(x, 40, 1, 48);
+                return [...Array(48).keys()].filter((row) => data[4 * row + 3] > 100).length / 48;
+            };
+            const drawn = [leftEdge(0, 20), leftEdge(0.2, 40), leftEdge(0.8, 60)];
+            const lanes = segments(person, 0).map(({ label, start, end }) => [label, start, end]);
+            return { drawn, lanes, now: labelsAt(person, 0.5, 0).map(({ label }) => label) };
+        }""",
+        PERSON,
+    )
+    seen, between, gone = told["drawn"]
+    assert seen == 1 and 0.3 < between < 0.8 and gone == 0
+    assert told["lanes"] == [["walk, unsure", 0, 1], ["walk", 1, 2]]
+    assert told["now"] == ["walk, unsure"]
