@@ -29,6 +29,7 @@ from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST, HotRoutes
 from server.gateway.in_flight import ForwardedRequests
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
+from server.gateway.large_bodies import LargeBodies
 from server.gateway.presenting import Presenting
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.request_ids import RequestIds, our_fault
@@ -69,6 +70,7 @@ def create_app(settings: Settings) -> GatewayApp:
         directory=directory,
         admission=Admission(settings, dispatcher, counted, ticks),
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
+        large_bodies=LargeBodies(),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
@@ -90,6 +92,7 @@ def create_app(settings: Settings) -> GatewayApp:
         await presenting.close()
         await dispatcher.close()
         turns.close()
+        gateway.large_bodies.close()
 
     app = FastAPIOffline(
         title="Opsin",

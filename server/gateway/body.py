@@ -7,9 +7,10 @@ from functools import cached_property
 
 from starlette.requests import Request
 
-from server.gateway import form, json_body, large_bodies
+from server.gateway import form, json_body
 from server.gateway.arrival import read, stream
 from server.gateway.head import header
+from server.gateway.large_bodies import LargeBodies
 from server.gateway.problems import Kind, Problem
 from server.gateway.surface import Surface
 from server.queue.dispatch import Reservation
@@ -66,7 +67,9 @@ class Submission:
         return 1 if self.repeated is None else len(self.parts[self.repeated])
 
 
-async def read_submission(request: Request, surface: Surface, settings: Settings, reservation: Reservation) -> Submission:
+async def read_submission(
+    request: Request, surface: Surface, settings: Settings, reservation: Reservation, large_bodies: LargeBodies
+) -> Submission:
     """Multipart, JSON, or else the bytes of one part: Content-Type tells only these three apart.
 
     The reservation is brought to the number of items. Raises Problem and what `stream` raises.
@@ -81,10 +84,8 @@ async def read_submission(request: Request, surface: Surface, settings: Settings
     else:
         content = await read(request, settings.max_body_bytes, reservation)
         if media_type == "application/json" or media_type.endswith("+json"):
-            if len(content) <= large_bodies.SMALL:
-                json_body.read_into(submission, content)
-            else:
-                await large_bodies.in_turn(lambda: json_body.read_into(submission, content))
+            client = request.scope["state"]["client"]
+            await large_bodies.in_turn(client, len(content), lambda: json_body.read_into(submission, content))
         else:
             submission.add_part(surface.task.parts[0].name, content)
     _check(submission)

@@ -11,6 +11,7 @@ from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.inference import Inference
 from server.gateway.jobs import Jobs
+from server.gateway.large_bodies import LargeBodies
 from server.gateway.presenting import Presenting
 from server.gateway.status import Status
 from server.media.limits import Limits
@@ -28,6 +29,7 @@ class Gateway:
     directory: Directory
     admission: Admission
     inference: Inference
+    large_bodies: LargeBodies
     presenting: Presenting
     jobs: Jobs
     readers: EventReaders

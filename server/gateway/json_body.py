@@ -19,12 +19,13 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def read_into(submission: Submission, content: bytes) -> None:
     """Raises Problem."""
     surface = submission.surface
-    document = _decode(content, example=surface.task.parts[0].name)
+    outline = long_strings.Outline.of(content, json_scan.check(content))
+    document = _decode(outline.json, example=surface.task.parts[0].name)
     for name, written in document.items():
         if name not in surface.parts and name not in surface.plurals:
-            surface.check_name(name)
-            _check_short(len(memoryview(written)), name)
-        value = _value(written, name)
+            surface.check_name(outline.name(name))
+            _check_short(len(memoryview(written)) + MAX_FIELD_BYTES * long_strings.marks(written), name)
+        value = _value(outline, written, name)
         singular = surface.plurals.get(name)
         if singular is None:
             _add(submission, name, value, name)
@@ -38,7 +39,6 @@ def read_into(submission: Submission, content: bytes) -> None:
 
 
 def _decode(content: bytes, example: str) -> dict[str, msgspec.Raw]:
-    json_scan.check(content)
     try:
         return _decoder.decode(content)
     except msgspec.ValidationError as error:
@@ -47,9 +47,9 @@ def _decode(content: bytes, example: str) -> dict[str, msgspec.Raw]:
         raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if content else "empty") from error
 
 
-def _value(written: msgspec.Raw, name: str) -> Any:
+def _value(outline: long_strings.Outline, written: msgspec.Raw, name: str) -> Any:
     try:
-        return long_strings.read(written)
+        return outline.read(written)
     except msgspec.ValidationError as error:
         raise Problem(Kind.INVALID_OPTION, "a number beyond those of 64 bits", name) from error
     except msgspec.DecodeError as error:

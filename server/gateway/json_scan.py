@@ -7,10 +7,12 @@ from server.media import json_scan
 from server.media.json_scan import MAX_ELEMENTS
 
 
-def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> None:
-    """Raises Problem: 400 where it is nested too deep or no UTF-8, 413 where it has more than `max_elements` elements."""
+def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> list[slice]:
+    """Where the long strings are.
+
+    Raises Problem: 400 where it is nested too deep or no UTF-8, 413 where it has more than `max_elements` elements."""
     try:
-        json_scan.check(data, max_elements)
+        return json_scan.check(data, max_elements)
     except json_scan.MalformedJson as error:
         raise Problem(Kind.INVALID_BODY, str(error)) from error
     except json_scan.TooManyElements as error:

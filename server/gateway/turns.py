@@ -19,10 +19,11 @@ class Turns:
     """For one event loop. At most `threads` calls of one client run at once, and twice as many of all together; of those that wait, each
     client's oldest goes in turn. So whoever fills all of their threads with what takes long leaves as many to the others."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, together: int | None = None) -> None:
+        """together: calls of all clients that run at once, in place of twice as many as of one."""
         self._threads = threads
-        self._pool = ThreadPoolExecutor(2 * threads, thread_name_prefix="prepare")
-        self._free = 2 * threads
+        self._free = 2 * threads if together is None else together
+        self._pool = ThreadPoolExecutor(self._free, thread_name_prefix="prepare")
         self._running: Counter[str] = Counter()
         """Calls, by client."""
         self._waiting: dict[str, deque[Work]] = {}

@@ -13,6 +13,8 @@ MAX_DEPTH = 64
 MAX_ELEMENTS = 200_000
 """Values, and names of an object's fields: up to twenty megabytes once decoded."""
 CHUNK = 256 * 1024
+LONG = 1024 * 1024
+"""Bytes of a string."""
 
 STRUCTURE = b'"[]{},:'
 OTHERS = bytes(byte for byte in range(256) if byte not in STRUCTURE)
@@ -32,26 +34,32 @@ class TooManyElements(ValueError):
     """More elements than are decoded at once."""
 
 
-def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> None:
-    """Raises MalformedJson and TooManyElements.
+def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> list[slice]:
+    """Where the strings of more than LONG bytes are, without their quotes. Raises MalformedJson and TooManyElements.
 
     What it accepts need not be JSON; a decoder stops at its first error, and up to there both see the same.
     """
     text = codecs.getincrementaldecoder("utf-8")()
-    depth = elements = 0
+    depth = elements = opened = 0
+    long: list[slice] = []
     inside = False
-    """Whether a string goes on from the chunk before."""
+    """Whether a string, which `opened` there, goes on from the chunk before."""
     escape = b""
     """The first half of an escape that the chunk before ended with."""
     for start in range(0, len(data), CHUNK):
         chunk = data[start : start + CHUNK]
         _check_text(text, chunk, final=start + CHUNK >= len(data))
+        offset = start - len(escape)
         chunk, escape = _without_escapes(escape + chunk)
+        quotes = np.flatnonzero(np.frombuffer(chunk, np.uint8) == QUOTE) + offset
+        if inside and len(quotes) and quotes[0] - opened > LONG:
+            long.append(slice(opened + 1, int(quotes[0])))
         structure = np.frombuffer(chunk.translate(None, OTHERS), np.uint8)
         if not len(structure):
             continue
         quoted = np.bitwise_xor.accumulate(structure == QUOTE) ^ inside
         inside = bool(quoted[-1])
+        opened = int(quotes[-1]) if len(quotes) else opened
         outside = structure[~quoted]
         depths = depth + np.cumsum(STEP[outside])
         if len(depths):
@@ -61,6 +69,7 @@ def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> None:
         elements += int(np.count_nonzero(COUNTS[outside]))
         if elements > max_elements:
             raise TooManyElements(f"the JSON has more than {max_elements} elements")
+    return long
 
 
 def _check_text(text: codecs.IncrementalDecoder, chunk: bytes, *, final: bool) -> None:
@@ -71,8 +80,8 @@ def _check_text(text: codecs.IncrementalDecoder, chunk: bytes, *, final: bool) -
 
 
 def _without_escapes(chunk: bytes) -> tuple[bytes, bytes]:
-    r"""The chunk without `\\` and `\"`, and its last byte if that begins an escape that goes on in the next chunk."""
+    r"""The chunk with blanks in place of `\\` and `\"`, and its last byte if that begins an escape that goes on in the next chunk."""
     if b"\\" not in chunk:
         return chunk, b""
-    chunk = chunk.replace(rb"\\", b"").replace(rb"\"", b"")
+    chunk = chunk.replace(rb"\\", b"  ").replace(rb"\"", b"  ")
     return (chunk[:-1], b"\\") if chunk.endswith(b"\\") else (chunk, b"")

@@ -8,17 +8,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.gateway import long_strings
-from server.gateway.long_strings import LONG
+from server.gateway.long_strings import PIECE, Outline
+from server.media.json_scan import LONG, check
 
 
 def read(text: str) -> Any:
-    return long_strings.read(msgspec.json.decode(f'{{"value": {text}}}', type=dict[str, msgspec.Raw])["value"])
+    body = f'{{"value": {text}}}'.encode()
+    outline = Outline.of(body, check(body, 10**9))
+    return outline.read(msgspec.json.decode(outline.json, type=dict[str, msgspec.Raw])["value"])
 
 
 def plain(value: Any) -> Any:
     if isinstance(value, memoryview):
         return str(value, "utf-8")
+    if isinstance(value, dict):
+        return {name: plain(element) for name, element in value.items()}
     return [plain(element) for element in value] if isinstance(value, list) else value
 
 
@@ -33,6 +37,20 @@ def test_a_value_reads_as_by_any_decoder(value: Any) -> None:
 def test_a_long_string_is_a_view_of_the_body_also_inside_a_list() -> None:
     assert isinstance(read(json.dumps("x" * LONG)), memoryview)
     assert [type(element) for element in read(json.dumps(["x" * LONG, "short"]))] == [memoryview, str]
+
+
+@pytest.mark.parametrize("shift", range(14))
+@pytest.mark.parametrize("unit", ["\\", '"', "\n", "ü", "\x1f", "\U0001f600", "ab/"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_escapes_and_characters_may_lie_anywhere(unit: str, shift: int, ascii_only: bool) -> None:
+    value = "x" * (PIECE - 7 + shift) + "\\" + unit * 20 + "x" * 9
+    assert plain(read(json.dumps([value], ensure_ascii=ascii_only))) == [value]
+
+
+def test_a_long_name_or_option_is_no_shorter_for_it() -> None:
+    body = json.dumps({"x" * LONG * 2: 1, "y": ["x" * LONG * 2]}).encode()
+    outline = Outline.of(body, check(body))
+    assert len(outline.json) < 200 and len(outline.strings) == 2
 
 
 @pytest.mark.parametrize("text", ['["' + "x" * LONG + '", tru]', '"' + "\\q" * LONG + '"'])

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from models.bundle import BundleSpec
 from server.gateway import openapi
 from server.gateway.body import Submission, read_submission
+from server.gateway.large_bodies import LargeBodies
 from server.gateway.options import read_query
 from server.gateway.problems import Kind, Problem
 from server.gateway.surface import CommonOptions, Surface
@@ -83,9 +84,11 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
         return None
 
     headers = [(b"content-type", content_type.encode())]
-    request = Request({"type": "http", "method": "POST", "headers": headers, "query_string": query.encode()}, receive)
+    request = Request(
+        {"type": "http", "method": "POST", "headers": headers, "query_string": query.encode(), "state": {"client": ""}}, receive
+    )
     asked = read_query(request, SURFACE)
-    submission = await read_submission(request, SURFACE, Settings(max_images=3), Reservation(Ledger(), check, 0, 0))
+    submission = await read_submission(request, SURFACE, Settings(max_images=3), Reservation(Ledger(), check, 0, 0), LargeBodies())
     common, own = SURFACE.read_options(asked, submission.fields)
     assert isinstance(own, PaintOptions)
     return submission, common, own

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from models.media.confined import Confined
+from server.gateway.large_bodies import LargeBodies
 from server.gateway.turns import Turns
 
 
@@ -87,3 +90,31 @@ async def test_a_program_whose_answer_nobody_waits_for_frees_its_thread(turns: T
     await asyncio.to_thread(started.wait)
     abandoned.cancel()
     assert await asyncio.wait_for(turns.run("a", lambda: 3), 60) == 3
+
+
+async def test_a_body_of_ordinary_size_waits_for_no_large_one() -> None:
+    bodies, go_on = LargeBodies(), threading.Event()
+    try:
+        large = [asyncio.create_task(bodies.in_turn(client, 40_000_000, go_on.wait)) for client in ("one", "one", "two")]
+        assert await bodies.in_turn("three", 160_000, lambda: "read") == "read"
+        assert not any(task.done() for task in large)
+    finally:
+        go_on.set()
+    assert await asyncio.gather(*large) == [True] * 3
+    bodies.close()
+
+
+async def test_large_bodies_are_taken_apart_one_at_a_time_and_clients_take_turns() -> None:
+    bodies, order, running = LargeBodies(), list[str](), Counter[str]()
+
+    def read(client: str) -> int:
+        running["now"] += 1
+        order.append(client)
+        together = running["now"]
+        running["now"] -= 1
+        return together
+
+    clients = ["much", "much", "much", "little"]
+    together = await asyncio.gather(*(bodies.in_turn(client, 2_000_000, partial(read, client)) for client in clients))
+    bodies.close()
+    assert together == [1] * 4 and order == ["much", "much", "little", "much"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Literal
 
-from server.gateway import large_bodies
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Kind, Problem
 from server.queue.dispatch import Reservation
 from server.tasks.options import quoted
 
 Encoding = Literal["gzip", "deflate"]
+InTurn = Callable[[int, Callable[[], bytes | None]], Awaitable[bytes | None]]
+"""Calls a function on a body of so many bytes when its turn has come."""
 
 _WINDOW_BITS: dict[Encoding, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -21,14 +22,14 @@ PIECE = 1024 * 1024
 """Bytes that are inflated at a time, once the queue has room for them."""
 
 
-async def inflate(body: bytes, content_encoding: str, limit: int, reservation: Reservation) -> bytes:
+async def inflate(body: bytes, content_encoding: str, limit: int, reservation: Reservation, in_turn: InTurn) -> bytes:
     """The body without its `Content-Encoding`; the reservation grows with it. Raises what `decompress` raises, and QueueFull."""
     if _is_plain(content_encoding):
         return body
     inflated: list[bytes] = []
     size = 0
     stream = inflated_pieces(body, content_encoding, limit)
-    while (piece := await large_bodies.in_turn(lambda: next(stream, None))) is not None:
+    while (piece := await in_turn(max(len(body), size), lambda: next(stream, None))) is not None:
         size += len(piece)
         await reservation.resize(reservation.items, max(reservation.nbytes, len(body) + size))
         inflated.append(piece)

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from server.gateway import json_scan, long_strings
+from server.gateway import json_scan
+from server.gateway.long_strings import Outline, marks
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
 from server.gateway.problems import Kind, Problem
@@ -90,14 +91,14 @@ def decode_request(body: bytes, header_length: str | None, *, raw_input: str) ->
     json_bytes = _json_bytes(header_length, len(body))
     if json_bytes == 0 and header_length is not None:
         return InferRequest(id="", parameters={}, inputs=(_raw(raw_input, body),))
-    header = _decode_header(body[:json_bytes])
+    outline, header = _decode_header(body[:json_bytes])
     names = [tensor.name for tensor in header.inputs]
     if len(set(names)) != len(names):
         raise invalid("an input is given twice")
     return InferRequest(
         id=header.id or "",
         parameters=header.parameters or {},
-        inputs=tuple(_decode_inputs(header.inputs, memoryview(body)[json_bytes:])),
+        inputs=tuple(_decode_inputs(outline, header.inputs, memoryview(body)[json_bytes:])),
         outputs=tuple(header.outputs or ()),
     )
 
@@ -147,25 +148,26 @@ def _raw(name: str, body: bytes) -> Tensor:
     return Tensor(name, "BYTES", element, binary=True)
 
 
-def _decode_header(data: bytes) -> _RequestHeader:
+def _decode_header(data: bytes) -> tuple[Outline, _RequestHeader]:
     try:
-        json_scan.check(data)
-        header = _header_decoder.decode(data)
+        outline = Outline.of(data, json_scan.check(data))
+        header = _header_decoder.decode(outline.json)
     except Problem as problem:
         raise replace(problem, detail=f"failed to parse the request JSON: {problem.detail}") from problem
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
-    if len(data) - sum(len(memoryview(tensor.data)) for tensor in header.inputs) > MAX_WORDS:
+    words = len(outline.json) - sum(len(memoryview(tensor.data)) for tensor in header.inputs)
+    if words > MAX_WORDS or sum(marks(tensor.data) for tensor in header.inputs) < len(outline.strings):
         raise Problem(Kind.TOO_LARGE, f"the request's JSON has more than {MAX_WORDS} bytes beside the elements of its tensors")
-    return header
+    return outline, header
 
 
-def _decode_inputs(headers: Sequence[_InputHeader], binary: memoryview) -> list[Tensor]:
+def _decode_inputs(outline: Outline, headers: Sequence[_InputHeader], binary: memoryview) -> list[Tensor]:
     tensors, start = [], 0
     for header in headers:
         size = _binary_size(header)
         try:
-            tensors.append(_decode_input(header, None if size is None else binary[start : start + size]))
+            tensors.append(_decode_input(outline, header, None if size is None else binary[start : start + size]))
         except Problem as error:
             raise replace(error, detail=f"input '{header.name}': {error.detail}") from error
         start += size or 0
@@ -181,7 +183,7 @@ def _binary_size(header: _InputHeader) -> int | None:
     return size
 
 
-def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
+def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | None) -> Tensor:
     if header.datatype not in datatypes.DATATYPES:
         raise invalid(f"datatype '{header.datatype}' is none of {', '.join(datatypes.DATATYPES)}")
     if len(header.shape) > MAX_DIMENSIONS:
@@ -190,7 +192,7 @@ def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
         raise invalid(f"the shape {header.shape} has a negative extent")
     if any(extent > MAX_EXTENT for extent in header.shape):
         raise invalid(f"the shape is not possible: an extent of at most {MAX_EXTENT} is")
-    data = _data(header.data)
+    data = _data(outline, header.data)
     if (binary is None) == (data is None):
         raise invalid("give its elements either as data or, with binary_data_size, behind the JSON")
     if binary is not None:
@@ -200,12 +202,12 @@ def _decode_input(header: _InputHeader, binary: memoryview | None) -> Tensor:
     return Tensor(header.name, header.datatype, _reshape(flat, header.shape), binary=binary is not None)
 
 
-def _data(written: msgspec.Raw) -> list[Any] | None:
+def _data(outline: Outline, written: msgspec.Raw) -> list[Any] | None:
     """The elements of a JSON tensor, long strings as views of their bytes; None if it has none."""
     if not memoryview(written):
         return None
     try:
-        data = long_strings.read(written)
+        data = outline.read(written)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
     if data is not None and not isinstance(data, list):

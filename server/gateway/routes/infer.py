@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from models.bundle import BundleSpec
-from server.gateway import arrival, gateway, large_bodies
+from server.gateway import arrival, gateway
 from server.gateway.admission import Visit
 from server.gateway.client_watch import ClientWatch
 from server.gateway.gateway import Gateway
@@ -33,6 +33,8 @@ from server.queue.job import Priority
 from server.tasks.base import Arrays, Item
 from server.tasks.options import InvalidOption, quoted
 from server.telemetry import logs
+
+T = TypeVar("T")
 
 INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -92,7 +94,7 @@ def operation(path: str) -> dict[str, Any]:
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
     async with here.admission.admit(request, "open-inference") as visit:
-        asked, received, large = await _read(request, here, visit)
+        asked, received, inflated = await _read(request, here, visit)
         with ClientWatch(here.ticks, request.receive, visit.limit):
             spec = await models.find(here, name, version)
             visit.resolved(spec)
@@ -100,7 +102,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             if offered.task.takes_long and _timeout(asked) is None:
                 visit.set_deadline(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
-            items = await _items(asked, name, offered, here, large=large)
+            items = await _items(asked, name, offered, here, client=visit.client, nbytes=inflated)
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
             asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
             wanted = _plan(asked, offered, spec)
@@ -116,28 +118,32 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
         return response
 
 
-async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferRequest, int, bool]:
-    """The request, the bytes of its body, and whether these, inflated, are many; its deadline is set. Raises Problem."""
+async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferRequest, int, int]:
+    """The request, the bytes of its body, and as many as they are inflated; its deadline is set. Raises Problem."""
     content = await arrival.read(request, here.settings.max_body_bytes, visit.reservation)
     header_length = request.headers.get(HEADER_LENGTH)
-    plain = await compression.inflate(content, request.headers.get("content-encoding", ""), here.settings.max_body_bytes, visit.reservation)
+
+    async def in_turn(nbytes: int, work: Callable[[], T]) -> T:
+        return await here.large_bodies.in_turn(visit.client, nbytes, work)
+
+    encoding = request.headers.get("content-encoding", "")
+    plain = await compression.inflate(content, encoding, here.settings.max_body_bytes, visit.reservation, in_turn)
 
     def decode() -> InferRequest:
         return decode_request(plain, header_length, raw_input=FIRST_INPUT)
 
-    large = len(plain) > large_bodies.SMALL
-    asked = await large_bodies.in_turn(decode) if large else decode()
+    asked = await in_turn(len(plain), decode)
     seconds = _timeout(asked)
     if seconds is not None:
         visit.set_deadline(seconds)
-    return asked, len(content), large
+    return asked, len(content), len(plain)
 
 
-async def _items(asked: InferRequest, name: str, offered: Offer, here: Gateway, *, large: bool) -> list[Item]:
+async def _items(asked: InferRequest, name: str, offered: Offer, here: Gateway, *, client: str, nbytes: int) -> list[Item]:
     def read() -> list[Item]:
         return read_items(asked, name, offered.inputs, offered.parts, here.settings.max_images)
 
-    return await large_bodies.in_turn(read) if large else read()
+    return await here.large_bodies.in_turn(client, nbytes, read)
 
 
 def _size(item: Item) -> int:

@@ -139,7 +139,7 @@ class TaskRoute:
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
         query = options.read_query(request, self.surface)
-        submission = await read_submission(request, self.surface, here.settings, visit.reservation)
+        submission = await read_submission(request, self.surface, here.settings, visit.reservation, here.large_bodies)
         if submission.fields:
             asked = self.surface.read_options(query, submission.fields)
         else:
