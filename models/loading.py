@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import Forward
@@ -47,8 +48,7 @@ class LoadedModel:
 
     def without_weights(self) -> LoadedModel:
         """The same config and shapes with nothing in memory. It cannot run."""
-        with torch.device("meta"):
-            model = architectures()[self.spec.architecture].build(self.model.config)
+        model = _without_memory(architectures()[self.spec.architecture], self.model.config)
         return LoadedModel(self.spec, model, self._forward, self._device)
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -137,8 +137,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     bundle.verify()
     try:
         config = read_config(architecture.config, spec.config)
-        with torch.device("meta"):
-            model = architecture.build(config)
+        model = _without_memory(architecture, config)
     except ValueError as error:
         raise BundleError(f"{bundle.path}: config: {error}") from error
     if architecture.open is not None:
@@ -169,6 +168,21 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
         pack_linears(model)
     steps = _steps(architecture, spec, model, torch.device(device))
     return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves normal random values out: where nothing has memory, torch would import its compiler, a second of work, to make none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        given = kwargs or {}
+        if func is nn.init.normal_:
+            return (*args, *given.values())[0]
+        return (torch.empty if func is torch.randn else func)(*args, **given)
+
+
+def _without_memory(architecture: Architecture, config: Any) -> nn.Module:
+    with torch.device("meta"), _Unfilled():
+        return architecture.build(config)
 
 
 def _check_fit(bundle: Bundle, architecture: Architecture, config: Any) -> None:

@@ -151,10 +151,11 @@ class LART(nn.Module):
 def position_table(width: int, times: int, people: int) -> Tensor:
     """(width, times, people): the first half of the channels encodes the person, the second the time; sine and cosine take turns."""
     half = width // 2
-    frequencies = 10000.0 ** -(torch.arange(0, half, 2, dtype=torch.float64) / half)
+    # on the CPU, as `sincos_line`
+    frequencies = 10000.0 ** -(torch.arange(0, half, 2, dtype=torch.float64, device="cpu") / half)
 
     def axis(length: int) -> Tensor:
-        angles = torch.arange(length, dtype=torch.float64) * frequencies.unsqueeze(1)  # (half / 2, length)
+        angles = torch.arange(length, dtype=torch.float64, device="cpu") * frequencies.unsqueeze(1)  # (half / 2, length)
         return torch.stack([angles.sin(), angles.cos()], dim=1).flatten(0, 1)  # (half, length)
 
     person, time = axis(people).unsqueeze(1).expand(-1, times, -1), axis(times).unsqueeze(2).expand(-1, -1, people)

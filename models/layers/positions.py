@@ -24,8 +24,9 @@ def sincos_table(width: int, rows: int, columns: int | None = None) -> Tensor:
 
 def sincos_line(width: int, length: int) -> Tensor:
     """(length, width), float64: sines, then cosines, of position · 10000^(-k / (width / 2)). Width is a multiple of 2."""
-    frequencies = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width // 2))
-    angles = torch.arange(length, dtype=torch.float64).unsqueeze(1) * frequencies
+    # on the CPU also where models are built without memory: there its power would import torch's compiler, a second of work
+    frequencies = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2))
+    angles = torch.arange(length, dtype=torch.float64, device="cpu").unsqueeze(1) * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

@@ -56,8 +56,7 @@ class Readout(nn.Module):
         self.decpose = nn.Linear(width, 6 * JOINTS)
         self.decshape = nn.Linear(width, BETAS)
         self.deccam = nn.Linear(width, 3)
-        upright = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]).repeat(JOINTS).unsqueeze(0)
-        self.register_buffer("init_body_pose", upright)
+        self.register_buffer("init_body_pose", torch.tensor([[1.0, 0.0, 0.0, 0.0, 1.0, 0.0] * JOINTS]))
         self.register_buffer("init_betas", torch.zeros(1, BETAS))
         self.register_buffer("init_cam", torch.tensor([[1.0, 0.0, 0.0]]))
 

@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from models.people.cameras import FOCAL
 
@@ -50,8 +49,10 @@ def forecast(times: NDArray[np.float64], values: NDArray[np.float64], at: NDArra
 
 @cache
 def _quantile(freedom: int) -> float:
-    """Student's t at 97.5 %. SciPy takes longer for it than the regressions of a frame do."""
-    return float(student.ppf(0.975, freedom))
+    """Student's t at 97.5 %. SciPy takes longer for it than the regressions of a frame do, and `scipy.stats` a second to import."""
+    from scipy.special import stdtrit  # no start needs it
+
+    return float(stdtrit(freedom, 0.975))
 
 
 def predict_location(times: NDArray[np.float64], locations: NDArray[np.float64], gaps: NDArray[np.int64]) -> NDArray[np.float64]:

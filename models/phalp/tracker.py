@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from models.phalp.distance import EQ_019, Distance, Features, appearance_distances, costs
@@ -151,6 +150,8 @@ class Tracker:
         if self.config.match_identities:
             return self._match_identities(detections), None
         matrix = self._costs(detections, shot)
+        from scipy.optimize import linear_sum_assignment  # no start needs it
+
         rows, columns = linear_sum_assignment(matrix)
         near = matrix[rows, columns] <= self.config.furthest
         return list(zip(rows[near].tolist(), columns[near].tolist(), strict=True)), matrix

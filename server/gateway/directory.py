@@ -175,7 +175,7 @@ def state_of(fleet: Fleet, spec: BundleSpec) -> tuple[State, str]:
     ]
     states = [bundle.state for _, bundle in announced]
     if "loading" in states or ("starting", "ready") in [(worker, bundle.state) for worker, bundle in announced]:
-        return "loading", ""  # a worker that starts is ready for none before it has loaded all
+        return "loading", ""  # an older worker that starts is ready for none before it has loaded all
     if "unloading" in states:
         return "unloading", ""
     return "unavailable", next((bundle.reason for _, bundle in announced if bundle.reason), NOBODY)

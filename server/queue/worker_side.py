@@ -86,6 +86,10 @@ class WorkerQueue:
         """Read a large message, in pieces. None: there is nothing to run; the job is ended. RedisAway: it is handed back later."""
         return self._intake.fetch(beside)
 
+    def waiting(self, queues: Sequence[str]) -> set[str]:
+        """Those of these queues that hold jobs, of living or dead workers or of none."""
+        return {queue for queue in queues if any(self._link.command("XLEN", stream) for stream in keys.streams(queue))}
+
     def has_orphans(self, queues: Sequence[str]) -> bool:
         """Whether dead workers have left jobs behind."""
         return self._intake.has_orphans(queues)

@@ -115,7 +115,7 @@ class Supervisor:
     def _look_at(self, child: Child) -> None:
         info = self._sightings.worker(child.pid) if child.kind == "worker" else None
         alive = info is not None if child.kind == "worker" else self._sightings.gateway(child.pid)
-        child.ready = child.ready or (info is not None and info.state == "ready") or (child.kind == "gateway" and alive)
+        child.ready = child.ready or (info is not None and _has_loaded(info)) or (child.kind == "gateway" and alive)
         child.seen = child.seen or alive
         if alive or self._sightings.away_since is not None:
             child.seen_at = time.monotonic()
@@ -192,6 +192,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _bundles(infos: Iterable[WorkerInfo], state: str) -> list[str]:
     return sorted({f"{bundle.name}@{bundle.version}" for info in infos for bundle in info.bundles if bundle.state == state})
+
+
+def _has_loaded(info: WorkerInfo) -> bool:
+    """Whether a worker serves and has come to an end of loading: it is ready with its first bundle."""
+    return info.state == "ready" and all(bundle.state != "loading" for bundle in info.bundles)
 
 
 def _names(bundles: Iterable[str]) -> set[str]:

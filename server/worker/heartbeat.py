@@ -78,13 +78,14 @@ class Heartbeat:
         for name, executor in self._bundles.stepwise_by_name().items():
             self._metrics.resident_jobs.labels(*name).set(executor.residents)
             self._metrics.state_bytes.labels(*name).set(executor.nbytes)
+        serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
         age = self._slots.silence
         self._metrics.progress_age.set(age)
         return WorkerInfo(
             id=self._queue.id,
             host=socket.gethostname(),
             pid=os.getpid(),
-            state=self.state,  # type: ignore[arg-type]
+            state="ready" if serves else self.state,  # type: ignore[arg-type]
             device=self._device,
             bundles=bundles,
             progress_age_s=age,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -95,12 +95,21 @@ class LoadedBundles:
     """Loads and unloads in the thread that calls `refresh`; the other methods are for any thread and never wait for a load."""
 
     def __init__(
-        self, root: Path, warm_up: Callable[[Bundle], Warm], publish: Callable[[BundleSpec], object], changed: Callable[[], None]
+        self,
+        root: Path,
+        warm_up: Callable[[Bundle], Warm],
+        publish: Callable[[BundleSpec], object],
+        changed: Callable[[], None],
+        waiting: Callable[[Sequence[str]], Collection[str]] = lambda queues: (),
+        defaults: Collection[str] = (),
     ) -> None:
+        """waiting: which of some queues hold jobs. defaults: `name` or `name@version` of bundles that requests mean which name none."""
         self.folder = root
         self._warm_up = warm_up
         self._publish = publish
         self._changed = changed
+        self._waiting = waiting
+        self._defaults = defaults
         self._entries: dict[Path, Entry] = {}
         self._by_queue: dict[str, Entry] = {}
         self._stepwise: dict[str, Stepwise] = {}
@@ -113,14 +122,10 @@ class LoadedBundles:
             wanted = repository.get(path.parent.name) != "unloaded"
             if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
                 self._read(path)
-        for entry in sorted(self._entries.values(), key=lambda entry: entry.nbytes):  # who is ready soon need not wait for who is not
+        for entry in list(self._entries.values()):
             wanted = entry.spec is not None and repository.get(entry.spec.name) != "unloaded"
-            if wanted and entry.state == "loading":
-                self._load(entry)
-            elif wanted and entry.state == "unavailable" and entry.reason == "unloaded":
+            if wanted and entry.state == "unavailable" and entry.reason == "unloaded":
                 self._read(entry.path)  # as it lies there now
-                if (again := self._entries[entry.path]).state == "loading":
-                    self._load(again)
             elif not wanted and entry.state in ("loading", "ready"):
                 self._put(replace(entry, state="unloading", since=time.monotonic()))
             elif not wanted and entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:
@@ -129,6 +134,7 @@ class LoadedBundles:
                 self._put(replace(entry, state="unavailable", reason="unloaded", warm=None, buckets={}))
             elif wanted and entry.state == "unloading":
                 self._put(replace(entry, state="ready" if entry.warm else "loading"))
+        self._load_all()
 
     def served(self) -> list[str]:
         """The queues to pull."""
@@ -195,12 +201,27 @@ class LoadedBundles:
             return
         self._put(Entry(path, _stamp(path, spec), spec, spec.digest(), "loading", since=time.monotonic()))
 
+    def _load_all(self) -> None:
+        """Those first that somebody waits for, then what requests mean that name none, then small ones. All are known before the first is
+        loaded, so that requests for any of them wait instead of being refused."""
+        inside = self._inside()
+        for entry in self._loading():
+            if entry.spec is not None and entry.path in inside and not_served(entry.spec) is not None:
+                self._put(replace(entry, state="unavailable", reason="a member of a pipeline"))
+            elif entry.spec is not None:
+                self._publish(entry.spec)
+        while loading := self._loading():
+            waiting = self._waiting([entry.queue for entry in loading]) if len(loading) > 1 else ()
+            self._load(min(loading, key=lambda entry: (entry.queue not in waiting, not self._is_default(entry), entry.nbytes)))
+
+    def _loading(self) -> list[Entry]:
+        return [entry for entry in self._entries.values() if entry.state == "loading"]
+
+    def _is_default(self, entry: Entry) -> bool:
+        return entry.id in self._defaults or (entry.spec is not None and entry.spec.name in self._defaults)
+
     def _load(self, entry: Entry) -> None:
         assert entry.spec is not None
-        if entry.path in self._inside() and not_served(entry.spec) is not None:
-            self._put(replace(entry, state="unavailable", reason="a member of a pipeline"))
-            return
-        self._publish(entry.spec)
         started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))

@@ -89,7 +89,14 @@ class Worker:
         self._queue = WorkerQueue(redis_url, process_id())
         self._kept = Measurements(settings.cache_folder)
         self._answers = Answers(self._queue, self._metrics)
-        self._bundles = LoadedBundles(settings.bundles, self._warm_up, self._queue.publish_spec, lambda: self._heartbeat.beat_now())
+        self._bundles = LoadedBundles(
+            settings.bundles,
+            self._warm_up,
+            self._queue.publish_spec,
+            changed=lambda: self._heartbeat.beat_now(),
+            waiting=self._queue.waiting,
+            defaults={*settings.default_models.values(), *settings.starter_bundles},
+        )
         long = LongWork(self._bundles.step_times, self._bundles.stepwise)
         self._slots = Slots(layout.slots, Batcher(self._bundles.step_times, long), layout.state_bytes)
         self._fetching = Fetching(self._queue, self._slots)

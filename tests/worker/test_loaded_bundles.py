@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,36 @@ def test_the_smallest_is_ready_first_whatever_its_name(tmp_path: Path) -> None:
 
     LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None).refresh({})
     assert loaded == ["small", "a-large-one"]
+
+
+def test_first_comes_who_is_waited_for_then_the_defaults(tmp_path: Path) -> None:
+    for name, milliseconds in (("small", 1), ("usual", 1000), ("waited-for", 1000000)):
+        write_null(tmp_path, name, milliseconds=milliseconds)
+    loaded: list[str] = []
+
+    def warm_up(bundle: Bundle) -> Warm:
+        loaded.append(bundle.spec.name)
+        raise RuntimeError("the order is all that is asked for")
+
+    def waiting(queues: Sequence[str]) -> list[str]:
+        return [queue for queue in queues if queue.startswith("waited-for@")]
+
+    LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None, waiting, {"usual@1"}).refresh({})
+    assert loaded == ["waited-for", "usual", "small"]
+
+
+def test_all_bundles_are_known_before_the_first_is_loaded(tmp_path: Path) -> None:
+    write_null(tmp_path, "one")
+    write_null(tmp_path, "other")
+    published: list[str] = []
+    known: list[set[str]] = []
+
+    def warm_up(bundle: Bundle) -> Any:
+        known.append(set(published))
+        return warm()
+
+    LoadedBundles(tmp_path, warm_up, lambda spec: published.append(spec.name), lambda: None).refresh({})
+    assert known == [{"one", "other"}] * 2
 
 
 def test_a_copy_under_another_name_is_refused_and_hides_no_original(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""What a worker imports to load the shipped bundles: each start waits for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+LOAD_ALL = """
+import sys
+from pathlib import Path
+import server.worker.main
+from models.bundle import discover, read_placed
+from models.loading import load, not_served
+for path in discover(Path(sys.argv[1])):
+    bundle = read_placed(path)
+    if not_served(bundle.spec) is None:
+        load(bundle)
+print(*[name for name in ("torch._dynamo", "sympy", "scipy.stats", "scipy.optimize", "numba") if name in sys.modules])
+"""
+
+
+def test_neither_a_compiler_nor_statistics_are_imported_to_load_what_ships() -> None:
+    bundles = Path(__file__).parents[2] / "bundles"
+    ended = subprocess.run([sys.executable, "-c", LOAD_ALL, str(bundles)], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []
