@@ -61,7 +61,7 @@ class Service:
     def children(self, kind: str) -> list[int]:
         """Pids of its `gateway`s or `worker`s, or of `valkey-server`."""
         found = []
-        for child in psutil.Process(self.process.pid).children():
+        for child in psutil.Process(self.process.pid).children(recursive=True):  # workers may be children of the template
             words = " ".join(command(child))
             if f"opsin {kind}" in words or (kind in words and "opsin gateway" not in words and "opsin worker" not in words):
                 found.append(child.pid)

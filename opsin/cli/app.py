@@ -46,6 +46,7 @@ SERVICE, WORK, BUNDLES = "The service", "Images and jobs", "Bundles and figures"
 app.command(rich_help_panel=SERVICE)(services.serve)
 app.command(rich_help_panel=SERVICE)(services.gateway)
 app.command(rich_help_panel=SERVICE)(services.worker)
+app.command(hidden=True)(services.template)
 app.command(rich_help_panel=WORK)(demo.demo)
 app.command(rich_help_panel=WORK)(classify.classify)
 app.command(rich_help_panel=WORK)(inpaint.inpaint)

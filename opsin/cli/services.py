@@ -92,6 +92,22 @@ def gateway(
     raise typer.Exit(run(settings, fd=fd))
 
 
+def template(
+    fd: Annotated[int, typer.Option(help="A socket whose other end the supervisor holds.")],
+    bundles: Bundles = None,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Make workers for `opsin serve`, as copies of this process."""
+    require_engine("template")
+    settings = _settings(None, bundles=bundles, metrics_port=metrics_port)
+    gc.disable()
+    try:
+        from server.worker.template import run_template as run
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    raise typer.Exit(run(settings, fd))
+
+
 def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPort = None, config: Config = None) -> None:
     """Run one worker, which loads the bundles and computes, against a Redis server that gateways share."""
     require_engine("worker")

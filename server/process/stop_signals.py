@@ -22,12 +22,13 @@ class StopSignals:
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._hung_up = False
 
-    def wait(self, seconds: float | None = None) -> bool:
-        """True as soon as a signal to stop comes, one for each; False after `seconds`, or as soon as a child has ended.
+    def wait(self, seconds: float | None = None, also: int | None = None) -> bool:
+        """True as soon as a signal to stop comes, one for each; False after `seconds`, or as soon as a child has ended or the file
+        descriptor `also` can be read.
 
         A terminal is lost once, however often that is said: by the shell, and by the kernel when the shell has ended."""
-        ready, _, _ = select.select([self._reader], [], [], seconds)
-        if not ready:
+        ready, _, _ = select.select([self._reader] if also is None else [self._reader, also], [], [], seconds)
+        if self._reader not in ready:
             return False
         number = os.read(self._reader, 1)[0]
         if number == signal.SIGHUP:

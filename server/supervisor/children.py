@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from server.process.exits import STUCK, Reason
 from server.process.restarts import VARIABLE as RESTARTS
@@ -27,10 +28,34 @@ class Death:
     reason: Reason
 
 
+class Process(Protocol):
+    """What a supervisor needs of a process that it started."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None:
+        """Exit code, or the negative of the signal that ended it; None while it runs."""
+
+
+class Source(Protocol):
+    """Makes processes in hundredths of a second (`Template`)."""
+
+    @property
+    def imports(self) -> bool:
+        """Whether it is worth to wait until it can."""
+
+    def copy(self, command: Sequence[str], environment: Mapping[str, str]) -> Process | None:
+        """None: it cannot; the command is to be executed. Raises OSError where no process can be made."""
+
+
 class Child:
     """Restarted at once when it dies; only deaths before it was ready make the pause before the next start double."""
 
-    def __init__(self, kind: str, command: Sequence[str], environment: Mapping[str, str], fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self, kind: str, command: Sequence[str], environment: Mapping[str, str], fds: Sequence[int] = (), source: Source | None = None
+    ) -> None:
+        """source: what makes it where it can; else, and without one, it is executed."""
         self.kind = kind
         self.ready = False
         """Set by the supervisor once the process has announced that it serves."""
@@ -43,7 +68,8 @@ class Child:
         self._command = list(command)
         self._environment = dict(environment)
         self._fds = tuple(fds)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._source = source
+        self._process: Process | None = None
         self._deaths = 0
         self._killed = False
         self._start_at = 0.0
@@ -55,19 +81,17 @@ class Child:
 
     @property
     def due(self) -> bool:
-        return self._process is None and time.monotonic() >= self._start_at
+        return self._process is None and time.monotonic() >= self._start_at and not (self._source is not None and self._source.imports)
 
     def start(self) -> None:
         """From the main thread: the child dies with the thread that starts it. A session of its own keeps Ctrl-C from it."""
         self.ready = self.seen = self._killed = False
         self.seen_at = time.monotonic()
+        environment = self._environment | {RESTARTS: str(self._deaths)}
         try:
-            self._process = subprocess.Popen(
-                tied_to_parent(self._command),
-                stdin=subprocess.DEVNULL,
-                env=self._environment | {RESTARTS: str(self._deaths)},
-                pass_fds=self._fds,
-                start_new_session=True,
+            copy = self._source.copy(self._command, environment) if self._source is not None else None
+            self._process = copy or subprocess.Popen(
+                tied_to_parent(self._command), stdin=subprocess.DEVNULL, env=environment, pass_fds=self._fds, start_new_session=True
             )
         except OSError as error:  # no memory, too many processes
             self._pause(longer(self.pause))
@@ -75,9 +99,9 @@ class Child:
 
     def reap(self) -> Death | None:
         """What became of the process if it has ended; it is due again after a pause."""
-        if self._process is None or self._process.poll() is None:
+        if self._process is None or (status := self._process.poll()) is None:
             return None
-        pid, status = self._process.pid, self._process.returncode
+        pid = self._process.pid
         hung = self._killed or status == STUCK
         death = Death(pid, Reason.HUNG if hung else Reason.CRASHED if status < 0 else Reason.EXITED)
         self._process = None

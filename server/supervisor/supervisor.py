@@ -22,6 +22,7 @@ from server.queue.job import WorkerInfo
 from server.settings import Settings
 from server.supervisor.children import Child
 from server.supervisor.sightings import OFTEN, SELDOM, Sightings
+from server.supervisor.template import Template, copies_serve
 from server.supervisor.valkey import KeptValkey
 from server.telemetry import logs
 
@@ -80,6 +81,7 @@ class Supervisor:
         self._sightings = Sightings(url)
         self._counters = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
         """Where several gateways add their metrics up."""
+        self._template = self._new_template() if copies_serve(settings.device) else None
         self._gateways = [self._gateway() for _ in range(settings.gateways)]
         self._workers = [self._worker() for _ in range(settings.workers)]
 
@@ -88,7 +90,9 @@ class Supervisor:
         self._sightings.start()
         try:
             announced = False
-            while not self._signals.wait(TICK):
+            while not self._signals.wait(TICK, self._template.fd if self._template is not None else None):
+                if self._template is not None:
+                    self._template.mend()
                 self._mend(self._gateways)
                 self._mend(self._workers)
                 if self._valkey is not None:
@@ -163,6 +167,8 @@ class Supervisor:
                     self._mend(others)
             for child in children:
                 child.signal(signal.SIGKILL)
+        if self._template is not None:
+            self._template.end()
         self._sightings.end()
         shutil.rmtree(self._counters, ignore_errors=True)
 
@@ -174,8 +180,13 @@ class Supervisor:
         return Child("gateway", _opsin("gateway", "--fd", str(fd)), environment, fds=[fd])
 
     def _worker(self) -> Child:
-        bundles, port = str(self._settings.bundles), str(self._settings.metrics_port)
-        return Child("worker", _opsin("worker", "--bundles", bundles, "--metrics-port", port), PASSIVE_WAITING | self._environment())
+        return Child("worker", _opsin("worker", *self._worker_options()), PASSIVE_WAITING | self._environment(), source=self._template)
+
+    def _new_template(self) -> Template:
+        return Template(_opsin("template", *self._worker_options()), PASSIVE_WAITING | self._environment())
+
+    def _worker_options(self) -> tuple[str, ...]:
+        return "--bundles", str(self._settings.bundles), "--metrics-port", str(self._settings.metrics_port)
 
     def _environment(self) -> dict[str, str]:
         return os.environ | self._settings.to_environment()

@@ -1,0 +1,181 @@
+"""The process whose copies workers are, seen from the supervisor."""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from server.process.copies import MOST_BYTES, Order, Told
+from server.process.exits import MISUSE
+from server.queue.embedded import tied_to_parent
+from server.supervisor.children import Process, longer
+from server.telemetry import logs
+
+log = logs.get(__name__)
+
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""Numpy's linear algebra starts its threads when it is imported, and a process with threads cannot be copied."""
+LONGEST_IMPORT = 60.0
+"""Seconds after a start that workers wait for it; then they are executed."""
+LONGEST_COPY = 5.0
+"""Seconds that a copy may take to be made, which takes 10 ms: the template is killed then."""
+
+
+def copies_serve(device: str) -> bool:
+    """Whether workers can be copies: a GPU is no part of a copy."""
+    if not Path("/proc/self/task").is_dir():
+        return False
+    gpus = [Path("/dev/dxg"), *Path("/dev").glob("nvidia*")]
+    return device == "cpu" or (device == "auto" and not any(path.exists() for path in gpus))
+
+
+class Template:
+    """Started, and started again when it dies, from the main thread: it dies with the thread that starts it, and its copies with it."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """command: it gets `--fd N` on top."""
+        self._command = list(command)
+        self._environment = {**environment, **ONE_THREAD}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._stands = False
+        self._first = True
+        """Whether it has neither stood nor died yet."""
+        self._given_up = False
+        self._copies = Copies()
+        self._started_at = self._start_at = 0.0
+        self._pause = 0.0
+
+    @property
+    def fd(self) -> int | None:
+        """Readable when it has something to tell; None while it does not run."""
+        return self._socket.fileno() if self._socket is not None else None
+
+    @property
+    def imports(self) -> bool:
+        """Whether it will soon stand for the first time: as soon as a worker that is executed now would serve."""
+        return self._first and time.monotonic() < self._started_at + LONGEST_IMPORT
+
+    def mend(self) -> None:
+        """Start it where it is due; hear what it tells."""
+        if self._process is None and not self._given_up and time.monotonic() >= self._start_at:
+            self._start()
+        self.hear()
+
+    def copy(self, command: Sequence[str], environment: Mapping[str, str]) -> Process | None:
+        """A worker; None where the template does not stand. Raises OSError where no process can be made."""
+        self.hear()
+        if not self._stands or self._socket is None:
+            return None
+        order = Order(list(command), {**environment, **ONE_THREAD})
+        try:
+            self._socket.send(msgspec.json.encode(order))
+            until = time.monotonic() + LONGEST_COPY
+            while (left := until - time.monotonic()) > 0 and select.select([self._socket], [], [], left)[0]:
+                told = self._receive()
+                if told.problem:
+                    raise OSError(told.problem)
+                if told.status is None:
+                    return Copy(told.pid, self, self._copies)
+                self._copies.ended[told.pid] = told.status
+            log.error("template hangs: killing it", pid=self._process.pid if self._process else 0)
+        except (ConnectionError, EOFError):
+            pass
+        self._dies()
+        return None
+
+    def end(self) -> None:
+        """Together with the copies that are left."""
+        self._given_up = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> None:
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._started_at = time.monotonic()
+        with its:
+            try:
+                self._process = subprocess.Popen(
+                    tied_to_parent([*self._command, "--fd", str(its.fileno())]),
+                    stdin=subprocess.DEVNULL,
+                    env=self._environment,
+                    pass_fds=[its.fileno()],
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                self._wait()
+                log.error("template does not start", reason=str(error), restart_in=self._pause)
+                return
+        self._socket, self._copies = ours, Copies()
+
+    def hear(self) -> None:
+        """Read what it tells, without waiting for anything."""
+        try:
+            while self._socket is not None and select.select([self._socket], [], [], 0)[0]:
+                told = self._receive()
+                if told.status is not None:
+                    self._copies.ended[told.pid] = told.status
+                elif not told.pid:
+                    self._stands, self._first, self._pause = True, False, 0.0
+                    log.info("template stands", seconds=round(time.monotonic() - self._started_at, 1))
+        except (ConnectionError, EOFError):
+            self._dies()
+
+    def _receive(self) -> Told:
+        assert self._socket is not None
+        message = self._socket.recv(MOST_BYTES)
+        if not message:
+            raise EOFError
+        return msgspec.json.decode(message, type=Told)
+
+    def _dies(self) -> None:
+        assert self._process is not None and self._socket is not None
+        self._process.kill()
+        status = self._process.wait()
+        self._socket.close()
+        if not self._stands:
+            self._wait()
+        self._process = self._socket = None
+        self._stands = self._first = False
+        self._copies.all_ended = True
+        self._given_up = self._given_up or status == MISUSE
+        log.error("template died, and its copies with it", status=status, restart_in=None if self._given_up else self._pause)
+
+    def _wait(self) -> None:
+        self._pause = longer(self._pause)
+        self._start_at = time.monotonic() + self._pause
+
+
+@dataclass
+class Copies:
+    """Of one start of the template."""
+
+    ended: dict[int, int] = field(default_factory=dict)
+    """Exit codes by pid."""
+    all_ended: bool = False
+
+
+class Copy:
+    """A worker that is a copy."""
+
+    def __init__(self, pid: int, template: Template, copies: Copies) -> None:
+        self.pid = pid
+        self._template = template
+        self._copies = copies
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        if self._status is None:
+            self._template.hear()
+            self._status = self._copies.ended.pop(self.pid, -signal.SIGKILL if self._copies.all_ended else None)
+        return self._status

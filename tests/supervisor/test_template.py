@@ -1,0 +1,59 @@
+"""Workers as copies of a process that has imported what they need."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.supervisor.template import copies_serve
+from tests.bundles import write_tiny_vit
+from tests.pictures import picture
+from tests.service import Service, eventually, serve
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    write_tiny_vit(tmp_path)
+    with serve(tmp_path, device="cpu") as running:
+        assert running.url
+        yield running
+
+
+def test_a_worker_is_a_copy_with_a_session_and_a_command_of_its_own(service: Service) -> None:
+    [template], [worker] = service.children("template"), service.children("worker")
+    process = psutil.Process(worker)
+    assert process.ppid() == template
+    assert os.getsid(worker) == worker
+    assert process.cmdline()[1:4] == ["-m", "opsin", "worker"]
+    assert psutil.Process(template).num_threads() == 1
+
+
+def test_where_the_template_dies_its_copies_die_too_and_a_worker_is_executed(service: Service) -> None:
+    [template], [worker] = service.children("template"), service.children("worker")
+    os.kill(template, signal.SIGKILL)
+    assert service.classify(picture(1)).status_code == 200
+    [executed] = service.children("worker")
+    assert executed != worker and psutil.Process(executed).ppid() == service.process.pid
+    new = eventually(lambda: service.children("template"), "there is a new template")[0]
+    eventually(lambda: service.events("template stands")[1:], "it stands")
+    os.kill(executed, signal.SIGKILL)
+    assert service.classify(picture(1)).status_code == 200
+    [copy] = service.children("worker")
+    assert psutil.Process(copy).ppid() == new
+
+
+def test_nothing_is_left_where_the_supervisor_is_killed(service: Service) -> None:
+    family = [*service.children("template"), *service.children("worker")]
+    service.process.kill()
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in family), "all have ended")
+
+
+def test_a_gpu_is_no_part_of_a_copy() -> None:
+    assert copies_serve("cpu")
+    assert not copies_serve("cuda")
+    assert not copies_serve("cuda:1")
