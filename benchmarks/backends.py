@@ -34,8 +34,9 @@ from models.onnx_backend import open_classifier
 from server.worker.backends import Backends, Fused
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
+from server.worker.samples import sample
 from server.worker.tuning import Tunings
-from server.worker.warmup import sample, warm_up
+from server.worker.warmup import measure_again
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=32)
 TENTH = 10
@@ -66,7 +67,7 @@ def rungs(bundle: Bundle) -> dict[str, tuple[int, ...]]:
 def warm_worker(bundle: Bundle, cache: Path) -> Backends:
     """As a worker has it some time after its start."""
     kept = Measurements(cache)
-    warm = warm_up(bundle, LAYOUT, "float32", kept, "auto")
+    warm = measure_again(bundle, LAYOUT, "float32", kept, "auto")
     tunings = Tunings(LAYOUT, "float32", kept, lambda: True, head_start=0.0)
     tunings.loaded(bundle, warm)
     while tunings.waiting:

@@ -17,6 +17,7 @@ from server.telemetry import logs
 from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
 from server.worker.executors import Executor
+from server.worker.measurements import Measured
 from server.worker.stepwise import Stepwise
 from server.worker.warmup import Warm
 
@@ -136,6 +137,11 @@ class LoadedBundles:
                 self._put(replace(entry, state="ready" if entry.warm else "loading"))
         self._load_all()
 
+    @property
+    def loading(self) -> bool:
+        """Whether a bundle is being loaded."""
+        return bool(self._loading())
+
     def served(self) -> list[str]:
         """The queues to pull."""
         return [queue for queue, entry in self._by_queue.items() if entry.pulled]
@@ -150,6 +156,26 @@ class LoadedBundles:
         if entry is not None and entry.pulled:
             log.error("bundle lost", bundle=entry.id, reason=reason)
             self._put(replace(entry, stamp=(), state="unavailable", reason=reason))
+
+    def swap(self, bundle: Bundle, warm: Warm) -> None:
+        """Run a bundle's next batches in another form. Jobs of several steps that have started end in theirs."""
+        with self._putting:
+            entry = self._entries.get(bundle.path)
+            if entry is None or entry.warm is None or entry.digest != bundle.spec.digest():
+                return  # it was unloaded or replaced meanwhile
+            old, new = entry.warm.executor, warm.executor
+            if isinstance(old, Stepwise) and isinstance(new, Stepwise):
+                old.change_form(new.model, new.usual)
+                warm = replace(warm, executor=old)
+            self._keep(replace(entry, warm=warm, buckets={}))
+        self._changed()
+
+    def learned(self, bundle: Bundle, measured: Measured) -> None:
+        """More is known of how a bundle runs."""
+        with self._putting:
+            entry = self._entries.get(bundle.path)
+            if entry is not None and entry.warm is not None and entry.digest == bundle.spec.digest():
+                self._keep(replace(entry, warm=replace(entry.warm, measured=measured)))
 
     def executor(self, queue: str) -> Executor | None:
         entry = self._by_queue.get(queue)
@@ -248,10 +274,13 @@ class LoadedBundles:
 
     def _put(self, entry: Entry) -> None:
         with self._putting:
-            self._entries = self._entries | {entry.path: entry}
-            self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
-            self._stepwise = {queue: entry.stepwise for queue, entry in self._by_queue.items() if entry.stepwise is not None}
+            self._keep(entry)
         self._changed()
+
+    def _keep(self, entry: Entry) -> None:
+        self._entries = self._entries | {entry.path: entry}
+        self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
+        self._stepwise = {queue: entry.stepwise for queue, entry in self._by_queue.items() if entry.stepwise is not None}
 
 
 def _stamp(path: Path, spec: BundleSpec | None = None) -> tuple[int, ...]:

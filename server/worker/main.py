@@ -1,7 +1,8 @@
 """`opsin worker`: a process that loads bundles, pulls jobs, computes batches and answers.
 
 Its threads: one more than there are slots look at the queue and compute, one answers, one says once a second that the worker lives, one
-loads and unloads bundles; the main thread waits for signals. They meet in `Slots` and in the queue of results.
+loads and unloads bundles, one measures how they run best; the main thread waits for signals. They meet in `Slots` and in the queue of
+results.
 """
 
 from __future__ import annotations
@@ -102,8 +103,10 @@ class Worker:
         self._fetching = Fetching(self._queue, self._slots)
         self._receiver = Receiver(self._queue, self._slots, self._bundles, self._fetching, metrics)
         self._memory = ModelMemory(layout.model_bytes)
-        self._tunings = Tunings(layout, settings.dtype, self._kept, lambda: self._slots.idle)
-        self._rechecks = Rechecks(layout, settings.dtype, self._kept, lambda: self._slots.idle, backend=settings.backend)
+        self._tunings = Tunings(layout, settings.dtype, self._kept, lambda: self._slots.idle, self._bundles.learned)
+        self._rechecks = Rechecks(
+            layout, settings.dtype, self._kept, self._slots, self._swap, backend=settings.backend, memory=self._memory
+        )
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, self._metrics, str(layout.device), metrics_port)
 
     def run(self) -> None:
@@ -114,6 +117,7 @@ class Worker:
 
         self._thread("heartbeat", self._heartbeat.run)
         self._thread("bundles", self._watch_bundles)
+        self._thread("measure", self._measure)
         answering = self._thread("answer", self._answers.write_forever)
         self._thread("fetch", self._fetching.run)
         working = [self._thread(f"work-{hand}", partial(self._work, hand)) for hand in range(self._layout.slots + 1)]
@@ -164,9 +168,13 @@ class Worker:
                 if not away and not self._bundles.served():  # else the receiver tells
                     log.warning("queue away", reason=str(error))
                     away = True
+            time.sleep(WATCH_EVERY)
+
+    def _measure(self) -> None:
+        while self._heartbeat.state != "draining":
             served = self._bundles.served_ids()
-            self._tunings.look(served)
-            self._rechecks.look(served)
+            if not self._bundles.loading and not self._rechecks.look(served):
+                self._tunings.look(served)
             time.sleep(WATCH_EVERY)
 
     def _warm_up(self, bundle: Bundle) -> Warm:
@@ -174,10 +182,18 @@ class Worker:
         if warm.executor.unit:
             with suppress(RedisAway):  # the heartbeat makes up for it
                 self._queue.record_suspects()
-        self._slots.expect(warm.steps, long=bool(warm.executor.unit))
-        self._tunings.loaded(bundle, warm)
         self._rechecks.loaded(bundle, warm)
+        self._expect(bundle, warm)
         return warm
+
+    def _swap(self, bundle: Bundle, warm: Warm) -> None:
+        self._bundles.swap(bundle, warm)
+        self._expect(bundle, warm)
+
+    def _expect(self, bundle: Bundle, warm: Warm) -> None:
+        self._slots.expect(warm.steps, long=bool(warm.executor.unit))
+        if not warm.measured.is_nothing:
+            self._tunings.loaded(bundle, warm)
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:

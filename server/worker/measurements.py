@@ -26,6 +26,7 @@ from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.budget import ALMOST, StepTimes
 from server.worker.layout import Layout
+from server.worker.stepwise import Usual
 
 log = logs.get(__name__)
 
@@ -96,15 +97,30 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Unix seconds."""
     backends: dict[str, dict[Backend, dict[int, float]]] = {}
     """By merge schedule and backend (`BackendTimes.to_json`)."""
+    usual: Usual | None = None
+    """A usual job; None where a job is one forward pass."""
     max_difference: float | None = None
     """Between the answers to warm-up's job in `dtype` and in float32. None: it was not measured."""
 
     @staticmethod
-    def now(dtype: Format, steps: StepTimes, times: BackendTimes | None = None, *, max_difference: float | None = None) -> Measured:
+    def now(
+        dtype: Format,
+        steps: StepTimes,
+        times: BackendTimes | None = None,
+        usual: Usual | None = None,
+        max_difference: float | None = None,
+    ) -> Measured:
         backends = times.to_json() if times is not None else {}
-        return Measured(
-            dtype=dtype, largest=steps.largest, seconds=steps.seconds, at=time.time(), backends=backends, max_difference=max_difference
-        )
+        return Measured(dtype, steps.largest, steps.seconds, time.time(), backends, usual, max_difference)
+
+    @staticmethod
+    def nothing(dtype: Format, largest: int) -> Measured:
+        """To begin with: no batch has been timed."""
+        return Measured(dtype, largest, {}, -inf, max_difference=0.0 if dtype == "float32" else None)
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.seconds
 
     def plausible(self, largest_batch: int) -> bool:
         sizes, times = self.seconds.keys(), self.seconds.values()
@@ -113,6 +129,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and bool(sizes)
             and all(0 < size <= self.largest for size in sizes)
             and all(0 < seconds < LONGEST for seconds in times)
+            and (self.usual is None or self.usual.plausible())
             and (self.max_difference is None or 0 <= self.max_difference < inf)
             and all(SCHEDULE.fullmatch(schedule) for schedule in self.backends)
             and all(0 < seconds < LONGEST for by in self.backends.values() for sizes in by.values() for seconds in sizes.values())

@@ -49,6 +49,8 @@ class Slots:
         """Whether the receiver wants nothing to start."""
         self._intake_ended = False
         self._stopped = False
+        self._lent = 0
+        """Slots that serve nothing for a while."""
         self.slowest = 0.0
         """Seconds of the slowest batch seen, in a slot or in a warm-up."""
 
@@ -201,6 +203,23 @@ class Slots:
         with self._lock:
             return not self._running and not self._batcher.waiting
 
+    def lend(self) -> None:
+        """Wait until a slot is free; from now on one fewer serves, until `take_back`."""
+        with self._lock:
+            self._lent += 1
+            self._ended.wait_for(lambda: self._idle_slots >= 0 or self._stopped)
+
+    def take_back(self) -> None:
+        """A slot that was lent serves again."""
+        with self._lock:
+            self._lent -= 1
+            self._wake_one()
+
+    @property
+    def _idle_slots(self) -> int:
+        """Negative while what is lent still runs something."""
+        return self.count - self._lent - len(self._running)
+
     @property
     def silence(self) -> float:
         """Seconds without progress: of the slot that has been silent longest or, when idle, since the last look at the queue."""
@@ -210,7 +229,7 @@ class Slots:
             return 0.0 if self._intake_ended else time.monotonic() - self._last_look
 
     def _next(self, now: float) -> list[Delivery] | float:
-        if len(self._running) == self.count or self._hushed or self._lone_job_runs():
+        if self._idle_slots <= 0 or self._hushed or self._lone_job_runs():
             return inf
         short = stepping = 0
         for running in self._running:
@@ -218,7 +237,7 @@ class Slots:
                 stepping += len(running.jobs)
             else:
                 short += len(running.jobs)
-        idle = self.count - len(self._running)
+        idle = self._idle_slots
         return self._batcher.next(now, running=short, stepping=stepping, idle_slots=idle, slots=self.count)
 
     def _start(self, jobs: list[Delivery], now: float) -> Running:
@@ -252,7 +271,7 @@ class Slots:
         return self._batcher.long.leaving(now, self._ends_by, self.count) if self._draining else []
 
     def _pull(self) -> Pull:
-        idle = self.count - len(self._running)
+        idle = max(0, self._idle_slots)
         long = self._batcher.long.rooms(self.count, self._state_bytes)
         short = self._batcher.room(self._budget, idle)
         if self._fetching:
@@ -267,7 +286,7 @@ class Slots:
             return inf
         if pull.block:
             return -inf
-        if len(self._running) < self.count:
+        if self._idle_slots > 0 or not self._running:
             return self._last_look + (POLL if self._batcher.waiting or self._fetching else CROWDED_POLL)
         return min(max(self._last_look + running.look_every, running.look_from) for running in self._running)
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ from server.worker.results import Answer, Computed, Left, Refused, Report, Repor
 
 REPORT_EVERY = 0.2
 """Seconds between two reports of one job."""
+LONGEST_START = 3600.0
+"""Seconds that are still believed."""
 MEMORY = 16
 """Number of jobs over which the mean number of steps, and of seconds to start, is taken, roughly."""
 
@@ -53,6 +56,9 @@ class Usual:
     start_seconds: float = 0.0
     """What starting it took."""
 
+    def plausible(self) -> bool:
+        return self.cost > 0 and isfinite(self.cost) and self.total > 0 and self.nbytes >= 0 and 0 <= self.start_seconds < LONGEST_START
+
 
 @dataclass(frozen=True)
 class Resident:
@@ -67,6 +73,8 @@ class Resident:
     """Monotonic seconds of the last report."""
     nbytes: int
     """Of the state."""
+    form: StepsModel
+    """The model as it began with: in its number format."""
 
 
 class Stepwise:
@@ -83,6 +91,10 @@ class Stepwise:
         self._largest = self.usual.nbytes
         self._mean_total = float(self.usual.total)
         self._start_seconds = self.usual.start_seconds
+
+    def change_form(self, model: StepsModel, usual: Usual) -> None:
+        """From now on jobs start with this model, in another number format; those that have started end with theirs."""
+        self.model, self.usual = model, usual
 
     @property
     def unit(self) -> str:
@@ -116,7 +128,7 @@ class Stepwise:
     def weight(self, job: Delivery) -> float:
         """Cost of the next step in usual jobs; 1 for a job that has not started."""
         resident = self._residents.get(_key(job))
-        return 1.0 if resident is None else self.model.cost(resident.state) / self.usual.cost
+        return 1.0 if resident is None else resident.form.cost(resident.state) / self.usual.cost
 
     def remaining(self, job: Delivery) -> int | None:
         """Number of steps to take; None: it has not started."""
@@ -136,11 +148,15 @@ class Stepwise:
                 yield Reports(outcome.reports)
             else:
                 yield outcome
-        for outcome in halving(started, self._step, self._streams.free_memory) if started else ():
-            if isinstance(outcome, Refused):
-                self.drop([outcome.job])
-                yield Left([outcome.job], "failed")
-            yield outcome
+        forms: dict[int, list[Delivery]] = {}
+        for job in started:
+            forms.setdefault(id(self._residents[_key(job)].form), []).append(job)
+        for alike in forms.values():
+            for outcome in halving(alike, self._step, self._streams.free_memory):
+                if isinstance(outcome, Refused):
+                    self.drop([outcome.job])
+                    yield Left([outcome.job], "failed")
+                yield outcome
 
     def drop(self, jobs: list[Delivery]) -> None:
         with self._lock:
@@ -148,24 +164,25 @@ class Stepwise:
                 self._forget(job)
 
     def _start(self, jobs: list[Delivery]) -> Computed:
-        started = time.monotonic()
+        started, model = time.monotonic(), self.model
         arrays = [{name: np.array(array) for name, array in read_arrays(job.job).items()} for job in jobs]
         with self._streams.current():
-            states = self.model.start(arrays, [job.job.options for job in jobs])
+            states = model.start(arrays, [job.job.options for job in jobs])
         seconds = time.monotonic() - started
         with self._lock:
             for job, state in zip(jobs, states, strict=True):
-                self._keep(job, Resident(state, started - job.pulled_at, seconds, started, state.nbytes))
+                self._keep(job, Resident(state, started - job.pulled_at, seconds, started, state.nbytes, model))
             self._start_seconds += (seconds / len(jobs) - self._start_seconds) * min(1.0, len(jobs) / MEMORY)
         return Computed(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
 
     def _step(self, jobs: list[Delivery]) -> Computed:
         started = time.monotonic()
         residents = [self._residents[_key(job)] for job in jobs]
-        weight = sum(self.model.cost(resident.state) for resident in residents) / self.usual.cost
+        model = residents[0].form
+        weight = sum(model.cost(resident.state) for resident in residents) / self.usual.cost
         due = [started >= resident.reported + REPORT_EVERY for resident in residents]
         with self._streams.current():
-            outcomes = self.model.step(
+            outcomes = model.step(
                 [resident.state for resident in residents], [job.job.previews and now for job, now in zip(jobs, due, strict=True)]
             )
         seconds = time.monotonic() - started
@@ -179,7 +196,7 @@ class Stepwise:
                     computed.answers.append(Answer(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
                     continue
                 reported = started if now else resident.reported
-                self._keep(job, Resident(outcome.state, resident.batch_wait, inference, reported, outcome.state.nbytes))
+                self._keep(job, Resident(outcome.state, resident.batch_wait, inference, reported, outcome.state.nbytes, model))
                 computed.going_on.append(job)
                 if now:
                     computed.reports.append(self._report(job, outcome.state, outcome.preview))

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from kernels.memory import return_freed_memory
 from models.bundle import Bundle, BundleError
 from models.merge_schedule import MergeSchedule
@@ -17,13 +19,10 @@ from server.worker.backends import Backends, BackendSetting
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measured, Measurements
-from server.worker.warmup import SLOW_TO_OPEN, Warm, compare, run_at_once, sample, usual_schedule
+from server.worker.samples import Run, sample, usual_schedule
+from server.worker.warmup import LONGEST_BATCH, SLOW_TO_OPEN, Warm, compare, run_at_once
 
 log = logs.get(__name__)
-
-LONGEST = 1.0
-"""Seconds of a batch that is run unasked: a request that comes meanwhile shares the device with it."""
-
 
 HEAD_START = 1.0
 """Seconds after a start that belong to the requests that waited for it."""
@@ -53,7 +52,9 @@ class Tuning:
         self._opener: threading.Thread | None = None
         self._best = warm.steps.best
         likely = [
-            size for size, seconds in sorted(warm.steps.seconds.items()) if size <= max(warm.steps.best, LIKELY) and seconds <= LONGEST
+            size
+            for size, seconds in sorted(warm.steps.seconds.items())
+            if size <= max(warm.steps.best, LIKELY) and seconds <= LONGEST_BATCH
         ]
         rungs = [MergeSchedule.off(), usual_schedule(bundle.spec), *(rung.merge for rung in bundle.spec.ladder)]
         self._left = list(dict.fromkeys((rung, size) for rung in rungs for size in likely))
@@ -98,16 +99,14 @@ class Tuning:
         self._slow, self._opener = frozenset(), None
         return False
 
-    def step(self, run: Callable[[Layout, Callable[[], Any]], float]) -> None:
+    def step(self, run: Run) -> None:
         """One rung at one size. Raises whatever `run` raises; then it is still to be done."""
         rung, size = self._left[0]
         backends = self._backends
         options: dict[str, Any] = {"merge": list(rung.expand(backends.model.depth))}
         if backends.setting == "auto" and not backends.knows(backends.schedule(rung), size):
             compare(backends, self._layout, rung, size, run)
-            self.measured = Measured.now(
-                self.measured.dtype, self.measured.step_times(), backends.times, max_difference=self.measured.max_difference
-            )
+            self.measured = msgspec.structs.replace(self.measured, backends=backends.times.to_json(), at=time.time())
         arrays = sample(self.bundle.spec, size)
         run(self._layout, lambda: backends.prepare(arrays, options))
         self._shapes.is_new(size, options)
@@ -117,13 +116,22 @@ class Tuning:
 
 
 class Tunings:
-    """For the thread that loads bundles. idle: whether nothing runs or waits in this worker."""
+    """For the thread that measures. idle: whether nothing runs or waits in this worker. learned: is told what was measured."""
 
-    def __init__(self, layout: Layout, dtype: str, kept: Measurements, idle: Callable[[], bool], head_start: float = HEAD_START) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        dtype: str,
+        kept: Measurements,
+        idle: Callable[[], bool],
+        learned: Callable[[Bundle, Measured], None] = lambda bundle, measured: None,
+        head_start: float = HEAD_START,
+    ) -> None:
         self._layout = layout
         self._dtype = dtype
         self._kept = kept
         self._idle = idle
+        self._learned = learned
         self._head_start = head_start
         self._from = 0.0
         """Monotonic seconds before which nothing is done."""
@@ -142,7 +150,8 @@ class Tunings:
 
     def look(self, served: list[str]) -> None:
         """Open the backends of what is loaded; go on with the rest while nothing runs. To be called every second. served: bundle ids."""
-        self._of = {id_: tuning for id_, tuning in self._of.items() if id_ in served}
+        for id_ in [id_ for id_ in list(self._of) if id_ not in served]:
+            self._of.pop(id_, None)
         if time.monotonic() < self._from:
             return
         for id_, tuning in list(self._of.items()):
@@ -167,7 +176,9 @@ class Tunings:
             finally:
                 if tuning.measured is not before:
                     self._kept.keep(Conditions.of(tuning.bundle.spec, self._layout, self._dtype, tuning.setting), tuning.measured)
-            del self._of[id_]
+                    self._learned(tuning.bundle, tuning.measured)
+            if self._of.get(id_) is tuning:  # else it was loaded again meanwhile
+                del self._of[id_]
             return_freed_memory()
             log.info("ladder warm", bundle=id_, backends=tuning.backends, **tuning.differences)
 

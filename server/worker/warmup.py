@@ -1,14 +1,19 @@
-"""Loading a bundle and measuring it before the first request: which number format, which backends, and how long batches take."""
+"""Loading a bundle in the form that was measured fastest, and measuring: which number format, which backends, how long batches take.
+
+A bundle that nobody has measured here serves at once, by PyTorch in float32; `Rechecks` measures it while it serves.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 
@@ -17,7 +22,6 @@ from models.layers.steps import State
 from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
-from server.tasks.registry import TASKS
 from server.worker.backend_times import Backend, BackendTimes, Schedule
 from server.worker.backends import Backends, BackendSetting
 from server.worker.budget import ALMOST, ALMOST_STEPS, StepTimes
@@ -25,15 +29,16 @@ from server.worker.executors import OneShot, check
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
 from server.worker.model_memory import ModelMemory
-from server.worker.stepwise import Stepwise, Usual
+from server.worker.samples import Run, per_block, sample, see_usual, started, usual_schedule
+from server.worker.stepwise import Stepwise
 
 PROBE_SECONDS = 4.0
 """How long the batch sizes of one bundle may be measured, beyond the batch that is running then."""
 DTYPE_SECONDS = 1.0
 """The same for one number format."""
 DTYPE_BATCH = 4
-LADDER_SECONDS = 1.0
-"""How long the rungs of one bundle may be run before it is ready, beyond the batch that is running then."""
+LONGEST_BATCH = 1.0
+"""Seconds of a batch that is run unasked: a request that comes meanwhile shares the device with it."""
 CLEARLY_FASTER = 0.9
 """bfloat16 costs a little accuracy: it must take at most this share of float32's time."""
 REPEATS = 3
@@ -42,9 +47,6 @@ SLOW_TO_OPEN: frozenset[Backend] = frozenset({"fused"})
 FORMATS: dict[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GRAPH_FORMATS: dict[Backend, str] = {"onnx": "float32", "int8": "int8"}
 """Formats of the backends that have weights of their own."""
-
-Run = Callable[[Layout, Callable[[], Any]], float]
-"""How a batch is run while measuring, as by `run_at_once`."""
 
 
 @dataclass(frozen=True)
@@ -69,56 +71,63 @@ class Warm:
 def warm_up(
     bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting = "eager", memory: ModelMemory | None = None
 ) -> Warm:
-    """Load `bundle`; measure it with every slot busy, unless `kept` knows it. `dtype` is `auto`, `float32` or `bfloat16`.
+    """Load `bundle`. `dtype` is `auto`, `float32` or `bfloat16`. PyTorch alone is ready: `Tuning` opens the other backends.
 
-    Of a bundle that `kept` knows PyTorch alone is ready: `Tuning` opens the other backends. Raises BundleError.
+    What `kept` knows runs as it was measured and has been seen to run. Anything else shows in one batch that it does. Raises BundleError.
     """
     reason = not_served(bundle.spec)
     if reason is not None:
         raise BundleError(reason)
-    conditions = Conditions.of(bundle.spec, layout, dtype, backend)
-    measured = kept.find(conditions)
-    if measured is not None:
-        model = load(bundle, device=layout.device, dtype=FORMATS[measured.dtype])
-        backends = _backends(bundle, model, layout, backend, kept, measured.backend_times(), memory)
-    else:
-        model, backends, measured = measure(bundle, layout, dtype, kept, backend, memory=memory)
-        kept.keep(conditions, measured)
-    # the first batch pays for what happens only once, and shows whether the model runs at all
-    for schedule in {usual_schedule(model.spec), MergeSchedule.off()}:
-        _run(model, layout, 1, schedule, run_at_once, backends)
-    executor, steps = _executor(model, backends, layout), measured.step_times(ALMOST if model.steps is None else ALMOST_STEPS)
-    if isinstance(executor, OneShot):
-        _warm_ladder(executor, model, layout, steps, backends)
-    if layout.device.type == "cuda":
-        torch.cuda.empty_cache()  # what was measured ran on a stream that no slot uses, and PyTorch keeps freed memory by stream
-    return Warm(executor, steps, FORMATS[measured.dtype], measured, backends)
+    measured = kept.find(Conditions.of(bundle.spec, layout, dtype, backend))
+    known = measured is not None
+    if measured is None:
+        measured = Measured.nothing(_told_format(bundle.spec, dtype) or "float32", layout.largest_batch)
+    model = load(bundle, device=layout.device, dtype=FORMATS[measured.dtype])
+    backends = _backends(bundle, model, layout, backend, kept, measured.backend_times(), memory)
+    usual = measured.usual
+    if model.steps is not None and usual is None:
+        usual = see_usual(model, layout, run_at_once)
+    elif model.steps is None and not known:
+        _run(model, replace(layout, slots=1), 1, usual_schedule(model.spec), run_at_once, backends)
+    return _warm(model, backends, layout, msgspec.structs.replace(measured, usual=usual))
 
 
-def _warm_ladder(executor: OneShot, model: LoadedModel, layout: Layout, steps: StepTimes, backends: Backends | None) -> None:
-    """Run every rung once, alone and as the batches that are likeliest under load, while time allows; `Tuning` does the rest."""
-    deadline = time.monotonic() + LADDER_SECONDS
-    rungs = [usual_schedule(model.spec), MergeSchedule.off(), *(rung.merge for rung in model.spec.ladder)]
-    for size, rung in dict.fromkeys((size, rung) for size in (1, steps.best) for rung in rungs):
-        if time.monotonic() >= deadline:
-            return
-        _run(model, layout, size, rung, run_at_once, backends)
-        executor.shapes.is_new(size, {"merge": list(_per_block(model, rung))})
-
-
-def measure(
+def measure_again(
     bundle: Bundle,
     layout: Layout,
     dtype: str,
     kept: Measurements,
-    backend: BackendSetting,
-    run: Run | None = None,
+    backend: BackendSetting = "eager",
     memory: ModelMemory | None = None,
+    run: Run | None = None,
+    slots: int | None = None,
+) -> Warm:
+    """Load `bundle` in the form that is fastest now, and keep what was measured. slots: how many measure at once, all of them by default.
+
+    Raises BundleError, and whatever `run` raises.
+    """
+    model, backends, measured = _measure(
+        bundle, replace(layout, slots=slots or layout.slots), dtype, kept, backend, run or run_at_once, memory
+    )
+    kept.keep(Conditions.of(bundle.spec, layout, dtype, backend), measured)
+    if layout.device.type == "cuda":
+        torch.cuda.empty_cache()  # what was measured ran on a stream that no slot uses, and PyTorch keeps freed memory by stream
+    return _warm(model, backends, layout, measured)
+
+
+def _warm(model: LoadedModel, backends: Backends | None, layout: Layout, measured: Measured) -> Warm:
+    steps = measured.step_times(ALMOST if model.steps is None else ALMOST_STEPS)
+    executor = OneShot(backends or model, layout.device) if model.steps is None else Stepwise(model.steps, layout.device, measured.usual)
+    return Warm(executor, steps, FORMATS[measured.dtype], measured, backends)
+
+
+def _measure(
+    bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting, run: Run, memory: ModelMemory | None
 ) -> tuple[LoadedModel, Backends | None, Measured]:
-    """The bundle in the faster format, its backends, and how long its batches take. Raises BundleError, and whatever `run` raises."""
-    run = run or run_at_once
     model, chosen, difference = in_the_faster_format(bundle, layout, dtype, run)
     steps = _probe(model, layout, run)
+    if model.steps is not None:
+        return model, None, Measured.now(chosen, steps, usual=see_usual(model, layout, run), max_difference=difference)
     backends = _backends(bundle, model, layout, backend, kept, BackendTimes(), memory)
     if backends is None or len(backends.candidates) == 1:
         return model, backends, Measured.now(chosen, steps, max_difference=difference)
@@ -194,15 +203,23 @@ def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
         return sum(pool.map(timed, range(layout.slots))) / layout.slots
 
 
+def _told_format(spec: BundleSpec, dtype: str) -> Format | None:
+    """None: the faster one."""
+    if architectures()[spec.architecture].precise:
+        return "float32"
+    return next((name for name in FORMATS if name == dtype), None)
+
+
 def in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str, run: Run = run_at_once) -> tuple[LoadedModel, Format, float | None]:
     """The model in the format that `dtype` names, or the faster one; its name; and `difference` to float32. Raises BundleError."""
-    precise = architectures()[bundle.spec.architecture].precise
+    told = _told_format(bundle.spec, dtype)
     exact = load(bundle, device=layout.device, dtype=torch.float32)
-    if precise or dtype == "float32" or next(exact.model.parameters(), None) is None:
+    if told == "float32" or next(exact.model.parameters(), None) is None:
         return exact, "float32", 0.0
     short = load(bundle, device=layout.device, dtype=torch.bfloat16)
-    if dtype == "auto":
-        exact_s, short_s = (_seconds(model, layout, DTYPE_BATCH, time.monotonic() + DTYPE_SECONDS, run) for model in (exact, short))
+    if told is None:
+        size = DTYPE_BATCH if DTYPE_BATCH * _run(exact, layout, 1, usual_schedule(bundle.spec), run).whole <= LONGEST_BATCH else 1
+        exact_s, short_s = (_seconds(model, layout, size, time.monotonic() + DTYPE_SECONDS, run).batch for model in (exact, short))
         if short_s >= CLEARLY_FASTER * exact_s:
             return exact, "float32", 0.0
     return short, "bfloat16", difference(exact, short)
@@ -213,27 +230,38 @@ def difference(exact: LoadedModel, short: LoadedModel) -> float | None:
     architectures run in float32."""
     if exact.steps is not None:
         return None
-    given, options = sample(exact.spec, 1), {"merge": _per_block(exact, usual_schedule(exact.spec))}
+    given, options = sample(exact.spec, 1), {"merge": per_block(exact, usual_schedule(exact.spec))}
     own, other = exact.forward(given, options), short.forward(given, options)
     return max(float(np.abs(own[name].astype(np.float64) - other[name]).max(initial=0.0)) for name in own)
 
 
 def _probe(model: LoadedModel, layout: Layout, run: Run) -> StepTimes:
-    """Step times from 1 item upwards, until the throughput has fallen twice, memory ends or time is up."""
+    """Step times from 1 item upwards, until the throughput has fallen twice, batches take long, memory ends or time is up."""
     steps = StepTimes(layout.largest_batch)
     deadline = time.monotonic() + PROBE_SECONDS
-    size = 1
-    while size <= steps.largest and size <= 4 * steps.best and (size == 1 or time.monotonic() < deadline):
+    size, whole = 1, 0.0
+    while size <= steps.largest and size <= 4 * steps.best and (size == 1 or (time.monotonic() < deadline and 2 * whole <= LONGEST_BATCH)):
         try:
-            steps.record(size, _seconds(model, layout, size, deadline, run))
+            took = _seconds(model, layout, size, deadline, run)
+            steps.record(size, took.batch)
+            whole = took.whole
         except (torch.OutOfMemoryError, MemoryError):
             steps.out_of_memory(size)
         size *= 2
     return steps
 
 
-def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run: Run) -> float:
-    """Seconds of a batch: the fastest of a few until the deadline. The first also pays for what happens only once."""
+class Took(NamedTuple):
+    """Seconds."""
+
+    batch: float
+    """Of a forward pass or step."""
+    whole: float
+    """With the start of the jobs that took the step."""
+
+
+def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run: Run) -> Took:
+    """The fastest of a few until the deadline. The first also pays for what happens only once."""
     schedule = usual_schedule(model.spec)
     times = [_run(model, layout, size, schedule, run)]
     for _ in range(REPEATS):
@@ -243,44 +271,16 @@ def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run
     return min(times)
 
 
-def _executor(model: LoadedModel, backends: Backends | None, layout: Layout) -> OneShot | Stepwise:
-    if model.steps is None:
-        return OneShot(backends or model, layout.device)
-    began = time.monotonic()
-    [state] = _started(model, 1, usual_schedule(model.spec))
-    return Stepwise(model.steps, layout.device, Usual(model.steps.cost(state), state.total, state.nbytes, time.monotonic() - began))
-
-
-def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run, backends: Backends | None = None) -> float:
-    """Seconds of a forward pass, by the model or as `backends` choose, or of the first step of jobs that have started.
+def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run, backends: Backends | None = None) -> Took:
+    """A forward pass, by the model or as `backends` choose, or the first step of jobs that have started.
 
     Raises ValueError where it gives no answers."""
     if model.steps is not None:
-        steps, jobs = model.steps, [_started(model, size, schedule) for _ in range(layout.slots)]  # no two slots step the same job
-        return run(layout, lambda: steps.step(jobs.pop(), [False] * size))
-    arrays, options = sample(model.spec, size), {"merge": _per_block(model, schedule)}
+        steps, jobs = model.steps, deque[list[State]]()  # no two slots step the same job
+        start = run(layout, lambda: jobs.append(started(model, size, schedule)))
+        step = run(layout, lambda: steps.step(jobs.pop(), [False] * size))
+        return Took(step, start + step)
+    arrays, options = sample(model.spec, size), {"merge": per_block(model, schedule)}
     forward = model.forward if backends is None else backends.prepare
-    return run(layout, lambda: check(forward(arrays, options), size, model.spec))
-
-
-def _started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:
-    assert model.steps is not None
-    jobs = [{name: rows[i] for name, rows in sample(model.spec, size).items()} for i in range(size)]
-    return model.steps.start(jobs, [{"merge": _per_block(model, schedule)}] * size)
-
-
-def sample(spec: BundleSpec, size: int) -> dict[str, np.ndarray]:
-    """What the task calls a usual job, `size` times. Raises BundleError."""
-    task = TASKS.get(spec.task)
-    if task is None:
-        raise BundleError(f"{spec.id}: task {spec.task} is not served yet by this version")
-    return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
-
-
-def usual_schedule(spec: BundleSpec) -> MergeSchedule:
-    rung = spec.rung(spec.default_rung) if spec.default_rung else None
-    return rung.merge if rung else MergeSchedule.off()
-
-
-def _per_block(model: LoadedModel, schedule: MergeSchedule) -> Sequence[int]:
-    return schedule.expand(model.depth)
+    seconds = run(layout, lambda: check(forward(arrays, options), size, model.spec))
+    return Took(seconds, seconds)

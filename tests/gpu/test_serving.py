@@ -18,7 +18,8 @@ from server.worker.layout import GPU_SLOTS, Layout
 from server.worker.measurements import Measurements
 from server.worker.model_memory import ModelMemory
 from server.worker.results import Computed
-from server.worker.warmup import sample, warm_up
+from server.worker.samples import sample
+from server.worker.warmup import warm_up
 from tests.bundles import write_tiny_vit
 from tests.worker.deliveries import delivery
 

@@ -16,7 +16,6 @@ from kernels import loops
 from models.bundle import Accuracies, Bundle, Int8, write
 from models.loading import load
 from server.queue.embedded import PrivateValkey
-from server.worker import warmup
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting, Runner
 from server.worker.executors import OneShot
@@ -24,7 +23,7 @@ from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measurements
 from server.worker.results import Arrays, Computed
 from server.worker.tuning import Tunings
-from server.worker.warmup import Warm, warm_up
+from server.worker.warmup import Warm, measure_again, warm_up
 from tests.bundles import write_tiny_vit
 from tests.models.onnx_graph.graphs import SIZE, colours, write_graph
 from tests.worker.deliveries import delivery
@@ -71,7 +70,7 @@ def look(tunings: Tunings, bundle: Bundle) -> None:
 
 def test_the_first_start_measures_and_a_restart_goes_by_it(bundle: Bundle, folder: Path) -> None:
     kept = Measurements(folder)
-    first = warm_up(bundle, LAYOUT, "float32", kept, "auto")
+    first = measure_again(bundle, LAYOUT, "float32", kept, "auto")
     assert set(first.measured.backends["0,0"]) == {"eager", "onnx"}
     again = warm_up(bundle, LAYOUT, "float32", Measurements(folder), "auto")
     assert again.measured == first.measured
@@ -214,7 +213,7 @@ def test_a_foreign_graph_runs_as_it_is_whatever_is_set(tmp_path: Path, setting: 
 
 
 def warm(bundle: Bundle, folder: Path) -> Warm:
-    return warm_up(bundle, LAYOUT, "float32", Measurements(folder), "auto")
+    return measure_again(bundle, LAYOUT, "float32", Measurements(folder), "auto")
 
 
 def test_every_rung_is_measured_while_nothing_runs_and_remembered(bundle: Bundle, folder: Path) -> None:
@@ -266,13 +265,6 @@ def batch(executor: OneShot, merge: tuple[int, ...], size: int = 1) -> Computed:
     [computed] = executor.run([delivery(pixels=pictures(1)["pixels"][0], merge=merge) for _ in range(size)])
     assert isinstance(computed, Computed)
     return computed
-
-
-def test_every_rung_is_warm_for_one_image_when_a_bundle_is_ready(bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmup, "LADDER_SECONDS", 120.0)  # a loaded machine takes its time
-    made = warm(bundle, folder)
-    assert isinstance(made.executor, OneShot)
-    assert [batch(made.executor, merge).cold for merge in (OFF, FAST)] == [False, False]
 
 
 @pytest.mark.parametrize("merge", [OFF, FAST, (3, 2)])

@@ -20,8 +20,9 @@ from server.worker.budget import StepTimes
 from server.worker.layout import Layout
 from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
 from server.worker.rechecks import Rechecks, RecheckTimings
-from server.worker.warmup import warm_up
-from tests.bundles import write_tiny_vit
+from server.worker.stepwise import Stepwise, Usual
+from server.worker.warmup import Warm, measure_again, warm_up
+from tests.bundles import write_null, write_tiny_vit
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
 MEASURED = Measured(dtype="bfloat16", largest=4, seconds={1: 0.01, 2: 0.011, 4: 0.03}, at=1000.0, max_difference=0.02)
@@ -82,8 +83,9 @@ def test_a_machine_may_have_onnx_runtime_for_gpus_alone(bundle: Bundle, monkeypa
 
 
 def test_what_is_measured_is_kept(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
-    warm = warm_up(bundle, LAYOUT, "float32", Measurements(folder))
+    warm = measure_again(bundle, LAYOUT, "float32", Measurements(folder))
     assert Measurements(folder).find(Conditions.of(bundle.spec, LAYOUT, "float32")) == warm.measured
+    assert warm.measured.max_difference == 0.0
     assert Measurements(folder).find(conditions) is None, "another setting asks another question"
 
 
@@ -120,14 +122,14 @@ def test_a_damaged_or_foreign_file_is_ignored_and_replaced(
     the_file(folder).write_bytes(damage(content))
     assert damage(content) != content
     assert Measurements(folder).find(conditions) is None
-    warm = warm_up(bundle, LAYOUT, "auto", Measurements(folder))
+    warm = measure_again(bundle, LAYOUT, "auto", Measurements(folder))
     assert Measurements(folder).find(conditions) == warm.measured
 
 
 def test_a_folder_that_cannot_be_written_only_means_measuring_again(tmp_path: Path, bundle: Bundle, conditions: Conditions) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     kept = Measurements(tmp_path / "cache")
-    assert warm_up(bundle, LAYOUT, "float32", kept).dtype == torch.float32
+    assert measure_again(bundle, LAYOUT, "float32", kept).dtype == torch.float32
     assert kept.find(conditions) is None
     Measurements(None).keep(conditions, MEASURED)
 
@@ -149,7 +151,23 @@ def test_the_files_do_not_pile_up_and_those_in_use_stay(folder: Path, conditions
 class Worker:
     """Is idle or not."""
 
-    idle = True
+    def __init__(self, *answers: bool) -> None:
+        """answers: before it is idle for ever, if any are given busy."""
+        self._answers = list(answers)
+        self.always = not answers
+        self.lent = 0
+        self.turns = 0
+
+    @property
+    def idle(self) -> bool:
+        return self._answers.pop(0) if self._answers else self.always
+
+    def lend(self) -> None:
+        self.lent += 1
+        self.turns += 1
+
+    def take_back(self) -> None:
+        self.lent -= 1
 
 
 def test_what_is_old_is_measured_again_while_nothing_runs(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
@@ -157,12 +175,12 @@ def test_what_is_old_is_measured_again_while_nothing_runs(folder: Path, bundle: 
     kept.keep(conditions, MEASURED)
     warm = warm_up(bundle, LAYOUT, "auto", kept)
     worker = Worker()
-    rechecks = Rechecks(LAYOUT, "auto", kept, lambda: worker.idle, RecheckTimings(quiet=0.2))
+    rechecks = Rechecks(LAYOUT, "auto", kept, worker, timings=RecheckTimings(quiet=0.2))
     rechecks.loaded(bundle, warm)
 
-    worker.idle = False
+    worker.always = False
     rechecks.look([bundle.spec.id])
-    worker.idle = True
+    worker.always = True
     rechecks.look([bundle.spec.id])
     assert kept.find(conditions) == MEASURED, "it has not been quiet for long enough"
     time.sleep(0.3)
@@ -179,16 +197,49 @@ def test_what_is_old_is_measured_again_while_nothing_runs(folder: Path, bundle: 
 def test_a_request_that_comes_while_measuring_goes_first(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
     kept = Measurements(folder)
     kept.keep(conditions, MEASURED)
-    answers = iter([True, True, True])
-    rechecks = Rechecks(LAYOUT, "auto", kept, lambda: next(answers, False), RecheckTimings(quiet=0.0))
+    worker = Worker(True, True, True)
+    rechecks = Rechecks(LAYOUT, "auto", kept, worker, timings=RecheckTimings(quiet=0.0))
     rechecks.loaded(bundle, warm_up(bundle, LAYOUT, "auto", kept))
     rechecks.look([bundle.spec.id])
-    assert next(answers, None) is None, "it had begun"
+    assert not worker.idle, "it had begun"
     assert kept.find(conditions) == MEASURED
 
 
+def test_what_was_measured_serves_at_once_however_long_a_batch_takes(tmp_path: Path, folder: Path) -> None:
+    slow = write_null(tmp_path / "slow", milliseconds=3_600_000, steps=[3])
+    known = Measured(
+        dtype="float32", largest=4, seconds={1: 3000.0}, at=1000.0, usual=Usual(cost=2.0, total=3, nbytes=5, start_seconds=1.0)
+    )
+    Measurements(folder).keep(Conditions.of(slow.spec, LAYOUT, "auto"), known)
+    warm = warm_up(slow, LAYOUT, "auto", Measurements(folder))
+    assert isinstance(warm.executor, Stepwise) and warm.executor.usual == known.usual
+
+
+def test_what_nobody_measured_serves_in_float32_until_it_is_measured_while_nothing_runs(folder: Path, bundle: Bundle) -> None:
+    kept, swapped = Measurements(folder), list[Warm]()
+    warm = warm_up(bundle, LAYOUT, "auto", kept, "auto")
+    assert (warm.dtype, warm.steps.seconds, warm.steps.best) == (torch.float32, {}, 1)
+    timings = RecheckTimings(head_start=0.0)
+    rechecks = Rechecks(LAYOUT, "auto", kept, Worker(), lambda _, warm: swapped.append(warm), timings, "auto")
+    rechecks.loaded(bundle, warm)
+    assert rechecks.look([bundle.spec.id])
+    assert [warm.measured for warm in swapped] == [kept.find(Conditions.of(bundle.spec, LAYOUT, "auto", "auto"))]
+    assert not rechecks.look([bundle.spec.id]), "none is unmeasured any more"
+
+
+def test_what_nobody_measured_is_measured_in_one_slot_where_the_worker_is_never_idle(folder: Path, bundle: Bundle) -> None:
+    kept, worker, swapped = Measurements(folder), Worker(), list[Warm]()
+    worker.always = False
+    timings = RecheckTimings(patience=0.0, stretch=0.0, pause=0.0)
+    rechecks = Rechecks(LAYOUT, "auto", kept, worker, lambda _, warm: swapped.append(warm), timings)
+    rechecks.loaded(bundle, warm_up(bundle, LAYOUT, "auto", kept))
+    rechecks.look([bundle.spec.id])
+    assert len(swapped) == 1
+    assert worker.turns > 1 and worker.lent == 0, "it gives the slot back in between, and in the end"
+
+
 def test_what_a_format_costs_is_measured_and_kept(bundle: Bundle, folder: Path) -> None:
-    exact, short = (warm_up(bundle, LAYOUT, dtype, Measurements(folder)) for dtype in ("float32", "bfloat16"))
+    exact, short = (measure_again(bundle, LAYOUT, dtype, Measurements(folder)) for dtype in ("float32", "bfloat16"))
     assert exact.format(1) == ("float32", 0.0)
     name, difference = short.format(1)
     assert name == "bfloat16" and difference is not None and 0 < difference < 20
@@ -200,7 +251,7 @@ def test_integers_tell_how_far_they_are_from_float32(bundle: Bundle, folder: Pat
     calibrated = rewrite(
         bundle, bundle.spec.model_copy(update={"int8": Int8.model_validate({"bound": 0.1, "images": 300, "rungs": measured})})
     )
-    warm = warm_up(calibrated, LAYOUT, "float32", Measurements(folder), "int8")
+    warm = measure_again(calibrated, LAYOUT, "float32", Measurements(folder), "int8")
     assert warm.backends is not None
     warm.backends.open()
     name, difference = warm.format(1)

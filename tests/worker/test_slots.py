@@ -48,6 +48,31 @@ def test_an_idle_worker_waits_at_the_queue_for_one_batch() -> None:
     assert (pull.items, pull.block) == (8, True)
 
 
+def test_a_slot_that_is_lent_runs_nothing_and_serves_again_later() -> None:
+    made = slots(2)
+    made.lend()
+    made.add([delivery(), delivery(bundle="other@1")])
+    first = take(made)
+    assert first is not None and take(made, wait=False) is None
+    made.take_back()
+    assert take(made) is not None
+
+
+def test_a_slot_is_lent_once_its_batch_has_ended() -> None:
+    made = slots()
+    made.add([delivery()])
+    running = take(made)
+    assert running is not None
+    lending = threading.Thread(target=made.lend)
+    lending.start()
+    made.add([delivery()])
+    made.finish(running)
+    lending.join(PATIENCE)
+    assert not lending.is_alive() and take(made, wait=False) is None
+    made.take_back()
+    assert take(made) is not None
+
+
 def test_a_busy_worker_looks_only_shortly_before_the_end_of_its_batch_and_never_waits_at_the_queue() -> None:
     made = slots(seconds=0.2)
     made.add([delivery()])

@@ -85,6 +85,36 @@ def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedSteps) ->
     assert np.abs(answer_alone(toy, pixels(1, 1), seed=1)["logits"] - expected).max() > 0.5
 
 
+class Form:
+    """The toy in a number format, so to speak: it tells which jobs it steps."""
+
+    def __init__(self, toy: LoadedSteps) -> None:
+        self._toy = toy
+        self.sizes: list[int] = []
+        self.unit, self.start, self.cost = toy.unit, toy.start, toy.cost
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
+        self.sizes.append(len(states))
+        return self._toy.step(states, previews)
+
+
+def test_jobs_end_in_the_form_in_which_they_began(toy: LoadedSteps) -> None:
+    before, after = Form(toy), Form(toy)
+    executor = Stepwise(before, CPU)
+    old, new = job(1, 1, seed=1), job(2, 2, seed=2)
+    _, here = step(executor, [old])
+    executor.change_form(after, executor.usual)
+    answers: dict[str, Arrays] = {}
+    here = [*here, new]
+    while here:
+        done, here = step(executor, here)
+        answers |= {answer.job.job.id: answer.outputs for answer in done}
+    assert (before.sizes, after.sizes) == ([1] * STEPS[1], [1] * STEPS[2])
+    for number, one in ((1, old), (2, new)):
+        same(answers[one.job.id], answer_alone(toy, pixels(number, number), seed=number))
+    assert executor.residents == executor.nbytes == 0
+
+
 def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedSteps) -> None:
     executor, one = Stepwise(toy, CPU), job(5, 2)
     for _ in range(3):
