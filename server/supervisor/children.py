@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from server.process.exits import STUCK, Reason
@@ -26,6 +26,8 @@ LONGEST_PAUSE = 5.0
 class Death:
     pid: int
     reason: Reason
+    status: int = field(default=0, compare=False)
+    """Exit code, or the negative of the signal that ended it."""
 
 
 class Process(Protocol):
@@ -83,11 +85,13 @@ class Child:
     def due(self) -> bool:
         return self._process is None and time.monotonic() >= self._start_at and not (self._source is not None and self._source.imports)
 
-    def start(self) -> None:
-        """From the main thread: the child dies with the thread that starts it. A session of its own keeps Ctrl-C from it."""
+    def start(self, more: Mapping[str, str] | None = None) -> None:
+        """From the main thread: the child dies with the thread that starts it. A session of its own keeps Ctrl-C from it.
+
+        more: environment of this start."""
         self.ready = self.seen = self._killed = False
         self.seen_at = time.monotonic()
-        environment = self._environment | {RESTARTS: str(self._deaths)}
+        environment = self._environment | {RESTARTS: str(self._deaths), **(more or {})}
         try:
             copy = self._source.copy(self._command, environment) if self._source is not None else None
             self._process = copy or subprocess.Popen(
@@ -103,7 +107,7 @@ class Child:
             return None
         pid = self._process.pid
         hung = self._killed or status == STUCK
-        death = Death(pid, Reason.HUNG if hung else Reason.CRASHED if status < 0 else Reason.EXITED)
+        death = Death(pid, Reason.HUNG if hung else Reason.CRASHED if status < 0 else Reason.EXITED, status)
         self._process = None
         self._deaths += 1
         self._pause(0.0 if self.ready else longer(self.pause))

@@ -21,6 +21,7 @@ from server.queue.embedded import NoValkey, PrivateValkey
 from server.queue.job import WorkerInfo
 from server.settings import Settings
 from server.supervisor.children import Child
+from server.supervisor.losses import Losses
 from server.supervisor.sightings import OFTEN, SELDOM, Sightings
 from server.supervisor.template import Template, copies_serve
 from server.supervisor.valkey import KeptValkey
@@ -79,8 +80,9 @@ class Supervisor:
         self._valkey = KeptValkey(valkey) if valkey is not None else None
         self._signals = signals
         self._sightings = Sightings(url)
-        self._counters = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
-        """Where several gateways add their metrics up."""
+        self._folder = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
+        """Where several gateways add their metrics up, and workers tell which bundle they load."""
+        self._losses = Losses(self._folder)
         self._template = self._new_template() if copies_serve(settings.device) else None
         self._gateways = [self._gateway() for _ in range(settings.gateways)]
         self._workers = [self._worker() for _ in range(settings.workers)]
@@ -107,12 +109,13 @@ class Supervisor:
 
     def _mend(self, children: Iterable[Child]) -> None:
         """Bury what died, start what is due, kill what hangs."""
-        for child in children:
+        for number, child in enumerate(children):
             death = child.reap()
             if death is not None and child.kind == "worker":
                 self._sightings.bury_worker(death)
+                self._losses.died(number, death.status)
             if child.due:
-                child.start()
+                child.start(self._losses.environment(number) if child.kind == "worker" else None)
             if child.pid:
                 self._look_at(child)
 
@@ -170,12 +173,12 @@ class Supervisor:
         if self._template is not None:
             self._template.end()
         self._sightings.end()
-        shutil.rmtree(self._counters, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _gateway(self) -> Child:
         environment = self._environment()
         if self._settings.gateways > 1:
-            environment["PROMETHEUS_MULTIPROC_DIR"] = str(self._counters)
+            environment["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder)
         fd = self._listener.fileno()
         return Child("gateway", _opsin("gateway", "--fd", str(fd)), environment, fds=[fd])
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read_placed
 from models.loading import not_served
+from server.process import loading
 from server.queue import keys
 from server.queue.job import ServedBundle
 from server.telemetry import logs
@@ -25,6 +26,7 @@ log = logs.get(__name__)
 
 UNLOAD_GRACE = 2.0
 """Seconds for which an unloaded bundle still runs what gateways sent before they heard of it; jobs of several steps come to their end."""
+DEADLY = "it ended two workers while it was loaded, and is not loaded again until its files change"
 MOST_BUCKETS = 256
 """Buckets whose step times are kept; clients choose merge schedules, so there is no end to them."""
 
@@ -236,9 +238,9 @@ class LoadedBundles:
                 self._put(replace(entry, state="unavailable", reason="a member of a pipeline"))
             elif entry.spec is not None:
                 self._publish(entry.spec)
-        while loading := self._loading():
-            waiting = self._waiting([entry.queue for entry in loading]) if len(loading) > 1 else ()
-            self._load(min(loading, key=lambda entry: (entry.queue not in waiting, not self._is_default(entry), entry.nbytes)))
+        while unloaded := self._loading():
+            waiting = self._waiting([entry.queue for entry in unloaded]) if len(unloaded) > 1 else ()
+            self._load(min(unloaded, key=lambda entry: (entry.queue not in waiting, not self._is_default(entry), entry.nbytes)))
 
     def _loading(self) -> list[Entry]:
         return [entry for entry in self._entries.values() if entry.state == "loading"]
@@ -249,6 +251,12 @@ class LoadedBundles:
     def _load(self, entry: Entry) -> None:
         assert entry.spec is not None
         started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
+        content = f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
+        if content in loading.refused():
+            log.error("bundle refused", bundle=entry.id, reason=DEADLY)
+            self._put(replace(entry, stamp=stamp, state="unavailable", reason=DEADLY))
+            return
+        loading.tell(content)
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
@@ -256,6 +264,8 @@ class LoadedBundles:
             log.error("bundle refused", bundle=entry.id, reason=reason)
             self._put(replace(entry, stamp=stamp, state="unavailable", reason=reason))
             return
+        finally:
+            loading.tell("")
         log.info(
             "bundle ready",
             bundle=entry.id,
