@@ -63,7 +63,8 @@ class Service:
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):  # workers may be children of the template
             words = " ".join(command(child))
-            if f"opsin {kind}" in words or (kind in words and "opsin gateway" not in words and "opsin worker" not in words):
+            ours = any(f"opsin {other}" in words for other in ("gateway", "template", "worker"))  # paths may hold such words too
+            if f"opsin {kind}" in words or (kind in words and not ours):
                 found.append(child.pid)
         return sorted(found)
 
