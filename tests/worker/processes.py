@@ -60,7 +60,7 @@ class Gateway:
         self._digests: dict[str, str] = {}
 
     async def ready(self, workers: int = 1) -> list[WorkerInfo]:
-        """Wait until so many workers are ready."""
+        """Wait until so many workers are ready and have come to an end of loading."""
 
         async def found() -> list[WorkerInfo]:
             try:
@@ -68,7 +68,8 @@ class Gateway:
             except RedisAway:  # while workers start, nobody may answer for a second
                 await asyncio.sleep(0.1)
                 return []
-            return [info for info in fleet.workers if info.state == "ready"]
+            ready = [info for info in fleet.workers if info.state == "ready"]
+            return [info for info in ready if all(bundle.state != "loading" for bundle in info.bundles)]
 
         until = time.monotonic() + WAIT_S
         while len(infos := await found()) < workers:
