@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from models.registry import architectures, named
+from server.process import secrecy
 from server.process.copies import MOST_BYTES, Order, Told
 from server.process.exits import MISUSE
 from server.settings import Settings, load
@@ -36,6 +37,7 @@ SET_PDEATHSIG = 1
 
 def run_template(settings: Settings, fd: int) -> int:
     """Serve the supervisor at the other end of `fd`, until it ends. Returns, with an exit code, only where there can be no copies."""
+    secrecy.keep_from_others()
     logs.configure(settings.log_level, process="template")
     for name in LATE:
         with suppress(ImportError):

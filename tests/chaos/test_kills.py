@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ from tests.pictures import expected_scores, picture
 from tests.service import Service, eventually, frozen, serve
 
 MINUTES = 120.0
+HOUSE = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -80,6 +82,44 @@ def test_nine_kills_within_45_seconds_cost_nobody_an_answer(tiny: Bundle) -> Non
             statuses = [status for client in asking for status in client.result()]
         assert set(statuses) == {200}
         assert len(service.events("worker died")) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_minutes_of_kills_cost_nobody_an_answer_by_what_ships(tmp_path: Path) -> None:
+    chance, flags = random.Random(33), sorted((HOUSE / "docs" / "pictures" / "flags").glob("*.png"))
+    with serve(HOUSE / "bundles", cache=tmp_path / "cache") as service:
+        expected = {flag: labels(service.classify(flag.read_bytes())) for flag in flags}
+        ended = threading.Event()
+
+        def ask(first: int) -> list[tuple[Path, httpx.Response]]:
+            answers = []
+            with httpx.Client(base_url=service.url, timeout=120) as http:
+                while not ended.is_set():
+                    flag = flags[(first + len(answers)) % len(flags)]
+                    answers.append((flag, http.post("/v1/classify", content=flag.read_bytes())))
+            return answers
+
+        with ThreadPoolExecutor(16) as pool:
+            asking = [pool.submit(ask, number) for number in range(16)]
+            until = time.monotonic() + MINUTES
+            while time.monotonic() < until:
+                for victim in service.children("worker"):
+                    with suppress(ProcessLookupError):
+                        os.kill(victim, signal.SIGKILL)
+                time.sleep(chance.uniform(0.3, 5.0))
+            ended.set()
+            answers = [answer for client in asking for answer in client.result()]
+        died = len(service.events("worker died"))
+    assert died > 10
+    assert {answer.status_code for _, answer in answers} == {200}
+    assert not [flag.name for flag, answer in answers if labels(answer) != expected[flag]]
+
+
+def labels(answer: httpx.Response) -> str:
+    """The best label."""
+    label: str = answer.json()["results"][0]["predictions"][0]["label"]
+    return label
 
 
 def keep_asking(url: str, ended: threading.Event) -> list[int]:
