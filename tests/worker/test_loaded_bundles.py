@@ -10,17 +10,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from models.bundle import Bundle, BundleError
 from server.worker import loaded_bundles
 from server.worker.budget import StepTimes
 from server.worker.loaded_bundles import LoadedBundles
+from server.worker.measurements import Measured
 from server.worker.warmup import Warm
 from tests.bundles import write_null, write_tiny_vit
 
 
-def warm() -> Any:
-    return SimpleNamespace(executor=SimpleNamespace(unit=""), dtype="torch.float32", steps=StepTimes(1), backends=None)
+def warm() -> Warm:
+    executor: Any = SimpleNamespace(unit="")
+    return Warm(executor, StepTimes(1), torch.float32, Measured.nothing("float32", 1))
 
 
 def test_the_smallest_is_ready_first_whatever_its_name(tmp_path: Path) -> None:
