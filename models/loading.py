@@ -17,6 +17,7 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import Forward
 from models.layers.packed import pack_linears, packing_helps
 from models.layers.parts import Part
+from models.layers.recent import trim
 from models.layers.steps import Continuing, State, Steps, await_device
 from models.registry import Architecture, architectures, named, read_config
 
@@ -87,6 +88,10 @@ class LoadedSteps:
 
     def cost(self, state: State) -> float:
         return self.steps.cost(state)
+
+    def trim(self, room: int, seconds: float) -> int:
+        """See `models.layers.recent.trim`."""
+        return trim(self.steps, room, seconds)
 
 
 @dataclass(frozen=True)

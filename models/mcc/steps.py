@@ -9,17 +9,16 @@ a scene asks, and the others in its batch, change nothing but rounding.
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.bundle import Preprocess, Space
+from models.layers.recent import Recent
 from models.layers.steps import Continuing, Finished, State, Tensors, await_device
 from models.mcc.flood import Answers, Flood, Limits, nested
 from models.mcc.lattice import Lattice
@@ -33,7 +32,7 @@ IN_CACHE = 12 * 2**20
 and memory beyond the caches is slow."""
 LEAST_QUERIES, MOST_QUERIES = 256, 65_536
 """Of one scene in one step."""
-RECENT_BYTES = 256 * 2**20
+RECENT_BYTES = 64 * 2**20
 """Keys and values of scenes that were asked lately; and as much of what was answered of them."""
 MOST_SHOWN = 20_000
 """Points of a preview."""
@@ -105,8 +104,9 @@ class ReconstructionSteps:
         work = WORK_OF_A_STEP.get(device.type, WORK_OF_A_STEP["cpu"])
         self._chunk = max(LEAST_QUERIES, min(MOST_QUERIES, int(work / work_of_a_query(model.config))))
         self._in_cache = max(1, IN_CACHE // (4 * int(model.config.decoder_width * model.config.mlp_ratio)))
-        self._recent = _Recent[Scene](RECENT_BYTES)
-        self._asked = _Recent[Asked](RECENT_BYTES)
+        self._recent = Recent[Scene](RECENT_BYTES)
+        self._asked = Recent[Asked](RECENT_BYTES)
+        self.recent = (self._recent, self._asked)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
         """options: `space` (the fields of `models.bundle.Space`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and `scene`, the
@@ -216,37 +216,6 @@ class ReconstructionSteps:
         placed = {name: array for name, array in job.returned.items() if name not in ("asks", "latent", "seen")}
         level = torch.tensor(job.flood.level, dtype=torch.int32)
         return {"cells": shown.cells.int(), "colours": shown.colours, "level": level, **placed}
-
-
-class Sized(Protocol):
-    @property
-    def nbytes(self) -> int: ...
-
-
-Kept = TypeVar("Kept", bound=Sized)
-
-
-@dataclass
-class _Recent(Generic[Kept]):
-    """Something of scenes by name, the latest asked last, within a number of bytes. For any number of threads."""
-
-    most_bytes: int
-    _scenes: OrderedDict[str, Kept] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def find(self, name: str) -> Kept | None:
-        with self._lock:
-            return self._scenes.get(name)
-
-    def keep(self, name: str, kept: Kept) -> None:
-        """Nothing is kept under an empty name."""
-        if not name:
-            return
-        with self._lock:
-            self._scenes[name] = kept
-            self._scenes.move_to_end(name)
-            while len(self._scenes) > 1 and sum(kept.nbytes for kept in self._scenes.values()) > self.most_bytes:
-                self._scenes.popitem(last=False)
 
 
 def reconstruct_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> ReconstructionSteps:

@@ -182,7 +182,12 @@ class WorkerMetrics:
         self.step_joins = Counter("opsin_step_joins", "Jobs that took their first step.", labels, registry=registry)
         self.step_leaves = Counter("opsin_step_leaves", "Jobs of several steps that left, by how.", [*labels, "how"], registry=registry)
         self.resident_jobs = Gauge("opsin_resident_jobs", "Jobs between two of their steps.", labels, registry=registry)
-        self.state_bytes = Gauge("opsin_state_bytes", "Memory that resident jobs keep between their steps.", labels, registry=registry)
+        self.state_bytes = Gauge(
+            "opsin_state_bytes",
+            "Memory that jobs of several steps keep, ended ones included.",
+            labels,
+            registry=registry,
+        )
         self.queries = Counter("opsin_scene_queries", "Points of space that reconstructions asked.", labels, registry=registry)
         self.queries_saved = Counter(
             "opsin_scene_queries_saved", "Points of dense grids that they did not have to ask.", labels, registry=registry

@@ -28,14 +28,25 @@ SLOWEST = 10
 
 class Heartbeat:
     def __init__(
-        self, queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, metrics: WorkerMetrics, device: str, metrics_port: int
+        self,
+        queue: WorkerQueue,
+        slots: Slots,
+        bundles: LoadedBundles,
+        metrics: WorkerMetrics,
+        device: str,
+        metrics_port: int,
+        state_bytes: int,
+        keep_seconds: float,
     ) -> None:
+        """state_bytes: for jobs of several steps and what is kept of ended ones; keep_seconds: how long the latter can be asked again."""
         self._queue = queue
         self._slots = slots
         self._bundles = bundles
         self._metrics = metrics
         self._device = device
         self._metrics_port = metrics_port
+        self._state_bytes = state_bytes
+        self._keep_seconds = keep_seconds
         self._wake = threading.Event()
         self._ended = threading.Event()
         self.state: str = "starting"
@@ -75,9 +86,13 @@ class Heartbeat:
         for label, chosen in self._bundles.backends().items():
             for backend in BACKENDS:
                 self._metrics.backend.labels(*label, backend).set(backend == chosen)
-        for name, executor in self._bundles.stepwise_by_name().items():
+        executors = self._bundles.stepwise_by_name()
+        room = self._state_bytes - sum(executor.nbytes for executor in executors.values())  # jobs go before what is kept of ended ones
+        for name, executor in executors.items():
+            kept = executor.trim(max(0, room), self._keep_seconds)
+            room -= kept
             self._metrics.resident_jobs.labels(*name).set(executor.residents)
-            self._metrics.state_bytes.labels(*name).set(executor.nbytes)
+            self._metrics.state_bytes.labels(*name).set(executor.nbytes + kept)
         serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
         age = self._slots.silence
         self._metrics.progress_age.set(age)

@@ -107,7 +107,16 @@ class Worker:
         self._rechecks = Rechecks(
             layout, settings.dtype, self._kept, self._slots, self._swap, backend=settings.backend, memory=self._memory
         )
-        self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, self._metrics, str(layout.device), metrics_port)
+        self._heartbeat = Heartbeat(
+            self._queue,
+            self._slots,
+            self._bundles,
+            self._metrics,
+            str(layout.device),
+            metrics_port,
+            layout.state_bytes,
+            settings.scene_ttl,
+        )
 
     def run(self) -> None:
         signals = StopSignals()

@@ -42,6 +42,8 @@ class StepsModel(Protocol):
 
     def cost(self, state: State) -> float: ...
 
+    def trim(self, room: int, seconds: float) -> int: ...
+
 
 @dataclass(frozen=True)
 class Usual:
@@ -124,6 +126,10 @@ class Stepwise:
     def start_seconds(self) -> float:
         """What it takes to start a job, of those that started lately."""
         return self._start_seconds
+
+    def trim(self, room: int, seconds: float) -> int:
+        """Let the model forget what it keeps of ended jobs beyond `room` bytes or `seconds`. Returns the bytes that it still keeps."""
+        return self.model.trim(room, seconds)
 
     def weight(self, job: Delivery) -> float:
         """Cost of the next step in usual jobs; 1 for a job that has not started."""

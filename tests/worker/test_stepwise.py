@@ -153,6 +153,9 @@ class Fragile:
     def cost(self, state: State) -> float:
         return 1.0
 
+    def trim(self, room: int, seconds: float) -> int:
+        return 0
+
 
 @pytest.mark.parametrize("at_start", [True, False])
 def test_the_culprit_of_a_failing_step_is_refused_and_the_others_lose_nothing(toy: LoadedSteps, at_start: bool) -> None:

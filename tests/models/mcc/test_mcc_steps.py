@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.bundle import Space
 from models.layers.steps import Continuing, ExcessiveJob, Finished
+from models.loading import LoadedSteps
 from models.mcc import steps as module
 from models.mcc.lattice import Lattice
 from models.mcc.model import MCC, MCCConfig
@@ -214,17 +215,42 @@ def test_two_scenes_that_are_asked_together_keep_their_own_answers(random: MCC) 
         agree(before, after)
 
 
+@pytest.mark.parametrize(("room", "seconds"), [(0, 600.0), (2**30, 0.0)])
+def test_what_is_kept_of_scenes_goes_where_jobs_need_the_room_and_when_its_time_is_over(random: MCC, room: int, seconds: float) -> None:
+    model = ReconstructionSteps(random, CPU)
+    steps = LoadedSteps(model, CPU)
+    (first,) = run(model, [job()], [COARSE | {"scene": "one"}])
+    again = {name: first[name] for name in ("latent", "seen")} | {"asks": job()["asks"]}
+    assert steps.trim(2**30, 600.0) > 0
+    assert run(model, [again], [COARSE | {"scene": "one"}])[0]["queries"][0] == 0
+    assert steps.trim(room, seconds) == 0
+    assert run(model, [again], [COARSE | {"scene": "one"}])[0]["queries"][0] > 0
+
+
+def test_scenes_that_are_kept_have_a_bound_in_bytes(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECENT_BYTES", 200_000)
+    model = ReconstructionSteps(random, CPU)
+    steps = LoadedSteps(model, CPU)
+    kept = []
+    for number in range(12):
+        run(model, [job(number)], [COARSE | {"scene": str(number)}])
+        kept.append(steps.trim(2**30, 600.0))
+    assert kept[0] < kept[1]
+    assert max(kept) <= 2 * 200_000
+    assert kept[-1] < 6 * kept[0]
+
+
 def test_what_other_threads_may_find_is_computed_before_it_is_kept(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU they read it on streams of their own."""
     order: list[str] = []
-    keep = module._Recent.keep
+    keep = module.Recent.keep
 
     def kept(recent: Any, name: str, what: Any) -> None:
         order.append(type(what).__name__)
         keep(recent, name, what)
 
     monkeypatch.setattr(module, "await_device", lambda device: order.append("computed"))
-    monkeypatch.setattr(module._Recent, "keep", kept)
+    monkeypatch.setattr(module.Recent, "keep", kept)
     run(ReconstructionSteps(random, CPU), [job()], [COARSE | {"scene": "one"}])
     assert order == ["computed", "Scene", "computed", "Asked"]
     order.clear()
