@@ -12,6 +12,8 @@ import gzip
 import io
 import json
 import os
+import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -195,6 +197,33 @@ async def pictures_of_blocks(target: Target) -> None:
     await target.repeat(post("/v1/classify", body=b"GIF89a\x08\0\x08\0\0\0\0" + b"\x21\xfe\x01x\0" * 400_000 + b","), 2.0)
 
 
+async def directories_of_tiffs(target: Target) -> None:
+    """4 × 2 pixels in a million strips, and in 16 million."""
+    for count in (1_000_000, 16_000_000):
+        await target.ask(post("/v1/classify", body=tiff_of_strips(count)))
+    await target.repeat(post("/v1/classify", body=tiff_of_strips(1_000_000)), 1.0)
+
+
+def tiff_of_strips(count: int) -> bytes:
+    tags = {256: (1, 4), 257: (1, 2), 258: (1, 8), 259: (1, 1), 262: (1, 1), 273: (count, 8 + 2 + 7 * 12 + 4), 278: (1, 1)}
+    entries = b"".join(struct.pack("<HHLL", tag, 4, values, value) for tag, (values, value) in tags.items())
+    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4) + bytes(4 * count)
+
+
+async def escaped_json(target: Target) -> None:
+    """Three bodies of 40 MB of escaped quotes at once."""
+    request = post("/v1/classify", JSON, body=b'{"image": "' + b'\\"' * (20 * MIB) + b'"}')
+    await asyncio.gather(*(target.repeat(request, 2.0) for _ in range(3)))
+
+
+async def large_inpaintings(target: Target) -> None:
+    """Three images of 49 megapixels at once, grown and feathered."""
+    file = io.BytesIO()
+    Image.new("RGB", (7000, 7000), "teal").save(file, "JPEG")
+    path = "/v1/inpaint?mask=box:1500,1500,4000,4000&grow=512&feather=128&preset=draft&size=fit"
+    await asyncio.gather(*(target.repeat(post(path, body=file.getvalue()), 5.0) for _ in range(3)))
+
+
 ATTACKS: tuple[Callable[[Target], Awaitable[None]], ...] = (
     model_control,
     announced_bodies,
@@ -210,6 +239,9 @@ ATTACKS: tuple[Callable[[Target], Awaitable[None]], ...] = (
     endless_forms,
     large_pictures,
     pictures_of_blocks,
+    directories_of_tiffs,
+    escaped_json,
+    large_inpaintings,
 )
 
 
@@ -246,6 +278,7 @@ def measure(requests: int, console: Console) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="opsin-attacks-") as name:
         folder = Path(name)
         reference.make_bundle(folder / "bundles")
+        shutil.copytree(Path(__file__).parent.parent / "bundles" / "inpaint", folder / "bundles" / "inpaint")
         reference.write_pictures(folder / "pictures")
         with service.running(folder / "bundles") as url:
             capacity = load(url, folder / "pictures", {"clients": CLIENTS, "warm": WARM, "seconds": 8}).per_second
