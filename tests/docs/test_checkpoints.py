@@ -79,6 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for shipped in ("flags", "movenet"):
         shutil.copytree(ROOT / "bundles" / shipped, folder / "bundles" / shipped)
     np.save(folder / "mean_std.npy", np.stack([np.zeros(226), np.ones(226)])[:, None])
+    np.save(folder / "logits.npy", np.zeros((2, SMALL["model.safetensors"].classes)))  # of the two images in photos/
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for line in import_lines():
