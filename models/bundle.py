@@ -220,6 +220,22 @@ class Int8(_Schema):
         return None
 
 
+FillMethod = Literal["network", "exemplar", "network-exemplar"]
+"""How holes are filled: by the network, by copying patches of the image around them, or by copying from the network's result on."""
+
+
+class Fill(_Schema):
+    """The method for some holes: those at most `thickness` pixels thick (twice the distance of the innermost pixel to the edge, in steps to
+    all eight sides) in crops of at most `side` pixels along the longer side. None: of any. Of several rules the first that fits counts."""
+
+    method: FillMethod
+    thickness: int | None = Field(default=None, gt=0)
+    side: int | None = Field(default=None, gt=0)
+
+    def fits(self, thickness: float, side: int) -> bool:
+        return (self.thickness is None or thickness <= self.thickness) and (self.side is None or side <= self.side)
+
+
 class Weights(_Schema):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
@@ -259,6 +275,8 @@ class BundleSpec(_Schema):
     """None: it was not measured, and is not served."""
     temperature: float | None = Field(default=None, ge=0, le=1)
     """Of a model that fills holes: share of the drawn noise that it is asked with unless a request says otherwise; None: all of it."""
+    fill: list[Fill] = Field(default_factory=list)
+    """Of a model that fills holes: by which method unless a request says otherwise; where no rule fits, by the network."""
     preset: Preset | None = None
     """Of a model that fills holes: the preset that it is asked with unless a request says otherwise; None: the service's."""
     weights: Weights
@@ -330,7 +348,7 @@ class BundleSpec(_Schema):
 
     def to_bytes(self) -> bytes:
         content = self.model_dump(mode="json")
-        empty: dict[str, Any] = {"members": {}, "int8": None, "temperature": None, "preset": None, "trained_on": "", "note": ""}
+        empty: dict[str, Any] = {"members": {}, "fill": [], "int8": None, "temperature": None, "preset": None, "trained_on": "", "note": ""}
         for name, nothing in empty.items():
             if content[name] == nothing:  # versions that do not know the field read the others, and agree on their digests
                 del content[name]

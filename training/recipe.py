@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.bundle import NAME_PATTERN, Clip, Preprocess, Preset, Sound, Space, Task
+from models.bundle import NAME_PATTERN, Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
 from training.data.base import Augment
@@ -181,6 +181,8 @@ class Recipe(Settings):
     """Of the bundle; for models that fill holes."""
     preset: Preset | None = None
     """Of the bundle; for models that fill holes."""
+    fill: list[Fill] = Field(default_factory=list)
+    """Rules of the bundle; for models that fill holes."""
     words: int = Field(default=0, ge=0)
     """Token ids of a caption."""
     model: ModelSettings | None = None

@@ -51,6 +51,7 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         space=recipe.space,
         temperature=recipe.temperature,
         preset=recipe.preset,
+        fill=recipe.fill,
         labels=list(labels) if settings.task in bundle.LABELLED else [],
         license=recipe.license,
         description=recipe.description,

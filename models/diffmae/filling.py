@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.diffmae.canvas import Canvas, Place, Window
+from models.diffmae.copying import Crop
 from models.diffmae.decoder import Context
 from models.diffmae.diffusion import Steps
 from models.diffmae.inpainting import Known
@@ -39,6 +40,8 @@ class Request:
     alone: bool
     """No other job shares its batches: the same bytes each time."""
     returned: Tensors
+    crop: Crop | None = None
+    """What the network has put there is then replaced with patches of."""
 
     @property
     def samples(self) -> int:
@@ -84,6 +87,7 @@ class Filling:
     @property
     def nbytes(self) -> int:
         kept = self.canvas.nbytes + sum(array.nbytes for array in self.request.returned.values())
+        kept += 0 if self.request.crop is None else self.request.crop.nbytes
         if self.current is None:
             return kept
         window = self.current.window

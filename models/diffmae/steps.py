@@ -6,6 +6,7 @@ sampler's tables and its updates are float32. Noise is counted, not drawn: it de
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from models.bundle import BundleError, Preprocess
 from models.diffmae import noise
 from models.diffmae.canvas import Canvas, Place, Window
+from models.diffmae.copying import Copying, Crop
 from models.diffmae.decoder import Context
 from models.diffmae.diffusion import Method, Sampler, Schedule, Spacing, Steps
 from models.diffmae.filling import LEAST_SHARE, Denoising, Filling, PaddedBatch, Request, encoded_together, groups
@@ -26,16 +28,21 @@ from models.diffmae.model import DiffMAE
 from models.diffmae.packed import PackedBatch
 from models.layers.steps import Continuing, Finished, State, Tensors
 
-WORKED_ON = frozenset({"pixels", "missing", "windows"})
+WORKED_ON = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
 """Arrays of a job that are read here; all others are given back with the answer."""
 SIGNED = 2**63
 USUAL_STEPS = 100
+COPYING_SECONDS = 1.0
+"""No level is begun later in a step: other work waits for its end. The jobs whose turn it is not stay as they are."""
 
 
 class InpaintingSteps:
     """A job: `pixels` uint8 (h, w, channels) or (T, h, w, channels), `missing` (h, w) or (T, h, w), nonzero where pixels are to be made,
     and `windows` int (W, 2), top and left of each. Its answer: `filled` uint8 (n, h, w, channels) or (n, T, h, w, channels), and all
-    other arrays that came with it."""
+    other arrays that came with it.
+
+    With `detail` uint8 (h, w, 3) and `detail_missing` (h, w) the hole is filled with patches of this crop, from what the network has put
+    there or, without `pixels`, by themselves (`models.diffmae.copying`)."""
 
     unit = "steps"
 
@@ -53,13 +60,27 @@ class InpaintingSteps:
         model of normalised patches: it cannot make pixels."""
         if self.model.config.normalise_patches:
             raise BundleError("normalise_patches: such a model cannot fill holes, since it does not know a missing patch's mean and spread")
-        jobs = zip(arrays, options, strict=True)
-        return list[State](
-            self._enter([Filling(self._request(job, asked), Canvas.of(job["pixels"], job["missing"])) for job, asked in jobs])
+        jobs = list(zip(arrays, options, strict=True))
+        fillings = iter(
+            self._enter(
+                [Filling(self._request(job, asked), Canvas.of(job["pixels"], job["missing"])) for job, asked in jobs if "pixels" in job]
+            )
         )
+        return [
+            next(fillings)
+            if "pixels" in job
+            else Copying.of(Crop.of(job), _seeds(asked), {name: job[name] for name in job if name not in WORKED_ON})
+            for job, asked in jobs
+        ]
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
-        fillings = [state for state in states if isinstance(state, Filling)]
+        filled = iter(self._fill([(state, wanted) for state, wanted in zip(states, previews, strict=True) if isinstance(state, Filling)]))
+        copied = iter(_copy([state for state in states if isinstance(state, Copying)]))
+        return [next(copied) if isinstance(state, Copying) else next(filled) for state in states]
+
+    def _fill(self, asked: Sequence[tuple[Filling, bool]]) -> list[Continuing | Finished]:
+        """The next step of the network for each, and whether a preview is wanted."""
+        fillings = [filling for filling, _ in asked]
         moved = {
             index: result
             for group in groups(fillings, 0.0 if self._packs else LEAST_SHARE)
@@ -67,15 +88,14 @@ class InpaintingSteps:
         }
         return [
             self._outcome(*moved[index], wanted) if index in moved else Finished(self._answer(filling))
-            for index, (filling, wanted) in enumerate(zip(fillings, previews, strict=True))
+            for index, (filling, wanted) in enumerate(asked)
         ]
 
     def cost(self, state: State) -> float:
-        assert isinstance(state, Filling)
-        return state.cost
+        return state.cost if isinstance(state, Filling) else 1.0
 
     def _request(self, job: Tensors, asked: Mapping[str, Any]) -> Request:
-        steps, samples = int(asked.get("steps", USUAL_STEPS)), int(asked.get("samples", 1))
+        steps = int(asked.get("steps", USUAL_STEPS))
         schedule = self.model.config.schedule
         sampler = Sampler(
             Method(asked.get("sampler", Method.DDIM)),
@@ -84,16 +104,16 @@ class InpaintingSteps:
             spacing=Spacing(asked.get("spacing", Spacing.UNIFORM)),
         )
         reverse, noisy = _reverse(sampler, schedule)
-        seeds = [(int(asked.get("seed", 0)) + sample) % SIGNED for sample in range(samples)]
         return Request(
             windows=tuple((top, left) for top, left in job["windows"].tolist()),
             reverse=reverse,
             noisy=noisy,
-            seeds=torch.tensor(seeds, device=self._device),
+            seeds=torch.tensor(_seeds(asked), device=self._device),
             temperature=float(asked.get("temperature", 1.0)),
             inject_known=bool(asked.get("inject_known", True)),
-            alone=bool(asked.get("deterministic", False)),
+            alone="detail" in job or bool(asked.get("deterministic", False)),  # one grey level leads to another patch
             returned={name: array for name, array in job.items() if name not in WORKED_ON},
+            crop=Crop.of(job) if "detail" in job else None,
         )
 
     def _enter(self, fillings: Sequence[Filling]) -> list[Filling]:
@@ -147,9 +167,15 @@ class InpaintingSteps:
             return Continuing(filling, self._preview(filling, x0) if wanted else None)
         canvas = filling.canvas.paste(self.model, now.at, now.window, now.x)
         [filling] = self._enter([Filling(filling.request, canvas, filling.finished + 1)])
+        if filling.current is None and filling.request.crop is not None:
+            return Continuing(self._copying(filling, filling.request.crop))
         if filling.current is None:
             return Finished(self._answer(filling))
         return Continuing(filling, self._preview(filling, None) if wanted else None)
+
+    def _copying(self, filling: Filling, crop: Crop) -> Copying:
+        request, made = filling.request, self._answer(filling)["filled"].cpu().numpy()
+        return Copying.of(crop, request.seeds.tolist(), request.returned, made, filling.done)
 
     def _preview(self, filling: Filling, x0: Tensor | None) -> dict[str, Tensor]:
         """The first sample's window, as far as it lies on the canvas, with what is predicted of it so far: filled uint8 (h, w, channels) or
@@ -188,6 +214,20 @@ def _in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Te
     edges = [left + at[1] * across, top + at[0] * down, left + (at[1] + size[1]) * across, top + (at[0] + size[0]) * down]
     x0, y0, x1, y1 = map(round, edges)
     return torch.tensor([x0, y0, x1 - x0, y1 - y0])
+
+
+def _copy(states: Sequence[Copying]) -> Iterator[Continuing | Finished]:
+    """A level of the first ones, as many as there is time for."""
+    until = time.monotonic() + COPYING_SECONDS
+    for state in states:
+        if time.monotonic() < until:
+            state = state.next()
+        yield Finished(state.answer()) if state.is_done else Continuing(state)
+
+
+def _seeds(asked: Mapping[str, Any]) -> list[int]:
+    """Of the samples."""
+    return [(int(asked.get("seed", 0)) + sample) % SIGNED for sample in range(int(asked.get("samples", 1)))]
 
 
 def inpaint_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> InpaintingSteps:

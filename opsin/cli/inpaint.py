@@ -36,6 +36,7 @@ def inpaint(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG file. [default: FILE-filled.png]", show_default=False)] = None,
     url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
+    method: Annotated[str | None, typer.Option(help="auto, network, exemplar or network-exemplar.", show_default=False)] = None,
     preset: Annotated[str | None, typer.Option(help="draft, fast, standard or full.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default=False)] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim, ancestral or one-step.", show_default=False)] = None,
@@ -75,7 +76,7 @@ def inpaint(
     outputs.check_suffix(written, ".png")
     chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
     chosen |= {"temperature": temperature, "samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
-    options: Any = {**chosen, "blend": blend, "deterministic": deterministic, "timeout": timeout}
+    options: Any = {**chosen, "method": method, "blend": blend, "deterministic": deterministic, "timeout": timeout}
     with Client(url) as client:
         try:
             job = client.inpaint(file, _mask(mask), wait=False, **options)
@@ -90,7 +91,9 @@ def inpaint(
         return
     for path, sample in zip(files, filled.samples, strict=True):
         typer.echo(f"{path}  seed {sample.seed}")
-    typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled in {filled.steps} steps of {filled.sampler}")
+    how = "with patches from around the hole" if filled.method == "exemplar" else f"in {filled.steps} steps of {filled.sampler}"
+    refined = ", then with patches from around the hole" if filled.method == "network-exemplar" else ""
+    typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled {how}{refined}")
     if filled.masked_pixels == 0:
         empty = f"{file} has no transparent pixels, and there is no --mask" if mask is None else f"--mask {mask} marks no pixel"
         typer.echo(f"opsin: nothing was filled: {empty}", err=True)

@@ -192,7 +192,7 @@ def _jobs(
 ) -> list[Job]:
     """The jobs of one request: answered to a gateway, or to a record."""
     request = record or os.urandom(16).hex()
-    bucket, arguments = asked.task.bucket(asked.plan, asked.spec), asked.task.arguments(asked.plan)
+    arguments = asked.task.arguments(asked.plan)
     unread = frozenset(asked.task.unread_arrays)
     if asked.task.echoed_arrays:  # results of records are presented by whichever gateway is asked
         arguments = {**arguments, "returned": [] if gateway else list(asked.task.echoed_arrays)}
@@ -203,7 +203,7 @@ def _jobs(
             id=f"{request}-{index}",
             bundle=asked.spec.id,
             digest=asked.spec.digest(),
-            bucket=bucket,
+            bucket=asked.task.bucket_of(asked.plan, asked.spec, arrays),
             arrays={name: array for name, array in arrays.items() if not gateway or name not in unread},
             options=arguments,
             priority=asked.priority,

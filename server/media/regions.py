@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.media import patchmatch
 from server.media import masks
 from server.media.images import on_white
 from server.media.masks import Box, Mask
@@ -50,6 +51,14 @@ def choose(mode: Mode | None, mask: Mask, native: Size) -> Region:
         return _tiled(mask, hole, native)
     box = Box(0, 0, width, height) if mode == "fit" else _around(hole, mask.shape, native)
     return Region(box, _fitted(box, native))
+
+
+def detail(mask: Mask, region: Region) -> Region:
+    """The region at the image's own scale, from which patches are copied into the hole; reduced where it is large."""
+    box = region.box
+    hole = max(1, int(np.count_nonzero(box.of(mask))))
+    scale = math.sqrt(min(1.0, patchmatch.MOST_PIXELS / (box.height * box.width), patchmatch.MOST_HOLE / hole))
+    return Region(box, (max(1, int(box.height * scale)), max(1, int(box.width * scale))))
 
 
 def canvas(image: Image.Image, mask: Mask, region: Region) -> tuple[NDArray[np.uint8], Mask]:

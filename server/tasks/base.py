@@ -7,7 +7,7 @@ in OpenAPI and in the documentation, is made from its tables. `docs/extending.md
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -122,6 +122,10 @@ class Task(ABC, Generic[Asked, Plan]):
     @abstractmethod
     def bucket(self, plan: Plan, spec: BundleSpec) -> str:
         """What must agree inside a batch besides the bundle: shapes and arguments."""
+
+    def bucket_of(self, plan: Plan, spec: BundleSpec, arrays: Collection[str]) -> str:
+        """The bucket of one job, which brings arrays of these names."""
+        return self.bucket(plan, spec)
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
         """Of the forward call; the same for all jobs of a bucket."""

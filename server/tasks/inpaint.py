@@ -1,30 +1,34 @@
 """Image and mask → the image with its hole filled.
 
 The worker gets the region that the network works on (`server/media/regions.py`): pixels uint8 (h, w, 3), missing uint8 (h, w), windows
-int32 (W, 2); and, to be given back as it is, box int32 (4,), left, top, width and height of the region. It answers filled uint8
-(samples, h, w, 3). The files `image` and `mask` as they were sent, uint8 (bytes,), `mask` empty where there was none, stay with the
-gateway, or go back with the outputs of a job that outlives it: so the result can be composed from outputs and plan, by any gateway and at
-any time.
+int32 (W, 2). Where patches are copied, it gets detail uint8 (h, w, 3) and detail_missing uint8 (h, w), the region at its own scale, beside
+these or, without the network, in place of them. To be given back as they are: box int32 (4,), left, top, width and height of the region,
+and method uint8 (), the index in METHODS. It answers filled uint8 (samples, h, w, 3).
+
+The files `image` and `mask` as they were sent, uint8 (bytes,), `mask` empty where there was none, stay with the gateway, or go back with
+the outputs of a job that outlives it: so the result can be composed from outputs and plan, by any gateway and at any time.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from models.bundle import BundleSpec
+from models.bundle import BundleSpec, FillMethod
 from models.diffmae.presets import PRESETS, SamplerName
+from models.media import patchmatch
 from server.media import composing, masks, regions
 from server.media.images import Decoder, ImageError, Opened, TooManyPixels
 from server.media.masks import Box, Mask
 from server.media.memory_budget import PIXEL
+from server.media.regions import Region
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
-from server.tasks.inpaint_tables import Filled, InpaintAnswer, InpaintOptions, InpaintPlan, InpaintPreview
+from server.tasks.inpaint_tables import METHODS, Filled, InpaintAnswer, InpaintOptions, InpaintPlan, InpaintPreview, Method
 from server.tasks.options import ExcessiveOption, InvalidOption
 
 PNG = "image/png"
@@ -32,6 +36,8 @@ MOST_STEPS = 4000
 """Steps times samples times windows of one request."""
 DRAWN_SEEDS = 2**53
 """Drawn seeds are below it, so that JavaScript reads them exactly."""
+OF_NETWORK = ("preset", "steps", "sampler", "eta", "spacing", "temperature")
+"""Options by which the network is asked for."""
 SMALL_ARRAYS = 64
 """Bytes of the answer's arrays besides."""
 PATCH_SIZE = 16
@@ -43,6 +49,8 @@ MASKS = 2
 """One, and one that grows out of it; or as it was sent, bright and transparent pixels."""
 TILED = 4
 """What the network sees, at the image's own scale."""
+COPIED = 16
+"""Of a crop that patches are copied from: itself, its mask, and how thick that is."""
 RAMP = 1
 PNG_PIXEL = 4
 """Of noise; PNGs of photographs take half of it."""
@@ -68,6 +76,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         "masked_pixels": 8214,
         "steps": 100,
         "sampler": "ddim",
+        "method": "network",
         "results": [{"image": "iVBORw0KGgo…", "seed": 4127539016253314}],
     }
     media_types = (PNG, JSON)
@@ -81,6 +90,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             _parse(asked.mask)
         if asked.feather and asked.blend == "membrane":
             raise InvalidOption("blend", "membrane: not with `feather`, which blends in its own way")
+        method = _method(asked, spec)
         sampler, steps = _sampling(asked, spec)
         if asked.eta is not None and sampler != "ddim":
             raise InvalidOption("eta", f"{asked.eta:g}: it is for the sampler `ddim`; {sampler} has none")
@@ -92,7 +102,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             steps=steps,
             sampler=sampler,
             eta=asked.eta or 0.0,
-            spacing=asked.spacing,
+            spacing=asked.spacing or "uniform",
             seed=secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed,
             samples=asked.samples,
             grow=asked.grow,
@@ -102,6 +112,7 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             deterministic=asked.deterministic,
             temperature=next(share for share in (asked.temperature, spec.temperature, 1.0) if share is not None),
             blend=asked.blend or ("none" if asked.feather else "membrane"),
+            method=method,
         )
 
     def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
@@ -115,6 +126,8 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
                 f"{decoder.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)"
             )
         scratch = regions.SCALING_BYTES * min(image.pixels, 2 * regions.STRIP_PIXELS)
+        if plan.method != "network":
+            scratch += COPIED * min(image.pixels, patchmatch.MOST_PIXELS)
         with decoder.budget.taken(_memory(image, mask, TILED if plan.size == "tile" else 0, scratch)):
             sent = _sent_mask(mask)
             picture = image.upright(transparency=True)
@@ -125,14 +138,14 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
                 raise ExcessiveOption(
                     "size", f"{len(region.windows)} windows of {plan.steps} steps of {plan.samples} samples: at most {MOST_STEPS} steps"
                 )
-            pixels, missing = regions.canvas(picture, hole, region)
+            method = _method_of(hole, region, plan, spec)
+            seen = _seen(picture, hole, region, method)
             del picture, sent, hole
         box = region.box
         return [
             {
-                "pixels": pixels,
-                "missing": missing.astype(np.uint8),
-                "windows": np.array(region.windows, np.int32).reshape(-1, 2),
+                **seen,
+                "method": np.array(METHODS.index(method), np.uint8),
                 "box": np.array([box.left, box.top, box.width, box.height], np.int32),
                 "image": np.frombuffer(item["image"], np.uint8),
                 "mask": np.frombuffer(item.get("mask", b""), np.uint8),
@@ -142,6 +155,10 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
     def bucket(self, plan: InpaintPlan, spec: BundleSpec) -> str:
         """Holes, samplers and times of any kind take their steps together."""
         return "x".join(map(str, _native(spec)))
+
+    def bucket_of(self, plan: InpaintPlan, spec: BundleSpec, arrays: Collection[str]) -> str:
+        """Copying patches takes other steps, and longer ones."""
+        return self.bucket(plan, spec) + ("-copied" if "detail" in arrays else "")
 
     def arguments(self, plan: InpaintPlan) -> dict[str, Any]:
         names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic", "temperature")
@@ -154,18 +171,20 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
 
     def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | File:
         composed = _composed(outputs[0], plan, spec)
+        taken = _taken(outputs[0], plan)
         if media_type == PNG and plan.samples == 1:
-            return File(composed.files[0], {"X-Seed": str(plan.seed), "X-Steps": str(plan.steps)})
+            return File(composed.files[0], {"X-Seed": str(plan.seed), "X-Steps": str(taken.steps), "X-Method": taken.method})
         results = [Filled(file, plan.seed_of(sample)) for sample, file in enumerate(composed.files)]
-        return InpaintAnswer(composed.width, composed.height, composed.masked_pixels, plan.steps, plan.sampler, results)
+        return InpaintAnswer(composed.width, composed.height, composed.masked_pixels, taken.steps, taken.sampler, taken.method, results)
 
     def preview(self, arrays: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintPreview:
         left, top, width, height = arrays["box"].tolist()
         return InpaintPreview(int(arrays["step"]), (left, top, width, height), composing.to_png(Image.fromarray(arrays["filled"])))
 
     def result_bound(self, plan: InpaintPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """The files and one canvas for each sample, and one for a preview."""
-        return sizes["image"] + sizes["mask"] + (plan.samples + 1) * sizes["pixels"] + SMALL_ARRAYS
+        """The files and one canvas, or one crop that patches are copied into, for each sample, and one for a preview."""
+        sample = max(sizes.get("pixels", 0), sizes.get("detail", 0))
+        return sizes["image"] + sizes["mask"] + (plan.samples + 1) * sample + SMALL_ARRAYS
 
     def sample(self, spec: BundleSpec) -> Arrays:
         """A quarter is missing, in the middle."""
@@ -186,7 +205,22 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         images = np.empty((len(files), plan.samples), object)
         images[:] = files
         seeds = np.array([[plan.seed_of(sample) for sample in range(plan.samples)]] * len(files), np.int64)
-        return {"image": images, "seed": seeds}, {"steps": plan.steps, "sampler": plan.sampler}
+        taken = _taken(outputs[0], plan)
+        return {"image": images, "seed": seeds}, {"steps": taken.steps, "sampler": taken.sampler, "method": taken.method}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How a hole was filled."""
+
+    method: FillMethod
+    steps: int
+    sampler: str
+
+
+def _taken(outputs: Outputs, plan: InpaintPlan) -> Taken:
+    method = METHODS[int(outputs["method"])] if "method" in outputs else "network"
+    return Taken(method, 0, "none") if method == "exemplar" else Taken(method, plan.steps, plan.sampler)
 
 
 @dataclass(frozen=True)
@@ -279,9 +313,52 @@ def _parse(text: str) -> Box | masks.Share:
         raise InvalidOption("mask", str(error)) from error
 
 
+def _method(asked: InpaintOptions, spec: BundleSpec) -> Method:
+    """`auto` where the hole decides. Raises InvalidOption."""
+    of_network = next((name for name in OF_NETWORK if getattr(asked, name) is not None), None)
+    if asked.method == "exemplar" and of_network is not None:
+        value = getattr(asked, of_network)
+        raise InvalidOption(of_network, f"{value}: it is for the network; the method exemplar copies patches of the image instead")
+    if asked.method in ("exemplar", "network-exemplar") and not patchmatch.installed():
+        raise InvalidOption("method", f"{asked.method}: the package patchmatch-cython is not installed here; use auto or network")
+    if asked.method == "auto" and (of_network is not None or not spec.fill or not patchmatch.installed()):
+        return "network"
+    return asked.method
+
+
+def _method_of(hole: Mask, region: Region, plan: InpaintPlan, spec: BundleSpec) -> FillMethod:
+    """How this hole is filled. Raises InvalidOption."""
+    if plan.method == "network" or not region.windows:
+        return "network"
+    box = region.box
+    missing = masks.resize(box.of(hole), *regions.detail(hole, region).scaled)
+    has_sources = patchmatch.sources(missing)
+    if plan.method == "auto":
+        thickness = masks.thickness(missing) * box.height / missing.shape[0]
+        rule = next((rule for rule in spec.fill if rule.fits(thickness, max(box.height, box.width))), None)
+        return rule.method if rule is not None and has_sources else "network"
+    if not has_sources:
+        side = patchmatch.PATCH
+        raise InvalidOption("method", f"{plan.method}: nowhere around the hole are {side} × {side} pixels known, to be copied; use network")
+    return plan.method
+
+
+def _seen(image: Image.Image, hole: Mask, region: Region, method: FillMethod) -> Arrays:
+    """The arrays that are worked on."""
+    seen: Arrays = {}
+    if method != "exemplar":
+        pixels, missing = regions.canvas(image, hole, region)
+        windows = np.array(region.windows, np.int32).reshape(-1, 2)
+        seen |= {"pixels": pixels, "missing": missing.astype(np.uint8), "windows": windows}
+    if method != "network":
+        detail, missing = regions.canvas(image, hole, regions.detail(hole, region))
+        seen |= {"detail": detail, "detail_missing": missing.astype(np.uint8)}
+    return seen
+
+
 def _sampling(asked: InpaintOptions, spec: BundleSpec) -> tuple[SamplerName, int]:
     """Sampler and steps: those of the preset where none are given. Raises InvalidOption."""
-    preset = PRESETS[asked.preset]
+    preset = PRESETS[asked.preset or spec.preset or "standard"]
     most = int(spec.config.get("schedule", {}).get("steps", PRESETS["full"].steps))
     if asked.steps is not None and asked.steps > most:
         raise InvalidOption("steps", f"{asked.steps}: {spec.id} was trained with {most}")

@@ -7,11 +7,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from models.bundle import FillMethod
 from models.diffmae.presets import PresetName, SamplerName, SpacingName
 from server.media import masks
 from server.media.composing import Blend
 from server.tasks.options import Options
 
+Method = Literal["auto", "network", "exemplar", "network-exemplar"]
+METHODS: tuple[FillMethod, ...] = ("network", "exemplar", "network-exemplar")
+"""What `auto` becomes one of; jobs carry the index."""
 MOST_SAMPLES = 8
 MOST_SEED = 2**63 - 1
 MOST_GROWTH = 512
@@ -35,13 +39,26 @@ class InpaintOptions(Options, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    preset: Annotated[PresetName, Meta(description="Sampler and steps by name; those given explicitly win.")] = "standard"
+    method: Annotated[
+        Method,
+        Meta(
+            description="What fills the hole: the network; patches copied from around it; or patches from the network's result on. "
+            "`auto`: the bundle's rules by the hole's thickness and the crop's side, else the network."
+        ),
+    ] = "auto"
+    preset: (
+        Annotated[
+            PresetName,
+            Meta(description="Sampler and steps by name; those given explicitly win.", extra={"default": "the bundle's, else `standard`"}),
+        ]
+        | None
+    ) = None
     steps: (
         Annotated[int, Meta(ge=1, le=1000, description="Denoising steps.", extra={"values": "1 to 1000", "default": "the preset's"})] | None
     ) = None
     sampler: Annotated[SamplerName, Meta(description="How steps follow each other.", extra={"default": "the preset's"})] | None = None
     eta: Annotated[float, Meta(ge=0, le=1, description="Noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})] | None = None
-    spacing: Annotated[SpacingName, Meta(description="Which times are visited.")] = "uniform"
+    spacing: Annotated[SpacingName, Meta(description="Which times are visited.", extra={"default": "uniform"})] | None = None
     seed: (
         Annotated[
             int,
@@ -110,6 +127,7 @@ class InpaintPlan(msgspec.Struct, frozen=True):
     deterministic: bool
     temperature: float = 1.0
     blend: Blend = "none"
+    method: Method = "network"
 
     def seed_of(self, sample: int) -> int:
         """After the last seed comes the first."""
@@ -124,13 +142,14 @@ class Filled(msgspec.Struct, frozen=True):
 
 
 class InpaintAnswer(msgspec.Struct, frozen=True):
-    """`masked_pixels` counts the filled ones."""
+    """`masked_pixels` counts the filled ones; patches that were copied without the network took 0 steps of the sampler `none`."""
 
     width: int
     height: int
     masked_pixels: int
     steps: int
     sampler: str
+    method: str
     results: list[Filled]
 
 

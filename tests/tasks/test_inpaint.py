@@ -11,16 +11,18 @@ import pytest
 from PIL import Image, ImageCms
 
 from models.bundle import BundleSpec, Clip, Preprocess, Weights
+from models.media import patchmatch
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
 from server.tasks.base import JSON, Arrays, File
 from server.tasks.inpaint import Inpaint
-from server.tasks.inpaint_tables import MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
+from server.tasks.inpaint_tables import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
 from server.tasks.options import ExcessiveOption, InvalidOption, rows
 
 TASK = Inpaint()
 DECODER = Decoder(max_pixels=1_000_000)
 GREEN = (10, 200, 30)
 PNG = "image/png"
+NOTHING = np.empty(0)
 
 
 def spec(**changes: Any) -> BundleSpec:
@@ -68,8 +70,9 @@ def white(height: int, width: int, box: tuple[int, int, int, int] | None = None)
 
 def painted(arrays: Arrays, samples: int = 1) -> Arrays:
     """What a worker would answer."""
-    filled = np.where(arrays["missing"][..., np.newaxis] > 0, np.array(GREEN, np.uint8), arrays["pixels"])
-    returned = {name: arrays[name] for name in ("box", "image", "mask")}
+    pixels, missing = ("detail", "detail_missing") if "detail" in arrays else ("pixels", "missing")
+    filled = np.where(arrays[missing][..., np.newaxis] > 0, np.array(GREEN, np.uint8), arrays[pixels])
+    returned = {name: arrays[name] for name in ("box", "method", "image", "mask")}
     return {"filled": np.stack([filled] * samples), **returned}
 
 
@@ -109,6 +112,9 @@ def test_presets_choose_sampler_and_steps_and_explicit_options_win() -> None:
         ({"mask": "box:1,2,3"}, "mask", "use `box:X,Y,W,H` in pixels"),
         ({"mask": "center:2"}, "mask", "use `box:X,Y,W,H` in pixels"),
         ({"blend": "membrane", "feather": 2}, "blend", "membrane: not with `feather`"),
+        ({"method": "exemplar", "steps": 3}, "steps", "3: it is for the network"),
+        ({"method": "exemplar", "preset": "fast"}, "preset", "fast: it is for the network"),
+        ({"method": "exemplar", "temperature": 0.0}, "temperature", "it is for the network"),
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(options: dict[str, Any], field: str, reason: str) -> None:
@@ -146,6 +152,7 @@ def test_a_bundle_of_a_short_schedule_takes_fewer_steps() -> None:
         ("size", ["fit", "crop", "tile"], ["grid"]),
         ("preset", ["draft", "full"], ["best"]),
         ("blend", ["membrane", "none"], ["poisson", ""]),
+        ("method", ["auto", "network", "exemplar", "network-exemplar"], ["copy", ""]),
         ("mask", ["center", "box:0,0,1,1", "random:0.5"], ["iVBORw0KGgo=", "everything"]),
         ("deterministic", ["true", False], ["maybe"]),
     ],
@@ -212,10 +219,15 @@ def test_every_byte_outside_the_filled_pixels_is_the_input_s(seed: int) -> None:
     upright = (width, height) if turn < 5 else (height, width)
     file = encoded(image, kind, exif=exif)
     mask = (generator.random(upright[::-1]) < generator.choice([0.02, 0.3, 1])).astype(np.uint8) * 255
-    options = {"grow": int(generator.integers(0, 3)), "feather": int(generator.integers(0, 4)), "steps": 1}
+    options = {"grow": int(generator.integers(0, 3)), "feather": int(generator.integers(0, 4))}
     if generator.random() < 0.5:
         options["blend"] = "none"
-    answer = decoded(fill(file, encoded(Image.fromarray(mask)), size=str(generator.choice(["fit", "crop", "tile"])), **options))
+    method, size = str(generator.choice(["network", "exemplar", "network-exemplar"])), str(generator.choice(["fit", "crop", "tile"]))
+    try:
+        answer = decoded(fill(file, encoded(Image.fromarray(mask)), size=size, method=method, **options))
+    except InvalidOption as refused:
+        assert refused.field == "method", "nothing can be copied"
+        answer = decoded(fill(file, encoded(Image.fromarray(mask)), size=size, method="network", **options))
     with DECODER.decoded(file, transparency=True) as original:
         expected = np.asarray(original)
     filled = np.zeros(mask.shape, bool)
@@ -344,10 +356,11 @@ def test_several_samples_are_json_whatever_is_accepted() -> None:
         answer = TASK.present([painted(arrays, 3)], chosen, SPEC, media_type)
         assert isinstance(answer, InpaintAnswer)
         assert (answer.width, answer.height, answer.masked_pixels, answer.steps, answer.sampler) == (10, 12, 16, 7, "ddim")
+        assert answer.method == "network"
         assert [result.seed for result in answer.results] == [5, 6, 7]
     one = plan(seed=5, steps=7)
     file = TASK.present([painted(arrays)], one, SPEC, PNG)
-    assert isinstance(file, File) and file.headers == {"X-Seed": "5", "X-Steps": "7"}
+    assert isinstance(file, File) and file.headers == {"X-Seed": "5", "X-Steps": "7", "X-Method": "network"}
 
 
 def test_a_colour_profile_of_rgb_is_kept() -> None:
@@ -365,11 +378,11 @@ def test_only_the_first_picture_of_an_animation_is_filled() -> None:
 
 
 def test_the_room_for_a_result_is_enough() -> None:
-    for options in ({}, {"samples": 4}, {"size": "tile"}):
-        chosen = plan(steps=2, **options)
+    for options in ({"steps": 2}, {"samples": 4}, {"size": "tile"}, {"method": "exemplar", "samples": 3}, {"method": "network-exemplar"}):
+        chosen = plan(**options)
         arrays = prepared(encoded(noise(50, 60)), encoded(white(50, 60, (5, 5, 40, 40))), chosen)
         bound = TASK.result_bound(chosen, SPEC, {name: array.nbytes for name, array in arrays.items()})
-        assert sum(array.nbytes for array in painted(arrays, chosen.samples).values()) + arrays["pixels"].nbytes <= bound
+        assert sum(array.nbytes for array in painted(arrays, chosen.samples).values()) + arrays.get("pixels", NOTHING).nbytes <= bound
 
 
 def test_a_preview_is_a_small_png() -> None:
@@ -388,7 +401,7 @@ def test_tensors_have_a_column_for_each_sample() -> None:
     arrays = prepared(encoded(noise(9, 9)), encoded(white(9, 9, (0, 0, 4, 4))), chosen)
     tensors, told = TASK.to_tensors([painted(arrays, 2)] * 3, chosen, SPEC)
     assert tensors["image"].shape == (3, 2) and tensors["seed"].tolist() == [[5, 6]] * 3
-    assert told == {"steps": 7, "sampler": "ddim"}
+    assert told == {"steps": 7, "sampler": "ddim", "method": "network"}
 
 
 def test_a_bundle_names_its_usual_temperature() -> None:
@@ -401,8 +414,12 @@ def test_a_bundle_names_its_usual_temperature() -> None:
 
 def test_plans_of_an_older_gateway_are_presented_as_it_would_have_done() -> None:
     stored = msgspec.to_builtins(plan())
-    del stored["temperature"], stored["blend"]
-    assert msgspec.convert(stored, InpaintPlan) == msgspec.structs.replace(plan(temperature=1.0, blend="none"), seed=stored["seed"])
+    del stored["temperature"], stored["blend"], stored["method"]
+    older = plan(temperature=1.0, blend="none", method="network")
+    assert msgspec.convert(stored, InpaintPlan) == msgspec.structs.replace(older, seed=stored["seed"])
+    arrays = prepared(encoded(noise(12, 10)), encoded(white(12, 10, (0, 0, 4, 4))), older)
+    answer = TASK.present([{name: array for name, array in painted(arrays).items() if name != "method"}], older, SPEC, JSON)
+    assert isinstance(answer, InpaintAnswer) and answer.method == "network"
 
 
 def test_a_filling_meets_the_image_unless_a_feather_blends_it() -> None:
@@ -416,3 +433,76 @@ def test_a_filling_meets_the_image_unless_a_feather_blends_it() -> None:
     file, hole = encoded(grey), encoded(white(16, 16, (4, 4, 12, 12)))
     assert np.array_equal(decoded(fill(file, hole)), np.asarray(grey)), "one colour beside another is no longer seen"
     assert tuple(decoded(fill(file, hole, blend="none"))[8, 8]) == GREEN
+
+
+ANYWHERE = [{"method": "exemplar", "thickness": 20}, {"method": "network-exemplar", "side": 100}]
+RULED = spec(fill=ANYWHERE)
+
+
+def method_of(bundle: BundleSpec, image: Image.Image, mask: Image.Image, **options: Any) -> str:
+    """What a hole is filled with."""
+    [arrays] = TASK.prepare({"image": encoded(image), "mask": encoded(mask)}, plan(bundle, **options), bundle, DECODER)
+    assert ("pixels" in arrays, "detail" in arrays) == {
+        "network": (True, False),
+        "exemplar": (False, True),
+        "network-exemplar": (True, True),
+    }[METHODS[int(arrays["method"])]], "a job carries what its method works on, and nothing else"
+    return METHODS[int(arrays["method"])]
+
+
+def test_the_hole_decides_by_the_bundle_s_rules() -> None:
+    image = noise(90, 90)
+    assert method_of(RULED, image, white(90, 90, (20, 20, 60, 36))) == "exemplar", "16 pixels thick"
+    assert method_of(RULED, image, white(90, 90, (20, 20, 50, 50))) == "network-exemplar", "30 pixels thick"
+    assert method_of(RULED, noise(200, 200), white(200, 200, (50, 50, 90, 90))) == "network", "no rule is for larger crops"
+    assert method_of(RULED, image, white(90, 90)) == "network", "nothing is to be filled"
+    assert method_of(SPEC, image, white(90, 90, (20, 20, 60, 36))) == "network", "a bundle without rules"
+
+
+@pytest.mark.parametrize("option", [{"steps": 3}, {"preset": "fast"}, {"sampler": "ddim"}, {"eta": 0.0}, {"spacing": "uniform"}])
+def test_whoever_says_how_the_network_works_gets_the_network(option: dict[str, Any]) -> None:
+    image, mask = noise(90, 90), white(90, 90, (20, 20, 60, 36))
+    assert method_of(RULED, image, mask, **option) == "network"
+    assert method_of(RULED, image, mask, method="network-exemplar", **option) == "network-exemplar"
+
+
+def test_where_nothing_can_be_copied_the_network_fills_or_the_method_is_refused() -> None:
+    image, mask = noise(30, 30), white(30, 30, (4, 4, 26, 26))
+    assert method_of(RULED, image, mask) == "network"
+    with pytest.raises(InvalidOption, match="exemplar: nowhere around the hole are 5 × 5 pixels known") as caught:
+        method_of(RULED, image, mask, method="exemplar")
+    assert caught.value.field == "method"
+
+
+def test_without_the_package_that_copies_the_network_fills(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patchmatch, "PACKAGE", "a_package_that_is_not_there")
+    assert method_of(RULED, noise(90, 90), white(90, 90, (20, 20, 60, 36))) == "network"
+    for method in ("exemplar", "network-exemplar"):
+        with pytest.raises(InvalidOption, match="the package patchmatch-cython is not installed here") as caught:
+            plan(method=method)
+        assert caught.value.field == "method"
+
+
+def test_an_answer_without_the_network_has_no_steps() -> None:
+    chosen = plan(method="exemplar", seed=4)
+    arrays = prepared(encoded(noise(40, 40)), encoded(white(40, 40, (9, 9, 19, 19))), chosen)
+    file = TASK.present([painted(arrays)], chosen, SPEC, PNG)
+    assert isinstance(file, File) and file.headers == {"X-Seed": "4", "X-Steps": "0", "X-Method": "exemplar"}
+    answer = TASK.present([painted(arrays)], chosen, SPEC, JSON)
+    assert isinstance(answer, InpaintAnswer) and (answer.steps, answer.sampler, answer.method) == (0, "none", "exemplar")
+
+
+def test_what_is_copied_from_is_bounded_and_of_the_image_s_own_scale() -> None:
+    chosen = plan(method="exemplar", size="fit")
+    [arrays] = TASK.prepare({"image": encoded(noise(40, 60))}, plan(method="exemplar", mask="center", size="fit"), SPEC, DECODER)
+    assert arrays["detail"].shape == (40, 60, 3)
+    large = Image.new("RGB", (2000, 1500))
+    [arrays] = TASK.prepare(
+        {"image": encoded(large), "mask": encoded(white(1500, 2000, (500, 500, 800, 800)))}, chosen, SPEC, Decoder(4_000_000)
+    )
+    assert 0.9 * 2**20 < arrays["detail_missing"].size <= 2**20
+    assert np.count_nonzero(arrays["detail_missing"]) <= 2**17
+
+
+def test_copied_patches_share_no_batch_with_steps_of_the_network() -> None:
+    assert TASK.bucket_of(plan(), SPEC, {"pixels"}) == TASK.bucket(plan(), SPEC) != TASK.bucket_of(plan(), SPEC, {"pixels", "detail"})

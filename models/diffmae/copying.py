@@ -1,0 +1,100 @@
+"""Holes that are filled with patches of the image around them, a level of a pyramid a step: instead of the network, or from its result on.
+
+A level runs in a confined process (`models.media.patchmatch`) on the CPU, whatever device the network is on; one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.layers.steps import Tensors
+from models.media import patchmatch
+from models.media.patchmatch import Level
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What is copied from, and what is to be filled of it."""
+
+    pixels: NDArray[np.uint8]
+    """(h, w, 3)."""
+    missing: NDArray[np.bool_]
+    """(h, w)."""
+
+    @staticmethod
+    def of(job: Tensors) -> Crop:
+        """From `detail` uint8 (h, w, 3) and `detail_missing` (h, w)."""
+        return Crop(job["detail"].cpu().numpy(), job["detail_missing"].cpu().numpy() > 0)
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes + self.missing.nbytes
+
+
+@dataclass(frozen=True)
+class Copying:
+    """How far one job has come: level by level, sample after sample."""
+
+    crop: Crop
+    seeds: tuple[int, ...]
+    """Of the samples."""
+    reductions: tuple[int, ...]
+    """Of the levels."""
+    returned: Tensors
+    starts: NDArray[np.uint8] | None = None
+    """(n, h, w, 3), what the network has put there; None: every sample starts with nothing."""
+    before: int = 0
+    """Steps that the network took."""
+    finished: tuple[NDArray[np.uint8], ...] = ()
+    """The samples that are done, (h, w, 3)."""
+    latest: Level | None = None
+    """Of the sample that is under way."""
+    number: int = 0
+    """Of its next level."""
+
+    @staticmethod
+    def of(crop: Crop, seeds: Sequence[int], returned: Tensors, starts: NDArray[np.uint8] | None = None, before: int = 0) -> Copying:
+        least_side = 0 if starts is None else max(starts.shape[1:3])
+        return Copying(crop, tuple(seeds), patchmatch.reductions(crop.missing, least_side), returned, starts, before)
+
+    @property
+    def done(self) -> int:
+        return self.before + len(self.finished) * len(self.reductions) + self.number
+
+    @property
+    def total(self) -> int:
+        return self.before + len(self.seeds) * len(self.reductions)
+
+    @property
+    def nbytes(self) -> int:
+        kept = self.crop.nbytes + sum(sample.nbytes for sample in self.finished)
+        return kept + (0 if self.starts is None else self.starts.nbytes) + (0 if self.latest is None else self.latest.nbytes)
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.finished) == len(self.seeds)
+
+    def next(self) -> Copying:
+        """One level further. Raises `models.media.confined.ProgramDied`."""
+        sample = len(self.finished)
+        start = self.latest if self.latest is not None or self.starts is None else self.starts[sample]
+        level = patchmatch.fill(self.crop.pixels, self.crop.missing, self.reductions[self.number], self.seeds[sample], self._number, start)
+        if self.number + 1 < len(self.reductions):
+            return replace(self, latest=level, number=self.number + 1)
+        made = np.where(self.crop.missing[..., np.newaxis], level.pixels, self.crop.pixels)
+        return replace(self, finished=(*self.finished, made), latest=None, number=0)
+
+    @property
+    def _number(self) -> int:
+        """Counted from the level at which nothing was known: finer ones take more iterations."""
+        skipped = 0 if self.starts is None else len(patchmatch.reductions(self.crop.missing)) - len(self.reductions)
+        return self.number + skipped
+
+    def answer(self) -> dict[str, Tensor]:
+        return {"filled": torch.from_numpy(np.stack(self.finished)), **self.returned}

@@ -1,0 +1,111 @@
+"""Fill a hole with patches of the image around it, from coarse to fine: PatchMatch (Barnes et al., SIGGRAPH 2009) with the votes of
+overlapping patches (Wexler, Shechtman and Irani, 2007), by the package patchmatch-cython, one level of the pyramid at a time.
+
+It runs in a confined process for each level (`models.media.patchmatch_program`), so that a fault in compiled code costs one job. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.media.confined import Confined
+
+PACKAGE = "patchmatch_cython"
+PROGRAM = "models.media.patchmatch_program"
+PATCH = 5
+"""Side of a patch in pixels."""
+MOST_PIXELS = 2**20
+"""Of an image that is filled so."""
+MOST_HOLE = 2**17
+"""Pixels of its hole: one pass over them takes a second."""
+PATIENCE_S = 60.0
+"""A level takes one or two seconds on an idle core."""
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of the pyramid, filled."""
+
+    pixels: Pixels
+    """(h, w, 3)."""
+    field: NDArray[np.int16]
+    """(h, w, 2), column and row of the source patch of each patch that has a missing pixel."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes + self.field.nbytes
+
+
+def installed() -> bool:
+    """There are machines for which the package has no wheel."""
+    return find_spec(PACKAGE) is not None
+
+
+def sources(missing: NDArray[np.bool_]) -> bool:
+    """(h, w) → whether any patch is known as a whole."""
+    if min(missing.shape) < PATCH:
+        return False
+    counts = np.zeros((missing.shape[0] + 1, missing.shape[1] + 1), np.int32)
+    np.cumsum(np.cumsum(missing, axis=0, dtype=np.int32), axis=1, out=counts[1:, 1:])
+    return bool((counts[PATCH:, PATCH:] - counts[:-PATCH, PATCH:] - counts[PATCH:, :-PATCH] + counts[:-PATCH, :-PATCH] == 0).any())
+
+
+def reductions(missing: NDArray[np.bool_], least_side: int = 0) -> tuple[int, ...]:
+    """Powers of two by which the image is reduced, from the coarsest level at which a patch is known as a whole to 1. least_side: of the
+    longer side of the coarsest level, where the image itself is not smaller."""
+    chosen = [1]
+    while True:
+        reduction = 2 * chosen[-1]
+        coarse = reduced_mask(missing, reduction)
+        if max(coarse.shape) < least_side or not sources(coarse):
+            return tuple(reversed(chosen))
+        chosen.append(reduction)
+
+
+def reduced_mask(missing: NDArray[np.bool_], reduction: int) -> NDArray[np.bool_]:
+    """A cell is missing if any of its pixels is. Rows and columns beyond the last whole cell are left out."""
+    height, width = (side // reduction for side in missing.shape)
+    cells = missing[: height * reduction, : width * reduction].reshape(height, reduction, width, reduction)
+    reduced: NDArray[np.bool_] = np.any(cells, axis=(1, 3))
+    return reduced
+
+
+def fill(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, number: int, before: Level | Pixels | None) -> Level:
+    """The next level. pixels (h, w, 3) and missing (h, w) in full size; number: of the level, from 0; before: the level before, or another
+    filling in any size, to start from. Raises `models.media.confined.ProgramDied`."""
+    request, data = message(pixels, missing, reduction, seed, number, before)
+    with Confined(PROGRAM, data, request, patience=PATIENCE_S, often=True) as program:
+        height, width = program.message()["size"]
+        level = Level(np.empty((height, width, 3), np.uint8), np.empty((height, width, 2), np.int16))
+        program.read_into(level.pixels.data.cast("B"))
+        program.read_into(level.field.data.cast("B"))
+    return level
+
+
+def message(
+    pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, number: int, before: Level | Pixels | None
+) -> tuple[dict[str, Any], bytes]:
+    """What the program is asked, and its file."""
+    start = before.pixels if isinstance(before, Level) else before
+    parts = [pixels.tobytes(), missing.astype(np.uint8).tobytes()]
+    if start is not None:
+        parts.append(start.tobytes())
+    if isinstance(before, Level):
+        parts.append(before.field.tobytes())
+    request = {
+        "size": missing.shape,
+        "reduction": reduction,
+        "seed": seed % 2**32,
+        "number": number,
+        "started": () if start is None else start.shape[:2],
+        "has_field": isinstance(before, Level),
+    }
+    return request, b"".join(parts)
