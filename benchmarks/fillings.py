@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.bundle import BundleSpec, read
+from models.bundle import BundleSpec, read, rewrite
 from models.loading import LoadedSteps, load
 from models.media import patchmatch
 from models.media.patchmatch_program import level
@@ -47,6 +47,7 @@ from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.judging import holes
 from training.judging.perceptual import PerceptualDistance
 from training.judging.settings import Hole
+from training.model_card import render
 
 RECIPE = Path("training/recipes/inpaint.yaml")
 BUNDLE = Path("bundles/inpaint/1.1.0")
@@ -314,6 +315,20 @@ def by_thickness(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{kind} {low:.0f} to {high:.0f} px thick ({len(band)}): {figures}"
 
 
+def write(path: Path, told: Mapping[str, Any]) -> None:
+    """Into the bundle's quality and README."""
+    bundle = read(path)
+    served = {"files": list(JUDGED), "groups": _rounded(told)}
+    written = rewrite(bundle, bundle.spec.model_copy(update={"quality": {**bundle.spec.quality, "served": served}}))
+    (path / "README.md").write_text(render(written.spec).rstrip("\n") + "\n", encoding="utf-8")
+
+
+def _rounded(told: Any) -> Any:
+    if isinstance(told, Mapping):
+        return {name: _rounded(value) for name, value in told.items()}
+    return round(told, 5) if isinstance(told, float) else told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fillings", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
@@ -322,6 +337,7 @@ def main() -> None:
     parser.add_argument("--drawings", type=int, default=DRAWINGS)
     parser.add_argument("--crops", type=int, default=CROPS, help="of each of nine photographs")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="write the figures into the bundle, and its README")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     plan = recipe.read(RECIPE, ())
@@ -331,6 +347,8 @@ def main() -> None:
     rows = measured(chosen, given.bundle, quality.features if given.choose else LITE2, given.cache, given.processes)
     told = summary(rows)
     print("\n".join([*lines(told), *(by_thickness(rows) if given.choose else ())]))
+    if given.write:
+        write(given.bundle, told)
     if given.json:
         given.json.write_text(json.dumps(told, indent=1) + "\n")
 

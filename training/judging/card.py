@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
+from training.judging import served_card
 from training.judging.plot import FILE
 from training.judging.report import verdict
 
@@ -26,6 +27,10 @@ def section(spec: BundleSpec) -> Iterator[str]:
         "",
         f"Trained on {data['drawings']['train']:,} drawings of {packages}, and on no photographs.",
         "",
+    )
+    if "served" in quality:
+        yield from served_card.section(quality["served"], spec.fill)
+    yield from (
         "## Quality",
         "",
         f"Judged on {quality['images']} drawings, one of each held-out series, none of which was trained on, with the same holes for all.",

@@ -14,6 +14,7 @@ const SAMPLES = ["daisy", "ladybug", "padlock", "umbrella"].map((name) => ({
   label: `Drawing of a ${name}, with a hole`,
 }));
 const PRESETS = [
+  ["", "usual: what suits the hole"],
   ["draft", "draft: 1 step, smooth"],
   ["fast", "fast: 10 steps"],
   ["standard", "standard: 100 steps"],
@@ -21,10 +22,17 @@ const PRESETS = [
 ];
 const DRAWN_SEEDS = 2 ** 31;
 
+/** What filled the hole, in words. */
+function how(answer) {
+  if (answer.method === "exemplar") return "patches copied from around it";
+  const network = `${answer.steps} steps of ${answer.sampler}`;
+  return answer.method === "network-exemplar" ? `${network}, then patches copied from around it` : network;
+}
+
 export function mount(panel, models) {
   let picture = null;
   const model = modelSelect(models);
-  const preset = select(PRESETS, "fast");
+  const preset = select(PRESETS, "");
   const steps = h("input", { type: "number", min: 1, max: 1000, placeholder: "the preset's", inputMode: "numeric" });
   const seed = h("input", { type: "number", min: 0, step: 1, placeholder: "drawn", inputMode: "numeric" });
   const draw = h(
@@ -81,7 +89,8 @@ export function mount(panel, models) {
 
   async function work(session) {
     const mask = await painter.mask.toPng();
-    const options = { model: model.value, preset: preset.value };
+    const options = { model: model.value };
+    if (preset.value) options.preset = preset.value;
     if (steps.value) options.steps = Number(steps.value);
     if (seed.value) options.seed = Number(seed.value);
     const sent = picture;
@@ -100,7 +109,7 @@ export function mount(panel, models) {
     const facts = h(
       "p",
       { class: "caption" },
-      `${answer.masked_pixels.toLocaleString("en")} pixels filled, seed ${options.seed}, ${answer.steps} steps of ${answer.sampler}`,
+      `${answer.masked_pixels.toLocaleString("en")} pixels filled, seed ${options.seed}, ${how(answer)}`,
     );
     below.replaceChildren(
       facts,
