@@ -150,16 +150,16 @@ def _labels(told: list[Mapping[str, Any]]) -> tuple[Prediction, ...]:
 
 
 def _goes_on(before: Second, after: Second) -> bool:
-    best = [second.labels[0].index if second.labels else None for second in (before, after)]
+    best = [second.labels[0].label if second.labels else None for second in (before, after)]
     return best[0] == best[1] and before.unsure == after.unsure and before.end_s == after.start_s
 
 
 def _mean(run: list[Second]) -> Second:
-    scores = [{label.index: label.score for label in second.labels} for second in run]
+    scores = [{label.label: label.score for label in second.labels} for second in run]
     means = [
-        Prediction(label.label, label.index, sum(one[label.index] for one in scores) / len(run))
+        Prediction(label.label, label.index, sum(one[label.label] for one in scores) / len(run))
         for label in run[0].labels
-        if all(label.index in one for one in scores)
+        if all(label.label in one for one in scores)
     ]
     best = tuple(sorted(means, key=lambda label: -label.score))
     return Second(run[0].start_s, run[-1].end_s, best, run[0].unsure)
