@@ -11,7 +11,7 @@ import json
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def people(model: PoseGraph, clip: Path, long_side: int) -> list[Poses]:
-    """The man in each frame, scaled to `long_side` pixels; nobody where he is not found."""
+def people(model: PoseGraph, clip: Path, long_side: int, every: int) -> list[Poses]:
+    """The man in every so many frames, scaled to `long_side` pixels; nobody where he is not found."""
     with av.open(str(clip)) as container:
-        frames = (torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0))
+        frames = (torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in islice(container.decode(video=0), 0, None, every))
         return [_tallest(model.find(frame[None], long_side=long_side)[0], LEAST_HEIGHT * frame.shape[0]) for frame in frames]
 
 
@@ -140,9 +140,9 @@ def errors(seen: list[Poses], used: list[Camera]) -> Floats:
     return found
 
 
-def measure(model: PoseGraph, folder: Path, long_side: int) -> dict[str, Any]:
+def measure(model: PoseGraph, folder: Path, long_side: int, every: int) -> dict[str, Any]:
     used = cameras(next((folder / "calibration").glob("*.txt")))
-    clips = [people(model, clip, long_side) for clip in sorted((folder / "videos").glob("*.mp4"))]
+    clips = [people(model, clip, long_side, every) for clip in sorted((folder / "videos").glob("*.mp4"))]
     off = np.stack([errors(list(seen), used) for seen in zip(*clips, strict=True)])  # (frames, cameras, 17, 17, 2)
     own = off[:, :, np.arange(KEYPOINTS), np.arange(KEYPOINTS)]  # (frames, cameras, 17, 2)
     other = off[:, :, np.arange(KEYPOINTS), np.array(MIRRORED)]
@@ -199,12 +199,13 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("bundles/movenet/1.0.0"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="where packages are kept (default: %(default)s)")
     parser.add_argument("--long-side", type=int, nargs="*", default=LONG_SIDES, help="pixels of frames (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=1, help="look at every so many frames (default: %(default)s)")
     options = parser.parse_args()
     try:
         model = load(bundle.read(options.bundle)).model
         assert isinstance(model, PoseGraph)
         for long_side in options.long_side:
-            print(json.dumps(measure(model, obtain(CLIPS, options.cache) / FOLDER, long_side), indent=2), flush=True)
+            print(json.dumps(measure(model, obtain(CLIPS, options.cache) / FOLDER, long_side, options.every), indent=2), flush=True)
     except (DataError, bundle.BundleError, OSError) as error:
         sys.exit(f"pose_noise: {error}")
 
