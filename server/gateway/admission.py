@@ -13,11 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
 from server.gateway import arrival, options
+from server.gateway.client_address import owner_of
 from server.gateway.problems import Kind, Problem
 from server.process.frames import without_frames
 from server.process.interruption import Limit, Ticks
 from server.queue.dispatch import Dispatcher, Reservation
-from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
+from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
+from server.queue.shares import Claim
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
@@ -100,11 +102,12 @@ class Admission:
 
         A request for which the queue has no room now is refused before its body is read. Room is taken as bytes arrive, so that one that
         only announces many holds none. Raises Problem; every failure of the queue inside the block becomes one. The end is counted under
-        `protocol`. What `takes_long` has the deadline of jobs by default. An asynchronous request ends when its job is queued;
-        `Visit.seconds` are then the job's.
+        `protocol`. What `takes_long` has the deadline of jobs by default, and no room in the queue's last eighth. An asynchronous request
+        ends when its job is queued; `Visit.seconds` are then the job's.
         """
         told = request.scope["state"]
-        limit, reservation = Limit(self._ticks, None), self._dispatcher.reserve(0, 0)
+        limit, claim = Limit(self._ticks, None), Claim(owner_of(told["client"]), takes_long)
+        reservation = self._dispatcher.reserve(0, 0, claim)
         visit = Visit(told["request_id"], time.perf_counter(), limit, reservation, protocol, told["client"])
         return Admitted(self, visit, request, takes_long, asynchronous)
 
@@ -211,6 +214,8 @@ def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
     match error:
         case Problem():
             return error
+        case ClientShare():
+            return Problem(Kind.CLIENT_SHARE, str(error), retry_after=error.retry_after)
         case QueueFull():
             return Problem(Kind.QUEUE_FULL, str(error), retry_after=error.retry_after)
         case RedisAway():

@@ -46,6 +46,10 @@ class Directory:
                 raise
         return self._last
 
+    def latest(self, model: str) -> BundleSpec | None:
+        """What `name` or `name@version` meant when the fleet was read last; None: nothing yet."""
+        return None if self._last is None else self.choose(self._last, model, None)
+
     async def find(self, model: str | None, task: str | None) -> BundleSpec:
         """The bundle that `name`, `name@version` or None (the default) means; of any task where that is None.
 

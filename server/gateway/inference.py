@@ -16,6 +16,7 @@ from models.bundle import BundleSpec
 from server.gateway import failures
 from server.gateway.admission import Visit
 from server.gateway.body import item_field
+from server.gateway.client_address import owner_of
 from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
 from server.gateway.problems import Kind, Problem, of_option
@@ -107,7 +108,7 @@ class Inference:
     ) -> Answer:
         enqueued = time.perf_counter()
         deadline_ms = await self._dispatcher.now_ms() + int(visit.seconds_left() * 1000)
-        jobs = _jobs(prepared, asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=follower is not None)
+        jobs = self._jobs(prepared, asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=follower is not None)
         await _reserve_large(jobs, visit)
         listeners: dict[str, Any] = {}
         if follower is not None:
@@ -137,7 +138,7 @@ class Inference:
         deadline_ms = await self._dispatcher.now_ms() + int((visit.seconds - (enqueued - visit.started)) * 1000)
 
         def make_jobs(record: str) -> list[Job]:
-            return _jobs(prepared, asked, visit, deadline_ms, record=record, follow=True)
+            return self._jobs(prepared, asked, visit, deadline_ms, record=record, follow=True)
 
         jobs = make_jobs("")
         await _reserve_large(jobs, visit)
@@ -152,7 +153,9 @@ class Inference:
             prepare_ms=_milliseconds(enqueued - began),
             fingerprint=fingerprint,
             idempotency_key=idempotency_key,
-            bound=sum(asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_arrays(job))) + RESULT_OVERHEAD for job in jobs),
+            bound=sum(
+                asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_to_numpy(job.arrays))) + RESULT_OVERHEAD for job in jobs
+            ),
         )
         try:
             return await self._dispatcher.records.admit(draft, make_jobs)
@@ -174,6 +177,53 @@ class Inference:
         results = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         return [_good(result, item_field(asked.part, index, len(items))) for index, result in enumerate(results)]
 
+    def _jobs(
+        self,
+        prepared: Sequence[Prepared],
+        asked: Asked,
+        visit: Visit,
+        deadline_ms: int,
+        *,
+        gateway: str = "",
+        record: str = "",
+        follow: bool,
+    ) -> list[Job]:
+        """The jobs of one request: answered to a gateway, or to a record."""
+        request = record or os.urandom(16).hex()
+        arguments = asked.task.arguments(asked.plan)
+        unread = frozenset(asked.task.unread_arrays)
+        if asked.task.echoed_arrays:  # results of records are presented by whichever gateway is asked
+            arguments = {**arguments, "returned": [] if gateway else list(asked.task.echoed_arrays)}
+        if unread and not gateway:
+            arguments = {**arguments, "unread": sorted(unread)}
+        return [
+            Job(
+                id=f"{request}-{index}",
+                bundle=asked.spec.id,
+                digest=asked.spec.digest(),
+                bucket=asked.task.bucket_of(asked.plan, asked.spec, arrays),
+                arrays={name: array for name, array in arrays.items() if not gateway or name not in unread},
+                options=arguments,
+                priority=asked.priority,
+                deadline_ms=deadline_ms,
+                gateway=gateway,
+                record=record,
+                progress=follow,
+                previews=follow and asked.task.shows_previews,
+                trace={"request_id": visit.request_id},
+                owner=owner_of(visit.client),
+                work_ms=self._work_ms(asked, arrays),
+                takes_long=asked.task.takes_long,
+                needs=RECORDS if record else "",
+            )
+            for index, arrays in enumerate(arrays for item in prepared for arrays in item)
+        ]
+
+    def _work_ms(self, asked: Asked, arrays: Mapping[str, Array]) -> int:
+        task = asked.task
+        steps = task.steps(asked.plan, _to_numpy(arrays))
+        return self._dispatcher.work_ms(asked.spec.id, steps, takes_long=task.takes_long)
+
     def _count(self, outputs: Sequence[Outputs], spec: BundleSpec, timing: Timing) -> None:
         counted = self._metrics.of(spec)
         counted.items.inc(len(outputs))
@@ -187,40 +237,8 @@ class Inference:
             self._metrics.recent.tokens(total_in, total_out)
 
 
-def _jobs(
-    prepared: Sequence[Prepared], asked: Asked, visit: Visit, deadline_ms: int, *, gateway: str = "", record: str = "", follow: bool
-) -> list[Job]:
-    """The jobs of one request: answered to a gateway, or to a record."""
-    request = record or os.urandom(16).hex()
-    arguments = asked.task.arguments(asked.plan)
-    unread = frozenset(asked.task.unread_arrays)
-    if asked.task.echoed_arrays:  # results of records are presented by whichever gateway is asked
-        arguments = {**arguments, "returned": [] if gateway else list(asked.task.echoed_arrays)}
-    if unread and not gateway:
-        arguments = {**arguments, "unread": sorted(unread)}
-    return [
-        Job(
-            id=f"{request}-{index}",
-            bundle=asked.spec.id,
-            digest=asked.spec.digest(),
-            bucket=asked.task.bucket_of(asked.plan, asked.spec, arrays),
-            arrays={name: array for name, array in arrays.items() if not gateway or name not in unread},
-            options=arguments,
-            priority=asked.priority,
-            deadline_ms=deadline_ms,
-            gateway=gateway,
-            record=record,
-            progress=follow,
-            previews=follow and asked.task.shows_previews,
-            trace={"request_id": visit.request_id},
-            needs=RECORDS if record else "",
-        )
-        for index, arrays in enumerate(arrays for item in prepared for arrays in item)
-    ]
-
-
-def _arrays(job: Job) -> Arrays:
-    return {name: array.to_numpy() for name, array in job.arrays.items()}
+def _to_numpy(arrays: Mapping[str, Array]) -> Arrays:
+    return {name: array.to_numpy() for name, array in arrays.items()}
 
 
 def _with_echoes(replies: Sequence[Reply], prepared: Sequence[Mapping[str, Array]], names: Sequence[str]) -> list[Outputs]:

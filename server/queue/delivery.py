@@ -28,8 +28,6 @@ class Delivery:
     """`time.monotonic()` of this worker."""
     checked_at: float
     """When deadline, cancellation and gateway were last looked at; until then there was nothing to look at when it equals `queued_at`."""
-    nbytes: int
-    """As admitted to `queue:bytes`."""
 
     @property
     def bundle(self) -> str:
@@ -76,11 +74,10 @@ class Beside:
             queued_at=self.queued_at,
             pulled_at=self.pulled_at,
             checked_at=self.checked_at,
-            nbytes=self.nbytes,
         )
 
     def ending(self, reply: Reply | None, *, silent: bool = False) -> Ending:
-        return Ending(self.stream, self.entry_id, self.job_id, self.gateway, self.nbytes, self.added_ms, reply, silent=silent)
+        return Ending(self.stream, self.entry_id, self.job_id, self.gateway, self.added_ms, reply, silent=silent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,6 @@ class Ending:
     entry_id: str
     job_id: str
     gateway: str
-    nbytes: int
     added_ms: int
     reply: Reply | None
     """None: nobody waits for it."""
@@ -103,7 +99,7 @@ class Ending:
     @staticmethod
     def of(delivery: Delivery, reply: Reply | None, dead_letter: str = "", *, silent: bool = False) -> Ending:
         job, held = delivery.job, delivery
-        return Ending(held.stream, held.entry_id, job.id, job.gateway, held.nbytes, held.added_ms, reply, dead_letter, silent)
+        return Ending(held.stream, held.entry_id, job.id, job.gateway, held.added_ms, reply, dead_letter, silent)
 
     @property
     def bundle(self) -> str:
@@ -123,7 +119,6 @@ class Ending:
             entry=self.entry_id,
             job=self.job_id,
             gateway=self.gateway,
-            nbytes=self.nbytes,
             added_ms=self.added_ms,
             reply=encode(self.reply) if self.reply else b"",
             dead_letter=self.dead_letter,

@@ -36,6 +36,7 @@ from server.queue.records import Records
 from server.queue.reservation import Reservation
 from server.queue.room import Room
 from server.queue.scenes import Scenes
+from server.queue.shares import Claim
 from server.queue.statistics import Statistics
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -44,6 +45,7 @@ __all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueD
 
 log = logging.getLogger(__name__)
 
+ANYBODY = Claim()
 NO_LIMIT: AbstractContextManager[object] = nullcontext()
 LOOK_WHILE_AWAY_S = 0.1
 SWEEP_AFTER_BEATS = 0.9
@@ -92,7 +94,6 @@ class Dispatcher:
             self._presence,
             self._background,
             fresh=timings.fresh_load,
-            seconds_to_drain=lambda load: load.seconds_to_drain(self._fleet.latest, self._inbox.answered_per_second),
             cancel=self._cancel,
         )
         self.records = Records(self._wire, freight, settings, self._presence, self._background, self._room)
@@ -120,9 +121,13 @@ class Dispatcher:
         await self._redis.aclose()
         await self._wire.close()
 
-    def reserve(self, items: int, nbytes: int) -> Reservation:
-        """Room for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry."""
-        return self._room.reserve(items, nbytes)
+    def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
+        """Room for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
+        return self._room.reserve(items, nbytes, claim)
+
+    def work_ms(self, bundle: str, steps: int | None, *, takes_long: bool) -> int:
+        """What the service takes for one job, by the rates that were announced last."""
+        return self._fleet.latest.work_ms(bundle, steps, takes_long=takes_long)
 
     async def submit_all(
         self,

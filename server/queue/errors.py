@@ -4,11 +4,15 @@ from __future__ import annotations
 
 
 class QueueFull(Exception):
-    """429: no room by items or bytes. `retry_after` in seconds: queue length over measured throughput."""
+    """429: no room by items or bytes. `retry_after`: seconds until the bound that refused is free, by the work that is unfinished."""
 
     def __init__(self, retry_after: int, detail: str = "the queue is full") -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class ClientShare(QueueFull):
+    """429: one client has its share, while there may be room for others."""
 
 
 class RedisAway(Exception):

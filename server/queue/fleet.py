@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from models.bundle import BundleSpec
-from server.queue.job import ServedBundle, WorkerInfo
+from server.queue.job import WorkerInfo
+
+PASS_MS, LONG_JOB_MS = 50, 1000
+"""What a pass, and a job of an unknown number of steps, count for before anybody has measured them."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +24,22 @@ class Fleet:
     repository: Mapping[str, str] = field(default_factory=dict)
     """Bundle name → `loaded` | `unloaded`; absent: loaded."""
 
-    def ready(self, name: str, version: str) -> list[ServedBundle]:
-        """The bundle as each worker that is ready for it announces it."""
-        return [
-            bundle
-            for worker in self.workers
-            if worker.state == "ready"
-            for bundle in worker.bundles
-            if (bundle.name, bundle.version, bundle.state) == (name, version, "ready")
-        ]
+    def work_ms(self, bundle_id: str, steps: int | None, *, takes_long: bool) -> int:
+        """What the service takes for one job, by what its ready workers measured. `steps`: None where nobody knows how many it takes."""
+        items_per_second, steps_per_second = self._rates.get(bundle_id, (0.0, 0.0))
+        if steps is not None:
+            return math.ceil(1000 * steps / steps_per_second) if steps_per_second > 0 else PASS_MS * steps
+        if items_per_second > 0:
+            return math.ceil(1000 / items_per_second)
+        return LONG_JOB_MS if takes_long else PASS_MS
 
-    def items_per_second(self, bundle_id: str) -> float:
-        """What the ready workers measured, added up; 0 while unknown."""
-        name, _, version = bundle_id.partition("@")
-        return sum(bundle.items_per_second for bundle in self.ready(name, version))
+    @cached_property
+    def _rates(self) -> Mapping[str, tuple[float, float]]:
+        """Jobs and steps per second of each bundle, those of all ready workers added up."""
+        rates: dict[str, tuple[float, float]] = {}
+        for worker in self.workers:
+            for bundle in worker.bundles if worker.state == "ready" else ():
+                if bundle.state == "ready":
+                    items, steps = rates.get(bundle_id := f"{bundle.name}@{bundle.version}", (0.0, 0.0))
+                    rates[bundle_id] = items + bundle.items_per_second, steps + bundle.steps_per_second
+        return rates

@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 READ_BLOCK_S = 2.0
 ENTRIES_PER_READ = 256
 PAUSE_S = 0.1
-SMOOTHING = 0.3
 
 
 @dataclass(slots=True)
@@ -78,10 +77,6 @@ class Inbox:
         self._presence = presence
         self._lost_after = lost_after
         self._waiting: dict[str, Waiting] = {}
-        self._answered = 0
-        """Replies since the last beat."""
-        self._beat_at = time.monotonic()
-        self.answered_per_second = 0.0
         self.last_read = "0-0"
         """Id of the last entry that was read; what is older may be trimmed."""
 
@@ -116,9 +111,6 @@ class Inbox:
         """`start_over`: Redis lost the stream; a new one may count from a clock that is behind, so it is read from its start."""
         if start_over:
             self.last_read = "0-0"
-        now = time.monotonic()
-        self.answered_per_second += SMOOTHING * (self._answered / (now - self._beat_at) - self.answered_per_second)
-        self._answered, self._beat_at = 0, now
 
     async def send_lost_again(self, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
@@ -215,7 +207,6 @@ class Inbox:
 
     def _answer(self, waiting: Waiting, reply: Reply) -> None:
         waiting.reply.set_result(reply)
-        self._answered += 1
         if waiting.on_reply is not None:
             waiting.on_reply(reply)
 

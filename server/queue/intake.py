@@ -212,7 +212,7 @@ class Intake:
             try:
                 id_, gateway = row.job.decode(), row.gateway.decode()
             except UnicodeDecodeError:  # no gateway wrote this
-                endings.append(Ending(stream, entry_id, "", "", row.nbytes, row.added_ms, None, silent=True))
+                endings.append(Ending(stream, entry_id, "", "", row.added_ms, None, silent=True))
                 continue
             queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
             checked_at = pulled_at if checked else queued_at

@@ -71,6 +71,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Whether progress should bring what can be shown already."""
     trace: dict[str, str] = {}
     """Trace context and the client's request id, for logs."""
+    owner: str = ""
+    """The client, hashed; empty: nobody that can be told apart."""
+    work_ms: int = 0
+    """What the service takes for it, by the rates that were announced when it was made."""
+    takes_long: bool = False
+    """Whether its route's jobs take more than one pass."""
     needs: str = ""
     """What a worker must understand to run it, words of `WORKER_FORMS` separated by spaces: one that does not gives it to the others."""
 
@@ -141,6 +147,8 @@ class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     items_per_second: float = 0.0
     """Measured; 0 while unknown."""
+    steps_per_second: float = 0.0
+    """Measured, where jobs take several; 0 while unknown."""
     batch_budget: int = 0
     """The learned batch size; 0 while unknown."""
     unit: str = ""

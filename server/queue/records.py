@@ -95,10 +95,12 @@ class Records:
                     raise NoRoomForResults
                 case b"late":
                     raise DeadlinePassed(LATE)
-                case b"full" | b"share":
+                case b"full" | b"client":
+                    raise await self._room.refused(status, to_rows(jobs)[0])
+                case b"share":
                     with suppress(RedisAway):  # for Retry-After
                         await self._room.read_load()
-                    raise self._room.full("the queue is full" if status == b"full" else SHARE)
+                    raise self._room.full(SHARE, len(jobs))
 
     async def read(self, record_id: str) -> Record | None:
         """None: unknown, or expired. Raises RecordLost."""
@@ -193,10 +195,9 @@ class Records:
             ttl_ms=int(self._settings.result_ttl * 1000),
             jobs=len(rows),
         )
-        limits = (self._settings.queue_max_items, self._settings.queue_max_bytes, self._settings.results_max_bytes)
         with away_is_one_error():
-            arguments = (*limits, *row, *(value for job in rows for value in job))
-            status, told, *_ = await self._presence.in_turn(lambda: self._wire.script("enqueue_record", *arguments))
+            arguments = (*self._room.bounds, self._settings.results_max_bytes, *row, *(value for job in rows for value in job))
+            status, told = await self._presence.in_turn(lambda: self._wire.script("enqueue_record", *arguments))
         return status, told.decode()
 
     def _check_fits(self, items: int, nbytes: int, bound: int) -> None:

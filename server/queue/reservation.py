@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
-Check = Callable[[int, int], Awaitable[None]]
+from server.queue.shares import Claim, Ledger
+
+Check = Callable[[Claim, int, int], Awaitable[None]]
 """Raises QueueFull if so many more items and bytes have no room."""
-
-
-class Ledger:
-    """What this gateway has promised and not enqueued yet."""
-
-    def __init__(self) -> None:
-        self.items = 0
-        self.nbytes = 0
 
 
 class Reservation:
     """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the room back."""
 
-    def __init__(self, ledger: Ledger, check: Check, items: int, nbytes: int) -> None:
+    def __init__(self, ledger: Ledger, check: Check, claim: Claim, items: int, nbytes: int) -> None:
         self._ledger = ledger
         self._check = check
+        self._claim = claim
         self._wanted = (items, nbytes)
         self.items = 0
         self.nbytes = 0
@@ -36,11 +31,11 @@ class Reservation:
 
     async def check(self, items: int, nbytes: int) -> None:
         """Raises QueueFull if so many more would have no room now; takes none."""
-        await self._check(items, nbytes)
+        await self._check(self._claim, items, nbytes)
 
     async def resize(self, items: int, nbytes: int) -> None:
         """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had."""
-        await self._check(items - self.items, nbytes - self.nbytes)
+        await self._check(self._claim, items - self.items, nbytes - self.nbytes)
         self._take(items, nbytes)
 
     def release(self) -> None:
@@ -48,6 +43,5 @@ class Reservation:
         self._take(0, 0)
 
     def _take(self, items: int, nbytes: int) -> None:
-        self._ledger.items += items - self.items
-        self._ledger.nbytes += nbytes - self.nbytes
+        self._ledger.add(self._claim.owner, items - self.items, nbytes - self.nbytes)
         self.items, self.nbytes = items, nbytes

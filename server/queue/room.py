@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -17,14 +17,15 @@ import redis
 from server.queue import keys, lua
 from server.queue.background import Background
 from server.queue.connect import away_is_one_error
-from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
+from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
 from server.queue.freight import Freight
 from server.queue.job import Job, encode
 from server.queue.load import Load
 from server.queue.pieces import PIECE_BYTES
 from server.queue.presence import Presence
-from server.queue.reservation import Ledger, Reservation
+from server.queue.reservation import Reservation
 from server.queue.rows import Enqueued, Request
+from server.queue.shares import NOTHING, Claim, Held, Ledger, bounds, refusal, seconds
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
@@ -34,6 +35,10 @@ GROUP_BYTES = 1024 * 1024
 """Requests share a call up to this size; a larger one has a call of its own."""
 GROUP_JOBS = 64
 LATE = "the deadline had passed before the job was queued"
+NOBODY = "-"
+"""How the scripts spell an owner that is empty."""
+REFUSALS = {b"client": ClientShare, b"full": QueueFull}
+"""What the scripts answer → why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +68,14 @@ class Room:
         background: Background,
         *,
         fresh: float,
-        seconds_to_drain: Callable[[Load], int],
         cancel: Callable[[Sequence[str]], object],
     ) -> None:
         """`fresh`: nobody is turned away because of figures that are older than so many seconds. `cancel`: given the ids of jobs whose
         client left while they were being queued."""
-        self._settings = settings
+        self.bounds = bounds(settings.queue_max_items, settings.queue_max_bytes)
         self._presence = presence
         self._background = background
         self._fresh = fresh
-        self._seconds_to_drain = seconds_to_drain
         self._cancel = cancel
         self._wire = wire
         self._freight = freight
@@ -85,8 +88,8 @@ class Room:
         self._read_at = 0.0
         self.load = Load(0, 0, 0)
 
-    def reserve(self, items: int, nbytes: int) -> Reservation:
-        return Reservation(self._ledger, self._check, items, nbytes)
+    def reserve(self, items: int, nbytes: int, claim: Claim) -> Reservation:
+        return Reservation(self._ledger, self._check, claim, items, nbytes)
 
     async def enqueue(self, jobs: Sequence[Job], *, again: bool = False, place: bool = False) -> int:
         """The jobs of one request, all or none; returns when the queue holds them, with how many wait before the first if `place`.
@@ -113,23 +116,36 @@ class Room:
         """Seconds since the load was read."""
         return time.monotonic() - self._read_at
 
-    async def _check(self, items: int, nbytes: int) -> None:
-        if self._has_room(items, nbytes):
+    async def _check(self, claim: Claim, items: int, nbytes: int) -> None:
+        asked = Held(items, nbytes)
+        if self._refusal(claim, asked, self._ledger) is None:
             return
         if self.age() > self._fresh:
             with suppress(RedisAway):
                 await self.read_load()
-        if not self._has_room(items, nbytes):
-            raise self.full()
+        if (refused := self._refusal(claim, asked, self._ledger)) is not None:
+            raise refused
 
-    def _has_room(self, items: int, nbytes: int) -> bool:
-        return (
-            self.load.items + self._ledger.items + items <= self._settings.queue_max_items
-            and self.load.nbytes + self._ledger.nbytes + nbytes <= self._settings.queue_max_bytes
-        )
+    def _refusal(self, claim: Claim, asked: Held, promised: Ledger) -> QueueFull | None:
+        return refusal(self.bounds, self.load.all, self.load.owners.get(claim.owner, Held()), promised, claim, asked)
 
-    def full(self, reason: str = "the queue is full") -> QueueFull:
-        return QueueFull(self._seconds_to_drain(self.load), f"{reason}: {self.load.items} jobs, {self.load.nbytes} bytes")
+    async def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
+        """What the script's word means for these jobs, by figures that are read anew."""
+        with suppress(RedisAway):
+            await self.read_load()
+        return self._explain(status, jobs)
+
+    def _explain(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
+        kind = REFUSALS[status]
+        claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, bool(jobs[0].takes_long))
+        asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
+        found = self._refusal(claim, asked, NOTHING)
+        return found if type(found) is kind else kind(1, f"there was no room: {self.load.items} jobs, {self.load.nbytes} bytes")
+
+    def full(self, reason: str, items: int = 1) -> QueueFull:
+        """For another reason, which holds until so many jobs have ended."""
+        wait = seconds(self.load.work_ms * min(1.0, items / max(1, self.load.items)))
+        return QueueFull(wait, f"{reason}: {self.load.items} jobs, {self.load.nbytes} bytes")
 
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
@@ -176,7 +192,7 @@ class Room:
                 await self._freight.write(key, message, wanted=lambda waits=request.admitted: not waits.done())  # type: ignore[misc]
 
     def _arguments(self, group: Iterable[_Request]) -> list[Any]:
-        arguments: list[Any] = [self._settings.queue_max_items, self._settings.queue_max_bytes]
+        arguments: list[Any] = [*self.bounds]
         for request in group:
             arguments += Request(len(request.jobs), int(request.again), int(request.wants_place))
             for job in request.jobs:
@@ -184,8 +200,8 @@ class Room:
         return arguments
 
     async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:
-        self.load = Load(self.load.now_ms, items, nbytes, self.load.depths)
-        if b"full" in statuses:
+        self.load = replace(self.load, items=items, nbytes=nbytes)
+        if not REFUSALS.keys().isdisjoint(statuses):
             with suppress(RedisAway):  # for Retry-After
                 await self.read_load()
         for request, answer in zip(group, statuses, strict=True):
@@ -197,7 +213,8 @@ class Room:
             if status == b"ok":
                 request.admitted.set_result(int(ahead or 0))
             else:
-                request.admitted.set_exception(self.full() if status == b"full" else DeadlinePassed(LATE))
+                refused = self._explain(status, request.jobs) if status in REFUSALS else DeadlinePassed(LATE)
+                request.admitted.set_exception(refused)
 
 
 def to_rows(jobs: Iterable[Job], *, kept: bool = False) -> tuple[list[Enqueued], dict[str, bytes]]:
@@ -212,7 +229,8 @@ def to_rows(jobs: Iterable[Job], *, kept: bool = False) -> tuple[list[Enqueued],
             staged[keys.stage(job.id)] = message
             message, place = b"", "stage"
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
-        rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, nbytes, message))
+        holds = (job.owner or NOBODY, job.work_ms, int(job.takes_long))
+        rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, nbytes, message, *holds))
     return rows, staged
 
 

@@ -5,6 +5,22 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
+class Bounds(NamedTuple):
+    """What the queue holds at most, in jobs and in bytes."""
+
+    items: int
+    nbytes: int
+    long_items: int
+    """Where routes that take long are refused: the rest is for those of one pass."""
+    long_nbytes: int
+    own_items: int
+    """Of one owner."""
+    own_nbytes: int
+    own_last_items: int
+    """Of one owner, of that rest."""
+    own_last_nbytes: int
+
+
 class Request(NamedTuple):
     """What stands before the jobs of one request."""
 
@@ -28,6 +44,12 @@ class Enqueued(NamedTuple):
     nbytes: int
     message: bytes
     """Empty where it is staged."""
+    owner: str
+    """The client, hashed; `-`: nobody that can be told apart."""
+    work_ms: int
+    """What the service takes for it, by announced rates."""
+    takes_long: int
+    """1 for a route whose jobs take more than one pass."""
 
 
 class Recorded(NamedTuple):
@@ -81,7 +103,6 @@ class Ended(NamedTuple):
     entry: str
     job: str
     gateway: str
-    nbytes: int
     added_ms: int
     reply: bytes
     """Empty: nobody waits for it."""
@@ -142,6 +163,7 @@ class StreamLoad(NamedTuple):
 
 
 ROWS: dict[str, Any] = {
+    "bounds": Bounds,
     "request": Request,
     "enqueued": Enqueued,
     "recorded": Recorded,

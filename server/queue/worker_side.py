@@ -164,4 +164,5 @@ class WorkerQueue:
         for _ in range(JANITOR_ROUNDS):
             if self._link.script("janitor", JANITOR_KEYS):
                 break
+        self._link.script("recount")
         return True

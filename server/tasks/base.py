@@ -170,6 +170,10 @@ class Task(ABC, Generic[Asked, Plan]):
         """What a worker can show before the end → the data of a `preview` event; None: nothing."""
         return None
 
+    def steps(self, plan: Plan, arrays: Arrays) -> int | None:
+        """Passes of the network that one job takes, where that is known before; None: as many as its bundle's usual jobs."""
+        return None
+
     @property
     def shows_previews(self) -> bool:
         return type(self).preview is not Task.preview

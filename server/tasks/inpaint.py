@@ -186,6 +186,9 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         sample = max(sizes.get("pixels", 0), sizes.get("detail", 0))
         return sizes["image"] + sizes["mask"] + (plan.samples + 1) * sample + SMALL_ARRAYS
 
+    def steps(self, plan: InpaintPlan, arrays: Arrays) -> int:
+        return plan.steps * plan.samples * max(1, len(arrays["windows"]))
+
     def sample(self, spec: BundleSpec) -> Arrays:
         """A quarter is missing, in the middle."""
         height, width = _native(spec)

@@ -78,6 +78,7 @@ class Entry:
         latest = known[-1] if known else self.warm.steps if self.warm else None
         format_, difference = self.warm.format(latest.best) if self.warm and latest else ("", None)
         steps_of_a_job = self.stepwise.mean_total if self.stepwise else 1.0
+        steps_per_second = latest.items_per_second * slots if latest else 0.0
         return ServedBundle(
             name=self.spec.name if self.spec else self.path.parent.name,
             version=self.spec.version if self.spec else self.path.name,
@@ -85,7 +86,8 @@ class Entry:
             digest=self.digest,
             state=self.state,
             reason=self.reason,
-            items_per_second=latest.items_per_second * slots / steps_of_a_job if latest else 0.0,
+            items_per_second=steps_per_second / steps_of_a_job,
+            steps_per_second=steps_per_second if self.stepwise else 0.0,
             batch_budget=latest.best if latest else 0,
             unit=self.warm.executor.unit if self.warm else "",
             backends=self.warm.backends.by_rung(latest.best) if self.warm and self.warm.backends and latest else {},

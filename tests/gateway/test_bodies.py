@@ -74,8 +74,8 @@ def test_bodies_that_are_only_announced_keep_nobody_out(valkey: PrivateValkey) -
         waiting = [Raw(gateway, f"127.0.0.{10 + number}").send(head) for number in range(20)]
         eventually(lambda: gateway.in_flight() == len(waiting), "all of them are there")
         assert gateway.classify(picture(3)).status_code == 200
-        # seven: the queue may still count the image that was just answered
-        assert gateway.classify_all(*[picture(step) for step in range(7)]).status_code == 200
+        # five of the six that one client may have: the queue may still count the image that was just answered
+        assert gateway.classify_all(*[picture(step) for step in range(5)]).status_code == 200
         for raw in waiting:
             raw.socket.close()
 

@@ -93,3 +93,25 @@ def test_behind_a_trusted_proxy_requests_count_by_forwarded_address(valkey: Priv
             worker.resume()
             assert [raw.answer().status for raw in held] == [200] * 4
             assert gateway.metric("opsin_in_flight") == 0
+
+
+def test_one_client_leaves_a_quarter_of_the_queue_to_others(valkey: PrivateValkey) -> None:
+    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url, queue_max_items=8) as gateway, worker.redis() as db:
+        worker.pause()
+        with under_way(gateway, "127.0.0.9", 6) as greedy:
+            eventually(lambda: gateway.metric("opsin_queue_depth") == 6, "three quarters are taken")
+            with under_way(gateway, "127.0.0.9", 1) as [refused]:
+                answer = refused.answer()
+            assert (answer.status, json.loads(answer.body)["type"]) == (429, "urn:opsin:client-share")
+            assert int(answer.headers["retry-after"]) >= 1
+            with under_way(gateway, "127.0.0.8", 1) as [other]:
+                eventually(lambda: gateway.metric("opsin_queue_depth") == 7, "another one's is there")
+                with Raw(gateway, "127.0.0.7") as late:
+                    answer = late.send(post("/v1/inpaint", length(1000))).answer()
+                assert (answer.status, json.loads(answer.body)["type"]) == (429, "urn:opsin:queue-full"), "before its body"
+                owners = db.hgetall("queue:owners")
+                assert sorted(int(held.split()[0]) for held in owners.values()) == [1, 6]
+                assert "127.0.0" not in str(owners) + str([db.get(key) for key in db.scan_iter("job:*")])
+                worker.resume()
+                assert {raw.answer().status for raw in [*greedy, other]} == {200}
+        eventually(lambda: not db.exists("queue:owners", "queue:jobs"), "nothing is left of them")

@@ -15,6 +15,7 @@ from server.queue.embedded import PrivateValkey
 from server.queue.job import Failure, Job, Reply, ServedBundle, WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings
 from tests.gateway import service
+from tests.gateway.raw import Raw, post
 from tests.gateway.service import Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
 
@@ -173,10 +174,13 @@ def test_a_full_queue_is_429_before_the_body_is_read(valkey: PrivateValkey) -> N
     with (
         service.gateway(valkey.url, queue_max_items=2) as gateway,
         Worker(valkey.url, [make_spec()]) as worker,
-        ThreadPoolExecutor(2) as threads,
+        ThreadPoolExecutor(1) as threads,
+        Raw(gateway, "127.0.0.2") as other,
     ):
         worker.pause()
-        waiting = [threads.submit(gateway.classify, picture(step)) for step in (1, 2)]
+        waiting = threads.submit(gateway.classify, picture(1))
+        image = picture(2)
+        other.send(post("/v1/classify", f"Content-Length: {len(image)}", body=image))
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 2, "the queue is full")
         host, _, port = gateway.url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -186,13 +190,14 @@ def test_a_full_queue_is_429_before_the_body_is_read(valkey: PrivateValkey) -> N
         problem(response, 429, "queue-full")
         assert int(response.headers["Retry-After"]) >= 1
         worker.resume()
-        assert [future.result().status_code for future in waiting] == [200, 200]
+        assert (waiting.result().status_code, other.answer().status) == (200, 200)
         eventually(lambda: gateway.classify(picture(1)).status_code == 200, "there is room again")
 
 
 def test_more_images_than_the_queue_has_room_for_are_429(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, queue_max_items=4) as gateway, Worker(valkey.url, [make_spec()]) as worker:
-        problem(gateway.classify_all(*[picture(1)] * 5), 429, "queue-full")
+    with service.gateway(valkey.url, queue_max_items=6) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+        problem(gateway.classify_all(*[picture(1)] * 7), 429, "queue-full")
+        problem(gateway.classify_all(*[picture(1)] * 5), 429, "client-share")
         assert gateway.classify_all(*[picture(1)] * 4).status_code == 200
         assert len(worker.done) == 4
 

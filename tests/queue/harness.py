@@ -55,6 +55,9 @@ async def a_job(
     digest: str = DIGEST,
     priority: Priority = "normal",
     seconds: float = 60.0,
+    owner: str = "",
+    work_ms: int = 0,
+    takes_long: bool = False,
     **arrays: Any,
 ) -> Job:
     """Its answer is `value`."""
@@ -68,6 +71,9 @@ async def a_job(
         priority=priority,
         deadline_ms=await dispatcher.now_ms() + int(seconds * 1000),
         gateway=dispatcher.id,
+        owner=owner,
+        work_ms=work_ms,
+        takes_long=takes_long,
     )
 
 
@@ -197,7 +203,8 @@ def nothing_is_left(db: redis.Redis) -> bool:
     streams = db.smembers("queues")
     empty = all(db.xlen(stream) == 0 and db.xpending(stream, "workers")["pending"] == 0 for stream in streams)
     leftovers = [key for kind in ("job", "blob", "deaths", "cancel") for key in db.scan_iter(f"{kind}:*")]
-    return empty and not leftovers and int(db.get("queue:bytes") or 0) == 0
+    held = db.exists("queue:jobs", "queue:owners") or any(int(db.get(f"queue:{sum_}") or 0) for sum_ in ("bytes", "work"))
+    return empty and not leftovers and not held
 
 
 async def pulled(queue: WorkerQueue, items: int = 16) -> list[Delivery]:

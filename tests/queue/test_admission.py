@@ -13,6 +13,7 @@ from server.queue.dispatch import DeadlinePassed, Dispatcher, QueueFull
 from server.queue.room import GROUP_BYTES
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
+    BUNDLE,
     QUICK_GATEWAY,
     STREAM,
     Consumer,
@@ -62,16 +63,17 @@ async def test_line_1_what_another_gateway_queued_counts_and_an_enqueued_reserva
             pass
 
 
-async def test_line_1_retry_after_is_the_queue_over_the_announced_throughput(url: str, worker: WorkerQueue) -> None:
+async def test_line_1_retry_after_is_the_time_until_there_is_room_at_the_announced_throughput(url: str, worker: WorkerQueue) -> None:
     async with gateway(url, queue_max_items=9) as us:
-        jobs = [await a_job(us, value) for value in range(9)]
+        announce(worker, items_per_second=0.25)
+        await us.fleet(fresh=True)
+        jobs = [await a_job(us, value, work_ms=us.work_ms(BUNDLE, None, takes_long=False)) for value in range(9)]
         waiting = asyncio.create_task(us.submit_all(jobs))
         await eventually(lambda: no_room(us, 1))
-        announce(worker, items_per_second=4.0)
-        await us.fleet(fresh=True)
-        with pytest.raises(QueueFull) as refusal:
-            await us.reserve(1, 1).__aenter__()
-        assert refusal.value.retry_after == 3  # 9 jobs at 4 a second
+        for items, seconds in ((1, 4), (3, 12), (9, 36)):
+            with pytest.raises(QueueFull) as refusal:
+                await us.reserve(items, 1).__aenter__()
+            assert refusal.value.retry_after == seconds  # one in 4 s
         waiting.cancel()
 
 

@@ -46,5 +46,4 @@ def delivery(
         queued_at=queued_at,
         pulled_at=queued_at if pulled_at is None else pulled_at,
         checked_at=queued_at,
-        nbytes=job.nbytes,
     )

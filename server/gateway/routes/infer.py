@@ -32,6 +32,7 @@ from server.gateway.problems import Kind, Problem, of_option
 from server.queue.job import Priority
 from server.tasks.base import Arrays, Item
 from server.tasks.options import InvalidOption, quoted
+from server.tasks.registry import TASKS
 from server.telemetry import logs
 
 T = TypeVar("T")
@@ -93,7 +94,9 @@ def operation(path: str) -> dict[str, Any]:
 
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
-    async with here.admission.admit(request, "open-inference") as visit:
+    known = here.directory.latest(name if version is None else f"{name}@{version}")
+    takes_long = known is not None and known.task in TASKS and TASKS[known.task].takes_long
+    async with here.admission.admit(request, "open-inference", takes_long=takes_long) as visit:
         asked, received, inflated = await _read(request, here, visit)
         with ClientWatch(here.ticks, request.receive, visit.limit):
             spec = await models.find(here, name, version)

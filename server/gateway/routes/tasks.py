@@ -125,7 +125,7 @@ class TaskRoute:
     async def _accept(self, request: Request) -> Response:
         """Later."""
         here = gateway.of(request)
-        async with here.admission.admit(request, "rest", asynchronous=True) as visit:
+        async with here.admission.admit(request, "rest", takes_long=self.task.takes_long, asynchronous=True) as visit:
             key = ways.idempotency_key(request)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):

@@ -1,4 +1,4 @@
--- needs: jobs
+-- needs: holdings jobs
 -- Nobody waits for these jobs any more. ARGV: job ids.
 
 for _, id in ipairs(ARGV) do call_off(id) end

@@ -1,4 +1,4 @@
--- needs: jobs history records
+-- needs: holdings jobs history records
 -- Ends a client's job, or removes what is left of one that has ended. ARGV: id of the record.
 -- Returns {epoch of this Redis or '', 'cancelled' | 'removed' | 'unknown'}.
 

@@ -1,30 +1,33 @@
--- needs: jobs queueing
+-- needs: holdings admitting jobs queueing
 -- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
--- ARGV: max items, max bytes, then for each request a row (request) and a row (enqueued) for each of its jobs.
+-- ARGV: a row (bounds), then for each request a row (request) and a row (enqueued) for each of its jobs.
 -- Returns {items, bytes, a status for each request} with the load after it. Statuses: 'ok', followed by how many wait before its first job
--- if it wants to know; 'full'; 'late'; 'unstaged': a message that should have been written before is not there.
+-- if it wants to know; 'client', 'full' (see parts/admitting.lua); 'late'; 'unstaged': a message that should have been written before is not there.
 
-local max_items, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
+local bounds, at = read_bounds(ARGV, 1)
 local now = now_ms()
 local items, known = unfinished()
-local bytes = tonumber(redis.call('GET', 'queue:bytes') or '0')
+local all = all_held(items)
 
 local function admit(jobs, again)
   for _, job in ipairs(jobs) do
     if tonumber(job.deadline_ms) <= now then return 'late' end
   end
-  local new, new_bytes = not_queued(jobs)
-  if #new > 0 and not again and (items + #new > max_items or bytes + new_bytes > max_bytes) then
+  local new = not_queued(jobs)
+  local asked = asked_by(new)
+  local why = #new > 0 and not again and refusal(bounds, all, asked)
+  if why then
     drop_staged(new)
-    return 'full'
+    return why
   end
   if not all_staged(new) then return 'unstaged' end
-  for _, job in ipairs(new) do put(job, now, known) end
-  items, bytes = items + #new, bytes + new_bytes
+  local last = in_last_eighth(bounds, all, asked)
+  for _, job in ipairs(new) do put(job, now, known, last) end
+  all.items, all.bytes, all.work = all.items + asked.items, all.bytes + asked.bytes, all.work + asked.work
   return 'ok'
 end
 
-local before, statuses, at = bytes, {}, 3
+local statuses = {}
 while at <= #ARGV do
   local request, jobs = nil, {}
   request, at = read_request(ARGV, at)
@@ -33,5 +36,4 @@ while at <= #ARGV do
   local status = admit(jobs, request.again == '1')
   statuses[#statuses + 1] = status == 'ok' and status .. ahead or status
 end
-if bytes > before then redis.call('INCRBY', 'queue:bytes', bytes - before) end
-return {items, bytes, statuses}
+return {all.items, all.bytes, statuses}

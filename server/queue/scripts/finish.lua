@@ -1,4 +1,4 @@
--- needs: jobs history records
+-- needs: holdings jobs history records
 -- Ends jobs of one bundle: the first to end one wins. Statistics count the winners only.
 -- ARGV: bundle, worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
 -- Returns 1 or 0 for each job: whether this call ended it.
@@ -51,7 +51,7 @@ while at <= #ARGV do
   i = i + 1
   local dead = job.dead_letter ~= '' and letter(job)
   ended[i] = 0
-  if remove(job.stream, job.entry, job.job, tonumber(job.nbytes)) then
+  if remove(job.stream, job.entry, job.job) then
     ended[i] = 1
     if dead then redis.call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
     local record, index = record_of(job.job)

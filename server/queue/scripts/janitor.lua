@@ -1,4 +1,4 @@
--- needs: jobs
+-- needs: holdings jobs
 -- Removes what nobody will come back for; a bounded piece of work per call. The scan over keys goes on where the last call stopped.
 -- ARGV: how many keys to look at. Returns 1 when the scan has come to its end, else 0.
 
@@ -22,10 +22,9 @@ call_roll('gateways', 'gw:')
 local function drop_late(stream)
   for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', LATE_ENTRIES)) do
     local job = fields(entry)
-    if job.deadline + LINGER_MS < now and not remove(stream, entry[1], job.id, job.bytes) then
+    if job.deadline + LINGER_MS < now and not remove(stream, entry[1], job.id) then
       redis.call('XDEL', stream, entry[1])
       forget(job.id)
-      spend_bytes(job.bytes)
     end
   end
 end
@@ -44,18 +43,14 @@ local function drop_consumers(stream)
   return left
 end
 
-local items = 0
 for _, stream in ipairs(redis.call('SUNION', 'queues', 'streams')) do
   drop_late(stream)
-  local consumers, length = drop_consumers(stream), redis.call('XLEN', stream)
-  if consumers == 0 and length == 0 then
+  if drop_consumers(stream) == 0 and redis.call('XLEN', stream) == 0 then
     redis.call('DEL', stream)
     redis.call('SREM', 'queues', stream)
     redis.call('SREM', 'streams', stream)
   end
-  items = items + length
 end
-if items == 0 then redis.call('SET', 'queue:bytes', 0) end
 
 -- Whether a record still needs what it keeps beside the queue: it queues the job again if Redis lost it.
 local function is_kept(job_id)

@@ -1,5 +1,4 @@
 -- needs: jobs loads
--- Returns {now ms, items, bytes, {stream, length, ms of the oldest entry or 0}…} of all unfinished jobs.
+-- Returns {now ms, items, bytes, rows (stream_load), ms of work, flat {owner, what it holds}…} of all unfinished jobs.
 
-local items, bytes, streams = load()
-return {now_ms(), items, bytes, streams}
+return {now_ms(), load()}

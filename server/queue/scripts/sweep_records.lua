@@ -1,4 +1,4 @@
--- needs: jobs queueing history records
+-- needs: holdings jobs queueing history records
 -- Looks after clients' jobs that nobody else would end: those whose deadline has passed fail, even without any worker; those whose jobs the
 -- queue has lost are queued again, or fail if their messages are lost too. Returns how many it touched.
 
@@ -13,9 +13,9 @@ local function queue_again(id, record, job_id, index)
   if nbytes == 0 then return false end
   local job = {
     job = job_id, stream = record.stream, gateway = '', deadline_ms = record.deadline_ms, place = 'kept', nbytes = nbytes, message = '',
+    owner = record.owner or NOBODY, work_ms = record.work_ms or '0',
   }
-  redis.call('HSET', 'record:' .. id, 'entry:' .. index, put(job, now, known))
-  redis.call('INCRBY', 'queue:bytes', nbytes)
+  redis.call('HSET', 'record:' .. id, 'entry:' .. index, put(job, now, known, false))
   return true
 end
 

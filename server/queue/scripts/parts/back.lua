@@ -13,6 +13,6 @@ local function put_back(stream, entry_id, added_ms)
     flat[#flat + 1] = value
   end
   redis.call('XDEL', stream, entry_id)
-  note_place(again.id or '', back, redis.call('XADD', back, '*', unpack(flat)))
+  move_place(again.id or '', back, redis.call('XADD', back, '*', unpack(flat)))
   redis.call('SADD', 'queues', back)
 end

@@ -1,4 +1,4 @@
--- What stream entries and the keys of a job hold.
+-- What stream entries and the keys of a job hold. What ends jobs needs holdings before it.
 
 -- Flat {name, value, name, value} → table.
 local function to_table(flat)
@@ -26,29 +26,26 @@ end
 -- The record that a job belongs to, and its index there; nil for a job that answers a gateway.
 local function record_of(job_id) return string.match(job_id, '^(%x+%-%x+)%-(%d+)$') end
 
-local function spend_bytes(amount)
-  if redis.call('INCRBY', 'queue:bytes', -amount) < 0 then redis.call('SET', 'queue:bytes', 0) end
-end
-
+-- The one place where a job lets go of what it holds.
 local function forget(job_id)
+  release(job_id)
   redis.call('DEL', 'job:' .. job_id, 'blob:' .. job_id, 'deaths:' .. job_id, 'cancel:' .. job_id)
 end
 
--- Notes where a job lies, until `ttl_ms` from now; without it for as long as the job is known already.
-local function note_place(job_id, stream, entry_id, ttl_ms)
-  if ttl_ms then
-    redis.call('SET', 'job:' .. job_id, stream .. ' ' .. entry_id, 'PX', ttl_ms)
-  else
-    redis.call('SET', 'job:' .. job_id, stream .. ' ' .. entry_id, 'XX', 'KEEPTTL')
-  end
+-- Where a job lies: its stream and the id of its entry there; nil if it is not known.
+local function place_of_job(job_id) return string.match(redis.call('GET', 'job:' .. job_id) or '', '^(%S+) (%S+)') end
+
+-- Notes that a job lies elsewhere now. Does nothing if it is not known.
+local function move_place(job_id, stream, entry_id)
+  local rest = string.match(redis.call('GET', 'job:' .. job_id) or '', '^%S+ %S+(.*)$')
+  if rest then redis.call('SET', 'job:' .. job_id, stream .. ' ' .. entry_id .. rest, 'KEEPTTL') end
 end
 
 -- Takes an entry out of its stream with all that belongs to its job. False if another had done so before.
-local function remove(stream, entry_id, job_id, bytes)
+local function remove(stream, entry_id, job_id)
   if redis.call('XACK', stream, GROUP, entry_id) == 0 then return false end
   redis.call('XDEL', stream, entry_id)
   forget(job_id)
-  spend_bytes(bytes)
   return true
 end
 
@@ -56,7 +53,7 @@ end
 local function call_off(job_id)
   local ttl = redis.call('PTTL', 'job:' .. job_id)
   if ttl <= 0 then return end
-  local stream, entry_id = string.match(redis.call('GET', 'job:' .. job_id), '^(%S+) (%S+)$')
+  local stream, entry_id = place_of_job(job_id)
   local found = stream and redis.pcall('XRANGE', stream, entry_id, entry_id)
   if found and not found.err and found[1] then
     local pending = redis.pcall('XPENDING', stream, GROUP, entry_id, entry_id, 1)
@@ -64,7 +61,6 @@ local function call_off(job_id)
     if not holder or redis.call('EXISTS', 'worker:' .. holder) == 0 then
       if holder then redis.call('XACK', stream, GROUP, entry_id) end
       redis.call('XDEL', stream, entry_id)
-      spend_bytes(fields(found[1]).bytes)
       forget(job_id)
       return
     end

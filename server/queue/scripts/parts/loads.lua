@@ -1,6 +1,6 @@
 -- How full the queues are. Needs jobs.
 
--- Unfinished jobs: total, bytes, and a row for each stream.
+-- Unfinished jobs: total, bytes, a row for each stream, ms of work, and flat what each owner holds (see parts/holdings.lua).
 local function load()
   local items, streams = 0, {}
   for _, stream in ipairs(redis.call('SMEMBERS', 'queues')) do
@@ -9,5 +9,6 @@ local function load()
     items = items + length
     streams[#streams + 1] = row_stream_load({stream = stream, length = length, oldest_ms = oldest})
   end
-  return items, tonumber(redis.call('GET', 'queue:bytes') or '0'), streams
+  local bytes, work = tonumber(redis.call('GET', 'queue:bytes') or '0'), tonumber(redis.call('GET', 'queue:work') or '0')
+  return items, bytes, streams, work, redis.call('HGETALL', 'queue:owners')
 end

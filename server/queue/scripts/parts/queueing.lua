@@ -1,4 +1,4 @@
--- How jobs get into the queue. Needs jobs.
+-- How jobs get into the queue. Needs holdings jobs.
 
 -- How many jobs are unfinished, and the streams that are known to have held any.
 local function unfinished()
@@ -16,18 +16,17 @@ local function waiting_in(stream)
   return math.max(0, redis.call('XLEN', stream) - (pending.err and 0 or pending[1]))
 end
 
--- The jobs (rows enqueued) that are not in the queue yet, and their bytes. A message that was staged for a job that is there is dropped.
+-- The jobs (rows enqueued) that are not in the queue yet. A message that was staged for a job that is there is dropped.
 local function not_queued(jobs)
-  local new, new_bytes = {}, 0
+  local new = {}
   for _, job in ipairs(jobs) do
     if redis.call('EXISTS', 'job:' .. job.job) == 0 then
       new[#new + 1] = job
-      new_bytes = new_bytes + tonumber(job.nbytes)
     elseif job.place == 'stage' then
       redis.call('DEL', 'stage:' .. job.job)
     end
   end
-  return new, new_bytes
+  return new
 end
 
 -- Whether every message that should have been staged is there.
@@ -44,8 +43,8 @@ local function drop_staged(jobs)
   end
 end
 
--- Adds a job (row enqueued) to its stream. Returns the entry's id.
-local function put(job, now, known)
+-- Adds a job (row enqueued) to its stream; `last`: it was let into the last eighth. Returns the entry's id.
+local function put(job, now, known, last)
   local ttl = tonumber(job.deadline_ms) - now + LINGER_MS
   local inline = job.place == 'inline' and job.message or ''
   if job.place == 'blob' then redis.call('SET', 'blob:' .. job.job, job.message, 'PX', ttl) end
@@ -59,6 +58,8 @@ local function put(job, now, known)
   end
   local entry_id = redis.call(
     'XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now)
-  note_place(job.job, job.stream, entry_id, ttl)
+  local holding = {owner = job.owner, work = tonumber(job.work_ms), bytes = tonumber(job.nbytes), last = last}
+  redis.call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, told(holding)}, ' '), 'PX', ttl)
+  hold(job.job, holding)
   return entry_id
 end

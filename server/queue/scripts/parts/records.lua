@@ -12,7 +12,7 @@ local MOST_EXPIRED = 1000
 -- Everything but the plan, which scripts do not read; nil if there is none.
 local FIELDS = {
   'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'ended', 'results', 'preview', 'idem',
-  'reported', 'begun', 'place', 'placed_ms',
+  'reported', 'begun', 'place', 'placed_ms', 'owner', 'work_ms',
 }
 local function record_at(id)
   local values = redis.call('HMGET', 'record:' .. id, unpack(FIELDS))

@@ -1,0 +1,177 @@
+"""Counts of what jobs hold follow every way in which jobs come and go: random sequences against what `job:<id>` says of each."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+import redis
+
+from server.queue.dispatch import Dispatcher
+from server.queue.errors import QueueFull
+from server.queue.worker_side import Delivery, WorkerQueue
+from tests.queue.harness import LASTING_WORKER, QUEUE, announce, echo, eventually, gateway
+from tests.queue.test_shares import record, submit
+
+OWNERS = ("", "ann", "bob", "eve")
+TURNS = 60
+
+
+def counted(db: redis.Redis) -> tuple[int, int, dict[str, list[int]]]:
+    """Bytes, work, and each owner's jobs, bytes and work."""
+    owners = {owner: list(map(int, sums.split()[:3])) for owner, sums in db.hgetall("queue:owners").items()}
+    return int(db.get("queue:bytes") or 0), int(db.get("queue:work") or 0), owners
+
+
+def held(db: redis.Redis) -> tuple[int, int, dict[str, list[int]]]:
+    """The same from what each job says."""
+    nbytes = work = 0
+    owners: dict[str, list[int]] = {}
+    for key in db.scan_iter("job:*"):
+        _, _, owner, job_work, job_bytes, _ = db.get(key).split()
+        nbytes, work = nbytes + int(job_bytes), work + int(job_work)
+        if owner != "-":
+            sums = owners.setdefault(owner, [0, 0, 0])
+            owners[owner] = [sums[0] + 1, sums[1] + int(job_bytes), sums[2] + int(job_work)]
+    return nbytes, work, owners
+
+
+class World:
+    """A gateway, and workers that live until they are killed."""
+
+    def __init__(self, url: str, db: redis.Redis, us: Dispatcher, chance: random.Random) -> None:
+        self._url, self._db, self._us, self._chance = url, db, us, chance
+        self._requests: list[asyncio.Task[Any]] = []
+        self._records: list[str] = []
+        self._workers: list[tuple[WorkerQueue, list[Delivery]]] = []
+        self._born = 0
+        self.done: Counter[str] = Counter()
+        self.start_worker()
+
+    def start_worker(self) -> None:
+        worker = WorkerQueue(self._url, f"worker-{self._born}", LASTING_WORKER)
+        self._born += 1
+        announce(worker)
+        self._workers.append((worker, []))
+
+    async def turn(self) -> None:
+        common = (self.ask, self.ask_later, self.pull, self.finish)
+        rare = (self.hand_back, self.give_up, self.kill, self.reclaim, self.leave, self.cancel_record, self.lose, self.janitor)
+        weights = [3] * len(common) + [1] * len(rare)
+        [step] = self._chance.choices((*common, *rare), weights)
+        self.done[step.__name__] += 1
+        await step()
+
+    async def ask(self) -> None:
+        try:
+            self._requests.append(await submit(self._us, **self._asked()))
+        except QueueFull:
+            self.done["refused"] += 1
+
+    async def ask_later(self) -> None:
+        try:
+            self._records.append(await record(self._us, **self._asked()))
+        except QueueFull:
+            self.done["refused"] += 1
+
+    def _asked(self) -> dict[str, Any]:
+        draw = self._chance
+        ballast = bytearray(draw.choice((10, 1000, 300_000)))
+        return {
+            "owner": draw.choice(OWNERS),
+            "items": draw.randint(1, 4),
+            "work_ms": draw.randint(0, 40_000),
+            "takes_long": draw.random() < 0.3,
+            "ballast": ballast,
+        }
+
+    def _worker(self) -> tuple[WorkerQueue, list[Delivery]]:
+        return self._chance.choice(self._workers)
+
+    async def pull(self) -> None:
+        worker, hands = self._worker()
+        hands += await asyncio.to_thread(worker.pull, [QUEUE], self._chance.randint(1, 4))
+
+    async def finish(self) -> None:
+        worker, hands = self._worker()
+        worker.finish([(delivery, echo(worker, delivery)) for delivery in hands])
+        hands.clear()
+
+    async def hand_back(self) -> None:
+        worker, hands = self._worker()
+        worker.hand_back(hands)
+        hands.clear()
+
+    async def give_up(self) -> None:
+        worker, hands = self._worker()
+        if hands:
+            worker.dead_letter(hands.pop(), "it is no good")
+
+    async def kill(self) -> None:
+        worker, _ = self._workers.pop(self._chance.randrange(len(self._workers)))
+        worker.withdraw()
+        worker.close()
+        self.start_worker()
+
+    async def reclaim(self) -> None:
+        worker, hands = self._worker()
+        delivery = await asyncio.to_thread(worker.reclaim, [QUEUE])
+        hands += [delivery] if delivery is not None else []
+
+    async def leave(self) -> None:
+        """A client closes its connection."""
+        if self._requests:
+            request = self._requests.pop(self._chance.randrange(len(self._requests)))
+            request.cancel()
+            await asyncio.wait([request])
+            await self._us.ping()
+
+    async def cancel_record(self) -> None:
+        if self._records:
+            await self._us.records.cancel(self._chance.choice(self._records))
+
+    async def lose(self) -> None:
+        """Redis loses a job: its gateway, or its record, has it queued again, before or after the janitor has counted."""
+        keys = sorted(self._db.scan_iter("job:*"))
+        if keys:
+            key = self._chance.choice(keys)
+            stream, entry, *_ = self._db.get(key).split()
+            self._db.delete(key)
+            self._db.xdel(stream, entry)
+            await self.janitor()
+
+    async def janitor(self) -> None:
+        self._db.delete("janitor")
+        assert self._workers[0][0].janitor()
+
+    async def end(self) -> None:
+        """All that is left is answered."""
+        for worker, hands in self._workers:
+            worker.hand_back(hands)
+            hands.clear()
+        worker = self._workers[0][0]
+
+        def nobody_waits() -> bool:
+            found = worker.pull([QUEUE], 16)
+            alone = worker.reclaim([QUEUE]) if not found else None
+            worker.finish([(delivery, echo(worker, delivery)) for delivery in [*found, *([alone] if alone else [])]])
+            return all(request.done() for request in self._requests) and not self._db.exists("records:open")
+
+        await eventually(lambda: asyncio.to_thread(nobody_waits))
+        await asyncio.gather(*self._requests, return_exceptions=True)
+        for worker, _ in self._workers:
+            worker.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_counts_are_what_jobs_hold_after_every_step_and_nothing_at_the_end(url: str, db: redis.Redis, seed: int) -> None:
+    async with gateway(url, queue_max_items=40, queue_max_bytes=20_000_000) as us:
+        world = World(url, db, us, random.Random(seed))
+        for _ in range(TURNS):
+            await world.turn()
+            await eventually(lambda: counted(db) == held(db))
+        await world.end()
+        await eventually(lambda: counted(db) == (0, 0, {}) and not db.exists("queue:jobs"))

@@ -1,0 +1,228 @@
+"""What one client may hold of the queue while others want something, too, and how exactly it is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import msgspec
+import pytest
+import redis
+
+from server.queue.dispatch import Dispatcher
+from server.queue.errors import ClientShare, QueueFull
+from server.queue.fleet import LONG_JOB_MS, PASS_MS
+from server.queue.job import RECORDS, Job, ServedBundle, WorkerInfo
+from server.queue.shares import Claim
+from server.queue.worker_side import WorkerQueue
+from tests.queue.harness import BUNDLE, DIGEST, STREAM, a_job, echo, eventually, gateway, nothing_is_left, pulled
+from tests.queue.test_records import DRAFT
+
+MINUTE = 60_000
+
+
+async def submit(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, **more: object) -> asyncio.Task[object]:
+    """A request that the queue has taken. Raises what it is refused with."""
+    jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
+    admitted = asyncio.Event()
+    request = asyncio.create_task(us.submit_all(jobs, on_admitted=lambda _: admitted.set()))
+    waiting = asyncio.create_task(admitted.wait())
+    await asyncio.wait({request, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if request.done():
+        await request
+    return request
+
+
+async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, **more: object) -> str:
+    """The same, to be answered later."""
+    jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
+
+    def of_record(record: str) -> list[Job]:
+        return [
+            msgspec.structs.replace(job, id=f"{record}-{index}", record=record, gateway="", needs=RECORDS) for index, job in enumerate(jobs)
+        ]
+
+    return await us.records.admit(replace(DRAFT, bound=0), of_record)
+
+
+WAYS = {"at once": submit, "later": record}
+
+
+@pytest.fixture(params=WAYS)
+def ask(request: pytest.FixtureRequest) -> object:
+    return WAYS[request.param]
+
+
+@asynccontextmanager
+async def a_queue(url: str, **limits: int) -> AsyncIterator[Dispatcher]:
+    async with gateway(url, **limits) as us:
+        yield us
+
+
+async def test_one_owner_holds_three_quarters_of_the_items_and_others_find_room(url: str, ask) -> None:
+    async with a_queue(url, queue_max_items=16) as us:
+        await submit(us, "greedy", 12)
+        with pytest.raises(ClientShare):
+            await ask(us, "greedy")
+        await ask(us, "modest")
+        await submit(us, "another")
+
+
+async def test_and_of_the_bytes(url: str, ask) -> None:
+    async with a_queue(url, queue_max_bytes=100_000) as us:
+        await submit(us, "greedy", ballast=bytearray(40_000))
+        await submit(us, "greedy", ballast=bytearray(30_000))
+        with pytest.raises(ClientShare):
+            await ask(us, "greedy", ballast=bytearray(10_000))
+        await ask(us, "modest", ballast=bytearray(10_000))
+
+
+async def test_work_is_shared_once_a_minute_of_it_is_unfinished(url: str, ask) -> None:
+    async with a_queue(url) as us:
+        await submit(us, "greedy", work_ms=MINUTE)
+        await submit(us, "greedy", work_ms=MINUTE)  # nobody else is there
+        await submit(us, "modest", work_ms=10)
+        with pytest.raises(ClientShare) as refusal:
+            await ask(us, "greedy", work_ms=10)
+        assert refusal.value.retry_after == 61  # until only a minute is left
+        await ask(us, "modest", work_ms=MINUTE)
+        await submit(us, "another", work_ms=MINUTE)
+        await ask(us, "greedy", work_ms=0)  # half of it
+        with pytest.raises(ClientShare):
+            await ask(us, "greedy", work_ms=1000)
+
+
+async def test_below_a_minute_nobody_shares_work(url: str, ask) -> None:
+    async with a_queue(url) as us:
+        await submit(us, "modest", work_ms=10)
+        await submit(us, "greedy", work_ms=MINUTE - 10)
+        await ask(us, "greedy", work_ms=MINUTE)
+
+
+async def test_the_last_eighth_is_for_one_pass_and_half_of_it_for_one_owner(url: str, ask) -> None:
+    async with a_queue(url, queue_max_items=64) as us:
+        await submit(us, "first", 30, takes_long=True)
+        await submit(us, "second", 26, takes_long=True)
+        with pytest.raises(QueueFull) as refusal:
+            await ask(us, "third", takes_long=True)
+        assert not isinstance(refusal.value, ClientShare)
+        await ask(us, "third", 4)
+        with pytest.raises(ClientShare):
+            await ask(us, "third")
+        await ask(us, "fourth", 4)
+        with pytest.raises(QueueFull) as full:
+            await ask(us, "fifth")
+        assert not isinstance(full.value, ClientShare)
+
+
+async def test_it_is_told_before_the_body_is_read(url: str) -> None:
+    async with a_queue(url, queue_max_items=64) as us:
+        await submit(us, "first", 30)
+        await submit(us, "second", 26)
+        await us.depth()
+        long, short = Claim("third", takes_long=True), Claim("third")
+        with pytest.raises(QueueFull):
+            await us.reserve(1, 1, long).__aenter__()
+        async with us.reserve(4, 1, short):
+            pass
+        with pytest.raises(ClientShare):
+            await us.reserve(5, 1, short).__aenter__()
+        with pytest.raises(ClientShare):
+            await us.reserve(19, 1, Claim("first")).__aenter__()
+
+
+async def test_what_is_promised_counts_for_its_owner(url: str) -> None:
+    async with a_queue(url, queue_max_items=16) as us:
+        async with us.reserve(12, 1, Claim("greedy")):
+            with pytest.raises(ClientShare):
+                await us.reserve(1, 1, Claim("greedy")).__aenter__()
+            async with us.reserve(1, 1, Claim("modest")):
+                pass
+        async with us.reserve(12, 1, Claim("greedy")):
+            pass
+
+
+async def test_retry_after_tells_when_the_bound_is_free_with_steps_counted(url: str, ask) -> None:
+    async with a_queue(url, queue_max_items=8) as us:
+        await submit(us, "greedy", 6, work_ms=10 * MINUTE)
+        with pytest.raises(ClientShare) as refusal:
+            await ask(us, "greedy")
+        assert refusal.value.retry_after == 600  # one of six that take an hour
+
+
+async def test_nobody_in_particular_has_no_share(url: str) -> None:
+    """Clients that cannot be told apart, as behind a Unix socket, are not one client."""
+    async with a_queue(url, queue_max_items=16) as us:
+        await submit(us, "", 16)
+        with pytest.raises(QueueFull):
+            await submit(us, "")
+
+
+async def test_a_job_tells_whose_it_is_and_what_it_takes(url: str, db: redis.Redis) -> None:
+    async with a_queue(url) as us:
+        request = await submit(us, "somebody", work_ms=1234)
+        [job] = db.scan_iter("job:*")
+        stream, entry, owner, work_ms, nbytes, _ = db.get(job).split()
+        assert (stream, owner, work_ms) == (STREAM, "somebody", "1234")
+        assert db.xrange(STREAM, entry, entry)[0][1]["bytes"] == nbytes
+        request.cancel()
+        await eventually(lambda: not db.exists(job, "queue:jobs", "queue:owners"))
+        assert db.get("queue:work") == "0"
+
+
+async def test_a_lost_job_of_a_record_counts_once_when_it_is_queued_again(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    async with a_queue(url) as us:
+        lost = await record(us, "somebody", work_ms=1234)
+        before = db.hgetall("queue:owners")
+        db.delete(STREAM, f"job:{lost}-0")
+        await eventually(lambda: db.exists(f"job:{lost}-0"))
+        assert db.hgetall("queue:owners") == before
+        [delivery] = await pulled(worker)
+        worker.finish([(delivery, echo(worker, delivery))])
+        assert nothing_is_left(db)
+
+
+async def test_the_janitor_counts_again(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    async with a_queue(url) as us:
+        await submit(us, "somebody", 2, work_ms=100)
+        right = db.hgetall("queue:owners")
+        db.hset("queue:owners", mapping={"somebody": "9 9 9 9 9", "nobody": "1 1 1 0 0"})
+        db.incrby("queue:work", 5)
+        db.sadd("queue:jobs", "gone")
+        assert worker.janitor()
+        assert (db.hgetall("queue:owners"), db.get("queue:work"), db.scard("queue:jobs")) == (right, "200", 2)
+
+
+def served(worker: str, items_per_second: float, steps_per_second: float = 0.0) -> WorkerInfo:
+    name, version = BUNDLE.split("@")
+    bundle = ServedBundle(
+        name=name,
+        version=version,
+        task="inpaint",
+        digest=DIGEST,
+        state="ready",
+        items_per_second=items_per_second,
+        steps_per_second=steps_per_second,
+    )
+    return WorkerInfo(id=worker, host="test", pid=0, state="ready", device="cpu", bundles=[bundle])
+
+
+async def test_work_is_steps_over_what_the_workers_announce_together(url: str, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+
+        async def work_ms(steps: int | None, *, takes_long: bool = True) -> int:
+            await us.fleet(fresh=True)
+            return us.work_ms(BUNDLE, steps, takes_long=takes_long)
+
+        assert await work_ms(500 * 8) == 500 * 8 * PASS_MS
+        assert await work_ms(None) == LONG_JOB_MS
+        assert await work_ms(None, takes_long=False) == PASS_MS
+        worker.announce(served(worker.id, items_per_second=0.5, steps_per_second=50.0))
+        other = WorkerQueue(url, "other")
+        other.announce(served(other.id, items_per_second=0.5, steps_per_second=50.0))
+        assert await work_ms(500 * 8) == 40_000
+        assert await work_ms(None) == 1000
+        other.close()
