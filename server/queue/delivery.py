@@ -28,6 +28,8 @@ class Delivery:
     """`time.monotonic()` of this worker."""
     checked_at: float
     """When deadline, cancellation and gateway were last looked at; until then there was nothing to look at when it equals `queued_at`."""
+    nbytes: int
+    """Of its message."""
 
     @property
     def bundle(self) -> str:
@@ -74,6 +76,7 @@ class Beside:
             queued_at=self.queued_at,
             pulled_at=self.pulled_at,
             checked_at=self.checked_at,
+            nbytes=self.nbytes,
         )
 
     def ending(self, reply: Reply | None, *, silent: bool = False) -> Ending:

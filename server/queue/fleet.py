@@ -12,6 +12,7 @@ from server.queue.job import WorkerInfo
 
 PASS_MS, LONG_JOB_MS = 50, 1000
 """What a pass, and a job of an unknown number of steps, count for before anybody has measured them."""
+NO_RATES = 0.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,15 @@ class Fleet:
 
     def work_ms(self, bundle_id: str, steps: int | None, *, takes_long: bool) -> int:
         """What the service takes for one job, by what its ready workers measured. `steps`: None where nobody knows how many it takes."""
-        items_per_second, steps_per_second = self._rates.get(bundle_id, (0.0, 0.0))
         if steps is not None:
-            return math.ceil(1000 * steps / steps_per_second) if steps_per_second > 0 else PASS_MS * steps
-        if items_per_second > 0:
-            return math.ceil(1000 / items_per_second)
-        return LONG_JOB_MS if takes_long else PASS_MS
+            rate = self._rates.get(bundle_id, NO_RATES)[1]
+            return math.ceil(1000 * steps / rate) if rate > 0 else PASS_MS * steps
+        rate = self.items_per_second(bundle_id)
+        return math.ceil(1000 / rate) if rate > 0 else LONG_JOB_MS if takes_long else PASS_MS
+
+    def items_per_second(self, bundle_id: str) -> float:
+        """What the ready workers measured, added up; 0 while unknown."""
+        return self._rates.get(bundle_id, NO_RATES)[0]
 
     @cached_property
     def _rates(self) -> Mapping[str, tuple[float, float]]:
@@ -40,6 +44,6 @@ class Fleet:
         for worker in self.workers:
             for bundle in worker.bundles if worker.state == "ready" else ():
                 if bundle.state == "ready":
-                    items, steps = rates.get(bundle_id := f"{bundle.name}@{bundle.version}", (0.0, 0.0))
+                    items, steps = rates.get(bundle_id := f"{bundle.name}@{bundle.version}", NO_RATES)
                     rates[bundle_id] = items + bundle.items_per_second, steps + bundle.steps_per_second
         return rates

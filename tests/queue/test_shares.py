@@ -130,8 +130,6 @@ async def test_it_is_told_before_the_body_is_read(url: str) -> None:
             pass
         with pytest.raises(ClientShare):
             await us.reserve(5, 1, short).__aenter__()
-        with pytest.raises(ClientShare):
-            await us.reserve(19, 1, Claim("first")).__aenter__()
 
 
 async def test_what_is_promised_counts_for_its_owner(url: str) -> None:

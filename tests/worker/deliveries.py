@@ -46,4 +46,5 @@ def delivery(
         queued_at=queued_at,
         pulled_at=queued_at if pulled_at is None else pulled_at,
         checked_at=queued_at,
+        nbytes=job.nbytes,
     )
