@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import gzip
 import io
 import json
@@ -224,6 +225,39 @@ async def large_inpaintings(target: Target) -> None:
     await asyncio.gather(*(target.repeat(post(path, body=file.getvalue()), 5.0) for _ in range(3)))
 
 
+def small_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+async def requests_under_way(target: Target) -> None:
+    """More complete requests that take long than one gateway keeps connections."""
+    request = post("/v1/inpaint?mask=center&steps=500", "X-Request-Timeout: 3600", body=small_picture())
+
+    async def one() -> None:
+        while target.goes_on:
+            with suppress(OSError, TimeoutError):
+                reader, writer = await target.connect()
+                writer.write(request)
+                try:
+                    async with asyncio.timeout(max(0.0, target.until - time.monotonic())):
+                        await target.note(reader)
+                finally:
+                    writer.close()
+            await asyncio.sleep(1.0)
+
+    await asyncio.gather(*(one() for _ in range(1200)))
+
+
+async def hours_of_work(target: Target) -> None:
+    """34 requests of 32 inpaintings of 500 steps and 8 samples at once."""
+    tensor = {"name": "image", "shape": [32], "datatype": "BYTES", "data": [base64.b64encode(small_picture()).decode()] * 32}
+    asked = {"parameters": {"mask": "center", "steps": 500, "samples": 8}, "inputs": [tensor]}
+    request = post("/v2/models/inpaint/infer", JSON, "X-Request-Timeout: 3600", body=json.dumps(asked).encode())
+    await asyncio.gather(*(target.repeat(request, 2.0) for _ in range(34)))
+
+
 ATTACKS: tuple[Callable[[Target], Awaitable[None]], ...] = (
     model_control,
     announced_bodies,
@@ -242,6 +276,8 @@ ATTACKS: tuple[Callable[[Target], Awaitable[None]], ...] = (
     directories_of_tiffs,
     escaped_json,
     large_inpaintings,
+    requests_under_way,
+    hours_of_work,
 )
 
 

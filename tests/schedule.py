@@ -48,6 +48,7 @@ SECONDS: dict[str, float] = {
     "tests/chaos/test_jobs.py": 15,
     "tests/models/diffmae/test_diffmae_published.py": 15,
     "tests/opsin/test_cli.py": 15,
+    "tests/queue/test_holdings.py": 15,
     "tests/queue/test_records.py": 15,
     "tests/training/test_processes.py": 15,
     "tests/queue/test_refusals.py": 12,
