@@ -83,5 +83,5 @@ def _piece(text: memoryview, at: int) -> tuple[str, int]:
         try:
             return msgspec.json.decode(b'"' + text[at : at + used] + b'"', type=str), used
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            wrong = error
-    raise msgspec.DecodeError(str(wrong))
+            wrong = str(error)
+    raise msgspec.DecodeError(wrong)

@@ -41,6 +41,8 @@ class Turns:
         except asyncio.CancelledError:
             call.end()
             raise
+        finally:
+            del result  # it holds what is raised, whose frames hold this one: they would keep each other, and a body
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -118,3 +121,23 @@ async def test_large_bodies_are_taken_apart_one_at_a_time_and_clients_take_turns
     together = await asyncio.gather(*(bodies.in_turn(client, 2_000_000, partial(read, client)) for client in clients))
     bodies.close()
     assert together == [1] * 4 and order == ["much", "much", "little", "much"]
+
+
+async def test_what_was_refused_is_forgotten_at_once(turns: Turns) -> None:
+    """Without a garbage collection, which a body would wait for."""
+
+    class Body:
+        def refuse(self) -> None:
+            raise ValueError("no base64")
+
+    body = Body()
+    kept = weakref.ref(body)
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            await turns.run("one", body.refuse)
+        del body
+        await asyncio.sleep(0.1)
+        assert kept() is None
+    finally:
+        gc.enable()
