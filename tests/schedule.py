@@ -39,6 +39,8 @@ SECONDS: dict[str, float] = {
     "tests/opsin/test_import.py": 25,
     "tests/supervisor/test_redis_refuses.py": 25,
     "tests/video/test_video.py": 25,
+    "tests/tasks/test_inpaint_memory.py": 20,
+    "tests/process/test_secrecy.py": 15,
     "tests/worker/test_worker.py": 25,
     "tests/golden/test_goldens.py": 20,
     "tests/models/mvit/test_slowfast.py": 20,
