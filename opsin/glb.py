@@ -1,4 +1,7 @@
-"""The coloured vertices of a GLB as the service writes it, without a library for meshes."""
+"""The coloured vertices of a GLB as the service writes it, without a library for meshes or images.
+
+A part under a texture has no `COLOR_0`, with which glTF would multiply it: the service writes its vertices' colours as `_COLOR`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 NUMBERS = {5121: "u1", 5123: "<u2", 5126: "<f4"}
 """glTF's component types that positions and colours come in."""
 WIDTHS = {"VEC3": 3, "VEC4": 4}
+GREY = 128
 
 
 def vertices(file: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -24,10 +28,18 @@ def vertices(file: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     scene, binary = json.loads(file[20 : 20 + length]), file[28 + length :]
     parts = [part["attributes"] for mesh in scene.get("meshes", ()) for part in mesh["primitives"]]
     places = [_accessor(scene, binary, part["POSITION"]).astype(np.float32) for part in parts]
-    colours = [_accessor(scene, binary, part["COLOR_0"])[:, :3] for part in parts]
+    colours = [_colours(scene, binary, part) for part in parts]
     if not parts:
         return np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8)
-    return np.concatenate(places), np.concatenate([_bytes(colour) for colour in colours])
+    return np.concatenate(places), np.concatenate(colours)
+
+
+def _colours(scene: Any, binary: bytes, part: Any) -> NDArray[np.uint8]:
+    """Grey where the file has none that can be read."""
+    named = part.get("COLOR_0", part.get("_COLOR"))
+    if named is None:
+        return np.full((scene["accessors"][part["POSITION"]]["count"], 3), GREY, np.uint8)
+    return _bytes(_accessor(scene, binary, named)[:, :3])
 
 
 def _accessor(scene: Any, binary: bytes, number: int) -> NDArray[Any]:

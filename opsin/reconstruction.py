@@ -17,6 +17,7 @@ from opsin.calls import Call
 from opsin.glb import vertices
 from opsin.pictures import BinaryFile, Picture, encoded
 from opsin.results import Timing, timing_of
+from opsin.turntable import Cloud
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class SceneOptions(TypedDict, total=False):
     spacing: float | None
     threshold: float | None
     mode: Literal["adaptive", "dense"] | None
+    surface: Literal["joined", "network"] | None
     format: Literal["glb", "ply", "npz"] | None
     priority: Literal["high", "normal", "low"] | None
     timeout: float | None
@@ -63,13 +65,13 @@ class Reconstruction:
     scene: str | None
     """Id under which the scene can be asked again for a while; None where it was not kept."""
     count: int
-    """Number of occupied cells."""
+    """Number of points: occupied cells, or, joined, the points that were seen and those of the guess."""
     queries: int
     """Number of points of space that were asked."""
     scale: float
     """Metres of a unit, in which `spacing` is."""
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]] | None
-    """Corners of the occupied cells; None where there are none."""
+    """Corners of the points; None where there are none."""
     timing: Timing
     model: str
     version: str
@@ -77,7 +79,7 @@ class Reconstruction:
 
     @property
     def points(self) -> NDArray[np.float32]:
-        """Occupied cells, float32 (P, 3). Of a PLY or NPZ. Raises ValueError for a GLB, which holds a mesh."""
+        """float32 (P, 3). Of a PLY or NPZ. Raises ValueError for a GLB, which holds a mesh."""
         return self._cells()[0]
 
     @property
@@ -85,13 +87,27 @@ class Reconstruction:
         """Of the points: uint8 (P, 3)."""
         return self._cells()[1]
 
+    @property
+    def seen(self) -> NDArray[np.bool_] | None:
+        """Of the points: (P,), whether they were seen or are guessed. None where the answer does not tell (`surface="network"`)."""
+        return self._cells()[2]
+
+    def cloud(self) -> Cloud:
+        """The points as they are drawn: with how wide each is. Of an NPZ. Raises ValueError for other files."""
+        if not self.file.startswith(b"PK"):
+            raise ValueError('only an NPZ tells how wide points are: ask with format="npz"')
+        with np.load(BytesIO(self.file), allow_pickle=False) as arrays:
+            points, spacing = arrays["points"], arrays["pitch"] * arrays["scale"]
+            sizes = arrays["sizes"] if "sizes" in arrays else np.full(len(points), spacing, np.float32)
+            return Cloud(points, arrays["colours"], sizes)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file."""
         Path(path).write_bytes(self.file)
 
     def _repr_html_(self) -> str:
         """Points, or the vertices of a mesh."""
-        points, colours = self._vertices() if self.file.startswith(b"glTF") else self._cells()
+        points, colours = self._vertices() if self.file.startswith(b"glTF") else self._cells()[:2]
         facts = f"{self.count:,} points of {self.queries:,} places asked, {self.model}@{self.version}, {self.timing.total_ms:.0f} ms"
         return display.cloud(points, colours, facts)
 
@@ -104,13 +120,15 @@ class Reconstruction:
         places, colours = vertices(self.file)
         return places * np.array([1, -1, -1], np.float32), colours
 
-    def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def _cells(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_] | None]:
         if self.file.startswith(b"PK"):
             with np.load(BytesIO(self.file), allow_pickle=False) as arrays:
-                return arrays["points"], arrays["colours"]
+                return arrays["points"], arrays["colours"], arrays["seen"] != 0 if "seen" in arrays else None
         if self.file.startswith(b"ply"):
-            rows = np.frombuffer(self.file.partition(b"end_header\n")[2], np.dtype([("place", "<f4", 3), ("colour", "u1", 3)]))
-            return rows["place"], rows["colour"]
+            header, _, content = self.file.partition(b"end_header\n")
+            told = b"uchar seen" in header
+            rows = np.frombuffer(content, [("place", "<f4", 3), ("colour", "u1", 3), *([("seen", "u1")] if told else [])])
+            return rows["place"], rows["colour"], rows["seen"] != 0 if told else None
         raise ValueError('a GLB holds a mesh: ask with format="ply" or "npz" for points')
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BACKGROUND = 255
+ANGLES = (-60.0, -30.0, 0.0, 30.0, 60.0, 120.0, 180.0, 240.0)
+"""Degrees: first what a camera near the one that took the photograph sees, then the sides that nobody saw."""
 FILL = 0.9
 """Share of a view that the points take."""
 SHADE = 0.45
@@ -19,35 +22,64 @@ TILT = 20.0
 """Degrees from which the points are seen from above."""
 
 
-def turntable(points: NDArray[np.float32], colours: NDArray[np.uint8], *, views: int = 8, size: int = 256) -> NDArray[np.uint8]:
-    """points (P, 3), x to the right, y down, z forward; colours (P, 3) → uint8 (size, views · size, 3).
+@dataclass(frozen=True)
+class Cloud:
+    """Coloured points."""
 
-    The first view is the camera's, from a little above; each further one is turned on."""
+    points: NDArray[np.float32]
+    """(P, 3), x to the right, y down, z forward."""
+    colours: NDArray[np.uint8]
+    """(P, 3)."""
+    sizes: NDArray[np.float32]
+    """(P,): how wide each point is, in the same unit."""
+
+
+def turntable(cloud: Cloud, *, angles: Sequence[float] = ANGLES, size: int = 256) -> NDArray[np.uint8]:
+    """uint8 (size, views · size, 3). Each view is turned about the vertical from the camera's by an angle in degrees, and seen from a
+    little above."""
+    points = cloud.points
     centred = points - (points.max(axis=0) + points.min(axis=0)) / 2 if len(points) else points
     radius = float(np.linalg.norm(centred, axis=1).max(initial=1e-9))
-    sides = [_view(centred / radius, colours, 2 * np.pi * turn / views, size) for turn in range(views)]
+    scale = size / 2 * FILL / radius
+    sides = []
+    for angle in angles:
+        turned = centred @ _about_y(np.radians(angle)).T @ _about_x(np.radians(TILT)).T
+        shade = 1 - SHADE * (1 + turned[:, 2:] / radius) / 2
+        places = size / 2 + scale * turned[:, :2]
+        farthest = turned[:, 2] + cloud.sizes
+        sides.append(_drawn(places, farthest, (cloud.colours * shade).astype(np.uint8), scale * cloud.sizes, (size, size)))
     return np.concatenate(sides, axis=1)
 
 
-def _view(points: NDArray[np.float32], colours: NDArray[np.uint8], angle: float, size: int) -> NDArray[np.uint8]:
-    """Points within a distance of 1."""
-    image = np.full((size, size, 3), BACKGROUND, np.uint8)
-    turned = points @ _about_y(angle).T @ _about_x(np.radians(TILT)).T
-    near = (1 - turned[:, 2]) / 2
-    shaded = (colours * (1 - SHADE * (1 - near[:, None]))).astype(np.uint8)
-    x, y = (np.rint(size / 2 * (1 + FILL * turned[:, axis])).astype(int) for axis in (0, 1))
-    steps = range(-_reach(len(points), size), _reach(len(points), size) + 1)
-    rows = np.concatenate([y + down for down in steps for _ in steps])
-    columns = np.concatenate([x + right for _ in steps for right in steps])
-    order = np.argsort(np.tile(near, len(steps) ** 2), kind="stable")
-    inside = order[((rows >= 0) & (rows < size) & (columns >= 0) & (columns < size))[order]]
-    image[rows[inside], columns[inside]] = np.tile(shaded, (len(steps) ** 2, 1))[inside]  # far ones first: the nearest stays
+def from_camera(cloud: Cloud, camera: Mapping[str, float], height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 (height, width, 3), as a camera of `fx`, `fy`, `cx` and `cy` in pixels sees the points."""
+    ahead = cloud.points[:, 2] > 0
+    points, colours, sizes = cloud.points[ahead], cloud.colours[ahead], cloud.sizes[ahead]
+    depth = points[:, 2]
+    places = np.stack([points[:, axis] / depth * camera[f"f{name}"] + camera[f"c{name}"] for axis, name in enumerate("xy")], axis=1)
+    return _drawn(places, depth + sizes, colours, sizes / depth * camera["fx"], (height, width))
+
+
+def _drawn(
+    places: NDArray[Any], depth: NDArray[Any], colours: NDArray[np.uint8], widths: NDArray[Any], shape: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Squares of `widths` pixels (P,), a pixel at least, around places (P, 2) in columns and rows. What is nearer hides what is farther;
+    depth (P,) is that of a point's far side, so that fine points hide a coarse one at the same place."""
+    image = np.full((*shape, 3), BACKGROUND, np.uint8)
+    nearest = np.full(shape, np.inf)
+    sides = np.clip(np.ceil(widths), 1, max(shape)).astype(int)
+    first = np.ceil(places - sides[:, None] / 2 - 0.5).astype(int)  # of the pixels whose centres lie inside
+    for side in np.unique(sides):
+        chosen = np.flatnonzero(sides == side)
+        chosen = chosen[np.argsort(-depth[chosen], kind="stable")]  # far ones first: the nearest stays
+        for down in range(side):
+            for right in range(side):
+                row, column = first[chosen, 1] + down, first[chosen, 0] + right
+                inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
+                inside[inside] = depth[chosen[inside]] < nearest[row[inside], column[inside]]
+                image[row[inside], column[inside]] = colours[chosen[inside]]
+                nearest[row[inside], column[inside]] = depth[chosen[inside]]
     return image
-
-
-def _reach(count: int, size: int) -> int:
-    """Pixels around a point that it covers, so that surfaces look closed."""
-    return min(6, math.ceil(0.8 * size / math.sqrt(max(count, 1))))
 
 
 def _about_x(angle: float) -> NDArray[np.float64]:

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from opsin.client import Client
+    from opsin.turntable import Cloud
 
 NAME = "motorcycle"
 """The photograph with depth that scikit-image ships, of the Middlebury stereo data sets."""
+LONG_SIDE = 512
+"""Pixels of the object at which its front is compared with the photograph: as many as the service keeps of it."""
 
 
 def show_reconstruction(client: Client, output: Path, console: Console) -> None:
@@ -30,15 +35,38 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     image, depth, mask = (output / f"{NAME}{end}.png" for end in ("", "-depth", "-mask"))
     found = client.reconstruct(image, depth, mask=mask, model=model.id, format="npz", **camera)
     mesh, sides = output / f"{NAME}.glb", output / f"{NAME}-sides.png"
-    sides.write_bytes(png(turntable(found.points, found.colours)))
+    sides.write_bytes(png(turntable(found.cloud())))
     written = [sides]
     if found.scene is not None:
         mesh.write_bytes(client.scene(found.scene, format="glb").file)
         written.append(mesh)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Photograph", "Points", "Queries", "Total", "Written"):
+    for name in ("Photograph", "Points", "Queries", "Front", "Total", "Written"):
         table.add_column(name, justify="left" if name in ("Photograph", "Written") else "right")
     files = ", ".join(str(path) for path in written)
-    table.add_row(image.name, str(found.count), str(found.queries), f"{found.timing.total_ms:.0f} ms", files)
-    console.print(f"\nWhat {model.id} makes of one photograph with depth")
+    same = likeness(found.cloud(), image, mask, camera)
+    table.add_row(image.name, str(found.count), str(found.queries), f"{same:.1f} dB", f"{found.timing.total_ms:.0f} ms", files)
+    console.print(f"\nWhat {model.id} makes of one photograph with depth (front: its PSNR against the photograph, from the camera)")
     console.print(table)
+
+
+def likeness(cloud: Cloud, image: Path, mask: Path, camera: Mapping[str, float]) -> float:
+    """PSNR in dB, inside the mask, of what the photograph's camera (fx, fy, cx, cy in pixels) sees of the points."""
+    import numpy as np
+    from PIL import Image
+
+    from opsin.turntable import from_camera
+
+    with Image.open(mask) as opened:
+        silhouette = opened.convert("L").point(lambda value: 255 * (value >= 128))
+    left, top, right, bottom = box = silhouette.getbbox() or (0, 0, *silhouette.size)
+    share = min(1.0, LONG_SIDE / max(right - left, bottom - top))
+    width, height = round((right - left) * share), round((bottom - top) * share)
+    with Image.open(image) as opened:
+        photograph = np.asarray(opened.convert("RGB").crop(box).resize((width, height), Image.Resampling.BOX), np.float64)
+    inside = np.asarray(silhouette.crop(box).resize((width, height), Image.Resampling.NEAREST)) > 0
+    across, down = width / (right - left), height / (bottom - top)
+    moved = {"fx": camera["fx"] * across, "fy": camera["fy"] * down}
+    moved |= {"cx": (camera["cx"] - left) * across, "cy": (camera["cy"] - top) * down}
+    difference = from_camera(cloud, moved, height, width)[inside] - photograph[inside]
+    return float(10 * np.log10(255**2 / np.mean(difference**2)))

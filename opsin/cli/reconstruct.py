@@ -46,6 +46,10 @@ def reconstruct(
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability above which a cell is occupied.", show_default=False)] = None,
     mode: Annotated[str | None, typer.Option(help="adaptive or dense.", show_default=False)] = None,
+    surface: Annotated[
+        str | None,
+        typer.Option(help="joined with what was seen, or the network's alone. [default: joined]", show_default=False),
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG of the points from all sides.", show_default=False)] = None,
     url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
@@ -69,7 +73,7 @@ def reconstruct(
     written = output or file.with_suffix(".glb")
     outputs.check(written, picture)
     outputs.check_suffix(picture, ".png")
-    asked: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode}
+    asked: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode, "surface": surface}
     options: Any = {**asked, "model": model, "fov": fov, "depth_scale": depth_scale, "format": _format(written), "timeout": timeout}
     options |= _intrinsics(intrinsics)
     began = time.monotonic()
@@ -112,15 +116,15 @@ def _intrinsics(text: str | None) -> dict[str, float]:
 
 
 def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> bytes:
-    """Of the points, for which a mesh's scene is asked again. Raises OpsinError and Failure."""
+    """Of the points, for which the scene is asked again where the file does not tell how wide they are. Raises OpsinError and Failure."""
     from opsin.pictures import png
     from opsin.turntable import turntable
 
-    if found.file.startswith(b"glTF"):
+    if not found.file.startswith(b"PK"):
         if found.scene is None:
-            raise Failure("--picture: the service has no room to keep the scene; write a .ply or .npz")
+            raise Failure("--picture: the service has no room to keep the scene; write an .npz")
         found = client.scene(found.scene, **{**asked, "format": "npz"})
-    return png(turntable(found.points, found.colours))
+    return png(turntable(found.cloud()))
 
 
 def _document(found: Reconstruction, written: Path, seconds: float) -> dict[str, Any]:

@@ -100,7 +100,8 @@ class Presenting:
             there = len(kept) < len(task.kept_arrays) or await self._scenes.keep(
                 task.scene_of(plan), Scene(task=task.name, digest=spec.digest(), arrays=kept)
             )
-            rest = {name: array for name, array in one.items() if name not in task.kept_arrays or array.nbytes <= SMALL_BYTES}
+            needed = {name for name, array in one.items() if array.nbytes <= SMALL_BYTES} | set(task.echoed_arrays)
+            rest = {name: array for name, array in one.items() if name not in task.kept_arrays or name in needed}
             shown.append({**rest, "kept": np.array(1)} if there else rest)
         return shown
 

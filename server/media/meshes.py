@@ -1,12 +1,10 @@
-"""Occupied cells of a lattice → a coloured surface between them and their empty neighbours, as GLB. Heavy: run it in a child process.
+"""Occupied cells of a lattice → a coloured surface between them and their empty neighbours. Heavy: run it in a child process.
 
-scikit-image and trimesh are imported when they are needed: a gateway starts without them.
+scikit-image is imported when it is needed: a gateway starts without it.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,10 +15,6 @@ SLAB_CELLS = 16_000_000
 """Cells of a volume that are in memory at once: a quarter of a gigabyte while its surface is made."""
 BORDER = 1
 """Empty cells around what is occupied, so that surfaces close."""
-_NO_SCENE = json.dumps({"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"name": "nothing"}]}, separators=(",", ":")).encode()
-_NO_SCENE += b" " * (-len(_NO_SCENE) % 4)
-EMPTY_GLB = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(_NO_SCENE), len(_NO_SCENE), b"JSON") + _NO_SCENE
-"""trimesh writes none."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +53,6 @@ def surface(cells: Cells, level: float, slab_cells: int = SLAB_CELLS) -> Surface
         np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=False)]),
         np.concatenate([part.colours for part in parts]),
     )
-
-
-def to_glb(vertices: NDArray[np.float32], mesh: Surface) -> bytes:
-    """vertices (V, 3): where those of the mesh lie in the camera's frame, x right, y down, z forward, in metres.
-
-    glTF's y is up, and its cameras look along -z: (x, -y, -z) is written."""
-    import trimesh
-
-    if not len(mesh.faces):
-        return EMPTY_GLB
-    turned = vertices * np.array([1, -1, -1], np.float32)
-    solid = trimesh.Trimesh(turned, mesh.faces, vertex_colors=mesh.colours, process=False)
-    content: bytes = trimesh.Scene(solid).export(file_type="glb")  # type: ignore[no-untyped-call]
-    return content
 
 
 def _slabs(cells: Cells, level: float, slab_cells: int) -> Iterator[Surface]:

@@ -50,13 +50,13 @@ def view(image: NDArray[np.uint8], points: Points, mask: Mask, space: Space, *, 
     """
     objects = np.where(mask[..., None], points, np.float32(np.nan))
     if space.region == "cube":
-        box = _around(mask, space.margin)
+        box = around(mask, space.margin)
         scale, centre = _normalisation(objects)
         normalised = np.asarray(objects[box] / np.float32(scale) - centre, np.float32)
         seen = resize(normalised, seen_size, np.nan)
         cropped = image[box]
     else:
-        box = _middle(*mask.shape)
+        box = middle(*mask.shape)
         seen = resize(objects[box], seen_size)
         scale, centre = _normalisation(seen)[0], np.zeros(3, np.float32)
         seen, cropped = seen / np.float32(scale), image[box]
@@ -111,13 +111,14 @@ def _normalisation(points: Points) -> tuple[float, NDArray[np.float32]]:
     return scale, (found.mean(axis=0) / scale).astype(np.float32)
 
 
-def _around(mask: Mask, margin: int) -> tuple[slice, slice]:
+def around(mask: Mask, margin: int) -> tuple[slice, slice]:
     """Rows and columns of what is true, with a margin."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return slice(max(rows[0] - margin, 0), rows[-1] + margin + 1), slice(max(columns[0] - margin, 0), columns[-1] + margin + 1)
 
 
-def _middle(height: int, width: int) -> tuple[slice, slice]:
+def middle(height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the largest square in the middle."""
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return slice(top, top + side), slice(left, left + side)

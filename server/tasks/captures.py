@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.mcc.front import fitted_camera
 from server.media import depth, masks, npy, views
 from server.media.depth import BadMap, Camera, Points, TooManyPoints
 from server.media.images import Decoder, ImageError
@@ -76,6 +77,19 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
             source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
         )
     return points
+
+
+def camera_of(
+    plan: ReconstructPlan, source: str, points: Points, mask: views.Mask, image: Image.Image, whole: tuple[int, int]
+) -> Camera | None:
+    """The camera of an image that was `whole` pixels wide and high when it was described; of points the one that fits those in the mask,
+    None where there is none. Raises InvalidOption where that one is needed."""
+    if source == "depth":
+        return _camera(plan, whole[1], whole[0]).scaled(image.width / whole[0], image.height / whole[1])
+    fitted = fitted_camera(points, mask & np.isfinite(points).all(axis=2))
+    if fitted is None and plan.surface == "joined":
+        raise InvalidOption("surface", "no camera sees the points in their pixels, so that they cannot be joined: ask for `network`")
+    return None if fitted is None else Camera(*(float(value) for value in fitted))
 
 
 def _check_reach(points: Points, depth_map: NDArray[np.float32], plan: ReconstructPlan, camera: Camera, whole: tuple[int, int]) -> None:

@@ -3,7 +3,8 @@
 The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of the pixels in normalised units, or, of a scene that is
 kept, latent in place of pixels; asks int64 (2,), how many queries it may ask and how many a dense grid would; and, to be given back as
 they are, what places the units in metres: scale float32 (1,) and centre float32 (3,). It answers cells, occupancy and colours
-(`models/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again.
+(`models/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again. What was seen of the object
+(`server/media/fronts.py`) is kept with them; no network reads it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec, Space
 from models.mcc.lattice import MOST_CELLS, Lattice
-from server.media import meshes, point_files, views
+from server.media import fronts, masks, point_files, views
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.tasks import captures
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task
 from server.tasks.options import ExcessiveOption, InvalidOption
+from server.tasks.reconstruct_files import joined_answer, network_answer, spacing_of
 from server.tasks.reconstruct_tables import (
     MEDIA_TYPES,
     OF_DEPTH,
@@ -72,7 +74,8 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     }
     media_types = (*MEDIA_TYPES.values(), JSON)
     takes_long = True
-    kept_arrays = ("latent", "seen", "scale", "centre")
+    kept_arrays = ("latent", "seen", "scale", "centre", *fronts.NAMES)
+    echoed_arrays = unread_arrays = fronts.NAMES
 
     def plan(self, asked: ReconstructOptions, spec: BundleSpec) -> ReconstructPlan:
         space = spec.space or Space()
@@ -104,6 +107,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             reach=space.reach,
             margin=space.margin,
             source_size=space.source_size,
+            surface=asked.surface,
         )
 
     def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
@@ -122,6 +126,9 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
                 )
             except views.NothingSeen as error:
                 raise InvalidOption(source, str(error)) from error
+            camera = captures.camera_of(plan, source, points, mask, small, whole)
+            drawn = sent is not None or masks.opaque(pixels) is not None
+            front = fronts.kept(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn)
         return [
             {
                 "pixels": view.pixels,
@@ -129,6 +136,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
                 "asks": asks,
                 "scale": np.array([view.scale], np.float32),
                 "centre": view.centre,
+                **front,
             }
         ]
 
@@ -139,6 +147,8 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         return msgspec.structs.replace(self.plan(asked, spec), scene=scene)
 
     def prepare_again(self, kept: Outputs, plan: ReconstructPlan, limits: Limits) -> Arrays:
+        if plan.surface == "joined" and fronts.of(kept) is None:
+            raise InvalidOption("surface", "the scene has no view that could be joined with it: ask for `network`")
         return {**kept, "asks": _asks(plan, limits.queries)}
 
     def bucket(self, plan: ReconstructPlan, spec: BundleSpec) -> str:
@@ -153,14 +163,13 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         return plan.scene
 
     def presents_apart(self, plan: ReconstructPlan, media_type: str) -> bool:
-        return _format(plan, media_type) == "glb"
+        return plan.surface != "network" or _format(plan, media_type) == "glb"
 
     def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | File:
         [found] = outputs
-        occupied = found["occupancy"] > plan.threshold
-        points = _in_metres(found, plan, found["cells"][occupied])
-        kind = _format(plan, media_type)
-        content = _file(found, plan, occupied, points, kind)
+        front, kind = None if plan.surface == "network" else fronts.of(found), _format(plan, media_type)
+        made = network_answer(found, plan, kind) if front is None else joined_answer(found, plan, front, kind)
+        points, content = made.points, made.content
         asked = int(found["queries"][0])
         scene = plan.scene if "kept" in found else None
         if media_type != JSON:
@@ -170,14 +179,15 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         return Reconstruction(scene, len(points), asked, float(found["scale"][0]), bounds, content)
 
     def preview(self, arrays: Outputs, plan: ReconstructPlan, spec: BundleSpec) -> ReconstructPreview:
-        points = _in_metres(arrays, plan, arrays["cells"])
-        return ReconstructPreview(int(arrays["level"]), point_files.to_ply(points, arrays["colours"]))
+        points = views.to_metres(plan.lattice.points(arrays["cells"]), float(arrays["scale"][0]), arrays["centre"])
+        return ReconstructPreview(int(arrays["level"]), point_files.to_ply(points, arrays["colours"], spacing_of(arrays, plan)))
 
     def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """All cells of the grid, and what is kept of the scene."""
         side, width = int(spec.config["image_size"]) // int(spec.config.get("patch_size", PATCH_SIZE)), int(spec.config.get("width", 768))
         latent = (side * side + 1) * 2 * width * 4
-        return plan.lattice.count * CELL_BYTES + latent + sizes["seen"] + PREVIEW_BYTES + SMALL_ARRAYS
+        front = sum(sizes.get(name, 0) for name in fronts.NAMES)
+        return plan.lattice.count * CELL_BYTES + latent + sizes["seen"] + front + PREVIEW_BYTES + SMALL_ARRAYS
 
     def sample(self, spec: BundleSpec) -> Arrays:
         """A slanted plane fills the image."""
@@ -211,31 +221,7 @@ def _seen_size(spec: BundleSpec) -> int:
     return int(config["image_size"]) // int(config.get("patch_size", PATCH_SIZE)) * int(config.get("window", WINDOW))
 
 
-def _in_metres(found: Outputs, plan: ReconstructPlan, cells: NDArray[Any]) -> NDArray[np.float32]:
-    return views.to_metres(plan.lattice.points(cells), float(found["scale"][0]), found["centre"])
-
-
 def _format(plan: ReconstructPlan, media_type: str) -> Format:
     """The option's, else what was accepted, else a mesh."""
     accepted: Format | None = next((kind for kind, name in MEDIA_TYPES.items() if name == media_type), None)
     return plan.format or accepted or "glb"
-
-
-def _file(found: Outputs, plan: ReconstructPlan, occupied: NDArray[np.bool_], points: NDArray[np.float32], kind: Format) -> bytes:
-    colours = found["colours"][occupied]
-    if kind == "ply":
-        return point_files.to_ply(points, colours)
-    lattice = plan.lattice
-    places = np.stack(lattice.places(found["cells"].astype(np.int64)), axis=1)
-    if kind == "npz":
-        arrays = {
-            "points": points,
-            "colours": colours,
-            "occupancy": found["occupancy"][occupied],
-            "cells": places[occupied].astype(np.int32),
-        }
-        placed = {"origin": np.array(lattice.origin, np.float32), "pitch": np.array(lattice.pitch, np.float32)}
-        return point_files.to_npz({**arrays, **placed, "scale": found["scale"][0], "centre": found["centre"]})
-    mesh = meshes.surface(meshes.Cells(places, found["occupancy"], found["colours"]), plan.threshold)
-    units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
-    return meshes.to_glb(views.to_metres(units, float(found["scale"][0]), found["centre"]), mesh)

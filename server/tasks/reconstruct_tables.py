@@ -14,6 +14,7 @@ from server.tasks.options import Options
 
 Format = Literal["glb", "ply", "npz"]
 Mode = Literal["adaptive", "dense"]
+Surface = Literal["joined", "network"]
 
 MEDIA_TYPES: Mapping[Format, str] = {"glb": "model/gltf-binary", "ply": "application/x-ply", "npz": "application/x-npz"}
 OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
@@ -57,6 +58,16 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
         ),
     ] = 0.1
     mode: Annotated[Mode, Meta(description="Ask from coarse to fine, or every cell.")] = "adaptive"
+    surface: (
+        Annotated[
+            Surface,
+            Meta(
+                description="What was seen joined with what the network makes of the rest, or all of it the network's.",
+                extra={"default": "`joined`, or `network` where no camera fits `points`"},
+            ),
+        ]
+        | None
+    ) = None
     format: (
         Annotated[Format, Meta(description="A mesh, its cells as points, or arrays.", extra={"default": "what is accepted, else `glb`"})]
         | None
@@ -81,6 +92,8 @@ class ReconstructPlan(msgspec.Struct, frozen=True):
     reach: float
     margin: int
     source_size: int | None
+    surface: Surface | None = "network"
+    """None: `joined` where that is possible. Plans that were stored without it are answered as they were meant."""
 
     @property
     def space(self) -> Space:
@@ -94,8 +107,8 @@ class ReconstructPlan(msgspec.Struct, frozen=True):
 
 
 class Reconstruction(msgspec.Struct, frozen=True):
-    """`scene` can be asked again under `/v1/scenes/{scene}`, null where it was not kept; `points` counts occupied cells; `scale` is the
-    metres of a unit; `bounds` are the corners of the occupied cells in the camera's frame, null where there are none; `file` is base64."""
+    """`scene` can be asked again under `/v1/scenes/{scene}`, null where it was not kept; `points` counts the points of the answer; `scale`
+    is the metres of a unit; `bounds` are the corners of its points in the camera's frame, null where there are none; `file` is base64."""
 
     scene: str | None
     points: int

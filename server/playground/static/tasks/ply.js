@@ -1,33 +1,35 @@
-// Points as the service writes them: binary PLY of float x, y, z and uchar red, green, blue.
+// Points as the service writes them: binary PLY of float x, y, z and uchar red, green, blue, and, if the file tells, uchar seen.
 
-const ROW = 15; // bytes
+const ROW = 15; // bytes, without `seen`
 const HEAD = 1024; // more than a header is long
+export const TINT = [70, 130, 255]; // of guesses
+export const SHARE = 0.3; // of the tint
 
-/** {count, positions: Float32Array (3 a point, the camera's frame), colours: Uint8Array (3 a point), pitch}: the distance between cells. */
+/**
+ * {count, positions: Float32Array (3 a point, the camera's frame), colours: Uint8Array (3 a point, guesses tinted), seen: the number of
+ * points that were seen, which come first, pitch: the distance between the others, fine: the distance between those that were seen}.
+ */
 export async function readPly(blob) {
   const bytes = new Uint8Array(await blob.arrayBuffer());
   const head = new TextDecoder("latin1").decode(bytes.subarray(0, HEAD));
   const start = head.indexOf("end_header\n") + 11;
-  const count = Number(head.match(/element vertex (\d+)/)[1]);
+  const number = (pattern) => Number(head.match(pattern)?.[1] ?? 0);
+  const count = number(/element vertex (\d+)/);
+  const tells = head.includes("property uchar seen\n");
+  const row = tells ? ROW + 1 : ROW;
   const view = new DataView(bytes.buffer);
   const positions = new Float32Array(3 * count);
   const colours = new Uint8Array(3 * count);
+  let seen = 0;
   for (let point = 0; point < count; point++) {
-    const at = start + ROW * point;
+    const at = start + row * point;
     for (let axis = 0; axis < 3; axis++) positions[3 * point + axis] = view.getFloat32(at + 4 * axis, true);
-    colours.set(bytes.subarray(at + 12, at + ROW), 3 * point);
+    const guessed = tells && !bytes[at + ROW];
+    if (tells && !guessed) seen++;
+    for (let channel = 0; channel < 3; channel++) {
+      const colour = bytes[at + 12 + channel];
+      colours[3 * point + channel] = guessed ? colour + SHARE * (TINT[channel] - colour) : colour;
+    }
   }
-  return { count, positions, colours, pitch: pitchOf(positions) };
-}
-
-/** Points lie on a grid: the smallest step between two of its planes. */
-function pitchOf(positions) {
-  const x = positions.filter((_, index) => index % 3 === 0).sort();
-  const least = 1e-4 * (x[x.length - 1] - x[0]);
-  let pitch = Infinity;
-  for (let index = 1; index < x.length; index++) {
-    const step = x[index] - x[index - 1];
-    if (step > least && step < pitch) pitch = step;
-  }
-  return Number.isFinite(pitch) ? pitch : 0.01;
+  return { count, positions, colours, seen, pitch: number(/comment spacing (\S+)/), fine: number(/comment seen_spacing (\S+)/) };
 }

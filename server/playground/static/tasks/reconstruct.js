@@ -74,7 +74,7 @@ export function mount(panel, models) {
 
 function describe({ points, queries, bounds: [low, high] }) {
   const sides = low.map((value, axis) => (high[axis] - value).toPrecision(2));
-  return `${points.toLocaleString("en")} points, ${queries.toLocaleString("en")} places asked, ${sides.join(" × ")} m`;
+  return `${points.toLocaleString("en")} points, ${queries.toLocaleString("en")} places asked, ${sides.join(" × ")} m; bluish is guessed`;
 }
 
 /** The command has one option for the focal length and its like. */

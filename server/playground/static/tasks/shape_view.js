@@ -25,7 +25,7 @@ export class ShapeView {
     });
     this.words = h("p", { class: "caption" }, EMPTY);
     this.kinds = h("div");
-    this.size = h("input", { type: "range", min: 0.3, max: 3, step: 0.1, value: "1.2", oninput: () => this.#resize() });
+    this.size = h("input", { type: "range", min: 0.1, max: 1, step: 0.1, value: "0.8", oninput: () => this.#resize() });
     this.sizes = h("label", { class: "slide" }, h("span", {}, "Point size"), this.size);
     const button = (text, act) => h("button", { type: "button", onclick: () => this.#do(act) }, text);
     this.spatial = [this.#check("Grid", "grid", true), this.#check("Turn", "turn", false)];

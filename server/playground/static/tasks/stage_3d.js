@@ -10,7 +10,9 @@ import {
   Group,
   HemisphereLight,
   LinearSRGBColorSpace,
+  MeshBasicMaterial,
   MeshLambertMaterial,
+  NoColorSpace,
   OrbitControls,
   PerspectiveCamera,
   Points,
@@ -20,6 +22,7 @@ import {
   Vector3,
   WebGLRenderer,
 } from "../vendor/three.js";
+import { SHARE, TINT } from "./ply.js";
 
 const FROM = new Vector3(0.35, 0.3, 1); // where the camera stands at first: near where the picture was taken, a little aside and above
 const GRID_LINES = 10;
@@ -46,13 +49,20 @@ export class Stage3D {
     this.#fit(canvas);
   }
 
-  points({ positions, colours, pitch }) {
-    const geometry = new BufferGeometry();
-    geometry.setAttribute("position", new BufferAttribute(positions, 3));
-    geometry.setAttribute("color", new BufferAttribute(colours, 3, true));
-    const points = new Points(geometry, new PointsMaterial({ vertexColors: true, size: 1 }));
-    points.userData.pitch = pitch;
-    replace(this.#points, points);
+  points({ positions, colours, seen, pitch, fine }) {
+    empty(this.#points);
+    for (const [first, last, distance] of [
+      [0, 3 * seen, fine],
+      [3 * seen, positions.length, pitch],
+    ]) {
+      if (first === last) continue;
+      const geometry = new BufferGeometry();
+      geometry.setAttribute("position", new BufferAttribute(positions.subarray(first, last), 3));
+      geometry.setAttribute("color", new BufferAttribute(colours.subarray(first, last), 3, true));
+      const points = new Points(geometry, new PointsMaterial({ vertexColors: true, size: 1 }));
+      points.userData.pitch = distance;
+      this.#points.add(points);
+    }
     this.pointSize(this.#size);
     this.#arrange(this.#points);
   }
@@ -63,7 +73,7 @@ export class Stage3D {
     scene.traverse((part) => {
       if (!part.isMesh) return;
       part.geometry.computeVertexNormals();
-      part.material = new MeshLambertMaterial({ vertexColors: true, side: DoubleSide });
+      part.material = drawn(part.material);
     });
     replace(this.#mesh, scene);
   }
@@ -170,6 +180,19 @@ export class Stage3D {
     this.#camera.updateProjectionMatrix();
     this.draw();
   }
+}
+
+/** What was seen as the photograph shows it; a guess tinted. */
+function drawn({ name, map }) {
+  if (name === "seen") {
+    map.colorSpace = NoColorSpace;
+    return new MeshBasicMaterial({ map, side: DoubleSide });
+  }
+  const material = new MeshLambertMaterial({ vertexColors: true, side: DoubleSide });
+  if (name !== "guessed") return material;
+  material.color.setScalar(1 - SHARE);
+  material.emissive.fromArray(TINT.map((channel) => (SHARE * channel) / 255));
+  return material;
 }
 
 function replace(group, object) {

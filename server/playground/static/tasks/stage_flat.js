@@ -1,7 +1,6 @@
 // Points as a picture, for browsers without WebGL: squares of colour, the near ones over the far ones. Meshes are not drawn.
 
 const FILL = 0.8; // share of the canvas
-const STEP = 1.2; // side of a point, in cells
 
 export class StageFlat {
   #cloud = null;
@@ -60,7 +59,7 @@ export class StageFlat {
     canvas.height = canvas.clientHeight;
     if (!this.#cloud?.count) return;
     const context = canvas.getContext("2d");
-    const { positions, colours, pitch, count } = this.#cloud;
+    const { positions, colours, seen, pitch, fine, count } = this.#cloud;
     const [low, high] = bounds(positions);
     const middle = low.map((value, axis) => (value + high[axis]) / 2);
     const radius = Math.hypot(...high.map((value, axis) => value - middle[axis])) || 1;
@@ -71,8 +70,8 @@ export class StageFlat {
       const [right, forward] = [x * cosY + z * sinY, z * cosY - x * sinY];
       return [right, y * cosX + forward * sinX, forward * cosX - y * sinX, point];
     }).sort((a, b) => b[2] - a[2]);
-    const side = Math.max(1, STEP * this.#size * pitch * scale);
     for (const [x, y, , point] of placed) {
+      const side = Math.max(1, this.#size * (point < seen ? fine : pitch) * scale);
       context.fillStyle = `rgb(${colours.subarray(3 * point, 3 * point + 3).join(" ")})`;
       context.fillRect(canvas.width / 2 + x * scale - side / 2, canvas.height / 2 + y * scale - side / 2, side, side);
     }
