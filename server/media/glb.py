@@ -29,8 +29,9 @@ class Primitive:
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """glTF's name → (V, n): float32, or uint8 RGBA. One that begins with `_` is the application's own, which viewers do not draw."""
     material: str | None = None
+    """Its name; None: the viewer's own."""
     texture: bytes | None = None
-    """A JPEG, drawn as it is, without light."""
+    """A JPEG, drawn as it is, without light. Of a material with a name."""
 
 
 def to_glb(primitives: Sequence[Primitive]) -> bytes:
@@ -64,13 +65,12 @@ class _Written:
         for name, values in primitive.attributes.items():
             attributes[name] = self._accessor(values, _ATTRIBUTES, **({"normalized": True} if values.dtype == np.uint8 else {}))
         indices = self._accessor(primitive.faces.astype("<u4").reshape(-1, 1), _INDICES)
-        return {"attributes": attributes, "indices": indices, "material": self._material(primitive)}
+        material = {} if primitive.material is None else {"material": self._material(primitive)}
+        return {"attributes": attributes, "indices": indices, **material}
 
     def _material(self, primitive: Primitive) -> int:
         surface: dict[str, Any] = {"metallicFactor": 0, "roughnessFactor": 1}
-        material: dict[str, Any] = {"doubleSided": True, "pbrMetallicRoughness": surface}
-        if primitive.material is not None:
-            material["name"] = primitive.material
+        material: dict[str, Any] = {"name": primitive.material, "doubleSided": True, "pbrMetallicRoughness": surface}
         if primitive.texture is not None:
             image = self._add("images", {"mimeType": "image/jpeg", "bufferView": self._view(primitive.texture)})
             surface["baseColorTexture"] = {"index": self._add("textures", {"source": image})}

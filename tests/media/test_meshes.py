@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from server.media import meshes
+from server.media import glb, meshes
 from server.media.meshes import Cells, Surface
 from server.media.point_files import to_npz, to_ply
 
@@ -32,8 +32,12 @@ def mesh() -> Surface:
     return meshes.surface(ball(), 0.5)
 
 
+def glb_of(mesh: Surface) -> bytes:
+    return glb.to_glb([glb.Primitive(mesh.vertices, mesh.faces, {"COLOR_0": glb.rgba(mesh.colours)})])
+
+
 def loaded(mesh: Surface) -> trimesh.Trimesh:
-    return trimesh.load(io.BytesIO(meshes.to_glb(mesh.vertices, mesh)), file_type="glb").to_geometry()
+    return trimesh.load(io.BytesIO(glb_of(mesh)), file_type="glb").to_geometry()
 
 
 def test_the_surface_lies_where_values_cross_the_level(mesh: Surface) -> None:
@@ -67,13 +71,13 @@ def test_a_cell_at_the_border_of_the_lattice_is_closed() -> None:
 def test_nothing_is_an_empty_scene() -> None:
     nothing = Cells(np.empty((0, 3), np.int64), np.empty(0, np.float32), np.empty((0, 3), np.uint8))
     mesh = meshes.surface(nothing, 0.1)
-    assert len(trimesh.load(io.BytesIO(meshes.to_glb(mesh.vertices, mesh)), file_type="glb").geometry) == 0
+    assert len(trimesh.load(io.BytesIO(glb_of(mesh)), file_type="glb").geometry) == 0
 
 
 def test_ply_and_npz_are_read_back() -> None:
     points = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
     colours = np.random.default_rng(1).integers(0, 256, (100, 3), np.uint8)
-    read = trimesh.load(io.BytesIO(to_ply(points, colours)), file_type="ply")
+    read = trimesh.load(io.BytesIO(to_ply(points, colours, 0.1)), file_type="ply")
     np.testing.assert_array_equal(read.vertices, points)
     np.testing.assert_array_equal(np.asarray(read.colors)[:, :3], colours)
     with np.load(io.BytesIO(to_npz({"points": points})), allow_pickle=False) as npz:

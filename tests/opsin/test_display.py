@@ -23,7 +23,7 @@ from opsin.mapping import Outcome, Outcomes
 from opsin.pictures import png
 from opsin.reconstruction import Reconstruction, reconstruction
 from opsin.results import classifications
-from server.media.meshes import EMPTY_GLB, Surface, to_glb
+from server.media.glb import Primitive, rgba, to_glb
 from server.media.point_files import to_npz, to_ply
 from tests.opsin.scripted import RESULT
 
@@ -71,7 +71,7 @@ def test_filled_images_are_shown_as_they_are() -> None:
     assert "seed 6" in page
 
 
-@pytest.mark.parametrize("file", [to_ply(POINTS, COLOURS), to_npz({"points": POINTS, "colours": COLOURS})])
+@pytest.mark.parametrize("file", [to_ply(POINTS, COLOURS, 0.1), to_npz({"points": POINTS, "colours": COLOURS})])
 def test_points_are_drawn_where_they_are(file: bytes) -> None:
     places, colours = drawn(shape(file))
     np.testing.assert_allclose(places, centred(POINTS), atol=1e-4)
@@ -79,10 +79,12 @@ def test_points_are_drawn_where_they_are(file: bytes) -> None:
 
 
 def test_the_vertices_of_a_mesh_are_drawn_in_the_cameras_frame() -> None:
-    mesh = Surface(POINTS, np.array([[0, 1, 2], [1, 2, 3]]), COLOURS)
-    places, colours = drawn(shape(to_glb(POINTS, mesh)))
-    np.testing.assert_allclose(places, centred(POINTS), atol=1e-4)
-    assert colours.tolist() == COLOURS.tolist()
+    """Under a texture they have their colours, too; of one without any they are grey."""
+    faces = np.array([[0, 1, 2], [1, 2, 3]])
+    parts = [Primitive(POINTS, faces, {name: rgba(COLOURS)}, texture=texture) for name, texture in (("COLOR_0", None), ("_COLOR", b"JPEG"))]
+    places, colours = drawn(shape(to_glb([*parts, Primitive(POINTS, faces)])))
+    np.testing.assert_allclose(places, np.tile(centred(POINTS), (3, 1)), atol=1e-4)
+    assert colours.tolist() == [*COLOURS.tolist(), *COLOURS.tolist(), *[[128] * 3] * len(POINTS)]
 
 
 def test_vertices_agree_with_another_reader() -> None:
@@ -96,21 +98,21 @@ def test_vertices_agree_with_another_reader() -> None:
 
 
 def test_an_empty_shape_is_shown_empty() -> None:
-    for file in (EMPTY_GLB, to_ply(POINTS[:0], COLOURS[:0])):
+    for file in (to_glb([]), to_ply(POINTS[:0], COLOURS[:0], 0.1)):
         places, _ = drawn(shape(file))
         assert len(places) == 0
 
 
 def test_what_a_shell_prints_leaves_files_out() -> None:
     told = {**RESULT, "results": [{"image": "iVBORw0KGgo=", "seed": 5}], "width": 4, "height": 4, "masked_pixels": 3, "steps": 7}
-    assert len(repr(shape(to_ply(np.zeros((9999, 3), np.float32), np.zeros((9999, 3), np.uint8))))) < 1000
+    assert len(repr(shape(to_ply(np.zeros((9999, 3), np.float32), np.zeros((9999, 3), np.uint8), 0.1)))) < 1000
     assert "PNG" not in repr(inpainting({**told, "sampler": "ddim"}))
     assert "document" not in repr(video_actions({**RESULT, "video": None, "people": []}))
 
 
 def test_large_clouds_are_thinned() -> None:
     many = np.random.default_rng(0).normal(size=(50_000, 3)).astype(np.float32)
-    places, _ = drawn(shape(to_ply(many, np.zeros((50_000, 3), np.uint8))))
+    places, _ = drawn(shape(to_ply(many, np.zeros((50_000, 3), np.uint8), 0.1)))
     assert 10_000 < len(places) <= 20_000
 
 

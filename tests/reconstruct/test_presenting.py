@@ -27,7 +27,7 @@ def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
         before = sculptor.gateway.metric("opsin_items_total", model="shell")
         waiting = pool.submit(sculptor.ask, headers={"X-Request-ID": "unlucky"})
         eventually(lambda: sculptor.gateway.metric("opsin_items_total", model="shell") > before, "it is being presented")
-        assert sculptor.answered(format="ply").content.startswith(b"ply")  # meanwhile light answers are made
+        assert sculptor.answered(format="ply", surface="network").content.startswith(b"ply")  # meanwhile light answers are made
         eventually(lambda: sculptor.gateway.in_flight() == 1, "it waits for the child")
         os.kill(first.pid, signal.SIGKILL)
         answer = waiting.result()

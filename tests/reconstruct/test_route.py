@@ -1,4 +1,5 @@
-"""`POST /v1/reconstruct` and `GET /v1/scenes/{id}` on a running service, whose network finds a shell around the origin in everything."""
+"""`POST /v1/reconstruct` and `GET /v1/scenes/{id}` on a running service, whose network finds a shell around the origin in everything: what
+the network says, without what was seen (`test_joined.py`)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ SPACING = 0.2
 
 
 def placed(sculptor: Sculptor, **options: object) -> dict[str, np.ndarray]:
-    return arrays(sculptor.answered(format="npz", **options).content)
+    return arrays(sculptor.answered(**{"format": "npz", "surface": "network", **options}).content)
 
 
 def in_units(found: dict[str, np.ndarray]) -> np.ndarray:
@@ -37,7 +38,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
 
 
 def test_a_mesh_with_what_was_done(sculptor: Sculptor) -> None:
-    answer = sculptor.answered()
+    answer = sculptor.answered(surface="network")
     assert answer.headers["content-type"] == "model/gltf-binary"
     assert answer.headers["x-model"] == "shell@1" and "total;dur=" in answer.headers["server-timing"]
     assert answer.headers["location"].startswith("/v1/scenes/")
@@ -66,7 +67,7 @@ def test_points_lie_on_the_shell_in_the_camera_frame(sculptor: Sculptor) -> None
 
 
 def test_ply_is_the_same_points(sculptor: Sculptor) -> None:
-    answer, found = sculptor.answered(format="ply"), placed(sculptor)
+    answer, found = sculptor.answered(format="ply", surface="network"), placed(sculptor)
     assert answer.headers["content-type"] == "application/x-ply"
     cloud = trimesh.load(io.BytesIO(answer.content), file_type="ply")
     np.testing.assert_array_equal(cloud.vertices.astype(np.float32), found["points"])
@@ -81,7 +82,7 @@ def test_what_is_accepted_chooses_the_format(sculptor: Sculptor, accept: str, ki
 
 
 def test_json_says_more(sculptor: Sculptor) -> None:
-    answer, found = sculptor.answered(headers=JSON).json(), placed(sculptor)
+    answer, found = sculptor.answered(surface="network", headers=JSON).json(), placed(sculptor)
     assert (answer["model"], answer["version"], answer["points"]) == ("shell", "1", len(found["points"]))
     assert answer["scale"] == pytest.approx(float(found["scale"]))
     np.testing.assert_allclose(answer["bounds"], [found["points"].min(axis=0), found["points"].max(axis=0)], atol=1e-6)
@@ -147,11 +148,11 @@ def test_dense_finds_the_same_with_all_queries(sculptor: Sculptor) -> None:
 def test_a_scene_is_asked_again_by_another_gateway(sculptor: Sculptor) -> None:
     location = sculptor.answered().headers["location"]
     other = sculptor.service.gateways[1].http
-    again = other.get(location, params={"format": "npz", "spacing": 0.1})
+    again = other.get(location, params={"format": "npz", "spacing": 0.1, "surface": "network"})
     assert again.status_code == 200, again.text
     assert again.headers["location"] == location
     same(arrays(again.content), placed(sculptor, spacing=0.1))
-    told = other.get(location, params={"threshold": 0.3}, headers=JSON).json()
+    told = other.get(location, params={"threshold": 0.3, "surface": "network"}, headers=JSON).json()
     assert told["scene"] == location.rpartition("/")[2] and told["points"] < len(placed(sculptor)["points"])
     assert sculptor.gateway.metric("opsin_scenes") > 0
 
@@ -190,10 +191,7 @@ def test_events_tell_of_levels_and_show_points(sculptor: Sculptor) -> None:
 
 
 def test_later_the_answer_is_the_same(sculptor: Sculptor) -> None:
-    files = {name: (name, content) for name, content in CAPTURE.items()}
-    job = accepted(
-        sculptor.gateway.http.post("/v1/reconstruct", files=files, data={"fov": FOV, "format": "npz"}, headers={"Prefer": "respond-async"})
-    )
+    job = accepted(sculptor.ask(format="npz", surface="network", headers={"Prefer": "respond-async"}))
     there = sculptor.service.gateways[1]
     comes_to(there, job, "done")
     answer = result(there, job)

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import torch
 
-from training import phases, quality, recipe
+from models import bundle
+from models.bundle import BundleError
+from training import model_card, phases, quality, recipe
 from training.command import Options
 from training.errors import TrainingError
-from training.judging import judge, plot, report
+from training.judging import judge, plot, report, shape_report, shapes
 from training.judging.shape_settings import ReconstructionQuality
+from training.judging.turntable import network_of
 from training.phases import Workshop
+from training.recipe import Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +42,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="overrides, such as release.quality.images=8")
     parser.add_argument("--runs", type=Path, default=Options.runs, help="where the phases were trained (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
+    parser.add_argument("--bundle", type=Path, help="judge this bundle, which reconstructs, and renew its card")
     parser.add_argument("--only", default="", help="part of a name: fill holes in these ways alone, such as `Telea` or `100 steps`")
     parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
     return parser.parse_intermixed_args(arguments)
@@ -48,8 +53,11 @@ def _judge(given: argparse.Namespace) -> None:
     if plan.release is None:
         raise TrainingError("release: the recipe makes no bundle, so there is nothing to judge")
     shop = Workshop(given.runs / f"{plan.name}-{plan.version}", given.cache, torch.device("cpu"))
-    network = phases.trained_network(plan, plan.release.phase or plan.phases[-1].name, (), shop)
     folder = shop.runs / judge.FOLDER
+    if given.bundle:
+        _judge_again(given.bundle, plan, shop)
+        return
+    network = phases.trained_network(plan, plan.release.phase or plan.phases[-1].name, (), shop)
     if isinstance(plan.release.quality, ReconstructionQuality):
         measured = quality.of_reconstruction(plan, plan.release.quality, network, shop).quality
     else:
@@ -61,6 +69,22 @@ def _judge(given: argparse.Namespace) -> None:
         (folder / plot.FILE).write_text(plot.draw(measured), encoding="utf-8")
     (folder / "quality.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {folder / 'quality.json'}")
+
+
+def _judge_again(path: Path, plan: Recipe, shop: Workshop) -> None:
+    """Write what a bundle's weights score now into the bundle, whose occupancy was calibrated when it was made."""
+    try:
+        found = bundle.read(path)
+        network = network_of(found)
+    except BundleError as error:
+        raise TrainingError(str(error)) from error
+    before, contest = found.spec.quality, shapes.prepare(plan, network, shop)
+    depth = before["extrusion_depth"]
+    measured = shape_report.summary(contest, shapes.run(contest, depth), before["threshold_before_calibration"], depth)
+    spec = found.spec.model_copy(update={"quality": measured})
+    (path / bundle.SPEC_FILE).write_bytes(spec.to_bytes())
+    (path / "README.md").write_text(model_card.render(spec), encoding="utf-8")
+    print(f"wrote {path / bundle.SPEC_FILE} and its README.md")
 
 
 if __name__ == "__main__":

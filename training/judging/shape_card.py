@@ -7,6 +7,7 @@ from typing import Any
 
 from models.bundle import BundleSpec
 from training.judging.report import verdict
+from training.judging.shapes import JOINED
 
 _SCORES = {"f1": "F1", "precision": "precision", "recall": "recall"}
 
@@ -39,8 +40,10 @@ def section(spec: BundleSpec) -> Iterator[str]:
         *(f"| {row['name']} | {' | '.join(_figure(row[score]) for score in _SCORES)} |" for row in quality["reconstruction"]),
         "",
         "± is two standard errors of the mean over objects. Extruded are the seen points, the same moved away from the camera by",
-        f"{quality['extrusion_depth']:g}, the best depth on validation objects, and walls between both. The network's occupancy was",
-        f"shifted so that the best threshold on validation objects, {before}, became {after}.",
+        f"{quality['extrusion_depth']:g}, the best depth on validation objects, and walls between both; carved is what of it is neither",
+        "before the seen points nor outside their outline. Joined is what the service answers: the surface that was seen, and behind it",
+        "one wall of the network's cells, both as points that are spread evenly. MCC are the cells that the network calls occupied; its",
+        f"occupancy was shifted so that the best threshold on validation objects, {before}, became {after}.",
         "",
     )
     yield from _winners(quality)
@@ -52,17 +55,18 @@ def _winners(quality: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "### Who wins where",
         "",
-        f"{way}, compared on each object; a difference counts from two standard errors of the paired difference on.",
+        "Compared on each object; a difference counts from two standard errors of the paired difference on.",
         "",
-        "| against | F1 | precision | recall |",
-        "|---|---|---|---|",
+        "| | against | F1 | precision | recall |",
+        "|---|---|---|---|---|",
     )
-    for row in quality["reconstruction"]:
-        if row["name"] == way:
-            continue
-        compared = [row["primary_minus_this"][score] for score in _SCORES]
-        cells = [f"{verdict(one, lower_is_better=False)} ({one['value']:+.3f} ± {2 * one['standard_error']:.3f})" for one in compared]
-        yield f"| {row['name']} | {' | '.join(cells)} |"
+    for subject, key in ((JOINED, "joined_minus_this"), (way, "primary_minus_this")):
+        for row in quality["reconstruction"]:
+            if row["name"] == subject:
+                continue
+            compared = [row[key][score] for score in _SCORES]
+            cells = [f"{verdict(one, lower_is_better=False)} ({one['value']:+.3f} ± {2 * one['standard_error']:.3f})" for one in compared]
+            yield f"| {subject} | {row['name']} | {' | '.join(cells)} |"
     yield ""
 
 

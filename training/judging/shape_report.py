@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training import evaluate
-from training.judging.shapes import EXTRUDED, SEEN, Contest, Found, name_of, of_objects, views_of
+from training.judging.shapes import CARVED, EXTRUDED, JOINED, SEEN, Contest, Found, name_of, of_objects, views_of
 
 SCORES = ("f1", "precision", "recall")
 
@@ -15,7 +15,7 @@ def summary(contest: Contest, found: Mapping[int, Found], threshold: float, dept
     """threshold: what was the best one on validation objects, before it was moved to the primary one."""
     settings = contest.settings
     primary = name_of(settings.thresholds[0])
-    ways = [SEEN, EXTRUDED, *(name_of(value) for value in settings.thresholds)]
+    ways = [SEEN, EXTRUDED, CARVED, JOINED, *(name_of(value) for value in settings.thresholds)]
     scores = {(way, score): of_objects(contest, found, way, score) for way in ways for score in SCORES}
     names = list(views_of(contest.objects, settings.views))
     return {
@@ -23,6 +23,7 @@ def summary(contest: Contest, found: Mapping[int, Found], threshold: float, dept
             {
                 "name": way,
                 **{score: evaluate.mean(scores[way, score]).to_json() for score in SCORES},
+                "joined_minus_this": {score: evaluate.mean(scores[JOINED, score] - scores[way, score]).to_json() for score in SCORES},
                 "primary_minus_this": {score: evaluate.mean(scores[primary, score] - scores[way, score]).to_json() for score in SCORES},
             }
             for way in ways
@@ -36,7 +37,7 @@ def summary(contest: Contest, found: Mapping[int, Found], threshold: float, dept
             {
                 "name": name,
                 "category": contest.objects.categories[name],
-                "f1": {way: round(float(scores[way, "f1"][number]), 4) for way in (primary, SEEN, EXTRUDED)},
+                "f1": {way: round(float(scores[way, "f1"][number]), 4) for way in (JOINED, primary, SEEN, CARVED)},
             }
             for number, name in enumerate(names)
         ],

@@ -16,29 +16,36 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import binary_fill_holes
 from torch import nn
 
 from models.bundle import Space
 from models.mcc.flood import Answers, Flood, Limits
+from models.mcc.front import Front, fitted_camera
+from models.mcc.guessing import guess
 from models.mcc.lattice import MOST_CELLS, Lattice
 from models.mcc.model import MCC, MEAN, STD
 from training import phases
 from training.data.base import Sample
 from training.data.registry import open_source
 from training.data.renders import RenderedScenes
-from training.errors import RecipeError
+from training.errors import RecipeError, TrainingError
 from training.fingerprint import sha256_of_weights
 from training.judging.judge import FOLDER
 from training.judging.shape_settings import ReconstructionQuality
-from training.judging.surfaces import Match, Points, Truth, extruded
+from training.judging.surfaces import Match, Points, Truth, extruded, sampled
 from training.phases import Workshop
 from training.recipe import Recipe
 
 SEEN, EXTRUDED = "seen points", "seen points, extruded"
-_REVISION = 1
+CARVED = "carved + seen"
+JOINED = "joined with the seen points"
+_REVISION = 2
 """Of what is scored: rows of another one are not read."""
 _CHUNK = 4000
 _WALL_STEP = 0.05
+_DENSITY = 400.0
+"""Points a unit of area: one in a square of half the distance that is near."""
 
 Found = Mapping[str, Match]
 """Way of reconstruction → how well it met the truth of one view."""
@@ -110,6 +117,33 @@ def occupancies(
     return lattice.points(flood.known.cells.numpy()), flood.known.occupancy.numpy()
 
 
+def front_of(sample: Sample) -> Front:
+    """What was seen, as the service takes it where no mask is sent: what is enclosed by seen points belongs to the object."""
+    from_camera = (sample["points"] - sample["camera"]).numpy()
+    valid = sample["valid"].numpy()
+    camera = fitted_camera(from_camera, valid)
+    if camera is None:
+        raise TrainingError("release.quality.data: no camera sees the points of a view in their pixels")
+    height, width = valid.shape
+    mask = binary_fill_holes(valid)
+    frame = np.array([0, 0, width, height], np.float32)
+    depth = np.where(valid, from_camera[..., 2], np.nan).astype(np.float32)
+    return Front(depth, mask, camera, frame, -sample["camera"].numpy())
+
+
+def joined(
+    front: Front, space: Space, spacing: float, points: Points, probability: npt.NDArray[np.float32], threshold: float, seed: int
+) -> Points:
+    """The surface that the service answers, the part that was seen and the guess, sampled evenly. points (Q, 3): what was asked."""
+    lattice = Lattice(space, spacing)
+    places = np.rint((points - np.array(lattice.origin, np.float32)) / lattice.pitch).astype(np.int64)
+    cells = np.ravel_multi_index(tuple(places.T), lattice.shape)
+    guessed = guess(lattice, cells, probability, np.zeros((len(cells), 3), np.uint8), threshold, front)
+    seen, dice = front.mesh(lattice.pitch), np.random.default_rng(seed)
+    parts = [sampled(mesh.vertices, mesh.faces, _DENSITY, dice) for mesh in (seen, guessed)]
+    return np.concatenate(parts)
+
+
 def picture(sample: Sample) -> torch.Tensor:
     """(3, S, S) in 0..1, as the network takes it."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
@@ -166,10 +200,16 @@ def _judged(contest: Contest, index: int, depth: float) -> Found:
     settings = contest.settings
     sample = contest.objects.sample(index, 0)
     truth = Truth(sample["surface"].numpy(), settings.distance)
-    found = {SEEN: truth.match(sample["points"].numpy()[sample["valid"].numpy()]), EXTRUDED: truth.match(_extruded(sample, depth))}
+    front, solid = front_of(sample), _extruded(sample, depth)
+    found = {
+        SEEN: truth.match(sample["points"].numpy()[sample["valid"].numpy()]),
+        EXTRUDED: truth.match(solid),
+        CARVED: truth.match(solid[front.allows(solid, settings.spacing)]),  # the seen points are part of it
+    }
     lowest = min(settings.thresholds) if settings.mode == "adaptive" else None
     grid, probability = occupancies(contest.model, sample, contest.space, settings.spacing, lowest)
     matches = truth.matches(grid, probability, settings.thresholds)
+    found[JOINED] = truth.match(joined(front, contest.space, settings.spacing, grid, probability, settings.thresholds[0], index))
     return found | {name_of(threshold): match for threshold, match in zip(settings.thresholds, matches, strict=True)}
 
 

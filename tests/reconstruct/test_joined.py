@@ -1,0 +1,164 @@
+"""What was seen stays in the answer, the rest is a guess behind it, and says so."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.bundle import Space
+from models.mcc.front import Front
+from opsin import Client
+from opsin.turntable import from_camera
+from server.media.images import Decoder
+from server.media.limits import Limits
+from server.tasks.options import InvalidOption
+from server.tasks.reconstruct import Reconstruct
+from server.tasks.reconstruct_tables import ReconstructOptions
+from tests.reconstruct.service import CAPTURE, FOV, HEIGHT, JSON, WIDTH, Sculptor, arrays, depth, image, npy, png, points
+from tests.reconstruct.shell import write_shell
+
+SPACING = 0.2
+
+
+def parts(content: bytes) -> dict[str, dict[str, Any]]:
+    """Material → primitive of a GLB, with the material itself and the file's JPEG."""
+    (length,) = struct.unpack_from("<I", content, 12)
+    scene, binary = json.loads(content[20 : 20 + length]), content[28 + length :]
+    view = scene["bufferViews"][scene["images"][0]["bufferView"]]
+    picture = binary[view["byteOffset"] :][: view["byteLength"]]
+    found = {}
+    for part in scene["meshes"][0]["primitives"]:
+        material = scene["materials"][part["material"]]
+        found[material["name"]] = {**part, "told": material, "picture": picture, "images": scene["images"]}
+    return found
+
+
+def smooth() -> NDArray[np.uint8]:
+    """An image that JPEG keeps."""
+    down, across = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([4 * across, 5 * down, 255 - 2 * (across + down)], axis=-1).astype(np.uint8)
+
+
+def test_every_point_that_was_seen_is_in_the_answer_under_the_photograph(sculptor: Sculptor) -> None:
+    files = {"image": png(smooth()), "depth": npy(depth())}
+    found = arrays(sculptor.answered(files=files, format="npz").content)
+    seen = found["seen"] == 1
+    known = np.isfinite(points()).all(axis=2)
+    np.testing.assert_allclose(found["points"][seen], points()[known], atol=0.003)
+    assert np.abs(found["colours"][seen].astype(int) - smooth()[known]).max() < 12
+    assert (~seen).sum() > 100
+    cell = float(found["pitch"] * found["scale"])
+    assert found["sizes"].max() <= cell
+    cloud = trimesh.load(io.BytesIO(sculptor.answered(files=files, format="ply").content), file_type="ply")
+    np.testing.assert_allclose(cloud.vertices, found["points"], atol=1e-4)
+    told = sculptor.answered(files=files, format="ply", headers=JSON).json()
+    assert told["points"] == len(found["points"])
+    np.testing.assert_allclose(told["bounds"], [found["points"].min(axis=0), found["points"].max(axis=0)], atol=1e-4)
+
+
+def test_a_mesh_tells_what_was_seen_and_what_is_guessed(sculptor: Sculptor) -> None:
+    found = parts(sculptor.answered(files={"image": png(smooth()), "depth": npy(depth())}).content)
+    seen, guessed = found["seen"], found["guessed"]
+    assert [image["mimeType"] for image in seen["images"]] == ["image/jpeg"]
+    assert "COLOR_0" not in seen["attributes"] and {"_SEEN", "_COLOR", "TEXCOORD_0"} <= seen["attributes"].keys()
+    assert {"_SEEN", "COLOR_0"} <= guessed["attributes"].keys() and "baseColorTexture" not in guessed["told"]["pbrMetallicRoughness"]
+    with Image.open(io.BytesIO(seen["picture"])) as photograph:
+        known = np.isfinite(points()).all(axis=2)
+        rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+        box = smooth()[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert np.abs(np.asarray(photograph).astype(int) - box).mean() < 2
+    solid = trimesh.load(io.BytesIO(sculptor.answered().content), file_type="glb")
+    flags = [mesh.vertex_attributes["_SEEN"] for mesh in solid.geometry.values()]
+    assert [set(np.unique(flag)) for flag in flags] == [{1.0}, {0.0}]
+
+
+def test_from_the_camera_the_answer_looks_like_the_photograph(sculptor: Sculptor) -> None:
+    with Client(sculptor.gateway.url) as client:
+        found = client.reconstruct(smooth(), depth(), fov=FOV, format="npz")
+    focal = WIDTH / 2 / np.tan(np.radians(FOV) / 2)
+    camera = {"fx": focal, "fy": focal, "cx": WIDTH / 2, "cy": HEIGHT / 2}
+    view = from_camera(found.cloud(), camera, HEIGHT, WIDTH)
+    known = np.isfinite(points()).all(axis=2)
+    error = (view.astype(float) - smooth())[known]
+    assert 10 * np.log10(255**2 / (error**2).mean()) >= 25
+    assert found.seen is not None and found.seen.sum() == known.sum()
+
+
+def test_nothing_lies_before_what_was_seen_or_outside_the_silhouette(sculptor: Sculptor) -> None:
+    """By more than the spacing. The shell of the network does, on purpose."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[10:40, 20:44] = 255
+    files = {"image": CAPTURE["image"], "depth": npy(np.where(depth() > 0, depth(), 1.6).astype(np.float32)), "mask": png(mask)}
+    front = Front(
+        np.where(mask > 0, np.where(depth() > 0, depth(), 1.6), np.nan).astype(np.float32),
+        mask > 0,
+        np.array([WIDTH / 2 / np.tan(np.radians(FOV) / 2)] * 2 + [WIDTH / 2, HEIGHT / 2], np.float32),
+        np.array([0, 0, WIDTH, HEIGHT], np.float32),
+        np.zeros(3, np.float32),
+    )
+    for spacing in (0.1, 0.2):
+        found = arrays(sculptor.answered(files=files, format="npz", spacing=spacing).content)
+        cell = float(found["pitch"] * found["scale"])
+        assert front.allows(found["points"], 1.05 * cell).all()
+        solid = trimesh.load(io.BytesIO(sculptor.answered(files=files, spacing=spacing).content), file_type="glb").to_geometry()
+        assert front.allows((solid.vertices * [1, -1, -1]).astype(np.float32), 1.05 * cell).all()
+        network = arrays(sculptor.answered(files=files, format="npz", spacing=spacing, surface="network").content)
+        assert not front.allows(network["points"], 1.05 * cell).all()
+
+
+def test_a_scene_is_joined_again_by_another_gateway(sculptor: Sculptor) -> None:
+    """And after a job that any gateway may present."""
+    first = sculptor.answered(format="npz")
+    again = sculptor.service.gateways[1].http.get(first.headers["location"], params={"format": "npz"})
+    one, other = arrays(first.content), arrays(again.raise_for_status().content)
+    np.testing.assert_allclose(one["points"], other["points"], atol=1e-4)
+    assert (one["seen"] == other["seen"]).all()
+    network = sculptor.service.gateways[1].http.get(first.headers["location"], params={"format": "npz", "surface": "network"})
+    assert "seen" not in arrays(network.raise_for_status().content)
+
+
+def test_points_that_no_camera_sees_are_answered_by_the_network(sculptor: Sculptor) -> None:
+    """Each row has a camera of its own."""
+    bent = points().copy()
+    bent[..., 0] += 0.3 * np.sin(np.arange(HEIGHT))[:, None]
+    files = {"image": CAPTURE["image"], "points": npy(bent)}
+    assert "seen" not in arrays(sculptor.answered(files=files, format="npz").content)
+    field, detail = sculptor.refused(422, files=files, surface="joined")
+    assert field == "surface" and "`network`" in detail
+    assert "seen" in arrays(sculptor.answered(files={"image": CAPTURE["image"], "points": npy(points())}, format="npz").content)
+
+
+def test_a_scene_that_was_kept_without_its_view_answers_as_before(tmp_path: Any) -> None:
+    task, spec = Reconstruct(), write_shell(tmp_path, space=Space(spacing=SPACING, reach=0.2, margin=4)).spec
+    asked = task.plan(ReconstructOptions(fov=FOV, format="npz"), spec)
+    [fresh] = task.prepare({"image": CAPTURE["image"], "depth": CAPTURE["depth"]}, asked, spec, Decoder(50_000_000))
+    kept = {"latent": np.zeros((17, 48), np.float32), "seen": fresh["seen"], "scale": fresh["scale"], "centre": fresh["centre"]}
+    plan = task.plan_again(ReconstructOptions(format="npz"), spec, "a" * 32)
+    assert task.prepare_again(kept, plan, Limits()).keys() == {*kept, "asks"}
+    cells = np.array([5000, 5001], np.int32)
+    told = {"cells": cells, "occupancy": np.full(2, 0.9, np.float32), "colours": np.zeros((2, 3), np.uint8), "queries": np.array([9, 9])}
+    answer = task.present([{**told, "scale": kept["scale"], "centre": kept["centre"]}], plan, spec, "application/x-npz")
+    assert {"cells", "occupancy"} <= arrays(answer.content).keys()  # type: ignore[union-attr]
+    with pytest.raises(InvalidOption) as refused:
+        task.prepare_again(kept, task.plan_again(ReconstructOptions(surface="joined"), spec, "a" * 32), Limits())
+    assert refused.value.field == "surface"
+
+
+def test_what_is_kept_of_a_large_photograph_is_small(tmp_path: Any) -> None:
+    task, spec = Reconstruct(), write_shell(tmp_path, space=Space(spacing=SPACING, reach=0.2, margin=4)).spec
+    large = np.asarray(Image.fromarray(image()).resize((20 * WIDTH, 20 * HEIGHT)))
+    plan = task.plan(ReconstructOptions(fov=FOV), spec)
+    [made] = task.prepare({"image": png(large), "depth": CAPTURE["depth"]}, plan, spec, Decoder(50_000_000))
+    assert max(made["front_depth"].shape) == 512 and made["front_depth"].dtype == np.float16
+    with Image.open(io.BytesIO(made["front"].tobytes())) as photograph:
+        assert photograph.format == "JPEG" and photograph.size == made["front_depth"].shape[::-1]
+    bounds = [task.result_bound(plan, spec, sizes) for sizes in (task.sizes(made), {**task.sizes(made), "front": 0})]
+    assert bounds[0] - bounds[1] == made["front"].nbytes
