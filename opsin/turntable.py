@@ -67,7 +67,7 @@ def _drawn(
     depth (P,) is that of a point's far side, so that fine points hide a coarse one at the same place."""
     image = np.full((*shape, 3), BACKGROUND, np.uint8)
     nearest = np.full(shape, np.inf)
-    sides = np.clip(np.ceil(widths), 1, max(shape)).astype(int)
+    sides = np.clip(np.ceil(widths - 0.05), 1, max(shape)).astype(int)
     first = np.ceil(places - sides[:, None] / 2 - 0.5).astype(int)  # of the pixels whose centres lie inside
     for side in np.unique(sides):
         chosen = np.flatnonzero(sides == side)

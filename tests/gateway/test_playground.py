@@ -122,7 +122,7 @@ def test_the_clip_is_what_its_program_draws() -> None:
 def test_three_is_the_file_that_was_built() -> None:
     """`server/playground/vendor/build.sh` makes another one: then write its digest here."""
     built = (playground.STATIC / "vendor" / "three.js").read_bytes()
-    assert hashlib.sha256(built).hexdigest() == "1e265d4a50315b6adc5cc64919832f53d101f7080d10379a6c944ef785d91bb5"
+    assert hashlib.sha256(built).hexdigest() == "e977a9e852cca2fb3d08a5df6847acf5b9f386af4def4bfca3c409df3dc24f1e"
     assert b"MIT" in built[:100]
     assert "MIT" in (playground.STATIC / "vendor" / "three.LICENSE.txt").read_text()
 

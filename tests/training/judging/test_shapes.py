@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from tests.models.mcc.test_mcc_nearest import CONFIG
 from tests.training import meshes
 from training import command, model_card
 from training.judging import __main__ as judging
-from training.judging.shapes import EXTRUDED, SEEN, occupancies
-from training.judging.surfaces import Match, Truth, extruded
+from training.judging.shapes import CARVED, EXTRUDED, JOINED, SEEN, occupancies
+from training.judging.surfaces import Match, Truth, extruded, sampled
 
 
 def test_precision_and_recall_of_known_points() -> None:
@@ -78,7 +79,9 @@ def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_reconstructs(trained: t
     spec = made.spec
     assert spec.task == "reconstruct" and spec.space is not None
     assert spec.space.model_dump(include=set(content["space"])) == content["space"]
-    assert [row["name"] for row in spec.quality["reconstruction"]] == [SEEN, EXTRUDED, "MCC, threshold 0.1", "MCC, threshold 0.5"]
+    ways = [row["name"] for row in spec.quality["reconstruction"]]
+    assert ways == [SEEN, EXTRUDED, CARVED, JOINED, "MCC, threshold 0.1", "MCC, threshold 0.5"]
+    assert spec.quality["reconstruction"][3]["recall"]["value"] > 0.1
     assert spec.quality["views"] == 4 and [row["category"] for row in spec.quality["by_object"]] == ["books", "books"]
     seen, extruded_ones = spec.quality["reconstruction"][:2]
     assert seen["precision"]["value"] > 0.9 > extruded_ones["precision"]["value"]  # a sheet has nothing behind it
@@ -88,6 +91,28 @@ def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_reconstructs(trained: t
     card = (made.path / "README.md").read_text(encoding="utf-8")
     assert card == model_card.render(spec)
     assert "| shapes | 1.0.0 | MIT |" in card and "### Who wins where" in card
+
+
+def test_a_released_bundle_is_judged_again_without_its_training(trained: tuple[Path, dict[str, Any], list[str]], tmp_path: Path) -> None:
+    folder, _, places = trained
+    copy = tmp_path / "tiny-reconstruct/1.0.0"
+    shutil.copytree(folder / "bundles/tiny-reconstruct/1.0.0", copy)
+    before = bundle.read(copy).spec
+    (copy / bundle.SPEC_FILE).write_bytes(before.model_copy(update={"quality": {**before.quality, "views": 0}}).to_bytes())
+    runs = ["--runs", str(tmp_path / "runs"), *places[2:]]
+    assert judging.main([str(folder / "recipe.yaml"), "--bundle", str(copy), *runs]) == 0
+    again = bundle.read(copy).spec
+    assert again.quality == before.quality and again.weights == before.weights
+    assert (copy / "README.md").read_text(encoding="utf-8") == model_card.render(again)
+
+
+def test_points_on_a_surface_are_spread_evenly_however_it_is_divided() -> None:
+    corners = np.array([[0, 0, 0], [2, 0, 0], [2, 1, 0], [0, 1, 0], [0.1, 0, 0], [0.1, 1, 0]], np.float32)
+    faces = np.array([[0, 4, 5], [0, 5, 3], [4, 1, 2], [4, 2, 5]])
+    points = sampled(corners, faces, 2000, np.random.default_rng(0))
+    assert len(points) == pytest.approx(4000, abs=2) and (points >= 0).all() and (points <= [2, 1, 0]).all()
+    assert (points[:, 0] < 0.1).mean() == pytest.approx(0.05, abs=0.02)
+    assert sampled(corners, faces[:0], 2000, np.random.default_rng(0)).shape == (0, 3)
 
 
 def test_judging_again_reads_what_was_scored(trained: tuple[Path, dict[str, Any], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
