@@ -61,9 +61,11 @@ def whole(done: tuple[Locator, NDArray[np.int64]]) -> Locator:
 def test_mesh_and_points_can_be_kept_and_are_one_shape(whole: Locator, tmp_path: Path) -> None:
     mesh = trimesh.load(download(whole, "Download GLB", tmp_path)).to_geometry()
     ply = download(whole, "Download PLY", tmp_path).read_bytes()
-    cells = np.frombuffer(ply.partition(b"end_header\n")[2], np.dtype([("place", "<f4", 3), ("colour", "u1", 3)]))
+    cells = np.frombuffer(ply.partition(b"end_header\n")[2], np.dtype([("place", "<f4", 3), ("colour", "u1", 3), ("seen", "u1")]))
     assert len(mesh.faces) > 500
     expect(whole.locator(".shape .caption").last).to_contain_text(f"{len(cells):,} points")
+    expect(whole.locator(".shape .caption").last).to_contain_text("bluish is guessed")
+    assert set(cells["seen"]) == {0, 1}
     places = cells["place"] * (1, -1, -1)  # glTF looks along -z
     sides = places.max(axis=0) - places.min(axis=0)
     assert mesh.bounds == pytest.approx(np.stack([places.min(axis=0), places.max(axis=0)]), abs=float(sides.max()) / 5)  # one cell more
