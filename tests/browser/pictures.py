@@ -35,10 +35,10 @@ OVERVIEW: dict[str, Theme] = {"classify": "light", "inpaint": "dark", "actions":
 
 
 def choose(page: Page, tab: str) -> Locator:
-    """Opens a tab and takes its sample."""
+    """Opens a tab and takes its sample, which runs."""
     panel = open_tab(page, tab)
     panel.get_by_role("button", name=TABS[tab]).click()
-    expect(panel.get_by_role("button", name="Run")).to_be_enabled()
+    expect(panel.locator("p.line")).to_contain_text("Done in")
     return panel
 
 
@@ -50,7 +50,6 @@ def classify(page: Page) -> None:
     panel = choose(page, "Classify")
     panel.get_by_label("Compare with merging off").check()
     run(panel)
-    run(panel)  # the first batch of a shape is slower
     panel.get_by_text("blended").click()
 
 
@@ -61,13 +60,11 @@ def inpaint(page: Page) -> None:
 
 
 def reconstruct(page: Page) -> None:
-    run(choose(page, "3D"))
+    choose(page, "3D")
 
 
 def actions(page: Page) -> None:
-    panel = choose(page, "Actions")
-    run(panel)
-    look_at_both(page, panel)
+    look_at_both(page, choose(page, "Actions"))
 
 
 def look_at_both(page: Page, panel: Locator) -> None:
@@ -143,10 +140,8 @@ def first_minute(page: Page, url: str) -> None:
         page.goto(url)
         page.get_by_role("button", name="Flag of Brazil").wait_for()
         page.wait_for_function("() => [...document.querySelectorAll('.samples img')].every((image) => image.naturalWidth)")
-    with step("A sample is chosen. Run is ready."):
+    with step("A sample is clicked: labels, and where the time went."):
         panel = choose(page, "Classify")
-    with step("Labels, and where the time went."):
-        run(panel)
     with step("The slider goes back to block 2: the tokens that merged by then."):
         panel.get_by_role("slider", name="After block").fill("2")
     with step("Inpaint: a hole is painted with the brush."):
@@ -160,17 +155,17 @@ def first_minute(page: Page, url: str) -> None:
     with step("Before and after."):
         expect(panel.locator("p.line")).to_contain_text("Done in")
         panel.get_by_role("slider", name="Before").fill("50")
-    with step("3D: a picture with depth; the first levels arrive."):
-        panel = choose(page, "3D")
-        panel.get_by_role("button", name="Run").click()
+    with step("3D: a picture with depth is clicked; the first levels arrive."):
+        panel = open_tab(page, "3D")
+        panel.get_by_role("button", name=TABS["3D"]).click()
         expect(panel.locator(".shape")).to_contain_text("points shown")
         page.wait_for_timeout(300)
     with step("The shape is whole, and turned by a drag."):
         expect(panel.locator("p.line")).to_contain_text("Done in")
         turn(page, panel)
     with step("Actions: lanes fill while the clip is watched."):
-        panel = choose(page, "Actions")
-        panel.get_by_role("button", name="Run").click()
+        panel = open_tab(page, "Actions")
+        panel.get_by_role("button", name=TABS["Actions"]).click()
         expect(panel.locator(".segment").first).to_be_visible()
     with step("Who does what when."):
         expect(panel.locator("p.line")).to_contain_text("Done in")

@@ -18,6 +18,8 @@ COARSE = "0.25"
 """Spacing of shapes that come soon; the starter's own is 0.1."""
 LONG_SPACING = "0.05"
 """Of shapes that take long, with every cell asked: whoever looks at such a run or stops it does so long before its end."""
+SAMPLE_FOV = "40"
+"""Degrees, of the camera that drew the samples of shapes."""
 REPEATS = 8
 """Of the sample of actions in a clip that takes long."""
 
@@ -30,28 +32,40 @@ def open_tab(page: Page, name: str) -> Locator:
     return panel
 
 
-def open_classify(page: Page, sample: str | None = "Flag of Brazil") -> Locator:
+def choose(panel: Locator, *names: str) -> None:
+    """Files of the samples' folder as a user's own: unlike samples on the shelf they do not run at once."""
+    panel.locator("input[type=file]").first.set_input_files([playground.SAMPLES / name for name in names])
+    for name in names:
+        expect(panel).to_contain_text(name)
+
+
+def open_classify(page: Page, picture: str | None = "brazil") -> Locator:
     panel = open_tab(page, "Classify")
-    if sample is not None:
-        panel.get_by_role("button", name=sample).click()
-        expect(panel.get_by_role("button", name="Run")).to_be_enabled()
+    panel.get_by_label("Model").select_option("flags@1.0.0")
+    if picture is not None:
+        choose(panel, f"{picture}.png")
+        expect(panel.get_by_role("button", name="Run", exact=True)).to_be_enabled()
     return panel
 
 
-def open_inpaint(page: Page, sample: str | None = "ladybug") -> Locator:
+def open_inpaint(page: Page, picture: str | None = "ladybug") -> Locator:
+    """With its hole painted."""
     panel = open_tab(page, "Inpaint")
-    if sample is not None:
-        panel.get_by_role("button", name=f"Drawing of a {sample}").click()
-        expect(panel.get_by_role("button", name="Run")).to_be_enabled()
+    if picture is not None:
+        panel.locator("input[type=file]").first.set_input_files(playground.SAMPLES / f"{picture}.png")
+        expect(panel.locator("p.line")).to_contain_text("Paint what is to be filled")
+        panel.locator(".tools input[type=file]").set_input_files(playground.SAMPLES / f"{picture}-mask.png")
+        expect(panel.get_by_role("button", name="Run", exact=True)).to_be_enabled()
     return panel
 
 
-def open_3d(page: Page, sample: str | None = "mug", spacing: str = COARSE) -> Locator:
+def open_3d(page: Page, picture: str | None = "mug", spacing: str = COARSE) -> Locator:
     panel = open_tab(page, "3D")
     panel.get_by_label("Spacing").fill(spacing)
-    if sample is not None:
-        panel.get_by_role("button", name=f"A {sample}, with depth").click()
-        expect(panel.get_by_role("button", name="Run")).to_be_enabled()
+    if picture is not None:
+        choose(panel, f"{picture}.png", f"{picture}-depth.png")
+        panel.get_by_label("Field of view").last.fill(SAMPLE_FOV)
+        expect(panel.get_by_role("button", name="Run", exact=True)).to_be_enabled()
     return panel
 
 
@@ -59,8 +73,8 @@ def open_actions(page: Page, *, sample: bool = True, seconds: float | None = 2) 
     """seconds: only so much of the sample, which is quicker."""
     panel = open_tab(page, "Actions")
     if sample:
-        panel.get_by_role("button", name="Two drawn figures").click()
-        expect(panel.get_by_role("button", name="Run")).to_be_enabled()
+        choose(panel, "figures.mp4")
+        expect(panel.get_by_role("button", name="Run", exact=True)).to_be_enabled()
     if seconds is not None:
         panel.get_by_label("To second").fill(str(seconds))
     return panel
@@ -81,7 +95,7 @@ def open_status(page: Page) -> None:
 
 
 def start(panel: Locator) -> None:
-    panel.get_by_role("button", name="Run").click()
+    panel.get_by_role("button", name="Run", exact=True).click()
 
 
 def run(panel: Locator) -> None:

@@ -139,7 +139,7 @@ def test_lanes_fill_while_it_runs_and_stop_keeps_them(page: Page) -> None:
 
 def test_nobody_is_said(page: Page) -> None:
     panel = open_actions(page, sample=False, seconds=None)
-    expect(panel.locator("p.line")).to_have_text("Choose a clip, or the sample.")
+    expect(panel.locator("p.line")).to_have_text("Choose a clip, or run the sample.")
     panel.locator("input[type=file]").set_input_files(grey_clip())
     run(panel)
     expect(panel.locator("figure .caption")).to_contain_text("Nobody was found in this clip")

@@ -25,7 +25,7 @@ def test_labels_are_those_of_the_api(page: Page, service: Service) -> None:
 
 
 def test_a_file_is_classified_too_and_its_answer_can_be_kept(page: Page, tmp_path: Path) -> None:
-    panel = open_classify(page, sample=None)
+    panel = open_classify(page, picture=None)
     panel.locator("input[type=file]").set_input_files(BRAZIL)
     run(panel)
     kept = json.loads(download(panel, "Download JSON", tmp_path).read_text())
@@ -61,7 +61,7 @@ def test_merging_off_stands_beside(page: Page) -> None:
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_a_file_may_be_dropped_or_pasted(page: Page, kind: str) -> None:
-    panel = open_classify(page, sample=None)
+    panel = open_classify(page, picture=None)
     page.evaluate(
         """async (kind) => {
             const blob = await (await fetch("static/samples/kenya.png")).blob();

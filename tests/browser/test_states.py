@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,23 +17,43 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
+from server import playground
 from tests.browser import axe
-from tests.browser.chromium import DESKTOP, PHONE
+from tests.browser.chromium import DESKTOP, PHONE, quiet_page
 from tests.browser.conftest import ROOT
-from tests.browser.tabs import LONG_SPACING, long_sample, open_3d, open_actions, open_classify, open_inpaint, open_status, run, start
+from tests.browser.tabs import (
+    LONG_SPACING,
+    choose,
+    long_sample,
+    open_3d,
+    open_actions,
+    open_classify,
+    open_inpaint,
+    open_status,
+    run,
+    start,
+)
 from tests.service import Service, frozen
 
 pytestmark = pytest.mark.browser
 BRAZIL = (ROOT / "server" / "playground" / "samples" / "brazil.png").read_bytes()
 NARROW_BYTES_S = 2_000
 AHEAD = 3
+IN_THE_DARK = axe.COLOURS
+"""Rules that are checked in the dark theme; none: all."""
+
+
+@pytest.fixture(autouse=True, params=[axe.COLOURS, pytest.param((), marks=pytest.mark.slow)], ids=["colours", "all rules"])
+def in_the_dark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole sweep, all rules in both themes, takes long."""
+    monkeypatch.setattr(sys.modules[__name__], "IN_THE_DARK", request.param)
 
 
 def look(page: Page, state: str) -> None:
     """At the page as it is: on a desktop in both themes, and on a phone."""
     found = axe.violations(page)
     page.emulate_media(color_scheme="dark")
-    found += axe.violations(page, axe.COLOURS)
+    found += axe.violations(page, IN_THE_DARK)
     page.set_viewport_size(PHONE)
     try:
         page.wait_for_function("(width) => innerWidth === width", arg=PHONE["width"])
@@ -127,8 +148,8 @@ def noise() -> bytes:
 
 def test_classify(refused: Page, context: BrowserContext, service: Service) -> None:
     page = refused
-    panel = open_classify(page, sample=None)
-    says(panel, "Choose a picture, or one of the samples.")
+    panel = open_classify(page, picture=None)
+    says(panel, "Choose a picture, or run one of the samples.")
     expect(panel.get_by_role("button", name="Run")).to_be_disabled()
     look(page, "empty")
 
@@ -162,8 +183,7 @@ def test_classify(refused: Page, context: BrowserContext, service: Service) -> N
     expect(panel.get_by_role("alert")).to_contain_text("Change what the message names")
     look(page, "error")
 
-    panel.get_by_role("button", name="Flag of Brazil").click()
-    expect(panel.locator(".picture .caption")).to_contain_text("brazil.png")
+    choose(panel, "brazil.png")
     context.set_offline(True)
     try:
         start(panel)
@@ -179,11 +199,30 @@ def test_classify(refused: Page, context: BrowserContext, service: Service) -> N
     reads(panel, "Done in")
     look(page, "done")
 
+    choose(panel, "nepal.png")
+    expect(panel.locator(".earlier")).to_be_visible()
+    look(page, "an answer to an earlier input")
+    panel.locator("input[type=file]").set_input_files(playground.SAMPLES / "figures.mp4")
+    expect(panel.locator(".refusal")).to_contain_text("Open it in Actions")
+    look(page, "a file that is refused")
+
+
+def test_a_page_that_has_nothing_to_show(context: BrowserContext, service: Service) -> None:
+    with quiet_page(context, refused=True) as page:
+        page.route("**/tasks/classify.js", lambda route: route.abort())
+        page.goto(service.url)
+        expect(page.get_by_role("alert")).to_contain_text("This tab could not be loaded.")
+        look(page, "a tab that could not load")
+        page.route("**/v1/models", lambda route: route.fulfill(json={"models": [], "folders": ["/srv/bundles"]}))
+        page.reload()
+        expect(page.locator("#waiting")).to_contain_text("There is no bundle in /srv/bundles")
+        look(page, "no bundle")
+
 
 def test_inpaint(refused: Page, service: Service) -> None:
     page = refused
-    panel = open_inpaint(page, sample=None)
-    says(panel, "Choose a picture, or one of the samples.")
+    panel = open_inpaint(page, picture=None)
+    says(panel, "Choose a picture, or run one of the samples.")
     look(page, "empty")
 
     open_inpaint(page)
@@ -211,12 +250,15 @@ def test_inpaint(refused: Page, service: Service) -> None:
     expect(panel.get_by_role("alert")).to_be_hidden()
     is_reported(panel, "Download PNG", "Download mask")
     look(page, "done")
+    panel.get_by_role("button", name="Invert").click()
+    expect(panel.locator(".earlier")).to_be_visible()
+    look(page, "an answer to an earlier input")
 
 
 def test_3d(refused: Page, service: Service) -> None:
     page = refused
-    panel = open_3d(page, sample=None)
-    says(panel, "Choose a picture with its depth map, or one of the samples.")
+    panel = open_3d(page, picture=None)
+    says(panel, "Choose a picture with its depth map, or run one of the samples.")
     look(page, "empty")
 
     open_3d(page, spacing=LONG_SPACING)
@@ -244,12 +286,15 @@ def test_3d(refused: Page, service: Service) -> None:
     expect(panel.get_by_role("alert")).to_be_hidden()
     is_reported(panel, "Download GLB", "Download PLY")
     look(page, "done")
+    choose(panel, "duck.png", "duck-depth.png")
+    expect(panel.locator(".earlier")).to_be_visible()
+    look(page, "an answer to an earlier input")
 
 
 def test_actions(refused: Page, service: Service) -> None:
     page = refused
     panel = open_actions(page, sample=False, seconds=None)
-    says(panel, "Choose a clip, or the sample.")
+    says(panel, "Choose a clip, or run the sample.")
     look(page, "empty")
 
     open_actions(page, seconds=None)
@@ -289,6 +334,10 @@ def test_status(refused: Page, context: BrowserContext, service: Service) -> Non
     expect(page.locator("#queue")).to_have_text("Nothing waits.")
     expect(page.locator("#jobs")).to_have_text("No asynchronous job is under way.")
     look(page, "idle")
+    page.get_by_label("Logarithmic").check()
+    page.locator(".plot").first.focus()
+    page.keyboard.press("ArrowLeft")
+    look(page, "a moment, on logarithmic scales")
     context.set_offline(True)
     try:
         expect(page.get_by_role("alert")).to_contain_text("The figures below are old")

@@ -45,9 +45,17 @@ export async function getJson(path) {
   return document;
 }
 
-/** A form, and its events to the answer. hear: { sent(loaded, total), event(name, data, id) }. Rejects with Problem or Stopped. */
-export async function post(path, form, hear, signal) {
-  return ending(await send("POST", path, { Accept: "text/event-stream" }, hear, signal, form));
+/** sent: {parts: [[part, blob, name], …], options: {name: value}}. */
+function formOf({ parts, options }) {
+  const form = new FormData();
+  for (const [part, blob, name] of parts) form.append(part, blob, name);
+  for (const [name, value] of Object.entries(options)) form.append(name, value);
+  return form;
+}
+
+/** A form (as formOf has it), and its events to the answer. hear: { sent(loaded, total), event(name, data, id) }. Rejects with Problem or Stopped. */
+export async function post(path, sent, hear, signal) {
+  return ending(await send("POST", path, { Accept: "text/event-stream" }, hear, signal, formOf(sent)));
 }
 
 /** The events of a URL to the answer. Rejects as post does; with a Problem of status 0 where the stream broke. */
@@ -56,8 +64,8 @@ export async function follow(path, headers, hear, signal) {
 }
 
 /** A form that is answered later: the job as GET /v1/jobs/{id} tells it. Rejects as post does. */
-export async function submit(path, form, hear, signal) {
-  const { request } = await send("POST", path, { Prefer: "respond-async" }, hear, signal, form);
+export async function submit(path, sent, hear, signal) {
+  const { request } = await send("POST", path, { Prefer: "respond-async" }, hear, signal, formOf(sent));
   if (request.status !== 202) throw refusal(request);
   return JSON.parse(request.responseText);
 }

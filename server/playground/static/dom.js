@@ -41,6 +41,28 @@ export function choice(legend, options, selected, onchange) {
   return h("fieldset", { class: "choice" }, h("legend", {}, legend), radios);
 }
 
+/** A button that copies a text. Browsers give no clipboard to pages that come without TLS from another computer: then `shown` is selected. */
+export function copyButton(text, shown) {
+  const button = h(
+    "button",
+    {
+      type: "button",
+      async onclick() {
+        try {
+          await navigator.clipboard.writeText(text);
+          button.textContent = "Copied";
+        } catch {
+          getSelection().selectAllChildren(shown);
+          button.textContent = "Selected";
+        }
+        setTimeout(() => (button.textContent = "Copy"), 1500);
+      },
+    },
+    "Copy",
+  );
+  return button;
+}
+
 /** Lets the browser save a blob. */
 export function save(blob, name) {
   const link = h("a", { href: URL.createObjectURL(blob), download: name });
@@ -52,6 +74,12 @@ export function fromBase64(text, type) {
   return new Blob([Uint8Array.from(atob(text), (character) => character.charCodeAt(0))], { type });
 }
 
-export const seconds = (ms) => (ms < 1000 ? `${ms.toPrecision(ms < 10 ? 2 : 3)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`);
+/** Three digits at most, rounded before the unit is chosen: 999.7 ms are 1.00 s. */
+export function seconds(ms) {
+  if (ms < 9.95) return `${ms.toFixed(ms < 0.995 ? 2 : 1)} ms`;
+  if (ms < 999.5) return `${ms.toFixed(ms < 99.95 ? 1 : 0)} ms`;
+  return `${(ms / 1000).toFixed(ms < 9995 ? 2 : 1)} s`;
+}
+
 export const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`;
 export const bytes = (count) => (count < 1e6 ? `${Math.ceil(count / 1e3)} kB` : `${(count / 1e6).toFixed(1)} MB`);

@@ -1,14 +1,17 @@
-// The place for a file that the user gives: dropped, pasted, picked, or one of the samples.
+// The place for a file that the user gives: dropped anywhere, pasted, picked, or one of the samples.
 
-import { at } from "./api.js";
+import { Problem, at } from "./api.js";
 import { h } from "./dom.js";
+import { Refusal } from "./file_kinds.js";
+import { TABS } from "./registry.js";
 
 /**
- * samples: [{name, label, thumbnail?, …}], files under static/samples, the thumbnail where it is not the file itself; stage: what shows the
- * file once it is there; accept: as <input type=file> has it; multiple: whether several may come at once; block(reason): nothing may run, until
- * onfile(file, sample or null) says otherwise.
+ * samples: [{name, label, model, thumbnail?, …}], files under static/samples, the thumbnail where it is not the file itself; stage: what shows
+ * the file once it is there; accept: as <input type=file> has it; multiple: whether several may come at once; block(reason): nothing may run,
+ * until onfile(file, sample or null) says otherwise, which raises Refusal for what it does not take; onsample(): a sample is there.
+ * Returns {element, receive(files), filled()}: the last says that a file is there that came in another way.
  */
-export function fileInput(panel, { samples, stage, invitation, accept, multiple = false, block, onfile }) {
+export function fileInput(panel, { samples, stage, invitation, accept, multiple = false, block, onfile, onsample }) {
   const input = h("input", { type: "file", accept, multiple, class: "unseen", onchange: () => receive(input.files) });
   const drop = h(
     "label",
@@ -28,53 +31,83 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
     shelf.append(h("li", {}, button));
   }
   const source = h("a", { href: at("static/samples/SOURCES.txt"), class: "sources" }, "sources");
-
-  const dropped = (event) => {
-    event.preventDefault();
-    box.classList.remove("over");
-    receive(event.dataTransfer.files);
-  };
+  const refusal = h("p", { class: "refusal", role: "alert", hidden: true });
+  const taken = h("p", { class: "taken", role: "status", hidden: true });
   const box = h(
     "div",
-    {
-      class: "picture",
-      ondragover: (event) => (event.preventDefault(), box.classList.add("over")),
-      ondragleave: () => box.classList.remove("over"),
-      ondrop: dropped,
-    },
+    { class: "picture" },
     stage,
     drop,
-    h("div", { class: "shelf" }, h("span", {}, "or try"), shelf, source),
+    refusal,
+    taken,
+    h("div", { class: "shelf" }, h("span", {}, "or run"), shelf, source),
   );
   document.addEventListener("paste", (event) => {
     if (!panel.hidden) receive(event.clipboardData.files);
   });
-  return box;
+  return { element: box, receive, filled };
 
-  function takeSample(sample) {
-    return take(() => fetchSample(sample.name), sample);
+  function filled() {
+    box.classList.add("full");
   }
 
-  async function receive(files) {
-    for (const given of [...files].slice(0, multiple ? undefined : 1)) await take(() => given, null);
+  async function takeSample(sample) {
+    if (await take(() => fetchSample(sample.name), sample)) onsample();
   }
 
-  /** Meanwhile nothing can run: it would run on what was there before, or on a half of each. */
+  /** Files of the user's; where there are more than are taken, it says so. */
+  async function receive(given) {
+    const files = [...given];
+    const names = [];
+    for (const file of multiple ? files : files.slice(0, 1)) if (await take(() => file, null)) names.push(file.name);
+    input.value = ""; // the same file may be chosen again
+    taken.hidden = files.length < 2 || files.length === names.length;
+    taken.textContent = `${files.length} files were given: ${names.join(" and ") || "none"} ${names.length > 1 ? "are" : "is"} taken.`;
+  }
+
+  /** Meanwhile nothing can run: it would run on what was there before, or on a half of each. What was there stays where it is refused. */
   async function take(read, sample) {
-    block("Reading the file");
+    const before = block("Reading the file");
+    refusal.hidden = true;
+    taken.hidden = true;
+    let given = null;
     try {
-      const given = await read();
-      box.classList.add("full");
+      given = await read();
       await onfile(given, sample);
+      filled();
+      return true;
     } catch (error) {
-      block("It could not be read. Choose it again, or another one.");
-      throw error;
+      if (!(error instanceof Refusal || error instanceof Problem)) throw error;
+      block(before);
+      tell(error, given);
+      return false;
     }
+  }
+
+  /** A file that another tab takes is handed to it by a click. */
+  function tell(error, given) {
+    const other = TABS.find(({ task }) => task === error.task && document.getElementById(`tab-${task}`));
+    refusal.replaceChildren(
+      error instanceof Problem ? `${error.title}: ${error.message}` : error.message,
+      other ? h("button", { type: "button", onclick: () => handOver(other.task, given) }, `Open it in ${other.title}`) : "",
+    );
+    refusal.hidden = false;
   }
 }
 
-/** A sample as if the user had chosen it. */
+function handOver(task, file) {
+  document.dispatchEvent(new CustomEvent("handover", { detail: { task, file } }));
+}
+
+/** A sample as if the user had chosen it. Raises Problem. */
 export async function fetchSample(name) {
-  const answer = await fetch(at(`static/samples/${name}`));
+  let answer;
+  try {
+    answer = await fetch(at(`static/samples/${name}`));
+  } catch {
+    throw new Problem({ title: "The service is away", status: 0, detail: `the sample ${name} could not be fetched` });
+  }
+  const { ok, status } = answer;
+  if (!ok) throw new Problem({ title: `The sample ${name} could not be fetched`, status, detail: `the answer was ${status}` });
   return new File([await answer.blob()], name);
 }

@@ -1,24 +1,27 @@
 // Requests that are answered later. A job keeps its answer for a while, so that it can be fetched in several media types.
 
 import { Problem, at, follow, getBlob, getJson, submit } from "./api.js";
+import { isKept } from "./kept.js";
 
 const ATTEMPTS = 5; // to open a stream again that broke, without an event between them
 const PAUSE_MS = 1000;
-const kept = new Set(); // jobs that the service keeps for this page
+const jobs = new Set(); // that the service keeps for this page
 
-addEventListener("pagehide", (event) => event.persisted || kept.forEach((job) => job.forget()));
+// one that runs is followed again when the page is loaded again
+addEventListener("pagehide", (event) => event.persisted || jobs.forEach((job) => isKept(job.id) || job.forget()));
 
 export class Job {
   #path;
 
   constructor(id) {
+    this.id = id;
     this.#path = `v1/jobs/${id}`;
-    kept.add(this);
+    jobs.add(this);
   }
 
-  /** Sends a form. hear: as api.js's post has it. */
-  static async submit(path, form, hear, signal) {
-    return new Job((await submit(path, form, hear, signal)).id);
+  /** Sends a form. sent, hear: as api.js's post has them. */
+  static async submit(path, sent, hear, signal) {
+    return new Job((await submit(path, sent, hear, signal)).id);
   }
 
   /** Follows its events to the answer, as JSON. A stream that breaks is opened again where it broke. */
@@ -50,7 +53,7 @@ export class Job {
 
   /** Ends it, or removes what is kept of it. */
   forget() {
-    kept.delete(this);
+    jobs.delete(this);
     fetch(at(this.#path), { method: "DELETE", keepalive: true }).catch(() => {}); // else it expires by itself
   }
 }

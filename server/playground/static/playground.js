@@ -1,7 +1,7 @@
 // The page: which tabs there are, which is open, whether the service is ready.
 
 import { getJson } from "./api.js";
-import { h, seconds } from "./dom.js";
+import { copyButton, h, seconds } from "./dom.js";
 import { TABS } from "./registry.js";
 import { themeButton } from "./theme.js";
 
@@ -15,6 +15,10 @@ themeButton(document.getElementById("theme"));
 addEventListener("hashchange", () => show(asked()));
 addEventListener("keydown", shortcut);
 tablist.addEventListener("keydown", arrows);
+addEventListener("dragover", (event) => (event.preventDefault(), document.body.classList.add("over")));
+addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("over"));
+addEventListener("drop", dropped);
+document.addEventListener("handover", handedOver);
 await look();
 setInterval(() => document.hidden || look(), MODELS_EVERY_MS);
 
@@ -30,9 +34,9 @@ function current() {
 /** Reads what is served. Tabs that are open stay; a task that nobody serves any more loses its tab unless it is the open one. */
 async function look() {
   const began = performance.now();
-  let models;
+  let models, folders;
   try {
-    ({ models } = await getJson("v1/models"));
+    ({ models, folders } = await getJson("v1/models"));
   } catch (problem) {
     tell("bad", problem.status ? problem.title : "not reachable");
     return;
@@ -44,7 +48,7 @@ async function look() {
     if (served.length && !open.has(task)) add(task, title, load, served);
     else if (!served.length && open.has(task) && task !== current()) remove(task);
   }
-  wait(models);
+  wait(models, folders);
   if (open.size && !current()) show(asked());
 }
 
@@ -53,7 +57,7 @@ function tell(kind, text) {
   health.textContent = text;
 }
 
-function wait(models) {
+function wait(models, folders) {
   document.getElementById("waiting")?.remove();
   if (open.size) return;
   const states = models.map((model) =>
@@ -64,8 +68,29 @@ function wait(models) {
       "div",
       { id: "waiting", class: "hint" },
       h("p", {}, "No ready bundle serves a task that this page knows. It looks again every few seconds."),
-      h("ul", {}, states),
+      states.length ? h("ul", {}, states) : emptyFolders(folders),
     ),
+  );
+}
+
+/** What to do where there is no bundle at all. */
+function emptyFolders(folders) {
+  if (!folders.length) return h("p", {}, "No worker has told yet where it looks for bundles.");
+  const [folder] = folders;
+  const command = `opsin import model.safetensors -o '${`${folder}/mine`.replaceAll("'", "'\\''")}' --license LICENCE`;
+  const code = h("code", {}, command);
+  return h(
+    "div",
+    {},
+    h("p", {}, "There is no bundle in ", ...folders.flatMap((one, index) => [index ? " or " : "", h("code", {}, one)]), "."),
+    h(
+      "p",
+      {},
+      "A checkpoint becomes one by this command, and is served within seconds; the starters lie in the folder ",
+      h("code", {}, "bundles"),
+      " of Opsin's repository:",
+    ),
+    h("p", { class: "command" }, code, copyButton(command, code)),
   );
 }
 
@@ -108,9 +133,44 @@ async function show(task) {
   }
   const entry = open.get(task);
   if (!entry.loading) {
-    entry.loading = entry.load().then((module) => (entry.runner = module.mount(entry.panel, entry.models)));
+    entry.loading = mount(entry);
   }
   await entry.loading;
+}
+
+/** A tab that cannot be loaded says so: its files may have been asked for while the service was away. */
+async function mount(entry) {
+  try {
+    const module = await entry.load();
+    entry.runner = module.mount(entry.panel, entry.models);
+  } catch (error) {
+    entry.panel.className = "";
+    entry.panel.replaceChildren(
+      h(
+        "div",
+        { class: "hint failed", role: "alert" },
+        h("p", {}, h("strong", {}, "This tab could not be loaded.")),
+        h("p", {}, String(error.message ?? error)),
+        h("button", { type: "button", onclick: () => location.reload() }, "Reload"),
+      ),
+    );
+    return;
+  }
+  entry.runner.resume(); // a run that goes on is not waited for
+}
+
+/** Files that are dropped anywhere are for the tab that is open. */
+function dropped(event) {
+  event.preventDefault();
+  document.body.classList.remove("over");
+  if (event.dataTransfer.files.length) open.get(current())?.runner?.take(event.dataTransfer.files);
+}
+
+/** A file that was given to a tab that does not take it. */
+async function handedOver({ detail: { task, file } }) {
+  location.hash = task;
+  await show(task);
+  open.get(task).runner?.take([file]);
 }
 
 /** Ctrl+Enter runs, Esc stops. */
@@ -121,10 +181,12 @@ function shortcut(event) {
 }
 
 function arrows(event) {
-  const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!by) return;
   const tabs = [...tablist.children];
-  const next = tabs[(tabs.indexOf(document.activeElement) + by + tabs.length) % tabs.length];
+  const here = tabs.indexOf(document.activeElement);
+  const to = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: -1 }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  const next = tabs.at(to % tabs.length);
   next.focus();
   next.click();
 }

@@ -1,7 +1,7 @@
 // What stands under every result: where the time went, the request's id, the same call elsewhere.
 
 import { ROOT } from "./api.js";
-import { h, seconds } from "./dom.js";
+import { copyButton, h, seconds } from "./dom.js";
 
 const PHASES = [
   ["prepare_ms", "prepare"],
@@ -68,22 +68,9 @@ function busyButton(text, act) {
 function sameCall(calls) {
   const blocks = Object.entries(calls).map(([name, text]) => {
     const code = h("pre", { tabindex: "0", role: "region", "aria-label": `The same call as ${name}` }, h("code", {}, text));
-    const copy = h("button", { type: "button", onclick: () => copied(copy, code, text) }, "Copy");
-    return h("div", { class: "call" }, h("h3", {}, name, copy), code);
+    return h("div", { class: "call" }, h("h3", {}, name, copyButton(text, code)), code);
   });
   return h("details", { class: "calls" }, h("summary", {}, "The same call as curl, Python, command"), blocks);
-}
-
-/** Browsers give no clipboard to pages that come without TLS from another computer: then the text is selected. */
-async function copied(button, code, text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-  } catch {
-    getSelection().selectAllChildren(code);
-    button.textContent = "Selected";
-  }
-  setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
 const BASE = ROOT.href.replace(/\/$/, "");

@@ -3,23 +3,34 @@
 import { Problem, Stopped, post } from "./api.js";
 import { bytes, h, seconds } from "./dom.js";
 import { Job } from "./jobs.js";
+import { drop, keep, kept } from "./kept.js";
 
 const TICK_MS = 100;
 const COUNTED = { steps: "Step", levels: "Level", windows: "Window" }; // units of progress that are told
+const KEYS = matchMedia("(hover: hover) and (min-width: 601px)"); // phones have no Ctrl
+const running = new Set(); // runners
+
+addEventListener("beforeunload", (event) => running.size && event.preventDefault());
 
 export class Runner {
   #blocked = "";
   #running = null; // AbortController
+  #ended = Promise.resolve();
   #began = 0;
   #timer = 0;
-  #said = "";
   #doing = "";
+  #shown = ""; // name of the input whose answer is shown; empty: none is
 
-  /** work(session): asks the service with session.ask and shows the answers. onstop(): keep what is there, and label it. */
-  constructor(work, onstop = () => {}) {
-    this.work = work;
+  /**
+   * task: as in registry.js; work(session): asks the service with session.ask and shows the answers; onstop(words): keep what is there, and label
+   * it; take(files): the user's, wherever they were dropped; restore(sent): puts an input back that a job was asked with before the page was
+   * loaded again.
+   */
+  constructor(task, work, { onstop = () => {}, restore = () => {} } = {}) {
+    Object.assign(this, { task, work, onstop, restore });
+    this.take = () => {};
     this.onrun = () => {};
-    this.onstop = onstop;
+    this.onstale = () => {};
     this.runButton = h("button", { type: "button", class: "run", onclick: () => this.run() }, "Run");
     this.stopButton = h("button", { type: "button", class: "stop", onclick: () => this.stop() }, "Stop");
     this.bar = h("progress", { "aria-label": "Progress", max: 1, hidden: true });
@@ -30,18 +41,57 @@ export class Runner {
     this.#settle();
   }
 
-  /** The reason why it cannot run, or "" if it can. */
+  get busy() {
+    return this.#running !== null;
+  }
+
+  /** The reason why it cannot run, or "" if it can. Returns the one before. */
   block(reason) {
+    const before = this.#blocked;
     this.#blocked = reason;
     if (!this.#running) {
       this.#settle();
-      this.#say(reason || "Ready to run. Ctrl+Enter does, too.");
+      this.#say(reason || (KEYS.matches ? "Ready to run. Ctrl+Enter does, too." : "Ready to run."));
     }
+    return before;
   }
 
-  async run() {
-    if (this.#running || this.#blocked) return;
-    const running = (this.#running = new AbortController());
+  /** The input is another one: what is shown belongs to an earlier one, and an error is told of no longer. */
+  changed() {
+    this.error.hidden = true;
+    if (this.#shown) this.onstale(this.#shown);
+  }
+
+  /** What is shown from now on belongs to the input of this name; empty: nothing is shown. */
+  shows(name) {
+    this.#shown = name;
+    this.onstale("");
+  }
+
+  async run(resumed = null) {
+    if (this.#running || (this.#blocked && !resumed)) return;
+    const aborting = (this.#running = new AbortController());
+    running.add(this);
+    this.#ended = this.#run(new Session(this, aborting.signal, resumed));
+    await this.#ended;
+  }
+
+  /** Runs, whatever runs now. */
+  async runAnew() {
+    this.stop();
+    await this.#ended;
+    await this.run();
+  }
+
+  /** Goes on with a job that was followed before the page was loaded again, if there is one. */
+  async resume() {
+    const job = await kept(this.task);
+    if (!job) return;
+    if (job.sent.parts.every(([, blob]) => blob)) await this.restore(job.sent);
+    await this.run(job);
+  }
+
+  async #run(session) {
     this.#began = performance.now();
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.error.hidden = true;
@@ -50,7 +100,7 @@ export class Runner {
     this.doing("Starting", false);
     this.onrun();
     try {
-      await this.work(new Session(this, running.signal));
+      await this.work(session);
       this.#end(`Done in ${seconds(performance.now() - this.#began)}`);
     } catch (error) {
       if (error instanceof Stopped) {
@@ -107,6 +157,7 @@ export class Runner {
   #end(text) {
     clearInterval(this.#timer);
     this.#running = null;
+    running.delete(this);
     this.bar.hidden = true;
     this.#settle();
     this.#say(text);
@@ -132,32 +183,55 @@ export class Runner {
 class Session {
   #runner;
   #signal;
+  #resumed;
 
-  constructor(runner, signal) {
+  constructor(runner, signal, resumed) {
     this.#runner = runner;
     this.#signal = signal;
+    this.#resumed = resumed;
   }
 
-  /** POST a form; resolves with the answer. onpreview(data) hears what can be shown before. */
-  ask(path, form, onpreview = () => {}) {
-    return post(path, form, this.#hear(onpreview), this.#signal);
+  /** What the job was asked with that this run goes on with: as askLater has it, files null that were too large to keep. null: it is a new one. */
+  get sent() {
+    return this.#resumed?.sent ?? null;
   }
 
-  /** The same as a job, which keeps its answer for further downloads: {job, answer}. Whoever gets the job must forget() it some time. */
-  async askLater(path, form, onpreview = () => {}) {
+  /** What is shown from now on belongs to the input of this name. */
+  shows(name) {
+    this.#runner.shows(name);
+  }
+
+  /** What is being done, in words. */
+  doing(words) {
+    this.#runner.doing(words);
+  }
+
+  /** POST {parts: [[part, blob, name], …], options}; resolves with the answer. */
+  ask(path, sent) {
+    return post(path, sent, this.#hear(() => {}), this.#signal);
+  }
+
+  /**
+   * The same as a job, which keeps its answer for further downloads: {job, answer}. onpreview(data) hears what can be shown before. Whoever gets
+   * the job must forget() it some time.
+   */
+  async askLater(path, sent, onpreview = () => {}) {
     const hear = this.#hear(onpreview);
-    const job = await Job.submit(path, form, hear, this.#signal);
+    const job = this.#resumed ? new Job(this.#resumed.id) : await Job.submit(path, sent, hear, this.#signal);
     try {
+      if (!this.#resumed) await keep(this.#runner.task, job.id, sent);
       return { job, answer: await job.answer(hear, this.#signal) };
     } catch (error) {
       job.forget();
       throw error;
+    } finally {
+      await drop(job.id);
     }
   }
 
   #hear(onpreview) {
     const runner = this.#runner;
-    runner.doing("Sending");
+    runner.doing(this.#resumed ? "Following it again" : "Sending");
     return {
       sent(loaded, total) {
         if (loaded < total) runner.progress(loaded / total);
@@ -169,6 +243,7 @@ class Session {
       },
       event(name, data) {
         if (name === "queued") runner.doing(data.place ? `Place ${data.place} in the queue` : "Next in the queue");
+        else if (name === "started") runner.doing("It has begun");
         else if (name === "progress") tell(runner, data);
         else if (name === "preview") onpreview(data);
       },

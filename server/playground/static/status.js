@@ -21,6 +21,7 @@ const charts = {
 
 themeButton(place("theme"));
 place("charts").append(...Object.values(charts).map((chart) => chart.element));
+place("logarithmic").addEventListener("change", ({ target }) => Object.values(charts).forEach((chart) => chart.scale(target.checked)));
 await refresh();
 setInterval(() => document.hidden || refresh(), EVERY_MS);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
@@ -40,10 +41,12 @@ async function refresh() {
 function draw(status) {
   const { history } = status;
   const rate = (counts) => counts.map((value) => value / history.step_s);
-  charts.rate.draw([rate(history.requests), rate(history.items)]);
-  charts.latency.draw([history.p50_ms, history.p95_ms]);
-  charts.batch.draw([history.batch_size]);
-  charts.tokens.draw([rate(history.tokens_in), rate(history.tokens_out)], saved(history));
+  const step = history.step_s * 1000;
+  const times = { end: Math.floor(Date.parse(status.time) / step) * step, step }; // where the last complete step ends
+  charts.rate.draw([rate(history.requests), rate(history.items)], times);
+  charts.latency.draw([history.p50_ms, history.p95_ms], times);
+  charts.batch.draw([history.batch_size], times);
+  charts.tokens.draw([rate(history.tokens_in), rate(history.tokens_out)], times, saved(history));
   place("when").textContent = `${new Date(status.time).toLocaleTimeString()}, over all gateways and workers`;
 
   const sum = (key) => status.queue.reduce((total, row) => total + row[key], 0);
@@ -77,10 +80,12 @@ function draw(status) {
   table(
     "bundles",
     "No ready worker serves a bundle.",
-    ["Bundle", "Measured", "Batch budget", "Merging"],
+    ["Bundle", "Median", "95 %", "Measured", "Batch budget", "Merging"],
     status.bundles,
     (row) => [
       `${row.model}@${row.version}`,
+      row.p50_ms === null ? "–" : seconds(row.p50_ms),
+      row.p95_ms === null ? "–" : seconds(row.p95_ms),
       row.items_per_second ? perSecond(row.items_per_second) : "–",
       row.batch_budget || "–",
       row.rung ?? "off",

@@ -2,15 +2,17 @@
 
 import { bytes, field, h, save } from "../dom.js";
 import { fileInput } from "../file_input.js";
+import { judge, judgePixels, judgeSeconds } from "../file_kinds.js";
+import { partOf } from "../picture.js";
 import { callsOf, report } from "../report.js";
 import { Runner } from "../runner.js";
-import { modelSelect, workbench } from "../workbench.js";
+import { ModelChoice, workbench } from "../workbench.js";
 import { Clip } from "./clip.js";
 import { Lanes } from "./lanes.js";
 import { People } from "./people.js";
 
 const MP4 = "video/mp4";
-const SAMPLES = [{ name: "figures.mp4", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" }];
+const SAMPLES = [{ name: "figures.mp4", model: "actions", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" }];
 
 export function mount(panel, models) {
   let file = null;
@@ -25,30 +27,34 @@ export function mount(panel, models) {
   });
   const clip = new Clip({ ontime: (time) => lanes.at(time), people: () => lanes.shown(people.all), least: () => lanes.least });
   const below = h("div");
-  const runner = new Runner(work, (words) => words && (clip.words.textContent = words));
-  runner.block("Choose a clip, or the sample.");
-  const model = modelSelect(models);
+  const runner = new Runner("actions", work, { onstop: stopped, restore });
+  runner.block("Choose a clip, or run the sample.");
+  const part = partOf(models, "video");
+  const model = new ModelChoice(models);
   const [most, start, end] = [
     ["the bundle's", { min: 1, max: 50, step: 1 }],
     ["the start", { min: 0, step: "any" }],
     ["the end", { min: 0, step: "any" }],
   ].map(([placeholder, range]) => h("input", { type: "number", placeholder, inputMode: "decimal", ...range }));
   const detail = h("select", {}, ...["the bundle's", "fast", "standard", "high"].map((value, rank) => h("option", { value: rank ? value : "" }, value)));
-  const name = h("p", { class: "caption" }, limits(models));
+  const name = h("p", { class: "caption" }, `At most ${part.max_seconds} s and ${bytes(part.max_bytes)}, at this service.`);
+  const input = fileInput(panel, {
+    samples: SAMPLES,
+    stage: name,
+    invitation: "A clip of people",
+    accept: "video/*,.mkv,.avi,.gif",
+    block: (reason) => runner.block(reason),
+    onfile: choose,
+    onsample: () => runner.runAnew(),
+  });
+  runner.take = input.receive;
   workbench(panel, {
-    input: fileInput(panel, {
-      samples: SAMPLES,
-      stage: name,
-      invitation: "A clip of people",
-      accept: "video/*,.mkv,.avi,.gif",
-      block: (reason) => runner.block(reason),
-      onfile: choose,
-    }),
+    input: input.element,
     result: h("div", { class: "answers" }, clip.element, lanes.element, below),
     settings: h(
       "div",
       { class: "fields" },
-      field("Model", model),
+      model.element,
       field("Most people", most, "to follow at a time"),
       field("Detail", detail, "high sees small people, and takes four times as long as fast"),
       field("From second", start),
@@ -58,12 +64,35 @@ export function mount(panel, models) {
   });
   return runner;
 
-  async function choose(given) {
+  async function choose(given, sample = null) {
+    await judge(given, part, ["clip"]);
+    const facts = await Clip.factsOf(given);
+    if (facts) judgePixels(given.name, facts.width, facts.height, part);
+    if (facts) judgeSeconds(given.name, facts.duration, part);
+    if (sample) model.take(sample.model);
     file = given;
-    forget();
+    runner.changed();
     name.textContent = given.name;
-    await clip.load(given);
+    if (!runner.busy) {
+      forget();
+      runner.shows("");
+      await clip.load(given);
+    }
     runner.block("");
+  }
+
+  /** What a job was asked with before the page was loaded again. */
+  async function restore({ parts: [[, blob]], options }) {
+    model.take(options.model);
+    [most.value, start.value, end.value] = [options.people, options.start_s, options.end_s].map((value) => value ?? "");
+    detail.value = options.detail ?? "";
+    await choose(blob);
+    input.filled();
+  }
+
+  function stopped(words) {
+    lanes.ended();
+    if (words) clip.words.textContent = words;
   }
 
   function forget() {
@@ -82,8 +111,7 @@ export function mount(panel, models) {
     clip.draw();
   }
 
-  async function work(session) {
-    const sent = file;
+  function asked() {
     const options = { model: model.value };
     for (const [option, input] of [
       ["people", most],
@@ -92,22 +120,35 @@ export function mount(panel, models) {
     ])
       if (input.value) options[option] = Number(input.value);
     if (detail.value) options.detail = detail.value;
+    return { parts: [["video", file, file.name]], options };
+  }
+
+  async function work(session) {
+    const sent = session.sent ?? asked();
+    const {
+      parts: [[, blob, title]],
+      options,
+    } = sent;
     forget();
+    session.shows(title);
+    if (blob && blob !== clip.file) await clip.load(blob);
+    lanes.begin();
     const before = clip.time;
-    const asked = await session.askLater("v1/actions", form(sent, options), (preview) => {
+    const followed = await session.askLater("v1/actions", sent, (preview) => {
       people.add(preview.people);
       show();
       clip.follow(Math.max(...preview.people.flatMap(({ boxes }) => boxes.map(([time]) => time))));
     });
-    const { answer } = asked;
-    job = asked.job;
+    const { answer } = followed;
+    job = followed.job;
+    lanes.ended();
     people.clear();
     people.add(answer.people);
     clip.describe(answer.video);
     show();
     clip.follow(before);
     clip.words.textContent = told(answer);
-    const calls = callsOf("actions", { video: sent.name }, options, {
+    const calls = callsOf("actions", { video: title }, options, {
       output: "annotated.mp4",
       headers: [`Accept: ${MP4}`],
       command: Object.fromEntries(Object.entries(options).map(([option, value]) => [option.replace(/_s$/, ""), value])),
@@ -122,21 +163,8 @@ export function mount(panel, models) {
   }
 }
 
-/** How long a clip may be. */
-function limits([{ inputs }]) {
-  const { max_seconds: seconds, max_bytes: most } = inputs.find((part) => part.name === "video");
-  return `At most ${seconds} s and ${bytes(most)}, at this service.`;
-}
-
 function told({ people, video, detail }) {
   const facts = `${video.width} × ${video.height}, ${video.duration_s.toFixed(1)} s, detail ${detail}`;
   if (people.length === 0) return `Nobody was found in this clip (${facts}).`;
   return `${people.length} ${people.length === 1 ? "person" : "people"} in ${facts}`;
-}
-
-function form(file, options) {
-  const form = new FormData();
-  form.append("video", file, file.name);
-  for (const [name, value] of Object.entries(options)) form.append(name, value);
-  return form;
 }

@@ -1,19 +1,23 @@
 // What a reconstruction needs of the user: a picture, its map of depth or points, and the camera.
 
-import { choice, field, h } from "../dom.js";
-import { pictureInput, show } from "../picture.js";
+import { bytes, choice, field, h } from "../dom.js";
+import { Refusal } from "../file_kinds.js";
+import { partOf, pictureInput, show } from "../picture.js";
 import { isMap, readMap, showMap } from "./depth_map.js";
 
 const SAMPLE_FOV = 40; // server/playground/drawing/captures.py draws them so
-const SAMPLES = ["mug", "duck"].map((name) => ({ name: `${name}.png`, companion: `${name}-depth.png`, label: `A ${name}, with depth` }));
+const SAMPLES = ["mug", "duck"].map((name) => ({ name: `${name}.png`, model: "reconstruct", companion: `${name}-depth.png`, label: `A ${name}, with depth` }));
 
 export class Capture {
   #picture = null;
   #map = null; // {blob, name, part, read}
 
-  /** onchange(reason): why it is not complete, or "". */
-  constructor(panel, onchange) {
-    this.onchange = onchange;
+  #sample = null;
+
+  /** block(reason): why it is not complete, or ""; onchange(sample or null): it is another one; onsample(): a sample is there. */
+  constructor(panel, models, { block, onchange, onsample }) {
+    Object.assign(this, { block, onchange });
+    this.part = partOf(models, "depth");
     this.preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen picture", hidden: true });
     this.depth = h("canvas", { class: "shown depth", role: "img", "aria-label": "Its depth, near bright and far dark", hidden: true });
     this.words = h("p", { class: "caption" });
@@ -43,18 +47,23 @@ export class Capture {
     this.long = long;
     this.camera = h("div", { class: "fields" }, camera, wide, long);
     this.scaled = field("Depth scale", this.scale, "values per metre of a 16-bit PNG; 1000: millimetres");
+    const input = pictureInput(panel, {
+      part: partOf(models, "image"),
+      samples: SAMPLES,
+      stage: h("figure", {}, h("div", { class: "pair" }, this.preview, this.depth), this.words),
+      block,
+      onpicture: (picture, sample) => this.#take(picture, sample),
+      onsample,
+      invitation: "A picture and its depth map",
+      accept: ",.npy",
+      others: (file) => this.#takeMap(file),
+    });
+    this.receive = input.receive;
+    this.filled = input.filled;
     this.element = h(
       "div",
       {},
-      pictureInput(panel, {
-        samples: SAMPLES,
-        stage: h("figure", {}, h("div", { class: "pair" }, this.preview, this.depth), this.words),
-        block: onchange,
-        onpicture: (picture, sample) => this.#take(picture, sample),
-        invitation: "A picture and its depth map",
-        accept: ",.npy",
-        others: (file) => this.#takeMap(file),
-      }),
+      input.element,
       h(
         "p",
         { class: "caption" },
@@ -83,27 +92,54 @@ export class Capture {
     };
   }
 
+  /** What a job was asked with before the page was loaded again. */
+  async restore([[, blob, name], [, map]], { fov, depth_scale: scale, ...focal }) {
+    if (fov) this.fov.value = fov;
+    if (scale) this.scale.value = scale;
+    if (focal.fx) this.long.closest(".fields").querySelectorAll("[type=radio]")[1].click();
+    for (const [option, input] of this.focal) input.value = focal[option] ?? "";
+    await this.#takeMap(map);
+    await this.#take({ blob, name, bitmap: await createImageBitmap(blob).catch(() => null) }, null);
+    this.filled();
+  }
+
   async #take(picture, sample) {
+    this.#forgetSample();
     this.#picture = picture;
     this.preview.hidden = picture.bitmap === null;
     if (picture.bitmap) show(this.preview, picture.bitmap);
     if (sample) {
-      this.fov.value = String(SAMPLE_FOV);
       await this.#takeMap(picture.companion);
+      this.#sample = sample;
+      this.fovBefore = this.fov.value;
+      this.fov.value = String(SAMPLE_FOV);
     }
+    this.onchange(sample);
     this.#tell();
   }
 
   async #takeMap(file) {
     if (!(await isMap(file))) return false;
+    if (file.size > this.part.max_bytes)
+      throw new Refusal(`${file.name} has ${bytes(file.size)}; this service takes at most ${bytes(this.part.max_bytes)}.`);
+    this.#forgetSample();
     const read = await readMap(file);
     this.#map = { blob: file, name: file.name, part: read?.part ?? "depth", read };
     this.depth.hidden = read === null;
     this.range = read && showMap(this.depth, read);
     this.camera.hidden = this.#map.part === "points";
     this.scaled.hidden = file.name.endsWith(".npy");
+    this.onchange(null);
     this.#tell();
     return true;
+  }
+
+  /** What a sample brought with it goes with it: its map and its field of view. */
+  #forgetSample() {
+    if (!this.#sample) return;
+    this.#sample = this.#picture = this.#map = null;
+    this.preview.hidden = this.depth.hidden = true;
+    this.fov.value = this.fovBefore;
   }
 
   #tell() {
@@ -115,11 +151,11 @@ export class Capture {
     ]
       .filter(Boolean)
       .join("; ");
-    this.onchange(this.#missing());
+    this.block(this.#missing());
   }
 
   #missing() {
-    if (!this.#picture && !this.#map) return "Choose a picture with its depth map, or one of the samples.";
+    if (!this.#picture && !this.#map) return "Choose a picture with its depth map, or run one of the samples.";
     if (!this.#picture) return "Choose the picture of this depth map.";
     if (!this.#map) return "Choose the depth map of this picture.";
     if (this.#map.part === "depth" && !this.long.hidden && !this.focal[0][1].value) return "Tell fx, the focal length.";

@@ -1,15 +1,17 @@
 // Classify: a picture, its labels as bars, and which of its tokens were merged.
 
 import { getJson } from "../api.js";
-import { field, h, percent, save, select } from "../dom.js";
-import { pictureInput, show } from "../picture.js";
+import { field, h, percent, save, seconds, select } from "../dom.js";
+import { partOf, pictureInput, show } from "../picture.js";
 import { callsOf, report } from "../report.js";
 import { Runner } from "../runner.js";
-import { modelSelect, workbench } from "../workbench.js";
+import { ModelChoice, workbench } from "../workbench.js";
+import { comparison } from "./comparison.js";
 import { mergedView } from "./merged.js";
 
 const SAMPLES = ["brazil", "kenya", "seychelles", "nepal", "chad"].map((name) => ({
   name: `${name}.png`,
+  model: "flags",
   label: `Flag of ${name[0].toUpperCase()}${name.slice(1)}`,
 }));
 
@@ -19,7 +21,7 @@ export function mount(panel, models) {
 
   const preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen picture", hidden: true });
   const name = h("p", { class: "caption" });
-  const model = modelSelect(models, fit);
+  const model = new ModelChoice(models, fit);
   const topK = h("input", { type: "number", min: 1, value: "5", inputMode: "numeric" });
   const merge = select([], "");
   const compare = h("input", { type: "checkbox" });
@@ -35,30 +37,30 @@ export function mount(panel, models) {
     h("p", { class: "hint" }, "The labels appear here, with the tokens that were merged on the way."),
   );
 
-  const runner = new Runner(work);
-  runner.block("Choose a picture, or one of the samples.");
+  const runner = new Runner("classify", work);
+  runner.block("Choose a picture, or run one of the samples.");
+  const input = pictureInput(panel, {
+    part: partOf(models, "image"),
+    samples: SAMPLES,
+    stage: h("figure", {}, preview, name),
+    block: (reason) => runner.block(reason),
+    onpicture: choose,
+    onsample: () => runner.runAnew(),
+    invitation: "A picture to classify",
+  });
+  runner.take = input.receive;
   workbench(panel, {
-    input: pictureInput(panel, {
-      samples: SAMPLES,
-      stage: h("figure", {}, preview, name),
-      block: (reason) => runner.block(reason),
-      onpicture: choose,
-      invitation: "A picture to classify",
-    }),
+    input: input.element,
     result,
-    settings: h("div", { class: "fields" }, field("Model", model), field("Labels", topK), merging),
+    settings: h("div", { class: "fields" }, model.element, field("Labels", topK), merging),
     runner,
   });
   fit();
   return runner;
 
-  function chosen() {
-    return models.find((one) => `${one.name}@${one.version}` === model.value);
-  }
-
   /** The controls that the chosen model understands. */
   function fit() {
-    const { ladder, default_rung: rung, labels } = chosen();
+    const { ladder, default_rung: rung, labels } = model.chosen;
     topK.max = labels;
     if (Number(topK.value) > labels) topK.value = labels;
     merging.hidden = ladder.length === 0;
@@ -66,8 +68,10 @@ export function mount(panel, models) {
     merge.value = rung ?? "off";
   }
 
-  function choose(given) {
+  function choose(given, sample) {
+    if (sample) model.take(sample.model);
     picture = given;
+    runner.changed();
     preview.hidden = given.bitmap === null;
     if (given.bitmap) show(preview, given.bitmap);
     name.textContent = given.bitmap
@@ -77,13 +81,17 @@ export function mount(panel, models) {
   }
 
   async function work(session) {
-    const sent = { picture, options: options(merging.hidden ? {} : { merge: merge.value, trace: true }) };
-    const answer = await session.ask("v1/classify", form(sent));
+    const parts = [["image", picture.blob, picture.name]];
+    const sent = { picture, parts, options: options(merging.hidden ? {} : { merge: merge.value, trace: true }) };
+    const answer = await session.ask("v1/classify", sent);
     const plainly = !merging.hidden && compare.checked && merge.value !== "off";
     const off = options({ merge: "off", trace: true }); // a trace is run by PyTorch: both are, or their times would not compare
-    const plain = plainly ? await session.ask("v1/classify", form({ picture: sent.picture, options: off })) : null;
-    const spec = await specOf(model.value);
-    result.replaceChildren(...answers(answer, plain, sent, spec));
+    const plain = plainly ? await session.ask("v1/classify", { ...sent, options: off }) : null;
+    const compared = plainly ? await comparison(session, sent) : null;
+    const spec = await specOf(sent.options.model);
+    result.replaceChildren(...answers(answer, plain, compared, sent, spec));
+    session.shows(sent.picture.name);
+    if (picture !== sent.picture) runner.changed();
   }
 
   function options(more) {
@@ -96,31 +104,25 @@ export function mount(panel, models) {
   }
 }
 
-function form({ picture, options }) {
-  const form = new FormData();
-  form.append("image", picture.blob, picture.name);
-  for (const [name, value] of Object.entries(options)) form.append(name, value);
-  return form;
-}
-
 function described({ name, throughput }) {
   return throughput ? `${name}: up to ${throughput.toFixed(2)}× as fast` : name;
 }
 
-function answers(answer, plain, { picture, options }, spec) {
+function answers(answer, plain, compared, { picture, options }, spec) {
   const { trace, ...calls } = options;
   const columns = [column(plain ? titleOf(answer) : null, answer), plain && column("Merging off", plain)].filter(Boolean);
   const merging = answer.results[0].merging;
-  const seen = merging.trace && picture.bitmap ? mergedView(picture.bitmap, merging, spec.preprocess) : null;
+  const seen = merging?.trace && picture.bitmap ? mergedView(picture.bitmap, merging, spec.preprocess) : null;
   const json = () => save(new Blob([JSON.stringify(answer, null, 2)], { type: "application/json" }), "labels.json");
   const show = "print(result.label, result.score)";
   return [
     h("div", { class: "columns" }, columns),
+    compared,
     seen,
     report(answer, callsOf("classify", { image: picture.name }, calls, { curlOnly: trace ? { trace } : {}, python: show }), [
       ["Download JSON", json],
     ]),
-  ];
+  ].filter(Boolean);
 }
 
 /** Decoration: label and score say the same. */
@@ -138,6 +140,6 @@ function column(title, answer) {
   const bars = answer.results[0].predictions.map(({ label, score }) =>
     h("li", {}, h("span", { class: "label" }, label), h("span", { class: "score" }, percent(score)), bar(score)),
   );
-  const timing = title ? h("p", { class: "caption" }, `model ${answer.timing.inference_ms.toFixed(1)} ms`) : null;
+  const timing = title ? h("p", { class: "caption" }, `model ${seconds(answer.timing.inference_ms)}, this picture alone`) : null;
   return h("div", {}, title ? h("h3", {}, title) : null, h("ol", { class: "bars" }, bars), timing);
 }

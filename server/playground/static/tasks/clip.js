@@ -34,6 +34,7 @@ export class Clip {
   /** ontime(seconds): another frame is shown. people(): those to draw; least(): the least score of labels. */
   constructor({ ontime, people, least }) {
     Object.assign(this, { ontime, people, least });
+    this.file = null;
     this.size = [16, 9];
     this.frame_s = FRAME_S;
     this.duration = 0;
@@ -56,12 +57,25 @@ export class Clip {
     this.#follow();
   }
 
+  /** {width, height, duration} of a clip; null where this browser cannot play it. */
+  static async factsOf(file) {
+    const video = h("video", { preload: "metadata", muted: true });
+    const known = await new Promise((resolve) => {
+      video.onloadedmetadata = () => resolve(video.videoWidth > 0);
+      video.onerror = () => resolve(false);
+      video.src = URL.createObjectURL(file);
+    });
+    URL.revokeObjectURL(video.src);
+    return known ? { width: video.videoWidth, height: video.videoHeight, duration: video.duration } : null;
+  }
+
   get time() {
     return this.#time;
   }
 
   /** Resolves with whether this browser can play it. */
   async load(file) {
+    this.file = file;
     URL.revokeObjectURL(this.#url);
     this.#url = URL.createObjectURL(file);
     this.#time = 0;

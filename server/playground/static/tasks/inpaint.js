@@ -1,15 +1,17 @@
 // Inpaint: a picture, a painted mask, and the hole filled step by step.
 
 import { field, fromBase64, h, save, select } from "../dom.js";
-import { pictureInput } from "../picture.js";
+import { Refusal } from "../file_kinds.js";
+import { partOf, pictureInput } from "../picture.js";
 import { callsOf, report } from "../report.js";
 import { Runner } from "../runner.js";
-import { modelSelect, workbench } from "../workbench.js";
+import { ModelChoice, workbench } from "../workbench.js";
 import { Frames } from "./frames.js";
 import { MaskPainter } from "./mask_painter.js";
 
 const SAMPLES = ["daisy", "ladybug", "padlock", "umbrella"].map((name) => ({
   name: `${name}.png`,
+  model: "inpaint",
   companion: `${name}-mask.png`,
   label: `Drawing of a ${name}, with a hole`,
 }));
@@ -31,7 +33,7 @@ function how(answer) {
 
 export function mount(panel, models) {
   let picture = null;
-  const model = modelSelect(models);
+  const model = new ModelChoice(models);
   const preset = select(PRESETS, "");
   const steps = h("input", { type: "number", min: 1, max: 1000, placeholder: "the preset's", inputMode: "numeric" });
   const seed = h("input", { type: "number", min: 0, step: 1, placeholder: "drawn", inputMode: "numeric" });
@@ -45,29 +47,31 @@ export function mount(panel, models) {
     },
     "⚄",
   );
-  const painter = new MaskPainter((count) => runner.block(count ? "" : "Paint what is to be filled."));
+  const painter = new MaskPainter((count) => {
+    runner.changed();
+    runner.block(count ? "" : "Paint what is to be filled.");
+  });
   const frames = new Frames();
   const below = h("div");
-  const runner = new Runner(work, (words) => frames.stopped(words));
-  runner.block("Choose a picture, or one of the samples.");
+  const runner = new Runner("inpaint", work, { onstop: (words) => frames.stopped(words), restore });
+  runner.block("Choose a picture, or run one of the samples.");
+  const input = pictureInput(panel, {
+    part: partOf(models, "image"),
+    samples: SAMPLES,
+    stage: painter.stage,
+    block: (reason) => runner.block(reason),
+    onpicture: choose,
+    onsample: () => runner.runAnew(),
+    invitation: "A picture to fill",
+  });
+  runner.take = input.receive;
   workbench(panel, {
-    input: h(
-      "div",
-      {},
-      pictureInput(panel, {
-        samples: SAMPLES,
-        stage: painter.stage,
-        block: (reason) => runner.block(reason),
-        onpicture: choose,
-        invitation: "A picture to fill",
-      }),
-      painter.tools,
-    ),
+    input: h("div", {}, input.element, painter.tools),
     result: h("div", { class: "answers" }, frames.element, below),
     settings: h(
       "div",
       { class: "fields" },
-      field("Model", model),
+      model.element,
       field("Preset", preset),
       field("Steps", steps),
       h("div", { class: "with" }, field("Seed", seed), draw),
@@ -76,33 +80,36 @@ export function mount(panel, models) {
   });
   return runner;
 
-  async function choose(given) {
-    if (given.bitmap === null) {
-      runner.block(`This browser cannot show ${given.name}, so nothing can be painted on it. Choose a PNG, JPEG or WebP.`);
-      return;
-    }
+  async function choose(given, sample) {
+    if (given.bitmap === null)
+      throw new Refusal(`This browser cannot show ${given.name}, so nothing can be painted on it. Choose a PNG, JPEG or WebP.`);
+    if (sample) model.take(sample.model);
     picture = given;
-    frames.clear();
-    below.replaceChildren();
     await painter.set(given.bitmap, given.companion);
   }
 
+  /** What a job was asked with before the page was loaded again. */
+  async function restore({ parts: [[, blob, name], [, mask]], options }) {
+    model.take(options.model);
+    await choose({ blob, name, bitmap: await createImageBitmap(blob), companion: mask });
+    input.filled();
+  }
+
   async function work(session) {
-    const mask = await painter.mask.toPng();
-    const options = { model: model.value };
-    if (preset.value) options.preset = preset.value;
-    if (steps.value) options.steps = Number(steps.value);
-    if (seed.value) options.seed = Number(seed.value);
-    const sent = picture;
-    frames.begin(sent.bitmap);
+    const sent = session.sent ?? (await asked());
+    const [[, , name], [, mask]] = sent.parts;
+    session.shows(name);
     below.replaceChildren();
-    const answer = await session.ask("v1/inpaint", form(sent, mask, options), ({ step, image }) =>
-      frames.preview(step, fromBase64(image, "image/png")),
+    if (mask) frames.begin(picture.bitmap, painter.mask);
+    else frames.clear(); // the page was loaded again, and the picture was too large to keep
+    const { job, answer } = await session.askLater("v1/inpaint", sent, ({ step, box, image }) =>
+      frames.preview(step, box, fromBase64(image, "image/png")),
     );
+    job.forget();
     const filled = fromBase64(answer.results[0].image, "image/png");
-    options.seed = answer.results[0].seed;
+    const options = { ...sent.options, seed: answer.results[0].seed };
     frames.done(filled, answer.steps);
-    const calls = callsOf("inpaint", { image: sent.name, mask: "mask.png" }, options, {
+    const calls = callsOf("inpaint", { image: name, mask: "mask.png" }, options, {
       output: "filled.png",
       python: 'result.save("filled.png")',
     });
@@ -111,20 +118,23 @@ export function mount(panel, models) {
       { class: "caption" },
       `${answer.masked_pixels.toLocaleString("en")} pixels filled, seed ${options.seed}, ${how(answer)}`,
     );
-    below.replaceChildren(
-      facts,
-      report(answer, calls, [
-        ["Download PNG", () => save(filled, "filled.png")],
-        ["Download mask", () => save(mask, "mask.png")],
-      ]),
-    );
+    const downloads = [["Download PNG", () => save(filled, "filled.png")]];
+    if (mask) downloads.push(["Download mask", () => save(mask, "mask.png")]);
+    below.replaceChildren(facts, report(answer, calls, downloads));
   }
-}
 
-function form(picture, mask, options) {
-  const form = new FormData();
-  form.append("image", picture.blob, picture.name);
-  form.append("mask", mask, "mask.png");
-  for (const [name, value] of Object.entries(options)) form.append(name, value);
-  return form;
+  async function asked() {
+    const options = { model: model.value };
+    if (preset.value) options.preset = preset.value;
+    if (steps.value) options.steps = Number(steps.value);
+    if (seed.value) options.seed = Number(seed.value);
+    const mask = await painter.mask.toPng();
+    return {
+      parts: [
+        ["image", picture.blob, picture.name],
+        ["mask", mask, "mask.png"],
+      ],
+      options,
+    };
+  }
 }

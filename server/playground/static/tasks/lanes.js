@@ -1,7 +1,7 @@
 // A lane for each person below the clip: what they do when, and a line where the clip is.
 
 import { h, percent } from "../dom.js";
-import { colourOf, labelsAt, placeAt, segments } from "./people.js";
+import { colourOf, isJudged, labelsAt, placeAt, segments, unjudged } from "./people.js";
 
 const FAINTEST = 0.25; // opacity of a score of 0
 
@@ -9,6 +9,7 @@ export class Lanes {
   #only = null; // the person that is shown alone
   #people = [];
   #duration = 1;
+  #running = false;
 
   /** onseek(seconds); onchange(): other people or scores are to be shown. */
   constructor({ onseek, onchange }) {
@@ -25,6 +26,17 @@ export class Lanes {
       h("h3", {}, "Now"),
       this.now,
     );
+  }
+
+  /** From now on seconds are judged one after the other. */
+  begin() {
+    this.#running = true;
+  }
+
+  /** No more seconds are judged. */
+  ended() {
+    this.#running = false;
+    this.#change();
   }
 
   get least() {
@@ -54,10 +66,16 @@ export class Lanes {
     this.now.replaceChildren(
       ...this.shown(this.#people).map((person) => {
         const labels = labelsAt(person, time, this.least).map(({ label, score }) => `${label} ${percent(score)}`);
-        const nothing = placeAt(person, time) ? "nothing above the minimum score" : "not seen";
+        const nothing = this.#silence(person, time);
         return h("li", {}, dot(person.person), h("span", {}, `Person ${person.person}: ${labels.join(", ") || nothing}`));
       }),
     );
+  }
+
+  /** Why no label is told of somebody. */
+  #silence(person, time) {
+    if (isJudged(person, time)) return placeAt(person, time) ? "nothing above the minimum score" : "not seen";
+    return this.#running ? "not judged yet" : placeAt(person, time) ? "not judged" : "not seen";
   }
 
   #lane(person) {
@@ -75,6 +93,12 @@ export class Lanes {
       `Person ${number}`,
     );
     const track = h("div", { class: "track" }, h("i", { class: "here", "aria-hidden": "true" }));
+    for (const [from, to] of unjudged(person, this.#duration, this.#running)) {
+      const hatch = h("i", { class: "hatched", title: this.#running ? "not judged yet" : "not judged" });
+      hatch.style.left = `${(100 * from) / this.#duration}%`;
+      hatch.style.width = `${(100 * (to - from)) / this.#duration}%`;
+      track.append(hatch);
+    }
     for (const segment of segments(person, this.least)) {
       const strip = h("i", { class: "strip" });
       strip.style.background = colourOf(number);

@@ -48,8 +48,28 @@ export function placeAt({ boxes, poses }, time) {
 
 /** Labels of somebody at a time, best first, of at least this score; the best of an unsure second says so. */
 export function labelsAt({ actions }, time, least) {
-  const second = actions.find(({ start_s: start, end_s: end }) => start <= time && time < end);
+  const second = judgedAt({ actions }, time);
   return (second?.labels ?? []).filter(({ score }) => score >= least).map((one, rank) => ({ ...one, label: rank ? one.label : named(second) }));
+}
+
+const judgedAt = ({ actions }, time) => actions.find(({ start_s: start, end_s: end }) => start <= time && time < end);
+
+/** Whether something is known of what somebody does at a time, were it that no label fits. */
+export const isJudged = (person, time) => judgedAt(person, time) !== undefined;
+
+/**
+ * Times of which nothing is known, as [from, to]: all that is not judged while more is to come, afterwards what was seen and not judged.
+ * duration: of the clip, in seconds.
+ */
+export function unjudged({ boxes, actions }, duration, running) {
+  const [first, last] = running ? [0, duration] : [boxes[0]?.[0] ?? 0, boxes.at(-1)?.[0] ?? 0];
+  const gaps = [];
+  let from = first;
+  for (const { start_s: start, end_s: end } of [...actions, { start_s: last, end_s: last }]) {
+    if (start - from > NEAR_S) gaps.push([from, Math.min(start, last)]);
+    from = Math.max(from, end);
+  }
+  return gaps;
 }
 
 /** Seconds one after the other with the same best label: [{start, end, label, score}], score their mean. */

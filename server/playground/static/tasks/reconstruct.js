@@ -3,7 +3,7 @@
 import { field, fromBase64, h, save, select } from "../dom.js";
 import { callsOf, report } from "../report.js";
 import { Runner } from "../runner.js";
-import { modelSelect, workbench } from "../workbench.js";
+import { ModelChoice, workbench } from "../workbench.js";
 import { Capture } from "./capture.js";
 import { ShapeView } from "./shape_view.js";
 
@@ -14,9 +14,17 @@ export function mount(panel, models) {
   let job = null; // whose files are shown
   const view = new ShapeView();
   const below = h("div");
-  const runner = new Runner(work, (words) => view.stopped(words));
-  const capture = new Capture(panel, (reason) => runner.block(reason));
-  const model = modelSelect(models);
+  const runner = new Runner("reconstruct", work, { onstop: (words) => view.stopped(words), restore });
+  const model = new ModelChoice(models);
+  const capture = new Capture(panel, models, {
+    block: (reason) => runner.block(reason),
+    onchange: (sample) => {
+      if (sample) model.take(sample.model);
+      runner.changed();
+    },
+    onsample: () => runner.runAnew(),
+  });
+  runner.take = capture.receive;
   const spacing = h("input", { type: "number", min: 0.01, step: "any", placeholder: "the bundle's", inputMode: "decimal" });
   const threshold = h("input", { type: "number", min: 0.01, max: 0.99, step: 0.01, value: "0.1", inputMode: "decimal" });
   const mode = select(
@@ -32,7 +40,7 @@ export function mount(panel, models) {
     settings: h(
       "div",
       { class: "fields" },
-      field("Model", model),
+      model.element,
       field("Spacing", spacing, "between cells, in units of the seen points' spread"),
       field("Threshold", threshold, "probability of an occupied cell"),
       field("Mode", mode),
@@ -41,18 +49,30 @@ export function mount(panel, models) {
   });
   return runner;
 
-  async function work(session) {
-    const parts = capture.parts;
+  /** What a job was asked with before the page was loaded again. */
+  function restore({ parts, options }) {
+    model.take(options.model);
+    return capture.restore(parts, options);
+  }
+
+  function asked() {
     const options = { model: model.value, ...capture.options, threshold: Number(threshold.value), mode: mode.value };
     if (spacing.value) options.spacing = Number(spacing.value);
+    return { parts: capture.parts, options };
+  }
+
+  async function work(session) {
+    const sent = session.sent ?? asked();
+    const { parts, options } = sent;
     job?.forget();
     job = null;
     below.replaceChildren();
     view.clear();
+    session.shows(parts[0][2]);
     const preview = ({ level, points }) => view.level(fromBase64(points, PLY), (count) => `Level ${level}: ${count} points shown`);
-    const asked = await session.askLater("v1/reconstruct", form(parts, options), preview);
-    const { answer } = asked;
-    job = asked.job;
+    const followed = await session.askLater("v1/reconstruct", sent, preview);
+    const { answer } = followed;
+    job = followed.job;
     const glb = fromBase64(answer.file, GLB);
     const ply = await job.file(PLY);
     if (answer.points) await view.whole(glb, ply, () => describe(answer));
@@ -82,11 +102,4 @@ function flags({ fx, fy, cx, cy, ...others }) {
   if (fx === undefined) return others;
   const middle = cx === undefined || cy === undefined ? [] : [cx, cy];
   return { ...others, intrinsics: [fx, fy ?? fx, ...middle].join(",") };
-}
-
-function form(parts, options) {
-  const form = new FormData();
-  for (const [part, blob, name] of parts) form.append(part, blob, name);
-  for (const [name, value] of Object.entries(options)) form.append(name, value);
-  return form;
 }
