@@ -2,4 +2,5 @@
 -- Nobody waits for these jobs any more. ARGV: job ids.
 
 for _, id in ipairs(ARGV) do call_off(id) end
+write_counts()
 return redis.status_reply('OK')

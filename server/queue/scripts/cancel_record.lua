@@ -8,6 +8,7 @@ if not record then return {epoch, 'unknown'} end
 if is_open(record) then
   tell(id, 'cancelled', '{}')
   close(id, record, 'cancelled', now_ms())
+  write_counts()
   return {epoch, 'cancelled'}
 end
 drop_results(id, record)

@@ -36,4 +36,5 @@ while at <= #ARGV do
   local status = admit(jobs, request.again == '1')
   statuses[#statuses + 1] = status == 'ok' and status .. ahead or status
 end
+write_counts()
 return {all.items, all.bytes, statuses}

@@ -65,4 +65,5 @@ local added = to_table(redis.call('XINFO', 'STREAM', stream))['entries-added']
 if added then redis.call('HSET', key, 'ordinal', added - #jobs + 1) end
 redis.call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = nbytes, bound = bound}))
 tell(id, 'queued', cjson.encode({place = place}))
+write_counts()
 return {'ok', id}

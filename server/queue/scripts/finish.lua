@@ -62,6 +62,7 @@ while at <= #ARGV do
   end
 end
 
+write_counts()
 for gateway, replies in pairs(outgoing) do send(gateway, replies) end
 
 -- One write here; whoever reads the statistics, and each worker once a second, adds it up (see parts/counting.lua).

@@ -52,6 +52,8 @@ for _, stream in ipairs(redis.call('SUNION', 'queues', 'streams')) do
   end
 end
 
+write_counts()
+
 -- Whether a record still needs what it keeps beside the queue: it queues the job again if Redis lost it.
 local function is_kept(job_id)
   local record = record_of(job_id)

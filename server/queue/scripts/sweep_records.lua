@@ -40,5 +40,6 @@ for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
   local record = record_at(id)
   if record and is_open(record) then mend(id, record) else redis.call('ZREM', OPEN, member) end
 end
+write_counts()
 kept(now)
 return touched

@@ -11,10 +11,14 @@ local function holding_of(job_id)
   return owner and {owner = owner, work = tonumber(work), bytes = tonumber(bytes), last = last == '1'} or nil
 end
 
--- The sums of one owner, all of them 0 where it holds nothing.
+local looked_at, more = {}, {['queue:bytes'] = 0, ['queue:work'] = 0}  -- by this script: owners' sums, and what comes to those of all
+
+-- The sums of one owner as this script leaves them, all of them 0 where it holds nothing.
 local function owned(owner)
+  if looked_at[owner] then return looked_at[owner] end
   local sums, numbers = {}, string.gmatch(redis.call('HGET', OWNERS, owner) or '', '%d+')
   for _, name in ipairs(OWNED) do sums[name] = tonumber(numbers() or '0') end
+  looked_at[owner] = sums
   return sums
 end
 
@@ -34,13 +38,21 @@ local function add_to(sums, holding, by)
 end
 
 local function count(holding, by)
-  for key, amount in pairs({['queue:bytes'] = holding.bytes, ['queue:work'] = holding.work}) do
-    if redis.call('INCRBY', key, string.format('%d', by * amount)) < 0 then redis.call('SET', key, 0) end
-  end
+  more['queue:bytes'], more['queue:work'] = more['queue:bytes'] + by * holding.bytes, more['queue:work'] + by * holding.work
   if holding.owner == NOBODY then return end
   local sums = owned(holding.owner)
   add_to(sums, holding, by)
-  set_owned(holding.owner, sums)
+  sums.changed = true
+end
+
+-- The end of every script that queues or ends jobs: it writes once what they come to.
+local function write_counts()
+  for key, amount in pairs(more) do
+    if amount ~= 0 and redis.call('INCRBY', key, string.format('%d', amount)) < 0 then redis.call('SET', key, 0) end
+  end
+  for owner, sums in pairs(looked_at) do
+    if sums.changed then set_owned(owner, sums) end
+  end
 end
 
 -- What stands in `job:<id>` behind the job's place.
