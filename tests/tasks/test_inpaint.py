@@ -506,3 +506,11 @@ def test_what_is_copied_from_is_bounded_and_of_the_image_s_own_scale() -> None:
 
 def test_copied_patches_share_no_batch_with_steps_of_the_network() -> None:
     assert TASK.bucket_of(plan(), SPEC, {"pixels"}) == TASK.bucket(plan(), SPEC) != TASK.bucket_of(plan(), SPEC, {"pixels", "detail"})
+
+
+def test_the_steps_of_a_job_are_those_of_all_samples_in_all_windows() -> None:
+    asked = plan(steps=3, samples=2, size="tile", sampler="ddim")
+    image, mask = encoded(noise(60, 200)), encoded(white(60, 200, (2, 2, 196, 56)))
+    [arrays] = Inpaint().prepare({"image": image, "mask": mask}, asked, SPEC, Decoder(1_000_000))
+    assert len(arrays["windows"]) > 1
+    assert Inpaint().steps(asked, arrays) == 3 * 2 * len(arrays["windows"])
