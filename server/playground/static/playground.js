@@ -58,7 +58,10 @@ function tell(kind, text) {
 }
 
 function wait(models, folders) {
-  document.getElementById("waiting")?.remove();
+  const shown = document.getElementById("waiting");
+  const news = JSON.stringify([models, folders]);
+  if (!open.size && shown?.dataset.of === news) return; // the reader may be copying from it
+  shown?.remove();
   if (open.size) return;
   const states = models.map((model) =>
     h("li", {}, `${model.name}@${model.version}: ${model.state}${model.reason ? `, ${model.reason}` : ""}`),
@@ -66,7 +69,7 @@ function wait(models, folders) {
   main.append(
     h(
       "div",
-      { id: "waiting", class: "hint" },
+      { id: "waiting", class: "hint", "data-of": news },
       h("p", {}, "No ready bundle serves a task that this page knows. It looks again every few seconds."),
       states.length ? h("ul", {}, states) : emptyFolders(folders),
     ),
