@@ -57,6 +57,7 @@ SECONDS: dict[str, float] = {
     "tests/training/test_loop.py": 12,
     "tests/training/test_make.py": 12,
     "tests/training/test_own_folder.py": 12,
+    "tests/models/mcc/test_guessing.py": 15,
     "tests/models/mcc/test_mcc_flood.py": 10,
     "tests/models/pairs/test_maws.py": 10,
     "tests/models/published/test_published.py": 10,

@@ -17,6 +17,7 @@ from models.bundle import Space
 from models.mcc.front import Front
 from opsin import Client
 from opsin.turntable import from_camera
+from server.media import fronts
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.tasks.options import InvalidOption
@@ -162,3 +163,17 @@ def test_what_is_kept_of_a_large_photograph_is_small(tmp_path: Any) -> None:
         assert photograph.format == "JPEG" and photograph.size == made["front_depth"].shape[::-1]
     bounds = [task.result_bound(plan, spec, sizes) for sizes in (task.sizes(made), {**task.sizes(made), "front": 0})]
     assert bounds[0] - bounds[1] == made["front"].nbytes
+
+
+def test_holes_that_a_sensor_leaves_are_the_objects_and_those_that_somebody_drew_are_not(tmp_path: Any) -> None:
+    task, spec = Reconstruct(), write_shell(tmp_path, space=Space(spacing=SPACING, reach=0.2, margin=4)).spec
+    gap = depth().copy()
+    gap[22:26, 30:36] = 0
+    drawn = png(np.where(gap > 0, 255, 0).astype(np.uint8))
+    plan = task.plan(ReconstructOptions(fov=FOV), spec)
+    for parts_sent, filled in (({}, True), ({"mask": drawn}, False)):
+        [made] = task.prepare({"image": CAPTURE["image"], "depth": npy(gap), **parts_sent}, plan, spec, Decoder(50_000_000))
+        front = fronts.of(made)
+        assert front is not None and not front.seen.all()
+        silhouette = (depth() > 0)[(depth() > 0).any(axis=1)][:, (depth() > 0).any(axis=0)]
+        assert (front.mask == (silhouette if filled else silhouette & np.isfinite(front.depth))).all()
