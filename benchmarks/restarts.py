@@ -70,36 +70,43 @@ def main() -> int:
     arguments = parser.parse_args()
 
     here = machine.describe()
-    print("\n".join(here.lines()))
+    print("\n".join(here.lines()), flush=True)
+    rounds = {"classify": arguments.rounds, **dict.fromkeys(("inpaint", "reconstruct", "actions"), arguments.others)}
+    tasks: dict[str, dict[str, list[float]]] = {}
     with TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         with service(arguments.bundles, cache) as (url, supervisor), Client(url, timeout=START_SECONDS) as client:
-            rounds = {"classify": arguments.rounds, **dict.fromkeys(("inpaint", "reconstruct", "actions"), arguments.others)}
-            tasks = {task: measure(client, supervisor, asks()[task], count) for task, count in rounds.items()}
+            for task, count in rounds.items():
+                tasks[task] = measure(client, supervisor, asks()[task], count)
+                _tell(task, tasks[task])
             _settle(supervisor)
             answers = asyncio.run(killed_under_load(url, PICTURE.read_bytes(), _worker(supervisor)))
+        refused, longest = sum(status != 200 for *_, status in answers), max(seconds for _, seconds, _ in answers)
+        print(
+            f"{len(answers)} requests at {RATE:g}/s, the worker killed among them: {refused} refused or lost, longest {longest:.2f} s",
+            flush=True,
+        )
         starts = [
             {name: first_answer(arguments.bundles, where) for name, where in (("empty", Path(folder) / str(number)), ("filled", cache))}
             for number in range(arguments.starts)
         ]
-    imports = [bare for task in tasks.values() for bare in task["bare_import_s"]]
-    print(f"bare import of torch   {_seconds(imports)}")
-    for task, read in tasks.items():
-        beyond = [again - usual - bare for again, usual, bare in zip(read["again_s"], read["usual_s"], read["bare_import_s"], strict=True)]
-        print(
-            f"{task:<12} kill -9 to the answer {_seconds(read['again_s'])}; of a running worker {_seconds(read['usual_s'])}; "
-            f"beyond it and the bare import {median(beyond):+.2f} s (allowed: {ALLOWANCE[task]} s)"
-        )
     empty, filled = ([start[name] for start in starts] for name in ("empty", "filled"))
     print(f"start to the first classification: filled cache {_seconds(filled)}; empty cache {_seconds(empty)}", end="; ")
     print(f"difference {median(empty) - median(filled):+.2f} s (allowed: {FIRST_ALLOWANCE} s)")
-    refused, longest = sum(status != 200 for *_, status in answers), max(seconds for _, seconds, _ in answers)
-    print(f"{len(answers)} requests at {RATE:g}/s, the worker killed among them: {refused} refused or lost, longest {longest:.2f} s")
     if arguments.json:
         killed = {"at_s": BEFORE_SECONDS, "rate": RATE, "answers": answers}
         figures: dict[str, Any] = machine.of_this_run(here, parser.prog) | {"tasks": tasks, "starts_s": starts, "killed": killed}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
+
+
+def _tell(task: str, read: Mapping[str, list[float]]) -> None:
+    beyond = [again - usual - bare for again, usual, bare in zip(read["again_s"], read["usual_s"], read["bare_import_s"], strict=True)]
+    print(
+        f"{task:<12} kill -9 to the answer {_seconds(read['again_s'])}; running worker {_seconds(read['usual_s'])}; bare import of torch "
+        f"{_seconds(read['bare_import_s'])}; beyond both {median(beyond):+.2f} s (allowed: {ALLOWANCE[task]} s)",
+        flush=True,
+    )
 
 
 def asks() -> Mapping[str, Ask]:
