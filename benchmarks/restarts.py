@@ -77,6 +77,8 @@ def main() -> int:
         cache = Path(folder) / "cache"
         with service(arguments.bundles, cache) as (url, supervisor), Client(url, timeout=START_SECONDS) as client:
             for task, count in rounds.items():
+                if not count:
+                    continue
                 tasks[task] = measure(client, supervisor, asks()[task], count)
                 _tell(task, tasks[task])
             _settle(supervisor)
@@ -90,9 +92,10 @@ def main() -> int:
             {name: first_answer(arguments.bundles, where) for name, where in (("empty", Path(folder) / str(number)), ("filled", cache))}
             for number in range(arguments.starts)
         ]
-    empty, filled = ([start[name] for start in starts] for name in ("empty", "filled"))
-    print(f"start to the first classification: filled cache {_seconds(filled)}; empty cache {_seconds(empty)}", end="; ")
-    print(f"difference {median(empty) - median(filled):+.2f} s (allowed: {FIRST_ALLOWANCE} s)")
+    if starts:
+        empty, filled = ([start[name] for start in starts] for name in ("empty", "filled"))
+        print(f"start to the first classification: filled cache {_seconds(filled)}; empty cache {_seconds(empty)}", end="; ")
+        print(f"difference {median(empty) - median(filled):+.2f} s (allowed: {FIRST_ALLOWANCE} s)")
     if arguments.json:
         killed = {"at_s": BEFORE_SECONDS, "rate": RATE, "answers": answers}
         figures: dict[str, Any] = machine.of_this_run(here, parser.prog) | {"tasks": tasks, "starts_s": starts, "killed": killed}
