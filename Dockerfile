@@ -42,9 +42,11 @@ RUN if python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec(
       apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
     fi
 COPY . .
+# A volume that is mounted there for the first time takes its owner over.
+RUN install --directory --owner opsin /cache
 USER opsin
 # Prometheus comes from another container.
-ENV OPSIN_METRICS_HOST=0.0.0.0 OPSIN_BUNDLES=/bundles
+ENV OPSIN_METRICS_HOST=0.0.0.0 OPSIN_BUNDLES=/bundles OPSIN_CACHE=/cache
 EXPOSE 9101
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9101/metrics', timeout=4)"]

@@ -7,6 +7,9 @@ import argparse
 
 from opsin import Client, OpsinError
 
+MODEL = "flags"
+"""A starter whose tokens merge."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -37,7 +40,7 @@ def front_end(client):
 
 def labels(client, image, merge):
     """Image uint8 (H, W, 3) → scores by label, and a line about tokens and time."""
-    found = client.classify(image, merge=merge)
+    found = client.classify(image, model=MODEL, merge=merge)
     merging, timing = found.merging, found.timing
     words = (
         f"{merging.tokens_in} → {merging.tokens_out} tokens, {timing.inference_ms:.1f} ms in the network, {timing.total_ms:.1f} ms in all"
@@ -46,7 +49,7 @@ def labels(client, image, merge):
 
 
 def rungs(client):
-    model = next(model for model in client.models() if model.task == "classify" and model.details["default"])
+    model = client.model(MODEL)
     return ["off", *(rung["name"] for rung in model.details["ladder"])]
 
 

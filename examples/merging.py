@@ -12,11 +12,11 @@ def main() -> None:
     parser.add_argument("--url")
     asked = parser.parse_args()
     with Client(asked.url) as client:
-        model = next(model for model in client.models() if model.task == "classify" and model.details["default"])
+        model = next(model for model in client.models() if model.details.get("ladder"))
         rungs = [rung["name"] for rung in model.details["ladder"]]
-        exact = labels_of(client, asked.folder, "off")
+        exact = labels_of(client, model, asked.folder, "off")
         for rung in rungs:
-            found = labels_of(client, asked.folder, rung)
+            found = labels_of(client, model, asked.folder, rung)
             same = sum(found[name].label == exact[name].label for name in exact)
             merging = next(iter(found.values())).merging
             print(
@@ -25,9 +25,9 @@ def main() -> None:
             )
 
 
-def labels_of(client, folder, merge):
+def labels_of(client, model, folder, merge):
     """File → its classification; files that are no images are left out."""
-    outcomes = client.map("classify", folder, pattern="*.png", merge=merge, concurrency=4)
+    outcomes = client.map("classify", folder, pattern="*.png", model=model.id, merge=merge, concurrency=4)
     return {one.source.name: one.result for one in outcomes if one.error is None}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call
+from opsin.calls import Call, check_names
 from opsin.results import Prediction, Timing, timing_of
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class VideoActions:
 
 def actions_call(video: Video | None, tracks: Tracks | None, options: ActionsOptions) -> Call:
     """Raises ValueError unless there is a video or tracks."""
+    check_names("actions", options, ActionsOptions)
     if (video is None) == (tracks is None):
         raise ValueError("video, tracks: give one of them")
     chosen: dict[str, Any] = dict(options)

@@ -11,13 +11,14 @@ import httpx
 
 from opsin import results
 from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
+from opsin.asking import ask_call
 from opsin.calls import Budget, Call, checked, id_of_job, transport_error, understood
 from opsin.classification import ClassifyOptions, Pictures, classify_call, reader
 from opsin.connection import LIMITS, base_url, model_call, readiness
 from opsin.errors import OpsinError
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import AsyncJob
-from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, inputs_of, map_tasks
+from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_tasks
 from opsin.pictures import Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
@@ -54,7 +55,7 @@ class AsyncClient:
     ) -> AsyncJob[list[Classification]]: ...
     async def classify(self, images: Picture | Pictures, *, wait: bool = True, **options: Unpack[ClassifyOptions]) -> Any:
         """See `Client.classify`. Files are read and arrays encoded in a thread."""
-        call, read = await asyncio.to_thread(classify_call, images, **options), reader(images)
+        call, read = await asyncio.to_thread(classify_call, images, options), reader(images)
         if wait:
             return understood(await self._exchange(call), read)
         return await self._later(call, read)
@@ -187,7 +188,14 @@ class AsyncClient:
             "reconstruct": self.reconstruct,
             "actions": self.actions,
         }
+        check_options(asks, task, options)
+        if asks_of_model(options):
+            check_served(await self.models(), task, options)
         return await map_tasks(asks, task, inputs_of(inputs, pattern), concurrency, progress, options)
+
+    async def ask(self, task: str, parts: Mapping[str, Picture], **options: Any) -> dict[str, Any]:
+        """See `Client.ask`."""
+        return understood(await self._exchange(await asyncio.to_thread(ask_call, task, parts, options)), dict)
 
     def job(self, job_id: str) -> AsyncJob[dict[str, Any]]:
         """See `Client.job`."""

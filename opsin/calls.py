@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -87,6 +87,13 @@ class Budget:
         self._retries -= 1
         self._pause *= 2
         return pause
+
+
+def check_names(method: str, options: Iterable[str], table: type[Any]) -> None:
+    """Raises TypeError for an option that a method does not have. table: the TypedDict of those that it has."""
+    unknown = [name for name in options if name not in table.__annotations__]
+    if unknown:
+        raise TypeError(f"{method}: no option {unknown[0]!r}; the options are {', '.join(table.__annotations__)}")
 
 
 def checked(response: httpx.Response) -> httpx.Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from opsin.calls import Call
+from opsin.calls import Call, check_names
 from opsin.pictures import Picture, encoded
 from opsin.results import classifications
 
@@ -28,20 +28,14 @@ class ClassifyOptions(TypedDict, total=False):
     """Under which the service's logs speak of this request."""
 
 
-def classify_call(
-    images: Picture | Pictures,
-    model: str | None = None,
-    top_k: int | None = None,
-    merge: int | str | None = None,
-    priority: Priority | None = None,
-    timeout: float | None = None,
-    request_id: str | None = None,
-) -> Call:
+def classify_call(images: Picture | Pictures, asked: ClassifyOptions) -> Call:
     """Raises TypeError, ValueError or OSError for what cannot be sent."""
+    check_names("classify", asked, ClassifyOptions)
+    timeout, request_id = asked.get("timeout"), asked.get("request_id")
     pictures: Any = images if several(images) else [images]
     if not len(pictures):
         raise ValueError("images: at least one picture is needed")
-    options = {"model": model, "top_k": top_k, "merge": merge, "priority": priority}
+    options = {name: value for name, value in asked.items() if name not in ("timeout", "request_id")}
     return Call(
         "POST",
         "/v1/classify",

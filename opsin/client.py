@@ -15,13 +15,14 @@ import httpx
 
 from opsin import results
 from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
+from opsin.asking import ask_call
 from opsin.calls import Budget, Call, checked, id_of_job, transport_error, understood
 from opsin.classification import ClassifyOptions, Pictures, classify_call, reader
 from opsin.connection import LIMITS, base_url, model_call, readiness
 from opsin.errors import OpsinError
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import Job
-from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, inputs_of, map_threads
+from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_threads
 from opsin.pictures import Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
@@ -63,7 +64,7 @@ class Client:
         A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image.
         `options` are those of `ClassifyOptions`. Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        call, read = classify_call(images, **options), reader(images)
+        call, read = classify_call(images, options), reader(images)
         if wait:
             return understood(self._exchange(call), read)
         return self._later(call, read)
@@ -205,7 +206,8 @@ class Client:
 
         Outcomes stand in the order of the inputs; an input that fails costs the others nothing. progress: True for a bar, False for none,
         a function of how many are done and of how many, or None for a bar on a terminal. Raises ValueError and OSError for inputs that are
-        none.
+        none, TypeError for an option that the method does not have, and Refused, before any input is sent, for a model that is not served
+        or has no such rung or so many labels.
         """
         asks: dict[str, Callable[..., Any]] = {
             "classify": self.classify,
@@ -213,7 +215,16 @@ class Client:
             "reconstruct": self.reconstruct,
             "actions": self.actions,
         }
+        check_options(asks, task, options)
+        if asks_of_model(options):
+            check_served(self.models(), task, options)
         return map_threads(asks, task, inputs_of(inputs, pattern), concurrency, progress, options)
+
+    def ask(self, task: str, parts: Mapping[str, Picture], **options: Any) -> dict[str, Any]:
+        """The answer of any task as JSON: parts by name, as `classify` takes a picture; options as the task has them, and `timeout`.
+
+        For tasks that this client has no method for, such as one that you have added. Raises OpsinError."""
+        return understood(self._exchange(ask_call(task, parts, options)), dict)
 
     def job(self, job_id: str) -> Job[dict[str, Any]]:
         """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""

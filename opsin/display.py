@@ -56,7 +56,7 @@ def classification(result: Classification) -> str:
         f"<tr><td>{escape(found.label)}</td><td>{_bar(found.score, COLOURS[2])}</td><td>{found.score:.1%}</td></tr>"
         for found in result.predictions
     )
-    merged = f"{result.merging.tokens_out} of {result.merging.tokens_in} tokens, " if result.merging.tokens_in else ""
+    merged = f"{result.merging.tokens_out} of {result.merging.tokens_in} tokens, " if result.merging else ""
     return _table(rows) + _line(f"{result.model}@{result.version}, {merged}{result.timing.total_ms:.0f} ms")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call
+from opsin.calls import Call, check_names
 from opsin.pictures import Picture, encoded
 from opsin.results import Timing, timing_of
 
@@ -121,6 +121,7 @@ class Inpainting:
 
 def inpaint_call(image: Picture, mask: Picture | None, options: InpaintOptions) -> Call:
     """mask: a picture, or words such as `center:0.5`; a path that looks like these is written `./center:0.5`."""
+    check_names("inpaint", options, InpaintOptions)
     chosen: dict[str, Any] = dict(options)
     timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
     parts = {"image": encoded(image)}

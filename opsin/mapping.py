@@ -9,11 +9,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from opsin import display
-from opsin.errors import OpsinError
+from opsin.actions import ActionsOptions
+from opsin.classification import ClassifyOptions
+from opsin.errors import OpsinError, Refused
+from opsin.inpainting import InpaintOptions
+from opsin.reconstruction import ReconstructOptions
+from opsin.results import Model
 
 T = TypeVar("T", covariant=True)
 Task = Literal["classify", "inpaint", "reconstruct", "actions"]
@@ -22,6 +28,13 @@ Inputs = str | os.PathLike[str] | Iterable[Any]
 ProgressOption = bool | Callable[[int, int], None] | None
 Failure = OpsinError | OSError | ValueError
 """What one input can fail with: refused or unreachable, not to be read, not to be encoded."""
+TABLES: Mapping[str, type[Any]] = {
+    "classify": ClassifyOptions,
+    "inpaint": InpaintOptions,
+    "reconstruct": ReconstructOptions,
+    "actions": ActionsOptions,
+}
+"""Options of each task's method."""
 _FAILURES = (OpsinError, OSError, ValueError)
 
 
@@ -139,6 +152,41 @@ async def map_tasks(
         except BaseExceptionGroup as errors:  # what is nobody's input's fault
             raise errors.exceptions[0] from None
         return Outcomes(tuple(each.result() for each in tasks))
+
+
+def check_options(asks: Mapping[str, Callable[..., Any]], task: str, options: Mapping[str, Any]) -> None:
+    """Raises TypeError for an option that the task does not have, before anything is sent."""
+    known = {**signature(asks[task]).parameters, **TABLES[task].__annotations__} if task in asks else options
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(f"map: {task} has no option {unknown[0]!r}; the options are {', '.join(TABLES[task].__annotations__)}")
+
+
+def asks_of_model(options: Mapping[str, Any]) -> bool:
+    """Whether an option can be checked against what the service serves (`check_served`)."""
+    return any(options.get(name) is not None for name in ("model", "merge", "top_k"))
+
+
+def check_served(models: Sequence[Model], task: str, options: Mapping[str, Any]) -> None:
+    """Raises Refused for a model that is not served for the task, and for labels or rungs that it does not have: every input would fail."""
+    served, wanted = [model for model in models if model.task == task], options.get("model")
+    if wanted is None:
+        served = [model for model in served if model.details["default"]]
+    elif not (served := [model for model in served if wanted in (model.name, model.id)]):
+        known = ", ".join(model.id for model in models if model.task == task) or "none"
+        raise Refused(f"{wanted!r} is not served for {task}; known: {known}", status=404, title="Unknown model", field="model")
+    if len(served) != 1:  # which of several versions answers, or none: the service decides
+        return
+    (model,) = served
+    top_k, merge, rungs = options.get("top_k"), options.get("merge"), [rung["name"] for rung in model.details["ladder"]]
+    if isinstance(top_k, int) and not 1 <= top_k <= model.details["labels"]:
+        raise _invalid("top_k", f"{top_k}: {model.id} has {model.details['labels']} labels")
+    if isinstance(merge, str) and not merge.isdigit() and merge not in ("off", *rungs):
+        raise _invalid("merge", f"{merge!r}: the rungs of {model.id} are {', '.join(rungs) or 'none'}; or use `off` or an integer")
+
+
+def _invalid(option: str, detail: str) -> Refused:
+    return Refused(detail, status=422, title="Invalid option", field=option)
 
 
 def _checked(asks: Mapping[str, Callable[..., Any]], task: str, concurrency: int) -> Callable[..., Any]:

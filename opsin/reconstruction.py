@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call
+from opsin.calls import Call, check_names
 from opsin.glb import vertices
 from opsin.pictures import BinaryFile, Picture, encoded
 from opsin.results import Timing, timing_of
@@ -134,6 +134,7 @@ class Reconstruction:
 
 def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask: Picture | None, options: ReconstructOptions) -> Call:
     """Raises TypeError, ValueError or OSError for what cannot be sent."""
+    check_names("reconstruct", options, ReconstructOptions)
     parts = {"image": encoded(image)}
     if depth is not None:
         parts["depth"] = _map(depth, "depth", 2)
@@ -146,6 +147,7 @@ def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask
 
 
 def scene_call(scene: str, options: SceneOptions) -> Call:
+    check_names("scene", options, SceneOptions)
     query, headers, timeout = _asked(options)
     return Call("GET", f"/v1/scenes/{scene}", query=query, headers=headers, timeout=timeout)
 

@@ -49,7 +49,8 @@ class Classification:
     """The labels of one picture, best first, and how they came about."""
 
     predictions: tuple[Prediction, ...]
-    merging: Merging
+    merging: Merging | None
+    """None for models without tokens."""
     timing: Timing
     """Of the whole request, shared by all its pictures."""
     model: str
@@ -104,7 +105,7 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
     return [
         Classification(
             predictions=tuple(Prediction(**_fields(Prediction, prediction)) for prediction in result["predictions"]),
-            merging=Merging(**_fields(Merging, result["merging"])),
+            merging=Merging(**_fields(Merging, result["merging"])) if result["merging"] is not None else None,
             timing=timing,
             model=answer["model"],
             version=answer["version"],

@@ -119,21 +119,20 @@ def _line(file: Path, answer: Classification | OpsinError) -> dict[str, Any]:
 
 
 def picture_table(rows: Iterable[tuple[str, Classification]]) -> Table:
-    """A row for each name and what was found: best labels, tokens into and out of the network, the service's time and the network's."""
+    """A row for each name and what was found: best labels, tokens into and out of the network where it has any, the service's time and
+    the network's."""
     from rich.markup import escape
     from rich.table import Table
 
+    found_in = list(rows)
+    merges = any(found.merging for _, found in found_in)
     table = Table("Image", "Labels", box=None, header_style="bold", pad_edge=False)
-    for name in ("Tokens", "Latency", "Network"):
+    for name in ("Tokens", "Latency", "Network") if merges else ("Latency", "Network"):
         table.add_column(name, justify="right")
-    for name, found in rows:
-        table.add_row(
-            escape(name),
-            _labels(found),
-            f"{found.merging.tokens_in} → {found.merging.tokens_out}",
-            f"{found.timing.total_ms:.1f} ms",
-            f"{found.timing.inference_ms:.1f} ms",
-        )
+    for name, found in found_in:
+        tokens = f"{found.merging.tokens_in} → {found.merging.tokens_out}" if found.merging else ""
+        times = f"{found.timing.total_ms:.1f} ms", f"{found.timing.inference_ms:.1f} ms"
+        table.add_row(escape(name), _labels(found), *([tokens] if merges else []), *times)
     return table
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from opsin.client import Client
     from opsin.results import Model
 
+SHOWS_MERGING = "flags"
+"""The starter whose tokens merge; without it the default model is asked."""
 PICTURES = HOUSE / "docs" / "pictures" / "flags"
 MADE = HOUSE / "build" / "demo"
 ROUNDS = 3
@@ -87,11 +89,12 @@ def show_pictures(client: Client, pictures: list[Path], console: Console) -> Mod
     """Classify one picture after the other, print a table, and return the model that did it."""
     from opsin.cli.classify import picture_table
 
-    found = [client.classify(picture) for picture in pictures]
+    flags = next((served.id for served in client.models() if served.name == SHOWS_MERGING and served.state == "ready"), None)
+    found = [client.classify(picture, model=flags) for picture in pictures]
     model = client.model(f"{found[0].model}@{found[0].version}")
     console.print(f"\nWhat {model.id} sees")
     console.print(picture_table(zip((picture.name for picture in pictures), found, strict=True)))
-    if model.details.get("default_rung") and any(one.merging.tokens_out == one.merging.tokens_in for one in found):
+    if model.details.get("default_rung") and any(one.merging and one.merging.tokens_out == one.merging.tokens_in for one in found):
         console.print("As many tokens out as in: this worker has measured that merging does not pay for one image at a time.")
     return model
 

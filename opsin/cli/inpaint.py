@@ -71,7 +71,7 @@ def inpaint(
         raise Misuse(f"{file}: no such file")
     if timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
-    written = output or file.with_name(f"{file.stem}-filled.png")
+    written = output or Path(f"{file.stem}-filled.png")
     outputs.check(*_files(written, min(samples or 1, 2)))  # in one folder, however many they are
     outputs.check_suffix(written, ".png")
     chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}

@@ -22,9 +22,12 @@ Url = Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL
 
 @app.command()
 def show(job_id: Id, url: Url = None) -> None:
-    """Print a job as JSON: its state, place in the queue, progress, times and error."""
+    """Print a job as JSON: its state, place in the queue, progress, times and error. Exit code 1 if it ended without an answer."""
     with _job(job_id, url) as job:
-        _print(job.status().details)
+        status = job.status()
+    _print(status.details)
+    if status.ended and status.state != "done":
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -70,7 +70,7 @@ def reconstruct(
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     if (depth is None) == (points is None):
         raise Misuse("give either --depth, with --fov or --intrinsics, or --points")
-    written = output or file.with_suffix(".glb")
+    written = output or Path(file.with_suffix(".glb").name)
     outputs.check(written, picture)
     outputs.check_suffix(picture, ".png")
     asked: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode, "surface": surface}

@@ -98,7 +98,7 @@ class Jobs:
         if record.state == "failed":
             raise failure(record)
         shown = await self.presentable(record)
-        return await self._present(record, shown, choose(accept, shown.task.media_types), client)
+        return await self._present(record, shown, choose(accept, shown.task.offers(shown.plan)), client)
 
     async def answer(self, record: Record, shown: Presentable, client: str) -> bytes:
         """The answer of a job that is done, as JSON. Raises Problem."""

@@ -103,6 +103,10 @@ class Task(ABC, Generic[Asked, Plan]):
         """The parts that one bundle takes."""
         return self.parts
 
+    def offers(self, asked: Asked | Plan) -> tuple[str, ...]:
+        """Those of `media_types` that an answer may have where this is asked for."""
+        return self.media_types
+
     @abstractmethod
     def plan(self, asked: Asked, spec: BundleSpec) -> Plan:
         """All that will be done, with the bundle's defaults filled in; what was drawn at random included. Raises InvalidOption.

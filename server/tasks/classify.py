@@ -81,7 +81,8 @@ class Classification(msgspec.Struct, frozen=True):
     """The best labels of one image, best first."""
 
     predictions: list[Prediction]
-    merging: Merging
+    merging: Merging | None
+    """Null for models without tokens."""
 
 
 class ClassifyAnswer(msgspec.Struct, frozen=True):
@@ -150,7 +151,7 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         labels = np.array([label.encode() for label in spec.labels], object)
         tokens_in, tokens_out = (int(count) for count in outputs[0]["tokens"])
         rung, _ = _merged(outputs[0], plan)
-        told = {"tokens_in": tokens_in, "tokens_out": tokens_out} | ({} if rung is None else {"rung": rung})
+        told = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
         return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}, told
 
 
@@ -176,10 +177,11 @@ def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> C
     scores = _softmax(outputs["logits"])
     tokens_in, tokens_out = outputs["tokens"].tolist()
     best = _best(scores, plan.top_k)
-    return Classification(
-        [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)],
-        Merging(*_merged(outputs, plan), tokens_in, tokens_out, _trace(outputs) if plan.trace else msgspec.UNSET),
-    )
+    predictions = [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)]
+    if not tokens_in:
+        return Classification(predictions, None)
+    trace = _trace(outputs) if plan.trace else msgspec.UNSET
+    return Classification(predictions, Merging(*_merged(outputs, plan), tokens_in, tokens_out, trace))
 
 
 def _merged(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int, ...]]:

@@ -56,6 +56,12 @@ PNG_PIXEL = 4
 """Of noise; PNGs of photographs take half of it."""
 
 
+NO_MASK = (
+    "missing: send the part `mask`, an image of the same size that is white where it is to be filled; or the option, such as `center` or "
+    "`box:X,Y,W,H`; or an image whose own pixels are transparent there"
+)
+
+
 class Inpaint(Task[InpaintOptions, InpaintPlan]):
     name = "inpaint"
     summary = "Fill holes in images"
@@ -151,6 +157,10 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
                 "mask": np.frombuffer(item.get("mask", b""), np.uint8),
             }
         ]
+
+    def offers(self, asked: InpaintOptions | InpaintPlan) -> tuple[str, ...]:
+        """A file is one image."""
+        return self.media_types if asked.samples == 1 else (JSON,)
 
     def bucket(self, plan: InpaintPlan, spec: BundleSpec) -> str:
         """Holes, samplers and times of any kind take their steps together."""
@@ -294,7 +304,12 @@ def _sent_mask(mask: Opened | None) -> Mask | None:
 def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: BundleSpec) -> Mask:
     """Pixels to fill, (H, W) of the upright image. Raises InvalidOption."""
     height, width = image.height, image.width
-    mask = sent if sent is not None else masks.of_transparency(image) if plan.mask is None else _of_words(plan, spec, height, width)
+    if sent is None and plan.mask is None:
+        mask = masks.of_transparency(image)
+        if not mask.any():
+            raise InvalidOption("mask", NO_MASK)
+    else:
+        mask = sent if sent is not None else _of_words(plan, spec, height, width)
     return masks.grow(mask, plan.grow)
 
 

@@ -9,9 +9,10 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,16 @@ def running_stack() -> Iterator[Stack]:
     settings = {
         "OPSIN_PORT": str(gateway),
         "PROMETHEUS_PORT": str(prometheus),
+        "PROMETHEUS_TAG": "latest",  # stand-ins of the images have no other tag
+        "REDIS_TAG": "8",
         "OPSIN_TORCH": f"torch=={importlib.metadata.version('torch')}",
     }
     stack = Stack(f"http://127.0.0.1:{gateway}", f"http://127.0.0.1:{prometheus}", os.environ | settings)
     stack.compose("down", "--volumes", "--remove-orphans")
     try:
         stack.compose("build", "gateway", "worker")
-        stack.compose("up", "--detach", *SERVICES)
+        with _health_checks():
+            stack.compose("up", "--detach", *SERVICES)
         try:
             wait_until(lambda: _answers(f"{stack.gateway}/health/ready"), lambda: "the service is not ready", START_SECONDS)
             wait_until(lambda: _answers(f"{stack.prometheus}/-/ready"), lambda: "Prometheus is not ready", START_SECONDS)
@@ -105,6 +109,29 @@ def running_stack() -> Iterator[Stack]:
         yield stack
     finally:
         stack.compose("down", "--volumes", "--remove-orphans")
+
+
+@contextmanager
+def _health_checks() -> Iterator[None]:
+    """Run the containers' health checks meanwhile, where the engine does not by itself: Podman leaves that to systemd, which a container or
+    a test machine may lack, but runs one when it is asked."""
+    ended = threading.Event()
+
+    def run() -> None:
+        project = json.dumps({"label": [f"com.docker.compose.project={PROJECT}"]})
+        with engine() as client:
+            while not ended.wait(1):
+                with suppress(httpx.HTTPError, ValueError):
+                    for container in client.get("/containers/json", params={"filters": project}).json():
+                        client.get(f"/v4.0.0/libpod/containers/{container['Id']}/healthcheck")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def compose_command() -> list[str]:

@@ -63,7 +63,7 @@ class CountingClient:
 
     def classify(self, pictures: Sequence[bytes]) -> list[str]:
         """The best label of each picture, sent as one request. Raises AssertionError unless it is answered."""
-        answer = self._http.post("/v1/classify", files=[("image", (f"{n}", picture)) for n, picture in enumerate(pictures)])
+        answer = self._http.post("/v1/classify?model=flags", files=[("image", (f"{n}", picture)) for n, picture in enumerate(pictures)])
         assert answer.status_code == 200, f"{answer.status_code}: {answer.text}"
         results = answer.json()["results"]
         with self._lock:

@@ -114,10 +114,10 @@ def test_of_several_models_the_starter_bundle_is_the_default(valkey: PrivateValk
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), make_spec("blues")]):
         document = problem(gateway.classify(picture(1)), 422, "invalid-option")
         assert document["field"] == "model" and "blues@1, reds@1" in document["detail"]
-        with Worker(valkey.url, [make_spec("flags")]):
+        with Worker(valkey.url, [make_spec("photos")]):
             eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 3, "three models are known")
-            assert gateway.classify(picture(1)).json()["model"] == "flags"
-            assert [model["name"] for model in gateway.http.get("/v1/models").json()["models"] if model["default"]] == ["flags"]
+            assert gateway.classify(picture(1)).json()["model"] == "photos"
+            assert [model["name"] for model in gateway.http.get("/v1/models").json()["models"] if model["default"]] == ["photos"]
 
 
 @pytest.mark.parametrize("task", ["inpaint", "reconstruct", "actions"])

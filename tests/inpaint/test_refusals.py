@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.gateway.raw import Raw
 from tests.inpaint.service import Painter, box_mask, encoded, noise
 
 FILE, MASK = encoded(noise(40, 60)), box_mask(40, 60, (20, 10, 40, 26))
@@ -53,6 +54,30 @@ def test_options_that_are_not_understood(painter: Painter, options: dict[str, An
 def test_words_that_are_no_mask(painter: Painter, words: str, reason: str) -> None:
     named, detail = painter.refused(422, FILE, words=words)
     assert named == "mask" and reason in detail
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA"])
+def test_a_forgotten_mask_is_asked_for(painter: Painter, kind: str) -> None:
+    """An image without transparency would come back as it was, after all the steps, and nobody would know why."""
+    named, detail = painter.refused(422, encoded(noise(40, 60).convert(kind)))
+    assert named == "mask" and "missing" in detail and "box:X,Y,W,H" in detail
+
+
+PNG_ALONE = {"Accept": "image/png"}
+
+
+@pytest.mark.parametrize("where", ["url", "form"])
+def test_several_samples_are_no_png(painter: Painter, where: str) -> None:
+    url, files = "/v1/inpaint" + ("?samples=2" if where == "url" else ""), {"image": ("i", FILE), "mask": ("m", MASK)}
+    refused = painter.gateway.http.post(url, files=files, data={"samples": 2} if where == "form" else {}, headers=PNG_ALONE)
+    assert (refused.status_code, refused.json()["field"]) == (406, "Accept")
+    assert "application/json" in refused.json()["detail"]
+
+
+def test_several_samples_in_the_url_are_refused_before_the_body_is_read(painter: Painter) -> None:
+    with Raw(painter.gateway) as raw:
+        raw.send(b"POST /v1/inpaint?samples=2 HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\nContent-Length: 100000\r\n\r\n")
+        assert raw.answer().status == 406
 
 
 def test_a_mask_of_another_size(painter: Painter) -> None:

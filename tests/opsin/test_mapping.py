@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -145,4 +146,55 @@ def test_what_is_no_inputs_fault_is_raised_at_once(task: str, options: dict[str,
             client.map(task, [b"a", b"b"], progress=False, **options)  # type: ignore[call-overload]
         with pytest.raises(error):
             asyncio.run(asynchronously(service.url))
+    assert service.requests == []
+
+
+MODELS = {
+    "models": [
+        {
+            "name": name,
+            "version": "1",
+            "task": task,
+            "state": "ready",
+            "default": name == "photos",
+            "labels": 10,
+            "ladder": [{"name": "fast"}],
+        }
+        for name, task in (("photos", "classify"), ("flags", "classify"), ("inpaint", "inpaint"))
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "reason"),
+    [
+        ({"model": "flegs"}, "model", "known: photos@1, flags@1"),
+        ({"model": "inpaint"}, "model", "is not served for classify"),
+        ({"model": "flags@2"}, "model", "known: photos@1, flags@1"),
+        ({"merge": "slow"}, "merge", "the rungs of photos@1 are fast"),
+        ({"model": "flags", "top_k": 11}, "top_k", "flags@1 has 10 labels"),
+    ],
+)
+def test_what_no_input_could_have_is_refused_before_any_is_sent(options: dict[str, object], field: str, reason: str) -> None:
+    with scripted([Answer(body=MODELS)]) as service, Client(service.url) as client, pytest.raises(Refused, match=reason) as refused:
+        client.map("classify", [b"a", b"b"], progress=False, **options)
+    assert refused.value.field == field
+    assert [request.path for request in service.requests] == ["/v1/models"]
+
+
+async def test_the_asynchronous_client_refuses_them_too() -> None:
+    with scripted([Answer(body=MODELS)]) as service:
+        async with AsyncClient(service.url) as client:
+            with pytest.raises(Refused, match="known: photos@1"):
+                await client.map("classify", [b"a"], progress=False, model="flegs")
+    assert [request.path for request in service.requests] == ["/v1/models"]
+
+
+@pytest.mark.parametrize("task", ["classify", "inpaint", "reconstruct", "actions"])
+def test_unknown_options_are_named_with_those_that_there_are(task: Literal["classify", "inpaint", "reconstruct", "actions"]) -> None:
+    with scripted([Answer()]) as service, Client(service.url) as client:
+        with pytest.raises(TypeError, match=f"map: {task} has no option 'colour'; the options are model, "):
+            client.map(task, [b"a"], progress=False, colour="red")
+        with pytest.raises(TypeError, match=f"{task}: no option 'colour'; the options are model, "):
+            getattr(client, task)(b"a", colour="red")
     assert service.requests == []

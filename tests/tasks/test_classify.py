@@ -136,3 +136,7 @@ def test_another_process_presents_an_answer_from_what_was_stored() -> None:
     planned = plan(spec(), merge="falling", top_k=2)
     stored = msgspec.msgpack.decode(msgspec.msgpack.encode(planned), type=TASK.plan_type)
     assert answer(stored, [1.0, 2.0, 3.0]) == answer(planned, [1.0, 2.0, 3.0])
+
+
+def test_models_without_tokens_tell_of_no_merging() -> None:
+    assert answer(plan(), [0.0, 1.0, 2.0], tokens=(0, 0)).results[0].merging is None

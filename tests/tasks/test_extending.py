@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
 
-from models.bundle import SPEC_FILE, BundleSpec, Preprocess, Weights, write
+from opsin import Client
 from tests.gateway.service import encoded
 from tests.service import Service, eventually, serve
 
 HOUSE = Path(__file__).parents[2]
 PAGE = (HOUSE / "docs" / "extending.md").read_text()
 BLOCK = re.compile(r"```(python|diff)\n *# (\S+)\n(.*?)```", re.DOTALL)
+MAKES_BUNDLE = "make_mean_colour.py"
 ROOMS = ("server", "models", "kernels", "opsin")
 
 
@@ -51,32 +52,15 @@ def with_lines_added(text: str, diff: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_bundle(root: Path) -> None:
-    spec = BundleSpec(
-        name="colours",
-        version="1",
-        task="embed",  # our own tables do not know the page's
-        architecture="mean_colour",
-        config={},
-        preprocess=Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        license="CC0-1.0",
-        weights=Weights(sha256="0" * 64, bytes=0),
-    )
-    with TemporaryDirectory() as folder:
-        save_file({}, Path(folder, "model.safetensors"))
-        file = write(root, spec, Path(folder, "model.safetensors")).path / SPEC_FILE
-    file.write_text(file.read_text().replace('"embed"', '"mean-colour"'))
-
-
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    house, bundles = tmp_path_factory.mktemp("house"), tmp_path_factory.mktemp("bundles")
+    house = tmp_path_factory.mktemp("house")
     build(house)
-    write_bundle(bundles)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", str(house))
         environment.setenv("PYTHONSAFEPATH", "1")  # not the folder that the tests run in
-        with serve(bundles, command=[sys.executable, "-m", "opsin", "serve"]) as started:
+        subprocess.run([sys.executable, house / MAKES_BUNDLE], cwd=house, check=True)
+        with serve(house / "bundles", command=[sys.executable, "-m", "opsin", "serve"]) as started:
             yield started
 
 
@@ -90,19 +74,28 @@ RED, GREY = (encoded(Image.new("RGB", (40, 30), colour)) for colour in ((200, 10
 
 
 def test_the_page_is_short() -> None:
-    code = "".join(code for _, _, code in BLOCK.findall(PAGE))
+    code = "".join(code for _, path, code in BLOCK.findall(PAGE) if path != MAKES_BUNDLE)
     assert sum(bool(line.strip()) for line in code.splitlines()) < 80
 
 
 def test_the_task_of_the_page_answers(service: Service) -> None:
     answer = post(service, RED, GREY).raise_for_status().json()
     assert list(answer) == ["id", "model", "version", "colours", "timing"]
-    assert (answer["model"], answer["colours"]) == ("colours", ["#c86432", "#808080"])
+    assert (answer["model"], answer["colours"]) == ("mean-colour", ["#c86432", "#808080"])
     text = post(service, RED, accept="text/plain", notation="rgb").raise_for_status()
     assert text.text == "rgb(200, 100, 50)"
     assert text.headers["content-type"].startswith("text/plain")
-    assert text.headers["x-model"] == "colours@1"
+    assert text.headers["x-model"] == "mean-colour@1.0.0"
     assert re.search(r"\binference;dur=[0-9.]+", text.headers["server-timing"])
+
+
+def test_command_and_client_ask_for_it_as_the_page_says(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(RED)
+    with Client(service.url) as client:
+        assert client.ask("mean-colour", {"image": tmp_path / "cat.jpg"}, notation="rgb")["colours"] == ["rgb(200, 100, 50)"]
+    command = [sys.executable, "-m", "opsin", "ask", "mean-colour", f"image={tmp_path / 'cat.jpg'}", "-o", "notation=rgb"]
+    printed = subprocess.run([*command, "--url", service.url], capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed)["colours"] == ["rgb(200, 100, 50)"]
 
 
 def test_an_answer_that_is_asked_for_later_has_every_media_type(service: Service) -> None:
@@ -113,7 +106,7 @@ def test_an_answer_that_is_asked_for_later_has_every_media_type(service: Service
     job = accepted.headers["Location"]
     eventually(lambda: service.get(job).json()["state"] == "done", "it is done")
     text = service.get(f"{job}/result", headers={"Accept": "text/plain"})
-    assert (text.text, text.headers["x-model"]) == ("rgb(200, 100, 50)", "colours@1")
+    assert (text.text, text.headers["x-model"]) == ("rgb(200, 100, 50)", "mean-colour@1.0.0")
     assert service.get(f"{job}/result").json()["colours"] == ["rgb(200, 100, 50)"]
     assert service.get(f"{job}/result", headers={"Accept": "text/html"}).status_code == 406
 
@@ -131,7 +124,7 @@ def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
 
 
 def test_what_it_does_not_offer_is_refused(service: Service) -> None:
-    refused = httpx.post(f"{service.url}/v2/models/colours/infer", content=b'{"inputs": []}', timeout=60)
+    refused = httpx.post(f"{service.url}/v2/models/mean-colour/infer", content=b'{"inputs": []}', timeout=60)
     assert (refused.status_code, refused.json()) == (404, {"error": refused.json()["error"]})
     assert "is for mean-colour, which is not offered here; POST /v1/mean-colour serves it" in refused.json()["error"]
     assert httpx.post(f"{service.url}/v1/classify", content=RED, timeout=60).status_code == 404

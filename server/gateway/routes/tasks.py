@@ -80,8 +80,10 @@ class TaskRoute:
         """At once."""
         here = gateway.of(request)
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
-            media_type = negotiation.choose(header(request, b"accept"), self.task.media_types)
+            accept = header(request, b"accept")
+            negotiation.choose(accept, self._offered_in_url(request))
             sent = await self._read(request, here, visit)
+            media_type = negotiation.choose(accept, self.task.offers(sent.own))
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
                 answer = await here.inference.run(sent.submission.take_items(), asked, visit)
@@ -136,6 +138,14 @@ class TaskRoute:
                 record = await here.jobs.read(job_id)
             here.metrics.of(spec).payload_in.observe(sent.nbytes)
             return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": ways.PREFERENCE})
+
+    def _offered_in_url(self, request: Request) -> tuple[str, ...]:
+        """As far as the URL tells. What is wrong with it is said when the body has been read, too."""
+        try:
+            _, own = self._asked_in_url(request.scope["query_string"])
+        except Problem:
+            return self.task.media_types
+        return self.task.offers(own)
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
         query = options.read_query(request, self.surface)
