@@ -35,7 +35,7 @@ def classify_call(images: Picture | Pictures, asked: ClassifyOptions) -> Call:
     pictures: Any = images if several(images) else [images]
     if not len(pictures):
         raise ValueError("images: at least one picture is needed")
-    options = {name: value for name, value in asked.items() if name not in ("timeout", "request_id")}
+    options = {name: asked.get(name) for name in ("model", "top_k", "merge", "priority")}
     return Call(
         "POST",
         "/v1/classify",

@@ -78,6 +78,8 @@ def scripted(answers: Sequence[Answer] | Callable[[Request], Answer]) -> Iterato
         script = Script(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield script
-        server.shutdown()
-        thread.join()
+        try:
+            yield script
+        finally:  # also where a test fails, or its process would never end
+            server.shutdown()
+            thread.join()

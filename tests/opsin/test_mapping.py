@@ -193,8 +193,8 @@ async def test_the_asynchronous_client_refuses_them_too() -> None:
 @pytest.mark.parametrize("task", ["classify", "inpaint", "reconstruct", "actions"])
 def test_unknown_options_are_named_with_those_that_there_are(task: Literal["classify", "inpaint", "reconstruct", "actions"]) -> None:
     with scripted([Answer()]) as service, Client(service.url) as client:
-        with pytest.raises(TypeError, match=f"map: {task} has no option 'colour'; the options are model, "):
+        with pytest.raises(TypeError, match=f"map: {task} has no option 'colour'; the options are .*model"):
             client.map(task, [b"a"], progress=False, colour="red")
-        with pytest.raises(TypeError, match=f"{task}: no option 'colour'; the options are model, "):
+        with pytest.raises(TypeError, match=f"{task}: no option 'colour'; the options are .*model"):
             getattr(client, task)(b"a", colour="red")
     assert service.requests == []

@@ -139,4 +139,4 @@ def test_another_process_presents_an_answer_from_what_was_stored() -> None:
 
 
 def test_models_without_tokens_tell_of_no_merging() -> None:
-    assert answer(plan(), [0.0, 1.0, 2.0], tokens=(0, 0)).results[0].merging is None
+    assert answer(plan(spec()), [0.0, 1.0, 2.0], tokens=(0, 0)).results[0].merging is None
