@@ -231,7 +231,7 @@ def _rate(url: str, scenes: Sequence[Files], seconds: float, clients: int) -> fl
             while time.monotonic() < ends:
                 files = scenes[(number + done) % len(scenes)]
                 camera = {"fov": FOV} if "depth" in files else {}
-                http.post("/v1/reconstruct", files=files, data={**camera, "format": "npz"}).raise_for_status()
+                http.post("/v1/reconstruct", files=files, data={**camera, "format": "npz", "surface": "network"}).raise_for_status()
                 done += 1
         return done
 
