@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,6 +25,8 @@ from server.worker.warmup import Warm
 
 log = logs.get(__name__)
 
+GONE_AFTER = 10.0
+"""Seconds after which a folder that is missing was removed: one that is replaced is missing for a moment, too."""
 UNLOAD_GRACE = 2.0
 """Seconds for which an unloaded bundle still runs what gateways sent before they heard of it; jobs of several steps come to their end."""
 DEADLY = "it ended two workers while it was loaded, and is not loaded again until its files change"
@@ -119,16 +122,20 @@ class LoadedBundles:
         self._by_queue: dict[str, Entry] = {}
         self._stepwise: dict[str, Stepwise] = {}
         self._putting = threading.Lock()
+        self._missing: dict[Path, float] = {}
+        """Folders that were there → monotonic seconds at which they were missed first."""
 
     def refresh(self, repository: Mapping[str, str]) -> None:
         """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
-        for path in discover(self.folder):
+        found = list(discover(self.folder))
+        removed = self._removed(found)
+        for path in found:
             entry = self._entries.get(path)
             wanted = repository.get(path.parent.name) != "unloaded"
             if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
                 self._read(path)
         for entry in list(self._entries.values()):
-            wanted = entry.spec is not None and repository.get(entry.spec.name) != "unloaded"
+            wanted = entry.spec is not None and entry.path not in removed and repository.get(entry.spec.name) != "unloaded"
             if wanted and entry.state == "unavailable" and entry.reason == "unloaded":
                 self._read(entry.path)  # as it lies there now
             elif not wanted and entry.state in ("loading", "ready"):
@@ -139,6 +146,8 @@ class LoadedBundles:
                 self._put(replace(entry, state="unavailable", reason="unloaded", warm=None, buckets={}))
             elif wanted and entry.state == "unloading":
                 self._put(replace(entry, state="ready" if entry.warm else "loading"))
+            elif entry.path in removed and entry.state == "unavailable":
+                self._forget(entry)
         self._load_all()
 
     @property
@@ -217,6 +226,21 @@ class LoadedBundles:
         inside = self._inside()
         return [entry.announcement(slots) for entry in list(self._entries.values()) if entry.path not in inside or entry.state == "ready"]
 
+    def _removed(self, found: Collection[Path]) -> set[Path]:
+        """Known folders that have been missing for GONE_AFTER, while the one that holds them can be read."""
+        if not os.access(self.folder, os.R_OK | os.X_OK):
+            self._missing.clear()
+            return set()
+        now = time.monotonic()
+        self._missing = {path: self._missing.get(path, now) for path in self._entries if path not in found}
+        return {path for path, since in self._missing.items() if now - since >= GONE_AFTER}
+
+    def _forget(self, entry: Entry) -> None:
+        log.info("bundle removed", bundle=entry.id)
+        with self._putting:
+            self._set({path: other for path, other in self._entries.items() if path != entry.path})
+        self._changed()
+
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)
         try:
@@ -290,7 +314,10 @@ class LoadedBundles:
         self._changed()
 
     def _keep(self, entry: Entry) -> None:
-        self._entries = self._entries | {entry.path: entry}
+        self._set(self._entries | {entry.path: entry})
+
+    def _set(self, entries: dict[Path, Entry]) -> None:
+        self._entries = entries
         self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
         self._stepwise = {queue: entry.stepwise for queue, entry in self._by_queue.items() if entry.stepwise is not None}
 

@@ -154,3 +154,51 @@ def test_a_bundle_that_is_repaired_while_it_is_refused_is_loaded(tmp_path: Path)
     assert bundles.served() == []
     bundles.refresh({})
     assert len(bundles.served()) == 1
+
+
+def states(bundles: LoadedBundles) -> dict[str, str]:
+    return {told.name: told.state for told in bundles.announcements(1)}
+
+
+def test_a_bundle_whose_folder_was_removed_is_unloaded_and_listed_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", -1.0)
+    for name in ("removed", "refused", "left"):
+        write_null(tmp_path, name)
+
+    def warm_up(bundle: Bundle) -> Warm:
+        if bundle.spec.name == "refused":
+            raise BundleError("cannot be loaded")
+        return warm()
+
+    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles.refresh({})
+    for name in ("removed", "refused"):
+        shutil.rmtree(tmp_path / name)
+    for _ in range(3):
+        bundles.refresh({})
+    assert states(bundles) == {"left": "ready"}
+    write_null(tmp_path, "removed")
+    bundles.refresh({})
+    assert states(bundles) == {"left": "ready", "removed": "ready"}
+
+
+def test_a_folder_that_is_missing_for_a_moment_stays(tmp_path: Path) -> None:
+    write_null(tmp_path / "bundles", "replaced")
+    bundles = LoadedBundles(tmp_path / "bundles", lambda bundle: warm(), lambda spec: None, lambda: None)
+    bundles.refresh({})
+    (tmp_path / "bundles" / "replaced").rename(tmp_path / "aside")
+    bundles.refresh({})
+    assert states(bundles) == {"replaced": "ready"}
+
+
+def test_while_the_bundles_cannot_be_read_all_of_them_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network drive that is away has not lost them."""
+    monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
+    write_null(tmp_path / "drive", "kept")
+    bundles = LoadedBundles(tmp_path / "drive", lambda bundle: warm(), lambda spec: None, lambda: None)
+    bundles.refresh({})
+    (tmp_path / "drive").rename(tmp_path / "away")
+    for _ in range(3):
+        bundles.refresh({})
+    assert states(bundles) == {"kept": "ready"}
