@@ -177,7 +177,7 @@ def test_what_is_not_judged_yet_is_hatched(page: Page, service: Service) -> None
     panel = open_actions(page, sample=False, seconds=None)
     give(panel, long_sample())
     start(panel)
-    expect(panel.locator(".segment").first).to_be_visible()
+    expect(panel.locator(".lane").first).to_be_visible()
     with frozen(service.children("worker")[0]):
         hatched = panel.locator(".lane").first.locator(".hatched")
         expect(hatched.last).to_be_visible()
