@@ -28,8 +28,8 @@ from server.queue.fleet_reader import FleetReader
 from server.queue.freight import Freight
 from server.queue.history import History
 from server.queue.identity import process_id
-from server.queue.inbox import Inbox
-from server.queue.job import Job, Progress, Reply
+from server.queue.inbox import Inbox, Waiting
+from server.queue.job import Job, Progress, Reply, later
 from server.queue.load import Load, QueueDepth
 from server.queue.presence import Presence
 from server.queue.records import Records
@@ -151,7 +151,7 @@ class Dispatcher:
         expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
             with NO_LIMIT if ends_by_itself else Limit(self._ticks, self._seconds_left(jobs)):
-                place = await self._room.enqueue(jobs, place=on_admitted is not None)
+                place = await self._enqueue(expected, place=on_admitted is not None)
                 self._inbox.sent(expected)
                 if reservation is not None:
                     reservation.release()
@@ -168,6 +168,17 @@ class Dispatcher:
             unanswered = [waiting.job for waiting in expected if not waiting.answered]
             if unanswered and not refused and not self._closed:
                 self._cancel([job.id for job in unanswered])
+
+    async def _enqueue(self, expected: Sequence[Waiting], *, place: bool) -> int:
+        """Redis' clock may have been set since it was read: then the deadlines move with it."""
+        try:
+            return await self._room.enqueue([waiting.job for waiting in expected], place=place)
+        except DeadlinePassed:
+            if not (jumped := await self._room.jumped_ms()):
+                raise
+        for waiting in expected:
+            waiting.job = later(waiting.job, jumped)
+        return await self._room.enqueue([waiting.job for waiting in expected], place=place)
 
     def _seconds_left(self, jobs: Sequence[Job]) -> float:
         return (min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000

@@ -85,6 +85,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return sum(len(array.data) for array in self.arrays.values())
 
 
+def later(job: Job, by_ms: int) -> Job:
+    """The same job with a later deadline."""
+    return msgspec.structs.replace(job, deadline_ms=job.deadline_ms + by_ms)
+
+
 class WorkerTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Durations on the worker's own monotonic clock, milliseconds."""
 

@@ -30,7 +30,8 @@ class Presence:
         self._away_since: float | None = time.monotonic()
         self._said = False
         """Whether the log's last word is that it is away."""
-        self._clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
+        self.clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
+        """Redis' clock less this machine's monotonic one."""
         self.here = asyncio.Event()
         self.nudge = asyncio.Event()
         """Set when Redis is lost, so that the beat looks at once."""
@@ -104,11 +105,11 @@ class Presence:
             return await command()
 
     def set_clock(self, redis_ms: int) -> None:
-        self._clock_offset_ms = redis_ms - time.monotonic() * 1000
+        self.clock_offset_ms = redis_ms - time.monotonic() * 1000
 
     def now_ms(self) -> float:
         """Redis' clock, Unix milliseconds, as estimated every second; this machine's until Redis has answered once."""
-        return time.monotonic() * 1000 + self._clock_offset_ms
+        return time.monotonic() * 1000 + self.clock_offset_ms
 
     def _over_grace(self) -> RedisAway:
         what = f"refuses to work ({self._reason.refusal})" if self._reason.refusal else "does not answer"

@@ -17,7 +17,7 @@ from server.queue.background import Background
 from server.queue.connect import away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
 from server.queue.freight import Freight
-from server.queue.job import Job, Reply, decode_arrays, decode_reply
+from server.queue.job import Job, Reply, decode_arrays, decode_reply, later
 from server.queue.presence import Presence
 from server.queue.record import (
     STATES,
@@ -94,7 +94,9 @@ class Records:
                 case b"results":
                     raise NoRoomForResults
                 case b"late":
-                    raise DeadlinePassed(LATE)
+                    if not (jumped := await self._room.jumped_ms()):
+                        raise DeadlinePassed(LATE)
+                    jobs = [later(job, jumped) for job in jobs]
                 case b"full" | b"client":
                     raise await self._room.refused(status, to_rows(jobs)[0])
                 case b"share":

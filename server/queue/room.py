@@ -35,6 +35,8 @@ GROUP_BYTES = 1024 * 1024
 """Requests share a call up to this size; a larger one has a call of its own."""
 GROUP_JOBS = 64
 LATE = "the deadline had passed before the job was queued"
+STEADY_MS = 500
+"""Two readings of a clock that has not been set differ by less, however slowly they travelled."""
 NOBODY = "-"
 """How the scripts spell an owner that is empty."""
 REFUSALS = {b"client": ClientShare, b"full": QueueFull}
@@ -106,6 +108,13 @@ class Room:
 
     async def read_load(self) -> None:
         self.set_load(Load.of(await self._presence.ask(self._read_load)))
+
+    async def jumped_ms(self) -> int:
+        """Read Redis' clock anew: by how much it has gone forward beyond what was expected. 0: it has not; what came late was late."""
+        before = self._presence.clock_offset_ms
+        await self.read_load()
+        jumped = int(self._presence.clock_offset_ms - before)
+        return jumped if jumped > STEADY_MS else 0
 
     def set_load(self, load: Load) -> None:
         self.load = load

@@ -38,6 +38,30 @@ async def test_a_job_whose_keys_expired_when_the_clock_went_forward_is_answered(
         assert answer_of(reply) == 7
 
 
+async def behind(us: Dispatcher) -> None:
+    """As if Redis' clock had been set an hour forward since this gateway read it."""
+    us._presence.set_clock(await us.now_ms() - HOUR_MS)
+
+
+async def test_what_is_asked_before_anybody_has_noticed_that_the_clock_went_forward_is_answered(url: str, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        await behind(us)
+        request = asyncio.create_task(us.submit_all([await a_job(us, 7)]))
+        [job] = await pulled(worker)
+        worker.finish([(job, echo(worker, job))])
+        [reply] = await request
+        assert answer_of(reply) == 7
+        await behind(us)
+        record = await admit(us)
+        [job] = await pulled(worker)
+        worker.finish([(job, echo(worker, job))])
+
+        async def done() -> bool:
+            return await state(us, record) == "done"
+
+        await eventually(done)
+
+
 async def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_the_sweep(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         db.set("records:sweep", "somebody", px=HOUR_MS)
