@@ -65,6 +65,9 @@ Task = Literal[
 MOST_BLOCKS = 1024
 """Of a network. Gateways make schedules of as many numbers, for whoever asks."""
 
+COUNTS = frozenset({"depth", "patch_size"})
+"""Fields of a config that gateways read."""
+
 LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
 """Tasks whose answers are scores of labels."""
 
@@ -294,6 +297,8 @@ class BundleSpec(_Schema):
         for name, value in config.items():
             if name.endswith("depth") and _number(value) > MOST_BLOCKS:
                 raise ValueError(f"{name} {value} is more than {MOST_BLOCKS} blocks")
+            if name in COUNTS and not _is_integer(value):
+                raise ValueError(f"{name} {value!r} must be an integer")
         return config
 
     @model_validator(mode="after")
@@ -429,6 +434,15 @@ class Bundle(_Schema):
             raise BundleError(f"{path}: its SHA-256 is not the one in {SPEC_FILE}: damaged or another file")
         for member in self.members().values():
             member.verify()
+
+
+def _is_integer(value: Any) -> bool:
+    """As gateways read it."""
+    try:
+        int(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _number(value: Any) -> float:

@@ -22,6 +22,7 @@ from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.telemetry import logs
+from server.worker import compiled_cache
 from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
 from server.worker.executors import check
 from server.worker.layout import Layout
@@ -239,6 +240,7 @@ class Backends:
         if self.setting != "compiled" or schedule not in self._rungs.values() or "compiled" not in self._runners:
             return self.forward(arrays, options)
         answer = self.run("compiled", arrays, options)
+        compiled_cache.trim()
         self._compiled |= {(schedule, size == 1)}
         return answer
 

@@ -29,6 +29,7 @@ from server.queue.worker_side import WorkerQueue
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
+from server.worker import compiled_cache
 from server.worker.batcher import Batcher
 from server.worker.fetching import Fetching
 from server.worker.heartbeat import Heartbeat
@@ -69,6 +70,7 @@ def run_worker(settings: Settings) -> int:
     keep_freed_memory()
     if settings.cache_folder is not None:
         os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
+        compiled_cache.keep_in(settings.cache_folder / "inductor")
     torch.set_num_threads(layout.threads)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
     try:

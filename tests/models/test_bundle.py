@@ -83,6 +83,8 @@ def test_a_task_has_only_what_it_needs() -> None:
         ({"task": "paint"}, "task: Input should be 'classify'"),
         ({"config": {"depth": 60_000_000}}, "config: .*depth 60000000 is more than 1024 blocks"),
         ({"config": {"depth": 6e7}}, "config: .*depth 60000000.0 is more than 1024 blocks"),
+        ({"config": {"depth": "twelve"}}, "config: .*depth 'twelve' must be an integer"),
+        ({"config": {"patch_size": [16]}}, "config: .*patch_size \\[16\\] must be an integer"),
         ({"config": {"depth": 10**400}}, "is more than 1024 blocks"),
         ({"config": {"text_depth": "60000000"}}, "config: .*text_depth 60000000 is more than 1024 blocks"),
         ({"preprocess": None}, "task classify needs preprocess and labels"),

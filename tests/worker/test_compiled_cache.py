@@ -1,0 +1,28 @@
+"""What was compiled is kept within a bound."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from server.worker import compiled_cache
+
+
+def test_the_oldest_files_go_where_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(compiled_cache.VARIABLE, raising=False)
+    compiled_cache.keep_in(tmp_path)
+    for age, name in enumerate(("newest", "new", "old", "oldest")):
+        file = tmp_path / name[:2] / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(100))
+        os.utime(file, (1000 - age, 1000 - age))
+    compiled_cache.trim(most_bytes=250)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["new", "newest"]
+
+
+def test_a_folder_that_the_operator_has_chosen_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiled_cache.VARIABLE, str(tmp_path / "mine"))
+    compiled_cache.keep_in(tmp_path / "ours")
+    assert os.environ[compiled_cache.VARIABLE] == str(tmp_path / "mine")
