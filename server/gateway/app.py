@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> GatewayApp:
         raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
     dispatcher = Dispatcher(settings.redis_url, settings)
     counted = GatewayMetrics()
+    dispatcher.count_items = counted.count_items
     directory = Directory(dispatcher, settings)
     desertion = Desertion(settings, directory)
     ticks = Ticks()

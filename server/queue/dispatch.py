@@ -101,6 +101,8 @@ class Dispatcher:
         self.scenes = Scenes(self._wire, freight, settings, self._presence, self._background)
         self._ticks = Ticks()
         """Of the deadlines of jobs."""
+        self.count_items: Callable[[str, int], object] = lambda bundle, count: None
+        """Told of items of asynchronous jobs that are done: bundle and number. Of several gateways one is told."""
         self._was_known = False
         self._closed = False
 
@@ -263,11 +265,13 @@ class Dispatcher:
     async def _beat(self) -> None:
         ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
         arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, FORMS, secrets.token_hex(4), sweep_ms]
-        known, epoch, sweeps, *load = await self._presence.at_once(lambda: self._script["beat"](args=arguments))
+        known, epoch, sweeps, items, *load = await self._presence.at_once(lambda: self._script["beat"](args=arguments))
         self.records.epoch = epoch.decode()
         self._inbox.beaten(start_over=self._was_known and not known)
         self._was_known = True
         self._presence.found()
         self._room.set_load(Load.of(load))
+        for bundle, count in zip(items[::2], items[1::2], strict=True):
+            self.count_items(bundle.decode(), int(count))
         if sweeps:
             self._background.spawn(self.records.sweep())

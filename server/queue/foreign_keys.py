@@ -28,6 +28,7 @@ TYPES = {
     "records:kept": "zset",
     "records:totals": "hash",
     "records:ended": "hash",
+    "records:items": "hash",
     "records:sweep": "string",
     "stats:uncounted": "list",
 }

@@ -123,6 +123,11 @@ class GatewayMetrics:
             )
         return self._of[key]
 
+    def count_items(self, bundle: str, count: int) -> None:
+        """Items of asynchronous jobs that are done, of a bundle `name@version`."""
+        name, _, version = bundle.partition("@")
+        self.items.labels(name, version).inc(count)
+
     def duration_of(self, model: str) -> Observations:
         """`request_duration` for one model."""
         if model not in self._durations:

@@ -11,7 +11,21 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.queue.embedded import PrivateValkey
 from tests.gateway import service
+from tests.gateway.asked_later import accepted, ask_later, comes_to
 from tests.gateway.service import TOKENS, Gateway, Worker, eventually, make_spec, picture
+
+
+def test_items_of_asynchronous_jobs_are_counted_once_by_some_gateway(valkey: PrivateValkey) -> None:
+    with service.gateway(valkey.url) as one, service.gateway(valkey.url) as other, Worker(valkey.url, [make_spec()]):
+
+        def counted() -> float:
+            return sum(gateway.metric("opsin_items_total", model="reds", version="1") for gateway in (one, other))
+
+        comes_to(one, accepted(ask_later(one, picture(1), picture(2))), "done")
+        comes_to(other, accepted(ask_later(other, picture(3))), "done")
+        eventually(lambda: counted() == 3, "all three are counted")
+        one.classify(picture(4))
+        assert counted() == 4
 
 
 def test_counts_equal_the_clients_own(valkey: PrivateValkey) -> None:

@@ -2,7 +2,8 @@
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
 -- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry;
 -- scenes that can be asked again stand there, too, with the state `scene`.
--- `records:ended` counts those that have ended since this Redis began, by state.
+-- `records:ended` counts those that have ended since this Redis began, by state; `records:items` the items of those that are done, by bundle,
+-- until a gateway takes them into its metrics.
 -- `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
 
 local OPEN, KEPT, TOTALS, ENDED = 'records:open', 'records:kept', 'records:totals', 'records:ended'
@@ -130,7 +131,9 @@ local function close(id, record, state, now)
   redis.call('HINCRBY', ENDED, state, 1)
   if state == 'done' then note_duration(record, now) end
   redis.call('ZREM', OPEN, open_member(id, record))
-  if state ~= 'done' then
+  if state == 'done' then
+    redis.call('HINCRBY', 'records:items', redis.call('HGET', key, 'bundle'), record.count)
+  else
     call_off_all(id, record)
     drop_results(id, record)
   end
