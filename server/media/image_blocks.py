@@ -13,7 +13,16 @@ MOST = 65_536
 MOST_SCANS = 64
 """Of a progressive JPEG, each of which passes over all pixels; encoders write about ten."""
 
+MOST_COMPRESSED = 128
+"""Of a PNG's profiles and texts, each of which may come to a mebibyte, damaged or not."""
+MOST_OF_A_KIND = {"JPEG": f", or {MOST_SCANS} scans", "PNG": f", or {MOST_COMPRESSED} that are compressed beside its pixels"}
+"""For the message."""
+
 START_OF_SCAN = b"\xff\xda"
+PHOTOSHOP, RESOURCE = 0xED, b"8BIM"
+PART_BYTES = {0xDB: 65} | dict.fromkeys((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), 3)
+"""Of a quantisation table and of a frame's component: Pillow makes objects of as many as a segment holds, by its marker's second byte."""
+COMPRESSED = frozenset((b"iCCP", b"zTXt", b"iTXt"))
 WITHOUT_LENGTH = frozenset((0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF))
 """Second bytes of a JPEG marker that stands alone, or is none; and of extensions, whose lengths Pillow does not read."""
 
@@ -21,9 +30,10 @@ WITHOUT_LENGTH = frozenset((0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0
 def too_many(kind: str, data: bytes) -> bool:
     """Whether a decoder would make more of a file's structure than of its pixels."""
     if kind == "JPEG":
-        return _more_than(MOST, jpeg_segments(data)) or data.count(START_OF_SCAN) > MOST_SCANS
+        return _more_than(MOST, _jpeg_blocks(data)) or data.count(START_OF_SCAN) > MOST_SCANS
     if kind == "PNG":
-        return _more_than(MOST, png_chunks(data))
+        compressed = (at for at in png_chunks(data) if data[at + 4 : at + 8] in COMPRESSED)
+        return _more_than(MOST, png_chunks(data)) or _more_than(MOST_COMPRESSED, compressed)
     if kind == "WebP":
         return _more_than(MOST, webp_chunks(data))
     return kind == "GIF" and _more_than(MOST, _gif_blocks(data))
@@ -40,6 +50,19 @@ def jpeg_segments(data: bytes) -> Iterator[int]:
         yield at
         is_marker = data[at] == 0xFF and data[at + 1] not in WITHOUT_LENGTH
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if is_marker else 1
+
+
+def _jpeg_blocks(data: bytes) -> Iterator[int]:
+    """One for each segment, and one for each of its tables, components or Photoshop's resources."""
+    for at in jpeg_segments(data):
+        yield at
+        if data[at] != 0xFF:
+            continue
+        kind, end = data[at + 1], min(len(data), at + 2 + int.from_bytes(data[at + 2 : at + 4], "big"))
+        if kind == PHOTOSHOP:
+            yield from range(data.count(RESOURCE, at, end))
+        elif kind in PART_BYTES:
+            yield from range(at, end, PART_BYTES[kind])
 
 
 def png_chunks(data: bytes) -> Iterator[int]:

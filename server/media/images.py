@@ -117,7 +117,7 @@ class Decoder:
         """The picture without its pixels. Raises ImageError."""
         kind = sniff(data)
         if image_blocks.too_many(kind, data):
-            raise CorruptImage(f"{kind} file with more than {image_blocks.MOST} blocks, or {image_blocks.MOST_SCANS} scans")
+            raise CorruptImage(f"{kind} file with more than {image_blocks.MOST} blocks{image_blocks.MOST_OF_A_KIND.get(kind, '')}")
         if kind == "WebP":
             self._check(*_webp_size(data))  # opening one allocates the canvas
         try:

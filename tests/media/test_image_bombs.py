@@ -134,6 +134,14 @@ def jpeg_with(segments: bytes) -> bytes:
     return whole[:2] + segments + whole[2:]
 
 
+def segment(marker: int, content: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+ZEROS = zlib.compress(bytes(1_000_000))
+"""A thousand bytes that a decoder may inflate."""
+
+
 def progressive_with_scans(count: int) -> bytes:
     whole = encoded(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
@@ -194,6 +202,11 @@ def test_an_orientation_of_many_numbers_turns_nothing(decoder: Decoder, wrap: Ca
         png(chunk(b"IDAT", b"") * 500_000),
         jpeg_with(b"\xff\xef\x00\x02" * 500_000),
         jpeg_with(b"\xff" * 5_000_000),
+        jpeg_with(segment(0xDB, (b"\0" + b"\1" * 64) * 1_000) * 100),
+        jpeg_with(segment(0xC0, b"\x08\0\x08\0\x08\x03" + b"\x01\x11\0" * 21_000) * 10),
+        jpeg_with(segment(0xED, b"Photoshop 3.0\0" + b"8BIM\x04\x01\0\0\0\0\0\0" * 5_000) * 20),
+        png(chunk(b"iCCP", b"name\0\0" + ZEROS) * 200),
+        png(chunk(b"zTXt", b"name\0\0" + ZEROS[:-4] + b"sum?") * 200),
         progressive_with_scans(200),
         b"GIF89a\x08\0\x08\0\0\0\0" + b"\x21\xfe\x01x\0" * 500_000 + b",",
         b"GIF89a\x08\0\x08\0\0\0\0" + b"\x21\xfe" + b"\x01x" * 1_000_000 + b"\0,",
@@ -205,6 +218,11 @@ def test_an_orientation_of_many_numbers_turns_nothing(decoder: Decoder, wrap: Ca
         "empty PNG data",
         "JPEG segments",
         "JPEG padding",
+        "tables of a JPEG segment",
+        "components of a JPEG frame",
+        "Photoshop's resources",
+        "PNG profiles",
+        "damaged PNG texts",
         "JPEG scans",
         "GIF comments",
         "a long GIF comment",
