@@ -199,6 +199,9 @@ class Room:
         for request in group:
             for key, message in request.staged.items():
                 await self._freight.write(key, message, wanted=lambda waits=request.admitted: not waits.done())  # type: ignore[misc]
+            if request.admitted.done():  # no script will come by what its client has left behind
+                for key in request.staged:
+                    await self._freight.delete(key)
 
     def _arguments(self, group: Iterable[_Request]) -> list[Any]:
         arguments: list[Any] = [*self.bounds]

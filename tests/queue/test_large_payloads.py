@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ import redis
 from server.queue import keys
 from server.queue.connect import connect
 from server.queue.delivery import Beside
+from server.queue.freight import Freight
 from server.queue.job import Array, Reply, decode_arrays, decode_reply
 from server.queue.pieces import PIECE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
@@ -127,6 +129,25 @@ async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redi
         replies = [Reply(id=delivery.job.id, worker=worker.id, arrays=output) for _ in range(2)]
         assert [worker.finish([(delivery, reply)]) for reply in replies] == [[True], [False]]
         assert len(list(raw.scan_iter("out:*"))) == 1
+
+
+async def test_a_message_whose_client_leaves_at_its_last_piece_is_removed(
+    url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Freight.write
+    written = asyncio.Event()
+
+    async def write_and_lose_the_client(freight: Freight, key: str, data: bytes, wanted: Callable[[], bool] = lambda: True) -> None:
+        await write(freight, key, data, wanted)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        written.set()
+
+    monkeypatch.setattr(Freight, "write", write_and_lose_the_client)
+    async with gateway(url) as us:
+        request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
+        await written.wait()
+        await eventually(lambda: not db.keys("stage:*"))
 
 
 async def delivered(url: str, worker: WorkerQueue, to: str) -> Delivery:
