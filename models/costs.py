@@ -68,7 +68,7 @@ def without_storage(architecture: str, config: Any) -> nn.Module:
     """A model on the meta device, which counts and does not compute."""
     with torch.device("meta"):
         model = architectures()[architecture].build(config)
-    return model.eval().requires_grad_(False)
+    return model.to("meta").eval().requires_grad_(False)
 
 
 def count_flops(prepared: Callable[[], Call]) -> int:

@@ -95,8 +95,7 @@ def inpaint(
     refined = ", then with patches from around the hole" if filled.method == "network-exemplar" else ""
     typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled {how}{refined}")
     if filled.masked_pixels == 0:
-        empty = f"{file} has no transparent pixels, and there is no --mask" if mask is None else f"--mask {mask} marks no pixel"
-        typer.echo(f"opsin: nothing was filled: {empty}", err=True)
+        typer.echo(f"opsin: nothing was filled: --mask {mask} marks no pixel", err=True)
 
 
 def _mask(text: str | None) -> Path | str | None:

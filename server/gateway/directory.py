@@ -14,7 +14,7 @@ from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
 from server.queue.job import ServedBundle, WorkerInfo
 from server.settings import Settings
-from server.tasks.options import quoted
+from server.tasks.options import QUOTED, quoted
 from server.tasks.registry import TASKS
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
@@ -199,7 +199,7 @@ def refusal(fleet: Fleet, spec: BundleSpec) -> str:
 
 def unloaded(model: str) -> Problem:
     name = model.partition("@")[0]
-    return Problem(Kind.UNKNOWN_MODEL, f"{quoted(name)} is unloaded; POST /v2/repository/models/NAME/load loads it", "model")
+    return Problem(Kind.UNKNOWN_MODEL, f"{quoted(name)} is unloaded; POST /v2/repository/models/{name[:QUOTED]}/load loads it", "model")
 
 
 def newest(fleet: Fleet, versions: list[BundleSpec]) -> BundleSpec | None:

@@ -28,7 +28,8 @@ SPACE = Space(spacing=0.2, reach=0.2, margin=4)
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A service that answers every task, and a folder with the files that the documentation names."""
     bundles = tmp_path_factory.mktemp("bundles")
-    shutil.copytree(ROOT / "bundles" / "flags", bundles / "flags")
+    for starter in ("flags", "photos"):
+        shutil.copytree(ROOT / "bundles" / starter, bundles / starter)
     write_tiny_diffmae(bundles)
     write_shell(bundles, space=SPACE)
     write_watcher(bundles)

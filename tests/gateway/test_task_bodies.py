@@ -22,6 +22,7 @@ from server.gateway.problems import Kind, Problem
 from server.gateway.surface import CommonOptions, Surface
 from server.media.images import Decoder
 from server.queue.reservation import Ledger, Reservation
+from server.queue.shares import Claim
 from server.settings import Settings
 from server.tasks.base import Arrays, Item, Outputs, Part, Task
 from server.tasks.options import Options
@@ -80,7 +81,7 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def check(_items: int, _nbytes: int) -> None:
+    async def check(_claim: Claim, _items: int, _nbytes: int) -> None:
         return None
 
     headers = [(b"content-type", content_type.encode())]
@@ -88,7 +89,7 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
         {"type": "http", "method": "POST", "headers": headers, "query_string": query.encode(), "state": {"client": ""}}, receive
     )
     asked = read_query(request, SURFACE)
-    submission = await read_submission(request, SURFACE, Settings(max_images=3), Reservation(Ledger(), check, 0, 0), LargeBodies())
+    submission = await read_submission(request, SURFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim(), 0, 0), LargeBodies())
     common, own = SURFACE.read_options(asked, submission.fields)
     assert isinstance(own, PaintOptions)
     return submission, common, own

@@ -77,7 +77,7 @@ def test_the_command_draws_previews_on_a_terminal_with_colours(painter: Painter,
     ours, its = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "OPSIN_URL": painter.gateway.url}
     command = [sys.executable, "-m", "opsin", "inpaint", str(photo), "--mask", "center", "--steps", "1000"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=its) as ran:
+    with subprocess.Popen(command, cwd=photo.parent, env=environment, stdout=subprocess.DEVNULL, stderr=its) as ran:
         os.close(its)
         shown = b""
         with suppress(OSError):  # the end of a terminal
@@ -89,13 +89,16 @@ def test_the_command_draws_previews_on_a_terminal_with_colours(painter: Painter,
     assert decoded(photo.with_name("photo-filled.png").read_bytes()).shape == (40, 60, 3)
 
 
-def test_the_command_writes_every_sample_and_json(painter: Painter, photo: Path) -> None:
-    ran = opsin("inpaint", photo, "--mask", "center", "--samples", "2", "--preset", "draft", "--json", OPSIN_URL=painter.gateway.url)
+def test_the_command_writes_every_sample_and_json_into_the_working_folder(painter: Painter, photo: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    asked = ("--mask", "center", "--samples", "2", "--preset", "draft", "--json")
+    ran = opsin("inpaint", photo, *asked, folder=here, OPSIN_URL=painter.gateway.url)
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)
-    files = [photo.with_name(f"photo-filled-{number}.png") for number in (1, 2)]
-    assert [result["file"] for result in told["results"]] == [str(file) for file in files]
-    assert told["sampler"] == "one-step" and all(decoded(file.read_bytes()).shape == (40, 60, 3) for file in files)
+    files = [f"photo-filled-{number}.png" for number in (1, 2)]
+    assert [result["file"] for result in told["results"]] == files
+    assert told["sampler"] == "one-step" and all(decoded((here / file).read_bytes()).shape == (40, 60, 3) for file in files)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_the_command_writes_every_sample_and_json(painter: Painter, photo: Path)
         (["--sampler", "euler"], 1, "must be one of ddim, ancestral, one-step"),
         (["-o", "no/such/folder/filled.png"], 2, "no/such/folder/filled.png: cannot be written"),
         (["-o", "filled.jpg"], 2, "filled.jpg: the file's name must end in .png"),
-        ([], 0, "opsin: nothing was filled: {photo} has no transparent pixels, and there is no --mask"),
+        ([], 1, "opsin: {photo}: 422 Invalid option: mask: missing: send the part `mask`"),
     ],
 )
 def test_a_command_that_does_not_work_says_why(painter: Painter, photo: Path, arguments: list[str], code: int, reason: str) -> None:

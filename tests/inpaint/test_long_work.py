@@ -31,7 +31,8 @@ def test_a_stream_tells_the_steps_and_shows_what_the_network_sees(painter: Paint
     assert progress[0] == {"done": 0, "total": 1000, "unit": "steps"}
     assert [report["done"] for report in progress] == sorted(report["done"] for report in progress)
     previews = pictures_of(events)
-    assert previews and all(shown.shape == (SIDE, SIDE, 3) for shown in previews)
+    assert previews and all(max(shown.shape[:2]) == SIDE for shown in previews)  # at the network's scale
+    assert all(event.data["box"] == [0, 0, 60, 40] for event in events if event.name == "preview")  # and where that lies in the image
     answer = decoded(base64.b64decode(events[-1].data["results"][0]["image"]))
     assert np.array_equal(answer[outside(40, 60, HOLE)], np.asarray(IMAGE)[outside(40, 60, HOLE)])
 

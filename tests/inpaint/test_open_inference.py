@@ -43,7 +43,7 @@ def test_inputs_and_outputs_are_named_as_the_parts(painter: Painter) -> None:
 def test_a_filled_image_comes_back_in_base64(painter: Painter) -> None:
     status, answer = infer(painter, tensor("image", FILE), tensor("mask", MASK), seed=5, deterministic=True)
     assert status == 200, answer
-    assert answer["parameters"] == {"steps": 2, "sampler": "ddim"}
+    assert answer["parameters"] == {"steps": 2, "sampler": "ddim", "method": "network"}
     image, seed = answer["outputs"]
     assert (image["shape"], seed["shape"], seed["data"]) == ([1, 1], [1, 1], [5])
     assert base64.b64decode(image["data"][0]) == painter.fill(FILE, MASK, seed=5, deterministic=True).content

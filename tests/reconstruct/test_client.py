@@ -87,11 +87,18 @@ def test_the_command_writes_a_mesh_and_a_picture(sculptor: Sculptor, capture: Pa
     assert picture.shape == (256, 8 * 256, 3) and (picture != 255).any(axis=2).mean() > 0.1
 
 
-def test_the_command_tells_in_json(sculptor: Sculptor, capture: Path) -> None:
-    ran = opsin("reconstruct", capture, "--points", capture.with_name("points.npy"), "--json", OPSIN_URL=sculptor.gateway.url)
+def test_the_command_tells_in_json(sculptor: Sculptor, capture: Path, tmp_path: Path) -> None:
+    ran = opsin(
+        "reconstruct", capture, "--points", capture.with_name("points.npy"), "--json", folder=tmp_path, OPSIN_URL=sculptor.gateway.url
+    )
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)
-    assert told["file"] == str(capture.with_suffix(".glb")) and told["points"] > 100 and told["seconds"] > 0
+    assert (
+        told["file"] == capture.with_suffix(".glb").name
+        and (tmp_path / told["file"]).is_file()
+        and told["points"] > 100
+        and told["seconds"] > 0
+    )
 
 
 @pytest.mark.parametrize(
