@@ -89,7 +89,8 @@ def show_pictures(client: Client, pictures: list[Path], console: Console) -> Mod
     """Classify one picture after the other, print a table, and return the model that did it."""
     from opsin.cli.classify import picture_table
 
-    flags = next((served.id for served in client.models() if served.name == SHOWS_MERGING and served.state == "ready"), None)
+    # one that is still loading counts: the service is ready when its default models are, and requests for others wait
+    flags = next((served.id for served in client.models() if served.name == SHOWS_MERGING and served.state in ("ready", "loading")), None)
     found = [client.classify(picture, model=flags) for picture in pictures]
     model = client.model(f"{found[0].model}@{found[0].version}")
     console.print(f"\nWhat {model.id} sees")

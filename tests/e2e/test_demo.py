@@ -15,11 +15,15 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from models.bundle import Space, write
+from opsin.cli.demo import show_pictures
+from opsin.client import Client
 from tests.actions.bundles import LABELS, write_watcher
 from tests.bundles import TINY, write_tiny_diffmae, write_tiny_vit
 from tests.opsin.command import opsin
+from tests.opsin.scripted import RESULT, Answer, scripted
 from tests.reconstruct.shell import write_shell
 from training.data.demo_clip import CLIPS
 from training.data.packages import obtain
@@ -54,6 +58,14 @@ def test_the_demo_shows_labels_tokens_and_what_merging_brings_and_leaves_nothing
     with pytest.raises(httpx.ConnectError):
         httpx.get(docs)
     assert "What tiny@1 sees" in "".join(ElementTree.parse(tmp_path / "demo.svg").getroot().itertext()).replace("\xa0", " ")
+
+
+def test_the_demo_asks_for_flags_also_while_they_load() -> None:
+    flags = {"name": "flags", "version": "1", "task": "classify", "state": "loading"}
+    listed = {"/v1/models": {"models": [{**flags, "name": "photos", "state": "ready"}, flags]}, "/v1/models/flags@1": flags}
+    with scripted(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
+        show_pictures(client, sorted(PICTURES.glob("*.png"))[:1], Console(quiet=True))
+    assert [request.path for request in service.requests if request.path.startswith("/v1/classify")] == ["/v1/classify?model=flags%401"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
