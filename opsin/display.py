@@ -66,7 +66,8 @@ def inpainting(result: Inpainting) -> str:
         f'<figure style="display:inline-block;margin:0 1em 1em 0">{_image(sample.png)}<figcaption>seed {sample.seed}</figcaption></figure>'
         for sample in result.samples
     )
-    facts = f"{result.masked_pixels:,} pixels filled in {result.steps} steps of {escape(result.sampler)}, {result.timing.total_ms:.0f} ms"
+    how = "with patches from around the hole" if result.method == "exemplar" else f"in {result.steps} steps of {escape(result.sampler)}"
+    facts = f"{result.masked_pixels:,} pixels filled {how}, {result.timing.total_ms:.0f} ms"
     return f"<div>{shown}</div>{_line(facts)}"
 
 

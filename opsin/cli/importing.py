@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import size
+from opsin.cli.services import settings_of
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
@@ -110,14 +111,13 @@ def _format(bundle: Bundle) -> str:
     """The number format that this computer serves the bundle in, and by how much its answers differ; empty for what is not served alone."""
     from models.bundle import BundleError
     from models.loading import not_served
-    from server.settings import Settings
     from server.worker import layout, warmup
 
     if not_served(bundle.spec) is not None or bundle.spec.task == "actions":  # these are members of pipelines
         return ""
     if bundle.spec.weights.bytes > MOST_TRIED:
         return "measured by the first worker, as GET /v1/models then says; OPSIN_DTYPE=float32 pins float32"
-    settings = Settings()
+    settings = settings_of(None)
     try:
         _, name, difference = warmup.in_the_faster_format(bundle, layout.choose(settings), settings.dtype)
     except (BundleError, ValueError, RuntimeError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsin.cli.exits import Misuse
+from opsin.cli.services import settings_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 def at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> list[NDArray[Any]]:
     """uint8 (S, S, 3) of each file, prepared as the service does. Raises Misuse naming `option` and the file."""
     from server.media.images import Decoder, ImageError, to_model_size
-    from server.settings import Settings
 
-    limit, pixels = Settings().max_pixels, []
+    limit, pixels = settings_of(None).max_pixels, []
     for path in paths:
         try:
             with Decoder(limit).decoded(path.read_bytes()) as picture:

@@ -53,7 +53,7 @@ def serve(
     Every setting is also an `OPSIN_…` environment variable and a line of the `--config` file.
     """
     require_engine("serve")
-    settings = _settings(
+    settings = settings_of(
         config,
         host=host,
         port=port,
@@ -83,7 +83,7 @@ def gateway(
 ) -> None:
     """Run one gateway, the HTTP side, against a Redis server that workers share."""
     require_engine("gateway")
-    settings = _settings(config, host=host, port=port, redis_url=redis, model_control=model_control, playground=playground)
+    settings = settings_of(config, host=host, port=port, redis_url=redis, model_control=model_control, playground=playground)
     _require_redis(settings, "gateway")
     try:
         from server.gateway.main import run_gateway as run
@@ -99,7 +99,7 @@ def template(
 ) -> None:
     """Make workers for `opsin serve`, as copies of this process."""
     require_engine("template")
-    settings = _settings(None, bundles=bundles, metrics_port=metrics_port)
+    settings = settings_of(None, bundles=bundles, metrics_port=metrics_port)
     gc.disable()
     try:
         from server.worker.template import run_template as run
@@ -111,7 +111,7 @@ def template(
 def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPort = None, config: Config = None) -> None:
     """Run one worker, which loads the bundles and computes, against a Redis server that gateways share."""
     require_engine("worker")
-    settings = _settings(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
+    settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
     # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing
     # them keeps every later collection from looking again
@@ -125,7 +125,8 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
     raise typer.Exit(run(settings))
 
 
-def _settings(config: Path | None, **overrides: Any) -> Settings:
+def settings_of(config: Path | None, **overrides: Any) -> Settings:
+    """The settings of file, environment and options. Raises Misuse naming what is wrong with them."""
     try:
         from pydantic import ValidationError
         from pydantic_settings import SettingsError

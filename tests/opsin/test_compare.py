@@ -80,3 +80,9 @@ def test_what_is_no_classifier_and_what_is_no_image_is_refused(bundle: Bundle, t
     ended = opsin("compare", bundle.path, *options)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert f"--pictures: {tmp_path}/photos/c.png: not an image in a format" in ended.stderr
+
+
+def test_a_setting_that_is_wrong_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy", OPSIN_DTYPE="half")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "setting dtype" in ended.stderr

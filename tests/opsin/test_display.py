@@ -69,6 +69,9 @@ def test_filled_images_are_shown_as_they_are() -> None:
     assert [base64.b64decode(image) for image in re.findall(r"base64,([^\"]+)", page)] == [png(PIXELS), png(PIXELS + 1)]
     assert "seed 5" in page
     assert "seed 6" in page
+    assert "3 pixels filled in 7 steps of ddim" in page
+    copied = inpainting({**told, "steps": 0, "sampler": "none", "method": "exemplar"})
+    assert "3 pixels filled with patches from around the hole" in copied._repr_html_()
 
 
 @pytest.mark.parametrize("file", [to_ply(POINTS, COLOURS, 0.1), to_npz({"points": POINTS, "colours": COLOURS})])
