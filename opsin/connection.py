@@ -8,6 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from opsin.calls import Call, problem_of
+from opsin.errors import Unreachable
 from opsin.results import Readiness
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -16,8 +17,13 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=3.0)
 
 
-def base_url(url: str | None) -> str:
-    return url or os.environ.get("OPSIN_URL") or DEFAULT_URL
+def base_url(url: str | None) -> httpx.URL:
+    """Raises Unreachable for what is no address."""
+    address = url or os.environ.get("OPSIN_URL") or DEFAULT_URL
+    try:
+        return httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise Unreachable(f"{address}: no address of a service ({error})") from None
 
 
 def model_call(name: str) -> Call:

@@ -29,6 +29,7 @@ from opsin.cli import (
     train,
 )
 from opsin.cli.exits import Failure, Misuse
+from opsin.errors import OpsinError
 
 # typer ships click inside, or depends on it where it is older: its UsageError is found through this public subclass in both
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -92,6 +93,9 @@ def main() -> NoReturn:
     except Failure as error:
         for sentence in error.sentences:
             _complain(sentence)
+        code = 1
+    except OpsinError as error:
+        _complain(str(error))
         code = 1
     except (typer.Abort, KeyboardInterrupt):
         code = 130

@@ -205,6 +205,14 @@ def test_classify_without_a_service_says_where_it_looked(picture: Path) -> None:
     assert "http://127.0.0.1:9: no answer" in ended.stderr
 
 
+@pytest.mark.parametrize("command", [["ask", "classify", "image=README.md"], ["classify", "README.md"], ["inpaint", "README.md"]])
+def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
+    ended = opsin(*command, "--url", "http://[::1")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("opsin: ") and "http://[::1: no address of a service" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_bundles_are_listed_with_what_was_measured(bundles: Path) -> None:
     header, row = opsin("bundles", "list", "--bundles", bundles).stdout.splitlines()
     assert header.split() == ["Name", "Version", "Task", "Architecture", "Size", "Default", "rung", "Accuracy"]
