@@ -120,7 +120,7 @@ def test_the_null_model_takes_its_time_and_answers_zeros(tmp_path: Path) -> None
         ("video_mae", {"depth": 0}, r"does not fit architecture video_mae: missing: pos_embed\.spatial"),
         ("vit", {**asdict(CONFIG), "depth": 0}, "config: depth 0 is no number of blocks"),
         ("vit", {"depht": 3}, "config: depht: unknown; the fields are .*depth"),
-        ("vit", {"depth": "three"}, "config: depth: Input should be a valid integer"),
+        ("vit", {"width": "three"}, "config: width: Input should be a valid integer"),
         ("vit", asdict(replace(CONFIG, depth=2)), r"model\.safetensors: does not fit architecture vit: unexpected: blocks\.2"),
         ("vit", asdict(replace(CONFIG, depth=4)), r"does not fit architecture vit: missing: blocks\.3"),
         ("vit", asdict(replace(CONFIG, classes=4)), r"of another shape: head\.weight \(3, 32\) for \(4, 32\)"),

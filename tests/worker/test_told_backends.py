@@ -8,14 +8,18 @@ import httpx
 
 from tests.bundles import write_tiny_vit
 from tests.opsin.test_client import free_port
-from tests.service import serve
+from tests.service import eventually, serve
 
 
 def test_what_runs_a_bundle_is_told(tmp_path: Path) -> None:
     write_tiny_vit(tmp_path / "bundles")
     port = free_port()
     with serve(tmp_path / "bundles", backend="onnx", cache=tmp_path / "cache", metrics_port=port) as service:
-        [worker] = service.get("/v1/models/tiny").json()["workers"]
+
+        def backends() -> set[str]:
+            [worker] = service.get("/v1/models/tiny").json()["workers"]
+            return set(worker["backends"].values())
+
+        eventually(lambda: backends() == {"onnx"}, "it is measured")
         told = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-    assert set(worker["backends"].values()) == {"onnx"}
     assert 'opsin_backend{backend="onnx",model="tiny",version="1"} 1.0' in told

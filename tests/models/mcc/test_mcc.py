@@ -251,7 +251,7 @@ def test_the_window_block_costs_less_than_a_quarter_at_full_size() -> None:
 def test_asking_costs_what_the_published_decoder_must_and_grows_linearly() -> None:
     """27.18 MMAC a query with the head, 5.43 GMAC a scene; ours pays for eight more channels in each of 16 heads over 198 keys."""
     with torch.device("meta"):
-        model = MCC(PUBLISHED["mcc_vit_base_patch16"]).eval()
+        model = MCC(PUBLISHED["mcc_vit_base_patch16"]).to("meta").eval()
         latent, queries = torch.empty(1, 197, 1536), torch.empty(1, 1000, 3)
 
     def macs(queries: Tensor) -> tuple[float, float]:
