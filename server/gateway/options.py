@@ -48,7 +48,7 @@ def read_timeout(request: Request, default: float, most: float = MAX_TIMEOUT) ->
     if text is None:
         return default
     try:
-        seconds = float(text)
+        seconds = math.nan if "_" in text else float(text)  # Python would read 1_0 as 10
     except ValueError:
         seconds = math.nan
     if not MIN_TIMEOUT <= seconds <= most:  # false for NaN, too
