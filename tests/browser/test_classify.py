@@ -19,7 +19,7 @@ BRAZIL = ROOT / "docs" / "pictures" / "flags" / "brazil.png"
 
 def test_labels_are_those_of_the_api(page: Page, service: Service) -> None:
     run(open_classify(page))
-    answer = service.classify(BRAZIL.read_bytes()).json()
+    answer = service.classify(BRAZIL.read_bytes(), model="flags").json()
     wanted = [prediction["label"] for prediction in answer["results"][0]["predictions"]]
     expect(page.locator(".bars .label")).to_have_text(wanted)
 
@@ -35,7 +35,7 @@ def test_a_file_is_classified_too_and_its_answer_can_be_kept(page: Page, tmp_pat
 
 def test_the_slider_shows_how_tokens_merge_from_block_to_block(page: Page, service: Service) -> None:
     run(open_classify(page))
-    answer = service.classify(BRAZIL.read_bytes(), trace="true").json()
+    answer = service.classify(BRAZIL.read_bytes(), model="flags", trace="true").json()
     merging = answer["results"][0]["merging"]
     assert merging["tokens_out"] < merging["tokens_in"]
     blocks = len(merging["schedule"])
