@@ -178,11 +178,11 @@ def test_a_map_of_another_aspect_is_refused_with_the_services_words(refused: Pag
     expect(panel.get_by_role("alert")).to_be_hidden()
 
 
-def test_nothing_occupied_is_said(page: Page) -> None:
+def test_what_was_seen_stays_however_high_the_threshold(page: Page) -> None:
     panel = open_3d(page)
     panel.get_by_label("Threshold").fill("0.999")
     run(panel)
-    expect(panel.locator(".shape")).to_contain_text("Nothing is occupied. A lower threshold may find something.")
+    expect(panel.locator(".shape")).to_contain_text(re.compile(r"[\d,]+ points, [\d,]+ places asked"))
 
 
 def test_without_webgl_the_points_are_drawn_as_a_picture(context: BrowserContext, service: Service) -> None:

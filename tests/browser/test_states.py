@@ -71,7 +71,9 @@ def look(page: Page, state: str) -> None:
 def stand_in_line(service: Service) -> None:
     """Jobs that stand before the page's in the queue, while the worker stands still."""
     for _ in range(AHEAD):
-        httpx.post(f"{service.url}/v1/classify", content=BRAZIL, headers={"Prefer": "respond-async"}, timeout=60).raise_for_status()
+        httpx.post(
+            f"{service.url}/v1/classify?model=flags", content=BRAZIL, headers={"Prefer": "respond-async"}, timeout=60
+        ).raise_for_status()
 
 
 def says(panel: Locator, words: str | re.Pattern[str]) -> None:
