@@ -240,7 +240,8 @@ class Backends:
         if self.setting != "compiled" or schedule not in self._rungs.values() or "compiled" not in self._runners:
             return self.forward(arrays, options)
         answer = self.run("compiled", arrays, options)
-        compiled_cache.trim()
+        if self._graphs is not None:
+            compiled_cache.trim(self._graphs.parent / compiled_cache.FOLDER)
         self._compiled |= {(schedule, size == 1)}
         return answer
 

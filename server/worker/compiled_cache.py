@@ -6,22 +6,22 @@ import os
 from pathlib import Path
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-"""Where the compiler of PyTorch looks; an operator may set it."""
+"""Where the compiler of PyTorch looks. A folder that an operator has set is his: nothing is deleted there."""
+FOLDER = "inductor"
+"""Ours, in `OPSIN_CACHE`."""
 MOST_BYTES = 512 * 2**20
 
 
 def keep_in(folder: Path) -> None:
     """Before anything is compiled in this process."""
     os.environ.setdefault(VARIABLE, str(folder))
-    trim()
+    trim(folder)
 
 
-def trim(most_bytes: int = MOST_BYTES) -> None:
+def trim(folder: Path, most_bytes: int | None = None) -> None:
     """Delete the files beyond the bound that were written longest ago: the compiler makes again what it misses."""
-    if not (folder := os.environ.get(VARIABLE)):
-        return
     files = []
-    for path in Path(folder).rglob("*"):
+    for path in folder.rglob("*"):
         try:
             stat = path.lstat()
         except OSError:  # another worker has deleted it
@@ -31,5 +31,5 @@ def trim(most_bytes: int = MOST_BYTES) -> None:
     kept = 0
     for _, size, path in sorted(files, reverse=True):
         kept += size
-        if kept > most_bytes:
+        if kept > (MOST_BYTES if most_bytes is None else most_bytes):
             path.unlink(missing_ok=True)

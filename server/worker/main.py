@@ -70,7 +70,7 @@ def run_worker(settings: Settings) -> int:
     keep_freed_memory()
     if settings.cache_folder is not None:
         os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
-        compiled_cache.keep_in(settings.cache_folder / "inductor")
+        compiled_cache.keep_in(settings.cache_folder / compiled_cache.FOLDER)
     torch.set_num_threads(layout.threads)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
     try:

@@ -18,11 +18,15 @@ def test_the_oldest_files_go_where_there_are_too_many(tmp_path: Path, monkeypatc
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(bytes(100))
         os.utime(file, (1000 - age, 1000 - age))
-    compiled_cache.trim(most_bytes=250)
+    compiled_cache.trim(tmp_path, most_bytes=250)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["new", "newest"]
 
 
 def test_a_folder_that_the_operator_has_chosen_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiled_cache.VARIABLE, str(tmp_path / "mine"))
+    monkeypatch.setattr(compiled_cache, "MOST_BYTES", 0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_bytes(b"kept")
     compiled_cache.keep_in(tmp_path / "ours")
+    assert (tmp_path / "mine" / "file").exists()
     assert os.environ[compiled_cache.VARIABLE] == str(tmp_path / "mine")
