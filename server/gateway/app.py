@@ -159,6 +159,7 @@ EXPOSED = (
     "X-Model",
     "X-Seed",
     "X-Steps",
+    "X-Method",
     "X-People",
     "X-Points",
     "X-Queries",
