@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from server.media import composing, membranes
+from models.media import membranes
+from server.media import composing
 from server.media.composing import Blend, compose, ramp, to_png
 from server.media.masks import Box, bounds
 
@@ -142,3 +143,17 @@ def test_a_profile_of_other_colours_would_be_wrong() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for profile in (lab, b"", b"short", None):
         assert "icc_profile" not in read(to_png(Image.fromarray(pixels(0, 2, 2)), profile)).info
+
+
+def test_a_line_that_ends_at_the_hole_does_not_tint_what_lies_around_it() -> None:
+    """A black line meets the edge of a white filling of a white page."""
+    image, mask = np.full((60, 60, 3), 255, np.uint8), Box(20, 20, 20, 20).mask(60, 60)
+    image[:, 28:32] = 0
+    composed = composed_of(image, np.full_like(image, 255), Box(0, 0, 60, 60), mask, feather=0, blend="membrane")
+    assert composed[mask].min() > 200 and composed[mask].mean() > 240
+
+
+def test_a_filling_that_is_too_dark_everywhere_is_lightened_however_much_that_is() -> None:
+    image, mask = np.full((60, 60, 3), 220, np.uint8), Box(20, 20, 20, 20).mask(60, 60)
+    composed = composed_of(image, np.full_like(image, 40), Box(0, 0, 60, 60), mask, feather=0, blend="membrane")
+    assert (composed == image).all()

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.media.masks import Mask
-
 MOST_PIXELS = 2**18
 """Of the grid that is solved."""
 SWEEPS, FINE_SWEEPS = 24, 10
@@ -28,7 +26,9 @@ SOLVING_BYTES = 24 * 2**20
 """Bound for what solving takes besides images: about 80 bytes a pixel of the finest grid and a third more for the coarser ones."""
 
 HALF = np.float32(0.5)
+Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8] | Floats
 NEIGHBOURS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 """Steps down and right."""
 
@@ -82,7 +82,7 @@ class Edge:
         self._pull = np.zeros(cells, np.float32)
         self._towards = np.zeros((3, *cells), np.float32)
 
-    def add(self, top: int, known: NDArray[np.uint8], made: NDArray[np.uint8], hole: Mask, beyond: Mask) -> None:
+    def add(self, top: int, known: Pixels, made: Pixels, hole: Mask, beyond: Mask) -> None:
         """Rows from `top`: made (h, w, 3); known (h + 2, w + 2, 3) and hole (h + 2, w + 2), with one pixel around them; beyond: those of
         these pixels that lie outside the image, and pull at nothing."""
         here, told = hole[1:-1, 1:-1], ~(hole | beyond)
@@ -98,11 +98,33 @@ class Edge:
             for plane, values in zip(self._towards, difference.T, strict=True):
                 np.add.at(plane, cell, values / self.scale)
 
-    def membrane(self) -> Membrane | None:
-        """None for a hole without known neighbours."""
+    def membrane(self, limit: float | None = None) -> Membrane | None:
+        """None for a hole without known neighbours. limit: grey levels by which a difference may deviate from the median of the edge. What
+        deviates more is a line that the filling does not continue, and would colour all around it."""
         if not self._pull.any():
             return None
-        return Membrane(_solved(Grid(self._inside.astype(np.float32), self._pull, self._towards)), self.scale)
+        grid = Grid(self._inside.astype(np.float32), self._pull, self._towards)
+        return Membrane(_solved(grid if limit is None else _limited(grid, limit)), self.scale)
+
+
+def fitted(image: Floats, missing: Mask) -> Floats:
+    """An image whose hole is filled, (h, w, 3), with the colours in the hole moved. For images that need no strips."""
+    edge = Edge(*missing.shape)
+    edge.add(0, np.pad(image, ((1, 1), (1, 1), (0, 0))), image, np.pad(missing, 1), np.pad(np.zeros_like(missing), 1, constant_values=True))
+    membrane = edge.membrane()
+    if membrane is None:
+        return image
+    moved = np.clip(image + membrane.rows(0, missing.shape[0], missing.shape[1]), 0, 255)
+    return np.where(missing[..., np.newaxis], moved, image).astype(np.float32)
+
+
+def _limited(grid: Grid, limit: float) -> Grid:
+    at = grid.pull > 0
+    means = grid.towards[:, at] / grid.pull[at]  # (3, cells at the edge)
+    usual = np.median(means, axis=1, keepdims=True)
+    towards = np.zeros_like(grid.towards)
+    towards[:, at] = np.clip(means, usual - limit, usual + limit) * grid.pull[at]
+    return Grid(grid.inside, grid.pull, towards)
 
 
 def _solved(grid: Grid) -> Floats:
