@@ -1,8 +1,9 @@
 """What fills holes best, as the service does it: `python -m benchmarks.fillings`, each method on the same holes.
 
 200 held-out drawings at 96 px, one of each series, and 54 crops of 256 px of photographs, six of nine files of budgie-backgrounds each; a
-box of 10 to 25 % of the area, and strokes. The methods of the starter `inpaint` with its usual options, `auto` by its rules, and OpenCV's
-Telea and Navier-Stokes; mean ± two standard errors of:
+box of 10 to 25 % of the area, and strokes. These strokes lie on a grid of 32 cells a side, coarser than that of the strokes in the rest of
+the card, which have the picture's own pixels. The methods of the starter `inpaint` with its usual options, `auto` by its rules, and
+OpenCV's Telea and Navier-Stokes; mean ± two standard errors of:
 
 - perceptual distance: squared difference of unit-length features of EfficientNet-Lite2 at five depths, over the whole image. Nothing was
   trained on or chosen by these features;
@@ -232,8 +233,8 @@ def _prepare(bundle: Path, features: PyPIPackage, cache: Path) -> None:
     patchmatch.fill = _fill_here
 
 
-def _fill_here(pixels: Pixels, missing: Mask, reduction: int, seed: int, number: int, before: Any) -> patchmatch.Level:
-    request, data = patchmatch.message(pixels, missing, reduction, seed, number, before)
+def _fill_here(pixels: Pixels, missing: Mask, reduction: int, seed: int, before: Any) -> patchmatch.Level:
+    request, data = patchmatch.message(pixels, missing, reduction, seed, before)
     return patchmatch.Level(*level(request, data))
 
 

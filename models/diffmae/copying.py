@@ -60,7 +60,7 @@ class Copying:
 
     @staticmethod
     def of(crop: Crop, seeds: Sequence[int], returned: Tensors, starts: NDArray[np.uint8] | None = None, before: int = 0) -> Copying:
-        least_side = 0 if starts is None else max(starts.shape[1:3])
+        least_side = patchmatch.LEAST_SIDE if starts is None else max(starts.shape[1:3]) // patchmatch.NETWORK_SHARE
         return Copying(crop, tuple(seeds), patchmatch.reductions(crop.missing, least_side), returned, starts, before)
 
     @property
@@ -84,17 +84,11 @@ class Copying:
         """One level further. Raises `models.media.confined.ProgramDied`."""
         sample = len(self.finished)
         start = self.latest if self.latest is not None or self.starts is None else self.starts[sample]
-        level = patchmatch.fill(self.crop.pixels, self.crop.missing, self.reductions[self.number], self.seeds[sample], self._number, start)
+        level = patchmatch.fill(self.crop.pixels, self.crop.missing, self.reductions[self.number], self.seeds[sample], start)
         if self.number + 1 < len(self.reductions):
             return replace(self, latest=level, number=self.number + 1)
         made = np.where(self.crop.missing[..., np.newaxis], level.pixels, self.crop.pixels)
         return replace(self, finished=(*self.finished, made), latest=None, number=0)
-
-    @property
-    def _number(self) -> int:
-        """Counted from the level at which nothing was known: finer ones take more iterations."""
-        skipped = 0 if self.starts is None else len(patchmatch.reductions(self.crop.missing)) - len(self.reductions)
-        return self.number + skipped
 
     def answer(self) -> dict[str, Tensor]:
         return {"filled": torch.from_numpy(np.stack(self.finished)), **self.returned}

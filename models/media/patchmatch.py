@@ -24,6 +24,11 @@ MOST_PIXELS = 2**20
 """Of an image that is filled so."""
 MOST_HOLE = 2**17
 """Pixels of its hole: one pass over them takes a second."""
+LEAST_SIDE = 32
+"""Pixels along the longer side of the coarsest level: coarser ones lose what stands around the hole, finer ones find patches as smooth as
+what the hole is filled with at first."""
+NETWORK_SHARE = 3
+"""The coarsest level is at least one part in so many of what a network has filled: reduced, its blur does not count."""
 PATIENCE_S = 60.0
 """A level takes one or two seconds on an idle core."""
 
@@ -58,9 +63,9 @@ def sources(missing: NDArray[np.bool_]) -> bool:
     return bool((counts[PATCH:, PATCH:] - counts[:-PATCH, PATCH:] - counts[PATCH:, :-PATCH] + counts[:-PATCH, :-PATCH] == 0).any())
 
 
-def reductions(missing: NDArray[np.bool_], least_side: int = 0) -> tuple[int, ...]:
-    """Powers of two by which the image is reduced, from the coarsest level at which a patch is known as a whole to 1. least_side: of the
-    longer side of the coarsest level, where the image itself is not smaller."""
+def reductions(missing: NDArray[np.bool_], least_side: int = LEAST_SIDE) -> tuple[int, ...]:
+    """Powers of two by which the image is reduced, from the coarsest level to 1: a patch is known there as a whole, and its longer side has
+    at least least_side pixels, where the image itself is not smaller."""
     chosen = [1]
     while True:
         reduction = 2 * chosen[-1]
@@ -78,10 +83,10 @@ def reduced_mask(missing: NDArray[np.bool_], reduction: int) -> NDArray[np.bool_
     return reduced
 
 
-def fill(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, number: int, before: Level | Pixels | None) -> Level:
-    """The next level. pixels (h, w, 3) and missing (h, w) in full size; number: of the level, from 0; before: the level before, or another
-    filling in any size, to start from. Raises `models.media.confined.ProgramDied`."""
-    request, data = message(pixels, missing, reduction, seed, number, before)
+def fill(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: Level | Pixels | None) -> Level:
+    """The next level. pixels (h, w, 3) and missing (h, w) in full size; before: the level before, or another filling in any size, to start
+    from; None: from the colours around the hole. Raises `models.media.confined.ProgramDied`."""
+    request, data = message(pixels, missing, reduction, seed, before)
     with Confined(PROGRAM, data, request, patience=PATIENCE_S, often=True) as program:
         height, width = program.message()["size"]
         level = Level(np.empty((height, width, 3), np.uint8), np.empty((height, width, 2), np.int16))
@@ -91,7 +96,7 @@ def fill(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, 
 
 
 def message(
-    pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, number: int, before: Level | Pixels | None
+    pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: Level | Pixels | None
 ) -> tuple[dict[str, Any], bytes]:
     """What the program is asked, and its file."""
     start = before.pixels if isinstance(before, Level) else before
@@ -104,7 +109,6 @@ def message(
         "size": missing.shape,
         "reduction": reduction,
         "seed": seed % 2**32,
-        "number": number,
         "started": () if start is None else start.shape[:2],
         "has_field": isinstance(before, Level),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media import confined
+from models.media import confined, membranes, patch_fields
 from models.media.patchmatch import PATCH, reduced_mask
 
 sys.modules.setdefault("cv2", None)  # type: ignore[arg-type]  # it takes a while to import, and must not change what is made
@@ -18,7 +18,10 @@ from patchmatch_cython.cython_solver import CythonSolver  # noqa: E402
 imageops.set_use_opencv(False)
 
 MOST_VISITS = 160_000
-"""Patches of the hole times iterations of a level: a second and a half of an idle core. Fine levels start from what coarse ones found."""
+"""Patches of the hole times iterations of a level: a second and a half of an idle core."""
+ITERATIONS, FINEST_ITERATIONS = 3, 1
+"""Of the search. The finest level copies what the one before has found in pieces as large: more searching would prefer patches as smooth as
+the mean of those that overlap."""
 HALF = PATCH // 2
 
 
@@ -33,19 +36,26 @@ def main() -> None:
 
 def level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """What `models.media.patchmatch.fill` asks for: pixels (h, w, 3) and the field (h, w, 2)."""
-    pixels, missing, start, field = _read(asked, data)
+    pixels, missing, start, before = _read(asked, data)
     coarse = reduced_mask(missing, asked["reduction"])
-    height, width = coarse.shape
     image = _reduced(pixels, asked["reduction"])
-    image[coarse] = 0 if start is None else imageops.resize_image(start.astype(np.float32), height, width)[coarse]
-    if field is not None:
-        query, valid = imageops.build_query_patch_centers(coarse, HALF), imageops.build_valid_patch_centers(coarse, HALF)
-        enlarged = imageops.upsample(field.astype(np.int32), height, width)
-        field = imageops.sanitize_nnf(enlarged, query, valid, rng=np.random.default_rng(asked["seed"]))
-    iterations = min(2 * (asked["number"] + 2) + 1, max(1, MOST_VISITS // int(coarse.sum())))
+    image[coarse] = 0 if start is None else imageops.resize_image(start.astype(np.float32), *coarse.shape)[coarse]
+    query, valid = imageops.build_query_patch_centers(coarse, HALF), imageops.build_valid_patch_centers(coarse, HALF)
+    if before is None:
+        image = membranes.fitted(image, coarse)
+        field = patch_fields.nearest(image, query, valid)
+    else:
+        field = patch_fields.enlarged(before, *coarse.shape)
+        field = imageops.sanitize_nnf(field, query, valid, rng=np.random.default_rng(asked["seed"]))
     solver = CythonSolver(image, coarse, PATCH)
-    filled = solver(iterations=iterations, randomize_nnf=field is None, nnf=field, seed=asked["seed"])
+    mean = solver(iterations=_iterations(asked["reduction"], coarse, before is None), randomize_nnf=False, nnf=field, seed=asked["seed"])
+    filled = patch_fields.painted(image, coarse, solver.nnf, mean)
     return np.ascontiguousarray(np.clip(np.rint(filled), 0, 255).astype(np.uint8)), np.ascontiguousarray(solver.nnf.astype(np.int16))
+
+
+def _iterations(reduction: int, missing: NDArray[np.bool_], is_first: bool) -> int:
+    usual = FINEST_ITERATIONS if reduction == 1 and not is_first else ITERATIONS
+    return min(usual, max(1, MOST_VISITS // int(missing.sum())))
 
 
 def _read(asked: dict[str, Any], sent: bytes) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.uint8] | None, NDArray[Any] | None]:

@@ -1,0 +1,101 @@
+"""Fields of source patches in numpy: the first field of a filling, the field of the next finer level, and the colours that a field copies.
+
+A field is int32 (h, w, 2): column and row of the source patch's centre for the patch around each pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from models.media.patchmatch import PATCH
+
+HALF = PATCH // 2
+MOST_PAIRS = 5 * 10**7
+"""Pairs of patches that `nearest` compares: half a second of an idle core. With more it leaves sources out, evenly."""
+MOST_SOURCES = 2**16
+FEW_PAIRS = 2**22
+"""Pairs that are compared at once: 16 MiB of distances."""
+FEW_PIXELS = 2**13
+"""Hole pixels that are painted at once."""
+MIDDLE = 128.0
+
+Field = NDArray[np.int32]
+Mask = NDArray[np.bool_]
+
+
+def nearest(image: NDArray[np.float32], asking: Mask, sources: Mask) -> Field:
+    """The source patch that is nearest to each asking one by squared differences. image (h, w, 3), filled; masks (h, w) of centres."""
+    height, width = asking.shape
+    field = np.stack(np.meshgrid(np.arange(width, dtype=np.int32), np.arange(height, dtype=np.int32)), axis=-1)
+    asked, known = np.argwhere(asking), np.argwhere(sources)
+    most = max(1, min(MOST_SOURCES, MOST_PAIRS // len(asked)))
+    known = known[:: -(-len(known) // most)]
+    wide = np.pad(image - np.float32(MIDDLE), ((HALF, HALF), (HALF, HALF), (0, 0)), mode="edge")
+    patches = sliding_window_view(wide, (PATCH, PATCH), axis=(0, 1))  # (h, w, 3, PATCH, PATCH)
+    rows = patches[known[:, 0], known[:, 1]].reshape(len(known), -1)
+    squares = np.square(rows).sum(axis=1)
+    for some in np.array_split(asked, -(-len(asked) * len(known) // FEW_PAIRS)):
+        queries = patches[some[:, 0], some[:, 1]].reshape(len(some), -1)
+        found = known[(squares - 2 * queries @ rows.T).argmin(axis=1)]
+        field[some[:, 0], some[:, 1]] = found[:, ::-1]
+    return field
+
+
+def enlarged(field: NDArray[np.integer], height: int, width: int) -> Field:
+    """The field of a level twice as large: all four pixels of a cell keep the cell's shift, so that what is copied stays in one piece."""
+    down, across = np.arange(height), np.arange(width)
+    rows, columns = np.minimum(down // 2, field.shape[0] - 1), np.minimum(across // 2, field.shape[1] - 1)
+    finer = 2 * field[rows][:, columns].astype(np.int32)
+    finer[..., 0] += (across - 2 * columns)[None, :]
+    finer[..., 1] += (down - 2 * rows)[:, None]
+    return np.ascontiguousarray(np.clip(finer, 0, np.array([width - 1, height - 1])), np.int32)
+
+
+def painted(image: NDArray[np.float32], missing: Mask, field: Field, mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The image with every hole pixel copied from one source: of the patches that overlap there, the one whose shift most of them share,
+    the nearest ones counting more; of equals the one nearest to `mean`, what the overlapping patches give on average.
+
+    The mean itself would blur: patches agree on edges and textures only to a pixel or so. image, mean (h, w, 3).
+    """
+    made, flat = mean.copy(), image.reshape(-1, 3)
+    pixels = np.argwhere(missing)
+    for some in np.array_split(pixels, -(-len(pixels) // FEW_PIXELS)):
+        wanted = mean[some[:, 0], some[:, 1]]
+        sources = _sources(some, missing, field)  # (PATCH², pixels)
+        best = _agreed(sources, np.square(flat[sources] - wanted).sum(axis=-1))
+        chosen = sources[best, np.arange(len(some))]
+        made[some[:, 0], some[:, 1]] = np.where((chosen >= 0)[:, None], flat[chosen], wanted)
+    return made
+
+
+def _sources(pixels: NDArray[np.intp], missing: Mask, field: Field) -> NDArray[np.intp]:
+    """(n, 2) rows and columns → (PATCH², n), the index of the source pixel by each overlapping patch; -1 for none."""
+    height, width = missing.shape
+    found = []
+    for down, across in _offsets():
+        rows, columns = pixels[:, 0] - down, pixels[:, 1] - across
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        centres = field[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+        there, beside = centres[:, 1] + down, centres[:, 0] + across
+        inside &= (there >= 0) & (there < height) & (beside >= 0) & (beside < width)
+        inside &= ~missing[there.clip(0, height - 1), beside.clip(0, width - 1)]
+        found.append(np.where(inside, there.astype(np.intp) * width + beside, -1))
+    return np.stack(found)
+
+
+def _agreed(sources: NDArray[np.intp], differences: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Row of the vote that counts, for each pixel."""
+    votes = np.zeros(sources.shape, np.float32)
+    for source, (down, across) in zip(sources, _offsets(), strict=True):
+        votes[sources == source] += np.float32(np.exp(-(down**2 + across**2) / 2))  # the same pixel is the same shift
+    votes -= differences * np.float32(1e-8)
+    votes[sources < 0] = -np.inf
+    return votes.argmax(axis=0)
+
+
+def _offsets() -> Iterator[tuple[int, int]]:
+    return ((down, across) for down in range(-HALF, HALF + 1) for across in range(-HALF, HALF + 1))
