@@ -103,8 +103,15 @@ class Edge:
         deviates more is a line that the filling does not continue, and would colour all around it."""
         if not self._pull.any():
             return None
-        grid = Grid(self._inside.astype(np.float32), self._pull, self._towards)
-        return Membrane(_solved(grid if limit is None else _limited(grid, limit)), self.scale)
+        if limit is not None:
+            self._limit(limit)
+        return Membrane(_solved(Grid(self._inside.astype(np.float32), self._pull, self._towards)), self.scale)
+
+    def _limit(self, limit: float) -> None:
+        at = self._pull > 0
+        means = self._towards[:, at] / self._pull[at]  # (3, cells at the edge)
+        usual = np.median(means, axis=1, keepdims=True)
+        self._towards[:, at] = np.clip(means, usual - limit, usual + limit) * self._pull[at]
 
 
 def fitted(image: Floats, missing: Mask) -> Floats:
@@ -116,15 +123,6 @@ def fitted(image: Floats, missing: Mask) -> Floats:
         return image
     moved = np.clip(image + membrane.rows(0, missing.shape[0], missing.shape[1]), 0, 255)
     return np.where(missing[..., np.newaxis], moved, image).astype(np.float32)
-
-
-def _limited(grid: Grid, limit: float) -> Grid:
-    at = grid.pull > 0
-    means = grid.towards[:, at] / grid.pull[at]  # (3, cells at the edge)
-    usual = np.median(means, axis=1, keepdims=True)
-    towards = np.zeros_like(grid.towards)
-    towards[:, at] = np.clip(means, usual - limit, usual + limit) * grid.pull[at]
-    return Grid(grid.inside, grid.pull, towards)
 
 
 def _solved(grid: Grid) -> Floats:
