@@ -126,7 +126,9 @@ class Decoder:
             orientation = exif.orientation(kind, data)
             image = FORMATS[kind](io.BytesIO(data))
             self._check(*image.size)
-            return Opened(image, kind, orientation)
+            opened = Opened(image, kind, orientation)
+            self._check_memory(opened)
+            return opened
         except ImageError:
             raise
         except Exception as error:
@@ -144,6 +146,16 @@ class Decoder:
     def _check(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels is above the limit of {self.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)")
+
+    def _check_memory(self, opened: Opened) -> None:
+        """A decoder that keeps several copies of a picture is let in alone up to a half more than the budget."""
+        most, needed = self.budget.nbytes * 3 // 2, opened.memory()
+        if needed > most:
+            megapixels = opened.pixels / 1e6
+            raise TooManyPixels(
+                f"{opened.kind} of {megapixels:.1f} megapixels would take {needed / 1e6:.0f} MB to decode, above the limit of "
+                f"{most / 1e6:.0f} MB (12 bytes for each of OPSIN_MAX_PIXELS): at most {megapixels * most / needed:.1f} are accepted so"
+            )
 
 
 @dataclass
