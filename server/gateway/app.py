@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.gateway import openapi
 from server.gateway.admission import Admission
+from server.gateway.courtesy import Courtesy
 from server.gateway.desertion import Desertion
 from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
@@ -60,7 +61,8 @@ def create_app(settings: Settings) -> GatewayApp:
     directory = Directory(dispatcher, settings)
     desertion = Desertion(settings, directory)
     ticks = Ticks()
-    turns = Turns(len(os.sched_getaffinity(0)))
+    courtesy = Courtesy()
+    turns = Turns(len(os.sched_getaffinity(0)), courtesy=courtesy)
     limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits)
     decoder = Decoder(settings.max_pixels, limits=limits)
     presenting = Presenting(dispatcher.scenes, turns, decoder.budget)
@@ -71,7 +73,7 @@ def create_app(settings: Settings) -> GatewayApp:
         directory=directory,
         admission=Admission(settings, dispatcher, counted, ticks),
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
-        large_bodies=LargeBodies(),
+        large_bodies=LargeBodies(courtesy),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
@@ -132,16 +134,16 @@ def create_app(settings: Settings) -> GatewayApp:
         return documents[0]
 
     app.openapi = document  # type: ignore[method-assign]
-    return GatewayApp(app, settings, counted)
+    return GatewayApp(app, settings, counted, courtesy)
 
 
 class GatewayApp:
     """FastAPI's routes, the hot ones ahead of them, and the layers that all requests pass."""
 
-    def __init__(self, app: FastAPI, settings: Settings, counted: GatewayMetrics) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, counted: GatewayMetrics, courtesy: Courtesy) -> None:
         self.state = app.state
         layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *infer.ROUTES])
-        for layer in _layers(settings, counted):
+        for layer in _layers(settings, counted, courtesy):
             layered = layer.cls(layered, *layer.args, **layer.kwargs)
         self._layered = layered
 
@@ -167,7 +169,7 @@ EXPOSED = (
 """Headers of answers that pages of another origin may read."""
 
 
-def _layers(settings: Settings, counted: GatewayMetrics) -> Iterator[Middleware]:
+def _layers(settings: Settings, counted: GatewayMetrics, courtesy: Courtesy) -> Iterator[Middleware]:
     """The innermost first."""
     if settings.trusted_proxies:
         refused = counted.rejected.labels("client_share").inc
@@ -180,7 +182,7 @@ def _layers(settings: Settings, counted: GatewayMetrics) -> Iterator[Middleware]
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    yield Middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
+    yield Middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies, courtesy=courtesy)
     yield Middleware(RequestIds)
 
 
