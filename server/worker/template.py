@@ -15,7 +15,6 @@ import socket
 import sys
 import traceback
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -30,8 +29,6 @@ from server.worker.main import run_worker
 
 log = logs.get(__name__)
 
-LATE = ("scipy.optimize", "scipy.special", "scipy.ndimage", "onnx")
-"""Imported by the first job that needs them, or by the first bundle, where a worker is no copy."""
 SET_PDEATHSIG = 1
 
 
@@ -39,9 +36,6 @@ def run_template(settings: Settings, fd: int) -> int:
     """Serve the supervisor at the other end of `fd`, until it ends. Returns, with an exit code, only where there can be no copies."""
     secrecy.keep_from_others()
     logs.configure(settings.log_level, process="template")
-    for name in LATE:
-        with suppress(ImportError):
-            import_module(name)
     for architecture in architectures().values():
         if architecture.open is None and architecture.assemble is None:  # these import ONNX Runtime
             named(architecture.model)
