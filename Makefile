@@ -37,7 +37,8 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m 'slow and not browser' $(ARGS)
+	$(BIN)/python -m pytest -m 'slow and browser' tests/browser $(ARGS)  # what drives the browser leaves an event loop behind
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu -rs tests/gpu $(ARGS)
