@@ -60,6 +60,8 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 """All that are decoded here, apart from TIFF."""
 LONGEST_NAME = 1024
 """A body as short as this may be the name of a file that was meant, in bytes."""
+MOST_BYTES = 12
+"""For each of `max_pixels`, that decoding one picture may take."""
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -149,12 +151,12 @@ class Decoder:
 
     def _check_memory(self, opened: Opened) -> None:
         """A decoder that keeps several copies of a picture is let in alone up to a half more than the budget."""
-        most, needed = self.budget.nbytes * 3 // 2, opened.memory()
+        most, needed = MOST_BYTES * self.max_pixels, opened.memory()
         if needed > most:
-            megapixels = opened.pixels / 1e6
+            size = opened.pixels / 1e6
             raise TooManyPixels(
-                f"{opened.kind} of {megapixels:.1f} megapixels would take {needed / 1e6:.0f} MB to decode, above the limit of "
-                f"{most / 1e6:.0f} MB (12 bytes for each of OPSIN_MAX_PIXELS): at most {megapixels * most / needed:.1f} are accepted so"
+                f"{opened.kind} of {size:.1f} megapixels would take {needed / 1e6:.0f} MB to decode, above the limit of "
+                f"{most / 1e6:.0f} MB ({MOST_BYTES} bytes for each of OPSIN_MAX_PIXELS): at most {size * most / needed:.1f} are accepted so"
             )
 
 

@@ -27,7 +27,7 @@ class MemoryBudget:
     """
 
     def __init__(self, nbytes: int) -> None:
-        self.nbytes = nbytes
+        self._nbytes = nbytes
         self._taken = 0
         self._changed = threading.Condition()
         self._door = threading.Lock()
@@ -44,13 +44,13 @@ class MemoryBudget:
 
     def acquire(self, nbytes: int) -> None:
         """As `taken`, until `release`."""
-        if SMALL * nbytes <= self.nbytes:
+        if SMALL * nbytes <= self._nbytes:
             with self._changed:
                 self._taken += nbytes
             return
         with self._door, self._changed:
-            if self._taken and self._taken + nbytes > self.nbytes:
-                self._changed.wait_for(lambda: not self._taken or self._taken + nbytes <= self.nbytes)
+            if self._taken and self._taken + nbytes > self._nbytes:
+                self._changed.wait_for(lambda: not self._taken or self._taken + nbytes <= self._nbytes)
             self._taken += nbytes
 
     def release(self, nbytes: int) -> None:
