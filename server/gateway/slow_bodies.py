@@ -43,7 +43,8 @@ class SlowBodies:
         client = self._clients.of(scope)
         state = scope.setdefault("state", {})
         state["client"] = client
-        self._courtesy.came(client)
+        if scope["method"] == "POST":
+            self._courtesy.came(client)
         if ALL_HERE in state:
             await self._app(scope, receive, send)
             return

@@ -3,76 +3,115 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from models.media.confined import Call
-from server.gateway.courtesy import Courtesy, give_way
+from server.gateway.courtesy import Courtesy
 
 T = TypeVar("T")
-Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
+Result = asyncio.Future[Any]
+
+
+@dataclass(eq=False)
+class Work:
+    """A call, from its place in the line to its end."""
+
+    make: Callable[[], Any]
+    call: Call
+    is_long: bool = False
+    """It has one of the few places for long work."""
+    began: float = 0.0
+    spent: float = 0.0
+    """Seconds of a CPU."""
+
+    def __call__(self) -> Any:
+        before = time.thread_time()
+        try:
+            with self.call:
+                return self.make()
+        finally:
+            self.spent = time.thread_time() - before
 
 
 class Turns:
     """For one event loop. At most `threads` calls of one client run at once, and twice as many of all together; of those that wait, each
-    client's oldest goes in turn. So whoever fills all of their threads with what takes long leaves as many to the others."""
+    client's oldest goes in turn. So whoever fills all of their threads with what takes long leaves as many to the others.
+
+    Clients whose work takes long have half of `threads` together, and may have to rest (`Courtesy`)."""
 
     def __init__(self, threads: int, together: int | None = None, courtesy: Courtesy | None = None) -> None:
-        """together: calls of all clients that run at once, in place of twice as many as of one. courtesy: long work gives
-        way to others', and rests where they would feel it."""
+        """together: calls of all clients that run at once, in place of twice as many as of one."""
         self._threads = threads
         self._free = 2 * threads if together is None else together
+        self._free_for_long = max(1, threads // 2)
         self._pool = ThreadPoolExecutor(self._free, thread_name_prefix="prepare")
-        self._patient_pool = ThreadPoolExecutor(self._free, thread_name_prefix="prepare-long", initializer=give_way)
-        self._courtesy = courtesy
+        self._courtesy = courtesy or Courtesy()
         self._running: Counter[str] = Counter()
         """Calls, by client, and those after which it rests."""
-        self._waiting: dict[str, deque[Work]] = {}
+        self._waiting: dict[str, deque[tuple[Work, Result]]] = {}
         """What waits, by client; no queue is empty, and the client whose turn is next comes first."""
 
-    async def run(self, client: str, work: Callable[[], T]) -> T:
-        """The result of `work`. A caller that is cancelled before its turn leaves the line; later the programs that the work has started
+    async def run(self, client: str, make: Callable[[], T]) -> T:
+        """The result of `make`. A caller that is cancelled before its turn leaves the line; later the programs that the work has started
         are ended, for whose time the thread would be missing."""
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        call = Call()
-        self._waiting.setdefault(client, deque()).append((partial(_within, call, work), result))
+        work = Work(make, Call())
+        self._waiting.setdefault(client, deque()).append((work, result))
         self._start()
         try:
             return await result
         except asyncio.CancelledError:
-            call.end()
+            work.call.end()
+            self._leave_line(client, work, result)
             raise
         finally:
-            del result  # it holds what is raised, whose frames hold this one: they would keep each other, and a body
+            del result, work, make  # what is raised has frames that hold this one: they would keep each other, and a body
 
     def close(self) -> None:
-        for pool in (self._pool, self._patient_pool):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _leave_line(self, client: str, work: Work, result: Result) -> None:
+        """What it was to work on would stay in memory until its turn."""
+        line = self._waiting.get(client)
+        if line is None:
+            return
+        with suppress(ValueError):
+            line.remove((work, result))
+        if not line:
+            del self._waiting[client]
 
     def _start(self) -> None:
-        while self._free and (client := next((one for one in self._waiting if self._running[one] < self._threads), None)) is not None:
+        while self._free and (client := next(filter(self._may_begin, self._waiting), None)) is not None:
             line = self._waiting.pop(client)
             work, result = line.popleft()
             if line:
                 self._waiting[client] = line  # behind all others
             if result.done():
                 continue
+            work.is_long = self._courtesy.is_long(client)
+            work.began = time.monotonic()
             self._free -= 1
+            self._free_for_long -= work.is_long
             self._running[client] += 1
-            loop = asyncio.get_running_loop()
-            gives_way = self._courtesy is not None and self._courtesy.gives_way(client)
-            running = loop.run_in_executor(self._patient_pool if gives_way else self._pool, work)
-            running.add_done_callback(partial(self._ended, client, loop.time(), result))
+            running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            running.add_done_callback(partial(self._ended, client, work, result))
 
-    def _ended(self, client: str, began: float, result: asyncio.Future[Any], ran: asyncio.Future[Any]) -> None:
+    def _may_begin(self, client: str) -> bool:
+        return self._running[client] < self._threads and (self._free_for_long > 0 or not self._courtesy.is_long(client))
+
+    def _ended(self, client: str, work: Work, result: Result, ran: Result) -> None:
         self._free += 1
-        loop = asyncio.get_running_loop()
-        rest = self._courtesy.rest(client, loop.time() - began) if self._courtesy else 0.0
+        self._free_for_long += work.is_long
+        rest = self._courtesy.rest(client, work.began, work.spent)
         if rest:
-            loop.call_later(rest, self._rested, client)
+            asyncio.get_running_loop().call_later(rest, self._rested, client)
         else:
             self._leave(client)
         error = None if ran.cancelled() else ran.exception()  # asked in any case, or asyncio would complain
@@ -91,8 +130,3 @@ class Turns:
         self._running[client] -= 1
         if not self._running[client]:
             del self._running[client]
-
-
-def _within(call: Call, work: Callable[[], T]) -> T:
-    with call:
-        return work()

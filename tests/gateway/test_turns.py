@@ -71,6 +71,29 @@ async def test_what_nobody_waits_for_any_more_is_not_done(turns: Turns) -> None:
     assert done == [2]
 
 
+async def test_who_left_the_line_keeps_nothing_in_memory(turns: Turns) -> None:
+    class Body:
+        def read(self) -> None:
+            raise AssertionError("it is not read any more")
+
+    gate, body = threading.Event(), Body()
+    kept = weakref.ref(body)
+    first = asyncio.create_task(turns.run("a", gate.wait))
+    await asyncio.sleep(0)
+    gone = asyncio.create_task(turns.run("a", body.read))
+    await asyncio.sleep(0)
+    gone.cancel()
+    del body
+    with suppress(asyncio.CancelledError):
+        await gone
+    del gone
+    try:
+        assert kept() is None
+    finally:
+        gate.set()
+        await first
+
+
 async def test_errors_go_to_whoever_waits(turns: Turns) -> None:
     def fail() -> None:
         raise ValueError("no")
