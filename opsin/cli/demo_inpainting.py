@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from opsin.cli.engine import HOUSE
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import Console
 
-    from models.diffmae.presets import PresetName
     from opsin.client import Client
     from opsin.inpainting import Inpainting
 
 DRAWINGS = HOUSE / "docs" / "pictures" / "drawings"
 MASK = "-mask"
 """End of the name of a drawing's mask, which is white where the drawing is to be filled."""
-PRESETS: tuple[PresetName, ...] = ("draft", "fast")
+METHODS: tuple[Literal["network", "auto"], ...] = ("network", "auto")
+"""The network alone, and what is usual."""
 ENLARGED = 3
 GAP = 8
 """Pixels between two images of the sheet."""
@@ -34,25 +34,25 @@ def show_inpainting(client: Client, output: Path, console: Console) -> None:
     model = next(model for model in client.models() if model.task == "inpaint")
     output.mkdir(parents=True, exist_ok=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Drawing", "Hole", "Steps", "Total", "Filled"):
-        table.add_column(name, justify="left" if name in ("Drawing", "Filled") else "right")
+    for name in ("Drawing", "Hole", "Method", "Total", "Filled"):
+        table.add_column(name, justify="left" if name in ("Drawing", "Method", "Filled") else "right")
     rows: list[list[Image]] = []
     with Progress(console=console, refresh_per_second=2, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Filling", total=len(files))
         for file in files:
             mask = file.with_stem(file.stem + MASK)
-            fillings = [client.inpaint(file, mask, model=model.id, preset=preset, seed=0) for preset in PRESETS]
+            fillings = [client.inpaint(file, mask, model=model.id, method=method, seed=0) for method in METHODS]
             written = output / f"{file.stem}-filled.png"
             last = fillings[-1]
             last.save(written)
             share = last.masked_pixels / (last.width * last.height)
-            table.add_row(file.name, f"{share:.0%}", str(last.steps), f"{last.timing.total_ms:.0f} ms", str(written))
+            table.add_row(file.name, f"{share:.0%}", last.method, f"{last.timing.total_ms:.0f} ms", str(written))
             rows.append(_row(file, mask, fillings))
             progress.advance(task)
     _sheet(rows).save(output / "inpainting.png")
     console.print(f"\nWhat {model.id} puts into holes of drawings that it has not seen")
     console.print(table)
-    console.print(f"Drawing, hole, and what 1 and {last.steps} steps make of it, one below the other: {output / 'inpainting.png'}")
+    console.print(f"Drawing, hole, what the network makes of it, and what is served, one below the other: {output / 'inpainting.png'}")
 
 
 def _row(file: Path, mask: Path, fillings: list[Inpainting]) -> list[Image]:

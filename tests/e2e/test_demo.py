@@ -89,7 +89,7 @@ def test_the_demo_fills_holes_where_a_bundle_for_it_is_served(bundles: Path, tmp
     ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--output", made)
     assert (ended.returncode, ended.stderr) == (0, "")
     for file in DRAWINGS.glob("*[!k].png"):
-        assert re.search(rf"^{file.name} +\d+% +10 +\d+ ms ", ended.stdout, re.MULTILINE)
+        assert re.search(rf"^{file.name} +\d+% +network +\d+ ms ", ended.stdout, re.MULTILINE)
         before, hole = (np.asarray(Image.open(path).convert("RGB")) for path in (file, file.with_stem(f"{file.stem}-mask")))
         after = np.asarray(Image.open(made / f"{file.stem}-filled.png").convert("RGB"))
         outside = hole[..., 0] == 0
