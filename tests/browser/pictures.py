@@ -55,7 +55,6 @@ def classify(page: Page) -> None:
 
 def inpaint(page: Page) -> None:
     panel = choose(page, "Inpaint")
-    panel.get_by_label("Preset").select_option("standard")
     run(panel)
 
 
