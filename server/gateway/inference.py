@@ -21,7 +21,7 @@ from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.turns import Turns
-from server.media import images
+from server.media import headers, images
 from server.media.errors import MediaError
 from server.process.frames import without_frames
 from server.queue.dispatch import Dispatcher
@@ -32,8 +32,8 @@ from server.tasks.base import Arrays, Item, Outputs, Task
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
 
-INLINE_PIXELS = 1_000_000
-"""What claims to be small and decodes to more than this is prepared in a thread after all."""
+INLINE_PIXELS = headers.SMALL_PIXELS
+"""An image that claims to be small and is larger than this is decoded in a thread after all."""
 
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""

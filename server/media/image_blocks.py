@@ -22,6 +22,8 @@ START_OF_SCAN = b"\xff\xda"
 PHOTOSHOP, RESOURCE = 0xED, b"8BIM"
 PART_BYTES = {0xDB: 65} | dict.fromkeys((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), 3)
 """Of a quantisation table and of a frame's component: Pillow makes objects of as many as a segment holds, by its marker's second byte."""
+FIRST_CHUNK, HEADER = 8, b"IHDR"
+"""Index of a PNG's first chunk, and its name."""
 COMPRESSED = frozenset((b"iCCP", b"zTXt", b"iTXt"))
 WITHOUT_LENGTH = frozenset((0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF))
 """Second bytes of a JPEG marker that stands alone, or is none; and of extensions, whose lengths Pillow does not read."""
@@ -67,10 +69,15 @@ def _jpeg_blocks(data: bytes) -> Iterator[int]:
 
 def png_chunks(data: bytes) -> Iterator[int]:
     """Where each begins: length, name, content, sum."""
-    at = 8
+    at = FIRST_CHUNK
     while at + 12 <= len(data):
         yield at
         at += 12 + int.from_bytes(data[at : at + 4], "big")
+
+
+def has_late_header(data: bytes) -> bool:
+    """Whether a header chunk follows a PNG's first chunk, which the specification forbids (5.6) and Pillow obeys."""
+    return data.count(HEADER) > 1 and any(at > FIRST_CHUNK and data[at + 4 : at + 8] == HEADER for at in png_chunks(data))
 
 
 def webp_chunks(data: bytes) -> Iterator[int]:

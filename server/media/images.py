@@ -67,6 +67,8 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
 STRIP_PIXELS = 256 * 1024
+RESIZED_PIXELS = 1_000_000
+"""Any image may grow to this many pixels when its short side is resized."""
 # EXIF orientation → what undoes it
 TRANSPOSITION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -120,6 +122,8 @@ class Decoder:
         kind = sniff(data)
         if image_blocks.too_many(kind, data):
             raise CorruptImage(f"{kind} file with more than {image_blocks.MOST} blocks{image_blocks.MOST_OF_A_KIND.get(kind, '')}")
+        if kind == "PNG" and image_blocks.has_late_header(data):
+            raise CorruptImage("PNG file with more than one header chunk (IHDR)")
         if kind == "WebP":
             self._check(*_webp_size(data))  # opening one allocates the canvas
         try:
@@ -256,14 +260,14 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
     """Short side to `short_side`, then the centre: (image_size, image_size, 3). The same pixels as torchvision's Resize and CenterCrop.
     Where the bundle wants pictures squeezed, all of it; where it wants TensorFlow 1's, `models.media.legacy_resize`.
 
-    Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit.
+    Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit and above RESIZED_PIXELS.
     """
     if preprocess.interpolation == "tf1-bicubic":
         return legacy_resize.square(np.asarray(image), preprocess.image_size)
     if preprocess.fit == "squeeze":
         return np.asarray(image.resize((preprocess.image_size, preprocess.image_size), RESAMPLING[preprocess.interpolation]))
     width, height = resized(image.width, image.height, preprocess.short_side)
-    if width * height > max_pixels:
+    if width * height > max(max_pixels, RESIZED_PIXELS):
         raise TooManyPixels(
             f"{image.width} × {image.height} pixels is too thin: with a short side of {preprocess.short_side} it would grow to "
             f"{width} × {height} pixels, above the limit of {max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)"

@@ -44,6 +44,36 @@ def test_what_takes_longer_than_its_pixels_promise_is_not_small() -> None:
     assert not is_small(encoded(Image.new("RGB", (300, 300)), "JPEG")[:-2] + scan * 1000 + b"\xff\xd9")
 
 
+def jpeg_with(segments: bytes) -> bytes:
+    """A JPEG of 32 × 24 pixels that begins with these segments."""
+    whole = encoded(noise(32, 24), "JPEG")
+    return whole[:2] + segments + whole[2:]
+
+
+FRAME = b"\x00\x0b\x08\x00\x08\x00\x08\x01\x01\x11\x00"
+"""Length and content of a frame of 8 × 8 grey pixels."""
+
+
+@pytest.mark.parametrize("marker", [0xC0, 0xC2], ids=["sequential", "progressive"])
+def test_a_jpeg_with_two_frames_is_not_small(marker: int) -> None:
+    assert not is_small(jpeg_with(bytes([0xFF, marker]) + FRAME))
+
+
+@pytest.mark.parametrize("marker", [0xD0, 0xD8, 0xD9, 0xDE, 0xF0, 0xFF, 0x01])
+def test_a_jpeg_is_not_small_if_decoders_disagree_on_where_its_segments_end(marker: int) -> None:
+    """A parser that takes the next two bytes for a length skips the frame that a decoder reads, and finds another one."""
+    assert not is_small(jpeg_with(bytes([0xFF, marker]) + b"\x00\x02"))
+
+
+def test_a_jpeg_with_segments_of_applications_is_small() -> None:
+    assert is_small(jpeg_with(b"\xff\xed\x00\x04ab"))
+
+
+def test_a_png_with_two_headers_is_not_small() -> None:
+    first, second = (encoded(noise(*size), "PNG") for size in ((10, 10), (200, 100)))
+    assert is_small(second) and not is_small(first[:33] + second[8:])
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\xff\xd8" + b"\xff" * 100, b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(20)])
 def test_what_is_none_of_them_is_not_small(data: bytes) -> None:
     assert not is_small(data)

@@ -246,6 +246,18 @@ def test_ordinary_structure_is_fine(decoder: Decoder) -> None:
             assert image.mode == "RGB"
 
 
+@pytest.mark.parametrize("size", [(8, 8), (900, 900)])
+def test_a_png_with_two_headers_is_refused(decoder: Decoder, size: tuple[int, int]) -> None:
+    second = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+    with pytest.raises(CorruptImage, match="more than one header chunk"), decoder.decoded(png(second)):
+        pass
+
+
+def test_a_text_that_names_the_header_is_none(decoder: Decoder) -> None:
+    with decoder.decoded(png(chunk(b"tEXt", b"IHDR\0IHDR"))) as image:
+        assert image.size == (8, 8)
+
+
 def test_text_that_inflates_is_refused(decoder: Decoder) -> None:
     text = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(60_000_000)))
     with pytest.raises(CorruptImage), decoder.decoded(png(text)):

@@ -280,3 +280,9 @@ def test_pixels_equal_torchvisions_bit_for_bit(size: tuple[int, int], interpolat
 def test_a_thin_strip_is_refused_before_it_grows() -> None:
     with pytest.raises(TooManyPixels, match="too thin"):
         to_model_size(Image.new("RGB", (500_000, 1)), PREPROCESS, 1_000_000)
+
+
+def test_small_images_may_grow_beyond_the_limit_of_their_decoder() -> None:
+    """The event loop decodes small images with a lower limit than threads do."""
+    preprocess = PREPROCESS.model_copy(update={"image_size": 256, "short_side": 256})
+    assert to_model_size(Image.new("RGB", (400, 100)), preprocess, 400 * 100).shape == (256, 256, 3)
