@@ -62,6 +62,8 @@ LONGEST_NAME = 1024
 """A body as short as this may be the name of a file that was meant, in bytes."""
 MOST_BYTES = 12
 """For each of `max_pixels`, that decoding one picture may take."""
+RUN_LENGTHS = (BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE8"], BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE4"])
+"""Compressions of a BMP that Pillow decodes byte by byte in Python: seconds for a file of a few kilobytes."""
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -132,6 +134,8 @@ class Decoder:
             orientation = exif.orientation(kind, data)
             image = FORMATS[kind](io.BytesIO(data))
             self._check(*image.size)
+            if kind == "BMP" and image.info["compression"] in RUN_LENGTHS:
+                raise NotAnImage("a BMP with run lengths (RLE): save it without compression, or as PNG")
             opened = Opened(image, kind, orientation)
             self._check_memory(opened)
             return opened

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.media.images import CorruptImage, Decoder, TooManyPixels
+from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
 
 PEAK = """
 import re, sys
@@ -256,6 +256,22 @@ def test_a_png_with_two_headers_is_refused(decoder: Decoder, size: tuple[int, in
 def test_a_text_that_names_the_header_is_none(decoder: Decoder) -> None:
     with decoder.decoded(png(chunk(b"tEXt", b"IHDR\0IHDR"))) as image:
         assert image.size == (8, 8)
+
+
+def bmp_with_run_lengths(width: int, height: int, compression: int) -> bytes:
+    """Each row is one pixel and 'end of line'."""
+    bits, data = (8 if compression == 1 else 4), b"\x01\x05\x00\x00" * height
+    palette = bytes(range(1 << bits)) * 4
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, 1 << bits, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(palette) + len(data), 0, 0, 54 + len(palette)) + header + palette + data
+
+
+@pytest.mark.parametrize("compression", [1, 2], ids=["RLE8", "RLE4"])
+@pytest.mark.parametrize("size", [(8, 8), (900, 900)])
+def test_a_bmp_with_run_lengths_is_refused(decoder: Decoder, size: tuple[int, int], compression: int) -> None:
+    """Pillow decodes them in Python."""
+    with pytest.raises(NotAnImage, match="run lengths"), decoder.decoded(bmp_with_run_lengths(*size, compression)):
+        pass
 
 
 def test_text_that_inflates_is_refused(decoder: Decoder) -> None:
