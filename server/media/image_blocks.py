@@ -50,8 +50,20 @@ def jpeg_segments(data: bytes) -> Iterator[int]:
     at = 2
     while at + 4 <= len(data) and data[at : at + 2] != START_OF_SCAN:
         yield at
-        is_marker = data[at] == 0xFF and data[at + 1] not in WITHOUT_LENGTH
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if is_marker else 1
+        at = _after_segment(data, at)
+
+
+def _after_segment(data: bytes, at: int) -> int:
+    is_marker = data[at] == 0xFF and data[at + 1] not in WITHOUT_LENGTH
+    return at + (2 + int.from_bytes(data[at + 2 : at + 4], "big") if is_marker else 1)
+
+
+def components_of_first_scan(data: bytes) -> int:
+    """Number of components in a JPEG's first scan. 0 if the file ends before it."""
+    at = 2
+    for segment in jpeg_segments(data):
+        at = _after_segment(data, segment)
+    return data[at + 4] if at + 4 < len(data) else 0
 
 
 def _jpeg_blocks(data: bytes) -> Iterator[int]:

@@ -136,7 +136,7 @@ class Decoder:
             self._check(*image.size)
             if kind == "BMP" and image.info["compression"] in RUN_LENGTHS:
                 raise NotAnImage("a BMP with run lengths (RLE): save it without compression, or as PNG")
-            opened = Opened(image, kind, orientation)
+            opened = Opened(image, kind, orientation, has_several_scans=kind == "JPEG" and _has_several_scans(image, data))
             self._check_memory(opened)
             return opened
         except ImageError:
@@ -179,6 +179,8 @@ class Opened:
     """As EXIF has it, 1 to 8."""
     tile: tuple[int, int] = (0, 0)
     """Width and height of a TIFF's."""
+    has_several_scans: bool = False
+    """Whether this is a JPEG whose decoder keeps all coefficients until the last scan."""
 
     def __post_init__(self) -> None:
         width, height = self.stored.size
@@ -189,7 +191,14 @@ class Opened:
     def memory(self, *, transparency: bool = False) -> int:
         """Bytes that `upright` takes at most: to be asked for, of the decoder's budget."""
         turned = self.orientation in TRANSPOSITION
-        return bytes_to_decode(self.stored, self.kind, transparency=transparency, is_turned=turned, tile=self.tile)
+        return bytes_to_decode(
+            self.stored,
+            self.kind,
+            transparency=transparency,
+            is_turned=turned,
+            has_several_scans=self.has_several_scans,
+            tile=self.tile,
+        )
 
     def upright(self, *, transparency: bool = False) -> Image.Image:
         """As RGB; to be called once. Raises ImageError.
@@ -283,6 +292,11 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
         return np.asarray(image.crop((left, top, right, bottom)))
     pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
     return pixels[top:bottom, left:right]
+
+
+def _has_several_scans(image: Image.Image, data: bytes) -> bool:
+    """Whether a JPEG is progressive, or its first scan lacks components of the frame: libjpeg's `has_multiple_scans`."""
+    return bool(image.info.get("progressive")) or image_blocks.components_of_first_scan(data) < len(image.getbands())
 
 
 def _damaged(kind: str, error: Exception) -> CorruptImage:

@@ -15,7 +15,7 @@ PIXEL = 4
 WEBP_CANVASES = 3
 """Of four bytes a pixel, which the decoder keeps beside the picture."""
 COEFFICIENT = 2
-"""Bytes that a progressive JPEG keeps of a pixel in each channel until its last scan."""
+"""Bytes that the decoder of a JPEG with several scans keeps of a pixel in each channel until the last one."""
 SMALL = 64
 """So small a share of the budget waits for nobody."""
 
@@ -59,14 +59,16 @@ class MemoryBudget:
             self._changed.notify_all()
 
 
-def bytes_to_decode(image: Image.Image, kind: str, *, transparency: bool, is_turned: bool, tile: tuple[int, int]) -> int:
+def bytes_to_decode(
+    image: Image.Image, kind: str, *, transparency: bool, is_turned: bool, has_several_scans: bool, tile: tuple[int, int]
+) -> int:
     """Memory at the worst moment between opening a picture and having it upright as RGB, or RGBA with `transparency`.
 
-    tile: width and height of a TIFF's."""
+    has_several_scans: of a JPEG. tile: width and height of a TIFF's."""
     stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in TWO_BYTES else PIXEL
     if kind == "WebP":
         stored += WEBP_CANVASES * PIXEL
-    if image.info.get("progressive"):
+    if has_several_scans:
         stored += COEFFICIENT * len(image.getbands())
     is_kept = (image.mode == "RGB" and not image.has_transparency_data) or (transparency and image.mode == "RGBA")
     pixel = max(stored if is_kept else stored + PIXEL, 2 * PIXEL * is_turned)

@@ -125,6 +125,40 @@ def test_a_large_picture_gets_its_turn_among_small_ones() -> None:
     assert came
 
 
+def jpeg_of_scans(width: int, height: int, scans: list[list[int]]) -> bytes:
+    """A sequential JPEG of one grey, each of whose scans holds the components that are listed for it."""
+    components = sorted(number for scan in scans for number in scan)
+    blocks = -(-width // 8) * -(-height // 8)
+    frame = struct.pack(">BHHB", 8, height, width, len(components)) + b"".join(bytes([number, 0x11, 0]) for number in components)
+    codes = b"".join(segment(0xC4, bytes([kind, 1, *[0] * 15, 0])) for kind in (0x00, 0x10))  # one of one bit: nothing more
+    body = b""
+    for scan in scans:
+        chosen = b"".join(bytes([number, 0]) for number in scan)
+        body += segment(0xDA, bytes([len(scan)]) + chosen + b"\x00\x3f\x00") + bytes(blocks * len(scan) // 4 + 8)
+    decoy = segment(0xE4, b"\xff\xda\x00\x08\x01" * 9)  # inside a segment, this is no scan
+    return b"\xff\xd8" + decoy + segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC0, frame) + codes + body + b"\xff\xd9"
+
+
+def test_a_sequential_jpeg_with_a_scan_for_each_component_counts_as_a_progressive_one() -> None:
+    """Its decoder, too, keeps all coefficients until the last scan."""
+    decoder = Decoder(max_pixels=40 * 20)
+    assert second_waits(decoder, jpeg_of_scans(40, 20, [[1], [2], [3]]))
+    assert second_waits(decoder, jpeg_of_scans(40, 20, [[1], [2, 3]]))
+    assert second_goes_on(decoder, jpeg_of_scans(40, 20, [[1, 2, 3]]))
+    assert second_goes_on(decoder, jpeg_of_scans(32, 20, [[1]]))
+    with pytest.raises(TooManyPixels, match="would take"), decoder.decoded(jpeg_of_scans(40, 20, [[1], [2], [3], [4]])):
+        pass
+
+
+@pytest.mark.parametrize("scans", [[[1, 2, 3]], [[1], [2], [3]], [[1, 2], [3]]], ids=["one scan", "three scans", "two scans"])
+def test_a_jpeg_takes_no_more_than_is_counted(tmp_path: Path, scans: list[list[int]]) -> None:
+    data = jpeg_of_scans(4000, 2500, scans)
+    file = tmp_path / "picture"
+    file.write_bytes(data)
+    measured = subprocess.run([sys.executable, "-c", PEAK, str(file)], capture_output=True, text=True, check=True)
+    assert float(measured.stdout) < Decoder(max_pixels=10_000_000).open(data).memory() / 10_000_000 + 1
+
+
 def png(*between: bytes) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(between) + chunk(b"IDAT", zlib.compress(b"\0" * 200)) + chunk(b"IEND", b"")
