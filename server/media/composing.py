@@ -26,6 +26,8 @@ MOST_PROFILE = 2**20
 STRIP_PIXELS = 256 * 1024
 BLENDING_BYTES = 64 * 2**20
 """Bound for strips and membrane together: a strip takes up to 120 bytes a pixel, the membrane `membranes.SOLVING_BYTES`."""
+RAMP_COLUMNS = 8192
+"""Columns of a ramp that are computed at once, so that a long row takes little memory."""
 EDGE_LIMIT = 48.0
 """Grey levels by which the difference at one place of a hole's edge may deviate from the usual one (`membranes.Edge.membrane`): with it
 fillings of drawings and of photographs were nearer to the truth than without a limit, and than without a membrane."""
@@ -113,16 +115,29 @@ def _blend(image: NDArray[np.uint8], new: NDArray[np.uint8], filled: Mask, share
 
 def ramp(mask: Mask, area: Box, feather: int) -> NDArray[np.uint8]:
     """Steps to all eight sides to the nearest pixel outside the mask, at most `feather` (up to 255), (h, w) of the area. The image's border
-    is no outside.
+    is no outside."""
+    if area.height > area.width:  # the loop is over rows
+        return ramp(mask.T, Box(area.top, area.left, area.height, area.width), feather).T
+    if area.width <= RAMP_COLUMNS:
+        return _ramp(mask, area, feather)
+    steps = np.empty((area.height, area.width), np.uint8)
+    for begin in range(0, area.width, RAMP_COLUMNS):
+        end = min(begin + RAMP_COLUMNS, area.width)
+        left, right = max(0, begin - feather), min(end + feather, area.width)  # what is further away does not matter
+        part = _ramp(mask, Box(area.left + left, area.top, right - left, area.height), feather)
+        steps[:, begin:end] = part[:, begin - left : end - left]
+    return steps
 
-    Two passes, as for any chamfer distance (Rosenfeld and Pfaltz, 1966): down, and up again. In each a row takes from the one before it.
-    """
+
+def _ramp(mask: Mask, area: Box, feather: int) -> NDArray[np.uint8]:
+    """As `ramp`. Two passes, as for any chamfer distance (Rosenfeld and Pfaltz, 1966): down, and up again. In each a row takes from the one
+    before it."""
     height, width = area.height, area.width
     rows, columns = _clipped(area.top, height, mask.shape[0]), _clipped(area.left, width, mask.shape[1])
     steps = np.empty((height + 2, width + 2), np.uint8)  # and one pixel around the area: beyond the image there is no end of the mask
     for row, at in zip(steps, rows, strict=True):
         np.multiply(mask[at][columns], np.uint8(feather), out=row)
-    along = np.arange(width + 2, dtype=np.int16 if width < 2**14 else np.int32)
+    along = np.arange(width + 2, dtype=np.int16)
     for order in (steps, steps[::-1]):
         above = np.full(width + 4, feather, along.dtype)
         for row in order:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -75,6 +76,37 @@ def test_a_ramp_counts_the_steps_to_the_end_of_the_mask(seed: int) -> None:
         wide = np.pad(inner, 1, constant_values=True)
         inner = np.all([wide[i : i + inner.shape[0], j : j + inner.shape[1]] for i in range(3) for j in range(3)], axis=0)
     assert np.array_equal(ramp(mask, area, feather), steps[1:-1, 1:-1])
+
+
+@pytest.mark.parametrize("size", [(40, 3), (3, 40), (300, 1), (1, 300), (24, 24), (25, 24)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ramp_is_the_same_in_a_turned_image(size: tuple[int, int], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    mask = generator.random(size) < generator.choice([0.9, 0.98, 1.0])
+    mask[-1, -1] = False
+    area, turned_area = bounds(mask), bounds(mask.T)
+    assert area is not None and turned_area is not None
+    assert np.array_equal(ramp(mask, area, 6), ramp(mask.T, turned_area, 6).T)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_ramp_does_not_depend_on_how_many_columns_are_computed_at_once(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    mask = generator.random((20, 90)) < generator.choice([0.9, 0.98, 0.999])
+    area, feather = bounds(mask), int(generator.integers(1, 9))
+    assert area is not None
+    whole = ramp(mask, area, feather)
+    monkeypatch.setattr(composing, "RAMP_COLUMNS", 7)
+    assert np.array_equal(ramp(mask, area, feather), whole)
+
+
+def test_a_ramp_of_a_tall_strip_takes_no_longer_than_that_of_a_wide_one() -> None:
+    mask = np.ones((1_000_000, 1), bool)
+    mask[-1] = False
+    began = time.process_time()
+    steps = ramp(mask, Box(0, 0, 1, 999_999), 3)
+    assert time.process_time() - began < 2
+    assert steps[-4:, 0].tolist() == [3, 3, 2, 1]
 
 
 def test_a_feather_of_two_blends_the_outermost_pixels_by_halves() -> None:
