@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> GatewayApp:
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
         large_bodies=LargeBodies(courtesy),
         presenting=presenting,
-        jobs=Jobs(dispatcher, presenting),
+        jobs=Jobs(dispatcher, presenting, settings.results_max_bytes),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
         ticks=ticks,

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from starlette.types import Send
 
+from server.gateway.pieces import PIECE, send_pieces
 from server.gateway.problems import Problem
 from server.telemetry.metrics import GatewayMetrics
 
@@ -22,9 +23,13 @@ HEADERS = [
 COMMENT = b": waiting\n\n"
 
 
-def encoded(number: int, name: str, data: bytes) -> bytes:
-    """`data`: JSON, which has no line ends."""
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, name.encode(), data)
+END = b"\n\n"
+
+
+def encoded(number: int, name: str, data: bytes) -> list[bytes]:
+    """An event, in parts: what is large may be others' too and is not copied. `data`: JSON, which has no line ends."""
+    head = b"id: %d\nevent: %s\ndata: " % (number, name.encode())
+    return [head + data + END] if len(data) <= PIECE else [head, data, END]
 
 
 class EventStream:
@@ -86,7 +91,8 @@ class EventStream:
         while True:
             while self._waiting:
                 number, name, data = self._waiting.popleft()
-                await self._body(encoded(number, name, data))
+                for part in encoded(number, name, data):
+                    await send_pieces(self._send, part, last=False)
                 self._metrics.events.labels(name).inc()
             if self._ended:
                 break
@@ -95,8 +101,5 @@ class EventStream:
                 async with asyncio.timeout(SILENCE_S):
                     await self._wake.wait()
             except TimeoutError:
-                await self._body(COMMENT)
+                await send_pieces(self._send, COMMENT, last=False)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _body(self, content: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": content, "more_body": True})

@@ -20,6 +20,7 @@ _NO_RESULT = openapi_answers.problems(
     (Kind.NOT_DONE, "the job is running", None),
     (Kind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
     (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
+    (Kind.CLIENT_SHARE, "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client (10.0.0.7)", None),
     (Kind.MODEL_ERROR, "the model failed on this input", "image"),
     (Kind.REDIS_AWAY, "Redis does not answer", None),
     (Kind.DEADLINE, "the deadline passed; the work was cancelled", None),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from server.gateway.negotiation import choose
 from server.gateway.presenting import Presenting
 from server.gateway.problems import Kind, Problem, ProblemDocument
 from server.gateway.rfc3339 import rfc3339
+from server.gateway.shared_answers import SharedAnswers
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
 from server.queue.record import OPEN, Record, RecordLost
@@ -29,7 +30,7 @@ from server.tasks.registry import TASKS
 SHOWN_OF_ID = 64
 """Characters. Ours have fewer; what else is asked for may be as long as a head."""
 INLINE_RESULT = 64 * 1024
-"""Larger results are presented in a thread, and named by their URL where events are replayed."""
+"""Larger results are presented in a thread, wait for their client's turn, and are named by their URL where events are replayed."""
 
 
 class JobProgress(msgspec.Struct, frozen=True):
@@ -70,9 +71,11 @@ class Presentable:
 
 
 class Jobs:
-    def __init__(self, dispatcher: Dispatcher, presenting: Presenting) -> None:
+    def __init__(self, dispatcher: Dispatcher, presenting: Presenting, results_max_bytes: int) -> None:
+        """results_max_bytes: of stored results whose answers are made or sent at the same time."""
         self._dispatcher = dispatcher
         self._presenting = presenting
+        self._answers = SharedAnswers(results_max_bytes)
 
     async def read(self, job_id: str) -> Record:
         """Raises Problem: 404, 410 `job-lost`, 503."""
@@ -89,8 +92,10 @@ class Jobs:
         if not found:
             raise unknown(job_id)
 
-    async def result(self, record: Record, accept: str | None, client: str) -> Response:
-        """What the plain request would have answered. Raises Problem: 406, 409, 410, 404, or the job's own."""
+    @asynccontextmanager
+    async def result(self, record: Record, accept: str | None, client: str) -> AsyncIterator[Response]:
+        """Hold what the plain request would have answered, until it has been sent. Raises Problem: 406, 409, 410, 404, 429, or the job's
+        own."""
         if record.state in OPEN:
             raise Problem(Kind.NOT_DONE, f"the job is {record.state}; {events_url(record.id)} tells when it ends", retry_after=1)
         if record.state == "cancelled":
@@ -98,11 +103,14 @@ class Jobs:
         if record.state == "failed":
             raise failure(record)
         shown = await self.presentable(record)
-        return await self._present(record, shown, choose(accept, shown.task.offers(shown.plan)), client)
+        async with self._held(record, shown, choose(accept, shown.task.offers(shown.plan)), client) as response:
+            yield response
 
-    async def answer(self, record: Record, shown: Presentable, client: str) -> bytes:
-        """The answer of a job that is done, as JSON. Raises Problem."""
-        return bytes((await self._present(record, shown, JSON, client)).body)
+    @asynccontextmanager
+    async def answer(self, record: Record, shown: Presentable, client: str) -> AsyncIterator[bytes]:
+        """Hold the answer of a job that is done, as JSON, until it has been sent. Raises Problem."""
+        async with self._held(record, shown, JSON, client) as response:
+            yield bytes(response.body)
 
     async def presentable(self, record: Record) -> Presentable:
         """Raises Problem: 501 for a task that this gateway does not know, 404 where the spec is gone."""
@@ -116,6 +124,15 @@ class Jobs:
         if spec is None:
             raise unknown(record.id)
         return Presentable(task, msgspec.msgpack.decode(record.plan, type=task.plan_type), spec)
+
+    @asynccontextmanager
+    async def _held(self, record: Record, shown: Presentable, media_type: str, client: str) -> AsyncIterator[Response]:
+        make = partial(self._present, record, shown, media_type, client)
+        if record.results <= INLINE_RESULT:
+            yield await make()
+            return
+        async with self._answers.of((record.id, media_type), client, record.results, make) as response:
+            yield response
 
     async def _present(self, record: Record, shown: Presentable, media_type: str, client: str) -> Response:
         try:

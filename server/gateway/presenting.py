@@ -16,6 +16,7 @@ from server.gateway.turns import Turns
 from server.media.errors import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.process.child_room import ChildRoom, WorkFailed
+from server.process.line import Line
 from server.queue.job import Array
 from server.queue.scenes import Scene, Scenes
 from server.tasks import apart
@@ -43,6 +44,7 @@ class Presenting:
         self._budget = budget
         self._scenes = scenes
         self._turns = turns
+        self._child = Line(1, 1)
         self._apart = ChildRoom(apart.WORK, memory_bytes=APART_BYTES, seconds=APART_SECONDS)
 
     async def present(
@@ -117,7 +119,8 @@ class Presenting:
     ) -> msgspec.Struct | File:
         message = await self._turns.run(client, partial(apart.request, task, outputs, plan, spec, media_type))
         try:
-            answer = await self._apart.run(message)
+            async with self._child.held(client):
+                answer = await self._apart.run(message)
         except WorkFailed as failure:
             log.error("presenting failed", task=task.name, request_id=request_id, reason=str(failure))
             raise Problem(Kind.INTERNAL, f"the answer could not be made: {failure}") from failure

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import select
 import signal
+import time
+from contextlib import ExitStack
 
 import httpx
 import psutil
 
+from tests.gateway.asked_later import accepted, comes_to
+from tests.gateway.raw import Raw
 from tests.gateway.service import eventually
 from tests.reconstruct.service import CAPTURE, FOV, Sculptor
 
@@ -37,3 +42,25 @@ def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
         files = {name: (name, content) for name, content in CAPTURE.items()}
         assert patient.post("/v1/reconstruct", files=files, data={"fov": FOV}).content.startswith(b"glTF")
     assert child(sculptor).pid != first.pid
+
+
+def test_who_asks_for_many_meshes_waits_behind_their_own(sculptor: Sculptor) -> None:
+    job = accepted(sculptor.ask(headers={"Prefer": "respond-async"}))
+    comes_to(sculptor.gateway, job, "done")
+    wanted = f"GET /v1/jobs/{job}/result HTTP/1.1\r\nHost: here\r\n\r\n".encode()
+    with ExitStack() as closing:
+        closing.enter_context(Raw(sculptor.gateway)).send(wanted).answer()  # the child runs
+        much = [closing.enter_context(Raw(sculptor.gateway, "127.0.0.9")) for _ in range(12)]
+        little = closing.enter_context(Raw(sculptor.gateway, "127.0.0.8"))
+        busy = child(sculptor)
+        busy.suspend()
+        for raw in much:
+            raw.send(wanted)
+        time.sleep(1)  # all of them wait for the child
+        little.send(wanted)
+        time.sleep(0.5)
+        busy.resume()
+        assert little.answer().status == 200
+        answered, _, _ = select.select([raw.socket for raw in much], [], [], 0)
+        assert len(answered) < 6
+        assert [raw.answer().status for raw in much] == [200] * 12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
@@ -15,6 +17,7 @@ from server.gateway.events import EventStream
 from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
 from server.gateway.jobs import INLINE_RESULT, Presentable
+from server.gateway.pieces import send_pieces
 from server.gateway.problems import Kind, Problem
 from server.process.interruption import Interruption
 from server.queue.job import UnknownVersion, decode_progress
@@ -37,11 +40,7 @@ async def job(request: Request, job_id: str) -> Response:
 @router.get("/{job_id}/result", summary="The answer", openapi_extra=job_documents.RESULT)
 async def result(request: Request, job_id: str) -> Response:
     here = gateway.of(request)
-    record = await here.jobs.read(job_id)
-    with Interruption() as making, ClientWatch(here.ticks, request.receive, making):  # some take minutes
-        response = await here.jobs.result(record, request.headers.get("accept"), request.state.client)
-    response.headers.update(NOT_STORED)
-    return response
+    return Result(here, await here.jobs.read(job_id), request.headers.get("accept"), request.state.client)
 
 
 @router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=job_documents.EVENTS)
@@ -77,6 +76,26 @@ def _last_event_id(request: Request) -> int:
     return int(text)
 
 
+class Result(Response):
+    """The answer of a job, which is held until it has been sent."""
+
+    def __init__(self, here: Gateway, record: Record, accept: str | None, client: str) -> None:
+        super().__init__()
+        self._here = here
+        self._record = record
+        self._accept = accept
+        self._client = client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with AsyncExitStack() as held:
+            with Interruption() as making, ClientWatch(self._here.ticks, receive, making):  # some take minutes
+                answer = self._here.jobs.result(self._record, self._accept, self._client)
+                response = await held.enter_async_context(answer)
+            headers = [*response.raw_headers, (b"cache-control", NOT_STORED["Cache-Control"].encode())]
+            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            await send_pieces(send, bytes(response.body), last=True)
+
+
 class Events(Response):
     """A stream of events; it ends after the last one, or with its gateway: then the client resumes at another."""
 
@@ -92,23 +111,24 @@ class Events(Response):
         request_id = scope["state"]["request_id"]
         try:
             with self._here.readers.follow(self._record.id, self._after, self._client) as reader:
-                async with EventStream(send, self._here.metrics) as stream:
+                async with AsyncExitStack() as held, EventStream(send, self._here.metrics) as stream:
                     stream.last = self._after
                     stream.start()
                     with Interruption() as following, ClientWatch(self._here.ticks, receive, following):
-                        await self._follow(reader, stream, request_id)
+                        await self._follow(reader, stream, request_id, held)
                         await stream.end()
         except Problem as problem:  # before anything was sent
             await problem.to_response(request_id)(scope, receive, send)
         except ClientDisconnect:
             pass
 
-    async def _follow(self, reader: Reader, stream: EventStream, request_id: str) -> None:
+    async def _follow(self, reader: Reader, stream: EventStream, request_id: str, held: AsyncExitStack) -> None:
+        """held: keeps the answer until it has been sent."""
         replayed = True
         try:
             async for batch in reader.read():
                 for event in batch:
-                    data = await self._data(event, replayed=replayed)
+                    data = await self._data(event, held, replayed=replayed)
                     if data is not None:
                         stream.put(event.name, data, event.number)
                     if event.name in LAST_EVENTS:
@@ -120,7 +140,7 @@ class Events(Response):
             if problem.kind is not Kind.REDIS_AWAY:  # then the stream breaks off, and its reader resumes
                 await stream.fail(problem, request_id)
 
-    async def _data(self, event: Event, *, replayed: bool) -> bytes | None:
+    async def _data(self, event: Event, held: AsyncExitStack, *, replayed: bool) -> bytes | None:
         """The JSON of an event; None for a preview that cannot be shown."""
         match event.name:
             case "started":
@@ -131,7 +151,7 @@ class Events(Response):
                 record = await self._here.jobs.read(self._record.id)
                 if replayed and record.results > INLINE_RESULT:
                     return msgspec.json.encode({"result": jobs.result_url(record.id)})
-                return await self._here.jobs.answer(record, await self._presentable(), self._client)
+                return await held.enter_async_context(self._here.jobs.answer(record, await self._presentable(), self._client))
             case "failed":
                 record = await self._here.jobs.read(self._record.id)
                 return jobs.failure(record).document(record.request_id)

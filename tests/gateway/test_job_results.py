@@ -1,0 +1,64 @@
+"""Large results: how much memory takes who reads many of them at once."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import psutil
+
+from server.queue.embedded import PrivateValkey
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, comes_to, result
+from tests.gateway.raw import Raw
+from tests.gateway.service import Gateway, Worker, make_spec, picture
+
+MB = 1_000_000
+IMAGES = 4
+"""The answer, which names every label of each, is longer than what the system's buffers hold."""
+
+
+@contextmanager
+def at_length(valkey: PrivateValkey) -> Iterator[Gateway]:
+    """A gateway whose worker gives long answers."""
+    spec = make_spec(labels=service.MANY_LABELS)
+    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [spec], service.answer_at_length):
+        yield gateway
+
+
+def asked(gateway: Gateway) -> str:
+    files = [("image", (f"{index}.png", picture(index))) for index in range(IMAGES)]
+    params = {"top_k": service.MANY_LABELS}
+    return accepted(gateway.http.post("/v1/classify", params=params, files=files, headers={"Prefer": "respond-async"}))
+
+
+def done(gateway: Gateway) -> str:
+    job_id = asked(gateway)
+    comes_to(gateway, job_id, "done")
+    return job_id
+
+
+def memory(gateway: Gateway) -> int:
+    """Bytes that its process holds."""
+    return int(psutil.Process(gateway.process.pid).memory_info().rss)
+
+
+def reader(gateway: Gateway, job_id: str, source: str) -> Raw:
+    """It has asked for the result and lets it lie."""
+    raw = Raw(gateway, source)
+    raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+    return raw.send(f"GET /v1/jobs/{job_id}/result HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+
+
+def test_an_answer_is_kept_once_for_all_who_read_it(valkey: PrivateValkey) -> None:
+    with at_length(valkey) as gateway, ExitStack() as closing:
+        job_id = done(gateway)
+        answer = result(gateway, job_id).content
+        assert len(answer) > 20 * MB
+        before = memory(gateway)
+        readers = [closing.enter_context(reader(gateway, job_id, "127.0.0.9")) for _ in range(12)]
+        for one in readers:
+            assert one.socket.recv(1, socket.MSG_PEEK)  # the answer has begun
+        assert memory(gateway) - before < 5 * len(answer)
+        assert readers[0].answer().body == answer
