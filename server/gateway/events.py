@@ -8,8 +8,8 @@ from types import TracebackType
 
 from starlette.types import Send
 
-from server.gateway.pieces import PIECE, send_pieces
 from server.gateway.problems import Problem
+from server.gateway.request_ids import PIECE
 from server.telemetry.metrics import GatewayMetrics
 
 MEDIA_TYPE = "text/event-stream"
@@ -92,7 +92,7 @@ class EventStream:
             while self._waiting:
                 number, name, data = self._waiting.popleft()
                 for part in encoded(number, name, data):
-                    await send_pieces(self._send, part, last=False)
+                    await self._body(part)
                 self._metrics.events.labels(name).inc()
             if self._ended:
                 break
@@ -101,5 +101,8 @@ class EventStream:
                 async with asyncio.timeout(SILENCE_S):
                     await self._wake.wait()
             except TimeoutError:
-                await send_pieces(self._send, COMMENT, last=False)
+                await self._body(COMMENT)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _body(self, content: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": content, "more_body": True})

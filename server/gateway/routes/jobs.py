@@ -17,7 +17,6 @@ from server.gateway.events import EventStream
 from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
 from server.gateway.jobs import INLINE_RESULT, Presentable
-from server.gateway.pieces import send_pieces
 from server.gateway.problems import Kind, Problem
 from server.process.interruption import Interruption
 from server.queue.job import UnknownVersion, decode_progress
@@ -93,7 +92,7 @@ class Result(Response):
                 response = await held.enter_async_context(answer)
             headers = [*response.raw_headers, (b"cache-control", NOT_STORED["Cache-Control"].encode())]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-            await send_pieces(send, bytes(response.body), last=True)
+            await send({"type": "http.response.body", "body": bytes(response.body)})
 
 
 class Events(Response):
