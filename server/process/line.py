@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 Place = tuple[int, "asyncio.Future[None]"]
 
 
 class Line:
-    """For one event loop. Clients hold at most `total` together and `share` each; what alone is more than that is held alone."""
+    """For one event loop. Clients hold at most `total` together and `share` each; what alone is more than that is held alone. It iterates
+    over the clients that hold something."""
 
-    def __init__(self, total: int, share: int) -> None:
+    def __init__(self, total: int, share: int, may_begin: Callable[[str], bool] | None = None) -> None:
+        """may_begin: whether a client's turn may come now. Whoever is refused is overtaken; call `start` when that changes."""
+        self._may_begin = may_begin
         self._total = total
         self._share = share
         self._taken = 0
@@ -35,12 +38,12 @@ class Line:
         """Waits until the client holds the amount, which `leave` gives back."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append((amount, turn))
-        self._start()
+        self.start()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._start()
+                self.start()
             else:
                 self.leave(client, amount)
             raise
@@ -50,9 +53,17 @@ class Line:
         self._held[client] -= amount
         if not self._held[client]:
             del self._held[client]
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def held_by(self, *clients: str) -> int:
+        """What they hold together."""
+        return sum(self._held[client] for client in clients)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def start(self) -> None:
+        """Let in whoever may begin."""
         while (client := self._next()) is not None:
             line = self._waiting.pop(client)
             amount, turn = line.popleft()
@@ -70,6 +81,8 @@ class Line:
             if turn.done():  # it has left
                 return client
             if self._held[client] and self._held[client] + amount > self._share:
+                continue
+            if self._may_begin is not None and not self._may_begin(client):
                 continue
             return None if self._taken and self._taken + amount > self._total else client
         return None
