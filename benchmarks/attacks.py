@@ -40,7 +40,7 @@ from benchmarks.load import Report
 RESULTS = Path(__file__).parent / "results"
 MIB = 1024 * 1024
 SHARE = 0.3
-"""Of the capacity: how much the good clients ask for."""
+"""Good clients ask for this part of the capacity."""
 REQUESTS = 500
 """Good requests that are counted at least, alone and under attack: a 99th percentile of fewer says little."""
 CLIENTS = 16
@@ -53,7 +53,7 @@ PATIENCE = 30.0
 AGAIN = 10.0
 """Seconds after which one of many connections that was closed is opened again."""
 ADDRESSES = 2
-"""That the five attacks come from."""
+"""Loopback addresses from which the five attacks come."""
 LEAST_PRIORITY = 19
 JSON = "Content-Type: application/json"
 
