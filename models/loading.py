@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from models.layers.parts import Part
 from models.layers.recent import trim
 from models.layers.steps import Continuing, State, Steps, await_device
 from models.registry import Architecture, architectures, named, read_config
+
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # what arrives is only read
 
 Arrays = Mapping[str, NDArray[Any]]
 

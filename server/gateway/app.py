@@ -21,11 +21,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.gateway import openapi
 from server.gateway.admission import Admission
-from server.gateway.courtesy import Courtesy
 from server.gateway.desertion import Desertion
 from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.gateway import Gateway
+from server.gateway.heavy_clients import HeavyClients
 from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST, HotRoutes
 from server.gateway.in_flight import ForwardedRequests
 from server.gateway.inference import Inference
@@ -61,8 +61,8 @@ def create_app(settings: Settings) -> GatewayApp:
     directory = Directory(dispatcher, settings)
     desertion = Desertion(settings, directory)
     ticks = Ticks()
-    courtesy = Courtesy()
-    turns = Turns(len(os.sched_getaffinity(0)), courtesy=courtesy)
+    heavy = HeavyClients()
+    turns = Turns(len(os.sched_getaffinity(0)), heavy=heavy)
     limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits)
     decoder = Decoder(settings.max_pixels, limits=limits)
     presenting = Presenting(dispatcher.scenes, turns, decoder.budget)
@@ -73,7 +73,7 @@ def create_app(settings: Settings) -> GatewayApp:
         directory=directory,
         admission=Admission(settings, dispatcher, counted, ticks),
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
-        large_bodies=LargeBodies(courtesy),
+        large_bodies=LargeBodies(heavy),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting, settings.results_max_bytes),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
@@ -134,16 +134,16 @@ def create_app(settings: Settings) -> GatewayApp:
         return documents[0]
 
     app.openapi = document  # type: ignore[method-assign]
-    return GatewayApp(app, settings, counted, courtesy)
+    return GatewayApp(app, settings, counted)
 
 
 class GatewayApp:
     """FastAPI's routes, the hot ones ahead of them, and the layers that all requests pass."""
 
-    def __init__(self, app: FastAPI, settings: Settings, counted: GatewayMetrics, courtesy: Courtesy) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, counted: GatewayMetrics) -> None:
         self.state = app.state
         layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *infer.ROUTES])
-        for layer in _layers(settings, counted, courtesy):
+        for layer in _layers(settings, counted):
             layered = layer.cls(layered, *layer.args, **layer.kwargs)
         self._layered = layered
 
@@ -169,7 +169,7 @@ EXPOSED = (
 """Headers of answers that pages of another origin may read."""
 
 
-def _layers(settings: Settings, counted: GatewayMetrics, courtesy: Courtesy) -> Iterator[Middleware]:
+def _layers(settings: Settings, counted: GatewayMetrics) -> Iterator[Middleware]:
     """The innermost first."""
     if settings.trusted_proxies:
         refused = counted.rejected.labels("client_share").inc
@@ -182,7 +182,7 @@ def _layers(settings: Settings, counted: GatewayMetrics, courtesy: Courtesy) -> 
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    yield Middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies, courtesy=courtesy)
+    yield Middleware(SlowBodies, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
     yield Middleware(RequestIds)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 
-PIECE = 3 * 1024 * 1024
+PIECE = 3 * 128 * 1024
 """Bytes or characters; a multiple of twelve, so that pieces end where groups do."""
 
 

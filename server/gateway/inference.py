@@ -94,7 +94,7 @@ class Inference:
         The follower, if there is one, hears how far it has come.
         """
         began = time.perf_counter()
-        prepared = await self._prepare(items, asked, visit.client)
+        prepared = await self._prepare(items, asked, visit)
         items.clear()
         return await self._run(prepared, asked, visit, began, follower)
 
@@ -132,7 +132,7 @@ class Inference:
         Raises Problem, and what the Dispatcher raises.
         """
         began = time.perf_counter()
-        prepared = await self._prepare(items, asked, visit.client)
+        prepared = await self._prepare(items, asked, visit)
         items.clear()
         enqueued = time.perf_counter()
         deadline_ms = await self._dispatcher.now_ms() + int((visit.seconds - (enqueued - visit.started)) * 1000)
@@ -167,13 +167,15 @@ class Inference:
             detail = "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read"
             raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None
 
-    async def _prepare(self, items: Sequence[Item], asked: Asked, client: str) -> list[Prepared]:
-        """Raises Problem that names the first bad item."""
+    async def _prepare(self, items: Sequence[Item], asked: Asked, visit: Visit) -> list[Prepared]:
+        """Raises Problem that names the first bad item, QueueFull where there is no room for what they will take at least."""
+        if asked.task.takes_long:
+            await visit.reservation.check(work_ms=len(items) * self._work_ms(asked, None))
         if len(items) == 1 and asked.task.is_small(items[0]):
             result = _prepare(items[0], asked, self._inline)
             if not isinstance(result, images.TooManyPixels):
                 return [_good(result, asked.part)]
-        work = [self._turns.run(client, partial(_prepare, item, asked, self._decoder)) for item in items]
+        work = [self._turns.run(visit.client, partial(_prepare, item, asked, self._decoder)) for item in items]
         results = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         return [_good(result, item_field(asked.part, index, len(items))) for index, result in enumerate(results)]
 
@@ -219,9 +221,10 @@ class Inference:
             for index, arrays in enumerate(arrays for item in prepared for arrays in item)
         ]
 
-    def _work_ms(self, asked: Asked, arrays: Mapping[str, Array]) -> int:
+    def _work_ms(self, asked: Asked, arrays: Mapping[str, Array] | None) -> int:
+        """Of one job; at least, where its item is not prepared yet."""
         task = asked.task
-        steps = task.steps(asked.plan, _to_numpy(arrays))
+        steps = task.steps(asked.plan, None if arrays is None else _to_numpy(arrays))
         return self._dispatcher.work_ms(asked.spec.id, steps, takes_long=task.takes_long)
 
     def _count(self, outputs: Sequence[Outputs], spec: BundleSpec, timing: Timing) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from server.gateway.courtesy import Courtesy
+from server.gateway.heavy_clients import HeavyClients
 from server.gateway.turns import Turns
 
 T = TypeVar("T")
@@ -19,8 +19,8 @@ LARGE = 1024 * 1024
 class LargeBodies:
     """For one event loop."""
 
-    def __init__(self, courtesy: Courtesy | None = None) -> None:
-        self._turns = Turns(1, together=1, courtesy=courtesy)
+    def __init__(self, heavy: HeavyClients | None = None) -> None:
+        self._turns = Turns(1, together=1, heavy=heavy)
         self._turns_of_smaller = Turns(1, together=1)
 
     async def in_turn(self, client: str, nbytes: int, work: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ import msgspec
 
 MARK = secrets.token_hex(16)
 """Begins what stands in the place of a long string; nobody else can write it."""
-PIECE = 1024 * 1024
+PIECE = 128 * 1024
 """Bytes of a string that are decoded at a time."""
 NAME = 1024
 LONGEST_ESCAPE = 12

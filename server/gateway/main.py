@@ -8,6 +8,7 @@ import gc
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 
 import uvicorn
@@ -29,6 +30,8 @@ LINGER = 1
 
 GC_THRESHOLDS = (10_000, 20, 20)
 """A request makes some hundred objects, and reference counts free nearly all of them."""
+SWITCH_INTERVAL = 0.001
+"""Seconds after which a thread that works on a large body lets the event loop have the interpreter's lock."""
 OWN_FILES = 128
 """Files and sockets of a gateway that are no client's."""
 
@@ -63,6 +66,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         proxy_headers=False,
         timeout_graceful_shutdown=LINGER,
     )
+    sys.setswitchinterval(SWITCH_INTERVAL)
     return_freed_memory()
     gc.collect()
     gc.freeze()  # the modules are no garbage, and no collection need look at them again while clients wait

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.gateway.client_address import ClientAddresses
-from server.gateway.courtesy import Courtesy
 from server.gateway.problems import Kind, Problem
 from server.process.interruption import Limit, Ticks
 
@@ -27,9 +26,8 @@ class SlowBodies:
     state as `client`.
     """
 
-    def __init__(self, app: ASGIApp, budget: int, trusted_proxies: Sequence[str], courtesy: Courtesy) -> None:
+    def __init__(self, app: ASGIApp, budget: int, trusted_proxies: Sequence[str]) -> None:
         self._app = app
-        self._courtesy = courtesy
         self._share = budget // 4
         self._clients = ClientAddresses(trusted_proxies)
         self._ticks = Ticks()
@@ -43,8 +41,6 @@ class SlowBodies:
         client = self._clients.of(scope)
         state = scope.setdefault("state", {})
         state["client"] = client
-        if scope["method"] == "POST":
-            self._courtesy.came(client)
         if ALL_HERE in state:
             await self._app(scope, receive, send)
             return

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from models.media.confined import Call
-from server.gateway.courtesy import Courtesy
+from server.gateway.heavy_clients import HeavyClients
 from server.process.line import Line
+
+LONG = 0.5
+"""Seconds of a CPU from which a call counts as long."""
+AGAIN = 0.1
+"""Seconds after which one that waits more than it works is looked at again."""
+LOW_PRIORITY = 5
+"""Nice value of threads for heavy clients: a third of a CPU's share. A lower one would hold the interpreter's lock for too long."""
 
 T = TypeVar("T")
 
@@ -24,35 +33,45 @@ class Work:
 
     make: Callable[[], Any]
     call: Call
-    began: float = 0.0
-    spent: float = 0.0
-    """Seconds of a CPU."""
+    look: asyncio.TimerHandle | None = None
+    """The next one at how long it takes."""
+    thread: int = 0
+    """As the system numbers it."""
+    _clock: int | None = None
+    """Of the thread's time on a CPU, while it runs."""
+    _before: float = 0.0
+    _spent: float = 0.0
 
     def __call__(self) -> Any:
-        before = time.thread_time()
+        self.thread, self._before = threading.get_native_id(), time.thread_time()
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             with self.call:
                 return self.make()
         finally:
-            self.spent = time.thread_time() - before
+            self._clock, self._spent = None, time.thread_time() - self._before
+
+    @property
+    def seconds(self) -> float:
+        """Of a CPU, so far."""
+        return self._spent if (clock := self._clock) is None else time.clock_gettime(clock) - self._before
 
 
 class Turns:
     """For one event loop. At most `threads` calls of one client run at once, and twice as many of all together; of those that wait, each
     client's oldest goes in turn. So whoever fills all of their threads with what takes long leaves as many to the others.
 
-    Clients whose work takes long have half of `threads` together, and may have to rest (`Courtesy`)."""
+    A call that takes long goes on at a low priority. Its client counts as heavy from then on: heavy clients have half of `threads`
+    together, of low priority from the beginning."""
 
-    def __init__(self, threads: int, together: int | None = None, courtesy: Courtesy | None = None) -> None:
+    def __init__(self, threads: int, together: int | None = None, heavy: HeavyClients | None = None) -> None:
         """together: calls of all clients that run at once, in place of twice as many as of one."""
-        together = 2 * threads if together is None else together
-        self._threads = threads
-        self._for_long = max(1, threads // 2)
-        self._pool = ThreadPoolExecutor(together, thread_name_prefix="prepare")
-        self._courtesy = courtesy or Courtesy()
-        self._line = Line(together, threads, self._may_begin)
-        self._resting: Counter[str] = Counter()
-        """Calls that have ended, and after which their client still rests."""
+        self._together = 2 * threads if together is None else together
+        self._for_heavy = max(1, threads // 2)
+        self._pool = ThreadPoolExecutor(self._together, thread_name_prefix="prepare")
+        self._slow_pool = ThreadPoolExecutor(self._for_heavy, thread_name_prefix="prepare-slowly", initializer=_lower_own_priority)
+        self._heavy = HeavyClients() if heavy is None else heavy
+        self._line = Line(self._together, threads, self._may_begin)
 
     async def run(self, client: str, make: Callable[[], T]) -> T:
         """The result of `make`. A caller that is cancelled before its turn leaves the line; later the programs that the work has started
@@ -69,28 +88,42 @@ class Turns:
             del work
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._slow_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _may_begin(self, client: str) -> bool:
-        if self._line.held_by(client) + self._resting[client] >= self._threads:
-            return False
-        return not self._courtesy.is_long(client) or self._line.held_by(*filter(self._courtesy.is_long, self._line)) < self._for_long
+        return client not in self._heavy or self._line.held_by(*(one for one in self._line if one in self._heavy)) < self._for_heavy
 
     def _begun(self, client: str, work: Work) -> asyncio.Future[Any]:
-        work.began = time.monotonic()
-        ran = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        loop, is_heavy = asyncio.get_running_loop(), client in self._heavy
+        ran = loop.run_in_executor(self._slow_pool if is_heavy else self._pool, work)
+        work.look = None if is_heavy else loop.call_later(LONG, self._look, client, work)
         ran.add_done_callback(partial(self._ended, client, work))
         return ran
 
+    def _look(self, client: str, work: Work) -> None:
+        """At a call that has not ended for a while."""
+        if work.seconds < LONG:
+            work.look = asyncio.get_running_loop().call_later(AGAIN, self._look, client, work)
+            return
+        self._heavy.add(client)
+        _lower_priority(work.thread)
+        self._pool.shutdown(wait=False)  # the thread ends with its call, since nobody may raise its priority again
+        self._pool = ThreadPoolExecutor(self._together, thread_name_prefix="prepare")
+
     def _ended(self, client: str, work: Work, _ran: asyncio.Future[Any]) -> None:
-        rest = self._courtesy.rest(client, work.began, work.spent)
-        if rest:
-            self._resting[client] += 1
-            asyncio.get_running_loop().call_later(rest, self._rested, client)
+        if work.look is not None:
+            work.look.cancel()
+        if work.seconds >= LONG:
+            self._heavy.add(client)
         self._line.leave(client, 1)
 
-    def _rested(self, client: str) -> None:
-        self._resting[client] -= 1
-        if not self._resting[client]:
-            del self._resting[client]
-        self._line.start()
+
+def _lower_own_priority() -> None:
+    _lower_priority(threading.get_native_id())
+
+
+def _lower_priority(thread: int) -> None:
+    """Where the system knows priorities of threads; programs that it starts inherit it."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, LOW_PRIORITY)

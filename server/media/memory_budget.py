@@ -18,24 +18,24 @@ COEFFICIENT = 2
 """Bytes that the decoder of a JPEG with several scans keeps of a pixel in each channel until the last one."""
 SMALL = 64
 """So small a share of the budget waits for nobody."""
+MEDIUM = 8
+"""So small a share of it waits for no larger one: it comes out of a quarter that is added to the budget."""
 
 
 class MemoryBudget:
-    """Lets threads in while what they need together fits into `nbytes`; one that would never fit is let in alone.
+    """Lets threads in while what they need together fits into `nbytes`, and a quarter of that for what is smaller; one that would never fit
+    is let in alone.
 
     Ask once for all that a piece of work needs: whoever holds memory and waits for more may wait for ever.
     """
 
     def __init__(self, nbytes: int) -> None:
         self._nbytes = nbytes
-        self._taken = 0
-        self._changed = threading.Condition()
-        self._door = threading.Lock()
-        """Held by the one that is next, so that a large picture is not overtaken for ever."""
+        self._large, self._medium = _Share(nbytes), _Share(nbytes // 4)
 
     @contextmanager
     def taken(self, nbytes: int) -> Iterator[None]:
-        """Blocks until there is room. What is small never waits: behind large pictures, it would wait for long."""
+        """Blocks until there is room."""
         self.acquire(nbytes)
         try:
             yield
@@ -44,7 +44,25 @@ class MemoryBudget:
 
     def acquire(self, nbytes: int) -> None:
         """As `taken`, until `release`."""
-        if SMALL * nbytes <= self._nbytes:
+        self._share_of(nbytes).acquire(nbytes, at_once=SMALL * nbytes <= self._nbytes)
+
+    def release(self, nbytes: int) -> None:
+        self._share_of(nbytes).release(nbytes)
+
+    def _share_of(self, nbytes: int) -> _Share:
+        return self._medium if MEDIUM * nbytes <= self._nbytes else self._large
+
+
+class _Share:
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._taken = 0
+        self._changed = threading.Condition()
+        self._door = threading.Lock()
+        """Held by the one that is next, so that a large picture is not overtaken for ever."""
+
+    def acquire(self, nbytes: int, *, at_once: bool) -> None:
+        if at_once:
             with self._changed:
                 self._taken += nbytes
             return

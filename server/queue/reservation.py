@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
-from server.queue.shares import Claim, Ledger
+from server.queue.shares import Claim, Held, Ledger
 
-Check = Callable[[Claim, int, int], Awaitable[None]]
-"""Raises QueueFull if so many more items and bytes have no room."""
+Check = Callable[[Claim, Held], Awaitable[None]]
+"""Raises QueueFull if so much more has no room."""
 
 
 class Reservation:
@@ -29,13 +29,13 @@ class Reservation:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
 
-    async def check(self, items: int, nbytes: int) -> None:
-        """Raises QueueFull if so many more would have no room now; takes none."""
-        await self._check(self._claim, items, nbytes)
+    async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
+        """Raises QueueFull if so much more would have no room now; takes none."""
+        await self._check(self._claim, Held(items, nbytes, work_ms))
 
     async def resize(self, items: int, nbytes: int) -> None:
         """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had."""
-        await self._check(self._claim, items - self.items, nbytes - self.nbytes)
+        await self._check(self._claim, Held(items - self.items, nbytes - self.nbytes))
         self._take(items, nbytes)
 
     def release(self) -> None:

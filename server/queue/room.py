@@ -125,8 +125,7 @@ class Room:
         """Seconds since the load was read."""
         return time.monotonic() - self._read_at
 
-    async def _check(self, claim: Claim, items: int, nbytes: int) -> None:
-        asked = Held(items, nbytes)
+    async def _check(self, claim: Claim, asked: Held) -> None:
         if self._refusal(claim, asked, self._ledger) is None:
             return
         if self.age() > self._fresh:

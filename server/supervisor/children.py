@@ -86,7 +86,8 @@ class Child:
         return self._process is None and time.monotonic() >= self._start_at and not (self._source is not None and self._source.imports)
 
     def start(self, more: Mapping[str, str] | None = None) -> None:
-        """From the main thread: the child dies with the thread that starts it. A session of its own keeps Ctrl-C from it.
+        """From the main thread: the child dies with the thread that starts it. A process group of its own keeps Ctrl-C from it;
+        in one session, the processes of a service share the CPUs by their priorities.
 
         more: environment of this start."""
         self.ready = self.seen = self._killed = False
@@ -95,7 +96,7 @@ class Child:
         try:
             copy = self._source.copy(self._command, environment) if self._source is not None else None
             self._process = copy or subprocess.Popen(
-                tied_to_parent(self._command), stdin=subprocess.DEVNULL, env=environment, pass_fds=self._fds, start_new_session=True
+                tied_to_parent(self._command), stdin=subprocess.DEVNULL, env=environment, pass_fds=self._fds, process_group=0
             )
         except OSError as error:  # no memory, too many processes
             self._pause(longer(self.pause))

@@ -109,7 +109,7 @@ class Template:
                     stdin=subprocess.DEVNULL,
                     env=self._environment,
                     pass_fds=[its.fileno()],
-                    start_new_session=True,
+                    process_group=0,
                 )
             except OSError as error:
                 ours.close()

@@ -174,8 +174,10 @@ class Task(ABC, Generic[Asked, Plan]):
         """What a worker can show before the end → the data of a `preview` event; None: nothing."""
         return None
 
-    def steps(self, plan: Plan, arrays: Arrays) -> int | None:
-        """Passes of the network that one job takes, where that is known before; None: as many as its bundle's usual jobs."""
+    def steps(self, plan: Plan, arrays: Arrays | None = None) -> int | None:
+        """Passes of the network that one job takes, where that is known before; None: as many as its bundle's usual jobs.
+
+        arrays: None before the item is prepared; then so many at least."""
         return None
 
     @property

@@ -34,6 +34,8 @@ from server.tasks.options import ExcessiveOption, InvalidOption
 PNG = "image/png"
 MOST_STEPS = 4000
 """Steps times samples times windows of one request."""
+COPYING_STEPS = 100
+"""Steps of a starter's network that take as long as copying patches into one sample: about half a second."""
 DRAWN_SEEDS = 2**53
 """Drawn seeds are below it, so that JavaScript reads them exactly."""
 OF_NETWORK = ("preset", "steps", "sampler", "eta", "spacing", "temperature")
@@ -196,11 +198,12 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         sample = max(sizes.get("pixels", 0), sizes.get("detail", 0))
         return sizes["image"] + sizes["mask"] + (plan.samples + 1) * sample + SMALL_ARRAYS
 
-    def steps(self, plan: InpaintPlan, arrays: Arrays) -> int | None:
-        """Of the network; what copies patches alone takes few, which nobody counts."""
-        if METHODS[int(arrays["method"])] == "exemplar":
-            return None
-        return plan.steps * plan.samples * max(1, len(arrays["windows"]))
+    def steps(self, plan: InpaintPlan, arrays: Arrays | None = None) -> int:
+        if arrays is None and plan.method == "auto":
+            return plan.samples * min(plan.steps, COPYING_STEPS)
+        method = plan.method if arrays is None else METHODS[int(arrays["method"])]
+        of_network = 0 if method == "exemplar" else plan.steps * max(1, 0 if arrays is None else len(arrays["windows"]))
+        return plan.samples * (of_network + (0 if method == "network" else COPYING_STEPS))
 
     def sample(self, spec: BundleSpec) -> Arrays:
         """A quarter is missing, in the middle."""

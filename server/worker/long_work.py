@@ -131,14 +131,16 @@ class LongWork:
 
     @property
     def due(self) -> float:
-        """When the next step is due, as `Delivery.due` says it of short jobs; infinite where none waits."""
+        """When the next step is due, as `Delivery.due` says it of short jobs; infinite where none waits, or one is under way."""
+        if self._running:
+            return inf
         members = (member.delivery for members in self._waiting.values() for member in members)
         return min((max(job.queued_at, self._ended) + HANDICAP_S[job.job.priority] for job in members), default=inf)
 
     @property
     def owed(self) -> bool:
-        """Whether short work has had its three quarters while a step waited."""
-        return bool(self._waiting) and 0 < self._others >= QUARTER * self._seconds
+        """Whether short work has had its three quarters while a step waited and none was under way."""
+        return bool(self._waiting) and not self._running and 0 < self._others >= QUARTER * self._seconds
 
     def next(self, *, running: int, slots: int) -> list[Delivery] | float:
         """The next step's batch; infinite where none can start: nothing waits, or a job that must run alone and `running` others do."""

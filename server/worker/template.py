@@ -101,7 +101,7 @@ def become(order: Order, parent: int) -> None:
     """Be, to all outside, a process that was executed with this command and environment."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.setsid()
+    os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(1)  # it died before we could be tied to it

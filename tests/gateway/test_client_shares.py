@@ -11,6 +11,7 @@ from tests.gateway import service
 from tests.gateway.raw import NOTHING, Answer, Raw, post
 from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.test_connections import HEALTH, clients, leave_alone, length
+from tests.tasks.test_inpaint import SPEC as INPAINT
 
 
 @contextmanager
@@ -115,3 +116,19 @@ def test_one_client_leaves_a_quarter_of_the_queue_to_others(valkey: PrivateValke
                 worker.resume()
                 assert {raw.answer().status for raw in [*greedy, other]} == {200}
         eventually(lambda: not db.exists("queue:owners", "queue:jobs"), "nothing is left of them")
+
+
+def test_long_work_beyond_a_clients_share_is_refused_before_its_image_is_read(valkey: PrivateValkey) -> None:
+    with Worker(valkey.url, [INPAINT]) as worker, service.gateway(valkey.url) as gateway, ExitStack() as closing:
+        worker.pause()
+
+        def ask(source: str, image: bytes) -> Raw:
+            twenty_seconds = "/v1/inpaint?mask=center&method=network&sampler=ddim&steps=50&samples=8"
+            return closing.enter_context(Raw(gateway, source)).send(post(twenty_seconds, length(len(image)), body=image))
+
+        for count, source in enumerate(["127.0.0.9", "127.0.0.9", "127.0.0.9", "127.0.0.8"], start=1):
+            ask(source, picture(3))
+            eventually(lambda count=count: gateway.metric("opsin_queue_depth") == count, "it waits")
+        answer = ask("127.0.0.9", b"no image").answer()
+        assert (answer.status, json.loads(answer.body)["type"]) == (429, "urn:opsin:client-share")
+        assert ask("127.0.0.8", b"no image").answer().status == 415

@@ -22,7 +22,7 @@ from server.gateway.problems import Kind, Problem
 from server.gateway.surface import CommonOptions, Surface
 from server.media.images import Decoder
 from server.queue.reservation import Ledger, Reservation
-from server.queue.shares import Claim
+from server.queue.shares import Claim, Held
 from server.settings import Settings
 from server.tasks.base import Arrays, Item, Outputs, Part, Task
 from server.tasks.options import Options
@@ -81,7 +81,7 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def check(_claim: Claim, _items: int, _nbytes: int) -> None:
+    async def check(_claim: Claim, _asked: Held) -> None:
         return None
 
     headers = [(b"content-type", content_type.encode())]

@@ -89,9 +89,9 @@ def test_what_was_killed_because_it_hung_is_no_crash() -> None:
     assert reaped(process).reason == Reason.HUNG
 
 
-def test_a_child_has_a_session_of_its_own(tmp_path: Path) -> None:
-    answer = tmp_path / "session"
-    process = child(f"import os, pathlib; pathlib.Path({str(answer)!r}).write_text(str(os.getsid(0)))")
+def test_a_child_has_a_process_group_of_its_own(tmp_path: Path) -> None:
+    answer = tmp_path / "group"
+    process = child(f"import os, pathlib; pathlib.Path({str(answer)!r}).write_text(str(os.getpgrp()))")
     process.start()
     pid = process.pid
     reaped(process)

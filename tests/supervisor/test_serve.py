@@ -40,10 +40,10 @@ def test_it_says_in_one_line_that_it_is_ready(service: Service) -> None:
     assert line == f"Opsin is ready on {service.url}: 2 gateway(s), 1 worker(s) on cpu, bundles tiny@1\n"
 
 
-def test_ps_shows_who_is_who_each_in_a_session_of_its_own(service: Service) -> None:
+def test_ps_shows_who_is_who_each_in_a_process_group_of_its_own(service: Service) -> None:
     children = service.children("gateway") + service.children("worker") + service.children("valkey-server")
     assert len(children) == 4
-    assert [os.getsid(pid) for pid in children] == children
+    assert [os.getpgid(pid) for pid in children] == children
 
 
 def test_it_imports_no_torch() -> None:

@@ -24,11 +24,11 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield running
 
 
-def test_a_worker_is_a_copy_with_a_session_and_a_command_of_its_own(service: Service) -> None:
+def test_a_worker_is_a_copy_with_a_process_group_and_a_command_of_its_own(service: Service) -> None:
     [template], [worker] = service.children("template"), service.children("worker")
     process = psutil.Process(worker)
     assert process.ppid() == template
-    assert os.getsid(worker) == worker
+    assert os.getpgid(worker) == worker
     assert process.cmdline()[1:4] == ["-m", "opsin", "worker"]
     assert psutil.Process(template).num_threads() == 1
 

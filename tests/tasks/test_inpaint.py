@@ -14,7 +14,7 @@ from models.bundle import BundleSpec, Clip, Preprocess, Weights
 from models.media import patchmatch
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
 from server.tasks.base import JSON, Arrays, File
-from server.tasks.inpaint import Inpaint
+from server.tasks.inpaint import COPYING_STEPS, Inpaint
 from server.tasks.inpaint_tables import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
 from server.tasks.options import ExcessiveOption, InvalidOption, rows
 
@@ -515,3 +515,10 @@ def test_the_steps_of_a_job_are_those_of_all_samples_in_all_windows() -> None:
     [arrays] = Inpaint().prepare({"image": image, "mask": mask}, asked, SPEC, Decoder(1_000_000))
     assert len(arrays["windows"]) > 1
     assert Inpaint().steps(asked, arrays) == 3 * 2 * len(arrays["windows"])
+
+
+@pytest.mark.parametrize(("method", "of_network"), [("exemplar", 0), ("network-exemplar", 3)])
+def test_copying_counts_as_steps_of_each_sample(method: str, of_network: int) -> None:
+    arrays = {"method": np.array(METHODS.index(method), np.uint8), "windows": np.zeros((1, 2), np.int32)}
+    asked = plan(steps=3, samples=2, sampler="ddim")
+    assert Inpaint().steps(asked, arrays) == 2 * (of_network + COPYING_STEPS)

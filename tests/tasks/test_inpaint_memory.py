@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.media.images import Decoder
+from server.media.memory_budget import MemoryBudget
 from server.tasks.inpaint import Inpaint
 from tests.tasks.test_inpaint import SPEC, encoded, noise, plan, white
 
@@ -75,3 +76,18 @@ def test_preparing_waits_while_others_hold_the_memory() -> None:
         assert not done.wait(0.3)
     assert done.wait(60)
     thread.join()
+
+
+def test_what_needs_little_memory_waits_for_no_larger_piece() -> None:
+    budget, passed = MemoryBudget(1000), threading.Event()
+
+    def smaller() -> None:
+        with budget.taken(125):
+            passed.set()
+
+    with budget.taken(1000):
+        next_one = threading.Thread(target=lambda: budget.acquire(900), daemon=True)  # stands at the door
+        next_one.start()
+        threading.Thread(target=smaller, daemon=True).start()
+        assert passed.wait(30)
+    next_one.join(30)

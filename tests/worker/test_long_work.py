@@ -307,6 +307,17 @@ def test_two_slots_share_a_bucket() -> None:
     assert (first, second) == (jobs[:3], jobs[3:])
 
 
+def test_while_one_slot_takes_a_step_another_takes_short_work_first() -> None:
+    device = Device(slots=2)
+    for _ in range(6):
+        device.long_job(5)
+    stepping = device.long.next(running=0, slots=2)
+    assert len(stepping) == 3
+    device.now = 1.0
+    came = device.short()
+    assert device.batcher.next(device.now, running=0, stepping=3, idle_slots=1, slots=2) == [came]
+
+
 class TestAlone:
     def test_a_suspect_takes_its_steps_by_itself_and_others_take_their_turns_between(self) -> None:
         device = Device()

@@ -1,0 +1,98 @@
+"""Long work runs in few threads of low priority, so that others have the CPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from server.gateway import heavy_clients
+from server.gateway import turns as turns_module
+from server.gateway.heavy_clients import HeavyClients
+from server.gateway.turns import LOW_PRIORITY, Turns
+
+
+@pytest.fixture
+def heavy(monkeypatch: pytest.MonkeyPatch) -> HeavyClients:
+    monkeypatch.setattr(turns_module, "LONG", 0.1)
+    return HeavyClients()
+
+
+@pytest.fixture
+def turns(heavy: HeavyClients) -> Iterator[Turns]:
+    turns = Turns(2, heavy=heavy)
+    yield turns
+    turns.close()
+
+
+def busy(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def priority() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+async def test_who_has_long_work_gets_threads_of_low_priority_and_nobody_else(turns: Turns) -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert await turns.run("much", priority) == before
+    await turns.run("much", lambda: busy(0.15))
+    await turns.run("little", lambda: busy(0.02))
+    assert await turns.run("much", priority) == before + LOW_PRIORITY
+    assert await turns.run("little", priority) == before
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+async def test_a_call_that_takes_long_goes_on_at_a_low_priority_and_nobody_gets_its_thread(turns: Turns) -> None:
+    before, long, thread = os.getpriority(os.PRIO_PROCESS, 0), list[int](), list[int]()
+
+    def work() -> None:
+        thread.append(threading.get_native_id())
+        until = time.monotonic() + 30
+        while priority() == before and time.monotonic() < until:
+            pass
+        long.append(priority())
+
+    await turns.run("much", work)
+    assert long == [before + LOW_PRIORITY]
+    assert [await turns.run(f"little {number}", priority) for number in range(8)] == [before] * 8
+
+
+async def test_waiting_is_no_work(turns: Turns, heavy: HeavyClients) -> None:
+    """Whoever waits for a CPU, or for memory that others hold, has not taken a CPU."""
+    await turns.run("much", lambda: time.sleep(0.3))
+    assert "much" not in heavy
+
+
+def test_a_client_is_heavy_until_it_had_no_long_work_for_a_while(heavy: HeavyClients, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    heavy.add("much")
+    now += heavy_clients.REMEMBERED - 1
+    assert "much" in heavy
+    now += 2
+    assert "much" not in heavy
+
+
+async def test_long_work_of_all_clients_has_half_of_the_threads_and_others_pass_it(turns: Turns) -> None:
+    together, gate = list[str](), threading.Event()
+    for client in ("a", "b", "c"):
+        await turns.run(client, lambda: busy(0.15))
+
+    def long(client: str) -> None:
+        together.append(client)
+        gate.wait()
+
+    work = [asyncio.create_task(turns.run(client, partial(long, client))) for client in ("a", "b", "c")]
+    assert await asyncio.wait_for(turns.run("little", lambda: 3), 30) == 3
+    assert together == ["a"]
+    gate.set()
+    await asyncio.gather(*work)
+    assert together == ["a", "b", "c"]
