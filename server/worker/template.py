@@ -43,6 +43,7 @@ def run_template(settings: Settings, fd: int) -> int:
         log.error("no copies: workers are executed, each with imports of its own", reason=f"{threads} threads after the imports")
         return MISUSE
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()
     Template(socket.socket(fileno=fd)).run()
     return 0
