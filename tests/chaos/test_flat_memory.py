@@ -52,16 +52,17 @@ def noise(seed: int, side: int) -> np.ndarray:
 def test_a_workers_memory_is_flat_once_its_caches_are_full(ask: Callable[[Client, int], None], tmp_path: Path) -> None:
     with serve(HOUSE / "bundles", cache=tmp_path / "cache") as service:
         url = service.url
-        _asked(url, ask, range(WARM), SECONDS / 2)
         [worker] = service.children("worker")
-        read = _asked(url, ask, range(WARM, WARM + REQUESTS), SECONDS, psutil.Process(worker))
+        process = psutil.Process(worker)
+        assert len(_asked(url, process, ask, range(WARM), 2 * SECONDS)) == WARM, "its caches may not be full"
+        read = _asked(url, process, ask, range(WARM, WARM + REQUESTS), SECONDS)
         assert service.children("worker") == [worker]
     tenth = len(read) // 10
     first, last = median(read[:tenth]), median(read[-tenth:])
     assert last <= (1 + GROWTH) * first, f"{first / 1e6:.0f} → {last / 1e6:.0f} MB in {len(read)} requests"
 
 
-def _asked(url: str, ask: Callable[[Client, int], None], numbers: range, seconds: float, worker: psutil.Process | None = None) -> list[int]:
+def _asked(url: str, worker: psutil.Process, ask: Callable[[Client, int], None], numbers: range, seconds: float) -> list[int]:
     """The worker's bytes after each request."""
     until, read, lock, left = time.monotonic() + seconds, list[int](), threading.Lock(), iter(numbers)
 
@@ -73,8 +74,7 @@ def _asked(url: str, ask: Callable[[Client, int], None], numbers: range, seconds
                 if number is None:
                     return
                 ask(client, number)
-                if worker is not None:
-                    read.append(worker.memory_info().rss)
+                read.append(worker.memory_info().rss)
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         for one in [pool.submit(go_on) for _ in range(CLIENTS)]:
