@@ -68,6 +68,8 @@ BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
+YCBCR = 6
+"""As TIFF calls it."""
 STRIP_PIXELS = 256 * 1024
 RESIZED_PIXELS = 1_000_000
 """Any image may grow to this many pixels when its short side is resized."""
@@ -151,7 +153,8 @@ class Decoder:
         if page.is_big and page.order == ">":  # Pillow takes it for an ordinary TIFF, with another directory than the one that was read
             raise NotAnImage("a BigTIFF with big-endian numbers: write it with little-endian ones")
         image = FirstPage(data, (page.width, page.height))
-        return Opened(image, "TIFF", page.orientation, page.tile)
+        part = max(page.width * page.strip, page.tile[0] * page.tile[1])
+        return Opened(image, "TIFF", page.orientation, part_bytes=_bytes_of_part(image, part))
 
     def _check(self, width: int, height: int) -> None:
         if width * height > self.max_pixels:
@@ -177,8 +180,8 @@ class Opened:
     kind: str
     orientation: int
     """As EXIF has it, 1 to 8."""
-    tile: tuple[int, int] = (0, 0)
-    """Width and height of a TIFF's."""
+    part_bytes: int = 0
+    """Of a TIFF's strip or tile, which its decoder holds beside the picture."""
     has_several_scans: bool = False
     """Whether this is a JPEG whose decoder keeps all coefficients until the last scan."""
 
@@ -197,7 +200,7 @@ class Opened:
             transparency=transparency,
             is_turned=turned,
             has_several_scans=self.has_several_scans,
-            tile=self.tile,
+            part_bytes=self.part_bytes,
         )
 
     def upright(self, *, transparency: bool = False) -> Image.Image:
@@ -297,6 +300,16 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
 def _has_several_scans(image: Image.Image, data: bytes) -> bool:
     """Whether a JPEG is progressive, or its first scan lacks components of the frame: libjpeg's `has_multiple_scans`."""
     return bool(image.info.get("progressive")) or image_blocks.components_of_first_scan(data) < len(image.getbands())
+
+
+def _bytes_of_part(image: TiffImagePlugin.TiffImageFile, pixels: int) -> int:
+    """Of a strip or tile of so many pixels, at most. What is not compressed is read a row at a time."""
+    if all(tile[0] != "libtiff" for tile in image.tile):
+        return 0
+    bits: int = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    samples: int = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    is_luma: bool = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == YCBCR
+    return pixels * (bits * samples + 8 * PIXEL * is_luma) // 8  # libtiff makes RGBA of luma and chroma, beside them
 
 
 def _damaged(kind: str, error: Exception) -> CorruptImage:

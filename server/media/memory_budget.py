@@ -77,12 +77,10 @@ class _Share:
             self._changed.notify_all()
 
 
-def bytes_to_decode(
-    image: Image.Image, kind: str, *, transparency: bool, is_turned: bool, has_several_scans: bool, tile: tuple[int, int]
-) -> int:
+def bytes_to_decode(image: Image.Image, kind: str, *, transparency: bool, is_turned: bool, has_several_scans: bool, part_bytes: int) -> int:
     """Memory at the worst moment between opening a picture and having it upright as RGB, or RGBA with `transparency`.
 
-    has_several_scans: of a JPEG. tile: width and height of a TIFF's."""
+    has_several_scans: of a JPEG. part_bytes: of a TIFF's strip or tile, which is gone when the picture is made upright."""
     stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in TWO_BYTES else PIXEL
     if kind == "WebP":
         stored += WEBP_CANVASES * PIXEL
@@ -90,4 +88,5 @@ def bytes_to_decode(
         stored += COEFFICIENT * len(image.getbands())
     is_kept = (image.mode == "RGB" and not image.has_transparency_data) or (transparency and image.mode == "RGBA")
     pixel = max(stored if is_kept else stored + PIXEL, 2 * PIXEL * is_turned)
-    return image.width * image.height * pixel + tile[0] * tile[1] * PIXEL
+    pixels = image.width * image.height
+    return max(pixels * pixel, pixels * stored + part_bytes)

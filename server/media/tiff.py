@@ -51,6 +51,8 @@ class Page:
     height: int
     tile: tuple[int, int]
     """Width and height; (0, 0) where there are none. A tile may be larger than the picture."""
+    strip: int
+    """Rows of one, at most those of the picture."""
     orientation: int
     """1 to 8, as EXIF has it."""
     is_big: bool
@@ -94,7 +96,8 @@ def first_page(data: bytes) -> Page:
     width, height = directory.number(WIDTH), directory.number(HEIGHT)
     tile = directory.number(TILE_WIDTH, 0), directory.number(TILE_HEIGHT, 0)
     _check(directory, _parts(directory, width, height, tile), f"{width} × {height} pixels")
-    return Page(width, height, tile, _orientation(directory), directory.is_big, directory.order)
+    rows = min(height, _rows(directory, height))
+    return Page(width, height, tile, rows, _orientation(directory), directory.is_big, directory.order)
 
 
 def orientation(exif: bytes) -> int:
@@ -135,10 +138,15 @@ def _first_directory(data: bytes) -> _Directory:
 
 def _parts(directory: _Directory, width: int, height: int, tile: tuple[int, int]) -> int:
     """Strips or tiles that the picture needs."""
-    rows = max(1, directory.number(ROWS_PER_STRIP, height))
+    rows = _rows(directory, height)
     planes = directory.number(SAMPLES, 1) if directory.number(PLANES, 1) == PLANAR else 1
     tiles = math.ceil(width / tile[0]) * math.ceil(height / tile[1]) if all(tile) else 0
     return max(-(-height // rows), tiles) * planes
+
+
+def _rows(directory: _Directory, height: int) -> int:
+    """Of a strip, as the directory says."""
+    return max(1, directory.number(ROWS_PER_STRIP, height))
 
 
 def _check(directory: _Directory, parts: int, size: str) -> None:

@@ -15,7 +15,8 @@ from server.queue.errors import ClientShare, QueueFull
 from server.queue.rows import Bounds
 
 WORK_IN_COMMON_MS = 60_000
-"""While more is unfinished, and several owners' are among it, one has at most half of it."""
+"""While more is unfinished, and several owners' are among it, one has at most half of it. Whoever has none is let in with any request: else
+others could keep out what takes longer than theirs."""
 
 
 class Claim(NamedTuple):
@@ -91,8 +92,8 @@ def refusal(bounds: Bounds, all_: Held, own: Held, promised: Ledger, claim: Clai
         if own_items > bounds.own_items or own_nbytes > bounds.own_nbytes:
             wait = until_free(own, own_items, own_nbytes, bounds.own_items, bounds.own_nbytes)
             return ClientShare(wait, f"one client holds at most {bounds.own_items} jobs and {bounds.own_nbytes} bytes of the queue")
-        others = all_.work_ms > own.work_ms
-        if all_.work_ms > WORK_IN_COMMON_MS and others and 2 * (own.work_ms + asked.work_ms) > all_.work_ms + asked.work_ms:
+        in_common = all_.work_ms > WORK_IN_COMMON_MS and all_.work_ms > own.work_ms > 0
+        if in_common and 2 * (own.work_ms + asked.work_ms) > all_.work_ms + asked.work_ms:
             detail = f"one client has at most half of the work while others wait, too: {seconds(own.work_ms)} s are unfinished"
             return ClientShare(seconds(all_.work_ms - WORK_IN_COMMON_MS), detail)
         last_items, last_nbytes = own.last_items + asked.items, own.last_nbytes + asked.nbytes

@@ -63,6 +63,38 @@ def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, 
     assert float(measured.stdout) < most
 
 
+TIFFS = {
+    "RGB": ((8, 8, 8), 2, 3, {}),
+    "16 bits": ((16, 16, 16), 2, 6, {}),
+    "RGBA of 16 bits": ((16, 16, 16, 16), 2, 8, {338: (2,)}),
+    "planes": ((8, 8, 8), 2, 1, {284: (2,)}),
+    "YCbCr": ((8, 8, 8), 6, 3, {530: (1, 1)}),
+}
+"""Bits of the samples, photometric interpretation, bytes a pixel of a strip, further tags."""
+
+
+def tiff_of_one_strip(side: int, bits: tuple[int, ...], photometric: int, nbytes: int, further: dict[int, tuple[int, ...]]) -> bytes:
+    pixels, planes = zlib.compress(bytes(side * side * nbytes)), len(bits) if 284 in further else 1
+    tags = {256: (side,), 257: (side,), 258: bits, 259: (8,), 262: (photometric,), 277: (len(bits),), 278: (side,)}
+    tags |= {273: (8,) * planes, 279: (len(pixels),) * planes, **further}
+    file, entries = b"II*\0" + bytes(4) + pixels, b""
+    for tag, values in sorted(tags.items()):
+        kind, letter = (4, "I") if tag in (273, 279) else (3, "H")
+        value = struct.pack(f"<{len(values)}{letter}", *values)
+        if len(value) > 4:
+            file, value = file + value, struct.pack("<I", len(file))
+        entries += struct.pack("<HHI", tag, kind, len(values)) + value.ljust(4, b"\0")
+    return file[:4] + struct.pack("<I", len(file)) + file[8:] + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_a_tiff_of_one_strip_takes_no_more_than_is_counted(tmp_path: Path, kind: str) -> None:
+    data = tiff_of_one_strip(4000, *TIFFS[kind])
+    (tmp_path / "picture").write_bytes(data)
+    measured = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path / "picture")], capture_output=True, text=True, check=True)
+    assert float(measured.stdout) * 4000**2 < 1.02 * Decoder(50_000_000).open(data).memory()
+
+
 def second_waits(decoder: Decoder, data: bytes) -> bool:
     """Whether nothing else is decoded while this is."""
     return not second_is_in_within(0.3, decoder, data)

@@ -95,6 +95,14 @@ async def test_work_is_shared_once_a_minute_of_it_is_unfinished(url: str, ask) -
             await ask(us, "greedy", work_ms=1000)
 
 
+async def test_a_long_job_of_somebody_who_has_none_is_not_kept_out_by_shorter_ones(url: str, ask) -> None:
+    async with a_queue(url) as us:
+        await submit(us, "greedy", work_ms=MINUTE + 1000)
+        await ask(us, "modest", work_ms=3 * MINUTE)
+        with pytest.raises(ClientShare):
+            await ask(us, "modest", work_ms=MINUTE)
+
+
 async def test_below_a_minute_nobody_shares_work(url: str, ask) -> None:
     async with a_queue(url) as us:
         await submit(us, "modest", work_ms=10)

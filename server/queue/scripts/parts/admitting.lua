@@ -1,6 +1,6 @@
 -- The one place that lets jobs into the queue, or says why not. Needs holdings.
 
-local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, and several owners' are among it, one has at most half of it
+local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, whoever has some of it and is not alone has at most half
 
 -- What the queue holds: unfinished jobs, their bytes and their work.
 local function all_held(items)
@@ -31,7 +31,8 @@ local function refusal(bounds, all, asked)
   if asked.owner ~= NOBODY then
     local own = owned(asked.owner)
     if exceeds(own.items + asked.items, own.bytes + asked.bytes, bounds.own_items, bounds.own_nbytes) then return 'client' end
-    if all.work > WORK_IN_COMMON_MS and all.work > own.work and own.work + asked.work > (all.work + asked.work) / 2 then return 'client' end
+    local in_common = all.work > WORK_IN_COMMON_MS and own.work > 0 and all.work > own.work
+    if in_common and own.work + asked.work > (all.work + asked.work) / 2 then return 'client' end
     local last_items, last_bytes = own.last_items + asked.items, own.last_bytes + asked.bytes
     if last and exceeds(last_items, last_bytes, bounds.own_last_items, bounds.own_last_nbytes) then return 'client' end
   end
