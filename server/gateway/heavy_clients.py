@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
 
-REMEMBERED = 60.0
-"""Seconds after its latest long call during which a client counts as heavy."""
+REMEMBERED = 10.0
+"""Seconds for each of a CPU that a call took, during which its client counts as heavy after it."""
+LONGEST = 60.0
+"""Of these at most."""
 
 
 class HeavyClients:
     """For one event loop."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, float] = {}
-        """When each client had its latest long call (`time.monotonic`)."""
+        self._until: dict[str, float] = {}
+        """When each client ceases to be heavy (`time.monotonic`)."""
 
-    def add(self, client: str) -> None:
-        """It has a long call, or had one just now."""
-        self._latest = {one: when for one, when in self._latest.items() if one in self} | {client: time.monotonic()}
+    def add(self, client: str, seconds: float) -> None:
+        """It has a long call, or had one just now, that took so many seconds of a CPU."""
+        until = max(self._until.get(client, 0.0), time.monotonic() + min(LONGEST, REMEMBERED * seconds))
+        self._until = {one: when for one, when in self._until.items() if one in self} | {client: until}
 
     def __contains__(self, client: str) -> bool:
-        return time.monotonic() - self._latest.get(client, -math.inf) < REMEMBERED
+        return time.monotonic() < self._until.get(client, 0.0)

@@ -41,6 +41,8 @@ class Work:
     """Of the thread's time on a CPU, while it runs."""
     _before: float = 0.0
     _spent: float = 0.0
+    ended: bool = False
+    """Its thread may do other work already."""
 
     def __call__(self) -> Any:
         self.thread, self._before = threading.get_native_id(), time.thread_time()
@@ -49,7 +51,7 @@ class Work:
             with self.call:
                 return self.make()
         finally:
-            self._clock, self._spent = None, time.thread_time() - self._before
+            self.ended, self._clock, self._spent = True, None, time.thread_time() - self._before
 
     @property
     def seconds(self) -> float:
@@ -103,10 +105,12 @@ class Turns:
 
     def _look(self, client: str, work: Work) -> None:
         """At a call that has not ended for a while."""
+        if work.ended:
+            return
         if work.seconds < LONG:
             work.look = asyncio.get_running_loop().call_later(AGAIN, self._look, client, work)
             return
-        self._heavy.add(client)
+        self._heavy.add(client, work.seconds)
         _lower_priority(work.thread)
         self._pool.shutdown(wait=False)  # the thread ends with its call, since nobody may raise its priority again
         self._pool = ThreadPoolExecutor(self._together, thread_name_prefix="prepare")
@@ -115,7 +119,7 @@ class Turns:
         if work.look is not None:
             work.look.cancel()
         if work.seconds >= LONG:
-            self._heavy.add(client)
+            self._heavy.add(client, work.seconds)
         self._line.leave(client, 1)
 
 

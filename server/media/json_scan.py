@@ -13,8 +13,10 @@ MAX_DEPTH = 64
 MAX_ELEMENTS = 200_000
 """Values, and names of an object's fields: up to twenty megabytes once decoded."""
 CHUNK = 256 * 1024
-LONG = 1024 * 1024
+LONG = 16 * 1024
 """Bytes of a string."""
+MOST_BESIDE = 16 * 1024 * 1024
+"""Bytes beside the long strings: a decoder passes over them in one go, in which nothing else runs."""
 
 STRUCTURE = b'"[]{},:'
 OTHERS = bytes(byte for byte in range(256) if byte not in STRUCTURE)
@@ -31,7 +33,7 @@ class MalformedJson(ValueError):
 
 
 class TooManyElements(ValueError):
-    """More elements than are decoded at once."""
+    """More than is decoded at once."""
 
 
 def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> list[slice]:
@@ -52,8 +54,9 @@ def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> list[slice]:
         offset = start - len(escape)
         chunk, escape = _without_escapes(escape + chunk)
         quotes = np.flatnonzero(np.frombuffer(chunk, np.uint8) == QUOTE) + offset
-        if inside and len(quotes) and quotes[0] - opened > LONG:
-            long.append(slice(opened + 1, int(quotes[0])))
+        ends = np.concatenate(([opened], quotes)) if inside else quotes
+        ends = ends[: len(ends) // 2 * 2].reshape(-1, 2)  # where each string that ends here opens and closes
+        long += [slice(int(start) + 1, int(end)) for start, end in ends[ends[:, 1] - ends[:, 0] > LONG]]
         structure = np.frombuffer(chunk.translate(None, OTHERS), np.uint8)
         if not len(structure):
             continue
@@ -69,6 +72,8 @@ def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> list[slice]:
         elements += int(np.count_nonzero(COUNTS[outside]))
         if elements > max_elements:
             raise TooManyElements(f"the JSON has more than {max_elements} elements")
+    if len(data) - sum(string.stop - string.start for string in long) > MOST_BESIDE:
+        raise TooManyElements(f"the JSON has more than {MOST_BESIDE} bytes beside strings of more than {LONG}")
     return long
 
 

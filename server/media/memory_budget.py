@@ -18,7 +18,7 @@ COEFFICIENT = 2
 """Bytes that the decoder of a JPEG with several scans keeps of a pixel in each channel until the last one."""
 SMALL = 64
 """So small a share of the budget waits for nobody."""
-MEDIUM = 8
+MEDIUM = 4
 """So small a share of it waits for no larger one: it comes out of a quarter that is added to the budget."""
 
 

@@ -74,8 +74,9 @@ async def test_waiting_is_no_work(turns: Turns, heavy: HeavyClients) -> None:
 def test_a_client_is_heavy_until_it_had_no_long_work_for_a_while(heavy: HeavyClients, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    heavy.add("much")
-    now += heavy_clients.REMEMBERED - 1
+    heavy.add("much", 2.0)
+    heavy.add("much", 0.5)
+    now += 2.0 * heavy_clients.REMEMBERED - 1
     assert "much" in heavy
     now += 2
     assert "much" not in heavy

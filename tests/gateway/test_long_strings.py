@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from server.gateway.long_strings import PIECE, Outline
-from server.media.json_scan import LONG, check
+from server.media.json_scan import CHUNK, LONG, MOST_BESIDE, TooManyElements, check
 
 
 def read(text: str) -> Any:
@@ -57,3 +57,15 @@ def test_a_long_name_or_option_is_no_shorter_for_it() -> None:
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(msgspec.DecodeError):
         read(text)
+
+
+def test_long_strings_are_found_wherever_they_begin_and_end() -> None:
+    strings = ["x" * size for size in (1, LONG, 3, LONG - 1, CHUNK, LONG + 7, 2 * CHUNK + 1, 0, LONG)]
+    body = json.dumps(strings).encode()
+    assert [body[span].decode() for span in check(body)] == [text for text in strings if len(text) >= LONG]
+
+
+def test_what_is_decoded_in_one_go_is_bounded() -> None:
+    text = json.dumps("x" * (LONG - 1))
+    with pytest.raises(TooManyElements, match="beside strings"):
+        check(f"[{','.join([text] * (MOST_BESIDE // LONG + 2))}]".encode())
