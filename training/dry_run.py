@@ -17,7 +17,7 @@ from training.reductions import world
 
 _STEPS = 12
 _MINUTES = 6 / 60
-"""No step begins after so long."""
+"""No step begins so long after the first one, which also waits for data workers to start."""
 _CPU_BATCH = 16
 """Samples of a step that tell the speed of a CPU: larger batches are as fast, and take longer to measure."""
 _BYTES = 4

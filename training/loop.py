@@ -155,7 +155,10 @@ class _Trainer:
                 micro = iter(loader)
                 for _ in range(min(self.batches.steps - self.batches.first, self.steps - self.step)):
                     waited += self._step(micro, unreadable)
-                    settled = settled or time.monotonic()
+                    if not settled:
+                        settled = time.monotonic()
+                        if not self.saves:  # what is measured are the steps after the first
+                            stopping.count_from_now()
                     self._check(unreadable)
                     if self.step % loop.log_every == 0 or world() == 1:
                         stop = agreed(stopping.wanted(self.step), self.device)

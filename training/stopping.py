@@ -14,10 +14,17 @@ class Stopping:
 
     def __init__(self, max_steps: int | None, max_minutes: float | None) -> None:
         self._max_steps = max_steps
-        self._until = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._max_minutes = max_minutes
+        self._until: float | None = None
+        self.count_from_now()
         self.signal: int | None = None
         """The first that asked for a stop."""
         self._before: dict[int, Any] = {}
+
+    def count_from_now(self) -> None:
+        """Begin the minutes of the budget anew."""
+        if self._max_minutes is not None:
+            self._until = time.monotonic() + 60 * self._max_minutes
 
     def wanted(self, step: int) -> bool:
         spent = self._max_steps is not None and step >= self._max_steps

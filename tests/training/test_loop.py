@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from models.registry import architectures
 from tests.training import shapes
-from training import command, recipe
+from training import command, loop, recipe, stopping
 from training.phases import WEIGHTS
 from training.watching import read_log
 
@@ -103,6 +104,24 @@ def test_a_dry_run_tells_what_each_phase_takes_and_leaves_nothing(
     assert re.search(r"^in all about \d+\.\d minutes", said, re.MULTILINE)
     assert command.main([str(file), "phases.0.start=nowhere.safetensors", "--dry-run", "--runs", str(tmp_path / "runs")]) == 2
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_measures_several_steps_however_long_the_first_takes(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data workers start in it. Else a busy machine's estimate came from a single step."""
+    clock = [0.0]
+    step = loop._Trainer._step
+
+    def slow_at_first(trainer: loop._Trainer, *arguments: Any) -> float:
+        clock[0] += 0.1 if trainer.step else 60.0
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(loop._Trainer, "_step", slow_at_first)
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    file = shapes.write(content, tmp_path / "recipe.yaml")
+    assert command.main([str(file), "--dry-run", "--phase", "pretrain", "--runs", str(tmp_path / "runs")]) == 0
+    assert clock[0] == pytest.approx(60 + 11 * 0.1)
 
 
 def test_tensorboard_gets_scalars_and_images(content: dict[str, Any], tmp_path: Path) -> None:
