@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from contextlib import suppress
 
+from kernels.memory import return_freed_memory
 from server.process.exits import STUCK
 from server.process.restarts import restarts
 from server.queue.errors import RedisAway
@@ -21,6 +23,8 @@ from server.worker.slots import Slots
 log = logs.get(__name__)
 
 EVERY = 1.0
+TRIM_EVERY = 60.0
+"""Seconds after which what is free goes back to the kernel: scenes that are kept lie between what is freed, so that the heap would grow."""
 PATIENCE = 30.0
 """Seconds without progress after which a worker is stuck, unless batches take long: then `SLOWEST` times the slowest one seen."""
 SLOWEST = 10
@@ -72,8 +76,12 @@ class Heartbeat:
         self._wake.set()
 
     def run(self) -> None:
+        trimmed = time.monotonic()
         while not self._ended.is_set():
             self._end_if_stuck()
+            if time.monotonic() - trimmed > TRIM_EVERY:
+                return_freed_memory()
+                trimmed = time.monotonic()
             with suppress(RedisAway):  # the receiver tells; the key comes back with Redis
                 self._queue.announce(self._info())
             self._wake.wait(EVERY)

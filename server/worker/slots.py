@@ -40,7 +40,7 @@ class Slots:
         self._fetching: Counter[str] = Counter()
         """Jobs that are here but for their payload, by queue."""
         self._budget = 1
-        """The size of a typical batch."""
+        """The size of the next batch, as far as is known."""
         self._last_look = time.monotonic()
         self._draining = False
         self._ends_by = inf
@@ -163,7 +163,7 @@ class Slots:
                 return  # short work slows a step down: small ones would be known with it, large ones without
             steps.record(size, seconds)
             if not long:
-                self._budget = steps.best
+                self._budget = steps.target  # where a larger one is to be measured, as many must be pulled
 
     def too_large(self, bucket: Bucket, size: int) -> None:
         with self._lock:

@@ -45,10 +45,15 @@ async def test_everyone_gets_their_own_answer(valkey: PrivateValkey, tmp_path: P
     bundle = write_tiny_vit(tmp_path)
     pixels = np.stack([random_pixels(seed) for seed in range(200)])
     expected = load(bundle).forward({"pixels": pixels}, {"merge": [0, 0]})["logits"]
-    with worker(valkey.url, tmp_path):
+    with worker(valkey.url, tmp_path) as process, redis.Redis.from_url(valkey.url) as db:
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            replies = await asyncio.gather(*(asking.ask(asking.job("tiny@1", picture)) for picture in pixels))
+            os.kill(process.pid, signal.SIGSTOP)  # else it answers as fast as they come
+            asked = [asyncio.create_task(asking.ask(asking.job("tiny@1", picture))) for picture in pixels]
+            while len(list(db.scan_iter("job:*", count=1000))) < len(asked):
+                await asyncio.sleep(0.01)
+            os.kill(process.pid, signal.SIGCONT)
+            replies = await asyncio.gather(*asked)
     np.testing.assert_allclose([reply.arrays["logits"].to_numpy() for reply in replies], expected, rtol=1e-4, atol=1e-4)
     assert max(reply.timing.batch_size for reply in replies if reply.timing) > 1
 
