@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bundle import Bundle, BundleError, Int8, read, rewrite
+from models.bundle import LEAST_AGREEMENT, Bundle, BundleError, Int8, read, rewrite
 from models.onnx_backend import GraphError, calibrate
 from training import measure, recipe
 from training.data import flags
@@ -38,14 +38,19 @@ def measured(bundle: Bundle, path: Path, cache: Path) -> Int8:
 def told(readme: str, int8: Int8) -> str:
     """A bundle's README with its section about this, at the end."""
     rows = [
-        f"| {name} | {each.float32:.4f} | {each.int8:.4f} | {'yes' if int8.allows(name) else 'no'} |" for name, each in int8.rungs.items()
+        f"| {name} | {each.float32:.4f} | {each.int8:.4f} | {each.agreement or 0:.2%} | {'yes' if int8.allows(name) else 'no'} |"
+        for name, each in int8.rungs.items()
     ]
     before = readme.partition(HEADING)[0].rstrip()
     intro = (
         f"Accuracy on {int8.images} pictures, those of validation and the clean and distorted test pictures together\n"
-        f"(`python -m training.flags_int8`). Workers may serve in 8-bit integers the rungs that lose no more than {int8.bound}."
+        f"(`python -m training.flags_int8`). Workers may serve in 8-bit integers the rungs that lose no more than {int8.bound}\n"
+        f"and whose labels are float32's in {LEAST_AGREEMENT:.0%} of all pictures,\n"
+        "by the lower end of the one-sided 95 % interval of Clopper and Pearson."
     )
-    return "\n".join([before, "", HEADING, "", intro, "", "| rung | float32 | int8 | may be served |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(
+        [before, "", HEADING, "", intro, "", "| rung | float32 | int8 | same label | may be served |", "|---|---|---|---|---|", *rows, ""]
+    )
 
 
 def main() -> None:
