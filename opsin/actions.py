@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict
 
@@ -100,7 +101,16 @@ class VideoActions:
         Path(path).write_text(json.dumps(self.document, ensure_ascii=False), encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        return display.actions(self)
+        rows: list[str] = []
+        for person in self.people:
+            colour = display.COLOURS[(person.person - 1) % len(display.COLOURS)]
+            for run in [run for run in person.runs if run.labels]:
+                best = run.labels[0]
+                label = f"{best.label} (unsure)" if run.unsure else best.label
+                who = f'<span style="color:{colour}">●</span> person {person.person}'
+                when = f"{run.start_s:.1f} – {run.end_s:.1f} s"
+                rows.append(f"<tr><td>{who}</td><td>{when}</td><td>{escape(label)}</td><td>{best.score:.2f}</td></tr>")
+        return display.table(rows, ("who", "when", "what", "score")) if rows else "<p>Nobody was found.</p>"
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""

@@ -6,6 +6,7 @@ import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -112,7 +113,14 @@ class Inpainting:
         return self.samples[0].png
 
     def _repr_html_(self) -> str:
-        return display.inpainting(self)
+        style = "display:inline-block;margin:0 1em 1em 0"
+        shown = "".join(
+            f'<figure style="{style}">{display.image(sample.png)}<figcaption>seed {sample.seed}</figcaption></figure>'
+            for sample in self.samples
+        )
+        how = "with patches from around the hole" if self.method == "exemplar" else f"in {self.steps} steps of {escape(self.sampler)}"
+        facts = f"{self.masked_pixels:,} pixels filled {how}, {self.timing.total_ms:.0f} ms"
+        return f"<div>{shown}</div>{display.line(facts)}"
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from inspect import signature
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -36,6 +37,8 @@ TABLES: Mapping[str, type[Any]] = {
 }
 """Options of each task's method."""
 _FAILURES = (OpsinError, OSError, ValueError)
+MOST_ROWS = 100
+"""Of outcomes that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,13 @@ class Outcomes(Generic[T]):
         return self.all[index]
 
     def _repr_html_(self) -> str:
-        return display.outcomes(self)
+        rows = []
+        for one in self.all[:MOST_ROWS]:
+            told = _brief(one.result) if one.error is None else f'<span style="color:#c33">{escape(str(one.error))}</span>'
+            rows.append(f"<tr><td>{escape(str(one.source)[-80:])}</td><td>{told}</td></tr>")
+        more = f", the first {MOST_ROWS} are shown" if len(self.all) > MOST_ROWS else ""
+        summary = f"{len(self.all)} inputs, {len(self.failures)} failed{more}"
+        return display.table(rows, ("input", "result")) + display.line(summary)
 
     def show(self) -> Path | None:
         """Show them in the notebook or the browser: see `opsin.display.show`."""
@@ -215,3 +224,14 @@ def _told(progress: ProgressOption, task: str, total: int) -> Iterator[Callable[
             yield lambda done: bar.update(row, completed=done)
     else:
         yield lambda done: None
+
+
+def _brief(result: Any) -> str:
+    """A result in one cell of a table."""
+    if hasattr(result, "label"):
+        return f"{escape(result.label)} {result.score:.1%}"
+    if hasattr(result, "samples"):
+        return display.image(result.samples[0].png, 96)
+    if hasattr(result, "people"):
+        return f"{len(result.people)} people"
+    return f"{result.count:,} points"

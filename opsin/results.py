@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,12 @@ class Classification:
         return self.predictions[0].score
 
     def _repr_html_(self) -> str:
-        return display.classification(self)
+        rows = (
+            f"<tr><td>{escape(found.label)}</td><td>{display.bar(found.score, display.COLOURS[2])}</td><td>{found.score:.1%}</td></tr>"
+            for found in self.predictions
+        )
+        merged = f"{self.merging.tokens_out} of {self.merging.tokens_in} tokens, " if self.merging else ""
+        return display.table(rows) + display.line(f"{self.model}@{self.version}, {merged}{self.timing.total_ms:.0f} ms")
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""

@@ -14,7 +14,8 @@ from opsin.cli.screen import screen, size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from models.bundle import Bundle, BundleSpec, Clip, Int8, Preprocess, Sound
+    from models.bundle import Bundle, BundleSpec
+    from models.spec import Clip, Int8, Preprocess, Sound
 
 app = typer.Typer(help="List, show and verify bundles on disk.", no_args_is_help=True)
 

@@ -14,7 +14,8 @@ from opsin.cli.exits import Failure, Misuse
 from opsin.cli.pixels import at_model_size
 
 if TYPE_CHECKING:
-    from models.bundle import BundleSpec, Int8
+    from models.bundle import BundleSpec
+    from models.spec import Int8
 
 BOUND = 0.005
 FEWEST = 300
@@ -39,9 +40,10 @@ def calibrate(
     try:
         import numpy as np
 
-        from models.bundle import LEAST_AGREEMENT, BundleError, read, rewrite
-        from models.onnx_backend import GraphError, has_graph
-        from models.onnx_backend import calibrate as measure
+        from models.bundle import BundleError, read, rewrite
+        from models.onnx.backend import GraphError, has_graph
+        from models.onnx.backend import calibrate as measure
+        from models.spec import LEAST_AGREEMENT
     except ModuleNotFoundError as error:
         raise lacks(error) from error
     try:

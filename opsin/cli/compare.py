@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
     from models.loading import LoadedModel
     from models.merge_schedule import MergeSchedule
-    from models.onnx_backend import OnnxClassifier
+    from models.onnx.backend import OnnxClassifier
 
     Answer = Callable[[NDArray[Any], MergeSchedule], NDArray[Any]]
 
@@ -78,7 +78,7 @@ def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[str, Answer
     import torch
 
     from models.loading import load
-    from models.onnx_backend import open_classifier
+    from models.onnx.backend import open_classifier
     from models.registry import architectures
 
     formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}

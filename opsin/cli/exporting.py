@@ -81,8 +81,8 @@ def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -
 
 def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path]) -> None:
     try:
-        from models import onnx_export
         from models.bundle import BundleError, read
+        from models.onnx import export as onnx_export
     except ModuleNotFoundError as error:
         raise lacks(error, "export") from error
     outputs.check(output)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.bundle import Bundle, Int8, read
+from models.bundle import Bundle, read
 from models.loading import load
+from models.spec import Int8
 from tests.bundles import write_null, write_tiny_vit
 from tests.opsin.command import opsin
 

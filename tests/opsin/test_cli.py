@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models.bundle import BundleSpec, Preprocess, Rung, Weights, write
+from models.bundle import BundleSpec, write
+from models.spec import Preprocess, Rung, Weights
 from tests.opsin.command import opsin
 from tests.opsin.scripted import RESULT, Answer, scripted
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.bundle import Bundle, Int8, rewrite
+from models.bundle import Bundle, rewrite
 from models.loading import load
+from models.spec import Int8
 from tests.bundles import write_tiny_diffmae, write_tiny_vit
 from tests.opsin.command import opsin
 
