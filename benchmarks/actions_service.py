@@ -28,10 +28,11 @@ import torch
 
 from benchmarks import machine, watching
 from benchmarks.service import running
-from models.bundle import Bundle, Role, member, read, write
+from models.bundle import Bundle, member, read, write
 from models.loading import load
 from models.media.video import ClipLimits, Frames
-from models.onnx_graph.poses import PoseGraph
+from models.onnx.poses import PoseGraph
+from models.spec import Role
 from opsin import Client
 
 BUNDLES = Path("bundles")

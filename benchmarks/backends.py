@@ -30,7 +30,7 @@ from kernels.memory import keep_freed_memory
 from models.bundle import Bundle, read
 from models.loading import load
 from models.merge_schedule import MergeSchedule
-from models.onnx_backend import open_classifier
+from models.onnx.backend import open_classifier
 from server.worker.backends import Backends, Fused
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements

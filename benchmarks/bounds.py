@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from kernels.memory import keep_freed_memory
 from models import bundle
-from models.bundle import Preprocess
 from models.loading import LoadedModel, load
+from models.spec import Preprocess
 from server.media import images
 from server.settings import Settings
 

@@ -28,7 +28,7 @@ from kernels.loops import open_loops
 from models.bundle import read
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from models.onnx_backend import open_classifier
+from models.onnx.backend import open_classifier
 from models.registry import architectures
 from server.worker.backends import Fused
 from server.worker.samples import sample

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models import bundle
-from models.bundle import Bundle, BundleSpec, Preprocess, Weights
+from models.bundle import Bundle, BundleSpec
+from models.spec import Preprocess, Weights
 
 NAME, VERSION = "reference", "1"
 PICTURE_SIZE = (500, 375)

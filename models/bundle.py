@@ -20,17 +20,31 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
-from models.merge_schedule import MergeSchedule
+from models.registry import architectures
+from models.spec import (
+    COUNTS,
+    LABELLED,
+    MOST_BLOCKS,
+    Clip,
+    Fill,
+    Int8,
+    Member,
+    Preprocess,
+    Preset,
+    Role,
+    Rung,
+    Schema,
+    Sound,
+    Space,
+    Task,
+    Weights,
+)
 
 SPEC_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -43,208 +57,7 @@ class BundleError(Exception):
     """A bundle cannot be used; the message says which file and why."""
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Task = Literal[
-    "classify",
-    "embed",
-    "zero-shot",
-    "inpaint",
-    "autoencode",
-    "reconstruct",
-    "actions",
-    "audio-visual",
-    "body",
-    "pose",
-    "track",
-]
-"""The purpose of a bundle's model; `docs/bundles.md` lists what each task takes and answers."""
-
-MOST_BLOCKS = 1024
-"""Of a network. Gateways make schedules of as many numbers, for whoever asks."""
-
-COUNTS = frozenset({"depth", "patch_size"})
-"""Fields of a config that gateways read."""
-
-LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
-"""Tasks whose answers are scores of labels."""
-
-
-class Preprocess(_Schema):
-    """Image, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
-
-    image_size: int = Field(gt=0)
-    """Side of a square, or the height if there is an `image_width`."""
-    image_width: int | None = Field(default=None, gt=0)
-    short_side: int = Field(gt=0)
-    """Length of the short side before the crop. For an oblong crop the image is resized until it covers a box of the crop's proportions
-    with this short side."""
-    fit: Literal["crop", "squeeze"] = "crop"
-    """crop: the short side to `short_side`, then the centre; squeeze: the whole image into the square, whatever its proportions."""
-    interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
-    """tf1-bicubic: TensorFlow 1's, which makes the image of its largest centred square (`models.media.legacy_resize`)."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> Preprocess:
-        if self.short_side < min(self.image_size, self.image_width or self.image_size):
-            raise ValueError(f"short_side {self.short_side} is smaller than image_size {self.image_size}")
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive")
-        if self.interpolation == "tf1-bicubic" and (self.fit, self.short_side, self.image_width) != ("crop", self.image_size, None):
-            raise ValueError("interpolation tf1-bicubic needs fit crop, short_side like image_size, and no image_width")
-        return self
-
-
-class Clip(_Schema):
-    """How frames are taken from a video: `frames` of them, `stride` apart at `rate` frames a second."""
-
-    frames: int = Field(gt=0)
-    stride: float = Field(gt=0)
-    rate: float = Field(default=30.0, gt=0)
-
-
-class Sound(_Schema):
-    """Sound → log-mel spectrogram (`models.media.fbank`), its values less `mean` and divided by twice `std`."""
-
-    sample_rate: int = Field(default=16_000, gt=0)
-    frames: int = Field(gt=0)
-    """Number of 10 ms frames; longer sounds are cut, shorter ones padded."""
-    mel_bins: int = Field(gt=0)
-    mean: float
-    std: float = Field(gt=0)
-
-
-class Space(_Schema):
-    """The space that a reconstruction is asked in, and how image and seen points are brought there. Lengths are in normalised units: metres
-    divided by the spread of the seen points. The defaults are MCC's for CO3D (arXiv 2301.08247)."""
-
-    region: Literal["cube", "half-ball"] = "cube"
-    """cube: an object, cropped to its mask, centred on its points; queries from -extent to extent on each axis.
-    half-ball: a scene, the camera at the origin, its background kept; queries with z >= 0 within a distance of `extent`."""
-    extent: float = Field(default=3.0, gt=0)
-    spacing: float = Field(default=0.1, gt=0)
-    """Usual distance between neighbouring queries."""
-    reach: float = Field(default=0.1, gt=0)
-    """Distance from the surface within which training calls a point occupied."""
-    margin: int = Field(default=40, ge=0)
-    """Pixels around an object that the crop keeps."""
-    source_size: int | None = Field(default=None, gt=0)
-    """Side that the crop is resized to before the network resizes it to its own, as in training; None: at once to the network's."""
-
-
-class Rung(_Schema):
-    """One step of the ladder: a merge schedule with its accuracy and its forward throughput relative to merging off, both measured.
-
-    Both are None where nothing was measured, as after importing somebody else's checkpoint."""
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9._-]*$")
-    schedule: int | list[int] | dict[str, int | float]
-    accuracy: float | None = Field(default=None, ge=0, le=1)
-    throughput: float | None = Field(default=None, gt=0)
-
-    @field_validator("name")
-    @classmethod
-    def _not_off(cls, name: str) -> str:
-        if name == "off":
-            raise ValueError("`off` means no merging and cannot be the name of a rung")
-        return name
-
-    @property
-    def merge(self) -> MergeSchedule:
-        return MergeSchedule.parse(self.schedule)
-
-
-Preset = Literal["draft", "fast", "standard", "full"]
-"""A sampler and its steps by name, as `docs/tasks/inpainting.md` lists them."""
-
-Role = Literal["detector", "pose", "appearance", "actions"]
-"""What a member does in a pipeline: find people, tell their poses, describe what they look like, name what they do."""
-
-
-class Member(_Schema):
-    """Another bundle that a pipeline is made of. It lies beside the pipeline, in the same folder of bundles."""
-
-    name: str
-    version: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of its `bundle.json`, which holds that of its weights: so the digest of a pipeline's spec covers all that it computes with."""
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}@{self.version}"
-
-
-class Accuracies(_Schema):
-    """The same merge schedule on the same images, in both number formats."""
-
-    float32: float = Field(ge=0, le=1)
-    int8: float = Field(ge=0, le=1)
-    loss_error: float | None = Field(default=None, ge=0)
-    """Standard error of the difference of the two, which were measured on the same images."""
-    agreement: float | None = Field(default=None, ge=0, le=1)
-    """Share of images that have the same label in both."""
-    agreement_bound: float | None = Field(default=None, ge=0, le=1)
-    """Lower end of its one-sided 95 % interval by Clopper and Pearson. None, as the other two: bundles of earlier versions lack it."""
-
-    @model_serializer(mode="wrap")
-    def _measured(self, handler: SerializerFunctionWrapHandler) -> dict[str, float]:
-        return {name: value for name, value in handler(self).items() if value is not None}
-
-
-LEAST_AGREEMENT = 0.99
-"""Of `Accuracies.agreement_bound`, for a rung to be served in int8."""
-
-
-class Int8(_Schema):
-    """Second axis of the ladder: the accuracy that 8-bit integers cost, as `opsin calibrate` measured it."""
-
-    bound: float = Field(ge=0, le=1)
-    """Accuracy that a rung may lose to be served so."""
-    images: int = Field(gt=0)
-    rungs: dict[str, Accuracies]
-    """By rung; `off` is there too."""
-
-    def allows(self, rung: str) -> bool:
-        return self.refusal(rung) is None
-
-    def refusal(self, rung: str) -> str | None:
-        """The reason why a rung is not served in int8; None if it is."""
-        found = self.rungs.get(rung)
-        if found is None:
-            return "it was not measured"
-        if found.float32 - found.int8 > self.bound:
-            return f"it loses {found.float32 - found.int8:.2%} of accuracy, more than the bound of {self.bound:.2%}"
-        if found.agreement_bound is not None and found.agreement_bound < LEAST_AGREEMENT:
-            return f"labels are only sure to agree with float32's in {found.agreement_bound:.2%}, and {LEAST_AGREEMENT:.0%} are needed"
-        return None
-
-
-FillMethod = Literal["network", "exemplar", "network-exemplar"]
-"""How holes are filled: by the network, by copying patches of the image around them, or by copying from the network's result on."""
-
-
-class Fill(_Schema):
-    """The method for some holes: those at most `thickness` pixels thick (twice the distance of the innermost pixel to the edge, in steps to
-    all eight sides) in crops of at most `side` pixels along the longer side. None: of any. Of several rules the first that fits counts."""
-
-    method: FillMethod
-    thickness: int | None = Field(default=None, gt=0)
-    side: int | None = Field(default=None, gt=0)
-
-    def fits(self, thickness: float, side: int) -> bool:
-        return (self.thickness is None or thickness <= self.thickness) and (self.side is None or side <= self.side)
-
-
-class Weights(_Schema):
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
-
-
-class BundleSpec(_Schema):
+class BundleSpec(Schema):
     """The content of `bundle.json`."""
 
     schema_version: Literal[1] = 1
@@ -329,8 +142,6 @@ class BundleSpec(_Schema):
     @property
     def merges(self) -> bool:
         """Whether the model can merge tokens."""
-        from models.registry import architectures  # its entries import this module
-
         architecture = architectures().get(self.architecture)
         return architecture is None or architecture.merges
 
@@ -343,8 +154,6 @@ class BundleSpec(_Schema):
 
     @property
     def weights_file(self) -> str:
-        from models.registry import architectures  # its entries import this module
-
         architecture = architectures().get(self.architecture)
         return WEIGHTS_FILE if architecture is None or architecture.open is None else GRAPH_FILE
 
@@ -387,7 +196,7 @@ class BundleSpec(_Schema):
             raise BundleError(f"{source}: {where}: {first['msg']}") from error
 
 
-class Bundle(_Schema):
+class Bundle(Schema):
     """A bundle on disk."""
 
     path: Path

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleError, BundleSpec, Clip, Role, Weights, member, write
+from models.bundle import Bundle, BundleError, BundleSpec, member, write
 from models.loading import load
+from models.spec import Clip, Role, Weights
 
 ROWS = 8
 """Of a step at `fast`: so many that a short request does not wait long behind them."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.bundle import Clip, Sound, Space, Task
+from models.spec import Clip, Sound, Space, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +36,7 @@ SYSTEMS: tuple[str, ...] = (
     "models.hmr2.system",
     "models.lart.system",
     "models.phalp.system",
-    "models.onnx_graph.system",
+    "models.onnx.system",
     "models.actions.system",
     "models.null.system",
 )

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, Clip, Preprocess, Rung, Weights, write
+from models.bundle import Bundle, BundleSpec, write
 from models.diffmae.model import DiffMAE, DiffMAEConfig
+from models.spec import Clip, Preprocess, Rung, Weights
 from models.vit.model import ViT, ViTConfig
 
 UNSEALED = Weights(sha256="0" * 64, bytes=0)

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from models.bundle import Preprocess
 from models.layers.forward import normalise
 from models.merge_schedule import MergeSchedule
+from models.spec import Preprocess
 from models.vit.model import ViT
 from training.data.pictures import Pixels
 

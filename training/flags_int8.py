@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bundle import LEAST_AGREEMENT, Bundle, BundleError, Int8, read, rewrite
-from models.onnx_backend import GraphError, calibrate
+from models.bundle import Bundle, BundleError, read, rewrite
+from models.onnx.backend import GraphError, calibrate
+from models.spec import LEAST_AGREEMENT, Int8
 from training import measure, recipe
 from training.data import flags
 from training.errors import TrainingError

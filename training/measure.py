@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Generator
 
-from models.bundle import Preprocess
 from models.merge_schedule import MergeSchedule
+from models.spec import Preprocess
 from models.vit.model import ViT
 from training import baselines, evaluate
 from training.baselines import Labels

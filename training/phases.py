@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models import bundle
 from models.registry import architectures
+from models.spec import LABELLED, Weights
 from training import starting
 from training.checkpoint import Checkpoints
 from training.data.base import Preparation, Source
@@ -139,10 +140,10 @@ def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
         clip=inputs.clip,
         sound=inputs.sound,
         space=recipe.space,
-        labels=list(ready.source.labels) if task in bundle.LABELLED else [],
+        labels=list(ready.source.labels) if task in LABELLED else [],
         license=recipe.license,
         provenance={"recipe": recipe.name, "phase": phase.name},
-        weights=bundle.Weights(sha256=bundle.sha256_of(partial), bytes=partial.stat().st_size),
+        weights=Weights(sha256=bundle.sha256_of(partial), bytes=partial.stat().st_size),
     )
     partial.replace(folder / WEIGHTS)
     (folder / bundle.SPEC_FILE).write_bytes(spec.to_bytes())

@@ -15,9 +15,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from timm.data.imagenet_info import ImageNetInfo
 
-from models import bundle, onnx_export
-from models.bundle import Bundle, BundleSpec, Preprocess, Weights
+from models import bundle
+from models.bundle import Bundle, BundleSpec
 from models.loading import load
+from models.onnx import export as onnx_export
+from models.spec import Preprocess, Weights
 from training.data import pictures
 from training.data.packages import PyPIPackage, obtain
 from training.efficientnet_lite0 import MEAN, SIDE, STD, network

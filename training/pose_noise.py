@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from models import bundle
 from models.loading import load
-from models.onnx_graph.poses import PoseGraph
+from models.onnx.poses import PoseGraph
 from models.people.poses import KEYPOINTS, MIRRORED, Poses
 from training.data.packages import PyPIPackage, obtain
 from training.errors import DataError

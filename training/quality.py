@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.bundle import Preprocess, Rung
 from models.lart.model import LART
 from models.merge_schedule import MergeSchedule
+from models.spec import Preprocess, Rung
 from models.vit.model import ViT
 from training import evaluate, goal, measure, phases
 from training.data import flags, motions, pictures

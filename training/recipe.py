@@ -12,9 +12,10 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.bundle import NAME_PATTERN, Clip, Fill, Preprocess, Preset, Sound, Space, Task
+from models.bundle import NAME_PATTERN
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
+from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from training.data.base import Augment
 from training.data.registry import DataSettings
 from training.errors import RecipeError

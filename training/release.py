@@ -11,8 +11,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from models import bundle
-from models.bundle import Bundle, BundleSpec, Weights
+from models.bundle import Bundle, BundleSpec
 from models.registry import architectures
+from models.spec import LABELLED, Weights
 from training import goal, model_card, phases, quality, report
 from training.judging import plot
 from training.judging.settings import InpaintingQuality
@@ -52,7 +53,7 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         temperature=recipe.temperature,
         preset=recipe.preset,
         fill=recipe.fill,
-        labels=list(labels) if settings.task in bundle.LABELLED else [],
+        labels=list(labels) if settings.task in LABELLED else [],
         license=recipe.license,
         description=recipe.description,
         trained_on=recipe.trained_on,

@@ -15,15 +15,15 @@ from torch import Tensor
 from models.actions.detail import Detail, long_side
 from models.actions.following import Tracked
 from models.actions.perception import Following, Found, Seen, View
-from models.bundle import Preprocess
 from models.hmr2.model import HMR2
-from models.onnx_graph.poses import PoseGraph
+from models.onnx.poses import PoseGraph
 from models.people import crops
 from models.people.cameras import SquareFrame
 from models.people.poses import KEYPOINTS
 from models.people.tracklets import DEPTH_UNIT
 from models.people.tracks import POSE
 from models.phalp.tracker import TrackerConfig
+from models.spec import Preprocess
 
 BODY, CAMERA = POSE - 3, 3
 """Values of a pose with its shape, and of the camera of its crop."""

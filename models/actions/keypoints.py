@@ -12,7 +12,7 @@ from torch import Tensor
 from models.actions.detail import Detail, long_side
 from models.actions.following import Tracked
 from models.actions.perception import Following, Found, Seen, View
-from models.onnx_graph.poses import PoseGraph
+from models.onnx.poses import PoseGraph
 from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
 from models.phalp.poses import by_location, locations_of
 

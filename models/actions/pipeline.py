@@ -16,12 +16,13 @@ from models.actions.detail import Detail, rows
 from models.actions.keypoints import Keypoints
 from models.actions.perception import Perception
 from models.actions.tracks import Span, Window
-from models.bundle import BundleSpec, Clip
+from models.bundle import BundleSpec
 from models.hmr2.model import HMR2
 from models.lart.model import LART
 from models.layers.parts import Part
-from models.onnx_graph.poses import PoseGraph
+from models.onnx.poses import PoseGraph
 from models.people.tracks import Tracks, normalise_pose, pose_statistics
+from models.spec import Clip
 
 CLIP = Clip(frames=8, stride=1, rate=30.0)
 """Rows of a step: so many that a short request does not wait long behind them; and rows a second."""

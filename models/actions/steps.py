@@ -28,8 +28,8 @@ from models.actions.pipeline import Pipeline
 from models.actions.seconds import Seconds
 from models.actions.sources import TrackSource, VideoSource
 from models.actions.tracks import Sighting, Track, Window
-from models.bundle import Preprocess
 from models.layers.steps import Continuing, Finished, State, Tensors
+from models.spec import Preprocess
 
 WINDOWS_AT_ONCE = 16
 """Windows of LART in a step, of all jobs together: what other work waits for."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.bundle import BundleError, Preprocess
+from models.bundle import BundleError
 from models.diffmae import noise
 from models.diffmae.canvas import Canvas, Place, Window
 from models.diffmae.copying import Copying, Crop
@@ -27,6 +27,7 @@ from models.diffmae.masks import Split
 from models.diffmae.model import DiffMAE
 from models.diffmae.packed import PackedBatch
 from models.layers.steps import Continuing, Finished, State, Tensors
+from models.spec import Preprocess
 
 WORKED_ON = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
 """Arrays of a job that are read here; all others are given back with the answer."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.bundle import Preprocess
+from models.spec import Preprocess
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
 """(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""

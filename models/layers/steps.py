@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.bundle import Preprocess
+from models.spec import Preprocess
 
 Tensors = Mapping[str, Tensor]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.bundle import Clip, Sound
 from models.mavil.loudness import AUDIOSET
 from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.spec import Clip, Sound
 
 
 def two_frames_a_second(config: Any) -> Clip:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.bundle import Preprocess, Space
 from models.layers.recent import Recent
 from models.layers.steps import Continuing, Finished, State, Tensors, await_device
 from models.mcc.flood import Answers, Flood, Limits, nested
 from models.mcc.lattice import Lattice
 from models.mcc.model import MCC, MCCConfig, Scene, decode_colours
+from models.spec import Preprocess, Space
 
 WORK_OF_A_STEP = {"cpu": 2e10, "cuda": 2e12}
 """Multiply-accumulates that one scene may cost a step: about half a second of one CPU core, and a tenth of a GPU's second, for which a
@@ -109,7 +109,7 @@ class ReconstructionSteps:
         self.recent = (self._recent, self._asked)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
-        """options: `space` (the fields of `models.bundle.Space`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and `scene`, the
+        """options: `space` (the fields of `models.spec.Space`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and `scene`, the
         name under which keys and values are kept here; empty: they are not. Raises ExcessiveJob."""
         latents = self._latents(arrays)
         scenes = self._scenes(latents, [str(asked.get("scene", "")) for asked in options])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.bundle import Space
 from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.spec import Space
 
 SYSTEM = System(
     architectures=(

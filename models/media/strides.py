@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.bundle import Clip
+from models.spec import Clip
 
 SLOWFAST_STRIDES = {32: 3.0, 40: 3.0}
 """Frames of a published clip → frames of the video from one to the next; 4 for all other lengths."""

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.layers.positions import resize_table
 from models.mvit.model import Activation, MViTConfig
 from models.mvit.trunk import Positions, TrunkConfig
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, Fields, UnlikeFamily, resize_and_crop
+from models.spec import Preprocess
 
 ENDS = {
     "pos_embed": "pos_embed.joint",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.bundle import Clip
 from models.media.strides import slowfast_clip
 from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.spec import Clip
 
 
 def _clip(config: Any) -> Clip | None:

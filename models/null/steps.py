@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.bundle import Preprocess
 from models.layers.steps import Continuing, Finished, State, Steps, Tensors
 from models.null.model import Null, NullConfig
+from models.spec import Preprocess
 
 PRIME = 2**31 - 1
 MULTIPLIER = 48271

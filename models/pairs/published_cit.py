@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.pairs.cit import Tower
 from models.pairs.published_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, RGB, Family, Fields, resize_and_crop, shape_of
 from models.published.key_table import KeyTable
+from models.spec import Preprocess
 from models.vit.published import ENCODER, SWAG_KEYS, TIMM_KEYS
 
 _LAYER = "text_model.encoder.layer.{i}"

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.layers.positions import sincos_table
 from models.pairs.published_common import HEAD_FIELDS, tower_fields
 from models.published import t5x
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, shape_of
 from models.published.key_table import KeyTable
+from models.spec import Preprocess
 
 
 def transformer(theirs: str, ours: str) -> dict[str, str]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.pairs.published_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
 from models.published.key_table import KeyTable
+from models.spec import Preprocess
 from models.vit.published import TIMM_KEYS, resized, vit_config
 
 LAYER = {

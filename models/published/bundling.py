@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from models.bundle import BundleSpec, Preprocess, Rung
+from models.bundle import BundleSpec
 from models.published.container import CheckpointError
 from models.published.family import Family, Fields
 from models.published.settings import CLIP_FIELDS, PREPROCESS_FIELDS, SOUND_FIELDS, SPACE_FIELDS
 from models.published.transforms import Stated
 from models.registry import Architecture, Purpose
+from models.spec import Preprocess, Rung
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.bundle import LABELLED, BundleSpec, Preprocess, Weights
+from models.bundle import BundleSpec
 from models.published import bundling, settings, t5x, transforms
 from models.published.container import Checkpoint, CheckpointError, open_checkpoint
 from models.published.detecting import choose
@@ -19,6 +19,7 @@ from models.published.family import Family, Fields, UnlikeFamily
 from models.published.fitting import Fit, complaint_of, fit, named_once
 from models.published.transforms import Stated
 from models.registry import architectures
+from models.spec import LABELLED, Preprocess, Weights
 
 
 def import_checkpoint(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Preprocess, Space
 from models.published.container import CheckpointError
 from models.published.family import Family, Fields
 from models.registry import architectures
+from models.spec import Preprocess, Space
 
 PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size", "image_width"}
 CLIP_FIELDS = frozenset({"stride", "rate"})

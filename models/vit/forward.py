@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from kernels.ops import effective_r
-from models.bundle import Preprocess
 from models.layers.answers import Classified
 from models.layers.forward import normalise, with_tokens
 from models.merge_schedule import MergeSchedule
+from models.spec import Preprocess
 from models.vit.model import ViTConfig
 
 

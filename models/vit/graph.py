@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from models.bundle import Preprocess
 from models.layers.block import Block
+from models.spec import Preprocess
 from models.vit.model import Pool, ViT
 
 OPSET = 20

@@ -10,10 +10,10 @@ from functools import partial
 
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.layers.positions import resize_table
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, block_fields, resize_and_crop, shape_of, side_of
 from models.published.key_table import KeyTable
+from models.spec import Preprocess
 from models.vit.model import Pool, ViTConfig
 
 BLOCK = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from server.gateway.body import Submission
+from server.gateway.submission import Submission
 from server.gateway.surface import Surface
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from server.gateway.problems import Kind, Problem
-
-if TYPE_CHECKING:
-    from server.gateway.body import Submission
-
-MAX_FIELD_BYTES = 4096
-"""Of one option; options are short words."""
+from server.gateway.submission import MAX_FIELD_BYTES, Submission
 
 
 async def read_into(submission: Submission, content_type: str, pieces: AsyncIterator[bytes]) -> None:

@@ -13,19 +13,20 @@ from typing import Any
 import msgspec
 
 from models.bundle import BundleSpec
+from server.arrays import Array
 from server.gateway import failures
 from server.gateway.admission import Visit
-from server.gateway.body import item_field
 from server.gateway.client_address import owner_of
 from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
 from server.gateway.problems import Kind, Problem, of_option
+from server.gateway.submission import item_field
 from server.gateway.turns import Turns
 from server.media import headers, images
 from server.media.errors import MediaError
 from server.process.frames import without_frames
 from server.queue.dispatch import Dispatcher
-from server.queue.job import RECORDS, Array, Job, Priority, Reply
+from server.queue.job import RECORDS, Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
 from server.queue.room import INLINE_BYTES
 from server.tasks.base import Arrays, Item, Outputs, Task

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from server.gateway import base64_text, json_scan, long_strings
-from server.gateway.form import MAX_FIELD_BYTES
 from server.gateway.problems import Kind, Problem
-
-if TYPE_CHECKING:
-    from server.gateway.body import Submission
+from server.gateway.submission import MAX_FIELD_BYTES, Submission
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 

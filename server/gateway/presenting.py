@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from models.bundle import BundleSpec
+from server.arrays import Array
 from server.gateway.failures import of_refusal
 from server.gateway.problems import Kind, Problem
 from server.gateway.turns import Turns
@@ -17,7 +18,6 @@ from server.media.errors import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.process.child_room import ChildRoom, WorkFailed
 from server.process.line import Line
-from server.queue.job import Array
 from server.queue.scenes import Scene, Scenes
 from server.tasks import apart
 from server.tasks.base import Arrays, File, Outputs, Task

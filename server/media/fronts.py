@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.bundle import Space
 from models.mcc.front import Front
+from models.spec import Space
 from server.media import depth, views
 from server.media.depth import Camera, Points
 

@@ -28,9 +28,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from models.bundle import Preprocess
 from models.media import legacy_resize
 from models.media.centre_crop import centre, resized
+from models.spec import Preprocess
 from server.media import exif, image_blocks, plain_jpeg, tiff
 from server.media.errors import MediaError
 from server.media.limits import Limits

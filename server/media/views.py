@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Space
+from models.spec import Space
 from server.media.depth import Points
 
 Mask = NDArray[np.bool_]

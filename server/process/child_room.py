@@ -13,7 +13,7 @@ from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
 from models.media import confined
-from server.queue.embedded import tied_to_parent
+from server.process.tied import tied_to_parent
 from server.telemetry import logs
 
 LENGTH = 8

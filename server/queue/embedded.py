@@ -7,14 +7,13 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import redis
 
+from server.process.tied import tied_to_parent
 from server.queue.connect import AWAY
 
 START_TIMEOUT_S = 10.0
@@ -24,29 +23,9 @@ KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRES
 SOCKET_PATH_MAX = 100
 """Bytes; the kernel's limit is 108."""
 
-_TIED = """
-import ctypes, os, signal, sys
-parent = int(sys.argv[1])
-ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG, kept across execve
-if os.getppid() != parent:
-    sys.exit(1)  # it died before we could be tied to it
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
 
 class NoValkey(Exception):
     """There is no server to start, or it does not start; the message tells the operator what to do."""
-
-
-def tied_to_parent(command: Sequence[str]) -> list[str]:
-    """A command line that runs `command` (absolute path first) and dies with the thread that starts it, even when that is killed with -9.
-
-    A tiny interpreter sets PR_SET_PDEATHSIG and becomes the command. `preexec_fn` would do it without that, but it runs Python between
-    fork and exec, which can deadlock in a process with threads. Where there is no prctl (macOS) the command is returned as it is.
-    """
-    if not sys.platform.startswith("linux"):
-        return list(command)
-    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
 def find_server() -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
+
+from server.arrays import Array
 
 VERSION = 1
 
@@ -25,23 +25,6 @@ gets a word of its own."""
 
 class UnknownVersion(ValueError):
     """A message of a version that this process does not speak."""
-
-
-class Array(msgspec.Struct, frozen=True):
-    """A numpy array on the wire: C order, little-endian."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-    @staticmethod
-    def of(array: NDArray[Any]) -> Array:
-        plain = np.asarray(array)
-        return Array(plain.dtype.str, plain.shape, plain.tobytes())
-
-    def to_numpy(self) -> NDArray[Any]:
-        """A read-only view of the message's bytes."""
-        return np.frombuffer(self.data, dtype=np.dtype(self.dtype)).reshape(self.shape)
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

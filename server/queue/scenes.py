@@ -7,11 +7,12 @@ import secrets
 
 import msgspec
 
+from server.arrays import Array
 from server.queue import keys
 from server.queue.background import Background
 from server.queue.errors import RedisAway
 from server.queue.freight import Freight
-from server.queue.job import VERSION, Array
+from server.queue.job import VERSION
 from server.queue.presence import Presence
 from server.queue.wire import AsyncWire
 from server.settings import Settings

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from server.process.exits import STUCK, Reason
 from server.process.restarts import VARIABLE as RESTARTS
-from server.queue.embedded import tied_to_parent
+from server.process.tied import tied_to_parent
 from server.telemetry import logs
 
 log = logs.get(__name__)

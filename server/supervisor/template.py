@@ -15,7 +15,7 @@ import msgspec
 
 from server.process.copies import MOST_BYTES, Order, Told
 from server.process.exits import MISUSE
-from server.queue.embedded import tied_to_parent
+from server.process.tied import tied_to_parent
 from server.supervisor.children import Process, longer
 from server.telemetry import logs
 

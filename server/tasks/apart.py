@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from models.bundle import BundleSpec
-from server.queue.job import Array
+from server.arrays import Array
 from server.tasks.base import File, Outputs, Task
 from server.tasks.registry import TASKS
 

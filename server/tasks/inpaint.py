@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from models.bundle import BundleSpec, FillMethod
+from models.bundle import BundleSpec
 from models.diffmae.presets import PRESETS, SamplerName
 from models.media import patchmatch
+from models.spec import FillMethod
 from server.media import composing, masks, regions
 from server.media.images import Decoder, ImageError, Opened, TooManyPixels
 from server.media.masks import Box, Mask

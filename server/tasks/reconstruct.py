@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import BundleSpec, Space
+from models.bundle import BundleSpec
 from models.mcc.lattice import MOST_CELLS, Lattice
+from models.spec import Space
 from server.media import fronts, masks, point_files, views
 from server.media.images import Decoder
 from server.media.limits import Limits

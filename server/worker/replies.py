@@ -9,16 +9,17 @@ from queue import SimpleQueue
 
 from prometheus_client import Counter
 
-from models.actions.account import STAGES
 from models.layers.steps import ExcessiveJob, UnusableInput
+from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
-from server.queue.job import Array, Failure, Progress, Reply, WorkerTiming
+from server.queue.job import Failure, Progress, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.telemetry.noting import Observations
-from server.worker.results import Answer, Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
+from server.worker.counted_outputs import count_outputs
+from server.worker.results import Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
 
 log = logs.get(__name__)
 
@@ -151,10 +152,7 @@ def _count(batch: Computed, metrics: WorkerMetrics) -> None:
         _count_steps(batch, metrics)
     for answer in batch.answers:
         wait.observe(answer.batch_wait)
-        if "queries" in answer.outputs:
-            _count_queries(answer, metrics)
-        if "counts" in answer.outputs:
-            _count_watched(answer, metrics)
+        count_outputs(metrics, answer.job.bundle, answer.outputs)
 
 
 def _count_steps(batch: Computed, metrics: WorkerMetrics) -> None:
@@ -162,24 +160,6 @@ def _count_steps(batch: Computed, metrics: WorkerMetrics) -> None:
     metrics.steps.labels(*labels).inc(len(batch.jobs))
     metrics.step_joins.labels(*labels).inc(batch.joined)
     metrics.step_leaves.labels(*labels, "finished").inc(len(batch.answers))
-
-
-def _count_queries(answer: Answer, metrics: WorkerMetrics) -> None:
-    """Of a scene, which was asked from coarse to fine."""
-    labels, (asked, grid) = answer.job.bundle.split("@"), answer.outputs["queries"].tolist()
-    metrics.queries.labels(*labels).inc(asked)
-    metrics.queries_saved.labels(*labels).inc(max(0, grid - asked))
-    metrics.levels.labels(*labels).inc(int(answer.outputs["levels"]))
-    metrics.points.labels(*labels).inc(int(answer.outputs["points"]))
-
-
-def _count_watched(answer: Answer, metrics: WorkerMetrics) -> None:
-    """Of a video, or of tracks."""
-    labels = answer.job.bundle.split("@")
-    for counter, count in zip(metrics.watched, answer.outputs["counts"].tolist(), strict=True):
-        counter.labels(*labels).inc(count)
-    for stage, seconds in zip(STAGES, answer.outputs["stages"].tolist(), strict=True):
-        metrics.watched_stages.labels(*labels, stage).inc(seconds)
 
 
 @cache

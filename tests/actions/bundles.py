@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, Clip, Member, member, read, write
+from models.bundle import Bundle, BundleSpec, member, read, write
 from models.lart.model import LART, LARTConfig
 from models.people.heads import Feature
 from models.people.poses import TOKEN
+from models.spec import Clip, Member
 from tests.bundles import UNSEALED
 
 MOVENET = Path(__file__).parents[2] / "bundles" / "movenet" / "1.0.0"

@@ -18,9 +18,10 @@ from rich.console import Console
 
 from models.actions.pipeline import Pipeline, PipelineConfig
 from models.actions.steps import ActionSteps
-from models.bundle import BundleError, BundleSpec, Clip
+from models.bundle import BundleError, BundleSpec
 from models.lart.model import LART
 from models.loading import load
+from models.spec import Clip
 from opsin import Client
 from opsin.actions import Second, TrackedPerson
 from opsin.cli.actions import actions_table

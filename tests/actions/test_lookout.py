@@ -16,14 +16,14 @@ from models.actions.bodies import Bodies
 from models.actions.perception import Perception, View
 from models.actions.pipeline import Pipeline, PipelineConfig
 from models.actions.steps import ActionSteps
-from models.bundle import Clip, Preprocess
 from models.hmr2.model import HMR2, HMR2Config
 from models.lart.model import LART
 from models.layers.steps import Finished, State
-from models.onnx_graph.poses import PoseGraphConfig
+from models.onnx.poses import PoseGraphConfig
 from models.people.heads import Feature
 from models.people.poses import TOKEN, Poses
 from models.people.tracks import POSE
+from models.spec import Clip, Preprocess
 from tests.actions.bundles import LABELS, SMALL
 from tests.actions.eyes import ColourEyes, two_people
 from tests.actions.test_steps import MARGIN, RATE, STEP, finish, job, same

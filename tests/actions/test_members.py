@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.bundle import SPEC_FILE, Bundle, BundleError, BundleSpec, Preprocess, read
+from models.bundle import SPEC_FILE, Bundle, BundleError, BundleSpec, read
 from models.hmr2.model import HMR2, HMR2Config
 from models.lart.model import LARTConfig
 from models.loading import load
 from models.people.heads import Feature
 from models.people.tracks import POSE
+from models.spec import Preprocess
 from server.queue.job import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
 from tests.actions.bundles import LABELS, SMALL, sealed, write_lart, write_movenet, write_pipeline, write_watcher

@@ -12,12 +12,13 @@ from models.actions import lookout
 from models.actions.account import COUNTS
 from models.actions.pipeline import Pipeline, PipelineConfig
 from models.actions.steps import ActionSteps
-from models.bundle import BundleSpec, Clip, Weights
+from models.bundle import BundleSpec
 from models.lart.model import LART
 from models.lart.windows import read_track
 from models.layers.steps import Finished, UnusableInput
 from models.media.video import ClipLimits, probe
 from models.people.tracks import Tracks
+from models.spec import Clip, Weights
 from server.tasks.actions import ActionsPlan
 from server.tasks.registry import TASKS
 from tests.actions.bundles import LABELS, SMALL

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.bundle import Space
+from models.spec import Space
 from tests import service
 from tests.actions.bundles import write_watcher
 from tests.bundles import write_tiny_diffmae

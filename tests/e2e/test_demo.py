@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from models.bundle import Space, write
+from models.bundle import write
+from models.spec import Space
 from opsin.cli.demo import show_pictures
 from opsin.client import Client
 from tests.actions.bundles import LABELS, write_watcher

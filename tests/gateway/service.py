@@ -22,11 +22,13 @@ import numpy as np
 import redis
 from PIL import Image
 
-from models.bundle import BundleSpec, Preprocess, Rung, Weights
+from models.bundle import BundleSpec
+from models.spec import Preprocess, Rung, Weights
+from server.arrays import Array
 from server.queue import keys
 from server.queue.embedded import PrivateValkey
 from server.queue.errors import RedisAway
-from server.queue.job import Array, Failure, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
+from server.queue.job import Failure, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
 from server.settings import Settings
 from tests.forked import Forked

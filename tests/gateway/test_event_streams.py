@@ -15,10 +15,11 @@ import pytest
 from starlette.types import Message
 
 from models.bundle import BundleSpec
+from server.arrays import Array
 from server.gateway import events as gateway_events
 from server.gateway.follower import Follower, preview_of
 from server.queue.embedded import PrivateValkey
-from server.queue.job import Array, Failure, Job, Progress, Reply
+from server.queue.job import Failure, Job, Progress, Reply
 from server.tasks.base import Outputs
 from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
 from server.telemetry.metrics import GatewayMetrics

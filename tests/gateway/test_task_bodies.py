@@ -15,10 +15,11 @@ from starlette.requests import Request
 
 from models.bundle import BundleSpec
 from server.gateway import openapi
-from server.gateway.body import Submission, read_submission
+from server.gateway.body import read_submission
 from server.gateway.large_bodies import LargeBodies
 from server.gateway.options import read_query
 from server.gateway.problems import Kind, Problem
+from server.gateway.submission import Submission
 from server.gateway.surface import CommonOptions, Surface
 from server.media.images import Decoder
 from server.queue.reservation import Ledger, Reservation

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.layers.forward import normalise
 from models.pairs.common import unit
 from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.published import families, fit, read_checkpoint
+from models.spec import Preprocess
 from models.vit.model import ViTConfig
 from server.media.images import to_model_size
 from tests.golden.case import Case, Replayed

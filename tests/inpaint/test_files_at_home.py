@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from server.queue.job import Array, Job, Reply, WorkerTiming
+from server.arrays import Array
+from server.queue.job import Job, Reply, WorkerTiming
 from tests.bundles import write_tiny_diffmae
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, comes_to, result

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.bundle import BundleError, Clip
+from models.bundle import BundleError
 from models.diffmae.filling import SAMPLE_COST
+from models.spec import Clip
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.stepwise import Stepwise

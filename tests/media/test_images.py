@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageChops, ImageCms
 from torchvision import transforms
 
-from models.bundle import Preprocess
+from models.spec import Preprocess
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels, sniff, to_model_size
 
 PREPROCESS = Preprocess(image_size=64, short_side=72, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import Space
 from models.mcc import scenes
+from models.spec import Space
 from server.media import views
 from server.media.depth import Camera
 from server.media.views import NothingSeen

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from models.bundle import Bundle, BundleError, BundleSpec, Clip, Sound, read
+from models.bundle import Bundle, BundleError, BundleSpec, read
+from models.spec import Clip, Sound
 
 PICTURES = {"image_size": 32, "short_side": 36, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 

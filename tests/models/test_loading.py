@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import bundle
-from models.bundle import Bundle, BundleError, BundleSpec, Preprocess, Weights
+from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import normalise
 from models.loading import LoadedModel, load
 from models.null.model import Null, NullConfig
+from models.spec import Preprocess, Weights
 from models.vit.model import ViT, ViTConfig
 
 CONFIG = ViTConfig(image_size=16, patch_size=4, classes=3, width=32, depth=3, heads=4)

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import redis
 
+from server.arrays import Array
+from server.process.tied import tied_to_parent
 from server.queue.dispatch import Dispatcher, DispatcherTimings
-from server.queue.embedded import find_server, tied_to_parent
-from server.queue.job import Array, Job, Priority, Reply, ServedBundle, WorkerInfo
+from server.queue.embedded import find_server
+from server.queue.job import Job, Priority, Reply, ServedBundle, WorkerInfo
 from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.settings import Settings
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import redis
 
+from server.arrays import Array
 from server.queue import keys
 from server.queue.connect import connect
 from server.queue.delivery import Beside
 from server.queue.freight import Freight
-from server.queue.job import Array, Reply, decode_arrays, decode_reply
+from server.queue.job import Reply, decode_arrays, decode_reply
 from server.queue.pieces import PIECE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from models.bundle import BundleSpec, Preprocess, Weights
+from models.bundle import BundleSpec
+from models.spec import Preprocess, Weights
 from server.queue import keys
 from server.queue.connect import connect
 from server.queue.dispatch import Dispatcher

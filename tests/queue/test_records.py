@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import redis
 
+from server.arrays import Array
 from server.queue.dispatch import Dispatcher
 from server.queue.freight import Freight
-from server.queue.job import RECORDS, VERSION, Array, Job, Progress, Reply, encode_arrays
+from server.queue.job import RECORDS, VERSION, Job, Progress, Reply, encode_arrays
 from server.queue.record import Draft, NoRoomForResults, Record
 from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import redis
 
-from server.queue.job import Array
+from server.arrays import Array
 from server.queue.pieces import PIECE_BYTES
 from server.queue.scenes import Scene
 from tests.queue.harness import DIGEST, eventually, gateway

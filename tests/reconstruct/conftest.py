@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from models.bundle import Space
+from models.spec import Space
 from tests.bundles import write_tiny_vit
 from tests.open_inference.service import running
 from tests.reconstruct.service import CAPTURE, FOV, Sculptor

@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, Preprocess, Space, Weights, write
+from models.bundle import Bundle, BundleSpec, write
 from models.mcc.model import MCC, MCCConfig
+from models.spec import Preprocess, Space, Weights
 
 RADIUS, HALF = 1.2, 0.12
 """Of the shell, in normalised units; its half thickness."""

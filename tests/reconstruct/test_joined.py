@@ -13,8 +13,8 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.bundle import Space
 from models.mcc.front import Front
+from models.spec import Space
 from opsin import Client
 from opsin.turntable import from_camera
 from server.media import fronts

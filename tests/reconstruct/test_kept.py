@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from models.bundle import Space
+from models.spec import Space
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, comes_to, result
 from tests.gateway.service import eventually

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle import Space
+from models.spec import Space
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, job, result
 from tests.gateway.service import Gateway, eventually

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.bundle import BundleSpec, Space
+from models.bundle import BundleSpec
+from models.spec import Space
 from server.media.images import Decoder
 from server.tasks import captures
 from server.tasks.options import InvalidOption

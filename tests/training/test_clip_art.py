@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import Preprocess
+from models.spec import Preprocess
 from tests.training import drawings
 from tests.training.collection import deb
 from training.data.base import Augment, Preparation

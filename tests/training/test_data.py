@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from models.bundle import Clip, Preprocess, Sound
+from models.spec import Clip, Preprocess, Sound
 from tests.training import shapes
 from training import command
 from training.data.base import Augment, Preparation, Source, Unreadable

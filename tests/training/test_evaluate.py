@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import Preprocess
 from models.merge_schedule import MergeSchedule
+from models.spec import Preprocess
 from models.vit.model import Pool, ViT, ViTConfig
 from training import baselines, evaluate, quality
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.bundle import Preprocess
+from models.spec import Preprocess
 from tests.training import meshes
 from training.data.base import Preparation
 from training.data.renders import RenderedScenes, Renders, open_renders

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from server.arrays import Array
 from server.queue import keys
 from server.queue.delivery import Delivery
-from server.queue.job import Array, Job, Priority
+from server.queue.job import Job, Priority
 
 _numbers = count(1)
 

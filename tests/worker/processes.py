@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from server.arrays import Array
 from server.queue.dispatch import Dispatcher
 from server.queue.embedded import PrivateValkey
 from server.queue.errors import RedisAway
-from server.queue.job import Array, Job, Priority, Reply, WorkerInfo
+from server.queue.job import Job, Priority, Reply, WorkerInfo
 from server.settings import Settings
 from tests import forked
 from tests.forked import Forked

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kernels import loops
-from models.bundle import Accuracies, Bundle, Int8, write
+from models.bundle import Bundle, write
 from models.loading import load
+from models.spec import Accuracies, Int8
 from server.queue.embedded import PrivateValkey
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting, Runner
@@ -25,7 +26,7 @@ from server.worker.results import Arrays, Computed
 from server.worker.tuning import Tunings
 from server.worker.warmup import Warm, measure_again, warm_up
 from tests.bundles import write_tiny_vit
-from tests.models.onnx_graph.graphs import SIZE, colours, write_graph
+from tests.models.onnx.graphs import SIZE, colours, write_graph
 from tests.worker.deliveries import delivery
 from tests.worker.processes import gateway, worker
 

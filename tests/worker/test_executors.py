@@ -15,8 +15,8 @@ import torch
 
 from models.bundle import BundleSpec
 from models.loading import load
+from server.arrays import Array
 from server.queue.delivery import Delivery
-from server.queue.job import Array
 from server.worker.executors import OneShot, Streams
 from server.worker.results import Arrays, Computed, Refused, TooLarge
 from tests.bundles import write_tiny_vit

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 import torch
 
-from models.bundle import Bundle, Int8, rewrite
+from models.bundle import Bundle, rewrite
+from models.spec import Int8
 from server.worker import measurements
 from server.worker.backend_times import BACKENDS, BackendTimes
 from server.worker.budget import StepTimes

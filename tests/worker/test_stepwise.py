@@ -15,8 +15,8 @@ import torch
 from models.bundle import BundleError
 from models.layers.steps import State
 from models.loading import Advanced, Ended, LoadedSteps, load
+from server.arrays import Array
 from server.queue.delivery import Delivery
-from server.queue.job import Array
 from server.worker import stepwise
 from server.worker.results import Answer, Arrays, Computed, Refused, Report, Reports, TooLarge
 from server.worker.stepwise import Stepwise

@@ -25,7 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from models.bundle import Clip, Preprocess, Sound
+from models.spec import Clip, Preprocess, Sound
 from training.settings import Settings
 
 Sample = Mapping[str, Tensor]

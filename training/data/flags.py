@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from models.bundle import Preprocess
+from models.spec import Preprocess
 from training.data import distortions
 from training.data.base import Preparation, Sample
 from training.data.images import normalised

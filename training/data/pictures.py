@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from models.bundle import Preprocess
 from models.media.centre_crop import centre, resized
+from models.spec import Preprocess
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 

@@ -21,8 +21,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.mcc.scenes import normalise_points
+from models.spec import Preprocess
 from training.data.base import Preparation, Sample, Unreadable
 from training.data.packages import DebianPackage, NpmPackage, Package, PyPIPackage, obtain
 from training.data.renders_meshes import Bytes, Mesh, composed, draw_paint, painted, read, read_picture

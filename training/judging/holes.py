@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.diffmae.masks import centre_mask
+from models.spec import Preprocess
 from training.data.base import Preparation
 from training.data.clip_art import ClipArtImages, open_clip_art, series_of
 from training.data.pictures import to_model_size

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models.bundle import Preprocess
 from models.diffmae.diffusion import Spacing
 from models.diffmae.model import DiffMAE
+from models.spec import Preprocess
 from training import phases
 from training.errors import RecipeError, TrainingError
 from training.fingerprint import sha256_of_weights

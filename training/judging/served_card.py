@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from models.bundle import Fill
+from models.spec import Fill
 
 
 def section(served: Mapping[str, Any], rules: list[Fill]) -> Iterator[str]:

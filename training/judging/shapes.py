@@ -19,12 +19,12 @@ import torch
 from scipy.ndimage import binary_fill_holes
 from torch import nn
 
-from models.bundle import Space
 from models.mcc.flood import Answers, Flood, Limits
 from models.mcc.front import Front, fitted_camera
 from models.mcc.guessing import guess
 from models.mcc.lattice import MOST_CELLS, Lattice
 from models.mcc.model import MCC, MEAN, STD
+from models.spec import Space
 from training import phases
 from training.data.base import Sample
 from training.data.registry import open_source

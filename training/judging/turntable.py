@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 
 from models import bundle
-from models.bundle import Bundle, BundleError, Space
+from models.bundle import Bundle, BundleError
 from models.mcc.model import MCC
 from models.mcc.queries import cube_grid, reconstruct
 from models.mcc.scenes import View, view_of_capture
 from models.registry import architectures, read_config
+from models.spec import Space
 from training import starting
 from training.data.renders_meshes import Bytes
 from training.data.renders_raster import Floats

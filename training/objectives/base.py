@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from models.bundle import Clip, Preprocess, Sound
+from models.spec import Clip, Preprocess, Sound
 from training.curation import Captions
 from training.optim import ParameterGroup, pretraining_groups
 from training.settings import OptimiserSettings

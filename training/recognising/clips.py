@@ -16,7 +16,7 @@ from models import bundle
 from models.lart.model import LART
 from models.lart.windows import read_track
 from models.loading import load
-from models.onnx_graph.poses import PoseGraph
+from models.onnx.poses import PoseGraph
 from models.people.pose_tracks import lart_tracks
 from models.phalp.poses import follow
 from training.data.motions import MotionTracks

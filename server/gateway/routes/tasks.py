@@ -21,7 +21,7 @@ from models.bundle import BundleSpec
 from server.gateway import directory, fingerprint, gateway, jobs, negotiation, options, ways
 from server.gateway.admission import Visit
 from server.gateway.answers import PRESENTERS
-from server.gateway.body import Submission, read_submission
+from server.gateway.body import read_submission
 from server.gateway.client_watch import ClientWatch
 from server.gateway.events import EventStream
 from server.gateway.follower import Follower
@@ -31,6 +31,7 @@ from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
 from server.gateway.inference import Asked
 from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes import jobs as job_routes
+from server.gateway.submission import Submission
 from server.gateway.surface import CommonOptions, Surface
 from server.queue.job import RECORDS
 from server.tasks.base import JSON, File, Outputs, Task

@@ -16,8 +16,8 @@ from models.layers.steps import Continuing, Finished
 from models.loading import LoadedSteps, load
 from models.media import patchmatch
 from models.media.patchmatch import reductions, sources
+from server.arrays import Array
 from server.queue.delivery import Delivery
-from server.queue.job import Array
 from server.worker.results import Computed, Refused
 from server.worker.stepwise import Stepwise
 from tests.bundles import write_tiny_diffmae

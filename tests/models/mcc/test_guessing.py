@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from models.bundle import Space
 from models.mcc.front import Front, fitted_camera
 from models.mcc.guessing import MOST_CELLS, Guess, guess
 from models.mcc.lattice import Lattice
+from models.spec import Space
 
 SPACE = Space(extent=2.0, spacing=0.1, reach=0.1)
 LATTICE = Lattice(SPACE, 0.1)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bundle import Space
 from models.layers.steps import ExcessiveJob
 from models.mcc.flood import Answers, Flood, Limits
 from models.mcc.lattice import Lattice
 from models.mcc.queries import cube_grid, half_ball_grid
+from models.spec import Space
 
 REACH = 0.1
 Distance = Callable[[Tensor], Tensor]

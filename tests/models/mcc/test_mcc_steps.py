@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bundle import Space
 from models.layers.steps import Continuing, ExcessiveJob, Finished
 from models.loading import LoadedSteps
 from models.mcc import steps as module
@@ -17,6 +16,7 @@ from models.mcc.lattice import Lattice
 from models.mcc.model import MCC, MCCConfig
 from models.mcc.queries import cube_grid, reconstruct
 from models.mcc.steps import Reconstruction, ReconstructionSteps
+from models.spec import Space
 from tests.reconstruct.shell import HALF, RADIUS, SEEN, SIDE, shell
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from models.bundle import Preprocess
 from models.media.legacy_resize import prepare, sampling, square
 from models.published import families
+from models.spec import Preprocess
 from server.media.images import to_model_size
 
 BY_TENSORFLOW = [

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from models.bundle import Preprocess
 from models.pairs.maws import CLIP, VISION, MAWSClip
 from models.pairs.text import PostNormText, PostNormTextConfig
 from models.published import detect, families, fit, import_checkpoint, read_checkpoint
+from models.spec import Preprocess
 from models.vit.model import ViT
 from server.media.images import to_model_size
 from tests.golden.case import read_case

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models import bundle
-from models.bundle import Bundle, BundleError, BundleSpec, Weights
+from models.bundle import Bundle, BundleError, BundleSpec
 from models.costs import prepare
 from models.loading import load
 from models.pairs.cit import CiTConfig, Tower
@@ -22,6 +22,7 @@ from models.published import CheckpointError, detect, families, fit, import_chec
 from models.published.container import ALLOWED
 from models.published.exporting import export_bundle
 from models.registry import architectures
+from models.spec import Weights
 from models.vit.model import Pool, ViTConfig
 from tests.models.recorded import GOLDEN, RECORDED
 

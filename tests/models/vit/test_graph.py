@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 import torch
 
-from models.bundle import Preprocess
 from models.layers.forward import normalise
 from models.merge_schedule import MergeSchedule
-from models.onnx_backend import effective
+from models.onnx.backend import effective
+from models.spec import Preprocess
 from models.vit.graph import classifier_graph
 from models.vit.model import Pool, ViT, ViTConfig
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.bundle import Preprocess
+from models.spec import Preprocess
 from training.data.clip_art import series_of
 from training.judging.holes import Drawings, cut, drawings
 from training.judging.settings import Hole, InpaintingQuality

@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from models import bundle
-from models.bundle import Space
 from models.mcc.model import MCC
 from models.mcc.nearest import look_at_nearest
+from models.spec import Space
 from tests.models.mcc.test_mcc_nearest import CONFIG
 from tests.training import meshes
 from training import command, model_card

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models import bundle
-from models.bundle import BundleSpec, Preprocess, Weights
+from models.bundle import BundleSpec
 from models.mavil.model import MAViL, MAViLConfig
 from models.mavil.pretraining import MAViLPretraining, Noise
 from models.mavil.system import spectrogram, two_frames_a_second
+from models.spec import Preprocess, Weights
 from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gradients, draw, gradients, made, normal, uniform
 from tests.training.objectives.test_contrastive import written_out as partners
 from training import draws

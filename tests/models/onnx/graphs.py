@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.bundle import Bundle, BundleSpec, Preprocess, write
+from models.bundle import Bundle, BundleSpec, write
+from models.spec import Preprocess
 from tests.bundles import UNSEALED
 
 SIZE, CLASSES = 16, 4

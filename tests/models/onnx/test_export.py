@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from models import onnx_export
 from models.bundle import Bundle, read
 from models.diffmae.decoder import DecoderType
 from models.diffmae.model import DiffMAE, DiffMAEConfig
@@ -24,12 +23,13 @@ from models.layers.forward import normalise
 from models.loading import load
 from models.mcc.model import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
+from models.onnx import export as onnx_export
 from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit
-from tests.models.onnx_graph.graphs import colours, write_graph
+from tests.models.onnx.graphs import colours, write_graph
 from tests.opsin.command import opsin
 from tests.pictures import picture
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MCC_TINY = MCCConfig(
     image_size=32, patch_size=8, width=32, depth=1, heads=2, window=4, window_heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2
 )

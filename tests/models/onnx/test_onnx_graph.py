@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import BundleError
 from models.loading import load
-from models.onnx_session import providers
-from tests.models.onnx_graph.graphs import SIZE, WEIGHT, colours, write_graph
+from models.onnx.session import providers
+from tests.models.onnx.graphs import SIZE, WEIGHT, colours, write_graph
 
 
 def test_a_graph_answers_like_its_arithmetic(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def endless() -> onnx.ModelProto:
 
 
 def test_a_graph_that_comes_to_no_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.onnx_graph.model.LONGEST", 0.5)
+    monkeypatch.setattr("models.onnx.graph.LONGEST", 0.5)
     with pytest.raises(BundleError, match=r"model\.onnx: it fails on a batch of two: it has not ended after"):
         load(write_graph(tmp_path, endless()))
 

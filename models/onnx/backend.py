@@ -18,11 +18,12 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import Accuracies, Bundle, BundleSpec, Int8
+from models.bundle import Bundle, BundleSpec
 from models.loading import Arrays, LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from models.onnx_session import open_session
+from models.onnx.session import open_session
 from models.registry import architectures, named
+from models.spec import Accuracies, Int8
 
 Precision = Literal["float32", "int8"]
 

@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from torch import Tensor, nn
 
-from models.bundle import Preprocess
 from models.layers.forward import normalise, with_tokens
-from models.onnx_session import ended_after, first_line, open_session
+from models.onnx.session import ended_after, first_line, open_session
+from models.spec import Preprocess
 
 MAX_BYTES = 512 * 2**20
 MAX_NODES = 20_000

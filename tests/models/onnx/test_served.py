@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.models.onnx_graph.graphs import SIZE, WEIGHT, colours, write_graph
+from tests.models.onnx.graphs import SIZE, WEIGHT, colours, write_graph
 from tests.service import serve
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import load
-from models.onnx_graph.poses import PoseGraph, letterbox
+from models.onnx.poses import PoseGraph, letterbox
 from models.people.poses import KEYPOINTS, NAMES
 from tests.bundles import UNSEALED
 from training import movenet

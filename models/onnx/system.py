@@ -8,22 +8,22 @@ SYSTEM = System(
     architectures=(
         Architecture(
             name="onnx",
-            model="models.onnx_graph.model:OnnxGraph",
+            model="models.onnx.graph:OnnxGraph",
             purpose=Purpose(
                 task=lambda config: "classify",
                 size=lambda config: (config.image_size, config.image_size),
                 classes=lambda config: int(config.classes),
             ),
-            forwards={"classify": "models.onnx_graph.model:classify"},
+            forwards={"classify": "models.onnx.graph:classify"},
             merges=False,
-            open="models.onnx_graph.model:open_graph",
+            open="models.onnx.graph:open_graph",
         ),
         Architecture(
             name="movenet",
-            model="models.onnx_graph.poses:PoseGraph",
+            model="models.onnx.poses:PoseGraph",
             purpose=Purpose(task=lambda config: "pose", size=lambda config: None),
             merges=False,
-            open="models.onnx_graph.poses:open_poses",
+            open="models.onnx.poses:open_poses",
         ),
     ),
 )

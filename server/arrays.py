@@ -1,0 +1,26 @@
+"""Arrays in the messages that processes exchange."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Array(msgspec.Struct, frozen=True):
+    """A numpy array on the wire: C order, little-endian."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @staticmethod
+    def of(array: NDArray[Any]) -> Array:
+        plain = np.asarray(array)
+        return Array(plain.dtype.str, plain.shape, plain.tobytes())
+
+    def to_numpy(self) -> NDArray[Any]:
+        """A read-only view of the message's bytes."""
+        return np.frombuffer(self.data, dtype=np.dtype(self.dtype)).reshape(self.shape)
