@@ -70,7 +70,7 @@ class Turns:
         """together: calls of all clients that run at once, in place of twice as many as of one."""
         self._together = 2 * threads if together is None else together
         self._for_heavy = max(1, threads // 2)
-        self._pool = ThreadPoolExecutor(self._together, thread_name_prefix="prepare")
+        self._pool = self._new_pool()
         self._slow_pool = ThreadPoolExecutor(self._for_heavy, thread_name_prefix="prepare-slowly", initializer=_lower_own_priority)
         self._heavy = HeavyClients() if heavy is None else heavy
         self._line = Line(self._together, threads, self._may_begin)
@@ -113,7 +113,10 @@ class Turns:
         self._heavy.add(client, work.seconds)
         _lower_priority(work.thread)
         self._pool.shutdown(wait=False)  # the thread ends with its call, since nobody may raise its priority again
-        self._pool = ThreadPoolExecutor(self._together, thread_name_prefix="prepare")
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._together, thread_name_prefix="prepare")
 
     def _ended(self, client: str, work: Work, _ran: asyncio.Future[Any]) -> None:
         if work.look is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from kernels.memory import return_freed_memory
 from models.registry import architectures, named
 from server.process import secrecy
 from server.process.copies import MOST_BYTES, Order, Told
@@ -43,7 +44,7 @@ def run_template(settings: Settings, fd: int) -> int:
         log.error("no copies: workers are executed, each with imports of its own", reason=f"{threads} threads after the imports")
         return MISUSE
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()
     gc.freeze()
     Template(socket.socket(fileno=fd)).run()
     return 0
