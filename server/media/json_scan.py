@@ -73,7 +73,7 @@ def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> list[slice]:
         if elements > max_elements:
             raise TooManyElements(f"the JSON has more than {max_elements} elements")
     if len(data) - sum(string.stop - string.start for string in long) > MOST_BESIDE:
-        raise TooManyElements(f"the JSON has more than {MOST_BESIDE} bytes beside strings of more than {LONG}")
+        raise TooManyElements(f"the JSON has more than {MOST_BESIDE} bytes beside strings of more than {LONG} bytes")
     return long
 
 
