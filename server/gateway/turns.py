@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from models.media.confined import Call
 from server.gateway.heavy_clients import HeavyClients
+from server.process import priorities
 from server.process.line import Line
 
 LONG = 0.5
 """Seconds of a CPU from which a call counts as long."""
 AGAIN = 0.1
 """Seconds after which one that waits more than it works is looked at again."""
-LOW_PRIORITY = 5
-"""Nice value of threads for heavy clients: a third of a CPU's share. A lower one would hold the interpreter's lock for too long."""
-
 T = TypeVar("T")
 
 
@@ -71,7 +67,7 @@ class Turns:
         self._together = 2 * threads if together is None else together
         self._for_heavy = max(1, threads // 2)
         self._pool = self._new_pool()
-        self._slow_pool = ThreadPoolExecutor(self._for_heavy, thread_name_prefix="prepare-slowly", initializer=_lower_own_priority)
+        self._slow_pool = ThreadPoolExecutor(self._for_heavy, thread_name_prefix="prepare-slowly", initializer=priorities.lower_own)
         self._heavy = HeavyClients() if heavy is None else heavy
         self._line = Line(self._together, threads, self._may_begin)
 
@@ -111,7 +107,7 @@ class Turns:
             work.look = asyncio.get_running_loop().call_later(AGAIN, self._look, client, work)
             return
         self._heavy.add(client, work.seconds)
-        _lower_priority(work.thread)
+        priorities.lower(work.thread)
         self._pool.shutdown(wait=False)  # the thread ends with its call, since nobody may raise its priority again
         self._pool = self._new_pool()
 
@@ -124,13 +120,3 @@ class Turns:
         if work.seconds >= LONG:
             self._heavy.add(client, work.seconds)
         self._line.leave(client, 1)
-
-
-def _lower_own_priority() -> None:
-    _lower_priority(threading.get_native_id())
-
-
-def _lower_priority(thread: int) -> None:
-    """Where the system knows priorities of threads; programs that it starts inherit it."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, LOW_PRIORITY)

@@ -2,7 +2,7 @@
 
 The rule: the bucket with the most urgent job runs, as many of its jobs as the budget allows, at once. A batch that is not
 full waits only if that can pay: where running the jobs that are still expected together with these saves more time than
-passes until they are here. Jobs of several steps take their turns by the rule of `long_work`.
+passes until they are here. Jobs of several steps are not its concern: see `long_work`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from server.queue.delivery import Delivery
 from server.worker.arrivals import Arrivals
 from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
-from server.worker.long_work import LongWork
 
 HOARD = 4
 """At most so many budgets of jobs wait in a worker, for buckets that are mixed: what waits here, another worker cannot take."""
@@ -27,36 +26,32 @@ def due(delivery: Delivery) -> float:
 
 
 class Batcher:
-    def __init__(self, step_times: Callable[[Bucket], StepTimes], long: LongWork | None = None) -> None:
+    def __init__(self, step_times: Callable[[Bucket], StepTimes]) -> None:
         self.step_times = step_times
-        self.long = LongWork(step_times, dict) if long is None else long  # an empty one is falsy
         self._buckets: dict[Bucket, list[Delivery]] = {}
         """No list is empty; the most urgent job comes first."""
         self._patient_since: float | None = None
         self.arrivals = Arrivals()
 
     def __len__(self) -> int:
-        """Number of short jobs that wait."""
+        """Number of jobs that wait."""
         return sum(map(len, self._buckets.values()))
 
     @property
-    def waiting(self) -> int:
-        """Number of jobs that wait, those of several steps included."""
-        return len(self) + len(self.long)
-
-    @property
     def has_lone_job(self) -> bool:
-        """Whether a short job waits that must run alone."""
+        """Whether a job waits that must run alone."""
         return any(bucket.alone for bucket in self._buckets)
 
+    @property
+    def due(self) -> float:
+        """The smallest of all that wait; infinite where none does."""
+        return min((due(jobs[0]) for jobs in self._buckets.values()), default=inf)
+
     def add(self, delivery: Delivery) -> None:
-        if self.long.takes(delivery):
-            self.long.add(delivery)
-            return
         insort(self._buckets.setdefault(Bucket.of(delivery), []), delivery, key=due)
 
     def room(self, budget: int, idle_slots: int) -> int:
-        """How many short jobs to pull now: one batch for each idle slot, or one ahead where none is idle. `budget` is a typical batch."""
+        """How many jobs to pull now: one batch for each idle slot, or one ahead where none is idle. `budget` is a typical batch."""
         batches = max(1, idle_slots)
         if not self._buckets:
             return budget * batches
@@ -64,19 +59,16 @@ class Batcher:
         wanted = self.step_times(bucket).target * batches - len(self._buckets[bucket])
         return max(0, min(wanted, HOARD * budget * batches - len(self)))
 
-    def next(self, now: float, *, running: int, idle_slots: int, slots: int = 1, stepping: int = 0) -> list[Delivery] | float:
+    def next(self, now: float, *, running: int, idle_slots: int, stepping: int = 0) -> list[Delivery] | float:
         """The next batch; or the seconds to wait for more jobs, infinite where there is nothing to start.
 
-        `running` short jobs are being computed by other slots, and `stepping` long ones; `idle_slots` of all `slots` could start a
-        batch now, the caller included."""
-        if self._long_is_next():
-            return self.long.next(running=running + stepping, slots=slots)
+        `running` jobs are being computed by other slots, and `stepping` take a step; `idle_slots` could start a batch now, the caller's
+        included."""
         if not self._buckets:
             return inf
         bucket = self._most_urgent()
         if bucket.alone:
-            running += stepping
-            return inf if running else self._take(bucket, 1)
+            return inf if running + stepping else self._take(bucket, 1)
         steps = self.step_times(bucket)
         waiting = len(self._buckets[bucket])
         size = steps.target if waiting >= steps.target else min(steps.best, waiting)
@@ -95,14 +87,7 @@ class Batcher:
         """Takes everything that waits, to be handed back."""
         jobs = [job for bucket in self._buckets.values() for job in bucket]
         self._buckets.clear()
-        return jobs + self.long.clear()
-
-    def _long_is_next(self) -> bool:
-        waits = bool(len(self.long))
-        if not waits or not self._buckets:
-            return waits
-        short = due(self._buckets[self._most_urgent()][0])
-        return short > -inf and (self.long.owed or self.long.due < short)
+        return jobs
 
     def _most_urgent(self) -> Bucket:
         return min(self._buckets, key=lambda bucket: due(self._buckets[bucket][0]))
@@ -111,7 +96,7 @@ class Batcher:
         """Seconds that waiting for the missing jobs may last: what one batch instead of two saves. 0 where it cannot pay."""
         here = len(self._buckets[bucket])
         missing = min(steps.best - here, self.arrivals.missing(len(self) + running))
-        if missing <= 0 or len(self._buckets) > 1 or len(self.long):
+        if missing <= 0 or len(self._buckets) > 1:
             return 0.0
         saved = steps.predict(here) + steps.predict(missing) - steps.predict(here + missing)
         return saved if missing * self.arrivals.gap < saved else 0.0

@@ -15,10 +15,10 @@ take the jobs and that many have come, early enough that the device need not wai
 
 POLL = 0.003
 """Seconds between two looks at the queue while there is something to run but the next batch is not full."""
-CROWDED_POLL = 0.03
-"""The same while a slot is free, but there is no room for more jobs of several steps."""
-LOOKS = 8
-"""At most so many looks during a step, where jobs take several: long ones are not disturbed hundreds of times."""
+LONG_BLOCK = 0.5
+"""Seconds for which a worker waits at the queue."""
+CROWDED_BLOCK = 0.03
+"""The same while there is no room for more jobs of several steps: what waits there is not noticed."""
 
 
 class Pull(NamedTuple):
@@ -28,8 +28,8 @@ class Pull(NamedTuple):
     """Short jobs, over all their queues."""
     long: Mapping[str, int]
     """Jobs of several steps, by queue."""
-    block: bool
-    """Whether to wait for jobs: only where a slot is idle, else a job could land in a busy worker while another is free."""
+    block: float
+    """Seconds to wait for jobs: only where a slot is idle, else a job could land in a busy worker while another is free."""
 
     @property
     def useful(self) -> bool:
@@ -47,6 +47,8 @@ class Running:
     expected_end: float
     long: bool = False
     """Whether it is a step of jobs that take several."""
+    disturbed: bool = False
+    """Whether a batch and a step ran beside each other."""
     progressed: float = field(default=0.0)
     """When the slot last finished a part of it."""
 
@@ -55,20 +57,14 @@ class Running:
 
     @property
     def look_from(self) -> float:
-        """When to look for the jobs of the next batch. Steps are often shorter than predicted, and what came must not wait for another."""
-        lead = max(LEAD, (self.expected_end - self.started) / 2) if self.long else LEAD
-        return self.expected_end - lead
-
-    @property
-    def look_every(self) -> float:
-        """Seconds between two looks from then on."""
-        return max(POLL, (self.expected_end - self.started) / LOOKS) if self.long else POLL
+        """When to look for the jobs of the next batch."""
+        return self.expected_end - LEAD
 
 
 class Finish(NamedTuple):
     """What a slot does after a batch."""
 
     idle: bool
-    """Whether nothing waits for it."""
+    """Whether no batch waits for it."""
     leaving: list[Delivery]
     """To be handed back: the worker drains, and these would not come to their end."""

@@ -3,8 +3,7 @@
 The rule: the bucket runs whose most urgent member has waited longest for its step, handicap of its priority included; its batch takes those
 members first whose last step is longest ago, up to the budget, and lets a job of fewer steps to come go before one of more, by a few steps
 (`PATIENCE`). So new jobs join at the next step, short ones end soon, and everybody moves on.
-Against short work a step is due at the end of the last one (`due`): whatever short arrived during a step goes before the next one, unless
-long work is owed its quarter of the device (`owed`).
+Steps have slots of their own, and a low priority there: what is one forward pass never waits for one (see `slots.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +19,10 @@ from server.queue.job import HANDICAP_S
 from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
 
-QUARTER = 3
-"""Short batches may run for so many times the last step's seconds while a step waits: then long work has a quarter of the device."""
+QUARTER = 0.25
+"""Of the device's time is long work's, ..."""
+LAG = 2.0
+"""... and it may be behind with it by so many seconds, so that a burst of short requests passes without waiting."""
 MOST_LONE = 4
 """At most so many jobs that must run alone are in a worker: each of their steps stops all others."""
 HOARD = 4
@@ -30,14 +31,6 @@ PATIENCE = 8
 """A job lets others with fewer steps to come go before it for at most so many steps: one more with each doubling of what it has to come."""
 STARTING = 0.5
 """Share of the budget that may be spent on starting jobs in one step, beyond the first of them: what steps already is not kept from it."""
-CALM = 200
-"""Number of steps without a short batch after which a larger batch may be tried: short requests have to wait for it."""
-COURTESY = 32
-"""For so many steps after a short batch others are expected, and steps are shorter, ..."""
-COURTEOUS = 0.8
-"""... content with this share of the highest throughput, ..."""
-LEAST = 4
-"""... but not below so great a part of the best batch: small sizes run seldom, and what is known of them is old."""
 TINY = 1e-9
 """Seconds of a step that was never measured."""
 
@@ -82,6 +75,26 @@ class Member:
         return self.since + HANDICAP_S[self.delivery.job.priority]
 
 
+class Share:
+    """The quarter of the device that long work has, over some time: whether it is behind with it."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._behind = 0.0
+        """Seconds of steps in one slot."""
+        self._now = -inf
+
+    def had(self, seconds: float) -> None:
+        """A step has ended that takes so long by itself."""
+        self._behind = max(-LAG, self._behind - seconds)
+
+    def is_owed(self, now: float, *, present: bool) -> bool:
+        """`present`: there is long work; where there is none, nothing is owed."""
+        self._behind = self._behind + QUARTER * self._slots * (now - self._now) if present and self._now > -inf else 0.0
+        self._now = now if present else -inf
+        return self._behind > LAG
+
+
 class LongWork:
     def __init__(self, step_times: Callable[[Bucket], StepTimes], residencies: Callable[[], Mapping[str, Residency]]) -> None:
         """residencies: of the stepwise bundles, by queue."""
@@ -93,14 +106,6 @@ class LongWork:
         """Number of jobs in a step."""
         self._latest: dict[str, Bucket] = {}
         """By queue, the bucket that stepped last: its budget decides how many jobs to pull."""
-        self._ended = -inf
-        """When the last step ended, monotonic seconds."""
-        self._seconds = 0.0
-        """What it took."""
-        self._others = 0.0
-        """Seconds of short batches since then while a step waited."""
-        self._calm = CALM
-        """Number of steps since the last short batch; at first none has come."""
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -113,42 +118,24 @@ class LongWork:
         return queue in self._residencies()
 
     @property
-    def courteous(self) -> bool:
-        """Whether short batches are expected, so that steps are shorter."""
-        return self._calm < COURTESY
-
-    @property
     def lone(self) -> int:
         """Number of jobs that must run alone."""
         return sum(bool(bucket.alone) for bucket in {*self._waiting, *self._running})
-
-    def steps(self, bucket: Bucket) -> bool:
-        """Whether jobs of this bucket are in a step now."""
-        return bool(self._running) and self._running[bucket] > 0
 
     def add(self, delivery: Delivery) -> None:
         self._waiting.setdefault(Bucket.of(delivery), []).append(Member(delivery, delivery.pulled_at))
 
     @property
-    def due(self) -> float:
-        """When the next step is due, as `Delivery.due` says it of short jobs; infinite where none waits, or one is under way."""
-        if self._running:
-            return inf
-        members = (member.delivery for members in self._waiting.values() for member in members)
-        return min((max(job.queued_at, self._ended) + HANDICAP_S[job.job.priority] for job in members), default=inf)
+    def lone_due(self) -> float:
+        """As `Batcher.due`, of the job that must run alone and whose step is next; infinite where there is none."""
+        bucket = self._most_urgent() if self._waiting else None
+        return min(member.due for member in self._waiting[bucket]) if bucket is not None and bucket.alone else inf
 
-    @property
-    def owed(self) -> bool:
-        """Whether short work has had its three quarters while a step waited and none was under way."""
-        return bool(self._waiting) and not self._running and 0 < self._others >= QUARTER * self._seconds
-
-    def next(self, *, running: int, slots: int) -> list[Delivery] | float:
-        """The next step's batch; infinite where none can start: nothing waits, or a job that must run alone and `running` others do."""
+    def next(self, *, slots: int) -> list[Delivery]:
+        """The next step's batch; empty where nothing waits. One that must run alone is for the caller to keep until nothing else runs."""
         if not self._waiting:
-            return inf
-        bucket = min(self._waiting, key=lambda bucket: min(member.due for member in self._waiting[bucket]))
-        if bucket.alone and running:
-            return inf
+            return []
+        bucket = self._most_urgent()
         members = self._waiting.pop(bucket)
         batch = self._batch(bucket, members, slots)
         chosen = set(map(id, batch))
@@ -156,24 +143,15 @@ class LongWork:
             self._waiting[bucket] = rest
         self._running[bucket] += len(batch)
         self._latest[bucket.queue] = bucket
-        self._others = 0.0
         return [member.delivery for member in batch]
 
-    def stepped(self, bucket: Bucket, size: int, going_on: list[Delivery], now: float, seconds: float) -> None:
+    def stepped(self, bucket: Bucket, size: int, going_on: list[Delivery], now: float) -> None:
         """A batch of `size` has taken its step; `going_on` wait for the next one."""
         self._running[bucket] -= size
         if not self._running[bucket]:
             del self._running[bucket]
-        self._ended, self._seconds, self._others = now, seconds, 0.0
-        self._calm += 1
         for job in going_on:
             self._waiting.setdefault(bucket, []).append(Member(job, now))
-
-    def others_ran(self, seconds: float) -> None:
-        """A short batch took so long."""
-        self._calm = 0
-        if self._waiting:
-            self._others += seconds
 
     def rooms(self, slots: int, state_bytes: int) -> dict[str, int]:
         """How many jobs to pull, by queue: one budget for each slot at a time, within what all slots can use and what memory allows.
@@ -221,7 +199,7 @@ class LongWork:
     def _batch(self, bucket: Bucket, members: list[Member], slots: int) -> list[Member]:
         """Those that take this step: what fits into the budget, and no more than a slot's share of the bucket. At least one."""
         steps, residency = self._step_times(bucket), self._residencies().get(bucket.queue)
-        budget = self._budget(steps, len(members))
+        budget = steps.target if len(members) >= steps.target else steps.best
         step = steps.predict(budget)
         start = residency.start_seconds * budget / step if residency is not None and step else 0.0  # in usual jobs, as the budget
         share = ceil((len(members) + self._running[bucket]) / slots)
@@ -243,12 +221,8 @@ class LongWork:
                 break
         return batch
 
-    def _budget(self, steps: StepTimes, waiting: int) -> int:
-        target = steps.target
-        if self.courteous:
-            return max(steps.smallest(COURTEOUS), steps.best // LEAST)
-        tries = waiting >= target and (target < steps.best or self._calm >= CALM)
-        return target if tries else steps.best
+    def _most_urgent(self) -> Bucket:
+        return min(self._waiting, key=lambda bucket: min(member.due for member in self._waiting[bucket]))
 
     def _round(self, kept: Mapping[Bucket, list[Member]]) -> float:
         """Seconds until each of these has taken a step."""

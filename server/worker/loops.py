@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -25,7 +26,8 @@ from server.worker.slots import Slots
 
 log = logs.get(__name__)
 
-BLOCK_MS = 500
+T = TypeVar("T")
+
 RECLAIM_EVERY = 1.0
 AWAY_PAUSE = 0.25
 LOADING_PAUSE = 0.02
@@ -71,7 +73,7 @@ class Receiver:
                 self._metrics.redeliveries.inc()
                 return []
             self._next_reclaim = time.monotonic() + RECLAIM_EVERY
-        jobs = self._queue.take(served, pull.items, BLOCK_MS if pull.block else 0, pull.long)
+        jobs = self._queue.take(served, pull.items, int(pull.block * 1000), pull.long)
         if self._away:
             log.info("queue back")
         self._away = False
@@ -100,12 +102,21 @@ def work(queue: WorkerQueue, slots: Slots, receiver: Receiver, bundles: LoadedBu
     """Look or, with what was found, schedule → run → answer, until the worker is drained. There is one hand more than there are slots."""
     torch.set_num_threads(threads)
     ran = False
-    while (task := _next(queue, slots, hand, ran=ran)) is not None:
+    while (task := _next(queue, slots.next, hand, ran=ran)) is not None:
         ran = isinstance(task, Running)
         if isinstance(task, Running):
             _compute(queue, slots, bundles, answers, task, hand)
         else:
             receiver.look(task)
+
+
+def take_steps(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: Answers, threads: int, hand: int) -> None:
+    """The steps of long jobs, until the worker is drained. There are as many such hands as slots."""
+    torch.set_num_threads(threads)
+    ran = False
+    while (running := _next(queue, slots.next_step, hand, ran=ran)) is not None:
+        ran = True
+        _compute(queue, slots, bundles, answers, running, hand)
 
 
 def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: Answers, running: Running, hand: int) -> None:
@@ -156,14 +167,14 @@ def _hand_back(queue: WorkerQueue, jobs: list[Delivery]) -> None:
         log.error("jobs not handed back: other workers will find them by themselves", jobs=len(jobs), reason=str(away))
 
 
-def _next(queue: WorkerQueue, slots: Slots, hand: int, *, ran: bool) -> Running | Pull | None:
+def _next(queue: WorkerQueue, next_: Callable[[bool], T], hand: int, *, ran: bool) -> T | None:
     """What this hand does next; before it does anything but the next batch, nothing that it `ran` is suspected of what others run."""
     if ran and queue.records_suspects:
-        if (running := slots.next(wait=False, looks=False)) is not None:
+        if (running := next_(False)) is not None:
             return running
         with suppress(RedisAway):
             queue.end(hand)
-    return slots.next()
+    return next_(True)
 
 
 def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running, hand: int) -> Iterator[Result]:
@@ -186,7 +197,7 @@ def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Runn
             slots.too_large(running.bucket, round(sum(map(executor.weight, result.jobs))))
             continue
         if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not result.cold:
-            slots.measured(running.bucket, result.size, result.seconds)
+            slots.measured(running, result.size, result.seconds)
         yield result
     if later:
         yield from _dropped(executor, running, wanted())

@@ -20,7 +20,7 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
-from server.process import secrecy
+from server.process import priorities, secrecy
 from server.process.exits import CRASHED, MISUSE
 from server.process.stop_signals import StopSignals
 from server.queue.errors import RedisAway
@@ -31,12 +31,13 @@ from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker import compiled_cache
 from server.worker.batcher import Batcher
+from server.worker.batches import LONG_BLOCK
 from server.worker.fetching import Fetching
 from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.long_work import LongWork
-from server.worker.loops import BLOCK_MS, Receiver, leave, work
+from server.worker.loops import Receiver, leave, take_steps, work
 from server.worker.measurements import Measurements
 from server.worker.model_memory import ModelMemory
 from server.worker.rechecks import Rechecks
@@ -101,7 +102,7 @@ class Worker:
             defaults={*settings.default_models.values(), *settings.starter_bundles},
         )
         long = LongWork(self._bundles.step_times, self._bundles.stepwise)
-        self._slots = Slots(layout.slots, Batcher(self._bundles.step_times, long), layout.state_bytes)
+        self._slots = Slots(layout.slots, Batcher(self._bundles.step_times), long, layout.state_bytes)
         self._fetching = Fetching(self._queue, self._slots)
         self._receiver = Receiver(self._queue, self._slots, self._bundles, self._fetching, metrics)
         self._memory = ModelMemory(layout.model_bytes)
@@ -131,7 +132,9 @@ class Worker:
         self._thread("measure", self._measure)
         answering = self._thread("answer", self._answers.write_forever)
         self._thread("fetch", self._fetching.run)
-        working = [self._thread(f"work-{hand}", partial(self._work, hand)) for hand in range(self._layout.slots + 1)]
+        slots = self._layout.slots
+        working = [self._thread(f"work-{hand}", partial(self._work, hand)) for hand in range(slots + 1)]
+        working += [self._thread(f"step-{hand}", partial(self._take_steps, hand)) for hand in range(slots + 1, 2 * slots + 1)]
 
         signals.wait()
         log.info("worker drains", id=self._queue.id)
@@ -144,11 +147,16 @@ class Worker:
                 self._fetching.close()
             if signals.wait(0.02):
                 break
-        self._slots.await_look(2 * BLOCK_MS / 1000)  # what the last look at the queue brings is handed back too
+        self._slots.await_look(2 * LONG_BLOCK)  # what the last look at the queue brings is handed back too
         self._end(answering)
 
     def _work(self, hand: int) -> None:
         work(self._queue, self._slots, self._receiver, self._bundles, self._answers, self._layout.threads, hand)
+
+    def _take_steps(self, hand: int) -> None:
+        if self._layout.device.type == "cpu":
+            priorities.lower_own()
+        take_steps(self._queue, self._slots, self._bundles, self._answers, self._layout.threads, hand)
 
     def _end(self, answering: threading.Thread) -> None:
         unread = self._fetching.unread()  # first: what arrives before the next line is in both

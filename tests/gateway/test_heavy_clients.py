@@ -14,7 +14,8 @@ import pytest
 from server.gateway import heavy_clients
 from server.gateway import turns as turns_module
 from server.gateway.heavy_clients import HeavyClients
-from server.gateway.turns import LOW_PRIORITY, Turns
+from server.gateway.turns import Turns
+from server.process.priorities import LOW
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ async def test_who_has_long_work_gets_threads_of_low_priority_and_nobody_else(tu
     assert await turns.run("much", priority) == before
     await turns.run("much", lambda: busy(0.15))
     await turns.run("little", lambda: busy(0.02))
-    assert await turns.run("much", priority) == before + LOW_PRIORITY
+    assert await turns.run("much", priority) == before + LOW
     assert await turns.run("little", priority) == before
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
@@ -61,7 +62,7 @@ async def test_a_call_that_takes_long_goes_on_at_a_low_priority_and_nobody_gets_
         long.append(priority())
 
     await turns.run("much", work)
-    assert long == [before + LOW_PRIORITY]
+    assert long == [before + LOW]
     assert [await turns.run(f"little {number}", priority) for number in range(8)] == [before] * 8
 
 

@@ -1,4 +1,4 @@
-"""How jobs of several steps and short ones take turns, on a clock of the test's own."""
+"""How jobs of several steps take turns, on a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from math import inf
 import pytest
 
 from server.queue.delivery import Delivery
-from server.queue.job import Priority
-from server.worker.batcher import Batcher
 from server.worker.bucket import Bucket
 from server.worker.budget import StepTimes
-from server.worker.long_work import CALM, COURTESY, HOARD, MOST_LONE, PATIENCE, LongWork
+from server.worker.long_work import HOARD, LAG, MOST_LONE, PATIENCE, QUARTER, LongWork, Share
 from tests.worker.deliveries import delivery
 
 LONG = "long@1"
-STEP, BATCH = 0.1, 0.02
-"""Seconds of a step and of a short batch, whatever their size."""
+STEP = 0.1
+"""Seconds of a step, whatever its size."""
 BUDGET = 4
 
 
@@ -46,7 +44,7 @@ class Jobs:
 
 
 class Device:
-    """One or more slots that run what the batcher says. Every batch is written down as (start, jobs)."""
+    """One or more slots that take the steps that are next. Each is written down as (start, jobs)."""
 
     def __init__(self, jobs: Jobs | None = None, slots: int = 1) -> None:
         self.jobs = jobs or Jobs()
@@ -61,50 +59,34 @@ class Device:
         queue = Bucket.of(delivery(bundle=LONG)).queue
         self.queue = queue
         self.long = LongWork(self._times, lambda: {queue: self.jobs})
-        self.batcher = Batcher(self._times, self.long)
 
     def long_job(self, steps: int, **of_delivery: object) -> Delivery:
         made = delivery(bundle=LONG, **{"queued_at": self.now, **of_delivery})
         self.totals[made.job.id] = steps
-        self.batcher.add(made)
-        return made
-
-    def short(self, **of_delivery: object) -> Delivery:
-        made = delivery(**{"queued_at": self.now, **of_delivery})
-        self.batcher.add(made)
+        self.long.add(made)
         return made
 
     def run(self) -> list[Delivery]:
-        """The next batch from its start to its end, in a worker with one slot. [] if there is none."""
-        batch = self.batcher.next(self.now, running=0, idle_slots=1, slots=self.slots)
-        if isinstance(batch, float):
+        """The next step from its start to its end, in a worker with one slot. [] if there is none."""
+        batch = self.long.next(slots=self.slots)
+        if not batch:
             return []
         self.ran.append((self.now, batch))
-        bucket = Bucket.of(batch[0])
-        seconds = STEP if self.is_long(batch) else BATCH
-        if self.is_long(batch):
-            seconds += self.jobs.start_seconds * sum(job.job.id not in self.jobs.left for job in batch)
-        self.now += seconds
-        if self.is_long(batch):
-            for job in batch:
-                self.jobs.left[job.job.id] = self.jobs.left.get(job.job.id, self.totals[job.job.id]) - 1
-            self.ended |= {id_ for id_, left in self.jobs.left.items() if not left}
-            going_on = [job for job in batch if self.jobs.left[job.job.id]]
-            self.jobs.left = {id_: left for id_, left in self.jobs.left.items() if left}
-            self.long.stepped(bucket, len(batch), going_on, self.now, seconds)
-        else:
-            self.long.others_ran(seconds)
+        self.now += STEP + self.jobs.start_seconds * sum(job.job.id not in self.jobs.left for job in batch)
+        for job in batch:
+            self.jobs.left[job.job.id] = self.jobs.left.get(job.job.id, self.totals[job.job.id]) - 1
+        self.ended |= {id_ for id_, left in self.jobs.left.items() if not left}
+        going_on = [job for job in batch if self.jobs.left[job.job.id]]
+        self.jobs.left = {id_: left for id_, left in self.jobs.left.items() if left}
+        self.long.stepped(Bucket.of(batch[0]), len(batch), going_on, self.now)
         return batch
-
-    def is_long(self, batch: list[Delivery]) -> bool:
-        return self.long.takes(batch[0])
 
     def _times(self, bucket: Bucket) -> StepTimes:
         if self.times is not None:
             return self.times
         steps = StepTimes(BUDGET)
         for size in (1, 2, 4):
-            steps.record(size, STEP if bucket.bundle == LONG else BATCH)
+            steps.record(size, STEP)
         return steps
 
 
@@ -167,101 +149,12 @@ class TestStarting:
         assert batches[6] == first + more[:1]
 
 
-def test_no_larger_batch_is_tried_while_short_requests_come() -> None:
-    device = Device()
-    device.times = StepTimes(4 * BUDGET)
-    for size in (1, 2, 4):
-        device.times.record(size, STEP)
-    for _ in range(4 * BUDGET):
-        device.long_job(10_000)
-    for _ in range(CALM):
-        device.short()
-        device.run(), device.run()
-    assert max(len(batch) for _, batch in device.ran) == BUDGET
-    for _ in range(CALM + 1):
-        device.run()
-    assert max(len(batch) for _, batch in device.ran) == 2 * BUDGET
-
-
-def test_steps_are_shorter_while_short_requests_come() -> None:
-    device = Device()
-    device.times = StepTimes(4)
-    for size, seconds in ((1, 0.03), (2, 0.043), (4, 0.08)):
-        device.times.record(size, seconds)  # two reach 0.93 of the throughput of four, one reaches 0.67
-    for _ in range(8):
-        device.long_job(10_000)
-    assert len(device.run()) == 4
-    device.short()
-    device.run()
-    assert [len(device.run()) for _ in range(COURTESY)] == [2] * COURTESY
-    assert len(device.run()) == 4
-
-
-def test_they_are_not_much_shorter_whatever_was_measured_of_small_batches() -> None:
-    device = Device()
-    device.times = StepTimes(8)
-    for size, seconds in ((1, 0.01), (2, 0.02), (4, 0.04), (8, 0.077)):
-        device.times.record(size, seconds)
-    device.short()
-    device.run()
-    for _ in range(8):
-        device.long_job(10_000)
-    assert len(device.run()) == 2
-
-
 def test_a_new_job_joins_at_the_next_step() -> None:
     device = Device()
     first = [device.long_job(5) for _ in range(4)]
     device.run()
     newcomer = device.long_job(5, queued_at=device.now - STEP / 2)
     assert device.run() == [newcomer, *first[:3]]
-
-
-def test_a_short_request_waits_for_one_running_step_at_most() -> None:
-    device = Device()
-    for _ in range(8):
-        device.long_job(50)
-    for _ in range(10):
-        assert device.is_long(device.run())
-        came = device.short(queued_at=device.now - STEP / 2)  # while the step ran
-        assert device.run() == [came]
-
-
-@pytest.mark.parametrize(("priority", "steps_before"), [("high", 0), ("normal", 0), ("low", 50)])
-def test_a_short_request_of_low_priority_gives_way_for_five_seconds(priority: Priority, steps_before: int) -> None:
-    device = Device()
-    device.long_job(500)
-    device.run()
-    came = device.short(priority=priority)
-    before = len(device.ran)
-    while came not in device.run():
-        pass
-    assert len(device.ran) - before - 1 == pytest.approx(steps_before, abs=1)
-
-
-def test_long_work_keeps_a_quarter_of_the_device() -> None:
-    device = Device()
-    device.long_job(10_000)
-    for _ in range(2000):
-        device.short(priority="high")
-        device.run()
-    long = sum(STEP for _, batch in device.ran if device.is_long(batch))
-    assert long / device.now == pytest.approx(0.25, abs=0.03)
-
-
-def test_short_work_that_leaves_room_gets_all_it_needs() -> None:
-    device = Device()
-    device.long_job(10_000)
-    waits = []
-    for _ in range(200):
-        came = device.short()
-        asked = device.now
-        while came not in device.run():
-            pass
-        waits.append(device.now - asked)
-        while device.now < asked + 0.5:
-            device.run()
-    assert max(waits) <= STEP + BATCH + 1e-9
 
 
 def test_a_low_long_job_is_not_starved_by_high_ones_in_another_bucket() -> None:
@@ -302,36 +195,25 @@ def test_what_does_not_fit_is_passed_over_and_goes_first_in_the_end() -> None:
 def test_two_slots_share_a_bucket() -> None:
     device = Device(slots=2)
     jobs = [device.long_job(5) for _ in range(6)]
-    first = device.long.next(running=0, slots=2)
-    second = device.long.next(running=3, slots=2)
+    first = device.long.next(slots=2)
+    second = device.long.next(slots=2)
     assert (first, second) == (jobs[:3], jobs[3:])
 
 
-def test_while_one_slot_takes_a_step_another_takes_short_work_first() -> None:
-    device = Device(slots=2)
-    for _ in range(6):
-        device.long_job(5)
-    stepping = device.long.next(running=0, slots=2)
-    assert len(stepping) == 3
-    device.now = 1.0
-    came = device.short()
-    assert device.batcher.next(device.now, running=0, stepping=3, idle_slots=1, slots=2) == [came]
-
-
 class TestAlone:
+    def test_its_turn_is_told(self) -> None:
+        device = Device()
+        device.long_job(3)
+        assert device.long.lone_due == inf
+        suspect = device.long_job(3, alone=True, queued_at=-1.0, pulled_at=-1.0)
+        assert device.long.lone_due == suspect.due
+
     def test_a_suspect_takes_its_steps_by_itself_and_others_take_their_turns_between(self) -> None:
         device = Device()
         others = [device.long_job(3) for _ in range(2)]
         suspect = device.long_job(3, alone=True)
         batches = [device.run() for _ in range(6)]
         assert batches == [others, [suspect]] * 3
-
-    def test_its_step_waits_until_nothing_else_runs_in_the_worker(self) -> None:
-        device = Device(slots=2)
-        device.long_job(3, alone=True)
-        assert device.batcher.next(0.0, running=1, idle_slots=1, slots=2) == inf
-        assert device.batcher.next(0.0, running=0, stepping=2, idle_slots=1, slots=2) == inf
-        assert len(device.run()) == 1
 
     def test_few_are_in_a_worker_at_a_time(self) -> None:
         device = Device()
@@ -363,12 +245,6 @@ class TestRoom:
     def test_an_empty_worker_takes_one_job_however_large(self) -> None:
         assert list(Device(Jobs(state_bytes=1000)).long.rooms(1, 10).values()) == [1]
 
-    def test_started_jobs_take_no_room_from_short_ones(self) -> None:
-        device = Device()
-        for _ in range(HOARD * BUDGET):
-            device.long_job(100)
-        assert device.batcher.room(BUDGET, idle_slots=1) == BUDGET
-
 
 class TestDraining:
     def test_what_can_come_to_its_end_in_time_stays_and_the_others_leave(self) -> None:
@@ -385,3 +261,18 @@ class TestDraining:
         device.jobs.left = {job.job.id: 6 for job in jobs}
         assert device.long.leaving(device.now, until=device.now + 13 * STEP, slots=1) == jobs[2:]
         assert len(device.long) == 2
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_its_share_is_a_quarter_of_the_device_over_some_time(slots: int) -> None:
+    share, now, had, owed = Share(slots), 0.0, 0.0, 0
+    for _ in range(2000):
+        now += STEP
+        if share.is_owed(now, present=True):
+            share.had(STEP)
+            had, owed = had + STEP, owed + 1
+    assert had / slots / now == pytest.approx(QUARTER, abs=0.02)
+    assert not share.is_owed(now + 100, present=False)
+    assert not share.is_owed(now + 101, present=True), "nothing is owed for a time without long work"
+    assert not share.is_owed(now + 101 + LAG / QUARTER / slots, present=True)
+    assert share.is_owed(now + 101 + 1.1 * LAG / QUARTER / slots, present=True)

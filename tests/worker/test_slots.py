@@ -9,9 +9,9 @@ import pytest
 
 from server.queue.delivery import Delivery
 from server.worker.batcher import Batcher
-from server.worker.batches import Pull, Running
+from server.worker.batches import CROWDED_BLOCK, LONG_BLOCK, Pull, Running
 from server.worker.budget import StepTimes
-from server.worker.long_work import LongWork
+from server.worker.long_work import LAG, QUARTER, LongWork
 from server.worker.slots import Slots
 from tests.worker.deliveries import delivery
 
@@ -35,6 +35,11 @@ def take(made: Slots, *, wait: bool = True) -> Running | None:
     return task
 
 
+def step(made: Slots, *, wait: bool = True) -> Running | None:
+    """The next step of long jobs."""
+    return made.next_step(wait=wait)
+
+
 def look(made: Slots, *found: Delivery) -> Pull:
     """The next look at the queue, which finds these."""
     task = made.next()
@@ -45,7 +50,7 @@ def look(made: Slots, *found: Delivery) -> Pull:
 
 def test_an_idle_worker_waits_at_the_queue_for_one_batch() -> None:
     pull = look(slots())
-    assert (pull.items, pull.block) == (8, True)
+    assert (pull.items, pull.block) == (8, LONG_BLOCK)
 
 
 def test_a_slot_that_is_lent_runs_nothing_and_serves_again_later() -> None:
@@ -79,7 +84,7 @@ def test_a_busy_worker_looks_only_shortly_before_the_end_of_its_batch_and_never_
     running = take(made)
     assert running is not None
     pull = look(made)
-    assert (pull.items, pull.block) == (8, False)
+    assert (pull.items, pull.block) == (8, 0)
     assert running.expected_end - 0.1 < time.monotonic() < running.expected_end + PATIENCE
 
 
@@ -167,22 +172,52 @@ def stepping_slots(count: int = 1, seconds: float = 0.001, residency: Steps | No
     for size in (1, 2, 4, 8):
         steps.record(size, seconds)
     queue = delivery(bundle="long@1").queue
-    return Slots(count, Batcher(lambda _bucket: steps, LongWork(lambda _bucket: steps, lambda: {queue: kept})), state_bytes=1_000)
+    return Slots(count, Batcher(lambda _bucket: steps), LongWork(lambda _bucket: steps, lambda: {queue: kept}), state_bytes=1_000)
 
 
 def test_what_goes_on_takes_its_next_step_and_leaves_room_for_short_jobs() -> None:
     made, job = stepping_slots(), delivery(bundle="long@1")
     made.add([job])
     for _ in range(3):
-        running = take(made)
+        running = step(made)
         assert running is not None and running.long and running.jobs == [job]
         pull = look(made)
         assert pull.items > 0
-        assert not made.finish(running, [job]).idle
-    running = take(made)
+        made.finish(running, [job])
+        assert not made.idle
+    running = step(made)
     assert running is not None
-    assert made.finish(running, []).idle
+    made.finish(running, [])
     assert made.idle
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_short_work_never_waits_for_a_step(count: int) -> None:
+    made = stepping_slots(count)
+    made.add([delivery(bundle="long@1") for _ in range(20)])
+    steps = [step(made) for _ in range(count)]
+    assert all(steps) and step(made, wait=False) is None
+    made.add([delivery(bucket=str(number)) for number in range(count)])
+    assert all(take(made, wait=False) for _ in range(count)), "as many batches as there are slots"
+    assert take(made, wait=False) is None
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_batch_fewer_runs_where_long_work_has_had_less_than_its_share(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stepping_slots(count, seconds=LAG)
+    made.add([delivery(bundle="long@1")])
+    running = step(made)
+    assert running is not None
+    made.add([delivery(bucket=str(number)) for number in range(3 * count)])
+    for batch in [take(made, wait=False) for _ in range(count)]:
+        assert batch is not None
+        made.finish(batch)
+    later = time.monotonic() + LAG / QUARTER / count + 1
+    monkeypatch.setattr("server.worker.slots.time.monotonic", lambda: later)
+    batches = [take(made, wait=False) for _ in range(count)]
+    assert [batch is not None for batch in batches] == [True] * (count - 1) + [False]
+    made.finish(running)
+    assert take(made, wait=False)
 
 
 def test_a_step_is_not_measured_while_short_jobs_slow_it_down() -> None:
@@ -190,38 +225,41 @@ def test_a_step_is_not_measured_while_short_jobs_slow_it_down() -> None:
     made, job = stepping_slots(seconds=0.1), delivery(bundle="long@1")
     made.add([job])
 
-    def predicted_after(seconds: float) -> float:
-        running = take(made)
+    def predicted_after(seconds: float, *others: Delivery) -> float:
+        running = step(made)
         assert running is not None and running.jobs == [job]
+        made.add(list(others))
+        beside = take(made, wait=False)
         for _ in range(5):
-            made.measured(running.bucket, 1, seconds)
+            made.measured(running, 1, seconds)
         made.finish(running, [job])
-        following = take(made)
+        if beside is not None:
+            made.finish(beside)
+        following = step(made)
         assert following is not None
         made.finish(following, [job])
         return following.expected_end - following.started
 
     assert predicted_after(0.2) == pytest.approx(0.2)
-    made.add([delivery(queued_at=5.0)])
-    short = take(made)
-    assert short is not None and not short.long
-    made.finish(short)
-    assert predicted_after(0.4) == pytest.approx(0.2)
+    assert predicted_after(0.4, delivery()) == pytest.approx(0.2)
+    assert predicted_after(0.3) == pytest.approx(0.3)
 
 
 def test_a_suspect_of_several_steps_lets_the_worker_go_on_between_them() -> None:
     made, lone, short = stepping_slots(count=2), delivery(bundle="long@1", alone=True), delivery(queued_at=5.0)
     made.add([lone])
-    running = take(made)
+    running = step(made)
     assert running is not None and running.jobs == [lone]
     made.add([short])
     assert take(made, wait=False) is None, "nothing starts while its step runs"
     made.finish(running, [lone])
     between = take(made)
     assert between is not None and between.jobs == [short]
-    assert take(made, wait=False) is None, "its step waits until nothing runs"
+    assert step(made, wait=False) is None, "its step waits until nothing runs"
+    made.add([delivery(queued_at=time.monotonic() + 60)])
+    assert take(made, wait=False) is None, "and what came later waits for it"
     made.finish(between)
-    again = take(made)
+    again = step(made)
     assert again is not None and again.jobs == [lone]
 
 
@@ -229,7 +267,7 @@ def test_the_worker_looks_for_short_jobs_while_a_suspect_takes_its_step() -> Non
     made, lone = stepping_slots(), delivery(bundle="long@1", alone=True)
     made.add([lone])
     for _ in range(3):
-        running = take(made)
+        running = step(made)
         assert running is not None and running.jobs == [lone]
         pulls: list[Pull] = []
         other = threading.Thread(target=lambda here=pulls: here.append(look(made)), daemon=True)  # type: ignore[misc]
@@ -242,13 +280,13 @@ def test_the_worker_looks_for_short_jobs_while_a_suspect_takes_its_step() -> Non
 def test_draining_hands_back_between_steps_what_cannot_end_in_time() -> None:
     made, waiting, running_job = stepping_slots(), delivery(bundle="long@1", bucket="b"), delivery(bundle="long@1")
     made.add([running_job])
-    running = take(made)
+    running = step(made)
     assert running is not None
     made.add([waiting])
     assert made.drain(5.0) == [waiting]
     assert made.finish(running, [running_job]).leaving == [running_job]
     made.intake_ended()
-    assert take(made) is None
+    assert step(made) is None
 
 
 def test_what_waits_for_its_payload_counts_as_here() -> None:
@@ -289,18 +327,16 @@ class LargeSteps(Steps):
     state_bytes = 1_000
 
 
-def test_a_free_slot_neither_waits_at_the_queue_nor_asks_it_without_pause_while_no_more_states_fit() -> None:
+def test_a_free_slot_waits_only_briefly_at_the_queue_while_no_more_states_fit() -> None:
     """What waits there for a place would be found late."""
     made = stepping_slots(count=2, seconds=600.0, residency=LargeSteps())
-    assert look(made).block
-    job = delivery(bundle="long@1")
-    made.add([job])
-    running = take(made)
+    assert look(made).block == LONG_BLOCK
+    made.add([delivery(bundle="long@1")])
+    running = step(made)
     assert running is not None
-    assert made.next(wait=False) is None, "no look before the step has come some way"
+    assert look(made).block == CROWDED_BLOCK
     made.finish(running)
-    assert take(made, wait=False) is None
-    assert look(made).block
+    assert look(made).block == LONG_BLOCK
 
 
 def test_a_stop_returns_what_waits_and_what_runs() -> None:
@@ -325,7 +361,7 @@ def test_the_thread_that_finds_a_job_runs_it_and_another_one_looks_meanwhile() -
     running = made.next()
     assert isinstance(running, Running) and running.jobs == [job]
     other.join(PATIENCE)
-    assert [pull.block for pull in looks] == [True]
+    assert [pull.block for pull in looks] == [LONG_BLOCK]
 
 
 def test_no_more_batches_run_than_there_are_slots() -> None:

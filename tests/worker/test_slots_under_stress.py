@@ -55,7 +55,7 @@ class Steps:
 
 
 class Trial:
-    """A queue, one hand more than there are slots, and the thread that brings large messages."""
+    """A queue, the hands of a worker, and the thread that brings large messages."""
 
     def __init__(self, count: int, seed: int, together: threading.Barrier | None = None) -> None:
         """together: where batches wait for each other."""
@@ -64,7 +64,7 @@ class Trial:
         for size in (1, 2, 4, 8):
             steps.record(size, 60.0 * size)
         self.steps, long = Steps(), delivery(bundle=LONG).queue
-        self.slots = Slots(count, Batcher(lambda _bucket: steps, LongWork(lambda _bucket: steps, lambda: {long: self.steps})))
+        self.slots = Slots(count, Batcher(lambda _bucket: steps), LongWork(lambda _bucket: steps, lambda: {long: self.steps}))
         self.changed = threading.Condition()
         self.queue: list[Delivery] = []
         self.orphans: list[Delivery] = []
@@ -74,8 +74,9 @@ class Trial:
         self.under_way: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.faults: list[str] = []
-        chances = [random.Random(f"{seed} {number}") for number in range(count + 2)]
-        hands = [threading.Thread(target=self._work, args=(chance,), daemon=True) for chance in chances[1:]]
+        chances = [random.Random(f"{seed} {number}") for number in range(2 * count + 2)]
+        hands = [threading.Thread(target=self._work, args=(chance,), daemon=True) for chance in chances[1 : count + 2]]
+        hands += [threading.Thread(target=self._take_steps, args=(chance,), daemon=True) for chance in chances[count + 2 :]]
         self.threads = [*hands, threading.Thread(target=self._fetch, args=(chances[0],), daemon=True)]
         for thread in self.threads:
             thread.start()
@@ -110,22 +111,29 @@ class Trial:
 
     def _work(self, chance: random.Random) -> None:
         ran = False
-        while (task := (self.slots.next(wait=False, looks=False) if ran else None) or self.slots.next()) is not None:
+        while (task := (self.slots.next(wait=False) if ran else None) or self.slots.next()) is not None:
             ran = isinstance(task, Running) and chance.random() < 0.5
             if isinstance(task, Running):
                 self._compute(task, chance)
             else:
                 self._look(task, chance)
 
+    def _take_steps(self, chance: random.Random) -> None:
+        ran = False
+        while (running := (self.slots.next_step(wait=False) if ran else None) or self.slots.next_step()) is not None:
+            ran = chance.random() < 0.5
+            self._compute(running, chance)
+
     def _compute(self, running: Running, chance: random.Random) -> None:
         lone = bool(running.bucket.alone)
-        self._begin(batches=1, lone=lone)
+        kind = "steps" if running.long else "batches"
+        self._begin(**{kind: 1}, lone=lone)
         if self.together is not None:
             self._meet(self.together)
         _dawdle(chance)
         with self.changed:
             going_on = [job for job in running.jobs if running.long and self.steps.goes_on(job)]
-        self._begin(batches=-1, lone=-lone)
+        self._begin(**{kind: -1}, lone=-lone)
         self.slots.finish(running, going_on)
         with self.changed:
             self.ended.update(job.entry_id for job in running.jobs if job not in going_on)
@@ -187,9 +195,9 @@ class Trial:
         """Or, with negative numbers, end."""
         with self.changed:
             self.under_way.update(more)
-            batches, lone, looks = (self.under_way[name] for name in ("batches", "lone", "looks"))
-            if batches > self.slots.count or looks > 1 or (lone and batches > 1):
-                self.faults.append(f"{batches} batches, {lone} of them lone, and {looks} looks at once")
+            batches, steps, lone, looks = (self.under_way[name] for name in ("batches", "steps", "lone", "looks"))
+            if max(batches, steps) > self.slots.count or looks > 1 or (lone and batches + steps > 1):
+                self.faults.append(f"{batches} batches and {steps} steps, {lone} of them lone, and {looks} looks at once")
 
 
 def _dawdle(chance: random.Random) -> None:
