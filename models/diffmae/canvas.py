@@ -34,6 +34,8 @@ class Window:
     """Of one sample: all have the same hole."""
     known: Known
     """Of pixels inside masked patches that are not to be made: patches (n, M, P), made (1, M, P)."""
+    missing: Tensor | None
+    """bool (1, S, S), pixels that are to be made; None for clips."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,11 @@ class Canvas:
         spread = missing.expand(1, config.channels, *missing.shape)
         made = patchify_tubes(spread, config.patch_frames, config.patch_size)  # (1, N, P)
         masked = made.any(dim=-1)
-        split = Split.by_mask(masked, masked | self._shown(model, at))
+        seen = ~made.all(dim=-1) if config.mask_channel else ~masked
+        split = Split.of(seen & (masked | self._shown(model, at)), masked)
         patches = patchify_tubes(images, config.patch_frames, config.patch_size)
         known = Known(take(patches, split.masked.expand(len(patches), -1)), take(made, split.masked))
-        return Window(images if config.frames else images.squeeze(2), split, known)
+        return Window(images if config.frames else images.squeeze(2), split, known, None if config.frames else missing)
 
     def paste(self, model: DiffMAE, at: Place, window: Window, patches: Tensor) -> Canvas:
         """patches: (n, M, P), normalised, for the window's masked places. Pixels that are not missing stay as they are."""

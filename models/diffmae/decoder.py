@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -41,10 +41,15 @@ class Context:
     """(B, 1 + V, C), where a joint decoder starts."""
     visible_size: Tensor | None = None
     """(B, 1 + V, 1), 0 for padding."""
+    slots: Tensor | None = None
+    """(B, M), `Split.slots`, for a head over the whole picture."""
+    canvas: Tensor | None = None
+    """(B, channels + 1, H, W), the known pixels and the mask, for the same."""
 
     @cached_property
     def nbytes(self) -> int:
-        return self.positions.nbytes + sum(memory.nbytes for memory in self.memories) + (0 if self.visible is None else self.visible.nbytes)
+        optional = (self.visible, self.slots, self.canvas)
+        return self.positions.nbytes + sum(part.nbytes for part in (*self.memories, *optional) if part is not None)
 
     def rows(self, rows: slice) -> Context:
         """Of some samples, in storage of their own."""
@@ -52,8 +57,7 @@ class Context:
         def own(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows].clone()
 
-        memories = tuple(memory.rows(rows) for memory in self.memories)
-        return Context(self.positions[rows].clone(), own(self.masked_size), memories, own(self.visible), own(self.visible_size))
+        return self._each(own, tuple(memory.rows(rows) for memory in self.memories))
 
     def repeat(self, count: int) -> Context:
         """One image's context for several samples of it, without a copy."""
@@ -61,8 +65,20 @@ class Context:
         def view(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.expand(count, *value.shape[1:])
 
-        memories = tuple(memory.repeat(count) for memory in self.memories)
-        return Context(self.positions.expand(count, -1, -1), view(self.masked_size), memories, view(self.visible), view(self.visible_size))
+        return self._each(view, tuple(memory.repeat(count) for memory in self.memories))
+
+    def _each(self, change: Callable[[Tensor | None], Tensor | None], memories: tuple[Memory, ...]) -> Context:
+        positions = change(self.positions)
+        assert positions is not None
+        return Context(
+            positions,
+            change(self.masked_size),
+            memories,
+            change(self.visible),
+            change(self.visible_size),
+            change(self.slots),
+            change(self.canvas),
+        )
 
     @staticmethod
     def join(contexts: Sequence[Context]) -> Context:
@@ -70,12 +86,16 @@ class Context:
         layers = zip(*(context.memories for context in contexts), strict=True)
         positions = [context.positions for context in contexts]
         joint = [context.visible for context in contexts if context.visible is not None]
+        slots = [context.slots.unsqueeze(-1) for context in contexts if context.slots is not None]
+        canvases = [context.canvas for context in contexts if context.canvas is not None]
         return Context(
             positions=_pad_and_join(positions),
             masked_size=_join_sizes([context.masked_size for context in contexts], positions),
             memories=tuple(_join_memories(layer) for layer in layers),
             visible=_pad_and_join(joint) if joint else None,
             visible_size=_join_sizes([context.visible_size for context in contexts], joint) if joint else None,
+            slots=_pad_and_join(slots).squeeze(-1) if slots else None,
+            canvas=torch.cat(canvases) if canvases else None,
         )
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 class Split:
     """Positions in raster order, ascending. Samples may have different numbers of them: shorter rows are padded with position 0.
 
-    A patch may be in neither half: what lies outside of an image that does not fill its grid is neither seen nor made.
+    A patch may be in neither half: what lies outside of an image that does not fill its grid is neither seen nor made. It may be in both:
+    networks with a mask channel see what is known of a patch that is to be filled.
     """
 
     visible: Tensor
@@ -40,9 +41,33 @@ class Split:
         """Masks of patches, and which patches belong to the image at all: (B, ...) each."""
         masked = masked.flatten(1)
         present = torch.ones_like(masked) if inside is None else inside.flatten(1)
-        visible, visible_size = _positions(present & ~masked)
-        filled, masked_size = _positions(present & masked)
-        return Split(visible, filled, visible_size, masked_size)
+        return Split.of(present & ~masked, present & masked)
+
+    @staticmethod
+    def of(seen: Tensor, filled: Tensor) -> Split:
+        """Masks of the patches that the encoder sees, and of those that are filled: (B, ...) each."""
+        visible, visible_size = _positions(seen.flatten(1))
+        masked, masked_size = _positions(filled.flatten(1))
+        return Split(visible, masked, visible_size, masked_size)
+
+    @staticmethod
+    def by_pixels(missing: Tensor, patch_size: int) -> Split:
+        """A mask of pixels, bool (B, H, W): patches that are known in part are seen and filled."""
+        share = F.avg_pool2d(missing.float().unsqueeze(1), patch_size).squeeze(1)
+        return Split.of(share < 1, share > 0)
+
+    @property
+    def slots(self) -> Tensor:
+        """(B, M), the position of each masked patch plus 1; 0 for padding."""
+        slots = 1 + self.masked
+        return slots if self.masked_size is None else slots * self.masked_size.squeeze(-1).long()
+
+    def missing_pixels(self, grid: tuple[int, int], patch_size: int) -> Tensor:
+        """bool (B, H, W), all pixels of the masked patches. grid: rows and columns of patches."""
+        rows, columns = grid
+        hidden = torch.zeros(len(self.masked), 1 + rows * columns, dtype=torch.bool, device=self.masked.device)
+        patches = hidden.scatter(1, self.slots, value=True)[:, 1:].view(-1, rows, columns)
+        return patches.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)
 
 
 def random_mask(batch: int, grid: tuple[int, ...], ratio: float, generator: torch.Generator) -> Tensor:

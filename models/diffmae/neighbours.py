@@ -80,7 +80,9 @@ def look_around(model: DiffMAE) -> None:
         raise ValueError(f"decoder_width: {config.decoder_width} is not the encoder's width, {config.width}: positions would not match")
     channels = Channels.of(config.width, config.patch_values)
     basis = CONTENT * cosine_basis(config.patch_size, config.channels)  # (P, channels, p, p)
-    _embed(model.patch_embed.get_parameter("proj.weight"), basis, channels)
+    convolution = model.patch_embed.get_parameter("proj.weight")
+    convolution.zero_()  # the mask's channel, too, where there is one
+    _embed(convolution[:, : config.channels], basis, channels)
     _embed(model.noise_embed.weight, basis.permute(0, 2, 3, 1).flatten(1), channels)  # flat patches have their colours last
     model.cls_token.zero_()
     model.cls_token[..., channels.own] = CONTENT * torch.randn(len(channels.own))
