@@ -85,10 +85,12 @@ class Diffusion:
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
         cleared = torch.where(hole.unsqueeze(-1), 0, pixels)
         images = ((cleared.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-        split = Split.by_mask(patches_of_pixels(hole, config.patch_size))
+        whole = not config.mask_channel
+        split = Split.by_mask(patches_of_pixels(hole, config.patch_size)) if whole else Split.by_pixels(hole, config.patch_size)
         noise = counter_noise(torch.arange(first, first + len(pixels)), split, config.patch_values, self.temperature)
         sampler = Sampler(Method.DDIM, self.steps, spacing=self.spacing)
-        answer = inpaint(self.model, images, split, sampler, noise, known=known_pixels(self.model, images, split, hole))
+        known = known_pixels(self.model, images, split, hole)
+        answer = inpaint(self.model, images, split, sampler, noise, known=known, missing=hole)
         return torch.where(hole.unsqueeze(-1), to_pixels(answer.pictures, config.mean, config.std), pixels)
 
 

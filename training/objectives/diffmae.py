@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,10 @@ class DiffMAESettings(Settings):
     min_snr: float | None = Field(default=None, gt=0)
     """Weight each time by its signal-to-noise ratio, cut off here ("min-SNR", arXiv 2303.09556; divided by the ratio where noise is the
     target). None: all times alike, as DiffMAE."""
+    least_weight: float = Field(default=0.0, ge=0)
+    """The least that a time counts where there is `min_snr`: from pure noise on a filling is decided, and its own weight there is 0."""
+    pure: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples at the last time, where there is only noise and every filling begins; the others' times are uniform."""
     pixel_weight: float = Field(default=1.0, ge=0)
     """Weight of the pixels' loss beside that of `clip_width` features, whose weight is the model's; 0: features are the only target."""
     parts: int = Field(default=1, gt=0)
@@ -46,6 +51,24 @@ class DiffMAESettings(Settings):
         if min(value.values()) < 0 or sum(value.values()) <= 0:
             raise ValueError("odds are not negative, and not all 0")
         return value
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What chance decides of a batch."""
+
+    split: Split
+    t: Tensor
+    """(B,)."""
+    noise: Tensor
+    """(B, M, P), normal."""
+    missing: Tensor | None = None
+    """bool (B, H, W), the pixels that are to be made, for networks that see pixels; None: all of the masked patches."""
+
+    def part(self, rows: Tensor, split: Split) -> Drawn:
+        """Some samples, padded less."""
+        noise = self.noise[rows, : split.masked.shape[1]]
+        return Drawn(split, self.t[rows], noise, None if self.missing is None else self.missing[rows])
 
 
 class Diffusion(nn.Module):
@@ -67,31 +90,39 @@ class Diffusion(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        split, t, noise = self.drawn(batch["draw"])
-        return self.losses(need(batch, self.input), split, t, noise)
+        return self.losses(need(batch, self.input), self.drawn(batch["draw"]))
 
-    def drawn(self, draw: Tensor) -> tuple[Split, Tensor, Tensor]:
-        """Draws (B,) → masks, times (B,), and noise (B, M, P)."""
-        config = self.model.config
-        split = masks.split(draw, config.grid, self.settings.masks, self.settings.mask_ratio)
+    def drawn(self, draw: Tensor) -> Drawn:
+        """Draws (B,) → masks, times and noise."""
+        config, settings = self.model.config, self.settings
+        split, missing = self._masks(draw)
         t = draws.integers(draw, (), 0, config.schedule.steps, "time")
+        if settings.pure:
+            t = torch.where(draws.uniform(draw, (), "pure") < settings.pure, config.schedule.steps - 1, t)
         noise = draws.normal(draw, (config.patches, config.patch_values), "noise")
-        return split, t, take(noise, split.masked)
+        return Drawn(split, t, take(noise, split.masked), missing)
 
-    def losses(self, pixels: Tensor, split: Split, t: Tensor, noise: Tensor, clip_target: Tensor | None = None) -> dict[str, Tensor]:
-        """t (B,); noise (B, M, P), normal; clip_target (B, N, clip_width), features of all patches, None: the teacher's."""
+    def _masks(self, draw: Tensor) -> tuple[Split, Tensor | None]:
+        config, settings = self.model.config, self.settings
+        if not config.mask_channel:
+            return masks.split(draw, config.grid, settings.masks, settings.mask_ratio), None
+        missing = masks.missing_pixels(draw, config.image_size, config.patch_size, settings.masks, settings.mask_ratio)
+        return Split.by_pixels(missing, config.patch_size), missing
+
+    def losses(self, pixels: Tensor, drawn: Drawn, clip_target: Tensor | None = None) -> dict[str, Tensor]:
+        """clip_target: (B, N, clip_width), features of all patches, None: the teacher's."""
         if clip_target is None and self.teacher is not None:
             with torch.no_grad():
                 clip_target = self.teacher.encode_patches(pixels)
         counts, pixel_means, clip_means = [], [], []
-        for rows, part in masks.in_parts(split, self.settings.parts):
+        for rows, split in masks.in_parts(drawn.split, self.settings.parts):
             features = None if clip_target is None else clip_target[rows]
-            images, times, own_noise = pixels[rows], t[rows], noise[rows, : part.masked.shape[1]]
-            answer: Denoising = self.model(images, part, times, own_noise, features)
-            weighted = self.settings.min_snr is not None
-            pixel_means.append(self._weighted(answer, images, part, times, own_noise) if weighted else answer.loss_pixel)
+            images, part = pixels[rows], drawn.part(rows, split)
+            answer: Denoising = self.model(images, split, part.t, part.noise, features, part.missing)
+            weighted = self.settings.min_snr is not None or part.missing is not None
+            pixel_means.append(self._weighted(answer, images, part) if weighted else answer.loss_pixel)
             clip_means += [] if answer.loss_clip is None else [answer.loss_clip]
-            counts.append(t.new_tensor(part.masked.numel()) if part.masked_size is None else part.masked_size.sum())
+            counts.append(self._to_be_made(part).mean(dim=-1).sum())
         count = torch.stack(counts)  # (parts,)
         share = (count / count.sum()).to(pixel_means[0].dtype)
         pixel = term_of_mean((torch.stack(pixel_means) * share).sum(), count.sum())
@@ -107,32 +138,42 @@ class Diffusion(nn.Module):
         config, preprocess, draw = self.model.config, self._facts.preprocess, batch["draw"]
         if preprocess is None or self.input != "pixels" or config.normalise_patches or config.target is not Target.X0:
             return {}
-        split = masks.split(draw, config.grid, self.settings.masks, self.settings.mask_ratio)
-        noise = take(draws.normal(draw, (config.patches, config.patch_values), "noise"), split.masked)
+        drawn, pixels = self.drawn(draw), batch["pixels"]
+        split = drawn.split
         last = torch.full_like(draw, config.schedule.steps - 1)
-        filled = self.model.predict(noise, last, self.model.encode(batch["pixels"], split)).patches
+        filled = self.model.predict(drawn.noise, last, self.model.encode(pixels, split, missing=drawn.missing)).patches
         real = torch.ones_like(filled[..., :1]) if split.masked_size is None else split.masked_size
-        patches = self.model.patchify(batch["pixels"])
+        patches = self.model.patchify(pixels)
         index = split.masked.unsqueeze(-1).expand_as(filled)  # padding points at the first patch, and adds nothing there
         hidden = torch.zeros_like(patches).scatter_add(1, index, real.expand_as(filled)) > 0
+        if drawn.missing is not None:
+            hidden &= self.model.patchify(drawn.missing.unsqueeze(1).expand(-1, config.channels, -1, -1))
         made = torch.zeros_like(patches).scatter_add(1, index, filled * real)
         images = {"masked": patches.masked_fill(hidden, 0.0), "predicted": torch.where(hidden, made, patches)}
         return {name: to_pixels(self.model.unpatchify(image), preprocess.mean, preprocess.std) for name, image in images.items()}
 
-    def _weighted(self, answer: Denoising, pixels: Tensor, split: Split, t: Tensor, noise: Tensor) -> Tensor:
-        """The pixel loss with each sample's error weighted by its time."""
-        config = self.model.config
-        wanted = self.model.targets(pixels, split) if config.target is Target.X0 else noise
-        errors = (answer.prediction.patches - wanted).square().mean(dim=-1)  # (B, M)
-        signal = config.schedule.alphas_bar(t.device)[t]
-        ratio = signal / (1 - signal)
-        weight = ratio.clamp(max=self.settings.min_snr)
-        weight = weight if config.target is Target.X0 else weight / ratio
-        errors = errors * weight.to(errors).unsqueeze(1)
-        if split.masked_size is None:
-            return errors.mean()
-        real = split.masked_size.squeeze(-1)
-        return (errors * real).sum() / real.sum()
+    def _weighted(self, answer: Denoising, pixels: Tensor, part: Drawn) -> Tensor:
+        """The pixel loss over what is to be made, with each sample's error weighted by its time."""
+        config, settings = self.model.config, self.settings
+        wanted = self.model.targets(pixels, part.split) if config.target is Target.X0 else part.noise
+        made = self._to_be_made(part)  # (B, M, 1) or (B, M, P)
+        errors = (made * (answer.prediction.patches - wanted).square()).mean(dim=-1)  # (B, M)
+        if settings.min_snr is not None:
+            signal = config.schedule.alphas_bar(part.t.device)[part.t]
+            ratio = signal / (1 - signal)
+            weight = ratio.clamp(min=settings.least_weight, max=settings.min_snr)
+            weight = weight if config.target is Target.X0 else weight / ratio
+            errors = errors * weight.to(errors).unsqueeze(1)
+        return errors.sum() / made.mean(dim=-1).sum()
+
+    def _to_be_made(self, part: Drawn) -> Tensor:
+        """1 for what counts in the loss, 0 for padding and known pixels: (B, M, 1), or (B, M, P) with a mask of pixels."""
+        split = part.split
+        real = torch.ones_like(split.masked, dtype=torch.float32).unsqueeze(-1) if split.masked_size is None else split.masked_size
+        if part.missing is None:
+            return real
+        missing = part.missing.unsqueeze(1).expand(-1, self.model.config.channels, -1, -1)
+        return real * take(self.model.patchify(missing.float()), split.masked)
 
     def _check(self, clip_width: int | None) -> None:
         """Raises ValueError."""

@@ -28,14 +28,14 @@ def fit_last_layer(objective: Diffusion, batches: Iterable[Batch]) -> None:
     wanted = torch.zeros(size, model.decoder_pred.out_features, dtype=torch.float64)
     try:
         for batch in batches:
-            split, t, noise = objective.drawn(batch["draw"])
-            pixels = need(batch, objective.input)
+            drawn = objective.drawn(batch["draw"])
+            pixels, split, t = need(batch, objective.input), drawn.split, drawn.t
             x0 = model.targets(pixels, split)
-            model.predict(model.config.schedule.add_noise(x0, t, noise), t, model.encode(pixels, split))
+            model.predict(model.config.schedule.add_noise(x0, t, drawn.noise), t, model.encode(pixels, split, missing=drawn.missing))
             real = torch.ones_like(split.masked, dtype=torch.bool) if split.masked_size is None else split.masked_size.squeeze(-1) > 0
             features = F.pad(seen.pop()[real].double(), (0, 1), value=1.0)  # (patches, C + 1)
             products += features.T @ features
-            wanted += features.T @ (x0 if model.config.target is Target.X0 else noise)[real].double()
+            wanted += features.T @ (x0 if model.config.target is Target.X0 else drawn.noise)[real].double()
     finally:
         hook.remove()
     weights = torch.linalg.solve(products, wanted).float()

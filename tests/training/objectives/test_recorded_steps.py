@@ -20,7 +20,7 @@ from tests.golden import replay_cit, replay_diffmae, replay_flip, replay_lart, r
 from tests.golden.case import Case, read_case
 from tests.training.objectives.cases import gradients
 from training.objectives.contrastive import Contrastive, ContrastiveSettings, contrast
-from training.objectives.diffmae import DiffMAESettings, Diffusion
+from training.objectives.diffmae import DiffMAESettings, Diffusion, Drawn
 from training.objectives.lart import Actions, LARTSettings
 from training.objectives.mae import MaskedReconstruction
 from training.objectives.mavil import AudioVisualMasking
@@ -66,7 +66,7 @@ def test_diffmae(name: str) -> None:
     case = recorded(name)
     objective = Diffusion(replay_diffmae.load(case), DiffMAESettings())
     split = Split.by_noise(case.inputs["mask_noise"], case.recorded["mask_ratio"])
-    loss = objective.losses(case.inputs["image"], split, case.inputs["t"], case.inputs["eps"])["loss"]
+    loss = objective.losses(case.inputs["image"], Drawn(split, case.inputs["t"], case.inputs["eps"]))["loss"]
     check(case, "loss", loss)
     names = [name.removeprefix("grad.") for name in case.outputs if name.startswith("grad.")]
     assert names
