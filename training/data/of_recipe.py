@@ -1,0 +1,20 @@
+"""`data: {recipe: PATH}`: the data of another recipe, with the fields that stand beside it changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def of_recipe(value: Any) -> Any:
+    """What pydantic is to read in the place of `value`. Raises ValueError."""
+    if not isinstance(value, dict) or "recipe" not in value:
+        return value
+    path = Path(value["recipe"])
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"recipe: {path} cannot be read as a recipe with data ({error})") from error
+    return {**data, **{name: changed for name, changed in value.items() if name != "recipe"}}
