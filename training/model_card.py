@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card, shape_card
+from training.judging import card, restoring_card, shape_card
 from training.measure import LOGISTIC, NEAREST
 from training.recognising import card as recognising
 
@@ -14,6 +14,7 @@ _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "actions": recognising.section,
     "inpainting": card.section,
     "reconstruction": shape_card.section,
+    "restoring": restoring_card.section,
 }
 """What is measured → the part of the README about it."""
 

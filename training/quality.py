@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ from training.data import flags, motions, pictures
 from training.data.base import Source, Unreadable
 from training.data.registry import open_source
 from training.data.renders import RenderedScenes
-from training.errors import RecipeError
-from training.judging import judge, shape_report, shapes
+from training.errors import RecipeError, TrainingError
+from training.fingerprint import sha256_of_weights
+from training.judging import judge, restoring, shape_report, shapes
 from training.judging.report import summary
+from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
 from training.measure import Comparison, Report, Task
@@ -157,6 +161,41 @@ def of_reconstruction(recipe: Recipe, settings: ReconstructionQuality, network: 
             "views": len(trained_on),
         },
     )
+
+
+def of_restoring(recipe: Recipe, settings: RestoringQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Look at the test pictures, or at what was written when they were looked at. Raises TrainingError."""
+    report = restored(recipe, settings, network, Split.TEST, shop)
+    styles = [*settings.emoji.styles, settings.validation]
+    packages = [*settings.flags.packages, *(style.package for style in styles)]
+    return Measurement({"restoring": report}, data={"packages": [package.model_dump() for package in packages]})
+
+
+def restored_file(shop: Workshop, split: Split) -> Path:
+    return shop.runs / judge.FOLDER / f"restoring-{split.value}.json"
+
+
+def restored(recipe: Recipe, settings: RestoringQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
+    """How well halves of flags and emoji are restored; written to `restored_file`. The test split is looked at once: of the same weights
+    and settings the report is given again, others are refused. Raises TrainingError."""
+    file, judged = (
+        restored_file(shop, split),
+        {
+            "weights": sha256_of_weights(rounded(network).state_dict()),
+            "settings": sha256(settings.model_dump_json().encode()).hexdigest(),
+        },
+    )
+    if split is Split.TEST and file.is_file():
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if known["judged"] != judged:
+            raise TrainingError(f"{file}: the test split was looked at with other weights or settings; choose by --split val")
+        return known
+    if recipe.preprocess is None:
+        raise RecipeError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+    report = {"judged": judged, **restoring.judge(settings, network, recipe.preprocess, split, shop.cache)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
 
 
 def _rungs(settings: LadderSettings, network: ViT, source: Source, unmerged: evaluate.Right) -> list[Rung]:

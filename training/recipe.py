@@ -19,6 +19,7 @@ from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from training.data.base import Augment
 from training.data.registry import DataSettings
 from training.errors import RecipeError
+from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
 from training.objectives.registry import ObjectiveSettings
@@ -155,7 +156,7 @@ class Release(Settings):
     task: Task
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
-    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | ActionsQuality | ReconstructionQuality | None = Field(
+    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | RestoringQuality | ActionsQuality | ReconstructionQuality | None = Field(
         default=None, discriminator="kind"
     )
     """None: nothing is measured, and the bundle says so."""

@@ -16,6 +16,7 @@ from models.registry import architectures
 from models.spec import LABELLED, Weights
 from training import goal, model_card, phases, quality, report
 from training.judging import plot
+from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
 from training.phases import Workshop
@@ -88,6 +89,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_inpainting(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, ActionsQuality):
         return quality.of_actions(recipe, settings.quality, network, shop)
+    if isinstance(settings.quality, RestoringQuality):
+        return quality.of_restoring(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, ReconstructionQuality):
         return quality.of_reconstruction(recipe, settings.quality, network, shop)
     return Measurement()

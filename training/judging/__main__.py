@@ -16,6 +16,7 @@ from training import model_card, phases, quality, recipe
 from training.command import Options
 from training.errors import TrainingError
 from training.judging import judge, plot, report, shape_report, shapes
+from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.shape_settings import ReconstructionQuality
 from training.judging.turntable import network_of
 from training.phases import Workshop
@@ -44,6 +45,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, help="judge this bundle, which reconstructs, and renew its card")
     parser.add_argument("--only", default="", help="part of a name: fill holes in these ways alone, such as `Telea` or `100 steps`")
+    parser.add_argument("--phase", help="judge the network of this phase, not that of the release")
+    parser.add_argument("--split", type=Split, choices=list(Split), default=Split.VAL, help="of flags to be restored (default: val)")
     parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
     return parser.parse_intermixed_args(arguments)
 
@@ -57,7 +60,11 @@ def _judge(given: argparse.Namespace) -> None:
     if given.bundle:
         _judge_again(given.bundle, plan, shop)
         return
-    network = phases.trained_network(plan, plan.release.phase or plan.phases[-1].name, (), shop)
+    network = phases.trained_network(plan, given.phase or plan.release.phase or plan.phases[-1].name, (), shop)
+    if isinstance(plan.release.quality, RestoringQuality):
+        quality.restored(plan, plan.release.quality, network, given.split, shop)
+        print(f"wrote {quality.restored_file(shop, given.split)}")
+        return
     if isinstance(plan.release.quality, ReconstructionQuality):
         measured = quality.of_reconstruction(plan, plan.release.quality, network, shop).quality
     else:

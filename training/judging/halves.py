@@ -1,0 +1,113 @@
+"""Pictures that lose a half, and simple ways to give it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.media import patchmatch
+from training.data.pictures import Pixels
+
+
+class Half(StrEnum):
+    """The hidden one."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    UPPER = "upper"
+    LOWER = "lower"
+
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Pictures in the middle of white squares."""
+
+    pixels: Tensor
+    """uint8 (N, S, S, 3)."""
+    boxes: tuple[Box, ...]
+    """Where in its square each picture lies."""
+
+    def cut(self, pixels: Tensor) -> list[Image.Image]:
+        """Squares like these, uint8 (N, S, S, 3) → the pictures in them."""
+        return [Image.fromarray(square.numpy()).crop(box) for square, box in zip(pixels, self.boxes, strict=True)]
+
+
+def squares(images: Sequence[Image.Image], side: int) -> Squares:
+    """RGB images, each as large as its square allows."""
+    pixels, boxes = [], []
+    for image in images:
+        scale = side / max(image.size)
+        width, height = (max(1, round(scale * length)) for length in image.size)
+        left, top = (side - width) // 2, (side - height) // 2
+        square = Image.new("RGB", (side, side), "white")
+        square.paste(image.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+        pixels.append(torch.from_numpy(np.array(square)))
+        boxes.append((left, top, left + width, top + height))
+    return Squares(torch.stack(pixels), tuple(boxes))
+
+
+def hidden(half: Half, side: int) -> Tensor:
+    """bool (S, S), True in the half that is hidden."""
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    first, last = slice(side // 2), slice(side // 2, side)
+    if half in (Half.LEFT, Half.RIGHT):
+        mask[:, first if half is Half.LEFT else last] = True
+    else:
+        mask[first if half is Half.UPPER else last] = True
+    return mask
+
+
+def blank(pixels: Tensor, half: Half) -> Tensor:
+    """The visible half alone, on white. uint8 (N, S, S, 3)."""
+    return torch.where(hidden(half, pixels.shape[1]).unsqueeze(-1), 255, pixels).to(torch.uint8)
+
+
+def mirrored(pixels: Tensor, half: Half) -> Tensor:
+    """The visible half and its mirror image."""
+    flipped = pixels.flip(2 if half in (Half.LEFT, Half.RIGHT) else 1)
+    return torch.where(hidden(half, pixels.shape[1]).unsqueeze(-1), flipped, pixels)
+
+
+def visible(found: Squares, half: Half) -> list[Image.Image]:
+    """The visible halves of the pictures, cut out."""
+    middle = found.pixels.shape[1] // 2
+    images = []
+    for square, (left, top, right, bottom) in zip(found.pixels, found.boxes, strict=True):
+        box = {
+            Half.LEFT: (middle, top, right, bottom),
+            Half.RIGHT: (left, top, middle, bottom),
+            Half.UPPER: (left, middle, right, bottom),
+            Half.LOWER: (left, top, right, middle),
+        }[half]
+        images.append(Image.fromarray(square.numpy()).crop(box))
+    return images
+
+
+def exemplars(pixels: Tensor, half: Half, seed: int) -> Tensor:
+    """Patches of the visible half, by PatchMatch, as the service fills holes with them; each picture by its own seed."""
+    mask = hidden(half, pixels.shape[1]).numpy()
+    return torch.from_numpy(np.stack([_patched(square.numpy(), mask, seed + number) for number, square in enumerate(pixels)]))
+
+
+def _patched(pixels: Pixels, mask: np.ndarray, seed: int) -> Pixels:
+    """In this process: the service starts one for each level."""
+    from models.media.patchmatch_program import level
+
+    cleared, before = np.where(mask[..., None], 0, pixels).astype(np.uint8), None
+    for reduction in patchmatch.reductions(mask):
+        request, data = patchmatch.message(cleared, mask, reduction, seed, before)
+        before = patchmatch.Level(*level(request, data))
+    assert before is not None
+    filled: Any = np.where(mask[..., None], before.pixels, pixels)
+    return np.ascontiguousarray(filled, np.uint8)
