@@ -68,9 +68,11 @@ def hidden(half: Half, side: int) -> Tensor:
     return mask
 
 
-def blank(pixels: Tensor, half: Half) -> Tensor:
-    """The visible half alone, on white. uint8 (N, S, S, 3)."""
-    return torch.where(hidden(half, pixels.shape[1]).unsqueeze(-1), 255, pixels).to(torch.uint8)
+def blank(pixels: Tensor, half: Half, *, mean: bool = False) -> Tensor:
+    """The visible half alone, on white or on its mean colour. uint8 (N, S, S, 3)."""
+    mask = hidden(half, pixels.shape[1])
+    colour = pixels[:, ~mask].float().mean(dim=1).round()[:, None, None] if mean else 255
+    return torch.where(mask.unsqueeze(-1), colour, pixels).to(torch.uint8)
 
 
 def mirrored(pixels: Tensor, half: Half) -> Tensor:

@@ -37,6 +37,7 @@ from training.judging.restoring_settings import RestoringQuality, Split
 RESTORED = "restored"
 PATCHMATCH = "PatchMatch"
 ON_WHITE = "visible half on white"
+ON_MEAN = "visible half on its mean colour"
 CUT_OUT = "visible half cut out"
 MIRRORED = "mirror image"
 INTACT = "nothing hidden"
@@ -187,6 +188,7 @@ def _filled(restorer: Restorer, pixels: Tensor, half: Half, first: int) -> dict[
         RESTORED: restorer.fill(pixels, half, first),
         PATCHMATCH: halves.exemplars(pixels, half, first),
         ON_WHITE: halves.blank(pixels, half),
+        ON_MEAN: halves.blank(pixels, half, mean=True),
         MIRRORED: halves.mirrored(pixels, half),
     }
 

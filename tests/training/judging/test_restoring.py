@@ -37,7 +37,12 @@ def test_simple_ways_see_nothing_of_the_hidden_half(wide: halves.Squares) -> Non
     for half in Half:
         mask = halves.hidden(half, 32)
         other = halves.Squares(torch.where(mask.unsqueeze(-1), 77, wide.pixels).to(torch.uint8), wide.boxes)
-        for way in (halves.blank, halves.mirrored, lambda pixels, half: halves.exemplars(pixels, half, 3)):
+        for way in (
+            halves.blank,
+            lambda pixels, half: halves.blank(pixels, half, mean=True),
+            halves.mirrored,
+            lambda pixels, half: halves.exemplars(pixels, half, 3),
+        ):
             made = way(wide.pixels, half)
             assert torch.equal(made, way(other.pixels, half))
             assert torch.equal(made[:, ~mask], wide.pixels[:, ~mask])
