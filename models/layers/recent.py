@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
 
 
 class Sized(Protocol):
@@ -60,6 +64,14 @@ class Recent(Generic[Kept]):
     def _drop(self, name: str) -> None:
         if (dropped := self._kept.pop(name, None)) is not None:
             self._nbytes -= dropped[0].nbytes
+
+
+def in_own_pages(values: Tensor) -> Tensor:
+    """A copy to be kept: on a CPU it has pages of its own, which go back to the kernel with it. In the heap, what is kept for minutes lies
+    between what a step needs for a moment, so that the heap grows and can never be given back."""
+    if values.device.type != "cpu" or not values.nbytes:
+        return values.clone()
+    return torch.frombuffer(mmap.mmap(-1, values.nbytes), dtype=values.dtype).view(values.shape).copy_(values)
 
 
 @runtime_checkable

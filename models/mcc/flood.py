@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from models.layers.recent import in_own_pages
 from models.layers.steps import ExcessiveJob
 from models.mcc.lattice import Lattice
 
@@ -53,6 +54,10 @@ class Answers:
     @staticmethod
     def cat(parts: tuple[Answers, ...]) -> Answers:
         return Answers(*(torch.cat(columns) for columns in zip(*((p.cells, p.occupancy, p.colours) for p in parts), strict=True)))
+
+    def kept(self) -> Answers:
+        """A copy that is kept for long."""
+        return Answers(in_own_pages(self.cells), in_own_pages(self.occupancy), in_own_pages(self.colours))
 
     def at(self, chosen: Tensor) -> Answers:
         return Answers(self.cells[chosen], self.occupancy[chosen], self.colours[chosen])

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.layers.recent import Recent
+from models.layers.recent import Recent, in_own_pages
 from models.layers.steps import Continuing, Finished, State, Tensors, await_device
 from models.mcc.flood import Answers, Flood, Limits, nested
 from models.mcc.lattice import Lattice
@@ -147,7 +147,7 @@ class ReconstructionSteps:
         if missing:
             made = self._model.remember(torch.stack([latents[index] for index in missing]).to(self._model.cls_token.dtype))
             for row, index in enumerate(missing):
-                known[index] = Scene(made.keys[:, row : row + 1].clone(), made.values[:, row : row + 1].clone())
+                known[index] = Scene(in_own_pages(made.keys[:, row : row + 1]), in_own_pages(made.values[:, row : row + 1]))
         scenes = [scene for scene in known if scene is not None]
         if missing and any(names):
             await_device(self._device)
@@ -191,7 +191,7 @@ class ReconstructionSteps:
         if job.flood.ended:
             if job.flood.asked and job.name:  # else the earlier answers held more
                 await_device(self._device)
-                self._asked.keep(job.name, Asked(job.flood.lattice, job.flood.limits.threshold, job.flood.known))
+                self._asked.keep(job.name, Asked(job.flood.lattice, job.flood.limits.threshold, job.flood.known.kept()))
             return Finished(self._answer(job))
         return Continuing(job, self._preview(job) if wanted else None)
 
