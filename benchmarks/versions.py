@@ -7,14 +7,21 @@ Where the model costs nothing it also shows the CPU time of each process for a r
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import av
+import httpx
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +34,11 @@ NULL = "null-0"
 PROCESSES = {"gateway": "opsin gateway", "worker": "opsin worker", "queue": "valkey"}
 """Process → what its command line holds."""
 WARM = 2.0
+STEPS = 50
+"""Of each inpainting."""
+INPAINTERS = 48
+"""Clients: more than fit into the batches of two slots."""
+CLIP = HERE / "server" / "tasks" / "sample.mp4"
 MAKE_BUNDLES = """
 import sys
 from pathlib import Path
@@ -43,6 +55,14 @@ class Version:
     name: str
     checkout: Path
     folder: Path
+
+    def bundles(self, *names: str) -> Path:
+        """A folder of these bundles, which ship with this version."""
+        folder = self.folder / f"only-{names[0]}"
+        if not folder.exists():
+            for name in names:
+                shutil.copytree(self.checkout / "bundles" / name, folder / name)
+        return folder
 
     @property
     def python(self) -> str:
@@ -78,6 +98,48 @@ def overhead_alone(version: Version, seconds: float) -> dict[str, float]:
         return {ALONE: report.overhead_ms}
 
 
+def images_of_the_reference(version: Version, seconds: float) -> dict[str, float]:
+    """Images/s of the reference bundle with 16 clients."""
+    with service.running(version.folder / "reference", checkout=version.checkout) as url:
+        report = burst(url, reference.NAME, version.folder.parent / "pictures", ["--clients", 16, "--warm", 4, "--seconds", seconds])
+        return {IMAGES: report.per_second}
+
+
+def steps_of_inpainting(version: Version, seconds: float) -> dict[str, float]:
+    """Steps/s of the inpainting that ships, saturated."""
+    image = next((version.folder.parent / "pictures").iterdir()).read_bytes()
+    with service.running(version.bundles("inpaint"), checkout=version.checkout) as url:
+        query = {"mask": "center", "steps": STEPS, "method": "network"}
+        return {INPAINTING: STEPS * answered(f"{url}/v1/inpaint", image, "image/jpeg", query, INPAINTERS, seconds)}
+
+
+def frames_of_actions(version: Version, seconds: float) -> dict[str, float]:
+    """Frames/s of the actions bundle that ships, as many clips at once as there are CPUs."""
+    with av.open(str(CLIP)) as clip:
+        frames = sum(1 for packet in clip.demux(video=0) if packet.size)
+    with service.running(version.bundles("actions", "movenet", "actions-lart"), checkout=version.checkout) as url:
+        clips = answered(f"{url}/v1/actions", CLIP.read_bytes(), "video/mp4", {"detail": "fast"}, os.cpu_count() or 1, 2 * seconds)
+        return {ACTIONS: frames * clips}
+
+
+def answered(url: str, content: bytes, media_type: str, query: Mapping[str, Any], clients: int, seconds: float) -> float:
+    """Answers a second in a closed loop, between the first and the last that came after it is warm."""
+    came: list[float] = []
+    warm, end = time.monotonic() + WARM, time.monotonic() + WARM + seconds
+
+    def ask() -> None:
+        with httpx.Client(timeout=120) as client:
+            while time.monotonic() < end:
+                client.post(url, params=query, content=content, headers={"Content-Type": media_type}).raise_for_status()
+                came.append(time.monotonic())
+
+    with ThreadPoolExecutor(clients) as pool:
+        for one in [pool.submit(ask) for _ in range(clients)]:
+            one.result()
+    counted = sorted(moment for moment in came if moment >= warm)
+    return (len(counted) - 1) / (counted[-1] - counted[0])
+
+
 def cpu_seconds() -> dict[str, float]:
     """User and system time of the running service's processes."""
     spent = dict.fromkeys(PROCESSES, 0.0)
@@ -94,9 +156,15 @@ def cpu_seconds() -> dict[str, float]:
 
 NO_MODEL = "no model, 16 clients"
 ALONE = "one client alone: total − prepare − inference"
+IMAGES = "reference bundle, 16 clients"
+INPAINTING = "inpainting, saturated"
+ACTIONS = "actions, a clip for each CPU"
 FIGURES = (
     Figure(NO_MODEL, "requests/s", "higher", requests_without_model),
     Figure(ALONE, "ms", "lower", overhead_alone),
+    Figure(IMAGES, "images/s", "higher", images_of_the_reference),
+    Figure(INPAINTING, "steps/s", "higher", steps_of_inpainting),
+    Figure(ACTIONS, "frames/s", "higher", frames_of_actions),
 )
 
 
@@ -104,11 +172,11 @@ Values = dict[str, dict[str, list[float]]]
 """Label → version → one value per round."""
 
 
-def compare(versions: Sequence[Version], rounds: int, seconds: float, console: Console) -> Values:
+def compare(figures: Sequence[Figure], versions: Sequence[Version], rounds: int, seconds: float, console: Console) -> Values:
     """The order of the versions changes from round to round."""
     values: Values = {}
     for number in range(rounds):
-        for figure in FIGURES:
+        for figure in figures:
             for version in versions if number % 2 == 0 else reversed(versions):
                 measured = figure.measure(version, seconds)
                 for label, value in measured.items():
@@ -133,6 +201,7 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="the checkout to compare with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of counted load per measurement")
+    parser.add_argument("--only", choices=[figure.label for figure in FIGURES], action="append", help="these figures, in place of all")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(*machine.describe().lines(), sep="\n")
@@ -146,7 +215,8 @@ def main() -> None:
         ]
         for version in versions:
             subprocess.run([version.python, "-c", MAKE_BUNDLES, str(version.folder)], cwd=version.checkout, check=True)
-        show(compare(versions, options.rounds, options.seconds, console), console)
+        figures = [figure for figure in FIGURES if options.only is None or figure.label in options.only]
+        show(compare(figures, versions, options.rounds, options.seconds, console), console)
 
 
 if __name__ == "__main__":
