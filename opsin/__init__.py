@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opsin.reconstruction import Reconstruction
     from opsin.results import Classification, Merging, Model, Prediction, Readiness, Timing
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AsyncClient",

@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     """What workers keep from one start to the next. None: `opsin` in the user's cache folder."""
     redis_url: str | None = None
     """None: the supervisor starts a private Valkey. `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/MASTER/db`."""
+    key_prefix: str = "opsin:"
+    """What the names of all keys in Redis begin with: several services share one Redis by it."""
     workers: int = Field(default=1, ge=0)
     gateways: int = Field(default=1, ge=1)
     metrics_host: str | None = None
@@ -102,6 +104,13 @@ class Settings(BaseSettings):
         for proxy in proxies:
             ip_network(proxy, strict=False)  # ValueError says what is wrong with it
         return proxies
+
+    @field_validator("key_prefix")
+    @classmethod
+    def _without_braces(cls, prefix: str) -> str:
+        if set(prefix) & set("{}"):
+            raise ValueError("braces are not allowed: they say which keys of a Redis Cluster lie together")
+        return prefix
 
     @field_validator("device")
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 """Compiled loops are the same for all tests."""

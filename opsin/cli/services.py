@@ -132,7 +132,7 @@ def settings_of(config: Path | None, **overrides: Any) -> Settings:
         from pydantic_settings import SettingsError
         from yaml import YAMLError
 
-        from server.queue.connect import parse
+        from server.queue.connect import parse, unsuitable
         from server.settings import load
     except ModuleNotFoundError as error:
         raise lacks(error) from error
@@ -160,6 +160,8 @@ def settings_of(config: Path | None, **overrides: Any) -> Settings:
             parse(settings.redis_url)
         except ValueError as error:
             raise Misuse(f"setting redis_url: {error}") from error
+        if why := unsuitable(settings.redis_url):
+            raise Misuse(f"setting redis_url: {why}")
     _require_tasks(settings)
     return settings
 

@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> GatewayApp:
     dispatcher = Dispatcher(settings.redis_url, settings)
     counted = GatewayMetrics()
     dispatcher.count_items = counted.count_items
+    dispatcher.counted = counted.recent
     directory = Directory(dispatcher, settings)
     desertion = Desertion(settings, directory)
     ticks = Ticks()
@@ -79,19 +80,16 @@ def create_app(settings: Settings) -> GatewayApp:
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
         ticks=ticks,
-        status=Status(dispatcher, counted.recent),
+        status=Status(dispatcher),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
-        tasks_of_ours = [
-            asyncio.create_task(work) for work in (desertion.watch_forever(), gateway.status.tell_forever(), counted.give_forever())
-        ]
+        tasks_of_ours = [asyncio.create_task(work) for work in (desertion.watch_forever(), counted.give_forever())]
         yield
         for task in tasks_of_ours:
             task.cancel()
-        await gateway.status.tell()
         await presenting.close()
         await dispatcher.close()
         turns.close()

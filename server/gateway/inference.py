@@ -26,7 +26,7 @@ from server.media import headers, images
 from server.media.errors import MediaError
 from server.process.frames import without_frames
 from server.queue.dispatch import Dispatcher
-from server.queue.job import RECORDS, Job, Priority, Reply
+from server.queue.job import Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
 from server.queue.room import INLINE_BYTES
 from server.tasks.base import Arrays, Item, Outputs, Task
@@ -217,7 +217,6 @@ class Inference:
                 owner=owner_of(visit.client),
                 work_ms=self._work_ms(asked, arrays),
                 takes_long=asked.task.takes_long,
-                needs=RECORDS if record else "",
             )
             for index, arrays in enumerate(arrays for item in prepared for arrays in item)
         ]

@@ -6,25 +6,20 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import msgspec
 
 from server.gateway import directory
 from server.gateway.rfc3339 import rfc3339
 from server.queue.dispatch import Dispatcher, Fleet
-from server.queue.errors import RedisAway
-from server.queue.history import STEP_S, Lately
 from server.queue.job import ServedBundle
 from server.queue.record import Ongoing
+from server.queue.status import STEP_S, Lately
 from server.telemetry import logs
-from server.telemetry.tally import DURATION, Tally, quantile
+from server.telemetry.tally import DURATION, quantile
 
-TELL_EVERY_S = 1.0
 NEWS_S = 1.0
 """How old an answer may be."""
-MOST_JOBS = 20
-"""That are listed."""
 
 log = logs.get(__name__)
 
@@ -126,45 +121,25 @@ class StatusDocument(msgspec.Struct, frozen=True):
 
 
 class Status:
-    """Of one gateway: tells what it has counted, and reads what all have."""
+    """The document of `GET /v1/status`, of one gateway."""
 
-    def __init__(self, dispatcher: Dispatcher, tally: Tally) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._tally = tally
         self._reading = asyncio.Lock()
         self._read_at = -NEWS_S
         self._latest = b""
-
-    async def tell_forever(self) -> None:
-        while True:
-            await asyncio.sleep(TELL_EVERY_S)
-            try:
-                await self.tell()
-            except Exception:
-                log.exception("telling the history what was counted failed")
-
-    async def tell(self) -> None:
-        """While Redis is away, what was counted waits."""
-        counts = self._tally.take()
-        if counts:
-            try:
-                await self._dispatcher.history.tell(counts)
-            except RedisAway:
-                self._tally.give_back(counts)
 
     async def read(self) -> bytes:
         """The document as JSON, at most a second old. Raises RedisAway."""
         async with self._reading:
             if time.monotonic() - self._read_at >= NEWS_S:
-                with suppress(RedisAway):
-                    await self.tell()
+                await self._dispatcher.refresh()  # tells what this gateway has counted
                 self._latest = msgspec.json.encode(await self._document())
                 self._read_at = time.monotonic()
         return self._latest
 
     async def _document(self) -> StatusDocument:
-        lately, fleet = await self._dispatcher.history.read(), await self._dispatcher.fleet()
-        recorded, ongoing = await self._dispatcher.records.load(), await self._dispatcher.records.ongoing(MOST_JOBS)
+        lately, fleet = await self._dispatcher.status.read(), await self._dispatcher.fleet()
         return StatusDocument(
             time=rfc3339(lately.now_ms),
             gateways=lately.gateways,
@@ -173,8 +148,8 @@ class Status:
                 for worker in sorted(fleet.workers, key=lambda worker: worker.id)
             ],
             queue=[StatusQueue(row.bundle, row.priority, row.waiting, row.running, row.oldest_s) for row in lately.queue],
-            jobs=StatusJobs(recorded.counts.get("queued", 0), recorded.counts.get("running", 0)),
-            long_jobs=[_long_job(job, lately.now_ms) for job in ongoing],
+            jobs=StatusJobs(lately.records.counts.get("queued", 0), lately.records.counts.get("running", 0)),
+            long_jobs=[_long_job(job, lately.now_ms) for job in lately.ongoing],
             bundles=_bundles(fleet, lately),
             history=_history(lately),
             dead_letters=[DeadLetter(rfc3339(letter.time_ms), letter.bundle, letter.reason) for letter in lately.letters],

@@ -51,14 +51,27 @@ KNOWN = (
     redis.exceptions.NoPermissionError,
 )
 """Those of which redis-py takes the first word away."""
-NOT_PERMITTED = "ACL failure in script"
-"""How such an error begins where a script was let in and one of its commands was not."""
+REFUSED_SCRIPTS = ("ACL failure in script", "Error compiling script")
+"""How such errors begin where a script was let in and one of its commands was not, or where an older server does not understand it."""
+OLDEST = 7
+"""Major version of Redis whose scripts may say that they run above its maxmemory. Every Valkey calls itself at least that."""
 
 
 def refusal(error: BaseException) -> str:
     """What the server said, if it answered and refuses to work for now; else empty."""
     said = str(error)
-    return said if isinstance(error, KNOWN) or said.partition(" ")[0] in REFUSALS or said.startswith(NOT_PERMITTED) else ""
+    return said if isinstance(error, KNOWN) or said.partition(" ")[0] in REFUSALS or said.startswith(REFUSED_SCRIPTS) else ""
+
+
+def unsuitable(url: str) -> str:
+    """Why this server cannot hold the queue; empty if it can, or if it does not answer now: then it is away, and may come back."""
+    with connect(url) as client:
+        try:
+            version = str(client.info("server").get("redis_version", ""))
+        except redis.exceptions.RedisError:
+            return ""
+    major = version.partition(".")[0]
+    return f"Redis {version} is too old: use Redis or Valkey {OLDEST} or newer" if major.isdigit() and int(major) < OLDEST else ""
 
 
 @contextmanager

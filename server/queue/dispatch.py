@@ -9,35 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
 from models.bundle import BundleSpec
+from server.process.identity import process_id
 from server.process.interruption import Limit, Ticks
-from server.queue import foreign_keys, keys, lua
-from server.queue.background import Background
+from server.queue import keys
 from server.queue.connect import away_is_one_error, connect_async
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
-from server.queue.fleet import Fleet
-from server.queue.fleet_reader import FleetReader
-from server.queue.freight import Freight
-from server.queue.history import History
-from server.queue.identity import process_id
+from server.queue.fleet import Fleet, FleetReader
 from server.queue.inbox import Inbox, Waiting
-from server.queue.job import Job, Progress, Reply, later
-from server.queue.load import Load, QueueDepth
-from server.queue.presence import Presence
+from server.queue.job import GATEWAY_FORMS, Job, Progress, Reply, later
+from server.queue.keys import Keyspace
+from server.queue.pieces import Freight
+from server.queue.presence import Background, Presence
 from server.queue.records import Records
-from server.queue.reservation import Reservation
 from server.queue.room import Room
 from server.queue.scenes import Scenes
-from server.queue.shares import Claim
-from server.queue.statistics import Statistics
+from server.queue.shares import Claim, Load, QueueDepth, Reservation
+from server.queue.status import Status
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
@@ -50,8 +46,6 @@ NO_LIMIT: AbstractContextManager[object] = nullcontext()
 LOOK_WHILE_AWAY_S = 0.1
 SWEEP_AFTER_BEATS = 0.9
 """All gateways together sweep once in a beat."""
-FORMS = "batched-replies progress stored-replies begun"
-"""What this gateway understands beyond the oldest form of messages, as the value of `gw:<id>`; words separated by spaces."""
 
 
 @dataclass(frozen=True)
@@ -68,60 +62,77 @@ class DispatcherTimings:
     """A request is not turned away because of figures older than this."""
 
 
+class Counted(Protocol):
+    """What a gateway counts, by name."""
+
+    def take(self) -> dict[str, int]:
+        """All since the last call."""
+
+    def give_back(self, counts: Mapping[str, int]) -> None:
+        """These could not be told, and come again with the next call."""
+
+
 class Dispatcher:
     """`await start()`, then `submit_all` from any number of coroutines, then `await close()`. It starts and runs while Redis is away."""
 
-    def __init__(self, url: str, settings: Settings, timings: DispatcherTimings | None = None) -> None:
+    def __init__(self, url: str, settings: Settings, timings: DispatcherTimings | None = None, keyspace: Keyspace | None = None) -> None:
         self.id = process_id()
         """New for each start; names the reply stream."""
         self._timings = timings = timings or DispatcherTimings()
         self._redis: Any = connect_async(url)
-        self._wire = AsyncWire(self._redis)
-        self._script = {name: self._redis.register_script(lua.source(name)) for name in ("beat", "set_repository")}
+        self._wire = AsyncWire(self._redis, keyspace or Keyspace(settings.key_prefix))
         self._background = Background()
         self._presence = Presence(self._background, settings.redis_grace)
         freight = Freight(self._wire)
-        self._inbox = Inbox(self._redis, self._wire, freight, self.id, self._presence, self._background, lost_after=timings.lost_after)
-        self._fleet = FleetReader(self._redis, self._presence, timings.news)
-        self._statistics = Statistics(self._redis)
-        self.history = History(self._redis, self._presence)
-        """What has happened lately, over all gateways and workers."""
+        self._inbox = Inbox(self._wire, freight, self.id, self._presence, self._background, lost_after=timings.lost_after)
+        self._fleet = FleetReader(self._wire, self._presence, timings.news)
+        self.status = Status(self._wire, self._presence)
         self._room = Room(
-            self._redis,
             self._wire,
             freight,
             settings,
             self._presence,
             self._background,
             fresh=timings.fresh_load,
+            read=self.refresh,
             cancel=self._cancel,
         )
-        self.records = Records(self._wire, freight, settings, self._presence, self._background, self._room)
+        self._listener = AsyncWire(self._redis, self._wire.keyspace)
+        self.records = Records(self._wire, self._listener, freight, settings, self._presence, self._background, self._room)
         """Clients' jobs that outlive this gateway."""
         self.scenes = Scenes(self._wire, freight, settings, self._presence, self._background)
         self._ticks = Ticks()
         """Of the deadlines of jobs."""
         self.count_items: Callable[[str, int], object] = lambda bundle, count: None
         """Told of items of asynchronous jobs that are done: bundle and number. Of several gateways one is told."""
+        self.partition = self._wire.keyspace.digits
+        """What ids of records and scenes begin with."""
+        self.counted: Counted | None = None
+        """What this gateway counts for the history."""
+        self._beating: asyncio.Task[None] | None = None
         self._was_known = False
         self._closed = False
 
     async def start(self) -> None:
         """Connects if Redis is there; if not, it goes on trying in the background."""
         with suppress(RedisAway):
-            await self._beat()
+            await self._one_beat()
         self._background.spawn(self._beat_forever())
         self._background.spawn(self._inbox.read_forever())
 
     async def close(self) -> None:
         """Stop and sign off: workers drop what is still queued for this gateway."""
+        with suppress(RedisAway):
+            await self.refresh()  # tells what was counted
         self._closed = True
         await self._background.close()
         with suppress(RedisAway), away_is_one_error():
-            await self._redis.delete(keys.gateway(self.id), keys.replies(self.id))
-            await self._redis.srem(keys.GATEWAYS, self.id)
+            name = self._wire.keyspace.name
+            await self._wire.command("DEL", name(keys.gateway(self.id)), name(keys.replies(self.id)))
+            await self._wire.command("SREM", name(keys.GATEWAYS), self.id)
         await self._redis.aclose()
         await self._wire.close()
+        await self._listener.close()
 
     def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
         """Room for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
@@ -196,23 +207,17 @@ class Dispatcher:
     async def depth(self) -> dict[tuple[str, str], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""
         if self._room.age() > self._timings.news or self._presence.away:
-            await self._room.read_load()
+            await self.refresh()
         return dict(self._room.load.depths)
-
-    async def restarts(self) -> dict[str, int]:
-        """How often supervisors have restarted a worker, by reason. Raises RedisAway at once while Redis does not answer."""
-        return await self._presence.ask(self._statistics.restarts)
-
-    async def statistics(self, bundle: str) -> dict[str, int]:
-        """What has been counted for a bundle (see statistics.py). Raises RedisAway at once while Redis does not answer."""
-        return await self._presence.ask(lambda: self._statistics.of_bundle(bundle))
 
     async def set_repository(self, name: str, state: str) -> int:
         """`loaded` or `unloaded`: workers follow, gateways read it in `fleet().repository`.
 
         Returns the repository's revision; a worker whose `repository_revision` is as high has followed.
         """
-        revision = await self._presence.ask(lambda: self._script["set_repository"](args=[name, state]))
+        service = self._wire.keyspace.service
+        await self._presence.ask(lambda: self._wire.command("HSET", service(keys.REPOSITORY), name, state))
+        revision = await self._presence.ask(lambda: self._wire.command("INCR", service(keys.REVISION)))
         self._fleet.forget()
         return int(revision)
 
@@ -223,7 +228,7 @@ class Dispatcher:
     async def ping(self) -> bool:
         """Whether Redis can be used right now."""
         try:
-            await self._presence.ask(self._redis.ping)
+            await self._presence.ask(lambda: self._wire.command("PING"))
         except RedisAway:
             return False
         return True
@@ -244,9 +249,7 @@ class Dispatcher:
                 await asyncio.wait_for(nudge.wait(), LOOK_WHILE_AWAY_S if self._presence.away else self._timings.beat)
             nudge.clear()
             try:
-                if (away := self._presence.reason) is not None and foreign_keys.is_reason(away):
-                    foreign_keys.tell(await self._presence.at_once(lambda: self._wire.script("set_aside", *foreign_keys.ARGUMENTS)))
-                await self._beat()
+                await self._one_beat()
                 await self._inbox.send_lost_again(partial(self._room.enqueue, again=True))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):
@@ -261,11 +264,34 @@ class Dispatcher:
         """What was the master is it no more. Connections that are made now find the new one, where the name or Sentinel leads there."""
         await self._redis.connection_pool.disconnect()
         await self._wire.close()
+        await self._listener.close()
+
+    async def refresh(self) -> None:
+        """A beat between two: clock and load are new, what was counted is told. Raises RedisAway at once while Redis does not answer."""
+        self._presence.check()
+        await self._one_beat()
+
+    def _one_beat(self) -> asyncio.Future[None]:
+        """The beat that is under way, or a new one. Whoever waits may be cancelled: it goes on for the others."""
+        if self._beating is None or self._beating.done():
+            self._beating = self._background.spawn(self._beat())
+            self._beating.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look at it
+        return asyncio.shield(self._beating)
 
     async def _beat(self) -> None:
+        told = self.counted.take() if self.counted is not None else {}
+        try:
+            await self._beat_with(told)
+        except BaseException:
+            if self.counted is not None:
+                self.counted.give_back(told)
+            raise
+
+    async def _beat_with(self, told: Mapping[str, int]) -> None:
         ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
-        arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, FORMS, secrets.token_hex(4), sweep_ms]
-        known, epoch, sweeps, items, *load = await self._presence.at_once(lambda: self._script["beat"](args=arguments))
+        arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, GATEWAY_FORMS, self.partition + secrets.token_hex(3), sweep_ms]
+        arguments += (word for pair in told.items() for word in pair)
+        known, epoch, sweeps, items, *load = await self._presence.at_once(lambda: self._wire.script("beat", *arguments))
         self.records.epoch = epoch.decode()
         self._inbox.beaten(start_over=self._was_known and not known)
         self._was_known = True

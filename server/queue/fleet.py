@@ -1,14 +1,48 @@
-"""Who serves what: what a gateway knows of the workers."""
+"""Who serves what: what operators want loaded, what a gateway knows of the workers, and which content of a bundle it prepares for."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-from models.bundle import BundleSpec
-from server.queue.job import WorkerInfo
+import msgspec
+
+from models.bundle import NAME_PATTERN, BundleError, BundleSpec
+from server.queue import keys
+from server.queue.job import UnknownVersion, WorkerInfo, decode_worker
+from server.queue.presence import Presence
+from server.queue.rows import whole
+from server.queue.wire import AsyncWire
+
+STATES = frozenset({"loaded", "unloaded"})
+
+
+@dataclass(frozen=True)
+class Repository:
+    states: Mapping[str, str]
+    """Bundle name → `loaded` | `unloaded`; a name that is absent is loaded."""
+    revision: int
+    """The number of the latest change that `states` shows, or of an earlier one."""
+
+    @staticmethod
+    def of(revision: bytes, flat: Sequence[bytes]) -> Repository:
+        """From what repository.lua answers."""
+        return Repository(states_of(flat), whole(revision))
+
+
+def states_of(flat: Sequence[bytes]) -> dict[str, str]:
+    """From `[name, state, name, state, …]`. Anybody may have written to that hash: what is no bundle's name or no state is left out."""
+    texts = [item.decode(errors="replace") for item in flat]
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    return {name: state for name, state in pairs if NAME_PATTERN.fullmatch(name) and state in STATES}
+
 
 PASS_MS, LONG_JOB_MS = 50, 1000
 """What a pass, and a job of an unknown number of steps, count for before anybody has measured them."""
@@ -47,3 +81,96 @@ class Fleet:
                     items, steps = rates.get(bundle_id := f"{bundle.name}@{bundle.version}", NO_RATES)
                     rates[bundle_id] = items + bundle.items_per_second, steps + bundle.steps_per_second
         return rates
+
+
+log = logging.getLogger(__name__)
+
+_LOADING, _READY = 1, 1_000_000
+"""Any number of workers that only load a content weigh less than one that is ready to serve another."""
+
+
+class FleetReader:
+    """Reads at most once in `news` seconds, and keeps the specs, which never change under their digest."""
+
+    def __init__(self, wire: AsyncWire, presence: Presence, news: float) -> None:
+        self._wire = wire
+        self._presence = presence
+        self._news = news
+        self._by_digest: dict[str, BundleSpec] = {}
+        self._specs: dict[tuple[str, str], BundleSpec] = {}
+        self._read_at = 0.0
+        self._lock = asyncio.Lock()
+        self.latest = Fleet()
+
+    async def fleet(self, *, fresh: bool) -> Fleet:
+        asked_at = time.monotonic()
+        oldest = asked_at if fresh else asked_at - self._news
+        if self._read_at <= oldest:
+            async with self._lock:
+                if self._read_at <= oldest:
+                    read_at = time.monotonic()
+                    self.latest = await self._presence.ask(self._read)
+                    self._read_at = read_at
+        return self.latest
+
+    async def spec(self, digest: str) -> BundleSpec | None:
+        """A published spec by its SHA-256, whoever serves it; None if nobody has published it. Raises RedisAway."""
+        if digest not in self._by_digest:
+            await self._presence.ask(lambda: self._fetch([digest]))
+        return self._by_digest.get(digest)
+
+    def forget(self) -> None:
+        """What was read is known to be old."""
+        self._read_at = 0.0
+
+    async def _read(self) -> Fleet:
+        messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in await self._command("SMEMBERS", keys.WORKERS)])
+        flat = await self._wire.command("HGETALL", self._wire.keyspace.service(keys.REPOSITORY))
+        workers = tuple(worker for message in messages if message is not None and (worker := _decode(message)) is not None)
+        announced = {bundle.digest for worker in workers for bundle in worker.bundles if bundle.digest}
+        await self._fetch(sorted(announced - self._by_digest.keys()))
+        known = {name: self._by_digest[digest] for name, digest in self._prevailing(workers).items()}
+        if any(self._specs.get(name) is not spec for name, spec in known.items()):
+            self._specs = self._specs | known
+        return Fleet(workers, self._specs, states_of(flat))
+
+    def _prevailing(self, workers: Sequence[WorkerInfo]) -> dict[tuple[str, str], str]:
+        """(name, version) → the digest that most ready workers announce; without one, what is being loaded, then what was known before.
+
+        A worker whose copy is broken, or another one than the others', hides nothing."""
+        votes: dict[tuple[str, str], Counter[str]] = {}
+        for worker in workers:
+            for bundle in worker.bundles:
+                if bundle.digest in self._by_digest:
+                    weight = _READY if (worker.state, bundle.state) == ("ready", "ready") else _LOADING if bundle.state == "loading" else 0
+                    votes.setdefault((bundle.name, bundle.version), Counter())[bundle.digest] += weight
+        return {name: self._elected(name, counts) for name, counts in votes.items()}
+
+    def _elected(self, name: tuple[str, str], votes: Counter[str]) -> str:
+        return max(votes, key=lambda digest: (votes[digest], self._is_known(name, digest), digest))
+
+    def _is_known(self, name: tuple[str, str], digest: str) -> bool:
+        return name in self._specs and self._specs[name].digest() == digest
+
+    async def _fetch(self, digests: list[str]) -> None:
+        for digest, data in zip(digests, await self._values([keys.spec(digest) for digest in digests]), strict=True):
+            if data is None:  # announced before it was published: the next look finds it
+                continue
+            try:
+                self._by_digest[digest] = BundleSpec.from_bytes(data, f"spec {digest[:12]}").published_as(digest)
+            except BundleError as error:
+                log.warning("a worker serves a bundle that this gateway cannot read: %s", error)
+
+    async def _values(self, names: list[str]) -> list[bytes | None]:
+        return await self._command("MGET", *names) if names else []
+
+    async def _command(self, command: str, *names: str) -> Any:
+        return await self._wire.command(command, *map(self._wire.keyspace.name, names))
+
+
+def _decode(message: bytes) -> WorkerInfo | None:
+    try:
+        return decode_worker(message)
+    except (UnknownVersion, msgspec.MsgspecError) as error:
+        log.warning("a worker announces itself in a form that this gateway cannot read: %s", error)
+        return None

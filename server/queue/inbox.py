@@ -8,17 +8,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from server.queue import keys
-from server.queue.background import Background
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
-from server.queue.freight import Freight
 from server.queue.job import Failure, Job, Progress, Reply, UnknownVersion, decode_arrays, decode_progress, decode_reply
-from server.queue.presence import Presence
+from server.queue.pieces import Freight
+from server.queue.presence import Background, Presence
 from server.queue.wire import AsyncWire
 
 log = logging.getLogger(__name__)
@@ -59,7 +57,6 @@ class Inbox:
 
     def __init__(
         self,
-        commands: Any,
         wire: AsyncWire,
         freight: Freight,
         gateway: str,
@@ -71,9 +68,8 @@ class Inbox:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
         self._freight = freight
         self._background = background
-        self._redis = commands
         self._wire = wire
-        self._stream = keys.replies(gateway)
+        self._stream = wire.keyspace.name(keys.replies(gateway))
         self._presence = presence
         self._lost_after = lost_after
         self._waiting: dict[str, Waiting] = {}
@@ -118,7 +114,9 @@ class Inbox:
         overdue = [one for one in self._waiting.values() if one.may_be_lost and one.sent_at is not None and one.sent_at < before]
         if not overdue:
             return
-        marks = await self._presence.ask(lambda: self._redis.mget([keys.job(waiting.job.id) for waiting in overdue]))
+        marks = await self._presence.ask(
+            lambda: self._wire.command("MGET", *(self._wire.keyspace.name(keys.job(waiting.job.id)) for waiting in overdue))
+        )
         gone = [waiting for waiting, mark in zip(overdue, marks, strict=True) if mark is None]
         if not gone:
             return
@@ -171,9 +169,6 @@ class Inbox:
                 log.warning("entry %s of the reply stream is no reply", entry_id)
 
     def _open(self, flat: list[bytes]) -> None:
-        if flat[0] == b"id":  # one reply, {id, job, reply, message}: of a worker that writes them one by one
-            self._hand_over(flat[1], flat[3])
-            return
         if flat[0] == b"progress":
             for job_id, message in zip(flat[2::2], flat[3::2], strict=True):
                 self._tell(job_id, message)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import redis
@@ -29,6 +29,14 @@ READS = 2
 """Of streams whose groups may be missing, in one look."""
 
 
+class Left(NamedTuple):
+    """What waits in a work stream."""
+
+    jobs: int
+    since_ms: int
+    """When the next of them was queued, on Redis' clock; 0: before that was set back."""
+
+
 class Intake:
     def __init__(self, link: Link, worker_id: str, outcomes: Outcomes, forms: frozenset[str]) -> None:
         """forms: what this worker understands of what jobs may need."""
@@ -42,20 +50,17 @@ class Intake:
         """Such jobs."""
         self._overlooked = False
         """Whether more may be pending under this worker's name than what it holds."""
-        self._emptied = False
-        """Whether the last look took all there was: then the next one may wait at once."""
-        self.records = False
-        """Whether this worker records what it runs (`begin`)."""
+        self.left: Mapping[str, Left] | None = None
+        """What still waited after the last look, by work stream; None: unknown. Where nothing did, the next look may wait at once."""
 
     def take(self, queues: Sequence[str], max_items: int, block_ms: int, own: Mapping[str, int]) -> list[Delivery | Beside]:
         rooms = Rooms.of(queues, max_items, own)
         if not rooms.streams:
             return []
-        self._link.streams = rooms.streams
         self._outcomes.hand_back_given_up()
         if self._overlooked and (found := self._find_overlooked(rooms)):
             return found
-        if block_ms <= 0 or not self._emptied:
+        if block_ms <= 0 or self.left is None or self.left:
             rows = self._look(rooms)
             if rows or block_ms <= 0:
                 return self._accept(rows, alone=False)
@@ -72,15 +77,12 @@ class Intake:
             return None
         return self._understood(beside.delivery(job))
 
-    def has_orphans(self, queues: Sequence[str]) -> bool:
-        return self._link.absence_counts and bool(self._link.script("orphans", self._id, keys=_streams(tuple(queues))))
-
     def reclaim(self, queues: Sequence[str]) -> Delivery | None:
         if not self._link.absence_counts:
             return None
         streams = _streams(tuple(queues))
         while True:
-            answer = self._taking(lambda: self._link.script("reclaim", self._id, "1", int(self.records), keys=streams))
+            answer = self._taking(lambda: self._link.script("reclaim", self._id, "1", *streams))
             self._link.set_clock(answer[0])
             if len(answer) == 1:
                 return None
@@ -97,6 +99,10 @@ class Intake:
         """With their messages, those of large jobs too."""
         found = (self.fetch(job) if isinstance(job, Beside) else job for job in taken)
         return [delivery for delivery in found if delivery is not None]
+
+    def record(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], object]:
+        packed = msgspec.msgpack.encode(("together", [held.job.id for held in deliveries]))  # as begin_step.lua does
+        return self._link.send("HSET", self._link.name(keys.suspects(self._id)), slot, packed)
 
     def begin(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], list[Delivery]]:
         rows = [Candidate(held.job.id, held.job.gateway, held.job.deadline_ms) for held in deliveries]
@@ -117,12 +123,12 @@ class Intake:
         self._end(endings)
         return wanted
 
-    def still_wanted(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    def _still_wanted(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         if not deliveries:
             return []
         gateways = sorted({delivery.job.gateway for delivery in deliveries if not delivery.job.record})
         names = [keys.cancel(delivery.job.id) for delivery in deliveries] + [keys.gateway(gateway) for gateway in gateways]
-        marks = self._link.command("MGET", *names)
+        marks = self._link.command("MGET", *map(self._link.name, names))
         absent = {gateway for gateway, mark in zip(gateways, marks[len(deliveries) :], strict=True) if mark is None}
         dead = absent if self._link.absence_counts else set()
         now_ms = self._link.now_ms()
@@ -146,22 +152,22 @@ class Intake:
             return
         set_aside, self._set_aside = self._set_aside, []
         try:
-            self._outcomes.hand_back_at_once(self.still_wanted(set_aside))
+            self._outcomes.hand_back_at_once(self._still_wanted(set_aside))
         except RedisAway:
             self._set_aside += set_aside
             raise
 
     def _look(self, rooms: Rooms) -> list[Taken]:
         arguments = (self._id, int(self._link.absence_counts), *rooms.arguments)
-        now_ms, rows = self._taking(lambda: self._link.script("pull", *arguments, keys=rooms.streams))
+        now_ms, rows, left = self._taking(lambda: self._link.script("pull", *arguments))
         self._link.set_clock(now_ms)
-        self._emptied = len(rows) < rooms.total
+        self.left = {stream.decode(): Left(count, since_ms) for stream, count, since_ms in left}
         return [Taken._make(row) for row in rows]
 
     def _wait(self, rooms: Rooms, block_ms: int) -> list[Delivery | Beside]:
         """Block until a job comes. Most likely it is fresh; what is not is looked at right before its batch."""
         rows = self._read(rooms.streams, ">", "COUNT", rooms.smallest, "BLOCK", block_ms)
-        self._emptied = len(rows) < rooms.smallest
+        self.left = {} if len(rows) < rooms.smallest else None
         # COUNT holds for each stream, and several may have filled meanwhile: the least urgent wait for the next pull
         within = rooms.within(rows)
         self._overlooked = len(within) < len(rows)
@@ -175,13 +181,22 @@ class Intake:
         held = self._outcomes.held
         rows = [row for row in self._read(rooms.streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
         within = rooms.within(rows)
-        marks = [self._link.command("EXISTS", b"deaths:" + row.job) for row in within]
+        marks = [self._link.command("EXISTS", self._link.name(keys.deaths(row.job.decode(errors="replace")))) for row in within]
         self._overlooked = len(within) < len(rows)
         self._outcomes.give_up(self._accept([row for row, mark in zip(within, marks, strict=True) if mark], alone=True))
         return self._accept([row for row, mark in zip(within, marks, strict=True) if not mark], alone=False, checked=False)
 
     def _read(self, streams: Sequence[str], after: str, *options: str | int) -> list[Taken]:
-        command = ["XREADGROUP", "GROUP", keys.GROUP, self._id, *options, "STREAMS", *streams, *[after] * len(streams)]
+        command = [
+            "XREADGROUP",
+            "GROUP",
+            keys.GROUP,
+            self._id,
+            *options,
+            "STREAMS",
+            *map(self._link.name, streams),
+            *[after] * len(streams),
+        ]
 
         def read() -> Any:
             for _ in range(READS):
@@ -191,12 +206,12 @@ class Intake:
                     if not _without_group(error):
                         raise
                 # a new bundle, a Redis that restarted empty, or a janitor who took this worker for dead
-                self._link.script("create_groups", keys=streams)
+                self._link.script("create_groups", *streams)
             return None
 
-        answer = self._taking(read)
+        answer, prefix = self._taking(read), len(self._link.name("").encode())
         return [
-            _taken(stream, entry_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+            _taken(stream[prefix:], entry_id, dict(zip(flat[::2], flat[1::2], strict=True)))
             for stream, entries in answer or []
             for entry_id, flat in entries
             if flat  # deleted by hand while it was pending

@@ -16,11 +16,11 @@ HANDICAP_S: dict[Priority, float] = {"high": 0.0, "normal": 5.0, "low": 10.0}
 """A job is as urgent as one of priority high that came so many seconds later. Time passes, so nobody starves."""
 
 
-RECORDS = "records"
-"""Jobs that outlive their gateway: their answer goes to a record."""
-WORKER_FORMS = RECORDS
-"""What a worker of this version understands beyond the oldest messages, words separated by spaces. Whatever an older worker would overlook
+WORKER_FORMS = ""
+"""What a worker of this version understands beyond the messages of 0.2.0, words separated by spaces. What an older worker would overlook
 gets a word of its own."""
+GATEWAY_FORMS = ""
+"""The same of a gateway, as the value of `gw:<id>`."""
 
 
 class UnknownVersion(ValueError):
@@ -169,7 +169,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     folder: str = ""
     """Where it looks for bundles; empty: an older version, which does not say."""
     forms: str = ""
-    """What this worker understands beyond the oldest messages: `WORKER_FORMS` of its version."""
+    """What this worker understands beyond the messages of 0.2.0: `WORKER_FORMS` of its version."""
 
 
 Message = TypeVar("Message", Job, Reply, Progress, WorkerInfo)

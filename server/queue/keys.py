@@ -1,7 +1,10 @@
-"""The names of everything the queue keeps in Redis. The Lua scripts spell the same names; docs/queue.md explains them."""
+"""The names of everything the queue keeps in Redis. The Lua scripts spell the same names; docs/queue.md explains them.
+
+Names of a partition begin with its `Keyspace`; messages, entries and scripts' arguments hold them without it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,6 +14,9 @@ GROUP = "workers"
 """Consumer group of every work stream; its consumers are named by worker id."""
 HANDED_BACK = "handed-back"
 """A consumer that never lives: what is put under its name can be claimed at once, without a death being counted."""
+
+SERVICE = "s"
+"""In the place of a partition's number: what belongs to the whole service."""
 
 BACK = ":back"
 BYTES = "queue:bytes"
@@ -23,6 +29,27 @@ REVISION = "repository:revision"
 DEAD = "dead"
 RESTARTS = "restarts"
 """Why workers were restarted → how often, a hash that supervisors write."""
+
+
+@dataclass(frozen=True)
+class Keyspace:
+    """One partition of one service: several may share a Redis by prefix. Braces put a partition's keys into one slot of a Cluster."""
+
+    prefix: str = "opsin:"
+    partition: int = 0
+
+    @property
+    def digits(self) -> str:
+        """What ids of the partition begin with, two hexadecimal digits."""
+        return f"{self.partition:02x}"
+
+    def name(self, key: str) -> str:
+        """The full name of a key of this partition; of the empty one what they all begin with."""
+        return f"{self.prefix}{{{self.partition}}}:{key}"
+
+    def service(self, key: str) -> str:
+        """That of a key of the whole service."""
+        return f"{self.prefix}{{{SERVICE}}}:{key}"
 
 
 def queue(bundle: str, digest: str) -> str:
@@ -85,6 +112,10 @@ def blob(job_id: str) -> str:
     return f"blob:{job_id}"
 
 
+def deaths(job_id: str) -> str:
+    return f"deaths:{job_id}"
+
+
 def suspects(worker_id: str) -> str:
     """What a worker is running, by slot: what it may die of."""
     return f"suspects:{worker_id}"
@@ -108,6 +139,11 @@ def result(job_id: str) -> str:
 def result_arrays(job_id: str) -> str:
     """Its arrays, where they are large."""
     return f"result:{job_id}:arrays"
+
+
+def events(record_id: str) -> str:
+    """What happens to a record."""
+    return f"events:{record_id}"
 
 
 def scene(scene_id: str) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import redis
-
-from server.queue import foreign_keys
 from server.queue.connect import away_is_one_error, connect
 from server.queue.errors import RedisAway
+from server.queue.keys import Keyspace
 from server.queue.wire import Wire
 
 T = TypeVar("T")
@@ -37,21 +34,26 @@ class WorkerTimings:
 class Link:
     """For any number of threads."""
 
-    def __init__(self, url: str, timings: WorkerTimings) -> None:
+    def __init__(self, url: str, keyspace: Keyspace, timings: WorkerTimings) -> None:
         self.timings = timings
-        self._wire = Wire(connect(url, blocking=MAX_BLOCK_S))
+        self._wire = Wire(connect(url, blocking=MAX_BLOCK_S), keyspace)
+        self.name = keyspace.name
+        self.service_name = keyspace.service
         self._absence_counts_from = 0.0
         self._clock_offset_ms: float | None = None
-        self.streams: Sequence[str] = ()
-        """The work streams that are read."""
 
-    def script(self, name: str, *arguments: Any, keys: Sequence[str] = ()) -> Any:
+    def script(self, name: str, *arguments: Any) -> Any:
         """One of the queue's scripts, or RedisAway."""
-        return self.once(lambda: self._wire.script(name, *arguments, keys=keys))
+        return self.once(lambda: self._wire.script(name, *arguments))
 
     def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command. RedisAway."""
         answer = self.once(lambda: self._wire.send_script(name, *arguments))
+        return lambda: self.once(answer)
+
+    def send(self, *words: Any) -> Callable[[], Any]:
+        """As `send_script`, of a command."""
+        answer = self.once(lambda: self._wire.send(*words))
         return lambda: self.once(answer)
 
     def command(self, *words: Any) -> Any:
@@ -66,18 +68,9 @@ class Link:
         try:
             with away_is_one_error():
                 return call()
-        except RedisAway as away:
-            if foreign_keys.is_reason(away):
-                self._set_aside()
-            else:
-                self._absence_counts_from = time.monotonic() + self.timings.absence_settles
+        except RedisAway:
+            self._absence_counts_from = time.monotonic() + self.timings.absence_settles
             raise
-
-    def _set_aside(self) -> None:
-        """Whoever finds our names taken by others frees them; then the next try works."""
-        with suppress(redis.exceptions.RedisError):
-            ours = [word for stream in self.streams for word in (stream, "stream")]
-            foreign_keys.tell(self._wire.script("set_aside", *foreign_keys.ARGUMENTS, *ours))
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Again and again for `patience`, since nobody else has the results. Then RedisAway."""

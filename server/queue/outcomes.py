@@ -12,13 +12,11 @@ import msgspec
 from server.queue import keys, pieces
 from server.queue.delivery import Beside, Delivery, Ending
 from server.queue.errors import RedisAway
-from server.queue.job import Failure, Job, Progress, Reply, encode, encode_arrays
+from server.queue.job import Failure, Progress, Reply, encode, encode_arrays
 from server.queue.link import Link
 from server.queue.rows import Advanced, HandedBack
 
 MOST_DEAD_LETTERS = 100
-STORED_REPLIES = b"stored-replies"
-"""The form of replies whose arrays lie beside them (`Reply.stored`)."""
 
 
 class Outcomes:
@@ -105,18 +103,12 @@ class Outcomes:
         return Reply(id=job_id, worker=self._id, failure=Failure(kind=kind, detail=detail))
 
     def _stored(self, delivery: Delivery, reply: Reply) -> Reply:
-        """A large output is written in pieces, and the reply names it, where whoever reads the reply understands that."""
-        if sum(len(array.data) for array in reply.arrays.values()) <= pieces.PIECE_BYTES or not self._reads_stored(delivery.job):
+        """A large output is written in pieces, and the reply names it."""
+        if sum(len(array.data) for array in reply.arrays.values()) <= pieces.PIECE_BYTES:
             return reply
         key = keys.stored(delivery.job.id, secrets.token_hex(4))
         pieces.write(self._link, key, encode_arrays(reply.arrays))
         return msgspec.structs.replace(reply, arrays={}, stored=key)
-
-    def _reads_stored(self, job: Job) -> bool:
-        if job.record:
-            return True
-        forms = self._link.patiently(lambda: self._link.command("GET", keys.gateway(job.gateway)))
-        return STORED_REPLIES in (forms or b"").split()
 
     def _let_go(self, endings: Sequence[Ending], deliveries: Sequence[Delivery]) -> list[bool]:
         try:

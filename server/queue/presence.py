@@ -8,12 +8,40 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from server.queue.background import Background
 from server.queue.connect import away_is_one_error
 from server.queue.errors import RedisAway
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+PAUSE_S = 0.1
+
+
+class Background:
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def undisturbed(self, work: Coroutine[Any, Any, T]) -> T:
+        """A caller that is cancelled or out of time leaves at once; the command ends by itself.
+
+        Cancelling redis-py in mid-command costs a connection and, under Python 3.11, may swallow the cancellation."""
+        task = self.spawn(work)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look at it
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        while self._tasks:  # Python 3.11's wait_for, which redis-py uses, may swallow a cancellation
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=PAUSE_S)
+
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 1.0
 """For commands that move no payload."""
@@ -81,9 +109,13 @@ class Presence:
 
     async def ask(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """One command, or RedisAway: at once if that is known, within a second if not."""
+        self.check()
+        return await self.at_once(lambda: self.in_turn(command))
+
+    def check(self) -> None:
+        """Raises RedisAway if it is known to be away."""
         if self._away_since is not None:
             raise RedisAway(detail=str(self._reason), refusal=self._reason.refusal)
-        return await self.at_once(lambda: self.in_turn(command))
 
     async def at_once(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The same whatever is known, and before others that have asked."""

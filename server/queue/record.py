@@ -35,7 +35,7 @@ class NeverFits(Exception):
 
 
 def epoch_of(record_id: str) -> str:
-    """Which Redis took the job; empty for what is no id of ours."""
+    """Which partition and Redis took the job; empty for what is no id of ours."""
     match = _ID.fullmatch(record_id)
     return match[1] if match else ""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,12 +15,11 @@ import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.background import Background
-from server.queue.connect import away_is_one_error
+from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
-from server.queue.freight import Freight
 from server.queue.job import Job, Reply, decode_arrays, decode_reply, later
-from server.queue.presence import Presence
+from server.queue.pieces import Freight
+from server.queue.presence import Background, Presence
 from server.queue.record import (
     STATES,
     Draft,
@@ -27,11 +28,8 @@ from server.queue.record import (
     KeyTaken,
     NeverFits,
     NoRoomForResults,
-    Ongoing,
-    Progress,
     Record,
     RecordLost,
-    RecordsLoad,
     epoch_of,
 )
 from server.queue.room import LATE, Room, to_rows
@@ -44,6 +42,8 @@ log = logging.getLogger(__name__)
 SHARE = "asynchronous jobs hold half of the queue"
 EVENTS_PER_READ = 64
 """Of one record."""
+NOT_YET_S = 0.002
+"""Until a command that was just sent waits in Redis."""
 RECORD_BYTES = 5500
 """What a record takes without its result, as `parts/records.lua` counts it."""
 
@@ -52,9 +52,21 @@ class Records:
     """For one event loop. Everything but `admit` raises RedisAway at once while Redis does not answer."""
 
     def __init__(
-        self, wire: AsyncWire, freight: Freight, settings: Settings, presence: Presence, background: Background, room: Room
+        self,
+        wire: AsyncWire,
+        listener: AsyncWire,
+        freight: Freight,
+        settings: Settings,
+        presence: Presence,
+        background: Background,
+        room: Room,
     ) -> None:
+        """listener: for `listen` alone, so that one connection waits."""
         self._wire = wire
+        self._listener = listener
+        self._listener_id = 0
+        """Of its connection, as Redis numbers it."""
+        self._listening = False
         self._freight = freight
         self._settings = settings
         self._presence = presence
@@ -137,6 +149,28 @@ class Records:
             happened.append(Happened(next((known for known in STATES if known == state.decode()), None), events))
         return happened
 
+    async def listen(self, known: Mapping[str, int], seconds: float) -> dict[str, list[Event]]:
+        """Record → what came after the event that is known, as soon as that is something; empty after so many seconds or a `wake`.
+
+        For one caller at a time, who must not be cancelled."""
+        names = {self._wire.keyspace.name(keys.events(record)): record for record in known}
+        command = ("XREAD", "COUNT", EVENTS_PER_READ, "BLOCK", math.ceil(1000 * seconds), "STREAMS")
+        self._listening = True
+        try:
+            with away_is_one_error():
+                self._listener_id = await self._listener.command("CLIENT", "ID")  # it may be another connection now
+                after = [f"{number}-0" for number in known.values()]
+                answer = await self._listener.command(*command, *names, *after, patience=seconds + ANSWER_TIMEOUT_S)
+        finally:
+            self._listening = False
+        return {names[stream.decode()]: [event for entry in entries if (event := _event(*entry))] for stream, entries in answer or ()}
+
+    async def wake(self) -> None:
+        """Whoever listens returns."""
+        with suppress(RedisAway):
+            while self._listening and not await self._presence.ask(lambda: self._wire.command("CLIENT", "UNBLOCK", self._listener_id)):
+                await asyncio.sleep(NOT_YET_S)
+
     async def replies(self, record: Record) -> list[Reply] | None:
         """What its jobs were answered, in their order, arrays included; None if it is there no more."""
         replies = []
@@ -146,25 +180,6 @@ class Records:
                 return None
             replies.append(reply)
         return replies
-
-    async def load(self) -> RecordsLoad:
-        nbytes, states, ended = await self._ask("records_load")
-        return RecordsLoad(_by_state(states), _by_state(ended), nbytes)
-
-    async def ongoing(self, most: int) -> list[Ongoing]:
-        """Those that have not ended, the oldest first."""
-        rows = [[value.decode() for value in row] for row in await self._ask("records_open", most)]
-        return [
-            Ongoing(
-                task,
-                bundle,
-                state,
-                int(float(created)),
-                int(float(started)) if started else None,
-                Progress(int(done), int(total), unit) if unit else None,
-            )
-            for task, bundle, state, created, started, done, total, unit in rows
-        ]
 
     async def sweep(self) -> None:
         """End those whose deadline has passed, and queue again what Redis has lost."""
@@ -235,6 +250,9 @@ class Records:
             raise RecordLost
 
 
-def _by_state(flat: Sequence[Any]) -> dict[str, int]:
-    """What a script returned as {state, count}…"""
-    return {state.decode(): int(count) for state, count in zip(flat[::2], flat[1::2], strict=True)}
+def _event(entry: bytes, flat: Sequence[bytes]) -> Event | None:
+    """None for what no script of ours wrote."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    if not {b"event", b"data"} <= fields.keys():
+        return None
+    return Event(int(entry.partition(b"-")[0]), fields[b"event"].decode(errors="replace"), fields[b"data"])

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
-from server.queue import keys, lua
-from server.queue.background import Background
+from server.queue import keys
 from server.queue.connect import away_is_one_error
 from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
-from server.queue.freight import Freight
 from server.queue.job import Job, encode
-from server.queue.load import Load
-from server.queue.pieces import PIECE_BYTES
-from server.queue.presence import Presence
-from server.queue.reservation import Reservation
+from server.queue.pieces import PIECE_BYTES, Freight
+from server.queue.presence import Background, Presence
 from server.queue.rows import Enqueued, Request
-from server.queue.shares import NOTHING, Claim, Held, Ledger, bounds, refusal, seconds
+from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, bounds, refusal, seconds
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
@@ -62,7 +58,6 @@ class _Request:
 class Room:
     def __init__(
         self,
-        client: Any,
         wire: AsyncWire,
         freight: Freight,
         settings: Settings,
@@ -70,18 +65,20 @@ class Room:
         background: Background,
         *,
         fresh: float,
+        read: Callable[[], Awaitable[None]],
         cancel: Callable[[Sequence[str]], object],
     ) -> None:
-        """`fresh`: nobody is turned away because of figures that are older than so many seconds. `cancel`: given the ids of jobs whose
+        """`fresh`: nobody is turned away because of figures that are older than so many seconds. `read`: reads the load and tells it by
+        `set_load`, or raises RedisAway. `cancel`: given the ids of jobs whose
         client left while they were being queued."""
         self.bounds = bounds(settings.queue_max_items, settings.queue_max_bytes)
         self._presence = presence
         self._background = background
         self._fresh = fresh
         self._cancel = cancel
+        self.read_load = read
         self._wire = wire
         self._freight = freight
-        self._read_load = client.register_script(lua.source("load"))
         self._ledger = Ledger()
         self._ready: list[_Request] = []
         """What is sent with the next call."""
@@ -105,9 +102,6 @@ class Room:
             loop.call_soon(self._send_ready)
         self._ready.append(request)
         return await request.admitted
-
-    async def read_load(self) -> None:
-        self.set_load(Load.of(await self._presence.ask(self._read_load)))
 
     async def jumped_ms(self) -> int:
         """Read Redis' clock anew: by how much it has gone forward beyond what was expected. 0: it has not; what came late was late."""

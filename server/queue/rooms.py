@@ -29,18 +29,14 @@ class Rooms:
         return list(self.room_of)
 
     @cached_property
-    def total(self) -> int:
-        return sum(self.sizes[index] for index in set(self.room_of.values()))
-
-    @cached_property
     def smallest(self) -> int:
         return min(self.sizes[index] for index in self.room_of.values())
 
     @cached_property
-    def arguments(self) -> tuple[int, ...]:
+    def arguments(self) -> tuple[int | str, ...]:
         """As `pull.lua` reads them; Lua counts from 1."""
-        of_streams = [value for stream, index in self.room_of.items() for value in (handicap_ms(stream), index + 1)]
-        return (*of_streams, *self.sizes)
+        of_streams = [value for stream, index in self.room_of.items() for value in (stream, handicap_ms(stream), index + 1)]
+        return (len(self.room_of), *of_streams, *self.sizes)
 
     def within(self, rows: Sequence[Taken]) -> list[Taken]:
         """The most urgent for which there is place."""

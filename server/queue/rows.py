@@ -1,8 +1,8 @@
-"""The rows that Python and the Lua scripts exchange, field by field. Stated once: lua.py tells the scripts the same names."""
+"""The rows that Python and the Lua scripts exchange, field by field, in this order: the scripts read them as `read_<name of the row>`."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Bounds(NamedTuple):
@@ -160,33 +160,6 @@ class StreamLoad(NamedTuple):
     length: int
     oldest_ms: int
     """When the oldest was queued; 0 if there is none."""
-
-
-ROWS: dict[str, Any] = {
-    "bounds": Bounds,
-    "request": Request,
-    "enqueued": Enqueued,
-    "recorded": Recorded,
-    "taken": Taken,
-    "ended": Ended,
-    "advanced": Advanced,
-    "handed_back": HandedBack,
-    "candidate": Candidate,
-    "stream_load": StreamLoad,
-}
-
-
-def as_lua(script: str) -> str:
-    """The functions that a script calls: `read_KIND(list, at)` → named values and the position behind the row; `row_KIND(named values)`."""
-    functions = []
-    for kind, row in ROWS.items():
-        if f"read_{kind}" in script:
-            named = ", ".join(f"{field} = list[at + {place}]" for place, field in enumerate(row._fields))
-            functions.append(f"local function read_{kind}(list, at) return {{{named}}}, at + {len(row._fields)} end")
-        if f"row_{kind}" in script:
-            values = ", ".join(f"values.{field}" for field in row._fields)
-            functions.append(f"local function row_{kind}(values) return {{{values}}} end")
-    return "\n".join(functions)
 
 
 def whole(text: bytes) -> int:

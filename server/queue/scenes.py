@@ -9,17 +9,17 @@ import msgspec
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.background import Background
 from server.queue.errors import RedisAway
-from server.queue.freight import Freight
 from server.queue.job import VERSION
-from server.queue.presence import Presence
+from server.queue.pieces import Freight
+from server.queue.presence import Background, Presence
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
 SCENES = "scene"
 """How scenes are called among the states of what is kept (`parts/records.lua`)."""
-SCENE_ID = re.compile(r"[0-9a-f]{32}")
+SCENE_ID = re.compile(r"[0-9a-f]{34}")
+"""Its first two digits name the partition."""
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class Scenes:
 
     async def read(self, scene_id: str) -> Scene | None:
         """None: there is none, or it has expired. Raises RedisAway."""
-        if SCENE_ID.fullmatch(scene_id) is None:
+        if SCENE_ID.fullmatch(scene_id) is None or not scene_id.startswith(self._wire.keyspace.digits):
             return None
         data = await self._background.undisturbed(self._freight.read(keys.scene(scene_id)))
         try:

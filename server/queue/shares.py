@@ -1,18 +1,17 @@
-"""What one client may hold of the queue, and when what refuses a request will be free.
-
-`scripts/parts/admitting.lua` decides, by the same bounds; a gateway looks first, so that most refusals need no body.
-"""
+"""How full the queue is and what a client may hold of it: the rules of `parts/admission.lua`, and what a gateway has promised beyond."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple
 
+from server.queue import keys
 from server.queue.errors import ClientShare, QueueFull
-from server.queue.rows import Bounds
+from server.queue.rows import Bounds, StreamLoad
 
 WORK_IN_COMMON_MS = 60_000
 """While more is unfinished, and several owners' are among it, one has at most half of it. Whoever has none is let in with any request: else
@@ -124,3 +123,83 @@ def _share(amount: int, held: int) -> float:
 def seconds(milliseconds: float) -> int:
     """For Retry-After."""
     return max(1, math.ceil(milliseconds / 1000))
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """Unfinished jobs of one bundle and priority, waiting or running."""
+
+    items: int
+    oldest_age_s: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """The queue as the scripts report it."""
+
+    now_ms: int
+    items: int
+    nbytes: int
+    depths: Mapping[tuple[str, str], QueueDepth] = field(default_factory=dict)
+    """(bundle, priority) → depth."""
+    work_ms: int = 0
+    """What the service takes for all of it."""
+    owners: Mapping[str, Held] = field(default_factory=dict)
+
+    @property
+    def all(self) -> Held:
+        return Held(self.items, self.nbytes, self.work_ms)
+
+    @staticmethod
+    def of(answer: Any) -> Load:
+        now_ms, items, nbytes, streams, work_ms, flat = answer
+        depths: dict[tuple[str, str], QueueDepth] = {}
+        for stream in map(StreamLoad._make, streams):
+            try:
+                name = keys.StreamName.of(stream.stream.decode())
+            except ValueError:  # anybody may have added to the set of queues
+                continue
+            age = max(0.0, (now_ms - stream.oldest_ms) / 1000) if stream.oldest_ms else 0.0
+            known = depths.get((name.bundle, name.priority), QueueDepth(0, 0.0))  # several contents, and what was handed back
+            depths[name.bundle, name.priority] = QueueDepth(known.items + stream.length, max(known.oldest_age_s, age))
+        return Load(now_ms, items, nbytes, depths, work_ms, owners(flat))
+
+
+Check = Callable[[Claim, Held], Awaitable[None]]
+"""Raises QueueFull if so much more has no room."""
+
+
+class Reservation:
+    """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the room back."""
+
+    def __init__(self, ledger: Ledger, check: Check, claim: Claim, items: int, nbytes: int) -> None:
+        self._ledger = ledger
+        self._check = check
+        self._claim = claim
+        self._wanted = (items, nbytes)
+        self.items = 0
+        self.nbytes = 0
+
+    async def __aenter__(self) -> Reservation:
+        await self.resize(*self._wanted)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
+        """Raises QueueFull if so much more would have no room now; takes none."""
+        await self._check(self._claim, Held(items, nbytes, work_ms))
+
+    async def resize(self, items: int, nbytes: int) -> None:
+        """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had."""
+        await self._check(self._claim, Held(items - self.items, nbytes - self.nbytes))
+        self._take(items, nbytes)
+
+    def release(self) -> None:
+        """Idempotent; `submit_all(jobs, reservation=…)` does it when the queue counts the jobs itself."""
+        self._take(0, 0)
+
+    def _take(self, items: int, nbytes: int) -> None:
+        self._ledger.add(self._claim.owner, items - self.items, nbytes - self.nbytes)
+        self.items, self.nbytes = items, nbytes

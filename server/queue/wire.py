@@ -2,21 +2,28 @@
 
 redis-py's client spends several times the cost of a command on pools, retries, deprecations and observation. Its connections (address,
 TLS, password, Sentinel, protocol) are what is used here; answers come as Redis sent them, without per-command callbacks.
+
+The queue's scripts are files. Whoever runs one sends EVALSHA, and loads it again when Redis has forgotten it (restart, fail-over). Those
+that free memory or keep the service alive run even if Redis is above its maxmemory: their first line says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hiredis
 import redis
 
 from server.process.interruption import Limit, Ticks
-from server.queue import lua
 from server.queue.connect import ANSWER_TIMEOUT_S
+from server.queue.keys import Keyspace
 
 LARGE = 16 * 1024
 """Bytes. A command with larger words is joined here: hiredis takes 180 µs for a picture of 150 KB where that takes 7."""
@@ -24,27 +31,56 @@ MORE = object()
 """What a reader says while an answer has not arrived to its end."""
 
 
+FOLDER = Path(__file__).parent / "scripts"
+BASE = "base"
+"""The part that stands before every script."""
+
+
+@cache
+def script_source(name: str) -> str:
+    """Parts that it does not need would be compiled and run at each of its calls."""
+    flags, script = _read(name).split("\n", 1)
+    asked = re.match(r"-- needs: (.*)", script)
+    return "\n".join([flags, *(_read(f"parts/{part}") for part in (BASE, *(asked[1].split() if asked else ()))), script])
+
+
+@cache
+def script_sha(name: str) -> str:
+    """What EVALSHA calls it."""
+    return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
+
+
+def _read(name: str) -> str:
+    return (FOLDER / f"{name}.lua").read_text()
+
+
 class Wire:
     """For threads: each has a connection of its own. Raises what redis-py raises."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, keyspace: Keyspace) -> None:
+        self.keyspace = keyspace
         self._client = client  # closes its pool when it is forgotten
         self._pool: Any = client.connection_pool
         self._of_thread = threading.local()
         self._open: set[Any] = set()
 
-    def script(self, name: str, *arguments: Any, keys: Sequence[str] = ()) -> Any:
-        return self.send_script(name, *arguments, keys=keys)()
+    def script(self, name: str, *arguments: Any) -> Any:
+        return self.send_script(name, *arguments)()
 
-    def send_script(self, name: str, *arguments: Any, keys: Sequence[str] = ()) -> Callable[[], Any]:
+    def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """As `send`."""
-        answer = self.send("EVALSHA", lua.sha(name), len(keys), *keys, *arguments)
+        partition = self.keyspace.name("")
+        connection = getattr(self._of_thread, "connection", None) or self._connect()
+        if name not in self._of_thread.scripts:  # so that one whose answer is read later is not refused until then
+            self._of_thread.scripts.add(name)
+            return self._send(connection, "EVAL", script_source(name), 1, partition, *arguments)
+        answer = self._send(connection, "EVALSHA", script_sha(name), 1, partition, *arguments)
 
         def read() -> Any:
             try:
                 return answer()
             except redis.exceptions.NoScriptError:
-                return self.command("EVAL", lua.source(name), len(keys), *keys, *arguments)
+                return self.command("EVAL", script_source(name), 1, partition, *arguments)
 
         return read
 
@@ -53,7 +89,9 @@ class Wire:
 
     def send(self, *words: Any) -> Callable[[], Any]:
         """A command is on its way when this returns; what it returns reads the answer, before this thread's next command."""
-        connection = getattr(self._of_thread, "connection", None) or self._connect()
+        return self._send(getattr(self._of_thread, "connection", None) or self._connect(), *words)
+
+    def _send(self, connection: Any, *words: Any) -> Callable[[], Any]:
         self._attempt(connection, lambda: connection.send_packed_command([_packed(words)], check_health=False))
         return lambda: self._attempt(connection, connection.read_response)
 
@@ -78,6 +116,7 @@ class Wire:
             self._drop(connection)
             raise
         self._of_thread.connection = connection
+        self._of_thread.scripts = set[str]()
         return connection
 
     def _drop(self, connection: Any) -> None:
@@ -89,17 +128,19 @@ class Wire:
 class AsyncWire:
     """For one event loop: a connection carries one command at a time. A caller must not be cancelled in mid-command."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, keyspace: Keyspace) -> None:
+        self.keyspace = keyspace
         self._pool = client.connection_pool
         self._idle: list[_Line] = []
         self._busy: set[_Line] = set()
         self._ticks = Ticks()
 
     async def script(self, name: str, *arguments: Any) -> Any:
+        partition = self.keyspace.name("")
         try:
-            return await self.command("EVALSHA", lua.sha(name), 0, *arguments)
+            return await self.command("EVALSHA", script_sha(name), 1, partition, *arguments)
         except redis.exceptions.NoScriptError:
-            return await self.command("EVAL", lua.source(name), 0, *arguments)
+            return await self.command("EVAL", script_source(name), 1, partition, *arguments)
 
     async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
         """`patience`: seconds until the server counts as away."""

@@ -11,27 +11,29 @@ from collections.abc import Callable, Mapping, Sequence
 from models.bundle import BundleSpec
 from server.queue import keys
 from server.queue.delivery import Beside, Delivery
+from server.queue.fleet import Repository
 from server.queue.intake import Intake
 from server.queue.job import WORKER_FORMS, Progress, Reply, WorkerInfo, encode
+from server.queue.keys import Keyspace
 from server.queue.link import Link, WorkerTimings
 from server.queue.outcomes import Outcomes
-from server.queue.repository import Repository
 
 __all__ = ["Beside", "Delivery", "WorkerQueue", "WorkerTimings"]
 
 JANITOR_KEYS = 500
 JANITOR_ROUNDS = 20
-RECORD_TTL_S = 3600
 
 
 class WorkerQueue:
     """One worker's view. Its id names the consumer and `worker:<id>`; a new process takes a new id."""
 
-    def __init__(self, url: str, worker_id: str, timings: WorkerTimings | None = None, forms: str = WORKER_FORMS) -> None:
+    def __init__(
+        self, url: str, worker_id: str, timings: WorkerTimings | None = None, forms: str = WORKER_FORMS, keyspace: Keyspace | None = None
+    ) -> None:
         """`forms`: what it understands of what jobs may need (`Job.needs`)."""
         self.id = worker_id
         self._timings = timings or WorkerTimings()
-        self._link = Link(url, self._timings)
+        self._link = Link(url, keyspace or Keyspace(), self._timings)
         self._outcomes = Outcomes(self._link, worker_id)
         self._intake = Intake(self._link, worker_id, self._outcomes, frozenset(forms.split()))
         self._specs: dict[str, bytes] = {}
@@ -45,24 +47,23 @@ class WorkerQueue:
         if not known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
             self._link.script("announce", *alive, *(part for spec in self._specs.items() for part in spec))
-        if self.records_suspects:
-            self._keep_record()
         self._intake.hand_back_set_aside()
 
     def publish_spec(self, spec: BundleSpec) -> str:
         """Make `bundle.json` readable for gateways under its SHA-256, which is returned."""
         digest, data = spec.digest(), spec.to_bytes()
         self._specs[digest] = data
-        self._link.command("SET", keys.spec(digest), data)
+        self._link.command("SET", self._link.name(keys.spec(digest)), data)
         return digest
 
     def withdraw(self) -> None:
         """Delete `worker:<id>`: others may claim its jobs at once. Also called by a supervisor that saw the process end."""
-        self._link.command("DEL", keys.worker(self.id))
+        self._link.command("DEL", self._link.name(keys.worker(self.id)))
 
     def repository(self) -> Repository:
         """What operators want loaded, and the number of their latest change."""
-        return Repository.of(*self._link.script("repository"))
+        revision = self._link.command("GET", self._link.service_name(keys.REVISION))  # first: it is at most that of what is read next
+        return Repository.of(revision or b"0", self._link.command("HGETALL", self._link.service_name(keys.REPOSITORY)))
 
     def close(self) -> None:
         self._link.close()
@@ -88,35 +89,22 @@ class WorkerQueue:
 
     def waiting(self, queues: Sequence[str]) -> set[str]:
         """Those of these queues that hold jobs, of living or dead workers or of none."""
-        return {queue for queue in queues if any(self._link.command("XLEN", stream) for stream in keys.streams(queue))}
-
-    def has_orphans(self, queues: Sequence[str]) -> bool:
-        """Whether dead workers have left jobs behind."""
-        return self._intake.has_orphans(queues)
+        return {queue for queue in queues if any(self._link.command("XLEN", self._link.name(stream)) for stream in keys.streams(queue))}
 
     def reclaim(self, queues: Sequence[str]) -> Delivery | None:
-        """One job of a dead worker, to be run at once; nothing else may run in this worker from this call until the job has ended.
+        """One job that a dead worker was running, to be run alone: nothing else may run in this worker during its steps. What only waited
+        there goes back to everybody.
 
         None: there is none. Each death of a worker that ran it alone is counted; after the third the job becomes a dead letter and
         its client is told.
         """
         return self._intake.reclaim(queues)
 
-    def still_wanted(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Right before the batch: those whose deadline has not passed and whose client still waits. The others are ended here."""
-        return self._intake.still_wanted(deliveries)
-
-    def record_suspects(self) -> None:
-        """From now on each batch is recorded before it runs (`begin`): if this worker dies, only what is recorded may have killed it."""
-        self._intake.records = True
-        self._keep_record()
-
-    @property
-    def records_suspects(self) -> bool:
-        return self._intake.records
-
     def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
-        """`still_wanted`, and a record that these run in this slot until it begins the next batch or calls `end`."""
+        """Those whose deadline has not passed and whose client still waits; the others are ended here.
+
+        It is recorded that these run in this slot, until they have ended, it begins the next batch or calls `end`: if this worker dies,
+        only what is recorded may have killed it."""
         return self.begin_soon(deliveries, slot)()
 
     def begin_soon(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], list[Delivery]]:
@@ -124,9 +112,15 @@ class WorkerQueue:
         were wanted. It is to be called by this thread, before anything else of this queue."""
         return self._intake.begin(deliveries, slot)
 
+    def record_soon(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], object]:
+        """The record alone, of jobs that came just now: nobody has to say whether they are wanted.
+
+        It is on its way when this returns; what is returned is to be called by this thread, before anything else of this queue."""
+        return self._intake.record(deliveries, slot)
+
     def end(self, slot: int) -> None:
-        """Nothing runs in this slot."""
-        self._link.command("HSET", keys.suspects(self.id), slot, "")
+        """Nothing runs in this slot: its jobs wait for their next step."""
+        self._link.script("begin_step", self.id, slot, 0, 0)
 
     def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
         """Answer jobs; one call per batch, as the statistics count calls. False: another worker was first, the result is dropped.
@@ -151,18 +145,11 @@ class WorkerQueue:
         self._outcomes.hand_back(deliveries)
         self._intake.hand_back_set_aside()
 
-    def _keep_record(self) -> None:
-        """It is there while nothing runs too, and outlives this worker long enough for the others to read it."""
-        self._link.command("HSETNX", keys.suspects(self.id), "", "")
-        self._link.command("EXPIRE", keys.suspects(self.id), RECORD_TTL_S)
-
     def janitor(self) -> bool:
         """Remove what dead processes left behind. Call it often: one worker does it, every 30 s. True if it was this one."""
-        every = int(self._timings.janitor_every * 1000)
-        if not self._link.script("janitor_turn", self.id, every):
-            return False
-        for _ in range(JANITOR_ROUNDS):
-            if self._link.script("janitor", JANITOR_KEYS):
+        done = self._link.script("janitor", JANITOR_KEYS, self.id, int(self._timings.janitor_every * 1000))
+        for _ in range(JANITOR_ROUNDS - 1):
+            if done:
                 break
-        self._link.script("recount")
-        return True
+            done = self._link.script("janitor", JANITOR_KEYS)
+        return bool(done >= 0)

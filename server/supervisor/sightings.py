@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
 import redis
 
+from server.process.identity import process_prefix
 from server.queue import keys
 from server.queue.connect import connect
-from server.queue.identity import process_prefix
 from server.queue.job import UnknownVersion, WorkerInfo, decode_worker
+from server.queue.keys import Keyspace
 from server.supervisor.children import Death
 
 OFTEN = 0.1
@@ -23,8 +25,9 @@ NOTHING = "nothing"
 
 
 class Sightings:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, keyspace: Keyspace) -> None:
         self._redis = connect(url)
+        self._keyspace = keyspace
         self._lock = threading.Lock()
         self._workers: dict[str, WorkerInfo] = {}
         self._gateways: set[str] = set()
@@ -85,15 +88,15 @@ class Sightings:
             death = self._dead[0]
             prefix = process_prefix(death.pid)
             gone = [id_ for id_ in self._members(keys.WORKERS) if id_.startswith(prefix)]
-            self._redis.delete(*map(keys.worker, gone), NOTHING)
+            self._redis.delete(*self._names(keys.worker, gone), self._keyspace.name(NOTHING))
             with suppress(redis.ResponseError):  # a Redis that is full refuses to count, no more
-                self._redis.hincrby(keys.RESTARTS, death.reason, 1)
+                self._redis.hincrby(self._keyspace.service(keys.RESTARTS), death.reason, 1)
             self._dead.popleft()
 
     def _look(self) -> None:
         """Read who is there, and see whether Redis accepts what they write: if not, their absence tells nothing."""
         ids, gateway_ids = self._members(keys.WORKERS), self._members(keys.GATEWAYS)
-        names = [*map(keys.worker, ids), *map(keys.gateway, gateway_ids)]
+        names = [*self._names(keys.worker, ids), *self._names(keys.gateway, gateway_ids)]
         found = self._redis.mget(names) if names else []
         workers: dict[str, WorkerInfo] = {}
         for id_, message in zip(ids, found[: len(ids)], strict=True):
@@ -103,10 +106,13 @@ class Sightings:
         gateways = {id_ for id_, sign in zip(gateway_ids, found[len(ids) :], strict=True) if sign is not None}
         with self._lock:
             self._workers, self._gateways = workers, gateways
-        self._redis.delete(NOTHING)
+        self._redis.delete(self._keyspace.name(NOTHING))
+
+    def _names(self, of: Callable[[str], str], ids: list[str]) -> list[str]:
+        return [self._keyspace.name(of(id_)) for id_ in ids]
 
     def _members(self, key: str) -> list[str]:
-        return [member.decode(errors="replace") for member in self._redis.smembers(key) if isinstance(member, bytes)]
+        return [member.decode(errors="replace") for member in self._redis.smembers(self._keyspace.name(key)) if isinstance(member, bytes)]
 
 
 def _says_nothing(error: redis.RedisError) -> bool:

@@ -17,11 +17,12 @@ from pathlib import Path
 from server.process import secrecy
 from server.process.exits import MISUSE
 from server.process.stop_signals import StopSignals
-from server.queue.embedded import NoValkey, PrivateValkey
 from server.queue.job import WorkerInfo
+from server.queue.keys import Keyspace
 from server.settings import Settings
 from server.supervisor.children import Child
 from server.supervisor.losses import Losses
+from server.supervisor.private_valkey import NoValkey, PrivateValkey
 from server.supervisor.sightings import OFTEN, SELDOM, Sightings
 from server.supervisor.template import Template, copies_serve
 from server.supervisor.valkey import KeptValkey
@@ -79,7 +80,7 @@ class Supervisor:
         self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self._valkey = KeptValkey(valkey) if valkey is not None else None
         self._signals = signals
-        self._sightings = Sightings(url)
+        self._sightings = Sightings(url, Keyspace(settings.key_prefix))
         self._folder = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
         """Where several gateways add their metrics up, and workers tell which bundle they load."""
         self._losses = Losses(self._folder)

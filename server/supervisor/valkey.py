@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from server.queue.embedded import NoValkey, PrivateValkey
 from server.supervisor.children import longer
+from server.supervisor.private_valkey import NoValkey, PrivateValkey
 from server.telemetry import logs
 
 log = logs.get(__name__)

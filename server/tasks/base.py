@@ -152,6 +152,10 @@ class Task(ABC, Generic[Asked, Plan]):
         """The name under which `kept_arrays` are kept."""
         raise NotImplementedError
 
+    def placed(self, plan: Plan, partition: str) -> Plan:
+        """The plan once it is known where it will be queued: ids that it gives to clients begin with the partition."""
+        return plan
+
     def plan_again(self, asked: Asked, spec: BundleSpec, scene: str) -> Plan:
         """The plan of a job that asks a kept scene. Raises InvalidOption."""
         raise NotImplementedError

@@ -66,7 +66,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     plan_type = ReconstructPlan
     answer = Reconstruction
     example: ClassVar[Mapping[str, Any]] = {
-        "scene": "9d5e0c1b7a3f4e0f8a2b6c4d1e9f7a35",
+        "scene": "009d5e0c1b7a3f4e0f8a2b6c4d1e9f7a35",
         "points": 18231,
         "queries": 71904,
         "scale": 0.231,
@@ -110,6 +110,9 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             source_size=space.source_size,
             surface=asked.surface,
         )
+
+    def placed(self, plan: ReconstructPlan, partition: str) -> ReconstructPlan:
+        return msgspec.structs.replace(plan, scene=partition + plan.scene)
 
     def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         """Raises InvalidOption that names the part where parts do not go together."""

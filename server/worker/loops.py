@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
-from typing import TypeVar
 
 import torch
 
@@ -25,8 +23,6 @@ from server.worker.results import Computed, Left, Refused, Report, Reports, Resu
 from server.worker.slots import Slots
 
 log = logs.get(__name__)
-
-T = TypeVar("T")
 
 RECLAIM_EVERY = 1.0
 AWAY_PAUSE = 0.25
@@ -82,28 +78,17 @@ class Receiver:
 
 
 def _take_over(queue: WorkerQueue, slots: Slots, served: list[str]) -> bool:
-    """One job that a worker may have died of, if there is one, to run alone.
-
-    Where what runs is not recorded, it is claimed when nothing else runs here, and nothing does until it has ended."""
-    if not slots.may_reclaim or not queue.has_orphans(served):
-        return False
-    if queue.records_suspects:
-        orphan = queue.reclaim(served)
-        slots.add([orphan] if orphan is not None else [])
-        return orphan is not None
-    with slots.quiet() as quiet:
-        orphan = queue.reclaim(served) if quiet else None
-        if orphan is not None:
-            slots.add([orphan])
+    """One job that a worker may have died of, if there is one, to run alone."""
+    orphan = queue.reclaim(served) if slots.may_reclaim else None
+    if orphan is not None:
+        slots.add([orphan])
     return orphan is not None
 
 
 def work(queue: WorkerQueue, slots: Slots, receiver: Receiver, bundles: LoadedBundles, answers: Answers, threads: int, hand: int) -> None:
     """Look or, with what was found, schedule → run → answer, until the worker is drained. There is one hand more than there are slots."""
     torch.set_num_threads(threads)
-    ran = False
-    while (task := _next(queue, slots.next, hand, ran=ran)) is not None:
-        ran = isinstance(task, Running)
+    while (task := slots.next()) is not None:
         if isinstance(task, Running):
             _compute(queue, slots, bundles, answers, task, hand)
         else:
@@ -114,9 +99,19 @@ def take_steps(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers
     """The steps of long jobs, until the worker is drained. There are as many such hands as slots."""
     torch.set_num_threads(threads)
     ran = False
-    while (running := _next(queue, slots.next_step, hand, ran=ran)) is not None:
+    while (running := _next_step(queue, slots, hand, ran=ran)) is not None:
         ran = True
         _compute(queue, slots, bundles, answers, running, hand)
+
+
+def _next_step(queue: WorkerQueue, slots: Slots, hand: int, *, ran: bool) -> Running | None:
+    """Before this hand waits, nothing that it `ran` is suspected of what others run."""
+    if ran:
+        if (running := slots.next_step(wait=False)) is not None:
+            return running
+        with suppress(RedisAway):
+            queue.end(hand)
+    return slots.next_step()
 
 
 def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: Answers, running: Running, hand: int) -> None:
@@ -138,9 +133,6 @@ def _compute(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, answers: 
             going_on += result.going_on
         if isinstance(result, Left):
             going_on = [job for job in going_on if job not in result.jobs]
-    if latest is not None and running.bucket.alone and not queue.records_suspects:
-        answers.write(latest)  # before anything else may start: until then a death would be charged to it
-        latest = None
     finish = slots.finish(running, going_on)
     if latest is not None:
         # while another batch could run, answering must not keep this slot from it; what is reported of steps stays in order
@@ -167,27 +159,17 @@ def _hand_back(queue: WorkerQueue, jobs: list[Delivery]) -> None:
         log.error("jobs not handed back: other workers will find them by themselves", jobs=len(jobs), reason=str(away))
 
 
-def _next(queue: WorkerQueue, next_: Callable[[bool], T], hand: int, *, ran: bool) -> T | None:
-    """What this hand does next; before it does anything but the next batch, nothing that it `ran` is suspected of what others run."""
-    if ran and queue.records_suspects:
-        if (running := next_(False)) is not None:
-            return running
-        with suppress(RedisAway):
-            queue.end(hand)
-    return next_(True)
-
-
 def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running, hand: int) -> Iterator[Result]:
     executor = bundles.executor(running.bucket.queue)
-    wanted = _ask_for_wanted(queue, running, hand)
-    # what has started takes a brief step in any case: it need not wait for the answer
-    later = executor is not None and running.expected_end - running.started < BRIEF and executor.all_started(running.jobs)
-    jobs = running.jobs if later else wanted()
+    fresh = not running.bucket.alone and all(running.started - job.checked_at < FRESH for job in running.jobs)
+    wanted = _recorded(queue, running, hand) if fresh else _ask_for_wanted(queue, running, hand)
     if executor is None:
-        yield Unserved(jobs)
+        yield Unserved(wanted())
         return
-    if not later:
-        yield from _dropped(executor, running, jobs)
+    # what came just now, or has started and takes a brief step, runs in any case: it need not wait for the answer
+    later = fresh or (running.expected_end - running.started < BRIEF and executor.all_started(running.jobs))
+    jobs = running.jobs if later else wanted()
+    yield from _dropped(executor, running, jobs)
     if begun := [Report(job, 0, 0, "") for job in jobs if job.job.progress and not executor.all_started([job])]:
         yield Reports(begun)
     for result in executor.run(jobs) if jobs else ():
@@ -216,14 +198,8 @@ def _dropped(executor: Executor, running: Running, wanted: list[Delivery]) -> It
 
 def _ask_for_wanted(queue: WorkerQueue, running: Running, hand: int) -> Callable[[], list[Delivery]]:
     """A function that tells which jobs of a batch are still wanted. The record of what runs is on its way when this returns."""
-    fresh = all(running.started - job.checked_at < FRESH for job in running.jobs)
     try:
-        if queue.records_suspects:
-            answer = queue.begin_soon(running.jobs, hand)
-        elif fresh:
-            return lambda: running.jobs
-        else:
-            answer = partial(queue.still_wanted, running.jobs)
+        answer = queue.begin_soon(running.jobs, hand)
     except RedisAway:
         return lambda: running.jobs
 
@@ -234,3 +210,17 @@ def _ask_for_wanted(queue: WorkerQueue, running: Running, hand: int) -> Callable
             return running.jobs
 
     return wanted
+
+
+def _recorded(queue: WorkerQueue, running: Running, hand: int) -> Callable[[], list[Delivery]]:
+    """The same of jobs that are wanted for sure."""
+    with suppress(RedisAway):
+        answer = queue.record_soon(running.jobs, hand)
+
+        def wanted() -> list[Delivery]:
+            with suppress(RedisAway):
+                answer()
+            return running.jobs
+
+        return wanted
+    return lambda: running.jobs

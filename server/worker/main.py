@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import prometheus_client
@@ -22,9 +21,10 @@ from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
 from server.process import priorities, secrecy
 from server.process.exits import CRASHED, MISUSE
+from server.process.identity import process_id
 from server.process.stop_signals import StopSignals
 from server.queue.errors import RedisAway
-from server.queue.identity import process_id
+from server.queue.keys import Keyspace
 from server.queue.worker_side import WorkerQueue
 from server.settings import Settings
 from server.telemetry import logs
@@ -90,7 +90,7 @@ class Worker:
         self._settings = settings
         self._layout = layout
         self._metrics = metrics
-        self._queue = WorkerQueue(redis_url, process_id())
+        self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace(settings.key_prefix))
         self._kept = Measurements(settings.cache_folder)
         self._answers = Answers(self._queue, self._metrics)
         self._bundles = LoadedBundles(
@@ -198,9 +198,6 @@ class Worker:
 
     def _warm_up(self, bundle: Bundle) -> Warm:
         warm = warm_up(bundle, self._layout, self._settings.dtype, self._kept, self._settings.backend, self._memory)
-        if warm.executor.unit:
-            with suppress(RedisAway):  # the heartbeat makes up for it
-                self._queue.record_suspects()
         self._rechecks.loaded(bundle, warm)
         self._expect(bundle, warm)
         return warm

@@ -6,8 +6,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import inf
 
 from server.queue.delivery import Delivery
@@ -50,8 +48,6 @@ class Slots:
         self._draining = False
         self._ends_by = inf
         """Monotonic seconds by which a worker that drains ends."""
-        self._hushed = False
-        """Whether the receiver wants nothing to start."""
         self._intake_ended = False
         self._stopped = False
         self._share = Share(count)
@@ -106,6 +102,8 @@ class Slots:
             self._add(found)
             self._looking = False
             self._ended.notify_all()
+            if len(self._long):
+                self._step_to_do.notify()  # the caller takes none
 
     def add(self, deliveries: list[Delivery]) -> None:
         """Jobs that come by other ways than a look."""
@@ -135,23 +133,6 @@ class Slots:
         """Whether a job of a dead worker may be taken over: one at a time, and a few that take several steps."""
         with self._lock:
             return not self._draining and not self._lone_job() and self._long.lone < MOST_LONE
-
-    @contextmanager
-    def quiet(self) -> Iterator[bool]:
-        """Inside the `with` block nothing runs and nothing starts; it waits for what runs. False: the worker drains.
-
-        What is claimed there runs next and by itself, so it is never charged with the death that another batch causes."""
-        with self._lock:
-            self._hushed = True
-            while self._running and not self._draining:
-                self._ended.wait()
-            quiet = not self._draining
-        try:
-            yield quiet
-        finally:
-            with self._lock:
-                self._hushed = False
-                self._wake_one()
 
     def progress(self, running: Running) -> None:
         """A part of the batch was finished."""
@@ -234,6 +215,11 @@ class Slots:
             self._wake_one()
 
     @property
+    def _steps_go_on(self) -> bool:
+        """Whether no step waits for short work: that must go on, then."""
+        return not self._short.has_lone_job and not self._short.due < self._long.lone_due < inf
+
+    @property
     def _has_long_work(self) -> bool:
         return bool(len(self._long)) or any(running.long for running in self._running)
 
@@ -258,13 +244,13 @@ class Slots:
             return 0.0 if self._intake_ended else time.monotonic() - self._last_look
 
     def _next_batch(self, now: float) -> list[Delivery] | float:
-        idle = self._idle_slots(long=False) - self._share.is_owed(now, present=self._has_long_work)
-        if idle <= 0 or self._hushed or self._lone_job_runs() or self._long.lone_due < self._short.due:
+        idle = self._idle_slots(long=False) - (self._share.is_owed(now, present=self._has_long_work) and self._steps_go_on)
+        if idle <= 0 or self._lone_job_runs() or self._long.lone_due < self._short.due:
             return inf
         return self._short.next(now, running=self._jobs_running(long=False), stepping=self._jobs_running(long=True), idle_slots=idle)
 
     def _next_step(self) -> list[Delivery]:
-        if self._idle_slots(long=True) <= 0 or self._hushed or self._lone_job_runs() or self._short.has_lone_job:
+        if self._idle_slots(long=True) <= 0 or self._lone_job_runs() or self._short.has_lone_job:
             return []
         if self._long.lone_due != inf and (self._running or self._short.due < self._long.lone_due):
             return []

@@ -14,13 +14,14 @@ import redis
 from models.loading import load
 from server.process.exits import STUCK
 from server.queue import keys
-from server.queue.embedded import PrivateValkey
 from server.queue.job import WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings
+from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
 from tests.bundles import write_null
 from tests.chaos.poisonous_worker import COMMAND, HANGS, POISON
 from tests.forked import Forked
+from tests.keyspace import PartitionRedis
 from tests.worker import processes
 from tests.worker.processes import Gateway, eventually, gateway
 from tests.worker.toys import answer_alone
@@ -73,7 +74,7 @@ async def test_a_poisonous_input_does_not_take_its_fifteen_neighbours_with_it(va
     async with fragile_workers(valkey, tmp_path) as workers, gateway(valkey.url) as asking:
         await asking.ready()
         await batch_with(asking, POISON)
-        with redis.Redis.from_url(valkey.url) as client:
+        with PartitionRedis.from_url(valkey.url) as client:
             assert client.xlen(keys.DEAD) == 1
     assert len(workers) == 5, "one death in company, three alone, and the worker that is left"
 
@@ -85,16 +86,17 @@ async def test_a_death_is_not_charged_to_a_suspect_that_another_batch_left_waiti
     async with gateway(valkey.url) as asking:
         innocent = asking.job("fragile@1", picture(2), digest=digest, bucket="another", seconds=240)
         asked = asyncio.create_task(asking.ask(innocent))
-        assert await asyncio.to_thread(dies.pull, [keys.queue("fragile@1", digest)], 1, 2000)
+        taken = await asyncio.to_thread(dies.pull, [keys.queue("fragile@1", digest)], 1, 2000)
+        assert dies.begin(taken, 0)
         async with fragile_workers(valkey, tmp_path) as workers:
             await asking.ready()
             bad = asking.job("fragile@1", picture(1, HANGS), digest=digest, seconds=240)
             hanging = asyncio.create_task(asking.ask(bad))
-            with redis.Redis.from_url(valkey.url) as client:
+            with PartitionRedis.from_url(valkey.url) as client:
                 await eventually(lambda: pending(client) == 2, "the picture that hangs runs")
                 dies.withdraw()
                 await asyncio.sleep(3 * RECLAIM_EVERY)  # the hanging worker has looked for what the dead left behind
-                assert not client.exists(f"deaths:{innocent.id}"), "it does not run, so no death may be charged to it"
+                assert client.get(f"deaths:{innocent.id}") == b"0", "it is here, and does not run"
                 hanging.cancel()
                 await eventually(lambda: client.exists(keys.cancel(bad.id)), "the next worker will not try it")
                 workers[-1].kill()
@@ -116,7 +118,7 @@ async def test_a_poisonous_job_of_several_steps_costs_its_neighbours_only_time(v
         # half of them in another bucket: these only wait in the worker, or run in its other slots, when it dies
         jobs = [asking.job("fragile@1", pixels, bucket=str(i // 8), seconds=240) for i, pixels in enumerate(pictures)]
         replies = await asking.dispatcher.submit_all(jobs)
-        with redis.Redis.from_url(valkey.url) as client:
+        with PartitionRedis.from_url(valkey.url) as client:
             [(_, letter)] = client.xrange(keys.DEAD)
             assert letter[b"id"] == jobs[7].id.encode()
             assert not list(client.scan_iter("deaths:*"))

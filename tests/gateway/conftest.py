@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import Gateway, Worker, make_spec
 

@@ -26,12 +26,13 @@ from models.bundle import BundleSpec
 from models.spec import Preprocess, Rung, Weights
 from server.arrays import Array
 from server.queue import keys
-from server.queue.embedded import PrivateValkey
 from server.queue.errors import RedisAway
 from server.queue.job import Failure, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
 from server.settings import Settings
+from server.supervisor.private_valkey import PrivateValkey
 from tests.forked import Forked
+from tests.keyspace import PartitionRedis
 
 CLASSES = 10
 TOKENS = 17
@@ -140,7 +141,6 @@ class Worker:
         """Whether it writes the arrays of its replies beside them, as workers do with large ones."""
         self.specs = specs
         self.state = "ready"
-        self.forms = "records"
         self._working = threading.Event()
         self._working.set()
         self._busy = threading.Lock()
@@ -185,7 +185,7 @@ class Worker:
 
     def redis(self) -> redis.Redis:
         """A look at what it works on."""
-        return redis.Redis.from_url(self._url, decode_responses=True, encoding_errors="replace")
+        return PartitionRedis.from_url(self._url, decode_responses=True, encoding_errors="replace")
 
     def nobody_waits(self) -> bool:
         """Whether everything that is unfinished has been cancelled."""
@@ -237,7 +237,7 @@ class Worker:
                     self._work(self.queue.pull([keys.queue(spec.id, spec.digest()) for spec in self.specs], 16, block_ms=50))
 
     def _work(self, deliveries: list[Delivery]) -> None:
-        wanted = self.queue.still_wanted(deliveries)
+        wanted = self.queue.begin(deliveries, 0)
         self.done += [delivery.job for delivery in wanted]
         self.running = wanted
         if wanted and self._held is not None:
@@ -264,7 +264,6 @@ class Worker:
                 state=self.state,
                 device="cpu",
                 bundles=self._served,
-                forms=self.forms,
             )
         )
 

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.raw import Answer, Raw, ask, post
 from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.raw import NOTHING, Answer, Raw, post
 from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.gateway.connections import Connections, bounded
 from server.gateway.unread import READ_BYTES, unacknowledged
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.conftest import Shared
 from tests.gateway.raw import NOTHING, Answer, Raw, ask, post

@@ -18,8 +18,8 @@ from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway import events as gateway_events
 from server.gateway.follower import Follower, preview_of
-from server.queue.embedded import PrivateValkey
 from server.queue.job import Failure, Job, Progress, Reply
+from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.base import Outputs
 from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
 from server.telemetry.metrics import GatewayMetrics

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from server.queue.embedded import PrivateValkey
 from server.queue.job import Failure, Job, Reply
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, result
 from tests.gateway.service import Worker, eventually, make_spec, picture

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import psutil
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, comes_to, result
 from tests.gateway.raw import Raw

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import redis
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, parsed, result
 from tests.gateway.service import Worker, eventually, make_spec, picture

@@ -9,7 +9,7 @@ from datetime import datetime
 import jsonschema
 import pytest
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, result
 from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture, unbearable
@@ -228,16 +228,6 @@ def test_a_request_has_one_key(gateway: Gateway) -> None:
     headers = [("Prefer", "respond-async"), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     refused = gateway.http.post("/v1/classify", content=picture(1), headers=headers)
     assert problem(refused, 422, "invalid-option")["field"] == "Idempotency-Key"
-
-
-def test_a_worker_that_cannot_answer_jobs_keeps_them_out(valkey: PrivateValkey) -> None:
-    old = Worker(valkey.url, [make_spec()])
-    old.forms = ""
-    with service.gateway(valkey.url) as gateway, old:
-        refused = ask_later(gateway)
-        problem(refused, 503, "no-worker")
-        assert int(refused.headers["Retry-After"]) >= 1
-        assert gateway.classify(picture(1)).status_code == 200
 
 
 def test_metrics_count_jobs_by_state(valkey: PrivateValkey) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, Refused
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import WAIT_S, Gateway, Worker, make_spec, picture, unbearable
 from tests.opsin.command import opsin

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, ask_later, comes_to
 from tests.gateway.service import TOKENS, Gateway, Worker, eventually, make_spec, picture

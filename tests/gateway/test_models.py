@@ -13,10 +13,10 @@ import pytest
 from models.bundle import BundleSpec
 from server.gateway.directory import Directory, state_of
 from server.queue.dispatch import Dispatcher
-from server.queue.embedded import PrivateValkey
 from server.queue.fleet import Fleet
 from server.queue.job import ServedBundle, WorkerInfo
 from server.settings import Settings
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import DEPTH, Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem

@@ -16,7 +16,7 @@ from PIL import Image
 from server import playground
 from server.playground.drawing import figures
 from server.playground.drawing.captures import OBJECTS, capture
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import Gateway
 from tests.gateway.test_refusals import problem

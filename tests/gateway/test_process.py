@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import WAIT_S, Worker, answer, make_spec, picture
 

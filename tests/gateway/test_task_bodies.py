@@ -22,8 +22,7 @@ from server.gateway.problems import Kind, Problem
 from server.gateway.submission import Submission
 from server.gateway.surface import CommonOptions, Surface
 from server.media.images import Decoder
-from server.queue.reservation import Ledger, Reservation
-from server.queue.shares import Claim, Held
+from server.queue.shares import Claim, Held, Ledger, Reservation
 from server.settings import Settings
 from server.tasks.base import Arrays, Item, Outputs, Part, Task
 from server.tasks.options import Options

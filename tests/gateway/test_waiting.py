@@ -11,13 +11,14 @@ import httpx
 import pytest
 
 from server.queue.connect import connect
-from server.queue.embedded import PrivateValkey
 from server.queue.job import Failure, Job, Reply, ServedBundle, WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings
+from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.raw import Raw, post
 from tests.gateway.service import Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
+from tests.keyspace import PartitionRedis
 
 
 def test_a_name_never_seen_waits_for_the_first_worker(valkey: PrivateValkey) -> None:
@@ -244,7 +245,7 @@ def test_a_redis_that_refuses_the_beat_is_away_although_it_answers(valkey: Priva
 def test_an_unloaded_model_is_404_and_says_how_to_load_it(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         assert gateway.classify(picture(1), model="reds").status_code == 200
-        with connect(valkey.url) as redis:
+        with PartitionRedis.from_url(valkey.url) as redis:
             redis.hset("repository", "reds", "unloaded")
         eventually(lambda: gateway.http.get("/v1/models/reds").json()["state"] == "unloaded", "the gateway knows")
         assert "/v2/repository/models/reds/load" in problem(gateway.classify(picture(1), model="reds"), 404, "unknown-model")["detail"]

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-import redis
 
 from server.queue import keys
 from tests.bundles import write_tiny_vit
 from tests.gateway import service as parts
 from tests.gateway.service import Worker, make_spec
+from tests.keyspace import PartitionRedis
 from tests.open_inference.service import Service, running
 
 
@@ -28,7 +28,7 @@ def call(service: Service, verb: str, name: str = "tiny", **headers: str) -> htt
 
 
 def written(service: Service) -> dict[bytes, bytes]:
-    with redis.Redis.from_url(service.redis_url) as client:
+    with PartitionRedis.from_url(service.redis_url) as client:
         return client.hgetall(keys.REPOSITORY)
 
 
@@ -92,7 +92,7 @@ def test_it_is_off_by_default_and_the_refusal_names_the_setting() -> None:
     with parts.valkey() as valkey, Worker(valkey.url, [make_spec()]), parts.gateway(valkey.url) as gateway:
         for verb in ("load", "unload"):
             assert_refused(gateway.http.post(f"/v2/repository/models/reds/{verb}"), 403, "OPSIN_MODEL_CONTROL=explicit")
-        with redis.Redis.from_url(valkey.url) as client:
+        with PartitionRedis.from_url(valkey.url) as client:
             assert not client.exists(keys.REPOSITORY)
         assert not any("model_repository" in extension for extension in gateway.http.get("/v2").json()["extensions"])
         (entry,) = gateway.http.post("/v2/repository/index").json()

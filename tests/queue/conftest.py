@@ -1,24 +1,67 @@
-"""A look into Redis, and a worker's end of the queue inside the test's own process."""
+"""A look into Redis, and a worker's end of the queue inside the test's own process.
+
+`OPSIN_TEST_REDIS` says which Redis: `partition` lets nobody touch other keys than those of the partition and the service, `cluster` is a
+Valkey in cluster mode, one node with all slots; empty: a usual one. `test_partitions.py` runs the tests of this folder so.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import redis
 
 from server.queue.worker_side import WorkerQueue
-from tests.queue.harness import QUICK_WORKER
+from server.supervisor.private_valkey import PrivateValkey
+from tests.keyspace import KEYSPACE
+from tests.queue.harness import QUICK_WORKER, Server, eventually_now, redis_at, worker_queue
+
+KIND = os.environ.get("OPSIN_TEST_REDIS", "")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the only node."""
+    server = Server(tmp_path_factory.mktemp("cluster"), "--save", "", "--cluster-enabled", "yes")
+    with redis.Redis(port=server.port, decode_responses=True) as node:
+        node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        eventually_now(lambda: node.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+    yield server.url
+    server.kill()
+
+
+@pytest.fixture
+def url(url: str, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty Redis of the kind that is asked for."""
+    if KIND == "cluster":
+        node: str = request.getfixturevalue("cluster")
+        with redis.Redis.from_url(node) as client:
+            client.flushall()
+        return node
+    if KIND == "partition":
+        keys = [f"~{KEYSPACE.name('*')}", f"~{KEYSPACE.service('*')}"]
+        with redis.Redis.from_url(url) as client:
+            client.execute_command("ACL SETUSER", "partition", "reset", "on", ">secret", "+@all", *keys)
+        return url.replace("unix://", "unix://partition:secret@")
+    return url
+
+
+@pytest.fixture
+def anybody(valkey: PrivateValkey, url: str) -> Iterator[redis.Redis]:
+    """Somebody else at the same Redis."""
+    with redis.Redis.from_url(url if KIND == "cluster" else valkey.url) as client:
+        yield client
 
 
 @pytest.fixture
 def db(url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace") as client:
+    with redis_at(url, decode_responses=True, encoding_errors="replace") as client:
         yield client
 
 
 @pytest.fixture
 def worker(url: str) -> Iterator[WorkerQueue]:
-    queue = WorkerQueue(url, "worker-under-test", QUICK_WORKER)
+    queue = worker_queue(url, "worker-under-test", QUICK_WORKER)
     yield queue
     queue.close()

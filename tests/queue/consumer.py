@@ -17,7 +17,7 @@ import time
 from server.queue.errors import RedisAway
 from server.queue.job import Reply, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import QUEUE, QUICK_WORKER
+from tests.queue.harness import QUEUE, QUICK_WORKER, worker_queue
 
 
 def beat(queue: WorkerQueue) -> None:
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--hold", action="store_true")
     parser.add_argument("--pace", type=float, default=0.0)
     options = parser.parse_args()
-    queue = WorkerQueue(options.url, options.id, QUICK_WORKER)
+    queue = worker_queue(options.url, options.id, QUICK_WORKER)
     threading.Thread(target=beat, args=(queue,), daemon=True).start()
     print("ready", flush=True)
     while True:
@@ -67,7 +67,7 @@ def main() -> None:
             time.sleep(0.05)
             continue
         with contextlib.suppress(RedisAway):
-            deliveries = queue.still_wanted(deliveries)
+            deliveries = queue.begin(deliveries, 0)
         if deliveries:
             run(queue, deliveries, options.hold, options.pace)
 

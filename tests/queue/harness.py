@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import redis
@@ -22,10 +23,12 @@ import redis
 from server.arrays import Array
 from server.process.tied import tied_to_parent
 from server.queue.dispatch import Dispatcher, DispatcherTimings
-from server.queue.embedded import find_server
-from server.queue.job import Job, Priority, Reply, ServedBundle, WorkerInfo
+from server.queue.job import WORKER_FORMS, Job, Priority, Reply, ServedBundle, WorkerInfo
+from server.queue.record import RecordsLoad
 from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.settings import Settings
+from server.supervisor.private_valkey import find_server
+from tests.keyspace import KEYSPACE, PartitionRedis
 
 BUNDLE = "echo@1"
 DIGEST = "0123456789abcdef" * 4
@@ -41,12 +44,33 @@ SILENT_GATEWAY = DispatcherTimings(beat=60.0, gateway_ttl=120.0, lost_after=0.5,
 
 @contextlib.asynccontextmanager
 async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settings: Any) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher(url, Settings(**settings), timings)
+    dispatcher = Dispatcher(url, Settings(**settings), timings, KEYSPACE)
     await dispatcher.start()
     try:
         yield dispatcher
     finally:
         await dispatcher.close()
+
+
+def place(url: str) -> int | Path:
+    """The port or the socket of a server of this machine."""
+    parts = urlsplit(url)
+    return parts.port or Path(parts.path)
+
+
+def redis_at(url: str, **options: Any) -> PartitionRedis:
+    """A client that names keys as they are called in the partition."""
+    client: PartitionRedis = PartitionRedis.from_url(url, **options)
+    client.keyspace = KEYSPACE
+    return client
+
+
+async def records_load(dispatcher: Dispatcher) -> RecordsLoad:
+    return (await dispatcher.status.read(0, 0, 0)).records
+
+
+def worker_queue(url: str, worker_id: str, timings: WorkerTimings | None = None, forms: str = WORKER_FORMS) -> WorkerQueue:
+    return WorkerQueue(url, worker_id, timings, forms, KEYSPACE)
 
 
 async def a_job(
@@ -100,6 +124,14 @@ async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Non
             return
         assert time.monotonic() < until, "did not come true in time"
         await asyncio.sleep(0.01)
+
+
+def eventually_now(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """The same without an event loop."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not come true in time"
+        time.sleep(0.01)
 
 
 class Consumer:
@@ -211,6 +243,11 @@ def nothing_is_left(db: redis.Redis) -> bool:
 
 async def pulled(queue: WorkerQueue, items: int = 16) -> list[Delivery]:
     return await asyncio.to_thread(queue.pull, [QUEUE], items, 2000)
+
+
+async def running(queue: WorkerQueue, items: int = 16) -> list[Delivery]:
+    """The same, and they run."""
+    return queue.begin(await pulled(queue, items), 0)
 
 
 def echo(queue: WorkerQueue, delivery: Delivery) -> Reply:

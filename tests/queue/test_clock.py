@@ -10,7 +10,7 @@ import redis
 from server.queue.dispatch import Dispatcher
 from server.queue.presence import Presence
 from server.queue.worker_side import WorkerQueue
-from tests.queue.harness import QUEUE, STREAM, a_job, answer_of, ask, echo, eventually, gateway, pulled
+from tests.queue.harness import QUEUE, STREAM, a_job, answer_of, ask, echo, eventually, gateway, pulled, redis_at
 from tests.queue.test_records import admit, read
 
 HOUR_MS = 3_600_000
@@ -117,7 +117,7 @@ async def test_what_waited_when_the_clock_went_back_goes_first(url: str, worker:
         before = asyncio.create_task(ask(us, 1, priority="low"))
         stream = f"queue:{QUEUE}:low"
         await eventually(lambda: db.xlen(stream) == 1)
-        with redis.Redis.from_url(url) as raw:
+        with redis_at(url) as raw:
             [(entry, job)] = raw.xrange(stream)
             raw.xdel(stream, entry)
             to_come = int(db.time()[0]) * 1000 + HOUR_MS

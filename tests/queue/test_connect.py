@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socketserver
+import threading
+from collections.abc import Iterator
+
 import pytest
 
-from server.queue.connect import connect, parse
+from server.queue.connect import connect, parse, unsuitable
+from tests.keyspace import KEYSPACE
 
 
 def test_a_sentinel_url_names_sentinels_master_database_and_credentials() -> None:
@@ -38,6 +44,36 @@ def test_a_wrong_url_is_refused_with_a_sentence(url: str, complaint: str) -> Non
         parse(url)
 
 
+@contextlib.contextmanager
+def server_that_calls_itself(version: str) -> Iterator[int]:
+    """The port of one that says so to whatever it is asked."""
+    told = f"# Server\r\nredis_version:{version}\r\n"
+    answer = f"${len(told)}\r\n{told}\r\n".encode()
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while asked := self.request.recv(4096):
+                self.request.sendall(answer if b"INFO" in asked else b"+OK\r\n" * asked.count(b"*"))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(("version", "fits"), [("6.2.14", False), ("7.0.0", True), ("8.2.1", True), ("", True)])
+def test_a_server_that_is_too_old_is_told_from_one_that_is_not(version: str, fits: bool) -> None:
+    with server_that_calls_itself(version) as port:
+        assert (unsuitable(f"redis://127.0.0.1:{port}/0") == "") == fits
+
+
+def test_a_real_server_fits_and_one_that_is_away_may_come_back(url: str) -> None:
+    assert unsuitable(url) == unsuitable("redis://127.0.0.1:1/0") == ""
+
+
 def test_a_blocking_read_ends_before_the_socket_times_out(url: str) -> None:
     with connect(url, blocking=1.0) as client:
-        assert client.xread({"nothing": "$"}, block=1000) in ([], None)
+        assert client.xread({KEYSPACE.name("nothing"): "$"}, block=1000) in ([], None)

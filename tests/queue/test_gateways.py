@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from typing import Any
 
@@ -11,12 +12,16 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.dispatch import DeadlinePassed
+from server.queue.dispatch import DeadlinePassed, Dispatcher
+from server.queue.keys import Keyspace
 from server.queue.wire import AsyncWire
 from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS, WorkerQueue
+from server.settings import Settings
+from tests.keyspace import KEYSPACE
 from tests.queue.harness import (
     DIGEST,
     QUEUE,
+    QUICK_GATEWAY,
     QUICK_WORKER,
     SILENT_GATEWAY,
     STREAM,
@@ -30,6 +35,7 @@ from tests.queue.harness import (
     gateway,
     nothing_is_left,
     pulled,
+    worker_queue,
 )
 
 
@@ -97,7 +103,7 @@ async def test_line_8_a_client_that_leaves_is_cancelled_in_the_queue_and_right_b
         assert {delivery.job.id for delivery in taken} == {jobs[1].id, jobs[2].id}
         leaving_late.cancel()
         await eventually(lambda: db.exists(f"cancel:{jobs[1].id}"))
-        [wanted] = worker.still_wanted(taken)
+        [wanted] = worker.begin(taken, 0)
         assert wanted.job.id == jobs[2].id
         worker.finish([(wanted, echo(worker, wanted))])
         assert answer_of((await staying)[0]) == 2
@@ -135,7 +141,7 @@ async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_jo
 async def test_line_8_nobody_needs_a_worker_to_take_leaving_clients_out_of_the_queue(url: str, db: redis.Redis) -> None:
     """One job waits, one is in the hands of a worker that died, one was handed back and waits again: none of them keeps its place."""
     async with gateway(url) as us:
-        dead = WorkerQueue(url, "dead")
+        dead = worker_queue(url, "dead")
         requests = [asyncio.create_task(us.submit_all([await a_job(us, 0)]))]
         await pulled(dead)
         requests.append(asyncio.create_task(us.submit_all([await a_job(us, 1)])))
@@ -212,7 +218,7 @@ async def test_line_10_the_janitor_removes_what_nobody_comes_back_for(url: str, 
             assert await ask(us, 1) == 1
         await eventually(lambda: not db.exists(f"worker:{gone.id}"))
         db.set("blob:nobody", "x")
-        db.hset("deaths:nobody", "count", 1)
+        db.set("deaths:nobody", 1)
         db.xadd("replies:nobody", {"id": "x", "reply": "y"})
         db.incrby("queue:bytes", 12345)
         unserved = keys.stream(keys.queue("unserved@1", DIGEST), "low")
@@ -220,7 +226,7 @@ async def test_line_10_the_janitor_removes_what_nobody_comes_back_for(url: str, 
         db.xadd(unserved, stale)
         db.sadd("queues", unserved)
         assert worker.janitor()
-        assert not WorkerQueue(url, "another", QUICK_WORKER).janitor()
+        assert not worker_queue(url, "another", QUICK_WORKER).janitor()
         assert not db.exists("blob:nobody", "deaths:nobody")
         assert db.ttl("replies:nobody") > 0
         assert db.get("queue:bytes") == "0"
@@ -230,16 +236,19 @@ async def test_line_10_the_janitor_removes_what_nobody_comes_back_for(url: str, 
         assert db.smembers("queues") == db.smembers("streams") == set()
 
 
-async def test_line_10_the_janitor_goes_on_where_it_stopped_however_many_keys_there_are(url: str, db: redis.Redis) -> None:
+async def test_line_10_the_janitor_goes_on_where_it_stopped_however_many_keys_there_are(
+    url: str, db: redis.Redis, anybody: redis.Redis
+) -> None:
     """A Redis that others use too: each call looks at a bounded number of keys, and the rest has its turn later."""
     every_key = JANITOR_KEYS * JANITOR_ROUNDS * 3
-    with db.pipeline(transaction=False) as pipeline:
+    with anybody.pipeline(transaction=False) as pipeline:
         for number in range(every_key):
             pipeline.set(f"somebody-else:{number}", "x")
         pipeline.execute()
     orphans = [f"blob:{number}" for number in range(20)]
-    db.mset(dict.fromkeys(orphans, "x"))
-    janitors = [WorkerQueue(url, f"janitor-{number}", QUICK_WORKER) for number in range(5)]
+    for orphan in orphans:
+        db.set(orphan, "x")
+    janitors = [worker_queue(url, f"janitor-{number}", QUICK_WORKER) for number in range(5)]
     for janitor in janitors:
         assert janitor.janitor()
         db.delete("janitor")  # the next one's turn has come
@@ -253,9 +262,48 @@ async def test_line_10_the_janitor_leaves_the_streams_of_workers_that_live(url: 
         assert worker.pull([QUEUE], 1, 10) == []
         waiting = asyncio.create_task(pulled(worker, 1))
         await asyncio.sleep(0.1)
-        assert WorkerQueue(url, "another", QUICK_WORKER).janitor()
+        assert worker_queue(url, "another", QUICK_WORKER).janitor()
         assert set(keys.streams(QUEUE)) == db.smembers("streams")
         request = asyncio.create_task(ask(us, 1))
         [taken] = await waiting
         worker.finish([(taken, echo(worker, taken))])
         assert await request == 1
+
+
+async def test_line_10_the_janitor_cleans_up_a_redis_that_is_full(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    db.set("blob:nobody", "x")
+    db.config_set("maxmemory", 1)
+    try:
+        assert worker.janitor()
+    finally:
+        db.config_set("maxmemory", 0)
+    assert not db.exists("blob:nobody")
+
+
+async def test_a_full_redis_is_emptied_by_a_worker_that_serves_a_new_bundle(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    """Its streams have no groups yet."""
+    async with gateway(url) as us:
+        asked = asyncio.create_task(ask(us, 5))
+        await eventually(lambda: db.exists(STREAM))
+        db.config_set("maxmemory", 1)
+        try:
+            [delivery] = await pulled(worker)
+            worker.finish([(delivery, echo(worker, delivery))])
+        finally:
+            db.config_set("maxmemory", 0)
+        assert await asked == 5
+
+
+@pytest.mark.skipif(bool(os.environ.get("OPSIN_TEST_REDIS")), reason="keys of another prefix may not be touched there")
+async def test_a_prefix_may_hold_any_letters(url: str) -> None:
+    keyspace = Keyspace("größe:", KEYSPACE.partition)
+    us, queue = Dispatcher(url, Settings(), QUICK_GATEWAY, keyspace), WorkerQueue(url, "w", QUICK_WORKER, keyspace=keyspace)
+    await us.start()
+    assert queue.pull([QUEUE], 4) == []  # so that the next look waits, by another command
+    waiting = asyncio.create_task(pulled(queue))
+    asked = asyncio.create_task(ask(us, 3))
+    [delivery] = await waiting
+    queue.finish([(delivery, echo(queue, delivery))])
+    assert await asked == 3
+    queue.close()
+    await us.close()

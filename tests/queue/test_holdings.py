@@ -13,7 +13,7 @@ import redis
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import QueueFull
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import LASTING_WORKER, QUEUE, announce, echo, eventually, gateway
+from tests.queue.harness import LASTING_WORKER, QUEUE, announce, echo, eventually, gateway, worker_queue
 from tests.queue.test_shares import record, submit
 
 OWNERS = ("", "ann", "bob", "eve")
@@ -52,7 +52,7 @@ class World:
         self.start_worker()
 
     def start_worker(self) -> None:
-        worker = WorkerQueue(self._url, f"worker-{self._born}", LASTING_WORKER)
+        worker = worker_queue(self._url, f"worker-{self._born}", LASTING_WORKER)
         self._born += 1
         announce(worker)
         self._workers.append((worker, []))

@@ -12,13 +12,11 @@ import redis
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.connect import connect
 from server.queue.delivery import Beside
-from server.queue.freight import Freight
 from server.queue.job import Reply, decode_arrays, decode_reply
-from server.queue.pieces import PIECE_BYTES
+from server.queue.pieces import PIECE_BYTES, Freight
 from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled
+from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled, redis_at, worker_queue
 
 LARGE = 3 * PIECE_BYTES + 12_345
 
@@ -56,7 +54,7 @@ async def test_a_large_job_whose_message_is_lost_is_sent_again_by_its_gateway(ur
 
 
 async def test_an_unread_job_can_be_handed_back(url: str, worker: WorkerQueue) -> None:
-    leaving = WorkerQueue(url, "leaving")
+    leaving = worker_queue(url, "leaving")
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         unread = await taken(leaving)
@@ -93,22 +91,16 @@ async def test_line_2_a_large_output_is_answered_by_a_redis_without_memory(url: 
         await eventually(lambda: not db.keys("out:*"))
 
 
-@pytest.mark.parametrize(("forms", "is_stored"), [("1 batched-replies stored-replies", True), ("1 batched-replies", False)])
-async def test_a_large_output_is_written_in_pieces_where_the_gateway_reads_such(
-    url: str, db: redis.Redis, worker: WorkerQueue, forms: str, is_stored: bool
-) -> None:
+async def test_a_large_output_is_written_in_pieces(url: str, worker: WorkerQueue) -> None:
     output = Array.of(np.random.default_rng(1).integers(0, 256, LARGE, np.uint8))
-    with connect(url) as raw:
-        raw.set("gw:us", forms)
+    with redis_at(url) as raw:
+        raw.set("gw:us", "")
         delivery = await delivered(url, worker, "us")
         assert worker.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays={"y": output}))]) == [True]
         [(_, entry)] = raw.xrange("replies:us")
-        [data] = [value for name, value in entry.items() if name == delivery.job.id.encode() or name == b"reply"]
-        reply = decode_reply(data)
-        assert bool(reply.stored) == is_stored
-        arrays = decode_arrays(raw.get(reply.stored)) if is_stored else reply.arrays
-        assert arrays == {"y": output}
-        assert not is_stored or 0 < raw.ttl(reply.stored) <= 120
+        reply = decode_reply(entry[delivery.job.id.encode()])
+        assert decode_arrays(raw.get(reply.stored)) == {"y": output} and not reply.arrays
+        assert 0 < raw.ttl(reply.stored) <= 120
 
 
 async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
@@ -123,8 +115,8 @@ async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQ
 
 
 async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
-    with connect(url) as raw:
-        raw.set("gw:us", "stored-replies")
+    with redis_at(url) as raw:
+        raw.set("gw:us", "")
         delivery = await delivered(url, worker, "us")
         output = {"y": Array.of(np.zeros(LARGE, np.uint8))}
         replies = [Reply(id=delivery.job.id, worker=worker.id, arrays=output) for _ in range(2)]
@@ -156,7 +148,7 @@ async def delivered(url: str, worker: WorkerQueue, to: str) -> Delivery:
     async with gateway(url) as us:
         job = msgspec.structs.replace(await a_job(us, 1), gateway=to)
         request = asyncio.create_task(us.submit_all([job]))
-        with connect(url) as raw:
+        with redis_at(url) as raw:
             raw.set(keys.worker(worker.id), "")  # a client that leaves does not take a living worker's job away
         [delivery] = await pulled(worker)
         request.cancel()

@@ -10,11 +10,10 @@ import pytest
 from models.bundle import BundleSpec
 from models.spec import Preprocess, Weights
 from server.queue import keys
-from server.queue.connect import connect
 from server.queue.dispatch import Dispatcher
 from server.queue.job import Priority, ServedBundle, WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings
-from tests.queue.harness import BUNDLE, DIGEST, QUEUE, STREAM, Consumer, a_job, ask, eventually, gateway
+from tests.queue.harness import BUNDLE, DIGEST, QUEUE, STREAM, Consumer, a_job, ask, eventually, gateway, redis_at, worker_queue
 
 A, B = keys.queue("a@1", DIGEST), keys.queue("b@1", DIGEST)
 
@@ -40,7 +39,7 @@ def priorities(queue: WorkerQueue, items: int, queues: tuple[str, ...] = (QUEUE,
 
 
 async def test_more_urgent_jobs_go_first(url: str) -> None:
-    queue = WorkerQueue(url, "w")
+    queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "normal"), (BUNDLE, "high"), (BUNDLE, "normal"), (BUNDLE, "high"))
         assert priorities(queue, 3) == ["high", "high", "normal"]
@@ -53,18 +52,18 @@ async def test_a_low_job_goes_before_a_high_one_that_came_ten_seconds_later(url:
     async with gateway(url) as us:
         waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "high"))
         low = keys.stream(QUEUE, "low")
-        with connect(url) as clock:
+        with redis_at(url) as clock:
             [(entry_id, fields)] = clock.xrange(low)
             clock.delete(low)
             clock.xadd(low, fields | {b"at": int(fields[b"at"]) - waited}, id=entry_id)
-        queue = WorkerQueue(url, "w")
+        queue = worker_queue(url, "w")
         assert priorities(queue, 1) == [first]
         assert len(priorities(queue, 1)) == 1
         waiting.cancel()
 
 
 async def test_a_job_that_was_handed_back_keeps_its_priority_and_its_place(url: str) -> None:
-    leaving, staying = WorkerQueue(url, "leaving"), WorkerQueue(url, "staying")
+    leaving, staying = worker_queue(url, "leaving"), worker_queue(url, "staying")
     async with gateway(url) as us:
         early = await queued(us, (BUNDLE, "normal"))
         [taken] = leaving.pull([QUEUE], 1)
@@ -84,7 +83,7 @@ async def test_a_job_that_was_handed_back_keeps_its_priority_and_its_place(url: 
 
 
 async def test_a_worker_gets_as_many_as_it_asked_for_over_all_its_bundles(url: str) -> None:
-    queue = WorkerQueue(url, "w")
+    queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, *[(bundle, priority) for bundle in ("a@1", "b@1") for priority in ("high", "normal", "low")] * 2)
         assert len(queue.pull([A, B], 7)) == 7
@@ -94,7 +93,7 @@ async def test_a_worker_gets_as_many_as_it_asked_for_over_all_its_bundles(url: s
 
 
 async def test_a_queue_with_a_room_of_its_own_takes_nothing_from_the_others(url: str) -> None:
-    queue = WorkerQueue(url, "w")
+    queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, *[(bundle, "normal") for bundle in ("a@1", "b@1") for _ in range(5)])
         assert [delivery.bundle for delivery in queue.pull([A, B], 3, own={B: 0})] == ["a@1"] * 3
@@ -104,11 +103,11 @@ async def test_a_queue_with_a_room_of_its_own_takes_nothing_from_the_others(url:
 
 
 async def test_a_waiting_worker_is_not_woken_by_a_queue_without_room_and_never_takes_more_than_fits(url: str) -> None:
-    queue = WorkerQueue(url, "w")
+    queue = worker_queue(url, "w")
     async with gateway(url) as us:
         await asyncio.to_thread(queue.pull, [A, B], 1, 10)  # from here on it waits in a blocking read
         without_room = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 1, 2000, {B: 0}))
-        with connect(url) as client:
+        with redis_at(url) as client:
             await eventually(lambda: client.info("clients")["blocked_clients"] >= 2)
         waiting = await queued(us, *[("b@1", "normal")] * 3)
         assert await without_room == []
@@ -120,10 +119,10 @@ async def test_a_waiting_worker_is_not_woken_by_a_queue_without_room_and_never_t
 
 
 async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str) -> None:
-    queue = WorkerQueue(url, "w")
+    queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting_worker = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 4, 2000))
-        with connect(url) as client:
+        with redis_at(url) as client:
             await eventually(lambda: client.info("clients")["blocked_clients"] >= 2)  # the worker and our reply reader
         waiting = await queued(us, ("b@1", "low"))
         [delivery] = await waiting_worker
@@ -133,7 +132,7 @@ async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str
 
 async def test_workers_get_only_jobs_that_were_prepared_for_the_content_they_hold(url: str) -> None:
     ours, theirs = "a" * 64, "b" * 64
-    us_worker, their_worker = WorkerQueue(url, "ours"), WorkerQueue(url, "theirs")
+    us_worker, their_worker = worker_queue(url, "ours"), worker_queue(url, "theirs")
     async with gateway(url) as us:
         jobs = [await a_job(us, value, digest=digest) for value, digest in enumerate((ours, theirs, ours))]
         requests = [asyncio.create_task(us.submit_all([job])) for job in jobs]
@@ -147,15 +146,15 @@ async def test_workers_get_only_jobs_that_were_prepared_for_the_content_they_hol
 async def test_workers_do_not_get_jobs_of_bundles_they_do_not_serve(url: str) -> None:
     async with gateway(url) as us:
         waiting = await queued(us, ("a@1", "normal"))
-        assert WorkerQueue(url, "w").pull([B], 4) == []
+        assert worker_queue(url, "w").pull([B], 4) == []
         waiting.cancel()
 
 
 async def test_a_stray_entry_in_a_work_stream_is_removed(url: str) -> None:
-    with connect(url) as client:
+    with redis_at(url) as client:
         client.xadd(STREAM, {"what": "is this"})
         client.sadd("queues", STREAM)
-        assert WorkerQueue(url, "w").pull([QUEUE], 4) == []
+        assert worker_queue(url, "w").pull([QUEUE], 4) == []
         assert client.xlen(STREAM) == 0
 
 
@@ -166,7 +165,7 @@ async def test_two_hundred_jobs_from_two_gateways_and_two_workers_get_their_own_
 
 
 async def test_one_worker_queue_serves_several_threads(url: str) -> None:
-    queue = WorkerQueue(url, "w")
+    queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, *[(BUNDLE, "normal")] * 40)
         ids: list[str] = []
@@ -180,7 +179,7 @@ async def test_one_worker_queue_serves_several_threads(url: str) -> None:
 
 
 async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(url: str) -> None:
-    queue = WorkerQueue(url, "w", WorkerTimings(key_ttl=60.0))
+    queue = worker_queue(url, "w", WorkerTimings(key_ttl=60.0))
     preprocess = Preprocess(image_size=8, short_side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     weights = Weights(sha256="0" * 64, bytes=0)
     spec = BundleSpec(
@@ -198,7 +197,7 @@ async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(u
         digest = queue.publish_spec(spec)
         served = ServedBundle(name="echo", version="1", task="classify", digest=digest, state="ready", items_per_second=12.5)
         info = WorkerInfo(id="w", host="h", pid=1, state="ready", device="cpu", bundles=[served])
-        with connect(url) as operator:
+        with redis_at(url) as operator:
             operator.flushall()
         queue.announce(info)  # as after a restart of Redis: the specs come back with the worker
         await us.set_repository("echo", "unloaded")
@@ -207,7 +206,7 @@ async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(u
         assert fleet.specs == {("echo", "1"): spec}
         assert fleet.repository["echo"] == queue.repository().states["echo"] == "unloaded"
         assert fleet.items_per_second("echo@1") == 12.5
-        with connect(url) as operator:
+        with redis_at(url) as operator:
             assert operator.pexpire(keys.worker("w"), 1)
 
         async def gone() -> bool:

@@ -15,8 +15,8 @@ import redis
 
 from server.arrays import Array
 from server.queue.dispatch import Dispatcher
-from server.queue.freight import Freight
-from server.queue.job import RECORDS, VERSION, Job, Progress, Reply, encode_arrays
+from server.queue.job import VERSION, Job, Progress, Reply, encode_arrays
+from server.queue.pieces import Freight
 from server.queue.record import Draft, NoRoomForResults, Record
 from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
@@ -32,6 +32,8 @@ from tests.queue.harness import (
     eventually,
     gateway,
     nothing_is_left,
+    records_load,
+    worker_queue,
 )
 
 DRAFT = Draft(
@@ -55,7 +57,7 @@ async def us(url: str) -> AsyncIterator[Dispatcher]:
 
 
 async def admit(
-    us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", v: int = VERSION, needs: str = RECORDS, **arrays: Any
+    us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", v: int = VERSION, needs: str = "", **arrays: Any
 ) -> str:
     """One job, whose answer is `value`."""
     deadline = await us.now_ms() + int(seconds * 1000)
@@ -123,7 +125,7 @@ async def test_a_job_is_run_whichever_gateway_is_dead(url: str, us: Dispatcher, 
     async with gateway(url) as leaving:
         record = await admit(leaving, 7)
     delivery = await take(worker)
-    assert worker.still_wanted([delivery]) == [delivery]
+    assert worker.begin([delivery], 0) == [delivery]
     assert worker.finish([(delivery, echo(worker, delivery))]) == [True]
     [reply] = await us.records.replies(await read(us, record)) or []
     assert int(reply.arrays["x"].to_numpy()) == 7
@@ -165,7 +167,6 @@ async def test_only_the_latest_preview_is_kept_and_none_beside_the_answer(us: Di
 
 
 async def test_it_is_told_that_the_work_begins_and_again_where_it_begins_anew(url: str, us: Dispatcher, worker: WorkerQueue) -> None:
-    worker.record_suspects()
     record = await admit(us)
     first = await take(worker)
     begins = Progress(id=first.job.id, worker=worker.id, done=0, total=0, unit="")
@@ -173,7 +174,7 @@ async def test_it_is_told_that_the_work_begins_and_again_where_it_begins_anew(ur
     worker.progress([(first, begins)])
     worker.progress([(first, Progress(id=first.job.id, worker=worker.id, done=0, total=9, unit="steps"))])
     worker.withdraw()
-    second = WorkerQueue(url, "second", QUICK_WORKER)
+    second = worker_queue(url, "second", QUICK_WORKER)
     claimed = await asyncio.to_thread(second.reclaim, [QUEUE])
     assert claimed is not None
     second.progress([(claimed, begins)])
@@ -207,7 +208,7 @@ async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: Wo
     delivery = await take(worker)
     await us.records.cancel(record)
     worker.progress([(delivery, Progress(id=delivery.job.id, worker=worker.id, done=1, total=9, unit="steps"))])
-    assert worker.still_wanted([delivery]) == []
+    assert worker.begin([delivery], 0) == []
     ended = await read(us, record)
     assert (ended.state, ended.progress, ended.events) == ("cancelled", None, 2)
 
@@ -216,12 +217,11 @@ async def test_of_two_workers_that_run_a_job_the_one_that_claimed_it_tells_how_f
     url: str, us: Dispatcher, worker: WorkerQueue, db: redis.Redis
 ) -> None:
     """The other one stood still for so long that it was taken for dead. It may end the job nevertheless."""
-    worker.record_suspects()
     record = await admit(us)
     frozen = await take(worker)
     assert worker.begin([frozen], 0)
     worker.withdraw()
-    second = WorkerQueue(url, "second", QUICK_WORKER)
+    second = worker_queue(url, "second", QUICK_WORKER)
     claimed = await asyncio.to_thread(second.reclaim, [QUEUE])
     assert claimed is not None
     for done in (0, 1):
@@ -298,7 +298,7 @@ async def test_a_deadline_ends_a_job_that_runs(us: Dispatcher, worker: WorkerQue
     record = await admit(us, seconds=3.0)
     delivery = await take(worker)
     await comes_to(us, record, "failed")
-    assert worker.still_wanted([delivery]) == []
+    assert worker.begin([delivery], 0) == []
     failure = (await read(us, record)).failure
     assert failure is not None and failure.kind == "deadline"
 
@@ -336,18 +336,18 @@ async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: Worke
         worker.finish([(delivery, echo(worker, delivery))])
         for record in (cancelled, removed, removed):
             await us.records.cancel(record)
-        load = await us.records.load()
+        load = await records_load(us)
         assert load.counts == {"done": 1, "cancelled": 1}
         db.delete("records:totals")
-        assert await us.records.load() == load
+        assert await records_load(us) == load
         await us.records.cancel(done)
-        assert (await us.records.load()).counts == {"cancelled": 1}
+        assert (await records_load(us)).counts == {"cancelled": 1}
 
         async def has_expired() -> bool:
-            return (await us.records.load()).counts == {}
+            return (await records_load(us)).counts == {}
 
         await eventually(has_expired)
-        assert (await us.records.load()).result_bytes == 0
+        assert (await records_load(us)).result_bytes == 0
 
 
 async def test_records_of_cancelled_jobs_take_room_too(url: str) -> None:

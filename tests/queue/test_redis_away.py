@@ -18,10 +18,9 @@ import redis
 from server.queue.connect import connect
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher, RedisAway
-from server.queue.embedded import PrivateValkey
 from server.queue.errors import DeadlinePassed
 from server.queue.link import Link
-from server.queue.worker_side import WorkerQueue
+from server.supervisor.private_valkey import PrivateValkey
 from tests.queue.harness import (
     LASTING_WORKER,
     QUEUE,
@@ -38,7 +37,11 @@ from tests.queue.harness import (
     eventually,
     free_port,
     gateway,
+    place,
     pulled,
+    redis_at,
+    running,
+    worker_queue,
 )
 
 MANY = 120
@@ -102,7 +105,7 @@ async def test_line_6_redis_restarts_empty_under_load() -> None:
 
 async def test_line_6_everything_is_deleted_under_load(url: str) -> None:
     async with under_load(url) as load:
-        with connect(url) as operator:
+        with redis_at(url) as operator:
             operator.flushall()
         load.go_on()
         assert await asyncio.gather(*load.requests) == list(range(MANY))
@@ -112,7 +115,7 @@ async def test_line_6_everything_is_deleted_under_load(url: str) -> None:
 async def test_line_6_a_lost_connection_costs_no_delivery(url: str) -> None:
     """Every client is cut off again and again: what Redis handed out in answers that never arrived is found."""
     async with under_load(url) as load:
-        with connect(url) as operator:
+        with redis_at(url) as operator:
             operator.client_kill_filter(_type="normal")
             load.go_on()
             while not all(request.done() for request in load.requests):
@@ -121,18 +124,18 @@ async def test_line_6_a_lost_connection_costs_no_delivery(url: str) -> None:
         assert await asyncio.gather(*load.requests) == list(range(MANY))
 
 
-async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(valkey: PrivateValkey, url: str) -> None:
+async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(url: str) -> None:
     lose_answers = asyncio.Event()
-    async with gateway(url) as us, in_front_of(valkey.socket, lose=lose_answers) as port:
-        worker = WorkerQueue(f"redis://127.0.0.1:{port}/0", "w", QUICK_WORKER)
+    async with gateway(url) as us, in_front_of(place(url), lose=lose_answers) as port:
+        worker = worker_queue(f"redis://127.0.0.1:{port}/0", "w", QUICK_WORKER)
         assert await asyncio.to_thread(worker.pull, [QUEUE], 4) == []
         request = asyncio.create_task(ask(us, 1))
-        await eventually(lambda: connect(url).xlen(STREAM) == 1)
+        await eventually(lambda: redis_at(url).xlen(STREAM) == 1)
         lose_answers.set()
         with pytest.raises(RedisAway):
             await asyncio.to_thread(worker.pull, [QUEUE], 4)
         lose_answers.clear()
-        assert connect(url).xpending(STREAM, "workers")["pending"] == 1
+        assert redis_at(url).xpending(STREAM, "workers")["pending"] == 1
         [delivery] = await asyncio.to_thread(worker.pull, [QUEUE], 4)
         await asyncio.to_thread(worker.finish, [(delivery, echo(worker, delivery))])
         assert await request == 1
@@ -151,10 +154,10 @@ async def test_line_6_such_a_job_is_looked_for_again_where_the_look_itself_break
 
         return broken
 
-    worker = WorkerQueue(url, "worker", LASTING_WORKER)
+    worker = worker_queue(url, "worker", LASTING_WORKER)
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 1))
-        with connect(url) as db:
+        with redis_at(url) as db:
             await eventually(lambda: db.xlen(STREAM))
         monkeypatch.setattr(Link, "script", after(Link.script))
         monkeypatch.setattr(Link, "command", after(Link.command))
@@ -169,17 +172,17 @@ async def test_line_6_such_a_job_is_looked_for_again_where_the_look_itself_break
 
 async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
-        busy, other = (WorkerQueue(server.url, name, LASTING_WORKER) for name in ("busy", "other"))
+        busy, other = (worker_queue(server.url, name, LASTING_WORKER) for name in ("busy", "other"))
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 1))
             announce(busy)
-            [taken] = await pulled(busy)
+            [taken] = await running(busy)
             server.kill()
             with pytest.raises(RedisAway):
                 other.reclaim([QUEUE])
             server.start()
             await eventually(us.ping)
-            connect(server.url).delete(f"worker:{busy.id}")  # it expired
+            redis_at(server.url).delete(f"worker:{busy.id}")  # it expired
             assert other.reclaim([QUEUE]) is None
             busy.finish([(taken, echo(busy, taken))])
             assert await request == 1
@@ -187,7 +190,7 @@ async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_pa
 
 async def test_line_3_what_could_not_be_finished_in_time_is_given_back_and_runs_again(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
-        worker = WorkerQueue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
+        worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
         async with gateway(server.url) as us:
             request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
             taken = await pulled(worker)
@@ -212,7 +215,7 @@ async def test_line_3_what_could_not_be_finished_in_time_is_given_back_and_runs_
 async def test_line_3_what_could_not_be_handed_back_in_time_is_handed_back_as_soon_as_redis_is_there(tmp_path: Path) -> None:
     """By a worker that goes on, as one that cannot load the weights again that its jobs need."""
     with durable_server(tmp_path) as server:
-        worker = WorkerQueue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
+        worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 1))
             taken = await pulled(worker)
@@ -242,7 +245,7 @@ async def test_line_6_whoever_has_the_name_of_the_master_is_followed(tmp_path: P
             assert await ask(us, 1) == 1
             name.unlink()
             name.symlink_to(servers[1].folder / "socket")
-            with connect(servers[0].url) as operator:
+            with redis_at(servers[0].url) as operator:
                 operator.replicaof("127.0.0.1", str(servers[1].port))
             assert await asyncio.gather(*(ask(us, value) for value in range(8))) == list(range(8))
     finally:
@@ -254,7 +257,7 @@ async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longe
     with durable_server(tmp_path) as server:
         async with gateway(server.url, redis_grace=0.5) as us:
             waiting = asyncio.create_task(ask(us, 1))
-            await eventually(lambda: connect(server.url).exists(STREAM))
+            await eventually(lambda: redis_at(server.url).exists(STREAM))
             server.kill()
             for outcome in await asyncio.gather(waiting, ask(us, 2), return_exceptions=True):
                 assert isinstance(outcome, RedisAway)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.queue.connect import connect
 from server.queue.dispatch import RedisAway
-from server.queue.worker_side import WorkerQueue
 from tests.queue import refusals
 from tests.queue.harness import (
     LASTING_WORKER,
@@ -24,6 +22,8 @@ from tests.queue.harness import (
     gateway,
     nothing_is_left,
     pulled,
+    redis_at,
+    worker_queue,
 )
 
 
@@ -65,7 +65,7 @@ async def test_figures_are_refused_when_the_beat_is_although_redis_answers(tmp_p
             with refusals.refusing(server, kind):
                 await eventually(refused)
                 assert not await us.ping()
-                assert connect(server.url).ping()
+                assert redis_at(server.url).ping()
             await eventually(us.ping)
             await us.fleet(fresh=True)
 
@@ -73,7 +73,7 @@ async def test_figures_are_refused_when_the_beat_is_although_redis_answers(tmp_p
 @pytest.mark.parametrize("kind", refusals.EVERY_WRITE)
 async def test_whatever_a_worker_asks_of_a_redis_that_refuses_is_redis_away(tmp_path: Path, kind: str) -> None:
     with refusals.server(tmp_path / "data") as server:
-        worker = WorkerQueue(server.url, "worker", QUICK_WORKER)
+        worker = worker_queue(server.url, "worker", QUICK_WORKER)
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 3))
             [taken] = await pulled(worker)
@@ -88,10 +88,10 @@ async def test_whatever_a_worker_asks_of_a_redis_that_refuses_is_redis_away(tmp_
             assert await request == 3
 
 
-async def test_what_is_not_wanted_any_more_is_ended_once_redis_is_mended(tmp_path: Path) -> None:
+async def test_what_cannot_be_looked_at_is_ended_once_redis_is_mended(tmp_path: Path) -> None:
     """Else it takes room in the queue until a minute after its deadline."""
-    with refusals.server(tmp_path / "data") as server, connect(server.url) as db:
-        worker = WorkerQueue(server.url, "worker", replace(LASTING_WORKER, patience=0.2))
+    with refusals.server(tmp_path / "data") as server, redis_at(server.url) as db:
+        worker = worker_queue(server.url, "worker", replace(LASTING_WORKER, patience=0.2))
         announce(worker)
         async with gateway(server.url) as us:
             request = asyncio.create_task(ask(us, 1))
@@ -99,10 +99,13 @@ async def test_what_is_not_wanted_any_more_is_ended_once_redis_is_mended(tmp_pat
             request.cancel()
             await eventually(lambda: db.exists(f"cancel:{taken.job.id}"))
             with refusals.refusing(server, "NOREPLICAS"):
-                assert await asyncio.to_thread(worker.still_wanted, [taken]) == []
+                with pytest.raises(RedisAway):
+                    await asyncio.to_thread(worker.begin, [taken], 0)
+                with pytest.raises(RedisAway):
+                    await asyncio.to_thread(worker.hand_back, [taken])
 
             async def ended() -> bool:
-                await asyncio.to_thread(lambda: worker.still_wanted(worker.pull([QUEUE], 16)))
+                await asyncio.to_thread(lambda: worker.begin(worker.pull([QUEUE], 16), 0))
                 return nothing_is_left(db)
 
             await eventually(ended, seconds=20)

@@ -10,9 +10,10 @@ import redis
 from server.arrays import Array
 from server.queue.pieces import PIECE_BYTES
 from server.queue.scenes import Scene
-from tests.queue.harness import DIGEST, eventually, gateway
+from tests.keyspace import KEYSPACE
+from tests.queue.harness import DIGEST, eventually, gateway, records_load
 
-ONE, OTHER = "1" * 32, "2" * 32
+ONE, OTHER = KEYSPACE.digits + "1" * 32, KEYSPACE.digits + "2" * 32
 
 
 def scene(nbytes: int = 3 * PIECE_BYTES + 99, seed: int = 0) -> Scene:
@@ -24,20 +25,22 @@ async def test_a_large_scene_is_read_by_another_gateway_and_counted(url: str, db
     async with gateway(url) as us, gateway(url) as them:
         assert await us.scenes.keep(ONE, scene())
         assert await them.scenes.read(ONE) == scene()
-        load = await them.records.load()
+        load = await records_load(them)
         assert load.counts == {"scene": 1} and load.result_bytes > 3 * PIECE_BYTES
         assert await us.scenes.keep(ONE, scene())  # again, as when an answer is fetched twice
-        assert await us.records.load() == load
+        assert await records_load(us) == load
         assert not db.keys("stage:*") and 0 < db.pttl(f"scene:{ONE}") <= 600_000
 
 
 async def test_a_scene_that_is_kept_twice_at_once_is_whole(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us, gateway(url) as them:
         for number in range(5):
-            kept = await asyncio.gather(*(one.scenes.keep(f"{number:032x}", scene(seed=number)) for one in (us, them, us, them)))
+            kept = await asyncio.gather(
+                *(one.scenes.keep(KEYSPACE.digits + f"{number:032x}", scene(seed=number)) for one in (us, them, us, them))
+            )
             assert kept == [True] * 4
-            assert await us.scenes.read(f"{number:032x}") == scene(seed=number)
-        assert not db.keys("stage:*") and (await us.records.load()).counts == {"scene": 5}
+            assert await us.scenes.read(KEYSPACE.digits + f"{number:032x}") == scene(seed=number)
+        assert not db.keys("stage:*") and (await records_load(us)).counts == {"scene": 5}
 
 
 async def test_what_is_no_scene_is_none(url: str, db: redis.Redis) -> None:
@@ -51,7 +54,7 @@ async def test_without_room_a_scene_is_not_kept(url: str, db: redis.Redis) -> No
         assert await us.scenes.keep(ONE, scene(600_000))
         assert not await us.scenes.keep(OTHER, scene(600_000))
         assert await us.scenes.read(OTHER) is None and not db.keys("stage:*")
-        assert (await us.records.load()).counts == {"scene": 1}
+        assert (await records_load(us)).counts == {"scene": 1}
 
 
 async def test_a_scene_that_is_kept_stays_where_there_is_no_room_any_more(url: str, db: redis.Redis) -> None:
@@ -60,7 +63,7 @@ async def test_a_scene_that_is_kept_stays_where_there_is_no_room_any_more(url: s
         assert await crowded.scenes.keep(ONE, scene()), "its answer is fetched again"
         assert not await crowded.scenes.keep(OTHER, scene(1000))
         assert await crowded.scenes.read(ONE) == scene()
-        assert not db.keys("stage:*") and (await us.records.load()).counts == {"scene": 1}
+        assert not db.keys("stage:*") and (await records_load(us)).counts == {"scene": 1}
 
 
 async def test_an_expired_scene_is_gone_and_counts_no_more(url: str) -> None:
@@ -68,7 +71,7 @@ async def test_an_expired_scene_is_gone_and_counts_no_more(url: str) -> None:
         assert await us.scenes.keep(ONE, scene(1000))
 
         async def gone() -> bool:
-            return (await us.records.load()).counts == {} and await us.scenes.read(ONE) is None
+            return (await records_load(us)).counts == {} and await us.scenes.read(ONE) is None
 
         await eventually(gone)
-        assert (await us.records.load()).result_bytes == 0
+        assert (await records_load(us)).result_bytes == 0

@@ -14,10 +14,10 @@ import redis
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import ClientShare, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
-from server.queue.job import RECORDS, Job, ServedBundle, WorkerInfo
+from server.queue.job import Job, ServedBundle, WorkerInfo
 from server.queue.shares import Claim
 from server.queue.worker_side import WorkerQueue
-from tests.queue.harness import BUNDLE, DIGEST, STREAM, a_job, echo, eventually, gateway, nothing_is_left, pulled
+from tests.queue.harness import BUNDLE, DIGEST, STREAM, a_job, echo, eventually, gateway, nothing_is_left, pulled, worker_queue
 from tests.queue.test_records import DRAFT
 
 MINUTE = 60_000
@@ -41,9 +41,7 @@ async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, *
     jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
 
     def of_record(record: str) -> list[Job]:
-        return [
-            msgspec.structs.replace(job, id=f"{record}-{index}", record=record, gateway="", needs=RECORDS) for index, job in enumerate(jobs)
-        ]
+        return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record, gateway="") for index, job in enumerate(jobs)]
 
     return await us.records.admit(replace(DRAFT, bound=0), of_record)
 
@@ -227,7 +225,7 @@ async def test_work_is_steps_over_what_the_workers_announce_together(url: str, w
         assert await work_ms(None) == LONG_JOB_MS
         assert await work_ms(None, takes_long=False) == PASS_MS
         worker.announce(served(worker.id, items_per_second=0.5, steps_per_second=50.0))
-        other = WorkerQueue(url, "other")
+        other = worker_queue(url, "other")
         other.announce(served(other.id, items_per_second=0.5, steps_per_second=50.0))
         assert await work_ms(500 * 8) == 40_000
         assert await work_ms(None) == 1000

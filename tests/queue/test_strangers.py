@@ -9,7 +9,7 @@ import redis
 
 from server.queue import keys
 from server.queue.worker_side import WorkerQueue
-from tests.queue.harness import BUNDLE, QUEUE, QUICK_WORKER, STREAM, Consumer, a_job, ask, eventually, gateway
+from tests.queue.harness import BUNDLE, QUEUE, QUICK_WORKER, STREAM, Consumer, a_job, ask, eventually, gateway, worker_queue
 
 LATE = "99999999999999"
 ENTRIES = [
@@ -68,6 +68,6 @@ async def test_a_foreign_name_in_the_set_of_queues_keeps_no_gateway_away(url: st
 
 async def test_an_absurd_revision_of_the_repository_reads_as_none(url: str, db: redis.Redis) -> None:
     db.set("repository:revision", "9" * 5000)
-    queue = WorkerQueue(url, "reader", QUICK_WORKER)
+    queue = worker_queue(url, "reader", QUICK_WORKER)
     assert queue.repository().revision == 0
     queue.close()

@@ -11,14 +11,14 @@ import redis
 from server.queue import keys
 from server.queue.errors import RedisAway
 from server.queue.worker_side import WorkerQueue
-from tests.queue.harness import QUEUE
+from tests.queue.harness import QUEUE, redis_at
 
 
 def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     ended = threading.Event()
 
     def remove() -> None:
-        with redis.Redis.from_url(url) as other:
+        with redis_at(url) as other:
             while not ended.is_set():
                 other.delete(*keys.streams(QUEUE))
 

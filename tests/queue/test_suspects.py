@@ -1,4 +1,4 @@
-"""Line 5 for workers that record what they run: only that is suspected when they die, and counted only where it ran alone."""
+"""Workers record what they run: only that is suspected when they die, and counted only where it ran alone."""
 
 from __future__ import annotations
 
@@ -19,29 +19,23 @@ from tests.queue.harness import (
     QUICK_WORKER,
     SILENT_GATEWAY,
     a_job,
-    announce,
     answer_of,
     echo,
     eventually,
     gateway,
     nothing_is_left,
     pulled,
+    running,
+    worker_queue,
 )
 
 
 @pytest.fixture
 def victim(url: str) -> Iterator[WorkerQueue]:
-    """A worker that records what it runs. Without a key it is dead from the start, for everybody but itself."""
-    queue = WorkerQueue(url, "victim", QUICK_WORKER)
-    queue.record_suspects()
+    """Without a key it is dead from the start, for everybody but itself."""
+    queue = worker_queue(url, "victim", QUICK_WORKER)
     yield queue
     queue.close()
-
-
-@pytest.fixture
-def worker(worker: WorkerQueue) -> WorkerQueue:
-    worker.record_suspects()
-    return worker
 
 
 async def asked(us: Dispatcher, count: int) -> tuple[list[Job], asyncio.Task[list[Reply]]]:
@@ -58,13 +52,12 @@ async def test_only_what_was_running_is_suspected_and_the_others_go_back_with_th
         assert victim.begin(taken[:4], 0) == taken[:4]  # in one slot …
         assert victim.begin(taken[1:3], 0) == taken[1:3]  # … which goes on with these
         victim.begin(taken[3:4], 1)
-        assert worker.has_orphans([QUEUE])
+        suspects = [worker.reclaim([QUEUE]) for _ in range(4)]
+        assert [suspect and suspect.job.id for suspect in suspects] == [taken[i].job.id for i in (1, 2, 3)] + [None]
         innocent = worker.pull([QUEUE], 16)
         assert {job.job.id for job in innocent} == {taken[i].job.id for i in (0, 4, 5)}
         assert [job.added_ms for job in innocent] == [job.added_ms for job in (taken[0], taken[4], taken[5])]
         assert not any(job.alone for job in innocent)
-        suspects = [worker.reclaim([QUEUE]) for _ in range(4)]
-        assert [suspect and suspect.job.id for suspect in suspects] == [taken[i].job.id for i in (1, 2, 3)] + [None]
         held = [*innocent, *(suspect for suspect in suspects if suspect)]
         worker.finish([(delivery, echo(worker, delivery)) for delivery in held])
         assert sorted(answer_of(reply) for reply in await request) == list(range(6))
@@ -81,7 +74,7 @@ async def test_nothing_is_suspected_of_a_worker_that_dies_while_nothing_runs(
         if ended:
             victim.begin(taken, 0)
             victim.end(0)
-        assert not worker.has_orphans([QUEUE])
+        assert worker.reclaim([QUEUE]) is None
         again = worker.pull([QUEUE], 16)
         assert [job.job.id for job in again] == [job.job.id for job in taken]
         request.cancel()
@@ -92,18 +85,16 @@ async def test_the_third_death_while_its_own_step_ran_makes_a_dead_letter_and_re
 ) -> None:
     async with gateway(url) as us:
         [job], request = await asked(us, 1)
-        first = WorkerQueue(url, "in-company", QUICK_WORKER)
-        first.record_suspects()
-        first.begin(await pulled(first), 0)
+        first = worker_queue(url, "in-company", QUICK_WORKER)
+        await running(first)
         for life in range(4):
-            unlucky = WorkerQueue(url, f"unlucky-{life}", QUICK_WORKER)
-            unlucky.record_suspects()
+            unlucky = worker_queue(url, f"unlucky-{life}", QUICK_WORKER)
             suspect = unlucky.reclaim([QUEUE])
             assert suspect is not None and suspect.alone
             unlucky.begin([suspect], 0)
             if life == 1:
                 unlucky.end(0)  # it dies while others run
-            assert int(db.hget(f"deaths:{job.id}", "count") or 0) == (0, 1, 1, 2)[life]
+            assert int(db.get(f"deaths:{job.id}") or 0) == (0, 1, 1, 2)[life]
         assert worker.reclaim([QUEUE]) is None
         [reply] = await request
         assert reply.failure is not None and reply.failure.kind == "worker-crashed"
@@ -115,25 +106,12 @@ async def test_the_third_death_while_its_own_step_ran_makes_a_dead_letter_and_re
 async def test_a_suspect_stays_one_whoever_had_it_meanwhile(url: str, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         _, request = await asked(us, 1)
-        await pulled(WorkerQueue(url, "keeps-no-record", QUICK_WORKER))
-        resting = WorkerQueue(url, "resting", QUICK_WORKER)
-        resting.record_suspects()
+        first = worker_queue(url, "in-company", QUICK_WORKER)
+        await running(first)
+        resting = worker_queue(url, "resting", QUICK_WORKER)
         assert resting.reclaim([QUEUE]) is not None  # and dies before it runs
-        assert worker.has_orphans([QUEUE])
         again = worker.reclaim([QUEUE])
         assert again is not None and again.alone
-        request.cancel()
-
-
-async def test_a_lone_job_of_a_worker_without_record_is_charged_as_ever(url: str, db: redis.Redis) -> None:
-    async with gateway(url) as us:
-        [job], request = await asked(us, 1)
-        await pulled(WorkerQueue(url, "dies", QUICK_WORKER))
-        assert WorkerQueue(url, "dies-alone", QUICK_WORKER).reclaim([QUEUE]) is not None
-        recording = WorkerQueue(url, "recording", QUICK_WORKER)
-        recording.record_suspects()
-        assert recording.reclaim([QUEUE]) is not None
-        assert db.hget(f"deaths:{job.id}", "count") == "1"
         request.cancel()
 
 
@@ -154,7 +132,6 @@ async def test_beginning_a_step_tells_what_is_cancelled_late_deserted_or_ended_a
         db.delete(f"gw:{them.id}")
         wanted = victim.begin(taken, 0)
         assert [job.job.id for job in wanted] == [jobs[0].id]
-        assert worker.has_orphans([QUEUE])
         suspect = worker.reclaim([QUEUE])
         assert suspect is not None and suspect.job.id == jobs[0].id
         assert worker.reclaim([QUEUE]) is None
@@ -174,8 +151,7 @@ async def test_what_begins_is_recorded_whether_or_not_anybody_asks_who_was_wante
         if forgotten:
             db.script_flush()  # as a Redis that restarted
         answer = victim.begin_soon(taken, 0)
-        if not forgotten:
-            await eventually(lambda: db.hexists(keys.suspects("victim"), "0"))
+        await eventually(lambda: db.hexists(keys.suspects("victim"), "0"))
         wanted = answer()
         assert [job.job.id for job in wanted] == [jobs[0].id, jobs[2].id]
         suspects = [worker.reclaim([QUEUE]) for _ in range(3)]
@@ -183,13 +159,20 @@ async def test_what_begins_is_recorded_whether_or_not_anybody_asks_who_was_wante
         request.cancel()
 
 
+async def test_what_came_just_now_is_recorded_alike(url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        jobs, request = await asked(us, 2)
+        taken = await pulled(victim)
+        answer = victim.record_soon(taken[:1], 0)
+        await eventually(lambda: db.hexists(keys.suspects("victim"), "0"))
+        answer()
+        suspect = worker.reclaim([QUEUE])
+        assert suspect is not None and suspect.job.id == jobs[0].id
+        assert worker.reclaim([QUEUE]) is None
+        assert worker.janitor() and 0 < db.ttl(keys.suspects("victim")) <= 3600
+        request.cancel()
+
+
 def late(delivery: Delivery, now_ms: int) -> Delivery:
     """As if its deadline had passed meanwhile."""
     return replace(delivery, job=msgspec.structs.replace(delivery.job, deadline_ms=now_ms - 1))
-
-
-async def test_the_record_lives_as_long_as_its_worker_and_then_ends_by_itself(db: redis.Redis, victim: WorkerQueue) -> None:
-    db.delete(keys.suspects("victim"))  # as a Redis that restarted empty
-    announce(victim)
-    assert db.hgetall(keys.suspects("victim")) == {"": ""}
-    assert 0 < db.ttl(keys.suspects("victim")) <= 3600

@@ -28,6 +28,7 @@ from tests.queue.harness import (
     gateway,
     nothing_is_left,
     pulled,
+    worker_queue,
 )
 from tests.queue.test_records import admit, read
 
@@ -37,7 +38,7 @@ NEWS = "telepathy"
 @pytest.fixture
 def older(url: str) -> Iterator[WorkerQueue]:
     """A worker of this version: for the jobs below it is an older one."""
-    queue = WorkerQueue(url, "older", LASTING_WORKER)
+    queue = worker_queue(url, "older", LASTING_WORKER)
     announce(queue)
     yield queue
     queue.close()
@@ -45,7 +46,7 @@ def older(url: str) -> Iterator[WorkerQueue]:
 
 @pytest.fixture
 def newer(url: str) -> Iterator[WorkerQueue]:
-    queue = WorkerQueue(url, "newer", LASTING_WORKER, f"{WORKER_FORMS} {NEWS}")
+    queue = worker_queue(url, "newer", LASTING_WORKER, f"{WORKER_FORMS} {NEWS}")
     announce(queue)
     yield queue
     queue.close()

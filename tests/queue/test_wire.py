@@ -10,13 +10,14 @@ import redis
 
 from server.queue.connect import connect, connect_async
 from server.queue.wire import AsyncWire, Wire
+from tests.keyspace import KEYSPACE
 from tests.queue.harness import eventually
 
 
 @pytest.fixture
 async def wire(url: str) -> AsyncIterator[AsyncWire]:
     client = connect_async(url)
-    wire = AsyncWire(client)
+    wire = AsyncWire(client, KEYSPACE)
     yield wire
     await wire.close()
     await client.aclose()
@@ -49,6 +50,6 @@ async def test_words_of_any_length_and_type_arrive_as_they_were_sent(url: str, w
     arrived = ["text ü".encode(), b"17", b"-2.5", b"\r\n", large[:length]]
     assert await wire.command("EVAL", told, 0, *words, large[:length]) == arrived
     assert await wire.command("EVAL", told, 0, *words, memoryview(large)[:length]) == arrived
-    blocking = Wire(connect(url))
+    blocking = Wire(connect(url), KEYSPACE)
     assert blocking.command("EVAL", told, 0, *words, large[:length]) == arrived
     blocking.close()

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import redis
 
-from server.queue.connect import connect
 from server.queue.job import Reply
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
@@ -28,6 +27,9 @@ from tests.queue.harness import (
     gateway,
     nothing_is_left,
     pulled,
+    redis_at,
+    running,
+    worker_queue,
 )
 
 
@@ -37,7 +39,7 @@ async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(ur
             replies = await us.submit_all([await a_job(us, value, ballast=bytearray(300_000 * (value % 2))) for value in range(4)])
         assert [answer_of(reply) for reply in replies] == [0, 1, 2, 3]
         assert nothing_is_left(db)
-        counts = await us.statistics(BUNDLE)
+        counts = await us.status.statistics(BUNDLE)
         assert counts["success_count"] == counts["inference_count"] == 4
         assert 1 <= counts["execution_count"] <= 4
         assert counts["compute_infer_ns"] >= 4 * 10_000_000
@@ -47,32 +49,28 @@ async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(ur
         )
 
 
-@pytest.mark.parametrize(("forms", "entries"), [("1", 3), ("batched-replies", 1), ("something-new batched-replies", 1)])
-async def test_line_3_replies_of_a_batch_are_one_entry_for_gateways_that_say_they_understand_it(
-    url: str, worker: WorkerQueue, forms: str, entries: int
-) -> None:
+async def test_line_3_replies_of_a_batch_are_one_entry(url: str, worker: WorkerQueue) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
-        with connect(url) as raw:
-            raw.set(f"gw:{us.id}", forms)
-            request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
-            taken = await pulled(worker)
-            worker.finish([(delivery, echo(worker, delivery)) for delivery in taken])
-            assert [answer_of(reply) for reply in await request] == [0, 1, 2]
-            assert raw.xlen(f"replies:{us.id}") == entries
+        request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
+        taken = await pulled(worker)
+        worker.finish([(delivery, echo(worker, delivery)) for delivery in taken])
+        assert [answer_of(reply) for reply in await request] == [0, 1, 2]
+        with redis_at(url) as raw:
+            assert raw.xlen(f"replies:{us.id}") == 1
 
 
 async def test_line_3_the_first_to_finish_wins_even_when_the_job_was_claimed_away(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(us.submit_all([await a_job(us, 3)]))
-        slow = WorkerQueue(url, "slow", QUICK_WORKER)
-        [taken] = await pulled(slow)
+        slow = worker_queue(url, "slow", QUICK_WORKER)
+        [taken] = await running(slow)
         claimed = worker.reclaim([QUEUE])  # `slow` has no key
         assert claimed is not None and claimed.alone and claimed.job.id == taken.job.id
         assert slow.finish([(taken, echo(slow, taken))]) == [True]
         assert worker.finish([(claimed, echo(worker, claimed))]) == [False]
         [reply] = await request
         assert reply.worker == "slow"
-        assert (await us.statistics(BUNDLE))["success_count"] == 1
+        assert (await us.status.statistics(BUNDLE))["success_count"] == 1
         assert nothing_is_left(db)
 
 
@@ -91,7 +89,7 @@ async def test_line_4_jobs_survive_a_worker_that_is_killed_or_frozen_in_mid_batc
                     unlucky.thaw()  # its late results are dropped
                     assert await ask(us, 9) == 9
                     unlucky.release()
-        assert (await us.statistics(BUNDLE))["success_count"] == 8 + (hurt == "freeze")
+        assert (await us.status.statistics(BUNDLE))["success_count"] == 8 + (hurt == "freeze")
 
 
 async def test_line_4_nothing_is_claimed_from_a_worker_that_has_a_key_and_all_at_once_when_it_is_withdrawn(
@@ -99,9 +97,9 @@ async def test_line_4_nothing_is_claimed_from_a_worker_that_has_a_key_and_all_at
 ) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 1))
-        busy = WorkerQueue(url, "busy", LASTING_WORKER)
+        busy = worker_queue(url, "busy", LASTING_WORKER)
         announce(busy)
-        [taken] = await pulled(busy)
+        [taken] = await running(busy)
         assert worker.reclaim([QUEUE]) is None
         busy.withdraw()
         claimed = worker.reclaim([QUEUE])
@@ -151,7 +149,7 @@ async def _restart_consumers_until(done: asyncio.Task[list[Reply]], url: str) ->
 async def test_line_5_a_hand_back_counts_no_death_and_wakes_another_worker(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
-        leaving = WorkerQueue(url, "leaving", QUICK_WORKER)
+        leaving = worker_queue(url, "leaving", QUICK_WORKER)
         taken = await pulled(leaving)
         waiting = asyncio.create_task(pulled(worker))
         leaving.hand_back(taken)
@@ -166,7 +164,7 @@ async def test_line_5_a_hand_back_counts_no_death_and_wakes_another_worker(url: 
 async def test_line_5_a_suspect_that_is_handed_back_runs_alone_again_without_counting_a_death(url: str, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 4))
-        await pulled(WorkerQueue(url, "died-in-a-batch", QUICK_WORKER))
+        await running(worker_queue(url, "died-in-a-batch", QUICK_WORKER))
         for _ in range(5):
             suspect = worker.reclaim([QUEUE])
             assert suspect is not None and suspect.alone
@@ -187,4 +185,6 @@ async def test_line_5_a_dead_letter_is_answered_and_kept(url: str, worker: Worke
         assert (reply.failure.kind, reply.failure.detail) == ("model-error", "ValueError: no")
         [(_, letter)] = db.xrange("dead")
         assert (letter["id"], letter["worker"], letter["reason"]) == (taken.job.id, worker.id, "ValueError: no")
+        assert [letter.reason for letter in (await us.status.read()).letters] == ["ValueError: no"]
+        assert (await us.status.read(0, 0, 0)).letters == []
         assert nothing_is_left(db)

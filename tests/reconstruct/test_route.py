@@ -86,7 +86,7 @@ def test_json_says_more(sculptor: Sculptor) -> None:
     assert (answer["model"], answer["version"], answer["points"]) == ("shell", "1", len(found["points"]))
     assert answer["scale"] == pytest.approx(float(found["scale"]))
     np.testing.assert_allclose(answer["bounds"], [found["points"].min(axis=0), found["points"].max(axis=0)], atol=1e-6)
-    assert base64.b64decode(answer["file"]).startswith(b"glTF") and len(answer["scene"]) == 32
+    assert base64.b64decode(answer["file"]).startswith(b"glTF") and len(answer["scene"]) == 34
     assert answer["timing"]["inference_ms"] > 0
 
 

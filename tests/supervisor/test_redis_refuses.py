@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from tests.bundles import write_null
+from tests.keyspace import PartitionRedis
 from tests.pictures import picture
 from tests.queue.harness import Server, free_port
 from tests.service import eventually, serve
@@ -27,7 +28,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @contextmanager
 def refusing_writes(server: Server, how: str) -> Iterator[None]:
-    with closing(redis.Redis(port=server.port)) as client:
+    with closing(PartitionRedis(port=server.port)) as client:
         if how == "READONLY":
             # a replica of nobody: what a master is for a moment after a fail-over
             client.config_set("replica-read-only", "yes")
@@ -65,5 +66,5 @@ def test_a_stop_is_obeyed_while_writes_are_refused(tmp_path: Path, server: Serve
 
 
 def restarts(server: Server) -> dict[bytes, bytes]:
-    with closing(redis.Redis(port=server.port)) as client:
+    with closing(PartitionRedis(port=server.port)) as client:
         return client.hgetall("restarts")

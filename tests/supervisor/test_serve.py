@@ -15,7 +15,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.bundles import write_null, write_tiny_vit
 from tests.pictures import picture
 from tests.service import Service, eventually, frozen, serve

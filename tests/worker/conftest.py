@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from tests.worker import processes
 
 

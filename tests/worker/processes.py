@@ -15,10 +15,10 @@ import numpy as np
 
 from server.arrays import Array
 from server.queue.dispatch import Dispatcher
-from server.queue.embedded import PrivateValkey
 from server.queue.errors import RedisAway
 from server.queue.job import Job, Priority, Reply, WorkerInfo
 from server.settings import Settings
+from server.supervisor.private_valkey import PrivateValkey
 from tests import forked
 from tests.forked import Forked
 

@@ -16,7 +16,7 @@ from kernels import loops
 from models.bundle import Bundle, write
 from models.loading import load
 from models.spec import Accuracies, Int8
-from server.queue.embedded import PrivateValkey
+from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting, Runner
 from server.worker.executors import OneShot

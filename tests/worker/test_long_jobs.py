@@ -13,10 +13,11 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.embedded import PrivateValkey
 from server.queue.errors import DeadlinePassed
 from server.queue.job import Job, Progress, Reply
+from server.supervisor.private_valkey import PrivateValkey
 from tests.bundles import write_null
+from tests.keyspace import PartitionRedis
 from tests.worker.processes import Gateway, eventually, gateway, worker
 from tests.worker.toys import answer_alone, pixels, steps_of, write_toy
 
@@ -68,7 +69,7 @@ async def test_a_cancelled_job_stops_before_its_next_step_and_leaves_nothing(val
     with worker(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            with redis.Redis.from_url(valkey.url) as client:
+            with PartitionRedis.from_url(valkey.url) as client:
                 endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
                 await eventually(lambda: running(client), "it takes steps")
                 endless.cancel()
@@ -81,7 +82,7 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
     with worker(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
-            with redis.Redis.from_url(valkey.url) as client:
+            with PartitionRedis.from_url(valkey.url) as client:
                 asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=5.0)))
                 await eventually(lambda: running(client), "it takes steps")
                 try:
@@ -100,7 +101,7 @@ async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: 
         async with gateway(valkey.url) as asking:
             await asking.ready()
             endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
-            with redis.Redis.from_url(valkey.url) as client:
+            with PartitionRedis.from_url(valkey.url) as client:
                 await eventually(lambda: running(client), "it takes steps")
             replies = await asyncio.gather(*(asking.ask(asking.job("null@1")) for _ in range(5)))
             assert [reply.failure for reply in replies] == [None] * 5
@@ -114,7 +115,7 @@ async def test_sigterm_finishes_what_is_short_and_hands_back_what_is_long_betwee
         async with gateway(valkey.url) as asking:
             await asking.ready()
             short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
-            with redis.Redis.from_url(valkey.url) as client:
+            with PartitionRedis.from_url(valkey.url) as client:
                 await eventually(lambda: len(running(client)) == 2 or short.done(), "both take steps")
                 first.send_signal(signal.SIGTERM)
                 await eventually(lambda: first.poll() is not None, "the first worker has ended")
@@ -133,7 +134,7 @@ async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValk
         async with gateway(valkey.url) as asking:
             await asking.ready()
             asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
-            with redis.Redis.from_url(valkey.url) as client:
+            with PartitionRedis.from_url(valkey.url) as client:
                 await eventually(lambda: running(client), "it takes steps")
             first.send_signal(signal.SIGTERM)
             first.send_signal(signal.SIGINT)
@@ -170,7 +171,7 @@ async def test_large_jobs_are_read_in_pieces_beside_the_others(valkey: PrivateVa
             jobs = [asking.job("null@1", picture, bucket="large") for picture in large] + [asking.job("null@1") for _ in range(3)]
             replies = await asyncio.gather(*map(asking.ask, jobs))
             assert [reply.failure for reply in replies] == [None] * 6
-            with redis.Redis.from_url(valkey.url) as client:
+            with PartitionRedis.from_url(valkey.url) as client:
                 assert not list(client.scan_iter("blob:*"))
 
 

@@ -104,42 +104,25 @@ def test_a_reclaimed_job_has_the_whole_worker_to_itself() -> None:
     assert made.may_reclaim
 
 
-def test_nothing_starts_while_it_is_quiet_and_what_is_claimed_then_runs_next_and_alone() -> None:
+def test_what_is_claimed_runs_next_and_alone() -> None:
     """Else the death that another batch causes would be charged to what only waited here."""
-    made = slots(count=2)
-    others = [delivery(), delivery(bucket="b")]
+    made, others, orphan = slots(count=2), [delivery(), delivery(bucket="b")], delivery(alone=True)
     made.add(others[:1])
     running = take(made)
     assert running is not None
-    claimed, orphan = threading.Event(), delivery(alone=True)
-
-    def take_over() -> None:
-        with made.quiet() as quiet:
-            assert quiet
-            claimed.set()
-            made.add([orphan])
-
-    receiver = threading.Thread(target=take_over, daemon=True)
-    receiver.start()
-    made.add(others[1:])
-    batches: list[list[Delivery]] = []
-    other = threading.Thread(target=lambda: batches.append(take(made).jobs), daemon=True)  # type: ignore[union-attr]
-    other.start()
-    assert not claimed.wait(0.1), "a batch runs"
-    assert not batches, "a claim is about to come"
+    made.add([orphan, *others[1:]])
+    assert take(made, wait=False) is None, "a batch runs, and what is claimed comes first"
     made.finish(running)
-    assert claimed.wait(PATIENCE)
-    other.join(PATIENCE)
-    assert batches == [[orphan]]
+    lone = take(made)
+    assert lone is not None and lone.jobs == [orphan]
+    assert take(made, wait=False) is None
 
 
 def test_a_worker_that_drains_claims_nothing() -> None:
     made = slots()
-    made.add([delivery()])
-    take(made)
+    assert made.may_reclaim
     made.drain()
-    with made.quiet() as quiet:
-        assert not quiet
+    assert not made.may_reclaim
 
 
 def test_draining_runs_what_is_here_and_pulls_no_more() -> None:
@@ -218,6 +201,34 @@ def test_one_batch_fewer_runs_where_long_work_has_had_less_than_its_share(count:
     assert [batch is not None for batch in batches] == [True] * (count - 1) + [False]
     made.finish(running)
     assert take(made, wait=False)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_long_work_is_owed_stops_nothing_that_steps_wait_for(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a worker of one slot stood still: no batch would run for the sake of steps, and no step before that batch."""
+    made = stepping_slots(1, seconds=LAG)
+    made.add([delivery(bundle="long@1", alone=not alone, pulled_at=5.0)])
+    assert take(made, wait=False) is None
+    later = time.monotonic() + 4 * LAG / QUARTER
+    monkeypatch.setattr("server.worker.slots.time.monotonic", lambda: later)
+    short = delivery(queued_at=0.0, alone=alone)
+    made.add([short])
+    assert step(made, wait=False) is None
+    running = take(made, wait=False)
+    assert running is not None and running.jobs == [short]
+    made.finish(running)
+    assert step(made, wait=False)
+
+
+def test_a_look_that_finds_long_jobs_while_all_slots_are_busy_wakes_who_takes_steps() -> None:
+    made, taken = stepping_slots(1, seconds=600.0), threading.Event()
+    waiting = threading.Thread(target=lambda: (step(made), taken.set()), daemon=True)
+    waiting.start()
+    assert isinstance(made.next(), Pull)
+    made.add([delivery()])
+    assert take(made) is not None
+    made.looked([delivery(bundle="long@1")])
+    assert taken.wait(PATIENCE)
 
 
 def test_a_step_is_not_measured_while_short_jobs_slow_it_down() -> None:

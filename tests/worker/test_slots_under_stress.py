@@ -150,9 +150,7 @@ class Trial:
         self._begin(looks=1)
         found: list[Delivery] = []
         if self.orphans and self.slots.may_reclaim:
-            with self.slots.quiet() as quiet:
-                if quiet:
-                    self.slots.add([self.orphans.pop()])
+            self.slots.add([self.orphans.pop()])
         else:
             found = self._pulled(pull)
         large = [job for job in found if job.added_ms % 7 == 0]

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 
 from models.loading import load
 from server.queue import keys
-from server.queue.embedded import PrivateValkey
 from server.queue.job import Reply, ServedBundle, WorkerInfo
 from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
+from server.supervisor.private_valkey import PrivateValkey
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
 from tests.chaos.poisonous_worker import COMMAND, SLOW
+from tests.keyspace import PartitionRedis
 from tests.queue.harness import Server, free_port
 from tests.worker.processes import WAIT_S, eventually, gateway, worker
 
@@ -45,7 +45,7 @@ async def test_everyone_gets_their_own_answer(valkey: PrivateValkey, tmp_path: P
     bundle = write_tiny_vit(tmp_path)
     pixels = np.stack([random_pixels(seed) for seed in range(200)])
     expected = load(bundle).forward({"pixels": pixels}, {"merge": [0, 0]})["logits"]
-    with worker(valkey.url, tmp_path) as process, redis.Redis.from_url(valkey.url) as db:
+    with worker(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as db:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             os.kill(process.pid, signal.SIGSTOP)  # else it answers as fast as they come
@@ -147,7 +147,7 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
 
 async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
-    with redis.Redis.from_url(valkey.url) as anybody:
+    with PartitionRedis.from_url(valkey.url) as anybody:
         for name, state in ((b"#revision", b"loaded"), (b"\xff\xfe", b"\xff"), (b"", b""), (b"null", b"broken"), (b"nothing", b"unloaded")):
             anybody.hset(keys.REPOSITORY, name, state)
         anybody.set(keys.REVISION, "many")
@@ -163,7 +163,7 @@ async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: Private
 
 async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
-    with worker(valkey.url, tmp_path) as process, redis.Redis.from_url(valkey.url) as operator:
+    with worker(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as operator:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             operator.config_set("min-replicas-to-write", 1)
@@ -183,14 +183,14 @@ async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answer
             replies = await asking.dispatcher.submit_all(jobs)
     kinds = [reply.failure.kind if reply.failure else None for reply in replies]
     assert kinds == [None] * 3 + ["model-error"] + [None] * 4
-    with redis.Redis.from_url(valkey.url) as client:
+    with PartitionRedis.from_url(valkey.url) as client:
         [(_, letter)] = client.xrange(keys.DEAD)
         assert letter[b"id"] == jobs[3].id.encode()
 
 
 async def test_a_job_cancelled_while_another_runs_does_not_run(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_fragile(tmp_path)
-    with worker(valkey.url, tmp_path, command=COMMAND), redis.Redis.from_url(valkey.url) as client:
+    with worker(valkey.url, tmp_path, command=COMMAND), PartitionRedis.from_url(valkey.url) as client:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             running = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(1.5), bucket="first")))
@@ -204,7 +204,7 @@ async def test_a_job_cancelled_while_another_runs_does_not_run(valkey: PrivateVa
             await eventually(lambda: client.exists(left[0]) or not client.exists(left[1]), "the worker is told, or the job is gone")
             assert (await running).failure is None
             assert (await after).failure is None
-            statistics = await asking.dispatcher.statistics("fragile@1")
+            statistics = await asking.dispatcher.status.statistics("fragile@1")
     assert statistics["inference_count"] == 2
 
 
@@ -282,7 +282,7 @@ async def test_a_device_that_is_not_there_is_misuse(valkey: PrivateValkey, tmp_p
 
 
 async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
-    with redis.Redis.from_url(valkey.url) as client:
+    with PartitionRedis.from_url(valkey.url) as client:
 
         def held() -> bool:
             return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))

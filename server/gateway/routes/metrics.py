@@ -44,8 +44,8 @@ async def _read_redis(here: Gateway) -> Families:
     try:
         fleet = await here.dispatcher.fleet()
         depths = await here.dispatcher.depth()
-        restarted = await here.dispatcher.restarts()
-        recorded = await here.dispatcher.records.load()
+        restarted = await here.dispatcher.status.restarts()
+        recorded = (await here.dispatcher.status.read(0, 0, 0)).records
     except RedisAway:
         return Families((GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=0),))
     states = Counter(worker.state for worker in fleet.workers)

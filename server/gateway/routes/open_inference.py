@@ -153,5 +153,5 @@ def _loaded(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
 
 
 async def _statistics(here: Gateway, specs: list[BundleSpec]) -> Response:
-    counters = await asyncio.gather(*(here.dispatcher.statistics(spec.id) for spec in specs))
+    counters = await asyncio.gather(*(here.dispatcher.status.statistics(spec.id) for spec in specs))
     return json_response({"model_stats": [model_statistics(spec, counted) for spec, counted in zip(specs, counters, strict=True)]})

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from models.bundle import BundleSpec
-from server.gateway import directory, fingerprint, gateway, jobs, negotiation, options, ways
+from server.gateway import fingerprint, gateway, jobs, negotiation, options, ways
 from server.gateway.admission import Visit
 from server.gateway.answers import PRESENTERS
 from server.gateway.body import read_submission
@@ -33,7 +33,6 @@ from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission
 from server.gateway.surface import CommonOptions, Surface
-from server.queue.job import RECORDS
 from server.tasks.base import JSON, File, Outputs, Task
 from server.tasks.options import InvalidOption, Options
 from server.tasks.registry import TASKS
@@ -133,7 +132,6 @@ class TaskRoute:
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
-                await _check_workers(here, spec)
                 asks = fingerprint.of(request.scope["path"], self.surface, sent.query, sent.submission)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
                 record = await here.jobs.read(job_id)
@@ -170,7 +168,7 @@ class TaskRoute:
             if part.required and part.name not in submission.parts:
                 raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs it", part.name)
         try:
-            plan = self.task.plan(sent.own, spec)
+            plan = self.task.placed(self.task.plan(sent.own, spec), here.dispatcher.partition)
         except InvalidOption as error:
             raise of_option(error) from error
         return spec, Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
@@ -180,15 +178,6 @@ async def _present(here: Gateway, outputs: Sequence[Outputs], asked: Asked, visi
     return await here.presenting.present(
         asked.task, outputs, asked.plan, asked.spec, media_type, client=visit.client, request_id=visit.request_id
     )
-
-
-async def _check_workers(here: Gateway, spec: BundleSpec) -> None:
-    """Raises Problem (503) while a worker serves the bundle that would not keep the answer."""
-    serving = directory.serving(await here.directory.fleet(), spec)
-    older = [worker.id for worker, _ in serving if RECORDS not in worker.forms.split()]
-    if older:
-        detail = f"worker {older[0]} is of a version that cannot answer asynchronous jobs of {spec.id}"
-        raise Problem(Kind.NO_WORKER, detail, retry_after=directory.RETRY_AFTER)
 
 
 def _count(here: Gateway, spec: BundleSpec, began: float, received: int, answered: int) -> None:

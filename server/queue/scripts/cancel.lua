@@ -1,4 +1,5 @@
--- needs: holdings jobs
+#!lua flags=allow-oom
+-- needs: items
 -- Nobody waits for these jobs any more. ARGV: job ids.
 
 for _, id in ipairs(ARGV) do call_off(id) end

@@ -1,9 +1,10 @@
--- needs: holdings jobs history records
+#!lua flags=allow-oom
+-- needs: items history records
 -- Ends a client's job, or removes what is left of one that has ended. ARGV: id of the record.
 -- Returns {epoch of this Redis or '', 'cancelled' | 'removed' | 'unknown'}.
 
 local id = ARGV[1]
-local epoch, record = redis.call('GET', 'epoch') or '', record_at(id)
+local epoch, record = call('GET', 'epoch') or '', record_at(id)
 if not record then return {epoch, 'unknown'} end
 if is_open(record) then
   tell(id, 'cancelled', '{}')
@@ -12,7 +13,7 @@ if is_open(record) then
   return {epoch, 'cancelled'}
 end
 drop_results(id, record)
-redis.call('DEL', 'record:' .. id, 'events:' .. id)
-if record.idem then redis.call('DEL', 'idem:' .. record.idem) end
+redis.call('DEL', P .. 'record:' .. id, P .. 'events:' .. id)
+if record.idem then call('DEL', 'idem:' .. record.idem) end
 keep_no_longer(table.concat({id, record.state == 'done' and record.results or 0, record.state}, ':'))
 return {epoch, 'removed'}

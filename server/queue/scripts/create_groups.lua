@@ -1,5 +1,6 @@
--- needs: taking jobs
--- Makes sure that the work streams and their groups exist. KEYS: work streams.
+#!lua flags=allow-oom
+-- needs: items taking
+-- Makes sure that work streams and their groups exist. ARGV: work streams.
 
-for _, stream in ipairs(KEYS) do make_group(stream) end
+for _, stream in ipairs(ARGV) do make_group(stream) end
 return redis.status_reply('OK')

@@ -1,10 +1,13 @@
--- needs: holdings admitting jobs queueing
+#!lua
+-- needs: items admission
 -- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
 -- ARGV: a row (bounds), then for each request a row (request) and a row (enqueued) for each of its jobs.
 -- Returns {items, bytes, a status for each request} with the load after it. Statuses: 'ok', followed by how many wait before its first job
 -- if it wants to know; 'client', 'full' (see parts/admitting.lua); 'late'; 'unstaged': a message that should have been written before is not there.
 
-local bounds, at = read_bounds(ARGV, 1)
+local function read_request(at) return {jobs = ARGV[at], again = ARGV[at + 1], place = ARGV[at + 2]}, at + 3 end
+
+local bounds, at = read_bounds(1)
 local now = now_ms()
 local items, known = unfinished()
 local all = all_held(items)
@@ -30,8 +33,8 @@ end
 local statuses = {}
 while at <= #ARGV do
   local request, jobs = nil, {}
-  request, at = read_request(ARGV, at)
-  for i = 1, tonumber(request.jobs) do jobs[i], at = read_enqueued(ARGV, at) end
+  request, at = read_request(at)
+  for i = 1, tonumber(request.jobs) do jobs[i], at = read_enqueued(at) end
   local ahead = request.place == '1' and ' ' .. waiting_in(jobs[1].stream) or ''
   local status = admit(jobs, request.again == '1')
   statuses[#statuses + 1] = status == 'ok' and status .. ahead or status

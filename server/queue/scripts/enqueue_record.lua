@@ -1,20 +1,29 @@
--- needs: holdings admitting jobs queueing history records
+#!lua
+-- needs: items admission history records
 -- Admits a client's job with a record: it outlives its gateway. All such jobs together hold at most half of the queue.
 -- ARGV: a row (bounds), max bytes of results, a row (recorded), then a row (enqueued) for each of its jobs.
 -- Returns {status, id of the record}. Statuses: 'ok'; 'known': the same request came before under this key, and has that id;
 -- 'conflict': another one did; 'client', 'full' (see parts/admitting.lua); 'share': the half is full; 'results': there is no room for its result; 'late'; 'unstaged';
 -- 'epoch': this Redis is another one than the gateway thinks, and its epoch stands in place of the id.
 
-local bounds, at = read_bounds(ARGV, 1)
+local function read_recorded(at)
+  return {
+    record = ARGV[at], epoch = ARGV[at + 1], task = ARGV[at + 2], bundle = ARGV[at + 3], digest = ARGV[at + 4], part = ARGV[at + 5],
+    plan = ARGV[at + 6], priority = ARGV[at + 7], request_id = ARGV[at + 8], prepare_ms = ARGV[at + 9], fingerprint = ARGV[at + 10],
+    idem = ARGV[at + 11], bound = ARGV[at + 12], ttl_ms = ARGV[at + 13], jobs = ARGV[at + 14],
+  }, at + 15
+end
+
+local bounds, at = read_bounds(1)
 local max_results = tonumber(ARGV[at])
 local now = now_ms()
 local asked
-asked, at = read_recorded(ARGV, at + 1)
+asked, at = read_recorded(at + 1)
 local jobs = {}
-for i = 1, tonumber(asked.jobs) do jobs[i], at = read_enqueued(ARGV, at) end
+for i = 1, tonumber(asked.jobs) do jobs[i], at = read_enqueued(at) end
 
-redis.call('SET', 'epoch', asked.epoch, 'NX')
-local epoch = redis.call('GET', 'epoch')
+call('SET', 'epoch', asked.epoch, 'NX')
+local epoch = call('GET', 'epoch')
 local id = asked.record
 local key, idem = 'record:' .. id, 'idem:' .. asked.idem
 local items, known = unfinished()
@@ -26,10 +35,10 @@ local function refuse(status)
 end
 
 if epoch ~= asked.epoch then return {'epoch', epoch} end
-if redis.call('EXISTS', key) == 1 then return refuse('ok') end  -- a repeated call: the first answer was lost
+if call('EXISTS', key) == 1 then return refuse('ok') end  -- a repeated call: the first answer was lost
 if asked.idem ~= '' then
-  local earlier = redis.call('GET', idem)
-  local fingerprint = earlier and redis.call('HGET', 'record:' .. earlier, 'fingerprint')
+  local earlier = call('GET', idem)
+  local fingerprint = earlier and call('HGET', 'record:' .. earlier, 'fingerprint')
   if fingerprint then
     id = earlier
     return refuse(fingerprint == asked.fingerprint and 'known' or 'conflict')
@@ -48,22 +57,22 @@ if not all_staged(jobs) then return {'unstaged', id} end
 
 local stream = jobs[1].stream
 local place = waiting_in(stream)
-redis.call('HSET', key,
+call('HSET', key,
   'state', 'queued', 'task', asked.task, 'bundle', asked.bundle, 'digest', asked.digest, 'part', asked.part, 'plan', asked.plan,
   'priority', asked.priority, 'request_id', asked.request_id, 'prepare_ms', asked.prepare_ms, 'fingerprint', asked.fingerprint,
   'stream', stream, 'count', #jobs, 'nbytes', nbytes, 'bound', bound, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
   'created_ms', now, 'place', place, 'placed_ms', now, 'ended', 0, 'results', 0,
   'owner', wanted.owner, 'work_ms', math.ceil(wanted.work / #jobs))
-if #jobs > 1 then redis.call('HSET', key, 'done', 0, 'total', #jobs, 'unit', 'images') end
+if #jobs > 1 then call('HSET', key, 'done', 0, 'total', #jobs, 'unit', 'images') end
 if asked.idem ~= '' then
-  redis.call('HSET', key, 'idem', asked.idem)
-  redis.call('SET', idem, id)
+  call('HSET', key, 'idem', asked.idem)
+  call('SET', idem, id)
 end
 local last = in_last_eighth(bounds, all, wanted)
-for i, job in ipairs(jobs) do redis.call('HSET', key, 'entry:' .. i - 1, put(job, now, known, last)) end
-local added = to_table(redis.call('XINFO', 'STREAM', stream))['entries-added']
-if added then redis.call('HSET', key, 'ordinal', added - #jobs + 1) end
-redis.call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = nbytes, bound = bound}))
+for i, job in ipairs(jobs) do call('HSET', key, 'entry:' .. i - 1, put(job, now, known, last)) end
+local added = to_table(redis.call('XINFO', 'STREAM', P .. stream))['entries-added']
+if added then call('HSET', key, 'ordinal', added - #jobs + 1) end
+call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = nbytes, bound = bound}))
 tell(id, 'queued', cjson.encode({place = place}))
 write_counts()
 return {'ok', id}

@@ -1,18 +1,21 @@
--- needs: holdings jobs
+#!lua flags=allow-oom
+-- needs: items
 -- Removes what nobody will come back for; a bounded piece of work per call. The scan over keys goes on where the last call stopped.
--- ARGV: how many keys to look at. Returns 1 when the scan has come to its end, else 0.
+-- ARGV: how many keys to look at; then, for the first call of a turn alone, the worker and ms until somebody may have the next turn.
+-- Returns 1 when the scan has come to its end, 0 when it has not, -1 where it is not the worker's turn.
 
 local LATE_ENTRIES = 100
 local LONGEST_SIGN_MS = 120000
 local CURSOR = 'janitor:cursor'
-local now = now_ms()
+local now, first = now_ms(), ARGV[2] ~= nil
+if first and not take_turn('janitor', ARGV[2], ARGV[3]) then return -1 end
 
 -- Who has died is taken off the list. A sign of life that lasts so long is from before the clock was set back: who lives gives a new one.
 local function call_roll(list, prefix)
-  for _, id in ipairs(redis.call('SMEMBERS', list)) do
-    local ttl = redis.call('PTTL', prefix .. id)
-    if ttl == -2 then redis.call('SREM', list, id) end
-    if ttl > LONGEST_SIGN_MS then redis.call('PEXPIRE', prefix .. id, LONGEST_SIGN_MS) end
+  for _, id in ipairs(call('SMEMBERS', list)) do
+    local ttl = call('PTTL', prefix .. id)
+    if ttl == -2 then call('SREM', list, id) end
+    if ttl > LONGEST_SIGN_MS then call('PEXPIRE', prefix .. id, LONGEST_SIGN_MS) end
   end
 end
 call_roll('workers', 'worker:')
@@ -20,10 +23,10 @@ call_roll('gateways', 'gw:')
 
 -- Jobs that no worker serves: their gateway has answered 504 long ago.
 local function drop_late(stream)
-  for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', LATE_ENTRIES)) do
+  for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', LATE_ENTRIES)) do
     local job = fields(entry)
     if job.deadline + LINGER_MS < now and not remove(stream, entry[1], job.id) then
-      redis.call('XDEL', stream, entry[1])
+      call('XDEL', stream, entry[1])
       forget(job.id)
     end
   end
@@ -32,10 +35,10 @@ end
 -- Forgets consumers that are gone. Returns how many are left.
 local function drop_consumers(stream)
   local left = 0
-  for _, flat in ipairs(redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)) do
+  for _, flat in ipairs(redis.pcall('XINFO', 'CONSUMERS', P .. stream, GROUP)) do
     local consumer = to_table(flat)
-    if consumer.pending == 0 and redis.call('EXISTS', 'worker:' .. consumer.name) == 0 then
-      redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer.name)
+    if consumer.pending == 0 and call('EXISTS', 'worker:' .. consumer.name) == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', P .. stream, GROUP, consumer.name)
     else
       left = left + 1
     end
@@ -43,34 +46,58 @@ local function drop_consumers(stream)
   return left
 end
 
-for _, stream in ipairs(redis.call('SUNION', 'queues', 'streams')) do
+for _, stream in ipairs(redis.call('SUNION', P .. 'queues', P .. 'streams')) do
   drop_late(stream)
-  if drop_consumers(stream) == 0 and redis.call('XLEN', stream) == 0 then
-    redis.call('DEL', stream)
-    redis.call('SREM', 'queues', stream)
-    redis.call('SREM', 'streams', stream)
+  if drop_consumers(stream) == 0 and call('XLEN', stream) == 0 then
+    call('DEL', stream)
+    call('SREM', 'queues', stream)
+    call('SREM', 'streams', stream)
   end
 end
 
 write_counts()
 
+-- What unfinished items hold is counted anew: the counts are wrong where Redis, or somebody, has lost items that had not ended.
+local function recount()
+  local bytes, work, owners = 0, 0, {}
+  for _, job_id in ipairs(call('SMEMBERS', JOBS)) do
+    local holding = holding_of(job_id)
+    if holding then
+      bytes, work = bytes + holding.bytes, work + holding.work
+      local sums = owners[holding.owner] or {items = 0, bytes = 0, work = 0, last_items = 0, last_bytes = 0}
+      owners[holding.owner] = sums
+      add_to(sums, holding, 1)
+    else
+      call('SREM', JOBS, job_id)
+    end
+  end
+  call('SET', 'queue:bytes', string.format('%d', bytes))
+  call('SET', 'queue:work', string.format('%d', work))
+  call('DEL', OWNERS)
+  owners[NOBODY] = nil
+  for owner, sums in pairs(owners) do set_owned(owner, sums) end
+end
+if first then recount() end
+
 -- Whether a record still needs what it keeps beside the queue: it queues the job again if Redis lost it.
 local function is_kept(job_id)
   local record = record_of(job_id)
-  local state = record and redis.call('HGET', 'record:' .. record, 'state')
+  local state = record and call('HGET', 'record:' .. record, 'state')
   return state == 'queued' or state == 'running'
 end
 
-local scan = redis.call('SCAN', redis.call('GET', CURSOR) or '0', 'COUNT', ARGV[1])
-for _, key in ipairs(scan[2]) do
+local scan = redis.call('SCAN', call('GET', CURSOR) or '0', 'COUNT', ARGV[1])
+for _, full in ipairs(scan[2]) do
+  local key = string.sub(full, 1, #P) == P and string.sub(full, #P + 1) or ''  -- all others are somebody else's
   local kind, id = string.match(key, '^(%a+):(.*)$')
-  if (kind == 'blob' or kind == 'deaths') and redis.call('EXISTS', 'job:' .. id) == 0 and not is_kept(id) then redis.call('DEL', key) end
-  if kind == 'events' and redis.call('EXISTS', 'record:' .. id) == 0 then redis.call('DEL', key) end
+  if (kind == 'blob' or kind == 'deaths') and call('EXISTS', 'job:' .. id) == 0 and not is_kept(id) then call('DEL', key) end
+  if kind == 'events' and call('EXISTS', 'record:' .. id) == 0 then call('DEL', key) end
   if kind == 'idem' then
-    local record = redis.pcall('GET', key)
-    if type(record) == 'string' and redis.call('EXISTS', 'record:' .. record) == 0 then redis.call('DEL', key) end
+    local record = try('GET', key)
+    if type(record) == 'string' and call('EXISTS', 'record:' .. record) == 0 then call('DEL', key) end
   end
-  if kind == 'replies' and redis.call('EXISTS', 'gw:' .. id) == 0 and redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, REPLIES_TTL_S) end
+  if kind == 'suspects' and call('TTL', key) < 0 then call('EXPIRE', key, RECORD_TTL_S) end
+  if kind == 'replies' and call('EXISTS', 'gw:' .. id) == 0 and call('TTL', key) < 0 then call('EXPIRE', key, REPLIES_TTL_S) end
 end
-redis.call('SET', CURSOR, scan[1])
+call('SET', CURSOR, scan[1])
 return scan[1] == '0' and 1 or 0

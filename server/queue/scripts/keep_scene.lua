@@ -1,4 +1,5 @@
--- needs: jobs history records
+#!lua
+-- needs: items history records
 -- Keeps a scene that was written under a key of its own, so that it can be asked again. ARGV: id, that key, its time to live in ms, max bytes of results.
 -- Returns 1; 0 if there is no room beside what results take, or it was not written. One that is kept already, since its answer was
 -- fetched before, stays without room, too.
@@ -6,15 +7,15 @@
 local id, staged, ttl, max_results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
 local key = 'scene:' .. id
-local bytes, before = redis.call('STRLEN', staged), redis.call('STRLEN', key)
+local bytes, before = call('STRLEN', staged), call('STRLEN', key)
 local kept = before > 0
 local _, _, results = held(now)
 local more = kept and bytes - before or bytes + RECORD_BYTES
 if bytes == 0 or results + more > max_results then
-  redis.call('DEL', staged)
+  call('DEL', staged)
   return kept and 1 or 0
 end
-redis.call('RENAME', staged, key)
-redis.call('PEXPIRE', key, ttl)
+redis.call('RENAME', P .. staged, P .. key)
+call('PEXPIRE', key, ttl)
 keep(id, bytes, 'scene', now + ttl)
 return 1

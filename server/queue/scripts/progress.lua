@@ -1,14 +1,22 @@
--- needs: jobs history records
--- Tells how far jobs have come: their records, or the gateways that wait for them and understand it.
+#!lua flags=allow-oom
+-- needs: items history records
+-- Tells how far jobs have come: their records, or the gateways that wait for them.
 -- A worker that was taken for dead may run a job that another one has claimed: until one of them ends it, only the other's reports count.
 -- ARGV: worker, then a row (advanced) for each job; total 0: it begins. Returns to how many it was told.
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
+
+local function read_advanced(at)
+  return {
+    stream = ARGV[at], entry = ARGV[at + 1], job = ARGV[at + 2], gateway = ARGV[at + 3], message = ARGV[at + 4], done = ARGV[at + 5],
+    total = ARGV[at + 6], unit = ARGV[at + 7], preview = ARGV[at + 8],
+  }, at + 9
+end
 
 local worker, now = ARGV[1], now_ms()
 local outgoing, told = {}, 0
 
 local function is_held(job)
-  local pending = redis.pcall('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
+  local pending = try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
   return not pending.err and #pending == 1
 end
 
@@ -21,24 +29,17 @@ local function note(id, job)
   if not record.begun or (begins and record.count == '1') then tell_begun(id, record, now) end
   if begins then return end
   if record.count == '1' then
-    redis.call('HSET', 'record:' .. id, 'reported', '1')
+    call('HSET', 'record:' .. id, 'reported', '1')
     tell_progress(id, tonumber(job.done), tonumber(job.total), job.unit)
   end
   if job.preview == '1' then
     forget_preview(id, record)  -- only the latest one is kept
-    redis.call('HSET', 'record:' .. id, 'preview', tell(id, 'preview', job.message))
+    call('HSET', 'record:' .. id, 'preview', tell(id, 'preview', job.message))
   end
   told = told + 1
 end
 
-local forms = {}
-local function understands(gateway, form)
-  forms[gateway] = forms[gateway] or redis.call('GET', 'gw:' .. gateway) or ''
-  return string.find(forms[gateway], form, 1, true)
-end
-
 local function pass_on(job)
-  if not understands(job.gateway, job.total == '0' and 'begun' or 'progress') then return end
   local entry = outgoing[job.gateway] or {'progress', '1'}
   outgoing[job.gateway] = entry
   entry[#entry + 1] = job.job
@@ -48,7 +49,7 @@ end
 local at = 2
 while at <= #ARGV do
   local job
-  job, at = read_advanced(ARGV, at)
+  job, at = read_advanced(at)
   local record = record_of(job.job)
   if is_held(job) then
     if record then note(record, job) else pass_on(job) end
@@ -56,8 +57,7 @@ while at <= #ARGV do
 end
 
 for gateway, entry in pairs(outgoing) do
-  redis.call('XADD', 'replies:' .. gateway, '*', unpack(entry))
-  redis.call('EXPIRE', 'replies:' .. gateway, REPLIES_TTL_S)
+  send(gateway, entry)
   told = told + #entry / 2 - 1
 end
 return told

@@ -1,13 +1,14 @@
--- needs: jobs taking
+#!lua flags=allow-oom
+-- needs: items taking
 -- Takes jobs for a worker, the most urgent stream first, as many as their rooms allow, and looks at deadline, cancel and gateway of each.
 -- Urgency is the time at which a stream's next job was queued plus the handicap of its priority: everything gets its turn.
--- KEYS: work streams. ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, then each stream's handicap in ms and the number of its room
--- (streams may share one), then how many jobs each room has place for.
--- Returns {now ms, rows (taken)}.
+-- ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, how many streams, then each one with its handicap in ms and the number of its
+-- room (streams may share one), then how many jobs each room has place for.
+-- Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
 
-local consumer, absence_counts = ARGV[1], ARGV[2] == '1'
+local consumer, absence_counts, streams = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
 local rooms = {}
-for i = 3 + 2 * #KEYS, #ARGV do rooms[#rooms + 1] = tonumber(ARGV[i]) end
+for i = 4 + 3 * streams, #ARGV do rooms[#rooms + 1] = tonumber(ARGV[i]) end
 local MOST_DROPPED = 256
 local now = now_ms()
 
@@ -15,20 +16,20 @@ local now = now_ms()
 -- the clock was set back, so before everything else.
 local function next_ms(stream)
   local after = '-'
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', P .. stream)
   for _, flat in ipairs(groups) do
     local group = to_table(flat)
     if group.name == GROUP then after = '(' .. group['last-delivered-id'] end
   end
-  local entry = redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
+  local entry = call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
   local added = entry and fields(entry).added
   return added and added <= now and added or entry and 0
 end
 
 local waiting = {}
-for i, stream in ipairs(KEYS) do
-  local handicap, room = tonumber(ARGV[1 + 2 * i]), tonumber(ARGV[2 + 2 * i])
-  if rooms[room] > 0 and redis.call('XLEN', stream) > 0 then
+for i = 4, 3 + 3 * streams, 3 do
+  local stream, handicap, room = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  if rooms[room] > 0 and call('XLEN', stream) > 0 then
     waiting[#waiting + 1] = {stream = stream, handicap = handicap, room = room}
   end
 end
@@ -46,11 +47,11 @@ if #waiting > 1 then
 end
 
 local function read(stream, count)
-  local answer = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', stream, '>')
+  local answer = redis.pcall('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', P .. stream, '>')
   if answer and answer.err then
     -- a stream that was written to before any worker served it, or a Redis that restarted empty
     make_group(stream)
-    answer = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', stream, '>')
+    answer = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count, 'STREAMS', P .. stream, '>')
   end
   return answer and answer[1][2] or {}
 end
@@ -68,4 +69,9 @@ for _, candidate in ipairs(waiting) do
     if #entries == 0 then break end
   end
 end
-return {now, pulled}
+local left = {}
+for _, candidate in ipairs(waiting) do
+  local since = rooms[candidate.room] <= 0 and next_ms(candidate.stream)
+  if since then left[#left + 1] = {candidate.stream, waiting_in(candidate.stream), since} end
+end
+return {now, pulled, left}

@@ -1,4 +1,5 @@
--- needs: jobs history records looking
+#!lua flags=allow-oom
+-- needs: items history records
 -- Events of several clients' jobs. ARGV: most events for each, then for each its record and the number of the last event that is known.
 -- Returns {epoch of this Redis or '', for each {state ('': there is no such record), flat {number, name, data}…}}. Those for which the answer would
 -- become too long are left out at its end.
@@ -11,11 +12,11 @@ local MOST_BYTES = 1024 * 1024
 local now = now_ms()
 local function tell_changed_place(id, record)
   if record.state ~= 'queued' or now < (tonumber(record.placed_ms) or now) + PLACE_EVERY_MS then return end
-  redis.call('HSET', 'record:' .. id, 'placed_ms', now)
+  call('HSET', 'record:' .. id, 'placed_ms', now)
   notice_start(id, record, now)
   local place = record.state == 'queued' and place_of(id, record)
   if not place or place == tonumber(record.place) then return end
-  redis.call('HSET', 'record:' .. id, 'place', place)
+  call('HSET', 'record:' .. id, 'place', place)
   tell(id, 'queued', cjson.encode({place = place}))
 end
 
@@ -27,7 +28,7 @@ for at = 2, #ARGV, 2 do
   local record, events = record_at(id), {}
   if record then
     tell_changed_place(id, record)
-    for _, entry in ipairs(redis.pcall('XRANGE', 'events:' .. id, '(' .. after .. '-0', '+', 'COUNT', most)) do
+    for _, entry in ipairs(try('XRANGE', 'events:' .. id, '(' .. after .. '-0', '+', 'COUNT', most)) do
       local event = to_table(entry[2])
       if event.event and event.data then  -- else others have written it
         events[#events + 1] = string.match(entry[1], '^%d+')
@@ -39,4 +40,4 @@ for at = 2, #ARGV, 2 do
   end
   answers[#answers + 1] = {record and record.state or '', events}
 end
-return {redis.call('GET', 'epoch') or '', answers}
+return {call('GET', 'epoch') or '', answers}

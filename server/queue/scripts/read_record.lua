@@ -1,10 +1,11 @@
--- needs: jobs history records looking
+#!lua flags=allow-oom
+-- needs: items history records
 -- A client's job. ARGV: id of the record. Returns {epoch of this Redis or '', place in its stream or -1, flat fields (empty: there is none)}.
 
 local id = ARGV[1]
-local epoch = redis.call('GET', 'epoch') or ''
+local epoch = call('GET', 'epoch') or ''
 local record = record_at(id)
 if not record then return {epoch, -1, {}} end
 notice_start(id, record, now_ms())
 local place = record.state == 'queued' and place_of(id, record) or -1
-return {epoch, place, redis.call('HGETALL', 'record:' .. id)}
+return {epoch, place, call('HGETALL', 'record:' .. id)}

@@ -1,4 +1,4 @@
--- Records: clients' jobs that outlive their gateway. Needs jobs history.
+-- Records: clients' jobs that outlive their gateway. Needs items history.
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
 -- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry;
 -- scenes that can be asked again stand there, too, with the state `scene`.
@@ -16,7 +16,7 @@ local FIELDS = {
   'reported', 'begun', 'place', 'placed_ms', 'owner', 'work_ms',
 }
 local function record_at(id)
-  local values = redis.call('HMGET', 'record:' .. id, unpack(FIELDS))
+  local values = call('HMGET', 'record:' .. id, unpack(FIELDS))
   if not values[1] then return nil end
   local record = {}
   for i, name in ipairs(FIELDS) do record[name] = values[i] or nil end
@@ -31,35 +31,35 @@ end
 
 local function count_kept(member, by)
   local bytes, state = string.match(member, '^[^:]+:(%d+):(%a+)$')
-  redis.call('HINCRBY', TOTALS, 'bytes', by * bytes)
-  redis.call('HINCRBY', TOTALS, state, by)
+  call('HINCRBY', TOTALS, 'bytes', by * bytes)
+  call('HINCRBY', TOTALS, state, by)
 end
 
 local function keep(id, bytes, state, until_ms)
   local member = table.concat({id, bytes, state}, ':')
-  if redis.call('ZADD', KEPT, until_ms, member) == 1 then count_kept(member, 1) end
+  if call('ZADD', KEPT, until_ms, member) == 1 then count_kept(member, 1) end
 end
 
 local function keep_no_longer(member)
-  if redis.call('ZREM', KEPT, member) == 1 then count_kept(member, -1) end
+  if call('ZREM', KEPT, member) == 1 then count_kept(member, -1) end
 end
 
 -- Lets go of what has expired, a bounded piece of work, and says what is kept: number of records, totals by name. Counts again if the totals are lost.
 local function kept(now)
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEPT, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)) do keep_no_longer(member) end
-  local count = redis.call('ZCARD', KEPT)
-  if count == 0 then redis.call('DEL', TOTALS) end
-  if count > 0 and redis.call('EXISTS', TOTALS) == 0 then
-    for _, member in ipairs(redis.call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end
+  for _, member in ipairs(call('ZRANGEBYSCORE', KEPT, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)) do keep_no_longer(member) end
+  local count = call('ZCARD', KEPT)
+  if count == 0 then call('DEL', TOTALS) end
+  if count > 0 and call('EXISTS', TOTALS) == 0 then
+    for _, member in ipairs(call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end
   end
-  return count, to_table(redis.call('HGETALL', TOTALS))
+  return count, to_table(call('HGETALL', TOTALS))
 end
 
 -- What open records hold: items, bytes. And the bytes of results that are reserved or kept, with their records.
 local function held(now)
   local count, totals = kept(now)
   local held_items, held_bytes, results = 0, 0, count * RECORD_BYTES + (totals.bytes or 0)
-  for _, member in ipairs(redis.call('ZRANGE', OPEN, 0, -1)) do
+  for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
     local count, nbytes, bound = string.match(member, '^[^:]+:(%d+):(%d+):(%d+)$')
     held_items, held_bytes, results = held_items + count, held_bytes + nbytes, results + bound + RECORD_BYTES
   end
@@ -69,38 +69,38 @@ end
 -- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….
 -- Where others have written under this name the events so far are lost, but not the job, nor the worker that tells of it.
 local function tell(id, name, data)
-  local number, events = redis.call('HINCRBY', 'record:' .. id, 'events', 1), 'events:' .. id
-  if redis.pcall('XADD', events, number .. '-0', 'event', name, 'data', data).err then
-    redis.call('DEL', events)
-    redis.call('XADD', events, number .. '-0', 'event', name, 'data', data)
+  local number, events = call('HINCRBY', 'record:' .. id, 'events', 1), 'events:' .. id
+  if try('XADD', events, number .. '-0', 'event', name, 'data', data).err then
+    call('DEL', events)
+    call('XADD', events, number .. '-0', 'event', name, 'data', data)
   end
   return number
 end
 
 local function tell_progress(id, done, total, unit)
-  redis.call('HSET', 'record:' .. id, 'done', done, 'total', total, 'unit', unit)
+  call('HSET', 'record:' .. id, 'done', done, 'total', total, 'unit', unit)
   tell(id, 'progress', cjson.encode({done = done, total = total, unit = unit}))
 end
 
 -- A job that reports its steps has taken the last of them when it ends.
 local function tell_last_step(id)
-  local done, total, unit = unpack(redis.call('HMGET', 'record:' .. id, 'done', 'total', 'unit'))
+  local done, total, unit = unpack(call('HMGET', 'record:' .. id, 'done', 'total', 'unit'))
   if unit and done ~= total then tell_progress(id, tonumber(total), tonumber(total), unit) end
 end
 
 local function forget_preview(id, record)
-  if record.preview then redis.pcall('XDEL', 'events:' .. id, record.preview .. '-0') end
+  if record.preview then try('XDEL', 'events:' .. id, record.preview .. '-0') end
 end
 
 local function start(id, record, started_ms)
   if record.state ~= 'queued' then return end
-  redis.call('HSET', 'record:' .. id, 'state', 'running', 'started_ms', string.format('%.0f', started_ms))
+  call('HSET', 'record:' .. id, 'state', 'running', 'started_ms', string.format('%.0f', started_ms))
   record.state, record.started_ms = 'running', started_ms
 end
 
 -- Tells that the work has begun: once, and again where it begins anew after a worker's death. The event holds Unix milliseconds.
 local function tell_begun(id, record, started_ms)
-  redis.call('HSET', 'record:' .. id, 'begun', '1')
+  call('HSET', 'record:' .. id, 'begun', '1')
   record.begun = '1'
   tell(id, 'started', string.format('%.0f', started_ms))
 end
@@ -114,7 +114,7 @@ local function call_off_all(id, record)
 end
 
 local function drop_results(id, record)
-  each_job(id, record, function(job_id) redis.call('DEL', 'result:' .. job_id, 'result:' .. job_id .. ':arrays') end)
+  each_job(id, record, function(job_id) redis.call('DEL', P .. 'result:' .. job_id, P .. 'result:' .. job_id .. ':arrays') end)
 end
 
 -- How long a job took, in the history: as a gateway counts requests (server/telemetry/tally.py).
@@ -127,41 +127,41 @@ end
 local function close(id, record, state, now)
   local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
   forget_preview(id, record)
-  redis.call('HSET', key, 'state', state, 'finished_ms', now)
-  redis.call('HINCRBY', ENDED, state, 1)
+  call('HSET', key, 'state', state, 'finished_ms', now)
+  call('HINCRBY', ENDED, state, 1)
   if state == 'done' then note_duration(record, now) end
-  redis.call('ZREM', OPEN, open_member(id, record))
+  call('ZREM', OPEN, open_member(id, record))
   if state == 'done' then
-    redis.call('HINCRBY', 'records:items', redis.call('HGET', key, 'bundle'), record.count)
+    call('HINCRBY', 'records:items', call('HGET', key, 'bundle'), record.count)
   else
     call_off_all(id, record)
     drop_results(id, record)
   end
-  local bytes = state == 'done' and redis.call('HGET', key, 'results') or 0
+  local bytes = state == 'done' and call('HGET', key, 'results') or 0
   keep(id, bytes, state, now + ttl)
   each_job(id, record, function(job_id)
-    redis.call('PEXPIRE', 'result:' .. job_id, ttl)
-    redis.call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
+    call('PEXPIRE', 'result:' .. job_id, ttl)
+    call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
   end)
-  redis.call('PEXPIRE', key, ttl)
-  redis.call('PEXPIRE', 'events:' .. id, ttl)
-  if record.idem then redis.call('PEXPIRE', 'idem:' .. record.idem, ttl) end
+  call('PEXPIRE', key, ttl)
+  call('PEXPIRE', 'events:' .. id, ttl)
+  if record.idem then call('PEXPIRE', 'idem:' .. record.idem, ttl) end
   record.state = state
 end
 
 local function fail(id, record, kind, detail, index, now)
-  redis.call('HSET', 'record:' .. id, 'failure', kind, 'detail', detail, 'index', index)
+  call('HSET', 'record:' .. id, 'failure', kind, 'detail', detail, 'index', index)
   tell(id, 'failed', '')
   close(id, record, 'failed', now)
 end
 
 local function keep_result(job_id, ending, until_ms, now)
   local ttl, kept = until_ms - now, #ending.reply
-  redis.call('SET', 'result:' .. job_id, ending.reply, 'PX', ttl)
+  call('SET', 'result:' .. job_id, ending.reply, 'PX', ttl)
   if ending.stored ~= '' then
-    kept = kept + redis.call('STRLEN', ending.stored)
-    redis.call('RENAME', ending.stored, 'result:' .. job_id .. ':arrays')
-    redis.call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
+    kept = kept + call('STRLEN', ending.stored)
+    redis.call('RENAME', P .. ending.stored, P .. 'result:' .. job_id .. ':arrays')
+    call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
   end
   return kept
 end
@@ -171,7 +171,7 @@ end
 local function settle(id, index, ending, now)
   local record = record_at(id)
   if not record or not is_open(record) or ending.reply == '' then
-    if ending.stored ~= '' then redis.call('DEL', ending.stored) end
+    if ending.stored ~= '' then call('DEL', ending.stored) end
     return
   end
   start(id, record, now - tonumber(ending.worker_ns) / 1e6)
@@ -180,18 +180,42 @@ local function settle(id, index, ending, now)
     fail(id, record, ending.failure, ending.detail, index, now)
     return
   end
-  if ending.stored ~= '' and redis.call('EXISTS', ending.stored) == 0 then
+  if ending.stored ~= '' and call('EXISTS', ending.stored) == 0 then
     fail(id, record, 'job-lost', 'the result was lost before it was kept', index, now)
     return
   end
   local key = 'record:' .. id
   local kept = keep_result(ending.job, ending, tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms), now)
-  redis.call('HSET', key, 'outcome:' .. index, 'done')
-  redis.call('HINCRBY', key, 'results', kept)
-  local count, ended = tonumber(record.count), redis.call('HINCRBY', key, 'ended', 1)
+  call('HSET', key, 'outcome:' .. index, 'done')
+  call('HINCRBY', key, 'results', kept)
+  local count, ended = tonumber(record.count), call('HINCRBY', key, 'ended', 1)
   if count > 1 or not record.reported then tell_progress(id, ended, count, 'images') else tell_last_step(id) end
   if ended == count then
     tell(id, 'done', '')
     close(id, record, 'done', now)
   end
+end
+
+-- Notices that a worker has taken one of a queued record's jobs: nobody writes that down where a job is one forward pass.
+local function notice_start(id, record, now)
+  if record.state ~= 'queued' then return end
+  each_job(id, record, function(_, i)
+    local entry = call('HGET', 'record:' .. id, 'entry:' .. i)
+    local pending = try('XPENDING', record.stream, GROUP, entry, entry, 1)
+    local runs = not pending.err and #pending == 1 and call('EXISTS', 'worker:' .. pending[1][2]) == 1
+    if runs then start(id, record, math.max(tonumber(record.created_ms), now - pending[1][3])) end
+  end)
+end
+
+-- How many of its stream wait before it, from the counts of entries that were added and read; nil where Redis does not know.
+local function place_of(id, record)
+  local ordinal = tonumber(call('HGET', 'record:' .. id, 'ordinal') or '')
+  local groups = redis.pcall('XINFO', 'GROUPS', P .. record.stream)
+  if not ordinal or groups.err then return nil end
+  for _, flat in ipairs(groups) do
+    local group = to_table(flat)
+    local read = group.name == GROUP and group['entries-read']
+    if read then return math.max(0, math.min(ordinal - 1 - read, call('XLEN', record.stream) - group.pending - 1)) end
+  end
+  return nil
 end

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from server.queue import embedded
 from server.queue.connect import connect
-from server.queue.embedded import NoValkey, PrivateValkey
+from server.supervisor import private_valkey
+from server.supervisor.private_valkey import NoValkey, PrivateValkey
 
 
 def test_it_listens_on_a_socket_in_a_private_folder_and_keeps_nothing(valkey: PrivateValkey, url: str) -> None:
@@ -28,7 +28,7 @@ def test_it_listens_on_a_socket_in_a_private_folder_and_keeps_nothing(valkey: Pr
 
 def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "from server.queue.embedded import PrivateValkey; server = PrivateValkey(); server.start();"
+        "from server.supervisor.private_valkey import PrivateValkey; server = PrivateValkey(); server.start();"
         "print(server.process.pid, server.url, flush=True); input()"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what it leaves behind goes with the test
@@ -68,16 +68,16 @@ def test_it_starts_again_under_the_same_url_and_leaves_no_folder() -> None:
 
 def test_without_any_server_the_operator_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(private_valkey.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(NoValkey, match=r"apt install valkey-server.*OPSIN_REDIS_URL"):
         PrivateValkey().start()
 
 
 def test_a_server_on_the_path_goes_before_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = tmp_path / "redis-server"
-    own.symlink_to(embedded.find_server())
+    own.symlink_to(private_valkey.find_server())
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert embedded.find_server() == str(own)
+    assert private_valkey.find_server() == str(own)
 
 
 def test_a_server_that_does_not_start_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

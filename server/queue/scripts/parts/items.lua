@@ -1,0 +1,171 @@
+-- The items of the queue: stream entries, the keys beside them, and what they hold of its room.
+-- What unfinished jobs hold of the queue. `job:<id>` says it behind where the job lies: `<stream> <entry> <owner> <work ms> <bytes> <1 if it was
+-- let into the last eighth>`; the owner `-` is nobody. `queue:jobs` names the jobs that are counted, so that each is counted once and let go once.
+-- `queue:bytes` and `queue:work` are their sums, `queue:owners` has those of each owner: an owner without jobs has no field there.
+
+local JOBS, OWNERS, NOBODY = 'queue:jobs', 'queue:owners', '-'
+local OWNED = {'items', 'bytes', 'work', 'last_items', 'last_bytes'}
+
+local function holding_of(job_id)
+  local found = call('GET', 'job:' .. job_id) or ''
+  local owner, work, bytes, last = string.match(found, '^%S+ %S+ (%S+) (%d+) (%d+) ([01])$')
+  return owner and {owner = owner, work = tonumber(work), bytes = tonumber(bytes), last = last == '1'} or nil
+end
+
+local looked_at, more = {}, {['queue:bytes'] = 0, ['queue:work'] = 0}  -- by this script: owners' sums, and what comes to those of all
+
+-- The sums of one owner as this script leaves them, all of them 0 where it holds nothing.
+local function owned(owner)
+  if looked_at[owner] then return looked_at[owner] end
+  local sums, numbers = {}, string.gmatch(call('HGET', OWNERS, owner) or '', '%d+')
+  for _, name in ipairs(OWNED) do sums[name] = tonumber(numbers() or '0') end
+  looked_at[owner] = sums
+  return sums
+end
+
+local function set_owned(owner, sums)
+  if sums.items <= 0 then
+    call('HDEL', OWNERS, owner)
+    return
+  end
+  local numbers = {}
+  for i, name in ipairs(OWNED) do numbers[i] = string.format('%d', math.max(0, sums[name])) end
+  call('HSET', OWNERS, owner, table.concat(numbers, ' '))
+end
+
+local function add_to(sums, holding, by)
+  sums.items, sums.bytes, sums.work = sums.items + by, sums.bytes + by * holding.bytes, sums.work + by * holding.work
+  if holding.last then sums.last_items, sums.last_bytes = sums.last_items + by, sums.last_bytes + by * holding.bytes end
+end
+
+local function count(holding, by)
+  more['queue:bytes'], more['queue:work'] = more['queue:bytes'] + by * holding.bytes, more['queue:work'] + by * holding.work
+  if holding.owner == NOBODY then return end
+  local sums = owned(holding.owner)
+  add_to(sums, holding, by)
+  sums.changed = true
+end
+
+-- The end of every script that queues or ends jobs: it writes once what they come to.
+local function write_counts()
+  for key, amount in pairs(more) do
+    if amount ~= 0 and call('INCRBY', key, string.format('%d', amount)) < 0 then call('SET', key, 0) end
+  end
+  for owner, sums in pairs(looked_at) do
+    if sums.changed then set_owned(owner, sums) end
+  end
+end
+
+-- What stands in `job:<id>` behind the job's place.
+local function told(holding)
+  return string.format('%s %d %d %d', holding.owner, holding.work, holding.bytes, holding.last and 1 or 0)
+end
+
+local function hold(job_id, holding)
+  if call('SADD', JOBS, job_id) == 1 then count(holding, 1) end
+end
+
+-- Where `job:<id>` is gone before its job, nobody knows what it held: recount.lua mends that.
+local function release(job_id)
+  local holding = holding_of(job_id)
+  if call('SREM', JOBS, job_id) == 1 and holding then count(holding, -1) end
+end
+
+-- The fields of a stream entry. One that is not ours reads as a job that came too late, and goes.
+-- `added` is when the job was queued first: `at` says so. The entry's id, which tells it where an older version wrote the entry, never goes back,
+-- so it tells nothing for a while once the clock was set back.
+local function fields(entry)
+  local job = to_table(entry[2])
+  return {
+    id = job.id or '', gw = job.gw or '', deadline = whole(job['until']) or 0, bytes = whole(job.bytes) or 0,
+    message = job.job or '', added = whole(job.at) or tonumber(string.match(entry[1], '^(%d+)')),
+  }
+end
+
+-- The record that a job belongs to, and its index there; nil for a job that answers a gateway.
+local function record_of(job_id) return string.match(job_id, '^(%x+%-%x+)%-(%d+)$') end
+
+-- The one place where a job lets go of what it holds.
+local function forget(job_id)
+  release(job_id)
+  redis.call('DEL', P .. 'job:' .. job_id, P .. 'blob:' .. job_id, P .. 'deaths:' .. job_id, P .. 'cancel:' .. job_id)
+end
+
+-- Where a job lies: its stream and the id of its entry there; nil if it is not known.
+local function place_of_job(job_id) return string.match(call('GET', 'job:' .. job_id) or '', '^(%S+) (%S+)') end
+
+-- Notes that a job lies elsewhere now. Does nothing if it is not known.
+local function move_place(job_id, stream, entry_id)
+  local rest = string.match(call('GET', 'job:' .. job_id) or '', '^%S+ %S+(.*)$')
+  if rest then call('SET', 'job:' .. job_id, stream .. ' ' .. entry_id .. rest, 'KEEPTTL') end
+end
+
+-- Takes an entry out of its stream with all that belongs to its job. False if another had done so before.
+local function remove(stream, entry_id, job_id)
+  if call('XACK', stream, GROUP, entry_id) == 0 then return false end
+  call('XDEL', stream, entry_id)
+  forget(job_id)
+  return true
+end
+
+-- Takes a job that nobody waits for out of the queue, unless a living worker has it: that one is told. Does nothing if it has ended.
+local function call_off(job_id)
+  local ttl = call('PTTL', 'job:' .. job_id)
+  if ttl <= 0 then return end
+  local stream, entry_id = place_of_job(job_id)
+  local found = stream and try('XRANGE', stream, entry_id, entry_id)
+  if found and not found.err and found[1] then
+    local pending = try('XPENDING', stream, GROUP, entry_id, entry_id, 1)
+    local holder = not pending.err and pending[1] and pending[1][2]
+    if not holder or call('EXISTS', 'worker:' .. holder) == 0 then
+      if holder then call('XACK', stream, GROUP, entry_id) end
+      call('XDEL', stream, entry_id)
+      forget(job_id)
+      return
+    end
+  end
+  call('SET', 'cancel:' .. job_id, '1', 'PX', ttl)
+end
+
+-- Moves an entry that a consumer holds to the `…:back` stream of its own, which wakes a waiting worker, with the time at which it was queued first.
+local function put_back(stream, entry_id, added_ms)
+  local entry = call('XRANGE', stream, entry_id, entry_id)[1]
+  call('XACK', stream, GROUP, entry_id)
+  if not entry then return end
+  local again, back = to_table(entry[2]), string.gsub(stream, ':back$', '') .. ':back'
+  again.at = added_ms
+  local flat = {}
+  for name, value in pairs(again) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
+  end
+  call('XDEL', stream, entry_id)
+  move_place(again.id or '', back, call('XADD', back, '*', unpack(flat)))
+  call('SADD', 'queues', back)
+end
+
+-- Entries of a stream that no worker has taken yet.
+local function waiting_in(stream)
+  local pending = try('XPENDING', stream, GROUP)
+  return math.max(0, call('XLEN', stream) - (pending.err and 0 or pending[1]))
+end
+
+-- Unfinished jobs: total, bytes, a row (stream_load) for each stream, ms of work, and flat what each owner holds (see parts/holdings.lua).
+local function load()
+  local items, streams = 0, {}
+  for _, stream in ipairs(call('SMEMBERS', 'queues')) do
+    local length, oldest = call('XLEN', stream), 0
+    if length > 0 then oldest = fields(call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]).added end
+    items = items + length
+    streams[#streams + 1] = {stream, length, oldest}
+  end
+  local bytes, work = tonumber(call('GET', 'queue:bytes') or '0'), tonumber(call('GET', 'queue:work') or '0')
+  return items, bytes, streams, work, call('HGETALL', 'queue:owners')
+end
+
+-- Adds an entry to a living gateway's stream: {job id, reply, job id, reply, …}, or reports of progress (progress.lua).
+local function send(gateway, entry)
+  if call('EXISTS', 'gw:' .. gateway) == 0 then return end
+  call('XADD', 'replies:' .. gateway, '*', unpack(entry))
+  call('EXPIRE', 'replies:' .. gateway, REPLIES_TTL_S)
+end

@@ -1,0 +1,132 @@
+"""What the service is doing and what has happened lately, over all gateways and workers: counted in Redis, read by whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from server.queue import keys
+from server.queue.job import Priority
+from server.queue.presence import Presence
+from server.queue.record import Ongoing, Progress, RecordsLoad
+from server.queue.rows import StreamLoad
+from server.queue.wire import AsyncWire
+
+STEP_S = 5
+"""As `parts/history.lua` says."""
+STEPS = 15 * 60 // STEP_S
+MOST_LETTERS = 20
+MOST_ONGOING = 20
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Unfinished jobs of one bundle and priority; `running` ones are in a worker's hands."""
+
+    bundle: str
+    priority: Priority
+    waiting: int
+    running: int
+    oldest_s: float
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A job that was given up."""
+
+    time_ms: int
+    bundle: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lately:
+    """The queue's view of the service at one moment."""
+
+    now_ms: int
+    gateways: int
+    """Those that live."""
+    queue: list[Waiting]
+    steps: list[Mapping[str, int]]
+    """What was counted in each complete step, the oldest first: STEPS of them."""
+    letters: list[Letter]
+    """The latest first."""
+    records: RecordsLoad
+    ongoing: list[Ongoing]
+    """Clients' jobs that have not ended, the oldest first."""
+
+
+class Status:
+    """Raises RedisAway at once while Redis does not answer."""
+
+    def __init__(self, wire: AsyncWire, presence: Presence) -> None:
+        self._wire = wire
+        self._presence = presence
+
+    async def read(self, steps: int = STEPS, letters: int = MOST_LETTERS, ongoing: int = MOST_ONGOING) -> Lately:
+        """With so many steps of the history, dead letters and clients' jobs at most."""
+        now_ms, gateways, streams, held, history, dead, nbytes, kept, ended, open_ = await self._presence.ask(
+            lambda: self._wire.script("status", steps, letters, ongoing)
+        )
+        first = now_ms // (STEP_S * 1000) - steps
+        counted = {step - first: _counts(flat) for step, flat in history}
+        return Lately(
+            now_ms,
+            gateways,
+            _queue(now_ms, [StreamLoad._make(row) for row in streams], held),
+            [counted.get(step, {}) for step in range(steps)],
+            [_letter(*(field.decode(errors="replace") for field in letter)) for letter in dead],
+            RecordsLoad(_counts(kept), _counts(ended), nbytes),
+            [_ongoing(*(value.decode() for value in row)) for row in open_],
+        )
+
+    async def statistics(self, bundle: str) -> dict[str, int]:
+        """Cumulative, over all workers and gateways, as counted when jobs end; empty before the first.
+
+        `success`, `fail`, `queue`, `compute_input`, `compute_infer`, `compute_output`, each with `_count` and `_ns`; `inference_count`,
+        `execution_count`, `last_inference` (Unix ms), and for each batch size that ran `batch:<n>:count` and `batch:<n>:compute_*_ns`.
+        """
+        await self.read(0, 0, 0)  # which adds up what has ended until now
+        return await self._hash(self._wire.keyspace.name(keys.statistics(bundle)))
+
+    async def restarts(self) -> dict[str, int]:
+        """How often supervisors have restarted a worker, by reason."""
+        return await self._hash(self._wire.keyspace.service(keys.RESTARTS))
+
+    async def _hash(self, name: str) -> dict[str, int]:
+        return _counts(await self._presence.ask(lambda: self._wire.command("HGETALL", name)))
+
+
+def _counts(flat: Sequence[bytes]) -> dict[str, int]:
+    """What a script or a hash tells as {name, count}…"""
+    return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Waiting]:
+    """Of streams that hold jobs; several contents of a bundle, and what was handed back, count together."""
+    rows: dict[tuple[str, Priority], Waiting] = {}
+    for stream, running in zip(streams, held, strict=True):
+        try:
+            name = keys.StreamName.of(stream.stream.decode())
+        except ValueError:  # anybody may have added to the set of queues
+            continue
+        if stream.length:
+            key = name.bundle, name.priority
+            known = rows.get(key, Waiting(*key, 0, 0, 0.0))
+            age = max(0.0, (now_ms - stream.oldest_ms) / 1000)
+            waiting = known.waiting + max(0, stream.length - running)
+            rows[key] = Waiting(*key, waiting, known.running + running, max(known.oldest_s, age))
+    return [rows[key] for key in sorted(rows)]
+
+
+def _letter(entry: str, stream: str, reason: str) -> Letter:
+    try:
+        bundle = keys.StreamName.of(stream).bundle
+    except ValueError:
+        bundle = ""
+    return Letter(int(entry.partition("-")[0]), bundle, reason)
+
+
+def _ongoing(task: str, bundle: str, state: str, created: str, started: str, done: str, total: str, unit: str) -> Ongoing:
+    progress = Progress(int(done), int(total), unit) if unit else None
+    return Ongoing(task, bundle, state, int(float(created)), int(float(started)) if started else None, progress)

@@ -1,0 +1,29 @@
+"""The queue needs the keys of its partition and of the service, and no others: its tests pass where nothing else may be touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PARTITION = "7"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["partition", "cluster"])
+def test_the_queue_touches_its_partition_alone(kind: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "OPSIN_"))}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE)]
+    ended = subprocess.run(
+        command,
+        env=environment | {"OPSIN_TEST_REDIS": kind, "OPSIN_TEST_PARTITION": PARTITION},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout[-5000:]
