@@ -122,6 +122,8 @@ class LoadedBundles:
         self._by_queue: dict[str, Entry] = {}
         self._stepwise: dict[str, Stepwise] = {}
         self._putting = threading.Lock()
+        self._listed = False
+        """Whether the folder has been read once, and all specs are published."""
         self._missing: dict[Path, float] = {}
         """Folders that were there → monotonic seconds at which they were missed first."""
 
@@ -223,6 +225,8 @@ class LoadedBundles:
 
     def announcements(self, slots: int) -> list[ServedBundle]:
         """Members of pipelines are theirs, not bundles of their own, unless they can also be asked by themselves."""
+        if not self._listed:  # a part of the folder would look as if it were all there is: gateways would take another default
+            return []
         inside = self._inside()
         return [entry.announcement(slots) for entry in list(self._entries.values()) if entry.path not in inside or entry.state == "ready"]
 
@@ -264,6 +268,7 @@ class LoadedBundles:
                 self._put(replace(entry, state="unavailable", reason="a member of a pipeline"))
             elif entry.spec is not None:
                 self._publish(entry.spec)
+        self._listed = True
         while unloaded := self._loading():
             waiting = self._waiting([entry.queue for entry in unloaded]) if len(unloaded) > 1 else ()
             self._load(min(unloaded, key=lambda entry: (entry.queue not in waiting, not self._is_default(entry), entry.nbytes)))

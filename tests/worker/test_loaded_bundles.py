@@ -202,3 +202,17 @@ def test_while_the_bundles_cannot_be_read_all_of_them_stay(tmp_path: Path, monke
     for _ in range(3):
         bundles.refresh({})
     assert states(bundles) == {"kept": "ready"}
+
+
+def test_nothing_is_announced_before_all_of_the_folder_is_known(tmp_path: Path) -> None:
+    """Where only one of a task's bundles is told, gateways take it for the default."""
+    for name in ("one", "other", "third"):
+        write_tiny_vit(tmp_path, name)
+    told: list[list[str]] = []
+
+    def tell(*_: object) -> None:
+        told.append([bundle.name for bundle in bundles.announcements(1)])
+
+    bundles = LoadedBundles(tmp_path, lambda _bundle: warm(), tell, lambda: tell())
+    bundles.refresh({})
+    assert {len(names) for names in told} == {0, 3}
