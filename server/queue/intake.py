@@ -100,10 +100,6 @@ class Intake:
         found = (self.fetch(job) if isinstance(job, Beside) else job for job in taken)
         return [delivery for delivery in found if delivery is not None]
 
-    def record(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], object]:
-        packed = msgspec.msgpack.encode(("together", [held.job.id for held in deliveries]))  # as begin_step.lua does
-        return self._link.send("HSET", self._link.name(keys.suspects(self._id)), slot, packed)
-
     def begin(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], list[Delivery]]:
         rows = [Candidate(held.job.id, held.job.gateway, held.job.deadline_ms) for held in deliveries]
         alone = int(any(held.alone for held in deliveries))

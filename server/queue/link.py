@@ -51,11 +51,6 @@ class Link:
         answer = self.once(lambda: self._wire.send_script(name, *arguments))
         return lambda: self.once(answer)
 
-    def send(self, *words: Any) -> Callable[[], Any]:
-        """As `send_script`, of a command."""
-        answer = self.once(lambda: self._wire.send(*words))
-        return lambda: self.once(answer)
-
     def command(self, *words: Any) -> Any:
         """One command, or RedisAway; the answer as Redis sent it."""
         return self.once(lambda: self._wire.command(*words))

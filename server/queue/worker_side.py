@@ -112,12 +112,6 @@ class WorkerQueue:
         were wanted. It is to be called by this thread, before anything else of this queue."""
         return self._intake.begin(deliveries, slot)
 
-    def record_soon(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], object]:
-        """The record alone, of jobs that came just now: nobody has to say whether they are wanted.
-
-        It is on its way when this returns; what is returned is to be called by this thread, before anything else of this queue."""
-        return self._intake.record(deliveries, slot)
-
     def end(self, slot: int) -> None:
         """Nothing runs in this slot: its jobs wait for their next step."""
         self._link.script("begin_step", self.id, slot, 0, 0)

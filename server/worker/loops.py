@@ -162,7 +162,7 @@ def _hand_back(queue: WorkerQueue, jobs: list[Delivery]) -> None:
 def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running, hand: int) -> Iterator[Result]:
     executor = bundles.executor(running.bucket.queue)
     fresh = not running.bucket.alone and all(running.started - job.checked_at < FRESH for job in running.jobs)
-    wanted = _recorded(queue, running, hand) if fresh else _ask_for_wanted(queue, running, hand)
+    wanted = _ask_for_wanted(queue, running, hand)
     if executor is None:
         yield Unserved(wanted())
         return
@@ -210,17 +210,3 @@ def _ask_for_wanted(queue: WorkerQueue, running: Running, hand: int) -> Callable
             return running.jobs
 
     return wanted
-
-
-def _recorded(queue: WorkerQueue, running: Running, hand: int) -> Callable[[], list[Delivery]]:
-    """The same of jobs that are wanted for sure."""
-    with suppress(RedisAway):
-        answer = queue.record_soon(running.jobs, hand)
-
-        def wanted() -> list[Delivery]:
-            with suppress(RedisAway):
-                answer()
-            return running.jobs
-
-        return wanted
-    return lambda: running.jobs

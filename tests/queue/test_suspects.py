@@ -159,20 +159,6 @@ async def test_what_begins_is_recorded_whether_or_not_anybody_asks_who_was_wante
         request.cancel()
 
 
-async def test_what_came_just_now_is_recorded_alike(url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue) -> None:
-    async with gateway(url) as us:
-        jobs, request = await asked(us, 2)
-        taken = await pulled(victim)
-        answer = victim.record_soon(taken[:1], 0)
-        await eventually(lambda: db.hexists(keys.suspects("victim"), "0"))
-        answer()
-        suspect = worker.reclaim([QUEUE])
-        assert suspect is not None and suspect.job.id == jobs[0].id
-        assert worker.reclaim([QUEUE]) is None
-        assert worker.janitor() and 0 < db.ttl(keys.suspects("victim")) <= 3600
-        request.cancel()
-
-
 def late(delivery: Delivery, now_ms: int) -> Delivery:
     """As if its deadline had passed meanwhile."""
     return replace(delivery, job=msgspec.structs.replace(delivery.job, deadline_ms=now_ms - 1))

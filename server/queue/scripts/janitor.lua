@@ -96,7 +96,6 @@ for _, full in ipairs(scan[2]) do
     local record = try('GET', key)
     if type(record) == 'string' and call('EXISTS', 'record:' .. record) == 0 then call('DEL', key) end
   end
-  if kind == 'suspects' and call('TTL', key) < 0 then call('EXPIRE', key, RECORD_TTL_S) end
   if kind == 'replies' and call('EXISTS', 'gw:' .. id) == 0 and call('TTL', key) < 0 then call('EXPIRE', key, REPLIES_TTL_S) end
 end
 call('SET', CURSOR, scan[1])
