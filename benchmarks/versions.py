@@ -1,6 +1,8 @@
 """What a change of the service gains: `python -m benchmarks.versions OTHER_CHECKOUT`. Two versions in turn, on one machine, in one run.
 
 The other checkout has its own environment in `.venv`. Load generator and images are this checkout's; each version makes its own bundles.
+Both run all the time, and only one of them has work: what else the machine does changes from one start to the next more than from one burst
+to the next.
 Where the model costs nothing it also shows the CPU time of each process for a request, which depends less on what else the machine does.
 """
 
@@ -14,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,56 +73,67 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Running:
+    """A version's service."""
+
+    version: Version
+    url: str
+    process: psutil.Process
+
+    @property
+    def pictures(self) -> Path:
+        return self.version.folder.parent / "pictures"
+
+
+@dataclass(frozen=True)
 class Figure:
     """Something to measure; `better` says which direction is."""
 
     label: str
     unit: str
     better: str
-    measure: Callable[[Version, float], dict[str, float]]
+    bundles: Callable[[Version], Path]
+    """Served while it is measured."""
+    measure: Callable[[Running, float], dict[str, float]]
     """Its value under its label; further values that are only shown."""
 
 
-def requests_without_model(version: Version, seconds: float) -> dict[str, float]:
+def requests_without_model(running: Running, seconds: float) -> dict[str, float]:
     """Requests/s with 16 clients, images of 1 KB and a model that costs nothing; microseconds of CPU per request of each process."""
-    with service.running(version.folder / "null", checkout=version.checkout) as url:
-        before = cpu_seconds()
-        report = burst(url, NULL, version.folder.parent / "small", ["--clients", 16, "--warm", WARM, "--seconds", seconds])
-        spent = {name: (after - before[name]) * 1e6 / (report.per_second * (seconds + WARM)) for name, after in cpu_seconds().items()}
-        return {NO_MODEL: report.per_second, "batch size": report.batch_size} | {
-            f"{name}, µs of CPU a request": used for name, used in spent.items()
-        }
+    before = cpu_seconds(running.process)
+    report = burst(running.url, NULL, running.pictures.parent / "small", ["--clients", 16, "--warm", WARM, "--seconds", seconds])
+    after = cpu_seconds(running.process)
+    spent = {name: (after[name] - before[name]) * 1e6 / (report.per_second * (seconds + WARM)) for name in after}
+    return {NO_MODEL: report.per_second, "batch size": report.batch_size} | {
+        f"{name}, µs of CPU a request": used for name, used in spent.items()
+    }
 
 
-def overhead_alone(version: Version, seconds: float) -> dict[str, float]:
+def overhead_alone(running: Running, seconds: float) -> dict[str, float]:
     """Milliseconds that the service adds to preparation and inference of one client's requests: median of total − prepare − inference."""
-    with service.running(version.folder / "reference", checkout=version.checkout) as url:
-        report = burst(url, reference.NAME, version.folder.parent / "pictures", ["--clients", 1, "--warm", 4, "--seconds", seconds])
-        return {ALONE: report.overhead_ms}
+    return {ALONE: burst(running.url, reference.NAME, running.pictures, ["--clients", 1, "--warm", WARM, "--seconds", seconds]).overhead_ms}
 
 
-def images_of_the_reference(version: Version, seconds: float) -> dict[str, float]:
+def images_of_the_reference(running: Running, seconds: float) -> dict[str, float]:
     """Images/s of the reference bundle with 16 clients."""
-    with service.running(version.folder / "reference", checkout=version.checkout) as url:
-        report = burst(url, reference.NAME, version.folder.parent / "pictures", ["--clients", 16, "--warm", 4, "--seconds", seconds])
-        return {IMAGES: report.per_second}
+    return {
+        IMAGES: burst(running.url, reference.NAME, running.pictures, ["--clients", 16, "--warm", WARM, "--seconds", seconds]).per_second
+    }
 
 
-def steps_of_inpainting(version: Version, seconds: float) -> dict[str, float]:
+def steps_of_inpainting(running: Running, seconds: float) -> dict[str, float]:
     """Steps/s of the inpainting that ships, saturated."""
-    image = next((version.folder.parent / "pictures").iterdir()).read_bytes()
-    with service.running(version.bundles("inpaint"), checkout=version.checkout) as url:
-        query = {"mask": "center", "steps": STEPS, "method": "network"}
-        return {INPAINTING: STEPS * answered(f"{url}/v1/inpaint", image, "image/jpeg", query, INPAINTERS, seconds)}
+    image = next(running.pictures.iterdir()).read_bytes()
+    query = {"mask": "center", "steps": STEPS, "method": "network"}
+    return {INPAINTING: STEPS * answered(f"{running.url}/v1/inpaint", image, "image/jpeg", query, INPAINTERS, seconds)}
 
 
-def frames_of_actions(version: Version, seconds: float) -> dict[str, float]:
+def frames_of_actions(running: Running, seconds: float) -> dict[str, float]:
     """Frames/s of the actions bundle that ships, as many clips at once as there are CPUs."""
     with av.open(str(CLIP)) as clip:
         frames = sum(1 for packet in clip.demux(video=0) if packet.size)
-    with service.running(version.bundles("actions", "movenet", "actions-lart"), checkout=version.checkout) as url:
-        clips = answered(f"{url}/v1/actions", CLIP.read_bytes(), "video/mp4", {"detail": "fast"}, os.cpu_count() or 1, 2 * seconds)
-        return {ACTIONS: frames * clips}
+    clips = answered(f"{running.url}/v1/actions", CLIP.read_bytes(), "video/mp4", {"detail": "fast"}, os.cpu_count() or 1, 2 * seconds)
+    return {ACTIONS: frames * clips}
 
 
 def answered(url: str, content: bytes, media_type: str, query: Mapping[str, Any], clients: int, seconds: float) -> float:
@@ -140,10 +154,10 @@ def answered(url: str, content: bytes, media_type: str, query: Mapping[str, Any]
     return (len(counted) - 1) / (counted[-1] - counted[0])
 
 
-def cpu_seconds() -> dict[str, float]:
-    """User and system time of the running service's processes."""
+def cpu_seconds(service: psutil.Process) -> dict[str, float]:
+    """User and system time of a running service's processes."""
     spent = dict.fromkeys(PROCESSES, 0.0)
-    for process in psutil.Process().children(recursive=True):
+    for process in service.children(recursive=True):
         try:
             command, times = " ".join(process.cmdline()), process.cpu_times()
         except psutil.Error:
@@ -160,11 +174,11 @@ IMAGES = "reference bundle, 16 clients"
 INPAINTING = "inpainting, saturated"
 ACTIONS = "actions, a clip for each CPU"
 FIGURES = (
-    Figure(NO_MODEL, "requests/s", "higher", requests_without_model),
-    Figure(ALONE, "ms", "lower", overhead_alone),
-    Figure(IMAGES, "images/s", "higher", images_of_the_reference),
-    Figure(INPAINTING, "steps/s", "higher", steps_of_inpainting),
-    Figure(ACTIONS, "frames/s", "higher", frames_of_actions),
+    Figure(NO_MODEL, "requests/s", "higher", lambda version: version.folder / "null", requests_without_model),
+    Figure(ALONE, "ms", "lower", lambda version: version.folder / "reference", overhead_alone),
+    Figure(IMAGES, "images/s", "higher", lambda version: version.folder / "reference", images_of_the_reference),
+    Figure(INPAINTING, "steps/s", "higher", lambda version: version.bundles("inpaint"), steps_of_inpainting),
+    Figure(ACTIONS, "frames/s", "higher", lambda version: version.bundles("actions", "movenet", "actions-lart"), frames_of_actions),
 )
 
 
@@ -175,14 +189,24 @@ Values = dict[str, dict[str, list[float]]]
 def compare(figures: Sequence[Figure], versions: Sequence[Version], rounds: int, seconds: float, console: Console) -> Values:
     """The order of the versions changes from round to round."""
     values: Values = {}
-    for number in range(rounds):
-        for figure in figures:
-            for version in versions if number % 2 == 0 else reversed(versions):
-                measured = figure.measure(version, seconds)
-                for label, value in measured.items():
-                    values.setdefault(label, {}).setdefault(version.name, []).append(value)
-                console.print(f"round {number + 1}: {figure.label}, {version.name}: {measured[figure.label]:.2f} {figure.unit}")
+    for figure in figures:
+        with ExitStack() as stack:
+            services = [stack.enter_context(serving(version, figure.bundles(version))) for version in versions]
+            for number in range(rounds):
+                for running in services if number % 2 == 0 else reversed(services):
+                    measured = figure.measure(running, seconds)
+                    for label, value in measured.items():
+                        values.setdefault(label, {}).setdefault(running.version.name, []).append(value)
+                    console.print(f"{figure.label}, round {number + 1}, {running.version.name}: {measured[figure.label]:.2f} {figure.unit}")
     return values
+
+
+@contextmanager
+def serving(version: Version, bundles: Path) -> Iterator[Running]:
+    others = psutil.Process().children()
+    with service.running(bundles, checkout=version.checkout) as url:
+        [process] = [child for child in psutil.Process().children() if child not in others]
+        yield Running(version, url, process)
 
 
 def show(values: Mapping[str, Mapping[str, Sequence[float]]], console: Console) -> None:

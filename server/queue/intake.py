@@ -18,7 +18,7 @@ from server.queue.job import Job, Reply, UnknownVersion, decode_job
 from server.queue.link import MAX_BLOCK_S, Link
 from server.queue.outcomes import Outcomes
 from server.queue.rooms import Rooms
-from server.queue.rows import Candidate, Taken, whole
+from server.queue.rows import Taken, whole
 
 T = TypeVar("T")
 
@@ -100,43 +100,38 @@ class Intake:
         found = (self.fetch(job) if isinstance(job, Beside) else job for job in taken)
         return [delivery for delivery in found if delivery is not None]
 
-    def begin(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], list[Delivery]]:
-        rows = [Candidate(held.job.id, held.job.gateway, held.job.deadline_ms) for held in deliveries]
-        alone = int(any(held.alone for held in deliveries))
-        head = (self._id, slot, alone, int(self._link.absence_counts))
-        answer = self._link.send_script("begin_step", *head, *(value for row in rows for value in row))
-        return lambda: self._wanted(deliveries, *answer())
+    def begin(self, deliveries: Sequence[Delivery], slot: int, *, checked: bool) -> Callable[[], list[Delivery]]:
+        look = None if checked or not deliveries else self._link.send("MGET", *self._marks(deliveries))
+        running = msgspec.msgpack.encode(
+            ("alone" if any(held.alone for held in deliveries) else "together", [held.job.id for held in deliveries])
+        )
+        recorded = self._link.send_script("begin_step", self._id, slot, running)
 
-    def _wanted(self, deliveries: Sequence[Delivery], now_ms: int, verdicts: Sequence[bytes]) -> list[Delivery]:
-        self._link.set_clock(now_ms)
-        wanted, endings = [], []
-        for delivery, why in zip(deliveries, verdicts, strict=True):
-            if not why:
-                wanted.append(delivery)
-            else:
-                late = self._outcomes.failed(delivery.job.id, "deadline", "the deadline passed") if why == b"deadline" else None
-                endings.append(Ending.of(delivery, late, silent=why in (b"gateway", b"ended")))
-        self._end(endings)
+        def wanted() -> list[Delivery]:
+            try:
+                marks = look() if look else None
+            finally:  # an answer that nobody reads would be taken for that of the next command
+                self._link.set_clock(recorded())
+            return list(deliveries) if marks is None else self._wanted(deliveries, marks)
+
         return wanted
 
-    def _still_wanted(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        if not deliveries:
-            return []
-        gateways = sorted({delivery.job.gateway for delivery in deliveries if not delivery.job.record})
-        names = [keys.cancel(delivery.job.id) for delivery in deliveries] + [keys.gateway(gateway) for gateway in gateways]
-        marks = self._link.command("MGET", *map(self._link.name, names))
-        absent = {gateway for gateway, mark in zip(gateways, marks[len(deliveries) :], strict=True) if mark is None}
-        dead = absent if self._link.absence_counts else set()
+    def _marks(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """The keys that tell whether jobs are still wanted: two of each job, then their gateways."""
+        names = [name(delivery.job.id) for delivery in deliveries for name in (keys.cancel, keys.job)]
+        return [self._link.name(name) for name in (*names, *map(keys.gateway, _gateways(deliveries)))]
+
+    def _wanted(self, deliveries: Sequence[Delivery], marks: Sequence[bytes | None]) -> list[Delivery]:
+        gateways = dict(zip(_gateways(deliveries), marks[2 * len(deliveries) :], strict=True))
         now_ms = self._link.now_ms()
         wanted, endings = [], []
-        for delivery, mark in zip(deliveries, marks[: len(deliveries)], strict=True):
-            if delivery.job.gateway in dead:
-                endings.append(Ending.of(delivery, None, silent=True))
-            elif mark is not None:
-                endings.append(Ending.of(delivery, None))
-            elif now_ms is not None and delivery.job.deadline_ms <= now_ms:
-                late = self._outcomes.failed(delivery.job.id, "deadline", "the deadline passed in the queue")
-                endings.append(Ending.of(delivery, late))
+        for delivery, cancelled, known in zip(deliveries, marks[::2], marks[1::2], strict=False):
+            deserted = self._link.absence_counts and gateways.get(delivery.job.gateway, b"") is None
+            if now_ms is not None and delivery.job.deadline_ms <= now_ms:
+                endings.append(Ending.of(delivery, self._outcomes.failed(delivery.job.id, "deadline", "the deadline passed")))
+            elif cancelled is not None or deserted or known is None:
+                # without job:<id> somebody else has ended it, as after this worker was taken for dead: its answer would be dropped
+                endings.append(Ending.of(delivery, None, silent=deserted or known is None))
             else:
                 wanted.append(delivery)
         self._end(endings)
@@ -148,7 +143,8 @@ class Intake:
             return
         set_aside, self._set_aside = self._set_aside, []
         try:
-            self._outcomes.hand_back_at_once(self._still_wanted(set_aside))
+            marks = self._link.command("MGET", *self._marks(set_aside))
+            self._outcomes.hand_back_at_once(self._wanted(set_aside, marks))
         except RedisAway:
             self._set_aside += set_aside
             raise
@@ -229,7 +225,7 @@ class Intake:
             checked_at = pulled_at if checked else queued_at
             beside = Beside(id_, gateway, stream, entry_id, alone, row.added_ms, row.nbytes, queued_at, pulled_at, checked_at)
             if row.dropped:
-                late = self._outcomes.failed(id_, "deadline", "the deadline passed in the queue") if row.dropped == b"deadline" else None
+                late = self._outcomes.failed(id_, "deadline", "the deadline passed") if row.dropped == b"deadline" else None
                 endings.append(beside.ending(late, silent=row.dropped in (b"payload", b"gateway")))
                 continue
             job = self._decode(id_, row.message) if row.message else None
@@ -286,6 +282,11 @@ class Intake:
         except RedisAway:
             self._overlooked = True
             raise
+
+
+def _gateways(deliveries: Sequence[Delivery]) -> list[str]:
+    """Those that wait for these jobs; a record's jobs have none."""
+    return sorted({delivery.job.gateway for delivery in deliveries if not delivery.job.record})
 
 
 def _without_group(error: redis.exceptions.ResponseError) -> bool:

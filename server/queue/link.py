@@ -55,6 +55,11 @@ class Link:
         """One command, or RedisAway; the answer as Redis sent it."""
         return self.once(lambda: self._wire.command(*words))
 
+    def send(self, *words: Any) -> Callable[[], Any]:
+        """The same as `send_script`, of one command."""
+        answer = self.once(lambda: self._wire.send(*words))
+        return lambda: self.once(answer)
+
     def close(self) -> None:
         self._wire.close()
 

@@ -145,14 +145,6 @@ class HandedBack(NamedTuple):
     """1 if it must run alone."""
 
 
-class Candidate(NamedTuple):
-    """A job that is about to run."""
-
-    job: str
-    gateway: str
-    deadline_ms: int
-
-
 class StreamLoad(NamedTuple):
     """The unfinished jobs of a stream."""
 

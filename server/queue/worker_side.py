@@ -107,14 +107,14 @@ class WorkerQueue:
         only what is recorded may have killed it."""
         return self.begin_soon(deliveries, slot)()
 
-    def begin_soon(self, deliveries: Sequence[Delivery], slot: int) -> Callable[[], list[Delivery]]:
+    def begin_soon(self, deliveries: Sequence[Delivery], slot: int, *, checked: bool = False) -> Callable[[], list[Delivery]]:
         """The same, where the record is on its way when this returns: they may run before the function that is returned tells which of them
-        were wanted. It is to be called by this thread, before anything else of this queue."""
-        return self._intake.begin(deliveries, slot)
+        were wanted. It is to be called by this thread, before anything else of this queue. checked: they are, as was looked at just now."""
+        return self._intake.begin(deliveries, slot, checked=checked)
 
     def end(self, slot: int) -> None:
         """Nothing runs in this slot: its jobs wait for their next step."""
-        self._link.script("begin_step", self.id, slot, 0, 0)
+        self.begin_soon([], slot, checked=True)()
 
     def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
         """Answer jobs; one call per batch, as the statistics count calls. False: another worker was first, the result is dropped.

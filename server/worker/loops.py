@@ -162,7 +162,7 @@ def _hand_back(queue: WorkerQueue, jobs: list[Delivery]) -> None:
 def _run(queue: WorkerQueue, slots: Slots, bundles: LoadedBundles, running: Running, hand: int) -> Iterator[Result]:
     executor = bundles.executor(running.bucket.queue)
     fresh = not running.bucket.alone and all(running.started - job.checked_at < FRESH for job in running.jobs)
-    wanted = _ask_for_wanted(queue, running, hand)
+    wanted = _ask_for_wanted(queue, running, hand, checked=fresh)
     if executor is None:
         yield Unserved(wanted())
         return
@@ -196,10 +196,10 @@ def _dropped(executor: Executor, running: Running, wanted: list[Delivery]) -> It
         yield Left(gone, "unwanted")
 
 
-def _ask_for_wanted(queue: WorkerQueue, running: Running, hand: int) -> Callable[[], list[Delivery]]:
+def _ask_for_wanted(queue: WorkerQueue, running: Running, hand: int, *, checked: bool) -> Callable[[], list[Delivery]]:
     """A function that tells which jobs of a batch are still wanted. The record of what runs is on its way when this returns."""
     try:
-        answer = queue.begin_soon(running.jobs, hand)
+        answer = queue.begin_soon(running.jobs, hand, checked=checked)
     except RedisAway:
         return lambda: running.jobs
 

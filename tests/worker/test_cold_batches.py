@@ -27,7 +27,7 @@ def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> No
     executor, steps, metrics = OneShot(load(write_tiny_vit(tmp_path)), torch.device("cpu")), StepTimes(4), WorkerMetrics()
     slots = Slots(1, Batcher(lambda _bucket: steps))
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor)
-    queue: Any = SimpleNamespace(begin_soon=lambda jobs, slot: lambda: jobs)
+    queue: Any = SimpleNamespace(begin_soon=lambda jobs, slot, checked: lambda: jobs)
 
     def run_one() -> None:
         slots.add([delivery(pixels=np.zeros((32, 32, 3), np.uint8), merge=(3, 2), queued_at=time.monotonic())])

@@ -3,7 +3,7 @@
 -- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
 -- ARGV: a row (bounds), then for each request a row (request) and a row (enqueued) for each of its jobs.
 -- Returns {items, bytes, a status for each request} with the load after it. Statuses: 'ok', followed by how many wait before its first job
--- if it wants to know; 'client', 'full' (see parts/admitting.lua); 'late'; 'unstaged': a message that should have been written before is not there.
+-- if it wants to know; 'client', 'full' (see parts/admission.lua); 'late'; 'unstaged': a message that should have been written before is not there.
 
 local function read_request(at) return {jobs = ARGV[at], again = ARGV[at + 1], place = ARGV[at + 2]}, at + 3 end
 

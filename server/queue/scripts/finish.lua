@@ -14,12 +14,20 @@ end
 
 local bundle, worker, batch_size, most_dead = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = now_ms()
-local counted = {}
 
-local function count(job)
-  local batch_wait, inference, in_worker = tonumber(job.batch_wait_ns), tonumber(job.inference_ns), tonumber(job.worker_ns)
+local answered, failed = 0, 0
+local success_ns, fail_ns, queue_ns, infer_ns, output_ns, slowest_infer, slowest_output = 0, 0, 0, 0, 0, 0, 0
+local function tally(job)
+  local batch_wait, infer, in_worker = tonumber(job.batch_wait_ns), tonumber(job.inference_ns), tonumber(job.worker_ns)
   local total = math.max((now - tonumber(job.added_ms)) * 1e6, in_worker)
-  counted[#counted + 1] = {job.outcome, total, batch_wait, inference, in_worker}
+  if job.outcome == 'fail' then
+    failed, fail_ns = failed + 1, fail_ns + total
+    return
+  end
+  local output = math.max(0, in_worker - batch_wait - infer)
+  answered, success_ns, queue_ns = answered + 1, success_ns + total, queue_ns + total - in_worker + batch_wait
+  infer_ns, output_ns = infer_ns + infer, output_ns + output
+  slowest_infer, slowest_output = math.max(slowest_infer, infer), math.max(slowest_output, output)
 end
 
 -- A dead letter's fields, read before its entry goes.
@@ -52,7 +60,7 @@ while at <= #ARGV do
     if dead then call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
     local record, index = record_of(job.job)
     if record then settle(record, index, job, now) else reply(job) end
-    if job.outcome ~= '' then count(job) end
+    if job.outcome ~= '' then tally(job) end
   elseif job.stored ~= '' then
     call('DEL', job.stored)
   end
@@ -61,6 +69,9 @@ end
 write_counts()
 for gateway, replies in pairs(outgoing) do send(gateway, replies) end
 
--- One write here; whoever reads the statistics, and each worker once a second, adds it up (see parts/counting.lua).
-if #counted > 0 then call('RPUSH', 'stats:uncounted', cmsgpack.pack({bundle, batch_size, now, counted})) end
+-- One write here; whoever reads the statistics, and each worker once a second, adds it up (see parts/history.lua).
+if answered + failed > 0 then
+  call('RPUSH', 'stats:uncounted', cmsgpack.pack({
+    bundle, batch_size, now, answered, failed, success_ns, fail_ns, queue_ns, infer_ns, output_ns, slowest_infer, slowest_output}))
+end
 return ended

@@ -55,29 +55,17 @@ for _, stream in ipairs(redis.call('SUNION', P .. 'queues', P .. 'streams')) do
   end
 end
 
-write_counts()
-
 -- What unfinished items hold is counted anew: the counts are wrong where Redis, or somebody, has lost items that had not ended.
 local function recount()
-  local bytes, work, owners = 0, 0, {}
+  redis.call('DEL', P .. 'queue:bytes', P .. 'queue:work', P .. OWNERS)
+  looked_at, more_bytes, more_work = {}, 0, 0
   for _, job_id in ipairs(call('SMEMBERS', JOBS)) do
-    local holding = holding_of(job_id)
-    if holding then
-      bytes, work = bytes + holding.bytes, work + holding.work
-      local sums = owners[holding.owner] or {items = 0, bytes = 0, work = 0, last_items = 0, last_bytes = 0}
-      owners[holding.owner] = sums
-      add_to(sums, holding, 1)
-    else
-      call('SREM', JOBS, job_id)
-    end
+    local owner, work, bytes, last = holding_of(job_id)
+    if owner then count(owner, work, bytes, last, 1) else call('SREM', JOBS, job_id) end
   end
-  call('SET', 'queue:bytes', string.format('%d', bytes))
-  call('SET', 'queue:work', string.format('%d', work))
-  call('DEL', OWNERS)
-  owners[NOBODY] = nil
-  for owner, sums in pairs(owners) do set_owned(owner, sums) end
+  write_counts()
 end
-if first then recount() end
+if first then recount() else write_counts() end
 
 -- Whether a record still needs what it keeps beside the queue: it queues the job again if Redis lost it.
 local function is_kept(job_id)

@@ -1,10 +1,12 @@
 -- Who is let into the queue, and how items get there. Needs items.
 
 local function read_bounds(at)
-  return {
+  local bounds = {
     items = ARGV[at], nbytes = ARGV[at + 1], long_items = ARGV[at + 2], long_nbytes = ARGV[at + 3], own_items = ARGV[at + 4],
     own_nbytes = ARGV[at + 5], own_last_items = ARGV[at + 6], own_last_nbytes = ARGV[at + 7],
-  }, at + 8
+  }
+  for name, most in pairs(bounds) do bounds[name] = tonumber(most) end
+  return bounds, at + 8
 end
 
 local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, whoever has some of it and is not alone has at most half
@@ -24,7 +26,7 @@ local function asked_by(jobs)
   return asked
 end
 
-local function exceeds(items, bytes, most_items, most_bytes) return items > tonumber(most_items) or bytes > tonumber(most_bytes) end
+local function exceeds(items, bytes, most_items, most_bytes) return items > most_items or bytes > most_bytes end
 
 -- Whether jobs would lie in the last eighth of the queue.
 local function in_last_eighth(bounds, all, asked)
@@ -105,8 +107,8 @@ local function put(job, now, known, last)
   end
   local entry_id = call(
     'XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now)
-  local holding = {owner = job.owner, work = tonumber(job.work_ms), bytes = tonumber(job.nbytes), last = last}
-  call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, told(holding)}, ' '), 'PX', ttl)
-  hold(job.job, holding)
+  local told = job.owner .. ' ' .. job.work_ms .. ' ' .. job.nbytes .. (last and ' 1' or ' 0')
+  call('SET', 'job:' .. job.job, job.stream .. ' ' .. entry_id .. ' ' .. told, 'PX', ttl)
+  if call('SADD', JOBS, job.job) == 1 then count(job.owner, tonumber(job.work_ms), tonumber(job.nbytes), last, 1) end
   return entry_id
 end

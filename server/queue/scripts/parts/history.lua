@@ -10,46 +10,40 @@ local function note(step, name, amount)
   call('EXPIRE', key, HISTORY_TTL_S)
 end
 
--- Statistics of one batch, as finish.lua wrote them down, added to the sums of their bundle and of the step in which it ended.
+-- What one call of finish.lua wrote down, added to the sums of its bundle and of the step in which it ended.
 local function count_batch(batch, sums, steps)
-  local bundle, batch_size, ended_ms, jobs = unpack(batch)
+  local bundle, batch_size, ended_ms, answered, failed, success_ns, fail_ns, queue_ns, infer_ns, output_ns, slowest_infer, slowest_output =
+    unpack(batch)
   local of_bundle = sums[bundle] or {last = 0}
   sums[bundle] = of_bundle
-  local function add(name, amount) of_bundle[name] = (of_bundle[name] or 0) + amount end
-  local function add_duration(name, ns)
-    add(name .. '_count', 1)
-    add(name .. '_ns', math.max(0, ns))
+  local function add(name, count, ns)
+    if count == 0 then return end
+    of_bundle[name .. '_count'] = (of_bundle[name .. '_count'] or 0) + count
+    of_bundle[name .. '_ns'] = (of_bundle[name .. '_ns'] or 0) + ns
   end
 
-  local answered, slowest_inference, slowest_output = 0, 0, 0
-  for _, job in ipairs(jobs) do
-    local outcome, total, batch_wait, inference, in_worker = unpack(job)
-    add_duration(outcome, total)
-    if outcome == 'success' then
-      local output = in_worker - batch_wait - inference
-      answered = answered + 1
-      add('inference_count', 1)
-      add_duration('queue', total - in_worker + batch_wait)
-      add_duration('compute_input', 0)
-      add_duration('compute_infer', inference)
-      add_duration('compute_output', output)
-      slowest_inference, slowest_output = math.max(slowest_inference, inference), math.max(slowest_output, output)
-    end
+  add('fail', failed, fail_ns)
+  add('success', answered, success_ns)
+  add('queue', answered, queue_ns)
+  add('compute_input', answered, 0)
+  add('compute_infer', answered, infer_ns)
+  add('compute_output', answered, output_ns)
+  of_bundle.inference_count = (of_bundle.inference_count or 0) + answered
+  if answered == 0 or batch_size == 0 then return end
+  local function add_of_size(name, amount)
+    local of_size = 'batch:' .. batch_size .. ':' .. name
+    of_bundle[of_size] = (of_bundle[of_size] or 0) + amount
   end
-  if answered > 0 and batch_size > 0 then
-    add('execution_count', 1)
-    add('batch:' .. batch_size .. ':count', 1)
-    add('batch:' .. batch_size .. ':compute_input_ns', 0)
-    add('batch:' .. batch_size .. ':compute_infer_ns', slowest_inference)
-    add('batch:' .. batch_size .. ':compute_output_ns', slowest_output)
-    of_bundle.last = math.max(of_bundle.last, ended_ms)
-    local step = step_of(ended_ms)
-    local of_step = steps[step] or {items = 0, batches = 0, batched = 0}
-    steps[step] = of_step
-    of_step.items = of_step.items + answered
-    of_step.batches = of_step.batches + 1
-    of_step.batched = of_step.batched + batch_size
-  end
+  add_of_size('count', 1)
+  add_of_size('compute_input_ns', 0)
+  add_of_size('compute_infer_ns', slowest_infer)
+  add_of_size('compute_output_ns', slowest_output)
+  of_bundle.execution_count = (of_bundle.execution_count or 0) + 1
+  of_bundle.last = math.max(of_bundle.last, ended_ms)
+  local step = step_of(ended_ms)
+  local of_step = steps[step] or {items = 0, batches = 0, batched = 0}
+  steps[step] = of_step
+  of_step.items, of_step.batches, of_step.batched = of_step.items + answered, of_step.batches + 1, of_step.batched + batch_size
 end
 
 -- Adds up the statistics of at most so many batches that have not been counted yet.

@@ -6,13 +6,13 @@
 local JOBS, OWNERS, NOBODY = 'queue:jobs', 'queue:owners', '-'
 local OWNED = {'items', 'bytes', 'work', 'last_items', 'last_bytes'}
 
+-- Returns owner, work, bytes, and whether it was let into the last eighth; nil if nobody knows.
 local function holding_of(job_id)
-  local found = call('GET', 'job:' .. job_id) or ''
-  local owner, work, bytes, last = string.match(found, '^%S+ %S+ (%S+) (%d+) (%d+) ([01])$')
-  return owner and {owner = owner, work = tonumber(work), bytes = tonumber(bytes), last = last == '1'} or nil
+  local owner, work, bytes, last = string.match(call('GET', 'job:' .. job_id) or '', ' (%S+) (%d+) (%d+) ([01])$')
+  if owner then return owner, tonumber(work), tonumber(bytes), last == '1' end
 end
 
-local looked_at, more = {}, {['queue:bytes'] = 0, ['queue:work'] = 0}  -- by this script: owners' sums, and what comes to those of all
+local looked_at, more_bytes, more_work = {}, 0, 0  -- by this script: owners' sums, and what comes to those of all
 
 -- The sums of one owner as this script leaves them, all of them 0 where it holds nothing.
 local function owned(owner)
@@ -33,22 +33,18 @@ local function set_owned(owner, sums)
   call('HSET', OWNERS, owner, table.concat(numbers, ' '))
 end
 
-local function add_to(sums, holding, by)
-  sums.items, sums.bytes, sums.work = sums.items + by, sums.bytes + by * holding.bytes, sums.work + by * holding.work
-  if holding.last then sums.last_items, sums.last_bytes = sums.last_items + by, sums.last_bytes + by * holding.bytes end
-end
-
-local function count(holding, by)
-  more['queue:bytes'], more['queue:work'] = more['queue:bytes'] + by * holding.bytes, more['queue:work'] + by * holding.work
-  if holding.owner == NOBODY then return end
-  local sums = owned(holding.owner)
-  add_to(sums, holding, by)
-  sums.changed = true
+-- `by`: 1 for a job that comes, -1 for one that goes.
+local function count(owner, work, bytes, last, by)
+  more_bytes, more_work = more_bytes + by * bytes, more_work + by * work
+  if owner == NOBODY then return end
+  local sums = owned(owner)
+  sums.items, sums.bytes, sums.work, sums.changed = sums.items + by, sums.bytes + by * bytes, sums.work + by * work, true
+  if last then sums.last_items, sums.last_bytes = sums.last_items + by, sums.last_bytes + by * bytes end
 end
 
 -- The end of every script that queues or ends jobs: it writes once what they come to.
 local function write_counts()
-  for key, amount in pairs(more) do
+  for key, amount in pairs({['queue:bytes'] = more_bytes, ['queue:work'] = more_work}) do
     if amount ~= 0 and call('INCRBY', key, string.format('%d', amount)) < 0 then call('SET', key, 0) end
   end
   for owner, sums in pairs(looked_at) do
@@ -56,19 +52,10 @@ local function write_counts()
   end
 end
 
--- What stands in `job:<id>` behind the job's place.
-local function told(holding)
-  return string.format('%s %d %d %d', holding.owner, holding.work, holding.bytes, holding.last and 1 or 0)
-end
-
-local function hold(job_id, holding)
-  if call('SADD', JOBS, job_id) == 1 then count(holding, 1) end
-end
-
--- Where `job:<id>` is gone before its job, nobody knows what it held: recount.lua mends that.
+-- Where `job:<id>` is gone before its job, nobody knows what it held: the janitor mends that.
 local function release(job_id)
-  local holding = holding_of(job_id)
-  if call('SREM', JOBS, job_id) == 1 and holding then count(holding, -1) end
+  local owner, work, bytes, last = holding_of(job_id)
+  if call('SREM', JOBS, job_id) == 1 and owner then count(owner, work, bytes, last, -1) end
 end
 
 -- The fields of a stream entry. One that is not ours reads as a job that came too late, and goes.
@@ -150,7 +137,7 @@ local function waiting_in(stream)
   return math.max(0, call('XLEN', stream) - (pending.err and 0 or pending[1]))
 end
 
--- Unfinished jobs: total, bytes, a row (stream_load) for each stream, ms of work, and flat what each owner holds (see parts/holdings.lua).
+-- Unfinished jobs: total, bytes, a row (stream_load) for each stream, ms of work, and flat what each owner holds (see parts/items.lua).
 local function load()
   local items, streams = 0, {}
   for _, stream in ipairs(call('SMEMBERS', 'queues')) do
@@ -167,5 +154,4 @@ end
 local function send(gateway, entry)
   if call('EXISTS', 'gw:' .. gateway) == 0 then return end
   call('XADD', 'replies:' .. gateway, '*', unpack(entry))
-  call('EXPIRE', 'replies:' .. gateway, REPLIES_TTL_S)
 end
