@@ -113,6 +113,11 @@ class Ending:
         timing = self.reply.timing if self.reply else None
         return timing.batch_size if timing else 0
 
+    @property
+    def message(self) -> bytes:
+        """The reply as it travels."""
+        return encode(self.reply) if self.reply else b""
+
     def row(self) -> Ended:
         timing = self.reply.timing if self.reply else None
         failure = self.reply.failure if self.reply else None
@@ -123,7 +128,6 @@ class Ending:
             job=self.job_id,
             gateway=self.gateway,
             added_ms=self.added_ms,
-            reply=encode(self.reply) if self.reply else b"",
             dead_letter=self.dead_letter,
             outcome="" if self.silent else "success" if success else "fail",
             batch_wait_ns=int(timing.batch_wait_ms * NS_PER_MS) if timing else 0,

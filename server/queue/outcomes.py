@@ -53,8 +53,7 @@ class Outcomes:
         for bundle, group in groupby(endings, key=lambda ending: ending.bundle):
             batch = list(group)
             arguments: list[Any] = [bundle, self._id, max(ending.batch_size for ending in batch), MOST_DEAD_LETTERS]
-            for ending in batch:
-                arguments += ending.row()
+            arguments += [msgspec.msgpack.encode([ending.row() for ending in batch]), *(ending.message for ending in batch)]
             ended += map(bool, self._link.patiently(lambda a=arguments: self._link.script("finish", *a)))  # type: ignore[misc]
         self.lose(endings)
         return ended
@@ -65,9 +64,9 @@ class Outcomes:
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Once: who misses a report hears the next one. Of jobs that others have taken over nothing is told. Raises RedisAway."""
-        rows = [_advanced(held, report) for held, report in reports if held.job.progress]
-        if rows:
-            self._link.script("progress", self._id, *(value for row in rows for value in row))
+        told = [(_advanced(held, report), encode(report)) for held, report in reports if held.job.progress]
+        if told:
+            self._link.script("progress", self._id, msgspec.msgpack.encode([row for row, _ in told]), *(message for _, message in told))
 
     def give_up(self, taken: Sequence[Delivery | Beside]) -> None:
         """Hand these back as soon as Redis is there."""
@@ -84,8 +83,8 @@ class Outcomes:
 
     def hand_back_at_once(self, deliveries: Sequence[Delivery | Beside]) -> None:
         """Without patience. Raises RedisAway."""
-        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, int(held.alone)) for held in sorted(deliveries, key=_age)]
-        self._link.script("hand_back", self._id, *(value for row in rows for value in row))
+        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, held.alone) for held in sorted(deliveries, key=_age)]
+        self._link.script("hand_back", self._id, msgspec.msgpack.encode(rows))
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
     def hand_back_given_up(self) -> None:
@@ -119,8 +118,8 @@ class Outcomes:
 
 
 def _advanced(held: Delivery, report: Progress) -> Advanced:
-    job, preview = held.job, int(bool(report.preview))
-    return Advanced(held.stream, held.entry_id, job.id, job.gateway, encode(report), report.done, report.total, report.unit, preview)
+    job = held.job
+    return Advanced(held.stream, held.entry_id, job.id, job.gateway, report.done, report.total, report.unit, bool(report.preview))
 
 
 def _age(delivery: Delivery | Beside) -> int:

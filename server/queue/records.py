@@ -191,18 +191,19 @@ class Records:
             log.exception("sweeping records failed")
 
     async def _try_to_admit(self, record: str, draft: Draft, jobs: list[Job]) -> tuple[bytes, str]:
-        rows, staged = to_rows(jobs, kept=True)
+        rows, messages, staged = to_rows(jobs, kept=True)
         self._check_fits(len(rows), sum(row.nbytes for row in rows), draft.bound)
         for key, message in staged.items():
             await self._freight.write(key, message)
-        row = Recorded(
+        recorded = Recorded(
+            bounds=self._room.bounds,
+            max_results=self._settings.results_max_bytes,
             record=record,
             epoch=epoch_of(record),
             task=draft.task,
             bundle=draft.bundle,
             digest=draft.digest,
             part=draft.part,
-            plan=draft.plan,
             priority=draft.priority,
             request_id=draft.request_id,
             prepare_ms=draft.prepare_ms,
@@ -210,10 +211,10 @@ class Records:
             idem=hashlib.sha256(draft.idempotency_key.encode()).hexdigest() if draft.idempotency_key else "",
             bound=draft.bound,
             ttl_ms=int(self._settings.result_ttl * 1000),
-            jobs=len(rows),
+            jobs=rows,
         )
         with away_is_one_error():
-            arguments = (*self._room.bounds, self._settings.results_max_bytes, *row, *(value for job in rows for value in job))
+            arguments = (msgspec.msgpack.encode(recorded), draft.plan, *messages)
             status, told = await self._presence.in_turn(lambda: self._wire.script("enqueue_record", *arguments))
         return status, told.decode()
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
+import msgspec
 import redis
 
 from server.queue import keys
@@ -20,7 +20,7 @@ from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAwa
 from server.queue.job import Job, encode
 from server.queue.pieces import PIECE_BYTES, Freight
 from server.queue.presence import Background, Presence
-from server.queue.rows import Enqueued, Request
+from server.queue.rows import Admission, Enqueued, Request
 from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, bounds, refusal, seconds
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -41,18 +41,17 @@ REFUSALS = {b"client": ClientShare, b"full": QueueFull}
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    jobs: list[Enqueued]
+    request: Request
+    messages: list[bytes]
+    """Those that travel with the call."""
     staged: dict[str, bytes]
     """Key → what is written before the call."""
-    again: bool
-    """Its jobs were admitted once and lost by Redis, so they have their place."""
-    wants_place: bool
     admitted: asyncio.Future[int]
     """How many wait before its first job, if it wants to know; else 0."""
 
     @property
     def nbytes(self) -> int:
-        return sum(len(job.message) for job in self.jobs)
+        return sum(map(len, self.messages))
 
 
 class Room:
@@ -96,8 +95,8 @@ class Room:
         Raises QueueFull, DeadlinePassed or RedisAway.
         """
         loop = asyncio.get_running_loop()
-        rows, staged = to_rows(jobs)
-        request = _Request(rows, staged, again, place, loop.create_future())
+        rows, messages, staged = to_rows(jobs)
+        request = _Request(Request(rows, again, place), messages, staged, loop.create_future())
         if not self._ready and not self._sending:
             loop.call_soon(self._send_ready)
         self._ready.append(request)
@@ -139,7 +138,7 @@ class Room:
 
     def _explain(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
         kind = REFUSALS[status]
-        claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, bool(jobs[0].takes_long))
+        claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long)
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         found = self._refusal(claim, asked, NOTHING)
         return found if type(found) is kind else kind(1, f"there was no room: {self.load.items} jobs, {self.load.nbytes} bytes")
@@ -196,13 +195,9 @@ class Room:
                 for key in request.staged:
                     await self._freight.delete(key)
 
-    def _arguments(self, group: Iterable[_Request]) -> list[Any]:
-        arguments: list[Any] = [*self.bounds]
-        for request in group:
-            arguments += Request(len(request.jobs), int(request.again), int(request.wants_place))
-            for job in request.jobs:
-                arguments += job
-        return arguments
+    def _arguments(self, group: Sequence[_Request]) -> list[bytes]:
+        admission = Admission(self.bounds, [request.request for request in group])
+        return [msgspec.msgpack.encode(admission), *(message for request in group for message in request.messages)]
 
     async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:
         self.load = replace(self.load, items=items, nbytes=nbytes)
@@ -213,30 +208,31 @@ class Room:
             status, _, ahead = answer.partition(b" ")
             if request.admitted.done():  # its client has left, and its cancellation may have found nothing
                 if status == b"ok":
-                    self._cancel([job.job for job in request.jobs])
+                    self._cancel([job.job for job in request.request.jobs])
                 continue
             if status == b"ok":
                 request.admitted.set_result(int(ahead or 0))
             else:
-                refused = self._explain(status, request.jobs) if status in REFUSALS else DeadlinePassed(LATE)
+                refused = self._explain(status, request.request.jobs) if status in REFUSALS else DeadlinePassed(LATE)
                 request.admitted.set_exception(refused)
 
 
-def to_rows(jobs: Iterable[Job], *, kept: bool = False) -> tuple[list[Enqueued], dict[str, bytes]]:
-    """The jobs as the scripts read them, and by their keys the messages that must be written before.
+def to_rows(jobs: Iterable[Job], *, kept: bool = False) -> tuple[list[Enqueued], list[bytes], dict[str, bytes]]:
+    """The jobs as the scripts read them, the messages that travel with them and, by their keys, those that must be written before.
 
     `kept`: the messages lie beside the stream however small they are, where they can be read again."""
-    rows, staged = [], {}
+    rows, messages, staged = [], [], {}
     for job in jobs:
-        message, place = encode(job), "blob" if kept else "inline"
-        nbytes = len(message)
-        if nbytes > INLINE_BYTES:
+        message = encode(job)
+        place = "stage" if len(message) > INLINE_BYTES else "blob" if kept else "inline"
+        if place == "stage":
             staged[keys.stage(job.id)] = message
-            message, place = b"", "stage"
+        else:
+            messages.append(message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
-        holds = (job.owner or NOBODY, job.work_ms, int(job.takes_long))
-        rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, nbytes, message, *holds))
-    return rows, staged
+        holds = (job.owner or NOBODY, job.work_ms, job.takes_long)
+        rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, len(message), *holds))
+    return rows, messages, staged
 
 
 def _groups(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
@@ -246,12 +242,12 @@ def _groups(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
         if request.staged:
             yield [request]  # nobody else waits until its messages have been written
             continue
-        if group and (nbytes + request.nbytes > GROUP_BYTES or jobs + len(request.jobs) > GROUP_JOBS):
+        if group and (nbytes + request.nbytes > GROUP_BYTES or jobs + len(request.request.jobs) > GROUP_JOBS):
             yield group
             group, nbytes, jobs = [], 0, 0
         group.append(request)
         nbytes += request.nbytes
-        jobs += len(request.jobs)
+        jobs += len(request.request.jobs)
     if group:
         yield group
 

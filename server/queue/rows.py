@@ -1,11 +1,15 @@
-"""The rows that Python and the Lua scripts exchange, field by field, in this order: the scripts read them as `read_<name of the row>`."""
+"""What the Lua scripts are told, as msgpack, and the rows that they answer.
+
+Their msgpack knows no bytes: messages are arguments of their own, in the order of what they belong to."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 
-class Bounds(NamedTuple):
+
+class Bounds(msgspec.Struct, frozen=True):
     """What the queue holds at most, in jobs and in bytes."""
 
     items: int
@@ -21,18 +25,7 @@ class Bounds(NamedTuple):
     own_last_nbytes: int
 
 
-class Request(NamedTuple):
-    """What stands before the jobs of one request."""
-
-    jobs: int
-    """How many follow."""
-    again: int
-    """1 if they were admitted once and Redis lost them."""
-    place: int
-    """1 to be told how many wait before the first of them."""
-
-
-class Enqueued(NamedTuple):
+class Enqueued(msgspec.Struct, frozen=True):
     """A job as a gateway hands it in."""
 
     job: str
@@ -42,19 +35,37 @@ class Enqueued(NamedTuple):
     place: str
     """Where its message lies: `inline` in the stream entry, `blob` beside it, or written as `stage:<id>` before."""
     nbytes: int
-    message: bytes
-    """Empty where it is staged."""
     owner: str
     """The client, hashed; `-`: nobody that can be told apart."""
     work_ms: int
     """What the service takes for it, by announced rates."""
-    takes_long: int
-    """1 for a route whose jobs take more than one pass."""
+    takes_long: bool
+    """Whether its route takes jobs of more than one pass."""
 
 
-class Recorded(NamedTuple):
-    """A client's job that gets a record, before the jobs of the queue that it stands for."""
+class Request(msgspec.Struct, frozen=True):
+    """The jobs of one request, which are admitted all or none."""
 
+    jobs: list[Enqueued]
+    again: bool
+    """They were admitted once, and Redis lost them."""
+    place: bool
+    """Asks how many wait before the first of them."""
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """Requests that are admitted in one call. Then the messages of those jobs that are not staged."""
+
+    bounds: Bounds
+    requests: list[Request]
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's job that gets a record. Then the msgpack of the task's plan, and the messages of those jobs that are not staged."""
+
+    bounds: Bounds
+    max_results: int
+    """Bytes that all records' results may take."""
     record: str
     epoch: str
     """Of the Redis that its id was made for."""
@@ -63,8 +74,6 @@ class Recorded(NamedTuple):
     digest: str
     part: str
     """The part that errors name."""
-    plan: bytes
-    """msgpack of the task's plan."""
     priority: str
     request_id: str
     prepare_ms: float
@@ -76,8 +85,8 @@ class Recorded(NamedTuple):
     """Bytes that its results and its latest preview may take."""
     ttl_ms: int
     """How long the record and its results outlive its end."""
-    jobs: int
-    """How many follow."""
+    jobs: list[Enqueued]
+    """Those of the queue that it stands for."""
 
 
 class Taken(NamedTuple):
@@ -96,16 +105,14 @@ class Taken(NamedTuple):
     """Empty if it is large: then it lies beside the stream."""
 
 
-class Ended(NamedTuple):
-    """The end of a job."""
+class Ended(msgspec.Struct, frozen=True):
+    """The end of a job. Then, for each of them, its reply, which is empty where nobody waits."""
 
     stream: str
     entry: str
     job: str
     gateway: str
     added_ms: int
-    reply: bytes
-    """Empty: nobody waits for it."""
     dead_letter: str
     """Why a copy goes to the dead-letter stream; empty: none does."""
     outcome: str
@@ -120,29 +127,27 @@ class Ended(NamedTuple):
     detail: str = ""
 
 
-class Advanced(NamedTuple):
-    """A job that has come further."""
+class Advanced(msgspec.Struct, frozen=True):
+    """A job that has come further. Then, for each of them, the message that says so."""
 
     stream: str
     entry: str
     job: str
     gateway: str
-    message: bytes
     done: int
     total: int
     unit: str
-    preview: int
-    """1 if the message brings something to show."""
+    preview: bool
+    """Whether the message brings something to show."""
 
 
-class HandedBack(NamedTuple):
+class HandedBack(msgspec.Struct, frozen=True):
     """A job that a worker gives to the others."""
 
     stream: str
     entry: str
     added_ms: int
-    alone: int
-    """1 if it must run alone."""
+    alone: bool
 
 
 class StreamLoad(NamedTuple):

@@ -1,20 +1,19 @@
 #!lua
 -- needs: items admission
 -- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
--- ARGV: a row (bounds), then for each request a row (request) and a row (enqueued) for each of its jobs.
+-- ARGV: msgpack of an Admission (rows.py), then messages.
 -- Returns {items, bytes, a status for each request} with the load after it. Statuses: 'ok', followed by how many wait before its first job
 -- if it wants to know; 'client', 'full' (see parts/admission.lua); 'late'; 'unstaged': a message that should have been written before is not there.
 
-local function read_request(at) return {jobs = ARGV[at], again = ARGV[at + 1], place = ARGV[at + 2]}, at + 3 end
-
-local bounds, at = read_bounds(1)
+local admission = cmsgpack.unpack(ARGV[1])
+local bounds = admission.bounds
 local now = now_ms()
 local items, known = unfinished()
 local all = all_held(items)
 
 local function admit(jobs, again)
   for _, job in ipairs(jobs) do
-    if tonumber(job.deadline_ms) <= now then return 'late' end
+    if job.deadline_ms <= now then return 'late' end
   end
   local new = not_queued(jobs)
   local asked = asked_by(new)
@@ -30,13 +29,11 @@ local function admit(jobs, again)
   return 'ok'
 end
 
-local statuses = {}
-while at <= #ARGV do
-  local request, jobs = nil, {}
-  request, at = read_request(at)
-  for i = 1, tonumber(request.jobs) do jobs[i], at = read_enqueued(at) end
-  local ahead = request.place == '1' and ' ' .. waiting_in(jobs[1].stream) or ''
-  local status = admit(jobs, request.again == '1')
+local statuses, at = {}, 2
+for _, request in ipairs(admission.requests) do
+  at = with_messages(request.jobs, at)
+  local ahead = request.place and ' ' .. waiting_in(request.jobs[1].stream) or ''
+  local status = admit(request.jobs, request.again)
   statuses[#statuses + 1] = status == 'ok' and status .. ahead or status
 end
 write_counts()

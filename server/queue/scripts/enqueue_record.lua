@@ -1,26 +1,15 @@
 #!lua
 -- needs: items admission history records
 -- Admits a client's job with a record: it outlives its gateway. All such jobs together hold at most half of the queue.
--- ARGV: a row (bounds), max bytes of results, a row (recorded), then a row (enqueued) for each of its jobs.
+-- ARGV: msgpack of a Recorded (rows.py), msgpack of the task's plan, then messages.
 -- Returns {status, id of the record}. Statuses: 'ok'; 'known': the same request came before under this key, and has that id;
 -- 'conflict': another one did; 'client', 'full' (see parts/admission.lua); 'share': the half is full; 'results': there is no room for its result; 'late'; 'unstaged';
 -- 'epoch': this Redis is another one than the gateway thinks, and its epoch stands in place of the id.
 
-local function read_recorded(at)
-  return {
-    record = ARGV[at], epoch = ARGV[at + 1], task = ARGV[at + 2], bundle = ARGV[at + 3], digest = ARGV[at + 4], part = ARGV[at + 5],
-    plan = ARGV[at + 6], priority = ARGV[at + 7], request_id = ARGV[at + 8], prepare_ms = ARGV[at + 9], fingerprint = ARGV[at + 10],
-    idem = ARGV[at + 11], bound = ARGV[at + 12], ttl_ms = ARGV[at + 13], jobs = ARGV[at + 14],
-  }, at + 15
-end
-
-local bounds, at = read_bounds(1)
-local max_results = tonumber(ARGV[at])
+local asked = cmsgpack.unpack(ARGV[1])
+local bounds, jobs = asked.bounds, asked.jobs
+with_messages(jobs, 3)
 local now = now_ms()
-local asked
-asked, at = read_recorded(at + 1)
-local jobs = {}
-for i = 1, tonumber(asked.jobs) do jobs[i], at = read_enqueued(at) end
 
 call('SET', 'epoch', asked.epoch, 'NX')
 local epoch = call('GET', 'epoch')
@@ -45,20 +34,20 @@ if asked.idem ~= '' then
   end
 end
 
-local nbytes, bound = wanted.bytes, tonumber(asked.bound)
-local deadline = tonumber(jobs[1].deadline_ms)
+local nbytes, bound = wanted.bytes, asked.bound
+local deadline = jobs[1].deadline_ms
 if deadline <= now then return refuse('late') end
 local why = refusal(bounds, all, wanted)
 if why then return refuse(why) end
 local held_items, held_bytes, results = held(now)
 if exceeds(held_items + #jobs, held_bytes + nbytes, bounds.items / 2, bounds.nbytes / 2) then return refuse('share') end
-if results + bound + RECORD_BYTES > max_results then return refuse('results') end
+if results + bound + RECORD_BYTES > asked.max_results then return refuse('results') end
 if not all_staged(jobs) then return {'unstaged', id} end
 
 local stream = jobs[1].stream
 local place = waiting_in(stream)
 call('HSET', key,
-  'state', 'queued', 'task', asked.task, 'bundle', asked.bundle, 'digest', asked.digest, 'part', asked.part, 'plan', asked.plan,
+  'state', 'queued', 'task', asked.task, 'bundle', asked.bundle, 'digest', asked.digest, 'part', asked.part, 'plan', ARGV[2],
   'priority', asked.priority, 'request_id', asked.request_id, 'prepare_ms', asked.prepare_ms, 'fingerprint', asked.fingerprint,
   'stream', stream, 'count', #jobs, 'nbytes', nbytes, 'bound', bound, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
   'created_ms', now, 'place', place, 'placed_ms', now, 'ended', 0, 'results', 0,

@@ -1,16 +1,8 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- Ends jobs of one bundle: the first to end one wins. Statistics count the winners only.
--- ARGV: bundle, worker, batch size (0 = no batch ran), most dead letters kept, then a row (ended) for each job.
+-- ARGV: bundle, worker, batch size (0 = no batch ran), most dead letters kept, msgpack of the Ended (rows.py) of each job, then its reply for each.
 -- Returns 1 or 0 for each job: whether this call ended it.
-
-local function read_ended(at)
-  return {
-    stream = ARGV[at], entry = ARGV[at + 1], job = ARGV[at + 2], gateway = ARGV[at + 3], added_ms = ARGV[at + 4], reply = ARGV[at + 5],
-    dead_letter = ARGV[at + 6], outcome = ARGV[at + 7], batch_wait_ns = ARGV[at + 8], inference_ns = ARGV[at + 9], worker_ns = ARGV[at + 10],
-    stored = ARGV[at + 11], failure = ARGV[at + 12], detail = ARGV[at + 13],
-  }, at + 14
-end
 
 local bundle, worker, batch_size, most_dead = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = now_ms()
@@ -18,8 +10,8 @@ local now = now_ms()
 local answered, failed = 0, 0
 local success_ns, fail_ns, queue_ns, infer_ns, output_ns, slowest_infer, slowest_output = 0, 0, 0, 0, 0, 0, 0
 local function tally(job)
-  local batch_wait, infer, in_worker = tonumber(job.batch_wait_ns), tonumber(job.inference_ns), tonumber(job.worker_ns)
-  local total = math.max((now - tonumber(job.added_ms)) * 1e6, in_worker)
+  local batch_wait, infer, in_worker = job.batch_wait_ns, job.inference_ns, job.worker_ns
+  local total = math.max((now - job.added_ms) * 1e6, in_worker)
   if job.outcome == 'fail' then
     failed, fail_ns = failed + 1, fail_ns + total
     return
@@ -48,11 +40,8 @@ local function reply(job)
 end
 
 local ended = {}
-local i, at = 0, 5
-while at <= #ARGV do
-  local job
-  job, at = read_ended(at)
-  i = i + 1
+for i, job in ipairs(cmsgpack.unpack(ARGV[5])) do
+  job.reply = ARGV[5 + i]
   local dead = job.dead_letter ~= '' and letter(job)
   ended[i] = 0
   if remove(job.stream, job.entry, job.job) then

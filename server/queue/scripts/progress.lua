@@ -2,15 +2,8 @@
 -- needs: items history records
 -- Tells how far jobs have come: their records, or the gateways that wait for them.
 -- A worker that was taken for dead may run a job that another one has claimed: until one of them ends it, only the other's reports count.
--- ARGV: worker, then a row (advanced) for each job; total 0: it begins. Returns to how many it was told.
+-- ARGV: worker, msgpack of the Advanced (rows.py) of each job, then a message for each; total 0: it begins. Returns to how many it was told.
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
-
-local function read_advanced(at)
-  return {
-    stream = ARGV[at], entry = ARGV[at + 1], job = ARGV[at + 2], gateway = ARGV[at + 3], message = ARGV[at + 4], done = ARGV[at + 5],
-    total = ARGV[at + 6], unit = ARGV[at + 7], preview = ARGV[at + 8],
-  }, at + 9
-end
 
 local worker, now = ARGV[1], now_ms()
 local outgoing, told = {}, 0
@@ -25,14 +18,14 @@ local function note(id, job)
   local record = record_at(id)
   if not record or not is_open(record) then return end
   start(id, record, now)
-  local begins = job.total == '0'
+  local begins = job.total == 0
   if not record.begun or (begins and record.count == '1') then tell_begun(id, record, now) end
   if begins then return end
   if record.count == '1' then
     call('HSET', 'record:' .. id, 'reported', '1')
-    tell_progress(id, tonumber(job.done), tonumber(job.total), job.unit)
+    tell_progress(id, job.done, job.total, job.unit)
   end
-  if job.preview == '1' then
+  if job.preview then
     forget_preview(id, record)  -- only the latest one is kept
     call('HSET', 'record:' .. id, 'preview', tell(id, 'preview', job.message))
   end
@@ -46,10 +39,8 @@ local function pass_on(job)
   entry[#entry + 1] = job.message
 end
 
-local at = 2
-while at <= #ARGV do
-  local job
-  job, at = read_advanced(at)
+for i, job in ipairs(cmsgpack.unpack(ARGV[2])) do
+  job.message = ARGV[2 + i]
   local record = record_of(job.job)
   if is_held(job) then
     if record then note(record, job) else pass_on(job) end

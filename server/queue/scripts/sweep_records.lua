@@ -13,8 +13,8 @@ local function queue_again(id, record, job_id, index)
   local nbytes = call('STRLEN', 'blob:' .. job_id)
   if nbytes == 0 then return false end
   local job = {
-    job = job_id, stream = record.stream, gateway = '', deadline_ms = record.deadline_ms, place = 'kept', nbytes = nbytes, message = '',
-    owner = record.owner or NOBODY, work_ms = record.work_ms or '0',
+    job = job_id, stream = record.stream, gateway = '', deadline_ms = tonumber(record.deadline_ms), place = 'kept', nbytes = nbytes,
+    owner = record.owner or NOBODY, work_ms = tonumber(record.work_ms or '0'), message = '',
   }
   call('HSET', 'record:' .. id, 'entry:' .. index, put(job, now, known, false))
   return true

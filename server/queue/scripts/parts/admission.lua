@@ -1,14 +1,5 @@
 -- Who is let into the queue, and how items get there. Needs items.
 
-local function read_bounds(at)
-  local bounds = {
-    items = ARGV[at], nbytes = ARGV[at + 1], long_items = ARGV[at + 2], long_nbytes = ARGV[at + 3], own_items = ARGV[at + 4],
-    own_nbytes = ARGV[at + 5], own_last_items = ARGV[at + 6], own_last_nbytes = ARGV[at + 7],
-  }
-  for name, most in pairs(bounds) do bounds[name] = tonumber(most) end
-  return bounds, at + 8
-end
-
 local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, whoever has some of it and is not alone has at most half
 
 -- What the queue holds: unfinished jobs, their bytes and their work.
@@ -20,8 +11,8 @@ end
 local function asked_by(jobs)
   local asked = {items = #jobs, bytes = 0, work = 0}
   for _, job in ipairs(jobs) do
-    asked.owner, asked.long = job.owner, job.takes_long == '1'
-    asked.bytes, asked.work = asked.bytes + tonumber(job.nbytes), asked.work + tonumber(job.work_ms)
+    asked.owner, asked.long = job.owner, job.takes_long
+    asked.bytes, asked.work = asked.bytes + job.nbytes, asked.work + job.work_ms
   end
   return asked
 end
@@ -48,11 +39,12 @@ local function refusal(bounds, all, asked)
   return last and asked.long and 'full' or nil
 end
 
-local function read_enqueued(at)
-  return {
-    job = ARGV[at], stream = ARGV[at + 1], gateway = ARGV[at + 2], deadline_ms = ARGV[at + 3], place = ARGV[at + 4], nbytes = ARGV[at + 5],
-    message = ARGV[at + 6], owner = ARGV[at + 7], work_ms = ARGV[at + 8], takes_long = ARGV[at + 9],
-  }, at + 10
+-- Gives jobs (rows enqueued) that are not staged their messages: the arguments from here on. Returns where those of the next jobs begin.
+local function with_messages(jobs, at)
+  for _, job in ipairs(jobs) do
+    if job.place ~= 'stage' then job.message, at = ARGV[at], at + 1 end
+  end
+  return at
 end
 
 -- How many jobs are unfinished, and the streams that are known to have held any.
@@ -81,7 +73,7 @@ end
 -- Whether every message that should have been staged is there.
 local function all_staged(jobs)
   for _, job in ipairs(jobs) do
-    if job.place == 'stage' and call('STRLEN', 'stage:' .. job.job) ~= tonumber(job.nbytes) then return false end
+    if job.place == 'stage' and call('STRLEN', 'stage:' .. job.job) ~= job.nbytes then return false end
   end
   return true
 end
@@ -94,7 +86,7 @@ end
 
 -- Adds a job (row enqueued) to its stream; `last`: it was let into the last eighth. Returns the entry's id.
 local function put(job, now, known, last)
-  local ttl = tonumber(job.deadline_ms) - now + LINGER_MS
+  local ttl = job.deadline_ms - now + LINGER_MS
   local inline = job.place == 'inline' and job.message or ''
   if job.place == 'blob' then call('SET', 'blob:' .. job.job, job.message, 'PX', ttl) end
   if job.place == 'stage' then
@@ -109,6 +101,6 @@ local function put(job, now, known, last)
     'XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now)
   local told = job.owner .. ' ' .. job.work_ms .. ' ' .. job.nbytes .. (last and ' 1' or ' 0')
   call('SET', 'job:' .. job.job, job.stream .. ' ' .. entry_id .. ' ' .. told, 'PX', ttl)
-  if call('SADD', JOBS, job.job) == 1 then count(job.owner, tonumber(job.work_ms), tonumber(job.nbytes), last, 1) end
+  if call('SADD', JOBS, job.job) == 1 then count(job.owner, job.work_ms, job.nbytes, last, 1) end
   return entry_id
 end

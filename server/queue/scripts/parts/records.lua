@@ -174,8 +174,8 @@ local function settle(id, index, ending, now)
     if ending.stored ~= '' then call('DEL', ending.stored) end
     return
   end
-  start(id, record, now - tonumber(ending.worker_ns) / 1e6)
-  if not record.begun and (ending.outcome == 'success' or ending.worker_ns ~= '0') then tell_begun(id, record, record.started_ms) end
+  start(id, record, now - ending.worker_ns / 1e6)
+  if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record, record.started_ms) end
   if ending.outcome ~= 'success' then
     fail(id, record, ending.failure, ending.detail, index, now)
     return
