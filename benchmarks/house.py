@@ -1,0 +1,143 @@
+"""How large the server is, and how many rooms a request passes: `python -m benchmarks.house`. docs/architecture.md quotes it.
+
+A *hand-over* is a call that passes a request, a job or an answer (CARRIERS) from one module of ours to another one, however often
+it does so. Files and hand-overs are counted over warm classifications, each answered while nothing else runs, and only what all of
+them touched counts, so that heartbeats are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from benchmarks import reference
+from opsin.cli.own_service import own_service
+
+HERE = Path(__file__).resolve().parent.parent
+CARRIERS = (
+    *("Request", "Submission", "Prepared", "Job", "Enqueued", "Waiting", "Delivery", "Beside", "Taken", "Running"),
+    *("Computed", "Answer", "Reply", "Ended", "Ending", "Response", "JSONResponse", "Classification"),
+)
+"""Classes whose objects are a request, a job or an answer, or hold one."""
+REQUESTS = 5
+QUIET = 0.5
+"""Seconds between two of them."""
+LIMITS = {"server, Python": 18_200, "server, Lua": 1_000, "server/queue, Python": 3_300}
+"""Of the rebuilt server, without the 3,000 lines of Python that were added to it meanwhile."""
+
+WATCH = """
+import os, sys, threading
+
+ROOT, OUT, CARRIERS = os.environ["HOUSE_ROOT"], os.environ["HOUSE_OUT"], frozenset(os.environ["HOUSE_CARRIERS"].split())
+seen = set()
+
+
+def is_ours(frame):
+    return frame.f_code.co_filename.startswith(ROOT) and "/site-packages/" not in frame.f_code.co_filename
+
+
+def carries(value):
+    if isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return type(value).__name__ in CARRIERS or (type(value) is dict and value.get("type") == "http")
+
+
+def watch(frame, event, argument):
+    if event != "call" or not is_ours(frame):
+        return
+    try:
+        request = os.readlink(OUT + "/now")
+    except OSError:
+        return
+    callee = frame.f_code.co_filename[len(ROOT):]
+    told = [callee]
+    if any(carries(value) for value in frame.f_locals.values()):
+        caller = frame.f_back
+        while caller is not None and not is_ours(caller):
+            caller = caller.f_back
+        if caller is not None and caller.f_code.co_filename[len(ROOT):] != callee:
+            told.append(caller.f_code.co_filename[len(ROOT):] + " > " + callee)
+    for what in told:
+        if (request, what) not in seen:
+            seen.add((request, what))
+            with open(f"{OUT}/{request}", "a") as file:
+                file.write(what + "\\n")
+
+
+if "serve" not in sys.orig_argv:
+    threading.setprofile(watch)
+    sys.setprofile(watch)
+"""
+"""Lies on the path of the service's processes as sitecustomize.py. What a link named `now` points to is the number of the request."""
+
+
+def lines(folder: str, suffix: str) -> int:
+    return sum(len(path.read_text().splitlines()) for path in (HERE / folder).rglob(f"*.{suffix}"))
+
+
+@contextmanager
+def watched_service(folder: Path) -> Iterator[str]:
+    (folder / "path").mkdir()
+    (folder / "path" / "sitecustomize.py").write_text(WATCH)
+    (folder / "seen").mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")} | {
+        "PYTHONPATH": os.pathsep.join([str(folder / "path"), str(HERE)]),
+        "HOUSE_ROOT": f"{HERE}/",
+        "HOUSE_OUT": str(folder / "seen"),
+        "HOUSE_CARRIERS": " ".join(CARRIERS),
+    }
+    with own_service(HERE / "bundles", environment) as url:
+        yield url
+
+
+def passed(folder: Path) -> tuple[list[str], list[str]]:
+    """The files that a warm classification touches, and its hand-overs, in their order."""
+    reference.write_pictures(folder / "pictures")
+    image = next((folder / "pictures").iterdir()).read_bytes()
+    with watched_service(folder) as url, httpx.Client(base_url=url, timeout=60) as client:
+
+        def classify() -> None:
+            client.post("/v1/classify", content=image, headers={"Content-Type": "image/jpeg"}).raise_for_status()
+
+        for _ in range(2 * REQUESTS):
+            classify()
+        now = folder / "seen" / "now"
+        for number in range(REQUESTS):
+            time.sleep(QUIET)
+            now.symlink_to(str(number))
+            classify()
+            now.unlink()
+        time.sleep(QUIET)
+    seen = [(folder / "seen" / str(number)).read_text().splitlines() for number in range(REQUESTS)]
+    always = [what for what in dict.fromkeys(seen[0]) if all(what in other for other in seen)]
+    return [what for what in always if " > " not in what], [what for what in always if " > " in what]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.house", description=__doc__)
+    parser.add_argument("--lines", action="store_true", help="only the lines of code, which takes no time")
+    parser.add_argument("--list", action="store_true", help="name the files and the hand-overs, too")
+    options = parser.parse_args()
+    console = Console(highlight=False)
+    for name, limit in LIMITS.items():
+        folder, _, language = name.partition(", ")
+        console.print(f"{name}: {lines(folder, {'Python': 'py', 'Lua': 'lua'}[language]):,} lines ({limit:,} wanted)")
+    if options.lines:
+        return
+    with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
+        files, hand_overs = passed(Path(folder))
+    console.print(f"one classify request: {len(files)} files, {len(hand_overs)} hand-overs")
+    if options.list:
+        console.print(*files, *hand_overs, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
