@@ -69,13 +69,13 @@ class Intake:
     def fetch(self, beside: Beside) -> Delivery | None:
         message = self._read_blob(beside)
         if len(message) != beside.nbytes:  # it was lost, or the job ended meanwhile
-            self._end([beside.ending(None, silent=True)])
+            self._end([Ending(beside, None, silent=True)])
             return None
         job = self._decode(beside.job_id, message)
         if isinstance(job, Reply):
-            self._end([beside.ending(job)])
+            self._end([Ending(beside, job)])
             return None
-        return self._understood(beside.delivery(job))
+        return self._understood(Delivery.of(beside, job))
 
     def reclaim(self, queues: Sequence[str]) -> Delivery | None:
         if not self._link.absence_counts:
@@ -128,10 +128,10 @@ class Intake:
         for delivery, cancelled, known in zip(deliveries, marks[::2], marks[1::2], strict=False):
             deserted = self._link.absence_counts and gateways.get(delivery.job.gateway, b"") is None
             if now_ms is not None and delivery.job.deadline_ms <= now_ms:
-                endings.append(Ending.of(delivery, self._outcomes.failed(delivery.job.id, "deadline", "the deadline passed")))
+                endings.append(Ending(delivery, self._outcomes.failed(delivery.job.id, "deadline", "the deadline passed")))
             elif cancelled is not None or deserted or known is None:
                 # without job:<id> somebody else has ended it, as after this worker was taken for dead: its answer would be dropped
-                endings.append(Ending.of(delivery, None, silent=deserted or known is None))
+                endings.append(Ending(delivery, None, silent=deserted or known is None))
             else:
                 wanted.append(delivery)
         self._end(endings)
@@ -215,25 +215,24 @@ class Intake:
         taken: list[Delivery | Beside] = []
         endings = []
         for row in rows:
+            queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
+            times = (queued_at, pulled_at, pulled_at if checked else queued_at)
             stream, entry_id = row.stream.decode(), row.entry.decode()
             try:
-                id_, gateway = row.job.decode(), row.gateway.decode()
+                beside = Beside(row.job.decode(), row.gateway.decode(), stream, entry_id, alone, row.added_ms, row.nbytes, *times)
             except UnicodeDecodeError:  # no gateway wrote this
-                endings.append(Ending(stream, entry_id, "", "", row.added_ms, None, silent=True))
+                endings.append(Ending(Beside("", "", stream, entry_id, alone, row.added_ms, row.nbytes, *times), None, silent=True))
                 continue
-            queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
-            checked_at = pulled_at if checked else queued_at
-            beside = Beside(id_, gateway, stream, entry_id, alone, row.added_ms, row.nbytes, queued_at, pulled_at, checked_at)
             if row.dropped:
-                late = self._outcomes.failed(id_, "deadline", "the deadline passed") if row.dropped == b"deadline" else None
-                endings.append(beside.ending(late, silent=row.dropped in (b"payload", b"gateway")))
+                late = self._outcomes.failed(beside.job_id, "deadline", "the deadline passed") if row.dropped == b"deadline" else None
+                endings.append(Ending(beside, late, silent=row.dropped in (b"payload", b"gateway")))
                 continue
-            job = self._decode(id_, row.message) if row.message else None
+            job = self._decode(beside.job_id, row.message) if row.message else None
             if isinstance(job, Reply):
-                endings.append(beside.ending(job))
+                endings.append(Ending(beside, job))
                 continue
             self._outcomes.hold(stream, entry_id)
-            held = beside if job is None else self._understood(beside.delivery(job))
+            held = beside if job is None else self._understood(Delivery.of(beside, job))
             if held is not None:
                 taken.append(held)
         self._end(endings)

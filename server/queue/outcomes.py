@@ -38,14 +38,14 @@ class Outcomes:
     def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
         deliveries = [delivery for delivery, _ in results]
         try:
-            endings = [Ending.of(delivery, self._stored(delivery, reply)) for delivery, reply in results]
+            endings = [Ending(delivery, self._stored(delivery, reply)) for delivery, reply in results]
         except RedisAway:
             self.give_up(deliveries)
             raise
         return self._let_go(endings, deliveries)
 
     def dead_letter(self, delivery: Delivery, reason: str, kind: str) -> bool:
-        return self._let_go([Ending.of(delivery, self.failed(delivery.job.id, kind, reason), dead_letter=reason)], [delivery])[0]
+        return self._let_go([Ending(delivery, self.failed(delivery.job_id, kind, reason), reason)], [delivery])[0]
 
     def end(self, endings: Sequence[Ending]) -> list[bool]:
         """One script call for each bundle: usually one."""
@@ -60,7 +60,7 @@ class Outcomes:
 
     def lose(self, endings: Sequence[Ending]) -> None:
         """They are in this worker's hands no more: what is still pending under its name is looked for."""
-        self._held.difference_update((ending.stream, ending.entry_id) for ending in endings)
+        self._held.difference_update((ending.held.stream, ending.held.entry_id) for ending in endings)
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Once: who misses a report hears the next one. Of jobs that others have taken over nothing is told. Raises RedisAway."""
@@ -118,8 +118,7 @@ class Outcomes:
 
 
 def _advanced(held: Delivery, report: Progress) -> Advanced:
-    job = held.job
-    return Advanced(held.stream, held.entry_id, job.id, job.gateway, report.done, report.total, report.unit, bool(report.preview))
+    return Advanced(held.stream, held.entry_id, held.job_id, held.gateway, report.done, report.total, report.unit, bool(report.preview))
 
 
 def _age(delivery: Delivery | Beside) -> int:

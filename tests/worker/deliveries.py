@@ -9,7 +9,7 @@ import numpy as np
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.delivery import Delivery
+from server.queue.delivery import Delivery, Held
 from server.queue.job import Job, Priority
 
 _numbers = count(1)
@@ -38,8 +38,9 @@ def delivery(
         deadline_ms=2**50,
         gateway="gateway",
     )
-    return Delivery(
-        job=job,
+    held = Held(
+        job_id=job.id,
+        gateway=job.gateway,
         stream=keys.stream(keys.queue(bundle, job.digest), priority),
         entry_id=f"{number}-0",
         alone=alone,
@@ -49,3 +50,4 @@ def delivery(
         checked_at=queued_at,
         nbytes=job.nbytes,
     )
+    return Delivery.of(held, job)
