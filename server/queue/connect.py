@@ -74,17 +74,23 @@ def unsuitable(url: str) -> str:
     return f"Redis {version} is too old: use Redis or Valkey {OLDEST} or newer" if major.isdigit() and int(major) < OLDEST else ""
 
 
+def away(error: BaseException) -> RedisAway | None:
+    """An error that says that Redis cannot be used now, as the one that the queue knows; None: it says something else."""
+    if not isinstance(error, redis.exceptions.RedisError):
+        return None
+    if refused := refusal(error):
+        return RedisAway(detail=f"the queue's Redis refuses to work: {refused}", refusal=refused)
+    return RedisAway(detail=f"the queue's Redis does not answer: {error}") if isinstance(error, AWAY) else None
+
+
 @contextmanager
 def away_is_one_error() -> Iterator[None]:
     """Every error that says that Redis cannot be used now leaves as RedisAway."""
     try:
         yield
     except redis.exceptions.RedisError as error:
-        refused = refusal(error)
-        if refused:
-            raise RedisAway(detail=f"the queue's Redis refuses to work: {refused}", refusal=refused) from error
-        if isinstance(error, AWAY):
-            raise RedisAway(detail=f"the queue's Redis does not answer: {error}") from error
+        if (why := away(error)) is not None:
+            raise why from error
         raise
 
 

@@ -1,16 +1,19 @@
-"""A worker's connection to Redis: its scripts, its clock, and how long it keeps trying."""
+"""A worker's connections to Redis, one a thread: its scripts, its clock, and how long it keeps trying."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from server.queue.connect import away_is_one_error, connect
+import redis
+
+from server.queue.connect import away, connect
 from server.queue.errors import RedisAway
 from server.queue.keys import Keyspace
-from server.queue.wire import Wire
+from server.queue.wire import goes_on, packed, script_sha, script_source
 
 T = TypeVar("T")
 
@@ -32,52 +35,58 @@ class WorkerTimings:
 
 
 class Link:
-    """For any number of threads."""
+    """For any number of threads. What Redis cannot do now is RedisAway; other errors are redis-py's."""
 
     def __init__(self, url: str, keyspace: Keyspace, timings: WorkerTimings) -> None:
         self.timings = timings
-        self._wire = Wire(connect(url, blocking=MAX_BLOCK_S), keyspace)
         self.name = keyspace.name
         self.service_name = keyspace.service
+        self._client = connect(url, blocking=MAX_BLOCK_S)  # closes its pool when it is forgotten
+        self._pool: Any = self._client.connection_pool
+        self._of_thread = threading.local()
+        self._open: set[Any] = set()
         self._absence_counts_from = 0.0
         self._clock_offset_ms: float | None = None
 
     def script(self, name: str, *arguments: Any) -> Any:
-        """One of the queue's scripts, or RedisAway."""
-        return self.once(lambda: self._wire.script(name, *arguments))
-
-    def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
-        """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command. RedisAway."""
-        answer = self.once(lambda: self._wire.send_script(name, *arguments))
-        return lambda: self.once(answer)
+        """One of the queue's scripts."""
+        return self.send_script(name, *arguments)()
 
     def command(self, *words: Any) -> Any:
-        """One command, or RedisAway; the answer as Redis sent it."""
-        return self.once(lambda: self._wire.command(*words))
+        """One command; the answer as Redis sent it."""
+        return self.send(*words)()
+
+    def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
+        """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command."""
+        key_and_arguments = (1, self.name(""), *arguments)
+        connection = self._connection()
+        if name not in self._of_thread.scripts:  # so that one whose answer is read later is not refused until then
+            self._of_thread.scripts.add(name)
+            return self._send(connection, "EVAL", script_source(name), *key_and_arguments)
+        answer = self._send(connection, "EVALSHA", script_sha(name), *key_and_arguments)
+
+        def read() -> Any:
+            try:
+                return answer()
+            except redis.exceptions.NoScriptError:
+                return self.command("EVAL", script_source(name), *key_and_arguments)
+
+        return read
 
     def send(self, *words: Any) -> Callable[[], Any]:
-        """The same as `send_script`, of one command."""
-        answer = self.once(lambda: self._wire.send(*words))
-        return lambda: self.once(answer)
+        """The same of a command."""
+        return self._send(self._connection(), *words)
 
     def close(self) -> None:
-        self._wire.close()
-
-    def once(self, call: Callable[[], T]) -> T:
-        """A call that may do several things, or RedisAway."""
-        try:
-            with away_is_one_error():
-                return call()
-        except RedisAway:
-            self._absence_counts_from = time.monotonic() + self.timings.absence_settles
-            raise
+        for connection in self._open:
+            connection.disconnect()
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Again and again for `patience`, since nobody else has the results. Then RedisAway."""
         until = time.monotonic() + self.timings.patience
         while True:
             try:
-                return self.once(call)
+                return call()
             except RedisAway:
                 if time.monotonic() > until:
                     raise
@@ -99,3 +108,30 @@ class Link:
         """A time on Redis' clock as one of `time.monotonic()`; now, while its clock is unknown."""
         offset = self._clock_offset_ms
         return time.monotonic() if offset is None else (redis_ms - offset) / 1000
+
+    def _send(self, connection: Any, *words: Any) -> Callable[[], Any]:
+        self._attempt(connection, lambda: connection.send_packed_command([packed(words)], check_health=False))
+        return lambda: self._attempt(connection, connection.read_response)
+
+    def _connection(self) -> Any:
+        """This thread's own."""
+        if (connection := getattr(self._of_thread, "connection", None)) is None:
+            connection = self._pool.connection_class(**self._pool.connection_kwargs)
+            self._open.add(connection)
+            self._attempt(connection, connection.connect)
+            self._of_thread.connection = connection
+            self._of_thread.scripts = set[str]()
+        return connection
+
+    def _attempt(self, connection: Any, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except BaseException as error:
+            if not goes_on(error):
+                self._of_thread.connection = None
+                self._open.discard(connection)
+                connection.disconnect()
+            if (why := away(error)) is None:
+                raise
+            self._absence_counts_from = time.monotonic() + self.timings.absence_settles
+            raise why from error

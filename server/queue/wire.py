@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import threading
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,77 +52,6 @@ def _read(name: str) -> str:
     return (FOLDER / f"{name}.lua").read_text()
 
 
-class Wire:
-    """For threads: each has a connection of its own. Raises what redis-py raises."""
-
-    def __init__(self, client: redis.Redis, keyspace: Keyspace) -> None:
-        self.keyspace = keyspace
-        self._client = client  # closes its pool when it is forgotten
-        self._pool: Any = client.connection_pool
-        self._of_thread = threading.local()
-        self._open: set[Any] = set()
-
-    def script(self, name: str, *arguments: Any) -> Any:
-        return self.send_script(name, *arguments)()
-
-    def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
-        """As `send`."""
-        partition = self.keyspace.name("")
-        connection = getattr(self._of_thread, "connection", None) or self._connect()
-        if name not in self._of_thread.scripts:  # so that one whose answer is read later is not refused until then
-            self._of_thread.scripts.add(name)
-            return self._send(connection, "EVAL", script_source(name), 1, partition, *arguments)
-        answer = self._send(connection, "EVALSHA", script_sha(name), 1, partition, *arguments)
-
-        def read() -> Any:
-            try:
-                return answer()
-            except redis.exceptions.NoScriptError:
-                return self.command("EVAL", script_source(name), 1, partition, *arguments)
-
-        return read
-
-    def command(self, *words: Any) -> Any:
-        return self.send(*words)()
-
-    def send(self, *words: Any) -> Callable[[], Any]:
-        """A command is on its way when this returns; what it returns reads the answer, before this thread's next command."""
-        return self._send(getattr(self._of_thread, "connection", None) or self._connect(), *words)
-
-    def _send(self, connection: Any, *words: Any) -> Callable[[], Any]:
-        self._attempt(connection, lambda: connection.send_packed_command([_packed(words)], check_health=False))
-        return lambda: self._attempt(connection, connection.read_response)
-
-    def _attempt(self, connection: Any, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except BaseException as error:
-            if not _goes_on(error):
-                self._drop(connection)
-            raise
-
-    def close(self) -> None:
-        for connection in self._open:
-            connection.disconnect()
-
-    def _connect(self) -> Any:
-        connection = self._pool.connection_class(**self._pool.connection_kwargs)
-        self._open.add(connection)
-        try:
-            connection.connect()
-        except BaseException:
-            self._drop(connection)
-            raise
-        self._of_thread.connection = connection
-        self._of_thread.scripts = set[str]()
-        return connection
-
-    def _drop(self, connection: Any) -> None:
-        self._of_thread.connection = None
-        self._open.discard(connection)
-        connection.disconnect()
-
-
 class AsyncWire:
     """For one event loop: a connection carries one command at a time. A caller must not be cancelled in mid-command."""
 
@@ -153,9 +80,9 @@ class AsyncWire:
             with Limit(self._ticks, patience):
                 if line.transport is None:
                     await line.connect()
-                answer = await line.ask(_packed(words))
+                answer = await line.ask(packed(words))
         except BaseException as error:
-            if _goes_on(error):
+            if goes_on(error):
                 self._idle.append(line)
                 raise
             await line.close()
@@ -237,7 +164,7 @@ class _Line(asyncio.Protocol):
             self._answer.set_exception(self._lost)
 
 
-def _packed(words: tuple[Any, ...]) -> bytes:
+def packed(words: tuple[Any, ...]) -> bytes:
     """A command as it is sent."""
     if not any(isinstance(word, bytes | memoryview) and len(word) > LARGE for word in words):
         packed: bytes = hiredis.pack_command(words)
@@ -246,7 +173,7 @@ def _packed(words: tuple[Any, ...]) -> bytes:
     return b"".join([b"*%d\r\n" % len(encoded), *(part for word in encoded for part in (b"$%d\r\n" % word.nbytes, word, b"\r\n"))])
 
 
-def _goes_on(error: BaseException) -> bool:
+def goes_on(error: BaseException) -> bool:
     """Whether a connection can be used after an error: it was the server's answer, and not that of a master that is one no more. Whoever
     connects anew, by name or by Sentinel, finds the new one."""
     return isinstance(error, redis.exceptions.ResponseError) and not isinstance(error, redis.exceptions.ReadOnlyError)

@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from server.queue.connect import connect, connect_async
-from server.queue.wire import AsyncWire, Wire
+from server.queue.link import Link, WorkerTimings
+from server.queue.wire import AsyncWire
 from tests.keyspace import KEYSPACE
 from tests.queue.harness import eventually
 
@@ -50,6 +51,6 @@ async def test_words_of_any_length_and_type_arrive_as_they_were_sent(url: str, w
     arrived = ["text ü".encode(), b"17", b"-2.5", b"\r\n", large[:length]]
     assert await wire.command("EVAL", told, 0, *words, large[:length]) == arrived
     assert await wire.command("EVAL", told, 0, *words, memoryview(large)[:length]) == arrived
-    blocking = Wire(connect(url), KEYSPACE)
+    blocking = Link(url, KEYSPACE, WorkerTimings())
     assert blocking.command("EVAL", told, 0, *words, large[:length]) == arrived
     blocking.close()
