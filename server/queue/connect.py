@@ -38,7 +38,7 @@ AWAY = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
 )
-"""What redis-py raises while the server is away, restarting or failing over: try again soon."""
+"""redis-py raises these while the server is away, restarting or failing over: try again soon."""
 REFUSALS = frozenset(
     {"NOREPLICAS", "MISCONF", "BUSY", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "WRONGTYPE"}
 )
@@ -58,7 +58,7 @@ OLDEST = 7
 
 
 def refusal(error: BaseException) -> str:
-    """What the server said, if it answered and refuses to work for now; else empty."""
+    """Return what the server said, if it answered and refuses to work for now; else an empty string."""
     said = str(error)
     return said if isinstance(error, KNOWN) or said.partition(" ")[0] in REFUSALS or said.startswith(REFUSED_SCRIPTS) else ""
 

@@ -1,4 +1,4 @@
-"""What a worker holds while it works on a job, and how a job's end is written for `finish.lua`."""
+"""A worker holds these while it works on a job; the end of a job is written here for `finish.lua`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Held:
 
     job_id: str
     gateway: str
-    """Who waits for the reply; empty for a part of a record."""
+    """The gateway that waits for the reply; empty for a part of a record."""
     stream: str
     entry_id: str
     alone: bool
@@ -27,7 +27,7 @@ class Held:
     added_ms: int
     """When the job was queued first, on Redis' clock."""
     nbytes: int
-    """Of its message."""
+    """The size of its message."""
     queued_at: float
     """`added_ms` in `time.monotonic()` of this worker."""
     pulled_at: float

@@ -63,7 +63,7 @@ class DispatcherTimings:
 
 
 class Counted(Protocol):
-    """What a gateway counts, by name."""
+    """A gateway's counts, by name."""
 
     def take(self) -> dict[str, int]:
         """All since the last call."""
@@ -102,13 +102,13 @@ class Dispatcher:
         """Clients' jobs that outlive this gateway."""
         self.scenes = Scenes(self._wire, freight, settings, self._presence, self._background)
         self._ticks = Ticks()
-        """Of the deadlines of jobs."""
+        """They watch the deadlines of jobs."""
         self.count_items: Callable[[str, int], object] = lambda bundle, count: None
         """Told of items of asynchronous jobs that are done: bundle and number. Of several gateways one is told."""
         self.partition = self._wire.keyspace.digits
-        """What ids of records and scenes begin with."""
+        """Ids of records and scenes begin with it."""
         self.counted: Counted | None = None
-        """What this gateway counts for the history."""
+        """This gateway's counts for the history."""
         self._beating: asyncio.Task[None] | None = None
         self._was_known = False
         self._closed = False
@@ -139,7 +139,7 @@ class Dispatcher:
         return self._room.reserve(items, nbytes, claim)
 
     def work_ms(self, bundle: str, steps: int | None, *, takes_long: bool) -> int:
-        """What the service takes for one job, by the rates that were announced last."""
+        """Return how long the service takes for one job, by the rates that were announced last."""
         return self._fleet.latest.work_ms(bundle, steps, takes_long=takes_long)
 
     async def submit_all(
@@ -197,7 +197,7 @@ class Dispatcher:
         return (min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000
 
     async def fleet(self, *, fresh: bool = False) -> Fleet:
-        """Who serves what, at most half a second old. Raises RedisAway at once while Redis does not answer."""
+        """Return who serves what, at most half a second old. Raises RedisAway at once while Redis does not answer."""
         return await self._fleet.fleet(fresh=fresh)
 
     async def spec(self, digest: str) -> BundleSpec | None:
@@ -261,7 +261,7 @@ class Dispatcher:
                 log.exception("the dispatcher's beat failed")
 
     async def _leave_replica(self) -> None:
-        """What was the master is it no more. Connections that are made now find the new one, where the name or Sentinel leads there."""
+        """Leave a server that is the master no more. New connections find the new one, by name or Sentinel."""
         await self._redis.connection_pool.disconnect()
         await self._wire.close()
         await self._listener.close()

@@ -22,7 +22,7 @@ class RedisAway(Exception):
         super().__init__(detail)
         self.retry_after = retry_after
         self.refusal = refusal
-        """What Redis said, if it answers but refuses to work; empty if it does not answer."""
+        """Redis' own words, if it answers but refuses to work; empty if it does not answer."""
 
 
 class DeadlinePassed(Exception):

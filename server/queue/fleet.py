@@ -1,4 +1,4 @@
-"""Who serves what: what operators want loaded, what a gateway knows of the workers, and which content of a bundle it prepares for."""
+"""The fleet: the bundles that operators want loaded, the workers as a gateway knows them, and which content of a bundle it prepares for."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def states_of(flat: Sequence[bytes]) -> dict[str, str]:
 
 
 PASS_MS, LONG_JOB_MS = 50, 1000
-"""What a pass, and a job of an unknown number of steps, count for before anybody has measured them."""
+"""A pass, and a job of an unknown number of steps, count for so much before anybody has measured them."""
 NO_RATES = 0.0, 0.0
 
 
@@ -60,7 +60,7 @@ class Fleet:
     """Bundle name → `loaded` | `unloaded`; absent: loaded."""
 
     def work_ms(self, bundle_id: str, steps: int | None, *, takes_long: bool) -> int:
-        """What the service takes for one job, by what its ready workers measured. `steps`: None where nobody knows how many it takes."""
+        """Return how long the service takes for one job, by what its ready workers measured. `steps`: None if unknown."""
         if steps is not None:
             rate = self._rates.get(bundle_id, NO_RATES)[1]
             return math.ceil(1000 * steps / rate) if rate > 0 else PASS_MS * steps
@@ -68,7 +68,7 @@ class Fleet:
         return math.ceil(1000 / rate) if rate > 0 else LONG_JOB_MS if takes_long else PASS_MS
 
     def items_per_second(self, bundle_id: str) -> float:
-        """What the ready workers measured, added up; 0 while unknown."""
+        """Add up what the ready workers measured; 0 while unknown."""
         return self._rates.get(bundle_id, NO_RATES)[0]
 
     @cached_property
@@ -120,7 +120,7 @@ class FleetReader:
         return self._by_digest.get(digest)
 
     def forget(self) -> None:
-        """What was read is known to be old."""
+        """Read anew next time: what was read is known to be old."""
         self._read_at = 0.0
 
     async def _read(self) -> Fleet:

@@ -1,4 +1,4 @@
-"""What this gateway has sent and not been answered: replies come here, and what Redis has lost is found here."""
+"""The inbox of a gateway: replies to what it has sent come here, and jobs that Redis has lost are found here."""
 
 from __future__ import annotations
 

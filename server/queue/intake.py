@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 DEATHS_ALLOWED = 3
 READS = 2
-"""Of streams whose groups may be missing, in one look."""
+"""A look reads streams whose groups may be missing so often."""
 
 
 class Left(NamedTuple):
-    """What waits in a work stream."""
+    """The jobs that wait in a work stream."""
 
     jobs: int
     since_ms: int
@@ -45,13 +45,13 @@ class Intake:
         self._outcomes = outcomes
         self._forms = forms
         self._told: set[str] = set()
-        """What jobs needed that this worker does not understand, as far as the log knows."""
+        """Forms that jobs needed and that this worker does not understand, as far as the log knows."""
         self._set_aside: list[Delivery] = []
         """Such jobs."""
         self._overlooked = False
         """Whether more may be pending under this worker's name than what it holds."""
         self.left: Mapping[str, Left] | None = None
-        """What still waited after the last look, by work stream; None: unknown. Where nothing did, the next look may wait at once."""
+        """Jobs that still waited after the last look, by work stream; None: unknown. Where nothing did, the next look may wait at once."""
 
     def take(self, queues: Sequence[str], max_items: int, block_ms: int, own: Mapping[str, int]) -> list[Delivery | Beside]:
         rooms = Rooms.of(queues, max_items, own)

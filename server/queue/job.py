@@ -17,7 +17,7 @@ HANDICAP_S: dict[Priority, float] = {"high": 0.0, "normal": 5.0, "low": 10.0}
 
 
 WORKER_FORMS = ""
-"""What a worker of this version understands beyond the messages of 0.2.0, words separated by spaces. What an older worker would overlook
+"""A worker of this version understands these words beyond the messages of 0.2.0, separated by spaces. What an older worker would overlook
 gets a word of its own."""
 GATEWAY_FORMS = ""
 """The same of a gateway, as the value of `gw:<id>`."""
@@ -37,7 +37,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     """SHA-256 of the bundle.json that it was prepared for: no worker with another content under the same name takes it."""
     bucket: str
-    """What else must agree inside a batch: shapes and merge schedule, as one string made by the gateway."""
+    """Shapes and merge schedule, which must agree inside a batch, as one string made by the gateway."""
     arrays: dict[str, Array]
     options: dict[str, Any]
     """Arguments of the forward call; the same for every job of a bucket. For classify: `{"merge": [r of each block]}`."""
@@ -45,7 +45,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int
     """Unix milliseconds on Redis' clock."""
     gateway: str
-    """Whose reply stream gets the answer."""
+    """Its reply stream gets the answer."""
     record: str = ""
     """The record in Redis that gets the answer instead: the job outlives its gateway. Empty: there is none."""
     progress: bool = False
@@ -57,11 +57,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     """The client, hashed; empty: nobody that can be told apart."""
     work_ms: int = 0
-    """What the service takes for it, by the rates that were announced when it was made."""
+    """Milliseconds that the service takes for it, by the rates that were announced when it was made."""
     takes_long: bool = False
     """Whether its route's jobs take more than one pass."""
     needs: str = ""
-    """What a worker must understand to run it, words of `WORKER_FORMS` separated by spaces: one that does not gives it to the others."""
+    """A worker must understand these words of `WORKER_FORMS` to run it, separated by spaces: one that does not gives it to the others."""
 
     @property
     def nbytes(self) -> int:
@@ -118,9 +118,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     """0: the work begins, and nobody knows yet how many steps it takes."""
     unit: str
-    """What a step is: `steps`, `levels`, `windows`."""
+    """The unit of a step: `steps`, `levels`, `windows`."""
     preview: dict[str, Array] = {}
-    """What can be shown already; the task knows how."""
+    """Arrays that can be shown already; the task knows how."""
 
 
 class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,9 +140,9 @@ class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
     batch_budget: int = 0
     """The learned batch size; 0 while unknown."""
     unit: str = ""
-    """What a step is, where jobs take several; empty: a job is one forward pass."""
+    """The unit of a step, where jobs take several; empty: a job is one forward pass."""
     backends: dict[str, str] = {}
-    """What runs batches of the learned size, by rung and `off`; empty where nothing else than PyTorch could."""
+    """The backend that runs batches of the learned size, by rung and `off`; empty where nothing else than PyTorch could."""
     format: str = ""
     """Number format of usual batches: `float32`, `bfloat16` or `int8`; empty while unknown."""
     max_difference: float | None = None
@@ -169,7 +169,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     folder: str = ""
     """Where it looks for bundles; empty: an older version, which does not say."""
     forms: str = ""
-    """What this worker understands beyond the messages of 0.2.0: `WORKER_FORMS` of its version."""
+    """This worker understands these forms beyond the messages of 0.2.0: `WORKER_FORMS` of its version."""
 
 
 Message = TypeVar("Message", Job, Reply, Progress, WorkerInfo)
@@ -188,12 +188,12 @@ def encode(message: Job | Reply | Progress | WorkerInfo) -> bytes:
 
 
 def encode_arrays(arrays: dict[str, Array]) -> bytes:
-    """What `Reply.stored` names."""
+    """Encode what `Reply.stored` names."""
     return _encoder.encode(arrays)
 
 
 def decode_arrays(data: bytes) -> dict[str, Array]:
-    """What `Reply.stored` names. Raises msgspec.MsgspecError for what are no arrays."""
+    """Decode what `Reply.stored` names. Raises msgspec.MsgspecError for what are no arrays."""
     return _arrays.decode(data)
 
 

@@ -40,7 +40,7 @@ class Keyspace:
 
     @property
     def digits(self) -> str:
-        """What ids of the partition begin with, two hexadecimal digits."""
+        """Ids of the partition begin with these two hexadecimal digits."""
         return f"{self.partition:02x}"
 
     def name(self, key: str) -> str:
@@ -48,7 +48,7 @@ class Keyspace:
         return f"{self.prefix}{{{self.partition}}}:{key}"
 
     def service(self, key: str) -> str:
-        """That of a key of the whole service."""
+        """The full name of a key of the whole service."""
         return f"{self.prefix}{{{SERVICE}}}:{key}"
 
 
@@ -72,7 +72,7 @@ def streams(queue_name: str) -> list[str]:
 
 
 class StreamName(NamedTuple):
-    """What the name of a work stream tells."""
+    """The parts of a work stream's name."""
 
     bundle: str
     digest: str
@@ -117,7 +117,7 @@ def deaths(job_id: str) -> str:
 
 
 def suspects(worker_id: str) -> str:
-    """What a worker is running, by slot: what it may die of."""
+    """Name the record of what a worker is running, by slot: what it may die of."""
     return f"suspects:{worker_id}"
 
 
@@ -142,12 +142,12 @@ def result_arrays(job_id: str) -> str:
 
 
 def events(record_id: str) -> str:
-    """What happens to a record."""
+    """Name the stream of what happens to a record."""
     return f"events:{record_id}"
 
 
 def scene(scene_id: str) -> str:
-    """What a network has made of an image with depth, to be asked again."""
+    """Name what a network has made of an image with depth, to be asked again."""
     return f"scene:{scene_id}"
 
 

@@ -88,7 +88,7 @@ class Outcomes:
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 
     def hand_back_given_up(self) -> None:
-        """What could not be finished while Redis was away: somebody runs it again. Raises RedisAway while it still is."""
+        """Hand back what could not be finished while Redis was away: somebody runs it again. Raises RedisAway while it still is."""
         if not self._given_up:
             return
         given_up, self._given_up = self._given_up, []

@@ -34,7 +34,7 @@ def write(link: Link, key: str, data: bytes) -> None:
 
 
 PIECES_AT_ONCE = 2
-"""Of one gateway. Each has the whole patience for itself, and whoever waits longest sends the next one."""
+"""A gateway sends so many. Each has the whole patience for itself, and whoever waits longest sends the next one."""
 PIECES_PER_RENEWAL = 16
 
 

@@ -102,7 +102,7 @@ class Presence:
             raise self._over_grace() from None
 
     def given_up(self) -> RedisAway | None:
-        """What to tell those who wait, once Redis has been away for longer than the grace."""
+        """Return what to tell those who wait, once Redis has been away for longer than the grace."""
         if self._away_since is None or time.monotonic() - self._away_since < self._grace:
             return None
         return self._over_grace()

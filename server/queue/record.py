@@ -27,7 +27,7 @@ class KeyTaken(Exception):
 
 
 class NoRoomForResults(Exception):
-    """What results are kept and reserved takes all the bytes that there are."""
+    """Results that are kept and reserved take all the bytes that there are."""
 
 
 class NeverFits(Exception):
@@ -42,7 +42,7 @@ def epoch_of(record_id: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What is known of a client's job before it is admitted."""
+    """A client's job before it is admitted."""
 
     task: str
     bundle: str
@@ -92,7 +92,7 @@ class Record:
     progress: Progress | None = None
     failure: Failure | None = None
     failed_index: int | None = None
-    """Of the job that failed, where it was one."""
+    """The index of the job that failed, where it was one."""
     events: int = 0
     """Number of the last event."""
 
@@ -140,7 +140,7 @@ class Event(NamedTuple):
 
 
 class Happened(NamedTuple):
-    """What a reader of events did not know yet."""
+    """Events that a reader did not know yet."""
 
     state: State | None
     """None: there is no such record."""

@@ -41,11 +41,11 @@ log = logging.getLogger(__name__)
 
 SHARE = "asynchronous jobs hold half of the queue"
 EVENTS_PER_READ = 64
-"""Of one record."""
+"""A call reads at most so many of one record."""
 NOT_YET_S = 0.002
 """Until a command that was just sent waits in Redis."""
 RECORD_BYTES = 5500
-"""What a record takes without its result, as `parts/records.lua` counts it."""
+"""A record takes so much without its result, as `parts/records.lua` counts it."""
 
 
 class Records:
@@ -65,7 +65,7 @@ class Records:
         self._wire = wire
         self._listener = listener
         self._listener_id = 0
-        """Of its connection, as Redis numbers it."""
+        """The number of its connection, as Redis counts."""
         self._listening = False
         self._freight = freight
         self._settings = settings
@@ -73,7 +73,7 @@ class Records:
         self._background = background
         self._room = room
         self.epoch = ""
-        """Of the Redis that answered last; empty before the first beat."""
+        """The epoch of the Redis that answered last; empty before the first beat."""
 
     async def admit(self, draft: Draft, make_jobs: Callable[[str], list[Job]]) -> str:
         """Queue a client's job; returns the id of its record, which is an older one's where the same request came before under its key.
@@ -172,7 +172,7 @@ class Records:
                 await asyncio.sleep(NOT_YET_S)
 
     async def replies(self, record: Record) -> list[Reply] | None:
-        """What its jobs were answered, in their order, arrays included; None if it is there no more."""
+        """Return what its jobs were answered, in their order, arrays included; None if it is there no more."""
         replies = []
         for job_id in record.job_ids:
             reply = await self._background.undisturbed(self._reply(job_id))

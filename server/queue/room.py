@@ -36,7 +36,7 @@ STEADY_MS = 500
 NOBODY = "-"
 """How the scripts spell an owner that is empty."""
 REFUSALS = {b"client": ClientShare, b"full": QueueFull}
-"""What the scripts answer → why."""
+"""The scripts' word → why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Room:
         self._freight = freight
         self._ledger = Ledger()
         self._ready: list[_Request] = []
-        """What is sent with the next call."""
+        """Requests that are sent with the next call."""
         self._sending = 0
         """Calls on their way."""
         self._read_at = 0.0
@@ -131,7 +131,7 @@ class Room:
         return refusal(self.bounds, self.load.all, self.load.owners.get(claim.owner, Held()), promised, claim, asked)
 
     async def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
-        """What the script's word means for these jobs, by figures that are read anew."""
+        """Explain the script's word for these jobs, by figures that are read anew."""
         with suppress(RedisAway):
             await self.read_load()
         return self._explain(status, jobs)
@@ -157,7 +157,7 @@ class Room:
                 call.add_done_callback(self._sent)
 
     def _sent(self, _call: object) -> None:
-        """What became ready meanwhile shares the next call: under load calls, batches and replies are larger and fewer."""
+        """Send what became ready meanwhile with one call: under load calls, batches and replies are larger and fewer."""
         self._sending -= 1
         if self._ready and not self._sending:
             self._send_ready()

@@ -1,4 +1,4 @@
-"""What the Lua scripts are told, as msgpack, and the rows that they answer.
+"""Messages to the Lua scripts, as msgpack, and the rows that they answer.
 
 Their msgpack knows no bytes: messages are arguments of their own, in the order of what they belong to."""
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What the queue holds at most, in jobs and in bytes."""
+    """The queue holds at most so much, in jobs and in bytes."""
 
     items: int
     nbytes: int
@@ -18,10 +18,10 @@ class Bounds(msgspec.Struct, frozen=True):
     """Where routes that take long are refused: the rest is for those of one pass."""
     long_nbytes: int
     own_items: int
-    """Of one owner."""
+    """One owner holds at most so much."""
     own_nbytes: int
     own_last_items: int
-    """Of one owner, of that rest."""
+    """One owner holds at most so much of that rest."""
     own_last_nbytes: int
 
 
@@ -38,7 +38,7 @@ class Enqueued(msgspec.Struct, frozen=True):
     owner: str
     """The client, hashed; `-`: nobody that can be told apart."""
     work_ms: int
-    """What the service takes for it, by announced rates."""
+    """Milliseconds that the service takes for it, by announced rates."""
     takes_long: bool
     """Whether its route takes jobs of more than one pass."""
 
@@ -68,7 +68,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that all records' results may take."""
     record: str
     epoch: str
-    """Of the Redis that its id was made for."""
+    """The epoch of the Redis that its id was made for."""
     task: str
     bundle: str
     digest: str

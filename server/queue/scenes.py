@@ -26,7 +26,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     v: int = VERSION
     task: str
     digest: str
-    """Of the spec of the bundle that encoded it, which alone understands it."""
+    """The digest of the spec of the bundle that encoded it, which alone understands it."""
     arrays: dict[str, Array]
 
 

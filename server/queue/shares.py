@@ -19,7 +19,7 @@ others could keep out what takes longer than theirs."""
 
 
 class Claim(NamedTuple):
-    """Who asks for room, and for what kind of work."""
+    """A client that asks for room, and its kind of work."""
 
     owner: str = ""
     """The client, hashed; empty: nobody that can be told apart, who has no share."""
@@ -27,19 +27,19 @@ class Claim(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What all, or one owner, have in the queue unfinished."""
+    """The unfinished work of all, or of one owner."""
 
     items: int = 0
     nbytes: int = 0
     work_ms: int = 0
     last_items: int = 0
-    """Of them, those that were let into the last eighth."""
+    """Those of them that were let into the last eighth."""
     last_nbytes: int = 0
 
 
 @dataclass
 class Ledger:
-    """What a gateway has promised and not queued yet."""
+    """Places that a gateway has promised and not queued yet."""
 
     items: int = 0
     nbytes: int = 0
@@ -106,7 +106,7 @@ def refusal(bounds: Bounds, all_: Held, own: Held, promised: Ledger, claim: Clai
 
 
 def owners(flat: list[bytes]) -> Mapping[str, Held]:
-    """What `parts/loads.lua` tells of them; what anybody else may have written there is left out."""
+    """Read what `parts/items.lua` tells of them; what anybody else may have written there is left out."""
     held = {}
     for owner, numbers in zip(flat[::2], flat[1::2], strict=True):
         words = numbers.split()
@@ -143,7 +143,7 @@ class Load:
     depths: Mapping[tuple[str, str], QueueDepth] = field(default_factory=dict)
     """(bundle, priority) → depth."""
     work_ms: int = 0
-    """What the service takes for all of it."""
+    """Milliseconds that the service takes for all of it."""
     owners: Mapping[str, Held] = field(default_factory=dict)
 
     @property

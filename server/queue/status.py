@@ -1,4 +1,4 @@
-"""What the service is doing and what has happened lately, over all gateways and workers: counted in Redis, read by whoever shows it."""
+"""The state of the service and what has happened lately, over all gateways and workers: counted in Redis, read by whoever shows it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Lately:
     """Those that live."""
     queue: list[Waiting]
     steps: list[Mapping[str, int]]
-    """What was counted in each complete step, the oldest first: STEPS of them."""
+    """Counts of each complete step, the oldest first: STEPS of them."""
     letters: list[Letter]
     """The latest first."""
     records: RecordsLoad
@@ -98,12 +98,12 @@ class Status:
 
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:
-    """What a script or a hash tells as {name, count}…"""
+    """Read what a script or a hash tells as {name, count}…"""
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Waiting]:
-    """Of streams that hold jobs; several contents of a bundle, and what was handed back, count together."""
+    """Add up the streams that hold jobs; several contents of a bundle, and what was handed back, count together."""
     rows: dict[tuple[str, Priority], Waiting] = {}
     for stream, running in zip(streams, held, strict=True):
         try:

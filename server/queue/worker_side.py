@@ -61,7 +61,7 @@ class WorkerQueue:
         self._link.command("DEL", self._link.name(keys.worker(self.id)))
 
     def repository(self) -> Repository:
-        """What operators want loaded, and the number of their latest change."""
+        """Return what operators want loaded, and the number of their latest change."""
         revision = self._link.command("GET", self._link.service_name(keys.REVISION))  # first: it is at most that of what is read next
         return Repository.of(revision or b"0", self._link.command("HGETALL", self._link.service_name(keys.REPOSITORY)))
 
