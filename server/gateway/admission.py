@@ -12,9 +12,10 @@ from typing import Any, Literal
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
-from server.gateway import arrival, options
-from server.gateway.client_address import owner_of
-from server.gateway.problems import Kind, Problem
+from server.gateway import options
+from server.http import requests
+from server.http.clients import owner_of
+from server.http.problems import Kind, Problem
 from server.process.frames import without_frames
 from server.process.interruption import Limit, Ticks
 from server.queue.dispatch import Dispatcher, Reservation
@@ -120,9 +121,9 @@ class Admission:
         visit.asynchronous = asynchronous
         if self.draining:
             raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
-        length = arrival.declared_length(request) or 0
+        length = requests.declared_length(request) or 0
         if length > self._settings.max_body_bytes:
-            raise arrival.too_large(self._settings.max_body_bytes)
+            raise requests.too_large(self._settings.max_body_bytes)
         visit.seconds = seconds = self._seconds(request, takes_long or asynchronous)
         visit.set_deadline(min(seconds, self._settings.request_timeout) if asynchronous else seconds)
         await visit.reservation.check(1, length)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from server.gateway import form, json_body
-from server.gateway.arrival import read, stream
-from server.gateway.head import header
 from server.gateway.large_bodies import LargeBodies
-from server.gateway.problems import Kind, Problem
 from server.gateway.submission import Submission, item_field
 from server.gateway.surface import Surface
+from server.http.problems import Kind, Problem
+from server.http.requests import header, read, stream
 from server.queue.dispatch import Reservation
 from server.settings import Settings
 

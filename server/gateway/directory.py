@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from models.bundle import BundleSpec
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
 from server.queue.job import ServedBundle, WorkerInfo

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.queue.errors import RedisAway
 from server.queue.record import LAST_EVENTS, OPEN, Event, Happened, RecordLost, State
 from server.queue.records import Records

@@ -8,8 +8,8 @@ from types import TracebackType
 
 from starlette.types import Send
 
-from server.gateway.problems import Problem
-from server.gateway.request_ids import PIECE
+from server.http.layer import PIECE
+from server.http.problems import Problem
 from server.telemetry.metrics import GatewayMetrics
 
 MEDIA_TYPE = "text/event-stream"

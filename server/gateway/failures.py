@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from server.gateway import directory
-from server.gateway.problems import Kind, Problem, of_option
+from server.http.problems import Kind, Problem
 from server.media import images, tracks, video
 from server.media.errors import MediaError
 from server.queue.job import Failure
-from server.tasks.options import InvalidOption
+from server.tasks.options import ExcessiveOption, InvalidOption
 
 MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     images.NotAnImage: Kind.NOT_AN_IMAGE,
@@ -25,6 +25,11 @@ FAILURE_PROBLEMS = {
     "deadline": Kind.DEADLINE,
     "unusable-input": Kind.UNUSABLE_INPUT,
 }
+
+
+def of_option(error: InvalidOption) -> Problem:
+    kind = Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION
+    return Problem(kind, str(error), error.field)
 
 
 def of_refusal(error: InvalidOption | MediaError) -> Problem:

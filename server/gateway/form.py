@@ -8,8 +8,8 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from server.gateway.problems import Kind, Problem
 from server.gateway.submission import MAX_FIELD_BYTES, Submission
+from server.http.problems import Kind, Problem
 
 
 async def read_into(submission: Submission, content_type: str, pieces: AsyncIterator[bytes]) -> None:

@@ -16,12 +16,13 @@ from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway import failures
 from server.gateway.admission import Visit
-from server.gateway.client_address import owner_of
 from server.gateway.desertion import Desertion
+from server.gateway.failures import of_option
 from server.gateway.follower import Follower
-from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.submission import item_field
 from server.gateway.turns import Turns
+from server.http.clients import owner_of
+from server.http.problems import Kind, Problem
 from server.media import headers, images
 from server.media.errors import MediaError
 from server.process.frames import without_frames

@@ -6,7 +6,7 @@ from typing import Any
 
 from server.gateway import openapi_answers
 from server.gateway.openapi_answers import EVENT_STREAM, EXAMPLE_JOB, JOB_ID
-from server.gateway.problems import Kind
+from server.http.problems import Kind
 from server.tasks.base import JSON
 
 _GONE = openapi_answers.problems(

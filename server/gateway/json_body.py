@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from server.gateway import base64_text, json_scan, long_strings
-from server.gateway.problems import Kind, Problem
 from server.gateway.submission import MAX_FIELD_BYTES, Submission
+from server.http.problems import Kind, Problem
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.media import json_scan
 from server.media.json_scan import MAX_ELEMENTS
 

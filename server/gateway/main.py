@@ -15,10 +15,11 @@ import uvicorn
 
 from server.gateway.admission import Admission
 from server.gateway.app import create_app
-from server.gateway.connections import Connections, bounded
 from server.gateway.event_readers import EventReaders
 from server.gateway.gateway import Gateway
 from server.gateway.memory import return_freed_memory
+from server.http.connections import Connections
+from server.http.protocol import bounded
 from server.media.silence import silence_decoders
 from server.process import secrecy
 from server.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.tasks.options import quoted
 
 

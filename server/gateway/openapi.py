@@ -12,8 +12,8 @@ from starlette.routing import BaseRoute
 
 from server.gateway.openapi_answers import ACCEPTED, BINARY, EVENT_STREAM, EXAMPLE_ID, EXAMPLE_TIMING, REFUSALS, parameter, problems
 from server.gateway.options import MAX_TIMEOUT
-from server.gateway.problems import Kind
 from server.gateway.surface import Surface
+from server.http.problems import Kind
 from server.tasks.base import JSON, Part
 
 EXAMPLES_BASE64: Mapping[str, str] = {

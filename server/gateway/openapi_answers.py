@@ -6,7 +6,7 @@ from typing import Any
 
 from server.gateway import events
 from server.gateway.open_inference import errors
-from server.gateway.problems import MEDIA_TYPE, Kind
+from server.http.problems import MEDIA_TYPE, Kind
 from server.tasks.base import JSON
 from server.tasks.registry import TASKS
 

@@ -8,9 +8,9 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from server.gateway.head import header
-from server.gateway.problems import Kind, Problem
 from server.gateway.surface import CommonOptions, Surface
+from server.http.problems import Kind, Problem
+from server.http.requests import header
 from server.tasks.options import Options, quoted
 
 MAX_TIMEOUT = 3600.0

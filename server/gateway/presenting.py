@@ -12,8 +12,8 @@ import numpy as np
 from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway.failures import of_refusal
-from server.gateway.problems import Kind, Problem
 from server.gateway.turns import Turns
+from server.http.problems import Kind, Problem
 from server.media.errors import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.process.child_room import ChildRoom, WorkFailed

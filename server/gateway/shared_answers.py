@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.process.line import Line
 
 PATIENCE = 60.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from server.gateway.problems import Kind, Problem
 from server.gateway.surface import Surface
+from server.http.problems import Kind, Problem
 from server.tasks.base import Item
 
 MAX_FIELD_BYTES = 4096

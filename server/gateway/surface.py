@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.queue.job import Priority
 from server.tasks.base import Part, Task
 from server.tasks.options import QUOTED, InvalidOption, Option, Options, rows

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from starlette.requests import Request
 
 from server.gateway import events, negotiation
-from server.gateway.head import header
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
+from server.http.requests import header
 
 MAX_KEY = 256
 PREFERENCE = "respond-async"

@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from server.gateway.connections import Connections, bounded
-from server.gateway.unread import READ_BYTES, unacknowledged
+from server.http.connections import READ_BYTES, Connections, unacknowledged
+from server.http.protocol import bounded
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.conftest import Shared

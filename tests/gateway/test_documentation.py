@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.gateway.problems import Kind
 from server.gateway.surface import Surface
+from server.http.problems import Kind
 from server.settings import Settings
 from server.tasks.base import Task
 from server.tasks.registry import TASKS

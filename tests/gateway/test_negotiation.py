@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from server.gateway.negotiation import choose
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from tests.gateway.service import Gateway, picture
 from tests.gateway.test_refusals import problem
 

@@ -18,9 +18,9 @@ from server.gateway import openapi
 from server.gateway.body import read_submission
 from server.gateway.large_bodies import LargeBodies
 from server.gateway.options import read_query
-from server.gateway.problems import Kind, Problem
 from server.gateway.submission import Submission
 from server.gateway.surface import CommonOptions, Surface
+from server.http.problems import Kind, Problem
 from server.media.images import Decoder
 from server.queue.shares import Claim, Held, Ledger, Reservation
 from server.settings import Settings

@@ -14,7 +14,7 @@ import tritonclient.http as triton
 from server.gateway.open_inference import compression, datatypes
 from server.gateway.open_inference.errors import to_response
 from server.gateway.open_inference.tensors import InferRequest, InferResponse, Tensor, decode_request, encode_response
-from server.gateway.problems import Problem
+from server.http.problems import Problem
 
 LIMIT = 1 << 20
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Literal
 
 from server.gateway.open_inference.errors import invalid
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.queue.dispatch import Reservation
 from server.tasks.options import quoted
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.gateway.open_inference.errors import invalid
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.media.json_scan import MAX_ELEMENTS
 
 DATATYPES: Mapping[str, np.dtype[Any]] = {

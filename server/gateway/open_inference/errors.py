@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 from starlette.responses import Response
 
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 
 STATUS = {
     Kind.NOT_AN_IMAGE: 400,

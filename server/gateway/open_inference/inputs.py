@@ -8,7 +8,7 @@ from server.gateway import base64_text
 from server.gateway.open_inference import tensors
 from server.gateway.open_inference.errors import invalid
 from server.gateway.open_inference.tensors import InferRequest
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.tasks.base import Item, Part, Tensor
 
 FIRST_INPUT = ""

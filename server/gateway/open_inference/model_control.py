@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.settings import Settings
 from server.tasks.options import quoted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.bundle import BundleSpec
 from server.gateway import directory
 from server.gateway.gateway import Gateway
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.tasks.options import QUOTED
 from server.tasks.registry import TASKS
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.bundle import BundleSpec
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.tasks.base import Part, Task, Tensor
 from server.tasks.options import InvalidOption, Options, rows
 from server.tasks.registry import TASKS

@@ -12,7 +12,7 @@ import time
 
 from models.bundle import NAME_PATTERN
 from server.gateway.directory import is_unloaded, state_of, version_order
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, DispatcherTimings, Fleet
 from server.queue.job import ServedBundle
 from server.tasks.options import QUOTED

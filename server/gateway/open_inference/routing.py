@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.gateway.open_inference.errors import to_response
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.queue.errors import RedisAway
 from server.telemetry import logs
 

@@ -16,7 +16,7 @@ from server.gateway import json_scan
 from server.gateway.long_strings import Outline, marks
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.tasks.options import quoted
 
 MAX_DIMENSIONS = 32

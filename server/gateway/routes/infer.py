@@ -14,11 +14,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from models.bundle import BundleSpec
-from server.gateway import arrival, gateway
+from server.gateway import gateway
 from server.gateway.admission import Visit
-from server.gateway.client_watch import ClientWatch
+from server.gateway.failures import of_option
 from server.gateway.gateway import Gateway
-from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
 from server.gateway.inference import Asked
 from server.gateway.open_inference import compression, models, offer
 from server.gateway.open_inference.errors import invalid, to_response
@@ -28,7 +27,8 @@ from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
 from server.gateway.openapi_answers import INFER
 from server.gateway.options import MAX_TIMEOUT
-from server.gateway.problems import Kind, Problem, of_option
+from server.http.problems import Kind, Problem
+from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch, read
 from server.queue.job import Priority
 from server.tasks.base import Arrays, Item
 from server.tasks.options import InvalidOption, quoted
@@ -123,7 +123,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
 
 async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferRequest, int, int]:
     """The request, the bytes of its body, and as many as they are inflated; its deadline is set. Raises Problem."""
-    content = await arrival.read(request, here.settings.max_body_bytes, visit.reservation)
+    content = await read(request, here.settings.max_body_bytes, visit.reservation)
     header_length = request.headers.get(HEADER_LENGTH)
 
     async def in_turn(nbytes: int, work: Callable[[], T]) -> T:

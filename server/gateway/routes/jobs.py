@@ -11,13 +11,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.gateway import gateway, job_documents, jobs
-from server.gateway.client_watch import ClientWatch
 from server.gateway.event_readers import Reader
 from server.gateway.events import EventStream
 from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
 from server.gateway.jobs import INLINE_RESULT, Presentable
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
+from server.http.requests import ClientWatch
 from server.process.interruption import Interruption
 from server.queue.job import UnknownVersion, decode_progress
 from server.queue.record import LAST_EVENTS, OPEN, Event, Record, RecordLost

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from models.bundle import BundleSpec
 from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.queue.dispatch import Fleet
 from server.queue.errors import RedisAway
 from server.tasks.options import quoted

@@ -21,9 +21,9 @@ from server.gateway.open_inference.metadata import model_config, model_metadata,
 from server.gateway.open_inference.models import unknown, unloaded
 from server.gateway.open_inference.routing import OpenInferenceRoute
 from server.gateway.open_inference.statistics import model_statistics
-from server.gateway.problems import Kind, Problem
 from server.gateway.routes import model_repository
 from server.gateway.routes.infer import INFER_PATHS, infer
+from server.http.problems import Kind, Problem
 from server.queue.dispatch import Fleet
 from server.tasks.options import QUOTED
 

@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import playground
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 
 CSP = "; ".join(
     (

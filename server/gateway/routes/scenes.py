@@ -11,11 +11,12 @@ from starlette.responses import Response
 
 from server.gateway import gateway, negotiation, openapi_answers, options
 from server.gateway.answers import PRESENTERS
-from server.gateway.client_watch import ClientWatch
+from server.gateway.failures import of_option
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
-from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes.tasks import ENDPOINTS
+from server.http.problems import Kind, Problem
+from server.http.requests import ClientWatch
 from server.queue.scenes import Scene
 from server.tasks.base import Task
 from server.tasks.options import InvalidOption, quoted

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.gateway import gateway, openapi_answers
-from server.gateway.problems import Kind, Problem
+from server.http.problems import Kind, Problem
 from server.queue.errors import RedisAway
 
 router = APIRouter(tags=["operation"])

@@ -22,17 +22,16 @@ from server.gateway import fingerprint, gateway, jobs, negotiation, options, way
 from server.gateway.admission import Visit
 from server.gateway.answers import PRESENTERS
 from server.gateway.body import read_submission
-from server.gateway.client_watch import ClientWatch
 from server.gateway.events import EventStream
+from server.gateway.failures import of_option
 from server.gateway.follower import Follower
 from server.gateway.gateway import Gateway
-from server.gateway.head import header
-from server.gateway.hot_routes import CLIENT_CLOSED_REQUEST
 from server.gateway.inference import Asked
-from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission
 from server.gateway.surface import CommonOptions, Surface
+from server.http.problems import Kind, Problem
+from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch, header
 from server.tasks.base import JSON, File, Outputs, Task
 from server.tasks.options import InvalidOption, Options
 from server.tasks.registry import TASKS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from server.gateway.request_ids import PIECE, RequestIds
+from server.http.layer import PIECE, OutermostLayer
 
 BODY = bytes(range(256)) * (5 * PIECE // 512)
 """Two pieces and a half."""
@@ -26,7 +26,9 @@ async def sent(*messages: Message) -> list[Message]:
     async def send(message: Message) -> None:
         told.append(message)
 
-    await RequestIds(app)({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+    await OutermostLayer(app, budget=2**20, trusted_proxies=())(
+        {"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send
+    )
     return told[1:]
 
 

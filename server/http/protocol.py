@@ -1,6 +1,7 @@
-"""HTTP connections with bounds: what a stranger may send before there is a request, how slowly, and over how many connections.
+"""uvicorn's HTTP protocol with bounds on heads: their size, their number, and how slowly they may come.
 
-uvicorn's protocol keeps whatever head a client sends for as long as it likes. The bounds on bodies are those of `slow_bodies`.
+Left alone, uvicorn keeps whatever head a client sends for as long as it likes. All that we use of its private parts is here. The bounds on
+bodies are those of `layer`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -17,76 +18,57 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from server.gateway.client_address import ClientAddresses
-from server.gateway.head_writer import HeadWriter
-from server.gateway.problems import MEDIA_TYPE, Kind, Problem
-from server.gateway.slow_bodies import ALL_HERE
-from server.gateway.unread import Reader
+from server.http.connections import Connections, Reader
+from server.http.layer import ALL_HERE
+from server.http.problems import MEDIA_TYPE, Kind, Problem
 
 HEAD_BYTES = 64 * 1024
-"""Of request line and headers; also of what comes between two bytes of a body, and of trailers."""
+"""Limit of request line and headers; also of what comes between two bytes of a body, and of trailers."""
 HEAD_SECONDS = 10.0
 HEADERS = 100
 PIPELINED = 32
 """Requests that may wait behind the one that is being answered."""
 LINGER_BYTES = 1024 * 1024
 LINGER_SECONDS = 2.0
-"""What is still read of a refused request, so that its sender finds the refusal rather than a reset connection."""
+"""So much is still read of a refused request that its sender finds the refusal rather than a reset connection."""
 
-REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+class HeadWriter:
+    """A connection's transport for one response. The head waits until the end of this turn of the loop and leaves with what follows it: a
+    packet, and a waking client, fewer for each answer."""
+
+    __slots__ = ("_held", "_loop", "_transport", "_written")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+        self._written = False
+
+    def write(self, data: bytes) -> None:
+        if self._written:
+            self._transport.write(self._held + data if self._held else data)
+            self._held = b""
+        else:
+            self._written = True
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():
+            self._transport.write(held)
 
 
 class Refused(Exception):
     """Ends the parser in the middle of a request."""
-
-
-class Connections:
-    """Who has which of at most `most` connections. Trusted proxies are nobody's client: what comes through them is counted by request."""
-
-    def __init__(self, most: int, trusted_proxies: Sequence[str]) -> None:
-        self._most = most
-        self._clients = ClientAddresses(trusted_proxies)
-        self._open: dict[str, dict[BoundedProtocol, None]] = {}
-        """By client, the newest last; no client without any."""
-        self._count = 0
-
-    def client(self, peer: Any) -> str:
-        """Whose connection it is; empty for a proxy's, or one over a Unix socket."""
-        if not isinstance(peer, tuple) or self._clients.is_proxy(peer[0]):
-            return ""
-        return self._clients.of({"client": peer, "headers": []})
-
-    def admit(self, connection: BoundedProtocol) -> bool:
-        """Whether it may stay. Where all are taken, a client below a quarter of them, or a proxy, gets the newest connection of whoever has
-        most, if that is more than a quarter, whatever is asked over it."""
-        client = connection.belongs_to
-        if self._count >= self._most and not ((not client or self._has_few(client)) and self._close_one()):
-            return False
-        self._open.setdefault(client, {})[connection] = None
-        self._count += 1
-        return True
-
-    def closed(self, connection: BoundedProtocol) -> None:
-        """Idempotent; nothing for one that was never admitted."""
-        mine = self._open.get(connection.belongs_to, {})
-        if connection not in mine:
-            return
-        del mine[connection]
-        self._count -= 1
-        if not mine:
-            del self._open[connection.belongs_to]
-
-    def _has_few(self, client: str) -> bool:
-        return 4 * len(self._open.get(client, ())) < self._most
-
-    def _close_one(self) -> bool:
-        greediest = max((mine for client, mine in self._open.items() if client), key=len, default={})
-        if 4 * len(greediest) <= self._most:
-            return False
-        newest = next(reversed(greediest))
-        self.closed(newest)  # at once: the next one that comes must not count it
-        newest.transport.abort()
-        return True
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -98,7 +80,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.belongs_to = ""
         self._unproductive = 0
         """Bytes since the last byte of a body or the last end of a request."""
         self._in_head = self._in_body = False
@@ -110,20 +91,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """Runs while the client has to send: the rest of a head, or of a request that is answered already."""
         self._reader: Reader
 
-    # Beginning and end
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         self._reader = Reader(transport, self.loop)
-        self.belongs_to = self.limits.client(transport.get_extra_info("peername"))
-        if not self.limits.admit(self):
+        if not self.limits.admit(transport):
             transport.abort()
             return
         super().connection_made(transport)
         self._late = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.limits.closed(self)
+        self.limits.closed(self.transport)
         self._stop_late()
         self._reader.stop()
         for cycle in self._unanswered:  # uvicorn tells the latest alone, which may wait behind the one that runs
@@ -138,8 +116,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return False
         return not self.pipeline and (self.cycle is None or self.cycle.response_complete or self.cycle.more_body)
-
-    # What comes in
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
@@ -226,8 +202,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._late.cancel()
             self._late = None
 
-    # What goes out
-
     def on_response_complete(self) -> None:
         self._unanswered.popleft()
         super().on_response_complete()
@@ -252,8 +226,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._reader.watch()  # the end of an answer, which close() would wait for without end
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
-    # Refusals
-
     def _stop_parser(self, problem: Problem) -> None:
         self._refusal = problem
         raise Refused
@@ -276,8 +248,9 @@ class BoundedProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         content = problem.document(uuid.uuid4().hex)
         status = problem.kind.status
-        head = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (status, REASONS[status], MEDIA_TYPE.encode(), len(content)) + content)
+        first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        head = f"{first}content-type: {MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + content)
         self.transport.write_eof()
         self._late = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 

@@ -8,8 +8,6 @@ from enum import Enum
 import msgspec
 from starlette.responses import Response
 
-from server.tasks.options import ExcessiveOption, InvalidOption
-
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -104,8 +102,3 @@ class Problem(Exception):
 
     def to_response(self, request_id: str) -> Response:
         return Response(self.document(request_id), self.kind.status, self.headers(), MEDIA_TYPE)
-
-
-def of_option(error: InvalidOption) -> Problem:
-    kind = Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION
-    return Problem(kind, str(error), error.field)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from server.gateway.head_writer import HeadWriter
+from server.http.protocol import HeadWriter
 
 
 class Transport:

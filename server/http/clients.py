@@ -1,0 +1,123 @@
+"""Clients told apart by address, and the share of each in the requests that come through trusted proxies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.http.problems import Kind, Problem
+
+Address = IPv4Address | IPv6Address
+IPV6_PREFIX = 64
+"""One subscriber has a network of this size: any of its addresses is as good as another."""
+RETRY_AFTER = 5
+
+
+class ClientAddresses:
+    """Tells clients apart by address: the connection's, or what trusted proxies wrote into X-Forwarded-For."""
+
+    def __init__(self, trusted_proxies: Sequence[str]) -> None:
+        self._trusted: list[IPv4Network | IPv6Network] = [ip_network(proxy, strict=False) for proxy in trusted_proxies]
+
+    def of(self, scope: Scope) -> str:
+        """One name for one client; empty for a Unix socket."""
+        host = peer_of(scope)
+        if not self._trusted:
+            return subscriber(host)
+        forwarded = [hop for name, value in scope["headers"] if name == b"x-forwarded-for" for hop in value.decode("latin-1").split(",")]
+        nearest = _parse(host)
+        while nearest is not None and self._trusts(nearest) and forwarded:
+            farther = _parse(forwarded.pop())
+            if farther is None:
+                break  # what stands before it cannot be believed either
+            nearest = farther
+        return _network(nearest, host)
+
+    def is_proxy(self, host: str) -> bool:
+        address = _parse(host)
+        return address is not None and self._trusts(address)
+
+    def _trusts(self, address: Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def peer_of(scope: Scope) -> str:
+    """The host at the other end of a request's connection; empty for a Unix socket."""
+    host: str = (scope.get("client") or ("", 0))[0]
+    return host
+
+
+@lru_cache(maxsize=1024)
+def owner_of(client: str) -> str:
+    """The client's name in the queue, in place of the address; empty for an empty one, which is nobody in particular."""
+    return hashlib.blake2b(client.encode(), digest_size=8).hexdigest() if client else ""
+
+
+@lru_cache(maxsize=1024)
+def subscriber(host: str) -> str:
+    """The subscriber behind a connection's address."""
+    return _network(_parse(host), host)
+
+
+def _parse(text: str) -> Address | None:
+    """An address as it stands in headers: with or without port, IPv6 in brackets where there is one."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _network(address: Address | None, host: str) -> str:
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, IPV6_PREFIX), strict=False))
+    return host if address is None else str(address)
+
+
+class ForwardedRequests:
+    """A layer of the app. Requests of one forwarded address beyond a quarter of `connections` get 429 before their bodies are read.
+
+    It needs the `client` that the outermost layer puts into a request's state. What comes from elsewhere than a trusted proxy, or is sent
+    by the proxy itself, is bounded by its connection.
+    """
+
+    def __init__(
+        self, app: ASGIApp, connections: int, trusted_proxies: Sequence[str], refuse: Callable[[Problem, Scope], Response]
+    ) -> None:
+        """refuse: makes the response to a request that is one too many."""
+        self._app = app
+        self._most = max(1, connections // 4)
+        self._addresses = ClientAddresses(trusted_proxies)
+        self._refuse = refuse
+        self._in_flight: Counter[str] = Counter()
+        """By client."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        peer = peer_of(scope)
+        if scope["type"] != "http" or not self._addresses.is_proxy(peer) or scope["state"]["client"] == subscriber(peer):
+            await self._app(scope, receive, send)
+            return
+        client = scope["state"]["client"]
+        if self._in_flight[client] >= self._most:
+            detail = f"one client ({client}) has at most {self._most} requests in flight, a quarter of OPSIN_MAX_CONNECTIONS"
+            await self._refuse(Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER), scope)(scope, receive, send)
+            return
+        self._in_flight[client] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._in_flight[client] -= 1
+            if not self._in_flight[client]:
+                del self._in_flight[client]
