@@ -8,8 +8,8 @@ import msgspec
 from starlette.responses import Response
 
 from models.bundle import BundleSpec
-from server.gateway import base64_text
 from server.gateway.inference import Timing
+from server.http.large_json import BASE64_PIECE, to_base64
 from server.tasks.base import JSON, File, Task
 from server.tasks.registry import TASKS
 
@@ -58,8 +58,8 @@ def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
     light: dict[str, object] = {}
     for name in answer.__struct_fields__:
         value = getattr(answer, name)
-        if isinstance(value, bytes) and len(value) > base64_text.PIECE:
-            light[name] = msgspec.Raw(b'"%b"' % base64_text.encode(value))
+        if isinstance(value, bytes) and len(value) > BASE64_PIECE:
+            light[name] = msgspec.Raw(b'"%b"' % to_base64(value))
         elif isinstance(value, list) and value and isinstance(value[0], msgspec.Struct):
             light[name] = list(map(_in_pieces, value))
     return msgspec.structs.replace(answer, **light) if light else answer

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from models.bundle import BundleSpec
-from server.gateway.events import EventStream
 from server.gateway.rfc3339 import rfc3339
+from server.http.event_stream import EventStream
 from server.queue.job import Progress, Reply
 from server.tasks.base import Task
 from server.telemetry import logs

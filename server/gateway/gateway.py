@@ -1,10 +1,11 @@
-"""What the routes of one gateway share."""
+"""The objects that the routes of one gateway share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from starlette.requests import Request
+from starlette.types import Send
 
 from server.gateway.admission import Admission
 from server.gateway.directory import Directory
@@ -14,6 +15,7 @@ from server.gateway.jobs import Jobs
 from server.gateway.large_bodies import LargeBodies
 from server.gateway.presenting import Presenting
 from server.gateway.status import Status
+from server.http.event_stream import EventStream
 from server.media.limits import Limits
 from server.process.interruption import Ticks
 from server.queue.dispatch import Dispatcher
@@ -35,8 +37,12 @@ class Gateway:
     readers: EventReaders
     metrics: GatewayMetrics
     ticks: Ticks
-    """Of the limits of requests."""
+    """Timers of the limits of requests."""
     status: Status
+
+    def event_stream(self, send: Send) -> EventStream:
+        """A stream whose events are counted."""
+        return EventStream(send, lambda name: self.metrics.events.labels(name).inc())
 
 
 def of(request: Request) -> Gateway:

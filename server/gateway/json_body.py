@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from server.gateway import base64_text, json_scan, long_strings
 from server.gateway.submission import MAX_FIELD_BYTES, Submission
+from server.http.large_json import Outline, from_base64, marks
 from server.http.problems import Kind, Problem
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -16,12 +16,12 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def read_into(submission: Submission, content: bytes) -> None:
     """Raises Problem."""
     surface = submission.surface
-    outline = long_strings.Outline.of(content, json_scan.check(content))
+    outline = Outline.of(content)
     document = _decode(outline.json, example=surface.task.parts[0].name)
     for name, written in document.items():
         if name not in surface.parts and name not in surface.plurals:
             surface.check_name(outline.name(name))
-            _check_short(len(memoryview(written)) + MAX_FIELD_BYTES * long_strings.marks(written), name)
+            _check_short(len(memoryview(written)) + MAX_FIELD_BYTES * marks(written), name)
         value = _value(outline, written, name)
         singular = surface.plurals.get(name)
         if singular is None:
@@ -44,7 +44,7 @@ def _decode(content: bytes, example: str) -> dict[str, msgspec.Raw]:
         raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if content else "empty") from error
 
 
-def _value(outline: long_strings.Outline, written: msgspec.Raw, name: str) -> Any:
+def _value(outline: Outline, written: msgspec.Raw, name: str) -> Any:
     try:
         return outline.read(written)
     except msgspec.ValidationError as error:
@@ -85,6 +85,6 @@ def _text(value: object, field: str) -> str:
 
 def _from_base64(text: str | memoryview, field: str) -> bytes:
     try:
-        return base64_text.decode(text)
+        return from_base64(text)
     except ValueError as error:
         raise Problem(Kind.INVALID_OPTION, f"no base64 ({error})", field) from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.gateway import events
 from server.gateway.open_inference import errors
+from server.http import event_stream
 from server.http.problems import MEDIA_TYPE, Kind
 from server.tasks.base import JSON
 from server.tasks.registry import TASKS
@@ -72,7 +72,7 @@ def parameter(where: str, name: str, description: str, schema: dict[str, Any]) -
 
 
 EVENT_STREAM = {
-    events.MEDIA_TYPE: {
+    event_stream.MEDIA_TYPE: {
         "schema": {"type": "string"},
         "example": 'id: 2\nevent: progress\ndata: {"done": 1, "total": 8, "unit": "images"}\n\n',
     }

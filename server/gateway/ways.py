@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from server.gateway import events, negotiation
+from server.gateway import negotiation
+from server.http import event_stream
 from server.http.problems import Kind, Problem
 from server.http.requests import header
 
@@ -25,9 +26,9 @@ def is_asynchronous(request: Request) -> bool:
 def wants_events(request: Request, media_types: Sequence[str]) -> bool:
     """Whether `Accept` puts a stream of events before every other answer."""
     accept = header(request, b"accept")
-    if accept is None or events.MEDIA_TYPE not in accept.lower():
+    if accept is None or event_stream.MEDIA_TYPE not in accept.lower():
         return False
-    return negotiation.choose(accept, (*media_types, events.MEDIA_TYPE)) == events.MEDIA_TYPE
+    return negotiation.choose(accept, (*media_types, event_stream.MEDIA_TYPE)) == event_stream.MEDIA_TYPE
 
 
 def idempotency_key(request: Request) -> str:

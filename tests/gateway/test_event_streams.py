@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +15,12 @@ from starlette.types import Message
 
 from models.bundle import BundleSpec
 from server.arrays import Array
-from server.gateway import events as gateway_events
 from server.gateway.follower import Follower, preview_of
+from server.http.event_stream import EventStream
 from server.queue.job import Failure, Job, Progress, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.base import Outputs
 from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
-from server.telemetry.metrics import GatewayMetrics
 from tests.gateway import service
 from tests.gateway.asked_later import Event, dashed, parsed
 from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
@@ -162,40 +160,6 @@ def test_a_second_signal_ends_a_stream_with_failed(valkey: PrivateValkey) -> Non
         assert gateway.process.wait(WAIT_S) == 0
 
 
-async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_events, "SILENCE_S", 0.01)
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    async with gateway_events.EventStream(send, GatewayMetrics()) as stream:
-        stream.start()
-        while sum(message.get("body") == gateway_events.COMMENT for message in sent) < 2:
-            await asyncio.sleep(0.01)
-        stream.put("done", b"{}")
-        await stream.end()
-    assert sent[-2]["body"] == b"id: 1\nevent: done\ndata: {}\n\n"
-
-
-async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
-    sent: list[bytes] = []
-    reads = asyncio.Event()
-
-    async def send(message: Message) -> None:
-        await reads.wait()
-        sent.append(message.get("body", b""))
-
-    async with gateway_events.EventStream(send, GatewayMetrics()) as stream:
-        for step in range(3):
-            stream.put("progress", b"%d" % step)
-            stream.put("preview", b"%d" % step)
-        reads.set()
-        await stream.end()
-    told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
-    assert told == ["id: 1", "event: progress", "id: 3", "event: progress", "id: 5", "event: progress", "id: 6", "event: preview"]
-
-
 async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
     """A worker may answer sooner than the queue's word of the admission is read."""
     sent: list[bytes] = []
@@ -204,7 +168,7 @@ async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
         sent.append(message.get("body", b""))
 
     task, spec = Previewing(), make_spec()
-    async with gateway_events.EventStream(send, GatewayMetrics()) as stream:
+    async with EventStream(send, str) as stream:
         follower = Follower(stream, task, task.plan(ClassifyOptions(), spec), spec)
         follower.expect(1)
         follower.progressed(Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of({"level": np.array(3)})))

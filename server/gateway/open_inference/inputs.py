@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from server.gateway import base64_text
 from server.gateway.open_inference import tensors
 from server.gateway.open_inference.errors import invalid
 from server.gateway.open_inference.tensors import InferRequest
+from server.http.large_json import from_base64
 from server.http.problems import Kind, Problem
 from server.tasks.base import Item, Part, Tensor
 
@@ -47,7 +47,7 @@ def _column(name: str, tensor: tensors.Tensor, model: str, part: Part, max_items
 
 def _from_base64(text: bytes, name: str, index: int) -> bytes:
     try:
-        return base64_text.decode(text)
+        return from_base64(text)
     except ValueError as error:
         raise invalid(
             f"input '{name}': element {index} is no base64 ({error}); in JSON it is base64, in binary data its own bytes"

@@ -12,10 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from server.gateway import json_scan
-from server.gateway.long_strings import Outline, marks
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
+from server.http.large_json import Outline, marks
 from server.http.problems import Kind, Problem
 from server.tasks.options import quoted
 
@@ -150,7 +149,7 @@ def _raw(name: str, body: bytes) -> Tensor:
 
 def _decode_header(data: bytes) -> tuple[Outline, _RequestHeader]:
     try:
-        outline = Outline.of(data, json_scan.check(data))
+        outline = Outline.of(data)
         header = _header_decoder.decode(outline.json)
     except Problem as problem:
         raise replace(problem, detail=f"failed to parse the request JSON: {problem.detail}") from problem

@@ -12,10 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from server.gateway import gateway, job_documents, jobs
 from server.gateway.event_readers import Reader
-from server.gateway.events import EventStream
 from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
 from server.gateway.jobs import INLINE_RESULT, Presentable
+from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch
 from server.process.interruption import Interruption
@@ -110,7 +110,7 @@ class Events(Response):
         request_id = scope["state"]["request_id"]
         try:
             with self._here.readers.follow(self._record.id, self._after, self._client) as reader:
-                async with AsyncExitStack() as held, EventStream(send, self._here.metrics) as stream:
+                async with AsyncExitStack() as held, self._here.event_stream(send) as stream:
                     stream.last = self._after
                     stream.start()
                     with Interruption() as following, ClientWatch(self._here.ticks, receive, following):

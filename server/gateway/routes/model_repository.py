@@ -6,10 +6,11 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway import gateway, json_scan, openapi_answers
+from server.gateway import gateway, openapi_answers
 from server.gateway.open_inference import model_control, repository
 from server.gateway.open_inference.errors import invalid, json_response
 from server.gateway.open_inference.routing import OpenInferenceRoute
+from server.http.large_json import Outline
 from server.http.requests import read_small
 
 MAX_INDEX_BODY = 64 * 1024
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/v2/repository", route_class=OpenInferenceRoute, tags
 @router.post("/index", summary="Every bundle and its state", openapi_extra=openapi_answers.INDEX)
 async def index(request: Request) -> Response:
     content = await read_small(request, MAX_INDEX_BODY)
-    json_scan.check(content)
+    Outline.of(content)  # raises what the decoder would take too long for
     try:
         wish = msgspec.json.decode(content) if content else {}
     except msgspec.DecodeError as error:

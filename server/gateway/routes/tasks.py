@@ -22,7 +22,6 @@ from server.gateway import fingerprint, gateway, jobs, negotiation, options, way
 from server.gateway.admission import Visit
 from server.gateway.answers import PRESENTERS
 from server.gateway.body import read_submission
-from server.gateway.events import EventStream
 from server.gateway.failures import of_option
 from server.gateway.follower import Follower
 from server.gateway.gateway import Gateway
@@ -30,6 +29,7 @@ from server.gateway.inference import Asked
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission
 from server.gateway.surface import CommonOptions, Surface
+from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch, header
 from server.tasks.base import JSON, File, Outputs, Task
@@ -96,7 +96,7 @@ class TaskRoute:
     async def _stream(self, request: Request, send: Send) -> None:
         """As events. Raises Problem only while nothing has been sent."""
         here = gateway.of(request)
-        async with EventStream(send, here.metrics) as stream:
+        async with here.event_stream(send) as stream:
             try:
                 await self._answer_as_events(request, here, stream)
             except (Problem, ClientDisconnect):

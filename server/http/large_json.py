@@ -1,17 +1,20 @@
-"""JSON whose long strings, a picture in base64 for example, are taken out before it is decoded.
+"""JSON with large strings, an image in base64 for example: looked over before it is decoded, and read and written in pieces.
 
 A decoder takes a string in one go, in which nothing else runs: 0.3 s for 40 MB of escapes.
 """
 
 from __future__ import annotations
 
+import binascii
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+
+from server.http.problems import Kind, Problem
+from server.media import json_scan
 
 MARK = secrets.token_hex(16)
 """Begins what stands in the place of a long string; nobody else can write it."""
@@ -21,6 +24,8 @@ NAME = 1024
 LONGEST_ESCAPE = 12
 """Bytes: two surrogates."""
 ESCAPE = re.compile(rb"\\")
+BASE64_PIECE = 3 * 128 * 1024
+"""Bytes or characters; a multiple of twelve, so that pieces end where groups do."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,17 @@ class Outline:
 
     json: bytes
     strings: tuple[memoryview, ...]
-    """What stood between their quotes, of the body."""
+    """The bytes of the body between their quotes."""
 
     @classmethod
-    def of(cls, data: bytes, long: Sequence[slice]) -> Outline:
-        """long: where they are (`json_scan.check`)."""
+    def of(cls, data: bytes, max_elements: int = json_scan.MAX_ELEMENTS) -> Outline:
+        """Raises Problem: 400 where it is nested too deep or no UTF-8, 413 where it has more than `max_elements` elements."""
+        try:
+            long = json_scan.check(data, max_elements)
+        except json_scan.MalformedJson as error:
+            raise Problem(Kind.INVALID_BODY, str(error)) from error
+        except json_scan.TooManyElements as error:
+            raise Problem(Kind.TOO_LARGE, str(error)) from error
         view, at = memoryview(data), 0
         parts: list[memoryview | bytes] = []
         for index, span in enumerate(long):
@@ -77,7 +88,7 @@ def _unescaped(text: memoryview) -> memoryview | str:
 
 
 def _piece(text: memoryview, at: int) -> tuple[str, int]:
-    """What is decoded next, and the bytes that it takes: a few less than PIECE where an escape or a character lies across its end."""
+    """The next characters, and the bytes that they take: a few less than PIECE where an escape or a character lies across its end."""
     most = min(PIECE, len(text) - at)
     for used in range(most, max(0, most - LONGEST_ESCAPE) if at + most < len(text) else most - 1, -1):
         try:
@@ -85,3 +96,19 @@ def _piece(text: memoryview, at: int) -> tuple[str, int]:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             wrong = str(error)
     raise msgspec.DecodeError(wrong)
+
+
+def to_base64(data: bytes) -> bytes:
+    view = memoryview(data)
+    return b"".join(binascii.b2a_base64(view[start : start + BASE64_PIECE], newline=False) for start in range(0, len(view), BASE64_PIECE))
+
+
+def from_base64(text: str | bytes | memoryview) -> bytes:
+    """Raises ValueError that says what is wrong."""
+    pieces = []
+    for start in range(0, len(text), BASE64_PIECE):
+        piece = text[start : start + BASE64_PIECE]
+        if start + BASE64_PIECE < len(text) and piece[-1:] in ("=", b"="):
+            raise ValueError("Excess data after padding")
+        pieces.append(binascii.a2b_base64(piece, strict_mode=True))
+    return b"".join(pieces)

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.gateway.long_strings import PIECE, Outline
+from server.http.large_json import PIECE, Outline
 from server.media.json_scan import CHUNK, LONG, MOST_BESIDE, TooManyElements, check
 
 
 def read(text: str) -> Any:
     body = f'{{"value": {text}}}'.encode()
-    outline = Outline.of(body, check(body, 10**9))
+    outline = Outline.of(body, 10**9)
     return outline.read(msgspec.json.decode(outline.json, type=dict[str, msgspec.Raw])["value"])
 
 
@@ -49,7 +49,7 @@ def test_escapes_and_characters_may_lie_anywhere(unit: str, shift: int, ascii_on
 
 def test_a_long_name_or_option_is_no_shorter_for_it() -> None:
     body = json.dumps({"x" * LONG * 2: 1, "y": ["x" * LONG * 2]}).encode()
-    outline = Outline.of(body, check(body))
+    outline = Outline.of(body)
     assert len(outline.json) < 200 and len(outline.strings) == 2
 
 

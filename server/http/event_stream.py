@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
 from starlette.types import Send
 
 from server.http.layer import PIECE
 from server.http.problems import Problem
-from server.telemetry.metrics import GatewayMetrics
 
 MEDIA_TYPE = "text/event-stream"
 SILENCE_S = 15.0
@@ -21,8 +21,6 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx would collect events
 ]
 COMMENT = b": waiting\n\n"
-
-
 END = b"\n\n"
 
 
@@ -33,14 +31,15 @@ def encoded(number: int, name: str, data: bytes) -> list[bytes]:
 
 
 class EventStream:
-    """`async with EventStream(send, metrics) as stream:` the head of the response goes out with the first event, or with `start`.
+    """`async with EventStream(send, count) as stream:` the head of the response goes out with the first event, or with `start`.
 
     What is put is sent by a task of its own. A reader who is slow gets only the latest of the previews that wait for him.
     """
 
-    def __init__(self, send: Send, metrics: GatewayMetrics) -> None:
+    def __init__(self, send: Send, count: Callable[[str], object]) -> None:
+        """count: called with the name of each event that was sent."""
         self._send = send
-        self._metrics = metrics
+        self._count = count
         self._waiting: deque[tuple[int, str, bytes]] = deque()
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -93,7 +92,7 @@ class EventStream:
                 number, name, data = self._waiting.popleft()
                 for part in encoded(number, name, data):
                     await self._body(part)
-                self._metrics.events.labels(name).inc()
+                self._count(name)
             if self._ended:
                 break
             self._wake.clear()

@@ -1,0 +1,46 @@
+"""Events as the body of a response: what is sent while nothing happens, and to whom who reads slowly."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from starlette.types import Message
+
+from server.http import event_stream
+
+
+async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "SILENCE_S", 0.01)
+    sent: list[Message] = []
+    names: list[str] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with event_stream.EventStream(send, names.append) as stream:
+        stream.start()
+        while sum(message.get("body") == event_stream.COMMENT for message in sent) < 2:
+            await asyncio.sleep(0.01)
+        stream.put("done", b"{}")
+        await stream.end()
+    assert sent[-2]["body"] == b"id: 1\nevent: done\ndata: {}\n\n"
+    assert names == ["done"]
+
+
+async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
+    sent: list[bytes] = []
+    reads = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        await reads.wait()
+        sent.append(message.get("body", b""))
+
+    async with event_stream.EventStream(send, str) as stream:
+        for step in range(3):
+            stream.put("progress", b"%d" % step)
+            stream.put("preview", b"%d" % step)
+        reads.set()
+        await stream.end()
+    told = [line for line in b"".join(sent).decode().split("\n") if line.startswith(("id", "event"))]
+    assert told == ["id: 1", "event: progress", "id: 3", "event: progress", "id: 5", "event: progress", "id: 6", "event: preview"]
