@@ -21,19 +21,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.gateway import openapi
 from server.gateway.admission import Admission
-from server.gateway.desertion import Desertion
-from server.gateway.directory import Directory
+from server.gateway.directory import Desertion, Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.gateway import Gateway
-from server.gateway.heavy_clients import HeavyClients
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
-from server.gateway.large_bodies import LargeBodies
 from server.gateway.open_inference.errors import to_response
 from server.gateway.presenting import Presenting
 from server.gateway.routes import documentation, health, infer, jobs, metrics, models, open_inference, playground, scenes, status, tasks
 from server.gateway.status import Status, StatusDocument
-from server.gateway.turns import Turns
+from server.gateway.turns import HeavyClients, LargeBodies, Turns
 from server.http.clients import ForwardedRequests
 from server.http.layer import OutermostLayer, our_fault
 from server.http.problems import Kind, Problem, ProblemDocument

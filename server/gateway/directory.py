@@ -1,4 +1,5 @@
-"""Which bundles there are, which are served just now, and which one a request means."""
+"""Bundles as workers announced them: which are served just now, which one a request means, and which requests wait for one that nobody
+serves any more."""
 
 from __future__ import annotations
 
@@ -6,25 +7,32 @@ import asyncio
 import re
 import time
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 from typing import Literal
 
 from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
+from server.process.interruption import Interruption
 from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
 from server.queue.job import ServedBundle, WorkerInfo
 from server.settings import Settings
 from server.tasks.options import QUOTED, quoted
 from server.tasks.registry import TASKS
+from server.telemetry import logs
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
 
 POLL = 0.25
 """Seconds between looks at the fleet while a request waits for a worker."""
+LOOK_EVERY = 1.0
+"""Seconds between looks at the bundles that requests wait for."""
 RETRY_AFTER = 5
 """Seconds after which a client may hope for a worker, or for Redis."""
 NOBODY = "no worker serves it"
 """The reason of a bundle that no worker announces."""
+
+log = logs.get(__name__)
 
 
 class Directory:
@@ -135,6 +143,71 @@ class Directory:
         if other is not None and other.task != task:
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is for {other.task}; known for {task}: {known}", "model")
         return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {task}: {known}", "model")
+
+
+class Desertion:
+    """Ends requests that wait for a bundle without a ready worker for longer than `worker_grace`: Problem (503).
+
+    It looks once a second for all requests of a gateway."""
+
+    def __init__(self, settings: Settings, directory: Directory) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._waiting: set[_Waiting] = set()
+
+    def watched(self, spec: BundleSpec, interruption: Interruption) -> _Waiting:
+        """`with` it, while a request waits for an answer."""
+        return _Waiting(self._waiting, spec, interruption)
+
+    async def watch_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                if self._waiting:
+                    await self._look()
+            except RedisAway:
+                pass  # nobody knows; the dispatcher counts how long Redis is away
+            except Exception:
+                log.exception("looking for bundles without workers failed")
+
+    async def _look(self) -> None:
+        fleet = await self._directory.fleet()
+        now, grace = time.monotonic(), self._settings.worker_grace
+        served: dict[str, bool] = {}
+        for waiting in self._waiting:
+            spec = waiting.spec
+            content = spec.digest()  # requests for the old and the new content of a bundle may wait at once
+            if content not in served:
+                served[content] = bool(serving(fleet, spec))
+            if served[content]:
+                waiting.since = now
+            elif now - waiting.since >= grace:
+                waiting.interruption.end(no_worker(_why(fleet, spec, grace), self._settings, refusal(fleet, spec)))
+
+
+def _why(fleet: Fleet, spec: BundleSpec, grace: float) -> str:
+    if any((bundle.name, bundle.version) == (spec.name, spec.version) for _, bundle in ready_bundles(fleet)):
+        return f"{spec.id} was replaced while this request waited, and no worker was ready for its old content for {grace:g} s"
+    return f"no worker was ready for {spec.id} for {grace:g} s"
+
+
+class _Waiting:
+    """A request that waits for an answer."""
+
+    __slots__ = ("_all", "interruption", "since", "spec")
+
+    def __init__(self, together: set[_Waiting], spec: BundleSpec, interruption: Interruption) -> None:
+        self._all = together
+        self.spec = spec
+        self.interruption = interruption
+        self.since = time.monotonic()
+        """From when on the bundle had no worker, as far as this request saw."""
+
+    def __enter__(self) -> None:
+        self._all.add(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._all.discard(self)
 
 
 def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:

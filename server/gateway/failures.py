@@ -1,4 +1,4 @@
-"""What is wrong with an input, or became of its work, as a problem."""
+"""Problems of inputs that tasks refuse, and of work that failed."""
 
 from __future__ import annotations
 
@@ -27,19 +27,11 @@ FAILURE_PROBLEMS = {
 }
 
 
-def of_option(error: InvalidOption) -> Problem:
-    kind = Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION
-    return Problem(kind, str(error), error.field)
-
-
-def of_refusal(error: InvalidOption | MediaError) -> Problem:
-    """What a task refuses while it presents."""
-    return of_option(error) if isinstance(error, InvalidOption) else of_media(error)
-
-
-def of_media(error: MediaError, field: str | None = None) -> Problem:
-    """field: the part, where the error names none."""
-    return Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part or field)
+def of_refusal(error: InvalidOption | MediaError, field: str | None = None) -> Problem:
+    """The problem of an input or an option that a task refuses. field: the part, where the error names none."""
+    if isinstance(error, MediaError):
+        return Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part or field)
+    return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)
 
 
 def of_reply(failure: Failure, model: str, field: str | None) -> Problem:

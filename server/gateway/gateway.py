@@ -12,9 +12,9 @@ from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.inference import Inference
 from server.gateway.jobs import Jobs
-from server.gateway.large_bodies import LargeBodies
 from server.gateway.presenting import Presenting
 from server.gateway.status import Status
+from server.gateway.turns import LargeBodies
 from server.http.event_stream import EventStream
 from server.media.limits import Limits
 from server.process.interruption import Ticks

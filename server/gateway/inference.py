@@ -16,8 +16,7 @@ from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway import failures
 from server.gateway.admission import Visit
-from server.gateway.desertion import Desertion
-from server.gateway.failures import of_option
+from server.gateway.directory import Desertion
 from server.gateway.follower import Follower
 from server.gateway.submission import item_field
 from server.gateway.turns import Turns
@@ -274,10 +273,8 @@ def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | Me
 
 
 def _good(result: Prepared | MediaError | InvalidOption, field: str) -> Prepared:
-    if isinstance(result, InvalidOption):
-        raise of_option(result)
-    if isinstance(result, MediaError):
-        raise failures.of_media(result, field)
+    if isinstance(result, (InvalidOption, MediaError)):
+        raise failures.of_refusal(result, field)
     return result
 
 

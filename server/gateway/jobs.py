@@ -13,10 +13,9 @@ from starlette.responses import Response
 
 from models.bundle import BundleSpec
 from server.gateway import failures
-from server.gateway.answers import PRESENTERS
 from server.gateway.inference import outputs_of, timing_of
 from server.gateway.negotiation import choose
-from server.gateway.presenting import Presenting
+from server.gateway.presenting import PRESENTERS, Presenting
 from server.gateway.rfc3339 import rfc3339
 from server.gateway.shared_answers import SharedAnswers
 from server.gateway.submission import item_field

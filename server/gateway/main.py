@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import resource
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 
 import uvicorn
@@ -17,7 +20,6 @@ from server.gateway.admission import Admission
 from server.gateway.app import create_app
 from server.gateway.event_readers import EventReaders
 from server.gateway.gateway import Gateway
-from server.gateway.memory import return_freed_memory
 from server.http.connections import Connections
 from server.http.protocol import bounded
 from server.media.silence import silence_decoders
@@ -33,6 +35,14 @@ GC_THRESHOLDS = (10_000, 20, 20)
 """A request makes some hundred objects, and reference counts free nearly all of them."""
 SWITCH_INTERVAL = 0.001
 """Seconds after which a thread that works on a large body lets the event loop have the interpreter's lock."""
+# parameters of glibc's mallopt(3)
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
+LARGE_BLOCK = 4 * 1024 * 1024
+"""Bytes from which a block is mapped by itself, and given back as soon as it is freed. By default this grows with what is freed."""
+SPARE_BYTES = 64 * 1024 * 1024
+"""Freed bytes that stay for the next requests, until the next trim."""
+ARENAS = 2
+TRIM_EVERY_S = 20.0
 OWN_FILES = 128
 """Files and sockets of a gateway that are no client's."""
 
@@ -68,7 +78,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         timeout_graceful_shutdown=LINGER,
     )
     sys.setswitchinterval(SWITCH_INTERVAL)
-    return_freed_memory()
+    _return_freed_memory()
     gc.collect()
     gc.freeze()  # the modules are no garbage, and no collection need look at them again while clients wait
     gc.set_threshold(*GC_THRESHOLDS)
@@ -119,6 +129,24 @@ class _Server(uvicorn.Server):
     async def _cut_off(self) -> None:
         await self._admission.cut_off()
         self.should_exit = True
+
+
+def _return_freed_memory() -> None:
+    """Memory that a burst of large bodies and images took goes back to the system from now on, by a thread of its own.
+
+    Does nothing where the C library is not glibc."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_trim") or not hasattr(libc, "mallopt"):
+        return
+    for parameter, value in ((MMAP_THRESHOLD, LARGE_BLOCK), (TRIM_THRESHOLD, SPARE_BYTES), (ARENA_MAX, ARENAS)):
+        libc.mallopt(parameter, value)
+
+    def trim() -> None:
+        while True:
+            time.sleep(TRIM_EVERY_S)
+            libc.malloc_trim(0)
+
+    threading.Thread(target=trim, name="trim", daemon=True).start()
 
 
 def _most_connections(wanted: int) -> int:

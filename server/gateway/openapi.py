@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
+from server.gateway.negotiation import MAX_TIMEOUT
 from server.gateway.openapi_answers import ACCEPTED, BINARY, EVENT_STREAM, EXAMPLE_ID, EXAMPLE_TIMING, REFUSALS, parameter, problems
-from server.gateway.options import MAX_TIMEOUT
 from server.gateway.surface import Surface
 from server.http.problems import Kind
 from server.tasks.base import JSON, Part

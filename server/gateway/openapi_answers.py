@@ -1,12 +1,15 @@
-"""What `/docs` says of answers: every response with an example."""
+"""Answers as `/docs` shows them: every response with an example."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import msgspec
 
 from server.gateway.open_inference import errors
 from server.http import event_stream
-from server.http.problems import MEDIA_TYPE, Kind
+from server.http.problems import MEDIA_TYPE, Kind, Problem
 from server.tasks.base import JSON
 from server.tasks.registry import TASKS
 
@@ -30,39 +33,23 @@ def answer(struct: str, description: str, example: object) -> dict[str, Any]:
 
 def problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
     """Responses by status; a status with several kinds lists them all."""
-    responses: dict[str, Any] = {}
-    for kind, detail, field in sorted(examples, key=lambda example: example[0].status):
-        document = {
-            "type": f"urn:opsin:{kind.slug}",
-            "title": kind.title,
-            "status": kind.status,
-            "detail": detail,
-            "request_id": EXAMPLE_ID,
-        }
-        if field is not None:
-            document["field"] = field
-        response = responses.setdefault(
-            str(kind.status),
-            {"description": "", "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": {}}}},
-        )
-        response["description"] = "; ".join(filter(None, (response["description"], kind.title)))
-        response["content"][MEDIA_TYPE]["examples"][kind.slug] = {"value": document}
-        if kind.status in (429, 503):
-            response["headers"] = RETRY_AFTER
-    return responses
+    documents = ((kind, kind.status, Problem(kind, detail, field).as_struct(EXAMPLE_ID)) for kind, detail, field in examples)
+    return _responses(MEDIA_TYPE, {"$ref": "#/components/schemas/ProblemDocument"}, documents)
 
 
 def protocol_errors(*examples: tuple[Kind, str]) -> dict[str, Any]:
     """Responses of the Open Inference Protocol by status, in its own error shape."""
     schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    return _responses(JSON, schema, ((kind, errors.status(kind), {"error": message}) for kind, message in examples))
+
+
+def _responses(media_type: str, schema: dict[str, Any], examples: Iterable[tuple[Kind, int, object]]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    for kind, message in sorted(examples, key=lambda example: errors.status(example[0])):
-        response = responses.setdefault(
-            str(errors.status(kind)), {"description": "", "content": {JSON: {"schema": schema, "examples": {}}}}
-        )
+    for kind, status, document in sorted(examples, key=lambda example: example[1]):
+        response = responses.setdefault(str(status), {"description": "", "content": {media_type: {"schema": schema, "examples": {}}}})
         response["description"] = "; ".join(filter(None, (response["description"], kind.title)))
-        response["content"][JSON]["examples"][kind.slug] = {"value": {"error": message}}
-        if errors.status(kind) in (429, 503):
+        response["content"][media_type]["examples"][kind.slug] = {"value": msgspec.to_builtins(document)}
+        if status in (429, 503):
             response["headers"] = RETRY_AFTER
     return responses
 
@@ -304,3 +291,45 @@ INFER: dict[str, Any] = protocol_errors(
     (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
     (Kind.DEADLINE, "no answer before the deadline; the work was cancelled"),
 )
+_GONE = problems(
+    (Kind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
+    (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
+    (Kind.REDIS_AWAY, "Redis does not answer", None),
+)
+_NO_RESULT = problems(
+    (Kind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
+    (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
+    (Kind.NOT_DONE, "the job is running", None),
+    (Kind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
+    (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
+    (Kind.CLIENT_SHARE, "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client (10.0.0.7)", None),
+    (Kind.MODEL_ERROR, "the model failed on this input", "image"),
+    (Kind.REDIS_AWAY, "Redis does not answer", None),
+    (Kind.DEADLINE, "the deadline passed; the work was cancelled", None),
+)
+_NO_STREAM = problems(
+    (Kind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
+    (Kind.TOO_MANY_READERS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
+)
+_LAST_EVENT_ID = {
+    "in": "header",
+    "name": "Last-Event-ID",
+    "required": False,
+    "description": "Only events after this one.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+
+JOB: dict[str, Any] = {"responses": {**answer("JobDocument", "The job", EXAMPLE_JOB), **_GONE}}
+RESULT: dict[str, Any] = {
+    "responses": {"200": {"description": "What the plain request would have answered", "content": {JSON: {"schema": {}}}}, **_NO_RESULT}
+}
+EVENTS: dict[str, Any] = {
+    "parameters": [_LAST_EVENT_ID],
+    "responses": {
+        "200": {"description": "Events", "content": EVENT_STREAM},
+        "204": {"description": "The job has ended, and its last event has been read"},
+        **_GONE,
+        **_NO_STREAM,
+    },
+}
+CANCEL: dict[str, Any] = {"responses": {"204": {"description": "Cancelled, or removed if it had ended"}, **_GONE}}

@@ -1,4 +1,5 @@
-"""Outputs of a task → its answer: here, in a thread or in a child process, as the task says; and what is kept of it, to be asked again."""
+"""Outputs of a task → its answer → a response: here, in a thread or in a child process, as the task says. Arrays that are kept of it can be
+asked again."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from starlette.responses import Response
 
 from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway.failures import of_refusal
+from server.gateway.inference import Timing
 from server.gateway.turns import Turns
+from server.http.large_json import BASE64_PIECE, to_base64
 from server.http.problems import Kind, Problem
 from server.media.errors import MediaError
 from server.media.memory_budget import MemoryBudget
@@ -20,16 +24,17 @@ from server.process.child_room import ChildRoom, WorkFailed
 from server.process.line import Line
 from server.queue.scenes import Scene, Scenes
 from server.tasks import apart
-from server.tasks.base import Arrays, File, Outputs, Task
+from server.tasks.base import JSON, Arrays, File, Outputs, Task
 from server.tasks.options import InvalidOption
+from server.tasks.registry import TASKS
 from server.telemetry import logs
 
 APART_BYTES = 6 * 2**30
-"""Address space of the child, of which its libraries take one."""
+"""Address space of the child; its libraries take one GiB of it."""
 APART_SECONDS = 120.0
-"""Of one answer."""
+"""Limit for one answer."""
 SMALL_BYTES = 1024
-"""Of arrays that are kept and that the answer may need, too."""
+"""Size up to which arrays that are kept stay with the answer, too."""
 
 T = TypeVar("T")
 
@@ -125,3 +130,61 @@ class Presenting:
             log.error("presenting failed", task=task.name, request_id=request_id, reason=str(failure))
             raise Problem(Kind.INTERNAL, f"the answer could not be made: {failure}") from failure
         return apart.answer(task, answer)
+
+
+class Document(Response):
+    """An answer in JSON, as Starlette's response would be without what that asks itself on the way."""
+
+    def __init__(self, content: bytes) -> None:
+        self.body = content
+        self.status_code = 200
+        self.background = None
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), (b"content-type", JSON.encode())]
+
+
+class Presenter:
+    """Makes the responses of one task: JSON with what every answer has around the task's own fields, or a file."""
+
+    def __init__(self, task: Task[Any, Any]) -> None:
+        self.response = response_of(task)
+        self._large = task.takes_long
+        self._encoder = msgspec.json.Encoder()
+
+    def respond(self, presented: Any, spec: BundleSpec, request_id: str, timing: Timing, media_type: str) -> Response:
+        if isinstance(presented, File):
+            durations = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in _durations(timing))
+            headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
+            return Response(presented.content, headers=headers, media_type=presented.media_type or media_type)
+        return Document(self.document(presented, spec, request_id, timing))
+
+    def document(self, presented: msgspec.Struct, spec: BundleSpec, request_id: str, timing: Timing) -> bytes:
+        """The JSON answer."""
+        light = _in_pieces(presented) if self._large else presented
+        return self._encoder.encode(self.response(request_id, spec.name, spec.version, *msgspec.structs.astuple(light), timing))
+
+
+def response_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
+    """The JSON answer of a task: its own fields between those that every answer has."""
+    own = [(field.name, field.type) for field in msgspec.structs.fields(task.answer)]
+    name = "".join(word.capitalize() for word in task.name.split("-"))
+    fields = [("id", str), ("model", str), ("version", str), *own, ("timing", Timing)]
+    return msgspec.defstruct(f"{name}Response", fields, frozen=True, namespace={"__doc__": task.answer.__doc__})
+
+
+def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
+    """The same answer, its large files as JSON already: encoded all at once they would hold up every other thread."""
+    light: dict[str, object] = {}
+    for name in answer.__struct_fields__:
+        value = getattr(answer, name)
+        if isinstance(value, bytes) and len(value) > BASE64_PIECE:
+            light[name] = msgspec.Raw(b'"%b"' % to_base64(value))
+        elif isinstance(value, list) and value and isinstance(value[0], msgspec.Struct):
+            light[name] = list(map(_in_pieces, value))
+    return msgspec.structs.replace(answer, **light) if light else answer
+
+
+def _durations(timing: Timing) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in msgspec.structs.asdict(timing).items() if name.endswith("_ms")]
+
+
+PRESENTERS = {name: Presenter(task) for name, task in TASKS.items()}

@@ -1,21 +1,36 @@
-"""What a request's body holds, taken apart, whatever its form."""
+"""Request bodies, taken apart into the parts and options of a task: a form, JSON, or the bytes of one part."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
+
+import msgspec
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
 
 from server.gateway.surface import Surface
+from server.gateway.turns import LargeBodies
+from server.http.large_json import Outline, from_base64, marks
 from server.http.problems import Kind, Problem
+from server.http.requests import header, read, stream
+from server.queue.dispatch import Reservation
+from server.settings import Settings
 from server.tasks.base import Item
 
 MAX_FIELD_BYTES = 4096
-"""Of one option; options are short words."""
+"""Limit of one option; options are short words."""
+
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass
 class Submission:
-    """What a body holds: encoded parts in their order, and options as they were written."""
+    """The contents of a body: encoded parts in their order, and options as they were written."""
 
     surface: Surface
     max_images: int
@@ -49,8 +64,9 @@ class Submission:
         return sum(len(content) for given in self.parts.values() for content in given)
 
     def take_items(self) -> list[Item]:
-        """What is prepared by itself: each element of the repeated part, with the others beside it. From now on the list alone holds them:
-        they may be large, and are not needed while their small copies wait."""
+        """The items that are prepared by themselves: each element of the repeated part, with the others beside it.
+
+        From now on the list alone holds them: they may be large, and are not needed while their small copies wait."""
         repeated, parts = self.repeated, dict(self.parts)
         self.parts.clear()
         once = {name: given[0] for name, given in parts.items() if not self.surface.parts[name].repeated}
@@ -61,7 +77,227 @@ class Submission:
         """Number of items."""
         return 1 if self.repeated is None else len(self.parts[self.repeated])
 
+    def fingerprint(self, path: str, query: Mapping[str, Sequence[object]]) -> str:
+        """SHA-256 that is the same for two requests that ask the same of a path.
+
+        Neither what was drawn at random nor defaults, boundaries or the order of names count; that of a part's elements does."""
+        digest = hashlib.sha256()
+
+        def add(content: bytes) -> None:
+            digest.update(b"%d:" % len(content))
+            digest.update(content)
+
+        add(path.encode())
+        given = {**query, **self.fields}
+        for name in sorted(given):
+            add(name.encode())
+            add(msgspec.json.encode(self.surface.options[name].read(given[name])))
+        for name in sorted(self.parts):
+            add(name.encode())
+            for content in self.parts[name]:
+                add(content)
+        return digest.hexdigest()
+
 
 def item_field(name: str, index: int, count: int) -> str:
     """How errors name one of several elements of a part."""
     return name if count == 1 else f"{name}[{index}]"
+
+
+async def read_submission(
+    request: Request, surface: Surface, settings: Settings, reservation: Reservation, large_bodies: LargeBodies
+) -> Submission:
+    """Multipart, JSON, or else the bytes of one part: Content-Type tells only these three apart.
+
+    The reservation is brought to the number of items. Raises Problem and what `stream` raises.
+    """
+    if (header(request, b"content-encoding") or "identity").lower() != "identity":
+        raise Problem(Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
+    content_type = header(request, b"content-type") or ""
+    media_type = content_type.partition(";")[0].strip().lower()
+    submission = Submission(surface, settings.max_images)
+    if media_type.startswith("multipart/"):
+        await _read_form(submission, content_type, stream(request, settings.max_body_bytes, reservation))
+    else:
+        content = await read(request, settings.max_body_bytes, reservation)
+        if media_type == "application/json" or media_type.endswith("+json"):
+            client = request.scope["state"]["client"]
+            await large_bodies.in_turn(client, len(content), lambda: _read_json(submission, content))
+        else:
+            submission.add_part(surface.task.parts[0].name, content)
+    _check(submission)
+    await reservation.resize(submission.count, reservation.nbytes)
+    return submission
+
+
+def _check(submission: Submission) -> None:
+    if not any(submission.parts.values()):
+        names = " or ".join(f"`{name}`" for name in submission.surface.parts)
+        raise Problem(Kind.INVALID_OPTION, f"missing: send at least one {names}", submission.surface.task.parts[0].name)
+    together = [name for name in submission.parts if submission.surface.parts[name].repeated]
+    if len(together) > 1:
+        raise Problem(Kind.INVALID_OPTION, f"send either `{together[0]}` or `{together[1]}`", together[1])
+    for name, given in submission.parts.items():
+        for index, content in enumerate(given):
+            if not content:
+                raise Problem(Kind.INVALID_BODY, f"empty: no bytes of `{name}`", item_field(name, index, len(given)))
+
+
+async def _read_form(submission: Submission, content_type: str, pieces: AsyncIterator[bytes]) -> None:
+    """Reads a form part by part while it arrives: an unknown name is refused before the rest comes.
+
+    Raises Problem and what the pieces raise."""
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise Problem(Kind.INVALID_BODY, "the Content-Type multipart has no boundary; let your HTTP client write this header")
+    parts = _Parts(submission)
+    callbacks: Any = {name: getattr(parts, name) for name in dir(parts) if name.startswith("on_")}
+    try:
+        parser = MultipartParser(boundary, callbacks)
+        async for piece in pieces:
+            parser.write(piece)
+        parser.finalize()
+    except FormParserError as error:
+        raise Problem(Kind.INVALID_BODY, f"no multipart body with this boundary ({error})") from error
+    if not parts.complete:
+        raise Problem(Kind.INVALID_BODY, "the multipart body ends before its closing boundary, or is empty")
+
+
+class _Parts:
+    """Callbacks of the multipart parser: collects each part and files it when it ends."""
+
+    def __init__(self, submission: Submission) -> None:
+        self._submission = submission
+        self._surface = submission.surface
+        self._header = b""
+        self._value = b""
+        self._name: str | None = None
+        self._is_file = False
+        self._data = bytearray()
+        self.complete = False
+
+    def on_part_begin(self) -> None:
+        self._name = None
+        self._data = bytearray()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value)
+            self._name = options.get(b"name", b"").decode(errors="replace")
+            self._is_file = b"filename" in options
+        self._header = self._value = b""
+
+    def on_headers_finished(self) -> None:
+        if self._name is None:
+            raise Problem(Kind.INVALID_BODY, "a part of the form has no name in its Content-Disposition")
+        self._surface.check_name(self._name)
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._data += data[start:end]
+        if not self._is_part and len(self._data) > MAX_FIELD_BYTES:
+            raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", self._name)
+
+    def on_part_end(self) -> None:
+        assert self._name is not None
+        if self._is_part:
+            self._submission.add_part(self._name, bytes(self._data))
+        else:
+            self._submission.add_field(self._name, self._text())
+
+    def _text(self) -> str:
+        try:
+            return self._data.decode()
+        except UnicodeDecodeError as error:
+            raise Problem(Kind.INVALID_BODY, f"the field is not UTF-8: {error.reason}", self._name) from error
+
+    def on_end(self) -> None:
+        self.complete = True
+
+    @property
+    def _is_part(self) -> bool:
+        """A name that is both a part and an option is the part where it comes as a file."""
+        return self._name in self._surface.parts and (self._is_file or self._name not in self._surface.options)
+
+
+def _read_json(submission: Submission, content: bytes) -> None:
+    """Reads parts in base64 (texts as they are), options as values, and repeated names also as lists under their plural. Raises Problem."""
+    surface = submission.surface
+    outline = Outline.of(content)
+    document = _decode(outline.json, example=surface.task.parts[0].name)
+    for name, written in document.items():
+        if name not in surface.parts and name not in surface.plurals:
+            surface.check_name(outline.name(name))
+            _check_short(len(memoryview(written)) + MAX_FIELD_BYTES * marks(written), name)
+        value = _value(outline, written, name)
+        singular = surface.plurals.get(name)
+        if singular is None:
+            _add(submission, name, value, name)
+            continue
+        if singular in document:
+            raise Problem(Kind.INVALID_OPTION, f"send either `{singular}` or `{name}`", name)
+        if not isinstance(value, list):
+            raise Problem(Kind.INVALID_OPTION, "must be a list", name)
+        for index, element in enumerate(value):
+            _add(submission, singular, element, singular if len(value) == 1 else f"{singular}[{index}]")
+
+
+def _decode(content: bytes, example: str) -> dict[str, msgspec.Raw]:
+    try:
+        return _decoder.decode(content)
+    except msgspec.ValidationError as error:
+        raise Problem(Kind.INVALID_BODY, f'the JSON body must be an object such as {{"{example}": "<base64>"}}') from error
+    except msgspec.DecodeError as error:
+        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if content else "empty") from error
+
+
+def _value(outline: Outline, written: msgspec.Raw, name: str) -> Any:
+    try:
+        return outline.read(written)
+    except msgspec.ValidationError as error:
+        raise Problem(Kind.INVALID_OPTION, "a number beyond those of 64 bits", name) from error
+    except msgspec.DecodeError as error:
+        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})") from error
+
+
+def _check_short(length: int, field: str) -> None:
+    if length > MAX_FIELD_BYTES:
+        raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", field)
+
+
+def _add(submission: Submission, name: str, value: object, field: str) -> None:
+    part, option = submission.surface.parts.get(name), submission.surface.options.get(name)
+    if isinstance(value, memoryview):
+        if part is not None and part.kind != "text":
+            submission.add_part(name, _from_base64(value, field))
+            return
+        value = str(value, "utf-8")
+    if value is None and part is None:
+        return
+    if part is None and isinstance(value, str):
+        _check_short(len(value), field)
+    if part is None or (option is not None and isinstance(value, str) and option.accepts(value)):
+        submission.add_field(name, value)
+    elif part.kind == "text":
+        submission.add_part(name, _text(value, field).encode())
+    else:
+        submission.add_part(name, _from_base64(_text(value, field), field))
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise Problem(Kind.INVALID_OPTION, "must be a string: its bytes in base64, or its text if it is one", field)
+    return value
+
+
+def _from_base64(text: str | memoryview, field: str) -> bytes:
+    try:
+        return from_base64(text)
+    except ValueError as error:
+        raise Problem(Kind.INVALID_OPTION, f"no base64 ({error})", field) from error

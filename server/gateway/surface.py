@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 from msgspec import Meta
 
@@ -15,7 +16,7 @@ from server.tasks.options import QUOTED, InvalidOption, Option, Options, rows
 
 
 class CommonOptions(Options, frozen=True, kw_only=True):
-    """What every task's route takes besides the task's own options."""
+    """Options of every task's route besides the task's own."""
 
     model: (
         Annotated[
@@ -36,7 +37,7 @@ class CommonOptions(Options, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Surface:
-    """Of one task. A repeated name has a plural in JSON, `image` and `images`."""
+    """The names of one task. A repeated name has a plural in JSON, `image` and `images`."""
 
     task: Task[Any, Any]
     parts: Mapping[str, Part]
@@ -60,6 +61,15 @@ class Surface:
     def unknown(self, name: str) -> Problem:
         parts = ", ".join(f"`{part}`" for part in self.parts)
         return Problem(Kind.INVALID_OPTION, f"unknown; the parts are {parts}, the options are {', '.join(self.options)}", name[:QUOTED])
+
+    def read_query(self, query: bytes) -> dict[str, list[object]]:
+        """The options in the URL. Raises Problem (422) for a name that is none."""
+        options: dict[str, list[object]] = {}
+        for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+            if name not in self.options:
+                raise self.unknown(name)
+            options.setdefault(name, []).append(value)
+        return options
 
     def read_options(self, query: Mapping[str, Sequence[object]], body: Mapping[str, Sequence[object]]) -> tuple[CommonOptions, Options]:
         """The common options and the task's, of which it has the names only. Raises Problem (422) for one that is given both in the URL and

@@ -1,4 +1,4 @@
-"""Work in threads, in which clients take turns: who brings much waits behind their own work, and nobody else behind it."""
+"""Work in threads, in which clients take turns: a client that brings much waits behind its own work, and nobody else behind it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from models.media.confined import Call
-from server.gateway.heavy_clients import HeavyClients
 from server.process import priorities
 from server.process.line import Line
 
@@ -20,7 +19,31 @@ LONG = 0.5
 """Seconds of a CPU from which a call counts as long."""
 AGAIN = 0.1
 """Seconds after which one that waits more than it works is looked at again."""
+REMEMBERED = 10.0
+"""Seconds for each of a CPU that a call took, during which its client counts as heavy after it."""
+LONGEST = 60.0
+"""Limit of these seconds."""
+SMALL_BODY = 64 * 1024
+"""Bytes up to which a body is taken apart faster than handed to a thread."""
+LARGE_BODY = 1024 * 1024
+"""Bytes from which it takes so long that others should not wait for it."""
 T = TypeVar("T")
+
+
+class HeavyClients:
+    """Clients whose work takes long, so that more of it is to be expected. For one event loop."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        """When each client ceases to be heavy (`time.monotonic`)."""
+
+    def add(self, client: str, seconds: float) -> None:
+        """It has a long call, or had one just now, that took so many seconds of a CPU."""
+        until = max(self._until.get(client, 0.0), time.monotonic() + min(LONGEST, REMEMBERED * seconds))
+        self._until = {one: when for one, when in self._until.items() if one in self} | {client: until}
+
+    def __contains__(self, client: str) -> bool:
+        return time.monotonic() < self._until.get(client, 0.0)
 
 
 @dataclass(eq=False)
@@ -34,7 +57,7 @@ class Work:
     thread: int = 0
     """As the system numbers it."""
     _clock: int | None = None
-    """Of the thread's time on a CPU, while it runs."""
+    """The clock of the thread's time on a CPU, while it runs."""
     _before: float = 0.0
     _spent: float = 0.0
     ended: bool = False
@@ -51,7 +74,7 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """Of a CPU, so far."""
+        """Seconds of a CPU, so far."""
         return self._spent if (clock := self._clock) is None else time.clock_gettime(clock) - self._before
 
 
@@ -120,3 +143,23 @@ class Turns:
         if work.seconds >= LONG:
             self._heavy.add(client, work.seconds)
         self._line.leave(client, 1)
+
+
+class LargeBodies:
+    """Large bodies are taken apart one at a time, clients in turn: each needs several times its bytes. Smaller ones wait for none of them.
+
+    For one event loop."""
+
+    def __init__(self, heavy: HeavyClients | None = None) -> None:
+        self._turns = Turns(1, together=1, heavy=heavy)
+        self._turns_of_smaller = Turns(1, together=1)
+
+    async def in_turn(self, client: str, nbytes: int, work: Callable[[], T]) -> T:
+        """The result of `work` on a body of so many bytes. A caller that gives up before its turn leaves the line."""
+        if nbytes <= SMALL_BODY:
+            return work()
+        return await (self._turns if nbytes > LARGE_BODY else self._turns_of_smaller).run(client, work)
+
+    def close(self) -> None:
+        self._turns.close()
+        self._turns_of_smaller.close()

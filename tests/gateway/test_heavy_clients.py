@@ -11,10 +11,8 @@ from functools import partial
 
 import pytest
 
-from server.gateway import heavy_clients
 from server.gateway import turns as turns_module
-from server.gateway.heavy_clients import HeavyClients
-from server.gateway.turns import Turns
+from server.gateway.turns import HeavyClients, Turns
 from server.process.priorities import LOW
 
 
@@ -77,7 +75,7 @@ def test_a_client_is_heavy_until_it_had_no_long_work_for_a_while(heavy: HeavyCli
     monkeypatch.setattr(time, "monotonic", lambda: now)
     heavy.add("much", 2.0)
     heavy.add("much", 0.5)
-    now += 2.0 * heavy_clients.REMEMBERED - 1
+    now += 2.0 * turns_module.REMEMBERED - 1
     assert "much" in heavy
     now += 2
     assert "much" not in heavy

@@ -15,11 +15,9 @@ from starlette.requests import Request
 
 from models.bundle import BundleSpec
 from server.gateway import openapi
-from server.gateway.body import read_submission
-from server.gateway.large_bodies import LargeBodies
-from server.gateway.options import read_query
-from server.gateway.submission import Submission
+from server.gateway.submission import Submission, read_submission
 from server.gateway.surface import CommonOptions, Surface
+from server.gateway.turns import LargeBodies
 from server.http.problems import Kind, Problem
 from server.media.images import Decoder
 from server.queue.shares import Claim, Held, Ledger, Reservation
@@ -88,7 +86,7 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
     request = Request(
         {"type": "http", "method": "POST", "headers": headers, "query_string": query.encode(), "state": {"client": ""}}, receive
     )
-    asked = read_query(request, SURFACE)
+    asked = SURFACE.read_query(query.encode())
     submission = await read_submission(request, SURFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim(), 0, 0), LargeBodies())
     common, own = SURFACE.read_options(asked, submission.fields)
     assert isinstance(own, PaintOptions)

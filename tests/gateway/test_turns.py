@@ -14,8 +14,7 @@ from functools import partial
 import pytest
 
 from models.media.confined import Confined
-from server.gateway.large_bodies import LargeBodies
-from server.gateway.turns import Turns
+from server.gateway.turns import LargeBodies, Turns
 
 
 @pytest.fixture

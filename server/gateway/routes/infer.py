@@ -16,9 +16,10 @@ from starlette.types import Receive, Scope, Send
 from models.bundle import BundleSpec
 from server.gateway import gateway
 from server.gateway.admission import Visit
-from server.gateway.failures import of_option
+from server.gateway.failures import of_refusal
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
+from server.gateway.negotiation import MAX_TIMEOUT
 from server.gateway.open_inference import compression, models, offer
 from server.gateway.open_inference.errors import invalid, to_response
 from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
@@ -26,7 +27,6 @@ from server.gateway.open_inference.offer import Offer
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
 from server.gateway.openapi_answers import INFER
-from server.gateway.options import MAX_TIMEOUT
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch, read
 from server.queue.job import Priority
@@ -172,7 +172,7 @@ def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec) -> Asked:
     try:
         plan = offered.task.plan(offered.read_options(asked.parameters), spec)
     except InvalidOption as error:
-        raise of_option(error) from error
+        raise of_refusal(error) from error
     return Asked(offered.task, spec, plan, offered.inputs[0].name, _priority(asked))
 
 

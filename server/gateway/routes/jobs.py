@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.gateway import gateway, job_documents, jobs
+from server.gateway import gateway, jobs, openapi_answers
 from server.gateway.event_readers import Reader
 from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
@@ -30,19 +30,19 @@ MOST_DIGITS = 15
 log = logs.get(__name__)
 
 
-@router.get("/{job_id}", summary="How far a job has come", openapi_extra=job_documents.JOB)
+@router.get("/{job_id}", summary="How far a job has come", openapi_extra=openapi_answers.JOB)
 async def job(request: Request, job_id: str) -> Response:
     record = await gateway.of(request).jobs.read(job_id)
     return respond(record)
 
 
-@router.get("/{job_id}/result", summary="The answer", openapi_extra=job_documents.RESULT)
+@router.get("/{job_id}/result", summary="The answer", openapi_extra=openapi_answers.RESULT)
 async def result(request: Request, job_id: str) -> Response:
     here = gateway.of(request)
     return Result(here, await here.jobs.read(job_id), request.headers.get("accept"), request.state.client)
 
 
-@router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=job_documents.EVENTS)
+@router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=openapi_answers.EVENTS)
 async def events(request: Request, job_id: str) -> Response:
     here = gateway.of(request)
     after = _last_event_id(request)
@@ -54,7 +54,7 @@ async def events(request: Request, job_id: str) -> Response:
     return Events(here, record, after, request.state.client)
 
 
-@router.delete("/{job_id}", status_code=204, summary="Cancel a job, or remove one that has ended", openapi_extra=job_documents.CANCEL)
+@router.delete("/{job_id}", status_code=204, summary="Cancel a job, or remove one that has ended", openapi_extra=openapi_answers.CANCEL)
 async def cancel(request: Request, job_id: str) -> Response:
     await gateway.of(request).jobs.cancel(job_id)
     return Response(status_code=204)

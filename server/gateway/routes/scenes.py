@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway import gateway, negotiation, openapi_answers, options
-from server.gateway.answers import PRESENTERS
-from server.gateway.failures import of_option
+from server.gateway import gateway, negotiation, openapi_answers
+from server.gateway.failures import of_refusal
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
+from server.gateway.presenting import PRESENTERS
 from server.gateway.routes.tasks import ENDPOINTS
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch
@@ -33,7 +33,7 @@ async def scene(request: Request, scene_id: str) -> Response:
         kept, task = await _find(here, scene_id)
         media_type = negotiation.choose(request.headers.get("accept"), task.media_types)
         surface = ENDPOINTS[f"/v1/{task.name}"].surface
-        common, own = surface.read_options(options.read_query(request, surface), {})
+        common, own = surface.read_options(surface.read_query(request.scope["query_string"]), {})
         spec = await here.dispatcher.spec(kept.digest)
         if spec is None:
             raise _gone(scene_id)
@@ -44,7 +44,7 @@ async def scene(request: Request, scene_id: str) -> Response:
             plan = task.plan_again(own, spec, scene_id)
             arrays = task.prepare_again({name: array.to_numpy() for name, array in kept.arrays.items()}, plan, here.limits)
         except InvalidOption as error:
-            raise of_option(error) from error
+            raise of_refusal(error) from error
         await visit.reservation.resize(1, sum(array.nbytes for array in arrays.values()))
         asked = Asked(task, spec, plan, "scene", common.priority)
         with ClientWatch(here.ticks, request.receive, visit.limit):

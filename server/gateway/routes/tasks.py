@@ -1,6 +1,6 @@
 """`POST /v1/<task>` for every task of the table, as plain ASGI: nothing stands between the server and these routes but `HotRoutes`.
 
-A request is answered in one of three ways: at once, as a stream of events, or later (`server/gateway/ways.py`).
+A request is answered in one of three ways: at once, as a stream of events, or later (`server/gateway/negotiation.py`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from models.bundle import BundleSpec
-from server.gateway import fingerprint, gateway, jobs, negotiation, options, ways
+from server.gateway import gateway, jobs, negotiation
 from server.gateway.admission import Visit
-from server.gateway.answers import PRESENTERS
-from server.gateway.body import read_submission
-from server.gateway.failures import of_option
+from server.gateway.failures import of_refusal
 from server.gateway.follower import Follower
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
+from server.gateway.presenting import PRESENTERS
 from server.gateway.routes import jobs as job_routes
-from server.gateway.submission import Submission
+from server.gateway.submission import Submission, read_submission
 from server.gateway.surface import CommonOptions, Surface
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
@@ -56,15 +55,15 @@ class TaskRoute:
         self.surface = Surface.of(task)
         self._presenter = PRESENTERS[task.name]
         self.response = self._presenter.response
-        self._asked_in_url = lru_cache(maxsize=256)(partial(options.of_query, self.surface))
+        self._asked_in_url = lru_cache(maxsize=256)(lambda query: self.surface.read_options(self.surface.read_query(query), {}))
         """Query → options: clients repeat their queries."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         try:
-            if ways.is_asynchronous(request):
+            if negotiation.is_asynchronous(request):
                 response = await self._accept(request)
-            elif ways.wants_events(request, self.task.media_types):
+            elif negotiation.wants_events(request, self.task.media_types):
                 await self._stream(request, send)
                 return
             else:
@@ -127,15 +126,15 @@ class TaskRoute:
         """Later."""
         here = gateway.of(request)
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long, asynchronous=True) as visit:
-            key = ways.idempotency_key(request)
+            key = negotiation.idempotency_key(request)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
-                asks = fingerprint.of(request.scope["path"], self.surface, sent.query, sent.submission)
+                asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
                 record = await here.jobs.read(job_id)
             here.metrics.of(spec).payload_in.observe(sent.nbytes)
-            return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": ways.PREFERENCE})
+            return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": negotiation.PREFERENCE})
 
     def _offered_in_url(self, request: Request) -> tuple[str, ...]:
         """As far as the URL tells. What is wrong with it is said when the body has been read, too."""
@@ -146,7 +145,7 @@ class TaskRoute:
         return self.task.offers(own)
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
-        query = options.read_query(request, self.surface)
+        query = self.surface.read_query(request.scope["query_string"])
         submission = await read_submission(request, self.surface, here.settings, visit.reservation, here.large_bodies)
         if submission.fields:
             asked = self.surface.read_options(query, submission.fields)
@@ -169,7 +168,7 @@ class TaskRoute:
         try:
             plan = self.task.placed(self.task.plan(sent.own, spec), here.dispatcher.partition)
         except InvalidOption as error:
-            raise of_option(error) from error
+            raise of_refusal(error) from error
         return spec, Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
 
 
