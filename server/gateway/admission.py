@@ -12,7 +12,6 @@ from typing import Any, Literal
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
-from server.gateway.negotiation import MAX_TIMEOUT, read_timeout
 from server.http import requests
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
@@ -167,9 +166,9 @@ class Admission:
 
     def _seconds(self, request: Request, takes_long: bool) -> float:
         if not takes_long:
-            return read_timeout(request, self._settings.request_timeout)
-        most = max(MAX_TIMEOUT, self._settings.job_timeout)
-        return read_timeout(request, self._settings.job_timeout, most)
+            return requests.read_timeout(request, self._settings.request_timeout)
+        most = max(requests.MAX_TIMEOUT, self._settings.job_timeout)
+        return requests.read_timeout(request, self._settings.job_timeout, most)
 
     async def drain(self, timeout: float) -> None:
         """Take no new work and wait until what is in flight is finished; what is not after `timeout` seconds gets 503."""

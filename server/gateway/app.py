@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -12,12 +12,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
 from server.gateway import openapi
 from server.gateway.admission import Admission
@@ -28,28 +27,27 @@ from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
 from server.gateway.open_inference.errors import to_response
 from server.gateway.presenting import Presenting
-from server.gateway.routes import documentation, health, infer, jobs, metrics, models, open_inference, playground, scenes, status, tasks
+from server.gateway.routes import documentation, infer, jobs, models, open_inference, operation, playground, scenes, tasks
 from server.gateway.status import Status, StatusDocument
 from server.gateway.turns import HeavyClients, LargeBodies, Turns
-from server.http.clients import ForwardedRequests
-from server.http.layer import OutermostLayer, our_fault
+from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer, our_fault
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.process.interruption import Ticks
 from server.queue.dispatch import Dispatcher
+from server.quoting import QUOTED
 from server.settings import Settings
-from server.tasks.options import QUOTED
 from server.telemetry.metrics import GatewayMetrics
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
-ROUTED = (models, jobs, scenes, status, health, metrics, open_inference)
+ROUTED = (models, jobs, scenes, operation, open_inference)
 STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument)
 
 
 def create_app(settings: Settings) -> GatewayApp:
-    """An app that connects to `settings.redis_url` when it starts; `app.state.gateway` is what its routes share."""
+    """An app that connects to `settings.redis_url` when it starts; `gateway` is what its routes share."""
     if settings.redis_url is None:
         raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
     dispatcher = Dispatcher(settings.redis_url, settings)
@@ -102,8 +100,6 @@ def create_app(settings: Settings) -> GatewayApp:
         redoc_url=None,
         static_url=documentation.STATIC,
     )
-    app.state.settings = settings
-    app.state.dispatcher = dispatcher
     app.state.gateway = gateway
     for routes in ROUTED:
         app.include_router(routes.router)
@@ -129,51 +125,7 @@ def create_app(settings: Settings) -> GatewayApp:
         return documents[0]
 
     app.openapi = document  # type: ignore[method-assign]
-    return GatewayApp(app, settings, counted)
-
-
-class GatewayApp:
-    """FastAPI's routes, the hot ones ahead of them, and the layers that all requests pass."""
-
-    def __init__(self, app: FastAPI, settings: Settings, counted: GatewayMetrics) -> None:
-        self.state = app.state
-        layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *infer.ROUTES])
-        for layer in _layers(settings, counted):
-            layered = layer.cls(layered, *layer.args, **layer.kwargs)
-        self._layered = layered
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._layered(scope, receive, send)
-
-
-class HotRoutes:
-    """The routes that serve inference, ahead of FastAPI's layers, which took two fifths of the time of a request that is cheap otherwise.
-
-    POSTs that fit one of the `routes` go there; everything else goes to `app`. The routes answer with problem documents themselves.
-    """
-
-    def __init__(self, app: FastAPI, routes: Sequence[Route]) -> None:
-        self._app = app
-        self._exact: dict[str, ASGIApp] = {route.path: route.endpoint for route in routes if "{" not in route.path}
-        self._patterns = [route for route in routes if "{" in route.path]
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._target(scope)(scope, receive, send)
-
-    def _target(self, scope: Scope) -> ASGIApp:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            return self._app
-        scope["app"] = self._app  # as FastAPI does: it leads from a request to its gateway
-        exact = self._exact.get(scope["path"])
-        if exact is not None:
-            return exact
-        for route in self._patterns:
-            match, found = route.matches(scope)
-            if match is Match.FULL:
-                scope.update(found)
-                endpoint: ASGIApp = route.endpoint
-                return endpoint
-        return self._app
+    return GatewayApp(app, gateway)
 
 
 EXPOSED = (
@@ -194,24 +146,27 @@ EXPOSED = (
 """Headers of answers that pages of another origin may read."""
 
 
-def _layers(settings: Settings, counted: GatewayMetrics) -> Iterator[Middleware]:
-    """The innermost first."""
-    if settings.trusted_proxies:
+class GatewayApp(OutermostLayer):
+    """FastAPI's routes, the hot ones ahead of them, and the layers that all requests pass."""
 
-        def refuse(problem: Problem, scope: Scope) -> Response:
-            counted.rejected.labels("client_share").inc()
-            return to_response(problem) if scope["path"].startswith("/v2/") else problem.to_response(scope["state"]["request_id"])
+    def __init__(self, app: FastAPI, gateway: Gateway) -> None:
+        settings, self.gateway = gateway.settings, gateway
+        layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *infer.ROUTES])
+        if settings.trusted_proxies:
+            layered = ForwardedRequests(layered, settings.max_connections, settings.trusted_proxies, self._refuse)
+        if settings.cors_origins:
+            layered = CORSMiddleware(
+                layered,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=EXPOSED,
+            )
+        super().__init__(layered, settings.queue_max_bytes, settings.trusted_proxies)
 
-        yield Middleware(ForwardedRequests, settings.max_connections, settings.trusted_proxies, refuse)
-    if settings.cors_origins:
-        yield Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED,
-        )
-    yield Middleware(OutermostLayer, budget=settings.queue_max_bytes, trusted_proxies=settings.trusted_proxies)
+    def _refuse(self, problem: Problem, scope: Scope) -> Response:
+        self.gateway.metrics.rejected.labels("client_share").inc()
+        return to_response(problem) if scope["path"].startswith("/v2/") else problem.to_response(scope["state"]["request_id"])
 
 
 async def _problem(request: Request, error: Exception) -> Response:

@@ -16,8 +16,8 @@ from server.process.interruption import Interruption
 from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
 from server.queue.job import ServedBundle, WorkerInfo
+from server.quoting import QUOTED, quoted
 from server.settings import Settings
-from server.tasks.options import QUOTED, quoted
 from server.tasks.registry import TASKS
 from server.telemetry import logs
 

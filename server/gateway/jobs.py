@@ -14,12 +14,12 @@ from starlette.responses import Response
 from models.bundle import BundleSpec
 from server.gateway import failures
 from server.gateway.inference import outputs_of, timing_of
-from server.gateway.negotiation import choose
 from server.gateway.presenting import PRESENTERS, Presenting
 from server.gateway.rfc3339 import rfc3339
 from server.gateway.shared_answers import SharedAnswers
 from server.gateway.submission import item_field
 from server.http.problems import Kind, Problem, ProblemDocument
+from server.http.requests import choose
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
 from server.queue.record import OPEN, Record, RecordLost

@@ -19,7 +19,6 @@ import uvicorn
 from server.gateway.admission import Admission
 from server.gateway.app import create_app
 from server.gateway.event_readers import EventReaders
-from server.gateway.gateway import Gateway
 from server.http.connections import Connections
 from server.http.protocol import bounded
 from server.media.silence import silence_decoders
@@ -83,9 +82,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     gc.freeze()  # the modules are no garbage, and no collection need look at them again while clients wait
     gc.set_threshold(*GC_THRESHOLDS)
     log.info("listening", address=listener.getsockname())
-    here: Gateway = app.state.gateway
-    server = _Server(config, here.admission, here.readers, settings.drain_timeout)
-    server.run(sockets=[listener])
+    _Server(config, app.gateway.admission, app.gateway.readers, settings.drain_timeout).run(sockets=[listener])
     return 0
 
 

@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
-from server.gateway.negotiation import MAX_TIMEOUT
 from server.gateway.openapi_answers import ACCEPTED, BINARY, EVENT_STREAM, EXAMPLE_ID, EXAMPLE_TIMING, REFUSALS, parameter, problems
 from server.gateway.surface import Surface
 from server.http.problems import Kind
+from server.http.requests import MAX_TIMEOUT
 from server.tasks.base import JSON, Part
 
 EXAMPLES_BASE64: Mapping[str, str] = {

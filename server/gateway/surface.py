@@ -11,8 +11,9 @@ from msgspec import Meta
 
 from server.http.problems import Kind, Problem
 from server.queue.job import Priority
+from server.quoting import QUOTED
 from server.tasks.base import Part, Task
-from server.tasks.options import QUOTED, InvalidOption, Option, Options, rows
+from server.tasks.options import InvalidOption, Option, Options, rows
 
 
 class CommonOptions(Options, frozen=True, kw_only=True):

@@ -1,22 +1,17 @@
-"""Clients told apart by address, and the share of each in the requests that come through trusted proxies."""
+"""Clients, told apart by address as far as that can be known."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from server.http.problems import Kind, Problem
+from starlette.types import Scope
 
 Address = IPv4Address | IPv6Address
 IPV6_PREFIX = 64
 """One subscriber has a network of this size: any of its addresses is as good as another."""
-RETRY_AFTER = 5
 
 
 class ClientAddresses:
@@ -84,40 +79,3 @@ def _network(address: Address | None, host: str) -> str:
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, IPV6_PREFIX), strict=False))
     return host if address is None else str(address)
-
-
-class ForwardedRequests:
-    """A layer of the app. Requests of one forwarded address beyond a quarter of `connections` get 429 before their bodies are read.
-
-    It needs the `client` that the outermost layer puts into a request's state. What comes from elsewhere than a trusted proxy, or is sent
-    by the proxy itself, is bounded by its connection.
-    """
-
-    def __init__(
-        self, app: ASGIApp, connections: int, trusted_proxies: Sequence[str], refuse: Callable[[Problem, Scope], Response]
-    ) -> None:
-        """refuse: makes the response to a request that is one too many."""
-        self._app = app
-        self._most = max(1, connections // 4)
-        self._addresses = ClientAddresses(trusted_proxies)
-        self._refuse = refuse
-        self._in_flight: Counter[str] = Counter()
-        """By client."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        peer = peer_of(scope)
-        if scope["type"] != "http" or not self._addresses.is_proxy(peer) or scope["state"]["client"] == subscriber(peer):
-            await self._app(scope, receive, send)
-            return
-        client = scope["state"]["client"]
-        if self._in_flight[client] >= self._most:
-            detail = f"one client ({client}) has at most {self._most} requests in flight, a quarter of OPSIN_MAX_CONNECTIONS"
-            await self._refuse(Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER), scope)(scope, receive, send)
-            return
-        self._in_flight[client] += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._in_flight[client] -= 1
-            if not self._in_flight[client]:
-                del self._in_flight[client]

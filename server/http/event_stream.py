@@ -9,7 +9,7 @@ from types import TracebackType
 
 from starlette.types import Send
 
-from server.http.layer import PIECE
+from server.http.layers import PIECE
 from server.http.problems import Problem
 
 MEDIA_TYPE = "text/event-stream"

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with bounds on heads: their size, their number, and how slowly they may come.
 
 Left alone, uvicorn keeps whatever head a client sends for as long as it likes. All that we use of its private parts is here. The bounds on
-bodies are those of `layer`.
+bodies are those of `layers`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from server.http.connections import Connections, Reader
-from server.http.layer import ALL_HERE
+from server.http.layers import ALL_HERE
 from server.http.problems import MEDIA_TYPE, Kind, Problem
 
 HEAD_BYTES = 64 * 1024

@@ -1,22 +1,29 @@
-"""Requests as routes read them: one header, the body as it arrives, and whether the client is still there."""
+"""Requests as routes read them: how the answer is wanted, the body as it arrives, and whether the client is still there."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
+from server.http import event_stream
 from server.http.problems import Kind, Problem
 from server.process.interruption import Interruption, Ticks
+from server.quoting import quoted
 
 CLIENT_CLOSED_REQUEST = 499
 """Nobody reads this status; it is what proxies log for a client that went away."""
 MOST_DIGITS = 19
 """Digits of a length that means anything; Python refuses to read thousands of them."""
+MAX_TIMEOUT = 3600.0
+MIN_TIMEOUT = 0.001
+MAX_KEY = 256
+PREFERENCE = "respond-async"
 SHORT_WAIT = 0.05
 """Seconds. Most requests are answered within them; only then is it worth watching whether the client is still there."""
 
@@ -38,6 +45,84 @@ def header(request: Request, name: bytes) -> str | None:
             text: str = value.decode("latin-1")
             return text
     return None
+
+
+def choose(accept: str | None, offered: Sequence[str]) -> str:
+    """The offered type that `Accept` (RFC 9110, 12.5.1) gives the highest weight, of equal ones the first.
+
+    Raises Problem (406) where none is accepted."""
+    elements = [element for element in (accept or "").lower().split(",") if element.strip()]
+    if not elements:
+        return offered[0]
+    ranges = _ranges(elements)
+    weights = {media_type: _weight(media_type, ranges) for media_type in offered}
+    best = max(offered, key=lambda media_type: weights[media_type])
+    if weights[best] <= 0:
+        raise Problem(Kind.NOT_ACCEPTABLE, f"{quoted(accept)}: the answer is offered as {', '.join(offered)}", "Accept")
+    return best
+
+
+def _ranges(elements: Sequence[str]) -> dict[str, float]:
+    """Media range → weight. An element whose weight is no number is ignored."""
+    ranges = {}
+    for element in elements:
+        media_range, *parameters = (text.strip() for text in element.split(";"))
+        try:
+            weight = float(next((text[2:] for text in parameters if text.startswith("q=")), "1"))
+        except ValueError:
+            weight = math.nan
+        if math.isfinite(weight):
+            ranges[media_range] = min(1.0, max(0.0, weight))
+    return ranges
+
+
+def _weight(media_type: str, ranges: dict[str, float]) -> float:
+    """By the most specific range that matches."""
+    for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
+        if media_range in ranges:
+            return ranges[media_range]
+    return 0.0
+
+
+def is_asynchronous(request: Request) -> bool:
+    """`Prefer: respond-async` (RFC 7240), whatever else is preferred beside it."""
+    lines = (value.decode("latin-1") for name, value in request.scope["headers"] if name == b"prefer")
+    return any(one.partition(";")[0].strip().lower() == PREFERENCE for line in lines for one in line.split(","))
+
+
+def wants_events(request: Request, media_types: Sequence[str]) -> bool:
+    """Whether `Accept` puts a stream of events before every other answer."""
+    accept = header(request, b"accept")
+    if accept is None or event_stream.MEDIA_TYPE not in accept.lower():
+        return False
+    return choose(accept, (*media_types, event_stream.MEDIA_TYPE)) == event_stream.MEDIA_TYPE
+
+
+def idempotency_key(request: Request) -> str:
+    """Empty: there is none. Raises Problem (422)."""
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return ""
+    if len(keys) > 1:
+        raise Problem(Kind.INVALID_OPTION, f"given {len(keys)} times; send one", "Idempotency-Key")
+    (key,) = keys
+    if not 0 < len(key) <= MAX_KEY:
+        raise Problem(Kind.INVALID_OPTION, f"use 1 to {MAX_KEY} characters", "Idempotency-Key")
+    return key
+
+
+def read_timeout(request: Request, default: float, most: float = MAX_TIMEOUT) -> float:
+    """`X-Request-Timeout` in seconds. Raises Problem (422)."""
+    text = header(request, b"x-request-timeout")
+    if text is None:
+        return default
+    try:
+        seconds = math.nan if "_" in text else float(text)  # Python would read 1_0 as 10
+    except ValueError:
+        seconds = math.nan
+    if not MIN_TIMEOUT <= seconds <= most:  # false for NaN, too
+        raise Problem(Kind.INVALID_OPTION, f"{quoted(text)}: use seconds from {MIN_TIMEOUT:g} to {most:g}", "X-Request-Timeout")
+    return seconds
 
 
 def declared_length(request: Request) -> int | None:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from models.merge_schedule import MergeSchedule
 from server.media import headers, images
+from server.quoting import quoted
 from server.tasks.base import Arrays, File, Item, Outputs, Part, Task, Tensor
-from server.tasks.options import InvalidOption, Options, quoted
+from server.tasks.options import InvalidOption, Options
 
 DEFAULT_TOP_K = 5
 MAX_MERGED = 65_536

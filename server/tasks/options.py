@@ -15,14 +15,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta
 from msgspec.inspect import BoolType, FloatType, IntType, StrType, Type, UnionType, type_info
 
-QUOTED = 100
-"""Characters of a value that an error repeats."""
-
-
-def quoted(value: object) -> str:
-    """A client's value as an error repeats it: cut short, since nobody reads kilobytes of his own words."""
-    text = repr(value)
-    return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
+from server.quoting import quoted
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

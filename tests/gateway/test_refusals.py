@@ -231,3 +231,12 @@ def test_a_task_of_which_no_bundle_is_served(gateway: Gateway) -> None:
     document = problem(sent, 404, "unknown-model")
     assert document["detail"] == "no bundle for inpaint is served; tasks with one: classify"
     assert "field" not in document
+
+
+def test_a_client_that_accepts_no_json_is_told_so_before_it_sends_its_body(gateway: Gateway) -> None:
+    document = problem(gateway.classify(picture(1), headers={"Accept": "text/html"}), 406, "not-acceptable")
+    assert document["field"] == "Accept" and "application/json" in document["detail"]
+    host, _, port = gateway.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nContent-Length: 1000\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 406"

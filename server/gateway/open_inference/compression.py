@@ -9,7 +9,7 @@ from typing import Literal
 from server.gateway.open_inference.errors import invalid
 from server.http.problems import Kind, Problem
 from server.queue.dispatch import Reservation
-from server.tasks.options import quoted
+from server.quoting import quoted
 
 Encoding = Literal["gzip", "deflate"]
 InTurn = Callable[[int, Callable[[], bytes | None]], Awaitable[bytes | None]]

@@ -5,12 +5,17 @@ KServe's client shows the message only if the content type is exactly that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.http.problems import Kind, Problem
+from server.queue.errors import RedisAway
+from server.telemetry import logs
 
 STATUS = {
     Kind.NOT_AN_IMAGE: 400,
@@ -18,7 +23,9 @@ STATUS = {
     Kind.INVALID_OPTION: 400,
     Kind.UNSUPPORTED_ENCODING: 501,
 }
-"""Where the protocol's status differs from that of /v1."""
+"""Kinds whose status in the protocol differs from that of /v1."""
+
+log = logs.get(__name__)
 
 
 def invalid(message: str) -> Problem:
@@ -39,3 +46,31 @@ def to_response(problem: Problem) -> Response:
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(content), status, {"Content-Type": "application/json", **(headers or {})})
+
+
+def internal(request: Request) -> Response:
+    """The response to an exception that nobody has foreseen. To be called where it is handled."""
+    request_id = request.state.request_id
+    log.exception("request failed", request_id=request_id, method=request.method, path=request.scope["path"])
+    return to_response(Problem(Kind.INTERNAL, f"something went wrong here; the log says more under {request_id}"))
+
+
+class OpenInferenceRoute(APIRoute):
+    """A route whose failures leave in the protocol's error shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except ClientDisconnect:
+                raise
+            except Problem as problem:
+                return to_response(problem)
+            except RedisAway as away:
+                return to_response(Problem(Kind.REDIS_AWAY, str(away), retry_after=away.retry_after))
+            except Exception:
+                return internal(request)
+
+        return answer

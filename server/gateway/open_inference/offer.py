@@ -1,4 +1,4 @@
-"""Which tasks the protocol can speak of, and their options among a request's parameters."""
+"""Models as the protocol offers them: found by name, their tensors, and their options among a request's parameters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.bundle import BundleSpec
+from server.gateway import directory
+from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
+from server.quoting import QUOTED
 from server.tasks.base import Part, Task, Tensor
 from server.tasks.options import InvalidOption, Options, rows
 from server.tasks.registry import TASKS
@@ -21,7 +24,7 @@ class Offer:
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     parts: Mapping[str, Part]
-    """Of the inputs, by name."""
+    """The parts of the inputs, by name."""
 
     def read_options(self, parameters: Mapping[str, Any]) -> Options:
         """The task's options; other parameters are the protocol's own or ignored, as it demands. Raises Problem."""
@@ -50,3 +53,28 @@ def of(spec: BundleSpec) -> Offer:
     inputs, outputs = tensors
     parts = {part.name: part for part in task.takes(spec)}
     return Offer(task, inputs, outputs, {declared.name: parts[declared.name] for declared in inputs})
+
+
+async def find(here: Gateway, name: str, version: str | None) -> BundleSpec:
+    """The bundle to run, of whatever task is served; waits for a worker as /v1 does. Raises Problem."""
+    if "@" in name:  # our own way to name a version, not the protocol's
+        raise unknown(name, version)
+    try:
+        spec = await here.directory.find(name if version is None else f"{name}@{version}", None)
+    except Problem as problem:
+        if problem.kind is not Kind.UNKNOWN_MODEL:
+            raise
+        is_unloaded = directory.is_unloaded(await here.directory.fleet(), name)
+        raise (unloaded(name) if is_unloaded else unknown(name, version)) from problem
+    if spec.task not in TASKS:
+        raise unknown(name, version)
+    return spec
+
+
+def unknown(name: str, version: str | None) -> Problem:
+    which = f"'{name[:QUOTED]}'" if version is None else f"'{name[:QUOTED]}' version {version[:QUOTED]}"
+    return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: {which} is not found")
+
+
+def unloaded(name: str) -> Problem:
+    return Problem(Kind.UNKNOWN_MODEL, f"Request for unknown model: '{name}' is not ready, it is unloaded")

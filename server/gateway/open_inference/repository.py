@@ -9,19 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import time
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
 
 from models.bundle import NAME_PATTERN
 from server.gateway.directory import is_unloaded, state_of, version_order
 from server.http.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, DispatcherTimings, Fleet
 from server.queue.job import ServedBundle
-from server.tasks.options import QUOTED
+from server.quoting import QUOTED, quoted
+from server.settings import Settings
 
 POLL = 0.1
 PATIENCE = 120.0
 """Seconds that workers may take to load a bundle. One that takes longer goes on; only the client's call ends."""
 DISCOVERY = 3.0
 """Seconds in which an idle worker finds and announces a new folder: it looks every second."""
+PORTS = {"http": 80, "https": 443}
+
+
+def check_allowed(request: Request, settings: Settings) -> None:
+    """Nobody may load and unload bundles unless the operator allows it, and a web page from elsewhere never. Raises Problem (403).
+
+    Browsers name the page's origin in `Origin`; other clients send none."""
+    host = request.headers.get("host", "")
+    for origin in request.headers.getlist("origin"):
+        if not _is_same(origin, host):
+            raise Problem(Kind.MODEL_CONTROL, f"web pages of another origin ({quoted(origin)}) never may load or unload models")
+    if settings.model_control != "explicit":
+        raise Problem(Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit")
 
 
 def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:
@@ -51,8 +68,8 @@ async def load(name: str, dispatcher: Dispatcher) -> None:
 async def unload(name: str, dispatcher: Dispatcher) -> None:
     """Returns when every living worker has followed and every gateway knows. Raises Problem: 404 for an unknown bundle, 503."""
     if not _knows(await dispatcher.fleet(fresh=True), name):
-        quoted = _quoted(name)
-        raise Problem(Kind.UNKNOWN_MODEL, f"failed to unload {quoted}: Request for unknown model: {quoted} is not found")
+        shown = _quoted(name)
+        raise Problem(Kind.UNKNOWN_MODEL, f"failed to unload {shown}: Request for unknown model: {shown} is not found")
     revision = await dispatcher.set_repository(name, "unloaded")
     await _followed(dispatcher, revision, f"unload '{name}'")
 
@@ -100,3 +117,13 @@ def _state(fleet: Fleet, bundle: ServedBundle) -> tuple[str, str]:
         return "UNAVAILABLE", bundle.reason
     state, reason = state_of(fleet, spec)
     return state.upper(), reason
+
+
+def _is_same(origin: str, host: str) -> bool:
+    """Whether an Origin's host and port are those of the Host header, which leaves out the scheme's own port."""
+    try:
+        page, here = urlsplit(origin), urlsplit(f"//{host}")
+        port = PORTS.get(page.scheme)
+        return page.hostname is not None and (page.hostname, page.port or port) == (here.hostname, here.port or port)
+    except ValueError:  # no address
+        return False

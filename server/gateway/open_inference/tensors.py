@@ -16,7 +16,7 @@ from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
 from server.http.large_json import Outline, marks
 from server.http.problems import Kind, Problem
-from server.tasks.options import quoted
+from server.quoting import quoted
 
 MAX_DIMENSIONS = 32
 """Of a tensor: what every numpy can hold. A longer shape is refused before it is multiplied out."""

@@ -19,21 +19,20 @@ from server.gateway.admission import Visit
 from server.gateway.failures import of_refusal
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
-from server.gateway.negotiation import MAX_TIMEOUT
-from server.gateway.open_inference import compression, models, offer
-from server.gateway.open_inference.errors import invalid, to_response
+from server.gateway.open_inference import compression, offer
+from server.gateway.open_inference.errors import internal, invalid, to_response
 from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
 from server.gateway.open_inference.offer import Offer
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
 from server.gateway.openapi_answers import INFER
-from server.http.problems import Kind, Problem
-from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch, read
+from server.http.problems import Problem
+from server.http.requests import CLIENT_CLOSED_REQUEST, MAX_TIMEOUT, ClientWatch, read
 from server.queue.job import Priority
+from server.quoting import quoted
 from server.tasks.base import Arrays, Item
-from server.tasks.options import InvalidOption, quoted
+from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
-from server.telemetry import logs
 
 T = TypeVar("T")
 
@@ -54,8 +53,6 @@ BODY = {
     },
 }
 
-log = logs.get(__name__)
-
 
 class InferRoute:
     """The ASGI application behind INFER_PATHS."""
@@ -69,9 +66,7 @@ class InferRoute:
         except ClientDisconnect:
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         except Exception:
-            request_id = request.state.request_id
-            log.exception("request failed", request_id=request_id, method=request.method, path=scope["path"])
-            response = to_response(Problem(Kind.INTERNAL, f"something went wrong here; the log says more under {request_id}"))
+            response = internal(request)
         await response(scope, receive, send)
 
 
@@ -99,7 +94,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
     async with here.admission.admit(request, "open-inference", takes_long=takes_long) as visit:
         asked, received, inflated = await _read(request, here, visit)
         with ClientWatch(here.ticks, request.receive, visit.limit):
-            spec = await models.find(here, name, version)
+            spec = await offer.find(here, name, version)
             visit.resolved(spec)
             offered = offer.of(spec)
             if offered.task.takes_long and _timeout(asked) is None:

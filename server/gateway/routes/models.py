@@ -14,7 +14,7 @@ from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
 from server.queue.dispatch import Fleet
 from server.queue.errors import RedisAway
-from server.tasks.options import quoted
+from server.quoting import quoted
 from server.tasks.registry import TASKS
 
 router = APIRouter(tags=["models"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
@@ -16,17 +17,18 @@ from models.bundle import BundleSpec
 from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.gateway.open_inference import repository
-from server.gateway.open_inference.errors import json_response, to_response
-from server.gateway.open_inference.metadata import model_config, model_metadata, server_metadata
-from server.gateway.open_inference.models import unknown, unloaded
-from server.gateway.open_inference.routing import OpenInferenceRoute
-from server.gateway.open_inference.statistics import model_statistics
-from server.gateway.routes import model_repository
+from server.gateway.open_inference.errors import OpenInferenceRoute, invalid, json_response, to_response
+from server.gateway.open_inference.metadata import model_config, model_metadata, model_statistics, server_metadata
+from server.gateway.open_inference.offer import unknown, unloaded
 from server.gateway.routes.infer import INFER_PATHS, infer
+from server.http.large_json import Outline
 from server.http.problems import Kind, Problem
+from server.http.requests import read_small
 from server.queue.dispatch import Fleet
-from server.tasks.options import QUOTED
+from server.quoting import QUOTED
 
+MAX_INDEX_BODY = 64 * 1024
+"""Bytes; the body holds one boolean."""
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 router = APIRouter(prefix="/v2", route_class=OpenInferenceRoute, tags=["Open Inference Protocol v2"])
@@ -103,7 +105,34 @@ for path in INFER_PATHS:
     router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))  # for 405s: POSTs go to HotRoutes
 
 
-router.routes.extend(model_repository.router.routes)  # as routes of ours, so that other methods of theirs get their 405
+@router.post("/repository/index", summary="Every bundle and its state", openapi_extra=openapi_answers.INDEX)
+async def index(request: Request) -> Response:
+    content = await read_small(request, MAX_INDEX_BODY)
+    Outline.of(content)  # raises what the decoder would take too long for
+    try:
+        wish = msgspec.json.decode(content) if content else {}
+    except msgspec.DecodeError as error:
+        raise invalid(f"failed to parse the request JSON: {error}") from error
+    ready_only = isinstance(wish, dict) and wish.get("ready") is True
+    return json_response(repository.index(await gateway.of(request).dispatcher.fleet(fresh=True), ready_only=ready_only))
+
+
+@router.post("/repository/models/{name}/load", summary="Load a bundle in every worker", openapi_extra=openapi_answers.LOAD)
+async def load(request: Request, name: str) -> Response:
+    here = gateway.of(request)
+    repository.check_allowed(request, here.settings)
+    await repository.load(name, here.dispatcher)
+    return json_response({})
+
+
+@router.post(
+    "/repository/models/{name}/unload", summary="Take a bundle out of service in every worker", openapi_extra=openapi_answers.UNLOAD
+)
+async def unload(request: Request, name: str) -> Response:
+    here = gateway.of(request)
+    repository.check_allowed(request, here.settings)
+    await repository.unload(name, here.dispatcher)
+    return json_response({})
 
 
 @router.api_route("/trace/setting", methods=["GET", "POST"], include_in_schema=False)

@@ -9,17 +9,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway import gateway, negotiation, openapi_answers
+from server.gateway import gateway, openapi_answers
 from server.gateway.failures import of_refusal
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
 from server.gateway.presenting import PRESENTERS
 from server.gateway.routes.tasks import ENDPOINTS
 from server.http.problems import Kind, Problem
-from server.http.requests import ClientWatch
+from server.http.requests import ClientWatch, choose
 from server.queue.scenes import Scene
+from server.quoting import quoted
 from server.tasks.base import Task
-from server.tasks.options import InvalidOption, quoted
+from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
 
 router = APIRouter(prefix="/v1/scenes", tags=["inference"])
@@ -31,7 +32,7 @@ async def scene(request: Request, scene_id: str) -> Response:
     here = gateway.of(request)
     async with here.admission.admit(request, "rest", takes_long=True) as visit:
         kept, task = await _find(here, scene_id)
-        media_type = negotiation.choose(request.headers.get("accept"), task.media_types)
+        media_type = choose(request.headers.get("accept"), task.media_types)
         surface = ENDPOINTS[f"/v1/{task.name}"].surface
         common, own = surface.read_options(surface.read_query(request.scope["query_string"]), {})
         spec = await here.dispatcher.spec(kept.digest)

@@ -1,6 +1,6 @@
 """`POST /v1/<task>` for every task of the table, as plain ASGI: nothing stands between the server and these routes but `HotRoutes`.
 
-A request is answered in one of three ways: at once, as a stream of events, or later (`server/gateway/negotiation.py`).
+A request is answered in one of three ways: at once, as a stream of events, or later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from models.bundle import BundleSpec
-from server.gateway import gateway, jobs, negotiation
+from server.gateway import jobs
 from server.gateway.admission import Visit
 from server.gateway.failures import of_refusal
 from server.gateway.follower import Follower
@@ -28,9 +28,10 @@ from server.gateway.presenting import PRESENTERS
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission, read_submission
 from server.gateway.surface import CommonOptions, Surface
+from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
-from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch, header
+from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
 from server.tasks.base import JSON, File, Outputs, Task
 from server.tasks.options import InvalidOption, Options
 from server.tasks.registry import TASKS
@@ -59,29 +60,28 @@ class TaskRoute:
         """Query → options: clients repeat their queries."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
+        request, here = Request(scope, receive, send), scope["app"].state.gateway
         try:
-            if negotiation.is_asynchronous(request):
-                response = await self._accept(request)
-            elif negotiation.wants_events(request, self.task.media_types):
-                await self._stream(request, send)
+            if requests.is_asynchronous(request):
+                response = await self._accept(request, here)
+            elif requests.wants_events(request, self.task.media_types):
+                await self._stream(request, here, send)
                 return
             else:
-                response = await self._answer(request)
+                response = await self._answer(request, here)
         except Problem as problem:
             response = problem.to_response(scope["state"]["request_id"])
         except ClientDisconnect:
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, here: Gateway) -> Response:
         """At once."""
-        here = gateway.of(request)
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
-            accept = header(request, b"accept")
-            negotiation.choose(accept, self._offered_in_url(request))
+            accept = requests.header(request, b"accept")
+            requests.choose(accept, self._offered_in_url(request))
             sent = await self._read(request, here, visit)
-            media_type = negotiation.choose(accept, self.task.offers(sent.own))
+            media_type = requests.choose(accept, self.task.offers(sent.own))
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
                 answer = await here.inference.run(sent.submission.take_items(), asked, visit)
@@ -92,9 +92,8 @@ class TaskRoute:
             _count(here, spec, began, sent.nbytes, len(response.body))
             return response
 
-    async def _stream(self, request: Request, send: Send) -> None:
+    async def _stream(self, request: Request, here: Gateway, send: Send) -> None:
         """As events. Raises Problem only while nothing has been sent."""
-        here = gateway.of(request)
         async with here.event_stream(send) as stream:
             try:
                 await self._answer_as_events(request, here, stream)
@@ -122,11 +121,10 @@ class TaskRoute:
             stream.put("done", body)
             await stream.end()
 
-    async def _accept(self, request: Request) -> Response:
+    async def _accept(self, request: Request, here: Gateway) -> Response:
         """Later."""
-        here = gateway.of(request)
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long, asynchronous=True) as visit:
-            key = negotiation.idempotency_key(request)
+            key = requests.idempotency_key(request)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 spec, asked = await self._resolve(sent, here, visit)
@@ -134,7 +132,7 @@ class TaskRoute:
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
                 record = await here.jobs.read(job_id)
             here.metrics.of(spec).payload_in.observe(sent.nbytes)
-            return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": negotiation.PREFERENCE})
+            return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
 
     def _offered_in_url(self, request: Request) -> tuple[str, ...]:
         """As far as the URL tells. What is wrong with it is said when the body has been read, too."""

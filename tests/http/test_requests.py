@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
-from server.gateway.negotiation import choose
 from server.http.problems import Kind, Problem
-from tests.gateway.service import Gateway, picture
-from tests.gateway.test_refusals import problem
+from server.http.requests import choose
 
 OFFERED = ("image/png", "application/json", "model/gltf-binary")
 
@@ -46,12 +42,3 @@ def test_none_of_them_is_406_with_what_is_offered(accept: str) -> None:
     with pytest.raises(Problem, match="image/png, application/json") as refusal:
         choose(accept, OFFERED)
     assert refusal.value.kind is Kind.NOT_ACCEPTABLE
-
-
-def test_a_client_that_accepts_no_json_is_told_so_before_it_sends_its_body(gateway: Gateway) -> None:
-    document = problem(gateway.classify(picture(1), headers={"Accept": "text/html"}), 406, "not-acceptable")
-    assert document["field"] == "Accept" and "application/json" in document["detail"]
-    host, _, port = gateway.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nContent-Length: 1000\r\n\r\n")
-        assert connection.recv(12) == b"HTTP/1.1 406"

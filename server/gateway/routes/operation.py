@@ -1,4 +1,4 @@
-"""`GET /metrics` for Prometheus."""
+"""Routes for operators: the service's status, its health, which is told at once whatever is broken, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -6,21 +6,54 @@ from collections import Counter
 
 from fastapi import APIRouter, Request
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from server.gateway import directory, gateway
+from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
+from server.http.problems import Kind, Problem
 from server.process.exits import Reason
 from server.queue.errors import RedisAway
 from server.queue.record import OPEN, STATES
 from server.queue.scenes import SCENES
 from server.telemetry.metrics import CONTENT_TYPE, Families
 
-router = APIRouter(tags=["operation"])
+router = APIRouter()
+
+
+@router.get("/v1/status", tags=["operation"], summary="The service now and in the last 15 minutes", openapi_extra=openapi_answers.STATUS)
+async def status(request: Request) -> Response:
+    try:
+        document = await gateway.of(request).status.read()
+    except RedisAway as error:
+        raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
+    return Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/health/live", tags=["health"], summary="Does the process run?")
+async def live() -> Response:
+    return JSONResponse({"live": True})
+
+
+@router.get(
+    "/health/ready",
+    tags=["health"],
+    summary="Can requests be answered?",
+    description="200 when Redis answers and a ready worker exists for every default model, else 503 with the reason.",
+    responses={
+        503: {"description": "Not ready", "content": {"application/json": {"example": {"ready": False, "detail": "no worker is ready"}}}}
+    },
+)
+async def ready(request: Request) -> Response:
+    here = gateway.of(request)
+    reason = "draining" if here.admission.draining else await here.directory.why_not_ready()
+    if reason is None:
+        return JSONResponse({"ready": True})
+    return JSONResponse({"ready": False, "detail": reason}, status_code=503)
 
 
 @router.get(
     "/metrics",
+    tags=["operation"],
     summary="Metrics in Prometheus' text format",
     response_class=PlainTextResponse,
     responses={200: {"description": "All metrics", "content": {"text/plain": {"example": "opsin_redis_up 1.0\n"}}}},
@@ -31,7 +64,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def _read_redis(here: Gateway) -> Families:
-    """What Redis knows at this moment; only that it is away, if it is."""
+    """Figures that Redis knows at this moment; only that it is away, if it is."""
     up = GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=1)
     workers = GaugeMetricFamily("opsin_workers", "Workers that are alive.", labels=["state"])
     restarts = CounterMetricFamily("opsin_worker_restarts", "Workers that their supervisor had to restart.", labels=["reason"])
