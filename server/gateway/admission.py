@@ -1,4 +1,4 @@
-"""Who is let in: draining, room in the queue, the deadline; and how every request for inference ended."""
+"""Requests for inference are let in, unless the gateway drains or the queue is full, get their deadline, and are counted when they end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
+from server.gateway.failures import redis_away
 from server.http import requests
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
@@ -44,27 +45,42 @@ log = logs.get(__name__)
 
 @dataclass(eq=False, slots=True)
 class Visit:
-    """One request for inference from admission to its end."""
+    """A request for inference from admission to its end. `async with` it: a generator's frames would cost as much as all else of an
+    admission."""
 
+    admission: Admission
+    request: Request
     request_id: str
     started: float
     """Seconds of `time.perf_counter()`."""
     limit: Limit
     """The deadline. The visit also ends by it for other reasons: the client has left, no worker serves the bundle any more."""
     reservation: Reservation
-    """Room in the queue until the queue counts the jobs itself."""
+    """Holds its place until the queue counts the jobs itself."""
     protocol: Protocol
-    client: str = ""
-    """Whose it is, by address."""
+    client: str
+    """The client's address."""
+    takes_long: bool
+    asynchronous: bool
+    """It ends when its job is queued."""
     model: str = ""
     version: str = ""
-    asynchronous: bool = False
-    """It ends when its job is queued."""
     ends_with_gateway: bool = False
     seconds: float = 0.0
-    """What `X-Request-Timeout` allows, or the default."""
+    """Time that `X-Request-Timeout` allows, or the default."""
     last_words: Callable[[Problem], Awaitable[None]] | None = None
     """Tells a client whose response has begun why there is no answer."""
+
+    async def __aenter__(self) -> Visit:
+        try:
+            await self.admission.let_in(self)
+        except BaseException as error:
+            await self.admission.let_out(self, error)
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.admission.let_out(self, error)
 
     def resolved(self, spec: BundleSpec) -> None:
         """From now on the visit counts for this bundle."""
@@ -97,8 +113,8 @@ class Admission:
         self._idle.set()
         self.draining = False
 
-    def admit(self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False) -> Admitted:
-        """`async with` it as a visit: it lets the block read the body and run until the deadline of `X-Request-Timeout`.
+    def admit(self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False) -> Visit:
+        """`async with` it: the block may read the body and run until the deadline of `X-Request-Timeout`.
 
         A request for which the queue has no room now is refused before its body is read. Room is taken as bytes arrive, so that one that
         only announces many holds none. Raises Problem; every failure of the queue inside the block becomes one. The end is counted under
@@ -106,25 +122,33 @@ class Admission:
         ends when its job is queued; `Visit.seconds` are then the job's.
         """
         told = request.scope["state"]
-        limit, claim = Limit(self._ticks, None), Claim(owner_of(told["client"]), takes_long)
-        reservation = self._dispatcher.reserve(0, 0, claim)
-        visit = Visit(told["request_id"], time.perf_counter(), limit, reservation, protocol, told["client"])
-        return Admitted(self, visit, request, takes_long, asynchronous)
+        reservation = self._dispatcher.reserve(0, 0, Claim(owner_of(told["client"]), takes_long))
+        return Visit(
+            self,
+            request,
+            told["request_id"],
+            time.perf_counter(),
+            Limit(self._ticks, None),
+            reservation,
+            protocol,
+            told["client"],
+            takes_long,
+            asynchronous,
+        )
 
-    async def let_in(self, visit: Visit, request: Request, takes_long: bool, asynchronous: bool) -> None:
+    async def let_in(self, visit: Visit) -> None:
         """Raises Problem, QueueFull."""
         self._visits.add(visit)
         self._idle.clear()
         self._metrics.in_flight.value += 1
         visit.limit.begin()
-        visit.asynchronous = asynchronous
         if self.draining:
             raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
-        length = requests.declared_length(request) or 0
+        length = requests.declared_length(visit.request) or 0
         if length > self._settings.max_body_bytes:
             raise requests.too_large(self._settings.max_body_bytes)
-        visit.seconds = seconds = self._seconds(request, takes_long or asynchronous)
-        visit.set_deadline(min(seconds, self._settings.request_timeout) if asynchronous else seconds)
+        visit.seconds = seconds = self._seconds(visit)
+        visit.set_deadline(min(seconds, self._settings.request_timeout) if visit.asynchronous else seconds)
         await visit.reservation.check(1, length)
 
     async def let_out(self, visit: Visit, error: BaseException | None) -> None:
@@ -164,11 +188,11 @@ class Admission:
         if visit.last_words is not None:
             await visit.last_words(problem)
 
-    def _seconds(self, request: Request, takes_long: bool) -> float:
-        if not takes_long:
-            return requests.read_timeout(request, self._settings.request_timeout)
+    def _seconds(self, visit: Visit) -> float:
+        if not (visit.takes_long or visit.asynchronous):
+            return requests.read_timeout(visit.request, self._settings.request_timeout)
         most = max(requests.MAX_TIMEOUT, self._settings.job_timeout)
-        return requests.read_timeout(request, self._settings.job_timeout, most)
+        return requests.read_timeout(visit.request, self._settings.job_timeout, most)
 
     async def drain(self, timeout: float) -> None:
         """Take no new work and wait until what is in flight is finished; what is not after `timeout` seconds gets 503."""
@@ -187,30 +211,8 @@ class Admission:
         await self._idle.wait()
 
 
-class Admitted:
-    """The time of one visit. A class, since the frames of a generator cost as much as all else of an admission."""
-
-    __slots__ = ("_admission", "_how", "_visit")
-
-    def __init__(self, admission: Admission, visit: Visit, *how: Any) -> None:
-        self._admission = admission
-        self._visit = visit
-        self._how = how
-
-    async def __aenter__(self) -> Visit:
-        try:
-            await self._admission.let_in(self._visit, *self._how)
-        except BaseException as error:
-            await self._admission.let_out(self._visit, error)
-            raise
-        return self._visit
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._admission.let_out(self._visit, error)
-
-
 def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
-    """What a client is told of an error; None for one that is not foreseen here."""
+    """The problem that a client is told of an error; None for one that is not foreseen here."""
     match error:
         case Problem():
             return error
@@ -219,7 +221,7 @@ def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
         case QueueFull():
             return Problem(Kind.QUEUE_FULL, str(error), retry_after=error.retry_after)
         case RedisAway():
-            return Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after)
+            return redis_away(error)
         case DeadlinePassed() | TimeoutError() if visit.ends_with_gateway:
             return Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)
         case DeadlinePassed() | TimeoutError():

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +23,7 @@ from server.gateway import openapi
 from server.gateway.admission import Admission
 from server.gateway.directory import Desertion, Directory
 from server.gateway.event_readers import EventReaders
+from server.gateway.failures import redis_away
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
@@ -37,6 +39,7 @@ from server.media.images import Decoder
 from server.media.limits import Limits
 from server.process.interruption import Ticks
 from server.queue.dispatch import Dispatcher
+from server.queue.errors import RedisAway
 from server.quoting import QUOTED
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
@@ -107,22 +110,22 @@ def create_app(settings: Settings) -> GatewayApp:
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     if settings.playground:
         app.router.routes.extend(playground.ROUTES)
-    handlers = ((Problem, _problem), (HTTPException, _http_error), (ClientDisconnect, _client_left), (Exception, _our_fault))
-    for exception, handler in handlers:
-        app.add_exception_handler(exception, handler)
-    documents: list[dict[str, Any]] = []
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RedisAway, _redis_away)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_left)
+    app.add_exception_handler(Exception, _our_fault)
 
+    @cache
     def document() -> dict[str, Any]:
-        if not documents:
-            responses = [endpoint.response for endpoint in tasks.ENDPOINTS.values()]
-            paths = {
-                path: {"post": openapi.task_operation(endpoint.surface, endpoint.response.__name__)}
-                for path, endpoint in tasks.ENDPOINTS.items()
-            }
-            paths |= {path: {"post": infer.operation(path)} for path in infer.INFER_PATHS}
-            described = [route for routes in ROUTED for route in routes.router.routes]
-            documents.append(openapi.describe(app, paths, (*responses, *STRUCTS), described))
-        return documents[0]
+        responses = [endpoint.response for endpoint in tasks.ENDPOINTS.values()]
+        paths = {
+            path: {"post": openapi.task_operation(endpoint.surface, endpoint.response.__name__)}
+            for path, endpoint in tasks.ENDPOINTS.items()
+        }
+        paths |= {path: {"post": infer.operation(path)} for path in infer.INFER_PATHS}
+        described = [route for routes in ROUTED for route in routes.router.routes]
+        return openapi.describe(app, paths, (*responses, *STRUCTS), described)
 
     app.openapi = document  # type: ignore[method-assign]
     return GatewayApp(app, gateway)
@@ -174,8 +177,13 @@ async def _problem(request: Request, error: Exception) -> Response:
     return error.to_response(request.state.request_id)
 
 
+async def _redis_away(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RedisAway)
+    return redis_away(error).to_response(request.state.request_id)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: unknown paths and methods."""
+    """The router itself refuses unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         problem = Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:QUOTED]} does not answer {request.method}")

@@ -62,16 +62,16 @@ class Directory:
         """The bundle that `name`, `name@version` or None (the default) means; of any task where that is None.
 
         Waits while nothing is known and no worker is ready. Raises Problem: 404 for a name that no ready worker makes known and for a
-        task of which no bundle is served, 422 if there is no default, 503 after `worker_grace` without a ready worker or `redis_grace`
-        without Redis.
+        task of which no bundle is served, 422 if there is no default, 503 after `worker_grace` without a ready worker; and RedisAway after
+        `redis_grace` without Redis.
         """
         began = time.monotonic()
         while True:
             try:
                 fleet = await self.fleet()
-            except RedisAway as error:
+            except RedisAway:
                 if time.monotonic() - began >= self._settings.redis_grace:
-                    raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
+                    raise
             else:
                 spec = self._meant(fleet, model, task)
                 if spec is not None:

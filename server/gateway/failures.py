@@ -6,6 +6,7 @@ from server.gateway import directory
 from server.http.problems import Kind, Problem
 from server.media import images, tracks, video
 from server.media.errors import MediaError
+from server.queue.errors import RedisAway
 from server.queue.job import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
 
@@ -32,6 +33,10 @@ def of_refusal(error: InvalidOption | MediaError, field: str | None = None) -> P
     if isinstance(error, MediaError):
         return Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part or field)
     return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)
+
+
+def redis_away(error: RedisAway) -> Problem:
+    return Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after)
 
 
 def of_reply(failure: Failure, model: str, field: str | None) -> Problem:

@@ -1,17 +1,15 @@
-"""What the queue tells of a streamed request, as events: where it waits, how far it has come, what can be shown already."""
+"""Progress of a streamed request, told by the queue, as events: where it waits, how far it has come, what can be shown already."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import msgspec
 
-from models.bundle import BundleSpec
 from server.gateway.rfc3339 import rfc3339
+from server.gateway.surface import Planned
 from server.http.event_stream import EventStream
 from server.queue.job import Progress, Reply
-from server.tasks.base import Task
 from server.telemetry import logs
 
 ITEMS = "images"
@@ -21,13 +19,11 @@ log = logs.get(__name__)
 
 
 class Follower:
-    """Of one request; the same rules as those of records (`parts/records.lua`)."""
+    """Follows one request by the same rules as those of records (`parts/records.lua`)."""
 
-    def __init__(self, stream: EventStream, task: Task[Any, Any], plan: msgspec.Struct, spec: BundleSpec) -> None:
+    def __init__(self, stream: EventStream, planned: Planned) -> None:
         self._stream = stream
-        self._task = task
-        self._plan = plan
-        self._spec = spec
+        self._planned = planned
         self._count = 1
         self._ended = 0
         self._report: Progress | None = None
@@ -35,7 +31,7 @@ class Follower:
         self._admitted = False
         self._begun = False
         self._early: list[tuple[str, bytes]] = []
-        """What a quick worker told before the queue's answer to the admission arrived."""
+        """Events that a quick worker told before the queue's answer to the admission arrived."""
 
     def expect(self, count: int) -> None:
         """How many jobs of the queue it has."""
@@ -59,7 +55,7 @@ class Follower:
             self._report = report
             self._progress(report.done, report.total, report.unit)
         if report.preview:
-            shown = preview_of(self._task, report, self._plan, self._spec)
+            shown = preview_of(self._planned, report)
             if shown is not None:
                 self._tell("preview", shown)
 
@@ -94,11 +90,11 @@ def started(unix_ms: int) -> bytes:
     return msgspec.json.encode({"started": rfc3339(unix_ms)})
 
 
-def preview_of(task: Task[Any, Any], report: Progress, plan: msgspec.Struct, spec: BundleSpec) -> bytes | None:
+def preview_of(planned: Planned, report: Progress) -> bytes | None:
     """The JSON of a preview; None where the task shows none, or what a worker sent cannot be shown: the answer counts, not this."""
     try:
-        shown = task.preview({name: array.to_numpy() for name, array in report.preview.items()}, plan, spec)
+        shown = planned.task.preview({name: array.to_numpy() for name, array in report.preview.items()}, planned.plan, planned.spec)
     except (ValueError, KeyError, TypeError) as error:
-        log.warning("a preview cannot be shown", task=task.name, reason=str(error))
+        log.warning("a preview cannot be shown", task=planned.task.name, reason=str(error))
         return None
     return None if shown is None else msgspec.json.encode(shown)

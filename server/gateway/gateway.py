@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.types import Send
 
+from models.bundle import BundleSpec
 from server.gateway.admission import Admission
 from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
@@ -39,6 +41,14 @@ class Gateway:
     ticks: Ticks
     """Timers of the limits of requests."""
     status: Status
+
+    def count_answer(self, spec: BundleSpec, began: float, answered: int, received: int | None = None) -> None:
+        """began: when the answer's presenting began, of `time.perf_counter()`; answered, received: bytes of the two bodies."""
+        counted = self.metrics.of(spec)
+        counted.postprocess.observe(time.perf_counter() - began)
+        counted.payload_out.observe(answered)
+        if received is not None:
+            counted.payload_in.observe(received)
 
     def event_stream(self, send: Send) -> EventStream:
         """A stream whose events are counted."""

@@ -19,6 +19,7 @@ from server.gateway.admission import Visit
 from server.gateway.directory import Desertion
 from server.gateway.follower import Follower
 from server.gateway.submission import item_field
+from server.gateway.surface import Planned
 from server.gateway.turns import Turns
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
@@ -29,7 +30,7 @@ from server.queue.dispatch import Dispatcher
 from server.queue.job import Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
 from server.queue.room import INLINE_BYTES
-from server.tasks.base import Arrays, Item, Outputs, Task
+from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
 
@@ -56,12 +57,9 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be done, for one bundle."""
+class Asked(Planned):
+    """A request that is understood, for one bundle."""
 
-    task: Task[Any, Any]
-    spec: BundleSpec
-    plan: msgspec.Struct
     part: str
     """The part that errors name."""
     priority: Priority

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
-from models.bundle import BundleSpec
 from server.gateway import failures
 from server.gateway.inference import outputs_of, timing_of
-from server.gateway.presenting import PRESENTERS, Presenting
+from server.gateway.presenting import Presenting
 from server.gateway.rfc3339 import rfc3339
-from server.gateway.shared_answers import SharedAnswers
 from server.gateway.submission import item_field
+from server.gateway.surface import Planned
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import choose
+from server.process.line import Line
 from server.queue.dispatch import Dispatcher
-from server.queue.errors import RedisAway
 from server.queue.record import OPEN, Record, RecordLost
-from server.tasks.base import JSON, Task
+from server.tasks.base import JSON
 from server.tasks.registry import TASKS
 
 SHOWN_OF_ID = 64
 """Characters. Ours have fewer; what else is asked for may be as long as a head."""
+PATIENCE_S = 60.0
+"""An answer waits so long in its client's line."""
+RETRY_AFTER = 5
 INLINE_RESULT = 64 * 1024
 """Larger results are presented in a thread, wait for their client's turn, and are named by their URL where events are replayed."""
 
@@ -60,13 +62,56 @@ class JobDocument(msgspec.Struct, frozen=True, kw_only=True):
     links: Links
 
 
-@dataclass(frozen=True)
-class Presentable:
-    """What it takes to present a job's outputs."""
+@dataclass(eq=False)
+class _Shared:
+    made: asyncio.Task[Response]
+    readers: int = 0
 
-    task: Task[Any, Any]
-    plan: msgspec.Struct
-    spec: BundleSpec
+
+class SharedAnswers:
+    """Large answers of jobs: a bounded number of bytes is read and sent at once, and each is made once for all who read it meanwhile.
+
+    For one event loop. One client's answers hold a quarter of the bytes; an answer counts for the client who asked first."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._line = Line(nbytes, nbytes // 4)
+        self._shared: dict[tuple[str, str], _Shared] = {}
+
+    @asynccontextmanager
+    async def of(self, key: tuple[str, str], client: str, nbytes: int, make: Callable[[], Awaitable[Response]]) -> AsyncIterator[Response]:
+        """Holds an answer until the end of the block, by which it has been sent. Raises Problem: 429, and what `make` raises.
+
+        key: id of the job and media type."""
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = _Shared(asyncio.create_task(self._make(client, nbytes, make)))
+        shared.readers += 1
+        try:
+            yield await asyncio.shield(shared.made)
+        finally:
+            shared.readers -= 1
+            if not shared.readers:
+                del self._shared[key]
+                self._drop(shared.made, client, nbytes)
+
+    async def _make(self, client: str, nbytes: int, make: Callable[[], Awaitable[Response]]) -> Response:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._line.enter(client, nbytes)
+        except TimeoutError:
+            detail = f"answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client ({client})"
+            raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER) from None
+        try:
+            return await make()
+        except BaseException:
+            self._line.leave(client, nbytes)
+            raise
+
+    def _drop(self, made: asyncio.Task[Response], client: str, nbytes: int) -> None:
+        if not made.done():
+            made.cancel()  # it gives back what it holds
+        elif not made.cancelled() and made.exception() is None:
+            self._line.leave(client, nbytes)
 
 
 class Jobs:
@@ -77,16 +122,16 @@ class Jobs:
         self._answers = SharedAnswers(results_max_bytes)
 
     async def read(self, job_id: str) -> Record:
-        """Raises Problem: 404, 410 `job-lost`, 503."""
-        with _problems_of(job_id):
+        """Raises Problem: 404, 410 `job-lost`; and RedisAway."""
+        with _problem_of_loss(job_id):
             record = await self._dispatcher.records.read(job_id)
         if record is None:
             raise unknown(job_id)
         return record
 
     async def cancel(self, job_id: str) -> None:
-        """End a job, or remove what is left of one that has ended. Raises Problem: 404, 410 `job-lost`, 503."""
-        with _problems_of(job_id):
+        """End a job, or remove what is left of one that has ended. Raises Problem: 404, 410 `job-lost`; and RedisAway."""
+        with _problem_of_loss(job_id):
             found = await self._dispatcher.records.cancel(job_id)
         if not found:
             raise unknown(job_id)
@@ -101,31 +146,28 @@ class Jobs:
             raise Problem(Kind.JOB_CANCELLED, "the job was cancelled before it had a result")
         if record.state == "failed":
             raise failure(record)
-        shown = await self.presentable(record)
+        shown = await self.planned(record)
         async with self._held(record, shown, choose(accept, shown.task.offers(shown.plan)), client) as response:
             yield response
 
     @asynccontextmanager
-    async def answer(self, record: Record, shown: Presentable, client: str) -> AsyncIterator[bytes]:
+    async def answer(self, record: Record, shown: Planned, client: str) -> AsyncIterator[bytes]:
         """Hold the answer of a job that is done, as JSON, until it has been sent. Raises Problem."""
         async with self._held(record, shown, JSON, client) as response:
             yield bytes(response.body)
 
-    async def presentable(self, record: Record) -> Presentable:
+    async def planned(self, record: Record) -> Planned:
         """Raises Problem: 501 for a task that this gateway does not know, 404 where the spec is gone."""
         task = TASKS.get(record.task)
         if task is None:
             raise Problem(Kind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
-        try:
-            spec = await self._dispatcher.spec(record.digest)
-        except RedisAway as away:
-            raise _away(away) from away
+        spec = await self._dispatcher.spec(record.digest)
         if spec is None:
             raise unknown(record.id)
-        return Presentable(task, msgspec.msgpack.decode(record.plan, type=task.plan_type), spec)
+        return Planned(task, spec, msgspec.msgpack.decode(record.plan, type=task.plan_type))
 
     @asynccontextmanager
-    async def _held(self, record: Record, shown: Presentable, media_type: str, client: str) -> AsyncIterator[Response]:
+    async def _held(self, record: Record, shown: Planned, media_type: str, client: str) -> AsyncIterator[Response]:
         make = partial(self._present, record, shown, media_type, client)
         if record.results <= INLINE_RESULT:
             yield await make()
@@ -133,28 +175,22 @@ class Jobs:
         async with self._answers.of((record.id, media_type), client, record.results, make) as response:
             yield response
 
-    async def _present(self, record: Record, shown: Presentable, media_type: str, client: str) -> Response:
-        try:
-            replies = await self._dispatcher.records.replies(record)
-        except RedisAway as away:
-            raise _away(away) from away
+    async def _present(self, record: Record, shown: Planned, media_type: str, client: str) -> Response:
+        replies = await self._dispatcher.records.replies(record)
         if replies is None:
             raise unknown(record.id)
         whole = ((record.finished_ms or record.created_ms) - record.created_ms) / 1000
         prepare = record.prepare_ms / 1000
         timing = timing_of(replies, prepare=prepare, round_trip=whole, total=prepare + whole)
-        presented = await self._presenting.present(
-            shown.task,
+        return await self._presenting.respond(
+            shown,
             outputs_of(replies),
-            shown.plan,
-            shown.spec,
+            timing,
             media_type,
             client=client,
             request_id=record.request_id,
             at_once=record.results <= INLINE_RESULT,
         )
-        respond = partial(PRESENTERS[shown.task.name].respond, presented, shown.spec, record.request_id, timing, media_type)
-        return await self._presenting.aside(shown.task, respond, client=client)
 
 
 def document(record: Record) -> JobDocument:
@@ -203,15 +239,8 @@ def lost(job_id: str) -> Problem:
 
 
 @contextmanager
-def _problems_of(job_id: str) -> Iterator[None]:
-    """What keeps a record from being read or changed leaves as a Problem: 410 `job-lost`, 503."""
+def _problem_of_loss(job_id: str) -> Iterator[None]:
     try:
         yield
     except RecordLost:
         raise lost(job_id) from None
-    except RedisAway as away:
-        raise _away(away) from away
-
-
-def _away(away: RedisAway) -> Problem:
-    return Problem(Kind.REDIS_AWAY, str(away), retry_after=away.retry_after)

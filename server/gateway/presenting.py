@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from starlette.responses import Response
 
-from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway.failures import of_refusal
 from server.gateway.inference import Timing
+from server.gateway.surface import Planned
 from server.gateway.turns import Turns
 from server.http.large_json import BASE64_PIECE, to_base64
 from server.http.problems import Kind, Problem
@@ -52,45 +52,46 @@ class Presenting:
         self._child = Line(1, 1)
         self._apart = ChildRoom(apart.WORK, memory_bytes=APART_BYTES, seconds=APART_SECONDS)
 
-    async def present(
+    async def respond(
         self,
-        task: Task[Any, Any],
+        planned: Planned,
         outputs: Sequence[Outputs],
-        plan: msgspec.Struct,
-        spec: BundleSpec,
+        timing: Timing,
         media_type: str,
         *,
         client: str,
         request_id: str,
         at_once: bool = True,
-    ) -> msgspec.Struct | File:
+    ) -> Response:
         """at_once: in the event loop, where the task's answers are made quickly. Raises Problem: what the task refuses, 500 where the child
         fails."""
+        task = planned.task
         if task.kept_arrays:
-            outputs = await self._keep(task, outputs, plan, spec)
-        if task.presents_apart(plan, media_type):
-            return await self._present_apart(task, outputs, plan, spec, media_type, client, request_id)
-        try:
-            if at_once and not task.takes_long:
-                return task.present(outputs, plan, spec, media_type)
-            return await self._turns.run(client, partial(self._within_budget, task, outputs, plan, task.present, spec, media_type))
-        except (InvalidOption, MediaError) as refused:
-            raise of_refusal(refused) from refused
+            outputs = await self._keep(planned, outputs)
+        if task.presents_apart(planned.plan, media_type):
+            presented = await self._present_apart(planned, outputs, media_type, client, request_id)
+        else:
+            present = partial(self._within_budget, planned, outputs, task.present, planned.spec, media_type)
+            try:
+                if at_once and not task.takes_long:
+                    presented = task.present(outputs, planned.plan, planned.spec, media_type)
+                else:
+                    presented = await self._turns.run(client, present)
+            except (InvalidOption, MediaError) as refused:
+                raise of_refusal(refused) from refused
+        return await self.aside(task, partial(_response, planned, presented, timing, media_type, request_id), client=client)
 
-    async def to_tensors(
-        self, task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec, *, client: str
-    ) -> tuple[Arrays, dict[str, Any]]:
+    async def to_tensors(self, planned: Planned, outputs: Sequence[Outputs], *, client: str) -> tuple[Arrays, dict[str, Any]]:
         """The answer in the Open Inference Protocol: tensors, and parameters that tell of it. Raises Problem: what the task refuses."""
+        make = partial(self._within_budget, planned, outputs, planned.task.to_tensors, planned.spec)
         try:
-            return await self.aside(task, partial(self._within_budget, task, outputs, plan, task.to_tensors, spec), client=client)
+            return await self.aside(planned.task, make, client=client)
         except (InvalidOption, MediaError) as refused:
             raise of_refusal(refused) from refused
 
-    def _within_budget(
-        self, task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, work: Callable[..., T], *arguments: Any
-    ) -> T:
-        with self._budget.taken(task.memory_to_present(outputs, plan)):
-            return work(outputs, plan, *arguments)
+    def _within_budget(self, planned: Planned, outputs: Sequence[Outputs], work: Callable[..., T], *arguments: Any) -> T:
+        with self._budget.taken(planned.task.memory_to_present(outputs, planned.plan)):
+            return work(outputs, planned.plan, *arguments)
 
     async def aside(self, task: Task[Any, Any], work: Callable[[], T], *, client: str) -> T:
         """The result of `work` on an answer of the task: in a thread where these may be large."""
@@ -99,13 +100,13 @@ class Presenting:
     async def close(self) -> None:
         await self._apart.close()
 
-    async def _keep(self, task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec) -> list[Outputs]:
-        """Without what is large and serves the next question alone; with `kept` where that can be asked."""
-        shown: list[Outputs] = []
+    async def _keep(self, planned: Planned, outputs: Sequence[Outputs]) -> list[Outputs]:
+        """The outputs without what is large and serves the next question alone; with `kept` where that can be asked."""
+        task, shown = planned.task, list[Outputs]()
         for one in outputs:
             kept = {name: Array.of(one[name]) for name in task.kept_arrays if name in one}
             there = len(kept) < len(task.kept_arrays) or await self._scenes.keep(
-                task.scene_of(plan), Scene(task=task.name, digest=spec.digest(), arrays=kept)
+                task.scene_of(planned.plan), Scene(task=task.name, digest=planned.spec.digest(), arrays=kept)
             )
             needed = {name for name, array in one.items() if array.nbytes <= SMALL_BYTES} | set(task.echoed_arrays)
             rest = {name: array for name, array in one.items() if name not in task.kept_arrays or name in needed}
@@ -113,16 +114,10 @@ class Presenting:
         return shown
 
     async def _present_apart(
-        self,
-        task: Task[Any, Any],
-        outputs: Sequence[Outputs],
-        plan: msgspec.Struct,
-        spec: BundleSpec,
-        media_type: str,
-        client: str,
-        request_id: str,
+        self, planned: Planned, outputs: Sequence[Outputs], media_type: str, client: str, request_id: str
     ) -> msgspec.Struct | File:
-        message = await self._turns.run(client, partial(apart.request, task, outputs, plan, spec, media_type))
+        task = planned.task
+        message = await self._turns.run(client, partial(apart.request, task, outputs, planned.plan, planned.spec, media_type))
         try:
             async with self._child.held(client):
                 answer = await self._apart.run(message)
@@ -142,28 +137,19 @@ class Document(Response):
         self.raw_headers = [(b"content-length", b"%d" % len(content)), (b"content-type", JSON.encode())]
 
 
-class Presenter:
-    """Makes the responses of one task: JSON with what every answer has around the task's own fields, or a file."""
-
-    def __init__(self, task: Task[Any, Any]) -> None:
-        self.response = response_of(task)
-        self._large = task.takes_long
-        self._encoder = msgspec.json.Encoder()
-
-    def respond(self, presented: Any, spec: BundleSpec, request_id: str, timing: Timing, media_type: str) -> Response:
-        if isinstance(presented, File):
-            durations = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in _durations(timing))
-            headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
-            return Response(presented.content, headers=headers, media_type=presented.media_type or media_type)
-        return Document(self.document(presented, spec, request_id, timing))
-
-    def document(self, presented: msgspec.Struct, spec: BundleSpec, request_id: str, timing: Timing) -> bytes:
-        """The JSON answer."""
-        light = _in_pieces(presented) if self._large else presented
-        return self._encoder.encode(self.response(request_id, spec.name, spec.version, *msgspec.structs.astuple(light), timing))
+def _response(planned: Planned, presented: msgspec.Struct | File, timing: Timing, media_type: str, request_id: str) -> Response:
+    """JSON with what every answer has around the task's own fields, or a file."""
+    task, spec = planned.task, planned.spec
+    if isinstance(presented, File):
+        spent = ((name, value) for name, value in msgspec.structs.asdict(timing).items() if name.endswith("_ms"))
+        durations = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in spent)
+        headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
+        return Response(presented.content, headers=headers, media_type=presented.media_type or media_type)
+    fields = msgspec.structs.astuple(_in_pieces(presented) if task.takes_long else presented)
+    return Document(msgspec.json.encode(ANSWERS[task.name](request_id, spec.name, spec.version, *fields, timing)))
 
 
-def response_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
+def _answer_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
     """The JSON answer of a task: its own fields between those that every answer has."""
     own = [(field.name, field.type) for field in msgspec.structs.fields(task.answer)]
     name = "".join(word.capitalize() for word in task.name.split("-"))
@@ -183,8 +169,5 @@ def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
     return msgspec.structs.replace(answer, **light) if light else answer
 
 
-def _durations(timing: Timing) -> list[tuple[str, float]]:
-    return [(name, value) for name, value in msgspec.structs.asdict(timing).items() if name.endswith("_ms")]
-
-
-PRESENTERS = {name: Presenter(task) for name, task in TASKS.items()}
+ANSWERS = {name: _answer_of(task) for name, task in TASKS.items()}
+"""Name of a task → its answer in JSON."""

@@ -1,4 +1,4 @@
-"""The names that a task's route understands: its parts, its options and those that every route takes."""
+"""The names that a task's route understands, and the plan that a task makes of them for one bundle."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
+import msgspec
 from msgspec import Meta
 
+from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
 from server.queue.job import Priority
 from server.quoting import QUOTED
@@ -34,6 +36,15 @@ class CommonOptions(Options, frozen=True, kw_only=True):
         | None
     ) = None
     priority: Annotated[Priority, Meta(description="Who is served first.")] = "normal"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task's plan for one bundle: all that it takes to present outputs."""
+
+    task: Task[Any, Any]
+    spec: BundleSpec
+    plan: msgspec.Struct
 
 
 @dataclass(frozen=True)

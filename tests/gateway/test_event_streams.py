@@ -16,6 +16,7 @@ from starlette.types import Message
 from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway.follower import Follower, preview_of
+from server.gateway.surface import Planned
 from server.http.event_stream import EventStream
 from server.queue.job import Failure, Job, Progress, Reply
 from server.supervisor.private_valkey import PrivateValkey
@@ -169,7 +170,7 @@ async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
 
     task, spec = Previewing(), make_spec()
     async with EventStream(send, str) as stream:
-        follower = Follower(stream, task, task.plan(ClassifyOptions(), spec), spec)
+        follower = Follower(stream, Planned(task, spec, task.plan(ClassifyOptions(), spec)))
         follower.expect(1)
         follower.progressed(Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of({"level": np.array(3)})))
         assert not stream.started
@@ -195,11 +196,10 @@ class Previewing(Classify):
 async def test_previews_are_what_the_task_makes_of_them() -> None:
     """One that it cannot make anything of is left out."""
     task, spec = Previewing(), make_spec()
-    plan = task.plan(ClassifyOptions(), spec)
+    planned = Planned(task, spec, task.plan(ClassifyOptions(), spec))
     reports = [{"level": np.array(3)}, {"other": np.array(3)}, {"level": np.array([1, 2])}]
     told = [
-        preview_of(task, Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of(arrays)), plan, spec)
-        for arrays in reports
+        preview_of(planned, Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of(arrays))) for arrays in reports
     ]
     assert (task.shows_previews, Classify().shows_previews) == (True, False)
     assert told == [b'{"level":3}', None, None]

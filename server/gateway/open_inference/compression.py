@@ -23,8 +23,8 @@ PIECE = 1024 * 1024
 
 
 async def inflate(body: bytes, content_encoding: str, limit: int, reservation: Reservation, in_turn: InTurn) -> bytes:
-    """The body without its `Content-Encoding`; the reservation grows with it. Raises what `decompress` raises, and QueueFull."""
-    if _is_plain(content_encoding):
+    """The body without its `Content-Encoding`; the reservation grows with it. Raises what `inflated_pieces` and the reservation raise."""
+    if content_encoding.strip().lower() in ("", "identity"):
         return body
     inflated: list[bytes] = []
     size = 0
@@ -36,13 +36,8 @@ async def inflate(body: bytes, content_encoding: str, limit: int, reservation: R
     return b"".join(inflated)
 
 
-def decompress(body: bytes, content_encoding: str, limit: int) -> bytes:
-    """The body without its `Content-Encoding`, at once. Raises Problem as `inflated_pieces` does."""
-    return body if _is_plain(content_encoding) else b"".join(inflated_pieces(body, content_encoding, limit))
-
-
 def inflated_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[bytes]:
-    """What is in a compressed body, at most `limit` bytes.
+    """The contents of a compressed body, at most `limit` bytes.
 
     Raises Problem: 501 for an unknown encoding, 400 for a damaged stream, 413 above the limit.
     """
@@ -81,10 +76,6 @@ def compress(body: bytes, encoding: Encoding) -> bytes:
     """Level 1: float tensors hardly shrink at any level."""
     stream = zlib.compressobj(level=1, wbits=_WINDOW_BITS[encoding])
     return stream.compress(body) + stream.flush()
-
-
-def _is_plain(content_encoding: str) -> bool:
-    return content_encoding.strip().lower() in ("", "identity")
 
 
 def _known(name: str) -> Encoding | None:

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from server.gateway.failures import redis_away
 from server.http.problems import Kind, Problem
 from server.queue.errors import RedisAway
 from server.telemetry import logs
@@ -69,7 +70,7 @@ class OpenInferenceRoute(APIRoute):
             except Problem as problem:
                 return to_response(problem)
             except RedisAway as away:
-                return to_response(Problem(Kind.REDIS_AWAY, str(away), retry_after=away.retry_after))
+                return to_response(redis_away(away))
             except Exception:
                 return internal(request)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -100,19 +100,18 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             if offered.task.takes_long and _timeout(asked) is None:
                 visit.set_deadline(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
-            items = await _items(asked, name, offered, here, client=visit.client, nbytes=inflated)
+            items = await here.large_bodies.in_turn(
+                visit.client, inflated, partial(read_items, asked, name, offered.inputs, offered.parts, here.settings.max_images)
+            )
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
             asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
             wanted = _plan(asked, offered, spec)
             answer = await here.inference.run(items, wanted, visit)
         began = time.perf_counter()
-        arrays, told = await here.presenting.to_tensors(offered.task, answer.outputs, wanted.plan, spec, client=visit.client)
+        arrays, told = await here.presenting.to_tensors(wanted, answer.outputs, client=visit.client)
         write = partial(_respond, request, asked, spec, offered, arrays, told)
         response = await here.presenting.aside(offered.task, write, client=visit.client)
-        counted = here.metrics.of(spec)
-        counted.postprocess.observe(time.perf_counter() - began)
-        counted.payload_in.observe(received)
-        counted.payload_out.observe(len(response.body))
+        here.count_answer(spec, began, len(response.body), received)
         return response
 
 
@@ -121,27 +120,14 @@ async def _read(request: Request, here: Gateway, visit: Visit) -> tuple[InferReq
     content = await read(request, here.settings.max_body_bytes, visit.reservation)
     header_length = request.headers.get(HEADER_LENGTH)
 
-    async def in_turn(nbytes: int, work: Callable[[], T]) -> T:
-        return await here.large_bodies.in_turn(visit.client, nbytes, work)
-
+    in_turn = partial(here.large_bodies.in_turn, visit.client)
     encoding = request.headers.get("content-encoding", "")
     plain = await compression.inflate(content, encoding, here.settings.max_body_bytes, visit.reservation, in_turn)
-
-    def decode() -> InferRequest:
-        return decode_request(plain, header_length, raw_input=FIRST_INPUT)
-
-    asked = await in_turn(len(plain), decode)
+    asked = await in_turn(len(plain), partial(decode_request, plain, header_length, raw_input=FIRST_INPUT))
     seconds = _timeout(asked)
     if seconds is not None:
         visit.set_deadline(seconds)
     return asked, len(content), len(plain)
-
-
-async def _items(asked: InferRequest, name: str, offered: Offer, here: Gateway, *, client: str, nbytes: int) -> list[Item]:
-    def read() -> list[Item]:
-        return read_items(asked, name, offered.inputs, offered.parts, here.settings.max_images)
-
-    return await here.large_bodies.in_turn(client, nbytes, read)
 
 
 def _size(item: Item) -> int:

@@ -14,11 +14,13 @@ from server.gateway import gateway, jobs, openapi_answers
 from server.gateway.event_readers import Reader
 from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
-from server.gateway.jobs import INLINE_RESULT, Presentable
+from server.gateway.jobs import INLINE_RESULT
+from server.gateway.surface import Planned
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch
 from server.process.interruption import Interruption
+from server.queue.errors import RedisAway
 from server.queue.job import UnknownVersion, decode_progress
 from server.queue.record import LAST_EVENTS, OPEN, Event, Record, RecordLost
 from server.telemetry import logs
@@ -104,7 +106,7 @@ class Events(Response):
         self._record = record
         self._after = after
         self._client = client
-        self._shown: Presentable | None = None
+        self._known: Planned | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope["state"]["request_id"]
@@ -136,8 +138,9 @@ class Events(Response):
         except RecordLost:
             await stream.fail(jobs.lost(self._record.id), request_id)
         except Problem as problem:
-            if problem.kind is not Kind.REDIS_AWAY:  # then the stream breaks off, and its reader resumes
-                await stream.fail(problem, request_id)
+            await stream.fail(problem, request_id)
+        except RedisAway:
+            pass  # the stream breaks off, and its reader resumes
 
     async def _data(self, event: Event, held: AsyncExitStack, *, replayed: bool) -> bytes | None:
         """The JSON of an event; None for a preview that cannot be shown."""
@@ -150,7 +153,7 @@ class Events(Response):
                 record = await self._here.jobs.read(self._record.id)
                 if replayed and record.results > INLINE_RESULT:
                     return msgspec.json.encode({"result": jobs.result_url(record.id)})
-                return await held.enter_async_context(self._here.jobs.answer(record, await self._presentable(), self._client))
+                return await held.enter_async_context(self._here.jobs.answer(record, await self._planned(), self._client))
             case "failed":
                 record = await self._here.jobs.read(self._record.id)
                 return jobs.failure(record).document(record.request_id)
@@ -163,10 +166,9 @@ class Events(Response):
         except (UnknownVersion, msgspec.MsgspecError) as error:
             log.warning("a preview cannot be read", reason=str(error))
             return None
-        shown = await self._presentable()
-        return preview_of(shown.task, report, shown.plan, shown.spec)
+        return preview_of(await self._planned(), report)
 
-    async def _presentable(self) -> Presentable:
-        if self._shown is None:
-            self._shown = await self._here.jobs.presentable(self._record)
-        return self._shown
+    async def _planned(self) -> Planned:
+        if self._known is None:
+            self._known = await self._here.jobs.planned(self._record)
+        return self._known

@@ -13,7 +13,6 @@ from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
 from server.queue.dispatch import Fleet
-from server.queue.errors import RedisAway
 from server.quoting import quoted
 from server.tasks.registry import TASKS
 
@@ -100,7 +99,7 @@ class ModelDetails(ModelSummary, frozen=True, kw_only=True):
 @router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=openapi_answers.MODELS)
 async def models(request: Request) -> Response:
     here = gateway.of(request)
-    fleet = await _fleet(here)
+    fleet = await here.directory.fleet()
     specs = sorted(fleet.specs.values(), key=lambda spec: spec.id)
     folders = sorted({worker.folder for worker in fleet.workers if worker.folder})
     return _json(ModelList([ModelSummary(**_summary(here, fleet, spec)) for spec in specs], folders))
@@ -109,7 +108,7 @@ async def models(request: Request) -> Response:
 @router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=openapi_answers.MODEL)
 async def model(request: Request, name: str) -> Response:
     here = gateway.of(request)
-    fleet = await _fleet(here)
+    fleet = await here.directory.fleet()
     spec = _find(fleet, name)
     workers = [
         ServingWorker(
@@ -125,13 +124,6 @@ async def model(request: Request, name: str) -> Response:
     ]
     content = spec.model_dump(mode="json", exclude={"weights"})
     return _json(ModelDetails(**_summary(here, fleet, spec), workers=workers, spec=content))
-
-
-async def _fleet(here: Gateway) -> Fleet:
-    try:
-        return await here.directory.fleet()
-    except RedisAway as error:
-        raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
 
 
 def _find(fleet: Fleet, wanted: str) -> BundleSpec:

@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
-from server.http.problems import Kind, Problem
 from server.process.exits import Reason
 from server.queue.errors import RedisAway
 from server.queue.record import OPEN, STATES
@@ -22,10 +21,7 @@ router = APIRouter()
 
 @router.get("/v1/status", tags=["operation"], summary="The service now and in the last 15 minutes", openapi_extra=openapi_answers.STATUS)
 async def status(request: Request) -> Response:
-    try:
-        document = await gateway.of(request).status.read()
-    except RedisAway as error:
-        raise Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after) from error
+    document = await gateway.of(request).status.read()
     return Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 

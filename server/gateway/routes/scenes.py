@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,7 +12,6 @@ from server.gateway import gateway, openapi_answers
 from server.gateway.failures import of_refusal
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
-from server.gateway.presenting import PRESENTERS
 from server.gateway.routes.tasks import ENDPOINTS
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch, choose
@@ -51,14 +49,10 @@ async def scene(request: Request, scene_id: str) -> Response:
         with ClientWatch(here.ticks, request.receive, visit.limit):
             answer = await here.inference.run_again(arrays, asked, visit)
             began = time.perf_counter()
-            presented = await here.presenting.present(
-                task, answer.outputs, plan, spec, media_type, client=visit.client, request_id=visit.request_id
+            response = await here.presenting.respond(
+                asked, answer.outputs, answer.timing, media_type, client=visit.client, request_id=visit.request_id
             )
-        respond = partial(PRESENTERS[task.name].respond, presented, spec, visit.request_id, answer.timing, media_type)
-        response = await here.presenting.aside(task, respond, client=visit.client)
-        counted = here.metrics.of(spec)
-        counted.postprocess.observe(time.perf_counter() - began)
-        counted.payload_out.observe(len(response.body))
+        here.count_answer(spec, began, len(response.body))
         return response
 
 

@@ -8,23 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
-import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from models.bundle import BundleSpec
 from server.gateway import jobs
 from server.gateway.admission import Visit
 from server.gateway.failures import of_refusal
 from server.gateway.follower import Follower
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
-from server.gateway.presenting import PRESENTERS
+from server.gateway.presenting import ANSWERS
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission, read_submission
 from server.gateway.surface import CommonOptions, Surface
@@ -32,7 +30,7 @@ from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
-from server.tasks.base import JSON, File, Outputs, Task
+from server.tasks.base import JSON, Task
 from server.tasks.options import InvalidOption, Options
 from server.tasks.registry import TASKS
 
@@ -54,8 +52,7 @@ class TaskRoute:
     def __init__(self, task: Task[Any, Any]) -> None:
         self.task = task
         self.surface = Surface.of(task)
-        self._presenter = PRESENTERS[task.name]
-        self.response = self._presenter.response
+        self.response = ANSWERS[task.name]
         self._asked_in_url = lru_cache(maxsize=256)(lambda query: self.surface.read_options(self.surface.read_query(query), {}))
         """Query → options: clients repeat their queries."""
 
@@ -83,14 +80,7 @@ class TaskRoute:
             sent = await self._read(request, here, visit)
             media_type = requests.choose(accept, self.task.offers(sent.own))
             with ClientWatch(here.ticks, request.receive, visit.limit):
-                spec, asked = await self._resolve(sent, here, visit)
-                answer = await here.inference.run(sent.submission.take_items(), asked, visit)
-                began = time.perf_counter()
-                presented = await _present(here, answer.outputs, asked, visit, media_type)
-            respond = partial(self._presenter.respond, presented, spec, visit.request_id, answer.timing, media_type)
-            response = await here.presenting.aside(self.task, respond, client=visit.client)
-            _count(here, spec, began, sent.nbytes, len(response.body))
-            return response
+                return await self._run(sent, here, visit, media_type)
 
     async def _stream(self, request: Request, here: Gateway, send: Send) -> None:
         """As events. Raises Problem only while nothing has been sent."""
@@ -109,16 +99,8 @@ class TaskRoute:
             visit.last_words = lambda problem: stream.fail(problem, visit.request_id)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
-                spec, asked = await self._resolve(sent, here, visit)
-                follower = Follower(stream, self.task, asked.plan, spec)
-                answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
-                began = time.perf_counter()
-                presented = await _present(here, answer.outputs, asked, visit, JSON)
-            assert isinstance(presented, msgspec.Struct)
-            document = partial(self._presenter.document, presented, spec, visit.request_id, answer.timing)
-            body = await here.presenting.aside(self.task, document, client=visit.client)
-            _count(here, spec, began, sent.nbytes, len(body))
-            stream.put("done", body)
+                response = await self._run(sent, here, visit, JSON, stream)
+            stream.put("done", bytes(response.body))
             await stream.end()
 
     async def _accept(self, request: Request, here: Gateway) -> Response:
@@ -127,11 +109,11 @@ class TaskRoute:
             key = requests.idempotency_key(request)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
-                spec, asked = await self._resolve(sent, here, visit)
+                asked = await self._resolve(sent, here, visit)
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
                 record = await here.jobs.read(job_id)
-            here.metrics.of(spec).payload_in.observe(sent.nbytes)
+            here.metrics.of(asked.spec).payload_in.observe(sent.nbytes)
             return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
 
     def _offered_in_url(self, request: Request) -> tuple[str, ...]:
@@ -151,7 +133,19 @@ class TaskRoute:
             asked = self._asked_in_url(request.scope["query_string"])
         return Sent(query, submission, submission.nbytes, *asked)
 
-    async def _resolve(self, sent: Sent, here: Gateway, visit: Visit) -> tuple[BundleSpec, Asked]:
+    async def _run(self, sent: Sent, here: Gateway, visit: Visit, media_type: str, stream: EventStream | None = None) -> Response:
+        """The answer. The stream, if there is one, is told how far it has come."""
+        asked = await self._resolve(sent, here, visit)
+        follower = None if stream is None else Follower(stream, asked)
+        answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
+        began = time.perf_counter()
+        response = await here.presenting.respond(
+            asked, answer.outputs, answer.timing, media_type, client=visit.client, request_id=visit.request_id
+        )
+        here.count_answer(asked.spec, began, len(response.body), sent.nbytes)
+        return response
+
+    async def _resolve(self, sent: Sent, here: Gateway, visit: Visit) -> Asked:
         """The bundle and what it is to do. Raises Problem for parts that it does not take or lacks, and for options beyond it."""
         spec = await here.directory.find(sent.common.model, self.task.name)
         visit.resolved(spec)
@@ -167,20 +161,7 @@ class TaskRoute:
             plan = self.task.placed(self.task.plan(sent.own, spec), here.dispatcher.partition)
         except InvalidOption as error:
             raise of_refusal(error) from error
-        return spec, Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
-
-
-async def _present(here: Gateway, outputs: Sequence[Outputs], asked: Asked, visit: Visit, media_type: str) -> msgspec.Struct | File:
-    return await here.presenting.present(
-        asked.task, outputs, asked.plan, asked.spec, media_type, client=visit.client, request_id=visit.request_id
-    )
-
-
-def _count(here: Gateway, spec: BundleSpec, began: float, received: int, answered: int) -> None:
-    counted = here.metrics.of(spec)
-    counted.postprocess.observe(time.perf_counter() - began)
-    counted.payload_in.observe(received)
-    counted.payload_out.observe(answered)
+        return Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
 
 
 ENDPOINTS = {f"/v1/{name}": TaskRoute(task) for name, task in TASKS.items()}
