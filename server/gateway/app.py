@@ -29,7 +29,7 @@ from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
 from server.gateway.open_inference.errors import to_response
 from server.gateway.presenting import Presenting
-from server.gateway.routes import documentation, infer, jobs, models, open_inference, operation, playground, scenes, tasks
+from server.gateway.routes import infer, jobs, models, open_inference, operation, pages, scenes, tasks
 from server.gateway.status import Status, StatusDocument
 from server.gateway.turns import HeavyClients, LargeBodies, Turns
 from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer, our_fault
@@ -101,15 +101,15 @@ def create_app(settings: Settings) -> GatewayApp:
         redirect_slashes=False,  # a redirect would name the host that a client claims to ask, and not the prefix of a proxy
         docs_url=None,  # a page of ours, with a content policy
         redoc_url=None,
-        static_url=documentation.STATIC,
+        static_url=pages.SWAGGER,
     )
     app.state.gateway = gateway
     for routes in ROUTED:
         app.include_router(routes.router)
-    app.include_router(documentation.router)
+    app.include_router(pages.router)
     app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
     if settings.playground:
-        app.router.routes.extend(playground.ROUTES)
+        app.router.routes.extend(pages.ROUTES)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RedisAway, _redis_away)
     app.add_exception_handler(HTTPException, _http_error)

@@ -55,7 +55,7 @@ class Directory:
         return self._last
 
     def latest(self, model: str) -> BundleSpec | None:
-        """What `name` or `name@version` meant when the fleet was read last; None: nothing yet."""
+        """The bundle that `name` or `name@version` meant when the fleet was read last; None: nothing yet."""
         return None if self._last is None else self.choose(self._last, model, None)
 
     async def find(self, model: str | None, task: str | None) -> BundleSpec:

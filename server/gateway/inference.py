@@ -84,7 +84,7 @@ class Inference:
         self._metrics = metrics
         self._decoder = decoder
         self._inline = images.Decoder(min(INLINE_PIXELS, decoder.max_pixels))
-        """Of the event loop alone: it never waits for what threads have decoded."""
+        """The event loop's own decoder, which never waits for what threads have decoded."""
         self._turns = turns
 
     async def run(self, items: list[Item], asked: Asked, visit: Visit, follower: Follower | None = None) -> Answer:
@@ -220,7 +220,7 @@ class Inference:
         ]
 
     def _work_ms(self, asked: Asked, arrays: Mapping[str, Array] | None) -> int:
-        """Of one job; at least, where its item is not prepared yet."""
+        """Work of one job; at least, where its item is not prepared yet."""
         task = asked.task
         steps = task.steps(asked.plan, None if arrays is None else _to_numpy(arrays))
         return self._dispatcher.work_ms(asked.spec.id, steps, takes_long=task.takes_long)
@@ -277,7 +277,7 @@ def _good(result: Prepared | MediaError | InvalidOption, field: str) -> Prepared
 
 
 def timing_of(replies: Sequence[Reply], *, prepare: float, round_trip: float, total: float) -> Timing:
-    """Of the slowest item, from seconds. Nothing but durations: no clock of the worker is compared with one of ours."""
+    """The timing of the slowest item, from seconds. It holds nothing but durations: no clock of the worker is compared with one of ours."""
     slowest = max((reply.timing for reply in replies if reply.timing is not None), key=lambda timing: timing.worker_ms)
     return Timing(
         prepare_ms=_milliseconds(prepare),

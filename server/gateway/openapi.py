@@ -1,4 +1,4 @@
-"""What `/docs` says beyond the routes' own signatures: the parameters and bodies that we read ourselves."""
+"""The OpenAPI document beyond the routes' own signatures: the parameters and bodies that we read ourselves."""
 
 from __future__ import annotations
 

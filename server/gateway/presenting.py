@@ -127,16 +127,6 @@ class Presenting:
         return apart.answer(task, answer)
 
 
-class Document(Response):
-    """An answer in JSON, as Starlette's response would be without what that asks itself on the way."""
-
-    def __init__(self, content: bytes) -> None:
-        self.body = content
-        self.status_code = 200
-        self.background = None
-        self.raw_headers = [(b"content-length", b"%d" % len(content)), (b"content-type", JSON.encode())]
-
-
 def _response(planned: Planned, presented: msgspec.Struct | File, timing: Timing, media_type: str, request_id: str) -> Response:
     """JSON with what every answer has around the task's own fields, or a file."""
     task, spec = planned.task, planned.spec
@@ -146,7 +136,8 @@ def _response(planned: Planned, presented: msgspec.Struct | File, timing: Timing
         headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
         return Response(presented.content, headers=headers, media_type=presented.media_type or media_type)
     fields = msgspec.structs.astuple(_in_pieces(presented) if task.takes_long else presented)
-    return Document(msgspec.json.encode(ANSWERS[task.name](request_id, spec.name, spec.version, *fields, timing)))
+    content = msgspec.json.encode(ANSWERS[task.name](request_id, spec.name, spec.version, *fields, timing))
+    return Response(content, media_type=JSON)
 
 
 def _answer_of(task: Task[Any, Any]) -> type[msgspec.Struct]:

@@ -1,4 +1,4 @@
-"""What `GET /v1/status` tells: the queue's view and the fleet's in one document, read at most once a second for all who ask."""
+"""The document of `GET /v1/status`: the queue's view and the fleet's, read at most once a second for all who ask."""
 
 from __future__ import annotations
 

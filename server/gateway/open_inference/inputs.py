@@ -12,7 +12,7 @@ from server.http.problems import Kind, Problem
 from server.tasks.base import Item, Part, Tensor
 
 FIRST_INPUT = ""
-"""What a raw binary request gives has no name: it is the first input of the model."""
+"""A raw binary request gives its input no name: it is the first input of the model."""
 
 
 def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], parts: Mapping[str, Part], max_items: int) -> list[Item]:

@@ -19,7 +19,7 @@ from server.http.problems import Kind, Problem
 from server.quoting import quoted
 
 MAX_DIMENSIONS = 32
-"""Of a tensor: what every numpy can hold. A longer shape is refused before it is multiplied out."""
+"""Limit of a tensor, which every numpy can hold. A longer shape is refused before it is multiplied out."""
 MAX_EXTENT = 2**63 - 1
 MAX_WORDS = 256 * 1024
 """Bytes of a request's JSON beside the elements of its tensors: errors and answers repeat some of its words."""
@@ -46,7 +46,7 @@ class InferRequest:
     parameters: Mapping[str, Any]
     inputs: tuple[Tensor, ...]
     outputs: tuple[RequestedOutput, ...] = ()
-    """What the client asks for; empty: every output."""
+    """Outputs that the client asks for; empty: all of them."""
 
     def wants_binary(self, output: str) -> bool:
         """The output's own `binary_data` wins over the request's `binary_data_output`. Raises Problem (400) if either is no boolean."""

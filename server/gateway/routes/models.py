@@ -37,7 +37,7 @@ class PartSummary(msgspec.Struct, frozen=True):
     max_count: int
     max_bytes: int
     max_pixels: int | None
-    """Of a picture, or of a video's frame."""
+    """Pixels of an image, or of a video's frame."""
     max_seconds: float | None = None
     max_frames: int | None = None
 
@@ -83,7 +83,7 @@ class ServingWorker(msgspec.Struct, frozen=True):
     items_per_second: float
     batch_budget: int
     backends: dict[str, str]
-    """What runs batches of that size, by rung and `off`: eager, fused, compiled, onnx or int8. Empty where only PyTorch can."""
+    """Backends that run batches of that size, by rung and `off`: eager, fused, compiled, onnx or int8. Empty where only PyTorch can."""
     format: str
     max_difference: float | None
     """As the model's, of this worker."""

@@ -1,9 +1,17 @@
-"""The pages `/` and `/status` and the files that they load. They use the public API alone."""
+"""Pages: the playground at `/`, `/status` and their files, which use the public API alone, and the API in Swagger UI at `/docs`.
+
+Each has a content policy that lets its own scripts run and nothing else.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from typing import Any
 
+from fastapi import APIRouter, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -13,30 +21,48 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import playground
 from server.http.problems import Kind, Problem
 
-CSP = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' blob: data:",
-        "media-src 'self' blob:",
-        "connect-src 'self' blob:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
+SWAGGER = "/docs/static"
+INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+COMPRESSION = 6
+RANGE_REFUSED = {400: "not a range", 416: "beyond the end of the file"}
+"""Status of a file's answer to a `Range` that it cannot give → why."""
+
+router = APIRouter()
+
+
+def _policy(*sources: str) -> str:
+    return "; ".join(("default-src 'none'", *sources, "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"))
+
+
 HEADERS = {
-    "Content-Security-Policy": CSP,
+    "Content-Security-Policy": _policy(
+        "script-src 'self'", "style-src 'self'", "img-src 'self' blob: data:", "media-src 'self' blob:", "connect-src 'self' blob:"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # the files have no version in their names: browsers ask whether they have changed
 }
 
 
-COMPRESSION = 6
-RANGE_REFUSED = {400: "not a range", 416: "beyond the end of the file"}
-"""Status of a file's answer to a `Range` that it cannot give → why."""
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    root = request.scope.get("root_path", "")
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}{request.app.openapi_url}",
+        title="Opsin: the API",
+        swagger_js_url=f"{root}{SWAGGER}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{SWAGGER}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{SWAGGER}/favicon.png",
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0},
+    )
+    digests = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in INLINE_SCRIPT.findall(bytes(page.body)))
+    scripts = " ".join(("script-src 'self'", *(f"'sha256-{digest}'" for digest in digests)))
+    # Swagger UI draws its icons from data URLs and sets styles of elements
+    page.headers["Content-Security-Policy"] = _policy(
+        scripts, "style-src 'self' 'unsafe-inline'", "img-src 'self' data:", "connect-src 'self'"
+    )
+    page.headers["X-Content-Type-Options"] = "nosniff"
+    return page
 
 
 class _Files(StaticFiles):
@@ -64,7 +90,7 @@ class _Files(StaticFiles):
 
 
 class _Compressed:
-    """Text that is sent compressed to whoever accepts it; ranges of it are sent as they are."""
+    """Serves text compressed to whoever accepts it; ranges of it are sent as they are."""
 
     def __init__(self, files: ASGIApp) -> None:
         self._files = files
