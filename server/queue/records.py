@@ -15,11 +15,11 @@ import msgspec
 import redis
 
 from server.queue import keys
+from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
 from server.queue.job import Job, Reply, decode_arrays, decode_reply, later
 from server.queue.pieces import Freight
-from server.queue.presence import Background, Presence
 from server.queue.record import (
     STATES,
     Draft,
@@ -53,24 +53,20 @@ class Records:
 
     def __init__(
         self,
-        wire: AsyncWire,
+        link: AsyncLink,
         listener: AsyncWire,
         freight: Freight,
         settings: Settings,
-        presence: Presence,
-        background: Background,
         room: Room,
     ) -> None:
         """listener: for `listen` alone, so that one connection waits."""
-        self._wire = wire
+        self._link = link
         self._listener = listener
         self._listener_id = 0
         """The number of its connection, as Redis counts."""
         self._listening = False
         self._freight = freight
         self._settings = settings
-        self._presence = presence
-        self._background = background
         self._room = room
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
@@ -83,18 +79,18 @@ class Records:
         """
         record, jobs = "", list[Job]()
         while True:
-            await self._presence.wait()
+            await self._link.wait()
             if epoch_of(record) != self.epoch:
                 record = f"{self.epoch}-{secrets.token_hex(16)}"
                 jobs = make_jobs(record)
             try:
-                status, told = await self._background.undisturbed(self._try_to_admit(record, draft, jobs))
+                status, told = await self._link.undisturbed(self._try_to_admit(record, draft, jobs))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
                     raise self._room.full("the queue's Redis is out of memory") from away
-                if self._presence.away and self._presence.given_up() is not None:
+                if self._link.away and self._link.given_up() is not None:
                     raise
-                self._presence.lost(away)
+                self._link.lost(away)
                 continue
             match status:
                 case b"ok" | b"known":
@@ -153,7 +149,7 @@ class Records:
         """Record → what came after the event that is known, as soon as that is something; empty after so many seconds or a `wake`.
 
         For one caller at a time, who must not be cancelled."""
-        names = {self._wire.keyspace.name(keys.events(record)): record for record in known}
+        names = {self._link.name(keys.events(record)): record for record in known}
         command = ("XREAD", "COUNT", EVENTS_PER_READ, "BLOCK", math.ceil(1000 * seconds), "STREAMS")
         self._listening = True
         try:
@@ -168,14 +164,14 @@ class Records:
     async def wake(self) -> None:
         """Whoever listens returns."""
         with suppress(RedisAway):
-            while self._listening and not await self._presence.ask(lambda: self._wire.command("CLIENT", "UNBLOCK", self._listener_id)):
+            while self._listening and not await self._link.command("CLIENT", "UNBLOCK", self._listener_id):
                 await asyncio.sleep(NOT_YET_S)
 
     async def replies(self, record: Record) -> list[Reply] | None:
         """Return what its jobs were answered, in their order, arrays included; None if it is there no more."""
         replies = []
         for job_id in record.job_ids:
-            reply = await self._background.undisturbed(self._reply(job_id))
+            reply = await self._link.undisturbed(self._reply(job_id))
             if reply is None:
                 return None
             replies.append(reply)
@@ -213,9 +209,7 @@ class Records:
             ttl_ms=int(self._settings.result_ttl * 1000),
             jobs=rows,
         )
-        with away_is_one_error():
-            arguments = (msgspec.msgpack.encode(recorded), draft.plan, *messages)
-            status, told = await self._presence.in_turn(lambda: self._wire.script("enqueue_record", *arguments))
+        status, told = await self._link.move("enqueue_record", msgspec.msgpack.encode(recorded), draft.plan, *messages)
         return status, told.decode()
 
     def _check_fits(self, items: int, nbytes: int, bound: int) -> None:
@@ -243,7 +237,7 @@ class Records:
             return None
 
     async def _ask(self, script: str, *arguments: Any) -> Any:
-        return await self._presence.ask(lambda: self._wire.script(script, *arguments))
+        return await self._link.script(script, *arguments)
 
     @staticmethod
     def _check_epoch(record_id: str, epoch: bytes) -> None:

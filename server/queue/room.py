@@ -15,14 +15,12 @@ import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.connect import away_is_one_error
+from server.queue.async_link import AsyncLink
 from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
 from server.queue.job import Job, encode
 from server.queue.pieces import PIECE_BYTES, Freight
-from server.queue.presence import Background, Presence
 from server.queue.rows import Admission, Enqueued, Request
 from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, bounds, refusal, seconds
-from server.queue.wire import AsyncWire
 from server.settings import Settings
 
 INLINE_BYTES = PIECE_BYTES
@@ -57,11 +55,9 @@ class _Request:
 class Room:
     def __init__(
         self,
-        wire: AsyncWire,
+        link: AsyncLink,
         freight: Freight,
         settings: Settings,
-        presence: Presence,
-        background: Background,
         *,
         fresh: float,
         read: Callable[[], Awaitable[None]],
@@ -71,12 +67,10 @@ class Room:
         `set_load`, or raises RedisAway. `cancel`: given the ids of jobs whose
         client left while they were being queued."""
         self.bounds = bounds(settings.queue_max_items, settings.queue_max_bytes)
-        self._presence = presence
-        self._background = background
+        self._link = link
         self._fresh = fresh
         self._cancel = cancel
         self.read_load = read
-        self._wire = wire
         self._freight = freight
         self._ledger = Ledger()
         self._ready: list[_Request] = []
@@ -104,15 +98,15 @@ class Room:
 
     async def jumped_ms(self) -> int:
         """Read Redis' clock anew: by how much it has gone forward beyond what was expected. 0: it has not; what came late was late."""
-        before = self._presence.clock_offset_ms
+        before = self._link.clock_offset_ms
         await self.read_load()
-        jumped = int(self._presence.clock_offset_ms - before)
+        jumped = int(self._link.clock_offset_ms - before)
         return jumped if jumped > STEADY_MS else 0
 
     def set_load(self, load: Load) -> None:
         self.load = load
         self._read_at = time.monotonic()
-        self._presence.set_clock(load.now_ms)
+        self._link.set_clock(load.now_ms)
 
     def age(self) -> float:
         """Seconds since the load was read."""
@@ -151,7 +145,7 @@ class Room:
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
         for group in _groups(ready):
-            call = self._background.spawn(self._send(group))
+            call = self._link.spawn(self._send(group))
             if not group[0].staged:  # else it may take its time, and nobody waits for it
                 self._sending += 1
                 call.add_done_callback(self._sent)
@@ -166,19 +160,18 @@ class Room:
         """The script does nothing for a job that it has queued before, so trying again is safe."""
         while group := [request for request in group if not request.admitted.done()]:
             try:
-                await self._presence.wait()
+                await self._link.wait()
                 await self._stage(group)
                 if not (group := [request for request in group if not request.admitted.done()]):
                     return
-                with away_is_one_error():
-                    answer = await self._presence.in_turn(lambda: self._wire.script("enqueue", *self._arguments(group)))
+                answer = await self._link.move("enqueue", *self._arguments(group))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
                     _refuse(group, self.full("the queue's Redis is out of memory"))
-                elif self._presence.away and self._presence.given_up() is not None:
+                elif self._link.away and self._link.given_up() is not None:
                     _refuse(group, away)
                 else:
-                    self._presence.lost(away)
+                    self._link.lost(away)
                 continue
             except Exception as error:
                 _refuse(group, error)

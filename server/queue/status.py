@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from server.queue import keys
+from server.queue.async_link import AsyncLink
 from server.queue.job import Priority
-from server.queue.presence import Presence
 from server.queue.record import Ongoing, Progress, RecordsLoad
 from server.queue.rows import StreamLoad
-from server.queue.wire import AsyncWire
 
 STEP_S = 5
 """As `parts/history.lua` says."""
@@ -59,14 +58,13 @@ class Lately:
 class Status:
     """Raises RedisAway at once while Redis does not answer."""
 
-    def __init__(self, wire: AsyncWire, presence: Presence) -> None:
-        self._wire = wire
-        self._presence = presence
+    def __init__(self, link: AsyncLink) -> None:
+        self._link = link
 
     async def read(self, steps: int = STEPS, letters: int = MOST_LETTERS, ongoing: int = MOST_ONGOING) -> Lately:
         """With so many steps of the history, dead letters and clients' jobs at most."""
-        now_ms, gateways, streams, held, history, dead, nbytes, kept, ended, open_ = await self._presence.ask(
-            lambda: self._wire.script("status", steps, letters, ongoing)
+        now_ms, gateways, streams, held, history, dead, nbytes, kept, ended, open_ = await self._link.script(
+            "status", steps, letters, ongoing
         )
         first = now_ms // (STEP_S * 1000) - steps
         counted = {step - first: _counts(flat) for step, flat in history}
@@ -87,14 +85,14 @@ class Status:
         `execution_count`, `last_inference` (Unix ms), and for each batch size that ran `batch:<n>:count` and `batch:<n>:compute_*_ns`.
         """
         await self.read(0, 0, 0)  # which adds up what has ended until now
-        return await self._hash(self._wire.keyspace.name(keys.statistics(bundle)))
+        return await self._hash(self._link.name(keys.statistics(bundle)))
 
     async def restarts(self) -> dict[str, int]:
         """How often supervisors have restarted a worker, by reason."""
-        return await self._hash(self._wire.keyspace.service(keys.RESTARTS))
+        return await self._hash(self._link.service_name(keys.RESTARTS))
 
     async def _hash(self, name: str) -> dict[str, int]:
-        return _counts(await self._presence.ask(lambda: self._wire.command("HGETALL", name)))
+        return _counts(await self._link.command("HGETALL", name))
 
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:
