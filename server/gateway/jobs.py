@@ -23,7 +23,7 @@ from server.gateway.shared_answers import SharedAnswers
 from server.gateway.submission import item_field
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
-from server.queue.record import OPEN, Record, RecordLost
+from server.queue.record import OPEN, JobProgress, Record, RecordLost
 from server.tasks.base import JSON, Task
 from server.tasks.registry import TASKS
 
@@ -31,12 +31,6 @@ SHOWN_OF_ID = 64
 """Characters. Ours have fewer; what else is asked for may be as long as a head."""
 INLINE_RESULT = 64 * 1024
 """Larger results are presented in a thread, wait for their client's turn, and are named by their URL where events are replayed."""
-
-
-class JobProgress(msgspec.Struct, frozen=True):
-    done: int
-    total: int
-    unit: str
 
 
 class Links(msgspec.Struct, frozen=True):
@@ -167,7 +161,7 @@ def document(record: Record) -> JobDocument:
         version=version,
         state=record.state,
         place=record.place,
-        progress=None if record.progress is None else JobProgress(*record.progress),
+        progress=record.progress,
         created=rfc3339(record.created_ms),
         started=None if record.started_ms is None else rfc3339(record.started_ms),
         finished=None if record.finished_ms is None else rfc3339(record.finished_ms),

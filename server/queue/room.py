@@ -19,7 +19,7 @@ from server.queue.async_link import AsyncLink
 from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
 from server.queue.job import Job, encode
 from server.queue.pieces import PIECE_BYTES, Freight
-from server.queue.rows import Admission, Enqueued, Request
+from server.queue.rows import AdmissionCall, Enqueued, Request
 from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, bounds, refusal, seconds
 from server.settings import Settings
 
@@ -189,7 +189,7 @@ class Room:
                     await self._freight.delete(key)
 
     def _arguments(self, group: Sequence[_Request]) -> list[bytes]:
-        admission = Admission(self.bounds, [request.request for request in group])
+        admission = AdmissionCall(self.bounds, [request.request for request in group])
         return [msgspec.msgpack.encode(admission), *(message for request in group for message in request.messages)]
 
     async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:

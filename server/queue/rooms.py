@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 
 from server.queue import keys
 from server.queue.job import HANDICAP_S
-from server.queue.rows import Taken
+from server.queue.rows import TakenRow
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rooms:
         of_streams = [value for stream, index in self.room_of.items() for value in (stream, handicap_ms(stream), index + 1)]
         return (len(self.room_of), *of_streams, *self.sizes)
 
-    def within(self, rows: Sequence[Taken]) -> list[Taken]:
+    def within(self, rows: Sequence[TakenRow]) -> list[TakenRow]:
         """The most urgent for which there is place."""
         left, chosen = list(self.sizes), []
         for row in sorted(rows, key=_due):
@@ -68,5 +68,5 @@ def handicap_ms(stream: str) -> int:
     return int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000)
 
 
-def _due(row: Taken) -> int:
+def _due(row: TakenRow) -> int:
     return row.added_ms + handicap_ms(row.stream.decode())

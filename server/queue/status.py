@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.job import Priority
-from server.queue.record import Ongoing, Progress, RecordsLoad
+from server.queue.record import JobProgress, Ongoing, RecordsLoad
 from server.queue.rows import StreamLoad
 
 STEP_S = 5
@@ -19,7 +19,7 @@ MOST_ONGOING = 20
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Unfinished:
     """Unfinished jobs of one bundle and priority; `running` ones are in a worker's hands."""
 
     bundle: str
@@ -45,7 +45,7 @@ class Lately:
     now_ms: int
     gateways: int
     """Those that live."""
-    queue: list[Waiting]
+    queue: list[Unfinished]
     steps: list[Mapping[str, int]]
     """Counts of each complete step, the oldest first: STEPS of them."""
     letters: list[Letter]
@@ -100,9 +100,9 @@ def _counts(flat: Sequence[bytes]) -> dict[str, int]:
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Waiting]:
+def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Unfinished]:
     """Add up the streams that hold jobs; several contents of a bundle, and what was handed back, count together."""
-    rows: dict[tuple[str, Priority], Waiting] = {}
+    rows: dict[tuple[str, Priority], Unfinished] = {}
     for stream, running in zip(streams, held, strict=True):
         try:
             name = keys.StreamName.of(stream.stream.decode())
@@ -110,10 +110,10 @@ def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Wait
             continue
         if stream.length:
             key = name.bundle, name.priority
-            known = rows.get(key, Waiting(*key, 0, 0, 0.0))
+            known = rows.get(key, Unfinished(*key, 0, 0, 0.0))
             age = max(0.0, (now_ms - stream.oldest_ms) / 1000)
             waiting = known.waiting + max(0, stream.length - running)
-            rows[key] = Waiting(*key, waiting, known.running + running, max(known.oldest_s, age))
+            rows[key] = Unfinished(*key, waiting, known.running + running, max(known.oldest_s, age))
     return [rows[key] for key in sorted(rows)]
 
 
@@ -126,5 +126,5 @@ def _letter(entry: str, stream: str, reason: str) -> Letter:
 
 
 def _ongoing(task: str, bundle: str, state: str, created: str, started: str, done: str, total: str, unit: str) -> Ongoing:
-    progress = Progress(int(done), int(total), unit) if unit else None
+    progress = JobProgress(int(done), int(total), unit) if unit else None
     return Ongoing(task, bundle, state, int(float(created)), int(float(started)) if started else None, progress)

@@ -9,7 +9,7 @@ import numpy as np
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.delivery import Delivery, Entry
+from server.queue.delivery import Delivery, QueueEntry
 from server.queue.job import Job, Priority
 
 _numbers = count(1)
@@ -38,7 +38,7 @@ def delivery(
         deadline_ms=2**50,
         gateway="gateway",
     )
-    held = Entry(
+    held = QueueEntry(
         job_id=job.id,
         gateway=job.gateway,
         stream=keys.stream(keys.queue(bundle, job.digest), priority),

@@ -19,7 +19,7 @@ from server.queue.rows import Advanced, HandedBack
 MOST_DEAD_LETTERS = 100
 
 
-class Outcomes:
+class Endings:
     def __init__(self, link: Link, worker_id: str) -> None:
         self._link = link
         self._id = worker_id
