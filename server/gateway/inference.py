@@ -26,9 +26,9 @@ from server.media import headers, images
 from server.media.errors import MediaError
 from server.process.frames import without_frames
 from server.queue.dispatch import Dispatcher
+from server.queue.enqueuer import INLINE_BYTES
 from server.queue.job import Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
-from server.queue.room import INLINE_BYTES
 from server.tasks.base import Arrays, Item, Outputs, Task
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics

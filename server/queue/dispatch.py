@@ -1,7 +1,7 @@
 """The gateway's end of the queue: admit jobs, wait for their replies, lose none. For one asyncio event loop.
 
-Behind it: *AsyncLink* knows whether Redis is there, *Room* lets jobs in, *Inbox* waits for replies, *FleetReader* knows who serves what.
-The *beat*, every second, refreshes `gw:<id>`, reads clock and load, and enqueues again what Redis has lost.
+Behind it: *AsyncLink* knows whether Redis is there, *Enqueuer* lets jobs in, *Inbox* waits for replies, *FleetReader* knows
+who serves what. The *beat*, every second, refreshes `gw:<id>`, reads clock and load, and enqueues again what Redis has lost.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from server.process.interruption import Limit, Ticks
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import away_is_one_error, connect_async
+from server.queue.enqueuer import Enqueuer
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
 from server.queue.fleet import Fleet, FleetReader
 from server.queue.inbox import Inbox, Waiting
@@ -30,7 +31,6 @@ from server.queue.job import GATEWAY_FORMS, Job, Progress, Reply, later
 from server.queue.keys import Keyspace
 from server.queue.pieces import Freight
 from server.queue.records import Records
-from server.queue.room import Room
 from server.queue.scenes import Scenes
 from server.queue.shares import Claim, Load, QueueDepth, Reservation
 from server.queue.status import Status
@@ -86,7 +86,7 @@ class Dispatcher:
         self._inbox = Inbox(link, freight, self.id, lost_after=timings.lost_after)
         self._fleet = FleetReader(link, timings.news)
         self.status = Status(link)
-        self._room = Room(
+        self._enqueuer = Enqueuer(
             link,
             freight,
             settings,
@@ -95,7 +95,7 @@ class Dispatcher:
             cancel=self._cancel,
         )
         self._listener = AsyncWire(self._redis, wire.keyspace)
-        self.records = Records(link, self._listener, freight, settings, self._room)
+        self.records = Records(link, self._listener, freight, settings, self._enqueuer)
         """Clients' jobs that outlive this gateway."""
         self.scenes = Scenes(link, freight, settings)
         self._ticks = Ticks()
@@ -132,8 +132,8 @@ class Dispatcher:
         await self._listener.close()
 
     def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
-        """Room for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
-        return self._room.reserve(items, nbytes, claim)
+        """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
+        return self._enqueuer.reserve(items, nbytes, claim)
 
     def work_ms(self, bundle: str, steps: int | None, *, takes_long: bool) -> int:
         """Return how long the service takes for one job, by the rates that were announced last."""
@@ -182,13 +182,13 @@ class Dispatcher:
     async def _enqueue(self, expected: Sequence[Waiting], *, place: bool) -> int:
         """Redis' clock may have been set since it was read: then the deadlines move with it."""
         try:
-            return await self._room.enqueue([waiting.job for waiting in expected], place=place)
+            return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
         except DeadlinePassed:
-            if not (jumped := await self._room.jumped_ms()):
+            if not (jumped := await self._enqueuer.jumped_ms()):
                 raise
         for waiting in expected:
             waiting.job = later(waiting.job, jumped)
-        return await self._room.enqueue([waiting.job for waiting in expected], place=place)
+        return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
 
     def _seconds_left(self, jobs: Sequence[Job]) -> float:
         return (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
@@ -203,9 +203,9 @@ class Dispatcher:
 
     async def depth(self) -> dict[tuple[str, str], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""
-        if self._room.age() > self._timings.news or self._link.away:
+        if self._enqueuer.age() > self._timings.news or self._link.away:
             await self.refresh()
-        return dict(self._room.load.depths)
+        return dict(self._enqueuer.load.depths)
 
     async def set_repository(self, name: str, state: str) -> int:
         """`loaded` or `unloaded`: workers follow, gateways read it in `fleet().repository`.
@@ -247,7 +247,7 @@ class Dispatcher:
             nudge.clear()
             try:
                 await self._one_beat()
-                await self._inbox.send_lost_again(partial(self._room.enqueue, again=True))
+                await self._inbox.send_lost_again(partial(self._enqueuer.enqueue, again=True))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):
                     await self._leave_replica()
@@ -293,7 +293,7 @@ class Dispatcher:
         self._inbox.beaten(start_over=self._was_known and not known)
         self._was_known = True
         self._link.found()
-        self._room.set_load(Load.of(load))
+        self._enqueuer.set_load(Load.of(load))
         for bundle, count in zip(items[::2], items[1::2], strict=True):
             self.count_items(bundle.decode(), int(count))
         if sweeps:

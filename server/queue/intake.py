@@ -12,12 +12,12 @@ import msgspec
 import redis
 
 from server.queue import keys, pieces
+from server.queue.capacity import Capacity
 from server.queue.delivery import Beside, Delivery, Ending
 from server.queue.endings import Endings
 from server.queue.errors import RedisAway
 from server.queue.job import Job, Reply, UnknownVersion, decode_job
 from server.queue.link import MAX_BLOCK_S, Link
-from server.queue.rooms import Rooms
 from server.queue.rows import TakenRow, whole
 
 T = TypeVar("T")
@@ -54,17 +54,17 @@ class Intake:
         """Jobs that still waited after the last look, by work stream; None: unknown. Where nothing did, the next look may wait at once."""
 
     def take(self, queues: Sequence[str], max_items: int, block_ms: int, own: Mapping[str, int]) -> list[Delivery | Beside]:
-        rooms = Rooms.of(queues, max_items, own)
-        if not rooms.streams:
+        capacity = Capacity.of(queues, max_items, own)
+        if not capacity.streams:
             return []
         self._endings.hand_back_given_up()
-        if self._overlooked and (found := self._find_overlooked(rooms)):
+        if self._overlooked and (found := self._find_overlooked(capacity)):
             return found
         if block_ms <= 0 or self.left is None or self.left:
-            rows = self._look(rooms)
+            rows = self._look(capacity)
             if rows or block_ms <= 0:
                 return self._accept(rows, alone=False)
-        return self._wait(rooms, min(block_ms, int(MAX_BLOCK_S * 1000)))
+        return self._wait(capacity, min(block_ms, int(MAX_BLOCK_S * 1000)))
 
     def fetch(self, beside: Beside) -> Delivery | None:
         message = self._read_blob(beside)
@@ -149,30 +149,30 @@ class Intake:
             self._set_aside += set_aside
             raise
 
-    def _look(self, rooms: Rooms) -> list[TakenRow]:
-        arguments = (self._id, int(self._link.absence_counts), *rooms.arguments)
+    def _look(self, capacity: Capacity) -> list[TakenRow]:
+        arguments = (self._id, int(self._link.absence_counts), *capacity.arguments)
         now_ms, rows, left = self._taking(lambda: self._link.script("pull", *arguments))
         self._link.set_clock(now_ms)
         self.left = {stream.decode(): Backlog(count, since_ms) for stream, count, since_ms in left}
         return [TakenRow._make(row) for row in rows]
 
-    def _wait(self, rooms: Rooms, block_ms: int) -> list[Delivery | Beside]:
+    def _wait(self, capacity: Capacity, block_ms: int) -> list[Delivery | Beside]:
         """Block until a job comes. Most likely it is fresh; what is not is looked at right before its batch."""
-        rows = self._read(rooms.streams, ">", "COUNT", rooms.smallest, "BLOCK", block_ms)
-        self.left = {} if len(rows) < rooms.smallest else None
+        rows = self._read(capacity.streams, ">", "COUNT", capacity.smallest, "BLOCK", block_ms)
+        self.left = {} if len(rows) < capacity.smallest else None
         # COUNT holds for each stream, and several may have filled meanwhile: the least urgent wait for the next pull
-        within = rooms.within(rows)
+        within = capacity.within(rows)
         self._overlooked = len(within) < len(rows)
         return self._accept(within, alone=False, checked=False)
 
-    def _find_overlooked(self, rooms: Rooms) -> list[Delivery | Beside]:
+    def _find_overlooked(self, capacity: Capacity) -> list[Delivery | Beside]:
         """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
 
         What was claimed in that answer is marked as running alone, which it does not: it is given back, to be claimed once more.
         """
         held = self._endings.held
-        rows = [row for row in self._read(rooms.streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
-        within = rooms.within(rows)
+        rows = [row for row in self._read(capacity.streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
+        within = capacity.within(rows)
         marks = [self._link.command("EXISTS", self._link.name(keys.deaths(row.job.decode(errors="replace")))) for row in within]
         self._overlooked = len(within) < len(rows)
         self._endings.give_up(self._accept([row for row, mark in zip(within, marks, strict=True) if mark], alone=True))

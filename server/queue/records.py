@@ -17,6 +17,7 @@ import redis
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
+from server.queue.enqueuer import LATE, Enqueuer, to_rows
 from server.queue.errors import DeadlinePassed, RedisAway
 from server.queue.job import Job, Reply, decode_arrays, decode_reply, later
 from server.queue.pieces import Freight
@@ -32,7 +33,6 @@ from server.queue.record import (
     RecordLost,
     epoch_of,
 )
-from server.queue.room import LATE, Room, to_rows
 from server.queue.rows import Recorded
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -57,7 +57,7 @@ class Records:
         listener: AsyncWire,
         freight: Freight,
         settings: Settings,
-        room: Room,
+        enqueuer: Enqueuer,
     ) -> None:
         """listener: for `listen` alone, so that one connection waits."""
         self._link = link
@@ -67,7 +67,7 @@ class Records:
         self._listening = False
         self._freight = freight
         self._settings = settings
-        self._room = room
+        self._enqueuer = enqueuer
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
 
@@ -87,7 +87,7 @@ class Records:
                 status, told = await self._link.undisturbed(self._try_to_admit(record, draft, jobs))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
-                    raise self._room.full("the queue's Redis is out of memory") from away
+                    raise self._enqueuer.full("the queue's Redis is out of memory") from away
                 if self._link.away and self._link.given_up() is not None:
                     raise
                 self._link.lost(away)
@@ -102,15 +102,15 @@ class Records:
                 case b"results":
                     raise NoRoomForResults
                 case b"late":
-                    if not (jumped := await self._room.jumped_ms()):
+                    if not (jumped := await self._enqueuer.jumped_ms()):
                         raise DeadlinePassed(LATE)
                     jobs = [later(job, jumped) for job in jobs]
                 case b"full" | b"client":
-                    raise await self._room.refused(status, to_rows(jobs)[0])
+                    raise await self._enqueuer.refused(status, to_rows(jobs)[0])
                 case b"share":
                     with suppress(RedisAway):  # for Retry-After
-                        await self._room.read_load()
-                    raise self._room.full(SHARE, len(jobs))
+                        await self._enqueuer.read_load()
+                    raise self._enqueuer.full(SHARE, len(jobs))
 
     async def read(self, record_id: str) -> Record | None:
         """None: unknown, or expired. Raises RecordLost."""
@@ -192,7 +192,7 @@ class Records:
         for key, message in staged.items():
             await self._freight.write(key, message)
         recorded = Recorded(
-            bounds=self._room.bounds,
+            bounds=self._enqueuer.bounds,
             max_results=self._settings.results_max_bytes,
             record=record,
             epoch=epoch_of(record),
@@ -215,13 +215,13 @@ class Records:
     def _check_fits(self, items: int, nbytes: int, bound: int) -> None:
         """Raises NeverFits."""
         settings = self._settings
-        for needed, room, what in (
-            (items, settings.queue_max_items // 2, "items, and asynchronous jobs may hold {room}, half of OPSIN_QUEUE_MAX_ITEMS"),
-            (nbytes, settings.queue_max_bytes // 2, "bytes, and asynchronous jobs may hold {room}, half of OPSIN_QUEUE_MAX_BYTES"),
-            (bound, settings.results_max_bytes - RECORD_BYTES, "bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {room}"),
+        for needed, most, what in (
+            (items, settings.queue_max_items // 2, "items, and asynchronous jobs may hold {most}, half of OPSIN_QUEUE_MAX_ITEMS"),
+            (nbytes, settings.queue_max_bytes // 2, "bytes, and asynchronous jobs may hold {most}, half of OPSIN_QUEUE_MAX_BYTES"),
+            (bound, settings.results_max_bytes - RECORD_BYTES, "bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {most}"),
         ):
-            if needed > room:
-                raise NeverFits(f"the job takes {needed} {what.format(room=max(0, room))}")
+            if needed > most:
+                raise NeverFits(f"the job takes {needed} {what.format(most=max(0, most))}")
 
     async def _reply(self, job_id: str) -> Reply | None:
         message = await self._freight.read(keys.result(job_id))

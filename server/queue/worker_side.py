@@ -69,7 +69,7 @@ class WorkerQueue:
         self._link.close()
 
     def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[Delivery]:
-        """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with a room of their own instead.
+        """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with places of their own instead.
 
         If there is none it waits for one up to `block_ms` (≤ 2000).
         What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned; what needs more than this worker

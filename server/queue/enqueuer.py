@@ -1,4 +1,4 @@
-"""Room in the queue: who is let in, and how jobs get there.
+"""How jobs get into the queue, and who is let in.
 
 Requests that are ready in one turn of the event loop are admitted in one call of `enqueue.lua`, each with a status of its own.
 """
@@ -52,7 +52,7 @@ class _Request:
         return sum(map(len, self.messages))
 
 
-class Room:
+class Enqueuer:
     def __init__(
         self,
         link: AsyncLink,
@@ -135,7 +135,7 @@ class Room:
         claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long)
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         found = self._refusal(claim, asked, NOTHING)
-        return found if type(found) is kind else kind(1, f"there was no room: {self.load.items} jobs, {self.load.nbytes} bytes")
+        return found if type(found) is kind else kind(1, f"there was no place: {self.load.items} jobs, {self.load.nbytes} bytes")
 
     def full(self, reason: str, items: int = 1) -> QueueFull:
         """For another reason, which holds until so many jobs have ended."""
