@@ -1,4 +1,4 @@
-"""What children do in tests of their room."""
+"""Work of children in tests of the sandbox."""
 
 from __future__ import annotations
 

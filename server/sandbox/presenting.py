@@ -1,4 +1,4 @@
-"""`present` in a child process: the message that goes there, and the answer that comes back."""
+"""`Task.present` in a child process: the message that goes there, and the answer that comes back."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import msgspec
 
 from models.bundle import BundleSpec
 from server.arrays import Array
+from server.sandbox.child import Sandbox
 from server.tasks.base import File, Outputs, Task
 from server.tasks.registry import TASKS
 
-WORK = "server.tasks.apart:present"
+MEMORY_BYTES = 6 * 2**30
+"""Address space of the child, of which its libraries take one."""
+SECONDS = 120.0
+"""Longest time of one answer."""
 
 
 class Presentation(msgspec.Struct, frozen=True):
-    """What `Task.present` is called with."""
+    """Arguments of `Task.present`."""
 
     task: str
     plan: bytes
@@ -34,13 +38,17 @@ class Presented(msgspec.Struct, frozen=True):
     media_type: str | None = None
 
 
+def presenter() -> Sandbox:
+    return Sandbox(f"{__name__}:present", memory_bytes=MEMORY_BYTES, seconds=SECONDS)
+
+
 def request(task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec, media_type: str) -> bytes:
     arrays = [{name: Array.of(array) for name, array in one.items()} for one in outputs]
     return msgspec.msgpack.encode(Presentation(task.name, msgspec.msgpack.encode(plan), spec.to_bytes(), media_type, arrays))
 
 
 def present(message: bytes) -> bytes:
-    """In the child."""
+    """Runs in the child."""
     asked = msgspec.msgpack.decode(message, type=Presentation)
     task = TASKS[asked.task]
     outputs: list[Mapping[str, Any]] = [{name: array.to_numpy() for name, array in one.items()} for one in asked.outputs]
