@@ -15,8 +15,7 @@ from models.bundle import BundleSpec
 from server.gateway import arrival, options
 from server.gateway.client_address import owner_of
 from server.gateway.problems import Kind, Problem
-from server.process.frames import without_frames
-from server.process.interruption import Limit, Ticks
+from server.process.interruption import Limit, Ticks, without_frames
 from server.queue.dispatch import Dispatcher, Reservation
 from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
 from server.queue.shares import Claim

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from server.gateway.line import Line
 from server.gateway.problems import Kind, Problem
-from server.process.line import Line
 
 PATIENCE = 60.0
 """Seconds that an answer waits in its client's line."""

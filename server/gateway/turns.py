@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from models.media.confined import Call
 from server.gateway.heavy_clients import HeavyClients
-from server.process import priorities
-from server.process.line import Line
+from server.gateway.line import Line
+from server.process import system
 
 LONG = 0.5
 """Seconds of a CPU from which a call counts as long."""
@@ -67,7 +67,7 @@ class Turns:
         self._together = 2 * threads if together is None else together
         self._for_heavy = max(1, threads // 2)
         self._pool = self._new_pool()
-        self._slow_pool = ThreadPoolExecutor(self._for_heavy, thread_name_prefix="prepare-slowly", initializer=priorities.lower_own)
+        self._slow_pool = ThreadPoolExecutor(self._for_heavy, thread_name_prefix="prepare-slowly", initializer=system.lower_own_priority)
         self._heavy = HeavyClients() if heavy is None else heavy
         self._line = Line(self._together, threads, self._may_begin)
 
@@ -107,7 +107,7 @@ class Turns:
             work.look = asyncio.get_running_loop().call_later(AGAIN, self._look, client, work)
             return
         self._heavy.add(client, work.seconds)
-        priorities.lower(work.thread)
+        system.lower_priority(work.thread)
         self._pool.shutdown(wait=False)  # the thread ends with its call, since nobody may raise its priority again
         self._pool = self._new_pool()
 

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import redis
 
 from models.bundle import BundleSpec
-from server.process.identity import process_id
 from server.process.interruption import Limit, Ticks
+from server.process.supervision import process_id
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import away_is_one_error, connect_async

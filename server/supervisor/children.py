@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from server.process.exits import STUCK, Reason
-from server.process.restarts import VARIABLE as RESTARTS
-from server.process.tied import tied_to_parent
+from server.process.supervision import RESTARTS, STUCK, Reason
+from server.process.system import tied_to_parent
 from server.telemetry import logs
 
 log = logs.get(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from server.process.tied import tied_to_parent
+from server.process.system import tied_to_parent
 from server.queue.connect import AWAY
 
 START_TIMEOUT_S = 10.0

@@ -11,7 +11,7 @@ from contextlib import suppress
 import msgspec
 import redis
 
-from server.process.identity import process_prefix
+from server.process.supervision import process_prefix
 from server.queue import keys
 from server.queue.connect import connect
 from server.queue.job import UnknownVersion, WorkerInfo, decode_worker

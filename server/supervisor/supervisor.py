@@ -14,9 +14,9 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from server.process import secrecy
-from server.process.exits import MISUSE
-from server.process.stop_signals import StopSignals
+from server.process import system
+from server.process.supervision import MISUSE
+from server.process.system import StopSignals
 from server.queue.job import WorkerInfo
 from server.queue.keys import Keyspace
 from server.settings import Settings
@@ -46,7 +46,7 @@ PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 def serve(settings: Settings) -> int:
     """Run the whole service until SIGTERM or SIGINT. Returns the exit code."""
     logs.configure(settings.log_level, process="supervisor")
-    secrecy.keep_from_others()
+    system.keep_from_others()
     signals = StopSignals(children=True)
     try:
         listener = _listen(settings.host, settings.port)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from server.process.copies import MOST_BYTES, Order, Told
-from server.process.exits import MISUSE
-from server.process.tied import tied_to_parent
+from server.process.supervision import MISUSE, MOST_BYTES, Order, Told
+from server.process.system import tied_to_parent
 from server.supervisor.children import Process, longer
 from server.telemetry import logs
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import BundleError, BundleSpec
-from server.process.frames import without_frames
+from server.process.interruption import without_frames
 from server.queue.delivery import Delivery
 from server.worker.results import Answer, Arrays, Computed, Left, Refused, Reports, TooLarge, read_arrays, with_returned
 

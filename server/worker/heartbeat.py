@@ -9,8 +9,7 @@ import time
 from contextlib import suppress
 
 from kernels.memory import return_freed_memory
-from server.process.exits import STUCK
-from server.process.restarts import restarts
+from server.process.supervision import STUCK, restarts
 from server.queue.errors import RedisAway
 from server.queue.job import WORKER_FORMS, WorkerInfo
 from server.queue.worker_side import WorkerQueue

@@ -12,7 +12,7 @@ from typing import Literal
 
 from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read_placed
 from models.loading import not_served
-from server.process import loading
+from server.process import supervision
 from server.queue import keys
 from server.queue.job import ServedBundle
 from server.telemetry import logs
@@ -283,11 +283,11 @@ class LoadedBundles:
         assert entry.spec is not None
         started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
         content = f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
-        if content in loading.refused():
+        if content in supervision.refused_bundles():
             log.error("bundle refused", bundle=entry.id, reason=DEADLY)
             self._put(replace(entry, stamp=stamp, state="unavailable", reason=DEADLY))
             return
-        loading.tell(content)
+        supervision.tell_loading(content)
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
@@ -296,7 +296,7 @@ class LoadedBundles:
             self._put(replace(entry, stamp=stamp, state="unavailable", reason=reason))
             return
         finally:
-            loading.tell("")
+            supervision.tell_loading("")
         log.info(
             "bundle ready",
             bundle=entry.id,

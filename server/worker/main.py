@@ -19,10 +19,9 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
-from server.process import priorities, secrecy
-from server.process.exits import CRASHED, MISUSE
-from server.process.identity import process_id
-from server.process.stop_signals import StopSignals
+from server.process import system
+from server.process.supervision import CRASHED, MISUSE, process_id
+from server.process.system import StopSignals
 from server.queue.errors import RedisAway
 from server.queue.keys import Keyspace
 from server.queue.worker_side import WorkerQueue
@@ -59,7 +58,7 @@ def run_worker(settings: Settings) -> int:
 
     Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
-    secrecy.keep_from_others()
+    system.keep_from_others()
     if settings.redis_url is None:
         log.critical("no queue: set OPSIN_REDIS_URL")
         return MISUSE
@@ -155,7 +154,7 @@ class Worker:
 
     def _take_steps(self, hand: int) -> None:
         if self._layout.device.type == "cpu":
-            priorities.lower_own()
+            system.lower_own_priority()
         take_steps(self._queue, self._slots, self._bundles, self._answers, self._layout.threads, hand)
 
     def _end(self, answering: threading.Thread) -> None:

@@ -15,7 +15,7 @@ from server.gateway import heavy_clients
 from server.gateway import turns as turns_module
 from server.gateway.heavy_clients import HeavyClients
 from server.gateway.turns import Turns
-from server.process.priorities import LOW
+from server.process.system import LOW
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.process.exits import STUCK, Reason
+from server.process.supervision import STUCK, Reason
 from server.settings import Settings
 from server.supervisor.children import FIRST_PAUSE, LONGEST_PAUSE, Child, Death
 from tests.service import eventually

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from server.process.line import Line
+from server.gateway.line import Line
 
 
 async def settled() -> None:
