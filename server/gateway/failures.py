@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.gateway import directory
 from server.gateway.problems import Kind, Problem, of_option
 from server.media import images, tracks, video
-from server.media.errors import MediaError
+from server.media.limits import MediaError
 from server.queue.job import Failure
 from server.tasks.options import InvalidOption
 

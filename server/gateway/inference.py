@@ -23,7 +23,7 @@ from server.gateway.problems import Kind, Problem, of_option
 from server.gateway.submission import item_field
 from server.gateway.turns import Turns
 from server.media import headers, images
-from server.media.errors import MediaError
+from server.media.limits import MediaError
 from server.process.interruption import without_frames
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES

@@ -19,7 +19,7 @@ from server.gateway.connections import Connections, bounded
 from server.gateway.event_readers import EventReaders
 from server.gateway.gateway import Gateway
 from server.gateway.memory import return_freed_memory
-from server.media.silence import silence_decoders
+from server.media.images import silence_decoders
 from server.process import system
 from server.settings import Settings
 from server.telemetry import logs

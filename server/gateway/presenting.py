@@ -15,7 +15,7 @@ from server.arrays import Array
 from server.gateway.failures import of_refusal
 from server.gateway.problems import Kind, Problem
 from server.gateway.turns import Turns
-from server.media.errors import MediaError
+from server.media.limits import MediaError
 from server.media.memory_budget import MemoryBudget
 from server.queue.scenes import Scene, Scenes
 from server.sandbox import presenting

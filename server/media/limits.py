@@ -1,10 +1,17 @@
-"""Limits of media beside pixels; settings of the service."""
+"""Limits of media beside pixels, which are settings of the service, and the error of what they, or we, cannot take."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from models.media.video import ClipLimits
+
+
+class MediaError(Exception):
+    """A part that we cannot use; the message is for the one who sent it."""
+
+    part: str | None = None
+    """The part that it came as, where a task reads several."""
 
 
 @dataclass(frozen=True)

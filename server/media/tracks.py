@@ -13,7 +13,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from server.media import json_scan, npy
-from server.media.errors import MediaError
+from server.media.limits import MediaError
 
 MOST_SIGHTINGS = 50_000
 MOST_PEOPLE = 100

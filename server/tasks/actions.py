@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.actions.detail import Detail
 from models.bundle import BundleSpec
-from server.media import annotating, tracks, video
+from server.media import tracks, video
 from server.media.images import Decoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
 from server.tasks.options import InvalidOption, Options
@@ -213,7 +213,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
             raise InvalidOption("tracks", "there is no video to draw into: accept application/json")
         width, height = told["info"][:2].astype(int).tolist()
         most_pixels = video.ClipLimits.of_accepted(width, height).pixels
-        clip = annotating.annotated(told["video"].tobytes(), [_drawn(person) for person in people], most_pixels=most_pixels)
+        clip = video.annotated(told["video"].tobytes(), [_drawn(person) for person in people], most_pixels=most_pixels)
         return File(clip, {"X-People": str(len(people))})
 
     def preview(self, arrays: Outputs, plan: ActionsPlan, spec: BundleSpec) -> ActionsPreview:
@@ -326,8 +326,8 @@ def _lines(second: ActionSecond) -> list[str]:
     return labels if second.unsure is UNSET else ["unsure", *labels]
 
 
-def _drawn(person: Person) -> annotating.Drawn:
-    return annotating.Drawn(
+def _drawn(person: Person) -> video.Drawn:
+    return video.Drawn(
         person=person.person,
         boxes=[box[:5] for box in person.boxes],
         poses=[] if person.poses is UNSET else [[time, *(value for point in points for value in point)] for time, points in person.poses],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from models.mcc.lattice import MOST_CELLS, Lattice
 from models.spec import Space
-from server.media import fronts, masks, point_files, views
+from server.media import fronts, masks, shapes, views
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.tasks import captures
@@ -184,7 +184,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
 
     def preview(self, arrays: Outputs, plan: ReconstructPlan, spec: BundleSpec) -> ReconstructPreview:
         points = views.to_metres(plan.lattice.points(arrays["cells"]), float(arrays["scale"][0]), arrays["centre"])
-        return ReconstructPreview(int(arrays["level"]), point_files.to_ply(points, arrays["colours"], spacing_of(arrays, plan)))
+        return ReconstructPreview(int(arrays["level"]), shapes.to_ply(points, arrays["colours"], spacing_of(arrays, plan)))
 
     def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """All cells of the grid, and what is kept of the scene."""

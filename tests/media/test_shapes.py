@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from server.media import glb, meshes
-from server.media.meshes import Cells, Surface
-from server.media.point_files import to_npz, to_ply
+from server.media import shapes
+from server.media.shapes import Cells, Surface, to_npz, to_ply
 
 SIDE = 24
 
@@ -29,11 +28,11 @@ def ball(radius: float = 8.0) -> Cells:
 
 @pytest.fixture(scope="module")
 def mesh() -> Surface:
-    return meshes.surface(ball(), 0.5)
+    return shapes.surface(ball(), 0.5)
 
 
 def glb_of(mesh: Surface) -> bytes:
-    return glb.to_glb([glb.Primitive(mesh.vertices, mesh.faces, {"COLOR_0": glb.rgba(mesh.colours)})])
+    return shapes.to_glb([shapes.Primitive(mesh.vertices, mesh.faces, {"COLOR_0": shapes.rgba(mesh.colours)})])
 
 
 def loaded(mesh: Surface) -> trimesh.Trimesh:
@@ -57,7 +56,7 @@ def test_axes_are_those_of_gltf_and_colours_those_of_the_occupied_cells(mesh: Su
 
 
 def test_slabs_are_one_surface(mesh: Surface) -> None:
-    slabs = meshes.surface(ball(), 0.5, slab_cells=5 * (SIDE + 2) ** 2)
+    slabs = shapes.surface(ball(), 0.5, slab_cells=5 * (SIDE + 2) ** 2)
     assert len(slabs.faces) == len(mesh.faces) and len(slabs.vertices) > len(mesh.vertices)
     joined = trimesh.Trimesh(slabs.vertices, slabs.faces)
     assert joined.is_watertight and joined.volume == pytest.approx(loaded(mesh).volume, rel=1e-5)
@@ -65,12 +64,12 @@ def test_slabs_are_one_surface(mesh: Surface) -> None:
 
 def test_a_cell_at_the_border_of_the_lattice_is_closed() -> None:
     one = Cells(np.zeros((1, 3), np.int64), np.ones(1, np.float32), np.full((1, 3), 9, np.uint8))
-    assert loaded(meshes.surface(one, 0.5)).is_watertight
+    assert loaded(shapes.surface(one, 0.5)).is_watertight
 
 
 def test_nothing_is_an_empty_scene() -> None:
     nothing = Cells(np.empty((0, 3), np.int64), np.empty(0, np.float32), np.empty((0, 3), np.uint8))
-    mesh = meshes.surface(nothing, 0.1)
+    mesh = shapes.surface(nothing, 0.1)
     assert len(trimesh.load(io.BytesIO(glb_of(mesh)), file_type="glb").geometry) == 0
 
 
