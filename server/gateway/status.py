@@ -16,7 +16,7 @@ from server.queue.job import ServedBundle
 from server.queue.record import JobProgress, Ongoing
 from server.queue.status import STEP_S, Lately
 from server.telemetry import logs
-from server.telemetry.tally import DURATION, quantile
+from server.telemetry.metrics import DURATION, quantile
 
 NEWS_S = 1.0
 """How old an answer may be."""

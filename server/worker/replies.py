@@ -16,8 +16,7 @@ from server.queue.errors import RedisAway
 from server.queue.job import Failure, Progress, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
-from server.telemetry.metrics import WorkerMetrics
-from server.telemetry.noting import Observations
+from server.telemetry.metrics import Observations, WorkerMetrics
 from server.worker.counted_outputs import count_outputs
 from server.worker.results import Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
 
@@ -168,7 +167,7 @@ def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, Observati
     labels = bundle.split("@")
     return (
         metrics.batches.labels(*labels),
-        metrics.notes.observations(metrics.batch_size.labels(*labels)),
-        metrics.notes.observations(metrics.inference.labels(*labels)),
-        metrics.notes.observations(metrics.batch_wait.labels(*labels)),
+        metrics.notes.of(Observations(metrics.batch_size.labels(*labels))),
+        metrics.notes.of(Observations(metrics.inference.labels(*labels))),
+        metrics.notes.of(Observations(metrics.batch_wait.labels(*labels))),
     )
