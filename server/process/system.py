@@ -82,3 +82,10 @@ def lower_priority(thread: int) -> None:
     CPUs to what somebody does."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, thread, LOW)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"

@@ -6,7 +6,6 @@ another one. The child is this module: python -m server.sandbox.child package.mo
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import traceback
@@ -15,6 +14,7 @@ from importlib import import_module
 
 from models.media import confined
 from models.media.confined import Confined, ProgramDied
+from server.process.system import signal_name
 from server.telemetry import logs
 
 log = logs.get(__name__)
@@ -87,10 +87,7 @@ class Sandbox:
             return f"it took longer than {self._seconds:g} s"
         if death.status >= 0:
             return f"its process ended with code {death.status}"
-        try:
-            return f"its process died of {signal.Signals(-death.status).name}"
-        except ValueError:  # most real-time signals have no name
-            return f"its process died of signal {-death.status}"
+        return f"its process died of {signal_name(-death.status)}"
 
 
 def main(reference: str, memory_bytes: int) -> None:
