@@ -17,6 +17,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -189,83 +190,66 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self.recent = Tally()
         self.registry = registry = CollectorRegistry()
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
         model = ["model"]
-        self.requests = Counter(
-            "opsin_requests", "Requests for inference, by how they ended.", ["model", "version", "protocol", "outcome"], registry=registry
-        )
-        self.rejected = Counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"], registry=registry)
+        self.requests = counter("opsin_requests", "Requests for inference, by how they ended.", ["model", "version", "protocol", "outcome"])
+        self.rejected = counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"])
         for reason in REJECTION_REASONS:
             self.rejected.labels(reason)  # there from the start, so that a rate over the first one is right
-        self.items = Counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"], registry=registry)
-        self.tokens_in = Counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model, registry=registry)
-        self.tokens_out = Counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model, registry=registry)
-        self.request_duration = Histogram(
+        self.items = counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"])
+        self.tokens_in = counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model)
+        self.tokens_out = counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model)
+        self.request_duration = histogram(
             "opsin_request_duration_seconds",
             "From the first byte of a request to its response, answered requests only.",
             model,
             buckets=LATENCY,
-            registry=registry,
         )
-        self.preprocess = Histogram(
-            "opsin_preprocess_seconds", "Decoding and resizing what one request brings.", model, buckets=LATENCY, registry=registry
-        )
-        self.queue_wait = Histogram(
+        self.preprocess = histogram("opsin_preprocess_seconds", "Decoding and resizing what one request brings.", model, buckets=LATENCY)
+        self.queue_wait = histogram(
             "opsin_queue_wait_seconds",
             "Round trip through the queue of a request's slowest item, less the time that the worker held it.",
             model,
             buckets=WAIT,
-            registry=registry,
         )
-        self.postprocess = Histogram(
-            "opsin_postprocess_seconds", "From the last reply to the response body.", model, buckets=WAIT, registry=registry
-        )
-        self.payload = Histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES, registry=registry)
-        in_flight = Gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum", registry=registry)
-        self.event_readers = Gauge(
-            "opsin_event_readers", "Streams of jobs' events that are open.", multiprocess_mode="livesum", registry=registry
-        )
-        self.events = Counter("opsin_events_sent", "Events sent, of streamed requests and of jobs.", ["event"], registry=registry)
+        self.postprocess = histogram("opsin_postprocess_seconds", "From the last reply to the response body.", model, buckets=WAIT)
+        self.payload = histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES)
+        in_flight = gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum")
+        self.event_readers = gauge("opsin_event_readers", "Streams of jobs' events that are open.", multiprocess_mode="livesum")
+        self.events = counter("opsin_events_sent", "Events sent, of streamed requests and of jobs.", ["event"])
         for event in EVENTS:
             self.events.labels(event)
         self._notes = Notes()
         self.in_flight = self._notes.of(Level(in_flight))
         self._payload = [self._notes.of(Observations(self.payload.labels(direction))) for direction in ("in", "out")]
-        self._of: dict[tuple[str, str], BundleMetrics] = {}
-        self._durations: dict[str, Observations] = {}
-        self._ended: dict[tuple[str, ...], Amount] = {}
+        self._of = cache(self._bundle)
+        self.duration_of = cache(lambda model: self._notes.of(Observations(self.request_duration.labels(model))))
+        """`request_duration` for one model."""
+        self.ended = cache(lambda *labels: self._notes.of(Amount(self.requests.labels(*labels))))
+        """`requests` for model, version, protocol and outcome."""
 
     def of(self, spec: BundleSpec) -> BundleMetrics:
-        """What is counted for one bundle."""
-        key = spec.name, spec.version
-        if key not in self._of:
-            self._of[key] = BundleMetrics(
-                items=self._notes.of(Amount(self.items.labels(*key))),
-                tokens_in=self._notes.of(Amount(self.tokens_in.labels(spec.name))),
-                tokens_out=self._notes.of(Amount(self.tokens_out.labels(spec.name))),
-                preprocess=self._notes.of(Observations(self.preprocess.labels(spec.name))),
-                queue_wait=self._notes.of(Observations(self.queue_wait.labels(spec.name))),
-                postprocess=self._notes.of(Observations(self.postprocess.labels(spec.name))),
-                payload_in=self._payload[0],
-                payload_out=self._payload[1],
-            )
-        return self._of[key]
+        """Metrics of one bundle."""
+        return self._of(spec.name, spec.version)
+
+    def _bundle(self, name: str, version: str) -> BundleMetrics:
+        return BundleMetrics(
+            items=self._notes.of(Amount(self.items.labels(name, version))),
+            tokens_in=self._notes.of(Amount(self.tokens_in.labels(name))),
+            tokens_out=self._notes.of(Amount(self.tokens_out.labels(name))),
+            preprocess=self._notes.of(Observations(self.preprocess.labels(name))),
+            queue_wait=self._notes.of(Observations(self.queue_wait.labels(name))),
+            postprocess=self._notes.of(Observations(self.postprocess.labels(name))),
+            payload_in=self._payload[0],
+            payload_out=self._payload[1],
+        )
 
     def count_items(self, bundle: str, count: int) -> None:
         """Items of asynchronous jobs that are done, of a bundle `name@version`."""
         name, _, version = bundle.partition("@")
         self.items.labels(name, version).inc(count)
-
-    def duration_of(self, model: str) -> Observations:
-        """`request_duration` for one model."""
-        if model not in self._durations:
-            self._durations[model] = self._notes.of(Observations(self.request_duration.labels(model)))
-        return self._durations[model]
-
-    def ended(self, *labels: str) -> Amount:
-        """`requests` for model, version, protocol and outcome."""
-        if labels not in self._ended:
-            self._ended[labels] = self._notes.of(Amount(self.requests.labels(*labels)))
-        return self._ended[labels]
 
     async def give_forever(self) -> None:
         """What is noted here reaches the other gateways of this machine, who may be asked for the sum."""
@@ -293,51 +277,36 @@ class WorkerMetrics:
         self.registry = registry = CollectorRegistry()
         self.notes = Notes()
         registry.register(Giving(self.notes))
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
         labels = ["model", "version"]
-        self.batches = Counter("opsin_batches", "Batches run.", labels, registry=registry)
-        self.cold_batches = Counter(
-            "opsin_cold_batches",
-            "Batches of a shape that had not run before: slower, and left out of what is learned.",
-            labels,
-            registry=registry,
+        self.batches = counter("opsin_batches", "Batches run.", labels)
+        self.cold_batches = counter(
+            "opsin_cold_batches", "Batches of a shape that had not run before: slower, and left out of what is learned.", labels
         )
-        self.backend = Gauge(
-            "opsin_backend", "1 for the backend that runs a bundle's usual batches.", [*labels, "backend"], registry=registry
-        )
-        self.batch_size = Histogram("opsin_batch_size", "Items in a batch.", labels, buckets=SIZE, registry=registry)
-        self.batch_wait = Histogram(
-            "opsin_batch_wait_seconds", "From the pull of an item to the start of its batch.", labels, buckets=WAIT, registry=registry
-        )
-        self.inference = Histogram("opsin_inference_seconds", "One batch on the device.", labels, buckets=LATENCY, registry=registry)
-        self.batch_budget = Gauge("opsin_batch_budget", "The learned batch size.", labels, registry=registry)
-        self.steps = Counter("opsin_steps", "Steps taken by jobs of several steps.", labels, registry=registry)
-        self.step_joins = Counter("opsin_step_joins", "Jobs that took their first step.", labels, registry=registry)
-        self.step_leaves = Counter("opsin_step_leaves", "Jobs of several steps that left, by how.", [*labels, "how"], registry=registry)
-        self.resident_jobs = Gauge("opsin_resident_jobs", "Jobs between two of their steps.", labels, registry=registry)
-        self.state_bytes = Gauge(
-            "opsin_state_bytes",
-            "Memory that jobs of several steps keep, ended ones included.",
-            labels,
-            registry=registry,
-        )
-        self.queries = Counter("opsin_scene_queries", "Points of space that reconstructions asked.", labels, registry=registry)
-        self.queries_saved = Counter(
-            "opsin_scene_queries_saved", "Points of dense grids that they did not have to ask.", labels, registry=registry
-        )
-        self.levels = Counter("opsin_scene_levels", "Levels, from coarse to fine, of reconstructions.", labels, registry=registry)
-        self.points = Counter("opsin_scene_points", "Occupied cells that reconstructions found.", labels, registry=registry)
-        self.watched = tuple(Counter(f"opsin_video_{name}", text, labels, registry=registry) for name, text in WATCHED.items())
+        self.backend = gauge("opsin_backend", "1 for the backend that runs a bundle's usual batches.", [*labels, "backend"])
+        self.batch_size = histogram("opsin_batch_size", "Items in a batch.", labels, buckets=SIZE)
+        self.batch_wait = histogram("opsin_batch_wait_seconds", "From the pull of an item to the start of its batch.", labels, buckets=WAIT)
+        self.inference = histogram("opsin_inference_seconds", "One batch on the device.", labels, buckets=LATENCY)
+        self.batch_budget = gauge("opsin_batch_budget", "The learned batch size.", labels)
+        self.steps = counter("opsin_steps", "Steps taken by jobs of several steps.", labels)
+        self.step_joins = counter("opsin_step_joins", "Jobs that took their first step.", labels)
+        self.step_leaves = counter("opsin_step_leaves", "Jobs of several steps that left, by how.", [*labels, "how"])
+        self.resident_jobs = gauge("opsin_resident_jobs", "Jobs between two of their steps.", labels)
+        self.state_bytes = gauge("opsin_state_bytes", "Memory that jobs of several steps keep, ended ones included.", labels)
+        self.queries = counter("opsin_scene_queries", "Points of space that reconstructions asked.", labels)
+        self.queries_saved = counter("opsin_scene_queries_saved", "Points of dense grids that they did not have to ask.", labels)
+        self.levels = counter("opsin_scene_levels", "Levels, from coarse to fine, of reconstructions.", labels)
+        self.points = counter("opsin_scene_points", "Occupied cells that reconstructions found.", labels)
+        self.watched = tuple(counter(f"opsin_video_{name}", text, labels) for name, text in WATCHED.items())
         """In the order of `models.actions.account.COUNTS`."""
-        self.watched_stages = Counter(
-            "opsin_video_stage_seconds", "Seconds of work on videos and tracks, by stage.", [*labels, "stage"], registry=registry
-        )
-        self.failures = Counter("opsin_failures", "Jobs that ended without a result.", ["model", "kind"], registry=registry)
-        self.redeliveries = Counter("opsin_redeliveries", "Jobs taken over from a dead worker.", registry=registry)
-        self.dead_letters = Counter("opsin_dead_letters", "Jobs given up and put aside.", registry=registry)
-        self.progress_age = Gauge(
-            "opsin_worker_last_progress_age_seconds",
-            "Since the last batch ended or, when idle, since the last look at the queue.",
-            registry=registry,
+        self.watched_stages = counter("opsin_video_stage_seconds", "Seconds of work on videos and tracks, by stage.", [*labels, "stage"])
+        self.failures = counter("opsin_failures", "Jobs that ended without a result.", ["model", "kind"])
+        self.redeliveries = counter("opsin_redeliveries", "Jobs taken over from a dead worker.")
+        self.dead_letters = counter("opsin_dead_letters", "Jobs given up and put aside.")
+        self.progress_age = gauge(
+            "opsin_worker_last_progress_age_seconds", "Since the last batch ended or, when idle, since the last look at the queue."
         )
 
     def render(self) -> bytes:
