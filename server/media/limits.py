@@ -1,7 +1,9 @@
-"""Limits of media beside pixels, which are settings of the service, and the error of what they, or we, cannot take."""
+"""Limits of media beside pixels, which are settings of the service, and errors of parts that cannot be used."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from models.media.video import ClipLimits
@@ -12,6 +14,24 @@ class MediaError(Exception):
 
     part: str | None = None
     """The part that it came as, where a task reads several."""
+
+
+class InvalidPart(MediaError):
+    """No file of its kind, or one that contradicts itself or the request."""
+
+
+class ExcessivePart(MediaError):
+    """Above a limit."""
+
+
+@contextmanager
+def named(part: str) -> Iterator[None]:
+    """Errors of the block name the part that they are about."""
+    try:
+        yield
+    except MediaError as error:
+        error.part = part
+        raise
 
 
 @dataclass(frozen=True)
