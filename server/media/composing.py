@@ -86,7 +86,7 @@ def _within(begin: int, length: int, limit: int) -> slice:
 
 
 def _strips(made: NDArray[np.uint8], box: Box, area: Box) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
-    """What was made, in the image's size: some rows of the area at a time, of a few pixels, and where they lie in the image."""
+    """The pixels that were made, in the image's size: some rows of the area at a time, of a few pixels, and where they lie in the image."""
     source, scale = Image.fromarray(made), made.shape[0] / box.height
     left, rows = area.left - box.left, max(1, STRIP_PIXELS // box.width)
     for begin in range(0, box.height, rows):

@@ -39,7 +39,7 @@ class Camera:
     cy: float
 
     def scaled(self, across: float, down: float) -> Camera:
-        """Of the image in another size."""
+        """The camera of the image in another size."""
         return Camera(self.fx * across, self.fy * down, self.cx * across, self.cy * down)
 
     def unproject(self, depth: NDArray[np.float32]) -> Points:

@@ -18,13 +18,13 @@ SMALL_PIXELS = 100_000
 SMALL_ASPECT = 4
 """A thin strip grows when its short side is resized."""
 SMALL_SCANS = 16
-"""Of a JPEG: a progressive one has about ten, and each of them is a pass over the whole image."""
+"""Scans of a small JPEG: a progressive one has about ten, and each of them is a pass over the whole image."""
 MOST_BLOCKS = 65_536
 """Four times what an image of 64 MiB has whose encoder writes blocks of 4 KiB."""
 MOST_SCANS = 64
-"""Of a progressive JPEG that is decoded at all."""
+"""Scans of a progressive JPEG that is decoded at all."""
 MOST_COMPRESSED = 128
-"""Of a PNG's profiles and texts, each of which may come to a mebibyte, damaged or not."""
+"""Profiles and texts of a PNG, each of which may come to a mebibyte, damaged or not."""
 MOST_OF_A_KIND = {"JPEG": f", or {MOST_SCANS} scans", "PNG": f", or {MOST_COMPRESSED} that are compressed beside its pixels"}
 """For the message."""
 MOST_EXIF = 64 * 1024
@@ -39,7 +39,7 @@ OTHER_SEGMENTS = frozenset((0xCC, *range(0xE1, 0xF0)))
 PHOTOSHOP, RESOURCE = 0xED, b"8BIM"
 EXIF = b"Exif\0\0"
 PART_BYTES = {0xDB: 65} | dict.fromkeys((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), 3)
-"""Of a quantisation table and of a frame's component: Pillow makes objects of as many as a segment holds, by its marker's second byte."""
+"""Bytes of a quantisation table and of a frame's component, by the marker's second byte: Pillow makes objects of all in a segment."""
 PNG_SIGNATURE, FIRST_CHUNK, HEADER = b"\x89PNG\r\n\x1a\n", 8, b"IHDR"
 """A PNG's first bytes, the index of its first chunk, and that chunk's name."""
 COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")

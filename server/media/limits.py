@@ -37,8 +37,8 @@ def named(part: str) -> Iterator[None]:
 @dataclass(frozen=True)
 class Limits:
     points: int = 4_000_000
-    """Of a map of depth or points."""
+    """Points of a map of depth or points."""
     queries: int = 20_000_000
-    """That one reconstruction may ask."""
+    """Queries that one reconstruction may ask."""
     clips: ClipLimits = field(default_factory=ClipLimits)
-    """Of videos."""
+    """Limits of videos."""

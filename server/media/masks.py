@@ -14,7 +14,7 @@ from PIL import Image
 Mask = NDArray[np.bool_]
 
 THRESHOLD = 128
-"""Of 255: at least so bright is to be filled."""
+"""Brightness, of 255, from which on a pixel is to be filled."""
 OPAQUE = 255
 STRIP_PIXELS = 256 * 1024
 FORMS = "`box:X,Y,W,H` in pixels, `center`, `center:RATIO` or `random:RATIO`, the ratio above 0 and up to 1"
@@ -30,7 +30,7 @@ class Box:
     height: int
 
     def mask(self, height: int, width: int) -> Mask:
-        """Of an image of this size. Raises ValueError if it is not inside."""
+        """The mask of an image of this size. Raises ValueError if the box is not inside."""
         if self.left + self.width > width or self.top + self.height > height:
             right, bottom = self.left + self.width, self.top + self.height
             raise ValueError(f"the box from {self.left},{self.top} to {right},{bottom} leaves the image of {width} × {height} pixels")

@@ -17,9 +17,9 @@ MAGIC = npy.MAGIC_PREFIX
 MOST_HEADER = 10_000
 """Bytes."""
 MOST_AXES, LONGEST_AXIS = 8, 2**40
-"""Of any array that a request could hold; the product of longer ones may have more digits than Python writes."""
+"""Limits of any array that a request could hold; the product of longer ones may have more digits than Python writes."""
 UNREADABLE = (ValueError, TypeError, LookupError, EOFError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
-"""What numpy raises where a header is none: it evaluates a literal, after going through its tokens if that fails."""
+"""Errors of numpy where a header is none: it evaluates a literal, after going through its tokens if that fails."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ _TURNED = np.array([1, -1, -1], np.float32)
 _TYPES = {"<f4": 5126, "|u1": 5121, "<u4": 5125}
 _KINDS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
 _ATTRIBUTES, _INDICES = 34962, 34963
-"""What a view of the buffer is for."""
+"""Purposes of a view of the buffer."""
 PLY_HEADER = """ply
 format binary_little_endian 1.0
 comment spacing {spacing:g}
@@ -92,7 +92,7 @@ def _slabs(cells: Cells, level: float, slab_cells: int) -> Iterator[Surface]:
 
 
 def _march(cells: Cells, shape: tuple[int, ...], level: float) -> Surface | None:
-    """Of one volume; None where nothing crosses the level."""
+    """The surface of one volume; None where nothing crosses the level."""
     from skimage.measure import marching_cubes
 
     volume = np.zeros(shape, np.float32)

@@ -18,16 +18,16 @@ from server.media.limits import ExcessivePart, InvalidPart
 MOST_SIGHTINGS = 50_000
 MOST_PEOPLE = 100
 MOST_ELEMENTS = 1_000_000
-"""Of JSON: a decoder makes objects of them in one go, while nothing else of the process runs. Some 14,000 sightings with poses."""
+"""Elements of JSON: a decoder makes objects of them in one go, while nothing else of the process runs. Some 14,000 sightings with poses."""
 MOST_BYTES = 64 * 2**20
-"""Of one array of an .npz, unpacked."""
+"""Bytes of one array of an .npz, unpacked."""
 LATEST_S = 1e6
 LARGEST_SIDE = 100_000
 """Pixels of a frame."""
 LARGEST_VALUE = 1e6
-"""Of boxes, poses and tokens: beyond it a network tells nothing."""
+"""The limit of boxes, poses and tokens: beyond it a network tells nothing."""
 MOST_ENTRIES, MOST_DIRECTORY, MOST_COMMENT = 64, 64 * 1024, 2**16
-"""Of a ZIP archive: files, and bytes of what names them."""
+"""Limits of a ZIP archive: files, and bytes of what names them."""
 END = struct.Struct("<4s4H2LH")
 END_MARK, LARGE_MARK = b"PK\x05\x06", b"PK\x06\x07"
 """The end of a ZIP archive's directory (APPNOTE 4.3.16), and what precedes it in those of 64 bits (4.3.15)."""
@@ -83,7 +83,7 @@ def read(content: bytes, seconds: float) -> Tracks:
 
 
 def _check_extent(tracks: Tracks, seconds: float) -> None:
-    """What is told of people takes room and time for every moment between two sightings, and for every person."""
+    """Check how long and how many: an answer takes memory and time for every moment between two sightings, and for every person."""
     first, last = float(tracks["time"].min()), float(tracks["time"].max())
     if last > LATEST_S:
         raise InvalidPart(f"time: {last:g} s is later than {LATEST_S:g} s")
@@ -170,7 +170,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _array(name: str, data: bytes) -> NDArray[Any]:
-    """What an .npy holds; a view of it. Raises InvalidPart and ExcessivePart."""
+    """The array of an .npy; a view of it. Raises InvalidPart and ExcessivePart."""
     try:
         header = npy.read_header(data, kinds="iu" if name == "person" else "fiu", wanted="integers" if name == "person" else "numbers")
     except InvalidPart as error:
@@ -181,7 +181,7 @@ def _array(name: str, data: bytes) -> NDArray[Any]:
 
 
 def _check_directory(content: bytes) -> None:
-    """Of a ZIP archive: opening it would make objects of every entry. Raises ExcessivePart."""
+    """Check a ZIP archive, since opening it would make objects of every entry. Raises ExcessivePart."""
     plain = len(content) - END.size
     if content[plain : plain + 4] != END_MARK or content[-2:] != b"\0\0":
         plain = content.rfind(END_MARK, max(0, plain - MOST_COMMENT))

@@ -85,7 +85,7 @@ def _along(grid: NDArray[np.float32] | NDArray[np.uint8], size: int, axis: int, 
 
 
 def _padded(grid: NDArray[np.float32] | NDArray[np.uint8], index: NDArray[np.intp], axis: int, fill: float) -> NDArray[np.float32]:
-    """What lies at these places of an axis; `fill` beyond its end."""
+    """Values at these indices of an axis; `fill` beyond its end."""
     there = grid.shape[axis]
     found: NDArray[np.float32] = grid.take(np.minimum(index, there - 1), axis).astype(np.float32)
     if index[-1] >= there:

@@ -1,4 +1,4 @@
-"""What the supervisor and the processes that it starts tell each other: exit codes, ids, messages, and environment variables."""
+"""Exit codes, ids, messages and environment variables, by which supervisor and children tell each other something."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Order(msgspec.Struct, frozen=True):
     """Tells the template, whose copies workers are, to become a worker; as JSON over a pair of sockets, like `Told`."""
 
     command: list[str]
-    """What `ps` shall show."""
+    """The command line that `ps` shall show."""
     environment: dict[str, str]
     """The whole of it."""
 
@@ -52,7 +52,7 @@ class Told(msgspec.Struct, frozen=True):
     """An answer of the template. Without a pid: that it stands."""
 
     pid: int = 0
-    """Of a copy."""
+    """Id of a copy."""
     status: int | None = None
     """Set where the copy has ended: its exit code, or the negative of the signal that ended it, as in `subprocess`."""
     problem: str = ""

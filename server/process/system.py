@@ -1,4 +1,4 @@
-"""What a process asks of its operating system: signals to stop, priorities, secrecy, and programs that die with it."""
+"""Asks the operating system for what a process needs: signals to stop, priorities, secrecy, and programs that die with it."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def keep_from_others() -> None:
 
 
 def lower_own_priority() -> None:
-    """That of the calling thread, for as long as it lives: nobody may raise it again. What it starts inherits it."""
+    """Lower the priority of the calling thread, for as long as it lives: nobody may raise it again. What it starts inherits it."""
     lower_priority(threading.get_native_id())
 
 
 def lower_priority(thread: int) -> None:
-    """That of a thread, as the system numbers it, where the system knows priorities of threads: what nobody waits for at once leaves the
-    CPUs to what somebody does."""
+    """Lower the priority of a thread, as the system numbers it, where the system knows priorities of threads: work that nobody waits for
+    at once leaves the CPUs to other work."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, thread, LOW)
 

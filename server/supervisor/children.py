@@ -249,7 +249,7 @@ class Template:
 
 @dataclass
 class Copies:
-    """Of one start of the template."""
+    """Copies that one start of the template has made."""
 
     ended: dict[int, int] = field(default_factory=dict)
     """Exit codes by pid."""

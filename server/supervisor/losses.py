@@ -16,7 +16,7 @@ MOST_DEATHS = 2
 
 
 class Losses:
-    """Of all workers of a service. folder: private, to be removed by whoever made it."""
+    """Counts the deaths of all workers of a service. folder: private, to be removed by whoever made it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

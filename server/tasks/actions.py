@@ -29,11 +29,11 @@ MOST_PEOPLE = 50
 USUAL_PEOPLE = 6
 USUAL_TOP_K = 5
 USUAL_DETAIL: Detail = "fast"
-"""Of bundles that do not name one, and of plans that were stored without."""
+"""Detail of bundles that do not name one, and of plans that were stored without."""
 ROW_BYTES = 8 * (7 + 53)
-"""Of a sighting in a result: its box and its pose."""
+"""Bytes of a sighting in a result: its box and its pose."""
 SECOND_BYTES = 8 * 3
-"""Of a person's second, its scores aside."""
+"""Bytes of a person's second, its scores aside."""
 SMALL_ARRAYS = 512
 NOBODY = np.zeros(0)
 SAMPLE = Path(__file__).with_name("sample.mp4")

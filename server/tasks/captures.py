@@ -18,7 +18,7 @@ from server.tasks.options import InvalidOption
 from server.tasks.reconstruct_tables import OF_DEPTH, ReconstructPlan
 
 MOST_PIXELS = 2**21
-"""Of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
+"""Pixels of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
 
 
 def source_of(item: Item, plan: ReconstructPlan) -> str:
@@ -117,8 +117,8 @@ def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
 
 
 def mask_of(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, source: str, whole: tuple[int, int]) -> views.Mask:
-    """What counts, (H, W): the part, or the image's opaque pixels, or all that was seen. `whole`: width and height of the image as it was
-    sent, and of the part. Raises InvalidOption."""
+    """The mask of what counts, (H, W): the part, or the image's opaque pixels, or all that was seen. `whole`: width and height of the
+    image as it was sent, and of the part. Raises InvalidOption."""
     seen = np.asarray(np.isfinite(points).all(axis=2))
     mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
     if mask is None:

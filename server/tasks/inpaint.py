@@ -46,19 +46,19 @@ OF_NETWORK = ("preset", "steps", "sampler", "eta", "spacing", "temperature")
 SMALL_ARRAYS = 64
 """Bytes of the answer's arrays besides."""
 PATCH_SIZE = 16
-"""Of an architecture whose config does not tell."""
+"""Default of an architecture whose config does not tell."""
 PRESENTER = Decoder(2**48)
-"""What was decoded once, within the limits of that time, is decoded again to compose the result."""
+"""Decodes again, to compose the result, what was decoded once, within the limits of that time."""
 # bytes of a pixel of the image, beside the image
 MASKS = 2
 """One, and one that grows out of it; or as it was sent, bright and transparent pixels."""
 TILED = 4
-"""What the network sees, at the image's own scale."""
+"""The network's input, at the image's own scale."""
 COPIED = 16
-"""Of a crop that patches are copied from: itself, its mask, and how thick that is."""
+"""A crop that patches are copied from: itself, its mask, and how thick that is."""
 RAMP = 1
 PNG_PIXEL = 4
-"""Of noise; PNGs of photographs take half of it."""
+"""A PNG of noise; those of photographs take half of it."""
 
 
 NO_MASK = (
@@ -267,7 +267,7 @@ def _composed(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> Composed
 
 
 def _open(image: bytes, mask: bytes, decoder: Decoder) -> tuple[Opened, Opened | None]:
-    """Of image and mask what their headers say; no mask where none was sent. Raises ImageError that names the part, and InvalidOption."""
+    """Read the headers of image and mask; no mask where none was sent. Raises ImageError that names the part, and InvalidOption."""
     opened = decoder.open(image)
     if not mask:
         return opened, None

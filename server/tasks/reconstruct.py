@@ -38,11 +38,11 @@ from server.tasks.reconstruct_tables import (
 )
 
 CELL_BYTES = 4 + 4 + 3
-"""Of an answer: index, occupancy, colour."""
+"""Bytes of an answer for each cell: index, occupancy, colour."""
 SMALL_ARRAYS = 4096
 PREVIEW_BYTES = 7 * 20_000
 PATCH_SIZE, WINDOW = 16, 8
-"""Of configs that do not tell."""
+"""Defaults of configs that do not tell."""
 
 
 NARROWEST = 0.01

@@ -1,4 +1,4 @@
-"""What a network says of a scene, and what was seen of it → points and files: GLB, PLY and NPZ, in the camera's frame, in metres."""
+"""Outputs of a network for a scene, and the seen front → points and files: GLB, PLY and NPZ, in the camera's frame, in metres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.tasks.base import Outputs
 from server.tasks.reconstruct_tables import Format, ReconstructPlan
 
 SIZE = 0.7
-"""Of a guessed point, in spacings: vertices lie so near to each other that the surface looks closed."""
+"""Size of a guessed point, in spacings: vertices lie so near to each other that the surface looks closed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Answe
 
 
 def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: Format) -> Answer:
-    """What was seen, point by point, and the surface behind it that the network makes of the rest. Heavy: run it in a child process."""
+    """The seen front, point by point, and the surface behind it that the network makes of the rest. Heavy: run it in a child process."""
     pitch = plan.lattice.pitch
     guess = guessing.guess(plan.lattice, found["cells"], found["occupancy"], found["colours"], plan.threshold, front)
     photograph = fronts.colours(found, front)

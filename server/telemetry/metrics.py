@@ -151,7 +151,7 @@ class Tally:
         return counts
 
     def give_back(self, counts: Mapping[str, int]) -> None:
-        """What could not be told is told next time."""
+        """Keep counts that could not be told for the next time."""
         self._counts.update(counts)
 
 
@@ -185,7 +185,7 @@ class BundleMetrics:
 
 
 class GatewayMetrics:
-    """What a gateway counts. `model` is the bundle's name once it is resolved, else empty: a client cannot invent labels."""
+    """Metrics of a gateway. `model` is the bundle's name once it is resolved, else empty: a client cannot invent labels."""
 
     def __init__(self) -> None:
         self.recent = Tally()
@@ -252,7 +252,7 @@ class GatewayMetrics:
         self.items.labels(name, version).inc(count)
 
     async def give_forever(self) -> None:
-        """What is noted here reaches the other gateways of this machine, who may be asked for the sum."""
+        """Let notes reach the other gateways of this machine, who may be asked for the sum."""
         while True:
             self._notes.give()
             await asyncio.sleep(GIVE_EVERY_S)
@@ -271,7 +271,7 @@ class GatewayMetrics:
 
 
 class WorkerMetrics:
-    """What a worker counts. Batches are the worker's, requests the gateway's."""
+    """Metrics of a worker. Batches are the worker's, requests the gateway's."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
