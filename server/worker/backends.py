@@ -24,10 +24,9 @@ from models.registry import architectures
 from server.telemetry import logs
 from server.worker import compiled_cache
 from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
-from server.worker.executors import check
+from server.worker.executors import Arrays, check
 from server.worker.layout import Layout
 from server.worker.model_memory import ModelMemory
-from server.worker.results import Arrays
 
 log = logs.get(__name__)
 

@@ -14,11 +14,11 @@ from server.process.restarts import restarts
 from server.queue.errors import RedisAway
 from server.queue.job import WORKER_FORMS, WorkerInfo
 from server.queue.worker_side import WorkerQueue
+from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.backend_times import BACKENDS
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.slots import Slots
 
 log = logs.get(__name__)
 

@@ -15,9 +15,9 @@ from models.loading import not_served
 from server.process import loading
 from server.queue import keys
 from server.queue.job import ServedBundle
+from server.scheduler.batcher import Bucket
+from server.scheduler.step_times import StepTimes
 from server.telemetry import logs
-from server.worker.bucket import Bucket
-from server.worker.budget import StepTimes
 from server.worker.executors import Executor
 from server.worker.measurements import Measured
 from server.worker.stepwise import Stepwise

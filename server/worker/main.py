@@ -26,23 +26,20 @@ from server.process.stop_signals import StopSignals
 from server.queue.errors import RedisAway
 from server.queue.keys import Keyspace
 from server.queue.worker_side import WorkerQueue
+from server.scheduler.scheduler import LONG_BLOCK
+from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker import compiled_cache
-from server.worker.batcher import Batcher
-from server.worker.batches import LONG_BLOCK
-from server.worker.fetching import Fetching
 from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.long_work import LongWork
-from server.worker.loops import Receiver, leave, take_steps, work
+from server.worker.loops import BatchRunner, Receiver
 from server.worker.measurements import Measurements
 from server.worker.model_memory import ModelMemory
 from server.worker.rechecks import Rechecks
 from server.worker.replies import Answers
-from server.worker.slots import Slots
 from server.worker.tuning import Tunings
 from server.worker.warmup import Warm, warm_up
 
@@ -101,10 +98,9 @@ class Worker:
             waiting=self._queue.waiting,
             defaults={*settings.default_models.values(), *settings.starter_bundles},
         )
-        long = LongWork(self._bundles.step_times, self._bundles.stepwise)
-        self._slots = Slots(layout.slots, Batcher(self._bundles.step_times), long, layout.state_bytes)
-        self._fetching = Fetching(self._queue, self._slots)
-        self._receiver = Receiver(self._queue, self._slots, self._bundles, self._fetching, metrics)
+        self._slots = Slots(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes)
+        self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
+        self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout.threads)
         self._memory = ModelMemory(layout.model_bytes)
         self._tunings = Tunings(layout, settings.dtype, self._kept, lambda: self._slots.idle, self._bundles.learned)
         self._rechecks = Rechecks(
@@ -131,35 +127,32 @@ class Worker:
         self._thread("bundles", self._watch_bundles)
         self._thread("measure", self._measure)
         answering = self._thread("answer", self._answers.write_forever)
-        self._thread("fetch", self._fetching.run)
+        self._thread("fetch", self._receiver.fetch_forever)
         slots = self._layout.slots
-        working = [self._thread(f"work-{hand}", partial(self._work, hand)) for hand in range(slots + 1)]
+        working = [self._thread(f"work-{hand}", partial(self._runner.work, self._receiver, hand)) for hand in range(slots + 1)]
         working += [self._thread(f"step-{hand}", partial(self._take_steps, hand)) for hand in range(slots + 1, 2 * slots + 1)]
 
         signals.wait()
         log.info("worker drains", id=self._queue.id)
         self._heartbeat.become("draining")
         if leaving := self._slots.drain(self._settings.drain_timeout):
-            leave(self._queue, self._bundles, self._answers, leaving)
+            self._runner.leave(leaving)
         until = time.monotonic() + self._settings.drain_timeout
         while any(thread.is_alive() for thread in working) and time.monotonic() < until:
             if not self._slots.looking:
-                self._fetching.close()
+                self._receiver.close()
             if signals.wait(0.02):
                 break
         self._slots.await_look(2 * LONG_BLOCK)  # what the last look at the queue brings is handed back too
         self._end(answering)
 
-    def _work(self, hand: int) -> None:
-        work(self._queue, self._slots, self._receiver, self._bundles, self._answers, self._layout.threads, hand)
-
     def _take_steps(self, hand: int) -> None:
         if self._layout.device.type == "cpu":
             priorities.lower_own()
-        take_steps(self._queue, self._slots, self._bundles, self._answers, self._layout.threads, hand)
+        self._runner.take_steps(hand)
 
     def _end(self, answering: threading.Thread) -> None:
-        unread = self._fetching.unread()  # first: what arrives before the next line is in both
+        unread = self._receiver.unread()  # first: what arrives before the next line is in both
         unfinished = self._slots.stop()
         self._answers.close(answering, self._settings.drain_timeout)
         self._heartbeat.end()

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from models.layers.steps import State
 from models.loading import Advanced, Ended
 from server.queue.delivery import Delivery
-from server.worker.executors import Outcome, Streams, halving
-from server.worker.results import Answer, Computed, Left, Refused, Report, Reports, read_arrays, with_returned
+from server.worker.executors import Answer, Computed, Left, Outcome, Refused, Report, Reports, Streams, halving, read_arrays, with_returned
 
 REPORT_EVERY = 0.2
 """Seconds between two reports of one job."""

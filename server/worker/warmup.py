@@ -22,9 +22,9 @@ from models.layers.steps import State
 from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
+from server.scheduler.step_times import ALMOST, ALMOST_STEPS, StepTimes
 from server.worker.backend_times import Backend, BackendTimes, Schedule
 from server.worker.backends import Backends, BackendSetting
-from server.worker.budget import ALMOST, ALMOST_STEPS, StepTimes
 from server.worker.executors import OneShot, check
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements

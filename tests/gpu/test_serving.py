@@ -13,15 +13,14 @@ from models.bundle import Bundle
 from models.loading import load
 from server.queue.delivery import Delivery
 from server.worker.backends import Backends
-from server.worker.executors import OneShot
+from server.worker.executors import Computed, OneShot
 from server.worker.layout import GPU_SLOTS, Layout
 from server.worker.measurements import Measurements
 from server.worker.model_memory import ModelMemory
-from server.worker.results import Computed
 from server.worker.samples import sample
 from server.worker.warmup import warm_up
 from tests.bundles import write_tiny_vit
-from tests.worker.deliveries import delivery
+from tests.scheduler.deliveries import delivery
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
 

@@ -19,15 +19,14 @@ from models.spec import Accuracies, Int8
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting, Runner
-from server.worker.executors import OneShot
+from server.worker.executors import Arrays, Computed, OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measurements
-from server.worker.results import Arrays, Computed
 from server.worker.tuning import Tunings
 from server.worker.warmup import Warm, measure_again, warm_up
 from tests.bundles import write_tiny_vit
 from tests.models.onnx.graphs import SIZE, colours, write_graph
-from tests.worker.deliveries import delivery
+from tests.scheduler.deliveries import delivery
 from tests.worker.processes import gateway, worker
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from models.bundle import Bundle, BundleError
+from server.scheduler.step_times import StepTimes
 from server.worker import loaded_bundles
-from server.worker.budget import StepTimes
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.measurements import Measured
 from server.worker.warmup import Warm

@@ -15,9 +15,9 @@ import torch
 
 from models.bundle import Bundle, rewrite
 from models.spec import Int8
+from server.scheduler.step_times import StepTimes
 from server.worker import measurements
 from server.worker.backend_times import BACKENDS, BackendTimes
-from server.worker.budget import StepTimes
 from server.worker.layout import Layout
 from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
 from server.worker.rechecks import Rechecks, RecheckTimings
