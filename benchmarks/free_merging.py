@@ -28,8 +28,7 @@ from models.bundle import read
 from models.layers.token_merging import Tokens
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from server.worker.samples import sample, usual_schedule
-from server.worker.warmup import FORMATS
+from server.worker.warmup import FORMATS, sample, usual_schedule
 
 SIZES = (1, 8, 32)
 

@@ -297,15 +297,7 @@ class LoadedBundles:
             return
         finally:
             loading.tell("")
-        log.info(
-            "bundle ready",
-            bundle=entry.id,
-            dtype=str(warm.dtype).removeprefix("torch."),
-            max_difference=warm.measured.max_difference,
-            batch=warm.steps.best,
-            items_per_second=round(warm.steps.items_per_second, 1),
-            seconds=round(time.monotonic() - started, 1),
-        )
+        log.info("bundle ready", bundle=entry.id, seconds=round(time.monotonic() - started, 1), **warm.figures())
         self._put(replace(entry, state="ready", warm=warm, since=time.monotonic()))
 
     def _inside(self) -> set[Path]:

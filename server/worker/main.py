@@ -31,17 +31,15 @@ from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker import compiled_cache
+from server.worker.backends import COMPILED, ModelMemory, keep_compiled
 from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.loops import BatchRunner, Receiver
 from server.worker.measurements import Measurements
-from server.worker.model_memory import ModelMemory
-from server.worker.rechecks import Rechecks
 from server.worker.replies import Answers
-from server.worker.tuning import Tunings
-from server.worker.warmup import Warm, warm_up
+from server.worker.tuning import Tuner
+from server.worker.warmup import Loader, Warm
 
 log = logs.get(__name__)
 
@@ -68,7 +66,7 @@ def run_worker(settings: Settings) -> int:
     keep_freed_memory()
     if settings.cache_folder is not None:
         os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
-        compiled_cache.keep_in(settings.cache_folder / compiled_cache.FOLDER)
+        keep_compiled(settings.cache_folder / COMPILED)
     torch.set_num_threads(layout.threads)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
     try:
@@ -88,7 +86,6 @@ class Worker:
         self._layout = layout
         self._metrics = metrics
         self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace(settings.key_prefix))
-        self._kept = Measurements(settings.cache_folder)
         self._answers = Answers(self._queue, self._metrics)
         self._bundles = LoadedBundles(
             settings.bundles,
@@ -101,11 +98,9 @@ class Worker:
         self._slots = Slots(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes)
         self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
         self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout.threads)
-        self._memory = ModelMemory(layout.model_bytes)
-        self._tunings = Tunings(layout, settings.dtype, self._kept, lambda: self._slots.idle, self._bundles.learned)
-        self._rechecks = Rechecks(
-            layout, settings.dtype, self._kept, self._slots, self._swap, backend=settings.backend, memory=self._memory
-        )
+        memory = ModelMemory(layout.model_bytes)
+        self._loader = Loader(layout, settings.dtype, Measurements(settings.cache_folder), settings.backend, memory)
+        self._tuner = Tuner(self._loader, self._slots, self._swap, self._bundles.learned)
         self._heartbeat = Heartbeat(
             self._queue,
             self._slots,
@@ -184,25 +179,19 @@ class Worker:
 
     def _measure(self) -> None:
         while self._heartbeat.state != "draining":
-            served = self._bundles.served_ids()
-            if not self._bundles.loading and not self._rechecks.look(served):
-                self._tunings.look(served)
+            if not self._bundles.loading:
+                self._tuner.look(self._bundles.served_ids())
             time.sleep(WATCH_EVERY)
 
     def _warm_up(self, bundle: Bundle) -> Warm:
-        warm = warm_up(bundle, self._layout, self._settings.dtype, self._kept, self._settings.backend, self._memory)
-        self._rechecks.loaded(bundle, warm)
-        self._expect(bundle, warm)
+        warm = self._loader.warm_up(bundle)
+        self._tuner.loaded(bundle, warm)
+        self._slots.expect(warm.steps, long=bool(warm.executor.unit))
         return warm
 
     def _swap(self, bundle: Bundle, warm: Warm) -> None:
         self._bundles.swap(bundle, warm)
-        self._expect(bundle, warm)
-
-    def _expect(self, bundle: Bundle, warm: Warm) -> None:
         self._slots.expect(warm.steps, long=bool(warm.executor.unit))
-        if not warm.measured.is_nothing:
-            self._tunings.loaded(bundle, warm)
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
