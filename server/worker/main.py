@@ -84,9 +84,8 @@ class Worker:
     def __init__(self, settings: Settings, redis_url: str, layout: Layout, metrics: WorkerMetrics, metrics_port: int) -> None:
         self._settings = settings
         self._layout = layout
-        self._metrics = metrics
         self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace(settings.key_prefix))
-        self._answers = Answers(self._queue, self._metrics)
+        self._answers = Answers(self._queue, metrics)
         self._bundles = LoadedBundles(
             settings.bundles,
             self._warm_up,
@@ -101,16 +100,7 @@ class Worker:
         memory = ModelMemory(layout.model_bytes)
         self._loader = Loader(layout, settings.dtype, Measurements(settings.cache_folder), settings.backend, memory)
         self._tuner = Tuner(self._loader, self._slots, self._swap, self._bundles.learned)
-        self._heartbeat = Heartbeat(
-            self._queue,
-            self._slots,
-            self._bundles,
-            self._metrics,
-            str(layout.device),
-            metrics_port,
-            layout.state_bytes,
-            settings.scene_ttl,
-        )
+        self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, metrics, metrics_port, layout, settings.scene_ttl)
 
     def run(self) -> None:
         signals = StopSignals()
