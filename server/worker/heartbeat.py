@@ -85,15 +85,15 @@ class Heartbeat:
         for label, chosen in self.bundles.backends().items():
             for backend in BACKENDS:
                 self.metrics.backend.labels(*label, backend).set(backend == chosen)
-        executors = self.bundles.stepwise_by_name()
-        room = self.layout.state_bytes - sum(
-            executor.nbytes for executor in executors.values()
-        )  # jobs go before what is kept of ended ones
-        for name, executor in executors.items():
+        executors = self.bundles.stepwise()
+        # jobs go before what is kept of ended ones
+        room = self.layout.state_bytes - sum(executor.nbytes for executor in executors.values())
+        for queue, executor in executors.items():
+            labels = queue.partition(":")[0].split("@")
             kept = executor.trim(max(0, room), self.keep_seconds)
             room -= kept
-            self.metrics.resident_jobs.labels(*name).set(executor.residents)
-            self.metrics.state_bytes.labels(*name).set(executor.nbytes + kept)
+            self.metrics.resident_jobs.labels(*labels).set(executor.residents)
+            self.metrics.state_bytes.labels(*labels).set(executor.nbytes + kept)
         serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
         age = self.slots.silence
         self.metrics.progress_age.set(age)

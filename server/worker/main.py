@@ -99,7 +99,7 @@ class Worker:
         self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout.threads)
         memory = ModelMemory(layout.model_bytes)
         self._loader = Loader(layout, settings.dtype, Measurements(settings.cache_folder), settings.backend, memory)
-        self._tuner = Tuner(self._loader, self._slots, self._swap, self._bundles.learned)
+        self._tuner = Tuner(self._loader, self._slots, self._swap)
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, metrics, metrics_port, layout, settings.scene_ttl)
 
     def run(self) -> None:

@@ -11,37 +11,24 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from kernels.memory import return_freed_memory
 from models.bundle import Bundle, BundleError
 from models.merge_schedule import MergeSchedule
+from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.worker.backend_times import Backend
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
-from server.worker.measurements import Measured
 from server.worker.warmup import LONGEST_BATCH, SLOW_TO_OPEN, Loader, Run, Warm, compare, run_at_once, sample, usual_schedule
 
 log = logs.get(__name__)
 
 LIKELY = 8
 """Batches up to this size are likely, whatever the budget says."""
-
-
-class Lender(Protocol):
-    """The part of `Slots` that is needed here."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing runs or waits in this worker."""
-
-    def lend(self) -> None:
-        """Wait until a slot is free; from then on one fewer serves."""
-
-    def take_back(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -145,21 +132,19 @@ class Tuning:
 
 
 class Tuner:
-    """For the thread that measures. swap: makes the worker serve a bundle in another form. learned: is told what was measured."""
+    """For the thread that measures. swap: makes the worker serve a bundle in another form."""
 
     def __init__(
         self,
         loader: Loader,
-        slots: Lender,
+        slots: Slots,
         swap: Callable[[Bundle, Warm], None] = lambda bundle, warm: None,
-        learned: Callable[[Bundle, Measured], None] = lambda bundle, measured: None,
-        timings: TunerTimings | None = None,
+        timings: TunerTimings = TunerTimings(),
     ) -> None:
         self._loader = loader
         self._slots = slots
         self._swap = swap
-        self._learned = learned
-        self._timings = timings or TunerTimings()
+        self._timings = timings
         self._putting = threading.Lock()
         self._due: dict[str, Due] = {}
         """By bundle id, as the next one."""
@@ -257,7 +242,6 @@ class Tuner:
             finally:
                 if tuning.measured is not before:
                     self._loader.kept.keep(self._loader.conditions(tuning.bundle.spec), tuning.measured)
-                    self._learned(tuning.bundle, tuning.measured)
             if self._tunings.get(id_) is tuning:  # else it was loaded again meanwhile
                 del self._tunings[id_]
             return_freed_memory()
@@ -272,7 +256,7 @@ class Tuner:
 class Turns:
     """Runs in a slot that is lent for a second at a time, however much there is to serve."""
 
-    def __init__(self, slots: Lender, timings: TunerTimings) -> None:
+    def __init__(self, slots: Slots, timings: TunerTimings) -> None:
         self._slots = slots
         self._timings = timings
         self._since: float | None = None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -175,7 +176,7 @@ def test_what_is_old_is_measured_again_while_nothing_runs(folder: Path, bundle: 
     kept = Measurements(folder)
     kept.keep(conditions, MEASURED)
     warm = Loader(LAYOUT, "auto", kept).warm_up(bundle)
-    worker = Worker()
+    worker: Any = Worker()
     tuner = Tuner(Loader(LAYOUT, "auto", kept), worker, timings=TunerTimings(quiet=0.2))
     tuner.loaded(bundle, warm)
 
@@ -198,7 +199,7 @@ def test_what_is_old_is_measured_again_while_nothing_runs(folder: Path, bundle: 
 def test_a_request_that_comes_while_measuring_goes_first(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
     kept = Measurements(folder)
     kept.keep(conditions, MEASURED)
-    worker = Worker(True, True, True)
+    worker: Any = Worker(True, True, True)
     tuner = Tuner(Loader(LAYOUT, "auto", kept), worker, timings=TunerTimings(quiet=0.0))
     tuner.loaded(bundle, Loader(LAYOUT, "auto", kept).warm_up(bundle))
     tuner.look([bundle.spec.id])
@@ -218,10 +219,11 @@ def test_what_was_measured_serves_at_once_however_long_a_batch_takes(tmp_path: P
 
 def test_what_nobody_measured_serves_in_float32_until_it_is_measured_while_nothing_runs(folder: Path, bundle: Bundle) -> None:
     kept, swapped = Measurements(folder), list[Warm]()
+    worker: Any = Worker()
     warm = Loader(LAYOUT, "auto", kept, "auto").warm_up(bundle)
     assert (warm.measured.dtype, warm.steps.seconds, warm.steps.best) == ("float32", {}, 1)
     timings = TunerTimings(head_start=0.0)
-    tuner = Tuner(Loader(LAYOUT, "auto", kept, "auto"), Worker(), lambda _, warm: swapped.append(warm), timings=timings)
+    tuner = Tuner(Loader(LAYOUT, "auto", kept, "auto"), worker, lambda _, warm: swapped.append(warm), timings=timings)
     tuner.loaded(bundle, warm)
     tuner.look([bundle.spec.id])
     assert [warm.measured for warm in swapped] == [kept.find(Conditions.of(bundle.spec, LAYOUT, "auto", "auto"))]
@@ -230,7 +232,8 @@ def test_what_nobody_measured_serves_in_float32_until_it_is_measured_while_nothi
 
 
 def test_what_nobody_measured_is_measured_in_one_slot_where_the_worker_is_never_idle(folder: Path, bundle: Bundle) -> None:
-    kept, worker, swapped = Measurements(folder), Worker(), list[Warm]()
+    kept, swapped = Measurements(folder), list[Warm]()
+    worker: Any = Worker()
     worker.always = False
     timings = TunerTimings(patience=0.0, stretch=0.0, pause=0.0)
     tuner = Tuner(Loader(LAYOUT, "auto", kept), worker, lambda _, warm: swapped.append(warm), timings=timings)
