@@ -140,11 +140,15 @@ class Scheduler:
         return pull
 
     def add(self, deliveries: list[Delivery], now: float) -> None:
-        short = [delivery for delivery in deliveries if not self.long.takes(delivery)]
-        if short:
-            self.short.arrivals.came(len(short), now)
+        short = 0
         for delivery in deliveries:
-            (self.long if self.long.takes(delivery) else self.short).add(delivery)
+            if self.long.takes(delivery):
+                self.long.add(delivery)
+            else:
+                self.short.add(delivery)
+                short += 1
+        if short:
+            self.short.arrivals.came(short, now)
         if deliveries:
             self.last_look = now  # so the next look leaves Python's lock to the batch that they start
 

@@ -66,6 +66,11 @@ def trim_compiled(folder: Path, most_bytes: int | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
+def usual_schedule(spec: BundleSpec) -> MergeSchedule:
+    rung = spec.rung(spec.default_rung) if spec.default_rung else None
+    return rung.merge if rung else MergeSchedule.off()
+
+
 class Runner(Protocol):
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays: ...
 
@@ -101,7 +106,7 @@ class ModelMemory:
         with self._lock:
             if not holder.nbytes:
                 holder.restore()
-                log.info("weights back in memory", bundle=holder.id, bytes=holder.nbytes)
+                log.info("weights back in memory", bundle=holder.spec.id, bytes=holder.nbytes)
             self._batches += 1
             self._used[holder] = self._batches
             self._users[holder] = self._users.get(holder, 0) + 1
@@ -120,7 +125,7 @@ class ModelMemory:
             if not self._users.get(holder) and holder.nbytes:
                 used -= holder.nbytes
                 holder.release()
-                log.info("weights left memory", bundle=holder.id)
+                log.info("weights left memory", bundle=holder.spec.id)
 
 
 class Backends:
@@ -158,10 +163,6 @@ class Backends:
         """Number of weights; 0: they lie in a graph, as long as its file."""
         self._rungs = {"off": self.schedule(MergeSchedule.off())} | {rung.name: self.schedule(rung.merge) for rung in bundle.spec.ladder}
         """Several may have the same schedule."""
-
-    @property
-    def id(self) -> str:
-        return self.spec.id
 
     @property
     def nbytes(self) -> int:
@@ -290,8 +291,7 @@ class Backends:
 
     def usual(self, size: int) -> Backend:
         """The backend that runs a batch of `size` by default."""
-        rung = self.spec.rung(self.spec.default_rung) if self.spec.default_rung else None
-        return self.choose(size, {"merge": self.schedule(rung.merge) if rung else ()}).backend
+        return self.choose(size, {"merge": usual_schedule(self.spec)}).backend
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         """Run one batch. Where it ran without the merging that was asked for, `schedule` int32 (B, depth) says what was done."""

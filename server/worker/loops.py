@@ -11,6 +11,7 @@ from queue import SimpleQueue
 import torch
 
 from models.bundle import BundleError
+from server.process import priorities
 from server.queue.delivery import Beside, Delivery
 from server.queue.errors import RedisAway
 from server.queue.worker_side import WorkerQueue
@@ -19,6 +20,7 @@ from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.executors import Computed, Executor, Left, Refused, Report, Reports, Result, TooLarge, Unserved
+from server.worker.layout import Layout
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.replies import Answers
 
@@ -116,12 +118,11 @@ class BatchRunner:
     slots: Slots
     bundles: LoadedBundles
     answers: Answers
-    threads: int
-    """Torch threads of a hand."""
+    layout: Layout
 
     def work(self, receiver: Receiver, hand: int) -> None:
         """Look or, with what was found, schedule → run → answer, until the worker is drained. There is one hand more than slots."""
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.layout.threads)
         while (task := self.slots.next()) is not None:
             if isinstance(task, Running):
                 self._compute(task, hand)
@@ -130,7 +131,9 @@ class BatchRunner:
 
     def take_steps(self, hand: int) -> None:
         """The steps of long jobs, until the worker is drained. There are as many such hands as slots."""
-        torch.set_num_threads(self.threads)
+        if self.layout.device.type == "cpu":
+            priorities.lower_own()
+        torch.set_num_threads(self.layout.threads)
         running = self.slots.next_step()
         while running is not None:
             self._compute(running, hand)

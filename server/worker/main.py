@@ -19,7 +19,7 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
-from server.process import priorities, secrecy
+from server.process import secrecy
 from server.process.exits import CRASHED, MISUSE
 from server.process.identity import process_id
 from server.process.stop_signals import StopSignals
@@ -96,7 +96,7 @@ class Worker:
         )
         self._slots = Slots(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes)
         self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
-        self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout.threads)
+        self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout)
         memory = ModelMemory(layout.model_bytes)
         self._loader = Loader(layout, settings.dtype, Measurements(settings.cache_folder), settings.backend, memory)
         self._tuner = Tuner(self._loader, self._slots, self._swap)
@@ -115,7 +115,7 @@ class Worker:
         self._thread("fetch", self._receiver.fetch_forever)
         slots = self._layout.slots
         working = [self._thread(f"work-{hand}", partial(self._runner.work, self._receiver, hand)) for hand in range(slots + 1)]
-        working += [self._thread(f"step-{hand}", partial(self._take_steps, hand)) for hand in range(slots + 1, 2 * slots + 1)]
+        working += [self._thread(f"step-{hand}", partial(self._runner.take_steps, hand)) for hand in range(slots + 1, 2 * slots + 1)]
 
         signals.wait()
         log.info("worker drains", id=self._queue.id)
@@ -130,11 +130,6 @@ class Worker:
                 break
         self._slots.await_look(2 * LONG_BLOCK)  # what the last look at the queue brings is handed back too
         self._end(answering)
-
-    def _take_steps(self, hand: int) -> None:
-        if self._layout.device.type == "cpu":
-            priorities.lower_own()
-        self._runner.take_steps(hand)
 
     def _end(self, answering: threading.Thread) -> None:
         unread = self._receiver.unread()  # first: what arrives before the next line is in both

@@ -21,9 +21,10 @@ from models.merge_schedule import MergeSchedule
 from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.worker.backend_times import Backend
+from server.worker.backends import usual_schedule
 from server.worker.executors import OneShot
 from server.worker.layout import Layout
-from server.worker.warmup import LONGEST_BATCH, SLOW_TO_OPEN, Loader, Run, Warm, compare, run_at_once, sample, usual_schedule
+from server.worker.warmup import LONGEST_BATCH, SLOW_TO_OPEN, Loader, Run, Warm, compare, run_at_once, sample
 
 log = logs.get(__name__)
 
@@ -77,7 +78,6 @@ class Tuning:
         self._opened = False
         self._slow: frozenset[Backend] = frozenset()
         """Backends to be opened, beginning when nothing runs."""
-        self._opener: threading.Thread | None = None
         self._best = warm.steps.best
         times, most = warm.steps.seconds, max(warm.steps.best, LIKELY)
         likely = [size for size in sorted(times) if size <= most and times[size] <= LONGEST_BATCH]
@@ -89,13 +89,13 @@ class Tuning:
         return self._opened and not self._slow and not self._left
 
     def told(self) -> dict[str, Any]:
-        """What the log says in the end: the backend of the likely largest batch by rung, and what int8 costs if any rung has it."""
+        """For the log: the backend of the likely largest batch by rung, and what int8 costs if any rung has it."""
         rungs, difference = self._backends.by_rung(self._best), self._backends.difference("int8")
         int8 = "int8" in rungs.values() and difference is not None
         return {"backends": rungs} | ({"int8_max_difference": difference} if int8 else {})
 
     def open(self) -> None:
-        """The other backends: all of them while something is to be measured, else those that run something. Slow ones are `opening`'s."""
+        """The other backends: all of them while something is to be measured, else those that run something. Slow ones wait for `step`."""
         if self._opened:
             return
         backends = self._backends
@@ -105,18 +105,12 @@ class Tuning:
         backends.open(set(wanted) - SLOW_TO_OPEN)
         self._opened = True
 
-    def opening(self) -> bool:
-        """Whether what takes long is still being opened: in a thread of its own, so that bundles are loaded and unloaded meanwhile."""
-        if self._slow and self._opener is None:
-            self._opener = threading.Thread(target=self._backends.open, args=(set(self._slow),), name="open-backends", daemon=True)
-            self._opener.start()
-        if self._opener is not None and self._opener.is_alive():
-            return True
-        self._slow, self._opener = frozenset(), None
-        return False
-
     def step(self, run: Run) -> None:
-        """One rung at one size. Raises whatever `run` raises; then it is still to be done."""
+        """Open the slow backends, or else run one rung at one size. Raises whatever `run` raises; then it is still to be done."""
+        if self._slow:
+            self._backends.open(set(self._slow))
+            self._slow = frozenset()
+            return
         rung, size = self._left[0]
         backends = self._backends
         options: dict[str, Any] = {"merge": list(rung.expand(backends.model.depth))}
@@ -230,10 +224,9 @@ class Tuner:
             started, before = time.monotonic(), tuning.measured
             try:
                 while not tuning.done:
-                    if time.monotonic() > started + self._timings.stretch or not self._slots.idle or tuning.opening():
+                    if time.monotonic() > started + self._timings.stretch or not self._slots.idle:
                         return
-                    if not tuning.done:
-                        tuning.step(self._run_if_idle)
+                    tuning.step(self._run_if_idle)
             except _Disturbed:
                 return
             except Exception as error:

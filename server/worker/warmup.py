@@ -25,7 +25,7 @@ from models.registry import architectures
 from server.scheduler.step_times import ALMOST, ALMOST_STEPS, StepTimes
 from server.tasks.registry import TASKS
 from server.worker.backend_times import Backend, BackendTimes, Schedule
-from server.worker.backends import Backends, BackendSetting, ModelMemory
+from server.worker.backends import Backends, BackendSetting, ModelMemory, usual_schedule
 from server.worker.executors import Arrays, OneShot, check
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
@@ -197,11 +197,6 @@ def sample(spec: BundleSpec, size: int) -> Arrays:
     if task is None:
         raise BundleError(f"{spec.id}: task {spec.task} is not served yet by this version")
     return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
-
-
-def usual_schedule(spec: BundleSpec) -> MergeSchedule:
-    rung = spec.rung(spec.default_rung) if spec.default_rung else None
-    return rung.merge if rung else MergeSchedule.off()
 
 
 def started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:

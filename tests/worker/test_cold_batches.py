@@ -27,7 +27,7 @@ def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> No
     slots = Slots(1, lambda _bucket: steps)
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor)
     queue: Any = SimpleNamespace(begin_soon=lambda jobs, slot, checked: lambda: jobs)
-    runner = BatchRunner(queue, slots, bundles, answers=bundles, threads=1)
+    runner = BatchRunner(queue, slots, bundles, answers=bundles, layout=bundles)
 
     def run_one() -> None:
         slots.add([delivery(pixels=np.zeros((32, 32, 3), np.uint8), merge=(3, 2), queued_at=time.monotonic())])

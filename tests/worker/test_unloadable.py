@@ -37,7 +37,7 @@ def test_its_jobs_are_handed_back_and_count_as_no_steps() -> None:
     slots.add(jobs)
     running = slots.next()
     assert isinstance(running, Running)
-    BatchRunner(queue, slots, bundles, answers, threads=1)._compute(running, hand=0)
+    BatchRunner(queue, slots, bundles, answers, layout=bundles)._compute(running, hand=0)
     assert {job.job.id for job in handed_back} == {job.job.id for job in running.jobs}
     assert set(lost) == {"model.safetensors: missing"}
     assert written == []
