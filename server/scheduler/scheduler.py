@@ -105,9 +105,10 @@ class Scheduler:
 
     def next_batch(self, now: float) -> Running | float:
         """The batch that starts now; or the seconds until one may be due, infinite until something changes."""
-        has_long = bool(len(self.long)) or any(running.long for running in self.running)
-        steps_wait = self.short.has_lone_job or self.short.due < self.long.lone_due < inf  # for short work, which must go on then
-        idle = self.idle_slots(long=False) - (self._share.is_owed(now, present=has_long) and not steps_wait)
+        idle = self.idle_slots(long=False)
+        if self._share.is_owed(now, present=bool(len(self.long)) or any(running.long for running in self.running)):
+            steps_wait = self.short.has_lone_job or self.short.due < self.long.lone_due < inf  # for short work, which must go on then
+            idle -= not steps_wait
         if idle <= 0 or self._lone_job_runs or self.long.lone_due < self.short.due:
             return inf
         jobs = self.short.next(now, running=self._jobs_running(long=False), stepping=self._jobs_running(long=True), idle_slots=idle)
