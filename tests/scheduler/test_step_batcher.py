@@ -8,10 +8,10 @@ from math import inf
 import pytest
 
 from server.queue.delivery import Delivery
-from server.worker.bucket import Bucket
-from server.worker.budget import StepTimes
-from server.worker.long_work import HOARD, LAG, MOST_LONE, PATIENCE, QUARTER, LongWork, Share
-from tests.worker.deliveries import delivery
+from server.scheduler.batcher import Bucket
+from server.scheduler.step_batcher import HOARD, LAG, PATIENCE, QUARTER, Share, StepBatcher
+from server.scheduler.step_times import StepTimes
+from tests.scheduler.deliveries import delivery
 
 LONG = "long@1"
 STEP = 0.1
@@ -58,7 +58,7 @@ class Device:
         """What is known of all batches."""
         queue = Bucket.of(delivery(bundle=LONG)).queue
         self.queue = queue
-        self.long = LongWork(self._times, lambda: {queue: self.jobs})
+        self.long = StepBatcher(self._times, lambda: {queue: self.jobs})
 
     def long_job(self, steps: int, **of_delivery: object) -> Delivery:
         made = delivery(bundle=LONG, **{"queued_at": self.now, **of_delivery})
@@ -215,11 +215,11 @@ class TestAlone:
         batches = [device.run() for _ in range(6)]
         assert batches == [others, [suspect]] * 3
 
-    def test_few_are_in_a_worker_at_a_time(self) -> None:
+    def test_how_many_are_here_is_told(self) -> None:
         device = Device()
-        for _ in range(MOST_LONE):
+        for _ in range(3):
             device.long_job(3, alone=True)
-        assert device.long.lone == MOST_LONE
+        assert device.long.next(slots=1) and device.long.lone == 3
 
 
 class TestRoom:

@@ -13,12 +13,10 @@ from collections import Counter
 import pytest
 
 from server.queue.delivery import Delivery
-from server.worker.batcher import Batcher
-from server.worker.batches import Pull, Running
-from server.worker.budget import StepTimes
-from server.worker.long_work import LongWork
-from server.worker.slots import Slots
-from tests.worker.deliveries import delivery
+from server.scheduler.scheduler import Pull, Running
+from server.scheduler.slots import Slots
+from server.scheduler.step_times import StepTimes
+from tests.scheduler.deliveries import delivery
 
 PATIENCE = 30.0
 MOMENT = 0.0005
@@ -64,7 +62,7 @@ class Trial:
         for size in (1, 2, 4, 8):
             steps.record(size, 60.0 * size)
         self.steps, long = Steps(), delivery(bundle=LONG).queue
-        self.slots = Slots(count, Batcher(lambda _bucket: steps), LongWork(lambda _bucket: steps, lambda: {long: self.steps}))
+        self.slots = Slots(count, lambda _bucket: steps, lambda: {long: self.steps})
         self.changed = threading.Condition()
         self.queue: list[Delivery] = []
         self.orphans: list[Delivery] = []
@@ -110,9 +108,7 @@ class Trial:
         return leaving
 
     def _work(self, chance: random.Random) -> None:
-        ran = False
-        while (task := (self.slots.next(wait=False) if ran else None) or self.slots.next()) is not None:
-            ran = isinstance(task, Running) and chance.random() < 0.5
+        while (task := self.slots.next()) is not None:
             if isinstance(task, Running):
                 self._compute(task, chance)
             else:

@@ -2,33 +2,24 @@
 
 The rule: the bucket runs whose most urgent member has waited longest for its step, handicap of its priority included; its batch takes those
 members first whose last step is longest ago, up to the budget, and lets a job of fewer steps to come go before one of more, by a few steps
-(`PATIENCE`). So new jobs join at the next step, short ones end soon, and everybody moves on.
-Steps have slots of their own, and a low priority there: what is one forward pass never waits for one (see `slots.py`).
+(`_patience`). So new jobs join at the next step, short ones end soon, and everybody moves on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Protocol
 
 from server.queue.delivery import Delivery
 from server.queue.job import HANDICAP_S
-from server.worker.bucket import Bucket
-from server.worker.budget import StepTimes
+from server.scheduler.batcher import Bucket
+from server.scheduler.step_times import StepTimes
 
-QUARTER = 0.25
-"""Of the device's time is long work's, ..."""
-LAG = 2.0
-"""... and it may be behind with it by so many seconds, so that a burst of short requests passes without waiting."""
-MOST_LONE = 4
-"""At most so many jobs that must run alone are in a worker: each of their steps stops all others."""
 HOARD = 4
 """At most so many budgets of jobs are in a worker: more would only make each of them slower."""
-PATIENCE = 8
-"""A job lets others with fewer steps to come go before it for at most so many steps: one more with each doubling of what it has to come."""
 STARTING = 0.5
 """Share of the budget that may be spent on starting jobs in one step, beyond the first of them: what steps already is not kept from it."""
 TINY = 1e-9
@@ -40,7 +31,7 @@ class Residency(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Of all states."""
+        """Bytes of all states."""
 
     @property
     def residents(self) -> int:
@@ -48,11 +39,11 @@ class Residency(Protocol):
 
     @property
     def state_bytes(self) -> int:
-        """To be expected of one more."""
+        """Bytes to expect of one more."""
 
     @property
     def start_seconds(self) -> float:
-        """What it takes to start a job, before its first step."""
+        """Seconds to start a job, before its first step."""
 
     def weight(self, job: Delivery) -> float:
         """Cost of its next step in usual jobs."""
@@ -75,6 +66,12 @@ class Member:
         return self.since + HANDICAP_S[self.delivery.job.priority]
 
 
+QUARTER = 0.25
+"""The share of the device's time that long work has, ..."""
+LAG = 2.0
+"""... and it may be behind with it by so many seconds, so that a burst of short requests passes without waiting."""
+
+
 class Share:
     """The quarter of the device that long work has, over some time: whether it is behind with it."""
 
@@ -95,7 +92,7 @@ class Share:
         return self._behind > LAG
 
 
-class LongWork:
+class StepBatcher:
     def __init__(self, step_times: Callable[[Bucket], StepTimes], residencies: Callable[[], Mapping[str, Residency]]) -> None:
         """residencies: of the stepwise bundles, by queue."""
         self._step_times = step_times
@@ -112,10 +109,7 @@ class LongWork:
 
     def takes(self, delivery: Delivery) -> bool:
         """Whether it is a job of several steps."""
-        return bool(self._residencies()) and self.is_long(delivery.queue)
-
-    def is_long(self, queue: str) -> bool:
-        return queue in self._residencies()
+        return bool(stepwise := self._residencies()) and delivery.queue in stepwise
 
     @property
     def lone(self) -> int:
@@ -145,11 +139,9 @@ class LongWork:
         self._latest[bucket.queue] = bucket
         return [member.delivery for member in batch]
 
-    def stepped(self, bucket: Bucket, size: int, going_on: list[Delivery], now: float) -> None:
+    def stepped(self, bucket: Bucket, size: int, going_on: Sequence[Delivery], now: float) -> None:
         """A batch of `size` has taken its step; `going_on` wait for the next one."""
-        self._running[bucket] -= size
-        if not self._running[bucket]:
-            del self._running[bucket]
+        self._running -= Counter({bucket: size})
         for job in going_on:
             self._waiting.setdefault(bucket, []).append(Member(job, now))
 
@@ -241,6 +233,10 @@ def _remaining(residency: Residency | None, job: Delivery) -> float:
     """Steps to take; infinite before it has started, as nobody knows."""
     remaining = residency.remaining(job) if residency is not None else None
     return inf if remaining is None else remaining
+
+
+PATIENCE = 8
+"""Most steps for which a job lets others go first that have fewer to come: one step more with each doubling of what it has to come."""
 
 
 def _patience(remaining: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.worker.budget import ALMOST_STEPS, RECHECK, WINDOW, StepTimes
+from server.scheduler.step_times import ALMOST_STEPS, RECHECK, WINDOW, StepTimes
 
 
 def measured(seconds: dict[int, float], largest: int = 32) -> StepTimes:

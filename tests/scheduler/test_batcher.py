@@ -8,9 +8,9 @@ import pytest
 
 from server.queue.delivery import Delivery
 from server.queue.job import HANDICAP_S
-from server.worker.batcher import HOARD, Batcher
-from server.worker.budget import StepTimes
-from tests.worker.deliveries import delivery
+from server.scheduler.batcher import HOARD, Batcher
+from server.scheduler.step_times import StepTimes
+from tests.scheduler.deliveries import delivery
 
 CHEAP_TOGETHER = {1: 0.100, 2: 0.101, 4: 0.103, 8: 0.107}
 """One batch of eight instead of eight of one saves much: waiting can pay."""

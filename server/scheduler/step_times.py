@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from copy import deepcopy
 from statistics import median
 
 WINDOW = 5
@@ -30,18 +31,14 @@ class StepTimes:
         self._share = share
         self.best = 1
         """The smallest size whose throughput is almost the highest; 1 while nothing is known."""
+        self.seconds: dict[int, float] = {}
+        """The median of what was measured, by size."""
         self._measured: dict[int, deque[float]] = {}
-        self._seconds: dict[int, float] = {}
-        """The median of what was measured, in order of size."""
         self._batches = 0
 
     def like(self) -> StepTimes:
         """A copy to start another bucket of the same bundle from."""
-        twin = StepTimes(self.largest, self._share)
-        for size, times in self._measured.items():
-            for seconds in times:
-                twin.record(size, seconds)
-        return twin
+        return deepcopy(self)
 
     def record(self, size: int, seconds: float) -> None:
         """Sizes between the powers of two teach nothing about the peak and are left out."""
@@ -50,11 +47,8 @@ class StepTimes:
         times = self._measured.setdefault(size, deque(maxlen=WINDOW))
         times.append(seconds)
         self._batches += 1
-        if size in self._seconds:
-            self._seconds[size] = median(times)
-            self.best = self.smallest(self._share)
-        else:
-            self._refresh()
+        self.seconds[size] = median(times)
+        self.best = self.smallest(self._share)
 
     def settle(self, size: int, seconds: float) -> None:
         """Forget what was measured of a size and start from this."""
@@ -64,24 +58,15 @@ class StepTimes:
     def out_of_memory(self, size: int) -> None:
         """Never try `size` again."""
         self.largest = min(self.largest, 1 << max(0, (size // 2).bit_length() - 1))
-        self._measured = {known: times for known, times in self._measured.items() if known <= self.largest}
-        self._refresh()
-
-    @property
-    def seconds(self) -> dict[int, float]:
-        """Median seconds by size, of the sizes that were measured."""
-        return dict(self._seconds)
+        for known in [known for known in self._measured if known > self.largest]:
+            del self._measured[known], self.seconds[known]
+        self.best = self.smallest(self._share)
 
     @property
     def items_per_second(self) -> float:
         """Throughput at the best size; 0 while unknown."""
-        seconds = self._seconds.get(self.best)
+        seconds = self.seconds.get(self.best)
         return self.best / seconds if seconds else 0.0
-
-    @property
-    def slowest(self) -> float:
-        """Seconds of the slowest size; 0 while nothing is known."""
-        return max(self._seconds.values(), default=0.0)
 
     @property
     def target(self) -> int:
@@ -96,22 +81,18 @@ class StepTimes:
 
     def smallest(self, share: float) -> int:
         """The smallest size that reaches this share of the highest throughput; 1 while nothing is known."""
-        rates = {size: size / max(seconds, 1e-9) for size, seconds in self._seconds.items()}
+        rates = {size: size / max(seconds, 1e-9) for size, seconds in self.seconds.items()}
         enough = share * max(rates.values(), default=0.0)
         return min((size for size, rate in rates.items() if rate >= enough), default=1)
 
     def predict(self, size: int) -> float:
         """Seconds of a batch: on straight lines between the measured sizes, in proportion beyond them; 0 while nothing is known."""
-        if size <= 0 or not self._seconds:
+        if size <= 0 or not self.seconds:
             return 0.0
-        below = max((known for known in self._seconds if known <= size), default=None)
-        above = min((known for known in self._seconds if known >= size), default=None)
+        below = max((known for known in self.seconds if known <= size), default=None)
+        above = min((known for known in self.seconds if known >= size), default=None)
         if below is None or above is None or below == above:
             nearest = below or above or size
-            return self._seconds[nearest] * size / nearest
+            return self.seconds[nearest] * size / nearest
         share = (size - below) / (above - below)
-        return self._seconds[below] + share * (self._seconds[above] - self._seconds[below])
-
-    def _refresh(self) -> None:
-        self._seconds = {size: median(times) for size, times in sorted(self._measured.items())}
-        self.best = self.smallest(self._share)
+        return self.seconds[below] + share * (self.seconds[above] - self.seconds[below])

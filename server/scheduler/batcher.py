@@ -1,23 +1,79 @@
-"""Which jobs run next. Pure data: no threads, no clock of its own, no idea of tasks or devices.
+"""Which jobs of one forward pass run next. Pure data: no threads, no clock of its own, no idea of tasks or devices.
 
 The rule: the bucket with the most urgent job runs, as many of its jobs as the budget allows, at once. A batch that is not
 full waits only if that can pay: where running the jobs that are still expected together with these saves more time than
-passes until they are here. Jobs of several steps are not its concern: see `long_work`.
+passes until they are here.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import ceil, inf
+from statistics import median
 
 from server.queue.delivery import Delivery
-from server.worker.arrivals import Arrivals
-from server.worker.bucket import Bucket
-from server.worker.budget import StepTimes
+from server.scheduler.step_times import StepTimes
 
 HOARD = 4
 """At most so many budgets of jobs wait in a worker, for buckets that are mixed: what waits here, another worker cannot take."""
+RESOLUTION = 0.00025
+"""Seconds. Jobs that were pulled together came at most this far apart: a round trip of the queue."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Jobs of one bucket may share a batch."""
+
+    queue: str
+    """Queue of the bundle and its content (`keys.queue`)."""
+    key: str
+    alone: str = ""
+    """The entry id of a job that must run by itself, while nothing else runs in this worker."""
+
+    @staticmethod
+    def of(delivery: Delivery) -> Bucket:
+        return Bucket(delivery.queue, delivery.job.bucket, delivery.entry_id if delivery.alone else "")
+
+    @property
+    def bundle(self) -> str:
+        """`name@version`."""
+        return self.queue.partition(":")[0]
+
+
+class Arrivals:
+    """Remembers how far apart jobs come, and how many are under way at most.
+
+    Clients that wait for their answer before they ask again (a closed loop) come back in a burst after each batch. The
+    most jobs seen under way at once tell how large that burst can become, so that nobody waits for a client who does not exist.
+    """
+
+    def __init__(self) -> None:
+        self._gaps: deque[float] = deque(maxlen=15)
+        self._crowds: deque[int] = deque(maxlen=16)
+        self._last: float | None = None
+
+    def came(self, count: int, now: float) -> None:
+        """`count` jobs were pulled together at `now` (monotonic seconds)."""
+        if self._last is not None:
+            self._gaps.append(now - self._last)
+        self._gaps.extend([0.0] * (count - 1))
+        self._last = now
+
+    def under_way(self, count: int) -> None:
+        """At the end of a batch `count` jobs were in the worker, the batch included."""
+        self._crowds.append(count)
+
+    @property
+    def gap(self) -> float:
+        """Seconds between two jobs, typically; infinite while unknown."""
+        return max(median(self._gaps), RESOLUTION) if self._gaps else inf
+
+    def missing(self, present: int) -> int:
+        """How many more could come while `present` jobs are in the worker."""
+        return max(0, max(self._crowds, default=0) - present)
 
 
 def due(delivery: Delivery) -> float:
@@ -27,7 +83,7 @@ def due(delivery: Delivery) -> float:
 
 class Batcher:
     def __init__(self, step_times: Callable[[Bucket], StepTimes]) -> None:
-        self.step_times = step_times
+        self._step_times = step_times
         self._buckets: dict[Bucket, list[Delivery]] = {}
         """No list is empty; the most urgent job comes first."""
         self._patient_since: float | None = None
@@ -56,7 +112,7 @@ class Batcher:
         if not self._buckets:
             return budget * batches
         bucket = self._most_urgent()
-        wanted = self.step_times(bucket).target * batches - len(self._buckets[bucket])
+        wanted = self._step_times(bucket).target * batches - len(self._buckets[bucket])
         return max(0, min(wanted, HOARD * budget * batches - len(self)))
 
     def next(self, now: float, *, running: int, idle_slots: int, stepping: int = 0) -> list[Delivery] | float:
@@ -69,13 +125,13 @@ class Batcher:
         bucket = self._most_urgent()
         if bucket.alone:
             return inf if running + stepping else self._take(bucket, 1)
-        steps = self.step_times(bucket)
+        steps = self._step_times(bucket)
         waiting = len(self._buckets[bucket])
         size = steps.target if waiting >= steps.target else min(steps.best, waiting)
         if idle_slots > 1:
             return self._take(bucket, min(size, ceil(waiting / idle_slots)))
 
-        patience = self._patience(steps, bucket, running)
+        patience = self._patience(steps, waiting, running)
         if patience:
             if self._patient_since is None:
                 self._patient_since = now
@@ -92,9 +148,8 @@ class Batcher:
     def _most_urgent(self) -> Bucket:
         return min(self._buckets, key=lambda bucket: due(self._buckets[bucket][0]))
 
-    def _patience(self, steps: StepTimes, bucket: Bucket, running: int) -> float:
+    def _patience(self, steps: StepTimes, here: int, running: int) -> float:
         """Seconds that waiting for the missing jobs may last: what one batch instead of two saves. 0 where it cannot pay."""
-        here = len(self._buckets[bucket])
         missing = min(steps.best - here, self.arrivals.missing(len(self) + running))
         if missing <= 0 or len(self._buckets) > 1:
             return 0.0
