@@ -31,12 +31,13 @@ from models.bundle import Bundle, read
 from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.onnx.backend import open_classifier
+from server.scheduler.slots import Slots
+from server.scheduler.step_times import StepTimes
 from server.worker.backends import Backends, Fused
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
-from server.worker.samples import sample
-from server.worker.tuning import Tunings
-from server.worker.warmup import measure_again
+from server.worker.tuning import Tuner, TunerTimings
+from server.worker.warmup import Loader, sample
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=32)
 TENTH = 10
@@ -66,12 +67,12 @@ def rungs(bundle: Bundle) -> dict[str, tuple[int, ...]]:
 
 def warm_worker(bundle: Bundle, cache: Path) -> Backends:
     """As a worker has it some time after its start."""
-    kept = Measurements(cache)
-    warm = measure_again(bundle, LAYOUT, "float32", kept, "auto")
-    tunings = Tunings(LAYOUT, "float32", kept, lambda: True, head_start=0.0)
-    tunings.loaded(bundle, warm)
-    while tunings.waiting:
-        tunings.look([bundle.spec.id])
+    loader, idle = Loader(LAYOUT, "float32", Measurements(cache), "auto"), Slots(1, lambda bucket: StepTimes(1))
+    warm = loader.measure(bundle)
+    tuner = Tuner(loader, idle, timings=TunerTimings(head_start=0.0))
+    tuner.loaded(bundle, warm)
+    while tuner.tuning:
+        tuner.look([bundle.spec.id])
     assert warm.backends is not None
     return warm.backends
 

@@ -31,7 +31,7 @@ from models.merge_schedule import MergeSchedule
 from models.onnx.backend import open_classifier
 from models.registry import architectures
 from server.worker.backends import Fused
-from server.worker.samples import sample
+from server.worker.warmup import sample
 
 EXAMPLES = 4
 """Rows that it is exported with; any batch can run."""

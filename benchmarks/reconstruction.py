@@ -44,7 +44,7 @@ from models.mcc.model import MCC, MCCConfig
 from models.mcc.steps import ReconstructionSteps, work_of_a_query
 from models.registry import read_config
 from models.spec import Space
-from server.media.depth import Camera
+from server.media.depth import Camera, focal_length
 from server.media.images import Decoder
 from server.tasks.base import Arrays
 from server.tasks.reconstruct import Reconstruct
@@ -288,7 +288,7 @@ def published_size() -> dict[str, float]:
 def made_scenes() -> Iterator[tuple[str, Files]]:
     """Fronts of balls and of boxes before a camera, coloured at random."""
     rng = np.random.default_rng(0)
-    focal, _ = Camera.of_view(FOV, HEIGHT, WIDTH)
+    focal = focal_length(FOV, WIDTH)
     x, y = np.meshgrid((np.arange(WIDTH) + 0.5 - WIDTH / 2) / focal, (np.arange(HEIGHT) + 0.5 - HEIGHT / 2) / focal)
     for number in range(8):
         away, radius = rng.uniform(1, 2), rng.uniform(0.2, 0.4)

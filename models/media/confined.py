@@ -1,7 +1,7 @@
-"""Processes that read what strangers sent: each lives for one file, in little memory, and may die without harm.
+"""Confined child processes: they read what strangers sent, or do heavy work, in bounded memory, and may die without harm.
 
-The parent's side: `Confined` gives a program the file as its standard input and reads its messages. The program's: `request`, `confine`.
-A program that is needed often is started beforehand, since its imports take longer than a short video.
+The parent's side: `Confined` gives a program a file as its standard input and reads its messages. The program's: `request` or `requests`,
+`confine` or `limit_memory`, `say` and `send`. A program is started beforehand, or asked again, where its imports take longer than its work.
 Imports nothing but the standard library: the programs start with it.
 """
 
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -47,7 +47,12 @@ def environment() -> dict[str, str]:
 
 
 class ProgramDied(Exception):
-    """The program ended before it had answered; the message says how."""
+    """The program ended before it had answered, or was ended since it took too long; the message says how."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """status: exit code, or the negative of the signal that ended it; None: it took too long."""
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,15 @@ class _Started:
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
-    """Its standard input. The program ends when this side closes, even by the death of its owner."""
+    """Its standard input at first. The program ends when this side closes, even by the death of its owner."""
 
     @classmethod
-    def of(cls, module: str) -> _Started:
+    def of(cls, program: str) -> _Started:
         ours, its = socket.socketpair()
+        ours.settimeout(TAKING_S)
         with its:
             process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", *program.split()],
                 stdin=its.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -74,23 +80,28 @@ class _Started:
             )
         return cls(process, ours)
 
-    def hand_over(self, request: bytes, file: IO[bytes]) -> None:
+    def ask(self, request: bytes, file: IO[bytes]) -> None:
+        """Raises OSError if the program has died."""
+        socket.send_fds(self.channel, [LENGTH.pack(len(request))], [file.fileno()])
+        self.channel.sendall(request)
+
+    def ask_ready(self, request: bytes, file: IO[bytes]) -> None:
         """Raises OSError if the program has died, or if it had answered and does not any more."""
-        with self.channel:
-            self.channel.setblocking(False)
-            try:
-                is_ready = self.channel.recv(1) == ANSWERS
-            except BlockingIOError:
-                is_ready = False  # it still imports
-            self.channel.settimeout(TAKING_S)
-            socket.send_fds(self.channel, [LENGTH.pack(len(request))], [file.fileno()])
-            self.channel.sendall(request)
-            if is_ready and self.channel.recv(1) != TAKEN:
-                raise ConnectionError
+        is_ready = select.select([self.channel], [], [], 0)[0] and self.channel.recv(1) == ANSWERS  # else it still imports
+        self.ask(request, file)
+        if is_ready and self.channel.recv(1) != TAKEN:
+            raise ConnectionError
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.channel.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 _ready: dict[str, _Started] = {}
-"""By module, at most one."""
+"""By program, at most one."""
 _ready_lock = threading.RLock()
 """Of one thread again and again: what is forgotten in its midst may be closed there."""
 
@@ -134,15 +145,40 @@ class Confined:
     """A running program. Use it as a context manager: whatever happens, the process is gone afterwards."""
 
     def __init__(
-        self, module: str, data: bytes | memoryview, request: Mapping[str, Any], *, patience: float = PATIENCE_S, often: bool = False
+        self, program: str, data: bytes | memoryview, request: Mapping[str, Any], *, patience: float = PATIENCE_S, often: bool = False
     ) -> None:
-        """Run `python -m module`: it reads `data` from standard input, as a file. often: keep another one ready afterwards."""
+        """Run `python -m program`, a module and its arguments: it reads `data` from standard input, as a file. patience: seconds of silence
+        after which it is ended. often: keep another one ready afterwards."""
         self._patience = patience
-        self._next = module if often else None
+        self._next = program if often else None
         with _as_file(data) as file:
-            self._process = _started(module, json.dumps(request).encode(), file)
-        assert self._process.stdout is not None
-        self._output = self._process.stdout.fileno()
+            self._started = _started(program, json.dumps(request).encode(), file)
+        assert self._started.process.stdout is not None
+        self._output = self._started.process.stdout.fileno()
+        self._call: Call | None = None
+        self._join()
+
+    @property
+    def pid(self) -> int:
+        return self._started.process.pid
+
+    @property
+    def lives(self) -> bool:
+        return self._started.process.poll() is None
+
+    def ask(self, data: bytes | memoryview) -> None:
+        """Ask a program again that has answered and takes further `requests`; one that has died is found out by its next message."""
+        with suppress(OSError), _as_file(data) as file:
+            self._started.ask(b"{}", file)
+        self._join()
+
+    def leave(self) -> None:
+        """The call that this program works for has its answer, and no longer ends it."""
+        call, self._call = getattr(self, "_call", None), None
+        if call is not None:
+            call.ended(self)
+
+    def _join(self) -> None:
         self._call = _call.get()
         if self._call is not None:
             self._call.started(self)
@@ -169,22 +205,17 @@ class Confined:
                 raise ProgramDied(f"no answer for {self._patience:g} seconds")
             count = os.readv(self._output, [room[filled:]])
             if count == 0:
-                raise ProgramDied(_how(self._process.wait(self._patience)))
+                status = self._started.process.wait(self._patience)
+                raise ProgramDied(f"it was ended by signal {-status}" if status < 0 else f"it ended with {status}", status)
             filled += count
 
     def kill(self) -> None:
         """End the process at once: whoever reads its messages gets to know. Any thread may call it."""
-        self._process.kill()
+        self._started.process.kill()
 
     def close(self) -> None:
-        call, self._call = getattr(self, "_call", None), None
-        if call is not None:
-            call.ended(self)
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self.leave()
+        self._started.end()
         if self._next is not None:
             _make_ready(self._next)
             self._next = None
@@ -196,15 +227,20 @@ class Confined:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_process"):
+        if hasattr(self, "_started"):
             self.close()
+
+
+def limit_memory(nbytes: int) -> None:
+    """Called by a program whose libraries open files while it works: its memory is bounded, no more."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
 
 
 def confine() -> None:
     """Called by a program when all that it needs is imported: from here on it opens no file and no socket, and its memory is bounded."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # descriptors that are open stay so
 
@@ -219,30 +255,58 @@ def send(data: memoryview) -> None:
     """What follows a message. Ends the program quietly where the parent has gone."""
     try:
         while data:
-            data = data[os.write(1, data) :]
+            data = data[os.write(_answers, data) :]
     except BrokenPipeError:
         os._exit(0)
 
 
 def request() -> dict[str, Any]:
-    """What a program is asked to do, which it may have to wait for; then its file is its standard input. Ends it if nobody will ask."""
-    with socket.socket(fileno=os.dup(0)) as channel:
-        _tell(channel, ANSWERS)
-        head, files, _, _ = socket.recv_fds(channel, LENGTH.size, 1)
-        if not files:
+    """What a program is asked to do, for one that is asked once."""
+    return next(requests())
+
+
+def requests() -> Iterator[dict[str, Any]]:
+    """What a program is asked to do, each time that it has answered. It may have to wait for that; then its file is its standard input.
+    The program ends with its owner, also while it works."""
+    global _answers
+    _answers = os.dup(1)
+    os.dup2(2, 1)  # what a library prints must not look like an answer
+    channel = socket.socket(fileno=os.dup(0))
+    threading.Thread(target=_end_with_owner, args=(channel,), daemon=True).start()
+    _tell(channel, ANSWERS)
+    asked = _asked(channel)
+    _tell(channel, TAKEN)
+    yield asked
+    while True:
+        yield _asked(channel)
+
+
+_answers = 1
+"""File descriptor of the program's answers."""
+
+
+def _asked(channel: socket.socket) -> dict[str, Any]:
+    head, files, _, _ = socket.recv_fds(channel, LENGTH.size, 1)
+    if not files:
+        os._exit(0)
+    body = bytearray(*LENGTH.unpack(head))
+    rest = memoryview(body)
+    while rest:
+        count = channel.recv_into(rest)
+        if not count:
             os._exit(0)
-        body = bytearray(*LENGTH.unpack(head))
-        rest = memoryview(body)
-        while rest:
-            count = channel.recv_into(rest)
-            if not count:
-                os._exit(0)
-            rest = rest[count:]
-        _tell(channel, TAKEN)
+        rest = rest[count:]
     os.dup2(files[0], 0)
     os.close(files[0])
     asked: dict[str, Any] = json.loads(body)
     return asked
+
+
+def _end_with_owner(channel: socket.socket) -> None:
+    closed = select.poll()
+    closed.register(channel, 0)  # the end of the other side is always told
+    closed.poll()
+    os._exit(0)
 
 
 def _tell(channel: socket.socket, word: bytes) -> None:
@@ -250,45 +314,38 @@ def _tell(channel: socket.socket, word: bytes) -> None:
         channel.send(word)
 
 
-def _started(module: str, request: bytes, file: IO[bytes]) -> subprocess.Popen[bytes]:
+def _started(program: str, request: bytes, file: IO[bytes]) -> _Started:
     """A program that has got its file: the one that is ready, if it is alive and not frozen, or a new one."""
     with _ready_lock:
-        ready = _ready.pop(module, None)
+        ready = _ready.pop(program, None)
     if ready is not None:
         with suppress(OSError):
-            ready.hand_over(request, file)
-            return ready.process
-        ready.process.kill()
-        ready.process.wait()
-    new = _Started.of(module)
+            ready.ask_ready(request, file)
+            return ready
+        ready.end()
+    new = _Started.of(program)
     with suppress(OSError):  # one that dies at its start is found out by who waits for its first message
-        new.hand_over(request, file)
-    return new.process
+        new.ask(request, file)
+    return new
 
 
-def _make_ready(module: str) -> None:
+def _make_ready(program: str) -> None:
     """So that the next one need not wait for a start."""
     if sys.is_finalizing():
         return
     with _ready_lock, suppress(OSError):
-        if module not in _ready:
-            _ready[module] = _Started.of(module)
+        if program not in _ready:
+            _ready[program] = _Started.of(program)
 
 
 def _as_file(data: bytes | memoryview) -> IO[bytes]:
     """Positioned at its begin; in memory where the system can."""
-    in_memory = hasattr(os, "memfd_create")
-    file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0) if in_memory else _temporary()
+    if hasattr(os, "memfd_create"):
+        file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0)
+    else:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[file.write(rest) :]
     file.seek(0)
     return file
-
-
-def _temporary() -> IO[bytes]:
-    return tempfile.TemporaryFile(buffering=0)
-
-
-def _how(code: int) -> str:
-    return f"it was ended by signal {-code}" if code < 0 else f"it ended with {code}"

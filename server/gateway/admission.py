@@ -16,8 +16,7 @@ from server.gateway.failures import redis_away
 from server.http import requests
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
-from server.process.frames import without_frames
-from server.process.interruption import Limit, Ticks
+from server.process.interruption import Limit, Ticks, without_frames
 from server.queue.dispatch import Dispatcher, Reservation
 from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
 from server.queue.shares import Claim

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from server.gateway import directory
 from server.http.problems import Kind, Problem
-from server.media import images, tracks, video
-from server.media.errors import MediaError
+from server.media import images, limits, video
+from server.media.limits import MediaError
 from server.queue.errors import RedisAway
 from server.queue.job import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
@@ -17,8 +17,8 @@ MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     video.NotAVideo: Kind.NOT_A_VIDEO,
     video.TooMuchVideo: Kind.TOO_LARGE,
     video.CorruptVideo: Kind.CORRUPT_VIDEO,
-    tracks.InvalidTracks: Kind.INVALID_OPTION,
-    tracks.TooManyTracks: Kind.TOO_LARGE,
+    limits.InvalidPart: Kind.INVALID_OPTION,
+    limits.ExcessivePart: Kind.TOO_LARGE,
 }
 FAILURE_PROBLEMS = {
     "worker-crashed": Kind.WORKER_CRASHED,

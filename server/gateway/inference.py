@@ -24,12 +24,12 @@ from server.gateway.turns import Turns
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
 from server.media import headers, images
-from server.media.errors import MediaError
-from server.process.frames import without_frames
+from server.media.limits import MediaError
+from server.process.interruption import without_frames
 from server.queue.dispatch import Dispatcher
+from server.queue.enqueuer import INLINE_BYTES
 from server.queue.job import Job, Priority, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
-from server.queue.room import INLINE_BYTES
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics

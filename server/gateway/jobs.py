@@ -17,11 +17,11 @@ from server.gateway.presenting import Presenting
 from server.gateway.rfc3339 import rfc3339
 from server.gateway.submission import item_field
 from server.gateway.surface import Planned
+from server.gateway.turns import Line
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import choose
-from server.process.line import Line
 from server.queue.dispatch import Dispatcher
-from server.queue.record import OPEN, Record, RecordLost
+from server.queue.record import OPEN, JobProgress, Record, RecordLost
 from server.tasks.base import JSON
 from server.tasks.registry import TASKS
 
@@ -32,12 +32,6 @@ PATIENCE_S = 60.0
 RETRY_AFTER = 5
 INLINE_RESULT = 64 * 1024
 """Larger results are presented in a thread, wait for their client's turn, and are named by their URL where events are replayed."""
-
-
-class JobProgress(msgspec.Struct, frozen=True):
-    done: int
-    total: int
-    unit: str
 
 
 class Links(msgspec.Struct, frozen=True):
@@ -202,7 +196,7 @@ def document(record: Record) -> JobDocument:
         version=version,
         state=record.state,
         place=record.place,
-        progress=None if record.progress is None else JobProgress(*record.progress),
+        progress=record.progress,
         created=rfc3339(record.created_ms),
         started=None if record.started_ms is None else rfc3339(record.started_ms),
         finished=None if record.finished_ms is None else rfc3339(record.finished_ms),

@@ -21,8 +21,8 @@ from server.gateway.app import create_app
 from server.gateway.event_readers import EventReaders
 from server.http.connections import Connections
 from server.http.protocol import bounded
-from server.media.silence import silence_decoders
-from server.process import secrecy
+from server.media.images import silence_decoders
+from server.process import system
 from server.settings import Settings
 from server.telemetry import logs
 
@@ -51,7 +51,7 @@ log = logs.get(__name__)
 def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     """Serve on the listening socket `fd`, or on the settings' host and port. Returns the exit code once ended by SIGTERM or SIGINT."""
     logs.configure(settings.log_level, process="gateway")
-    secrecy.keep_from_others()
+    system.keep_from_others()
     silence_decoders()
     try:
         listener = socket.socket(fileno=fd) if fd is not None else _listen(settings.host, settings.port)

@@ -3,6 +3,7 @@ asked again."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -18,21 +19,16 @@ from server.gateway.surface import Planned
 from server.gateway.turns import Turns
 from server.http.large_json import BASE64_PIECE, to_base64
 from server.http.problems import Kind, Problem
-from server.media.errors import MediaError
+from server.media.limits import MediaError
 from server.media.memory_budget import MemoryBudget
-from server.process.child_room import ChildRoom, WorkFailed
-from server.process.line import Line
 from server.queue.scenes import Scene, Scenes
-from server.tasks import apart
+from server.sandbox import presenting
+from server.sandbox.child import WorkFailed
 from server.tasks.base import JSON, Arrays, File, Outputs, Task
 from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
 from server.telemetry import logs
 
-APART_BYTES = 6 * 2**30
-"""Address space of the child; its libraries take one GiB of it."""
-APART_SECONDS = 120.0
-"""Limit for one answer."""
 SMALL_BYTES = 1024
 """Size up to which arrays that are kept stay with the answer, too."""
 
@@ -49,8 +45,8 @@ class Presenting:
         self._budget = budget
         self._scenes = scenes
         self._turns = turns
-        self._child = Line(1, 1)
-        self._apart = ChildRoom(apart.WORK, memory_bytes=APART_BYTES, seconds=APART_SECONDS)
+        self._presenter = presenting.presenter()
+        self._turns_apart = Turns(1, together=1)
 
     async def respond(
         self,
@@ -98,7 +94,8 @@ class Presenting:
         return await self._turns.run(client, work) if task.takes_long else work()
 
     async def close(self) -> None:
-        await self._apart.close()
+        self._turns_apart.close()
+        await asyncio.to_thread(self._presenter.close)
 
     async def _keep(self, planned: Planned, outputs: Sequence[Outputs]) -> list[Outputs]:
         """The outputs without what is large and serves the next question alone; with `kept` where that can be asked."""
@@ -117,14 +114,13 @@ class Presenting:
         self, planned: Planned, outputs: Sequence[Outputs], media_type: str, client: str, request_id: str
     ) -> msgspec.Struct | File:
         task = planned.task
-        message = await self._turns.run(client, partial(apart.request, task, outputs, planned.plan, planned.spec, media_type))
+        message = await self._turns.run(client, partial(presenting.request, task, outputs, planned.plan, planned.spec, media_type))
         try:
-            async with self._child.held(client):
-                answer = await self._apart.run(message)
+            answer = await self._turns_apart.run(client, partial(self._presenter.run, message))
         except WorkFailed as failure:
             log.error("presenting failed", task=task.name, request_id=request_id, reason=str(failure))
             raise Problem(Kind.INTERNAL, f"the answer could not be made: {failure}") from failure
-        return apart.answer(task, answer)
+        return presenting.answer(task, answer)
 
 
 def _response(planned: Planned, presented: msgspec.Struct | File, timing: Timing, media_type: str, request_id: str) -> Response:

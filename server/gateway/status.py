@@ -13,10 +13,10 @@ from server.gateway import directory
 from server.gateway.rfc3339 import rfc3339
 from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.job import ServedBundle
-from server.queue.record import Ongoing
+from server.queue.record import JobProgress, Ongoing
 from server.queue.status import STEP_S, Lately
 from server.telemetry import logs
-from server.telemetry.tally import DURATION, quantile
+from server.telemetry.metrics import DURATION, quantile
 
 NEWS_S = 1.0
 """How old an answer may be."""
@@ -51,14 +51,6 @@ class StatusJobs(msgspec.Struct, frozen=True):
     running: int
 
 
-class StatusProgress(msgspec.Struct, frozen=True):
-    """How far a job has come, in `unit`s such as steps, levels, windows or images."""
-
-    done: int
-    total: int
-    unit: str
-
-
 class StatusLongJob(msgspec.Struct, frozen=True):
     """An asynchronous job that has not ended. `age_s`: since it was accepted; `running_s`: since a worker took it, null before;
     `progress`: null before the first step ends."""
@@ -68,7 +60,7 @@ class StatusLongJob(msgspec.Struct, frozen=True):
     state: str
     age_s: float
     running_s: float | None
-    progress: StatusProgress | None
+    progress: JobProgress | None
 
 
 class StatusBundle(msgspec.Struct, frozen=True):
@@ -162,8 +154,7 @@ def _ready(bundles: Sequence[ServedBundle]) -> list[str]:
 
 def _long_job(job: Ongoing, now_ms: int) -> StatusLongJob:
     running_s = None if job.started_ms is None else _seconds(now_ms - job.started_ms)
-    progress = None if job.progress is None else StatusProgress(*job.progress)
-    return StatusLongJob(job.task, job.bundle, job.state, _seconds(now_ms - job.created_ms), running_s, progress)
+    return StatusLongJob(job.task, job.bundle, job.state, _seconds(now_ms - job.created_ms), running_s, job.progress)
 
 
 def _seconds(ms: int) -> float:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from models.media.confined import Call
-from server.process import priorities
-from server.process.line import Line
+from server.process import system
 
 LONG = 0.5
 """Seconds of a CPU from which a call counts as long."""
@@ -28,6 +28,78 @@ SMALL_BODY = 64 * 1024
 LARGE_BODY = 1024 * 1024
 """Bytes from which it takes so long that others should not wait for it."""
 T = TypeVar("T")
+Place = tuple[int, "asyncio.Future[None]"]
+
+
+class Line:
+    """A line for something of which there is only so much: a client that wants much waits behind its own.
+
+    For one event loop. Clients hold at most `total` together and `share` each; what alone is more than that is held alone. It iterates
+    over the clients that hold something."""
+
+    def __init__(self, total: int, share: int, may_begin: Callable[[str], bool] | None = None) -> None:
+        """may_begin: whether a client's turn may come now. Whoever is refused is overtaken; call `start` when that changes."""
+        self._may_begin = may_begin
+        self._total = total
+        self._share = share
+        self._taken = 0
+        self._held: Counter[str] = Counter()
+        """By client."""
+        self._waiting: dict[str, deque[Place]] = {}
+        """Places that wait, by client; no queue is empty, and the client whose turn is next comes first."""
+
+    async def enter(self, client: str, amount: int) -> None:
+        """Waits until the client holds the amount, which `leave` gives back."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append((amount, turn))
+        self.start()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self.start()
+            else:
+                self.leave(client, amount)
+            raise
+
+    def leave(self, client: str, amount: int) -> None:
+        self._taken -= amount
+        self._held[client] -= amount
+        if not self._held[client]:
+            del self._held[client]
+        self.start()
+
+    def held_by(self, *clients: str) -> int:
+        """The amount that they hold together."""
+        return sum(self._held[client] for client in clients)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def start(self) -> None:
+        """Let in whoever may begin."""
+        while (client := self._next()) is not None:
+            line = self._waiting.pop(client)
+            amount, turn = line.popleft()
+            if line:
+                self._waiting[client] = line  # behind all others
+            if not turn.done():
+                self._taken += amount
+                self._held[client] += amount
+                turn.set_result(None)
+
+    def _next(self) -> str | None:
+        """Whoever is within their share and next; nobody overtakes them while there is too little left of the total."""
+        for client, line in self._waiting.items():
+            amount, turn = line[0]
+            if turn.done():  # it has left
+                return client
+            if self._held[client] and self._held[client] + amount > self._share:
+                continue
+            if self._may_begin is not None and not self._may_begin(client):
+                continue
+            return None if self._taken and self._taken + amount > self._total else client
+        return None
 
 
 class HeavyClients:
@@ -90,7 +162,7 @@ class Turns:
         self._together = 2 * threads if together is None else together
         self._for_heavy = max(1, threads // 2)
         self._pool = self._new_pool()
-        self._slow_pool = ThreadPoolExecutor(self._for_heavy, thread_name_prefix="prepare-slowly", initializer=priorities.lower_own)
+        self._slow_pool = ThreadPoolExecutor(self._for_heavy, thread_name_prefix="prepare-slowly", initializer=system.lower_own_priority)
         self._heavy = HeavyClients() if heavy is None else heavy
         self._line = Line(self._together, threads, self._may_begin)
 
@@ -130,7 +202,7 @@ class Turns:
             work.look = asyncio.get_running_loop().call_later(AGAIN, self._look, client, work)
             return
         self._heavy.add(client, work.seconds)
-        priorities.lower(work.thread)
+        system.lower_priority(work.thread)
         self._pool.shutdown(wait=False)  # the thread ends with its call, since nobody may raise its priority again
         self._pool = self._new_pool()
 

@@ -57,7 +57,7 @@ class Connections:
         return True
 
 
-class Reader:
+class SlowReader:
     """The client of one connection. While it is watched and something waits for it, its connection is aborted if it does not read."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

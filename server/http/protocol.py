@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from server.http.connections import Connections, Reader
+from server.http.connections import Connections, SlowReader
 from server.http.layers import ALL_HERE
 from server.http.problems import MEDIA_TYPE, Kind, Problem
 
@@ -67,7 +67,7 @@ class HeadWriter:
             self._transport.write(held)
 
 
-class Refused(Exception):
+class HeadRefused(Exception):
     """Ends the parser in the middle of a request."""
 
 
@@ -89,11 +89,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._lingered = 0
         self._late: asyncio.TimerHandle | None = None
         """Runs while the client has to send: the rest of a head, or of a request that is answered already."""
-        self._reader: Reader
+        self._reader: SlowReader
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
-        self._reader = Reader(transport, self.loop)
+        self._reader = SlowReader(transport, self.loop)
         if not self.limits.admit(transport):
             transport.abort()
             return
@@ -228,7 +228,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _stop_parser(self, problem: Problem) -> None:
         self._refusal = problem
-        raise Refused
+        raise HeadRefused
 
     def _refuse(self, problem: Problem) -> None:
         """Answer and close. An earlier request gets its own answer first, and this one none: it could be taken for that."""

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from models.media import confined, video_program  # which also imports what PyAV would import too late
 from models.people.poses import BONES
-from server.media.annotating import LENGTH, Drawn
+from server.media.video import LENGTH, Drawn
 
 TIME_BASE = Fraction(1, 90_000)
 NEAR_S = 0.06

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from server.media import npy
 from server.media.images import CorruptImage, Decoder, ImageError, TooManyPixels, sniff
+from server.media.limits import ExcessivePart, InvalidPart
 
 Points = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
@@ -28,14 +29,6 @@ ASPECT = 0.01
 """Share by which the aspect of a map may differ from that of the image: sides are whole numbers."""
 
 
-class BadMap(ValueError):
-    """A map of depth or points that cannot be used; the message is for the one who sent it."""
-
-
-class TooManyPoints(BadMap):
-    """Above the limit on points."""
-
-
 @dataclass(frozen=True)
 class Camera:
     """Focal lengths and principal point in pixels of an image."""
@@ -45,14 +38,8 @@ class Camera:
     cx: float
     cy: float
 
-    @staticmethod
-    def of_view(fov: float, height: int, width: int) -> tuple[float, float]:
-        """Focal lengths of a horizontal field of view in degrees."""
-        focal = width / 2 / math.tan(math.radians(fov) / 2)
-        return focal, focal
-
     def scaled(self, across: float, down: float) -> Camera:
-        """Of the image in another size."""
+        """The camera of the image in another size."""
         return Camera(self.fx * across, self.fy * down, self.cx * across, self.cy * down)
 
     def unproject(self, depth: NDArray[np.float32]) -> Points:
@@ -66,10 +53,15 @@ class Camera:
         return points
 
 
+def focal_length(fov: float, width: int) -> float:
+    """In pixels, for a horizontal field of view in degrees."""
+    return width / 2 / math.tan(math.radians(fov) / 2)
+
+
 def read_depth(data: bytes, decoder: Decoder, scale: float | None) -> NDArray[np.float32]:
     """A 16-bit PNG of `scale` steps a metre (1000 where it is None), or a `.npy` file of metres, which has no scale → (h, w), NaN where
-    nothing was seen: 0, negative, not finite. Raises BadMap."""
-    if npy.is_npy(data):
+    nothing was seen: 0, negative, not finite. Raises InvalidPart."""
+    if data.startswith(npy.MAGIC):
         depth = _array(data, decoder.limits.points, 2, "(H, W)")
     else:
         depth = _png(data, decoder) / np.float32(scale or MILLIMETRES)
@@ -79,22 +71,22 @@ def read_depth(data: bytes, decoder: Decoder, scale: float | None) -> NDArray[np
 
 
 def read_points(data: bytes, decoder: Decoder) -> Points:
-    """A `.npy` file (h, w, 3) → the same, NaN in all coordinates where one is not finite. Raises BadMap."""
-    if not npy.is_npy(data):
-        raise BadMap("not a .npy file: save a numpy array of float32 (H, W, 3)")
+    """A `.npy` file (h, w, 3) → the same, NaN in all coordinates where one is not finite. Raises InvalidPart."""
+    if not data.startswith(npy.MAGIC):
+        raise InvalidPart("not a .npy file: save a numpy array of float32 (H, W, 3)")
     points = _array(data, decoder.limits.points, 3, "(H, W, 3)")
     if points.shape[2] != 3:
-        raise BadMap(f"shape {points.shape} where (H, W, 3) is needed")
+        raise InvalidPart(f"shape {points.shape} where (H, W, 3) is needed")
     points = np.where(np.isfinite(points).all(axis=2, keepdims=True), points, np.float32(np.nan))
     return _within_reach(points)
 
 
 def to_image_size(grid: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """(h, w, …) → (H, W, …), of each pixel's centre the nearest. Raises BadMap for another aspect."""
+    """(h, w, …) → (H, W, …), of each pixel's centre the nearest. Raises InvalidPart for another aspect."""
     if grid.shape[:2] == (height, width):
         return grid
     if not _same_aspect(grid.shape[0], grid.shape[1], height, width):
-        raise BadMap(f"{npy.describe(grid.shape)} pixels have another aspect than the image, which has {width} × {height}")
+        raise InvalidPart(f"{grid.shape[1]} × {grid.shape[0]} pixels have another aspect than the image, which has {width} × {height}")
     return nearest(grid, height, width)
 
 
@@ -114,12 +106,9 @@ def _same_aspect(height: int, width: int, other_height: int, other_width: int) -
 
 
 def _array(data: bytes, most: int, dimensions: int, wanted: str) -> NDArray[np.float32]:
-    try:
-        header = npy.read_header(data, wanted="float32, in metres,")
-    except npy.BadArray as error:
-        raise BadMap(str(error)) from error
+    header = npy.read_header(data, wanted="float32, in metres,")
     if len(header.shape) != dimensions or 0 in header.shape:
-        raise BadMap(f"shape {header.shape} where {wanted} is needed")
+        raise InvalidPart(f"shape {header.shape} where {wanted} is needed")
     _check(header.shape[0], header.shape[1], most)
     return npy.read(data, header)
 
@@ -128,15 +117,15 @@ def _png(data: bytes, decoder: Decoder) -> NDArray[np.float32]:
     """(h, w) of 16-bit values."""
     try:
         if sniff(data) != "PNG":
-            raise BadMap("neither a 16-bit PNG nor a .npy file")
+            raise InvalidPart("neither a 16-bit PNG nor a .npy file")
         opened = decoder.open(data)
     except (TooManyPixels, CorruptImage) as error:
-        raise (TooManyPoints if isinstance(error, TooManyPixels) else BadMap)(str(error)) from error
+        raise (ExcessivePart if isinstance(error, TooManyPixels) else InvalidPart)(str(error)) from error
     except ImageError as error:
-        raise BadMap("neither a 16-bit PNG nor a .npy file") from error
+        raise InvalidPart("neither a 16-bit PNG nor a .npy file") from error
     image = opened.stored
     if image.mode not in SIXTEEN_BITS:
-        raise BadMap(
+        raise InvalidPart(
             f"a PNG of mode {image.mode}, 8 bits or several channels: send 16 bits of one channel, in millimetres or with depth_scale"
         )
     _check(image.height, image.width, decoder.limits.points)
@@ -144,17 +133,17 @@ def _png(data: bytes, decoder: Decoder) -> NDArray[np.float32]:
         try:
             return np.asarray(image).astype(np.float32)
         except Exception as error:
-            raise BadMap(f"the PNG is truncated or corrupt ({error})") from error
+            raise InvalidPart(f"the PNG is truncated or corrupt ({error})") from error
 
 
 def _check(height: int, width: int, most: int) -> None:
     if height * width > most:
-        raise TooManyPoints(f"{width} × {height} points are above the limit of {most} (OPSIN_MAX_POINTS)")
+        raise ExcessivePart(f"{width} × {height} points are above the limit of {most} (OPSIN_MAX_POINTS)")
 
 
 def _within_reach(grid: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):
         farthest = np.nanmax(np.abs(grid), initial=0.0)
     if farthest > FARTHEST:
-        raise BadMap(f"a coordinate of {farthest:.3g} m: send metres, and NaN where nothing was seen")
+        raise InvalidPart(f"a coordinate of {farthest:.3g} m: send metres, and NaN where nothing was seen")
     return grid

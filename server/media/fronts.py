@@ -78,7 +78,7 @@ def colours(outputs: Mapping[str, NDArray[Any]], front: Front) -> NDArray[np.uin
 
 
 def _without_holes(mask: views.Mask) -> views.Mask:
-    """What is enclosed belongs to the object: a sensor leaves holes where it sees nothing."""
+    """Fill the holes of a mask: a sensor leaves holes where it sees nothing."""
     from scipy.ndimage import binary_fill_holes
 
     filled: views.Mask = binary_fill_holes(mask)

@@ -1,17 +1,44 @@
-"""Limits of media beside pixels; settings of the service."""
+"""Limits of media beside pixels, which are settings of the service, and errors of parts that cannot be used."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from models.media.video import ClipLimits
 
 
+class MediaError(Exception):
+    """A part that we cannot use; the message is for the one who sent it."""
+
+    part: str | None = None
+    """The part that it came as, where a task reads several."""
+
+
+class InvalidPart(MediaError):
+    """No file of its kind, or one that contradicts itself or the request."""
+
+
+class ExcessivePart(MediaError):
+    """Above a limit."""
+
+
+@contextmanager
+def named(part: str) -> Iterator[None]:
+    """Errors of the block name the part that they are about."""
+    try:
+        yield
+    except MediaError as error:
+        error.part = part
+        raise
+
+
 @dataclass(frozen=True)
 class Limits:
     points: int = 4_000_000
-    """Of a map of depth or points."""
+    """Points of a map of depth or points."""
     queries: int = 20_000_000
-    """That one reconstruction may ask."""
+    """Queries that one reconstruction may ask."""
     clips: ClipLimits = field(default_factory=ClipLimits)
-    """Of videos."""
+    """Limits of videos."""

@@ -14,7 +14,7 @@ from PIL import Image
 Mask = NDArray[np.bool_]
 
 THRESHOLD = 128
-"""Of 255: at least so bright is to be filled."""
+"""Brightness, of 255, from which on a pixel is to be filled."""
 OPAQUE = 255
 STRIP_PIXELS = 256 * 1024
 FORMS = "`box:X,Y,W,H` in pixels, `center`, `center:RATIO` or `random:RATIO`, the ratio above 0 and up to 1"
@@ -30,7 +30,7 @@ class Box:
     height: int
 
     def mask(self, height: int, width: int) -> Mask:
-        """Of an image of this size. Raises ValueError if it is not inside."""
+        """The mask of an image of this size. Raises ValueError if the box is not inside."""
         if self.left + self.width > width or self.top + self.height > height:
             right, bottom = self.left + self.width, self.top + self.height
             raise ValueError(f"the box from {self.left},{self.top} to {right},{bottom} leaves the image of {width} × {height} pixels")
@@ -125,12 +125,11 @@ def grow(mask: Mask, pixels: int) -> Mask:
     box = bounds(mask)
     if pixels == 0 or box is None:
         return mask
-    top, bottom = max(0, box.top - pixels), min(mask.shape[0], box.top + box.height + pixels)
-    left, right = max(0, box.left - pixels), min(mask.shape[1], box.left + box.width + pixels)
+    from scipy.ndimage import maximum_filter  # takes a moment, and classifying does without
+
+    here = slice(max(0, box.top - pixels), box.top + box.height + pixels), slice(max(0, box.left - pixels), box.left + box.width + pixels)
     grown = np.zeros(mask.shape, np.bool_)  # `zeros_like` writes it
-    here = grown[top:bottom, left:right]
-    _reach_across(mask[top:bottom, left:right], here, pixels)
-    _reach_across(here.T, here.T, pixels)
+    maximum_filter(mask[here], 2 * pixels + 1, output=grown[here], mode="constant")
     return grown
 
 
@@ -145,7 +144,7 @@ def bounds(mask: Mask) -> Box | None:
 def thickness(mask: Mask) -> int:
     """Twice the distance of the innermost pixel to the nearest one outside the mask, in steps to all eight sides; the image's border is no
     outside. Takes four bytes a pixel."""
-    from scipy.ndimage import distance_transform_cdt  # takes a moment, and few ask for it
+    from scipy.ndimage import distance_transform_cdt  # takes a moment, and classifying does without
 
     if mask.all():
         return 2 * int(max(mask.shape))
@@ -168,20 +167,6 @@ def _cover(mask: Mask, count: int, axis: int) -> Mask:
     whole: Mask = np.logical_or.reduceat(mask, first, axis=axis)  # up to the next one's first pixel
     result: Mask = whole | mask.take(last, axis=axis)
     return result
-
-
-def _reach_across(mask: Mask, reached: Mask, pixels: int) -> None:
-    """Into `reached`, which may be `mask` itself: True within so many pixels to the left and right. Some rows at a time: counts take eight
-    times the memory of a mask."""
-    height, width = mask.shape
-    places = np.arange(width)
-    after, before = np.minimum(places + pixels + 1, width), np.maximum(places - pixels, 0)
-    rows = max(1, STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        strip = np.ascontiguousarray(mask[top : top + rows])
-        counts = np.zeros((len(strip), width + 1), np.int32)
-        np.cumsum(strip, axis=1, out=counts[:, 1:])
-        reached[top : top + rows] = counts[:, after] > counts[:, before]
 
 
 def opaque(pixels: NDArray[np.uint8]) -> Mask | None:

@@ -13,7 +13,7 @@ TWO_BYTES = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
 PIXEL = 4
 """Bytes of a pixel of every other mode, RGB included."""
 WEBP_CANVASES = 3
-"""Of four bytes a pixel, which the decoder keeps beside the picture."""
+"""Canvases of four bytes a pixel that the decoder keeps beside the image."""
 COEFFICIENT = 2
 """Bytes that the decoder of a JPEG with several scans keeps of a pixel in each channel until the last one."""
 SMALL = 64

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tokenize
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +11,15 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from server.media.limits import InvalidPart
+
 MAGIC = npy.MAGIC_PREFIX
 MOST_HEADER = 10_000
 """Bytes."""
 MOST_AXES, LONGEST_AXIS = 8, 2**40
-"""Of any array that a request could hold; the product of longer ones may have more digits than Python writes."""
+"""Limits of any array that a request could hold; the product of longer ones may have more digits than Python writes."""
 UNREADABLE = (ValueError, TypeError, LookupError, EOFError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
-"""What numpy raises where a header is none: it evaluates a literal, after going through its tokens if that fails."""
-
-
-class BadArray(ValueError):
-    """Not an array that can be used; the message is for the one who sent it."""
+"""Errors of numpy where a header is none: it evaluates a literal, after going through its tokens if that fails."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +37,25 @@ class Header:
 
 
 def read_header(data: bytes, *, kinds: str = "f", wanted: str = "float32") -> Header:
-    """kinds: which of numpy's kinds of numbers are welcome, and what to call them. Raises BadArray."""
+    """kinds: which of numpy's kinds of numbers are welcome, and what to call them. Raises InvalidPart."""
     stream = io.BytesIO(data)
     try:
         version = npy.read_magic(stream)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = read(stream, max_header_size=MOST_HEADER)
     except UNREADABLE as error:
-        raise BadArray(f"no .npy file whose header can be read ({_first_line(error)})") from error
+        raise InvalidPart(f"no .npy file whose header can be read ({_first_line(error)})") from error
     if dtype.hasobject:
-        raise BadArray(f"a .npy file of Python objects (pickled): save an array of {wanted} instead")
+        raise InvalidPart(f"a .npy file of Python objects (pickled): save an array of {wanted} instead")
     if dtype.kind not in kinds:
-        raise BadArray(f"a .npy file of {dtype}: save an array of {wanted} instead")
+        raise InvalidPart(f"a .npy file of {dtype}: save an array of {wanted} instead")
     if len(shape) > MOST_AXES or not all(type(side) is int and 0 <= side <= LONGEST_AXIS for side in shape):
-        raise BadArray("no .npy file whose header can be read (its shape is no array's)")
+        raise InvalidPart("no .npy file whose header can be read (its shape is no array's)")
     header = Header(tuple(shape), dtype, fortran, stream.tell())
     needed, there = header.values * dtype.itemsize, len(data) - header.offset
     if there != needed:
         fault = "truncated" if there < needed else "followed by other data"
-        raise BadArray(f"the .npy file is {fault}: {there} bytes where {header.shape} of {dtype} has {needed}")
+        raise InvalidPart(f"the .npy file is {fault}: {there} bytes where {header.shape} of {dtype} has {needed}")
     return header
 
 
@@ -71,12 +68,3 @@ def read(data: bytes, header: Header) -> NDArray[np.float32]:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:100]
-
-
-def is_npy(data: bytes) -> bool:
-    return data.startswith(MAGIC)
-
-
-def describe(shape: Sequence[int]) -> str:
-    """Height and width of a map as they are told of images."""
-    return f"{shape[1]} × {shape[0]}"

@@ -22,7 +22,7 @@ CONTEXT = 3
 """A crop is so many times as large as the hole's box: as much is known on each side of the hole as is to be filled."""
 STRIP_PIXELS = 1024 * 1024
 SCALING_BYTES = 17
-"""Of a pixel of a strip and of what a cubic reaches beside it, which is as much again at most: four copies, and a mask."""
+"""Bytes for a pixel of a strip and of what a cubic reaches beside it, which is as much again at most: four copies, and a mask."""
 CUBIC_SUPPORT = 2
 """Pixels of the coarser grid to each side of which a cubic takes account."""
 CUBIC_REACH = 3
@@ -137,7 +137,7 @@ def _tiled(mask: Mask, hole: Box, native: Size) -> Region:
 
 
 def _starts(first: int, length: int, window: int, limit: int) -> list[int]:
-    """Of windows in one direction: the first has half a window in front of the hole, the last reaches its end."""
+    """Starts of windows in one direction: the first has half a window in front of the hole, the last reaches its end."""
     half = max(1, window // 2)
     starts = [_inside(first - half, window, limit)]
     while starts[-1] + window < first + length:

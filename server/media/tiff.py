@@ -17,7 +17,7 @@ WIDTH, HEIGHT, ORIENTATION, SAMPLES, ROWS_PER_STRIP, PLANES, TILE_WIDTH, TILE_HE
 MOST_PARTS = 32_768
 """Strips or tiles."""
 MOST_VALUES = 131_072
-"""Of all entries of a directory together, apart from texts and bytes."""
+"""Values of all entries of a directory together, apart from texts and bytes."""
 MOST_ENTRIES = 4096
 SHORT = 3
 # tables by tag or type, since `numpy.isin` imports half a megabyte at its first call
@@ -45,7 +45,7 @@ class BadDirectory(ValueError):
 
 @dataclass(frozen=True)
 class Page:
-    """What the first directory says of the picture."""
+    """The image as the first directory describes it."""
 
     width: int
     height: int
@@ -58,7 +58,7 @@ class Page:
     is_big: bool
     """BigTIFF."""
     order: str
-    """Of bytes: < or >."""
+    """Order of bytes: < or >."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _parts(directory: _Directory, width: int, height: int, tile: tuple[int, int]
 
 
 def _rows(directory: _Directory, height: int) -> int:
-    """Of a strip, as the directory says."""
+    """Rows of a strip, as the directory says."""
     return max(1, directory.number(ROWS_PER_STRIP, height))
 
 

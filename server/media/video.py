@@ -1,13 +1,25 @@
-"""Videos that requests bring: what they are, within the service's limits. Workers decode them (`models.media.video`)."""
+"""Videos that requests bring: what they are, and how people are drawn into them. Workers decode them (`models.media.video`)."""
 
 from __future__ import annotations
 
-from models.media import video
-from models.media.containers import NAMES
-from models.media.video import ClipInfo, ClipLimits
-from server.media.errors import MediaError
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
-__all__ = ["NAMES", "ClipInfo", "ClipLimits", "CorruptVideo", "NotAVideo", "TooMuchVideo", "probe"]
+from models.media import video
+from models.media.confined import Confined, ProgramDied
+from models.media.containers import HEAD_BYTES, NAMES, demuxer
+from models.media.video import ClipInfo, ClipLimits
+from server.media.limits import MediaError
+
+__all__ = ["NAMES", "ClipInfo", "ClipLimits", "CorruptVideo", "Drawn", "NotAVideo", "TooMuchVideo", "annotated", "probe"]
+
+PROGRAM = "server.media.annotating_program"
+PATIENCE_S = 600.0
+"""It says nothing until the clip is done."""
+MOST_BYTES = 2**30
+LENGTH = struct.Struct("<Q")
 
 
 class NotAVideo(MediaError):
@@ -25,9 +37,50 @@ class CorruptVideo(MediaError):
 KINDS: dict[video.Kind, type[MediaError]] = {"not-a-video": NotAVideo, "too-much": TooMuchVideo, "broken": CorruptVideo}
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A person as drawn. Times in seconds from the first frame, the rest in pixels of upright frames."""
+
+    person: int
+    boxes: Sequence[Sequence[float]]
+    """t, x, y, width, height."""
+    poses: Sequence[Sequence[float]]
+    """t, and x, y and score of COCO's 17 keypoints."""
+    texts: Sequence[tuple[float, float, Sequence[str]]]
+    """Begin, end, and lines."""
+
+
 def probe(data: bytes, limits: ClipLimits) -> ClipInfo:
-    """What a video is, without decoding more than a frame. Raises MediaError."""
+    """Describe a video, without decoding more than a frame. Raises MediaError."""
     try:
         return video.probe(data, limits)
     except video.VideoError as error:
         raise KINDS[error.kind](str(error)) from error
+
+
+def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLimits.pixels) -> bytes:
+    """The clip with boxes, skeletons and labels drawn into it, made in a process of its own: an MP4 with H.264, or VP9 where there is no
+    encoder for it, or none for so large frames; and the sound as it was, or as AAC where MP4 does not take it. Frames of more than
+    `most_pixels` are left out.
+
+    Raises CorruptVideo."""
+    drawings = json.dumps([asdict(person) for person in people]).encode()
+    data = LENGTH.pack(len(drawings)) + drawings + clip
+    with Confined(PROGRAM, data, {"demuxer": demuxer(clip[:HEAD_BYTES]), "most_pixels": most_pixels}, patience=PATIENCE_S) as program:
+        try:
+            told = program.message()
+            if "error" in told:
+                raise _failed(told["error"])
+            if not 0 < told["bytes"] <= MOST_BYTES:
+                raise _failed(f"it has {told['bytes']} bytes")
+            made = bytearray(told["bytes"])
+            program.read_into(memoryview(made))
+        except ProgramDied as death:
+            raise _failed(str(death)) from death
+    return bytes(made)
+
+
+def _failed(reason: str) -> CorruptVideo:
+    error = CorruptVideo(f"the annotated clip cannot be made: {reason}")
+    error.part = "video"
+    return error

@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 
 from models.spec import Space
 from server.media.depth import Points
+from server.media.limits import InvalidPart
 
 Mask = NDArray[np.bool_]
 SLIM = 4
 """Times as wide as high, from which on columns are chosen before rows."""
-
-
-class NothingSeen(ValueError):
-    """Too few points to see a shape in; the message is for the one who sent them."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +30,6 @@ class View:
     centre: NDArray[np.float32]
     """(3,), in units: what was taken off the points after they were scaled."""
 
-    def to_metres(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        return to_metres(points, self.scale, self.centre)
-
 
 def to_metres(points: NDArray[np.float32], scale: float, centre: NDArray[np.float32]) -> NDArray[np.float32]:
     """Normalised (P, 3) → in the camera's frame."""
@@ -43,7 +37,7 @@ def to_metres(points: NDArray[np.float32], scale: float, centre: NDArray[np.floa
 
 
 def view(image: NDArray[np.uint8], points: Points, mask: Mask, space: Space, *, image_size: int, seen_size: int) -> View:
-    """image (H, W, 3), points (H, W, 3), mask (H, W) of what counts. Raises NothingSeen.
+    """image (H, W, 3), points (H, W, 3), mask (H, W) of what counts. Raises InvalidPart where too few points are seen.
 
     Of a cube: cropped to the mask with a margin and padded to a square, points centred. Of a half ball: the square in the middle, points
     around the camera.
@@ -61,7 +55,7 @@ def view(image: NDArray[np.uint8], points: Points, mask: Mask, space: Space, *, 
         scale, centre = _normalisation(seen)[0], np.zeros(3, np.float32)
         seen, cropped = seen / np.float32(scale), image[box]
     if not np.isfinite(seen).all(axis=2).any():
-        raise NothingSeen(f"no point is left when the map is resized to {seen_size} × {seen_size}: too few neighbouring pixels were seen")
+        raise InvalidPart(f"no point is left when the map is resized to {seen_size} × {seen_size}: too few neighbouring pixels were seen")
     pixels = resize(cropped, space.source_size or image_size)
     return View(np.rint(resize(pixels, image_size)).astype(np.uint8), seen, scale, centre)
 
@@ -91,7 +85,7 @@ def _along(grid: NDArray[np.float32] | NDArray[np.uint8], size: int, axis: int, 
 
 
 def _padded(grid: NDArray[np.float32] | NDArray[np.uint8], index: NDArray[np.intp], axis: int, fill: float) -> NDArray[np.float32]:
-    """What lies at these places of an axis; `fill` beyond its end."""
+    """Values at these indices of an axis; `fill` beyond its end."""
     there = grid.shape[axis]
     found: NDArray[np.float32] = grid.take(np.minimum(index, there - 1), axis).astype(np.float32)
     if index[-1] >= there:
@@ -101,13 +95,13 @@ def _padded(grid: NDArray[np.float32] | NDArray[np.uint8], index: NDArray[np.int
 
 def _normalisation(points: Points) -> tuple[float, NDArray[np.float32]]:
     """Scale: the standard deviation of the points, unbiased, averaged over the axes; centre: the mean of the scaled ones. Raises
-    NothingSeen."""
+    InvalidPart."""
     found = points[np.isfinite(points).all(axis=2)].astype(np.float64)  # (P, 3)
     if len(found) < 2:
-        raise NothingSeen(f"{len(found)} points are seen; two are needed at least")
+        raise InvalidPart(f"{len(found)} points are seen; two are needed at least")
     scale = float(found.std(axis=0, ddof=1).mean())
     if scale <= 0:
-        raise NothingSeen(f"all {len(found)} points that are seen are one and the same")
+        raise InvalidPart(f"all {len(found)} points that are seen are one and the same")
     return scale, (found.mean(axis=0) / scale).astype(np.float32)
 
 

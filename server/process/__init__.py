@@ -1,1 +1,1 @@
-"""What processes of every kind share: how they are told to stop, and how they say why they ended."""
+"""Shares among our own long-running processes: how they are supervised, what they ask of the system, and how their tasks are ended."""

@@ -1,4 +1,4 @@
-"""How a task that waits is ended from outside, and time limits of which thousands share one timer."""
+"""Ends a task that waits from outside, with time limits of which thousands share one timer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import time
 from math import inf
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+E = TypeVar("E", bound=BaseException)
 TICKS = ((5.0, 20), (60.0, 250), (inf, 1000))
 """Limits of up to so many seconds → the length of their ticks in milliseconds. What is due in the same tick has one timer of the event loop
 together: a timer each costs as much as the rest of a limit, and would outlive it by far, as most end long before their time."""
@@ -132,3 +133,13 @@ class Limit(Interruption):
         if self._tick >= 0:
             self._ticks.remove(self, self._tick)
         return super().over(error)
+
+
+def without_frames(error: E) -> E:
+    """The error, and what led to it, without tracebacks, whose frames may hold large variables. Who returns an error of its own is in a
+    cycle with it: all that it holds would stay until a garbage collection."""
+    chain: list[BaseException] = [error]
+    for link in chain:
+        link.__traceback__ = None
+        chain += [other for other in (link.__cause__, link.__context__) if other is not None and other.__traceback__ is not None]
+    return error

@@ -14,7 +14,7 @@ NS_PER_MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class QueueEntry:
     """An entry of the queue that this worker has taken and must finish, hand back or dead-letter."""
 
     job_id: str
@@ -36,13 +36,13 @@ class Held:
     """When deadline, cancellation and gateway were last looked at; until then there was nothing to look at when it equals `queued_at`."""
 
 
-_fields: Callable[[Held], tuple[str, str, str, str, bool, int, int, float, float, float]] = attrgetter(
+_fields: Callable[[QueueEntry], tuple[str, str, str, str, bool, int, int, float, float, float]] = attrgetter(
     "job_id", "gateway", "stream", "entry_id", "alone", "added_ms", "nbytes", "queued_at", "pulled_at", "checked_at"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Beside(Held):
+class Beside(QueueEntry):
     """A job whose large message has not been read yet."""
 
     @property
@@ -52,7 +52,7 @@ class Beside(Held):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery(Held):
+class Delivery(QueueEntry):
     """A job that can be run."""
 
     job: Job
@@ -61,7 +61,7 @@ class Delivery(Held):
     """Smaller is more urgent: `queued_at` plus the handicap of the priority."""
 
     @staticmethod
-    def of(held: Held, job: Job) -> Delivery:
+    def of(held: QueueEntry, job: Job) -> Delivery:
         queue, due = keys.queue(job.bundle, job.digest), held.queued_at + HANDICAP_S[job.priority]
         return Delivery(*_fields(held), job=job, queue=queue, due=due)
 
@@ -74,7 +74,7 @@ class Delivery(Held):
 class Ending:
     """The end of one job, readable message or not."""
 
-    held: Held
+    held: QueueEntry
     reply: Reply | None
     """None: nobody waits for it."""
     dead_letter: str = ""

@@ -1,7 +1,7 @@
 """The gateway's end of the queue: admit jobs, wait for their replies, lose none. For one asyncio event loop.
 
-Behind it: *Presence* knows whether Redis is there, *Room* lets jobs in, *Inbox* waits for replies, *FleetReader* knows who serves what.
-The *beat*, every second, refreshes `gw:<id>`, reads clock and load, and enqueues again what Redis has lost.
+Behind it: *AsyncLink* knows whether Redis is there, *Enqueuer* lets jobs in, *Inbox* waits for replies, *FleetReader* knows
+who serves what. The *beat*, every second, refreshes `gw:<id>`, reads clock and load, and enqueues again what Redis has lost.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, Protocol
 import redis
 
 from models.bundle import BundleSpec
-from server.process.identity import process_id
 from server.process.interruption import Limit, Ticks
+from server.process.supervision import process_id
 from server.queue import keys
+from server.queue.async_link import AsyncLink
 from server.queue.connect import away_is_one_error, connect_async
+from server.queue.enqueuer import Enqueuer
 from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
 from server.queue.fleet import Fleet, FleetReader
 from server.queue.inbox import Inbox, Waiting
 from server.queue.job import GATEWAY_FORMS, Job, Progress, Reply, later
 from server.queue.keys import Keyspace
 from server.queue.pieces import Freight
-from server.queue.presence import Background, Presence
 from server.queue.records import Records
-from server.queue.room import Room
 from server.queue.scenes import Scenes
 from server.queue.shares import Claim, Load, QueueDepth, Reservation
 from server.queue.status import Status
@@ -80,32 +80,29 @@ class Dispatcher:
         """New for each start; names the reply stream."""
         self._timings = timings = timings or DispatcherTimings()
         self._redis: Any = connect_async(url)
-        self._wire = AsyncWire(self._redis, keyspace or Keyspace(settings.key_prefix))
-        self._background = Background()
-        self._presence = Presence(self._background, settings.redis_grace)
-        freight = Freight(self._wire)
-        self._inbox = Inbox(self._wire, freight, self.id, self._presence, self._background, lost_after=timings.lost_after)
-        self._fleet = FleetReader(self._wire, self._presence, timings.news)
-        self.status = Status(self._wire, self._presence)
-        self._room = Room(
-            self._wire,
+        wire = AsyncWire(self._redis, keyspace or Keyspace(settings.key_prefix))
+        self._link = link = AsyncLink(wire, settings.redis_grace)
+        freight = Freight(wire)
+        self._inbox = Inbox(link, freight, self.id, lost_after=timings.lost_after)
+        self._fleet = FleetReader(link, timings.news)
+        self.status = Status(link)
+        self._enqueuer = Enqueuer(
+            link,
             freight,
             settings,
-            self._presence,
-            self._background,
             fresh=timings.fresh_load,
             read=self.refresh,
             cancel=self._cancel,
         )
-        self._listener = AsyncWire(self._redis, self._wire.keyspace)
-        self.records = Records(self._wire, self._listener, freight, settings, self._presence, self._background, self._room)
+        self._listener = AsyncWire(self._redis, wire.keyspace)
+        self.records = Records(link, self._listener, freight, settings, self._enqueuer)
         """Clients' jobs that outlive this gateway."""
-        self.scenes = Scenes(self._wire, freight, settings, self._presence, self._background)
+        self.scenes = Scenes(link, freight, settings)
         self._ticks = Ticks()
         """They watch the deadlines of jobs."""
         self.count_items: Callable[[str, int], object] = lambda bundle, count: None
         """Told of items of asynchronous jobs that are done: bundle and number. Of several gateways one is told."""
-        self.partition = self._wire.keyspace.digits
+        self.partition = self._link.digits
         """Ids of records and scenes begin with it."""
         self.counted: Counted | None = None
         """This gateway's counts for the history."""
@@ -117,26 +114,26 @@ class Dispatcher:
         """Connects if Redis is there; if not, it goes on trying in the background."""
         with suppress(RedisAway):
             await self._one_beat()
-        self._background.spawn(self._beat_forever())
-        self._background.spawn(self._inbox.read_forever())
+        self._link.spawn(self._beat_forever())
+        self._link.spawn(self._inbox.read_forever())
 
     async def close(self) -> None:
         """Stop and sign off: workers drop what is still queued for this gateway."""
         with suppress(RedisAway):
             await self.refresh()  # tells what was counted
         self._closed = True
-        await self._background.close()
+        await self._link.close()
         with suppress(RedisAway), away_is_one_error():
-            name = self._wire.keyspace.name
-            await self._wire.command("DEL", name(keys.gateway(self.id)), name(keys.replies(self.id)))
-            await self._wire.command("SREM", name(keys.GATEWAYS), self.id)
+            name, wire = self._link.name, self._link.wire
+            await wire.command("DEL", name(keys.gateway(self.id)), name(keys.replies(self.id)))
+            await wire.command("SREM", name(keys.GATEWAYS), self.id)
         await self._redis.aclose()
-        await self._wire.close()
+        await self._link.wire.close()
         await self._listener.close()
 
     def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
-        """Room for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
-        return self._room.reserve(items, nbytes, claim)
+        """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
+        return self._enqueuer.reserve(items, nbytes, claim)
 
     def work_ms(self, bundle: str, steps: int | None, *, takes_long: bool) -> int:
         """Return how long the service takes for one job, by the rates that were announced last."""
@@ -185,16 +182,16 @@ class Dispatcher:
     async def _enqueue(self, expected: Sequence[Waiting], *, place: bool) -> int:
         """Redis' clock may have been set since it was read: then the deadlines move with it."""
         try:
-            return await self._room.enqueue([waiting.job for waiting in expected], place=place)
+            return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
         except DeadlinePassed:
-            if not (jumped := await self._room.jumped_ms()):
+            if not (jumped := await self._enqueuer.jumped_ms()):
                 raise
         for waiting in expected:
             waiting.job = later(waiting.job, jumped)
-        return await self._room.enqueue([waiting.job for waiting in expected], place=place)
+        return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
 
     def _seconds_left(self, jobs: Sequence[Job]) -> float:
-        return (min(job.deadline_ms for job in jobs) - self._presence.now_ms()) / 1000
+        return (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
 
     async def fleet(self, *, fresh: bool = False) -> Fleet:
         """Return who serves what, at most half a second old. Raises RedisAway at once while Redis does not answer."""
@@ -206,29 +203,29 @@ class Dispatcher:
 
     async def depth(self) -> dict[tuple[str, str], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""
-        if self._room.age() > self._timings.news or self._presence.away:
+        if self._enqueuer.age() > self._timings.news or self._link.away:
             await self.refresh()
-        return dict(self._room.load.depths)
+        return dict(self._enqueuer.load.depths)
 
     async def set_repository(self, name: str, state: str) -> int:
         """`loaded` or `unloaded`: workers follow, gateways read it in `fleet().repository`.
 
         Returns the repository's revision; a worker whose `repository_revision` is as high has followed.
         """
-        service = self._wire.keyspace.service
-        await self._presence.ask(lambda: self._wire.command("HSET", service(keys.REPOSITORY), name, state))
-        revision = await self._presence.ask(lambda: self._wire.command("INCR", service(keys.REVISION)))
+        service = self._link.service_name
+        await self._link.command("HSET", service(keys.REPOSITORY), name, state)
+        revision = await self._link.command("INCR", service(keys.REVISION))
         self._fleet.forget()
         return int(revision)
 
     async def now_ms(self) -> int:
         """Redis' clock, Unix milliseconds, as estimated every second; this machine's until Redis has answered once."""
-        return int(self._presence.now_ms())
+        return int(self._link.now_ms())
 
     async def ping(self) -> bool:
         """Whether Redis can be used right now."""
         try:
-            await self._presence.ask(lambda: self._wire.command("PING"))
+            await self._link.command("PING")
         except RedisAway:
             return False
         return True
@@ -237,24 +234,24 @@ class Dispatcher:
         """If Redis cannot be told, it is no matter: their deadline ends them."""
 
         async def tell() -> None:
-            with suppress(RedisAway), away_is_one_error():
-                await self._presence.in_turn(lambda: self._wire.script("cancel", *job_ids))
+            with suppress(RedisAway):
+                await self._link.move("cancel", *job_ids)
 
-        self._background.spawn(tell())
+        self._link.spawn(tell())
 
     async def _beat_forever(self) -> None:
-        nudge = self._presence.nudge
+        nudge = self._link.nudge
         while not self._closed:
             with suppress(TimeoutError):
-                await asyncio.wait_for(nudge.wait(), LOOK_WHILE_AWAY_S if self._presence.away else self._timings.beat)
+                await asyncio.wait_for(nudge.wait(), LOOK_WHILE_AWAY_S if self._link.away else self._timings.beat)
             nudge.clear()
             try:
                 await self._one_beat()
-                await self._inbox.send_lost_again(partial(self._room.enqueue, again=True))
+                await self._inbox.send_lost_again(partial(self._enqueuer.enqueue, again=True))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):
                     await self._leave_replica()
-                given_up = self._presence.given_up()
+                given_up = self._link.given_up()
                 if given_up is not None:
                     self._inbox.give_up(given_up)
             except Exception:
@@ -263,18 +260,18 @@ class Dispatcher:
     async def _leave_replica(self) -> None:
         """Leave a server that is the master no more. New connections find the new one, by name or Sentinel."""
         await self._redis.connection_pool.disconnect()
-        await self._wire.close()
+        await self._link.wire.close()
         await self._listener.close()
 
     async def refresh(self) -> None:
         """A beat between two: clock and load are new, what was counted is told. Raises RedisAway at once while Redis does not answer."""
-        self._presence.check()
+        self._link.check()
         await self._one_beat()
 
     def _one_beat(self) -> asyncio.Future[None]:
         """The beat that is under way, or a new one. Whoever waits may be cancelled: it goes on for the others."""
         if self._beating is None or self._beating.done():
-            self._beating = self._background.spawn(self._beat())
+            self._beating = self._link.spawn(self._beat())
             self._beating.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look at it
         return asyncio.shield(self._beating)
 
@@ -291,13 +288,13 @@ class Dispatcher:
         ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
         arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, GATEWAY_FORMS, self.partition + secrets.token_hex(3), sweep_ms]
         arguments += (word for pair in told.items() for word in pair)
-        known, epoch, sweeps, items, *load = await self._presence.at_once(lambda: self._wire.script("beat", *arguments))
+        known, epoch, sweeps, items, *load = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments))
         self.records.epoch = epoch.decode()
         self._inbox.beaten(start_over=self._was_known and not known)
         self._was_known = True
-        self._presence.found()
-        self._room.set_load(Load.of(load))
+        self._link.found()
+        self._enqueuer.set_load(Load.of(load))
         for bundle, count in zip(items[::2], items[1::2], strict=True):
             self.count_items(bundle.decode(), int(count))
         if sweeps:
-            self._background.spawn(self.records.sweep())
+            self._link.spawn(self.records.sweep())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class QueueFull(Exception):
-    """429: no room by items or bytes. `retry_after`: seconds until the bound that refused is free, by the work that is unfinished."""
+    """429: no place by items or bytes. `retry_after`: seconds until the bound that refused is free, by the work that is unfinished."""
 
     def __init__(self, retry_after: int, detail: str = "the queue is full") -> None:
         super().__init__(detail)
@@ -12,7 +12,7 @@ class QueueFull(Exception):
 
 
 class ClientShare(QueueFull):
-    """429: one client has its share, while there may be room for others."""
+    """429: one client has its share, while there may be places for others."""
 
 
 class RedisAway(Exception):

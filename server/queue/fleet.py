@@ -16,10 +16,9 @@ import msgspec
 
 from models.bundle import NAME_PATTERN, BundleError, BundleSpec
 from server.queue import keys
+from server.queue.async_link import AsyncLink
 from server.queue.job import UnknownVersion, WorkerInfo, decode_worker
-from server.queue.presence import Presence
 from server.queue.rows import whole
-from server.queue.wire import AsyncWire
 
 STATES = frozenset({"loaded", "unloaded"})
 
@@ -92,9 +91,8 @@ _LOADING, _READY = 1, 1_000_000
 class FleetReader:
     """Reads at most once in `news` seconds, and keeps the specs, which never change under their digest."""
 
-    def __init__(self, wire: AsyncWire, presence: Presence, news: float) -> None:
-        self._wire = wire
-        self._presence = presence
+    def __init__(self, link: AsyncLink, news: float) -> None:
+        self._link = link
         self._news = news
         self._by_digest: dict[str, BundleSpec] = {}
         self._specs: dict[tuple[str, str], BundleSpec] = {}
@@ -109,14 +107,14 @@ class FleetReader:
             async with self._lock:
                 if self._read_at <= oldest:
                     read_at = time.monotonic()
-                    self.latest = await self._presence.ask(self._read)
+                    self.latest = await self._link.ask(self._read)
                     self._read_at = read_at
         return self.latest
 
     async def spec(self, digest: str) -> BundleSpec | None:
         """A published spec by its SHA-256, whoever serves it; None if nobody has published it. Raises RedisAway."""
         if digest not in self._by_digest:
-            await self._presence.ask(lambda: self._fetch([digest]))
+            await self._link.ask(lambda: self._fetch([digest]))
         return self._by_digest.get(digest)
 
     def forget(self) -> None:
@@ -125,7 +123,7 @@ class FleetReader:
 
     async def _read(self) -> Fleet:
         messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in await self._command("SMEMBERS", keys.WORKERS)])
-        flat = await self._wire.command("HGETALL", self._wire.keyspace.service(keys.REPOSITORY))
+        flat = await self._link.wire.command("HGETALL", self._link.service_name(keys.REPOSITORY))
         workers = tuple(worker for message in messages if message is not None and (worker := _decode(message)) is not None)
         announced = {bundle.digest for worker in workers for bundle in worker.bundles if bundle.digest}
         await self._fetch(sorted(announced - self._by_digest.keys()))
@@ -165,7 +163,7 @@ class FleetReader:
         return await self._command("MGET", *names) if names else []
 
     async def _command(self, command: str, *names: str) -> Any:
-        return await self._wire.command(command, *map(self._wire.keyspace.name, names))
+        return await self._link.wire.command(command, *map(self._link.name, names))
 
 
 def _decode(message: bytes) -> WorkerInfo | None:

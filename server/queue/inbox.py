@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import msgspec
 
 from server.queue import keys
+from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlinePassed, RedisAway
 from server.queue.job import Failure, Job, Progress, Reply, UnknownVersion, decode_arrays, decode_progress, decode_reply
 from server.queue.pieces import Freight
-from server.queue.presence import Background, Presence
-from server.queue.wire import AsyncWire
 
 log = logging.getLogger(__name__)
 
@@ -57,20 +56,16 @@ class Inbox:
 
     def __init__(
         self,
-        wire: AsyncWire,
+        link: AsyncLink,
         freight: Freight,
         gateway: str,
-        presence: Presence,
-        background: Background,
         *,
         lost_after: float,
     ) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
         self._freight = freight
-        self._background = background
-        self._wire = wire
-        self._stream = wire.keyspace.name(keys.replies(gateway))
-        self._presence = presence
+        self._link = link
+        self._stream = link.name(keys.replies(gateway))
         self._lost_after = lost_after
         self._waiting: dict[str, Waiting] = {}
         self.last_read = "0-0"
@@ -82,7 +77,7 @@ class Inbox:
         on_progress: Callable[[Progress], None] | None = None,
         on_reply: Callable[[Reply], None] | None = None,
     ) -> list[Waiting]:
-        loop, ahead = asyncio.get_running_loop(), time.monotonic() - self._presence.now_ms() / 1000
+        loop, ahead = asyncio.get_running_loop(), time.monotonic() - self._link.now_ms() / 1000
         expected = [Waiting(job, job.deadline_ms / 1000 + ahead, None, loop.create_future(), on_progress, on_reply) for job in jobs]
         self._waiting.update((waiting.job.id, waiting) for waiting in expected)
         return expected
@@ -114,20 +109,18 @@ class Inbox:
         overdue = [one for one in self._waiting.values() if one.may_be_lost and one.sent_at is not None and one.sent_at < before]
         if not overdue:
             return
-        marks = await self._presence.ask(
-            lambda: self._wire.command("MGET", *(self._wire.keyspace.name(keys.job(waiting.job.id)) for waiting in overdue))
-        )
+        marks = await self._link.command("MGET", *(self._link.name(keys.job(waiting.job.id)) for waiting in overdue))
         gone = [waiting for waiting, mark in zip(overdue, marks, strict=True) if mark is None]
         if not gone:
             return
         # an answer was written when its job:<id> went, so it is in the stream by now, read or not
-        self._deliver(await self._presence.ask(lambda: self._wire.command("XRANGE", self._stream, f"({self.last_read}", "+")))
+        self._deliver(await self._link.command("XRANGE", self._stream, f"({self.last_read}", "+"))
         for waiting in gone:
             seconds_left = waiting.until - time.monotonic()
             if waiting.may_be_lost and seconds_left > 0:
                 waiting.sent_at = None
-                waiting.job = msgspec.structs.replace(waiting.job, deadline_ms=int(self._presence.now_ms() + seconds_left * 1000))
-                self._background.spawn(self._send_again(waiting, enqueue_again))
+                waiting.job = msgspec.structs.replace(waiting.job, deadline_ms=int(self._link.now_ms() + seconds_left * 1000))
+                self._link.spawn(self._send_again(waiting, enqueue_again))
 
     async def _send_again(self, waiting: Waiting, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:
         """The beat does not wait for it: large messages take their time."""
@@ -140,11 +133,11 @@ class Inbox:
 
     async def read_forever(self) -> None:
         while True:
-            await self._presence.here.wait()
+            await self._link.here.wait()
             try:
                 await self._read()
             except RedisAway as away:
-                self._presence.lost(away)
+                self._link.lost(away)
                 await asyncio.sleep(PAUSE_S)
             except Exception:
                 log.exception("reading replies failed")
@@ -154,7 +147,7 @@ class Inbox:
         read_from = self.last_read
         command = ("XREAD", "COUNT", ENTRIES_PER_READ, "BLOCK", int(READ_BLOCK_S * 1000), "STREAMS", self._stream, read_from)
         with away_is_one_error():
-            answer = await self._wire.command(*command, patience=READ_BLOCK_S + ANSWER_TIMEOUT_S)
+            answer = await self._link.wire.command(*command, patience=READ_BLOCK_S + ANSWER_TIMEOUT_S)
         for _, entries in answer or ():
             self._deliver(entries)
             if self.last_read == read_from:  # not set back by a beat meanwhile
@@ -196,7 +189,7 @@ class Inbox:
             reply = Reply(id=waiting.job.id, worker="", failure=failure)
         if reply.stored:
             waiting.arriving = True
-            self._background.spawn(self._fetch(waiting, reply))
+            self._link.spawn(self._fetch(waiting, reply))
             return
         self._answer(waiting, reply)
 
@@ -213,7 +206,7 @@ class Inbox:
                 self._answer(waiting, msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored=""))
             await self._freight.delete(reply.stored)
         except RedisAway as away:
-            self._presence.lost(away)
+            self._link.lost(away)
         except msgspec.MsgspecError as error:
             log.warning("the arrays under %s cannot be read: %s", reply.stored, error)
         finally:

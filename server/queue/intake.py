@@ -12,13 +12,13 @@ import msgspec
 import redis
 
 from server.queue import keys, pieces
+from server.queue.capacity import Capacity
 from server.queue.delivery import Beside, Delivery, Ending
+from server.queue.endings import Endings
 from server.queue.errors import RedisAway
 from server.queue.job import Job, Reply, UnknownVersion, decode_job
 from server.queue.link import MAX_BLOCK_S, Link
-from server.queue.outcomes import Outcomes
-from server.queue.rooms import Rooms
-from server.queue.rows import Taken, whole
+from server.queue.rows import TakenRow, whole
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ READS = 2
 """A look reads streams whose groups may be missing so often."""
 
 
-class Left(NamedTuple):
+class Backlog(NamedTuple):
     """The jobs that wait in a work stream."""
 
     jobs: int
@@ -38,11 +38,11 @@ class Left(NamedTuple):
 
 
 class Intake:
-    def __init__(self, link: Link, worker_id: str, outcomes: Outcomes, forms: frozenset[str]) -> None:
+    def __init__(self, link: Link, worker_id: str, endings: Endings, forms: frozenset[str]) -> None:
         """forms: what this worker understands of what jobs may need."""
         self._link = link
         self._id = worker_id
-        self._outcomes = outcomes
+        self._endings = endings
         self._forms = forms
         self._told: set[str] = set()
         """Forms that jobs needed and that this worker does not understand, as far as the log knows."""
@@ -50,21 +50,21 @@ class Intake:
         """Such jobs."""
         self._overlooked = False
         """Whether more may be pending under this worker's name than what it holds."""
-        self.left: Mapping[str, Left] | None = None
+        self.left: Mapping[str, Backlog] | None = None
         """Jobs that still waited after the last look, by work stream; None: unknown. Where nothing did, the next look may wait at once."""
 
     def take(self, queues: Sequence[str], max_items: int, block_ms: int, own: Mapping[str, int]) -> list[Delivery | Beside]:
-        rooms = Rooms.of(queues, max_items, own)
-        if not rooms.streams:
+        capacity = Capacity.of(queues, max_items, own)
+        if not capacity.streams:
             return []
-        self._outcomes.hand_back_given_up()
-        if self._overlooked and (found := self._find_overlooked(rooms)):
+        self._endings.hand_back_given_up()
+        if self._overlooked and (found := self._find_overlooked(capacity)):
             return found
         if block_ms <= 0 or self.left is None or self.left:
-            rows = self._look(rooms)
+            rows = self._look(capacity)
             if rows or block_ms <= 0:
                 return self._accept(rows, alone=False)
-        return self._wait(rooms, min(block_ms, int(MAX_BLOCK_S * 1000)))
+        return self._wait(capacity, min(block_ms, int(MAX_BLOCK_S * 1000)))
 
     def fetch(self, beside: Beside) -> Delivery | None:
         message = self._read_blob(beside)
@@ -87,13 +87,13 @@ class Intake:
             if len(answer) == 1:
                 return None
             _, row, deaths, dead_worker = answer
-            deliveries = self.complete(self._accept([Taken._make(row)], alone=True))
+            deliveries = self.complete(self._accept([TakenRow._make(row)], alone=True))
             if not deliveries:
                 continue
             if deaths < DEATHS_ALLOWED:
                 return deliveries[0]
             reason = f"{deaths} workers died while they ran this job alone, the last one was {dead_worker.decode()}"
-            self._outcomes.dead_letter(deliveries[0], reason, "worker-crashed")
+            self._endings.dead_letter(deliveries[0], reason, "worker-crashed")
 
     def complete(self, taken: Sequence[Delivery | Beside]) -> list[Delivery]:
         """With their messages, those of large jobs too."""
@@ -128,7 +128,7 @@ class Intake:
         for delivery, cancelled, known in zip(deliveries, marks[::2], marks[1::2], strict=False):
             deserted = self._link.absence_counts and gateways.get(delivery.job.gateway, b"") is None
             if now_ms is not None and delivery.job.deadline_ms <= now_ms:
-                endings.append(Ending(delivery, self._outcomes.failed(delivery.job.id, "deadline", "the deadline passed")))
+                endings.append(Ending(delivery, self._endings.failed(delivery.job.id, "deadline", "the deadline passed")))
             elif cancelled is not None or deserted or known is None:
                 # without job:<id> somebody else has ended it, as after this worker was taken for dead: its answer would be dropped
                 endings.append(Ending(delivery, None, silent=deserted or known is None))
@@ -144,41 +144,41 @@ class Intake:
         set_aside, self._set_aside = self._set_aside, []
         try:
             marks = self._link.command("MGET", *self._marks(set_aside))
-            self._outcomes.hand_back_at_once(self._wanted(set_aside, marks))
+            self._endings.hand_back_at_once(self._wanted(set_aside, marks))
         except RedisAway:
             self._set_aside += set_aside
             raise
 
-    def _look(self, rooms: Rooms) -> list[Taken]:
-        arguments = (self._id, int(self._link.absence_counts), *rooms.arguments)
+    def _look(self, capacity: Capacity) -> list[TakenRow]:
+        arguments = (self._id, int(self._link.absence_counts), *capacity.arguments)
         now_ms, rows, left = self._taking(lambda: self._link.script("pull", *arguments))
         self._link.set_clock(now_ms)
-        self.left = {stream.decode(): Left(count, since_ms) for stream, count, since_ms in left}
-        return [Taken._make(row) for row in rows]
+        self.left = {stream.decode(): Backlog(count, since_ms) for stream, count, since_ms in left}
+        return [TakenRow._make(row) for row in rows]
 
-    def _wait(self, rooms: Rooms, block_ms: int) -> list[Delivery | Beside]:
+    def _wait(self, capacity: Capacity, block_ms: int) -> list[Delivery | Beside]:
         """Block until a job comes. Most likely it is fresh; what is not is looked at right before its batch."""
-        rows = self._read(rooms.streams, ">", "COUNT", rooms.smallest, "BLOCK", block_ms)
-        self.left = {} if len(rows) < rooms.smallest else None
+        rows = self._read(capacity.streams, ">", "COUNT", capacity.smallest, "BLOCK", block_ms)
+        self.left = {} if len(rows) < capacity.smallest else None
         # COUNT holds for each stream, and several may have filled meanwhile: the least urgent wait for the next pull
-        within = rooms.within(rows)
+        within = capacity.within(rows)
         self._overlooked = len(within) < len(rows)
         return self._accept(within, alone=False, checked=False)
 
-    def _find_overlooked(self, rooms: Rooms) -> list[Delivery | Beside]:
+    def _find_overlooked(self, capacity: Capacity) -> list[Delivery | Beside]:
         """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
 
         What was claimed in that answer is marked as running alone, which it does not: it is given back, to be claimed once more.
         """
-        held = self._outcomes.held
-        rows = [row for row in self._read(rooms.streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
-        within = rooms.within(rows)
+        held = self._endings.held
+        rows = [row for row in self._read(capacity.streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
+        within = capacity.within(rows)
         marks = [self._link.command("EXISTS", self._link.name(keys.deaths(row.job.decode(errors="replace")))) for row in within]
         self._overlooked = len(within) < len(rows)
-        self._outcomes.give_up(self._accept([row for row, mark in zip(within, marks, strict=True) if mark], alone=True))
+        self._endings.give_up(self._accept([row for row, mark in zip(within, marks, strict=True) if mark], alone=True))
         return self._accept([row for row, mark in zip(within, marks, strict=True) if not mark], alone=False, checked=False)
 
-    def _read(self, streams: Sequence[str], after: str, *options: str | int) -> list[Taken]:
+    def _read(self, streams: Sequence[str], after: str, *options: str | int) -> list[TakenRow]:
         command = [
             "XREADGROUP",
             "GROUP",
@@ -209,7 +209,7 @@ class Intake:
             if flat  # deleted by hand while it was pending
         ]
 
-    def _accept(self, rows: Sequence[Taken], *, alone: bool, checked: bool = True) -> list[Delivery | Beside]:
+    def _accept(self, rows: Sequence[TakenRow], *, alone: bool, checked: bool = True) -> list[Delivery | Beside]:
         """Deliveries from the scripts' rows; what must not or cannot run is ended. `checked`: a script has looked whether it may run."""
         pulled_at = time.monotonic()
         taken: list[Delivery | Beside] = []
@@ -224,14 +224,14 @@ class Intake:
                 endings.append(Ending(Beside("", "", stream, entry_id, alone, row.added_ms, row.nbytes, *times), None, silent=True))
                 continue
             if row.dropped:
-                late = self._outcomes.failed(beside.job_id, "deadline", "the deadline passed") if row.dropped == b"deadline" else None
+                late = self._endings.failed(beside.job_id, "deadline", "the deadline passed") if row.dropped == b"deadline" else None
                 endings.append(Ending(beside, late, silent=row.dropped in (b"payload", b"gateway")))
                 continue
             job = self._decode(beside.job_id, row.message) if row.message else None
             if isinstance(job, Reply):
                 endings.append(Ending(beside, job))
                 continue
-            self._outcomes.hold(stream, entry_id)
+            self._endings.hold(stream, entry_id)
             held = beside if job is None else self._understood(Delivery.of(beside, job))
             if held is not None:
                 taken.append(held)
@@ -243,7 +243,7 @@ class Intake:
         try:
             return decode_job(message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
-            return self._outcomes.failed(job_id, "unknown-version", f"worker {self._id} cannot read the job: {error}")
+            return self._endings.failed(job_id, "unknown-version", f"worker {self._id} cannot read the job: {error}")
 
     def _understood(self, delivery: Delivery) -> Delivery | None:
         """None: the job is set aside. During a rolling update another worker understands it."""
@@ -263,15 +263,15 @@ class Intake:
         try:
             return self._link.patiently(lambda: pieces.read(self._link, keys.blob(beside.job_id)))
         except RedisAway:
-            self._outcomes.give_up([beside])
+            self._endings.give_up([beside])
             raise
 
     def _end(self, endings: Sequence[Ending]) -> None:
         """Those who do not run must not cost the others their turn: what cannot be ended now is found and ended later."""
         try:
-            self._outcomes.end(endings)
+            self._endings.end(endings)
         except RedisAway:
-            self._outcomes.lose(endings)
+            self._endings.lose(endings)
             self._overlooked = True
 
     def _taking(self, call: Callable[[], T]) -> T:
@@ -297,9 +297,9 @@ def _streams(queues: tuple[str, ...]) -> list[str]:
     return [stream for queue in queues for stream in keys.streams(queue)]
 
 
-def _taken(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> Taken:
+def _taken(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> TakenRow:
     added_ms = whole(fields.get(b"at", b"")) or int(entry_id.partition(b"-")[0])
-    return Taken(
+    return TakenRow(
         stream=stream,
         entry=entry_id,
         job=fields.get(b"id", b""),

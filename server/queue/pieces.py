@@ -39,7 +39,7 @@ PIECES_PER_RENEWAL = 16
 
 
 class Freight:
-    """For one event loop. A caller must not be cancelled in the middle of a piece (see `Background.undisturbed`)."""
+    """For one event loop. A caller must not be cancelled in the middle of a piece (see `AsyncLink.undisturbed`)."""
 
     def __init__(self, wire: AsyncWire) -> None:
         self._wire = wire

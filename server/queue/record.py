@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from server.queue.job import Failure, Priority
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -61,7 +63,9 @@ class Draft:
     """Bytes that its results and its latest preview may take."""
 
 
-class Progress(NamedTuple):
+class JobProgress(msgspec.Struct, frozen=True):
+    """How far a client's job has come, in `unit`s such as steps, levels, windows or images."""
+
     done: int
     total: int
     unit: str
@@ -89,7 +93,7 @@ class Record:
     finished_ms: int | None = None
     place: int | None = None
     """How many of its stream wait before it, where that is known."""
-    progress: Progress | None = None
+    progress: JobProgress | None = None
     failure: Failure | None = None
     failed_index: int | None = None
     """The index of the job that failed, where it was one."""
@@ -123,7 +127,7 @@ class Record:
             started_ms=_whole(text, "started_ms"),
             finished_ms=_whole(text, "finished_ms"),
             place=place if place >= 0 else None,
-            progress=Progress(int(text["done"]), int(text["total"]), text["unit"]) if "unit" in text else None,
+            progress=JobProgress(int(text["done"]), int(text["total"]), text["unit"]) if "unit" in text else None,
             failure=Failure(kind=text["failure"], detail=text["detail"]) if "failure" in text else None,
             failed_index=_whole(text, "index"),
             events=int(text["events"]),
@@ -155,7 +159,7 @@ class Ongoing(NamedTuple):
     state: str
     created_ms: int
     started_ms: int | None
-    progress: Progress | None
+    progress: JobProgress | None
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ import msgspec
 import redis
 
 from server.queue import keys
+from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
+from server.queue.enqueuer import LATE, Enqueuer, to_rows
 from server.queue.errors import DeadlinePassed, RedisAway
 from server.queue.job import Job, Reply, decode_arrays, decode_reply, later
 from server.queue.pieces import Freight
-from server.queue.presence import Background, Presence
 from server.queue.record import (
     STATES,
     Draft,
@@ -32,7 +33,6 @@ from server.queue.record import (
     RecordLost,
     epoch_of,
 )
-from server.queue.room import LATE, Room, to_rows
 from server.queue.rows import Recorded
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -53,25 +53,21 @@ class Records:
 
     def __init__(
         self,
-        wire: AsyncWire,
+        link: AsyncLink,
         listener: AsyncWire,
         freight: Freight,
         settings: Settings,
-        presence: Presence,
-        background: Background,
-        room: Room,
+        enqueuer: Enqueuer,
     ) -> None:
         """listener: for `listen` alone, so that one connection waits."""
-        self._wire = wire
+        self._link = link
         self._listener = listener
         self._listener_id = 0
         """The number of its connection, as Redis counts."""
         self._listening = False
         self._freight = freight
         self._settings = settings
-        self._presence = presence
-        self._background = background
-        self._room = room
+        self._enqueuer = enqueuer
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
 
@@ -83,18 +79,18 @@ class Records:
         """
         record, jobs = "", list[Job]()
         while True:
-            await self._presence.wait()
+            await self._link.wait()
             if epoch_of(record) != self.epoch:
                 record = f"{self.epoch}-{secrets.token_hex(16)}"
                 jobs = make_jobs(record)
             try:
-                status, told = await self._background.undisturbed(self._try_to_admit(record, draft, jobs))
+                status, told = await self._link.undisturbed(self._try_to_admit(record, draft, jobs))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
-                    raise self._room.full("the queue's Redis is out of memory") from away
-                if self._presence.away and self._presence.given_up() is not None:
+                    raise self._enqueuer.full("the queue's Redis is out of memory") from away
+                if self._link.away and self._link.given_up() is not None:
                     raise
-                self._presence.lost(away)
+                self._link.lost(away)
                 continue
             match status:
                 case b"ok" | b"known":
@@ -106,15 +102,15 @@ class Records:
                 case b"results":
                     raise NoRoomForResults
                 case b"late":
-                    if not (jumped := await self._room.jumped_ms()):
+                    if not (jumped := await self._enqueuer.jumped_ms()):
                         raise DeadlinePassed(LATE)
                     jobs = [later(job, jumped) for job in jobs]
                 case b"full" | b"client":
-                    raise await self._room.refused(status, to_rows(jobs)[0])
+                    raise await self._enqueuer.refused(status, to_rows(jobs)[0])
                 case b"share":
                     with suppress(RedisAway):  # for Retry-After
-                        await self._room.read_load()
-                    raise self._room.full(SHARE, len(jobs))
+                        await self._enqueuer.read_load()
+                    raise self._enqueuer.full(SHARE, len(jobs))
 
     async def read(self, record_id: str) -> Record | None:
         """None: unknown, or expired. Raises RecordLost."""
@@ -153,7 +149,7 @@ class Records:
         """Record → what came after the event that is known, as soon as that is something; empty after so many seconds or a `wake`.
 
         For one caller at a time, who must not be cancelled."""
-        names = {self._wire.keyspace.name(keys.events(record)): record for record in known}
+        names = {self._link.name(keys.events(record)): record for record in known}
         command = ("XREAD", "COUNT", EVENTS_PER_READ, "BLOCK", math.ceil(1000 * seconds), "STREAMS")
         self._listening = True
         try:
@@ -168,14 +164,14 @@ class Records:
     async def wake(self) -> None:
         """Whoever listens returns."""
         with suppress(RedisAway):
-            while self._listening and not await self._presence.ask(lambda: self._wire.command("CLIENT", "UNBLOCK", self._listener_id)):
+            while self._listening and not await self._link.command("CLIENT", "UNBLOCK", self._listener_id):
                 await asyncio.sleep(NOT_YET_S)
 
     async def replies(self, record: Record) -> list[Reply] | None:
         """Return what its jobs were answered, in their order, arrays included; None if it is there no more."""
         replies = []
         for job_id in record.job_ids:
-            reply = await self._background.undisturbed(self._reply(job_id))
+            reply = await self._link.undisturbed(self._reply(job_id))
             if reply is None:
                 return None
             replies.append(reply)
@@ -196,7 +192,7 @@ class Records:
         for key, message in staged.items():
             await self._freight.write(key, message)
         recorded = Recorded(
-            bounds=self._room.bounds,
+            bounds=self._enqueuer.bounds,
             max_results=self._settings.results_max_bytes,
             record=record,
             epoch=epoch_of(record),
@@ -213,21 +209,19 @@ class Records:
             ttl_ms=int(self._settings.result_ttl * 1000),
             jobs=rows,
         )
-        with away_is_one_error():
-            arguments = (msgspec.msgpack.encode(recorded), draft.plan, *messages)
-            status, told = await self._presence.in_turn(lambda: self._wire.script("enqueue_record", *arguments))
+        status, told = await self._link.move("enqueue_record", msgspec.msgpack.encode(recorded), draft.plan, *messages)
         return status, told.decode()
 
     def _check_fits(self, items: int, nbytes: int, bound: int) -> None:
         """Raises NeverFits."""
         settings = self._settings
-        for needed, room, what in (
-            (items, settings.queue_max_items // 2, "items, and asynchronous jobs may hold {room}, half of OPSIN_QUEUE_MAX_ITEMS"),
-            (nbytes, settings.queue_max_bytes // 2, "bytes, and asynchronous jobs may hold {room}, half of OPSIN_QUEUE_MAX_BYTES"),
-            (bound, settings.results_max_bytes - RECORD_BYTES, "bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {room}"),
+        for needed, most, what in (
+            (items, settings.queue_max_items // 2, "items, and asynchronous jobs may hold {most}, half of OPSIN_QUEUE_MAX_ITEMS"),
+            (nbytes, settings.queue_max_bytes // 2, "bytes, and asynchronous jobs may hold {most}, half of OPSIN_QUEUE_MAX_BYTES"),
+            (bound, settings.results_max_bytes - RECORD_BYTES, "bytes of results, and OPSIN_RESULTS_MAX_BYTES leaves room for {most}"),
         ):
-            if needed > room:
-                raise NeverFits(f"the job takes {needed} {what.format(room=max(0, room))}")
+            if needed > most:
+                raise NeverFits(f"the job takes {needed} {what.format(most=max(0, most))}")
 
     async def _reply(self, job_id: str) -> Reply | None:
         message = await self._freight.read(keys.result(job_id))
@@ -243,7 +237,7 @@ class Records:
             return None
 
     async def _ask(self, script: str, *arguments: Any) -> Any:
-        return await self._presence.ask(lambda: self._wire.script(script, *arguments))
+        return await self._link.script(script, *arguments)
 
     @staticmethod
     def _check_epoch(record_id: str, epoch: bytes) -> None:

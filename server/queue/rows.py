@@ -53,7 +53,7 @@ class Request(msgspec.Struct, frozen=True):
     """Asks how many wait before the first of them."""
 
 
-class Admission(msgspec.Struct, frozen=True):
+class AdmissionCall(msgspec.Struct, frozen=True):
     """Requests that are admitted in one call. Then the messages of those jobs that are not staged."""
 
     bounds: Bounds
@@ -89,7 +89,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """Those of the queue that it stands for."""
 
 
-class Taken(NamedTuple):
+class TakenRow(NamedTuple):
     """A stream entry that a worker has taken."""
 
     stream: bytes

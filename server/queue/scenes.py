@@ -9,11 +9,10 @@ import msgspec
 
 from server.arrays import Array
 from server.queue import keys
+from server.queue.async_link import AsyncLink
 from server.queue.errors import RedisAway
 from server.queue.job import VERSION
 from server.queue.pieces import Freight
-from server.queue.presence import Background, Presence
-from server.queue.wire import AsyncWire
 from server.settings import Settings
 
 SCENES = "scene"
@@ -33,25 +32,23 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
 class Scenes:
     """For one event loop."""
 
-    def __init__(self, wire: AsyncWire, freight: Freight, settings: Settings, presence: Presence, background: Background) -> None:
-        self._wire = wire
+    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings) -> None:
+        self._link = link
         self._freight = freight
         self._settings = settings
-        self._presence = presence
-        self._background = background
 
     async def keep(self, scene_id: str, scene: Scene) -> bool:
         """False where there is no room for it beside kept results (`results_max_bytes`), or Redis is away: it can be done without."""
         try:
-            return await self._background.undisturbed(self._keep(scene_id, msgspec.msgpack.encode(scene)))
+            return await self._link.undisturbed(self._keep(scene_id, msgspec.msgpack.encode(scene)))
         except RedisAway:
             return False
 
     async def read(self, scene_id: str) -> Scene | None:
         """None: there is none, or it has expired. Raises RedisAway."""
-        if SCENE_ID.fullmatch(scene_id) is None or not scene_id.startswith(self._wire.keyspace.digits):
+        if SCENE_ID.fullmatch(scene_id) is None or not scene_id.startswith(self._link.digits):
             return None
-        data = await self._background.undisturbed(self._freight.read(keys.scene(scene_id)))
+        data = await self._link.undisturbed(self._freight.read(keys.scene(scene_id)))
         try:
             scene = msgspec.msgpack.decode(data, type=Scene) if data else None
         except msgspec.MsgspecError:  # it expired between two pieces
@@ -62,4 +59,4 @@ class Scenes:
         staged = keys.stage(f"{scene_id}:{secrets.token_hex(4)}")  # an answer may be fetched twice at once, and pieces must not mix
         await self._freight.write(staged, data)
         arguments = (scene_id, staged, int(self._settings.scene_ttl * 1000), self._settings.results_max_bytes)
-        return bool(await self._presence.ask(lambda: self._wire.script("keep_scene", *arguments)))
+        return bool(await self._link.script("keep_scene", *arguments))

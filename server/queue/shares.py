@@ -19,7 +19,7 @@ others could keep out what takes longer than theirs."""
 
 
 class Claim(NamedTuple):
-    """A client that asks for room, and its kind of work."""
+    """A client that asks for places, and its kind of work."""
 
     owner: str = ""
     """The client, hashed; empty: nobody that can be told apart, who has no share."""
@@ -166,11 +166,11 @@ class Load:
 
 
 Check = Callable[[Claim, Held], Awaitable[None]]
-"""Raises QueueFull if so much more has no room."""
+"""Raises QueueFull if so much more has no place."""
 
 
 class Reservation:
-    """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the room back."""
+    """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the places back."""
 
     def __init__(self, ledger: Ledger, check: Check, claim: Claim, items: int, nbytes: int) -> None:
         self._ledger = ledger
@@ -188,7 +188,7 @@ class Reservation:
         self.release()
 
     async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
-        """Raises QueueFull if so much more would have no room now; takes none."""
+        """Raises QueueFull if so much more would have no place now; takes none."""
         await self._check(self._claim, Held(items, nbytes, work_ms))
 
     async def resize(self, items: int, nbytes: int) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from server.queue import keys
+from server.queue.async_link import AsyncLink
 from server.queue.job import Priority
-from server.queue.presence import Presence
-from server.queue.record import Ongoing, Progress, RecordsLoad
+from server.queue.record import JobProgress, Ongoing, RecordsLoad
 from server.queue.rows import StreamLoad
-from server.queue.wire import AsyncWire
 
 STEP_S = 5
 """As `parts/history.lua` says."""
@@ -20,7 +19,7 @@ MOST_ONGOING = 20
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Unfinished:
     """Unfinished jobs of one bundle and priority; `running` ones are in a worker's hands."""
 
     bundle: str
@@ -46,7 +45,7 @@ class Lately:
     now_ms: int
     gateways: int
     """Those that live."""
-    queue: list[Waiting]
+    queue: list[Unfinished]
     steps: list[Mapping[str, int]]
     """Counts of each complete step, the oldest first: STEPS of them."""
     letters: list[Letter]
@@ -59,14 +58,13 @@ class Lately:
 class Status:
     """Raises RedisAway at once while Redis does not answer."""
 
-    def __init__(self, wire: AsyncWire, presence: Presence) -> None:
-        self._wire = wire
-        self._presence = presence
+    def __init__(self, link: AsyncLink) -> None:
+        self._link = link
 
     async def read(self, steps: int = STEPS, letters: int = MOST_LETTERS, ongoing: int = MOST_ONGOING) -> Lately:
         """With so many steps of the history, dead letters and clients' jobs at most."""
-        now_ms, gateways, streams, held, history, dead, nbytes, kept, ended, open_ = await self._presence.ask(
-            lambda: self._wire.script("status", steps, letters, ongoing)
+        now_ms, gateways, streams, held, history, dead, nbytes, kept, ended, open_ = await self._link.script(
+            "status", steps, letters, ongoing
         )
         first = now_ms // (STEP_S * 1000) - steps
         counted = {step - first: _counts(flat) for step, flat in history}
@@ -87,14 +85,14 @@ class Status:
         `execution_count`, `last_inference` (Unix ms), and for each batch size that ran `batch:<n>:count` and `batch:<n>:compute_*_ns`.
         """
         await self.read(0, 0, 0)  # which adds up what has ended until now
-        return await self._hash(self._wire.keyspace.name(keys.statistics(bundle)))
+        return await self._hash(self._link.name(keys.statistics(bundle)))
 
     async def restarts(self) -> dict[str, int]:
         """How often supervisors have restarted a worker, by reason."""
-        return await self._hash(self._wire.keyspace.service(keys.RESTARTS))
+        return await self._hash(self._link.service_name(keys.RESTARTS))
 
     async def _hash(self, name: str) -> dict[str, int]:
-        return _counts(await self._presence.ask(lambda: self._wire.command("HGETALL", name)))
+        return _counts(await self._link.command("HGETALL", name))
 
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:
@@ -102,9 +100,9 @@ def _counts(flat: Sequence[bytes]) -> dict[str, int]:
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Waiting]:
+def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Unfinished]:
     """Add up the streams that hold jobs; several contents of a bundle, and what was handed back, count together."""
-    rows: dict[tuple[str, Priority], Waiting] = {}
+    rows: dict[tuple[str, Priority], Unfinished] = {}
     for stream, running in zip(streams, held, strict=True):
         try:
             name = keys.StreamName.of(stream.stream.decode())
@@ -112,10 +110,10 @@ def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Wait
             continue
         if stream.length:
             key = name.bundle, name.priority
-            known = rows.get(key, Waiting(*key, 0, 0, 0.0))
+            known = rows.get(key, Unfinished(*key, 0, 0, 0.0))
             age = max(0.0, (now_ms - stream.oldest_ms) / 1000)
             waiting = known.waiting + max(0, stream.length - running)
-            rows[key] = Waiting(*key, waiting, known.running + running, max(known.oldest_s, age))
+            rows[key] = Unfinished(*key, waiting, known.running + running, max(known.oldest_s, age))
     return [rows[key] for key in sorted(rows)]
 
 
@@ -128,5 +126,5 @@ def _letter(entry: str, stream: str, reason: str) -> Letter:
 
 
 def _ongoing(task: str, bundle: str, state: str, created: str, started: str, done: str, total: str, unit: str) -> Ongoing:
-    progress = Progress(int(done), int(total), unit) if unit else None
+    progress = JobProgress(int(done), int(total), unit) if unit else None
     return Ongoing(task, bundle, state, int(float(created)), int(float(started)) if started else None, progress)

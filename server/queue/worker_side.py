@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from models.bundle import BundleSpec
 from server.queue import keys
 from server.queue.delivery import Beside, Delivery
+from server.queue.endings import Endings
 from server.queue.fleet import Repository
 from server.queue.intake import Intake
 from server.queue.job import WORKER_FORMS, Progress, Reply, WorkerInfo, encode
 from server.queue.keys import Keyspace
 from server.queue.link import Link, WorkerTimings
-from server.queue.outcomes import Outcomes
 
 __all__ = ["Beside", "Delivery", "WorkerQueue", "WorkerTimings"]
 
@@ -34,8 +34,8 @@ class WorkerQueue:
         self.id = worker_id
         self._timings = timings or WorkerTimings()
         self._link = Link(url, keyspace or Keyspace(), self._timings)
-        self._outcomes = Outcomes(self._link, worker_id)
-        self._intake = Intake(self._link, worker_id, self._outcomes, frozenset(forms.split()))
+        self._endings = Endings(self._link, worker_id)
+        self._intake = Intake(self._link, worker_id, self._endings, frozenset(forms.split()))
         self._specs: dict[str, bytes] = {}
 
     def announce(self, info: WorkerInfo) -> None:
@@ -69,7 +69,7 @@ class WorkerQueue:
         self._link.close()
 
     def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[Delivery]:
-        """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with a room of their own instead.
+        """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with places of their own instead.
 
         If there is none it waits for one up to `block_ms` (≤ 2000).
         What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned; what needs more than this worker
@@ -121,22 +121,22 @@ class WorkerQueue:
 
         Jobs whose answers could not be written within `patience` (RedisAway) are handed back at the next pull, to be run again.
         """
-        return self._outcomes.finish(results)
+        return self._endings.finish(results)
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Tell how far jobs have come, to whoever asked for it (`Job.progress`). Raises RedisAway; it need not be told again."""
-        self._outcomes.progress(reports)
+        self._endings.progress(reports)
 
     def dead_letter(self, delivery: Delivery, reason: str, kind: str = "worker-crashed") -> bool:
         """Answer 500 and keep a copy of the job in the `dead` stream. `kind`: `worker-crashed` or `model-error`."""
-        return self._outcomes.dead_letter(delivery, reason, kind)
+        return self._endings.dead_letter(delivery, reason, kind)
 
     def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
         """Give unfinished jobs to the other workers at once, with priority and time kept; no death is counted.
 
         Those that must run alone go on alone. What this worker does not understand goes with them.
         """
-        self._outcomes.hand_back(deliveries)
+        self._endings.hand_back(deliveries)
         self._intake.hand_back_set_aside()
 
     def janitor(self) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from server.process.loading import REFUSED, TOLD
+from server.process.supervision import LOADING, REFUSED
 from server.telemetry import logs
 
 log = logs.get(__name__)
@@ -16,7 +16,7 @@ MOST_DEATHS = 2
 
 
 class Losses:
-    """Of all workers of a service. folder: private, to be removed by whoever made it."""
+    """Counts the deaths of all workers of a service. folder: private, to be removed by whoever made it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,7 +27,7 @@ class Losses:
         """For a worker, by its number, that is about to start."""
         self._file(worker).unlink(missing_ok=True)
         refused = [content for content, deaths in self._deaths.items() if deaths >= MOST_DEATHS]
-        return {TOLD: str(self._file(worker)), REFUSED: " ".join(refused)}
+        return {LOADING: str(self._file(worker)), REFUSED: " ".join(refused)}
 
     def died(self, worker: int, status: int) -> None:
         """status: exit code, or the negative of a signal. SIGKILL comes from outside, unless the kernel says that memory ran out."""

@@ -13,11 +13,17 @@ from pathlib import Path
 
 import redis
 
-from server.process.tied import tied_to_parent
+from server.process.system import tied_to_parent
 from server.queue.connect import AWAY
+from server.supervisor.children import Pause
+from server.telemetry import logs
+
+log = logs.get(__name__)
 
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
+HUNG_S = 10.0
+"""Seconds without an answer after which it is killed."""
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_TOP_PAD_": str(1 << 20)}
 """For a server that uses glibc's allocator: else each picture that passes through costs it the faults of hundreds of new pages."""
 SOCKET_PATH_MAX = 100
@@ -56,6 +62,8 @@ class PrivateValkey:
         self.socket = self._folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
         self._log = self._folder / "valkey.log"
+        self._pause = Pause()
+        self._started_at = 0.0
 
     def start(self) -> None:
         """Returns when it answers. From the main thread: the server dies with the thread that starts it. Raises NoValkey."""
@@ -67,6 +75,29 @@ class PrivateValkey:
         if not self._answers_within(START_TIMEOUT_S):
             self.stop(remove=False)
             raise NoValkey(f"{server} did not start: {self._last_words()}")
+        self._started_at = time.monotonic()
+
+    def mend(self, silent_since: float | None) -> None:
+        """Replace it by an empty one where it died or hangs; the gateways send their jobs again. From the main thread.
+
+        silent_since: monotonic seconds since when it has not answered; None if it answers."""
+        if not self._pause.over:
+            return
+        status = self.process.poll()
+        if status is None and silent_since is not None and time.monotonic() - max(silent_since, self._started_at) > HUNG_S:
+            log.error("Valkey hangs: killing it", pid=self.process.pid)
+            self.process.kill()
+            status = self.process.wait()
+        if status is None:
+            return
+        log.error("Valkey died: starting an empty one, the gateways send their jobs again", status=status)
+        try:
+            self.start()
+        except NoValkey as error:
+            self._pause.begin(failed=True)
+            log.error("Valkey does not start", reason=str(error), next_try_in=self._pause.seconds)
+        else:
+            self._pause.begin(failed=False)
 
     def _execute(self, server: str) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)  # whoever tidies up temporary files may have removed it

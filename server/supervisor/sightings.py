@@ -1,4 +1,4 @@
-"""What Redis tells the supervisor about its children: who lives, who is ready. A thread of its own, for Redis may not answer."""
+"""Asks Redis which children of the supervisor live and are ready; in a thread of its own, for Redis may not answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 import msgspec
 import redis
 
-from server.process.identity import process_prefix
+from server.process.supervision import process_prefix
 from server.queue import keys
 from server.queue.connect import connect
 from server.queue.job import UnknownVersion, WorkerInfo, decode_worker
@@ -51,7 +51,7 @@ class Sightings:
         self._wake.set()
 
     def worker(self, pid: int) -> WorkerInfo | None:
-        """What the worker with this pid says of itself, if it lives."""
+        """The record of the worker with this pid, if it lives."""
         prefix = process_prefix(pid)
         with self._lock:
             return next((info for id_, info in self._workers.items() if id_.startswith(prefix)), None)

@@ -14,18 +14,16 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from server.process import secrecy
-from server.process.exits import MISUSE
-from server.process.stop_signals import StopSignals
+from server.process import system
+from server.process.supervision import MISUSE
+from server.process.system import StopSignals
 from server.queue.job import WorkerInfo
 from server.queue.keys import Keyspace
 from server.settings import Settings
-from server.supervisor.children import Child
+from server.supervisor.children import Child, Template, copies_serve
 from server.supervisor.losses import Losses
 from server.supervisor.private_valkey import NoValkey, PrivateValkey
 from server.supervisor.sightings import OFTEN, SELDOM, Sightings
-from server.supervisor.template import Template, copies_serve
-from server.supervisor.valkey import KeptValkey
 from server.telemetry import logs
 
 log = logs.get(__name__)
@@ -46,7 +44,7 @@ PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 def serve(settings: Settings) -> int:
     """Run the whole service until SIGTERM or SIGINT. Returns the exit code."""
     logs.configure(settings.log_level, process="supervisor")
-    secrecy.keep_from_others()
+    system.keep_from_others()
     signals = StopSignals(children=True)
     try:
         listener = _listen(settings.host, settings.port)
@@ -78,7 +76,7 @@ class Supervisor:
         host, port = listener.getsockname()[:2]
         self._settings = settings.model_copy(update={"redis_url": url, "port": port})
         self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._valkey = KeptValkey(valkey) if valkey is not None else None
+        self._valkey = valkey
         self._signals = signals
         self._sightings = Sightings(url, Keyspace(settings.key_prefix))
         self._folder = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
@@ -184,7 +182,7 @@ class Supervisor:
         return Child("gateway", _opsin("gateway", "--fd", str(fd)), environment, fds=[fd])
 
     def _worker(self) -> Child:
-        return Child("worker", _opsin("worker", *self._worker_options()), PASSIVE_WAITING | self._environment(), source=self._template)
+        return Child("worker", _opsin("worker", *self._worker_options()), PASSIVE_WAITING | self._environment(), template=self._template)
 
     def _new_template(self) -> Template:
         return Template(_opsin("template", *self._worker_options()), PASSIVE_WAITING | self._environment())

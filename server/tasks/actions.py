@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.actions.detail import Detail
 from models.bundle import BundleSpec
-from server.media import annotating, tracks, video
+from server.media import tracks, video
 from server.media.images import Decoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
 from server.tasks.options import InvalidOption, Options
@@ -29,11 +29,11 @@ MOST_PEOPLE = 50
 USUAL_PEOPLE = 6
 USUAL_TOP_K = 5
 USUAL_DETAIL: Detail = "fast"
-"""Of bundles that do not name one, and of plans that were stored without."""
+"""Detail of bundles that do not name one, and of plans that were stored without."""
 ROW_BYTES = 8 * (7 + 53)
-"""Of a sighting in a result: its box and its pose."""
+"""Bytes of a sighting in a result: its box and its pose."""
 SECOND_BYTES = 8 * 3
-"""Of a person's second, its scores aside."""
+"""Bytes of a person's second, its scores aside."""
 SMALL_ARRAYS = 512
 NOBODY = np.zeros(0)
 SAMPLE = Path(__file__).with_name("sample.mp4")
@@ -213,7 +213,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
             raise InvalidOption("tracks", "there is no video to draw into: accept application/json")
         width, height = told["info"][:2].astype(int).tolist()
         most_pixels = video.ClipLimits.of_accepted(width, height).pixels
-        clip = annotating.annotated(told["video"].tobytes(), [_drawn(person) for person in people], most_pixels=most_pixels)
+        clip = video.annotated(told["video"].tobytes(), [_drawn(person) for person in people], most_pixels=most_pixels)
         return File(clip, {"X-People": str(len(people))})
 
     def preview(self, arrays: Outputs, plan: ActionsPlan, spec: BundleSpec) -> ActionsPreview:
@@ -326,8 +326,8 @@ def _lines(second: ActionSecond) -> list[str]:
     return labels if second.unsure is UNSET else ["unsure", *labels]
 
 
-def _drawn(person: Person) -> annotating.Drawn:
-    return annotating.Drawn(
+def _drawn(person: Person) -> video.Drawn:
+    return video.Drawn(
         person=person.person,
         boxes=[box[:5] for box in person.boxes],
         poses=[] if person.poses is UNSET else [[time, *(value for point in points for value in point)] for time, points in person.poses],

@@ -1,4 +1,4 @@
-"""What a task is: tables of its parts and options, and pure functions from a request to arrays and from arrays to an answer.
+"""The interface of a task: tables of its parts and options, and pure functions from a request to arrays and from arrays to an answer.
 
 A task knows nothing of HTTP, queues, batches or devices. What the service says and reads of it, in `/v1`, in the Open Inference Protocol,
 in OpenAPI and in the documentation, is made from its tables. `docs/extending.md` adds one.
@@ -23,9 +23,9 @@ JSON = "application/json"
 
 Arrays = dict[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
-"""What the forward call answers for one job. `tokens`, int32 (2,), if it is there: how many entered the network and how many left."""
+"""Arrays that the forward call answers for a job. `tokens`, int32 (2,), if it is there: how many entered the network and how many left."""
 Item = Mapping[str, bytes]
-"""What is prepared by itself: each element of a repeated part, with the parts that are given once beside it."""
+"""A unit that is prepared by itself: each element of a repeated part, with the parts that are given once beside it."""
 
 Asked = TypeVar("Asked", bound=Options)
 Plan = TypeVar("Plan", bound=msgspec.Struct)
@@ -55,7 +55,7 @@ class Tensor:
     datatype: str
     dims: tuple[int, ...]
     labels: Sequence[str] = ()
-    """Of the last dimension, where the extension `classification` may be asked for."""
+    """Names along the last dimension, where the extension `classification` may be asked for."""
     is_file: bool = False
     """Whether the elements are files: in JSON they are base64, in binary data their own bytes. Inputs that are no texts always are."""
 
@@ -83,12 +83,12 @@ class Task(ABC, Generic[Asked, Plan]):
     answer: ClassVar[type[msgspec.Struct]]
     """The task's own fields of the JSON answer; `id`, `model`, `version` and `timing` are put around them."""
     example: ClassVar[Mapping[str, Any]]
-    """Of the answer, for the documentation."""
+    """An example of the answer, for the documentation."""
     takes_long: ClassVar[bool] = False
     """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much; and whether `present` and `to_tensors`
     run in a thread."""
     media_types: ClassVar[tuple[str, ...]] = (JSON,)
-    """Of answers, the preferred one first."""
+    """Media types of answers, the preferred one first."""
     kept_arrays: ClassVar[tuple[str, ...]] = ()
     """Names of those outputs that are kept as a scene, which can be asked again; where it is kept, `present` finds an output `kept`."""
 
@@ -125,14 +125,14 @@ class Task(ABC, Generic[Asked, Plan]):
 
     @abstractmethod
     def bucket(self, plan: Plan, spec: BundleSpec) -> str:
-        """What must agree inside a batch besides the bundle: shapes and arguments."""
+        """A key of all that must agree inside a batch besides the bundle: shapes and arguments."""
 
     def bucket_of(self, plan: Plan, spec: BundleSpec, arrays: Collection[str]) -> str:
         """The bucket of one job, which brings arrays of these names."""
         return self.bucket(plan, spec)
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
-        """Of the forward call; the same for all jobs of a bucket."""
+        """Arguments of the forward call; the same for all jobs of a bucket."""
         return {}
 
     @abstractmethod
@@ -171,11 +171,11 @@ class Task(ABC, Generic[Asked, Plan]):
         sizes: `sizes` of what was prepared for it."""
 
     def sizes(self, arrays: Arrays) -> dict[str, int]:
-        """Of one job's arrays, what decides how large its result is: bytes, by name."""
+        """Sizes of one job's arrays that decide how large its result is: bytes, by name."""
         return {name: array.nbytes for name, array in arrays.items()}
 
     def preview(self, arrays: Outputs, plan: Plan, spec: BundleSpec) -> msgspec.Struct | None:
-        """What a worker can show before the end → the data of a `preview` event; None: nothing."""
+        """Arrays that a worker can show before the end → the data of a `preview` event; None: nothing."""
         return None
 
     def steps(self, plan: Plan, arrays: Arrays | None = None) -> int | None:

@@ -10,14 +10,15 @@ from PIL import Image
 
 from models.mcc.front import fitted_camera
 from server.media import depth, masks, npy, views
-from server.media.depth import BadMap, Camera, Points, TooManyPoints
-from server.media.images import Decoder, ImageError
+from server.media.depth import Camera, Points
+from server.media.images import Decoder
+from server.media.limits import named
 from server.tasks.base import Item
-from server.tasks.options import ExcessiveOption, InvalidOption
+from server.tasks.options import InvalidOption
 from server.tasks.reconstruct_tables import OF_DEPTH, ReconstructPlan
 
 MOST_PIXELS = 2**21
-"""Of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
+"""Pixels of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
 
 
 def source_of(item: Item, plan: ReconstructPlan) -> str:
@@ -37,17 +38,13 @@ def source_of(item: Item, plan: ReconstructPlan) -> str:
 
 
 def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: Decoder) -> NDArray[np.float32]:
-    """Depth (h, w) or points (h, w, 3). Raises InvalidOption."""
-    try:
+    """Depth (h, w) or points (h, w, 3). Raises MediaError and InvalidOption."""
+    with named(source):
         if source == "points":
             return depth.read_points(item["points"], decoder)
-        if plan.depth_scale is not None and npy.is_npy(item["depth"]):
+        if plan.depth_scale is not None and item["depth"].startswith(npy.MAGIC):
             raise InvalidOption("depth_scale", "is for 16-bit PNG; a .npy file holds metres")
         return depth.read_depth(item["depth"], decoder, plan.depth_scale)
-    except TooManyPoints as error:
-        raise ExcessiveOption(source, str(error)) from error
-    except BadMap as error:
-        raise InvalidOption(source, str(error)) from error
 
 
 def reduced(image: Image.Image) -> Image.Image:
@@ -61,11 +58,9 @@ def reduced(image: Image.Image) -> Image.Image:
 
 
 def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, image: Image.Image, whole: tuple[int, int]) -> Points:
-    """(H, W, 3) of an image, which was `whole` pixels wide and high when its camera was described. Raises InvalidOption."""
-    try:
+    """(H, W, 3) of an image, which was `whole` pixels wide and high when its camera was described. Raises MediaError and InvalidOption."""
+    with named(source):
         grid = depth.to_image_size(grid, image.height, image.width)
-    except BadMap as error:
-        raise InvalidOption(source, str(error)) from error
     if source == "points":
         points = grid
     else:
@@ -114,7 +109,7 @@ def _at_fault(plan: ReconstructPlan, camera: Camera, whole: tuple[int, int], *, 
 
 def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
     if plan.fov is not None:
-        fx, fy = Camera.of_view(plan.fov, height, width)
+        fx = fy = depth.focal_length(plan.fov, width)
     else:
         assert plan.fx is not None
         fx, fy = plan.fx, plan.fx if plan.fy is None else plan.fy
@@ -122,8 +117,8 @@ def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
 
 
 def mask_of(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, source: str, whole: tuple[int, int]) -> views.Mask:
-    """What counts, (H, W): the part, or the image's opaque pixels, or all that was seen. `whole`: width and height of the image as it was
-    sent, and of the part. Raises InvalidOption."""
+    """The mask of what counts, (H, W): the part, or the image's opaque pixels, or all that was seen. `whole`: width and height of the
+    image as it was sent, and of the part. Raises InvalidOption."""
     seen = np.asarray(np.isfinite(points).all(axis=2))
     mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
     if mask is None:
@@ -142,9 +137,5 @@ def sent_mask(item: Item, decoder: Decoder) -> views.Mask | None:
     """None where none was sent. Raises ImageError that names the part."""
     if "mask" not in item:
         return None
-    try:
-        with decoder.decoded(item["mask"], transparency=True) as image:
-            return masks.object_of(np.asarray(image))
-    except ImageError as error:
-        error.part = "mask"
-        raise
+    with named("mask"), decoder.decoded(item["mask"], transparency=True) as image:
+        return masks.object_of(np.asarray(image))

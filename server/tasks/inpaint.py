@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -24,7 +25,8 @@ from models.diffmae.presets import PRESETS, SamplerName
 from models.media import patchmatch
 from models.spec import FillMethod
 from server.media import composing, masks, regions
-from server.media.images import Decoder, ImageError, Opened, TooManyPixels
+from server.media.images import Decoder, Opened, TooManyPixels
+from server.media.limits import named
 from server.media.masks import Box, Mask
 from server.media.memory_budget import PIXEL
 from server.media.regions import Region
@@ -44,19 +46,19 @@ OF_NETWORK = ("preset", "steps", "sampler", "eta", "spacing", "temperature")
 SMALL_ARRAYS = 64
 """Bytes of the answer's arrays besides."""
 PATCH_SIZE = 16
-"""Of an architecture whose config does not tell."""
+"""Default of an architecture whose config does not tell."""
 PRESENTER = Decoder(2**48)
-"""What was decoded once, within the limits of that time, is decoded again to compose the result."""
+"""Decodes again, to compose the result, what was decoded once, within the limits of that time."""
 # bytes of a pixel of the image, beside the image
 MASKS = 2
 """One, and one that grows out of it; or as it was sent, bright and transparent pixels."""
 TILED = 4
-"""What the network sees, at the image's own scale."""
+"""The network's input, at the image's own scale."""
 COPIED = 16
-"""Of a crop that patches are copied from: itself, its mask, and how thick that is."""
+"""A crop that patches are copied from: itself, its mask, and how thick that is."""
 RAMP = 1
 PNG_PIXEL = 4
-"""Of noise; PNGs of photographs take half of it."""
+"""A PNG of noise; those of photographs take half of it."""
 
 
 NO_MASK = (
@@ -106,23 +108,19 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         if steps * asked.samples > MOST_STEPS:
             field = "steps" if asked.steps is not None else "samples"
             raise ExcessiveOption(field, f"{steps} steps of {asked.samples} samples: at most {MOST_STEPS} steps in one request")
-        return InpaintPlan(
-            mask=asked.mask,
-            steps=steps,
-            sampler=sampler,
-            eta=asked.eta or 0.0,
-            spacing=asked.spacing or "uniform",
-            seed=secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed,
-            samples=asked.samples,
-            grow=asked.grow,
-            feather=asked.feather,
-            inject_known=asked.inject_known,
-            size=asked.size,
-            deterministic=asked.deterministic,
-            temperature=next(share for share in (asked.temperature, spec.temperature, 1.0) if share is not None),
-            blend=asked.blend or ("none" if asked.feather else "membrane"),
-            method=method,
-        )
+        given = msgspec.structs.asdict(asked)
+        del given["preset"]
+        chosen = {
+            "steps": steps,
+            "sampler": sampler,
+            "eta": asked.eta or 0.0,
+            "spacing": asked.spacing or "uniform",
+            "seed": secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed,
+            "temperature": next(share for share in (asked.temperature, spec.temperature, 1.0) if share is not None),
+            "blend": asked.blend or ("none" if asked.feather else "membrane"),
+            "method": method,
+        }
+        return InpaintPlan(**(given | chosen))
 
     def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         """Raises InvalidOption where mask and image do not go together, and ExcessiveOption."""
@@ -269,15 +267,12 @@ def _composed(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> Composed
 
 
 def _open(image: bytes, mask: bytes, decoder: Decoder) -> tuple[Opened, Opened | None]:
-    """Of image and mask what their headers say; no mask where none was sent. Raises ImageError that names the part, and InvalidOption."""
+    """Read the headers of image and mask; no mask where none was sent. Raises ImageError that names the part, and InvalidOption."""
     opened = decoder.open(image)
     if not mask:
         return opened, None
-    try:
+    with named("mask"):
         sent = decoder.open(mask)
-    except ImageError as error:
-        error.part = "mask"
-        raise
     if sent.size != opened.size:
         raise InvalidOption(
             "mask", f"{sent.size[0]} × {sent.size[1]} pixels, but the image, upright, has {opened.size[0]} × {opened.size[1]}"
@@ -298,11 +293,8 @@ def _sent_mask(mask: Opened | None) -> Mask | None:
     """None where none was sent. Raises ImageError that names the part."""
     if mask is None:
         return None
-    try:
+    with named("mask"):
         return masks.of_picture(mask.upright(transparency=True))
-    except ImageError as error:
-        error.part = "mask"
-        raise
 
 
 def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: BundleSpec) -> Mask:

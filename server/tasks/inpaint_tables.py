@@ -15,7 +15,7 @@ from server.tasks.options import Options
 
 Method = Literal["auto", "network", "exemplar", "network-exemplar"]
 METHODS: tuple[FillMethod, ...] = ("network", "exemplar", "network-exemplar")
-"""What `auto` becomes one of; jobs carry the index."""
+"""Methods that `auto` becomes one of; jobs carry the index."""
 MOST_SAMPLES = 8
 MOST_SEED = 2**63 - 1
 MOST_GROWTH = 512

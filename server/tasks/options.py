@@ -45,9 +45,9 @@ class Option:
     name: str
     description: str
     values: str
-    """What it may be, for the documentation."""
+    """The values that it may have, for the documentation."""
     words: str
-    """What its type lets through, for errors."""
+    """The values that its type lets through, for errors."""
     default: str
     """In words."""
     repeated: bool

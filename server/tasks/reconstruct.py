@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from models.mcc.lattice import MOST_CELLS, Lattice
 from models.spec import Space
-from server.media import fronts, masks, point_files, views
+from server.media import fronts, masks, shapes, views
 from server.media.images import Decoder
-from server.media.limits import Limits
+from server.media.limits import Limits, named
 from server.tasks import captures
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task
 from server.tasks.options import ExcessiveOption, InvalidOption
@@ -38,11 +38,11 @@ from server.tasks.reconstruct_tables import (
 )
 
 CELL_BYTES = 4 + 4 + 3
-"""Of an answer: index, occupancy, colour."""
+"""Bytes of an answer for each cell: index, occupancy, colour."""
 SMALL_ARRAYS = 4096
 PREVIEW_BYTES = 7 * 20_000
 PATCH_SIZE, WINDOW = 16, 8
-"""Of configs that do not tell."""
+"""Defaults of configs that do not tell."""
 
 
 NARROWEST = 0.01
@@ -91,31 +91,14 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             raise InvalidOption("fov", f"{asked.fov:g} degrees are too few for a camera: send at least {NARROWEST:g}")
         if asked.fy is not None and asked.fx is None:
             raise InvalidOption("fx", "missing beside fy")
-        return ReconstructPlan(
-            fx=asked.fx,
-            fy=asked.fy,
-            cx=asked.cx,
-            cy=asked.cy,
-            fov=asked.fov,
-            depth_scale=asked.depth_scale,
-            spacing=spacing,
-            threshold=asked.threshold,
-            mode=asked.mode,
-            format=asked.format,
-            scene=secrets.token_hex(16),
-            region=space.region,
-            extent=space.extent,
-            reach=space.reach,
-            margin=space.margin,
-            source_size=space.source_size,
-            surface=asked.surface,
-        )
+        given = msgspec.structs.asdict(asked) | {"spacing": spacing, "scene": secrets.token_hex(16)}
+        return ReconstructPlan(**(space.model_dump() | given))
 
     def placed(self, plan: ReconstructPlan, partition: str) -> ReconstructPlan:
         return msgspec.structs.replace(plan, scene=partition + plan.scene)
 
     def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
-        """Raises InvalidOption that names the part where parts do not go together."""
+        """Raises InvalidOption or MediaError that names the part where parts do not go together."""
         asks, source = _asks(plan, decoder.limits.queries), captures.source_of(item, plan)
         # one after the other: whoever waits for room to decode must not hold any
         grid, sent = captures.read_map(item, plan, source, decoder), captures.sent_mask(item, decoder)
@@ -124,12 +107,9 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             pixels = np.asarray(small)
             points = captures.points_of(grid, plan, source, small, whole)
             mask = captures.mask_of(sent, pixels, points, source, whole)
-            try:
-                view = views.view(
-                    pixels[..., :3], points, mask, plan.space, image_size=spec.pictures.image_size, seen_size=_seen_size(spec)
-                )
-            except views.NothingSeen as error:
-                raise InvalidOption(source, str(error)) from error
+            size = spec.pictures.image_size
+            with named(source):
+                view = views.view(pixels[..., :3], points, mask, plan.space, image_size=size, seen_size=_seen_size(spec))
             camera = captures.camera_of(plan, source, points, mask, small, whole)
             drawn = sent is not None or masks.opaque(pixels) is not None
             front = fronts.kept(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn)
@@ -184,7 +164,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
 
     def preview(self, arrays: Outputs, plan: ReconstructPlan, spec: BundleSpec) -> ReconstructPreview:
         points = views.to_metres(plan.lattice.points(arrays["cells"]), float(arrays["scale"][0]), arrays["centre"])
-        return ReconstructPreview(int(arrays["level"]), point_files.to_ply(points, arrays["colours"], spacing_of(arrays, plan)))
+        return ReconstructPreview(int(arrays["level"]), shapes.to_ply(points, arrays["colours"], spacing_of(arrays, plan)))
 
     def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """All cells of the grid, and what is kept of the scene."""

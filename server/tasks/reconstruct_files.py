@@ -1,4 +1,4 @@
-"""What a network says of a scene, and what was seen of it → points and files: GLB, PLY and NPZ, in the camera's frame, in metres."""
+"""Outputs of a network for a scene, and the seen front → points and files: GLB, PLY and NPZ, in the camera's frame, in metres."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from models.mcc import guessing
 from models.mcc.front import Front
-from server.media import fronts, glb, meshes, point_files, views
+from server.media import fronts, shapes, views
 from server.tasks.base import Outputs
 from server.tasks.reconstruct_tables import Format, ReconstructPlan
 
 SIZE = 0.7
-"""Of a guessed point, in spacings: vertices lie so near to each other that the surface looks closed."""
+"""Size of a guessed point, in spacings: vertices lie so near to each other that the surface looks closed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Answe
     places = np.stack(lattice.places(found["cells"].astype(np.int64)), axis=1)
     points, colours = _in_metres(lattice.points(found["cells"][occupied]), found), found["colours"][occupied]
     if kind == "ply":
-        return Answer(points, point_files.to_ply(points, colours, spacing_of(found, plan)))
+        return Answer(points, shapes.to_ply(points, colours, spacing_of(found, plan)))
     if kind == "npz":
         arrays = {
             "points": points,
@@ -39,46 +39,46 @@ def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Answe
             "occupancy": found["occupancy"][occupied],
             "cells": places[occupied].astype(np.int32),
         }
-        return Answer(points, point_files.to_npz(arrays | _placed(found, plan)))
-    mesh = meshes.surface(meshes.Cells(places, found["occupancy"], found["colours"]), plan.threshold)
+        return Answer(points, shapes.to_npz(arrays | _placed(found, plan)))
+    mesh = shapes.surface(shapes.Cells(places, found["occupancy"], found["colours"]), plan.threshold)
     units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
-    return Answer(points, glb.to_glb([glb.Primitive(_in_metres(units, found), mesh.faces, {"COLOR_0": glb.rgba(mesh.colours)})]))
+    return Answer(points, shapes.to_glb([shapes.Primitive(_in_metres(units, found), mesh.faces, {"COLOR_0": shapes.rgba(mesh.colours)})]))
 
 
 def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: Format) -> Answer:
-    """What was seen, point by point, and the surface behind it that the network makes of the rest. Heavy: run it in a child process."""
+    """The seen front, point by point, and the surface behind it that the network makes of the rest. Heavy: run it in a child process."""
     pitch = plan.lattice.pitch
     guess = guessing.guess(plan.lattice, found["cells"], found["occupancy"], found["colours"], plan.threshold, front)
     photograph = fronts.colours(found, front)
     guessed = guess.vertices[~guess.seen]
     points = _in_metres(np.concatenate([front.points, guessed]), found)
     if kind == "glb":
-        return Answer(points, glb.to_glb([_seen(found, front, photograph, pitch), _guessed(found, guess)]))
+        return Answer(points, shapes.to_glb([_seen(found, front, photograph, pitch), _guessed(found, guess)]))
     colours = np.concatenate([photograph, guess.colours[~guess.seen]])
     seen = np.repeat(np.array([1, 0], np.uint8), (len(front.points), len(guessed)))
     if kind == "ply":
         width = float(np.median(front.widths) * found["scale"][0])
-        return Answer(points, point_files.to_ply(points, colours, spacing_of(found, plan), point_files.Seen(seen, width)))
+        return Answer(points, shapes.to_ply(points, colours, spacing_of(found, plan), shapes.Seen(seen, width)))
     sizes = np.concatenate([np.minimum(front.widths, pitch), np.full(len(guessed), SIZE * pitch)]) * found["scale"][0]
     arrays = {"points": points, "colours": colours, "seen": seen, "sizes": sizes.astype(np.float32)}
-    return Answer(points, point_files.to_npz(arrays | _placed(found, plan)))
+    return Answer(points, shapes.to_npz(arrays | _placed(found, plan)))
 
 
-def _seen(found: Outputs, front: Front, photograph: NDArray[np.uint8], pitch: float) -> glb.Primitive:
+def _seen(found: Outputs, front: Front, photograph: NDArray[np.uint8], pitch: float) -> shapes.Primitive:
     """The depth map in triangles, under the photograph. glTF multiplies textures with COLOR_0, so colours have a name of their own."""
     mesh = front.mesh(pitch)
     height, width = front.mask.shape
     attributes = {
         "TEXCOORD_0": (mesh.places / np.array([width, height])).astype(np.float32),
         "_SEEN": np.ones((len(mesh.vertices), 1), np.float32),
-        "_COLOR": glb.rgba(photograph[mesh.pixels]),
+        "_COLOR": shapes.rgba(photograph[mesh.pixels]),
     }
-    return glb.Primitive(_in_metres(mesh.vertices, found), mesh.faces, attributes, "seen", found["front"].tobytes())
+    return shapes.Primitive(_in_metres(mesh.vertices, found), mesh.faces, attributes, "seen", found["front"].tobytes())
 
 
-def _guessed(found: Outputs, guess: guessing.Guess) -> glb.Primitive:
-    attributes: dict[str, NDArray[Any]] = {"COLOR_0": glb.rgba(guess.colours), "_SEEN": np.zeros((len(guess.vertices), 1), np.float32)}
-    return glb.Primitive(_in_metres(guess.vertices, found), guess.faces, attributes, "guessed")
+def _guessed(found: Outputs, guess: guessing.Guess) -> shapes.Primitive:
+    attributes: dict[str, NDArray[Any]] = {"COLOR_0": shapes.rgba(guess.colours), "_SEEN": np.zeros((len(guess.vertices), 1), np.float32)}
+    return shapes.Primitive(_in_metres(guess.vertices, found), guess.faces, attributes, "guessed")
 
 
 def _placed(found: Outputs, plan: ReconstructPlan) -> dict[str, NDArray[Any]]:

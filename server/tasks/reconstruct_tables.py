@@ -1,4 +1,4 @@
-"""What a reconstruction can be asked, what is decided of it, and what it answers."""
+"""The tables of reconstruction: its options, the plan that is made of them, and its answers."""
 
 from __future__ import annotations
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,20 +26,49 @@ from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.telemetry import logs
-from server.worker import compiled_cache
 from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
-from server.worker.executors import check
+from server.worker.executors import Arrays, check
 from server.worker.layout import Layout
-from server.worker.model_memory import ModelMemory
-from server.worker.results import Arrays
 
 log = logs.get(__name__)
 
 BackendSetting = Literal["auto", "eager", "fused", "compiled", "onnx", "int8"]
-
-
 SHARED: frozenset[Backend] = frozenset({"fused", "compiled"})
 """Backends that run the weights of `eager`."""
+
+
+COMPILED = "inductor"
+"""Folder below `OPSIN_CACHE` for what `torch.compile` has compiled, from one start to the next."""
+COMPILED_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
+"""Environment variable: where PyTorch's compiler looks. A folder that an operator has set is his: nothing is deleted there."""
+MOST_COMPILED = 512 * 2**20
+"""Bytes of it."""
+
+
+def keep_compiled(folder: Path) -> None:
+    """To be called before anything is compiled in this process."""
+    os.environ.setdefault(COMPILED_FOLDER, str(folder))
+    trim_compiled(folder)
+
+
+def trim_compiled(folder: Path, most_bytes: int | None = None) -> None:
+    """Delete the files beyond the bound that were written longest ago: the compiler makes again what it misses."""
+    files = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # another worker may have deleted it
+            stat = path.lstat()
+            if not path.is_dir():
+                files.append((stat.st_mtime_ns, stat.st_size, path))
+    kept = 0
+    for _, size, path in sorted(files, reverse=True):
+        kept += size
+        if kept > (MOST_COMPILED if most_bytes is None else most_bytes):
+            path.unlink(missing_ok=True)
+
+
+def usual_schedule(spec: BundleSpec) -> MergeSchedule:
+    rung = spec.rung(spec.default_rung) if spec.default_rung else None
+    return rung.merge if rung else MergeSchedule.off()
 
 
 class Runner(Protocol):
@@ -52,6 +85,47 @@ class Fused:
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         with compiled_loops(self.loops):
             return self.model.forward(arrays, options)
+
+
+class ModelMemory:
+    """The weights of a worker's bundles within a bound in bytes: those of the bundle that was used longest ago leave first, and come back
+    when a batch needs them. Those that run stay whatever the bound says, and a bundle that is larger than it runs alone."""
+
+    def __init__(self, bound: int = sys.maxsize) -> None:
+        self._bound = bound
+        self._used: WeakKeyDictionary[Backends, int] = WeakKeyDictionary()
+        """When each holder was used last, as a number that counts batches."""
+        self._users: WeakKeyDictionary[Backends, int] = WeakKeyDictionary()
+        """How many batches use it now."""
+        self._batches = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def using(self, holder: Backends) -> Iterator[None]:
+        """Inside the `with` block the holder's weights are in memory. Loading them makes other batches wait."""
+        with self._lock:
+            if not holder.nbytes:
+                holder.restore()
+                log.info("weights back in memory", bundle=holder.spec.id, bytes=holder.nbytes)
+            self._batches += 1
+            self._used[holder] = self._batches
+            self._users[holder] = self._users.get(holder, 0) + 1
+            self._make_room()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users[holder] -= 1
+
+    def _make_room(self) -> None:
+        used = sum(holder.nbytes for holder in self._used)
+        for holder in sorted(self._used, key=self._used.__getitem__):
+            if used <= self._bound:
+                return
+            if not self._users.get(holder) and holder.nbytes:
+                used -= holder.nbytes
+                holder.release()
+                log.info("weights left memory", bundle=holder.spec.id)
 
 
 class Backends:
@@ -86,17 +160,13 @@ class Backends:
         """Schedules that have been compiled, for batches and (True) for a job alone."""
         self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
         self._elements = sum(parameter.numel() for parameter in model.without_weights().model.parameters())
-        """Of the weights; 0: they lie in a graph, as long as its file."""
+        """Number of weights; 0: they lie in a graph, as long as its file."""
         self._rungs = {"off": self.schedule(MergeSchedule.off())} | {rung.name: self.schedule(rung.merge) for rung in bundle.spec.ladder}
         """Several may have the same schedule."""
 
     @property
-    def id(self) -> str:
-        return self.spec.id
-
-    @property
     def nbytes(self) -> int:
-        """Of the weights in memory, in the format of each copy: each backend has one but those that run PyTorch's."""
+        """Bytes of the weights in memory, in the format of each copy: each backend has one but those that run PyTorch's."""
         sizes: Mapping[Backend, int] = {"eager": self._dtype.itemsize, "onnx": 4, "int8": 1}
         return sum(self._elements * sizes[backend] or self.spec.weights.bytes for backend in self._runners.keys() - SHARED)
 
@@ -122,7 +192,7 @@ class Backends:
 
     @property
     def candidates(self) -> Sequence[Backend]:
-        """What the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
+        """Backends that the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
         if self.is_graph:
             return ("eager",)
         if self.setting == "compiled":
@@ -164,7 +234,7 @@ class Backends:
         return difference
 
     def add(self, backend: Backend, runner: Runner) -> None:
-        """From now on batches may be run by it."""
+        """From now on it may run batches."""
         self._runners = {**self._runners, backend: runner}
 
     def close_idle(self) -> None:
@@ -204,7 +274,7 @@ class Backends:
         return tuple(before - after for before, after in pairwise(counts))
 
     def choose(self, size: int, options: Mapping[str, Any]) -> Choice:
-        """What runs a batch of `size` jobs, and with which merging."""
+        """The backend that runs a batch of `size` jobs, and the merging that it does."""
         schedule = self.schedule(options.get("merge", ()))
         if options.get("trace"):
             return Choice("eager", schedule)  # only PyTorch tells which tokens merged
@@ -221,8 +291,7 @@ class Backends:
 
     def usual(self, size: int) -> Backend:
         """The backend that runs a batch of `size` by default."""
-        rung = self.spec.rung(self.spec.default_rung) if self.spec.default_rung else None
-        return self.choose(size, {"merge": self.schedule(rung.merge) if rung else ()}).backend
+        return self.choose(size, {"merge": usual_schedule(self.spec)}).backend
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         """Run one batch. Where it ran without the merging that was asked for, `schedule` int32 (B, depth) says what was done."""
@@ -241,7 +310,7 @@ class Backends:
             return self.forward(arrays, options)
         answer = self.run("compiled", arrays, options)
         if self._graphs is not None:
-            compiled_cache.trim(self._graphs.parent / compiled_cache.FOLDER)
+            trim_compiled(self._graphs.parent / COMPILED)
         self._compiled |= {(schedule, size == 1)}
         return answer
 
@@ -267,13 +336,9 @@ class Backends:
             return answer
 
     def _open(self, backend: Backend) -> Runner:
-        open_: Mapping[Backend, Callable[[], Runner]] = {
-            "fused": self._fuse,
-            "compiled": self._compile,
-            "onnx": partial(self._open_graph, "float32"),
-            "int8": partial(self._open_graph, "int8"),
-        }
-        return open_[backend]()
+        if backend == "fused":
+            return Fused(self.model, loops.open_loops(self._dtype, self._graphs.parent / "loops" if self._graphs is not None else None))
+        return self._compile() if backend == "compiled" else self._open_graph("int8" if backend == "int8" else "float32")
 
     def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:
         from models.onnx.backend import open_classifier  # ONNX Runtime takes a third of a second to import
@@ -281,9 +346,6 @@ class Backends:
         exact = self.model if self._dtype is torch.float32 else None
         threads = self._layout.threads if self._layout.threads == 1 else self._layout.slots * self._layout.threads  # all slots share them
         return open_classifier(self._bundle, self._graphs, precision, threads, self._sample, exact)
-
-    def _fuse(self) -> Runner:
-        return Fused(self.model, loops.open_loops(self._dtype, self._graphs.parent / "loops" if self._graphs is not None else None))
 
     def _compile(self) -> Runner:
         """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager. `prepare` has it done."""

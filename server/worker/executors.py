@@ -1,4 +1,4 @@
-"""How a batch is computed: `Executor` is the contract, `OneShot` one forward pass; `stepwise.py` holds the other one.
+"""How a batch is computed and what comes out: `Executor` is the contract, `OneShot` one forward pass; `stepwise.py` holds the other one.
 
 Every bundle has an executor of its own. Any number of threads may use it at once, with different jobs.
 """
@@ -8,27 +8,132 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.bundle import BundleError, BundleSpec
-from server.process.frames import without_frames
+from server.process.interruption import without_frames
 from server.queue.delivery import Delivery
-from server.worker.results import Answer, Arrays, Computed, Left, Refused, Reports, TooLarge, read_arrays, with_returned
+from server.queue.job import Job
 
 MOST_SHAPES = 1024
 """Shapes that are remembered, as many as oneDNN keeps prepared."""
 
+Arrays = dict[str, NDArray[Any]]
+
+
+def read_arrays(job: Job) -> Arrays:
+    """The arrays of a job that its model reads: those that its options call `unread` stay out of batches, states and devices."""
+    unread = job.options.get("unread", ())
+    return {name: array.to_numpy() for name, array in job.arrays.items() if name not in unread}
+
+
+def with_returned(job: Job, outputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    """The outputs, and those arrays of the job that its options want `returned`: whoever presents the answer does not have them."""
+    returned = job.options.get("returned", ())
+    return {**outputs, **{name: job.arrays[name].to_numpy() for name in returned if name in job.arrays}}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outputs of one job, without a batch dimension."""
+
+    job: Delivery
+    outputs: Arrays
+    batch_wait: float
+    """Seconds from the pull to the start of its first batch."""
+    inference: float
+    """Seconds on the device, in all its batches."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a job has come."""
+
+    job: Delivery
+    done: int
+    total: int
+    unit: str
+    preview: Arrays = field(default_factory=dict)
+    """What can be shown already; empty: nothing."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A batch that was computed: all of a one-shot job, one step of a stepwise one."""
+
+    jobs: list[Delivery]
+    started: float
+    """Monotonic seconds."""
+    seconds: float
+    answers: list[Answer]
+    """Answers of those that came to their end."""
+    going_on: list[Delivery] = field(default_factory=list)
+    """The others: more steps follow."""
+    reports: list[Report] = field(default_factory=list)
+    """Reports on those whose clients follow their progress."""
+    weight: float = 0.0
+    """Cost of the batch in usual jobs; 0: its number of jobs."""
+    joined: int = 0
+    """Number of jobs that took their first step."""
+    cold: bool = False
+    """Whether no batch of its shape had run before: it also paid for preparing the shape."""
+
+    @property
+    def size(self) -> int:
+        """Cost of the batch in usual jobs, rounded."""
+        return round(self.weight) or len(self.jobs)
+
+
+@dataclass(frozen=True)
+class Reports:
+    """How far jobs are that begin now, or have just started."""
+
+    reports: list[Report]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A job that made the model fail, by itself."""
+
+    job: Delivery
+    error: Exception
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """A batch that did not fit into memory; its halves follow."""
+
+    jobs: list[Delivery]
+
+
+@dataclass(frozen=True)
+class Unserved:
+    """Jobs of a bundle that was unloaded while they waited."""
+
+    jobs: list[Delivery]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Jobs of several steps that left between two of them."""
+
+    jobs: list[Delivery]
+    how: Literal["failed", "unwanted", "handed_back"]
+
+
 Outcome = Computed | Reports | Refused | TooLarge | Left
+Result = Outcome | Unserved
 
 
 class Executor(Protocol):
     @property
     def unit(self) -> str:
-        """What a step is; empty: a job is one forward pass."""
+        """Name of a step; empty: a job is one forward pass."""
 
     def run(self, jobs: list[Delivery]) -> Iterator[Outcome]:
         """Take the next step of each job: those that have not started start. Where it fails, halves tell who is to blame."""
@@ -44,7 +149,7 @@ class Executor(Protocol):
 
 
 class Model(Protocol):
-    """What `OneShot` needs of `models.loading.LoadedModel`."""
+    """The part of `models.loading.LoadedModel` that `OneShot` needs."""
 
     @property
     def spec(self) -> BundleSpec: ...
@@ -115,7 +220,7 @@ class Shapes:
     """The shapes of batches that have run: the first of each also pays for preparing it, oneDNN's layouts for example."""
 
     def __init__(self) -> None:
-        self._known: dict[str, None] = {}
+        self._known: dict[str, bool] = {}
         """The latest used last."""
         self._lock = threading.Lock()
 
@@ -123,9 +228,8 @@ class Shapes:
         """Whether no batch of `size` jobs with these options has run; from then on one has."""
         shape = f"{size} {sorted(options.items())}"
         with self._lock:
-            new = shape not in self._known
-            self._known.pop(shape, None)
-            self._known[shape] = None
+            new = self._known.pop(shape, True)
+            self._known[shape] = False
             if len(self._known) > MOST_SHAPES:
                 del self._known[next(iter(self._known))]
         return new

@@ -7,18 +7,19 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from kernels.memory import return_freed_memory
-from server.process.exits import STUCK
-from server.process.restarts import restarts
+from server.process.supervision import STUCK, restarts
 from server.queue.errors import RedisAway
 from server.queue.job import WORKER_FORMS, WorkerInfo
 from server.queue.worker_side import WorkerQueue
+from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.backend_times import BACKENDS
+from server.worker.layout import Layout
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.slots import Slots
 
 log = logs.get(__name__)
 
@@ -30,31 +31,20 @@ PATIENCE = 30.0
 SLOWEST = 10
 
 
+@dataclass
 class Heartbeat:
-    def __init__(
-        self,
-        queue: WorkerQueue,
-        slots: Slots,
-        bundles: LoadedBundles,
-        metrics: WorkerMetrics,
-        device: str,
-        metrics_port: int,
-        state_bytes: int,
-        keep_seconds: float,
-    ) -> None:
-        """state_bytes: for jobs of several steps and what is kept of ended ones; keep_seconds: how long the latter can be asked again."""
-        self._queue = queue
-        self._slots = slots
-        self._bundles = bundles
-        self._metrics = metrics
-        self._device = device
-        self._metrics_port = metrics_port
-        self._state_bytes = state_bytes
-        self._keep_seconds = keep_seconds
-        self._wake = threading.Event()
-        self._ended = threading.Event()
-        self.state: str = "starting"
-        self._repository_revision = 0
+    queue: WorkerQueue
+    slots: Slots
+    bundles: LoadedBundles
+    metrics: WorkerMetrics
+    metrics_port: int
+    layout: Layout
+    keep_seconds: float
+    """Time for which what is kept of ended jobs of several steps can be asked again."""
+    state: str = "starting"
+    _repository_revision: int = 0
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _ended: bool = False
 
     def beat_now(self) -> None:
         """Announce a change without waiting for the next second."""
@@ -72,56 +62,58 @@ class Heartbeat:
             self.beat_now()
 
     def end(self) -> None:
-        self._ended.set()
+        self._ended = True
         self._wake.set()
 
     def run(self) -> None:
         trimmed = time.monotonic()
-        while not self._ended.is_set():
+        while not self._ended:
             self._end_if_stuck()
             if time.monotonic() - trimmed > TRIM_EVERY:
                 return_freed_memory()
                 trimmed = time.monotonic()
             with suppress(RedisAway):  # the receiver tells; the key comes back with Redis
-                self._queue.announce(self._info())
+                self.queue.announce(self._info())
             self._wake.wait(EVERY)
             self._wake.clear()
 
     def _info(self) -> WorkerInfo:
-        bundles = self._bundles.announcements(self._slots.count)
+        bundles = self.bundles.announcements(self.slots.count)
         for bundle in bundles:
-            self._metrics.batch_budget.labels(bundle.name, bundle.version).set(bundle.batch_budget)
-        for label, chosen in self._bundles.backends().items():
+            self.metrics.batch_budget.labels(bundle.name, bundle.version).set(bundle.batch_budget)
+        for label, chosen in self.bundles.backends().items():
             for backend in BACKENDS:
-                self._metrics.backend.labels(*label, backend).set(backend == chosen)
-        executors = self._bundles.stepwise_by_name()
-        room = self._state_bytes - sum(executor.nbytes for executor in executors.values())  # jobs go before what is kept of ended ones
-        for name, executor in executors.items():
-            kept = executor.trim(max(0, room), self._keep_seconds)
+                self.metrics.backend.labels(*label, backend).set(backend == chosen)
+        executors = self.bundles.stepwise()
+        # jobs go before what is kept of ended ones
+        room = self.layout.state_bytes - sum(executor.nbytes for executor in executors.values())
+        for queue, executor in executors.items():
+            labels = queue.partition(":")[0].split("@")
+            kept = executor.trim(max(0, room), self.keep_seconds)
             room -= kept
-            self._metrics.resident_jobs.labels(*name).set(executor.residents)
-            self._metrics.state_bytes.labels(*name).set(executor.nbytes + kept)
+            self.metrics.resident_jobs.labels(*labels).set(executor.residents)
+            self.metrics.state_bytes.labels(*labels).set(executor.nbytes + kept)
         serves = self.state == "starting" and any(bundle.state == "ready" for bundle in bundles)  # requests for the others wait
-        age = self._slots.silence
-        self._metrics.progress_age.set(age)
+        age = self.slots.silence
+        self.metrics.progress_age.set(age)
         return WorkerInfo(
-            id=self._queue.id,
+            id=self.queue.id,
             host=socket.gethostname(),
             pid=os.getpid(),
             state="ready" if serves else self.state,  # type: ignore[arg-type]
-            device=self._device,
+            device=str(self.layout.device),
             bundles=bundles,
             progress_age_s=age,
-            metrics_port=self._metrics_port,
+            metrics_port=self.metrics_port,
             repository_revision=self._repository_revision,
             restarts=restarts(),
-            folder=str(self._bundles.folder.absolute()),
+            folder=str(self.bundles.folder.absolute()),
             forms=WORKER_FORMS,
         )
 
     def _end_if_stuck(self) -> None:
-        limit = max(PATIENCE, SLOWEST * self._slots.slowest)
-        age = self._slots.silence
+        limit = max(PATIENCE, SLOWEST * self.slots.slowest)
+        age = self.slots.silence
         if age > limit:
             log.critical("no progress: ending this worker, others take its jobs over", seconds=round(age, 1), limit=round(limit, 1))
             os._exit(STUCK)

@@ -41,13 +41,16 @@ def choose(settings: Settings) -> Layout:
     never meets a barrier does not wait when the gateway takes its core for a few milliseconds. So nothing is set aside for the gateway:
     the operating system gives it what it needs, and a slot loses no more than that. Raises ValueError for a device that is not there.
     """
-    device = _device(settings.device)
-    if device.type == "cuda":
-        return Layout(device, GPU_SLOTS, 1, 128, state_bytes=_state_bytes(settings, device), model_bytes=_model_bytes(settings, device))
-    threads = settings.threads or max(1, threads_allowed() // max(1, settings.workers))
+    device, workers = _device(settings.device), max(1, settings.workers)
+    gpu = int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if gpu is None else gpu
+    state_bytes = settings.state_bytes or memory // STATE_SHARE // workers
+    model_bytes = settings.model_bytes or (sys.maxsize if gpu is None else gpu // MODEL_SHARE // workers)
+    if gpu is not None:
+        return Layout(device, GPU_SLOTS, 1, 128, state_bytes, model_bytes)
+    threads = settings.threads or max(1, threads_allowed() // workers)
     slots = min(threads, MOST_SLOTS)
-    bounds = {"state_bytes": _state_bytes(settings, device), "model_bytes": _model_bytes(settings, device)}
-    return Layout(device, slots=slots, threads=threads // slots, largest_batch=32, **bounds)
+    return Layout(device, slots, threads // slots, 32, state_bytes, model_bytes)
 
 
 def threads_allowed() -> int:
@@ -55,23 +58,6 @@ def threads_allowed() -> int:
     cpus = len(os.sched_getaffinity(0))
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(cpus, int(limit)) if limit.isdigit() and int(limit) else cpus
-
-
-def _state_bytes(settings: Settings, device: torch.device) -> int:
-    if settings.state_bytes:
-        return settings.state_bytes
-    memory = _gpu_memory(device) if device.type == "cuda" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return memory // STATE_SHARE // max(1, settings.workers)
-
-
-def _model_bytes(settings: Settings, device: torch.device) -> int:
-    if settings.model_bytes:
-        return settings.model_bytes
-    return _gpu_memory(device) // MODEL_SHARE // max(1, settings.workers) if device.type == "cuda" else sys.maxsize
-
-
-def _gpu_memory(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _device(name: str) -> torch.device:

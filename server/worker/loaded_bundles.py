@@ -12,14 +12,13 @@ from typing import Literal
 
 from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read_placed
 from models.loading import not_served
-from server.process import loading
+from server.process import supervision
 from server.queue import keys
 from server.queue.job import ServedBundle
+from server.scheduler.batcher import Bucket
+from server.scheduler.step_times import StepTimes
 from server.telemetry import logs
-from server.worker.bucket import Bucket
-from server.worker.budget import StepTimes
 from server.worker.executors import Executor
-from server.worker.measurements import Measured
 from server.worker.stepwise import Stepwise
 from server.worker.warmup import Warm
 
@@ -43,7 +42,7 @@ class Entry:
     spec: BundleSpec | None
     """None if bundle.json cannot be read."""
     digest: str
-    """Of the spec; empty without one."""
+    """Digest of the spec; empty without one."""
     state: Literal["loading", "ready", "unloading", "unavailable"]
     reason: str = ""
     warm: Warm | None = None
@@ -54,7 +53,7 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
-        """Of its files, and of those of its members."""
+        """Bytes of its files and of those of its members."""
         return sum(self.stamp[1::2])
 
     @property
@@ -185,13 +184,6 @@ class LoadedBundles:
             self._keep(replace(entry, warm=warm, buckets={}))
         self._changed()
 
-    def learned(self, bundle: Bundle, measured: Measured) -> None:
-        """More is known of how a bundle runs."""
-        with self._putting:
-            entry = self._entries.get(bundle.path)
-            if entry is not None and entry.warm is not None and entry.digest == bundle.spec.digest():
-                self._keep(replace(entry, warm=replace(entry.warm, measured=measured)))
-
     def executor(self, queue: str) -> Executor | None:
         entry = self._by_queue.get(queue)
         return entry.warm.executor if entry and entry.warm else None
@@ -200,12 +192,8 @@ class LoadedBundles:
         """By queue, the executors of those bundles whose jobs take several steps."""
         return self._stepwise
 
-    def stepwise_by_name(self) -> Mapping[tuple[str, str], Stepwise]:
-        """The same by name and version."""
-        return {(entry.spec.name, entry.spec.version): entry.stepwise for entry in self._by_queue.values() if entry.spec and entry.stepwise}
-
     def backends(self) -> Mapping[tuple[str, str], str]:
-        """What runs the usual batches of each loaded bundle, by name and version."""
+        """The backend of the usual batches of each loaded bundle, by name and version."""
         return {
             (entry.spec.name, entry.spec.version): entry.warm.backends.usual(entry.warm.steps.best)
             for entry in self._by_queue.values()
@@ -213,7 +201,7 @@ class LoadedBundles:
         }
 
     def step_times(self, bucket: Bucket) -> StepTimes:
-        """What is known about a bucket; a new one starts from its bundle's warm-up."""
+        """Step times of a bucket; a new one starts from its bundle's warm-up."""
         entry = self._by_queue.get(bucket.queue)
         if entry is None or entry.warm is None:
             return StepTimes(1)
@@ -283,11 +271,11 @@ class LoadedBundles:
         assert entry.spec is not None
         started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
         content = f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
-        if content in loading.refused():
+        if content in supervision.refused_bundles():
             log.error("bundle refused", bundle=entry.id, reason=DEADLY)
             self._put(replace(entry, stamp=stamp, state="unavailable", reason=DEADLY))
             return
-        loading.tell(content)
+        supervision.tell_loading(content)
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
@@ -296,16 +284,8 @@ class LoadedBundles:
             self._put(replace(entry, stamp=stamp, state="unavailable", reason=reason))
             return
         finally:
-            loading.tell("")
-        log.info(
-            "bundle ready",
-            bundle=entry.id,
-            dtype=str(warm.dtype).removeprefix("torch."),
-            max_difference=warm.measured.max_difference,
-            batch=warm.steps.best,
-            items_per_second=round(warm.steps.items_per_second, 1),
-            seconds=round(time.monotonic() - started, 1),
-        )
+            supervision.tell_loading("")
+        log.info("bundle ready", bundle=entry.id, seconds=round(time.monotonic() - started, 1), **warm.figures())
         self._put(replace(entry, state="ready", warm=warm, since=time.monotonic()))
 
     def _inside(self) -> set[Path]:

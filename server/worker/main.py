@@ -19,32 +19,26 @@ import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
-from server.process import priorities, secrecy
-from server.process.exits import CRASHED, MISUSE
-from server.process.identity import process_id
-from server.process.stop_signals import StopSignals
+from server.process import system
+from server.process.supervision import CRASHED, MISUSE, process_id
+from server.process.system import StopSignals
 from server.queue.errors import RedisAway
 from server.queue.keys import Keyspace
 from server.queue.worker_side import WorkerQueue
+from server.scheduler.scheduler import LONG_BLOCK
+from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker import compiled_cache
-from server.worker.batcher import Batcher
-from server.worker.batches import LONG_BLOCK
-from server.worker.fetching import Fetching
+from server.worker.backends import COMPILED, ModelMemory, keep_compiled
 from server.worker.heartbeat import Heartbeat
 from server.worker.layout import Layout, choose
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.long_work import LongWork
-from server.worker.loops import Receiver, leave, take_steps, work
+from server.worker.loops import BatchRunner, Receiver
 from server.worker.measurements import Measurements
-from server.worker.model_memory import ModelMemory
-from server.worker.rechecks import Rechecks
 from server.worker.replies import Answers
-from server.worker.slots import Slots
-from server.worker.tuning import Tunings
-from server.worker.warmup import Warm, warm_up
+from server.worker.tuning import Tuner
+from server.worker.warmup import Loader, Warm
 
 log = logs.get(__name__)
 
@@ -59,7 +53,7 @@ def run_worker(settings: Settings) -> int:
 
     Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
-    secrecy.keep_from_others()
+    system.keep_from_others()
     if settings.redis_url is None:
         log.critical("no queue: set OPSIN_REDIS_URL")
         return MISUSE
@@ -71,7 +65,7 @@ def run_worker(settings: Settings) -> int:
     keep_freed_memory()
     if settings.cache_folder is not None:
         os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
-        compiled_cache.keep_in(settings.cache_folder / compiled_cache.FOLDER)
+        keep_compiled(settings.cache_folder / COMPILED)
     torch.set_num_threads(layout.threads)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
     try:
@@ -89,10 +83,8 @@ class Worker:
     def __init__(self, settings: Settings, redis_url: str, layout: Layout, metrics: WorkerMetrics, metrics_port: int) -> None:
         self._settings = settings
         self._layout = layout
-        self._metrics = metrics
         self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace(settings.key_prefix))
-        self._kept = Measurements(settings.cache_folder)
-        self._answers = Answers(self._queue, self._metrics)
+        self._answers = Answers(self._queue, metrics)
         self._bundles = LoadedBundles(
             settings.bundles,
             self._warm_up,
@@ -101,25 +93,13 @@ class Worker:
             waiting=self._queue.waiting,
             defaults={*settings.default_models.values(), *settings.starter_bundles},
         )
-        long = LongWork(self._bundles.step_times, self._bundles.stepwise)
-        self._slots = Slots(layout.slots, Batcher(self._bundles.step_times), long, layout.state_bytes)
-        self._fetching = Fetching(self._queue, self._slots)
-        self._receiver = Receiver(self._queue, self._slots, self._bundles, self._fetching, metrics)
-        self._memory = ModelMemory(layout.model_bytes)
-        self._tunings = Tunings(layout, settings.dtype, self._kept, lambda: self._slots.idle, self._bundles.learned)
-        self._rechecks = Rechecks(
-            layout, settings.dtype, self._kept, self._slots, self._swap, backend=settings.backend, memory=self._memory
-        )
-        self._heartbeat = Heartbeat(
-            self._queue,
-            self._slots,
-            self._bundles,
-            self._metrics,
-            str(layout.device),
-            metrics_port,
-            layout.state_bytes,
-            settings.scene_ttl,
-        )
+        self._slots = Slots(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes)
+        self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
+        self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout)
+        memory = ModelMemory(layout.model_bytes)
+        self._loader = Loader(layout, settings.dtype, Measurements(settings.cache_folder), settings.backend, memory)
+        self._tuner = Tuner(self._loader, self._slots, self._swap)
+        self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, metrics, metrics_port, layout, settings.scene_ttl)
 
     def run(self) -> None:
         signals = StopSignals()
@@ -131,35 +111,27 @@ class Worker:
         self._thread("bundles", self._watch_bundles)
         self._thread("measure", self._measure)
         answering = self._thread("answer", self._answers.write_forever)
-        self._thread("fetch", self._fetching.run)
+        self._thread("fetch", self._receiver.fetch_forever)
         slots = self._layout.slots
-        working = [self._thread(f"work-{hand}", partial(self._work, hand)) for hand in range(slots + 1)]
-        working += [self._thread(f"step-{hand}", partial(self._take_steps, hand)) for hand in range(slots + 1, 2 * slots + 1)]
+        working = [self._thread(f"work-{hand}", partial(self._runner.work, self._receiver, hand)) for hand in range(slots + 1)]
+        working += [self._thread(f"step-{hand}", partial(self._runner.take_steps, hand)) for hand in range(slots + 1, 2 * slots + 1)]
 
         signals.wait()
         log.info("worker drains", id=self._queue.id)
         self._heartbeat.become("draining")
         if leaving := self._slots.drain(self._settings.drain_timeout):
-            leave(self._queue, self._bundles, self._answers, leaving)
+            self._runner.leave(leaving)
         until = time.monotonic() + self._settings.drain_timeout
         while any(thread.is_alive() for thread in working) and time.monotonic() < until:
             if not self._slots.looking:
-                self._fetching.close()
+                self._receiver.close()
             if signals.wait(0.02):
                 break
         self._slots.await_look(2 * LONG_BLOCK)  # what the last look at the queue brings is handed back too
         self._end(answering)
 
-    def _work(self, hand: int) -> None:
-        work(self._queue, self._slots, self._receiver, self._bundles, self._answers, self._layout.threads, hand)
-
-    def _take_steps(self, hand: int) -> None:
-        if self._layout.device.type == "cpu":
-            priorities.lower_own()
-        take_steps(self._queue, self._slots, self._bundles, self._answers, self._layout.threads, hand)
-
     def _end(self, answering: threading.Thread) -> None:
-        unread = self._fetching.unread()  # first: what arrives before the next line is in both
+        unread = self._receiver.unread()  # first: what arrives before the next line is in both
         unfinished = self._slots.stop()
         self._answers.close(answering, self._settings.drain_timeout)
         self._heartbeat.end()
@@ -191,25 +163,19 @@ class Worker:
 
     def _measure(self) -> None:
         while self._heartbeat.state != "draining":
-            served = self._bundles.served_ids()
-            if not self._bundles.loading and not self._rechecks.look(served):
-                self._tunings.look(served)
+            if not self._bundles.loading:
+                self._tuner.look(self._bundles.served_ids())
             time.sleep(WATCH_EVERY)
 
     def _warm_up(self, bundle: Bundle) -> Warm:
-        warm = warm_up(bundle, self._layout, self._settings.dtype, self._kept, self._settings.backend, self._memory)
-        self._rechecks.loaded(bundle, warm)
-        self._expect(bundle, warm)
+        warm = self._loader.warm_up(bundle)
+        self._tuner.loaded(bundle, warm)
+        self._slots.expect(warm.steps, long=bool(warm.executor.unit))
         return warm
 
     def _swap(self, bundle: Bundle, warm: Warm) -> None:
         self._bundles.swap(bundle, warm)
-        self._expect(bundle, warm)
-
-    def _expect(self, bundle: Bundle, warm: Warm) -> None:
         self._slots.expect(warm.steps, long=bool(warm.executor.unit))
-        if not warm.measured.is_nothing:
-            self._tunings.loaded(bundle, warm)
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:

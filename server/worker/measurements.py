@@ -22,9 +22,9 @@ import msgspec
 import torch
 
 from models.bundle import BundleSpec
+from server.scheduler.step_times import ALMOST, StepTimes
 from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes
-from server.worker.budget import ALMOST, StepTimes
 from server.worker.layout import Layout
 from server.worker.stepwise import Usual
 

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 from prometheus_client import Counter
 
+from models.actions.account import STAGES
 from models.layers.steps import ExcessiveJob, UnusableInput
 from server.arrays import Array
 from server.queue.delivery import Delivery
@@ -16,10 +17,8 @@ from server.queue.errors import RedisAway
 from server.queue.job import Failure, Progress, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
-from server.telemetry.metrics import WorkerMetrics
-from server.telemetry.noting import Observations
-from server.worker.counted_outputs import count_outputs
-from server.worker.results import Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
+from server.telemetry.metrics import Observations, WorkerMetrics
+from server.worker.executors import Answer, Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
 
 log = logs.get(__name__)
 
@@ -85,24 +84,25 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
                 metrics.step_leaves.labels(*job.bundle.split("@"), result.how).inc()
         case TooLarge():
             """Its halves follow."""
-        case Refused(error=UnusableInput()):
-            log.info("input refused", bundle=result.job.bundle, job=result.job.job.id, reason=str(result.error), **result.job.job.trace)
-            failure = Failure(kind="unusable-input", detail=str(result.error))
-            queue.finish([(result.job, Reply(id=result.job.job.id, worker=queue.id, failure=failure))])
-            metrics.failures.labels(result.job.bundle.partition("@")[0], failure.kind).inc()
-        case Refused(error=ExcessiveJob()):
-            failure = Failure(kind="excessive", detail=str(result.error))
-            queue.finish([(result.job, Reply(id=result.job.job.id, worker=queue.id, failure=failure))])
-            metrics.failures.labels(result.job.bundle.partition("@")[0], "excessive").inc()
-        case Refused():
-            reason = f"{type(result.error).__name__}: {result.error}"
-            log.error("model failed on a job", bundle=result.job.bundle, job=result.job.job.id, reason=reason, **result.job.job.trace)
-            queue.dead_letter(result.job, reason, kind="model-error")
+        case Refused(job=job, error=UnusableInput() | ExcessiveJob() as error):
+            kind = "unusable-input" if isinstance(error, UnusableInput) else "excessive"
+            if kind == "unusable-input":
+                log.info("input refused", bundle=job.bundle, job=job.job.id, reason=str(error), **job.job.trace)
+            _fail(queue, [job], kind, str(error))
+            metrics.failures.labels(job.bundle.partition("@")[0], kind).inc()
+        case Refused(job=job, error=error):
+            reason = f"{type(error).__name__}: {error}"
+            log.error("model failed on a job", bundle=job.bundle, job=job.job.id, reason=reason, **job.job.trace)
+            queue.dead_letter(job, reason, kind="model-error")
             metrics.dead_letters.inc()
-            metrics.failures.labels(result.job.bundle.partition("@")[0], "model-error").inc()
-        case Unserved():
-            gone = [Failure(kind="unloaded", detail=f"{job.bundle} was unloaded") for job in result.jobs]
-            queue.finish([(job, Reply(id=job.job.id, worker=queue.id, failure=why)) for job, why in zip(result.jobs, gone, strict=True)])
+            metrics.failures.labels(job.bundle.partition("@")[0], "model-error").inc()
+        case Unserved(jobs=[first, *_] as jobs):
+            _fail(queue, jobs, "unloaded", f"{first.bundle} was unloaded")
+
+
+def _fail(queue: WorkerQueue, jobs: list[Delivery], kind: str, detail: str) -> None:
+    failure = Failure(kind=kind, detail=detail)
+    queue.finish([(job, Reply(id=job.job.id, worker=queue.id, failure=failure)) for job in jobs])
 
 
 def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
@@ -152,7 +152,23 @@ def _count(batch: Computed, metrics: WorkerMetrics) -> None:
         _count_steps(batch, metrics)
     for answer in batch.answers:
         wait.observe(answer.batch_wait)
-        count_outputs(metrics, answer.job.bundle, answer.outputs)
+        _count_outputs(metrics, answer)
+
+
+def _count_outputs(metrics: WorkerMetrics, answer: Answer) -> None:
+    """Add what the answers of single tasks tell: points of scenes that were asked, and seconds of videos by stage."""
+    labels, outputs = answer.job.bundle.split("@"), answer.outputs
+    if "queries" in outputs:
+        asked, grid = outputs["queries"].tolist()
+        metrics.queries.labels(*labels).inc(asked)
+        metrics.queries_saved.labels(*labels).inc(max(0, grid - asked))
+        metrics.levels.labels(*labels).inc(int(outputs["levels"]))
+        metrics.points.labels(*labels).inc(int(outputs["points"]))
+    if "counts" in outputs:
+        for counter, count in zip(metrics.watched, outputs["counts"].tolist(), strict=True):
+            counter.labels(*labels).inc(count)
+        for stage, seconds in zip(STAGES, outputs["stages"].tolist(), strict=True):
+            metrics.watched_stages.labels(*labels, stage).inc(seconds)
 
 
 def _count_steps(batch: Computed, metrics: WorkerMetrics) -> None:
@@ -168,7 +184,7 @@ def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, Observati
     labels = bundle.split("@")
     return (
         metrics.batches.labels(*labels),
-        metrics.notes.observations(metrics.batch_size.labels(*labels)),
-        metrics.notes.observations(metrics.inference.labels(*labels)),
-        metrics.notes.observations(metrics.batch_wait.labels(*labels)),
+        metrics.notes.of(Observations(metrics.batch_size.labels(*labels))),
+        metrics.notes.of(Observations(metrics.inference.labels(*labels))),
+        metrics.notes.of(Observations(metrics.batch_wait.labels(*labels))),
     )

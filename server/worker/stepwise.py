@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.layers.steps import State
-from models.loading import Advanced, Ended
+from models.loading import Ended, LoadedSteps
 from server.queue.delivery import Delivery
-from server.worker.executors import Outcome, Streams, halving
-from server.worker.results import Answer, Computed, Left, Refused, Report, Reports, read_arrays, with_returned
+from server.worker.executors import Answer, Computed, Left, Outcome, Refused, Report, Reports, Streams, halving, read_arrays, with_returned
 
 REPORT_EVERY = 0.2
 """Seconds between two reports of one job."""
@@ -30,33 +29,18 @@ MEMORY = 16
 """Number of jobs over which the mean number of steps, and of seconds to start, is taken, roughly."""
 
 
-class StepsModel(Protocol):
-    """What `Stepwise` needs of `models.loading.LoadedSteps`."""
-
-    @property
-    def unit(self) -> str: ...
-
-    def start(self, arrays: Sequence[Mapping[str, Any]], options: Sequence[Mapping[str, Any]]) -> list[State]: ...
-
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]: ...
-
-    def cost(self, state: State) -> float: ...
-
-    def trim(self, room: int, seconds: float) -> int: ...
-
-
 @dataclass(frozen=True)
 class Usual:
-    """What warm-up saw of a usual job."""
+    """A usual job, as warm-up saw it."""
 
     cost: float = 1.0
-    """Of its first step."""
+    """Cost of its first step."""
     total: int = 1
     """Number of its steps."""
     nbytes: int = 0
-    """Of its state."""
+    """Bytes of its state."""
     start_seconds: float = 0.0
-    """What starting it took."""
+    """Seconds to start it."""
 
     def plausible(self) -> bool:
         return self.cost > 0 and isfinite(self.cost) and self.total > 0 and self.nbytes >= 0 and 0 <= self.start_seconds < LONGEST_START
@@ -74,27 +58,31 @@ class Resident:
     reported: float
     """Monotonic seconds of the last report."""
     nbytes: int
-    """Of the state."""
-    form: StepsModel
+    """Bytes of the state."""
+    form: LoadedSteps
     """The model as it began with: in its number format."""
 
 
 class Stepwise:
     """Takes steps of jobs of one bundle."""
 
-    def __init__(self, model: StepsModel, device: torch.device, usual: Usual | None = None) -> None:
+    def __init__(self, model: LoadedSteps, device: torch.device, usual: Usual | None = None) -> None:
         self.model = model
         self.usual = usual or Usual()
         self._streams = Streams(device)
         self._residents: dict[tuple[str, str], Resident] = {}
         """By stream and entry id."""
-        self._nbytes = 0
+        self.nbytes = 0
+        """Bytes of all states that are kept."""
+        self.state_bytes = self.usual.nbytes
+        """Bytes to expect of one more job: those of the largest state seen."""
+        self.mean_total = float(self.usual.total)
+        """Steps of a job, of those that ended lately."""
+        self.start_seconds = self.usual.start_seconds
+        """Seconds to start a job, of those that started lately."""
         self._lock = threading.Lock()
-        self._largest = self.usual.nbytes
-        self._mean_total = float(self.usual.total)
-        self._start_seconds = self.usual.start_seconds
 
-    def change_form(self, model: StepsModel, usual: Usual) -> None:
+    def change_form(self, model: LoadedSteps, usual: Usual) -> None:
         """From now on jobs start with this model, in another number format; those that have started end with theirs."""
         self.model, self.usual = model, usual
 
@@ -106,26 +94,6 @@ class Stepwise:
     def residents(self) -> int:
         """Number of jobs that have started and not ended."""
         return len(self._residents)
-
-    @property
-    def nbytes(self) -> int:
-        """Of all states that are kept."""
-        return self._nbytes
-
-    @property
-    def state_bytes(self) -> int:
-        """To be expected of one more job: the largest state seen."""
-        return self._largest
-
-    @property
-    def mean_total(self) -> float:
-        """Steps of a job, of those that ended lately."""
-        return self._mean_total
-
-    @property
-    def start_seconds(self) -> float:
-        """What it takes to start a job, of those that started lately."""
-        return self._start_seconds
 
     def trim(self, room: int, seconds: float) -> int:
         """Let the model forget what it keeps of ended jobs beyond `room` bytes or `seconds`. Returns the bytes that it still keeps."""
@@ -178,7 +146,7 @@ class Stepwise:
         with self._lock:
             for job, state in zip(jobs, states, strict=True):
                 self._keep(job, Resident(state, started - job.pulled_at, seconds, started, state.nbytes, model))
-            self._start_seconds += (seconds / len(jobs) - self._start_seconds) * min(1.0, len(jobs) / MEMORY)
+            self.start_seconds += (seconds / len(jobs) - self.start_seconds) * min(1.0, len(jobs) / MEMORY)
         return Computed(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
 
     def _step(self, jobs: list[Delivery]) -> Computed:
@@ -198,7 +166,7 @@ class Stepwise:
                 inference = resident.inference + seconds
                 if isinstance(outcome, Ended):
                     self._forget(job)
-                    self._mean_total += (resident.state.done + 1 - self._mean_total) / MEMORY
+                    self.mean_total += (resident.state.done + 1 - self.mean_total) / MEMORY
                     computed.answers.append(Answer(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
                     continue
                 reported = started if now else resident.reported
@@ -211,12 +179,12 @@ class Stepwise:
     def _keep(self, job: Delivery, resident: Resident) -> None:
         before = self._residents.get(_key(job))
         self._residents[_key(job)] = resident  # others look at it without the lock: it is never gone in between
-        self._nbytes += resident.nbytes - (before.nbytes if before is not None else 0)
-        self._largest = max(self._largest, resident.nbytes)
+        self.nbytes += resident.nbytes - (before.nbytes if before is not None else 0)
+        self.state_bytes = max(self.state_bytes, resident.nbytes)
 
     def _forget(self, job: Delivery) -> None:
         if (resident := self._residents.pop(_key(job), None)) is not None:
-            self._nbytes -= resident.nbytes
+            self.nbytes -= resident.nbytes
 
     def _report(self, job: Delivery, state: State, preview: Mapping[str, NDArray[Any]] | None = None) -> Report:
         return Report(job, state.done, state.total, self.unit, dict(preview or {}))

@@ -21,9 +21,8 @@ import msgspec
 
 from kernels.memory import return_freed_memory
 from models.registry import architectures, named
-from server.process import secrecy
-from server.process.copies import MOST_BYTES, Order, Told
-from server.process.exits import MISUSE
+from server.process import system
+from server.process.supervision import MISUSE, MOST_BYTES, Order, Told
 from server.settings import Settings, load
 from server.telemetry import logs
 from server.worker.main import run_worker
@@ -35,7 +34,7 @@ SET_PDEATHSIG = 1
 
 def run_template(settings: Settings, fd: int) -> int:
     """Serve the supervisor at the other end of `fd`, until it ends. Returns, with an exit code, only where there can be no copies."""
-    secrecy.keep_from_others()
+    system.keep_from_others()
     logs.configure(settings.log_level, process="template")
     for architecture in architectures().values():
         if architecture.open is None and architecture.assemble is None:  # these import ONNX Runtime

@@ -1,6 +1,6 @@
 """Loading a bundle in the form that was measured fastest, and measuring: which number format, which backends, how long batches take.
 
-A bundle that nobody has measured here serves at once, by PyTorch in float32; `Rechecks` measures it while it serves.
+A bundle that nobody has measured here serves at once, by PyTorch in float32; `Tuner` measures it while it serves.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,15 +22,17 @@ from models.layers.steps import State
 from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
+from server.scheduler.step_times import ALMOST, ALMOST_STEPS, StepTimes
+from server.tasks.registry import TASKS
 from server.worker.backend_times import Backend, BackendTimes, Schedule
-from server.worker.backends import Backends, BackendSetting
-from server.worker.budget import ALMOST, ALMOST_STEPS, StepTimes
-from server.worker.executors import OneShot, check
+from server.worker.backends import Backends, BackendSetting, ModelMemory, usual_schedule
+from server.worker.executors import Arrays, OneShot, check
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
-from server.worker.model_memory import ModelMemory
-from server.worker.samples import Run, per_block, sample, see_usual, started, usual_schedule
-from server.worker.stepwise import Stepwise
+from server.worker.stepwise import Stepwise, Usual
+
+Run = Callable[[Layout, Callable[[], Any]], float]
+"""How a batch is run while measuring, as by `run_at_once`."""
 
 PROBE_SECONDS = 4.0
 """How long the batch sizes of one bundle may be measured, beyond the batch that is running then."""
@@ -43,7 +45,7 @@ CLEARLY_FASTER = 0.9
 """bfloat16 costs a little accuracy: it must take at most this share of float32's time."""
 REPEATS = 3
 SLOW_TO_OPEN: frozenset[Backend] = frozenset({"fused"})
-"""Backends that compile for seconds the first time: `Tuning` opens them, while nothing runs."""
+"""Backends that compile for seconds the first time: `Tuner` opens them, while nothing runs."""
 FORMATS: dict[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GRAPH_FORMATS: dict[Backend, str] = {"onnx": "float32", "int8": "int8"}
 """Formats of the backends that have weights of their own."""
@@ -55,10 +57,9 @@ class Warm:
 
     executor: OneShot | Stepwise
     steps: StepTimes
-    dtype: torch.dtype
     measured: Measured
     backends: Backends | None = None
-    """What runs its batches; None for jobs of several steps."""
+    """Backends of its batches; None for jobs of several steps."""
 
     def format(self, size: int) -> tuple[str, float | None]:
         """The number format of usual batches of `size`, and the largest difference between warm-up's answers in it and in float32."""
@@ -67,78 +68,79 @@ class Warm:
             return GRAPH_FORMATS[backend], self.backends.difference(backend)
         return self.measured.dtype, self.measured.max_difference
 
-
-def warm_up(
-    bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting = "eager", memory: ModelMemory | None = None
-) -> Warm:
-    """Load `bundle`. `dtype` is `auto`, `float32` or `bfloat16`. PyTorch alone is ready: `Tuning` opens the other backends.
-
-    What `kept` knows runs as it was measured and has been seen to run. Anything else shows in one batch that it does. Raises BundleError.
-    """
-    reason = not_served(bundle.spec)
-    if reason is not None:
-        raise BundleError(reason)
-    measured = kept.find(Conditions.of(bundle.spec, layout, dtype, backend))
-    known = measured is not None
-    if measured is None:
-        measured = Measured.nothing(_told_format(bundle.spec, dtype) or "float32", layout.largest_batch)
-    model = load(bundle, device=layout.device, dtype=FORMATS[measured.dtype])
-    backends = _backends(bundle, model, layout, backend, kept, measured.backend_times(), memory)
-    usual = measured.usual
-    if model.steps is not None and usual is None:
-        usual = see_usual(model, layout, run_at_once)
-    elif model.steps is None and not known:
-        _run(model, replace(layout, slots=1), 1, usual_schedule(model.spec), run_at_once, backends)
-    return _warm(model, backends, layout, msgspec.structs.replace(measured, usual=usual))
+    def figures(self) -> dict[str, Any]:
+        """For the log."""
+        return {
+            "dtype": self.measured.dtype,
+            "max_difference": self.measured.max_difference,
+            "batch": self.steps.best,
+            "items_per_second": round(self.steps.items_per_second, 1),
+        }
 
 
-def measure_again(
-    bundle: Bundle,
-    layout: Layout,
-    dtype: str,
-    kept: Measurements,
-    backend: BackendSetting = "eager",
-    memory: ModelMemory | None = None,
-    run: Run | None = None,
-    slots: int | None = None,
-) -> Warm:
-    """Load `bundle` in the form that is fastest now, and keep what was measured. slots: how many measure at once, all of them by default.
+@dataclass(frozen=True)
+class Loader:
+    """Loads and measures bundles for one layout. Raises BundleError."""
 
-    Raises BundleError, and whatever `run` raises.
-    """
-    model, backends, measured = _measure(
-        bundle, replace(layout, slots=slots or layout.slots), dtype, kept, backend, run or run_at_once, memory
-    )
-    kept.keep(Conditions.of(bundle.spec, layout, dtype, backend), measured)
-    if layout.device.type == "cuda":
-        torch.cuda.empty_cache()  # what was measured ran on a stream that no slot uses, and PyTorch keeps freed memory by stream
-    return _warm(model, backends, layout, measured)
+    layout: Layout
+    dtype: str
+    """`auto`, `float32` or `bfloat16`."""
+    kept: Measurements
+    backend: BackendSetting = "eager"
+    memory: ModelMemory = field(default_factory=ModelMemory)
 
+    def conditions(self, spec: BundleSpec) -> Conditions:
+        return Conditions.of(spec, self.layout, self.dtype, self.backend)
 
-def _warm(model: LoadedModel, backends: Backends | None, layout: Layout, measured: Measured) -> Warm:
-    steps = measured.step_times(ALMOST if model.steps is None else ALMOST_STEPS)
-    executor = OneShot(backends or model, layout.device) if model.steps is None else Stepwise(model.steps, layout.device, measured.usual)
-    return Warm(executor, steps, FORMATS[measured.dtype], measured, backends)
+    def warm_up(self, bundle: Bundle) -> Warm:
+        """Load `bundle`. PyTorch alone is ready: `Tuner` opens the other backends.
 
+        A form that was measured before has been seen to run. Any other shows in one batch that it does.
+        """
+        reason = not_served(bundle.spec)
+        if reason is not None:
+            raise BundleError(reason)
+        known = self.kept.find(self.conditions(bundle.spec))
+        measured = known or Measured.nothing(_told_format(bundle.spec, self.dtype) or "float32", self.layout.largest_batch)
+        model = load(bundle, device=self.layout.device, dtype=FORMATS[measured.dtype])
+        backends = self._backends(bundle, model, self.layout, measured.backend_times())
+        if model.steps is not None and measured.usual is None:
+            measured = msgspec.structs.replace(measured, usual=see_usual(model, self.layout, run_at_once))
+        elif model.steps is None and known is None:
+            _run(model, replace(self.layout, slots=1), 1, usual_schedule(model.spec), run_at_once, backends)
+        return self._warm(model, backends, measured)
 
-def _measure(
-    bundle: Bundle, layout: Layout, dtype: str, kept: Measurements, backend: BackendSetting, run: Run, memory: ModelMemory | None
-) -> tuple[LoadedModel, Backends | None, Measured]:
-    model, chosen, difference = in_the_faster_format(bundle, layout, dtype, run)
-    steps = _probe(model, layout, run)
-    if model.steps is not None:
-        return model, None, Measured.now(chosen, steps, usual=see_usual(model, layout, run), max_difference=difference)
-    backends = _backends(bundle, model, layout, backend, kept, BackendTimes(), memory)
-    if backends is None or len(backends.candidates) == 1:
-        return model, backends, Measured.now(chosen, steps, max_difference=difference)
-    backends.open(set(backends.candidates) - SLOW_TO_OPEN)
-    usual, deadline = usual_schedule(bundle.spec), time.monotonic() + PROBE_SECONDS
-    for size in sorted(steps.seconds, key=lambda size: (size != steps.best, size != 1, size)):
-        if time.monotonic() < deadline:
-            compare(backends, layout, usual, size, run)
-    for size, seconds in backends.times.best(backends.schedule(usual), backends.usable).items():
-        steps.settle(size, seconds)
-    return model, backends, Measured.now(chosen, steps, backends.times, max_difference=difference)
+    def measure(self, bundle: Bundle, run: Run | None = None, slots: int | None = None) -> Warm:
+        """Load `bundle` in the form that is fastest now, and keep what was measured. slots: how many measure at once, all of them by
+        default. Also raises whatever `run` raises."""
+        run, layout = run or run_at_once, replace(self.layout, slots=slots or self.layout.slots)
+        model, chosen, max_difference = in_the_faster_format(bundle, layout, self.dtype, run)
+        steps = _probe(model, layout, run)
+        usual = see_usual(model, layout, run) if model.steps is not None else None
+        backends = self._backends(bundle, model, layout, BackendTimes())
+        if backends is not None and len(backends.candidates) > 1:
+            backends.open(set(backends.candidates) - SLOW_TO_OPEN)
+            schedule, deadline = usual_schedule(bundle.spec), time.monotonic() + PROBE_SECONDS
+            for size in sorted(steps.seconds, key=lambda size: (size != steps.best, size != 1, size)):
+                if time.monotonic() < deadline:
+                    compare(backends, layout, schedule, size, run)
+            for size, seconds in backends.times.best(backends.schedule(schedule), backends.usable).items():
+                steps.settle(size, seconds)
+        measured = Measured.now(chosen, steps, backends.times if backends is not None else None, usual, max_difference)
+        self.kept.keep(self.conditions(bundle.spec), measured)
+        if layout.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was measured ran on a stream that no slot uses, and PyTorch keeps freed memory by stream
+        return self._warm(model, backends, measured)
+
+    def _backends(self, bundle: Bundle, model: LoadedModel, layout: Layout, times: BackendTimes) -> Backends | None:
+        if model.steps is not None:
+            return None
+        return Backends(bundle, model, layout, self.backend, self.kept.graphs, sample(bundle.spec, 2), times, self.memory)
+
+    def _warm(self, model: LoadedModel, backends: Backends | None, measured: Measured) -> Warm:
+        steps, device = measured.step_times(ALMOST if model.steps is None else ALMOST_STEPS), self.layout.device
+        executor = OneShot(backends or model, device) if model.steps is None else Stepwise(model.steps, device, measured.usual)
+        return Warm(executor, steps, measured, backends)
 
 
 def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int, run: Run) -> None:
@@ -176,20 +178,6 @@ def _own_seconds(layout: Layout, work: Callable[[], Any], run: Run) -> float:
     return sum(spent) / len(spent) if layout.device.type == "cpu" and layout.threads == 1 else seconds
 
 
-def _backends(
-    bundle: Bundle,
-    model: LoadedModel,
-    layout: Layout,
-    setting: BackendSetting,
-    kept: Measurements,
-    times: BackendTimes,
-    memory: ModelMemory | None,
-) -> Backends | None:
-    if model.steps is not None:
-        return None
-    return Backends(bundle, model, layout, setting, kept.graphs, sample(bundle.spec, 2), times, memory)
-
-
 def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
     """Do `work` in every slot at the same time; the mean seconds it took."""
 
@@ -201,6 +189,30 @@ def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
 
     with ThreadPoolExecutor(layout.slots) as pool:
         return sum(pool.map(timed, range(layout.slots))) / layout.slots
+
+
+def sample(spec: BundleSpec, size: int) -> Arrays:
+    """The arrays of a job that its task calls usual, `size` times. Raises BundleError."""
+    task = TASKS.get(spec.task)
+    if task is None:
+        raise BundleError(f"{spec.id}: task {spec.task} is not served yet by this version")
+    return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
+
+
+def started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:
+    """Jobs before their first step."""
+    assert model.steps is not None
+    jobs = [{name: rows[i] for name, rows in sample(model.spec, size).items()} for i in range(size)]
+    return model.steps.start(jobs, [{"merge": schedule.expand(model.depth)}] * size)
+
+
+def see_usual(model: LoadedModel, layout: Layout, run: Run) -> Usual:
+    """Start a usual job and take its first step, in one slot."""
+    assert model.steps is not None
+    steps, states, layout = model.steps, list[State](), replace(layout, slots=1)
+    seconds = run(layout, lambda: states.extend(started(model, 1, usual_schedule(model.spec))))
+    run(layout, lambda: steps.step(states, [False]))
+    return Usual(steps.cost(states[0]), states[0].total, states[0].nbytes, seconds)
 
 
 def _told_format(spec: BundleSpec, dtype: str) -> Format | None:
@@ -230,7 +242,7 @@ def difference(exact: LoadedModel, short: LoadedModel) -> float | None:
     architectures run in float32."""
     if exact.steps is not None:
         return None
-    given, options = sample(exact.spec, 1), {"merge": per_block(exact, usual_schedule(exact.spec))}
+    given, options = sample(exact.spec, 1), {"merge": usual_schedule(exact.spec).expand(exact.depth)}
     own, other = exact.forward(given, options), short.forward(given, options)
     return max(float(np.abs(own[name].astype(np.float64) - other[name]).max(initial=0.0)) for name in own)
 
@@ -252,12 +264,10 @@ def _probe(model: LoadedModel, layout: Layout, run: Run) -> StepTimes:
 
 
 class Took(NamedTuple):
-    """Seconds."""
-
     batch: float
-    """Of a forward pass or step."""
+    """Seconds of a forward pass or step."""
     whole: float
-    """With the start of the jobs that took the step."""
+    """The same with the start of the jobs that took the step."""
 
 
 def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run: Run) -> Took:
@@ -280,7 +290,7 @@ def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule,
         start = run(layout, lambda: jobs.append(started(model, size, schedule)))
         step = run(layout, lambda: steps.step(jobs.pop(), [False] * size))
         return Took(step, start + step)
-    arrays, options = sample(model.spec, size), {"merge": per_block(model, schedule)}
+    arrays, options = sample(model.spec, size), {"merge": schedule.expand(model.depth)}
     forward = model.forward if backends is None else backends.prepare
     seconds = run(layout, lambda: check(forward(arrays, options), size, model.spec))
     return Took(seconds, seconds)

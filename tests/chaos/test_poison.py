@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from models.loading import load
-from server.process.exits import STUCK
+from server.process.supervision import STUCK
 from server.queue import keys
 from server.queue.job import WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings

@@ -13,7 +13,7 @@ import pytest
 
 from server.gateway import turns as turns_module
 from server.gateway.turns import HeavyClients, Turns
-from server.process.priorities import LOW
+from server.process.system import LOW
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
-from server.telemetry.noting import Amount, Level, Observations
+from server.telemetry.metrics import Amount, Level, Observations
 
 VALUES = (0.05, 0.1, 0.2, 0.5, 0.7, 1.0, 3.0, 0.0)
 

@@ -12,16 +12,13 @@ import torch
 from models.bundle import Bundle
 from models.loading import load
 from server.queue.delivery import Delivery
-from server.worker.backends import Backends
-from server.worker.executors import OneShot
+from server.worker.backends import Backends, ModelMemory
+from server.worker.executors import Computed, OneShot
 from server.worker.layout import GPU_SLOTS, Layout
 from server.worker.measurements import Measurements
-from server.worker.model_memory import ModelMemory
-from server.worker.results import Computed
-from server.worker.samples import sample
-from server.worker.warmup import warm_up
+from server.worker.warmup import Loader, sample
 from tests.bundles import write_tiny_vit
-from tests.worker.deliveries import delivery
+from tests.scheduler.deliveries import delivery
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
 
@@ -53,7 +50,7 @@ def answers(executor: OneShot, asked: list[Delivery]) -> np.ndarray:
 
 
 def test_a_worker_answers_what_the_cpu_does(bundle: Bundle) -> None:
-    warm = warm_up(bundle, LAYOUT, "float32", Measurements(None), "auto")
+    warm = Loader(LAYOUT, "float32", Measurements(None), "auto").warm_up(bundle)
     assert isinstance(warm.executor, OneShot)
     asked = jobs(5)
     np.testing.assert_allclose(answers(warm.executor, asked), expected(bundle, asked), rtol=1e-3, atol=1e-3)

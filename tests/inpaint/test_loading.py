@@ -13,19 +13,19 @@ from models.spec import Clip
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.stepwise import Stepwise
-from server.worker.warmup import Warm, warm_up
+from server.worker.warmup import Loader, Warm
 from tests.bundles import write_tiny_diffmae
 
 
 def warm(bundle: object, dtype: str = "auto") -> Warm:
     layout = Layout(device=torch.device("cpu"), slots=1, threads=1, largest_batch=2)
-    return warm_up(bundle, layout, dtype, Measurements(None))  # type: ignore[arg-type]
+    return Loader(layout, dtype, Measurements(None)).warm_up(bundle)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_they_are_served_in_float32(tmp_path: Path, dtype: str) -> None:
     loaded = warm(write_tiny_diffmae(tmp_path), dtype)
-    assert loaded.dtype == torch.float32
+    assert loaded.measured.dtype == "float32"
     assert isinstance(loaded.executor, Stepwise) and loaded.executor.unit == "steps"
     assert (loaded.executor.usual.cost, loaded.executor.usual.total) == (4 + SAMPLE_COST, 100), (
         "a quarter of 16 patches is missing, in 100 steps"

@@ -90,13 +90,13 @@ def test_a_ramp_is_the_same_in_a_turned_image(size: tuple[int, int], seed: int) 
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_ramp_does_not_depend_on_how_many_columns_are_computed_at_once(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_a_ramp_does_not_depend_on_how_much_is_computed_at_once(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     generator = np.random.default_rng(seed)
     mask = generator.random((20, 90)) < generator.choice([0.9, 0.98, 0.999])
     area, feather = bounds(mask), int(generator.integers(1, 9))
     assert area is not None
     whole = ramp(mask, area, feather)
-    monkeypatch.setattr(composing, "RAMP_COLUMNS", 7)
+    monkeypatch.setattr(composing, "RAMP_TILE", 7)
     assert np.array_equal(ramp(mask, area, feather), whole)
 
 

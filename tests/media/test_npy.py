@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from server.media import npy
+from server.media.limits import InvalidPart
 
 FLOATS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -52,7 +53,7 @@ def test_floats_are_read_as_they_were_saved(array: np.ndarray) -> None:
     ],
 )
 def test_a_header_that_is_none_is_refused(data: bytes) -> None:
-    with pytest.raises(npy.BadArray, match=r"header can be read") as refused:
+    with pytest.raises(InvalidPart, match=r"header can be read") as refused:
         npy.read_header(data)
 
     assert len(str(refused.value)) < 300
@@ -68,5 +69,5 @@ def test_a_damaged_header_is_refused_or_read(seed: int) -> None:
             damaged[place] = chance.choice(np.frombuffer(b"()[]{},:'\"0123456789-+*.jLf \\\n\0#", np.uint8))
         try:
             npy.read(bytes(damaged), npy.read_header(bytes(damaged)))
-        except npy.BadArray:
+        except InvalidPart:
             continue

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.media import plain_jpeg
-from server.media.images import Decoder, ImageError
+from server.media.images import Decoder, ImageError, plain_jpeg
 
 LIMIT = 1_000_000
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
@@ -31,7 +30,7 @@ def turned() -> Image.Exif:
 @pytest.mark.parametrize("how", [{}, {"quality": 20}, {"subsampling": 0}, {"optimize": True}, {"comment": b"a word"}, {"dpi": (300, 300)}])
 def test_the_pixels_are_those_of_pillow(how: dict[str, Any]) -> None:
     data = jpeg(**how)
-    image = plain_jpeg.decoded(data, LIMIT)
+    image = plain_jpeg(data, LIMIT)
     assert image is not None
     assert np.array_equal(image, Image.open(io.BytesIO(data)))
 
@@ -53,7 +52,7 @@ def test_the_pixels_are_those_of_pillow(how: dict[str, Any]) -> None:
     ids=["progressive", "turned", "grey", "inks", "profile", "large", "truncated", "no frame", "no tables", "text"],
 )
 def test_whatever_is_unusual_or_damaged_is_left_to_pillow(data: bytes) -> None:
-    assert plain_jpeg.decoded(data, LIMIT) is None
+    assert plain_jpeg(data, LIMIT) is None
 
 
 def test_the_limit_on_pixels_holds_and_pillow_says_so() -> None:

@@ -10,9 +10,9 @@ import io, logging
 import numpy as np
 from PIL import Image
 from server.media import depth
-from server.media.errors import MediaError
+from server.media.limits import MediaError
 from server.media.images import Decoder
-from server.media.silence import silence_decoders
+from server.media.images import silence_decoders
 
 logging.basicConfig(level="INFO")
 logging.captureWarnings(True)

@@ -10,7 +10,7 @@ from models.mcc import scenes
 from models.spec import Space
 from server.media import views
 from server.media.depth import Camera
-from server.media.views import NothingSeen
+from server.media.limits import InvalidPart
 from training.data.rgbd import unprojected
 
 HEIGHT, WIDTH = 60, 90
@@ -49,7 +49,7 @@ def test_an_object_is_seen_as_in_training(source: int | None, size: int, seen: i
     assert 0 < found.sum() < found.size
     np.testing.assert_allclose(made.seen[found], expected.seen[0].numpy()[wanted], atol=1e-4)
     some = points[mask][:5]
-    np.testing.assert_allclose(made.to_metres(some / made.scale - made.centre), some, atol=1e-5)
+    np.testing.assert_allclose(views.to_metres(some / made.scale - made.centre, made.scale, made.centre), some, atol=1e-5)
 
 
 def test_a_scene_is_seen_as_in_training() -> None:
@@ -74,5 +74,5 @@ def test_depth_too_sparse_to_be_resized_is_refused() -> None:
     image, points, mask = capture()
     points[:, ::2] = np.nan
     points[::2] = np.nan
-    with pytest.raises(NothingSeen, match="too few neighbouring pixels were seen"):
+    with pytest.raises(InvalidPart, match="too few neighbouring pixels were seen"):
         views.view(image, points, mask, Space(), image_size=32, seen_size=16)

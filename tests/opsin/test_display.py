@@ -23,8 +23,7 @@ from opsin.mapping import Outcome, Outcomes
 from opsin.pictures import png
 from opsin.reconstruction import Reconstruction, reconstruction
 from opsin.results import classifications
-from server.media.glb import Primitive, rgba, to_glb
-from server.media.point_files import to_npz, to_ply
+from server.media.shapes import Primitive, rgba, to_glb, to_npz, to_ply
 from tests.opsin.scripted import RESULT
 
 POINTS = np.array([[0, 0, 1], [0.5, 0, 1], [0, -0.25, 2], [0.1, 0.2, 1.5]], np.float32)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from models.media.video import ClipLimits, probe
-from server.process.child_room import ChildRoom
+from server.sandbox.child import Sandbox
 from tests.bundles import write_null
 from tests.pictures import picture
 from tests.service import serve
@@ -52,11 +52,11 @@ def test_a_decoder_of_videos_gets_none_of_our_environment() -> None:
 
 
 @pytest.mark.usefixtures("_secrets")
-async def test_a_child_that_presents_gets_none_of_our_environment() -> None:
-    room = ChildRoom("tests.process.work:work", memory_bytes=4 * 2**30, seconds=60)
-    await room.run(b"a")
-    assert room.pid is not None and is_harmless(environment_of(room.pid))
-    await room.close()
+def test_a_child_that_presents_gets_none_of_our_environment() -> None:
+    sandbox = Sandbox("tests.sandbox.work:work", memory_bytes=4 * 2**30, seconds=60)
+    sandbox.run(b"a")
+    assert sandbox.pid is not None and is_harmless(environment_of(sandbox.pid))
+    sandbox.close()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")

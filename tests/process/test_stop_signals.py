@@ -9,7 +9,7 @@ import pytest
 
 CODE = """
 import os, signal
-from server.process.stop_signals import StopSignals
+from server.process.system import StopSignals
 {before}
 signals = StopSignals()
 for number in {sent}:

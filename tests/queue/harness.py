@@ -21,7 +21,7 @@ import numpy as np
 import redis
 
 from server.arrays import Array
-from server.process.tied import tied_to_parent
+from server.process.system import tied_to_parent
 from server.queue.dispatch import Dispatcher, DispatcherTimings
 from server.queue.job import WORKER_FORMS, Job, Priority, Reply, ServedBundle, WorkerInfo
 from server.queue.record import RecordsLoad

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from server.queue.dispatch import DeadlinePassed, Dispatcher, QueueFull
-from server.queue.room import GROUP_BYTES
+from server.queue.enqueuer import GROUP_BYTES
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     BUNDLE,

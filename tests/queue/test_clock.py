@@ -7,8 +7,8 @@ import asyncio
 import pytest
 import redis
 
+from server.queue.async_link import AsyncLink
 from server.queue.dispatch import Dispatcher
-from server.queue.presence import Presence
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import QUEUE, STREAM, a_job, answer_of, ask, echo, eventually, gateway, pulled, redis_at
 from tests.queue.test_records import admit, read
@@ -26,8 +26,8 @@ async def test_a_job_whose_keys_expired_when_the_clock_went_forward_is_answered(
     async with gateway(url) as us:
         request = asyncio.create_task(us.submit_all([await a_job(us, 7)]))
         [lost] = await pulled(worker)
-        set_clock = Presence.set_clock
-        monkeypatch.setattr(Presence, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
+        set_clock = AsyncLink.set_clock
+        monkeypatch.setattr(AsyncLink, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
         db.delete(f"job:{lost.job.id}")
         assert worker.begin([lost], 0) == []  # it has ended, as far as the worker can know
         [again] = await pulled(worker)
@@ -40,7 +40,7 @@ async def test_a_job_whose_keys_expired_when_the_clock_went_forward_is_answered(
 
 async def behind(us: Dispatcher) -> None:
     """As if Redis' clock had been set an hour forward since this gateway read it."""
-    us._presence.set_clock(await us.now_ms() - HOUR_MS)
+    us._link.set_clock(await us.now_ms() - HOUR_MS)
 
 
 async def test_what_is_asked_before_anybody_has_noticed_that_the_clock_went_forward_is_answered(url: str, worker: WorkerQueue) -> None:

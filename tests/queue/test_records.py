@@ -15,10 +15,10 @@ import redis
 
 from server.arrays import Array
 from server.queue.dispatch import Dispatcher
+from server.queue.enqueuer import INLINE_BYTES
 from server.queue.job import VERSION, Job, Progress, Reply, encode_arrays
 from server.queue.pieces import Freight
 from server.queue.record import Draft, NoRoomForResults, Record
-from server.queue.room import INLINE_BYTES
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import (
     BUNDLE,

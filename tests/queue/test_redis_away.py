@@ -294,7 +294,7 @@ async def test_line_6_a_gateway_starts_before_its_redis(tmp_path: Path) -> None:
 async def test_line_6_the_log_of_a_gateway_says_once_that_redis_is_away_and_once_that_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "server.queue.presence")
+    caplog.set_level(logging.INFO, "server.queue.async_link")
     port = free_port()
     async with gateway(f"redis://127.0.0.1:{port}/0") as us:
         await eventually(lambda: bool(caplog.records))

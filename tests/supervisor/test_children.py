@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.process.exits import STUCK, Reason
+from server.process.supervision import STUCK, Reason
 from server.settings import Settings
 from server.supervisor.children import FIRST_PAUSE, LONGEST_PAUSE, Child, Death
 from tests.service import eventually
@@ -42,7 +42,7 @@ def test_deaths_before_ready_make_the_pause_double_up_to_a_bound() -> None:
     for _ in range(6):
         process.start()
         reaped(process)
-        pauses.append(process.pause)
+        pauses.append(process.pause.seconds)
         assert not process.due
     assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
 
@@ -60,7 +60,7 @@ def test_a_program_that_cannot_be_executed_is_tried_again_later(monkeypatch: pyt
     with monkeypatch.context() as full:
         full.setattr(subprocess, "Popen", no_room)
         process.start()
-    assert (process.pid, process.pause, process.due) == (0, FIRST_PAUSE, False)
+    assert (process.pid, process.pause.seconds, process.due) == (0, FIRST_PAUSE, False)
     process.start()
     assert process.pid
     reaped(process)

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.process.loading import REFUSED, TOLD
+from server.process.supervision import LOADING, REFUSED
 from server.supervisor import losses
 from server.supervisor.losses import Losses
 from tests.bundles import write_null, write_tiny_vit
@@ -47,7 +47,7 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def die(of: Losses, worker: int, content: str, status: int) -> str:
     """What the next worker is told not to load."""
-    Path(of.environment(worker)[TOLD]).write_text(content)
+    Path(of.environment(worker)[LOADING]).write_text(content)
     of.died(worker, status)
     return of.environment(worker)[REFUSED]
 

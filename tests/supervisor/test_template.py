@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.supervisor.template import copies_serve
+from server.supervisor.children import copies_serve
 from tests.bundles import write_tiny_vit
 from tests.pictures import picture
 from tests.service import Service, eventually, serve

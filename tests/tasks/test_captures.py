@@ -12,6 +12,7 @@ from PIL import Image
 from models.bundle import BundleSpec
 from models.spec import Space
 from server.media.images import Decoder
+from server.media.limits import InvalidPart
 from server.tasks import captures
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import Reconstruct
@@ -74,7 +75,7 @@ def test_a_strip_is_made_no_square(spec: BundleSpec, shape: tuple[int, int]) -> 
     """Padded to one it would take a terabyte."""
     depth = np.full(shape, 1000, np.uint16)
     depth.flat[::3] = 1400
-    with pytest.raises(InvalidOption, match="no point is left when the map is resized to 32 × 32"):
+    with pytest.raises(InvalidPart, match="no point is left when the map is resized to 32 × 32"):
         seen(spec, {"image": png(np.zeros((*shape, 3), np.uint8)), "depth": png(depth)}, fov=FOV)
 
 

@@ -9,9 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from server.media import annotating
-from server.media.annotating import Drawn, annotated
-from server.media.video import CorruptVideo
+from server.media import video
+from server.media.video import CorruptVideo, Drawn, annotated
 from tests.video.clips import clip, every, pictures
 
 RED = (230, 25, 75)
@@ -106,6 +105,6 @@ def test_a_turned_video_is_drawn_upright() -> None:
 def test_a_clip_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CorruptVideo, match="the annotated clip cannot be made"):
         annotated(clip(every(10, 10.0))[:600], [])
-    monkeypatch.setattr(annotating, "MOST_BYTES", 10)
+    monkeypatch.setattr(video, "MOST_BYTES", 10)
     with pytest.raises(CorruptVideo, match="bytes"):
         annotated(clip(every(3, 10.0)), [])

@@ -8,7 +8,7 @@ import av
 import pytest
 
 from models.media.video import ClipLimits, Frames, VideoError, probe
-from server.media.annotating import annotated
+from server.media.video import annotated
 from tests.video.clips import number_of
 from tests.video.mixed import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, mixed
 

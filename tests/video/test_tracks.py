@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from server.media import tracks
-from server.media.tracks import InvalidTracks, TooManyTracks, Tracks
+from server.media.limits import ExcessivePart, InvalidPart
+from server.media.tracks import Tracks
 
 BOX = [0.0, 1.0, 2.0, 3.0, 4.0, 0.5]
 POSE = [0.0, [[1.0, 2.0, 0.5]] * 17]
@@ -98,7 +99,7 @@ def test_npz_is_read() -> None:
     ],
 )
 def test_other_files_are_refused_in_words(content: bytes, said: str) -> None:
-    with pytest.raises(InvalidTracks) as error:
+    with pytest.raises(InvalidPart) as error:
         read(content)
     assert said in str(error.value)
 
@@ -111,13 +112,13 @@ def test_nothing_is_unpickled() -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("person.npy", pickle.dumps(Trap()))
-    with pytest.raises(InvalidTracks):
+    with pytest.raises(InvalidPart):
         read(file.getvalue())
 
 
 def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.media.tracks.MOST_BYTES", 1000)
-    with pytest.raises(TooManyTracks, match="token: more than 1000 bytes"):
+    with pytest.raises(ExcessivePart, match="token: more than 1000 bytes"):
         read(packed(**good()))
 
 
@@ -134,7 +135,7 @@ def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     ids=["long", "people", "sightings", "boxes", "entries", "nobody"],
 )
 def test_what_is_too_much_is_refused_before_it_is_unpacked(content: bytes, said: str) -> None:
-    with pytest.raises(TooManyTracks) as error:
+    with pytest.raises(ExcessivePart) as error:
         read(content)
     assert said in str(error.value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,14 @@ from models.spec import Accuracies, Int8
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting, Runner
-from server.worker.executors import OneShot
+from server.worker.executors import Arrays, Computed, OneShot
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measurements
-from server.worker.results import Arrays, Computed
-from server.worker.tuning import Tunings
-from server.worker.warmup import Warm, measure_again, warm_up
+from server.worker.tuning import Tuner, TunerTimings
+from server.worker.warmup import Loader, Warm
 from tests.bundles import write_tiny_vit
 from tests.models.onnx.graphs import SIZE, colours, write_graph
-from tests.worker.deliveries import delivery
+from tests.scheduler.deliveries import delivery
 from tests.worker.processes import gateway, worker
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
@@ -59,21 +59,29 @@ def calibrated(bundle: Bundle, **rungs: tuple[float, float]) -> Bundle:
     return write(bundle.path.parent.parent, spec, bundle.weights_path, overwrite=True)
 
 
-def look(tunings: Tunings, bundle: Bundle) -> None:
+def loader(folder: Path) -> Loader:
+    return Loader(LAYOUT, "float32", Measurements(folder), "auto")
+
+
+def tuner_of(folder: Path, idle: bool = True) -> Tuner:
+    slots: Any = SimpleNamespace(idle=idle)
+    return Tuner(loader(folder), slots, timings=TunerTimings(head_start=0.0))
+
+
+def look(tuner: Tuner, bundle: Bundle) -> None:
     """Until it has nothing left to do."""
     for _ in range(4000):  # compiling loops may take a minute
-        tunings.look([bundle.spec.id])
-        if not tunings.waiting:
+        tuner.look([bundle.spec.id])
+        if not tuner.tuning:
             return
         time.sleep(0.05)
     raise AssertionError("the ladder does not get warm")
 
 
 def test_the_first_start_measures_and_a_restart_goes_by_it(bundle: Bundle, folder: Path) -> None:
-    kept = Measurements(folder)
-    first = measure_again(bundle, LAYOUT, "float32", kept, "auto")
+    first = loader(folder).measure(bundle)
     assert set(first.measured.backends["0,0"]) == {"eager", "onnx"}
-    again = warm_up(bundle, LAYOUT, "float32", Measurements(folder), "auto")
+    again = loader(folder).warm_up(bundle)
     assert again.measured == first.measured
 
 
@@ -214,13 +222,13 @@ def test_a_foreign_graph_runs_as_it_is_whatever_is_set(tmp_path: Path, setting: 
 
 
 def warm(bundle: Bundle, folder: Path) -> Warm:
-    return measure_again(bundle, LAYOUT, "float32", Measurements(folder), "auto")
+    return loader(folder).measure(bundle)
 
 
 def test_every_rung_is_measured_while_nothing_runs_and_remembered(bundle: Bundle, folder: Path) -> None:
-    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
-    tunings.loaded(bundle, warm(bundle, folder))
-    look(tunings, bundle)
+    tuner = tuner_of(folder)
+    tuner.loaded(bundle, warm(bundle, folder))
+    look(tuner, bundle)
     kept = Measurements(folder).find(Conditions.of(bundle.spec, LAYOUT, "float32", "auto"))
     assert kept is not None and {schedule: set(times) for schedule, times in kept.backends.items()} == {
         "0,0": {"eager", "onnx"},
@@ -234,9 +242,9 @@ def test_what_cannot_be_opened_is_not_waited_for(bundle: Bundle, folder: Path, m
 
     monkeypatch.setattr(loops, "open_loops", broken)
     made = warm(bundle, folder)
-    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
-    tunings.loaded(bundle, made)
-    look(tunings, bundle)
+    tuner = tuner_of(folder)
+    tuner.loaded(bundle, made)
+    look(tuner, bundle)
     assert made.backends is not None and all(made.backends.knows(schedule, 1) for schedule in (OFF, FAST))
     assert made.backends.choose(1, {"merge": FAST}).backend != "fused"
 
@@ -245,21 +253,21 @@ def test_weights_that_left_memory_and_cannot_be_loaded_again_end_no_worker(bundl
     """As where a folder is removed right after its bundle was ready, with OPSIN_MODEL_BYTES."""
     made = warm(bundle, folder)
     assert made.backends is not None
-    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
-    tunings.loaded(bundle, made)
+    tuner = tuner_of(folder)
+    tuner.loaded(bundle, made)
     made.backends.release()
     bundle.weights_path.unlink()
-    tunings.look([bundle.spec.id])
-    assert not tunings.waiting
+    tuner.look([bundle.spec.id])
+    assert not tuner.tuning
 
 
 def test_a_request_goes_first(bundle: Bundle, folder: Path) -> None:
-    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: False, head_start=0.0)
-    tunings.loaded(bundle, warm(bundle, folder))
-    tunings.look([bundle.spec.id])
-    assert tunings.waiting == [bundle.spec.id]
-    tunings.look([])
-    assert not tunings.waiting, "it is not loaded any more"
+    tuner = tuner_of(folder, idle=False)
+    tuner.loaded(bundle, warm(bundle, folder))
+    tuner.look([bundle.spec.id])
+    assert tuner.tuning == [bundle.spec.id]
+    tuner.look([])
+    assert not tuner.tuning, "it is not loaded any more"
 
 
 def batch(executor: OneShot, merge: tuple[int, ...], size: int = 1) -> Computed:
@@ -283,9 +291,9 @@ def test_the_first_batch_of_a_shape_is_cold_unless_it_was_warmed(bundle: Bundle,
     made = warm(bundle, folder)
     assert isinstance(made.executor, OneShot)
     assert [batch(made.executor, (3, 2), size).cold for size in (1, 1, 2, 2)] == [True, False, True, False]
-    tunings = Tunings(LAYOUT, "float32", Measurements(folder), lambda: True, head_start=0.0)
-    tunings.loaded(bundle, made)
-    look(tunings, bundle)
+    tuner = tuner_of(folder)
+    tuner.loaded(bundle, made)
+    look(tuner, bundle)
     assert not any(batch(made.executor, merge, size).cold for merge in (OFF, FAST) for size in (1, 2, 4))
 
 

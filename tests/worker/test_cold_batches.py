@@ -11,29 +11,29 @@ import numpy as np
 import torch
 
 from models.loading import load
+from server.scheduler.scheduler import Running
+from server.scheduler.slots import Slots
+from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
-from server.worker import loops, replies
-from server.worker.batcher import Batcher
-from server.worker.batches import Running
-from server.worker.budget import StepTimes
-from server.worker.executors import OneShot
-from server.worker.results import Computed
-from server.worker.slots import Slots
+from server.worker import replies
+from server.worker.executors import Computed, OneShot
+from server.worker.loops import BatchRunner
 from tests.bundles import write_tiny_vit
-from tests.worker.deliveries import delivery
+from tests.scheduler.deliveries import delivery
 
 
 def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> None:
     executor, steps, metrics = OneShot(load(write_tiny_vit(tmp_path)), torch.device("cpu")), StepTimes(4), WorkerMetrics()
-    slots = Slots(1, Batcher(lambda _bucket: steps))
+    slots = Slots(1, lambda _bucket: steps)
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor)
     queue: Any = SimpleNamespace(begin_soon=lambda jobs, slot, checked: lambda: jobs)
+    runner = BatchRunner(queue, slots, bundles, answers=bundles, layout=bundles)
 
     def run_one() -> None:
         slots.add([delivery(pixels=np.zeros((32, 32, 3), np.uint8), merge=(3, 2), queued_at=time.monotonic())])
-        running = slots.next(wait=False, looks=False)
+        running = slots.next()
         assert isinstance(running, Running)
-        [batch] = loops._run(queue, slots, bundles, running, hand=0)
+        [batch] = runner._run(running, hand=0)
         assert isinstance(batch, Computed)
         replies._count(batch, metrics)
         slots.finish(running, [])

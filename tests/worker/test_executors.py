@@ -17,10 +17,9 @@ from models.bundle import BundleSpec
 from models.loading import load
 from server.arrays import Array
 from server.queue.delivery import Delivery
-from server.worker.executors import OneShot, Streams
-from server.worker.results import Arrays, Computed, Refused, TooLarge
+from server.worker.executors import Arrays, Computed, OneShot, Refused, Streams, TooLarge
 from tests.bundles import write_tiny_vit
-from tests.worker.deliveries import delivery
+from tests.scheduler.deliveries import delivery
 
 CPU = torch.device("cpu")
 
@@ -70,7 +69,7 @@ def test_the_culprits_are_refused_and_every_other_job_is_answered_once(tiny: One
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny: OneShot) -> None:
     jobs = pictures(8)
     results = list(OneShot(SmallMemory(tiny.model.spec, room=4), CPU).run(jobs))
-    assert [result.size for result in results if isinstance(result, TooLarge)] == [8]
+    assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
     assert [result.jobs for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
 
 

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from models.bundle import Bundle, BundleError
+from server.scheduler.step_times import StepTimes
 from server.worker import loaded_bundles
-from server.worker.budget import StepTimes
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.measurements import Measured
 from server.worker.warmup import Warm
@@ -23,7 +22,7 @@ from tests.bundles import write_null, write_tiny_vit
 
 def warm() -> Warm:
     executor: Any = SimpleNamespace(unit="")
-    return Warm(executor, StepTimes(1), torch.float32, Measured.nothing("float32", 1))
+    return Warm(executor, StepTimes(1), Measured.nothing("float32", 1))
 
 
 def test_the_smallest_is_ready_first_whatever_its_name(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,14 +16,14 @@ import torch
 
 from models.bundle import Bundle, rewrite
 from models.spec import Int8
+from server.scheduler.step_times import StepTimes
 from server.worker import measurements
 from server.worker.backend_times import BACKENDS, BackendTimes
-from server.worker.budget import StepTimes
 from server.worker.layout import Layout
 from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
-from server.worker.rechecks import Rechecks, RecheckTimings
 from server.worker.stepwise import Stepwise, Usual
-from server.worker.warmup import Warm, measure_again, warm_up
+from server.worker.tuning import Tuner, TunerTimings
+from server.worker.warmup import Loader, Warm
 from tests.bundles import write_null, write_tiny_vit
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
@@ -68,8 +69,8 @@ def test_a_ladder_of_hundreds_of_rungs_is_found_again(folder: Path, conditions: 
 
 def test_a_bundle_that_was_measured_is_warm_without_measuring(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
     Measurements(folder).keep(conditions, MEASURED)
-    warm = warm_up(bundle, LAYOUT, "auto", Measurements(folder))
-    assert warm.dtype == torch.bfloat16
+    warm = Loader(LAYOUT, "auto", Measurements(folder)).warm_up(bundle)
+    assert warm.measured.dtype == "bfloat16"
     assert (warm.steps.best, warm.steps.seconds) == (2, MEASURED.seconds)
 
 
@@ -84,7 +85,7 @@ def test_a_machine_may_have_onnx_runtime_for_gpus_alone(bundle: Bundle, monkeypa
 
 
 def test_what_is_measured_is_kept(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
-    warm = measure_again(bundle, LAYOUT, "float32", Measurements(folder))
+    warm = Loader(LAYOUT, "float32", Measurements(folder)).measure(bundle)
     assert Measurements(folder).find(Conditions.of(bundle.spec, LAYOUT, "float32")) == warm.measured
     assert warm.measured.max_difference == 0.0
     assert Measurements(folder).find(conditions) is None, "another setting asks another question"
@@ -123,14 +124,14 @@ def test_a_damaged_or_foreign_file_is_ignored_and_replaced(
     the_file(folder).write_bytes(damage(content))
     assert damage(content) != content
     assert Measurements(folder).find(conditions) is None
-    warm = measure_again(bundle, LAYOUT, "auto", Measurements(folder))
+    warm = Loader(LAYOUT, "auto", Measurements(folder)).measure(bundle)
     assert Measurements(folder).find(conditions) == warm.measured
 
 
 def test_a_folder_that_cannot_be_written_only_means_measuring_again(tmp_path: Path, bundle: Bundle, conditions: Conditions) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     kept = Measurements(tmp_path / "cache")
-    assert measure_again(bundle, LAYOUT, "float32", kept).dtype == torch.float32
+    assert Loader(LAYOUT, "float32", kept).measure(bundle).measured.dtype == "float32"
     assert kept.find(conditions) is None
     Measurements(None).keep(conditions, MEASURED)
 
@@ -174,34 +175,34 @@ class Worker:
 def test_what_is_old_is_measured_again_while_nothing_runs(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
     kept = Measurements(folder)
     kept.keep(conditions, MEASURED)
-    warm = warm_up(bundle, LAYOUT, "auto", kept)
-    worker = Worker()
-    rechecks = Rechecks(LAYOUT, "auto", kept, worker, timings=RecheckTimings(quiet=0.2))
-    rechecks.loaded(bundle, warm)
+    warm = Loader(LAYOUT, "auto", kept).warm_up(bundle)
+    worker: Any = Worker()
+    tuner = Tuner(Loader(LAYOUT, "auto", kept), worker, timings=TunerTimings(quiet=0.2))
+    tuner.loaded(bundle, warm)
 
     worker.always = False
-    rechecks.look([bundle.spec.id])
+    tuner.look([bundle.spec.id])
     worker.always = True
-    rechecks.look([bundle.spec.id])
+    tuner.look([bundle.spec.id])
     assert kept.find(conditions) == MEASURED, "it has not been quiet for long enough"
     time.sleep(0.3)
-    rechecks.look([])
+    tuner.look([])
     assert kept.find(conditions) == MEASURED, "it is not loaded"
-    rechecks.look([bundle.spec.id])
+    tuner.look([bundle.spec.id])
     again = kept.find(conditions)
     assert again is not None and again.age < 60
     time.sleep(0.3)
-    rechecks.look([bundle.spec.id])
+    tuner.look([bundle.spec.id])
     assert kept.find(conditions) == again, "once is enough"
 
 
 def test_a_request_that_comes_while_measuring_goes_first(folder: Path, bundle: Bundle, conditions: Conditions) -> None:
     kept = Measurements(folder)
     kept.keep(conditions, MEASURED)
-    worker = Worker(True, True, True)
-    rechecks = Rechecks(LAYOUT, "auto", kept, worker, timings=RecheckTimings(quiet=0.0))
-    rechecks.loaded(bundle, warm_up(bundle, LAYOUT, "auto", kept))
-    rechecks.look([bundle.spec.id])
+    worker: Any = Worker(True, True, True)
+    tuner = Tuner(Loader(LAYOUT, "auto", kept), worker, timings=TunerTimings(quiet=0.0))
+    tuner.loaded(bundle, Loader(LAYOUT, "auto", kept).warm_up(bundle))
+    tuner.look([bundle.spec.id])
     assert not worker.idle, "it had begun"
     assert kept.find(conditions) == MEASURED
 
@@ -212,39 +213,42 @@ def test_what_was_measured_serves_at_once_however_long_a_batch_takes(tmp_path: P
         dtype="float32", largest=4, seconds={1: 3000.0}, at=1000.0, usual=Usual(cost=2.0, total=3, nbytes=5, start_seconds=1.0)
     )
     Measurements(folder).keep(Conditions.of(slow.spec, LAYOUT, "auto"), known)
-    warm = warm_up(slow, LAYOUT, "auto", Measurements(folder))
+    warm = Loader(LAYOUT, "auto", Measurements(folder)).warm_up(slow)
     assert isinstance(warm.executor, Stepwise) and warm.executor.usual == known.usual
 
 
 def test_what_nobody_measured_serves_in_float32_until_it_is_measured_while_nothing_runs(folder: Path, bundle: Bundle) -> None:
     kept, swapped = Measurements(folder), list[Warm]()
-    warm = warm_up(bundle, LAYOUT, "auto", kept, "auto")
-    assert (warm.dtype, warm.steps.seconds, warm.steps.best) == (torch.float32, {}, 1)
-    timings = RecheckTimings(head_start=0.0)
-    rechecks = Rechecks(LAYOUT, "auto", kept, Worker(), lambda _, warm: swapped.append(warm), timings, "auto")
-    rechecks.loaded(bundle, warm)
-    assert rechecks.look([bundle.spec.id])
+    worker: Any = Worker()
+    warm = Loader(LAYOUT, "auto", kept, "auto").warm_up(bundle)
+    assert (warm.measured.dtype, warm.steps.seconds, warm.steps.best) == ("float32", {}, 1)
+    timings = TunerTimings(head_start=0.0)
+    tuner = Tuner(Loader(LAYOUT, "auto", kept, "auto"), worker, lambda _, warm: swapped.append(warm), timings=timings)
+    tuner.loaded(bundle, warm)
+    tuner.look([bundle.spec.id])
     assert [warm.measured for warm in swapped] == [kept.find(Conditions.of(bundle.spec, LAYOUT, "auto", "auto"))]
-    assert not rechecks.look([bundle.spec.id]), "none is unmeasured any more"
+    tuner.look([bundle.spec.id])
+    assert len(swapped) == 1, "none is unmeasured any more"
 
 
 def test_what_nobody_measured_is_measured_in_one_slot_where_the_worker_is_never_idle(folder: Path, bundle: Bundle) -> None:
-    kept, worker, swapped = Measurements(folder), Worker(), list[Warm]()
+    kept, swapped = Measurements(folder), list[Warm]()
+    worker: Any = Worker()
     worker.always = False
-    timings = RecheckTimings(patience=0.0, stretch=0.0, pause=0.0)
-    rechecks = Rechecks(LAYOUT, "auto", kept, worker, lambda _, warm: swapped.append(warm), timings)
-    rechecks.loaded(bundle, warm_up(bundle, LAYOUT, "auto", kept))
-    rechecks.look([bundle.spec.id])
+    timings = TunerTimings(patience=0.0, stretch=0.0, pause=0.0)
+    tuner = Tuner(Loader(LAYOUT, "auto", kept), worker, lambda _, warm: swapped.append(warm), timings=timings)
+    tuner.loaded(bundle, Loader(LAYOUT, "auto", kept).warm_up(bundle))
+    tuner.look([bundle.spec.id])
     assert len(swapped) == 1
     assert worker.turns > 1 and worker.lent == 0, "it gives the slot back in between, and in the end"
 
 
 def test_what_a_format_costs_is_measured_and_kept(bundle: Bundle, folder: Path) -> None:
-    exact, short = (measure_again(bundle, LAYOUT, dtype, Measurements(folder)) for dtype in ("float32", "bfloat16"))
+    exact, short = (Loader(LAYOUT, dtype, Measurements(folder)).measure(bundle) for dtype in ("float32", "bfloat16"))
     assert exact.format(1) == ("float32", 0.0)
     name, difference = short.format(1)
     assert name == "bfloat16" and difference is not None and 0 < difference < 20
-    assert warm_up(bundle, LAYOUT, "bfloat16", Measurements(folder)).format(1) == (name, difference)
+    assert Loader(LAYOUT, "bfloat16", Measurements(folder)).warm_up(bundle).format(1) == (name, difference)
 
 
 def test_integers_tell_how_far_they_are_from_float32(bundle: Bundle, folder: Path) -> None:
@@ -252,7 +256,7 @@ def test_integers_tell_how_far_they_are_from_float32(bundle: Bundle, folder: Pat
     calibrated = rewrite(
         bundle, bundle.spec.model_copy(update={"int8": Int8.model_validate({"bound": 0.1, "images": 300, "rungs": measured})})
     )
-    warm = measure_again(calibrated, LAYOUT, "float32", Measurements(folder), "int8")
+    warm = Loader(LAYOUT, "float32", Measurements(folder), "int8").measure(calibrated)
     assert warm.backends is not None
     warm.backends.open()
     name, difference = warm.format(1)

@@ -10,9 +10,8 @@ import torch
 
 from models.bundle import Bundle
 from models.loading import load
-from server.worker.backends import Backends
+from server.worker.backends import Backends, ModelMemory
 from server.worker.layout import Layout
-from server.worker.model_memory import ModelMemory
 from tests.bundles import write_tiny_vit
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)

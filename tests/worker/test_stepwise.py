@@ -18,10 +18,10 @@ from models.loading import Advanced, Ended, LoadedSteps, load
 from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.worker import stepwise
-from server.worker.results import Answer, Arrays, Computed, Refused, Report, Reports, TooLarge
+from server.worker.executors import Answer, Arrays, Computed, Refused, Report, Reports, TooLarge
 from server.worker.stepwise import Stepwise
 from tests.bundles import write_null
-from tests.worker.deliveries import delivery
+from tests.scheduler.deliveries import delivery
 from tests.worker.toys import STEPS, answer_alone, pixels, steps_of, write_toy
 
 CPU = torch.device("cpu")
@@ -179,7 +179,7 @@ def test_the_culprit_of_a_failing_step_is_refused_and_the_others_lose_nothing(to
 def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedSteps) -> None:
     jobs = [job(number, 1) for number in range(8)]
     results = list(Stepwise(Fragile(toy, room=4), CPU).run(jobs))
-    assert [result.size for result in results if isinstance(result, TooLarge)] == [8]
+    assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
     assert [result.going_on for result in results if isinstance(result, Computed)] == [jobs[:4], jobs[4:]]
 
 

@@ -10,13 +10,12 @@ import torch
 
 from models.bundle import BundleError
 from server.queue.delivery import Delivery
-from server.worker import loops
-from server.worker.batcher import Batcher
-from server.worker.batches import Running
-from server.worker.budget import StepTimes
+from server.scheduler.scheduler import Running
+from server.scheduler.slots import Slots
+from server.scheduler.step_times import StepTimes
 from server.worker.executors import OneShot
-from server.worker.slots import Slots
-from tests.worker.deliveries import delivery
+from server.worker.loops import BatchRunner
+from tests.scheduler.deliveries import delivery
 
 
 class Unloadable:
@@ -30,15 +29,15 @@ def test_its_jobs_are_handed_back_and_count_as_no_steps() -> None:
     handed_back: list[Delivery] = []
     written: list[object] = []
     lost: list[str] = []
-    executor, slots = OneShot(Unloadable(), torch.device("cpu")), Slots(1, Batcher(lambda _bucket: StepTimes(4)))
+    executor, slots = OneShot(Unloadable(), torch.device("cpu")), Slots(1, lambda _bucket: StepTimes(4))
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor, lost=lambda _queue, reason: lost.append(reason))
     queue: Any = SimpleNamespace(begin_soon=lambda jobs, slot, checked: lambda: jobs, hand_back=handed_back.extend)
     answers: Any = SimpleNamespace(put=written.append, write=written.append, write_in_turn=written.append)
     jobs = [delivery(pixels=np.zeros((32, 32, 3), np.uint8)) for _ in range(3)]
     slots.add(jobs)
-    running = slots.next(wait=False, looks=False)
+    running = slots.next()
     assert isinstance(running, Running)
-    loops._compute(queue, slots, bundles, answers, running, hand=0)
+    BatchRunner(queue, slots, bundles, answers, layout=bundles)._compute(running, hand=0)
     assert {job.job.id for job in handed_back} == {job.job.id for job in running.jobs}
     assert set(lost) == {"model.safetensors: missing"}
     assert written == []

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.bundle import Bundle
 from models.loading import LoadedModel, LoadedSteps, load
-from server.worker.results import Arrays
+from server.worker.executors import Arrays
 from tests.bundles import write_null
 
 STEPS = (2, 5, 9)

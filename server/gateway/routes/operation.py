@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
-from server.process.exits import Reason
+from server.process.supervision import Reason
 from server.queue.errors import RedisAway
 from server.queue.record import OPEN, STATES
 from server.queue.scenes import SCENES

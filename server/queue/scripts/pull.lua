@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- needs: items taking
--- Takes jobs for a worker, the most urgent stream first, as many as their rooms allow, and looks at deadline, cancel and gateway of each.
+-- Takes jobs for a worker, the most urgent stream first, as many as their places allow, and looks at deadline, cancel and gateway of each.
 -- Urgency is the time at which a stream's next job was queued plus the handicap of its priority: everything gets its turn.
 -- ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, how many streams, then each one with its handicap in ms and the number of its
--- room (streams may share one), then how many jobs each room has place for.
+-- pool (streams may share one), then how many jobs each pool has place for.
 -- Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
 
 local consumer, absence_counts, streams = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
-local rooms = {}
-for i = 4 + 3 * streams, #ARGV do rooms[#rooms + 1] = tonumber(ARGV[i]) end
+local places = {}
+for i = 4 + 3 * streams, #ARGV do places[#places + 1] = tonumber(ARGV[i]) end
 local MOST_DROPPED = 256
 local now = now_ms()
 
@@ -28,9 +28,9 @@ end
 
 local waiting = {}
 for i = 4, 3 + 3 * streams, 3 do
-  local stream, handicap, room = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  if rooms[room] > 0 and call('XLEN', stream) > 0 then
-    waiting[#waiting + 1] = {stream = stream, handicap = handicap, room = room}
+  local stream, handicap, pool = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  if places[pool] > 0 and call('XLEN', stream) > 0 then
+    waiting[#waiting + 1] = {stream = stream, handicap = handicap, pool = pool}
   end
 end
 if #waiting > 1 then
@@ -58,20 +58,20 @@ end
 
 local pulled, dropped = {}, 0
 for _, candidate in ipairs(waiting) do
-  local room = candidate.room
-  while rooms[room] > 0 and dropped < MOST_DROPPED do
-    local entries = read(candidate.stream, rooms[room])
+  local pool = candidate.pool
+  while places[pool] > 0 and dropped < MOST_DROPPED do
+    local entries = read(candidate.stream, places[pool])
     for _, entry in ipairs(entries) do
       local runs
       pulled[#pulled + 1], runs = taken(candidate.stream, entry, now, absence_counts)
-      if runs then rooms[room] = rooms[room] - 1 else dropped = dropped + 1 end
+      if runs then places[pool] = places[pool] - 1 else dropped = dropped + 1 end
     end
     if #entries == 0 then break end
   end
 end
 local left = {}
 for _, candidate in ipairs(waiting) do
-  local since = rooms[candidate.room] <= 0 and next_ms(candidate.stream)
+  local since = places[candidate.pool] <= 0 and next_ms(candidate.stream)
   if since then left[#left + 1] = {candidate.stream, waiting_in(candidate.stream), since} end
 end
 return {now, pulled, left}

@@ -18,10 +18,10 @@ from models.media import patchmatch
 from models.media.patchmatch import reductions, sources
 from server.arrays import Array
 from server.queue.delivery import Delivery
-from server.worker.results import Computed, Refused
+from server.worker.executors import Computed, Refused
 from server.worker.stepwise import Stepwise
 from tests.bundles import write_tiny_diffmae
-from tests.worker.deliveries import delivery
+from tests.scheduler.deliveries import delivery
 
 SIDE = 64
 HOLE = np.zeros((SIDE, SIDE), np.uint8)

@@ -1,0 +1,91 @@
+"""Asks the operating system for what a process needs: signals to stop, priorities, secrecy, and programs that die with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+LOW = 10
+"""Nice value: a tenth of a CPU that a usual thread wants too. A lower priority would hold the interpreter's lock for too long."""
+PR_SET_DUMPABLE = 4
+_TIED = """
+import ctypes, os, signal, sys
+parent = int(sys.argv[1])
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG, kept across execve
+if os.getppid() != parent:
+    sys.exit(1)  # it died before we could be tied to it
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class StopSignals:
+    """Catches SIGTERM, SIGINT and the loss of the terminal from its creation on. A handler that sets an Event could deadlock on the Event's
+    own lock; a byte in a pipe cannot."""
+
+    def __init__(self, *, children: bool = False) -> None:
+        """children: whether a child that ends should cut a `wait` short."""
+        self._reader, writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(writer, False)
+        hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]  # `nohup`: it does not matter
+        for number in (signal.SIGTERM, signal.SIGINT, *hang_up, *([signal.SIGCHLD] if children else [])):
+            signal.signal(number, lambda _number, _frame: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._hung_up = False
+
+    def wait(self, seconds: float | None = None, also: int | None = None) -> bool:
+        """True as soon as a signal to stop comes, one for each; False after `seconds`, or as soon as a child has ended or the file
+        descriptor `also` can be read.
+
+        A terminal is lost once, however often that is said: by the shell, and by the kernel when the shell has ended."""
+        ready, _, _ = select.select([self._reader] if also is None else [self._reader, also], [], [], seconds)
+        if self._reader not in ready:
+            return False
+        number = os.read(self._reader, 1)[0]
+        if number == signal.SIGHUP:
+            known, self._hung_up = self._hung_up, True
+            return not known
+        return number != signal.SIGCHLD
+
+
+def tied_to_parent(command: Sequence[str]) -> list[str]:
+    """A command line that runs `command` (absolute path first) and dies with the thread that starts it, even when that is killed with -9.
+
+    A tiny interpreter sets PR_SET_PDEATHSIG and becomes the command. `preexec_fn` would do it without that, but it runs Python between
+    fork and exec, which can deadlock in a process with threads. Where there is no prctl (macOS) the command is returned as it is.
+    """
+    if not sys.platform.startswith("linux"):
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
+
+
+def keep_from_others() -> None:
+    """From now on no other process of the same user, such as a codec that a video took over, reads this one's environment or memory, which
+    hold passwords, and no core dump holds it. Root may, with CAP_SYS_PTRACE. Does nothing where there is no prctl (macOS)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def lower_own_priority() -> None:
+    """Lower the priority of the calling thread, for as long as it lives: nobody may raise it again. What it starts inherits it."""
+    lower_priority(threading.get_native_id())
+
+
+def lower_priority(thread: int) -> None:
+    """Lower the priority of a thread, as the system numbers it, where the system knows priorities of threads: work that nobody waits for
+    at once leaves the CPUs to other work."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, LOW)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"

@@ -1,0 +1,111 @@
+"""A function that runs in a child process, which is started when it is first needed and used again.
+
+What happens there costs the call, never the service: the child has limits of memory and time, and whatever ends it, the next call starts
+another one. The child is this module: python -m server.sandbox.child package.module:function BYTES
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+
+from models.media import confined
+from models.media.confined import Confined, ProgramDied
+from server.process.system import signal_name
+from server.telemetry import logs
+
+log = logs.get(__name__)
+
+
+class WorkFailed(Exception):
+    """The work raised, took too long, or ended its process; the message says which."""
+
+
+class Sandbox:
+    """Runs one call at a time, in whatever thread; `confined.Call` ends one from outside. The child ends with this process."""
+
+    def __init__(self, work: str, *, memory_bytes: int, seconds: float) -> None:
+        """work: `package.module:function`, from bytes to bytes. memory_bytes: of the child's address space. seconds: of one call."""
+        self._program = f"{__name__} {work} {memory_bytes}"
+        self._seconds = seconds
+        self._child: Confined | None = None
+        self._turn = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the child process; None while there is none."""
+        return None if self._child is None else self._child.pid
+
+    def run(self, message: bytes) -> bytes:
+        """The function's result. Raises WorkFailed."""
+        with self._turn:
+            try:
+                child = self._asked(message)
+                told = child.message()
+                answer = bytearray(told.get("bytes", 0))
+                child.read_into(memoryview(answer))
+                child.leave()
+            except BaseException as error:
+                self._end()
+                if isinstance(error, ProgramDied):
+                    raise WorkFailed(self._reason(error)) from None
+                raise
+        if "error" in told:
+            log.error("work in a child raised", work=self._program, traceback=told["traceback"])
+            raise WorkFailed(told["error"])
+        return bytes(answer)
+
+    def close(self) -> None:
+        """End the child, whatever it does."""
+        if (child := self._child) is not None:
+            child.kill()
+        with self._turn:
+            self._end()
+
+    def _asked(self, message: bytes) -> Confined:
+        if self._child is not None and self._child.lives:
+            self._child.ask(message)
+            return self._child
+        self._end()
+        try:
+            self._child = Confined(self._program, message, {}, patience=self._seconds)
+        except OSError as error:
+            raise WorkFailed(f"no process could be started for it ({error.strerror})") from error
+        log.info("child started", work=self._program, pid=self._child.pid)
+        return self._child
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
+
+    def _reason(self, death: ProgramDied) -> str:
+        if death.status is None:
+            return f"it took longer than {self._seconds:g} s"
+        if death.status >= 0:
+            return f"its process ended with code {death.status}"
+        return f"its process died of {signal_name(-death.status)}"
+
+
+def main(reference: str, memory_bytes: int) -> None:
+    confined.limit_memory(memory_bytes)
+    module, _, name = reference.partition(":")
+    work: Callable[[bytes], bytes] = getattr(import_module(module), name)
+    for _ in confined.requests():
+        try:
+            with open(0, "rb", closefd=False) as message:
+                answer = work(message.read())
+        except MemoryError:
+            confined.say({"error": "it needs more memory than it may have", "traceback": traceback.format_exc()})
+        except Exception as error:
+            confined.say({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        else:
+            confined.say({"bytes": len(answer)})
+            confined.send(memoryview(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,130 @@
+"""Heavy work in a child process: whatever happens to it, the next call is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from server.gateway.turns import Turns
+from server.sandbox.child import Sandbox, WorkFailed
+from tests.gateway.service import eventually
+
+MEMORY = 4 * 2**30
+
+
+WORK = "tests.sandbox.work:work"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    sandbox = Sandbox(WORK, memory_bytes=MEMORY, seconds=60)
+    yield sandbox
+    sandbox.close()
+
+
+def alive(pid: int) -> bool:
+    """A child that nobody has waited for is dead, too."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_one_child_is_used_again_and_started_when_needed(sandbox: Sandbox) -> None:
+    assert sandbox.pid is None
+    answers = await asyncio.gather(*(asyncio.to_thread(sandbox.run, message) for message in (b"a", b"b" * 3_000_000, b"print")))
+    pids = {answer.partition(b" ")[0] for answer in answers}
+    assert pids == {str(sandbox.pid).encode()}
+    assert [len(answer.partition(b" ")[2]) for answer in answers] == [1, 3_000_000, 5]
+
+
+def test_a_child_is_used_again_hundreds_of_times(sandbox: Sandbox) -> None:
+    assert len({sandbox.run(b"a") for _ in range(600)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [(b"die", "died of SIGSEGV"), (b"exit", "ended with code 3"), (b"raise", "ValueError: no such shape"), (b"fill", "needs more memory")],
+)
+def test_what_fails_costs_one_call(sandbox: Sandbox, message: bytes, reason: str) -> None:
+    with pytest.raises(WorkFailed, match=reason):
+        sandbox.run(message)
+    assert sandbox.run(b"next").endswith(b" next")
+
+
+def test_a_child_that_died_between_two_calls_costs_none(sandbox: Sandbox) -> None:
+    sandbox.run(b"start")
+    first = sandbox.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: not alive(first), "the child has ended")
+    assert sandbox.run(b"next").endswith(b" next") and sandbox.pid != first
+
+
+def test_work_that_takes_too_long_is_ended() -> None:
+    hurried = Sandbox(WORK, memory_bytes=MEMORY, seconds=5)
+    hurried.run(b"start")
+    pid = hurried.pid
+    assert pid is not None
+    with pytest.raises(WorkFailed, match=r"it took longer than 5 s"):
+        hurried.run(b"sleep")
+    assert hurried.pid is None and not alive(pid)
+
+
+async def test_a_caller_that_leaves_takes_its_work_along(sandbox: Sandbox) -> None:
+    turns = Turns(1, together=1)
+    await turns.run("a", partial(sandbox.run, b"start"))
+    pid = sandbox.pid
+    assert pid is not None
+    call = asyncio.create_task(turns.run("a", partial(sandbox.run, b"sleep")))
+    await asyncio.sleep(0.1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert (await turns.run("b", partial(sandbox.run, b"next"))).endswith(b" next")
+    assert not alive(pid)
+    turns.close()
+
+
+def test_closing_ends_the_child(sandbox: Sandbox) -> None:
+    sandbox.run(b"start")
+    pid = sandbox.pid
+    assert pid is not None and alive(pid)
+    sandbox.close()
+    assert not alive(pid)
+
+
+async def test_closing_ends_the_child_in_the_middle_of_its_work(sandbox: Sandbox) -> None:
+    sandbox.run(b"start")
+    pid = sandbox.pid
+    assert pid is not None
+    call = asyncio.create_task(asyncio.to_thread(sandbox.run, b"sleep"))
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(sandbox.close)
+    assert not alive(pid)
+    with pytest.raises(WorkFailed, match="died of SIGKILL"):
+        await call
+
+
+def test_a_child_ends_with_its_parent() -> None:
+    """Also where the parent is killed, and the child is in the middle of its work."""
+    script = (
+        "from server.sandbox.child import Sandbox\n"
+        f"sandbox = Sandbox('{WORK}', memory_bytes={MEMORY}, seconds=60)\n"
+        "sandbox.run(b'start'); print('pid:', sandbox.pid, flush=True); sandbox.run(b'sleep')\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert parent.stdout is not None
+    pid = next(int(line.split()[1]) for line in parent.stdout if line.startswith("pid: "))  # after what is logged
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    eventually(lambda: not alive(pid), "the child has ended")

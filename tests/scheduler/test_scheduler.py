@@ -1,0 +1,317 @@
+"""What a worker does next, on a clock of the test's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.queue.delivery import Delivery
+from server.scheduler.scheduler import CROWDED_BLOCK, LEAD, LONG_BLOCK, MOST_LONE, Pull, Running, Scheduler
+from server.scheduler.step_batcher import LAG, QUARTER
+from server.scheduler.step_times import StepTimes
+from tests.scheduler.deliveries import delivery
+
+
+def measured(seconds: float) -> StepTimes:
+    steps = StepTimes(8)
+    for size in (1, 2, 4, 8):
+        steps.record(size, seconds)
+    return steps
+
+
+def scheduler(slots: int = 1, seconds: float = 5.0) -> Scheduler:
+    """Batches of up to 8 that are expected to take `seconds`."""
+    steps = measured(seconds)
+    made = Scheduler(slots, lambda _bucket: steps)
+    made.expect(steps, long=False)
+    return made
+
+
+class Steps:
+    """What is asked of a stepwise bundle: nothing has started, and states are small."""
+
+    nbytes = residents = state_bytes = 0
+    start_seconds = 0.0
+
+    def weight(self, job: Delivery) -> float:
+        return 1.0
+
+    def remaining(self, job: Delivery) -> int | None:
+        return None
+
+
+class LargeSteps(Steps):
+    """Of states that leave no place for another one."""
+
+    state_bytes = 1_000
+
+
+def stepping(slots: int = 1, seconds: float = 0.001, residency: Steps | None = None) -> Scheduler:
+    steps, kept = measured(seconds), residency or Steps()
+    queue = delivery(bundle="long@1").queue
+    return Scheduler(slots, lambda _bucket: steps, lambda: {queue: kept}, state_bytes=1_000)
+
+
+def long_job(**about: Any) -> Delivery:
+    return delivery(bundle="long@1", **about)
+
+
+def take(made: Scheduler, now: float = 0.0) -> Running | None:
+    """The batch that starts, if there is one."""
+    batch = made.next_batch(now)
+    return batch if isinstance(batch, Running) else None
+
+
+def look(made: Scheduler, *found: Delivery, now: float = 1.0) -> Pull:
+    """A look at the queue, which finds these."""
+    task = made.next_look(now)
+    assert isinstance(task, Pull)
+    made.looking = False
+    made.add(list(found), now)
+    return task
+
+
+def test_an_idle_worker_waits_at_the_queue_for_one_batch() -> None:
+    pull = look(scheduler())
+    assert (pull.items, pull.block) == (8, LONG_BLOCK)
+
+
+def test_one_thread_looks_at_a_time() -> None:
+    made = scheduler()
+    assert isinstance(made.next(0.0), Pull) and isinstance(made.next(0.0), float)
+
+
+def test_what_is_found_runs_and_is_looked_for_meanwhile() -> None:
+    made, job = scheduler(slots=2), delivery()
+    look(made, job)
+    running = made.next(1.0)
+    assert isinstance(running, Running) and running.jobs == [job]
+    assert look(made).block == LONG_BLOCK
+
+
+def test_a_slot_that_is_lent_runs_nothing_and_serves_again_later() -> None:
+    made = scheduler(slots=2)
+    made.lent = 1
+    made.add([delivery(), delivery(bundle="other@1")], 0.0)
+    assert take(made) and not take(made)
+    made.lent = 0
+    assert take(made)
+
+
+def test_a_busy_worker_looks_only_shortly_before_the_end_of_its_batch_and_never_waits_at_the_queue() -> None:
+    made = scheduler(seconds=0.2)
+    made.add([delivery()], 0.0)
+    assert take(made)
+    until = made.next_look(0.0)
+    assert until == pytest.approx(0.2 - LEAD)
+    pull = look(made, now=0.2 - LEAD)
+    assert (pull.items, pull.block) == (8, 0)
+
+
+def test_no_more_batches_run_than_there_are_slots() -> None:
+    made = scheduler(seconds=0.0)
+    made.add([delivery(bucket="a"), delivery(bucket="b")], 0.0)
+    running = take(made)
+    assert running and not take(made)
+    made.finish(running, [], 0.1)
+    assert take(made)
+
+
+class TestAlone:
+    def test_a_reclaimed_job_has_the_whole_worker_to_itself(self) -> None:
+        made, orphan = scheduler(slots=2), delivery(alone=True)
+        made.add([orphan, delivery()], 0.0)
+        lone = take(made)
+        assert lone and lone.jobs == [orphan]
+        assert not made.may_reclaim and not take(made)
+        made.finish(lone, [], 0.1)
+        assert made.may_reclaim and take(made)
+
+    def test_what_is_claimed_runs_next_and_alone(self) -> None:
+        """Else the death that another batch causes would be charged to what only waited here."""
+        made, others, orphan = scheduler(slots=2), [delivery(), delivery(bucket="b")], delivery(alone=True)
+        made.add(others[:1], 0.0)
+        running = take(made)
+        assert running
+        made.add([orphan, *others[1:]], 0.0)
+        assert not take(made), "a batch runs, and what is claimed comes first"
+        made.finish(running, [], 0.1)
+        lone = take(made)
+        assert lone and lone.jobs == [orphan]
+        assert not take(made)
+
+    def test_few_of_several_steps_are_in_a_worker_at_a_time(self) -> None:
+        made = stepping()
+        for _ in range(MOST_LONE):
+            assert made.may_reclaim
+            made.add([long_job(alone=True)], 0.0)
+        assert not made.may_reclaim
+
+    def test_one_of_several_steps_lets_the_worker_go_on_between_them(self) -> None:
+        made, lone, short = stepping(slots=2), long_job(alone=True), delivery(queued_at=5.0)
+        made.add([lone], 0.0)
+        running = made.next_step(0.0)
+        assert running and running.jobs == [lone]
+        made.add([short], 6.0)
+        assert not take(made, 6.0), "nothing starts while its step runs"
+        made.finish(running, [lone], 7.0)
+        between = take(made, 7.0)
+        assert between and between.jobs == [short]
+        assert not made.next_step(7.0), "its step waits until nothing runs"
+        made.add([delivery(queued_at=60.0)], 60.0)
+        assert not take(made, 60.0), "and what came later waits for it"
+        made.finish(between, [], 61.0)
+        again = made.next_step(61.0)
+        assert again and again.jobs == [lone]
+
+    def test_the_worker_looks_for_short_jobs_while_one_of_several_steps_takes_its_step(self) -> None:
+        made, lone = stepping(), long_job(alone=True)
+        made.add([lone], 0.0)
+        for now in (1.0, 2.0, 3.0):
+            running = made.next_step(now)
+            assert running and running.jobs == [lone]
+            assert look(made, now=now).items > 0
+            made.finish(running, [lone], now)
+
+
+class TestDraining:
+    def test_claims_nothing(self) -> None:
+        made = scheduler()
+        assert made.may_reclaim
+        made.ends_by = 10.0
+        assert not made.may_reclaim
+
+    def test_runs_what_is_here_and_looks_no_more(self) -> None:
+        made = scheduler()
+        made.add([delivery()], 0.0)
+        made.ends_by = 10.0
+        running = take(made)
+        assert running
+        made.finish(running, [], 0.1)
+        assert isinstance(made.next(60.0), float)
+
+    def test_hands_back_between_steps_what_cannot_end_in_time(self) -> None:
+        made, waiting, running_job = stepping(), long_job(bucket="b"), long_job()
+        made.add([running_job], 0.0)
+        running = made.next_step(0.0)
+        assert running
+        made.add([waiting], 0.0)
+        made.ends_by = 5.0
+        assert made.leaving(0.0) == [waiting]
+        made.finish(running, [running_job], 1.0)
+        assert made.leaving(1.0) == [running_job]
+        assert not made.next_step(1.0)
+
+
+class TestLongWork:
+    def test_goes_on_with_its_next_step_and_leaves_room_for_short_jobs(self) -> None:
+        made, job = stepping(), long_job()
+        made.add([job], 0.0)
+        for now in (1.0, 2.0, 3.0):
+            running = made.next_step(now)
+            assert running and running.long and running.jobs == [job]
+            assert look(made, now=now).items > 0
+            made.finish(running, [job], now)
+        running = made.next_step(4.0)
+        assert running
+        made.finish(running, [], 4.0)
+        assert not made.next_step(5.0)
+
+    @pytest.mark.parametrize("slots", [1, 2])
+    def test_is_never_waited_for_by_short_work(self, slots: int) -> None:
+        made = stepping(slots)
+        made.add([long_job() for _ in range(20)], 0.0)
+        assert all(made.next_step(0.0) for _ in range(slots)) and not made.next_step(0.0)
+        made.add([delivery(bucket=str(number)) for number in range(slots)], 0.0)
+        assert all(take(made) for _ in range(slots)), "as many batches as there are slots"
+        assert not take(made)
+
+    @pytest.mark.parametrize("slots", [1, 2])
+    def test_that_has_had_less_than_its_share_makes_one_batch_fewer_run(self, slots: int) -> None:
+        made = stepping(slots, seconds=LAG)
+        made.add([long_job()], 0.0)
+        running = made.next_step(0.0)
+        assert running
+        made.add([delivery(bucket=str(number)) for number in range(3 * slots)], 0.0)
+        for batch in [take(made) for _ in range(slots)]:
+            assert batch
+            made.finish(batch, [], 0.1)
+        later = LAG / QUARTER / slots + 1
+        assert [take(made, later) is not None for _ in range(slots)] == [True] * (slots - 1) + [False]
+        made.finish(running, [], later)
+        assert take(made, later)
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_that_is_owed_time_stops_nothing_that_steps_wait_for(self, alone: bool) -> None:
+        """Else a worker of one slot stood still: no batch would run for the sake of steps, and no step before that batch."""
+        made, later = stepping(1, seconds=LAG), 4 * LAG / QUARTER
+        made.add([long_job(alone=not alone, pulled_at=5.0)], 0.0)
+        assert not take(made)
+        short = delivery(queued_at=0.0, alone=alone)
+        made.add([short], later)
+        assert not made.next_step(later)
+        running = take(made, later)
+        assert running and running.jobs == [short]
+        made.finish(running, [], later)
+        assert made.next_step(later)
+
+    def test_is_not_measured_while_short_jobs_slow_it_down(self) -> None:
+        """The sizes that are run then would be known with that, the others without, and the budget would go back and forth between them."""
+        made, job = stepping(seconds=0.1), long_job()
+        made.add([job], 0.0)
+
+        def predicted_after(seconds: float, *others: Delivery) -> float:
+            running = made.next_step(0.0)
+            assert running and running.jobs == [job]
+            made.add(list(others), 0.0)
+            beside = take(made)
+            for _ in range(5):
+                made.measured(running, 1, seconds)
+            made.finish(running, [job], 0.1)
+            if beside is not None:
+                made.finish(beside, [], 0.1)
+            following = made.next_step(0.0)
+            assert following
+            made.finish(following, [job], 0.1)
+            return following.expected_end - following.started
+
+        assert predicted_after(0.2) == pytest.approx(0.2)
+        assert predicted_after(0.4, delivery()) == pytest.approx(0.2)
+        assert predicted_after(0.3) == pytest.approx(0.3)
+
+    def test_whose_states_leave_no_room_lets_a_free_slot_wait_only_briefly_at_the_queue(self) -> None:
+        """What waits there for a place would be found late."""
+        made = stepping(slots=2, seconds=600.0, residency=LargeSteps())
+        assert look(made).block == LONG_BLOCK
+        made.add([long_job()], 1.0)
+        running = made.next_step(1.0)
+        assert running
+        assert look(made).block == CROWDED_BLOCK
+        made.finish(running, [], 2.0)
+        assert look(made).block == LONG_BLOCK
+
+
+class TestPayload:
+    def test_that_is_waited_for_counts_as_here(self) -> None:
+        made, queue = scheduler(), delivery().queue
+        made.fetching[queue] = 5
+        assert look(made).items == 3
+        del made.fetching[queue]
+        assert look(made).items == 8
+
+    def test_of_a_job_of_several_steps_counts_as_one(self) -> None:
+        made, queue = stepping(), long_job().queue
+        room = look(made).long[queue]
+        for fetching in range(1, room + 1):
+            made.fetching[queue] = fetching
+            assert look(made, now=1.0 + fetching).long[queue] == room - fetching
+
+    def test_that_comes_lets_nobody_wait_at_the_queue(self) -> None:
+        """It would be a wait for the queues that have place at that moment, though the others have place again as soon as it is here."""
+        made = stepping()
+        for now, queue in ((10.0, delivery().queue), (20.0, long_job().queue)):
+            made.fetching[queue] = 1
+            assert not look(made, now=now).block
+            del made.fetching[queue]
+            assert look(made, now=now).block

@@ -1,0 +1,159 @@
+"""Where the threads of a worker meet."""
+
+from __future__ import annotations
+
+import threading
+
+from server.queue.delivery import Delivery
+from server.scheduler.scheduler import LONG_BLOCK, Pull, Running
+from server.scheduler.slots import Slots
+from tests.scheduler.deliveries import delivery
+from tests.scheduler.test_scheduler import Steps, measured
+
+PATIENCE = 10.0
+
+
+def slots(count: int = 1, seconds: float = 5.0) -> Slots:
+    """Batches of up to 8 that are expected to take `seconds`."""
+    steps = measured(seconds)
+    made = Slots(count, lambda _bucket: steps)
+    made.expect(steps)
+    return made
+
+
+def stepping_slots(count: int = 1, seconds: float = 0.001) -> Slots:
+    steps, kept, queue = measured(seconds), Steps(), delivery(bundle="long@1").queue
+    return Slots(count, lambda _bucket: steps, lambda: {queue: kept})
+
+
+def take(made: Slots) -> Running:
+    """The next batch; what is looked for before it is not found."""
+    while True:
+        task = made.next()
+        if isinstance(task, Running):
+            return task
+        assert task is not None
+        made.looked([])
+
+
+def look(made: Slots, *found: Delivery) -> Pull:
+    """The next look at the queue, which finds these."""
+    task = made.next()
+    assert isinstance(task, Pull)
+    made.looked(list(found))
+    return task
+
+
+def test_a_slot_is_lent_once_its_batch_has_ended_and_serves_again_later() -> None:
+    made, taken = slots(), threading.Event()
+    made.add([delivery()])
+    running = take(made)
+    lending = threading.Thread(target=made.lend)
+    lending.start()
+    made.add([delivery()])
+    lending.join(0.1)
+    assert lending.is_alive()
+    made.finish(running)
+    lending.join(PATIENCE)
+    assert not lending.is_alive()
+    threading.Thread(target=lambda: (take(made), taken.set()), daemon=True).start()
+    assert not taken.wait(0.1)
+    made.take_back()
+    assert taken.wait(PATIENCE)
+
+
+def test_who_waits_for_a_lone_job_to_end_is_woken() -> None:
+    made, taken = slots(count=2), threading.Event()
+    made.add([delivery(alone=True), delivery()])
+    lone = take(made)
+    threading.Thread(target=lambda: (take(made), taken.set()), daemon=True).start()
+    assert not taken.wait(0.1)
+    made.finish(lone)
+    assert taken.wait(PATIENCE)
+
+
+def test_draining_runs_what_is_here_and_pulls_no_more() -> None:
+    made = slots()
+    made.add([delivery()])
+    made.drain()
+    running = made.next()
+    assert isinstance(running, Running)
+    made.intake_ended()
+    made.finish(running)
+    assert made.next() is None
+
+
+def test_draining_hands_back_between_steps_what_cannot_end_in_time() -> None:
+    made, waiting, running_job = stepping_slots(), delivery(bundle="long@1", bucket="b"), delivery(bundle="long@1")
+    made.add([running_job])
+    running = made.next_step()
+    assert running is not None and not made.idle
+    made.add([waiting])
+    assert made.drain(5.0) == [waiting]
+    assert made.finish(running, [running_job]).leaving == [running_job]
+    assert made.idle
+    made.intake_ended()
+    assert made.next_step() is None
+
+
+def test_a_look_that_finds_long_jobs_while_all_slots_are_busy_wakes_who_takes_steps() -> None:
+    made, taken = stepping_slots(1, seconds=600.0), threading.Event()
+    waiting = threading.Thread(target=lambda: (made.next_step(), taken.set()), daemon=True)
+    waiting.start()
+    assert isinstance(made.next(), Pull)
+    made.add([delivery()])
+    assert isinstance(made.next(), Running)
+    made.looked([delivery(bundle="long@1")])
+    assert taken.wait(PATIENCE)
+
+
+def test_a_stop_returns_what_waits_and_what_runs() -> None:
+    made = slots()
+    jobs = [delivery(bucket="a"), delivery(bucket="b")]
+    made.add(jobs)
+    take(made)
+    assert {job.entry_id for job in made.stop()} == {job.entry_id for job in jobs}
+    assert made.next() is None
+
+
+def test_the_thread_that_finds_a_job_runs_it_and_another_one_looks_meanwhile() -> None:
+    made, job = slots(count=2), delivery()
+    looks: list[Pull] = []
+    found = made.next()
+    assert isinstance(found, Pull)
+    other = threading.Thread(target=lambda: looks.append(look(made)), daemon=True)
+    other.start()
+    other.join(0.1)
+    assert other.is_alive(), "one look at a time"
+    made.looked([job])
+    running = made.next()
+    assert isinstance(running, Running) and running.jobs == [job]
+    other.join(PATIENCE)
+    assert [pull.block for pull in looks] == [LONG_BLOCK]
+
+
+def test_every_thread_leaves_when_the_last_batch_of_a_drained_worker_starts() -> None:
+    made = slots(seconds=0.0)
+    made.add([delivery(bucket="a"), delivery(bucket="b")])
+    running = take(made)
+    left: list[object] = []
+    others = [threading.Thread(target=lambda: left.append(made.next()), daemon=True) for _ in range(2)]
+    made.drain()
+    for other in others:
+        other.start()
+    made.intake_ended()
+    made.finish(running)
+    for other in others:
+        other.join(PATIENCE)
+    assert sorted(map(type, left), key=str) == [type(None), Running]
+
+
+def test_a_look_that_is_under_way_can_be_awaited() -> None:
+    made = slots(seconds=0.0)
+    made.await_look(PATIENCE)
+    assert isinstance(made.next(), Pull) and made.looking
+    made.drain()
+    ender = threading.Timer(0.1, made.looked, args=([delivery()],))
+    ender.start()
+    made.await_look(PATIENCE)
+    assert not made.looking and made.stop()
