@@ -67,11 +67,11 @@ class Presenting:
         if task.presents_apart(planned.plan, media_type):
             presented = await self._present_apart(planned, outputs, media_type, client, request_id)
         else:
-            present = partial(self._within_budget, planned, outputs, task.present, planned.spec, media_type)
             try:
                 if at_once and not task.takes_long:
                     presented = task.present(outputs, planned.plan, planned.spec, media_type)
                 else:
+                    present = partial(self._within_budget, planned, outputs, task.present, planned.spec, media_type)
                     presented = await self._turns.run(client, present)
             except (InvalidOption, MediaError) as refused:
                 raise of_refusal(refused) from refused
