@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from server.queue.delivery import Delivery
 from server.scheduler.batcher import Batcher, Bucket
-from server.scheduler.step_batcher import Residency, Share, StepBatcher
+from server.scheduler.step_batcher import LongWorkShare, Residency, StepBatcher
 from server.scheduler.step_times import StepTimes
 
 LEAD = 0.01
@@ -91,7 +91,7 @@ class Scheduler:
         """Seconds of the slowest batch seen, in a slot or in a warm-up."""
         self._step_times = step_times
         self._state_bytes = state_bytes
-        self._share = Share(slots)
+        self._share = LongWorkShare(slots)
         self._budget = 1
         """The size of the next batch, as far as is known."""
 

@@ -72,7 +72,7 @@ LAG = 2.0
 """... and it may be behind with it by so many seconds, so that a burst of short requests passes without waiting."""
 
 
-class Share:
+class LongWorkShare:
     """The quarter of the device that long work has, over some time: whether it is behind with it."""
 
     def __init__(self, slots: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from server.queue.delivery import Delivery
 from server.scheduler.batcher import Bucket
-from server.scheduler.step_batcher import HOARD, LAG, PATIENCE, QUARTER, Share, StepBatcher
+from server.scheduler.step_batcher import HOARD, LAG, PATIENCE, QUARTER, LongWorkShare, StepBatcher
 from server.scheduler.step_times import StepTimes
 from tests.scheduler.deliveries import delivery
 
@@ -265,7 +265,7 @@ class TestDraining:
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_its_share_is_a_quarter_of_the_device_over_some_time(slots: int) -> None:
-    share, now, had, owed = Share(slots), 0.0, 0.0, 0
+    share, now, had, owed = LongWorkShare(slots), 0.0, 0.0, 0
     for _ in range(2000):
         now += STEP
         if share.is_owed(now, present=True):
