@@ -1,4 +1,4 @@
-"""What a worker does next: which batch, which step, or a look at the queue for how many jobs. Pure data: no threads, no clock of its own.
+"""A worker's next batch, step, or look at the queue. Pure data: no threads, no clock of its own.
 
 Jobs of one forward pass are *short* and wait in a `Batcher`, jobs of several steps are *long* and wait in a `StepBatcher`. The rules:
 

@@ -27,7 +27,7 @@ TINY = 1e-9
 
 
 class Residency(Protocol):
-    """What is asked about the jobs of a bundle (`Stepwise`)."""
+    """Tells how far the jobs of a bundle have come (`Stepwise`)."""
 
     @property
     def nbytes(self) -> int:

@@ -59,7 +59,7 @@ class Report:
     total: int
     unit: str
     preview: Arrays = field(default_factory=dict)
-    """What can be shown already; empty: nothing."""
+    """Arrays that can be shown already; empty: none."""
 
 
 @dataclass(frozen=True)

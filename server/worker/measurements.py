@@ -1,4 +1,4 @@
-"""What warm-up measured, kept from one start to the next: a restarted worker serves at once instead of measuring again.
+"""Measurements of warm-up, kept from one start to the next: a restarted worker serves at once instead of measuring again.
 
 One small JSON file for each combination of bundle, machine, torch and layout. Any number of workers and services may share the folder.
 """
@@ -31,10 +31,10 @@ from server.worker.stepwise import Usual
 log = logs.get(__name__)
 
 VERSION: Literal[3] = 3
-"""Of the files. Raise it also when the code that is measured changes so much that old figures mislead."""
+"""Version of the files. Raise it also when the code that is measured changes so much that old figures mislead."""
 MOST_FILES = 256
 MOST_BYTES = 4 * 1024**2
-"""Of a file: a rung takes some 0.5 KB."""
+"""Size of a file: a rung takes some 0.5 KB."""
 LONGEST = 3600.0
 """Seconds of a batch that are still believed."""
 ABANDONED = 3600.0
@@ -170,7 +170,7 @@ class Measurements:
         return self._folder.parent / "graphs" if self._folder is not None else None
 
     def find(self, conditions: Conditions) -> Measured | None:
-        """What was measured under the same conditions. A file that is damaged or somebody else's counts as absent."""
+        """Find what was measured under the same conditions. A file that is damaged or somebody else's counts as absent."""
         if self._folder is None:
             return None
         path = self._path(self._folder, conditions)
