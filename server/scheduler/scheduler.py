@@ -212,11 +212,11 @@ class Scheduler:
 
     def _pull(self) -> Pull:
         idle = max(0, self.idle_slots(long=False))
-        long = self.long.rooms(self.slots, self._state_bytes)
-        short = self.short.room(self._budget, idle)
+        long = self.long.capacities(self.slots, self._state_bytes)
+        short = self.short.capacity(self._budget, idle)
         if self.fetching:
             short -= sum(count for queue, count in self.fetching.items() if queue not in long)
-            long = {queue: max(0, room - self.fetching[queue]) for queue, room in long.items()}
+            long = {queue: max(0, most - self.fetching[queue]) for queue, most in long.items()}
         # who waits there waits for those that have place now; what is being fetched, or steps where no more fit, takes it for a while
         waits = idle > 0 and not len(self.short) and not self.fetching
         return Pull(max(0, short), long, block=0.0 if not waits else LONG_BLOCK if all(long.values()) else CROWDED_BLOCK)

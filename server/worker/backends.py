@@ -111,14 +111,14 @@ class ModelMemory:
             self._batches += 1
             self._used[holder] = self._batches
             self._users[holder] = self._users.get(holder, 0) + 1
-            self._make_room()
+            self._release_oldest()
         try:
             yield
         finally:
             with self._lock:
                 self._users[holder] -= 1
 
-    def _make_room(self) -> None:
+    def _release_oldest(self) -> None:
         used = sum(holder.nbytes for holder in self._used)
         for holder in sorted(self._used, key=self._used.__getitem__):
             if used <= self._bound:

@@ -222,28 +222,28 @@ class TestAlone:
         assert device.long.next(slots=1) and device.long.lone == 3
 
 
-class TestRoom:
+class TestCapacity:
     def test_is_one_budget_at_a_time_and_a_few_in_all(self) -> None:
         device = Device()
-        rooms = []
+        capacities = []
         for _ in range(HOARD + 1):
-            rooms.append(device.long.rooms(1, 0)[device.queue])
-            for _ in range(rooms[-1]):
+            capacities.append(device.long.capacities(1, 0)[device.queue])
+            for _ in range(capacities[-1]):
                 device.long_job(100)
             device.run()
-        assert rooms == [BUDGET] * HOARD + [0]
+        assert capacities == [BUDGET] * HOARD + [0]
 
     def test_is_bounded_by_the_bytes_of_states(self) -> None:
         device = Device(Jobs(state_bytes=100))
-        assert device.long.rooms(1, 250)[device.queue] == 2
+        assert device.long.capacities(1, 250)[device.queue] == 2
         for _ in range(2):
             device.long_job(100)
-        assert device.long.rooms(1, 250)[device.queue] == 0
+        assert device.long.capacities(1, 250)[device.queue] == 0
         device.run()
-        assert device.long.rooms(1, 399)[device.queue] == 1
+        assert device.long.capacities(1, 399)[device.queue] == 1
 
     def test_an_empty_worker_takes_one_job_however_large(self) -> None:
-        assert list(Device(Jobs(state_bytes=1000)).long.rooms(1, 10).values()) == [1]
+        assert list(Device(Jobs(state_bytes=1000)).long.capacities(1, 10).values()) == [1]
 
 
 class TestDraining:
