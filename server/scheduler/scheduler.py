@@ -90,6 +90,7 @@ class Scheduler:
         self.slowest = 0.0
         """Seconds of the slowest batch seen, in a slot or in a warm-up."""
         self._step_times = step_times
+        self._residencies = residencies
         self._state_bytes = state_bytes
         self._share = LongWorkShare(slots)
         self._budget = 1
@@ -141,9 +142,9 @@ class Scheduler:
         return pull
 
     def add(self, deliveries: list[Delivery], now: float) -> None:
-        short = 0
+        short, stepwise = 0, self._residencies()
         for delivery in deliveries:
-            if self.long.takes(delivery):
+            if delivery.queue in stepwise:
                 self.long.add(delivery)
             else:
                 self.short.add(delivery)

@@ -107,10 +107,6 @@ class StepBatcher:
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def takes(self, delivery: Delivery) -> bool:
-        """Whether it is a job of several steps."""
-        return bool(stepwise := self._residencies()) and delivery.queue in stepwise
-
     @property
     def lone(self) -> int:
         """Number of jobs that must run alone."""
