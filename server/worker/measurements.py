@@ -24,7 +24,7 @@ import torch
 from models.bundle import BundleSpec
 from server.scheduler.step_times import ALMOST, StepTimes
 from server.telemetry import logs
-from server.worker.backend_times import Backend, BackendTimes
+from server.worker.backend_times import Backend
 from server.worker.layout import Layout
 from server.worker.stepwise import Usual
 
@@ -103,17 +103,6 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Between the answers to warm-up's job in `dtype` and in float32. None: it was not measured."""
 
     @staticmethod
-    def now(
-        dtype: Format,
-        steps: StepTimes,
-        times: BackendTimes | None = None,
-        usual: Usual | None = None,
-        max_difference: float | None = None,
-    ) -> Measured:
-        backends = times.to_json() if times is not None else {}
-        return Measured(dtype, steps.largest, steps.seconds, time.time(), backends, usual, max_difference)
-
-    @staticmethod
     def nothing(dtype: Format, largest: int) -> Measured:
         """To begin with: no batch has been timed."""
         return Measured(dtype, largest, {}, -inf, max_difference=0.0 if dtype == "float32" else None)
@@ -134,9 +123,6 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and all(SCHEDULE.fullmatch(schedule) for schedule in self.backends)
             and all(0 < seconds < LONGEST for by in self.backends.values() for sizes in by.values() for seconds in sizes.values())
         )
-
-    def backend_times(self) -> BackendTimes:
-        return BackendTimes.from_json(self.backends)
 
     def step_times(self, share: float = ALMOST) -> StepTimes:
         steps = StepTimes(self.largest, share)
