@@ -293,7 +293,7 @@ def _sent_mask(mask: Opened | None) -> Mask | None:
     if mask is None:
         return None
     with named("mask"):
-        return masks.of_picture(mask.upright(transparency=True))
+        return masks.of_image(mask.upright(transparency=True))
 
 
 def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: BundleSpec) -> Mask:
