@@ -1,4 +1,4 @@
-"""What can be set: one YAML file, `OPSIN_*` environment variables, the command line; the later wins."""
+"""The settings: one YAML file, `OPSIN_*` environment variables, the command line; the later wins."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     bundles: Path = Path("bundles")
     cache: Path | None = None
-    """What workers keep from one start to the next. None: `opsin` in the user's cache folder."""
+    """Folder for what workers keep from one start to the next. None: `opsin` in the user's cache folder."""
     redis_url: str | None = None
     """None: the supervisor starts a private Valkey. `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/MASTER/db`."""
     key_prefix: str = "opsin:"
-    """What the names of all keys in Redis begin with: several services share one Redis by it."""
+    """The names of all keys in Redis begin with it: several services share one Redis so."""
     workers: int = Field(default=1, ge=0)
     gateways: int = Field(default=1, ge=1)
     metrics_host: str | None = None
@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     trusted_proxies: list[str] = Field(default_factory=list)
     """Addresses or networks of proxies whose X-Forwarded-For is believed."""
     max_connections: int = Field(default=1024, gt=0)
-    """Of one gateway."""
+    """Connections to one gateway at once."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
@@ -63,11 +63,11 @@ class Settings(BaseSettings):
     max_video_seconds: float = Field(default=120.0, gt=0)
     max_video_frames: int = Field(default=7_200, gt=0)
     max_video_pixels: int = Field(default=4096 * 2304, gt=0, lt=2**31)
-    """Of a frame. FFmpeg counts them in 31 bits."""
+    """Pixels of a frame. FFmpeg counts them in 31 bits."""
     max_points: int = Field(default=4_000_000, gt=0)
-    """Of a map of depth or points."""
+    """Points of a map of depth or points."""
     max_queries: int = Field(default=20_000_000, gt=0)
-    """That one reconstruction may ask."""
+    """Points that one reconstruction may ask."""
     queue_max_items: int = Field(default=1024, gt=0)
     queue_max_bytes: int = Field(default=512 * MIB, gt=0)
 
@@ -89,14 +89,14 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` measures and takes the faster of float32 and bfloat16; or one of the two by name."""
     backend: Literal["auto", "eager", "fused", "compiled", "onnx", "int8"] = "auto"
-    """What runs forward passes: `auto` takes for each merge schedule and batch size what was measured fastest."""
+    """Backend of forward passes: `auto` takes for each merge schedule and batch size what was measured fastest."""
     threads: int = Field(default=0, ge=0)
     """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""
 
     model_bytes: int = Field(default=0, ge=0)
     """Weights that a worker holds at once; 0: half of a GPU's memory, on a CPU no bound."""
     state_bytes: int = Field(default=0, ge=0)
-    """What a worker's jobs of several steps may keep in memory between their steps; 0: a quarter of the device's memory."""
+    """Bytes that a worker's jobs of several steps may keep in memory between their steps; 0: a quarter of the device's memory."""
 
     @field_validator("trusted_proxies")
     @classmethod

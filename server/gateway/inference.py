@@ -29,7 +29,7 @@ from server.process.interruption import without_frames
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
 from server.queue.job import Job, Priority, Reply
-from server.queue.record import Draft, KeyTaken, NeverFits, NoRoomForResults
+from server.queue.record import Draft, KeyTaken, NeverFits, ResultsFull
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
@@ -162,7 +162,7 @@ class Inference:
             raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
         except NeverFits as too_large:
             raise Problem(Kind.TOO_LARGE, str(too_large), asked.part) from None
-        except NoRoomForResults:
+        except ResultsFull:
             detail = "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES; DELETE those that have been read"
             raise Problem(Kind.RESULTS_FULL, detail, retry_after=RESULTS_RETRY_AFTER) from None
 

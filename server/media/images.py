@@ -37,9 +37,7 @@ from models.media.centre_crop import centre, resized
 from models.spec import Preprocess
 from server.media import headers, tiff
 from server.media.limits import Limits, MediaError
-from server.media.memory_budget import PIXEL, MemoryBudget, bytes_to_decode
-
-__all__ = ["CorruptImage", "Decoder", "ImageError", "NotAnImage", "Opened", "TooManyPixels", "on_white", "sniff", "to_model_size"]
+from server.media.memory_budget import MemoryBudget
 
 
 class FirstPage(TiffImagePlugin.TiffImageFile):
@@ -61,6 +59,13 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
 }
 """All that are decoded here, apart from TIFF."""
+ONE_BYTE, SIXTEEN_BIT_GREY = ("1", "L", "P"), ("I;16", "I;16B", "I;16L", "I;16N")
+PIXEL = 4
+"""Bytes of a pixel of every other mode, RGB included."""
+WEBP_CANVASES = 3
+"""Canvases of four bytes a pixel that the decoder keeps beside the image."""
+COEFFICIENT = 2
+"""Bytes that the decoder of a JPEG with several scans keeps of a pixel in each channel until the last one."""
 LONGEST_NAME = 1024
 """A body as short as this may be the name of a file that was meant, in bytes."""
 MOST_BYTES = 12
@@ -69,10 +74,8 @@ RUN_LENGTHS = (BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE8"], BmpImagePlugin.
 """Compressions of a BMP that Pillow decodes byte by byte in Python: seconds for a file of a few kilobytes."""
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I;16L", "I;16N")
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
-YCBCR = 6
-"""As TIFF calls it."""
+YCBCR = 6  # as TIFF calls it
 STRIP_PIXELS = 256 * 1024
 PLAIN_PIXELS = 16_384
 """From 128 × 128 on, the pixels of a JPEG cost more than its head, which Pillow reads slowly."""
@@ -197,16 +200,16 @@ class Opened:
         self.pixels = width * height
 
     def memory(self, *, transparency: bool = False) -> int:
-        """Bytes that `upright` takes at most: to be asked for, of the decoder's budget."""
-        turned = self.orientation in TRANSPOSITION
-        return bytes_to_decode(
-            self.stored,
-            self.kind,
-            transparency=transparency,
-            is_turned=turned,
-            has_several_scans=self.has_several_scans,
-            part_bytes=self.part_bytes,
-        )
+        """Bytes that `upright` takes at most, to be asked for of the decoder's budget. Parts of a TIFF are gone when it is turned."""
+        image = self.stored
+        stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in SIXTEEN_BIT_GREY else PIXEL
+        if self.kind == "WebP":
+            stored += WEBP_CANVASES * PIXEL
+        if self.has_several_scans:
+            stored += COEFFICIENT * len(image.getbands())
+        is_kept = (image.mode == "RGB" and not image.has_transparency_data) or (transparency and image.mode == "RGBA")
+        pixel = max(stored if is_kept else stored + PIXEL, 2 * PIXEL * (self.orientation in TRANSPOSITION))
+        return max(self.pixels * pixel, self.pixels * stored + self.part_bytes)
 
     def upright(self, *, transparency: bool = False) -> Image.Image:
         """As RGB; to be called once. Raises ImageError.

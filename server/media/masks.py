@@ -88,7 +88,7 @@ def parse(text: str) -> Box | Share:
     raise ValueError(f"{text[:100]!r}: use {FORMS}")
 
 
-def of_picture(picture: Image.Image) -> Mask:
+def of_image(picture: Image.Image) -> Mask:
     """An RGB or RGBA picture: its transparent pixels where it has any that are not opaque, else those with a bright channel."""
     bright, transparent, opaque = np.empty((picture.height, picture.width), np.bool_), of_transparency(picture), True
     for rows, pixels in _strips(picture):

@@ -6,16 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image
-
-ONE_BYTE = frozenset(("1", "L", "P"))
-TWO_BYTES = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
-PIXEL = 4
-"""Bytes of a pixel of every other mode, RGB included."""
-WEBP_CANVASES = 3
-"""Canvases of four bytes a pixel that the decoder keeps beside the image."""
-COEFFICIENT = 2
-"""Bytes that the decoder of a JPEG with several scans keeps of a pixel in each channel until the last one."""
 SMALL = 64
 """So small a share of the budget waits for nobody."""
 MEDIUM = 4
@@ -75,18 +65,3 @@ class _Share:
         with self._changed:
             self._taken -= nbytes
             self._changed.notify_all()
-
-
-def bytes_to_decode(image: Image.Image, kind: str, *, transparency: bool, is_turned: bool, has_several_scans: bool, part_bytes: int) -> int:
-    """Memory at the worst moment between opening a picture and having it upright as RGB, or RGBA with `transparency`.
-
-    has_several_scans: of a JPEG. part_bytes: of a TIFF's strip or tile, which is gone when the picture is made upright."""
-    stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in TWO_BYTES else PIXEL
-    if kind == "WebP":
-        stored += WEBP_CANVASES * PIXEL
-    if has_several_scans:
-        stored += COEFFICIENT * len(image.getbands())
-    is_kept = (image.mode == "RGB" and not image.has_transparency_data) or (transparency and image.mode == "RGBA")
-    pixel = max(stored if is_kept else stored + PIXEL, 2 * PIXEL * is_turned)
-    pixels = image.width * image.height
-    return max(pixels * pixel, pixels * stored + part_bytes)

@@ -1,20 +1,34 @@
 """Image and seen points as MCC's encoders take them (arXiv 2301.08247): the same numbers as `models.mcc.scenes` gives, without torch.
 
 Maps are resized bilinearly without antialiasing, which carries NaN into every pixel that has an unseen neighbour, as in training.
+
+The front of a reconstruction, its photograph, depth and silhouette, is small enough to be kept with its scene. FRONT names its arrays:
+front, a JPEG, uint8 (bytes,); front_depth, float16 (h, w), normalised units behind the plane of the object's middle, NaN where nothing was
+seen; front_mask, its silhouette, packed bits; front_camera, float32 (8,): fx, fy, cx, cy and the edges of what the camera saw, in pixels of
+the front, NaN where no camera fits the points.
 """
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from models.mcc.front import Front
 from models.spec import Space
-from server.media.depth import Points
+from server.media import depth
+from server.media.depth import Camera, Points
 from server.media.limits import InvalidPart
 
 Mask = NDArray[np.bool_]
+FRONT = ("front", "front_depth", "front_mask", "front_camera")
+LONG_SIDE = 512
+QUALITY = 90
 SLIM = 4
 """Times as wide as high, from which on columns are chosen before rows."""
 
@@ -116,3 +130,57 @@ def middle(height: int, width: int) -> tuple[slice, slice]:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return slice(top, top + side), slice(left, left + side)
+
+
+def front(
+    pixels: NDArray[np.uint8], points: Points, mask: Mask, camera: Camera | None, made: View, space: Space, *, drawn: bool
+) -> dict[str, NDArray[Any]]:
+    """pixels (H, W, 3), points (H, W, 3) in metres, mask (H, W) of what counts; drawn: somebody drew it, so that its holes are holes, not
+    unseen pixels."""
+    from scipy.ndimage import binary_fill_holes  # takes a moment, and few ask for it
+
+    rows, columns = box = around(mask, 0) if space.region == "cube" else middle(*mask.shape)
+    height, width = mask[box].shape
+    share = min(1.0, LONG_SIDE / max(height, width))
+    small = max(1, round(height * share)), max(1, round(width * share))
+    photograph = Image.fromarray(pixels[box]).resize(small[::-1], Image.Resampling.BOX if share < 1 else Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    photograph.save(file, "JPEG", quality=QUALITY, subsampling=0)
+    away = depth.nearest(np.where(mask, points[..., 2], np.nan)[box], *small)
+    with np.errstate(over="ignore"):
+        units = (away / np.float32(made.scale) - made.centre[2]).astype(np.float16)
+    shown = depth.nearest(np.ascontiguousarray(mask[box]), *small)
+    if not drawn:  # a sensor leaves holes where it sees nothing
+        shown = np.ones_like(shown) if space.region == "half-ball" else binary_fill_holes(shown)
+    across, down = small[1] / width, small[0] / height
+    seen = np.full(8, np.nan, np.float32)
+    if camera is not None:
+        moved = Camera(camera.fx, camera.fy, camera.cx - columns.start, camera.cy - rows.start).scaled(across, down)
+        left, top = -columns.start * across, -rows.start * down
+        edges = left, top, left + mask.shape[1] * across, top + mask.shape[0] * down
+        if space.region == "half-ball":
+            edges = 0, 0, small[1], small[0]
+        seen[:] = moved.fx, moved.fy, moved.cx, moved.cy, *edges
+    return {
+        "front": np.frombuffer(file.getvalue(), np.uint8),
+        "front_depth": np.where(np.isfinite(units), units, np.float16(np.nan)),
+        "front_mask": np.packbits(shown),
+        "front_camera": seen,
+    }
+
+
+def front_of(outputs: Mapping[str, NDArray[Any]]) -> Front | None:
+    """None: it was not kept, or no camera fits its points."""
+    if any(name not in outputs for name in FRONT) or not np.isfinite(outputs["front_camera"]).all():
+        return None
+    centre = outputs["centre"].astype(np.float32)
+    away = outputs["front_depth"].astype(np.float32) + centre[2]
+    mask = np.unpackbits(outputs["front_mask"], count=away.size).astype(np.bool_).reshape(away.shape)
+    camera = outputs["front_camera"]
+    return Front(np.where(away > 0, away, np.float32(np.nan)), mask, camera[:4], camera[4:], centre)
+
+
+def front_colours(outputs: Mapping[str, NDArray[Any]], seen: Front) -> NDArray[np.uint8]:
+    """(P, 3), of `Front.points`."""
+    with Image.open(io.BytesIO(outputs["front"].tobytes())) as photograph:
+        return np.asarray(photograph.convert("RGB"))[seen.seen]

@@ -33,7 +33,7 @@ from server.queue.pieces import Freight
 from server.queue.records import Records
 from server.queue.scenes import Scenes
 from server.queue.shares import Claim, Load, QueueDepth, Reservation
-from server.queue.status import Status
+from server.queue.status import StatusReader
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
@@ -85,7 +85,7 @@ class Dispatcher:
         freight = Freight(wire)
         self._inbox = Inbox(link, freight, self.id, lost_after=timings.lost_after)
         self._fleet = FleetReader(link, timings.news)
-        self.status = Status(link)
+        self.status = StatusReader(link)
         self._enqueuer = Enqueuer(
             link,
             freight,

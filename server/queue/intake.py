@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -105,13 +106,14 @@ class Intake:
         running = msgspec.msgpack.encode(
             ("alone" if any(held.alone for held in deliveries) else "together", [held.job.id for held in deliveries])
         )
+        sent_at = time.monotonic()
         recorded = self._link.send_script("begin_step", self._id, slot, running)
 
         def wanted() -> list[Delivery]:
             try:
                 marks = look() if look else None
             finally:  # an answer that nobody reads would be taken for that of the next command
-                self._link.set_clock(recorded())
+                self._link.set_clock(recorded(), sent_at)
             return list(deliveries) if marks is None else self._wanted(deliveries, marks)
 
         return wanted
@@ -127,11 +129,12 @@ class Intake:
         wanted, endings = [], []
         for delivery, cancelled, known in zip(deliveries, marks[::2], marks[1::2], strict=False):
             deserted = self._link.absence_counts and gateways.get(delivery.job.gateway, b"") is None
-            if now_ms is not None and delivery.job.deadline_ms <= now_ms:
+            if known is None:  # somebody else has ended it, as after this worker was taken for dead: its answer would be dropped
+                endings.append(Ending(delivery, None, silent=True))
+            elif now_ms is not None and delivery.job.deadline_ms <= now_ms:
                 endings.append(Ending(delivery, self._endings.failed(delivery.job.id, "deadline", "the deadline passed")))
-            elif cancelled is not None or deserted or known is None:
-                # without job:<id> somebody else has ended it, as after this worker was taken for dead: its answer would be dropped
-                endings.append(Ending(delivery, None, silent=deserted or known is None))
+            elif cancelled is not None or deserted:
+                endings.append(Ending(delivery, None, silent=cancelled is None))
             else:
                 wanted.append(delivery)
         self._end(endings)
@@ -216,7 +219,8 @@ class Intake:
         endings = []
         for row in rows:
             queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
-            times = (queued_at, pulled_at, pulled_at if checked else queued_at)
+            fresh_since = pulled_at if checked else queued_at if self._link.now_ms() is not None else -inf
+            times = (queued_at, pulled_at, fresh_since)
             stream, entry_id = row.stream.decode(), row.entry.decode()
             try:
                 beside = Beside(row.job.decode(), row.gateway.decode(), stream, entry_id, alone, row.added_ms, row.nbytes, *times)

@@ -97,8 +97,9 @@ class Link:
         """Whether a key that is absent means that its owner is dead."""
         return time.monotonic() >= self._absence_counts_from
 
-    def set_clock(self, redis_ms: int) -> None:
-        self._clock_offset_ms = redis_ms - time.monotonic() * 1000
+    def set_clock(self, redis_ms: int, at: float | None = None) -> None:
+        """Redis' clock showed this at `at`, in `time.monotonic()`; None: just now."""
+        self._clock_offset_ms = redis_ms - (time.monotonic() if at is None else at) * 1000
 
     def now_ms(self) -> float | None:
         """Redis' clock, as of the last script that told it. None before it."""
@@ -117,8 +118,8 @@ class Link:
         """This thread's own."""
         if (connection := getattr(self._of_thread, "connection", None)) is None:
             connection = self._pool.connection_class(**self._pool.connection_kwargs)
-            self._open.add(connection)
             self._attempt(connection, connection.connect)
+            self._open.add(connection)
             self._of_thread.connection = connection
             self._of_thread.scripts = set[str]()
         return connection

@@ -28,7 +28,7 @@ class KeyTaken(Exception):
     """The idempotency key belongs to another request."""
 
 
-class NoRoomForResults(Exception):
+class ResultsFull(Exception):
     """Results that are kept and reserved take all the bytes that there are."""
 
 

@@ -28,9 +28,9 @@ from server.queue.record import (
     Happened,
     KeyTaken,
     NeverFits,
-    NoRoomForResults,
     Record,
     RecordLost,
+    ResultsFull,
     epoch_of,
 )
 from server.queue.rows import Recorded
@@ -74,7 +74,7 @@ class Records:
     async def admit(self, draft: Draft, make_jobs: Callable[[str], list[Job]]) -> str:
         """Queue a client's job; returns the id of its record, which is an older one's where the same request came before under its key.
 
-        `make_jobs` makes the jobs of the queue for a record. Raises NeverFits, KeyTaken, NoRoomForResults, QueueFull, DeadlinePassed or
+        `make_jobs` makes the jobs of the queue for a record. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlinePassed or
         RedisAway (away for longer than `redis_grace`).
         """
         record, jobs = "", list[Job]()
@@ -100,7 +100,7 @@ class Records:
                 case b"conflict":
                     raise KeyTaken
                 case b"results":
-                    raise NoRoomForResults
+                    raise ResultsFull
                 case b"late":
                     if not (jumped := await self._enqueuer.jumped_ms()):
                         raise DeadlinePassed(LATE)

@@ -55,7 +55,7 @@ class Lately:
     """Clients' jobs that have not ended, the oldest first."""
 
 
-class Status:
+class StatusReader:
     """Raises RedisAway at once while Redis does not answer."""
 
     def __init__(self, link: AsyncLink) -> None:

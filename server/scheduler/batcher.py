@@ -106,7 +106,7 @@ class Batcher:
     def add(self, delivery: Delivery) -> None:
         insort(self._buckets.setdefault(Bucket.of(delivery), []), delivery, key=due)
 
-    def room(self, budget: int, idle_slots: int) -> int:
+    def capacity(self, budget: int, idle_slots: int) -> int:
         """How many jobs to pull now: one batch for each idle slot, or one ahead where none is idle. `budget` is a typical batch."""
         batches = max(1, idle_slots)
         if not self._buckets:

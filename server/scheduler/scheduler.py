@@ -1,4 +1,4 @@
-"""What a worker does next: which batch, which step, or a look at the queue for how many jobs. Pure data: no threads, no clock of its own.
+"""A worker's next batch, step, or look at the queue. Pure data: no threads, no clock of its own.
 
 Jobs of one forward pass are *short* and wait in a `Batcher`, jobs of several steps are *long* and wait in a `StepBatcher`. The rules:
 
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from server.queue.delivery import Delivery
 from server.scheduler.batcher import Batcher, Bucket
-from server.scheduler.step_batcher import Residency, Share, StepBatcher
+from server.scheduler.step_batcher import LongWorkShare, Residency, StepBatcher
 from server.scheduler.step_times import StepTimes
 
 LEAD = 0.01
@@ -90,8 +90,9 @@ class Scheduler:
         self.slowest = 0.0
         """Seconds of the slowest batch seen, in a slot or in a warm-up."""
         self._step_times = step_times
+        self._residencies = residencies
         self._state_bytes = state_bytes
-        self._share = Share(slots)
+        self._share = LongWorkShare(slots)
         self._budget = 1
         """The size of the next batch, as far as is known."""
 
@@ -141,9 +142,9 @@ class Scheduler:
         return pull
 
     def add(self, deliveries: list[Delivery], now: float) -> None:
-        short = 0
+        short, stepwise = 0, self._residencies()
         for delivery in deliveries:
-            if self.long.takes(delivery):
+            if delivery.queue in stepwise:
                 self.long.add(delivery)
             else:
                 self.short.add(delivery)
@@ -212,11 +213,11 @@ class Scheduler:
 
     def _pull(self) -> Pull:
         idle = max(0, self.idle_slots(long=False))
-        long = self.long.rooms(self.slots, self._state_bytes)
-        short = self.short.room(self._budget, idle)
+        long = self.long.capacities(self.slots, self._state_bytes)
+        short = self.short.capacity(self._budget, idle)
         if self.fetching:
             short -= sum(count for queue, count in self.fetching.items() if queue not in long)
-            long = {queue: max(0, room - self.fetching[queue]) for queue, room in long.items()}
+            long = {queue: max(0, most - self.fetching[queue]) for queue, most in long.items()}
         # who waits there waits for those that have place now; what is being fetched, or steps where no more fit, takes it for a while
         waits = idle > 0 and not len(self.short) and not self.fetching
         return Pull(max(0, short), long, block=0.0 if not waits else LONG_BLOCK if all(long.values()) else CROWDED_BLOCK)

@@ -18,7 +18,7 @@ from server.scheduler.step_times import StepTimes
 
 
 class Finish(NamedTuple):
-    """What a thread does after a batch."""
+    """Tasks of a thread after a batch."""
 
     idle: bool
     """Whether no batch waits for it."""

@@ -27,7 +27,7 @@ TINY = 1e-9
 
 
 class Residency(Protocol):
-    """What is asked about the jobs of a bundle (`Stepwise`)."""
+    """Tells how far the jobs of a bundle have come (`Stepwise`)."""
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +72,7 @@ LAG = 2.0
 """... and it may be behind with it by so many seconds, so that a burst of short requests passes without waiting."""
 
 
-class Share:
+class LongWorkShare:
     """The quarter of the device that long work has, over some time: whether it is behind with it."""
 
     def __init__(self, slots: int) -> None:
@@ -106,10 +106,6 @@ class StepBatcher:
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
-
-    def takes(self, delivery: Delivery) -> bool:
-        """Whether it is a job of several steps."""
-        return bool(stepwise := self._residencies()) and delivery.queue in stepwise
 
     @property
     def lone(self) -> int:
@@ -145,23 +141,23 @@ class StepBatcher:
         for job in going_on:
             self._waiting.setdefault(bucket, []).append(Member(job, now))
 
-    def rooms(self, slots: int, state_bytes: int) -> dict[str, int]:
+    def capacities(self, slots: int, state_bytes: int) -> dict[str, int]:
         """How many jobs to pull, by queue: one budget for each slot at a time, within what all slots can use and what memory allows.
 
-        state_bytes: bound for the states of all bundles. An empty worker always has room for one job."""
+        state_bytes: bound for the states of all bundles. An empty worker always has capacity for one job."""
         residencies = self._residencies()
         if not residencies:
             return {}
         here = {queue: self._here(queue) for queue in residencies}
         used = sum(it.nbytes + (here[queue] - it.residents) * it.state_bytes for queue, it in residencies.items())
-        rooms = {}
+        capacities = {}
         for queue, residency in residencies.items():
             budget = self._step_times(self._latest.get(queue, Bucket(queue, ""))).best * slots
-            room = min(budget, HOARD * budget - here[queue])
+            capacity = min(budget, HOARD * budget - here[queue])
             if residency.state_bytes:
-                room = min(room, int((state_bytes - used) // residency.state_bytes))
-            rooms[queue] = max(room, 0 if any(here.values()) else 1)
-        return rooms
+                capacity = min(capacity, int((state_bytes - used) // residency.state_bytes))
+            capacities[queue] = max(capacity, 0 if any(here.values()) else 1)
+        return capacities
 
     def leaving(self, now: float, until: float, slots: int) -> list[Delivery]:
         """Takes those out that cannot come to their end by `until`, to be handed back; the shortest stay first."""

@@ -93,7 +93,7 @@ class ActionsPlan(msgspec.Struct, frozen=True):
 
 
 class VideoFacts(msgspec.Struct, frozen=True):
-    """Of upright frames; `fps` is the mean."""
+    """Size of upright frames; `fps` is the mean."""
 
     width: int
     height: int
@@ -138,7 +138,7 @@ class ActionsAnswer(msgspec.Struct, frozen=True):
 
 
 class ActionsPreview(msgspec.Struct, frozen=True):
-    """Who was seen in the latest window, and what has become known of what they do."""
+    """People that were seen in the latest window, and what has become known of what they do."""
 
     people: list[Person]
 

@@ -25,10 +25,9 @@ from models.diffmae.presets import PRESETS, SamplerName
 from models.media import patchmatch
 from models.spec import FillMethod
 from server.media import composing, masks, regions
-from server.media.images import Decoder, Opened, TooManyPixels
+from server.media.images import PIXEL, Decoder, Opened, TooManyPixels
 from server.media.limits import named
 from server.media.masks import Box, Mask
-from server.media.memory_budget import PIXEL
 from server.media.regions import Region
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
 from server.tasks.inpaint_tables import METHODS, Filled, InpaintAnswer, InpaintOptions, InpaintPlan, InpaintPreview, Method
@@ -294,7 +293,7 @@ def _sent_mask(mask: Opened | None) -> Mask | None:
     if mask is None:
         return None
     with named("mask"):
-        return masks.of_picture(mask.upright(transparency=True))
+        return masks.of_image(mask.upright(transparency=True))
 
 
 def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: BundleSpec) -> Mask:

@@ -4,7 +4,7 @@ The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of
 kept, latent in place of pixels; asks int64 (2,), how many queries it may ask and how many a dense grid would; and, to be given back as
 they are, what places the units in metres: scale float32 (1,) and centre float32 (3,). It answers cells, occupancy and colours
 (`models/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again. What was seen of the object
-(`server/media/fronts.py`) is kept with them; no network reads it.
+(`server/media/views.py`) is kept with them; no network reads it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.bundle import BundleSpec
 from models.mcc.lattice import MOST_CELLS, Lattice
 from models.spec import Space
-from server.media import fronts, masks, shapes, views
+from server.media import masks, shapes, views
 from server.media.images import Decoder
 from server.media.limits import Limits, named
 from server.tasks import captures
@@ -75,8 +75,8 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     }
     media_types = (*MEDIA_TYPES.values(), JSON)
     takes_long = True
-    kept_arrays = ("latent", "seen", "scale", "centre", *fronts.NAMES)
-    echoed_arrays = unread_arrays = fronts.NAMES
+    kept_arrays = ("latent", "seen", "scale", "centre", *views.FRONT)
+    echoed_arrays = unread_arrays = views.FRONT
 
     def plan(self, asked: ReconstructOptions, spec: BundleSpec) -> ReconstructPlan:
         space = spec.space or Space()
@@ -112,7 +112,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
                 view = views.view(pixels[..., :3], points, mask, plan.space, image_size=size, seen_size=_seen_size(spec))
             camera = captures.camera_of(plan, source, points, mask, small, whole)
             drawn = sent is not None or masks.opaque(pixels) is not None
-            front = fronts.kept(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn)
+            front = views.front(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn)
         return [
             {
                 "pixels": view.pixels,
@@ -131,7 +131,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         return msgspec.structs.replace(self.plan(asked, spec), scene=scene)
 
     def prepare_again(self, kept: Outputs, plan: ReconstructPlan, limits: Limits) -> Arrays:
-        if plan.surface == "joined" and fronts.of(kept) is None:
+        if plan.surface == "joined" and views.front_of(kept) is None:
             raise InvalidOption("surface", "the scene has no view that could be joined with it: ask for `network`")
         return {**kept, "asks": _asks(plan, limits.queries)}
 
@@ -151,7 +151,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
 
     def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | File:
         [found] = outputs
-        front, kind = None if plan.surface == "network" else fronts.of(found), _format(plan, media_type)
+        front, kind = None if plan.surface == "network" else views.front_of(found), _format(plan, media_type)
         made = network_answer(found, plan, kind) if front is None else joined_answer(found, plan, front, kind)
         points, content = made.points, made.content
         asked = int(found["queries"][0])
@@ -170,7 +170,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         """All cells of the grid, and what is kept of the scene."""
         side, width = int(spec.config["image_size"]) // int(spec.config.get("patch_size", PATCH_SIZE)), int(spec.config.get("width", 768))
         latent = (side * side + 1) * 2 * width * 4
-        front = sum(sizes.get(name, 0) for name in fronts.NAMES)
+        front = sum(sizes.get(name, 0) for name in views.FRONT)
         return plan.lattice.count * CELL_BYTES + latent + sizes["seen"] + front + PREVIEW_BYTES + SMALL_ARRAYS
 
     def sample(self, spec: BundleSpec) -> Arrays:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.mcc import guessing
 from models.mcc.front import Front
-from server.media import fronts, shapes, views
+from server.media import shapes, views
 from server.tasks.base import Outputs
 from server.tasks.reconstruct_tables import Format, ReconstructPlan
 
@@ -49,7 +49,7 @@ def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: For
     """The seen front, point by point, and the surface behind it that the network makes of the rest. Heavy: run it in a child process."""
     pitch = plan.lattice.pitch
     guess = guessing.guess(plan.lattice, found["cells"], found["occupancy"], found["colours"], plan.threshold, front)
-    photograph = fronts.colours(found, front)
+    photograph = views.front_colours(found, front)
     guessed = guess.vertices[~guess.seen]
     points = _in_metres(np.concatenate([front.points, guessed]), found)
     if kind == "glb":

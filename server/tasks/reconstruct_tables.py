@@ -119,7 +119,7 @@ class Reconstruction(msgspec.Struct, frozen=True):
 
 
 class ReconstructPreview(msgspec.Struct, frozen=True):
-    """What was found by the end of a level, thinned: a PLY in base64."""
+    """Points that were found by the end of a level, thinned: a PLY in base64."""
 
     level: int
     points: bytes

@@ -22,7 +22,7 @@ Usable = Callable[[Schedule], Sequence[Backend]]
 
 
 class Choice(NamedTuple):
-    """What runs a batch."""
+    """The way in which a batch is run."""
 
     backend: Backend
     schedule: Schedule

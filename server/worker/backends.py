@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -110,14 +111,14 @@ class ModelMemory:
             self._batches += 1
             self._used[holder] = self._batches
             self._users[holder] = self._users.get(holder, 0) + 1
-            self._make_room()
+            self._release_oldest()
         try:
             yield
         finally:
             with self._lock:
                 self._users[holder] -= 1
 
-    def _make_room(self) -> None:
+    def _release_oldest(self) -> None:
         used = sum(holder.nbytes for holder in self._used)
         for holder in sorted(self._used, key=self._used.__getitem__):
             if used <= self._bound:
@@ -190,7 +191,7 @@ class Backends:
         """Whether the bundle's weights are an ONNX graph, which ONNX Runtime runs whatever the setting says."""
         return self.spec.weights_file == GRAPH_FILE
 
-    @property
+    @cached_property  # each batch asks for it, and to look for an installed package takes a tenth of a millisecond
     def candidates(self) -> Sequence[Backend]:
         """Backends that the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
         if self.is_graph:
@@ -275,8 +276,10 @@ class Backends:
 
     def choose(self, size: int, options: Mapping[str, Any]) -> Choice:
         """The backend that runs a batch of `size` jobs, and the merging that it does."""
-        schedule = self.schedule(options.get("merge", ()))
-        if options.get("trace"):
+        return self._choose(size, self.schedule(options.get("merge", ())), trace=bool(options.get("trace")))
+
+    def _choose(self, size: int, schedule: Schedule, *, trace: bool) -> Choice:
+        if trace:
             return Choice("eager", schedule)  # only PyTorch tells which tokens merged
         if self.setting != "auto":
             ready = self.setting in self.usable(schedule) and (self.setting != "compiled" or (schedule, size == 1) in self._compiled)
@@ -297,8 +300,9 @@ class Backends:
         """Run one batch. Where it ran without the merging that was asked for, `schedule` int32 (B, depth) says what was done."""
         size = len(next(iter(arrays.values())))
         with self._memory.using(self):
-            choice = self.choose(size, options)
-            if choice.schedule == self.schedule(options.get("merge", ())):
+            schedule = self.schedule(options.get("merge", ()))
+            choice = self._choose(size, schedule, trace=bool(options.get("trace")))
+            if choice.schedule == schedule:
                 return self._run(choice.backend, arrays, options)
             answer = self._run(choice.backend, arrays, {**options, "merge": choice.schedule})
         return {**answer, "schedule": np.tile(np.array(choice.schedule, np.int32), (size, 1))}

@@ -39,7 +39,7 @@ def with_returned(job: Job, outputs: Mapping[str, NDArray[Any]]) -> Arrays:
 
 
 @dataclass(frozen=True)
-class Answer:
+class JobOutputs:
     """The outputs of one job, without a batch dimension."""
 
     job: Delivery
@@ -59,7 +59,7 @@ class Report:
     total: int
     unit: str
     preview: Arrays = field(default_factory=dict)
-    """What can be shown already; empty: nothing."""
+    """Arrays that can be shown already; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Computed:
     started: float
     """Monotonic seconds."""
     seconds: float
-    answers: list[Answer]
+    answers: list[JobOutputs]
     """Answers of those that came to their end."""
     going_on: list[Delivery] = field(default_factory=list)
     """The others: more steps follow."""
@@ -97,7 +97,7 @@ class Reports:
 
 
 @dataclass(frozen=True)
-class Refused:
+class FailedJob:
     """A job that made the model fail, by itself."""
 
     job: Delivery
@@ -126,8 +126,8 @@ class Left:
     how: Literal["failed", "unwanted", "handed_back"]
 
 
-Outcome = Computed | Reports | Refused | TooLarge | Left
-Result = Outcome | Unserved
+Outcome = Computed | Reports | FailedJob | TooLarge | Left
+Result = Computed | Reports | FailedJob | Unserved | Left
 
 
 class Executor(Protocol):
@@ -185,7 +185,7 @@ class OneShot:
         outputs = self._forward(jobs)
         seconds = time.monotonic() - started
         rows = [with_returned(job.job, {name: values[i] for name, values in outputs.items()}) for i, job in enumerate(jobs)]
-        answers = [Answer(job, row, started - job.pulled_at, seconds) for job, row in zip(jobs, rows, strict=True)]
+        answers = [JobOutputs(job, row, started - job.pulled_at, seconds) for job, row in zip(jobs, rows, strict=True)]
         return Computed(jobs, started, seconds, answers, cold=cold)
 
     def _forward(self, jobs: list[Delivery]) -> Arrays:
@@ -267,7 +267,7 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
         computed = run(jobs)
     except BundleError as error:  # its weights had left memory: no job is to blame
         unloadable = without_frames(error)
-        yield from (Refused(job, unloadable) for job in jobs)
+        yield from (FailedJob(job, unloadable) for job in jobs)
         return
     except Exception as error:
         failure = without_frames(error)  # they keep the tensors of the batch, and its halves need the room
@@ -278,7 +278,7 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
         free_memory()
         yield TooLarge(jobs)
     if len(jobs) == 1:
-        yield Refused(jobs[0], failure)
+        yield FailedJob(jobs[0], failure)
         return
     half = len(jobs) // 2
     yield from halving(jobs[:half], run, free_memory)

@@ -152,9 +152,9 @@ class LoadedBundles:
         self._load_all()
 
     @property
-    def loading(self) -> bool:
-        """Whether a bundle is being loaded."""
-        return bool(self._loading())
+    def loading(self) -> list[Entry]:
+        """Bundles that are being loaded, or will be."""
+        return [entry for entry in list(self._entries.values()) if entry.state == "loading"]
 
     def served(self) -> list[str]:
         """The queues to pull."""
@@ -237,32 +237,31 @@ class LoadedBundles:
         stamp = _stamp(path)
         try:
             spec = read_placed(path).spec
+            twin = next((entry for entry in self._entries.values() if entry.spec is not None and entry.id == spec.id), None)
+            if twin is not None and twin.path != path:
+                raise BundleError(f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}")
         except BundleError as error:
-            log.error("bundle refused", bundle=str(path), reason=str(error))
-            self._put(Entry(path, stamp, None, "", "unavailable", str(error)))
-            return
-        twin = next((entry for entry in self._entries.values() if entry.spec is not None and entry.id == spec.id), None)
-        if twin is not None and twin.path != path:
-            self._put(Entry(path, stamp, None, "", "unavailable", f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}"))
+            self._refuse(Entry(path, stamp, None, "", "unavailable"), str(error))
             return
         self._put(Entry(path, _stamp(path, spec), spec, spec.digest(), "loading", since=time.monotonic()))
+
+    def _refuse(self, entry: Entry, reason: str) -> None:
+        log.error("bundle refused", bundle=entry.id, reason=reason)
+        self._put(replace(entry, state="unavailable", reason=reason))
 
     def _load_all(self) -> None:
         """Those first that somebody waits for, then what requests mean that name none, then small ones. All are known before the first is
         loaded, so that requests for any of them wait instead of being refused."""
         inside = self._inside()
-        for entry in self._loading():
+        for entry in self.loading:
             if entry.spec is not None and entry.path in inside and not_served(entry.spec) is not None:
                 self._put(replace(entry, state="unavailable", reason="a member of a pipeline"))
             elif entry.spec is not None:
                 self._publish(entry.spec)
         self._listed = True
-        while unloaded := self._loading():
+        while unloaded := self.loading:
             waiting = self._waiting([entry.queue for entry in unloaded]) if len(unloaded) > 1 else ()
             self._load(min(unloaded, key=lambda entry: (entry.queue not in waiting, not self._is_default(entry), entry.nbytes)))
-
-    def _loading(self) -> list[Entry]:
-        return [entry for entry in self._entries.values() if entry.state == "loading"]
 
     def _is_default(self, entry: Entry) -> bool:
         return entry.id in self._defaults or (entry.spec is not None and entry.spec.name in self._defaults)
@@ -270,18 +269,17 @@ class LoadedBundles:
     def _load(self, entry: Entry) -> None:
         assert entry.spec is not None
         started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
-        content = f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
+        entry, content = replace(entry, stamp=stamp), f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
         if content in supervision.refused_bundles():
-            log.error("bundle refused", bundle=entry.id, reason=DEADLY)
-            self._put(replace(entry, stamp=stamp, state="unavailable", reason=DEADLY))
+            self._refuse(entry, DEADLY)
             return
         supervision.tell_loading(content)
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
-            reason = str(error) if isinstance(error, BundleError) else f"{entry.path}: the model fails on its first batch: {error!r}"
-            log.error("bundle refused", bundle=entry.id, reason=reason)
-            self._put(replace(entry, stamp=stamp, state="unavailable", reason=reason))
+            self._refuse(
+                entry, str(error) if isinstance(error, BundleError) else f"{entry.path}: the model fails on its first batch: {error!r}"
+            )
             return
         finally:
             supervision.tell_loading("")

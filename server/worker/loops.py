@@ -19,7 +19,7 @@ from server.scheduler.scheduler import Pull, Running
 from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.executors import Computed, Executor, Left, Refused, Report, Reports, Result, TooLarge, Unserved
+from server.worker.executors import Computed, Executor, FailedJob, Left, Report, Reports, Result, TooLarge, Unserved
 from server.worker.layout import Layout
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.replies import Answers
@@ -156,7 +156,7 @@ class BatchRunner:
         going_on: list[Delivery] = []
         unloadable: list[Delivery] = []
         for result in self._run(running, hand):
-            if isinstance(result, Refused) and isinstance(result.error, BundleError):
+            if isinstance(result, FailedJob) and isinstance(result.error, BundleError):
                 self.bundles.lost(running.bucket.queue, str(result.error))
                 unloadable.append(result.job)
                 continue

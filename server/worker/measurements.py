@@ -1,4 +1,4 @@
-"""What warm-up measured, kept from one start to the next: a restarted worker serves at once instead of measuring again.
+"""Measurements of warm-up, kept from one start to the next: a restarted worker serves at once instead of measuring again.
 
 One small JSON file for each combination of bundle, machine, torch and layout. Any number of workers and services may share the folder.
 """
@@ -24,17 +24,17 @@ import torch
 from models.bundle import BundleSpec
 from server.scheduler.step_times import ALMOST, StepTimes
 from server.telemetry import logs
-from server.worker.backend_times import Backend, BackendTimes
+from server.worker.backend_times import Backend
 from server.worker.layout import Layout
 from server.worker.stepwise import Usual
 
 log = logs.get(__name__)
 
 VERSION: Literal[3] = 3
-"""Of the files. Raise it also when the code that is measured changes so much that old figures mislead."""
+"""Version of the files. Raise it also when the code that is measured changes so much that old figures mislead."""
 MOST_FILES = 256
 MOST_BYTES = 4 * 1024**2
-"""Of a file: a rung takes some 0.5 KB."""
+"""Size of a file: a rung takes some 0.5 KB."""
 LONGEST = 3600.0
 """Seconds of a batch that are still believed."""
 ABANDONED = 3600.0
@@ -103,17 +103,6 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Between the answers to warm-up's job in `dtype` and in float32. None: it was not measured."""
 
     @staticmethod
-    def now(
-        dtype: Format,
-        steps: StepTimes,
-        times: BackendTimes | None = None,
-        usual: Usual | None = None,
-        max_difference: float | None = None,
-    ) -> Measured:
-        backends = times.to_json() if times is not None else {}
-        return Measured(dtype, steps.largest, steps.seconds, time.time(), backends, usual, max_difference)
-
-    @staticmethod
     def nothing(dtype: Format, largest: int) -> Measured:
         """To begin with: no batch has been timed."""
         return Measured(dtype, largest, {}, -inf, max_difference=0.0 if dtype == "float32" else None)
@@ -134,9 +123,6 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             and all(SCHEDULE.fullmatch(schedule) for schedule in self.backends)
             and all(0 < seconds < LONGEST for by in self.backends.values() for sizes in by.values() for seconds in sizes.values())
         )
-
-    def backend_times(self) -> BackendTimes:
-        return BackendTimes.from_json(self.backends)
 
     def step_times(self, share: float = ALMOST) -> StepTimes:
         steps = StepTimes(self.largest, share)
@@ -170,7 +156,7 @@ class Measurements:
         return self._folder.parent / "graphs" if self._folder is not None else None
 
     def find(self, conditions: Conditions) -> Measured | None:
-        """What was measured under the same conditions. A file that is damaged or somebody else's counts as absent."""
+        """Find what was measured under the same conditions. A file that is damaged or somebody else's counts as absent."""
         if self._folder is None:
             return None
         path = self._path(self._folder, conditions)

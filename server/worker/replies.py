@@ -18,7 +18,7 @@ from server.queue.job import Failure, Progress, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import Observations, WorkerMetrics
-from server.worker.executors import Answer, Computed, Left, Refused, Report, Reports, Result, TooLarge, Unserved
+from server.worker.executors import Computed, FailedJob, JobOutputs, Left, Report, Reports, Result, Unserved
 
 log = logs.get(__name__)
 
@@ -36,11 +36,6 @@ class Answers:
         """Write it soon."""
         self._later.put(result)
 
-    def write(self, result: Result) -> None:
-        """Returns when it is written, or has been given up."""
-        with self._writing:
-            self._write(result)
-
     def write_in_turn(self, result: Result) -> None:
         """Write it now, or soon if another thread is writing: while the queue is away that lasts, and somebody must look at the queue."""
         if not self._writing.acquire(blocking=False):
@@ -54,7 +49,8 @@ class Answers:
     def write_forever(self) -> None:
         """Until `close`."""
         while (result := self._later.get()) is not None:
-            self.write(result)
+            with self._writing:
+                self._write(result)
 
     def _write(self, result: Result) -> None:
         try:
@@ -82,15 +78,13 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
         case Left():
             for job in result.jobs:
                 metrics.step_leaves.labels(*job.bundle.split("@"), result.how).inc()
-        case TooLarge():
-            """Its halves follow."""
-        case Refused(job=job, error=UnusableInput() | ExcessiveJob() as error):
+        case FailedJob(job=job, error=UnusableInput() | ExcessiveJob() as error):
             kind = "unusable-input" if isinstance(error, UnusableInput) else "excessive"
             if kind == "unusable-input":
                 log.info("input refused", bundle=job.bundle, job=job.job.id, reason=str(error), **job.job.trace)
             _fail(queue, [job], kind, str(error))
             metrics.failures.labels(job.bundle.partition("@")[0], kind).inc()
-        case Refused(job=job, error=error):
+        case FailedJob(job=job, error=error):
             reason = f"{type(error).__name__}: {error}"
             log.error("model failed on a job", bundle=job.bundle, job=job.job.id, reason=reason, **job.job.trace)
             queue.dead_letter(job, reason, kind="model-error")
@@ -146,16 +140,19 @@ def _count(batch: Computed, metrics: WorkerMetrics) -> None:
     batches.inc()
     size.observe(len(batch.jobs))
     inference.observe(batch.seconds)
+    labels = batch.jobs[0].bundle.split("@")
     if batch.cold:
-        metrics.cold_batches.labels(*batch.jobs[0].bundle.split("@")).inc()
+        metrics.cold_batches.labels(*labels).inc()
     if batch.weight:
-        _count_steps(batch, metrics)
+        metrics.steps.labels(*labels).inc(len(batch.jobs))
+        metrics.step_joins.labels(*labels).inc(batch.joined)
+        metrics.step_leaves.labels(*labels, "finished").inc(len(batch.answers))
     for answer in batch.answers:
         wait.observe(answer.batch_wait)
         _count_outputs(metrics, answer)
 
 
-def _count_outputs(metrics: WorkerMetrics, answer: Answer) -> None:
+def _count_outputs(metrics: WorkerMetrics, answer: JobOutputs) -> None:
     """Add what the answers of single tasks tell: points of scenes that were asked, and seconds of videos by stage."""
     labels, outputs = answer.job.bundle.split("@"), answer.outputs
     if "queries" in outputs:
@@ -169,13 +166,6 @@ def _count_outputs(metrics: WorkerMetrics, answer: Answer) -> None:
             counter.labels(*labels).inc(count)
         for stage, seconds in zip(STAGES, outputs["stages"].tolist(), strict=True):
             metrics.watched_stages.labels(*labels, stage).inc(seconds)
-
-
-def _count_steps(batch: Computed, metrics: WorkerMetrics) -> None:
-    labels = batch.jobs[0].bundle.split("@")
-    metrics.steps.labels(*labels).inc(len(batch.jobs))
-    metrics.step_joins.labels(*labels).inc(batch.joined)
-    metrics.step_leaves.labels(*labels, "finished").inc(len(batch.answers))
 
 
 @cache

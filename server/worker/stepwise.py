@@ -19,7 +19,19 @@ from numpy.typing import NDArray
 from models.layers.steps import State
 from models.loading import Ended, LoadedSteps
 from server.queue.delivery import Delivery
-from server.worker.executors import Answer, Computed, Left, Outcome, Refused, Report, Reports, Streams, halving, read_arrays, with_returned
+from server.worker.executors import (
+    Computed,
+    FailedJob,
+    JobOutputs,
+    Left,
+    Outcome,
+    Report,
+    Reports,
+    Streams,
+    halving,
+    read_arrays,
+    with_returned,
+)
 
 REPORT_EVERY = 0.2
 """Seconds between two reports of one job."""
@@ -127,7 +139,7 @@ class Stepwise:
             forms.setdefault(id(self._residents[_key(job)].form), []).append(job)
         for alike in forms.values():
             for outcome in halving(alike, self._step, self._streams.free_memory):
-                if isinstance(outcome, Refused):
+                if isinstance(outcome, FailedJob):
                     self.drop([outcome.job])
                     yield Left([outcome.job], "failed")
                 yield outcome
@@ -167,7 +179,7 @@ class Stepwise:
                 if isinstance(outcome, Ended):
                     self._forget(job)
                     self.mean_total += (resident.state.done + 1 - self.mean_total) / MEMORY
-                    computed.answers.append(Answer(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
+                    computed.answers.append(JobOutputs(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
                     continue
                 reported = started if now else resident.reported
                 self._keep(job, Resident(outcome.state, resident.batch_wait, inference, reported, outcome.state.nbytes, model))

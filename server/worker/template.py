@@ -45,11 +45,11 @@ def run_template(settings: Settings, fd: int) -> int:
     gc.collect()
     return_freed_memory()
     gc.freeze()
-    Template(socket.socket(fileno=fd)).run()
+    TemplateProcess(socket.socket(fileno=fd)).run()
     return 0
 
 
-class Template:
+class TemplateProcess:
     def __init__(self, supervisor: socket.socket) -> None:
         self._supervisor = supervisor
         self._ended, wake = os.pipe()

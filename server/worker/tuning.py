@@ -56,7 +56,7 @@ class _Disturbed(Exception):
 
 
 @dataclass(frozen=True)
-class Due:
+class DueMeasurement:
     """When a bundle is to be measured."""
 
     bundle: Bundle
@@ -140,7 +140,7 @@ class Tuner:
         self._swap = swap
         self._timings = timings
         self._putting = threading.Lock()
-        self._due: dict[str, Due] = {}
+        self._due: dict[str, DueMeasurement] = {}
         """By bundle id, as the next one."""
         self._tunings: dict[str, Tuning] = {}
         self._tunes_from = 0.0
@@ -152,7 +152,7 @@ class Tuner:
         now, unmeasured = time.monotonic(), warm.measured.is_nothing
         at = now if unmeasured else now + self._timings.old - warm.measured.age
         with self._putting:
-            self._due[bundle.spec.id] = Due(bundle, at, unmeasured)
+            self._due[bundle.spec.id] = DueMeasurement(bundle, at, unmeasured)
         self._tune_later(bundle, warm)
 
     @property
@@ -170,17 +170,17 @@ class Tuner:
         if unmeasured and now >= self._quiet_since + self._timings.head_start:
             self._measure(unmeasured[0], self._run_if_idle)
         elif unmeasured and now >= unmeasured[0].at + self._timings.patience:
-            turns = Turns(self._slots, self._timings)
+            lent = LentSlot(self._slots, self._timings)
             try:
-                self._measure(unmeasured[0], turns.run, slots=1)
+                self._measure(unmeasured[0], lent.run, slots=1)
             finally:
-                turns.end()
+                lent.end()
         elif due and now >= self._quiet_since + self._timings.quiet:
             self._measure(due[0], self._run_if_idle)
         if not unmeasured:
             self._tune(served)
 
-    def _measure(self, due: Due, run: Run, slots: int | None = None) -> None:
+    def _measure(self, due: DueMeasurement, run: Run, slots: int | None = None) -> None:
         self._quiet_since = time.monotonic()
         id_ = due.bundle.spec.id
         try:
@@ -198,7 +198,7 @@ class Tuner:
         log.info("measured", bundle=id_, **warm.figures())
         with self._putting:
             if self._due.get(id_) is due:  # else it was loaded again meanwhile
-                self._due[id_] = Due(due.bundle, time.monotonic() + self._timings.old, unmeasured=False)
+                self._due[id_] = DueMeasurement(due.bundle, time.monotonic() + self._timings.old, unmeasured=False)
         self._swap(due.bundle, warm)
         self._tune_later(due.bundle, warm)
 
@@ -246,7 +246,7 @@ class Tuner:
         return run_at_once(layout, work)
 
 
-class Turns:
+class LentSlot:
     """Runs in a slot that is lent for a second at a time, however much there is to serve."""
 
     def __init__(self, slots: Slots, timings: TunerTimings) -> None:

@@ -103,11 +103,11 @@ class Loader:
         known = self.kept.find(self.conditions(bundle.spec))
         measured = known or Measured.nothing(_told_format(bundle.spec, self.dtype) or "float32", self.layout.largest_batch)
         model = load(bundle, device=self.layout.device, dtype=FORMATS[measured.dtype])
-        backends = self._backends(bundle, model, self.layout, measured.backend_times())
+        backends = self._backends(bundle, model, self.layout, BackendTimes.from_json(measured.backends))
         if model.steps is not None and measured.usual is None:
             measured = msgspec.structs.replace(measured, usual=see_usual(model, self.layout, run_at_once))
         elif model.steps is None and known is None:
-            _run(model, replace(self.layout, slots=1), 1, usual_schedule(model.spec), run_at_once, backends)
+            _run(model, replace(self.layout, slots=1), 1, run_at_once, backends)
         return self._warm(model, backends, measured)
 
     def measure(self, bundle: Bundle, run: Run | None = None, slots: int | None = None) -> Warm:
@@ -126,7 +126,8 @@ class Loader:
                     compare(backends, layout, schedule, size, run)
             for size, seconds in backends.times.best(backends.schedule(schedule), backends.usable).items():
                 steps.settle(size, seconds)
-        measured = Measured.now(chosen, steps, backends.times if backends is not None else None, usual, max_difference)
+        times = backends.times.to_json() if backends is not None else {}
+        measured = Measured(chosen, steps.largest, dict(steps.seconds), time.time(), times, usual, max_difference)
         self.kept.keep(self.conditions(bundle.spec), measured)
         if layout.device.type == "cuda":
             torch.cuda.empty_cache()  # what was measured ran on a stream that no slot uses, and PyTorch keeps freed memory by stream
@@ -199,18 +200,22 @@ def sample(spec: BundleSpec, size: int) -> Arrays:
     return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
 
 
-def started(model: LoadedModel, size: int, schedule: MergeSchedule) -> list[State]:
+def _usual_options(model: LoadedModel) -> dict[str, Any]:
+    return {"merge": usual_schedule(model.spec).expand(model.depth)}
+
+
+def _started(model: LoadedModel, size: int) -> list[State]:
     """Jobs before their first step."""
     assert model.steps is not None
     jobs = [{name: rows[i] for name, rows in sample(model.spec, size).items()} for i in range(size)]
-    return model.steps.start(jobs, [{"merge": schedule.expand(model.depth)}] * size)
+    return model.steps.start(jobs, [_usual_options(model)] * size)
 
 
 def see_usual(model: LoadedModel, layout: Layout, run: Run) -> Usual:
     """Start a usual job and take its first step, in one slot."""
     assert model.steps is not None
     steps, states, layout = model.steps, list[State](), replace(layout, slots=1)
-    seconds = run(layout, lambda: states.extend(started(model, 1, usual_schedule(model.spec))))
+    seconds = run(layout, lambda: states.extend(_started(model, 1)))
     run(layout, lambda: steps.step(states, [False]))
     return Usual(steps.cost(states[0]), states[0].total, states[0].nbytes, seconds)
 
@@ -230,7 +235,7 @@ def in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str, run: Run = 
         return exact, "float32", 0.0
     short = load(bundle, device=layout.device, dtype=torch.bfloat16)
     if told is None:
-        size = DTYPE_BATCH if DTYPE_BATCH * _run(exact, layout, 1, usual_schedule(bundle.spec), run).whole <= LONGEST_BATCH else 1
+        size = DTYPE_BATCH if DTYPE_BATCH * _run(exact, layout, 1, run).whole <= LONGEST_BATCH else 1
         exact_s, short_s = (_seconds(model, layout, size, time.monotonic() + DTYPE_SECONDS, run).batch for model in (exact, short))
         if short_s >= CLEARLY_FASTER * exact_s:
             return exact, "float32", 0.0
@@ -242,7 +247,7 @@ def difference(exact: LoadedModel, short: LoadedModel) -> float | None:
     architectures run in float32."""
     if exact.steps is not None:
         return None
-    given, options = sample(exact.spec, 1), {"merge": usual_schedule(exact.spec).expand(exact.depth)}
+    given, options = sample(exact.spec, 1), _usual_options(exact)
     own, other = exact.forward(given, options), short.forward(given, options)
     return max(float(np.abs(own[name].astype(np.float64) - other[name]).max(initial=0.0)) for name in own)
 
@@ -272,25 +277,24 @@ class Took(NamedTuple):
 
 def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run: Run) -> Took:
     """The fastest of a few until the deadline. The first also pays for what happens only once."""
-    schedule = usual_schedule(model.spec)
-    times = [_run(model, layout, size, schedule, run)]
+    times = [_run(model, layout, size, run)]
     for _ in range(REPEATS):
         if time.monotonic() >= deadline:
             break
-        times.append(_run(model, layout, size, schedule, run))
+        times.append(_run(model, layout, size, run))
     return min(times)
 
 
-def _run(model: LoadedModel, layout: Layout, size: int, schedule: MergeSchedule, run: Run, backends: Backends | None = None) -> Took:
+def _run(model: LoadedModel, layout: Layout, size: int, run: Run, backends: Backends | None = None) -> Took:
     """A forward pass, by the model or as `backends` choose, or the first step of jobs that have started.
 
     Raises ValueError where it gives no answers."""
     if model.steps is not None:
         steps, jobs = model.steps, deque[list[State]]()  # no two slots step the same job
-        start = run(layout, lambda: jobs.append(started(model, size, schedule)))
+        start = run(layout, lambda: jobs.append(_started(model, size)))
         step = run(layout, lambda: steps.step(jobs.pop(), [False] * size))
         return Took(step, start + step)
-    arrays, options = sample(model.spec, size), {"merge": schedule.expand(model.depth)}
+    arrays, options = sample(model.spec, size), _usual_options(model)
     forward = model.forward if backends is None else backends.prepare
     seconds = run(layout, lambda: check(forward(arrays, options), size, model.spec))
     return Took(seconds, seconds)

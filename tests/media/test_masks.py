@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from server.media import masks
-from server.media.masks import Box, Share, bounds, grow, of_picture, of_transparency, parse, resize
+from server.media.masks import Box, Share, bounds, grow, of_image, of_transparency, parse, resize
 
 
 def random_mask(seed: int, height: int, width: int, share: float = 0.1) -> np.ndarray:
@@ -89,21 +89,21 @@ def test_bright_pixels_are_filled(mode: str, white: object, black: object) -> No
     if mode == "P":
         picture.putpalette([0, 0, 0, 255, 0, 0])
     picture.putpixel((2, 1), white)  # type: ignore[arg-type]
-    assert np.argwhere(of_picture(picture.convert("RGB"))).tolist() == [[1, 2]]
+    assert np.argwhere(of_image(picture.convert("RGB"))).tolist() == [[1, 2]]
 
 
 def test_of_a_mask_with_transparency_only_that_counts() -> None:
     picture = Image.new("RGBA", (4, 3), (255, 255, 255, 255))
     picture.putpixel((2, 1), (255, 255, 255, 0))
     picture.putpixel((3, 1), (255, 255, 255, 1))
-    assert np.argwhere(of_picture(picture)).tolist() == [[1, 2]]
-    assert np.array_equal(of_transparency(picture), of_picture(picture))
+    assert np.argwhere(of_image(picture)).tolist() == [[1, 2]]
+    assert np.array_equal(of_transparency(picture), of_image(picture))
 
 
 def test_a_mask_that_is_opaque_everywhere_counts_by_its_colours() -> None:
     picture = Image.new("RGBA", (4, 3), (0, 0, 0, 255))
     picture.putpixel((2, 1), (255, 255, 255, 255))
-    assert np.argwhere(of_picture(picture)).tolist() == [[1, 2]]
+    assert np.argwhere(of_image(picture)).tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize("pixels", [0, 1, 3, 50])

@@ -29,6 +29,7 @@ async def test_a_job_whose_keys_expired_when_the_clock_went_forward_is_answered(
         set_clock = AsyncLink.set_clock
         monkeypatch.setattr(AsyncLink, "set_clock", lambda self, redis_ms: set_clock(self, redis_ms + HOUR_MS))
         db.delete(f"job:{lost.job.id}")
+        worker._link.set_clock(lost.job.deadline_ms + HOUR_MS)
         assert worker.begin([lost], 0) == []  # it has ended, as far as the worker can know
         [again] = await pulled(worker)
         assert again.job.id == lost.job.id

@@ -18,7 +18,7 @@ from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
 from server.queue.job import VERSION, Job, Progress, Reply, encode_arrays
 from server.queue.pieces import Freight
-from server.queue.record import Draft, NoRoomForResults, Record
+from server.queue.record import Draft, Record, ResultsFull
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
@@ -353,7 +353,7 @@ async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: Worke
 async def test_records_of_cancelled_jobs_take_room_too(url: str) -> None:
     """Else whoever sends and cancels for an hour fills Redis."""
     async with gateway(url, results_max_bytes=100_000) as us:
-        with pytest.raises(NoRoomForResults):
+        with pytest.raises(ResultsFull):
             for _ in range(100_000 // 4096):  # a stream of events takes a page of 4 KiB
                 await us.records.cancel(await admit(us))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -54,3 +55,12 @@ async def test_words_of_any_length_and_type_arrive_as_they_were_sent(url: str, w
     blocking = Link(url, KEYSPACE, WorkerTimings())
     assert blocking.command("EVAL", told, 0, *words, large[:length]) == arrived
     blocking.close()
+
+
+def test_a_connection_that_redis_refuses_leaves_nothing_behind(url: str) -> None:
+    link = Link(f"{url}?db=99" if url.startswith("unix") else re.sub(r"/0$", "/99", url), KEYSPACE, WorkerTimings())
+    for _ in range(3):
+        with pytest.raises(redis.exceptions.ResponseError, match="index"):
+            link.command("PING")
+    assert not link._open
+    link.close()

@@ -17,7 +17,7 @@ from models.mcc.front import Front
 from models.spec import Space
 from opsin import Client
 from opsin.turntable import from_camera
-from server.media import fronts
+from server.media import views
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.tasks.options import InvalidOption
@@ -173,7 +173,7 @@ def test_holes_that_a_sensor_leaves_are_the_objects_and_those_that_somebody_drew
     plan = task.plan(ReconstructOptions(fov=FOV), spec)
     for parts_sent, filled in (({}, True), ({"mask": drawn}, False)):
         [made] = task.prepare({"image": CAPTURE["image"], "depth": npy(gap), **parts_sent}, plan, spec, Decoder(50_000_000))
-        front = fronts.of(made)
+        front = views.front_of(made)
         assert front is not None and not front.seen.all()
         silhouette = (depth() > 0)[(depth() > 0).any(axis=1)][:, (depth() > 0).any(axis=0)]
         assert (front.mask == (silhouette if filled else silhouette & np.isfinite(front.depth))).all()

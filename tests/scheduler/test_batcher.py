@@ -144,19 +144,19 @@ class TestWaiting:
         assert len(take(made)) == 3
 
 
-class TestRoom:
+class TestCapacity:
     def test_is_one_batch_for_each_idle_slot(self) -> None:
-        assert batcher().room(8, idle_slots=2) == 16
+        assert batcher().capacity(8, idle_slots=2) == 16
 
     def test_is_one_batch_ahead_while_all_slots_are_busy(self) -> None:
-        assert filled([delivery() for _ in range(3)]).room(8, idle_slots=0) == 5
+        assert filled([delivery() for _ in range(3)]).capacity(8, idle_slots=0) == 5
 
     def test_is_none_when_the_next_batch_is_full(self) -> None:
-        assert filled([delivery() for _ in range(8)]).room(8, idle_slots=0) == 0
+        assert filled([delivery() for _ in range(8)]).capacity(8, idle_slots=0) == 0
 
     def test_is_bounded_when_no_bucket_fills(self) -> None:
         made = filled([delivery(bucket=str(number)) for number in range(HOARD * 8)])
-        assert made.room(8, idle_slots=0) == 0
+        assert made.capacity(8, idle_slots=0) == 0
 
 
 def test_what_waits_can_be_taken_back() -> None:

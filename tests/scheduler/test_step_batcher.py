@@ -9,7 +9,7 @@ import pytest
 
 from server.queue.delivery import Delivery
 from server.scheduler.batcher import Bucket
-from server.scheduler.step_batcher import HOARD, LAG, PATIENCE, QUARTER, Share, StepBatcher
+from server.scheduler.step_batcher import HOARD, LAG, PATIENCE, QUARTER, LongWorkShare, StepBatcher
 from server.scheduler.step_times import StepTimes
 from tests.scheduler.deliveries import delivery
 
@@ -222,28 +222,28 @@ class TestAlone:
         assert device.long.next(slots=1) and device.long.lone == 3
 
 
-class TestRoom:
+class TestCapacity:
     def test_is_one_budget_at_a_time_and_a_few_in_all(self) -> None:
         device = Device()
-        rooms = []
+        capacities = []
         for _ in range(HOARD + 1):
-            rooms.append(device.long.rooms(1, 0)[device.queue])
-            for _ in range(rooms[-1]):
+            capacities.append(device.long.capacities(1, 0)[device.queue])
+            for _ in range(capacities[-1]):
                 device.long_job(100)
             device.run()
-        assert rooms == [BUDGET] * HOARD + [0]
+        assert capacities == [BUDGET] * HOARD + [0]
 
     def test_is_bounded_by_the_bytes_of_states(self) -> None:
         device = Device(Jobs(state_bytes=100))
-        assert device.long.rooms(1, 250)[device.queue] == 2
+        assert device.long.capacities(1, 250)[device.queue] == 2
         for _ in range(2):
             device.long_job(100)
-        assert device.long.rooms(1, 250)[device.queue] == 0
+        assert device.long.capacities(1, 250)[device.queue] == 0
         device.run()
-        assert device.long.rooms(1, 399)[device.queue] == 1
+        assert device.long.capacities(1, 399)[device.queue] == 1
 
     def test_an_empty_worker_takes_one_job_however_large(self) -> None:
-        assert list(Device(Jobs(state_bytes=1000)).long.rooms(1, 10).values()) == [1]
+        assert list(Device(Jobs(state_bytes=1000)).long.capacities(1, 10).values()) == [1]
 
 
 class TestDraining:
@@ -265,7 +265,7 @@ class TestDraining:
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_its_share_is_a_quarter_of_the_device_over_some_time(slots: int) -> None:
-    share, now, had, owed = Share(slots), 0.0, 0.0, 0
+    share, now, had, owed = LongWorkShare(slots), 0.0, 0.0, 0
     for _ in range(2000):
         now += STEP
         if share.is_owed(now, present=True):

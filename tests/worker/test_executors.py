@@ -17,7 +17,7 @@ from models.bundle import BundleSpec
 from models.loading import load
 from server.arrays import Array
 from server.queue.delivery import Delivery
-from server.worker.executors import Arrays, Computed, OneShot, Refused, Streams, TooLarge
+from server.worker.executors import Arrays, Computed, FailedJob, OneShot, Streams, TooLarge
 from tests.bundles import write_tiny_vit
 from tests.scheduler.deliveries import delivery
 
@@ -60,7 +60,7 @@ def test_the_culprits_are_refused_and_every_other_job_is_answered_once(tiny: One
     good, bad = pictures(7), pictures(7, side=33)
     jobs = [bad[place] if place in culprits else good[place] for place in range(7)]
     results = list(tiny.run(jobs))
-    refused = [result.job for result in results if isinstance(result, Refused)]
+    refused = [result.job for result in results if isinstance(result, FailedJob)]
     answered = [answer.job for result in results if isinstance(result, Computed) for answer in result.answers]
     assert refused == [jobs[place] for place in sorted(culprits)]
     assert answered == [job for place, job in enumerate(jobs) if place not in culprits]
@@ -87,7 +87,7 @@ class Overflowing:
 def test_only_a_picture_whose_scores_are_no_numbers_is_refused(tiny: OneShot) -> None:
     jobs = [delivery(pixels=np.full((32, 32, 3), shade, np.uint8)) for shade in (0, 10, 200, 20)]
     results = list(OneShot(Overflowing(tiny.model.spec), CPU).run(jobs))
-    assert [result.job for result in results if isinstance(result, Refused)] == [jobs[2]]
+    assert [result.job for result in results if isinstance(result, FailedJob)] == [jobs[2]]
     answered = [answer.job for result in results if isinstance(result, Computed) for answer in result.answers]
     assert answered == [jobs[0], jobs[1], jobs[3]]
 
@@ -121,7 +121,7 @@ def test_the_activations_of_a_batch_are_gone_when_its_halves_run(tiny: OneShot) 
 def test_a_job_that_does_not_fit_by_itself_is_refused(tiny: OneShot) -> None:
     jobs = pictures(2)
     results = list(OneShot(SmallMemory(tiny.model.spec, room=0), CPU).run(jobs))
-    assert [result.job for result in results if isinstance(result, Refused)] == jobs
+    assert [result.job for result in results if isinstance(result, FailedJob)] == jobs
 
 
 def test_a_thread_has_one_stream_of_a_gpu_whatever_bundle_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

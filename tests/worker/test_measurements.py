@@ -62,7 +62,7 @@ def test_a_ladder_of_hundreds_of_rungs_is_found_again(folder: Path, conditions: 
         for backend in BACKENDS:
             for size in (1, 2, 4, 8):
                 times.record((13,) * 23 + (rung,), backend, size, size / 77)
-    measured = Measured.now("float32", steps, times)
+    measured = Measured("float32", 1, steps.seconds, 1000.0, times.to_json())
     Measurements(folder).keep(conditions, measured)
     assert Measurements(folder).find(conditions) == measured
 

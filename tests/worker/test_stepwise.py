@@ -18,7 +18,7 @@ from models.loading import Advanced, Ended, LoadedSteps, load
 from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.worker import stepwise
-from server.worker.executors import Answer, Arrays, Computed, Refused, Report, Reports, TooLarge
+from server.worker.executors import Arrays, Computed, FailedJob, JobOutputs, Report, Reports, TooLarge
 from server.worker.stepwise import Stepwise
 from tests.bundles import write_null
 from tests.scheduler.deliveries import delivery
@@ -44,7 +44,7 @@ def with_file(made: Delivery) -> Delivery:
     return replace(made, job=msgspec.structs.replace(made.job, arrays=arrays, options={**made.job.options, **SENT_BACK}))
 
 
-def step(executor: Stepwise, jobs: list[Delivery]) -> tuple[list[Answer], list[Delivery]]:
+def step(executor: Stepwise, jobs: list[Delivery]) -> tuple[list[JobOutputs], list[Delivery]]:
     """One step of these: who was answered, who goes on."""
     computed = [result for result in executor.run(jobs) if isinstance(result, Computed)]
     return [answer for batch in computed for answer in batch.answers], [job for batch in computed for job in batch.going_on]
@@ -121,7 +121,7 @@ def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedSteps)
         step(executor, [one])
     executor.drop([one])
     assert executor.remaining(one) is None
-    answers: list[Answer] = []
+    answers: list[JobOutputs] = []
     while not answers:
         answers, _ = step(executor, [one])
     same(answers[0].outputs, answer_alone(toy, pixels(5, 2)))
@@ -164,12 +164,12 @@ def test_the_culprit_of_a_failing_step_is_refused_and_the_others_lose_nothing(to
     jobs = [job(number, 1) for number in range(3)] + [culprit] + [job(number, 1) for number in range(10, 14)]
     results = [list(executor.run(jobs))]
     here = [one for result in results[0] if isinstance(result, Computed) for one in result.going_on]
-    answers: list[Answer] = []
+    answers: list[JobOutputs] = []
     while here:
         results.append(list(executor.run(here)))
         here = [one for result in results[-1] if isinstance(result, Computed) for one in result.going_on]
         answers += [answer for result in results[-1] if isinstance(result, Computed) for answer in result.answers]
-    assert [result.job for batch in results for result in batch if isinstance(result, Refused)] == [culprit]
+    assert [result.job for batch in results for result in batch if isinstance(result, FailedJob)] == [culprit]
     assert {answer.job.job.id for answer in answers} == {one.job.id for one in jobs if one is not culprit}
     for answer in answers:
         same(answer.outputs, answer_alone(toy, answer.job.job.arrays["pixels"].to_numpy().copy()))
@@ -220,7 +220,7 @@ def test_a_toy_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value:
 def test_a_file_that_no_model_reads_is_no_part_of_a_state_and_comes_back(toy: LoadedSteps) -> None:
     executor, plain = Stepwise(toy, CPU), Stepwise(toy, CPU)
     jobs, bare = [with_file(job(1, 0))], [job(1, 0)]
-    answers: list[Answer] = []
+    answers: list[JobOutputs] = []
     while not answers:
         answers, jobs = step(executor, jobs)
         _, bare = step(plain, bare)

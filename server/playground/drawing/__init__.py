@@ -1,1 +1,1 @@
-"""What draws the samples that are made here: `python -m server.playground.drawing` writes them again."""
+"""This draws the samples that are made here: `python -m server.playground.drawing` writes them again."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.playground.drawing.solids import Camera, Solid, capsule, cylinder, ellipsoid, render, ring, without
+from server.playground.drawing.solids import DrawingCamera, Solid, capsule, cylinder, ellipsoid, render, ring, without
 
 FOV = 40.0
 """Degrees. The playground's page knows it, too."""
 SIDE = 320
-CAMERA = Camera(eye=(0.35, 0.42, 1.0), target=(0.0, 0.0, 0.0), fov=FOV, width=SIDE, height=SIDE)
+CAMERA = DrawingCamera(eye=(0.35, 0.42, 1.0), target=(0.0, 0.0, 0.0), fov=FOV, width=SIDE, height=SIDE)
 
 MUG = (
     Solid((196, 64, 52), without(cylinder((0, 0, 0), 0.16, 0.19), cylinder((0, 0.03, 0), 0.14, 0.19)), stripes=((240, 226, 200), 0.08)),

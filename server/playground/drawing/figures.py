@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.playground.drawing.solids import Camera, Point, Solid, capsule, ellipsoid, render
+from server.playground.drawing.solids import DrawingCamera, Point, Solid, capsule, ellipsoid, render
 
 RATE, SECONDS = 15, 8
 WIDTH, HEIGHT = 384, 256
-CAMERA = Camera(eye=(0.0, 1.35, 4.9), target=(0.0, 0.92, 0.0), fov=46.0, width=WIDTH, height=HEIGHT)
+CAMERA = DrawingCamera(eye=(0.0, 1.35, 4.9), target=(0.0, 0.92, 0.0), fov=46.0, width=WIDTH, height=HEIGHT)
 HORIZON = 176
 THUMBNAIL = (slice(30, 226), slice(190, 386))
 """Rows and columns of a frame."""
@@ -113,7 +113,7 @@ def _bent(phase: float) -> float:
 
 
 def _down(front: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
-    """What hangs down, swung forwards."""
+    """A limb that hangs down, swung forwards."""
     hanging: NDArray[np.float64] = np.sin(angle) * front - np.cos(angle) * np.array([0.0, 1, 0])
     return hanging
 

@@ -18,7 +18,7 @@ Distance = Callable[[Floats], Floats]
 """(P, 3) → (P,): how far outside the solid a point lies; negative inside."""
 
 STEPS, NEAR_ENOUGH, CAUTION = 80, 0.0005, 0.9
-"""Of a ray: how many steps it takes at most, at which distance it has arrived, and the share of the distance that a step goes."""
+"""A ray takes so many steps at most, has arrived at this distance, and each step goes this share of the distance."""
 SLOPE = 0.001
 """Over which normals are measured."""
 LIGHT = np.array([0.39, 0.78, 0.49], np.float32)
@@ -41,7 +41,7 @@ class Solid:
 
 
 @dataclass(frozen=True)
-class Camera:
+class DrawingCamera:
     """`fov` is horizontal, in degrees."""
 
     eye: tuple[float, float, float]
@@ -63,15 +63,15 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class View:
+class Drawing:
     colours: NDArray[np.uint8]
     """(H, W, 3), black where nothing is."""
     depth: Floats
     """(H, W), along the optical axis; 0 where nothing is."""
 
 
-def render(solids: Sequence[Solid], camera: Camera, reach: float = 10.0) -> View:
-    """What lies within `reach` of the camera."""
+def render(solids: Sequence[Solid], camera: DrawingCamera, reach: float = 10.0) -> Drawing:
+    """Draw what lies within `reach` of the camera."""
     rays, axis = camera.rays()
     eye = np.array(camera.eye, np.float32)
     travelled = np.zeros(len(rays), np.float32)
@@ -87,7 +87,7 @@ def render(solids: Sequence[Solid], camera: Camera, reach: float = 10.0) -> View
     colours[arrived] = _shaded(solids, points)
     depth[arrived] = (travelled * axis)[arrived]
     shape = (camera.height, camera.width)
-    return View(colours.reshape(*shape, 3), depth.reshape(shape))
+    return Drawing(colours.reshape(*shape, 3), depth.reshape(shape))
 
 
 def capsule(start: Point, end: Point, radius: float, end_radius: float | None = None) -> Distance:

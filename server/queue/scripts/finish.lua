@@ -60,7 +60,7 @@ for gateway, replies in pairs(outgoing) do send(gateway, replies) end
 
 -- One write here; whoever reads the statistics, and each worker once a second, adds it up (see parts/history.lua).
 if answered + failed > 0 then
-  call('RPUSH', 'stats:uncounted', cmsgpack.pack({
+  call('RPUSH', 'stats:batches', cmsgpack.pack({
     bundle, batch_size, now, answered, failed, success_ns, fail_ns, queue_ns, infer_ns, output_ns, slowest_infer, slowest_output}))
 end
 return ended

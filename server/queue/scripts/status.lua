@@ -6,7 +6,7 @@
 -- many records have ended so}…, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total, unit}, '' where nothing is
 -- known; ids are secrets and stay here}.
 
-count_batches(call('LLEN', 'stats:uncounted'))
+count_batches(call('LLEN', 'stats:batches'))
 local now = now_ms()
 
 local gateways = 0

@@ -18,7 +18,7 @@ from models.media import patchmatch
 from models.media.patchmatch import reductions, sources
 from server.arrays import Array
 from server.queue.delivery import Delivery
-from server.worker.executors import Computed, Refused
+from server.worker.executors import Computed, FailedJob
 from server.worker.stepwise import Stepwise
 from tests.bundles import write_tiny_diffmae
 from tests.scheduler.deliveries import delivery
@@ -126,7 +126,7 @@ def test_a_process_that_dies_costs_its_own_job_alone(steps: LoadedSteps, monkeyp
     executor = Stepwise(steps, torch.device("cpu"))
     doomed, fine = job_of(copied()), job_of({name: copied(network=True)[name] for name in ("pixels", "missing", "windows")}, steps=1)
     outcomes = list(executor.run([doomed, fine]))
-    [refused] = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
+    [refused] = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
     assert refused.job is doomed and "it was ended by signal 6" in str(refused.error)
     answers = [answer.job for outcome in outcomes if isinstance(outcome, Computed) for answer in outcome.answers]
     assert answers == [fine] and executor.residents == 0

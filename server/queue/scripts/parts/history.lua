@@ -28,8 +28,9 @@ local function count_batch(batch, sums, steps)
   add('compute_input', answered, 0)
   add('compute_infer', answered, infer_ns)
   add('compute_output', answered, output_ns)
+  if answered == 0 then return end
   of_bundle.inference_count = (of_bundle.inference_count or 0) + answered
-  if answered == 0 or batch_size == 0 then return end
+  if batch_size == 0 then return end
   local function add_of_size(name, amount)
     local of_size = 'batch:' .. batch_size .. ':' .. name
     of_bundle[of_size] = (of_bundle[of_size] or 0) + amount
@@ -48,9 +49,9 @@ end
 
 -- Adds up the statistics of at most so many batches that have not been counted yet.
 local function count_batches(most)
-  local batches = call('LRANGE', 'stats:uncounted', 0, most - 1)
+  local batches = call('LRANGE', 'stats:batches', 0, most - 1)
   if #batches == 0 then return end
-  call('LTRIM', 'stats:uncounted', #batches, -1)
+  call('LTRIM', 'stats:batches', #batches, -1)
   local sums, steps = {}, {}
   for _, packed in ipairs(batches) do count_batch(cmsgpack.unpack(packed), sums, steps) end
   for step, counts in pairs(steps) do

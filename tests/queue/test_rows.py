@@ -1,0 +1,33 @@
+"""The scripts read fields that Python tells them, and no others: in Lua a misspelt one would be nil, which is false."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from server.queue import rows
+from server.queue.wire import FOLDER
+
+READERS = [
+    ("enqueue", "admission", rows.AdmissionCall, set()),
+    ("parts/admission", "bounds", rows.Bounds, set()),
+    ("enqueue", "request", rows.Request, set()),
+    ("enqueue", "job", rows.Enqueued, set()),
+    ("parts/admission", "job", rows.Enqueued, {"message"}),
+    ("enqueue_record", "asked", rows.Recorded, set()),
+    ("enqueue_record", "bounds", rows.Bounds, set()),
+    ("finish", "job", rows.Ended, {"reply"}),
+    ("parts/records", "ending", rows.Ended, {"reply"}),
+    ("progress", "job", rows.Advanced, {"message"}),
+    ("hand_back", "job", rows.HandedBack, set()),
+]
+"""Script, the name that it gives to what it was told, the type of that, and fields that it adds itself."""
+
+
+@pytest.mark.parametrize(("script", "name", "told", "added"), READERS, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_a_script_reads_what_python_tells_it(script: str, name: str, told: type, added: set[str]) -> None:
+    code = re.sub(r"--.*", "", (FOLDER / f"{script}.lua").read_text())
+    read = set(re.findall(rf"\b{name}\.(\w+)", code))
+    assert read
+    assert read <= {*told.__struct_fields__, *added}  # type: ignore[attr-defined]
