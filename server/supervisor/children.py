@@ -59,12 +59,7 @@ class Child:
     """Restarted at once when it dies; only deaths before it was ready make the pause before the next start double."""
 
     def __init__(
-        self,
-        kind: str,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        fds: Sequence[int] = (),
-        template: Template | None = None,
+        self, kind: str, command: Sequence[str], environment: Mapping[str, str], fds: Sequence[int] = (), template: Template | None = None
     ) -> None:
         """template: makes it where it can; else, and without one, it is executed."""
         self.kind = kind
