@@ -71,7 +71,7 @@ class Ticks:
     def add(self, one: Timed, seconds: float) -> int:
         """Calls `one.due()` in so many seconds. Returns the tick, for `remove`."""
         now_ms = time.monotonic() * 1000
-        length = _length_ms(seconds)
+        length = next(length for most, length in TICKS if seconds <= most)
         tick = (int(now_ms + max(seconds, 0.0) * 1000) // length + 1) * length
         waiting = self._waiting.get(tick)
         if waiting is None:
@@ -93,10 +93,6 @@ class Ticks:
     def _call(self, tick: int) -> None:
         for one in self._waiting.pop(tick):
             one.due()
-
-
-def _length_ms(seconds: float) -> int:
-    return next(length for most, length in TICKS if seconds <= most)
 
 
 class Limit(Interruption):
