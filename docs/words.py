@@ -1,7 +1,7 @@
 """Words of the code in `server/`: `python docs/words.py`, a part of `make lint`. docs/glossary.md is the list that it reads.
 
-It refuses docstrings that open with a word of OPENINGS, since they are no sentences; names of classes, functions and modules with a word that the
-glossary replaces; and names of classes that stand for two things, here or in the public names of `opsin`.
+It refuses docstrings that open with a word of OPENINGS, since they are no sentences; names of classes, functions and modules with a word
+that the glossary replaces; and names of classes that stand for two things.
 """
 
 from __future__ import annotations
