@@ -18,7 +18,7 @@ from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
 from server.process.interruption import Limit, Ticks, without_frames
 from server.queue.dispatch import Dispatcher, Reservation
-from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
+from server.queue.errors import ClientShare, DeadlineExceeded, QueueFull, RedisAway
 from server.queue.shares import Claim
 from server.settings import Settings
 from server.telemetry import logs
@@ -221,9 +221,9 @@ def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
             return Problem(Kind.QUEUE_FULL, str(error), retry_after=error.retry_after)
         case RedisAway():
             return redis_away(error)
-        case DeadlinePassed() | TimeoutError() if visit.ends_with_gateway:
+        case DeadlineExceeded() | TimeoutError() if visit.ends_with_gateway:
             return Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)
-        case DeadlinePassed() | TimeoutError():
+        case DeadlineExceeded() | TimeoutError():
             return Problem(Kind.DEADLINE, "no answer before the deadline; the work was cancelled")
     return None
 

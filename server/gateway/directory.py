@@ -15,7 +15,7 @@ from server.http.problems import Kind, Problem
 from server.process.interruption import Interruption
 from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.errors import RedisAway
-from server.queue.job import ServedBundle, WorkerInfo
+from server.queue.messages import ServedBundle, WorkerInfo
 from server.quoting import QUOTED, quoted
 from server.settings import Settings
 from server.tasks.registry import TASKS

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from server.http.problems import Kind, Problem
 from server.queue.errors import RedisAway
-from server.queue.record import LAST_EVENTS, OPEN, Event, Happened, RecordLost, State
+from server.queue.record import LAST_EVENTS, OPEN, Happened, RecordEvent, RecordLost, State
 from server.queue.records import Records
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics
@@ -46,12 +46,12 @@ class Reader:
     def wants_news(self) -> bool:
         return self.news.qsize() < MOST_UNREAD
 
-    def tell(self, state: State | None, events: list[Event]) -> None:
+    def tell(self, state: State | None, events: list[RecordEvent]) -> None:
         if events:
             self.after = events[-1].number
         self.news.put_nowait(Happened(state, events))
 
-    async def read(self) -> AsyncIterator[list[Event]]:
+    async def read(self) -> AsyncIterator[list[RecordEvent]]:
         """Events as they come, until the last one, or until this gateway ends. Raises RecordLost."""
         while (news := await self.news.get()) is not None:
             if self.news.qsize() == MOST_UNREAD - 1:
@@ -59,7 +59,7 @@ class Reader:
             if isinstance(news, RecordLost):
                 raise news
             if news.state is None:  # removed since the last look, so that its last event is gone, too
-                yield [Event(self.after + 1, "cancelled", b"{}")]
+                yield [RecordEvent(self.after + 1, "cancelled", b"{}")]
                 return
             yield news.events
             if (news.state not in OPEN and not news.events) or any(event.name in LAST_EVENTS for event in news.events):

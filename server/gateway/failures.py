@@ -7,7 +7,7 @@ from server.http.problems import Kind, Problem
 from server.media import images, limits, video
 from server.media.limits import MediaError
 from server.queue.errors import RedisAway
-from server.queue.job import Failure
+from server.queue.messages import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
 
 MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {

@@ -9,7 +9,7 @@ import msgspec
 from server.gateway.rfc3339 import rfc3339
 from server.gateway.surface import Planned
 from server.http.event_stream import EventStream
-from server.queue.job import Progress, Reply
+from server.queue.messages import Progress, Reply
 from server.telemetry import logs
 
 ITEMS = "images"

@@ -28,7 +28,7 @@ from server.media.limits import MediaError
 from server.process.interruption import without_frames
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
-from server.queue.job import Job, Priority, Reply
+from server.queue.messages import Priority, QueuedJob, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, ResultsFull
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.options import InvalidOption
@@ -136,7 +136,7 @@ class Inference:
         enqueued = time.perf_counter()
         deadline_ms = await self._dispatcher.now_ms() + int((visit.seconds - (enqueued - visit.started)) * 1000)
 
-        def make_jobs(record: str) -> list[Job]:
+        def make_jobs(record: str) -> list[QueuedJob]:
             return self._jobs(prepared, asked, visit, deadline_ms, record=record, follow=True)
 
         jobs = make_jobs("")
@@ -188,7 +188,7 @@ class Inference:
         gateway: str = "",
         record: str = "",
         follow: bool,
-    ) -> list[Job]:
+    ) -> list[QueuedJob]:
         """The jobs of one request: answered to a gateway, or to a record."""
         request = record or os.urandom(16).hex()
         arguments = asked.task.arguments(asked.plan)
@@ -198,7 +198,7 @@ class Inference:
         if unread and not gateway:
             arguments = {**arguments, "unread": sorted(unread)}
         return [
-            Job(
+            QueuedJob(
                 id=f"{request}-{index}",
                 bundle=asked.spec.id,
                 digest=asked.spec.digest(),
@@ -250,7 +250,7 @@ def _with_echoes(replies: Sequence[Reply], prepared: Sequence[Mapping[str, Array
     return [{**outputs, **echoes} for outputs, echoes in zip(outputs_of(replies), sent, strict=True)]
 
 
-async def _reserve_large(jobs: Sequence[Job], visit: Visit) -> None:
+async def _reserve_large(jobs: Sequence[QueuedJob], visit: Visit) -> None:
     """Messages that are written to Redis before the queue counts them count as ours."""
     nbytes = sum(job.nbytes for job in jobs if job.nbytes > INLINE_BYTES)
     if nbytes > visit.reservation.nbytes:

@@ -12,7 +12,7 @@ import msgspec
 from server.gateway import directory
 from server.gateway.rfc3339 import rfc3339
 from server.queue.dispatch import Dispatcher, Fleet
-from server.queue.job import ServedBundle
+from server.queue.messages import ServedBundle
 from server.queue.record import JobProgress, Ongoing
 from server.queue.status import STEP_S, Lately
 from server.telemetry import logs

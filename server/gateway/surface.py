@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
-from server.queue.job import Priority
+from server.queue.messages import Priority
 from server.quoting import QUOTED
 from server.tasks.base import Part, Task
 from server.tasks.options import InvalidOption, Option, Options, rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from server.queue import keys
-from server.queue.job import HANDICAP_S
+from server.queue.messages import HANDICAP_S
 from server.queue.rows import TakenRow
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from server.queue import keys
-from server.queue.job import HANDICAP_S, Job, Reply, encode
+from server.queue.messages import HANDICAP_S, QueuedJob, Reply, encode
 from server.queue.rows import Ended
 
 NS_PER_MS = 1_000_000
@@ -55,13 +55,13 @@ class Beside(QueueEntry):
 class Delivery(QueueEntry):
     """A job that can be run."""
 
-    job: Job
+    job: QueuedJob
     queue: str
     due: float
     """Smaller is more urgent: `queued_at` plus the handicap of the priority."""
 
     @staticmethod
-    def of(held: QueueEntry, job: Job) -> Delivery:
+    def of(held: QueueEntry, job: QueuedJob) -> Delivery:
         queue, due = keys.queue(job.bundle, job.digest), held.queued_at + HANDICAP_S[job.priority]
         return Delivery(*_fields(held), job=job, queue=queue, due=due)
 

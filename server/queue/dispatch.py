@@ -24,11 +24,11 @@ from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import away_is_one_error, connect_async
 from server.queue.enqueuer import Enqueuer
-from server.queue.errors import DeadlinePassed, QueueFull, RedisAway
+from server.queue.errors import DeadlineExceeded, QueueFull, RedisAway
 from server.queue.fleet import Fleet, FleetReader
 from server.queue.inbox import Inbox, Waiting
-from server.queue.job import GATEWAY_FORMS, Job, Progress, Reply, later
 from server.queue.keys import Keyspace
+from server.queue.messages import GATEWAY_FORMS, Progress, QueuedJob, Reply, later
 from server.queue.pieces import Freight
 from server.queue.records import Records
 from server.queue.scenes import Scenes
@@ -37,7 +37,7 @@ from server.queue.status import StatusReader
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
-__all__ = ["DeadlinePassed", "Dispatcher", "DispatcherTimings", "Fleet", "QueueDepth", "QueueFull", "RedisAway", "Reservation"]
+__all__ = ["DeadlineExceeded", "Dispatcher", "DispatcherTimings", "Fleet", "QueueDepth", "QueueFull", "RedisAway", "Reservation"]
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Dispatcher:
 
     async def submit_all(
         self,
-        jobs: list[Job],
+        jobs: list[QueuedJob],
         *,
         reservation: Reservation | None = None,
         on_admitted: Callable[[int], None] | None = None,
@@ -154,8 +154,8 @@ class Dispatcher:
         The reservation is given up as soon as the queue counts the jobs itself. `on_admitted` is then called with how many wait before the
         first job, `on_progress` and `on_reply` with what comes from workers, all in the event loop. A reply may carry a `failure`.
         A caller that `ends_by_itself` is cancelled at the deadline by others.
-        Raises QueueFull, RedisAway (away for longer than `redis_grace`) or DeadlinePassed; then, and when the caller is cancelled, the jobs
-        are cancelled too.
+        Raises QueueFull, RedisAway (away for longer than `redis_grace`) or DeadlineExceeded; then, and when the caller is cancelled, the
+        jobs are cancelled too.
         """
         refused = False
         expected = self._inbox.expect(jobs, on_progress, on_reply)
@@ -172,7 +172,7 @@ class Dispatcher:
             refused = True
             raise
         except TimeoutError:
-            raise DeadlinePassed("the deadline passed before the answer came") from None
+            raise DeadlineExceeded("the deadline passed before the answer came") from None
         finally:
             self._inbox.forget(expected)
             unanswered = [waiting.job for waiting in expected if not waiting.answered]
@@ -183,14 +183,14 @@ class Dispatcher:
         """Redis' clock may have been set since it was read: then the deadlines move with it."""
         try:
             return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
-        except DeadlinePassed:
+        except DeadlineExceeded:
             if not (jumped := await self._enqueuer.jumped_ms()):
                 raise
         for waiting in expected:
             waiting.job = later(waiting.job, jumped)
         return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
 
-    def _seconds_left(self, jobs: Sequence[Job]) -> float:
+    def _seconds_left(self, jobs: Sequence[QueuedJob]) -> float:
         return (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
 
     async def fleet(self, *, fresh: bool = False) -> Fleet:

@@ -12,8 +12,8 @@ import msgspec
 from server.queue import keys, pieces
 from server.queue.delivery import Beside, Delivery, Ending
 from server.queue.errors import RedisAway
-from server.queue.job import Failure, Progress, Reply, encode, encode_arrays
 from server.queue.link import Link
+from server.queue.messages import Failure, Progress, Reply, encode, encode_arrays
 from server.queue.rows import Advanced, HandedBack
 
 MOST_DEAD_LETTERS = 100

@@ -16,8 +16,8 @@ import redis
 
 from server.queue import keys
 from server.queue.async_link import AsyncLink
-from server.queue.errors import ClientShare, DeadlinePassed, QueueFull, RedisAway
-from server.queue.job import Job, encode
+from server.queue.errors import ClientShare, DeadlineExceeded, QueueFull, RedisAway
+from server.queue.messages import QueuedJob, encode
 from server.queue.pieces import PIECE_BYTES, Freight
 from server.queue.rows import AdmissionCall, Enqueued, Request
 from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, bounds, refusal, seconds
@@ -83,10 +83,10 @@ class Enqueuer:
     def reserve(self, items: int, nbytes: int, claim: Claim) -> Reservation:
         return Reservation(self._ledger, self._check, claim, items, nbytes)
 
-    async def enqueue(self, jobs: Sequence[Job], *, again: bool = False, place: bool = False) -> int:
+    async def enqueue(self, jobs: Sequence[QueuedJob], *, again: bool = False, place: bool = False) -> int:
         """The jobs of one request, all or none; returns when the queue holds them, with how many wait before the first if `place`.
 
-        Raises QueueFull, DeadlinePassed or RedisAway.
+        Raises QueueFull, DeadlineExceeded or RedisAway.
         """
         loop = asyncio.get_running_loop()
         rows, messages, staged = to_rows(jobs)
@@ -206,11 +206,11 @@ class Enqueuer:
             if status == b"ok":
                 request.admitted.set_result(int(ahead or 0))
             else:
-                refused = self._explain(status, request.request.jobs) if status in REFUSALS else DeadlinePassed(LATE)
+                refused = self._explain(status, request.request.jobs) if status in REFUSALS else DeadlineExceeded(LATE)
                 request.admitted.set_exception(refused)
 
 
-def to_rows(jobs: Iterable[Job], *, kept: bool = False) -> tuple[list[Enqueued], list[bytes], dict[str, bytes]]:
+def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqueued], list[bytes], dict[str, bytes]]:
     """The jobs as the scripts read them, the messages that travel with them and, by their keys, those that must be written before.
 
     `kept`: the messages lie beside the stream however small they are, where they can be read again."""

@@ -25,5 +25,5 @@ class RedisAway(Exception):
         """Redis' own words, if it answers but refuses to work; empty if it does not answer."""
 
 
-class DeadlinePassed(Exception):
+class DeadlineExceeded(Exception):
     """504: the deadline came before the answer; the jobs have been cancelled."""

@@ -17,7 +17,7 @@ import msgspec
 from models.bundle import NAME_PATTERN, BundleError, BundleSpec
 from server.queue import keys
 from server.queue.async_link import AsyncLink
-from server.queue.job import UnknownVersion, WorkerInfo, decode_worker
+from server.queue.messages import UnknownVersion, WorkerInfo, decode_worker
 from server.queue.rows import whole
 
 STATES = frozenset({"loaded", "unloaded"})

@@ -14,8 +14,8 @@ import msgspec
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
-from server.queue.errors import DeadlinePassed, RedisAway
-from server.queue.job import Failure, Job, Progress, Reply, UnknownVersion, decode_arrays, decode_progress, decode_reply
+from server.queue.errors import DeadlineExceeded, RedisAway
+from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode_arrays, decode_progress, decode_reply
 from server.queue.pieces import Freight
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ PAUSE_S = 0.1
 class Waiting:
     """A job on its way."""
 
-    job: Job
+    job: QueuedJob
     until: float
     """Its deadline on our own clock, `time.monotonic()`: that of Redis may be set while we wait."""
     sent_at: float | None
@@ -73,7 +73,7 @@ class Inbox:
 
     def expect(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[QueuedJob],
         on_progress: Callable[[Progress], None] | None = None,
         on_reply: Callable[[Reply], None] | None = None,
     ) -> list[Waiting]:
@@ -103,7 +103,7 @@ class Inbox:
         if start_over:
             self.last_read = "0-0"
 
-    async def send_lost_again(self, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:
+    async def send_lost_again(self, enqueue_again: Callable[[Sequence[QueuedJob]], Awaitable[object]]) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
         before = time.monotonic() - self._lost_after
         overdue = [one for one in self._waiting.values() if one.may_be_lost and one.sent_at is not None and one.sent_at < before]
@@ -122,11 +122,11 @@ class Inbox:
                 waiting.job = msgspec.structs.replace(waiting.job, deadline_ms=int(self._link.now_ms() + seconds_left * 1000))
                 self._link.spawn(self._send_again(waiting, enqueue_again))
 
-    async def _send_again(self, waiting: Waiting, enqueue_again: Callable[[Sequence[Job]], Awaitable[object]]) -> None:
+    async def _send_again(self, waiting: Waiting, enqueue_again: Callable[[Sequence[QueuedJob]], Awaitable[object]]) -> None:
         """The beat does not wait for it: large messages take their time."""
         try:
             await enqueue_again([waiting.job])
-        except (DeadlinePassed, RedisAway) as error:
+        except (DeadlineExceeded, RedisAway) as error:
             log.debug("job %s not sent again: %s", waiting.job.id, error)
         finally:
             waiting.sent_at = time.monotonic()

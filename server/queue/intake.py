@@ -17,8 +17,8 @@ from server.queue.capacity import Capacity
 from server.queue.delivery import Beside, Delivery, Ending
 from server.queue.endings import Endings
 from server.queue.errors import RedisAway
-from server.queue.job import Job, Reply, UnknownVersion, decode_job
 from server.queue.link import MAX_BLOCK_S, Link
+from server.queue.messages import QueuedJob, Reply, UnknownVersion, decode_job
 from server.queue.rows import TakenRow, whole
 
 T = TypeVar("T")
@@ -242,7 +242,7 @@ class Intake:
         self._end(endings)
         return taken
 
-    def _decode(self, job_id: str, message: bytes) -> Job | Reply:
+    def _decode(self, job_id: str, message: bytes) -> QueuedJob | Reply:
         """The job, or the answer to one that this version cannot read."""
         try:
             return decode_job(message)

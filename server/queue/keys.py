@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from server.queue.job import PRIORITIES, Priority
+from server.queue.messages import PRIORITIES, Priority
 
 GROUP = "workers"
 """Consumer group of every work stream; its consumers are named by worker id."""

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from server.queue.job import Failure, Priority
+from server.queue.messages import Failure, Priority
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
@@ -134,7 +134,7 @@ class Record:
         )
 
 
-class Event(NamedTuple):
+class RecordEvent(NamedTuple):
     """`data` is JSON for `queued`, `progress` and `cancelled`, Unix milliseconds for `started`, the worker's msgpack message for `preview`;
     the record tells the rest."""
 
@@ -148,7 +148,7 @@ class Happened(NamedTuple):
 
     state: State | None
     """None: there is no such record."""
-    events: list[Event]
+    events: list[RecordEvent]
 
 
 class Ongoing(NamedTuple):

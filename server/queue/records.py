@@ -18,17 +18,17 @@ from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.enqueuer import LATE, Enqueuer, to_rows
-from server.queue.errors import DeadlinePassed, RedisAway
-from server.queue.job import Job, Reply, decode_arrays, decode_reply, later
+from server.queue.errors import DeadlineExceeded, RedisAway
+from server.queue.messages import QueuedJob, Reply, decode_arrays, decode_reply, later
 from server.queue.pieces import Freight
 from server.queue.record import (
     STATES,
     Draft,
-    Event,
     Happened,
     KeyTaken,
     NeverFits,
     Record,
+    RecordEvent,
     RecordLost,
     ResultsFull,
     epoch_of,
@@ -71,13 +71,13 @@ class Records:
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
 
-    async def admit(self, draft: Draft, make_jobs: Callable[[str], list[Job]]) -> str:
+    async def admit(self, draft: Draft, make_jobs: Callable[[str], list[QueuedJob]]) -> str:
         """Queue a client's job; returns the id of its record, which is an older one's where the same request came before under its key.
 
-        `make_jobs` makes the jobs of the queue for a record. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlinePassed or
+        `make_jobs` makes the jobs of the queue for a record. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlineExceeded or
         RedisAway (away for longer than `redis_grace`).
         """
-        record, jobs = "", list[Job]()
+        record, jobs = "", list[QueuedJob]()
         while True:
             await self._link.wait()
             if epoch_of(record) != self.epoch:
@@ -103,7 +103,7 @@ class Records:
                     raise ResultsFull
                 case b"late":
                     if not (jumped := await self._enqueuer.jumped_ms()):
-                        raise DeadlinePassed(LATE)
+                        raise DeadlineExceeded(LATE)
                     jobs = [later(job, jumped) for job in jobs]
                 case b"full" | b"client":
                     raise await self._enqueuer.refused(status, to_rows(jobs)[0])
@@ -141,11 +141,13 @@ class Records:
             if not state and epoch_of(record_id) != epoch.decode():
                 happened.append(RecordLost())
                 continue
-            events = [Event(int(number), name.decode(), data) for number, name, data in zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
+            events = [
+                RecordEvent(int(number), name.decode(), data) for number, name, data in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+            ]
             happened.append(Happened(next((known for known in STATES if known == state.decode()), None), events))
         return happened
 
-    async def listen(self, known: Mapping[str, int], seconds: float) -> dict[str, list[Event]]:
+    async def listen(self, known: Mapping[str, int], seconds: float) -> dict[str, list[RecordEvent]]:
         """Record → what came after the event that is known, as soon as that is something; empty after so many seconds or a `wake`.
 
         For one caller at a time, who must not be cancelled."""
@@ -186,7 +188,7 @@ class Records:
         except Exception:
             log.exception("sweeping records failed")
 
-    async def _try_to_admit(self, record: str, draft: Draft, jobs: list[Job]) -> tuple[bytes, str]:
+    async def _try_to_admit(self, record: str, draft: Draft, jobs: list[QueuedJob]) -> tuple[bytes, str]:
         rows, messages, staged = to_rows(jobs, kept=True)
         self._check_fits(len(rows), sum(row.nbytes for row in rows), draft.bound)
         for key, message in staged.items():
@@ -245,9 +247,9 @@ class Records:
             raise RecordLost
 
 
-def _event(entry: bytes, flat: Sequence[bytes]) -> Event | None:
+def _event(entry: bytes, flat: Sequence[bytes]) -> RecordEvent | None:
     """None for what no script of ours wrote."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     if not {b"event", b"data"} <= fields.keys():
         return None
-    return Event(int(entry.partition(b"-")[0]), fields[b"event"].decode(errors="replace"), fields[b"data"])
+    return RecordEvent(int(entry.partition(b"-")[0]), fields[b"event"].decode(errors="replace"), fields[b"data"])

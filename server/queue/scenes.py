@@ -11,7 +11,7 @@ from server.arrays import Array
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.errors import RedisAway
-from server.queue.job import VERSION
+from server.queue.messages import VERSION
 from server.queue.pieces import Freight
 from server.settings import Settings
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from server.queue import keys
 from server.queue.async_link import AsyncLink
-from server.queue.job import Priority
+from server.queue.messages import Priority
 from server.queue.record import JobProgress, Ongoing, RecordsLoad
 from server.queue.rows import StreamLoad
 

@@ -14,9 +14,9 @@ from server.queue.delivery import Beside, Delivery
 from server.queue.endings import Endings
 from server.queue.fleet import Repository
 from server.queue.intake import Intake
-from server.queue.job import WORKER_FORMS, Progress, Reply, WorkerInfo, encode
 from server.queue.keys import Keyspace
 from server.queue.link import Link, WorkerTimings
+from server.queue.messages import WORKER_FORMS, Progress, Reply, WorkerInfo, encode
 
 __all__ = ["Beside", "Delivery", "WorkerQueue", "WorkerTimings"]
 

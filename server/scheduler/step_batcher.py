@@ -14,7 +14,7 @@ from math import ceil, inf
 from typing import Protocol
 
 from server.queue.delivery import Delivery
-from server.queue.job import HANDICAP_S
+from server.queue.messages import HANDICAP_S
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
 

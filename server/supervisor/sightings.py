@@ -14,8 +14,8 @@ import redis
 from server.process.supervision import process_prefix
 from server.queue import keys
 from server.queue.connect import connect
-from server.queue.job import UnknownVersion, WorkerInfo, decode_worker
 from server.queue.keys import Keyspace
+from server.queue.messages import UnknownVersion, WorkerInfo, decode_worker
 from server.supervisor.children import Death
 
 OFTEN = 0.1

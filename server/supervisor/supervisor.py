@@ -17,8 +17,8 @@ from pathlib import Path
 from server.process import system
 from server.process.supervision import MISUSE
 from server.process.system import StopSignals
-from server.queue.job import WorkerInfo
 from server.queue.keys import Keyspace
+from server.queue.messages import WorkerInfo
 from server.settings import Settings
 from server.supervisor.children import Child, Template, copies_serve
 from server.supervisor.losses import Losses

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.bundle import BundleError, BundleSpec
 from server.process.interruption import without_frames
 from server.queue.delivery import Delivery
-from server.queue.job import Job
+from server.queue.messages import QueuedJob
 
 MOST_SHAPES = 1024
 """Shapes that are remembered, as many as oneDNN keeps prepared."""
@@ -26,13 +26,13 @@ MOST_SHAPES = 1024
 Arrays = dict[str, NDArray[Any]]
 
 
-def read_arrays(job: Job) -> Arrays:
+def read_arrays(job: QueuedJob) -> Arrays:
     """The arrays of a job that its model reads: those that its options call `unread` stay out of batches, states and devices."""
     unread = job.options.get("unread", ())
     return {name: array.to_numpy() for name, array in job.arrays.items() if name not in unread}
 
 
-def with_returned(job: Job, outputs: Mapping[str, NDArray[Any]]) -> Arrays:
+def with_returned(job: QueuedJob, outputs: Mapping[str, NDArray[Any]]) -> Arrays:
     """The outputs, and those arrays of the job that its options want `returned`: whoever presents the answer does not have them."""
     returned = job.options.get("returned", ())
     return {**outputs, **{name: job.arrays[name].to_numpy() for name in returned if name in job.arrays}}

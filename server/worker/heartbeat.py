@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from kernels.memory import return_freed_memory
 from server.process.supervision import STUCK, restarts
 from server.queue.errors import RedisAway
-from server.queue.job import WORKER_FORMS, WorkerInfo
+from server.queue.messages import WORKER_FORMS, WorkerInfo
 from server.queue.worker_side import WorkerQueue
 from server.scheduler.slots import Slots
 from server.telemetry import logs

@@ -14,7 +14,7 @@ from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleErr
 from models.loading import not_served
 from server.process import supervision
 from server.queue import keys
-from server.queue.job import ServedBundle
+from server.queue.messages import ServedBundle
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
 from server.telemetry import logs

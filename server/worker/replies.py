@@ -14,7 +14,7 @@ from models.layers.steps import ExcessiveJob, UnusableInput
 from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
-from server.queue.job import Failure, Progress, Reply, WorkerTiming
+from server.queue.messages import Failure, Progress, Reply, WorkerTiming
 from server.queue.worker_side import WorkerQueue
 from server.telemetry import logs
 from server.telemetry.metrics import Observations, WorkerMetrics

@@ -16,7 +16,7 @@ from models.loading import load
 from models.people.heads import Feature
 from models.people.tracks import POSE
 from models.spec import Preprocess
-from server.queue.job import ServedBundle
+from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
 from tests.actions.bundles import LABELS, SMALL, sealed, write_lart, write_movenet, write_pipeline, write_watcher
 from tests.bundles import UNSEALED, write_tiny_vit

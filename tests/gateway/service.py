@@ -27,7 +27,7 @@ from models.spec import Preprocess, Rung, Weights
 from server.arrays import Array
 from server.queue import keys
 from server.queue.errors import RedisAway
-from server.queue.job import Failure, Job, Reply, ServedBundle, WorkerInfo, WorkerTiming
+from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
@@ -83,7 +83,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def answer(job: Job, batch_size: int = 1) -> Reply:
+def answer(job: QueuedJob, batch_size: int = 1) -> Reply:
     """What the test's model says of a job."""
     red, green = (job.arrays["pixels"].to_numpy()[..., channel].mean() for channel in (0, 1))
     if green > 200:
@@ -101,7 +101,7 @@ def answer(job: Job, batch_size: int = 1) -> Reply:
 MANY_LABELS = 100_000
 
 
-def answer_at_length(job: Job) -> Reply:
+def answer_at_length(job: QueuedJob) -> Reply:
     """The same for a bundle of MANY_LABELS labels: more bytes than a script is given."""
     reply = answer(job)
     few = reply.arrays["logits"].to_numpy()
@@ -134,7 +134,7 @@ BEAT_S = 0.5
 class Worker:
     """Pulls from the real queue in a thread; another one says that it lives, whatever happens to a batch."""
 
-    def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[Job], Reply] = answer) -> None:
+    def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[QueuedJob], Reply] = answer) -> None:
         self.queue = WorkerQueue(url, f"test-{id(self):x}")
         self._url = url
         self.stores_replies = False
@@ -144,7 +144,7 @@ class Worker:
         self._working = threading.Event()
         self._working.set()
         self._busy = threading.Lock()
-        self.done: list[Job] = []
+        self.done: list[QueuedJob] = []
         self.running: list[Delivery] = []
         self._held: Held | None = None
         self._answer = answer
@@ -245,7 +245,7 @@ class Worker:
         if wanted:
             self.queue.finish([(delivery, self._reply(delivery.job)) for delivery in wanted])
 
-    def _reply(self, job: Job) -> Reply:
+    def _reply(self, job: QueuedJob) -> Reply:
         reply = self._answer(job)
         if not self.stores_replies:
             return reply

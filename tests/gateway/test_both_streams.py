@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.queue.job import Failure, Job, Progress, Reply
+from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.asked_later import Event, accepted, ask_later, events_of
@@ -81,7 +81,7 @@ class Telling(Worker):
         super().__init__(url, [make_spec()], self._fail if case.fails else service.answer)
         self._case = case
 
-    def _reply(self, job: Job) -> Reply:
+    def _reply(self, job: QueuedJob) -> Reply:
         [delivery] = [held for held in self.running if held.job.id == job.id]
         first = not self._told
         self._told = True
@@ -95,5 +95,5 @@ class Telling(Worker):
     _told = False
 
     @staticmethod
-    def _fail(job: Job) -> Reply:
+    def _fail(job: QueuedJob) -> Reply:
         return Reply(id=job.id, worker="test", failure=Failure(kind="model-error", detail="it is no good"))

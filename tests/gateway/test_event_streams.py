@@ -18,7 +18,7 @@ from server.arrays import Array
 from server.gateway.follower import Follower, preview_of
 from server.gateway.surface import Planned
 from server.http.event_stream import EventStream
-from server.queue.job import Failure, Job, Progress, Reply
+from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.base import Outputs
 from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
@@ -65,7 +65,7 @@ def test_what_is_refused_before_the_queue_is_an_ordinary_response(gateway: Gatew
 
 
 def test_a_later_failure_is_the_last_event(valkey: PrivateValkey) -> None:
-    def fail(job: Job) -> Reply:
+    def fail(job: QueuedJob) -> Reply:
         return Reply(id=job.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
 
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail), streamed(gateway) as (response, told):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from server.arrays import Array
-from server.queue.job import Progress
+from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.asked_later import Event, accepted, ask_later, comes_to, events_of, job, parsed, result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from server.queue.job import Failure, Job, Reply
+from server.queue.messages import Failure, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, result
@@ -106,7 +106,7 @@ def test_the_default_deadline_is_its_own(valkey: PrivateValkey) -> None:
 def test_an_unknown_failure_is_ours(valkey: PrivateValkey) -> None:
     """Of a newer worker: 500 in all ways."""
 
-    def fail(asked: Job) -> Reply:
+    def fail(asked: QueuedJob) -> Reply:
         return Reply(id=asked.id, worker="test", failure=Failure(kind="moon-phase", detail="not today"))
 
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail):

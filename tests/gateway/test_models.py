@@ -14,7 +14,7 @@ from models.bundle import BundleSpec
 from server.gateway.directory import Directory, state_of
 from server.queue.dispatch import Dispatcher
 from server.queue.fleet import Fleet
-from server.queue.job import ServedBundle, WorkerInfo
+from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service

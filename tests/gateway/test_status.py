@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.queue.job import Progress
+from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import TOKENS, Gateway, Worker, eventually, make_spec, picture

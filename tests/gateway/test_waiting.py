@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from server.queue.connect import connect
-from server.queue.job import Failure, Job, Reply, ServedBundle, WorkerInfo
+from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
@@ -205,7 +205,7 @@ def test_more_images_than_the_queue_has_room_for_are_429(valkey: PrivateValkey) 
 
 @pytest.mark.parametrize("kind", ["worker-crashed", "model-error"])
 def test_a_failure_of_the_worker_is_500_and_names_the_image(valkey: PrivateValkey, kind: str) -> None:
-    def answer(job: Job) -> Reply:
+    def answer(job: QueuedJob) -> Reply:
         bad = job.arrays["pixels"].to_numpy()[0, 0, 0] == 28 * 9
         return Reply(id=job.id, worker="test", failure=Failure(kind=kind, detail="of all things")) if bad else service.answer(job)
 

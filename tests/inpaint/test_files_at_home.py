@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from server.arrays import Array
-from server.queue.job import Job, Reply, WorkerTiming
+from server.queue.messages import QueuedJob, Reply, WorkerTiming
 from tests.bundles import write_tiny_diffmae
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, comes_to, result
@@ -18,7 +18,7 @@ IMAGE = noise(40, 60)
 FILES = {"image": ("image", encoded(IMAGE)), "mask": ("mask", box_mask(40, 60, HOLE))}
 
 
-def black(job: Job) -> Reply:
+def black(job: QueuedJob) -> Reply:
     """A worker's answer: black holes, and the arrays that it was asked to return."""
     filled = np.where(job.arrays["missing"].to_numpy()[..., np.newaxis] > 0, 0, job.arrays["pixels"].to_numpy()).astype(np.uint8)
     returned = {name: job.arrays[name] for name in ("box", *job.options["returned"])}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from server.queue.job import Failure, Reply
+from server.queue.messages import Failure, Reply
 from tests.gateway import service
 from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
 

@@ -15,7 +15,7 @@ import threading
 import time
 
 from server.queue.errors import RedisAway
-from server.queue.job import Reply, WorkerInfo, WorkerTiming
+from server.queue.messages import Reply, WorkerInfo, WorkerTiming
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import QUEUE, QUICK_WORKER, worker_queue
 

@@ -23,7 +23,7 @@ import redis
 from server.arrays import Array
 from server.process.system import tied_to_parent
 from server.queue.dispatch import Dispatcher, DispatcherTimings
-from server.queue.job import WORKER_FORMS, Job, Priority, Reply, ServedBundle, WorkerInfo
+from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import RecordsLoad
 from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.settings import Settings
@@ -85,9 +85,9 @@ async def a_job(
     work_ms: int = 0,
     takes_long: bool = False,
     **arrays: Any,
-) -> Job:
+) -> QueuedJob:
     """Its answer is `value`."""
-    return Job(
+    return QueuedJob(
         id=uuid.uuid4().hex,
         bundle=bundle,
         digest=digest,

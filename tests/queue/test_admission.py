@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import redis
 
-from server.queue.dispatch import DeadlinePassed, Dispatcher, QueueFull
+from server.queue.dispatch import DeadlineExceeded, Dispatcher, QueueFull
 from server.queue.enqueuer import GROUP_BYTES
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
@@ -149,7 +149,7 @@ async def test_requests_of_one_turn_of_the_event_loop_share_a_call_and_are_judge
         assert {fields["id"] for _, fields in db.xrange(STREAM)} == {job.id for job in fits + fits_too}
         with pytest.raises(QueueFull):
             await requests[1]
-        with pytest.raises(DeadlinePassed):
+        with pytest.raises(DeadlineExceeded):
             await requests[2]
         for request in (requests[0], requests[3]):
             assert not request.done()

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.dispatch import DeadlinePassed, Dispatcher
+from server.queue.dispatch import DeadlineExceeded, Dispatcher
 from server.queue.keys import Keyspace
 from server.queue.wire import AsyncWire
 from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS, WorkerQueue
@@ -81,7 +81,7 @@ async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_can
 ) -> None:
     async with gateway(url) as us:
         job = await a_job(us, 1, seconds=1.0)
-        with pytest.raises(DeadlinePassed):
+        with pytest.raises(DeadlineExceeded):
             await us.submit_all([job])
         await eventually(lambda: db.xlen(STREAM) == 0)
         assert worker.pull([QUEUE], 16) == []
@@ -159,7 +159,7 @@ async def test_line_8_a_late_reply_is_discarded(url: str, db: redis.Redis) -> No
     async with gateway(url) as us, Consumer(url, "--hold") as consumer:
         late = asyncio.create_task(ask(us, 1, seconds=2.0))
         await consumer.next_batch()
-        with pytest.raises(DeadlinePassed):
+        with pytest.raises(DeadlineExceeded):
             await late
         consumer.release()
         await eventually(lambda: db.xlen(STREAM) == 0)

@@ -13,7 +13,7 @@ import redis
 from server.arrays import Array
 from server.queue import keys
 from server.queue.delivery import Beside
-from server.queue.job import Reply, decode_arrays, decode_reply
+from server.queue.messages import Reply, decode_arrays, decode_reply
 from server.queue.pieces import PIECE_BYTES, Freight
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled, redis_at, worker_queue

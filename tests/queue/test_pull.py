@@ -11,7 +11,7 @@ from models.bundle import BundleSpec
 from models.spec import Preprocess, Weights
 from server.queue import keys
 from server.queue.dispatch import Dispatcher
-from server.queue.job import Priority, ServedBundle, WorkerInfo
+from server.queue.messages import Priority, ServedBundle, WorkerInfo
 from server.queue.worker_side import WorkerQueue, WorkerTimings
 from tests.queue.harness import BUNDLE, DIGEST, QUEUE, STREAM, Consumer, a_job, ask, eventually, gateway, redis_at, worker_queue
 

@@ -16,7 +16,7 @@ import redis
 from server.arrays import Array
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
-from server.queue.job import VERSION, Job, Progress, Reply, encode_arrays
+from server.queue.messages import VERSION, Progress, QueuedJob, Reply, encode_arrays
 from server.queue.pieces import Freight
 from server.queue.record import Draft, Record, ResultsFull
 from server.queue.worker_side import Delivery, WorkerQueue
@@ -62,10 +62,10 @@ async def admit(
     """One job, whose answer is `value`."""
     deadline = await us.now_ms() + int(seconds * 1000)
 
-    def jobs(record: str) -> list[Job]:
+    def jobs(record: str) -> list[QueuedJob]:
         given = {"x": np.array(value), **arrays}
         return [
-            Job(
+            QueuedJob(
                 v=v,
                 id=f"{record}-0",
                 bundle=BUNDLE,

@@ -18,7 +18,7 @@ import redis
 from server.queue.connect import connect
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher, RedisAway
-from server.queue.errors import DeadlinePassed
+from server.queue.errors import DeadlineExceeded
 from server.queue.link import Link
 from server.supervisor.private_valkey import PrivateValkey
 from tests.queue.harness import (
@@ -314,7 +314,7 @@ async def test_line_8_the_deadline_holds_while_redis_is_away(tmp_path: Path) -> 
         async with gateway(server.url) as us:
             job = await a_job(us, 1, seconds=0.5)
             server.kill()
-            with pytest.raises(DeadlinePassed):
+            with pytest.raises(DeadlineExceeded):
                 await us.submit_all([job])
 
 

@@ -14,7 +14,7 @@ import redis
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import ClientShare, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
-from server.queue.job import Job, ServedBundle, WorkerInfo
+from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
 from server.queue.shares import Claim
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import BUNDLE, DIGEST, STREAM, a_job, echo, eventually, gateway, nothing_is_left, pulled, worker_queue
@@ -40,7 +40,7 @@ async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, *
     """The same, to be answered later."""
     jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
 
-    def of_record(record: str) -> list[Job]:
+    def of_record(record: str) -> list[QueuedJob]:
         return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record, gateway="") for index, job in enumerate(jobs)]
 
     return await us.records.admit(replace(DRAFT, bound=0), of_record)

@@ -12,7 +12,7 @@ import redis
 
 from server.queue import keys
 from server.queue.dispatch import Dispatcher
-from server.queue.job import Job, Reply
+from server.queue.messages import QueuedJob, Reply
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import (
     QUEUE,
@@ -38,7 +38,7 @@ def victim(url: str) -> Iterator[WorkerQueue]:
     queue.close()
 
 
-async def asked(us: Dispatcher, count: int) -> tuple[list[Job], asyncio.Task[list[Reply]]]:
+async def asked(us: Dispatcher, count: int) -> tuple[list[QueuedJob], asyncio.Task[list[Reply]]]:
     jobs = [await a_job(us, value) for value in range(count)]
     return jobs, asyncio.create_task(us.submit_all(jobs))
 

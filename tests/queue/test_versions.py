@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from server.queue.dispatch import Dispatcher
-from server.queue.errors import DeadlinePassed
-from server.queue.job import WORKER_FORMS, Job, Reply
+from server.queue.errors import DeadlineExceeded
+from server.queue.messages import WORKER_FORMS, QueuedJob, Reply
 from server.queue.pieces import PIECE_BYTES
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
@@ -52,7 +52,7 @@ def newer(url: str) -> Iterator[WorkerQueue]:
     queue.close()
 
 
-async def a_newer_job(us: Dispatcher, value: int, **more: Any) -> Job:
+async def a_newer_job(us: Dispatcher, value: int, **more: Any) -> QueuedJob:
     return msgspec.structs.replace(await a_job(us, value, **more), needs=NEWS)
 
 
@@ -121,7 +121,7 @@ async def test_its_deadline_ends_it_where_nobody_understands_it(url: str, db: re
     async with gateway(url) as us:
         asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 1, seconds=3.0)]))
         await take_nothing(db, older)
-        with pytest.raises(DeadlinePassed):
+        with pytest.raises(DeadlineExceeded):
             await asked
         await eventually(lambda: all(db.exists(f"cancel:{key.partition(':')[2]}") for key in db.scan_iter("job:*")))
         announce(older)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import redis
 
-from server.queue.job import Reply
+from server.queue.messages import Reply
 from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     BUNDLE,

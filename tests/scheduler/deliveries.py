@@ -10,7 +10,7 @@ import numpy as np
 from server.arrays import Array
 from server.queue import keys
 from server.queue.delivery import Delivery, QueueEntry
-from server.queue.job import Job, Priority
+from server.queue.messages import Priority, QueuedJob
 
 _numbers = count(1)
 
@@ -27,7 +27,7 @@ def delivery(
     merge: tuple[int, ...] = (0, 0),
 ) -> Delivery:
     number = next(_numbers)
-    job = Job(
+    job = QueuedJob(
         id=f"job-{number}",
         bundle=bundle,
         digest="0" * 64,

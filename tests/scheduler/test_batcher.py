@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from server.queue.delivery import Delivery
-from server.queue.job import HANDICAP_S
+from server.queue.messages import HANDICAP_S
 from server.scheduler.batcher import HOARD, Batcher
 from server.scheduler.step_times import StepTimes
 from tests.scheduler.deliveries import delivery

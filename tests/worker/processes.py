@@ -16,7 +16,7 @@ import numpy as np
 from server.arrays import Array
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
-from server.queue.job import Job, Priority, Reply, WorkerInfo
+from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
 from tests import forked
@@ -88,10 +88,10 @@ class Gateway:
         priority: Priority = "normal",
         seconds: float = 60.0,
         **more: Any,
-    ) -> Job:
+    ) -> QueuedJob:
         """For the content of the bundle that the workers announced when they were ready, unless `digest` says otherwise."""
         pixels = np.zeros((32, 32, 3), np.uint8) if pixels is None else pixels
-        return Job(
+        return QueuedJob(
             id=uuid.uuid4().hex,
             bundle=bundle,
             digest=digest or self._digests[bundle],
@@ -103,7 +103,7 @@ class Gateway:
             **{"options": {"merge": [0, 0]}, **more},
         )
 
-    async def ask(self, job: Job) -> Reply:
+    async def ask(self, job: QueuedJob) -> Reply:
         [reply] = await self.dispatcher.submit_all([job])
         return reply
 

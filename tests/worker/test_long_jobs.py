@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.errors import DeadlinePassed
-from server.queue.job import Job, Progress, Reply
+from server.queue.errors import DeadlineExceeded
+from server.queue.messages import Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from tests.bundles import write_null
 from tests.keyspace import PartitionRedis
@@ -24,7 +24,7 @@ from tests.worker.toys import answer_alone, pixels, steps_of, write_toy
 SLOW_MS = 20.0
 
 
-def toy_job(asking: Gateway, number: int, choice: int, **more: Any) -> Job:
+def toy_job(asking: Gateway, number: int, choice: int, **more: Any) -> QueuedJob:
     return asking.job("toy@1", pixels(number, choice), options={"seed": number}, **more)
 
 
@@ -87,7 +87,7 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
                 await eventually(lambda: running(client), "it takes steps")
                 try:
                     reply = await asked
-                except DeadlinePassed:  # the gateway's own timer was first
+                except DeadlineExceeded:  # the gateway's own timer was first
                     pass
                 else:
                     assert reply.failure is not None and reply.failure.kind == "deadline"

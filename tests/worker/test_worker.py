@@ -15,7 +15,7 @@ import pytest
 
 from models.loading import load
 from server.queue import keys
-from server.queue.job import Reply, ServedBundle, WorkerInfo
+from server.queue.messages import Reply, ServedBundle, WorkerInfo
 from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.main import WATCH_EVERY

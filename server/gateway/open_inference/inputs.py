@@ -31,7 +31,7 @@ def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], part
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _column(name: str, tensor: tensors.Tensor, model: str, part: Part, max_items: int) -> list[bytes]:
+def _column(name: str, tensor: tensors.TensorValue, model: str, part: Part, max_items: int) -> list[bytes]:
     if tensor.datatype != "BYTES":
         raise invalid(f"inference input '{name}' data-type is '{tensor.datatype}', but model '{model}' expects 'BYTES'")
     shape = tensor.array.shape

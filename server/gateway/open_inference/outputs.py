@@ -31,20 +31,20 @@ def check_outputs(request: InferRequest, model: str, outputs: Sequence[Tensor]) 
             raise invalid(f"output '{output.name}': classification needs an output with labels; this model's: {labelled}")
 
 
-def write_outputs(request: InferRequest, outputs: Sequence[Tensor], arrays: Arrays) -> list[tensors.Tensor]:
+def write_outputs(request: InferRequest, outputs: Sequence[Tensor], arrays: Arrays) -> list[tensors.TensorValue]:
     """The outputs that were asked for, in that order; all of them where none was."""
     declared = {output.name: output for output in outputs}
     asked = request.outputs or tuple(RequestedOutput(output.name) for output in outputs)
     return [_write(output, declared[output.name], arrays[output.name], binary=request.wants_binary(output.name)) for output in asked]
 
 
-def _write(asked: RequestedOutput, declared: Tensor, array: NDArray[Any], *, binary: bool) -> tensors.Tensor:
+def _write(asked: RequestedOutput, declared: Tensor, array: NDArray[Any], *, binary: bool) -> tensors.TensorValue:
     count = _classification(asked)
     if count:
-        return tensors.Tensor(declared.name, "BYTES", _classified(array, declared.labels, count), binary)
+        return tensors.TensorValue(declared.name, "BYTES", _classified(array, declared.labels, count), binary)
     if declared.is_file and not binary:
         array = _in_base64(array)
-    return tensors.Tensor(declared.name, declared.datatype, array, binary)
+    return tensors.TensorValue(declared.name, declared.datatype, array, binary)
 
 
 def _in_base64(files: NDArray[Any]) -> NDArray[Any]:

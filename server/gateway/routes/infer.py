@@ -28,7 +28,7 @@ from server.gateway.open_inference.tensors import InferRequest, InferResponse, d
 from server.gateway.openapi_answers import INFER
 from server.http.problems import Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, MAX_TIMEOUT, ClientWatch, read
-from server.queue.job import Priority
+from server.queue.messages import Priority
 from server.quoting import quoted
 from server.tasks.base import Arrays, Item
 from server.tasks.options import InvalidOption

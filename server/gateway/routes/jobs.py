@@ -21,8 +21,8 @@ from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch
 from server.process.interruption import Interruption
 from server.queue.errors import RedisAway
-from server.queue.job import UnknownVersion, decode_progress
-from server.queue.record import LAST_EVENTS, OPEN, Event, Record, RecordLost
+from server.queue.messages import UnknownVersion, decode_progress
+from server.queue.record import LAST_EVENTS, OPEN, Record, RecordEvent, RecordLost
 from server.telemetry import logs
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -142,7 +142,7 @@ class Events(Response):
         except RedisAway:
             pass  # the stream breaks off, and its reader resumes
 
-    async def _data(self, event: Event, held: AsyncExitStack, *, replayed: bool) -> bytes | None:
+    async def _data(self, event: RecordEvent, held: AsyncExitStack, *, replayed: bool) -> bytes | None:
         """The JSON of an event; None for a preview that cannot be shown."""
         match event.name:
             case "started":

@@ -27,7 +27,7 @@ class UnknownVersion(ValueError):
     """A message of a version that this process does not speak."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     """One unit of queued work. Jobs of the same `bundle` and `bucket` may run in one batch."""
 
     v: int = VERSION
@@ -68,7 +68,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return sum(len(array.data) for array in self.arrays.values())
 
 
-def later(job: Job, by_ms: int) -> Job:
+def later(job: QueuedJob, by_ms: int) -> QueuedJob:
     """The same job with a later deadline."""
     return msgspec.structs.replace(job, deadline_ms=job.deadline_ms + by_ms)
 
@@ -172,18 +172,18 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """This worker understands these forms beyond the messages of 0.2.0: `WORKER_FORMS` of its version."""
 
 
-Message = TypeVar("Message", Job, Reply, Progress, WorkerInfo)
+Message = TypeVar("Message", QueuedJob, Reply, Progress, WorkerInfo)
 
 _encoder = msgspec.msgpack.Encoder()
 _fields = msgspec.msgpack.Decoder(type=dict[str, msgspec.Raw])
 _arrays = msgspec.msgpack.Decoder(dict[str, Array])
-_jobs = msgspec.msgpack.Decoder(Job)
+_jobs = msgspec.msgpack.Decoder(QueuedJob)
 _replies = msgspec.msgpack.Decoder(Reply)
 _progress = msgspec.msgpack.Decoder(Progress)
 _workers = msgspec.msgpack.Decoder(WorkerInfo)
 
 
-def encode(message: Job | Reply | Progress | WorkerInfo) -> bytes:
+def encode(message: QueuedJob | Reply | Progress | WorkerInfo) -> bytes:
     return _encoder.encode(message)
 
 
@@ -197,7 +197,7 @@ def decode_arrays(data: bytes) -> dict[str, Array]:
     return _arrays.decode(data)
 
 
-def decode_job(data: bytes) -> Job:
+def decode_job(data: bytes) -> QueuedJob:
     """Raises UnknownVersion, or msgspec.MsgspecError for what is no job at all."""
     return _decode(_jobs, data)
 
