@@ -31,6 +31,7 @@ from models.bundle import Bundle, read
 from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.onnx.backend import open_classifier
+from server.scheduler.scheduler import Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.worker.backends import Backends, Fused
@@ -67,7 +68,7 @@ def rungs(bundle: Bundle) -> dict[str, tuple[int, ...]]:
 
 def warm_worker(bundle: Bundle, cache: Path) -> Backends:
     """As a worker has it some time after its start."""
-    loader, idle = Loader(LAYOUT, "float32", Measurements(cache), "auto"), Slots(1, lambda bucket: StepTimes(1))
+    loader, idle = Loader(LAYOUT, "float32", Measurements(cache), "auto"), Slots(Scheduler(1, lambda bucket: StepTimes(1)))
     warm = loader.measure(bundle)
     tuner = Tuner(loader, idle, timings=TunerTimings(head_start=0.0))
     tuner.loaded(bundle, warm)

@@ -59,7 +59,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Person:
+class DrawnPerson:
     drawn: Drawn
     times: Sequence[float]
 
@@ -89,7 +89,9 @@ def main() -> None:
     ImageDraw.Draw(Image.new("RGB", (8, 8))).text((0, 0), "0", font=font)
     data = memoryview(os.fdopen(0, "rb").read())
     (length,) = LENGTH.unpack(data[: LENGTH.size])
-    people = [Person(Drawn(**one), [box[0] for box in one["boxes"]]) for one in json.loads(bytes(data[LENGTH.size : LENGTH.size + length]))]
+    people = [
+        DrawnPerson(Drawn(**one), [box[0] for box in one["boxes"]]) for one in json.loads(bytes(data[LENGTH.size : LENGTH.size + length]))
+    ]
     confined.confine()
     try:
         made = _make(io.BytesIO(data[LENGTH.size + length :]), asked, people, font)
@@ -100,7 +102,7 @@ def main() -> None:
     confined.send(made)
 
 
-def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[Person], font: Any) -> memoryview:
+def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[DrawnPerson], font: Any) -> memoryview:
     output = io.BytesIO()
     with (
         video_program.open_file(file, asked["demuxer"]) as source,
@@ -138,7 +140,7 @@ def _frames(packet: Any) -> Iterator[Any]:
 class Writer:
     """Draws into frames and encodes them."""
 
-    def __init__(self, made: OutputContainer, first: VideoFrame, source: VideoStream, people: Sequence[Person], font: Any) -> None:
+    def __init__(self, made: OutputContainer, first: VideoFrame, source: VideoStream, people: Sequence[DrawnPerson], font: Any) -> None:
         self.begin = video_program.seconds(first.pts, first.time_base)
         """Seconds, of the first frame."""
         self._made = made

@@ -19,7 +19,7 @@ OPAQUE = 255
 STRIP_PIXELS = 256 * 1024
 FORMS = "`box:X,Y,W,H` in pixels, `center`, `center:RATIO` or `random:RATIO`, the ratio above 0 and up to 1"
 CENTRE = 0.25
-"""Share of the area that `center` means."""
+"""AreaShare of the area that `center` means."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Share:
+class AreaShare:
     """A part of the area: a rectangle in the middle with the image's proportions, or cells of a grid, chosen by a seed."""
 
     kind: Literal["center", "random"]
@@ -65,7 +65,7 @@ class Share:
         return mask
 
 
-def parse(text: str) -> Box | Share:
+def parse(text: str) -> Box | AreaShare:
     """Raises ValueError."""
     kind, _, rest = text.partition(":")
     try:
@@ -77,12 +77,12 @@ def parse(text: str) -> Box | Share:
                 raise ValueError
             return Box(left, top, width, height)
         if kind == "center" and not rest:
-            return Share("center", CENTRE)
+            return AreaShare("center", CENTRE)
         if kind in ("center", "random"):
             ratio = float(rest)
             if not 0 < ratio <= 1:  # false for NaN, too
                 raise ValueError
-            return Share("center" if kind == "center" else "random", ratio)
+            return AreaShare("center" if kind == "center" else "random", ratio)
     except ValueError:
         pass
     raise ValueError(f"{text[:100]!r}: use {FORMS}")

@@ -40,7 +40,7 @@ VERTEX = [("place", "<f4", 3), ("colour", "u1", 3)]
 
 
 @dataclass(frozen=True)
-class Surface:
+class Mesh:
     """A mesh of triangles."""
 
     vertices: NDArray[np.float32]
@@ -61,23 +61,23 @@ class Cells:
     """(P, 3)."""
 
 
-def surface(cells: Cells, level: float, slab_cells: int = SLAB_CELLS) -> Surface:
+def surface(cells: Cells, level: float, slab_cells: int = SLAB_CELLS) -> Mesh:
     """Marching cubes where the values cross `level`; a vertex has the colour of the occupied one of the two cells that it lies between.
 
     Large volumes are taken in slabs, which share a plane of cells: along it vertices are doubled, at the same places.
     """
     if not (cells.values > level).any():
-        return Surface(np.empty((0, 3), np.float32), np.empty((0, 3), np.int64), np.empty((0, 3), np.uint8))
+        return Mesh(np.empty((0, 3), np.float32), np.empty((0, 3), np.int64), np.empty((0, 3), np.uint8))
     parts = list(_slabs(cells, level, slab_cells))
     offsets = np.cumsum([0, *(len(part.vertices) for part in parts)])
-    return Surface(
+    return Mesh(
         np.concatenate([part.vertices for part in parts]),
         np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=False)]),
         np.concatenate([part.colours for part in parts]),
     )
 
 
-def _slabs(cells: Cells, level: float, slab_cells: int) -> Iterator[Surface]:
+def _slabs(cells: Cells, level: float, slab_cells: int) -> Iterator[Mesh]:
     low, high = cells.places.min(axis=0) - BORDER, cells.places.max(axis=0) + BORDER
     thickness = max(2, slab_cells // int(np.prod(high[1:] - low[1:] + 1)))
     for first in range(int(low[0]), int(high[0]), thickness - 1):
@@ -88,10 +88,10 @@ def _slabs(cells: Cells, level: float, slab_cells: int) -> Iterator[Surface]:
         shape = (last - first + 1, *(int(length) for length in high[1:] - low[1:] + 1))
         part = _march(Cells(cells.places[slab] - corner, cells.values[slab], cells.colours[slab]), shape, level)
         if part is not None:
-            yield Surface((part.vertices + corner).astype(np.float32), part.faces, part.colours)
+            yield Mesh((part.vertices + corner).astype(np.float32), part.faces, part.colours)
 
 
-def _march(cells: Cells, shape: tuple[int, ...], level: float) -> Surface | None:
+def _march(cells: Cells, shape: tuple[int, ...], level: float) -> Mesh | None:
     """The surface of one volume; None where nothing crosses the level."""
     from skimage.measure import marching_cubes
 
@@ -104,7 +104,7 @@ def _march(cells: Cells, shape: tuple[int, ...], level: float) -> Surface | None
     vertices, faces, _, _ = marching_cubes(volume, level, gradient_direction="ascent")  # type: ignore[no-untyped-call]
     below, above = (tuple(edge(vertices).astype(np.intp).T) for edge in (np.floor, np.ceil))
     occupied = (volume[above] > volume[below])[:, None]
-    return Surface(vertices, faces.astype(np.int64), np.where(occupied, colours[above], colours[below]))
+    return Mesh(vertices, faces.astype(np.int64), np.where(occupied, colours[above], colours[below]))
 
 
 @dataclass(frozen=True)

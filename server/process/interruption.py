@@ -57,7 +57,7 @@ class Interruption:
                 del happened  # its frames are this one and those that it passes: they would keep each other
 
 
-class Due(Protocol):
+class Timed(Protocol):
     def due(self) -> None: ...
 
 
@@ -65,13 +65,13 @@ class Ticks:
     """Calls what is due, a tick late at most. For one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, set[Due]] = {}
+        self._waiting: dict[int, set[Timed]] = {}
         """By the millisecond of the monotonic clock that ends their tick."""
 
-    def add(self, one: Due, seconds: float) -> int:
+    def add(self, one: Timed, seconds: float) -> int:
         """Calls `one.due()` in so many seconds. Returns the tick, for `remove`."""
         now_ms = time.monotonic() * 1000
-        length = _length_ms(seconds)
+        length = next(length for most, length in TICKS if seconds <= most)
         tick = (int(now_ms + max(seconds, 0.0) * 1000) // length + 1) * length
         waiting = self._waiting.get(tick)
         if waiting is None:
@@ -80,7 +80,7 @@ class Ticks:
         waiting.add(one)
         return tick
 
-    def remove(self, one: Due, tick: int) -> None:
+    def remove(self, one: Timed, tick: int) -> None:
         """Does nothing if its turn has come."""
         waiting = self._waiting.get(tick)
         if waiting is not None:
@@ -93,10 +93,6 @@ class Ticks:
     def _call(self, tick: int) -> None:
         for one in self._waiting.pop(tick):
             one.due()
-
-
-def _length_ms(seconds: float) -> int:
-    return next(length for most, length in TICKS if seconds <= most)
 
 
 class Limit(Interruption):

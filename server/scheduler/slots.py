@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
 from server.queue.delivery import Delivery
-from server.scheduler.batcher import Bucket
 from server.scheduler.scheduler import Pull, Running, Scheduler
-from server.scheduler.step_batcher import Residency
 from server.scheduler.step_times import StepTimes
 
 
@@ -31,16 +28,10 @@ class Slots:
     one takes longer than to read the job. A thread that takes something wakes one more, for what may be left to take.
     """
 
-    def __init__(
-        self,
-        count: int,
-        step_times: Callable[[Bucket], StepTimes],
-        residencies: Callable[[], Mapping[str, Residency]] = dict,
-        state_bytes: int = sys.maxsize,
-    ) -> None:
-        self.count = count
-        self._scheduler = Scheduler(count, step_times, residencies, state_bytes)
-        self._scheduler.last_look = time.monotonic()
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.count = scheduler.slots
+        self._scheduler = scheduler
+        scheduler.last_look = time.monotonic()
         self._lock = threading.RLock()
         self._to_do = threading.Condition(self._lock)
         self._step_to_do = threading.Condition(self._lock)

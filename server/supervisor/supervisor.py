@@ -82,7 +82,9 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="opsin-metrics-"))
         """Where several gateways add their metrics up, and workers tell which bundle they load."""
         self._losses = Losses(self._folder)
-        self._template = self._new_template() if copies_serve(settings.device) else None
+        self._template: Template | None = None
+        if copies_serve(settings.device):
+            self._template = Template(_opsin("template", *self._worker_options()), PASSIVE_WAITING | self._environment())
         self._gateways = [self._gateway() for _ in range(settings.gateways)]
         self._workers = [self._worker() for _ in range(settings.workers)]
 
@@ -144,10 +146,11 @@ class Supervisor:
         infos = [info for child in self._workers if (info := self._sightings.worker(child.pid)) is not None]
         bundles = _bundles(infos, "ready")
         refused = _bundles(infos, "unavailable")
+        devices = ", ".join(sorted({info.device for info in infos})) or "no device"
         defaults = self._settings.default_models.items()
         absent = [f"{model}, the default for {task}" for task, model in defaults if model not in _names(bundles)]
         return (
-            f"Opsin is ready on {self._address}: {len(self._gateways)} gateway(s), {len(infos)} worker(s) on {_devices(infos)}, "
+            f"Opsin is ready on {self._address}: {len(self._gateways)} gateway(s), {len(infos)} worker(s) on {devices}, "
             f"bundles {', '.join(bundles) or f'none in {self._settings.bundles}, where they lie in folders NAME/VERSION'}"
             f"{'; refused: ' + ', '.join(refused) if refused else ''}{'; not there: ' + ', '.join(absent) if absent else ''}"
         )
@@ -184,9 +187,6 @@ class Supervisor:
     def _worker(self) -> Child:
         return Child("worker", _opsin("worker", *self._worker_options()), PASSIVE_WAITING | self._environment(), template=self._template)
 
-    def _new_template(self) -> Template:
-        return Template(_opsin("template", *self._worker_options()), PASSIVE_WAITING | self._environment())
-
     def _worker_options(self) -> tuple[str, ...]:
         return "--bundles", str(self._settings.bundles), "--metrics-port", str(self._settings.metrics_port)
 
@@ -215,7 +215,3 @@ def _has_loaded(info: WorkerInfo) -> bool:
 def _names(bundles: Iterable[str]) -> set[str]:
     """By which they can be asked for: `name@version`, and `name` alone."""
     return {name for bundle in bundles for name in (bundle, bundle.partition("@")[0])}
-
-
-def _devices(infos: Iterable[WorkerInfo]) -> str:
-    return ", ".join(sorted({info.device for info in infos})) or "no device"

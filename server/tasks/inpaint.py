@@ -322,7 +322,7 @@ def _of_words(plan: InpaintPlan, spec: BundleSpec, height: int, width: int) -> M
     return words.mask(height, width, patch / min(native[0] / height, native[1] / width), plan.seed)
 
 
-def _parse(text: str) -> Box | masks.Share:
+def _parse(text: str) -> Box | masks.AreaShare:
     try:
         return masks.parse(text.strip())
     except ValueError as error:

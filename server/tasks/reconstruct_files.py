@@ -19,19 +19,19 @@ SIZE = 0.7
 
 
 @dataclass(frozen=True)
-class Answer:
+class Made:
     points: NDArray[np.float32]
     """(P, 3), in metres."""
     content: bytes
 
 
-def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Answer:
+def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Made:
     """The occupied cells, and a surface between them and their empty neighbours."""
     lattice, occupied = plan.lattice, found["occupancy"] > plan.threshold
     places = np.stack(lattice.places(found["cells"].astype(np.int64)), axis=1)
     points, colours = _in_metres(lattice.points(found["cells"][occupied]), found), found["colours"][occupied]
     if kind == "ply":
-        return Answer(points, shapes.to_ply(points, colours, spacing_of(found, plan)))
+        return Made(points, shapes.to_ply(points, colours, spacing_of(found, plan)))
     if kind == "npz":
         arrays = {
             "points": points,
@@ -39,13 +39,13 @@ def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Answe
             "occupancy": found["occupancy"][occupied],
             "cells": places[occupied].astype(np.int32),
         }
-        return Answer(points, shapes.to_npz(arrays | _placed(found, plan)))
+        return Made(points, shapes.to_npz(arrays | _placed(found, plan)))
     mesh = shapes.surface(shapes.Cells(places, found["occupancy"], found["colours"]), plan.threshold)
     units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
-    return Answer(points, shapes.to_glb([shapes.Primitive(_in_metres(units, found), mesh.faces, {"COLOR_0": shapes.rgba(mesh.colours)})]))
+    return Made(points, shapes.to_glb([shapes.Primitive(_in_metres(units, found), mesh.faces, {"COLOR_0": shapes.rgba(mesh.colours)})]))
 
 
-def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: Format) -> Answer:
+def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: Format) -> Made:
     """The seen front, point by point, and the surface behind it that the network makes of the rest. Heavy: run it in a child process."""
     pitch = plan.lattice.pitch
     guess = guessing.guess(plan.lattice, found["cells"], found["occupancy"], found["colours"], plan.threshold, front)
@@ -53,15 +53,15 @@ def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: For
     guessed = guess.vertices[~guess.seen]
     points = _in_metres(np.concatenate([front.points, guessed]), found)
     if kind == "glb":
-        return Answer(points, shapes.to_glb([_seen(found, front, photograph, pitch), _guessed(found, guess)]))
+        return Made(points, shapes.to_glb([_seen(found, front, photograph, pitch), _guessed(found, guess)]))
     colours = np.concatenate([photograph, guess.colours[~guess.seen]])
     seen = np.repeat(np.array([1, 0], np.uint8), (len(front.points), len(guessed)))
     if kind == "ply":
         width = float(np.median(front.widths) * found["scale"][0])
-        return Answer(points, shapes.to_ply(points, colours, spacing_of(found, plan), shapes.Seen(seen, width)))
+        return Made(points, shapes.to_ply(points, colours, spacing_of(found, plan), shapes.Seen(seen, width)))
     sizes = np.concatenate([np.minimum(front.widths, pitch), np.full(len(guessed), SIZE * pitch)]) * found["scale"][0]
     arrays = {"points": points, "colours": colours, "seen": seen, "sizes": sizes.astype(np.float32)}
-    return Answer(points, shapes.to_npz(arrays | _placed(found, plan)))
+    return Made(points, shapes.to_npz(arrays | _placed(found, plan)))
 
 
 def _seen(found: Outputs, front: Front, photograph: NDArray[np.uint8], pitch: float) -> shapes.Primitive:

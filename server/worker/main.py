@@ -25,7 +25,7 @@ from server.process.system import StopSignals
 from server.queue.errors import RedisAway
 from server.queue.keys import Keyspace
 from server.queue.worker_side import WorkerQueue
-from server.scheduler.scheduler import LONG_BLOCK
+from server.scheduler.scheduler import LONG_BLOCK, Scheduler
 from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
@@ -93,7 +93,7 @@ class Worker:
             waiting=self._queue.waiting,
             defaults={*settings.default_models.values(), *settings.starter_bundles},
         )
-        self._slots = Slots(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes)
+        self._slots = Slots(Scheduler(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes))
         self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
         self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout)
         memory = ModelMemory(layout.model_bytes)

@@ -214,13 +214,16 @@ class Tuner:
                 self._tunings.pop(id_, None)
         if time.monotonic() < self._tunes_from:
             return
-        for id_, tuning in list(self._tunings.items()):
+        tunings = dict(self._tunings)
+        for id_, tuning in tunings.items():
             try:
                 tuning.open()
             except BundleError as error:  # its weights have left memory and cannot be loaded again
                 log.warning("warming up the ladder failed", bundle=id_, reason=str(error))
                 del self._tunings[id_]
-        for id_, tuning in list(self._tunings.items()):
+        for id_, tuning in tunings.items():
+            if self._tunings.get(id_) is not tuning:
+                continue  # it failed, or was loaded again meanwhile
             started, before = time.monotonic(), tuning.measured
             try:
                 while not tuning.done:

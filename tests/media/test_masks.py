@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from server.media import masks
-from server.media.masks import Box, Share, bounds, grow, of_image, of_transparency, parse, resize
+from server.media.masks import AreaShare, Box, bounds, grow, of_image, of_transparency, parse, resize
 
 
 def random_mask(seed: int, height: int, width: int, share: float = 0.1) -> np.ndarray:
@@ -19,12 +19,12 @@ def random_mask(seed: int, height: int, width: int, share: float = 0.1) -> np.nd
     [
         ("box:1,2,3,4", Box(1, 2, 3, 4)),
         ("box: 1, 2, 3, 4", Box(1, 2, 3, 4)),
-        ("center", Share("center", 0.25)),
-        ("center:0.5", Share("center", 0.5)),
-        ("random:1", Share("random", 1.0)),
+        ("center", AreaShare("center", 0.25)),
+        ("center:0.5", AreaShare("center", 0.5)),
+        ("random:1", AreaShare("random", 1.0)),
     ],
 )
-def test_words_are_read(text: str, expected: Box | Share) -> None:
+def test_words_are_read(text: str, expected: Box | AreaShare) -> None:
     assert parse(text) == expected
 
 
@@ -62,22 +62,22 @@ def test_a_box_is_its_pixels_and_stays_inside() -> None:
 
 
 def test_the_centre_has_its_share_of_the_area_and_the_image_s_proportions() -> None:
-    mask = Share("center", 0.25).mask(100, 60, cell=8, seed=0)
+    mask = AreaShare("center", 0.25).mask(100, 60, cell=8, seed=0)
     assert bounds(mask) == Box(15, 25, 30, 50)
-    assert Share("center", 1.0).mask(7, 5, cell=8, seed=0).all()
-    assert Share("center", 1e-9).mask(7, 5, cell=8, seed=0).sum() == 1
+    assert AreaShare("center", 1.0).mask(7, 5, cell=8, seed=0).all()
+    assert AreaShare("center", 1e-9).mask(7, 5, cell=8, seed=0).sum() == 1
 
 
 def test_random_cells_are_chosen_by_the_seed() -> None:
-    ours, again, other = (Share("random", 0.25).mask(40, 64, cell=8, seed=seed) for seed in (1, 1, 2))
+    ours, again, other = (AreaShare("random", 0.25).mask(40, 64, cell=8, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(ours, again) and not np.array_equal(ours, other)
     cells = ours.reshape(5, 8, 8, 8).transpose(0, 2, 1, 3).reshape(40, 64)
     assert set(cells.mean(axis=1)) == {0.0, 1.0} and cells.mean() == 0.25
-    assert Share("random", 1.0).mask(13, 7, cell=2.5, seed=2**63 - 1).all()
+    assert AreaShare("random", 1.0).mask(13, 7, cell=2.5, seed=2**63 - 1).all()
 
 
 def test_cells_of_a_fraction_of_a_pixel_cover_every_pixel() -> None:
-    assert Share("random", 1.0).mask(1, 5000, cell=0.7, seed=0).all()
+    assert AreaShare("random", 1.0).mask(1, 5000, cell=0.7, seed=0).all()
 
 
 @pytest.mark.parametrize(

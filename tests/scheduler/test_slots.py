@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from server.queue.delivery import Delivery
-from server.scheduler.scheduler import LONG_BLOCK, Pull, Running
+from server.scheduler.scheduler import LONG_BLOCK, Pull, Running, Scheduler
 from server.scheduler.slots import Slots
 from tests.scheduler.deliveries import delivery
 from tests.scheduler.test_scheduler import Steps, measured
@@ -16,14 +16,14 @@ PATIENCE = 10.0
 def slots(count: int = 1, seconds: float = 5.0) -> Slots:
     """Batches of up to 8 that are expected to take `seconds`."""
     steps = measured(seconds)
-    made = Slots(count, lambda _bucket: steps)
+    made = Slots(Scheduler(count, lambda _bucket: steps))
     made.expect(steps)
     return made
 
 
 def stepping_slots(count: int = 1, seconds: float = 0.001) -> Slots:
     steps, kept, queue = measured(seconds), Steps(), delivery(bundle="long@1").queue
-    return Slots(count, lambda _bucket: steps, lambda: {queue: kept})
+    return Slots(Scheduler(count, lambda _bucket: steps, lambda: {queue: kept}))
 
 
 def take(made: Slots) -> Running:

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from server.queue.delivery import Delivery
-from server.scheduler.scheduler import Pull, Running
+from server.scheduler.scheduler import Pull, Running, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from tests.scheduler.deliveries import delivery
@@ -62,7 +62,7 @@ class Trial:
         for size in (1, 2, 4, 8):
             steps.record(size, 60.0 * size)
         self.steps, long = Steps(), delivery(bundle=LONG).queue
-        self.slots = Slots(count, lambda _bucket: steps, lambda: {long: self.steps})
+        self.slots = Slots(Scheduler(count, lambda _bucket: steps, lambda: {long: self.steps}))
         self.changed = threading.Condition()
         self.queue: list[Delivery] = []
         self.orphans: list[Delivery] = []

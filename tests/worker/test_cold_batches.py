@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from models.loading import load
-from server.scheduler.scheduler import Running
+from server.scheduler.scheduler import Running, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
@@ -24,7 +24,7 @@ from tests.scheduler.deliveries import delivery
 
 def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> None:
     executor, steps, metrics = OneShot(load(write_tiny_vit(tmp_path)), torch.device("cpu")), StepTimes(4), WorkerMetrics()
-    slots = Slots(1, lambda _bucket: steps)
+    slots = Slots(Scheduler(1, lambda _bucket: steps))
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor)
     queue: Any = SimpleNamespace(begin_soon=lambda jobs, slot, checked: lambda: jobs)
     runner = BatchRunner(queue, slots, bundles, answers=bundles, layout=bundles)

@@ -10,7 +10,7 @@ import torch
 
 from models.bundle import BundleError
 from server.queue.delivery import Delivery
-from server.scheduler.scheduler import Running
+from server.scheduler.scheduler import Running, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.worker.executors import OneShot
@@ -29,7 +29,7 @@ def test_its_jobs_are_handed_back_and_count_as_no_steps() -> None:
     handed_back: list[Delivery] = []
     written: list[object] = []
     lost: list[str] = []
-    executor, slots = OneShot(Unloadable(), torch.device("cpu")), Slots(1, lambda _bucket: StepTimes(4))
+    executor, slots = OneShot(Unloadable(), torch.device("cpu")), Slots(Scheduler(1, lambda _bucket: StepTimes(4)))
     bundles: Any = SimpleNamespace(executor=lambda _queue: executor, lost=lambda _queue, reason: lost.append(reason))
     queue: Any = SimpleNamespace(begin_soon=lambda jobs, slot, checked: lambda: jobs, hand_back=handed_back.extend)
     answers: Any = SimpleNamespace(put=written.append, write=written.append, write_in_turn=written.append)
