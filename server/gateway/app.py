@@ -120,7 +120,7 @@ def create_app(settings: Settings) -> GatewayApp:
     def document() -> dict[str, Any]:
         responses = [endpoint.response for endpoint in tasks.ENDPOINTS.values()]
         paths = {
-            path: {"post": openapi.task_operation(endpoint.surface, endpoint.response.__name__)}
+            path: {"post": openapi.task_operation(endpoint.interface, endpoint.response.__name__)}
             for path, endpoint in tasks.ENDPOINTS.items()
         }
         paths |= {path: {"post": infer.operation(path)} for path in infer.INFER_PATHS}

@@ -6,8 +6,8 @@ import time
 
 import msgspec
 
+from server.gateway.interface import Planned
 from server.gateway.rfc3339 import rfc3339
-from server.gateway.surface import Planned
 from server.http.event_stream import EventStream
 from server.queue.messages import Progress, Reply
 from server.telemetry import logs

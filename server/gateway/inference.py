@@ -18,8 +18,8 @@ from server.gateway import failures
 from server.gateway.admission import Visit
 from server.gateway.directory import Desertion
 from server.gateway.follower import Follower
+from server.gateway.interface import Planned
 from server.gateway.submission import item_field
-from server.gateway.surface import Planned
 from server.gateway.turns import Turns
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem

@@ -13,10 +13,10 @@ from starlette.responses import Response
 
 from server.gateway import failures
 from server.gateway.inference import outputs_of, timing_of
+from server.gateway.interface import Planned
 from server.gateway.presenting import Presenting
 from server.gateway.rfc3339 import rfc3339
 from server.gateway.submission import item_field
-from server.gateway.surface import Planned
 from server.gateway.turns import Line
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import choose

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
+from server.gateway.interface import TaskInterface
 from server.gateway.openapi_answers import ACCEPTED, BINARY, EVENT_STREAM, EXAMPLE_ID, EXAMPLE_TIMING, REFUSALS, parameter, problems
-from server.gateway.surface import Surface
 from server.http.problems import Kind
 from server.http.requests import MAX_TIMEOUT
 from server.tasks.base import JSON, Part
@@ -87,17 +87,17 @@ def _schemas(part: object) -> Iterator[dict[str, Any]]:
         yield from _schemas(inner)
 
 
-def task_operation(surface: Surface, schema: str) -> dict[str, Any]:
+def task_operation(interface: TaskInterface, schema: str) -> dict[str, Any]:
     """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON."""
-    task = surface.task
+    task = interface.task
     example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **task.example, "timing": EXAMPLE_TIMING}
     return {
         "tags": ["inference"],
         "summary": task.summary,
         "operationId": task.name,
-        "description": _how_to_send(surface),
-        "parameters": [*_query(surface), *_HEADERS],
-        "requestBody": {"required": True, "content": _bodies(surface)},
+        "description": _how_to_send(interface),
+        "parameters": [*_query(interface), *_HEADERS],
+        "requestBody": {"required": True, "content": _bodies(interface)},
         "responses": {
             "200": {
                 "description": task.answer.__doc__ or task.summary,
@@ -115,39 +115,39 @@ def task_operation(surface: Surface, schema: str) -> dict[str, Any]:
     }
 
 
-def _how_to_send(surface: Surface) -> str:
-    first = surface.task.parts[0]
-    parts = " ".join(f"`{part.name}`: {part.description}" for part in surface.parts.values())
+def _how_to_send(interface: TaskInterface) -> str:
+    first = interface.task.parts[0]
+    parts = " ".join(f"`{part.name}`: {part.description}" for part in interface.parts.values())
     sentences = (
-        surface.task.description,
+        interface.task.description,
         parts,
         f"Send a form with these parts, or the bytes of one `{first.name}` as the body (any other Content-Type), or JSON with base64.",
-        "Several are all or nothing." if any(part.repeated for part in surface.parts.values()) else "",
+        "Several are all or nothing." if any(part.repeated for part in interface.parts.values()) else "",
         "Options are query parameters, form fields or JSON fields.",
     )
     return " ".join(filter(None, sentences))
 
 
-def _query(surface: Surface) -> Iterable[dict[str, Any]]:
-    for option in surface.options.values():
+def _query(interface: TaskInterface) -> Iterable[dict[str, Any]]:
+    for option in interface.options.values():
         default = f" Default: {option.default}." if option.default else ""
         yield parameter("query", option.name, f"{option.description} {option.values}.{default}", _without_description(option.schema))
 
 
-def _bodies(surface: Surface) -> dict[str, Any]:
-    parts = surface.parts.values()
-    fields = {name: dict(option.schema) for name, option in surface.options.items()}
+def _bodies(interface: TaskInterface) -> dict[str, Any]:
+    parts = interface.parts.values()
+    fields = {name: dict(option.schema) for name, option in interface.options.items()}
     form = {part.name: {"type": "array", "items": BINARY, "minItems": 1} if part.repeated else BINARY for part in parts}
     in_json = {part.name: {"type": "string"} if part.kind == "text" else BASE64 for part in parts}
     lists = {
         plural: {"type": "array", "items": in_json[name], "minItems": 1} if name in in_json else fields[name]
-        for plural, name in surface.plurals.items()
+        for plural, name in interface.plurals.items()
     }
     required = [part for part in parts if part.required]
     json_schema = {
         "type": "object",
         "properties": {**_either(in_json, fields), **lists},
-        "allOf" if required else "anyOf": [_one_of(part, surface) for part in required or parts],
+        "allOf" if required else "anyOf": [_one_of(part, interface) for part in required or parts],
         "additionalProperties": False,
     }
     form_schema = {
@@ -156,11 +156,11 @@ def _bodies(surface: Surface) -> dict[str, Any]:
         # in `required` itself, where generators of clients and forms look for it
         **({"required": [part.name for part in required]} if required else {"anyOf": [{"required": [part.name]} for part in parts]}),
     }
-    shown = [part for part in parts if part.required] or [surface.task.parts[0]]
+    shown = [part for part in parts if part.required] or [interface.task.parts[0]]
     return {
         "multipart/form-data": {"schema": form_schema},
         JSON: {"schema": json_schema, "example": {part.name: EXAMPLES_BASE64.get(part.kind, EXAMPLE_BASE64) for part in shown}},
-        **{kind: {"schema": BINARY} for kind in (*RAW_TYPES.get(surface.task.parts[0].kind, ()), "application/octet-stream")},
+        **{kind: {"schema": BINARY} for kind in (*RAW_TYPES.get(interface.task.parts[0].kind, ()), "application/octet-stream")},
     }
 
 
@@ -170,9 +170,9 @@ def _either(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
     return {**parts, **options, **both}
 
 
-def _one_of(part: Part, surface: Surface) -> dict[str, Any]:
+def _one_of(part: Part, interface: TaskInterface) -> dict[str, Any]:
     """A required part comes under its name or its plural."""
-    names = [part.name, *(plural for plural, name in surface.plurals.items() if name == part.name)]
+    names = [part.name, *(plural for plural, name in interface.plurals.items() if name == part.name)]
     return {"oneOf": [{"required": [name]} for name in names]}
 
 

@@ -291,21 +291,19 @@ INFER: dict[str, Any] = protocol_errors(
     (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
     (Kind.DEADLINE, "no answer before the deadline; the work was cancelled"),
 )
-_GONE = problems(
+_GONE = (
     (Kind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
     (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
     (Kind.REDIS_AWAY, "Redis does not answer", None),
 )
 _NO_RESULT = problems(
-    (Kind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
     (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
     (Kind.NOT_DONE, "the job is running", None),
     (Kind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
-    (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
     (Kind.CLIENT_SHARE, "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client (10.0.0.7)", None),
     (Kind.MODEL_ERROR, "the model failed on this input", "image"),
-    (Kind.REDIS_AWAY, "Redis does not answer", None),
     (Kind.DEADLINE, "the deadline passed; the work was cancelled", None),
+    *_GONE,
 )
 _NO_STREAM = problems(
     (Kind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
@@ -319,7 +317,7 @@ _LAST_EVENT_ID = {
     "schema": {"type": "integer", "minimum": 0},
 }
 
-JOB: dict[str, Any] = {"responses": {**answer("JobDocument", "The job", EXAMPLE_JOB), **_GONE}}
+JOB: dict[str, Any] = {"responses": {**answer("JobDocument", "The job", EXAMPLE_JOB), **problems(*_GONE)}}
 RESULT: dict[str, Any] = {
     "responses": {"200": {"description": "What the plain request would have answered", "content": {JSON: {"schema": {}}}}, **_NO_RESULT}
 }
@@ -328,8 +326,8 @@ EVENTS: dict[str, Any] = {
     "responses": {
         "200": {"description": "Events", "content": EVENT_STREAM},
         "204": {"description": "The job has ended, and its last event has been read"},
-        **_GONE,
+        **problems(*_GONE),
         **_NO_STREAM,
     },
 }
-CANCEL: dict[str, Any] = {"responses": {"204": {"description": "Cancelled, or removed if it had ended"}, **_GONE}}
+CANCEL: dict[str, Any] = {"responses": {"204": {"description": "Cancelled, or removed if it had ended"}, **problems(*_GONE)}}

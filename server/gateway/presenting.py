@@ -15,7 +15,7 @@ from starlette.responses import Response
 from server.arrays import Array
 from server.gateway.failures import of_refusal
 from server.gateway.inference import Timing
-from server.gateway.surface import Planned
+from server.gateway.interface import Planned
 from server.gateway.turns import Turns
 from server.http.large_json import BASE64_PIECE, to_base64
 from server.http.problems import Kind, Problem

@@ -13,7 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from server.gateway.surface import Surface
+from server.gateway.interface import TaskInterface
 from server.gateway.turns import LargeBodies
 from server.http.large_json import Outline, from_base64, marks
 from server.http.problems import Kind, Problem
@@ -32,7 +32,7 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class Submission:
     """The contents of a body: encoded parts in their order, and options as they were written."""
 
-    surface: Surface
+    interface: TaskInterface
     max_images: int
     parts: dict[str, list[bytes]] = field(default_factory=dict)
     fields: dict[str, list[object]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Submission:
     def add_part(self, name: str, content: bytes) -> None:
         """Raises Problem (413) for one too many."""
         given = self.parts.setdefault(name, [])
-        limit = self.surface.parts[name].max_count
+        limit = self.interface.parts[name].max_count
         if limit == 1 and given:
             raise Problem(Kind.INVALID_OPTION, "given twice", name)
         if len(given) == (self.max_images if limit is None else limit):
@@ -50,14 +50,14 @@ class Submission:
 
     def add_field(self, name: str, value: object) -> None:
         given = self.fields.setdefault(name, [])
-        if given and not self.surface.options[name].repeated:
+        if given and not self.interface.options[name].repeated:
             raise Problem(Kind.INVALID_OPTION, "given twice", name)
         given.append(value)
 
     @cached_property
     def repeated(self) -> str | None:
         """The part of which each element is an item of its own, if there is one. To be asked when the body has been read."""
-        return next((name for name in self.parts if self.surface.parts[name].repeated), None)
+        return next((name for name in self.parts if self.interface.parts[name].repeated), None)
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +69,7 @@ class Submission:
         From now on the list alone holds them: they may be large, and are not needed while their small copies wait."""
         repeated, parts = self.repeated, dict(self.parts)
         self.parts.clear()
-        once = {name: given[0] for name, given in parts.items() if not self.surface.parts[name].repeated}
+        once = {name: given[0] for name, given in parts.items() if not self.interface.parts[name].repeated}
         return [once] if repeated is None else [{repeated: content, **once} for content in parts[repeated]]
 
     @property
@@ -91,7 +91,7 @@ class Submission:
         given = {**query, **self.fields}
         for name in sorted(given):
             add(name.encode())
-            add(msgspec.json.encode(self.surface.options[name].read(given[name])))
+            add(msgspec.json.encode(self.interface.options[name].read(given[name])))
         for name in sorted(self.parts):
             add(name.encode())
             for content in self.parts[name]:
@@ -105,7 +105,7 @@ def item_field(name: str, index: int, count: int) -> str:
 
 
 async def read_submission(
-    request: Request, surface: Surface, settings: Settings, reservation: Reservation, large_bodies: LargeBodies
+    request: Request, interface: TaskInterface, settings: Settings, reservation: Reservation, large_bodies: LargeBodies
 ) -> Submission:
     """Multipart, JSON, or else the bytes of one part: Content-Type tells only these three apart.
 
@@ -115,7 +115,7 @@ async def read_submission(
         raise Problem(Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
     content_type = header(request, b"content-type") or ""
     media_type = content_type.partition(";")[0].strip().lower()
-    submission = Submission(surface, settings.max_images)
+    submission = Submission(interface, settings.max_images)
     if media_type.startswith("multipart/"):
         await _read_form(submission, content_type, stream(request, settings.max_body_bytes, reservation))
     else:
@@ -124,7 +124,7 @@ async def read_submission(
             client = request.scope["state"]["client"]
             await large_bodies.in_turn(client, len(content), lambda: _read_json(submission, content))
         else:
-            submission.add_part(surface.task.parts[0].name, content)
+            submission.add_part(interface.task.parts[0].name, content)
     _check(submission)
     await reservation.resize(submission.count, reservation.nbytes)
     return submission
@@ -132,9 +132,9 @@ async def read_submission(
 
 def _check(submission: Submission) -> None:
     if not any(submission.parts.values()):
-        names = " or ".join(f"`{name}`" for name in submission.surface.parts)
-        raise Problem(Kind.INVALID_OPTION, f"missing: send at least one {names}", submission.surface.task.parts[0].name)
-    together = [name for name in submission.parts if submission.surface.parts[name].repeated]
+        names = " or ".join(f"`{name}`" for name in submission.interface.parts)
+        raise Problem(Kind.INVALID_OPTION, f"missing: send at least one {names}", submission.interface.task.parts[0].name)
+    together = [name for name in submission.parts if submission.interface.parts[name].repeated]
     if len(together) > 1:
         raise Problem(Kind.INVALID_OPTION, f"send either `{together[0]}` or `{together[1]}`", together[1])
     for name, given in submission.parts.items():
@@ -169,7 +169,7 @@ class _Parts:
 
     def __init__(self, submission: Submission) -> None:
         self._submission = submission
-        self._surface = submission.surface
+        self._interface = submission.interface
         self._header = b""
         self._value = b""
         self._name: str | None = None
@@ -197,7 +197,7 @@ class _Parts:
     def on_headers_finished(self) -> None:
         if self._name is None:
             raise Problem(Kind.INVALID_BODY, "a part of the form has no name in its Content-Disposition")
-        self._surface.check_name(self._name)
+        self._interface.check_name(self._name)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._data += data[start:end]
@@ -223,20 +223,20 @@ class _Parts:
     @property
     def _is_part(self) -> bool:
         """A name that is both a part and an option is the part where it comes as a file."""
-        return self._name in self._surface.parts and (self._is_file or self._name not in self._surface.options)
+        return self._name in self._interface.parts and (self._is_file or self._name not in self._interface.options)
 
 
 def _read_json(submission: Submission, content: bytes) -> None:
     """Reads parts in base64 (texts as they are), options as values, and repeated names also as lists under their plural. Raises Problem."""
-    surface = submission.surface
+    interface = submission.interface
     outline = Outline.of(content)
-    document = _decode(outline.json, example=surface.task.parts[0].name)
+    document = _decode(outline.json, example=interface.task.parts[0].name)
     for name, written in document.items():
-        if name not in surface.parts and name not in surface.plurals:
-            surface.check_name(outline.name(name))
+        if name not in interface.parts and name not in interface.plurals:
+            interface.check_name(outline.name(name))
             _check_short(len(memoryview(written)) + MAX_FIELD_BYTES * marks(written), name)
         value = _value(outline, written, name)
-        singular = surface.plurals.get(name)
+        singular = interface.plurals.get(name)
         if singular is None:
             _add(submission, name, value, name)
             continue
@@ -272,7 +272,7 @@ def _check_short(length: int, field: str) -> None:
 
 
 def _add(submission: Submission, name: str, value: object, field: str) -> None:
-    part, option = submission.surface.parts.get(name), submission.surface.options.get(name)
+    part, option = submission.interface.parts.get(name), submission.interface.options.get(name)
     if isinstance(value, memoryview):
         if part is not None and part.kind != "text":
             submission.add_part(name, _from_base64(value, field))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.gateway.surface import Surface
+from server.gateway.interface import TaskInterface
 from server.http.problems import Kind
 from server.settings import Settings
 from server.tasks.base import Task
@@ -32,7 +32,7 @@ def test_every_kind_of_problem_is_documented() -> None:
 
 
 def option_table(task: Task[Any, Any]) -> str:
-    options = Surface.of(task).options.values()
+    options = TaskInterface.of(task).options.values()
     return "\n".join(["|---|---|---|", *(f"| `{row.name}` | {row.values} | {row.default} |" for row in options)]) + "\n\n"
 
 

@@ -16,7 +16,7 @@ from starlette.types import Message
 from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway.follower import Follower, preview_of
-from server.gateway.surface import Planned
+from server.gateway.interface import Planned
 from server.http.event_stream import EventStream
 from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey

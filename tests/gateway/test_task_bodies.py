@@ -15,8 +15,8 @@ from starlette.requests import Request
 
 from models.bundle import BundleSpec
 from server.gateway import openapi
+from server.gateway.interface import CommonOptions, TaskInterface
 from server.gateway.submission import Submission, read_submission
-from server.gateway.surface import CommonOptions, Surface
 from server.gateway.turns import LargeBodies
 from server.http.problems import Kind, Problem
 from server.media.images import Decoder
@@ -71,7 +71,7 @@ class Paint(Task[PaintOptions, PaintOptions]):
         return {}
 
 
-SURFACE = Surface.of(Paint())
+INTERFACE = TaskInterface.of(Paint())
 Read = tuple[Submission, CommonOptions, PaintOptions]
 
 
@@ -86,9 +86,11 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
     request = Request(
         {"type": "http", "method": "POST", "headers": headers, "query_string": query.encode(), "state": {"client": ""}}, receive
     )
-    asked = SURFACE.read_query(query.encode())
-    submission = await read_submission(request, SURFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim(), 0, 0), LargeBodies())
-    common, own = SURFACE.read_options(asked, submission.fields)
+    asked = INTERFACE.read_query(query.encode())
+    submission = await read_submission(
+        request, INTERFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim(), 0, 0), LargeBodies()
+    )
+    common, own = INTERFACE.read_options(asked, submission.fields)
     assert isinstance(own, PaintOptions)
     return submission, common, own
 
@@ -191,9 +193,9 @@ async def test_a_part_that_may_come_once_is_refused_a_second_time() -> None:
 
 
 async def test_what_is_documented_is_what_is_read() -> None:
-    operation = openapi.task_operation(SURFACE, "PaintResponse")
+    operation = openapi.task_operation(INTERFACE, "PaintResponse")
     assert list(operation["responses"]["200"]["content"]) == ["image/png", "application/json", "text/event-stream"]
-    assert [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"] == list(SURFACE.options)
+    assert [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"] == list(INTERFACE.options)
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     for document in (
         {"image": b64(b"1")},

@@ -9,7 +9,7 @@ from models.bundle import BundleSpec
 from server.gateway.open_inference import offer
 from server.gateway.open_inference.metadata import model_config, model_metadata
 from server.gateway.open_inference.outputs import write_outputs
-from server.gateway.open_inference.tensors import InferRequest, RequestedOutput, Tensor
+from server.gateway.open_inference.tensors import InferRequest, InferTensor, RequestedOutput
 from tests.gateway.service import make_spec
 
 LOGITS = np.log(np.array([[0.2, 0.5, 0.3], [0.25, 0.5, 0.25]], np.float32))
@@ -20,7 +20,7 @@ def spec() -> BundleSpec:
     return make_spec().model_copy(update={"labels": ["cat", "dog", "fox: red"]})
 
 
-def answer(spec: BundleSpec, *outputs: RequestedOutput) -> list[Tensor]:
+def answer(spec: BundleSpec, *outputs: RequestedOutput) -> list[InferTensor]:
     offered = offer.of(spec)
     replies = [{"logits": logits, "tokens": np.array([17, 17], np.int32)} for logits in LOGITS]
     arrays, _ = offered.task.to_tensors(replies, offered.task.plan(offered.task.options(), spec), spec)

@@ -13,7 +13,7 @@ import tritonclient.http as triton
 
 from server.gateway.open_inference import compression, datatypes
 from server.gateway.open_inference.errors import to_response
-from server.gateway.open_inference.tensors import InferRequest, InferResponse, Tensor, decode_request, encode_response
+from server.gateway.open_inference.tensors import InferRequest, InferResponse, InferTensor, decode_request, encode_response
 from server.http.problems import Problem
 
 LIMIT = 1 << 20
@@ -75,7 +75,7 @@ def test_every_datatype_survives_the_way_there_and_back(datatype, answer_asked_f
         body, header_length = request_body([as_sent(datatype, binary=True)], ASKED_FOR[answer_asked_for], way_in)
 
         request = decode_request(inflated(body, way_in), header_length, raw_input="image")
-        echo = Tensor("x", datatype, request.inputs[0].array, binary=request.wants_binary("x"))
+        echo = InferTensor("x", datatype, request.inputs[0].array, binary=request.wants_binary("x"))
         result = as_read(InferResponse("m", "1", "", [echo]), way_out)
 
         assert echo.binary == (answer_asked_for != "as json")

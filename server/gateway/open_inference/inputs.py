@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from server.gateway.open_inference import tensors
 from server.gateway.open_inference.errors import invalid
-from server.gateway.open_inference.tensors import InferRequest
+from server.gateway.open_inference.tensors import InferRequest, InferTensor
 from server.http.large_json import from_base64
 from server.http.problems import Kind, Problem
 from server.tasks.base import Item, Part, Tensor
@@ -31,7 +30,7 @@ def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], part
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _column(name: str, tensor: tensors.TensorValue, model: str, part: Part, max_items: int) -> list[bytes]:
+def _column(name: str, tensor: InferTensor, model: str, part: Part, max_items: int) -> list[bytes]:
     if tensor.datatype != "BYTES":
         raise invalid(f"inference input '{name}' data-type is '{tensor.datatype}', but model '{model}' expects 'BYTES'")
     shape = tensor.array.shape

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.gateway.open_inference import tensors
 from server.gateway.open_inference.errors import invalid
-from server.gateway.open_inference.tensors import InferRequest, RequestedOutput
+from server.gateway.open_inference.tensors import InferRequest, InferTensor, RequestedOutput
 from server.tasks.base import Arrays, Tensor
 
 
@@ -31,20 +30,20 @@ def check_outputs(request: InferRequest, model: str, outputs: Sequence[Tensor]) 
             raise invalid(f"output '{output.name}': classification needs an output with labels; this model's: {labelled}")
 
 
-def write_outputs(request: InferRequest, outputs: Sequence[Tensor], arrays: Arrays) -> list[tensors.TensorValue]:
+def write_outputs(request: InferRequest, outputs: Sequence[Tensor], arrays: Arrays) -> list[InferTensor]:
     """The outputs that were asked for, in that order; all of them where none was."""
     declared = {output.name: output for output in outputs}
     asked = request.outputs or tuple(RequestedOutput(output.name) for output in outputs)
     return [_write(output, declared[output.name], arrays[output.name], binary=request.wants_binary(output.name)) for output in asked]
 
 
-def _write(asked: RequestedOutput, declared: Tensor, array: NDArray[Any], *, binary: bool) -> tensors.TensorValue:
+def _write(asked: RequestedOutput, declared: Tensor, array: NDArray[Any], *, binary: bool) -> InferTensor:
     count = _classification(asked)
     if count:
-        return tensors.TensorValue(declared.name, "BYTES", _classified(array, declared.labels, count), binary)
+        return InferTensor(declared.name, "BYTES", _classified(array, declared.labels, count), binary)
     if declared.is_file and not binary:
         array = _in_base64(array)
-    return tensors.TensorValue(declared.name, declared.datatype, array, binary)
+    return InferTensor(declared.name, declared.datatype, array, binary)
 
 
 def _in_base64(files: NDArray[Any]) -> NDArray[Any]:

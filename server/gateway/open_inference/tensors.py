@@ -26,7 +26,7 @@ MAX_WORDS = 256 * 1024
 
 
 @dataclass(frozen=True)
-class TensorValue:
+class InferTensor:
     name: str
     datatype: str
     array: NDArray[Any]
@@ -44,7 +44,7 @@ class RequestedOutput(msgspec.Struct, frozen=True):
 class InferRequest:
     id: str
     parameters: Mapping[str, Any]
-    inputs: tuple[TensorValue, ...]
+    inputs: tuple[InferTensor, ...]
     outputs: tuple[RequestedOutput, ...] = ()
     """Outputs that the client asks for; empty: all of them."""
 
@@ -59,7 +59,7 @@ class InferResponse:
     model_name: str
     model_version: str
     id: str
-    outputs: Sequence[TensorValue]
+    outputs: Sequence[InferTensor]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -141,10 +141,10 @@ def _json_bytes(header_length: str | None, body_length: int) -> int:
     return int(header_length)
 
 
-def _raw(name: str, body: bytes) -> TensorValue:
+def _raw(name: str, body: bytes) -> InferTensor:
     element = np.empty(1, object)
     element[0] = body
-    return TensorValue(name, "BYTES", element, binary=True)
+    return InferTensor(name, "BYTES", element, binary=True)
 
 
 def _decode_header(data: bytes) -> tuple[Outline, _RequestHeader]:
@@ -161,7 +161,7 @@ def _decode_header(data: bytes) -> tuple[Outline, _RequestHeader]:
     return outline, header
 
 
-def _decode_inputs(outline: Outline, headers: Sequence[_InputHeader], binary: memoryview) -> list[TensorValue]:
+def _decode_inputs(outline: Outline, headers: Sequence[_InputHeader], binary: memoryview) -> list[InferTensor]:
     tensors, start = [], 0
     for header in headers:
         size = _binary_size(header)
@@ -182,7 +182,7 @@ def _binary_size(header: _InputHeader) -> int | None:
     return size
 
 
-def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | None) -> TensorValue:
+def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | None) -> InferTensor:
     if header.datatype not in datatypes.DATATYPES:
         raise invalid(f"datatype '{header.datatype}' is none of {', '.join(datatypes.DATATYPES)}")
     if len(header.shape) > MAX_DIMENSIONS:
@@ -198,7 +198,7 @@ def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | N
         flat = datatypes.from_binary(binary, header.datatype, math.prod(header.shape))
     else:
         flat = datatypes.from_json(data or [], header.datatype, header.shape)
-    return TensorValue(header.name, header.datatype, _reshape(flat, header.shape), binary=binary is not None)
+    return InferTensor(header.name, header.datatype, _reshape(flat, header.shape), binary=binary is not None)
 
 
 def _data(outline: Outline, written: msgspec.Raw) -> list[Any] | None:

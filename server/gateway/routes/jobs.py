@@ -14,8 +14,8 @@ from server.gateway import gateway, jobs, openapi_answers
 from server.gateway.event_readers import Reader
 from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
+from server.gateway.interface import Planned
 from server.gateway.jobs import INLINE_RESULT
-from server.gateway.surface import Planned
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch

@@ -31,8 +31,8 @@ async def scene(request: Request, scene_id: str) -> Response:
     async with here.admission.admit(request, "rest", takes_long=True) as visit:
         kept, task = await _find(here, scene_id)
         media_type = choose(request.headers.get("accept"), task.media_types)
-        surface = ENDPOINTS[f"/v1/{task.name}"].surface
-        common, own = surface.read_options(surface.read_query(request.scope["query_string"]), {})
+        interface = ENDPOINTS[f"/v1/{task.name}"].interface
+        common, own = interface.read_options(interface.read_query(request.scope["query_string"]), {})
         spec = await here.dispatcher.spec(kept.digest)
         if spec is None:
             raise _gone(scene_id)

@@ -22,10 +22,10 @@ from server.gateway.failures import of_refusal
 from server.gateway.follower import Follower
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
+from server.gateway.interface import CommonOptions, TaskInterface
 from server.gateway.presenting import ANSWERS
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission, read_submission
-from server.gateway.surface import CommonOptions, Surface
 from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
@@ -51,9 +51,9 @@ class TaskRoute:
 
     def __init__(self, task: Task[Any, Any]) -> None:
         self.task = task
-        self.surface = Surface.of(task)
+        self.interface = TaskInterface.of(task)
         self.response = ANSWERS[task.name]
-        self._asked_in_url = lru_cache(maxsize=256)(lambda query: self.surface.read_options(self.surface.read_query(query), {}))
+        self._asked_in_url = lru_cache(maxsize=256)(lambda query: self.interface.read_options(self.interface.read_query(query), {}))
         """Query → options: clients repeat their queries."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,10 +125,10 @@ class TaskRoute:
         return self.task.offers(own)
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
-        query = self.surface.read_query(request.scope["query_string"])
-        submission = await read_submission(request, self.surface, here.settings, visit.reservation, here.large_bodies)
+        query = self.interface.read_query(request.scope["query_string"])
+        submission = await read_submission(request, self.interface, here.settings, visit.reservation, here.large_bodies)
         if submission.fields:
-            asked = self.surface.read_options(query, submission.fields)
+            asked = self.interface.read_options(query, submission.fields)
         else:
             asked = self._asked_in_url(request.scope["query_string"])
         return Sent(query, submission, submission.nbytes, *asked)

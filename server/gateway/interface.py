@@ -48,7 +48,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Surface:
+class TaskInterface:
     """The names of one task. A repeated name has a plural in JSON, `image` and `images`."""
 
     task: Task[Any, Any]
@@ -58,12 +58,12 @@ class Surface:
     """Plural → name."""
 
     @staticmethod
-    def of(task: Task[Any, Any]) -> Surface:
+    def of(task: Task[Any, Any]) -> TaskInterface:
         model, priority = rows(CommonOptions)
         options = {row.name: row for row in (model, *rows(task.options), priority)}
         parts = {part.name: part for part in task.parts}
         names = [name for table in (parts, options) for name, row in table.items() if row.repeated]
-        return Surface(task, parts, options, {f"{name}s": name for name in names})
+        return TaskInterface(task, parts, options, {f"{name}s": name for name in names})
 
     def check_name(self, name: str) -> None:
         """Raises Problem (422) for a name that is neither a part nor an option."""
