@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -146,18 +147,17 @@ class Inference:
             bundle=asked.spec.id,
             digest=asked.spec.digest(),
             part=asked.part,
-            plan=msgspec.msgpack.encode(asked.plan),
             priority=asked.priority,
             request_id=visit.request_id,
             prepare_ms=_milliseconds(enqueued - began),
             fingerprint=fingerprint,
-            idempotency_key=idempotency_key,
+            idem=hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key else "",
             bound=sum(
                 asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_to_numpy(job.arrays))) + RESULT_OVERHEAD for job in jobs
             ),
         )
         try:
-            return await self._dispatcher.records.admit(draft, make_jobs)
+            return await self._dispatcher.records.admit(draft, msgspec.msgpack.encode(asked.plan), make_jobs)
         except KeyTaken:
             raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
         except NeverFits as too_large:

@@ -14,7 +14,7 @@ from server.gateway.rfc3339 import rfc3339
 from server.queue.dispatch import Dispatcher, Fleet
 from server.queue.messages import ServedBundle
 from server.queue.record import JobProgress, Ongoing
-from server.queue.status import STEP_S, Lately
+from server.queue.status import STEP_S, Lately, StatusQueue
 from server.telemetry import logs
 from server.telemetry.metrics import DURATION, quantile
 
@@ -32,16 +32,6 @@ class StatusWorker(msgspec.Struct, frozen=True):
     device: str
     bundles: list[str]
     restarts: int
-
-
-class StatusQueue(msgspec.Struct, frozen=True):
-    """Unfinished items of one bundle and priority; `running` ones are in a worker's hands."""
-
-    bundle: str
-    priority: str
-    waiting: int
-    running: int
-    oldest_s: float
 
 
 class StatusJobs(msgspec.Struct, frozen=True):
@@ -139,7 +129,7 @@ class Status:
                 StatusWorker(worker.id, worker.state, worker.device, _ready(worker.bundles), worker.restarts)
                 for worker in sorted(fleet.workers, key=lambda worker: worker.id)
             ],
-            queue=[StatusQueue(row.bundle, row.priority, row.waiting, row.running, row.oldest_s) for row in lately.queue],
+            queue=lately.queue,
             jobs=StatusJobs(lately.records.counts.get("queued", 0), lately.records.counts.get("running", 0)),
             long_jobs=[_long_job(job, lately.now_ms) for job in lately.ongoing],
             bundles=_bundles(fleet, lately),

@@ -42,8 +42,7 @@ def epoch_of(record_id: str) -> str:
     return match[1] if match else ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """A client's job before it is admitted."""
 
     task: str
@@ -51,14 +50,13 @@ class Draft:
     digest: str
     part: str
     """The part that errors name."""
-    plan: bytes
-    """msgpack of the task's plan."""
     priority: Priority
     request_id: str
     prepare_ms: float
     fingerprint: str
     """SHA-256 of what was asked."""
-    idempotency_key: str = ""
+    idem: str = ""
+    """SHA-256 of the client's Idempotency-Key; empty: there is none."""
     bound: int
     """Bytes that its results and its latest preview may take."""
 
@@ -71,8 +69,7 @@ class JobProgress(msgspec.Struct, frozen=True):
     unit: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Times are Unix milliseconds on Redis' clock."""
 
     id: str
@@ -80,8 +77,9 @@ class Record:
     task: str
     bundle: str
     digest: str
-    part: str
+    part: str = ""
     plan: bytes
+    """msgpack of the task's plan."""
     request_id: str
     prepare_ms: float
     count: int
@@ -95,7 +93,7 @@ class Record:
     """How many of its stream wait before it, where that is known."""
     progress: JobProgress | None = None
     failure: Failure | None = None
-    failed_index: int | None = None
+    failed_index: int | None = msgspec.field(default=None, name="index")
     """The index of the job that failed, where it was one."""
     events: int = 0
     """Number of the last event."""
@@ -106,32 +104,15 @@ class Record:
 
     @staticmethod
     def of(record_id: str, place: int, flat: Sequence[bytes]) -> Record:
-        """From the flat list of a hash. Raises ValueError or KeyError for what no script of ours wrote."""
+        """Read it from the flat list of a hash. Raises msgspec.ValidationError for what no script of ours wrote."""
         values = dict(zip(flat[::2], flat[1::2], strict=True))
-        text = {name.decode(): value.decode() for name, value in values.items() if name != b"plan"}
-        if text["state"] not in STATES:
-            raise ValueError(f"state {text['state']!r}")
-        return Record(
-            id=record_id,
-            state=text["state"],
-            task=text["task"],
-            bundle=text["bundle"],
-            digest=text["digest"],
-            part=text["part"],
-            plan=values[b"plan"],
-            request_id=text["request_id"],
-            prepare_ms=float(text["prepare_ms"]),
-            count=int(text["count"]),
-            results=int(text["results"]),
-            created_ms=int(text["created_ms"]),
-            started_ms=_whole(text, "started_ms"),
-            finished_ms=_whole(text, "finished_ms"),
-            place=place if place >= 0 else None,
-            progress=JobProgress(int(text["done"]), int(text["total"]), text["unit"]) if "unit" in text else None,
-            failure=Failure(kind=text["failure"], detail=text["detail"]) if "failure" in text else None,
-            failed_index=_whole(text, "index"),
-            events=int(text["events"]),
-        )
+        known: dict[str, object] = {name.decode(): value if name == b"plan" else value.decode() for name, value in values.items() if value}
+        known |= {"id": record_id, "place": place if place >= 0 else None}
+        if "unit" in known:
+            known["progress"] = known  # done, total, unit
+        if "failure" in known:
+            known["failure"] = {"kind": known["failure"], "detail": known["detail"]}
+        return msgspec.convert(known, Record, strict=False, builtin_types=(bytes,))
 
 
 class RecordEvent(NamedTuple):
@@ -170,8 +151,3 @@ class RecordsLoad:
     ended: Mapping[str, int] = field(default_factory=dict)
     """How many have ended in each state since Redis began, also those that are kept no longer."""
     result_bytes: int = 0
-
-
-def _whole(text: Mapping[str, str], name: str) -> int | None:
-    """None where it is missing or empty."""
-    return int(float(text[name])) if text.get(name) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import secrets
@@ -71,11 +70,11 @@ class Records:
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
 
-    async def admit(self, draft: Draft, make_jobs: Callable[[str], list[QueuedJob]]) -> str:
+    async def admit(self, draft: Draft, plan: bytes, make_jobs: Callable[[str], list[QueuedJob]]) -> str:
         """Queue a client's job; returns the id of its record, which is an older one's where the same request came before under its key.
 
-        `make_jobs` makes the jobs of the queue for a record. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlineExceeded or
-        RedisAway (away for longer than `redis_grace`).
+        `plan`: msgpack of the task's plan. `make_jobs` makes the jobs of the queue for a record. Raises NeverFits, KeyTaken, ResultsFull,
+        QueueFull, DeadlineExceeded or RedisAway (away for longer than `redis_grace`).
         """
         record, jobs = "", list[QueuedJob]()
         while True:
@@ -84,7 +83,7 @@ class Records:
                 record = f"{self.epoch}-{secrets.token_hex(16)}"
                 jobs = make_jobs(record)
             try:
-                status, told = await self._link.undisturbed(self._try_to_admit(record, draft, jobs))
+                status, told = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs))
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
                     raise self._enqueuer.full("the queue's Redis is out of memory") from away
@@ -188,7 +187,7 @@ class Records:
         except Exception:
             log.exception("sweeping records failed")
 
-    async def _try_to_admit(self, record: str, draft: Draft, jobs: list[QueuedJob]) -> tuple[bytes, str]:
+    async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob]) -> tuple[bytes, str]:
         rows, messages, staged = to_rows(jobs, kept=True)
         self._check_fits(len(rows), sum(row.nbytes for row in rows), draft.bound)
         for key, message in staged.items():
@@ -198,20 +197,11 @@ class Records:
             max_results=self._settings.results_max_bytes,
             record=record,
             epoch=epoch_of(record),
-            task=draft.task,
-            bundle=draft.bundle,
-            digest=draft.digest,
-            part=draft.part,
-            priority=draft.priority,
-            request_id=draft.request_id,
-            prepare_ms=draft.prepare_ms,
-            fingerprint=draft.fingerprint,
-            idem=hashlib.sha256(draft.idempotency_key.encode()).hexdigest() if draft.idempotency_key else "",
-            bound=draft.bound,
+            draft=draft,
             ttl_ms=int(self._settings.result_ttl * 1000),
             jobs=rows,
         )
-        status, told = await self._link.move("enqueue_record", msgspec.msgpack.encode(recorded), draft.plan, *messages)
+        status, told = await self._link.move("enqueue_record", msgspec.msgpack.encode(recorded), plan, *messages)
         return status, told.decode()
 
     def _check_fits(self, items: int, nbytes: int, bound: int) -> None:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from server.queue.record import Draft
+
 
 class Bounds(msgspec.Struct, frozen=True):
     """The queue holds at most so much, in jobs and in bytes."""
@@ -69,20 +71,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     record: str
     epoch: str
     """The epoch of the Redis that its id was made for."""
-    task: str
-    bundle: str
-    digest: str
-    part: str
-    """The part that errors name."""
-    priority: str
-    request_id: str
-    prepare_ms: float
-    fingerprint: str
-    """SHA-256 of what was asked."""
-    idem: str
-    """SHA-256 of the client's Idempotency-Key; empty: there is none."""
-    bound: int
-    """Bytes that its results and its latest preview may take."""
+    draft: Draft
     ttl_ms: int
     """How long the record and its results outlive its end."""
     jobs: list[Enqueued]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.messages import Priority
@@ -18,8 +20,7 @@ MOST_LETTERS = 20
 MOST_ONGOING = 20
 
 
-@dataclass(frozen=True)
-class Unfinished:
+class StatusQueue(msgspec.Struct, frozen=True):
     """Unfinished jobs of one bundle and priority; `running` ones are in a worker's hands."""
 
     bundle: str
@@ -45,7 +46,7 @@ class Lately:
     now_ms: int
     gateways: int
     """Those that live."""
-    queue: list[Unfinished]
+    queue: list[StatusQueue]
     steps: list[Mapping[str, int]]
     """Counts of each complete step, the oldest first: STEPS of them."""
     letters: list[Letter]
@@ -100,9 +101,9 @@ def _counts(flat: Sequence[bytes]) -> dict[str, int]:
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Unfinished]:
+def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[StatusQueue]:
     """Add up the streams that hold jobs; several contents of a bundle, and what was handed back, count together."""
-    rows: dict[tuple[str, Priority], Unfinished] = {}
+    rows: dict[tuple[str, Priority], StatusQueue] = {}
     for stream, running in zip(streams, held, strict=True):
         try:
             name = keys.StreamName.of(stream.stream.decode())
@@ -110,10 +111,10 @@ def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[Unfi
             continue
         if stream.length:
             key = name.bundle, name.priority
-            known = rows.get(key, Unfinished(*key, 0, 0, 0.0))
+            known = rows.get(key, StatusQueue(*key, 0, 0, 0.0))
             age = max(0.0, (now_ms - stream.oldest_ms) / 1000)
             waiting = known.waiting + max(0, stream.length - running)
-            rows[key] = Unfinished(*key, waiting, known.running + running, max(known.oldest_s, age))
+            rows[key] = StatusQueue(*key, waiting, known.running + running, max(known.oldest_s, age))
     return [rows[key] for key in sorted(rows)]
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -41,7 +42,6 @@ DRAFT = Draft(
     bundle=BUNDLE,
     digest=DIGEST,
     part="image",
-    plan=b"\x80",
     priority="normal",
     request_id="r",
     prepare_ms=1.0,
@@ -82,7 +82,7 @@ async def admit(
             )
         ]
 
-    return await us.records.admit(replace(DRAFT, idempotency_key=key), jobs)
+    return await us.records.admit(msgspec.structs.replace(DRAFT, idem=key), b"\x80", jobs)
 
 
 async def read(us: Dispatcher, record_id: str) -> Record:

@@ -16,6 +16,7 @@ READERS = [
     ("enqueue", "job", rows.Enqueued, set()),
     ("parts/admission", "job", rows.Enqueued, {"message"}),
     ("enqueue_record", "asked", rows.Recorded, set()),
+    ("enqueue_record", "draft", rows.Draft, set()),
     ("enqueue_record", "bounds", rows.Bounds, set()),
     ("finish", "job", rows.Ended, {"reply"}),
     ("parts/records", "ending", rows.Ended, {"reply"}),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import msgspec
 import pytest
 import redis
+from msgspec.structs import replace
 
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import ClientShare, QueueFull
@@ -43,7 +43,7 @@ async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, *
     def of_record(record: str) -> list[QueuedJob]:
         return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record, gateway="") for index, job in enumerate(jobs)]
 
-    return await us.records.admit(replace(DRAFT, bound=0), of_record)
+    return await us.records.admit(replace(DRAFT, bound=0), b"\x80", of_record)
 
 
 WAYS = {"at once": submit, "later": record}

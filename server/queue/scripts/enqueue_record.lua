@@ -7,14 +7,14 @@
 -- 'epoch': this Redis is another one than the gateway thinks, and its epoch stands in place of the id.
 
 local asked = cmsgpack.unpack(ARGV[1])
-local bounds, jobs = asked.bounds, asked.jobs
+local bounds, jobs, draft = asked.bounds, asked.jobs, asked.draft
 with_messages(jobs, 3)
 local now = now_ms()
 
 call('SET', 'epoch', asked.epoch, 'NX')
 local epoch = call('GET', 'epoch')
 local id = asked.record
-local key, idem = 'record:' .. id, 'idem:' .. asked.idem
+local key, idem = 'record:' .. id, 'idem:' .. draft.idem
 local items, known = unfinished()
 local all, wanted = all_held(items), asked_by(jobs)
 
@@ -25,16 +25,16 @@ end
 
 if epoch ~= asked.epoch then return {'epoch', epoch} end
 if call('EXISTS', key) == 1 then return refuse('ok') end  -- a repeated call: the first answer was lost
-if asked.idem ~= '' then
+if draft.idem ~= '' then
   local earlier = call('GET', idem)
   local fingerprint = earlier and call('HGET', 'record:' .. earlier, 'fingerprint')
   if fingerprint then
     id = earlier
-    return refuse(fingerprint == asked.fingerprint and 'known' or 'conflict')
+    return refuse(fingerprint == draft.fingerprint and 'known' or 'conflict')
   end
 end
 
-local nbytes, bound = wanted.bytes, asked.bound
+local nbytes, bound = wanted.bytes, draft.bound
 local deadline = jobs[1].deadline_ms
 if deadline <= now then return refuse('late') end
 local why = refusal(bounds, all, wanted)
@@ -47,16 +47,15 @@ if not all_staged(jobs) then return {'unstaged', id} end
 local stream = jobs[1].stream
 local place = waiting_in(stream)
 call('HSET', key,
-  'state', 'queued', 'task', asked.task, 'bundle', asked.bundle, 'digest', asked.digest, 'part', asked.part, 'plan', ARGV[2],
-  'priority', asked.priority, 'request_id', asked.request_id, 'prepare_ms', asked.prepare_ms, 'fingerprint', asked.fingerprint,
-  'stream', stream, 'count', #jobs, 'nbytes', nbytes, 'bound', bound, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
+  'state', 'queued', 'plan', ARGV[2],
+  'stream', stream, 'count', #jobs, 'nbytes', nbytes, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
   'created_ms', now, 'place', place, 'placed_ms', now, 'ended', 0, 'results', 0,
   'owner', wanted.owner, 'work_ms', math.ceil(wanted.work / #jobs))
 if #jobs > 1 then call('HSET', key, 'done', 0, 'total', #jobs, 'unit', 'images') end
-if asked.idem ~= '' then
-  call('HSET', key, 'idem', asked.idem)
-  call('SET', idem, id)
+for name, value in pairs(draft) do
+  if value ~= '' then call('HSET', key, name, value) end
 end
+if draft.idem ~= '' then call('SET', idem, id) end
 local last = in_last_eighth(bounds, all, wanted)
 for i, job in ipairs(jobs) do call('HSET', key, 'entry:' .. i - 1, put(job, now, known, last)) end
 local added = to_table(redis.call('XINFO', 'STREAM', P .. stream))['entries-added']
