@@ -4,6 +4,7 @@ Names of a partition begin with its `Keyspace`; messages, entries and scripts' a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -88,37 +89,31 @@ class StreamName(NamedTuple):
         return StreamName(bundle, digest, priority)
 
 
-def replies(gateway: str) -> str:
-    return f"replies:{gateway}"
+def _named(kind: str) -> Callable[[str], str]:
+    return lambda id_: f"{kind}:{id_}"
 
 
-def gateway(gateway_id: str) -> str:
-    return f"gw:{gateway_id}"
-
-
-def worker(worker_id: str) -> str:
-    return f"worker:{worker_id}"
-
-
-def job(job_id: str) -> str:
-    return f"job:{job_id}"
-
-
-def cancel(job_id: str) -> str:
-    return f"cancel:{job_id}"
-
-
-def blob(job_id: str) -> str:
-    return f"blob:{job_id}"
-
-
-def deaths(job_id: str) -> str:
-    return f"deaths:{job_id}"
-
-
-def suspects(worker_id: str) -> str:
-    """Name the record of what a worker is running, by slot: what it may die of."""
-    return f"suspects:{worker_id}"
+replies = _named("replies")
+"""Each of these makes the name of a key from an id: here a gateway's."""
+gateway = _named("gw")
+worker = _named("worker")
+job = _named("job")
+cancel = _named("cancel")
+blob = _named("blob")
+"""A job's large message."""
+deaths = _named("deaths")
+suspects = _named("suspects")
+"""Jobs that a worker is running, by slot: it may die of them."""
+stage = _named("stage")
+"""A large message on its way into the queue."""
+result = _named("result")
+"""The reply to one job of a record."""
+events = _named("events")
+"""Whatever happens to a record."""
+scene = _named("scene")
+"""A network's view of an image with depth, to be asked again."""
+spec = _named("spec")
+statistics = _named("stats")
 
 
 def stored(job_id: str, attempt: str) -> str:
@@ -126,34 +121,6 @@ def stored(job_id: str, attempt: str) -> str:
     return f"out:{job_id}:{attempt}"
 
 
-def stage(job_id: str) -> str:
-    """A large message on its way into the queue."""
-    return f"stage:{job_id}"
-
-
-def result(job_id: str) -> str:
-    """The reply to one job of a record."""
-    return f"result:{job_id}"
-
-
 def result_arrays(job_id: str) -> str:
-    """Its arrays, where they are large."""
+    """The arrays of a result, where they are large."""
     return f"result:{job_id}:arrays"
-
-
-def events(record_id: str) -> str:
-    """Name the stream of what happens to a record."""
-    return f"events:{record_id}"
-
-
-def scene(scene_id: str) -> str:
-    """Name what a network has made of an image with depth, to be asked again."""
-    return f"scene:{scene_id}"
-
-
-def spec(digest: str) -> str:
-    return f"spec:{digest}"
-
-
-def statistics(bundle: str) -> str:
-    return f"stats:{bundle}"
