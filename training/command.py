@@ -60,7 +60,9 @@ def _parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--bundles", type=Path, default=Options.bundles, help="where the bundle goes (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
     parser.add_argument("--phase", help="train this phase alone, and write no bundle")
-    parser.add_argument("--dry-run", action="store_true", help="say what it takes: parameters, memory, samples per second; train nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it takes: parameters, memory, FLOPs, samples per second; train nothing"
+    )
     parser.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="write log.jsonl alone")
     given = parser.parse_intermixed_args(arguments)
     return Options(**{**vars(given), "changes": tuple(given.changes)})
@@ -81,15 +83,16 @@ def make(options: Options, device: torch.device) -> int:
         torch.set_num_threads(_threads(phase.loop.workers))
         if options.dry_run:
             estimates.append(dry_run.estimate(plan, phase, shop))
-            print(estimates[-1].text, flush=True)
+            if is_main():
+                print(estimates[-1].text, flush=True)
             continue
         report = phases.run(phases.prepare(plan, phase, shop))
         if report.ended is Ended.STOPPED:
             if is_main():
                 print(f"stopped in step {report.step} of phase {phase.name}; the same command goes on", file=sys.stderr)
             return STOPPED_BY + report.signal if report.signal is not None else 0
-    if len(estimates) > 1:
-        print(f"in all about {sum(each.seconds for each in estimates) / 60:.1f} minutes; what is measured at the end comes on top")
+    if len(estimates) > 1 and is_main():
+        print(dry_run.total(estimates))
     if not options.dry_run and options.phase is None and is_main():
         _release(plan, options, shop)
     return 0

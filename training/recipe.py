@@ -80,6 +80,15 @@ class Initial(StrEnum):
     """Of an MCC: queries look at the nearest seen points (`models.mcc.nearest`)."""
 
 
+class PublishedData(Settings):
+    """The data that a paper trained on. `--dry-run` counts with it where the data is not at hand."""
+
+    samples: int | None = Field(default=None, gt=0)
+    """Of an epoch; None where the paper does not say."""
+    labels: int = Field(default=0, ge=0)
+    """Classes."""
+
+
 class Phase(Settings):
     """One objective, trained from its starting weights to its last epoch."""
 
@@ -96,6 +105,8 @@ class Phase(Settings):
     data: DataSettings | None = None
     augment: Augment | None = None
     """None for the recipe's, both."""
+    published_data: PublishedData | None = None
+    """None for the recipe's."""
     preprocess: Preprocess | None = None
     optimiser: OptimiserSettings
     schedule: ScheduleSettings = ScheduleSettings()
@@ -172,6 +183,7 @@ class Recipe(Settings):
     license: str
     seed: int = Field(default=0, ge=0)
     data: DataSettings
+    published_data: PublishedData | None = None
     augment: Augment = Augment()
     preprocess: Preprocess | None = None
     """None for networks that take no images."""

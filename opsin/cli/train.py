@@ -20,7 +20,7 @@ def train(
     bundles: Annotated[Path, typer.Option(help="Where the bundle goes.")] = Path("bundles"),
     cache: Annotated[Path, typer.Option(help="Downloaded and decoded data.")] = Path(".cache/data"),
     phase: Annotated[str | None, typer.Option(help="Train this phase alone, and write no bundle.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes: parameters, memory, samples per second.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it takes: parameters, memory, FLOPs, samples per second.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard's files beside log.jsonl.")] = True,
 ) -> None:
     """Train a recipe and write its bundle. A run that was killed goes on where its last checkpoint was.

@@ -1,0 +1,142 @@
+"""What a dry run counts: every published recipe at its published size, without its data."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.costs import cost
+from models.registry import architectures
+from models.sizes import sizes
+from training import command, costs, recipe
+from training.recipe import Recipe
+
+FILES = sorted(Path("training/recipes/published").absolute().glob("*.yaml"))
+
+ENCODER, TRUNK, TOWER = r"(?!decoder|noise_embed|time_embed|mask_token)", r"(?!head)", r"vision\."
+PUBLISHED = {
+    "audio_mae": [("pretrain", "86", ENCODER)],
+    "cit": [("train", "216.8", "")],
+    "diffmae": [("pretrain", "86", ENCODER)],
+    "flip": [("masked", "413.2", ""), ("unmasked", "413.2", "")],
+    "lart": [("pretrain", "51.8", ""), ("finetune", "51.8", "")],
+    "mae_base": [("pretrain", "86", ENCODER), ("finetune", "86", TRUNK)],
+    "mae_huge": [("finetune", "632", "")],
+    "mae_large": [("finetune", "304", "")],
+    "mae_linear_probe": [("probe", "86", TRUNK)],
+    "mae_st": [("pretrain", "317.7", ""), ("finetune", "304.5", "")],
+    "mavil": [("raw", "239.5", "")],
+    "maws": [("mae", "85.80", ENCODER), ("hashtags", "85.798656", TRUNK), ("texts", "85.798656", TOWER)],
+    "mcc": [("train", "202.141441", "")],
+    "mvit": [("train", "34.54", "")],
+    "rev_mvit": [("train", "39.69", "")],
+    "rev_vit_base": [("train", "87", "")],
+    "rev_vit_small": [("train", "22", "")],
+    "tome": [("finetune", "304", "")],
+}
+"""Phases, the millions of parameters that paper, model zoo or released file have, and which of the network's they count, by name."""
+
+
+def parameters(plan: Recipe, phase: str, counted: str) -> int:
+    [found] = [each for each in plan.phases if each.name == phase]
+    model = plan.model_of(found)
+    known = found.published_data or plan.published_data
+    assert known is not None
+    with torch.device("meta"):
+        network = architectures()[model.architecture].build(model.resolved(known.labels))
+    return sum(value.numel() for name, value in network.named_parameters() if re.match(counted, name))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_published_recipe_has_the_published_number_of_parameters(file: Path) -> None:
+    for phase, millions, counted in PUBLISHED[file.stem]:
+        found = Decimal(parameters(recipe.read(file), phase, counted)) / 1_000_000
+        assert round(found, -Decimal(millions).as_tuple().exponent) == Decimal(millions), phase
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_published_recipe_is_counted_without_its_data(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.main([str(file), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    phases = recipe.read(file).phases
+    assert re.findall(r"^phase (\S+):", said, re.MULTILINE) == [phase.name for phase in phases]
+    for line in ("weights", "activations for each sample", r"[TP]FLOP in a step", "speed +not measured without the data"):
+        assert len(re.findall(line, said)) == len(phases), line
+    assert not list(tmp_path.iterdir())
+
+
+def read(name: str, *changes: str) -> Recipe:
+    return recipe.read(Path(f"training/recipes/published/{name}.yaml"), changes)
+
+
+def counted(name: str, *changes: str, phase: int = 0) -> costs.Cost:
+    plan = read(name, *changes)
+    return costs.count(plan, plan.phases[phase], labels=1000)
+
+
+SMALL = ("phases.1.model.size=vit_small_patch16", "phases.1.model.config={pool: mean}", "phases.1.start=null")
+
+
+def small(*changes: str) -> costs.Cost:
+    """A ViT-S, trained with labels."""
+    return counted("mae_base", *SMALL, *changes, phase=1)
+
+
+def test_the_backward_pass_costs_twice_the_forward_pass() -> None:
+    forward = cost("vit", sizes()["vit_small_patch16"].config).flops
+    assert small().flops == pytest.approx(3 * forward, rel=0.01)
+
+
+def test_a_reversible_trunk_and_recomputed_blocks_pay_for_memory_with_flops() -> None:
+    plain, again, reversible = small(), small("phases.1.loop.checkpoint_activations=true"), counted("rev_vit_small")
+    for cheaper in (again, reversible):
+        assert 1.2 * plain.flops < cheaper.flops < 1.36 * plain.flops
+        assert cheaper.activations < plain.activations / 4
+
+
+def test_a_shorter_precision_takes_less_memory_and_a_deeper_network_more() -> None:
+    plain = small()
+    assert 1.3 < small("phases.1.loop.precision=fp32").activations / plain.activations < 2
+    deeper = small("phases.1.model.config={pool: mean, depth: 24}")
+    assert deeper.activations == pytest.approx(2 * plain.activations, rel=0.05)
+    assert deeper.parameters > 1.9 * plain.parameters
+
+
+def test_activations_are_what_real_tensors_keep_and_a_layer_of_gradients() -> None:
+    plan = read("mae_base", *SMALL, "phases.1.loop.precision=fp32", "phases.1.model.config={pool: mean, depth: 6}")
+    expected = costs.count(plan, plan.phases[1], labels=10).activations * costs._SAMPLES
+    assert 1 < expected / real_bytes(plan) < 1.1
+
+
+def real_bytes(plan: Recipe) -> int:
+    """The most bytes that autograd keeps for the backward pass, by its own hooks."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from training.objectives.base import Facts
+    from training.objectives.registry import build
+
+    phase = plan.phases[1]
+    network = architectures()["vit"].build(plan.model_of(phase).resolved(10))
+    objective = build(phase.objective, network, Facts()).train()
+    kept: dict[int, Any] = {parameter.untyped_storage().data_ptr(): 0 for parameter in objective.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage.data_ptr(), storage.nbytes())
+        return tensor
+
+    count = costs._SAMPLES
+    batch = {"pixels": torch.randn(count, 3, 224, 224), "label": torch.arange(count) % 10, "draw": torch.arange(count)}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
+        loss = objective(batch)["loss"]
+    assert loss.requires_grad
+    return sum(kept.values())

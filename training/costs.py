@@ -1,0 +1,223 @@
+"""What a step of a phase costs, counted on tensors that have shapes but no storage: at any size within seconds.
+
+FLOPs are those of the matrix products, convolutions and attentions of the forward and the backward pass, a multiply-add as two; blocks that
+are computed again count again. Activations are the most bytes that tensors of both passes hold at a time, with fused attention and in the
+recipe's precision; gradients of weights, and the copies of weights that a shorter precision computes with, are none.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from models.mavil.pretraining import MAViLPretraining
+from models.registry import architectures
+from training import reductions
+from training.data.base import Preparation
+from training.distributed import TYPES, recompute_blocks
+from training.errors import RecipeError
+from training.objectives.base import Batch, Facts
+from training.objectives.mavil import AudioVisualMasking
+from training.objectives.registry import build
+from training.phases import preparation
+from training.recipe import Phase, Recipe
+
+_SAMPLES = 31
+"""Of the batch that is counted: a prime, so that activations differ from weights in their number of elements."""
+_SURFACE = 100
+"""True points of a scene: they are looked up outside of the network."""
+_BYTES = 4
+
+_aten = torch.ops.aten
+_sdpa: Callable[..., int] = sdpa_flop_count
+_sdpa_backward: Callable[..., int] = sdpa_backward_flop_count
+_FLOPS: Mapping[Any, Callable[..., int]] = {
+    **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda *given, **_: _sdpa(*(each.shape for each in given[:3])),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *given, **_: _sdpa_backward(*(each.shape for each in given[:4])),
+}
+_INDEXING = (_aten.index.Tensor, _aten.index_put.default, _aten._index_put_impl_.default)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes are those of one process that has all weights."""
+
+    objective: str
+    parameters: int
+    trained: int
+    weights: int
+    gradients: int
+    optimiser: int
+    """The moving average of the weights included."""
+    activations: float
+    """Of a sample."""
+    flops: float
+    """Of a sample, forward and backward."""
+
+    @property
+    def fixed(self) -> int:
+        """Bytes whatever the batch."""
+        return self.weights + self.gradients + self.optimiser
+
+
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the FLOPs of what runs inside, and follows the bytes of its tensors.
+
+    Bool indices of one dimension, whose number of results depends on values, take all rows.
+    """
+
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = self.peak = self._now = 0
+        self._alive: dict[int, int] = {}
+        self._weights = {weight.numel() for weight in weights}
+        """Numbers of elements: tensors of as many are copies or gradients of weights."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if function in _INDEXING and isinstance(args[0], FakeTensor):
+            args = (args[0], [_all_rows(index) for index in args[1]], *args[2:])
+        result = function(*args, **kwargs)
+        count = _FLOPS.get(function.overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=result)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.numel() not in self._weights:
+                self._follow(tensor.untyped_storage())
+        return result
+
+    def _follow(self, storage: Any) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            self._now += storage.nbytes()
+            self.peak = max(self.peak, self._now)
+            weakref.finalize(storage, self._freed, key)
+
+    def _freed(self, key: int) -> None:
+        self._now -= self._alive.pop(key)
+
+
+def count(recipe: Recipe, phase: Phase, labels: int) -> Cost:
+    """labels: classes of the data, 0 where it has none. Raises RecipeError."""
+    inputs = preparation(recipe, phase, Path())
+    with torch.device("meta"):
+        objective = _objective(recipe, phase, labels, inputs)
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    with shapes:
+        objective.to_empty(device="cpu").train()
+    if phase.loop.checkpoint_activations:
+        recompute_blocks(objective)
+    parameters = list(objective.parameters())
+    config = recipe.model_of(phase).resolved(labels)
+    people = getattr(phase.data or recipe.data, "people", 1)
+    counted = _counted(objective, _batch(config, inputs, people, shapes), phase)
+    total, own = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    states = (2 if phase.optimiser.kind == "adamw" else 1) + bool(phase.loop.ema)
+    return Cost(
+        objective=type(objective).__name__,
+        parameters=total,
+        trained=own,
+        weights=_BYTES * total,
+        gradients=_BYTES * own,
+        optimiser=_BYTES * own * states,
+        activations=counted.peak / _SAMPLES,
+        flops=counted.flops / _SAMPLES,
+    )
+
+
+def _objective(recipe: Recipe, phase: Phase, labels: int, inputs: Preparation) -> nn.Module:
+    """The phase's objective. What it reads of files is left out: a teacher that is not trained yet, the choice of captions.
+
+    Raises RecipeError.
+    """
+    settings, model = phase.objective, recipe.model_of(phase)
+    network = architectures()[model.architecture].build(model.resolved(labels))
+    if isinstance(network, MAViLPretraining) and network.config.predict_features:
+        return AudioVisualMasking(network, MAViLPretraining(replace(network.config, predict_features=False)))
+    if "curation" in type(settings).model_fields:
+        settings = settings.model_copy(update={"curation": None})
+    try:
+        return build(settings, network, Facts((), inputs.preprocess, inputs.clip, inputs.sound))
+    except ValueError as error:
+        where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
+        raise RecipeError(f"{where}.objective: {error}") from error
+
+
+def _counted(objective: nn.Module, batch: Batch, phase: Phase) -> _Count:
+    """One forward and one backward pass, as those of one process."""
+    precision = phase.loop.precision
+    halved = nullcontext() if precision == "fp32" else torch.autocast("cpu", TYPES[precision])
+    fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+    counted = _Count(objective.parameters())
+    with reductions.alone(), counted, fused:
+        with halved:
+            loss = objective(batch)["loss"]
+        loss.backward()
+    return counted
+
+
+def _batch(config: Any, inputs: Preparation, people: int, shapes: FakeTensorMode) -> Batch:
+    """Everything that an objective may read. Only what decides how many patches or points are computed has values."""
+
+    def blank(*shape: int) -> Tensor:
+        with shapes:
+            return torch.empty(_SAMPLES, *shape)
+
+    batch = {"draw": torch.arange(_SAMPLES)}
+    if inputs.preprocess:
+        side = inputs.preprocess.image_size
+        batch["pixels"] = blank(3, side, side)
+        if inputs.clip:
+            batch["clip"] = blank(3, inputs.clip.frames, side, side)
+    if inputs.sound:
+        batch["spectrogram"] = blank(1, inputs.sound.frames, inputs.sound.mel_bins)
+    if inputs.words:
+        batch["words"] = blank(inputs.words).long()
+    classes = getattr(config, "classes", 0)
+    if classes:
+        batch |= {"label": torch.zeros(_SAMPLES, dtype=torch.int64), "labels": torch.zeros(_SAMPLES, classes)}
+    if hasattr(config, "window_depth"):  # MCC
+        seen = config.side * config.window
+        batch |= {"points": blank(seen, seen, 3), "valid": torch.ones(_SAMPLES, seen, seen, dtype=torch.bool)}
+        batch |= {"surface": torch.zeros(_SAMPLES, _SURFACE, 3), "colours": torch.zeros(_SAMPLES, _SURFACE, 3)}
+    if hasattr(config, "kinetics_classes"):  # LART
+        batch |= _tracks(config, people, blank)
+    return batch
+
+
+def _tracks(config: Any, people: int, blank: Callable[..., Tensor]) -> dict[str, Tensor]:
+    everywhere = (config.frames, people)
+    detected = torch.ones(_SAMPLES, *everywhere, 1)
+    features = {name: getattr(config, name) for name in ("pose", "joints", "appearance")}
+    tracks = {name: blank(*everywhere, feature.values) for name, feature in features.items() if feature}
+    return tracks | {
+        "detected": detected,
+        "labelled": 2 * detected,
+        "actions": blank(*everywhere, config.actions),
+        "raw_pose": tracks["pose"],
+    }
+
+
+def _all_rows(index: Tensor | None) -> Tensor | None:
+    return torch.arange(len(index)) if index is not None and index.dtype is torch.bool and index.dim() == 1 else index
+
+
+def amount(number: float, unit: str) -> str:
+    """With a prefix: 1.23e15, "FLOP" → "1.23 PFLOP"."""
+    power = min(max(0, int(math.log10(max(number, 1))) // 3), 7)
+    return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'][power]}{unit}"
