@@ -154,7 +154,8 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
             model = named(architecture.open)(bundle.weights_path, config, torch.device(device))
         except (ValueError, OSError) as error:
             raise BundleError(f"{bundle.weights_path}: {error}") from error
-        return LoadedModel(spec, model.eval(), architecture.forward(spec.task), torch.device(device))
+        steps = _steps(architecture, spec, model, torch.device(device))
+        return LoadedModel(spec, model.eval(), architecture.forward(spec.task), torch.device(device), steps)
     if architecture.assemble is not None:
         parts = {role: _part(member, device, dtype) for role, member in bundle.members().items()}
         try:

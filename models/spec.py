@@ -30,6 +30,7 @@ Task = Literal[
     "body",
     "pose",
     "track",
+    "depth",
 ]
 """The purpose of a bundle's model; `docs/bundles.md` lists what each task takes and answers."""
 

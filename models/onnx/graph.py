@@ -129,8 +129,7 @@ def check(content: bytes) -> ModelProto:
 
 def _check_signature(model: ModelProto, config: OnnxGraphConfig) -> None:
     """Raises ValueError for a graph that does not take and give what the config says."""
-    held = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in held]
+    inputs = inputs_of(model)
     wanted = [None, 3, config.image_size, config.image_size]
     if len(inputs) != 1 or not _is_float(inputs[0]) or not fits(inputs[0], wanted):
         found = ", ".join(map(described, inputs)) or "none"
@@ -176,6 +175,17 @@ def fits(value: ValueInfoProto, wanted: list[int | None]) -> bool:
         not dim.HasField("dim_value") if size is None else not dim.HasField("dim_value") or dim.dim_value == size
         for dim, size in zip(shape, wanted, strict=True)
     )
+
+
+def inputs_of(model: ModelProto) -> list[ValueInfoProto]:
+    """Without those that have weights as their default."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in held]
+
+
+def dimensions(value: ValueInfoProto) -> list[int | None]:
+    """A declared shape; None for a dimension that is open."""
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
 
 
 def _shape_of(value: ValueInfoProto) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.onnx.graph import LONGEST, described, fits, read_graph
+from models.onnx.graph import LONGEST, described, fits, inputs_of, read_graph
 from models.onnx.session import ended_after, first_line, open_session
 from models.people.poses import KEYPOINTS, ROW, Poses, distinct
 
@@ -108,8 +108,7 @@ def open_poses(path: Path, config: PoseGraphConfig, device: torch.device) -> Pos
 
 
 def _check_signature(model: ModelProto, config: PoseGraphConfig) -> None:
-    held = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in held]
+    inputs = inputs_of(model)
     right = len(inputs) == 1 and inputs[0].type.tensor_type.elem_type == TensorProto.INT32 and fits(inputs[0], [1, None, None, 3])
     if not right:
         found = ", ".join(map(described, inputs)) or "none"

@@ -1,4 +1,4 @@
-"""Foreign classifiers and detectors of poses as ONNX graphs. Imports no torch."""
+"""Foreign classifiers, detectors of poses, and networks that fill holes or tell depth, as ONNX graphs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,22 @@ SYSTEM = System(
             purpose=Purpose(task=lambda config: "pose", size=lambda config: None),
             merges=False,
             open="models.onnx.poses:open_poses",
+        ),
+        Architecture(
+            name="onnx_inpaint",
+            model="models.onnx.inpainting:InpaintGraph",
+            purpose=Purpose(task=lambda config: "inpaint"),
+            steps={"inpaint": "models.onnx.inpainting:painting_steps"},
+            precise=True,
+            merges=False,
+            open="models.onnx.inpainting:open_inpainting",
+        ),
+        Architecture(
+            name="onnx_depth",
+            model="models.onnx.depth:DepthGraph",
+            purpose=Purpose(task=lambda config: "depth"),
+            merges=False,
+            open="models.onnx.depth:open_depth",
         ),
     ),
 )

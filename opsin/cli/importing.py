@@ -39,7 +39,8 @@ class ImportCommand(TyperCommand):
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A torch or safetensors checkpoint, or a folder of T5X.", show_default=False)
+        Path,
+        typer.Argument(metavar="FILE", help="A torch or safetensors checkpoint, a folder of T5X or an ONNX graph.", show_default=False),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR/NAME", help="Writes DIR/NAME/VERSION/; with --name, DIR.", show_default=False)
@@ -67,21 +68,29 @@ def import_(
         from safetensors.torch import save_file
 
         from models.bundle import BundleError, write
+        from models.onnx.importing import SUFFIX, import_graph
         from models.published.container import CheckpointError
         from models.published.importing import import_checkpoint
     except ModuleNotFoundError as error:
         raise lacks(error) from error
     try:
-        spec, weights = import_checkpoint(
-            file, family=family, labels=class_names, overrides=overrides, name=name, version=version, license=licence
-        )
+        if file.suffix == SUFFIX:
+            weights = None
+            spec = import_graph(file, overrides=overrides, name=name, version=version, license=licence)
+        else:
+            spec, weights = import_checkpoint(
+                file, family=family, labels=class_names, overrides=overrides, name=name, version=version, license=licence
+            )
     except CheckpointError as error:
         raise Misuse(str(error)) from error
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".importing-", dir=root) as folder:
-            save_file(weights, Path(folder) / "weights.safetensors")
-            bundle = write(root, spec, Path(folder) / "weights.safetensors")
+            source = file
+            if weights is not None:
+                source = Path(folder) / "weights.safetensors"
+                save_file(weights, source)
+            bundle = write(root, spec, source)
     except (BundleError, OSError) as error:
         raise Failure(f"import: {error}") from error
 
