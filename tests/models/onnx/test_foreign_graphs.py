@@ -5,68 +5,24 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from PIL import Image
 
 from models.bundle import Bundle, BundleError, read, write
 from models.loading import load, not_served
 from models.onnx.importing import import_graph
 from models.published.container import CheckpointError
+from tests.models.onnx.graphs import FLOAT, graph, lama, midas, migan
 from tests.opsin.command import opsin
 from tests.pictures import picture
 from tests.service import serve
 
 SIDE = 32
-FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
-
-
-def graph(inputs: list[tuple[str, int, int]], side: Any, nodes: list[onnx.NodeProto], output: tuple[int, list[Any]]) -> bytes:
-    """inputs: name, type and channels of each."""
-    weights = np.random.default_rng(0).normal(size=(3, 4, 3, 3)).astype(np.float32)
-    held = {"weight": weights, "one": weights[:1, :3], "byte": np.array(255, np.float32), "axis": np.array([1])}
-    made = helper.make_graph(
-        nodes,
-        "random",
-        [helper.make_tensor_value_info(name, kind, [1, channels, side, side]) for name, kind, channels in inputs],
-        [helper.make_tensor_value_info("answer", *output)],
-        [numpy_helper.from_array(value, name) for name, value in held.items()],
-    )
-    return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
-
-
-def lama(side: Any = SIDE) -> bytes:
-    """float32 image and mask in 0..1 → float32 in 0..255."""
-    nodes = [
-        helper.make_node("Concat", ["image", "mask"], ["both"], axis=1),
-        helper.make_node("Conv", ["both", "weight"], ["seen"], pads=[1, 1, 1, 1]),
-        helper.make_node("Sigmoid", ["seen"], ["unit"]),
-        helper.make_node("Mul", ["unit", "byte"], ["answer"]),
-    ]
-    return graph([("image", FLOAT, 3), ("mask", FLOAT, 1)], side, nodes, (FLOAT, [1, 3, side, side]))
-
-
-def migan() -> bytes:
-    """uint8 image and mask of open sizes → uint8: the mask itself in all three channels."""
-    nodes = [
-        helper.make_node("Concat", ["mask", "mask", "mask"], ["masks"], axis=1),
-        helper.make_node("Max", ["masks", "image"], ["answer"]),
-    ]
-    return graph([("image", UINT8, 3), ("mask", UINT8, 1)], "side", nodes, (UINT8, [1, 3, "h", "w"]))
-
-
-def midas(side: Any = SIDE) -> bytes:
-    nodes = [
-        helper.make_node("Conv", ["image", "one"], ["seen"], pads=[1, 1, 1, 1]),
-        helper.make_node("Squeeze", ["seen", "axis"], ["answer"]),
-    ]
-    return graph([("image", FLOAT, 3)], side, nodes, (FLOAT, [1, side, side]))
 
 
 def imported(tmp_path: Path, content: bytes, **settings: str) -> Bundle:
@@ -84,7 +40,7 @@ def job(height: int, width: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("content", "settings"), [(lama(), {"mask": "hole", "answer": "bytes"}), (migan(), {"mask": "known", "image_size": "32"})]
+    ("content", "settings"), [(lama(SIDE), {"mask": "hole", "answer": "bytes"}), (migan(), {"mask": "known", "image_size": "32"})]
 )
 def test_a_hole_is_filled_window_by_window_and_known_pixels_stay(tmp_path: Path, content: bytes, settings: dict[str, str]) -> None:
     loaded = load(imported(tmp_path, content, **settings))
@@ -111,7 +67,7 @@ def test_the_mask_means_what_the_user_says(tmp_path: Path, mask: str, filled_wit
 
 @pytest.mark.parametrize("output", ["disparity", "depth"])
 def test_depth_is_told_and_waits_for_its_route(tmp_path: Path, output: str) -> None:
-    bundle = read(imported(tmp_path, midas(), output=output).path)
+    bundle = read(imported(tmp_path, midas(SIDE), output=output).path)
     assert (bundle.spec.task, bundle.spec.config) == ("depth", {"image_size": SIDE, "output": output})
     assert bundle.spec.pictures.fit == "squeeze" and bundle.spec.pictures.mean == (0.485, 0.456, 0.406)
     assert not_served(bundle.spec) == "task depth is not served yet by this version"
@@ -122,13 +78,13 @@ def test_depth_is_told_and_waits_for_its_route(tmp_path: Path, output: str) -> N
 @pytest.mark.parametrize(
     ("content", "settings", "said"),
     [
-        (lama(), {"answer": "bytes"}, "does not tell its mask: --set mask= is one of hole"),
-        (lama(), {"mask": "hole"}, "does not tell its answer: --set answer= is one of bytes"),
-        (lama(), {"mask": "outside", "answer": "bytes"}, "mask: Input should be 'hole' or 'known'"),
-        (lama(), {"mask": "hole", "answer": "bytes", "image_size": "64"}, r"image \(1, 3, 32, 32\)"),
+        (lama(SIDE), {"answer": "bytes"}, "does not tell its mask: --set mask= is one of hole"),
+        (lama(SIDE), {"mask": "hole"}, "does not tell its answer: --set answer= is one of bytes"),
+        (lama(SIDE), {"mask": "outside", "answer": "bytes"}, "mask: Input should be 'hole' or 'known'"),
+        (lama(SIDE), {"mask": "hole", "answer": "bytes", "image_size": "64"}, r"image \(1, 3, 32, 32\)"),
         (lama("side"), {"mask": "hole", "answer": "bytes"}, "several sizes: set one, as in --set image_size=512"),
-        (midas(), {}, "does not tell its output: --set output= is one of disparity"),
-        (midas(), {"output": "depth", "heads": "2"}, "heads: unknown; the fields are image_size, output"),
+        (midas(SIDE), {}, "does not tell its output: --set output= is one of disparity"),
+        (midas(SIDE), {"output": "depth", "heads": "2"}, "heads: unknown; the fields are image_size, output"),
         (b"no graph", {}, "no ONNX file"),
     ],
 )
@@ -155,7 +111,7 @@ def test_a_graph_that_fails_is_not_loaded(tmp_path: Path) -> None:
 
 def test_the_command_asks_for_the_licence_and_the_service_fills_holes(tmp_path: Path) -> None:
     file = tmp_path / "lama.onnx"
-    file.write_bytes(lama())
+    file.write_bytes(lama(SIDE))
     command = ("import", file, "-o", tmp_path / "bundles/lama", "--set", "mask=hole", "--set", "answer=bytes")
     refused = opsin(*command)
     assert refused.returncode == 2 and "under which licence" in refused.stderr
