@@ -75,6 +75,8 @@ def import_(
         raise lacks(error) from error
     try:
         if file.suffix == SUFFIX:
+            if family or labels:
+                raise Misuse(f"import: {file}: a graph's signature tells what it is; --family and --labels are for checkpoints")
             weights = None
             spec = import_graph(file, overrides=overrides, name=name, version=version, license=licence)
         else:

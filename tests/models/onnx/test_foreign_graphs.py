@@ -115,6 +115,7 @@ def test_the_command_asks_for_the_licence_and_the_service_fills_holes(tmp_path: 
     command = ("import", file, "-o", tmp_path / "bundles/lama", "--set", "mask=hole", "--set", "answer=bytes")
     refused = opsin(*command)
     assert refused.returncode == 2 and "under which licence" in refused.stderr
+    assert "--family and --labels are for checkpoints" in opsin(*command, "--family", "timm").stderr
     ended = opsin(*command, "--license", "Apache-2.0")
     assert (ended.returncode, ended.stderr) == (0, "") and "license       Apache-2.0" in ended.stdout
     image = picture(1)
