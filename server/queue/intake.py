@@ -102,19 +102,22 @@ class Intake:
         return [delivery for delivery in found if delivery is not None]
 
     def begin(self, deliveries: Sequence[Delivery], slot: int, *, checked: bool) -> Callable[[], list[Delivery]]:
-        look = None if checked or not deliveries else self._link.send("MGET", *self._marks(deliveries))
         running = msgspec.msgpack.encode(
             ("alone" if any(held.alone for held in deliveries) else "together", [held.job.id for held in deliveries])
         )
+        if checked:
+            self._link.post_script("begin_step", self._id, slot, running)
+            return lambda: list(deliveries)
+        look = self._link.send("MGET", *self._marks(deliveries)) if deliveries else None
         sent_at = time.monotonic()
         recorded = self._link.send_script("begin_step", self._id, slot, running)
 
         def wanted() -> list[Delivery]:
             try:
-                marks = look() if look else None
+                marks: Sequence[bytes | None] = look() if look else ()
             finally:  # an answer that nobody reads would be taken for that of the next command
                 self._link.set_clock(recorded(), sent_at)
-            return list(deliveries) if marks is None else self._wanted(deliveries, marks)
+            return self._wanted(deliveries, marks)
 
         return wanted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,6 +74,21 @@ class Link:
 
         return read
 
+    def post_script(self, name: str, *arguments: Any) -> None:
+        """A script whose answer nobody waits for: it is read with that of this thread's next command."""
+        connection = self._connection()
+        script = ("EVALSHA", script_sha(name)) if name in self._of_thread.scripts else ("EVAL", script_source(name))
+        answer = self._send(connection, *script, 1, self.name(""), *arguments)
+        self._of_thread.scripts.add(name)
+
+        def read() -> None:
+            try:
+                answer()
+            except redis.exceptions.NoScriptError:
+                self._of_thread.scripts.discard(name)  # the next call loads it
+
+        self._of_thread.posted.append(read)
+
     def send(self, *words: Any) -> Callable[[], Any]:
         """The same of a command."""
         return self._send(self._connection(), *words)
@@ -112,7 +128,15 @@ class Link:
 
     def _send(self, connection: Any, *words: Any) -> Callable[[], Any]:
         self._attempt(connection, lambda: connection.send_packed_command([packed(words)], check_health=False))
-        return lambda: self._attempt(connection, connection.read_response)
+        posted, self._of_thread.posted = self._of_thread.posted, []
+
+        def read() -> Any:
+            for answer in posted:  # came before it
+                with suppress(redis.exceptions.ResponseError, RedisAway):
+                    answer()
+            return self._attempt(connection, connection.read_response)
+
+        return read
 
     def _connection(self) -> Any:
         """This thread's own."""
@@ -122,6 +146,7 @@ class Link:
             self._open.add(connection)
             self._of_thread.connection = connection
             self._of_thread.scripts = set[str]()
+            self._of_thread.posted = list[Callable[[], Any]]()
         return connection
 
     def _attempt(self, connection: Any, call: Callable[[], T]) -> T:
