@@ -8,6 +8,7 @@ Imports nothing but the standard library: the programs start with it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import select
@@ -47,12 +48,20 @@ def environment() -> dict[str, str]:
 
 
 class ProgramDied(Exception):
-    """The program ended before it had answered, or was ended since it took too long; the message says how."""
+    """The program ended before it had answered, or had to be ended; the message says how."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
-        """status: exit code, or the negative of the signal that ended it; None: it took too long."""
+    def __init__(self, message: str, status: int | None = None, *, late: bool = False) -> None:
+        """status: exit code, or the negative of the signal that ended it; None: it was still there. late: it took too long."""
         super().__init__(message)
         self.status = status
+        self.late = late
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read, waited for so long. Descriptors may be any number: `select` knows 1024."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(math.ceil(1000 * seconds)))
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class _Started:
 
     def ask_ready(self, request: bytes, file: IO[bytes]) -> None:
         """Raises OSError if the program has died, or if it had answered and does not any more."""
-        is_ready = select.select([self.channel], [], [], 0)[0] and self.channel.recv(1) == ANSWERS  # else it still imports
+        is_ready = _readable(self.channel.fileno(), 0) and self.channel.recv(1) == ANSWERS  # else it still imports
         self.ask(request, file)
         if is_ready and self.channel.recv(1) != TAKEN:
             raise ConnectionError
@@ -133,9 +142,11 @@ class Call:
             if self._over:
                 program.kill()
 
-    def ended(self, program: Confined) -> None:
+    def ended(self, program: Confined) -> bool:
+        """The program works for it no more. Returns whether that was ended before."""
         with self._lock:
             self._programs.discard(program)
+            return self._over
 
 
 _call: ContextVar[Call | None] = ContextVar("call", default=None)
@@ -168,15 +179,17 @@ class Confined:
 
     def ask(self, data: bytes | memoryview) -> None:
         """Ask a program again that has answered and takes further `requests`; one that has died is found out by its next message."""
-        with suppress(OSError), _as_file(data) as file:
-            self._started.ask(b"{}", file)
+        with _as_file(data) as file:
+            try:
+                self._started.ask(b"{}", file)
+            except OSError:
+                self.kill()
         self._join()
 
-    def leave(self) -> None:
-        """The call that this program works for has its answer, and no longer ends it."""
+    def leave(self) -> bool:
+        """The call that this program works for has its answer, and no longer ends it. Returns whether it had done so."""
         call, self._call = getattr(self, "_call", None), None
-        if call is not None:
-            call.ended(self)
+        return call is not None and call.ended(self)
 
     def _join(self) -> None:
         self._call = _call.get()
@@ -199,13 +212,13 @@ class Confined:
         """Fill `room` with what follows. Raises ProgramDied."""
         filled = 0
         while filled < len(room):
-            ready, _, _ = select.select([self._output], [], [], self._patience)
-            if not ready:
+            if not _readable(self._output, self._patience):
                 self.close()
-                raise ProgramDied(f"no answer for {self._patience:g} seconds")
+                raise ProgramDied(f"no answer for {self._patience:g} seconds", late=True)
             count = os.readv(self._output, [room[filled:]])
             if count == 0:
-                status = self._started.process.wait(self._patience)
+                self.kill()  # where it has closed its output and goes on
+                status = self._started.process.wait()
                 raise ProgramDied(f"it was ended by signal {-status}" if status < 0 else f"it ended with {status}", status)
             filled += count
 
@@ -267,12 +280,16 @@ def request() -> dict[str, Any]:
 
 def requests() -> Iterator[dict[str, Any]]:
     """What a program is asked to do, each time that it has answered. It may have to wait for that; then its file is its standard input.
-    The program ends with its owner, also while it works."""
+    From the call on what it prints is no answer, and it ends with its owner, also while it works."""
     global _answers
     _answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not look like an answer
     channel = socket.socket(fileno=os.dup(0))
     threading.Thread(target=_end_with_owner, args=(channel,), daemon=True).start()
+    return _requests(channel)
+
+
+def _requests(channel: socket.socket) -> Iterator[dict[str, Any]]:
     _tell(channel, ANSWERS)
     asked = _asked(channel)
     _tell(channel, TAKEN)
@@ -324,8 +341,10 @@ def _started(program: str, request: bytes, file: IO[bytes]) -> _Started:
             return ready
         ready.end()
     new = _Started.of(program)
-    with suppress(OSError):  # one that dies at its start is found out by who waits for its first message
+    try:
         new.ask(request, file)
+    except OSError:  # whoever waits for its first message finds out
+        new.process.kill()
     return new
 
 

@@ -46,7 +46,7 @@ class Presenting:
         self._scenes = scenes
         self._turns = turns
         self._presenter = presenting.presenter()
-        self._turns_apart = Turns(1, together=1)
+        self._turns_apart = Turns(1, together=1, never_long=True)
 
     async def respond(
         self,

@@ -157,8 +157,10 @@ class Turns:
     A call that takes long goes on at a low priority. Its client counts as heavy from then on: heavy clients have half of `threads`
     together, of low priority from the beginning."""
 
-    def __init__(self, threads: int, together: int | None = None, heavy: HeavyClients | None = None) -> None:
-        """together: calls of all clients that run at once, in place of twice as many as of one."""
+    def __init__(self, threads: int, together: int | None = None, heavy: HeavyClients | None = None, *, never_long: bool = False) -> None:
+        """together: calls of all clients that run at once, in place of twice as many as of one. never_long: no call counts
+        as long, since what it starts would inherit its low priority."""
+        self._never_long = never_long
         self._together = 2 * threads if together is None else together
         self._for_heavy = max(1, threads // 2)
         self._pool = self._new_pool()
@@ -190,7 +192,7 @@ class Turns:
     def _begun(self, client: str, work: Work) -> asyncio.Future[Any]:
         loop, is_heavy = asyncio.get_running_loop(), client in self._heavy
         ran = loop.run_in_executor(self._slow_pool if is_heavy else self._pool, work)
-        work.look = None if is_heavy else loop.call_later(LONG, self._look, client, work)
+        work.look = None if is_heavy or self._never_long else loop.call_later(LONG, self._look, client, work)
         ran.add_done_callback(partial(self._ended, client, work))
         return ran
 
@@ -212,7 +214,7 @@ class Turns:
     def _ended(self, client: str, work: Work, _ran: asyncio.Future[Any]) -> None:
         if work.look is not None:
             work.look.cancel()
-        if work.seconds >= LONG:
+        if work.seconds >= LONG and not self._never_long:
             self._heavy.add(client, work.seconds)
         self._line.leave(client, 1)
 

@@ -6,8 +6,12 @@ another one. The child is this module: python -m server.sandbox.child package.mo
 
 from __future__ import annotations
 
+import math
+import os
+import resource
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -19,6 +23,11 @@ from server.telemetry import logs
 
 log = logs.get(__name__)
 
+CPUS = 2
+"""A call that computes on so many all the time may still use all of its seconds."""
+MOST_TOLD = 16 * 1024
+"""Characters of an error, and of its traceback."""
+
 
 class WorkFailed(Exception):
     """The work raised, took too long, or ended its process; the message says which."""
@@ -29,7 +38,7 @@ class Sandbox:
 
     def __init__(self, work: str, *, memory_bytes: int, seconds: float) -> None:
         """work: `package.module:function`, from bytes to bytes. memory_bytes: of the child's address space. seconds: of one call."""
-        self._program = f"{__name__} {work} {memory_bytes}"
+        self._program = f"{__name__} {work} {memory_bytes} {seconds}"
         self._seconds = seconds
         self._child: Confined | None = None
         self._turn = threading.Lock()
@@ -47,7 +56,8 @@ class Sandbox:
                 told = child.message()
                 answer = bytearray(told.get("bytes", 0))
                 child.read_into(memoryview(answer))
-                child.leave()
+                if child.leave():
+                    self._end()
             except BaseException as error:
                 self._end()
                 if isinstance(error, ProgramDied):
@@ -66,11 +76,11 @@ class Sandbox:
             self._end()
 
     def _asked(self, message: bytes) -> Confined:
-        if self._child is not None and self._child.lives:
-            self._child.ask(message)
-            return self._child
-        self._end()
         try:
+            if self._child is not None and self._child.lives:
+                self._child.ask(message)
+                return self._child
+            self._end()
             self._child = Confined(self._program, message, {}, patience=self._seconds)
         except OSError as error:
             raise WorkFailed(f"no process could be started for it ({error.strerror})") from error
@@ -83,29 +93,45 @@ class Sandbox:
             child.close()
 
     def _reason(self, death: ProgramDied) -> str:
-        if death.status is None:
+        if death.late:
             return f"it took longer than {self._seconds:g} s"
+        if death.status is None:
+            return str(death)
         if death.status >= 0:
             return f"its process ended with code {death.status}"
         return f"its process died of {signal_name(-death.status)}"
 
 
-def main(reference: str, memory_bytes: int) -> None:
+def main(reference: str, memory_bytes: int, seconds: float) -> None:
     confined.limit_memory(memory_bytes)
+    requests = confined.requests()
     module, _, name = reference.partition(":")
     work: Callable[[bytes], bytes] = getattr(import_module(module), name)
-    for _ in confined.requests():
+    for _ in requests:
+        _limit_cpu(seconds)
         try:
-            with open(0, "rb", closefd=False) as message:
-                answer = work(message.read())
+            with open(0, "rb", closefd=False) as file:
+                message = file.read()
+            os.ftruncate(0, 0)  # the file lies in memory, and would stay until the next one comes
+            answer = work(message)
         except MemoryError:
-            confined.say({"error": "it needs more memory than it may have", "traceback": traceback.format_exc()})
+            confined.say({"error": "it needs more memory than it may have", "traceback": _told(traceback.format_exc())})
         except Exception as error:
-            confined.say({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+            confined.say({"error": _told(f"{type(error).__name__}: {error}"), "traceback": _told(traceback.format_exc())})
         else:
             confined.say({"bytes": len(answer)})
             confined.send(memoryview(answer))
 
 
+def _limit_cpu(seconds: float) -> None:
+    """An endless loop that never lets go of the interpreter's lock notices neither the end of its owner nor that of its time."""
+    most = math.ceil(time.process_time() + CPUS * seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _told(text: str) -> str:
+    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from models.media.confined import Call, Confined
 from server.gateway.turns import Turns
 from server.sandbox.child import Sandbox, WorkFailed
 from tests.gateway.service import eventually
@@ -52,7 +54,14 @@ def test_a_child_is_used_again_hundreds_of_times(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize(
     ("message", "reason"),
-    [(b"die", "died of SIGSEGV"), (b"exit", "ended with code 3"), (b"raise", "ValueError: no such shape"), (b"fill", "needs more memory")],
+    [
+        (b"die", "died of SIGSEGV"),
+        (b"exit", "ended with code 3"),
+        (b"raise", "ValueError: no such shape"),
+        (b"fill", "needs more memory"),
+        (b"quote", "ValueError: xxx"),
+        (b"close", "died of SIGKILL"),
+    ],
 )
 def test_what_fails_costs_one_call(sandbox: Sandbox, message: bytes, reason: str) -> None:
     with pytest.raises(WorkFailed, match=reason):
@@ -128,3 +137,42 @@ def test_a_child_ends_with_its_parent() -> None:
     parent.wait()
     parent.stdout.close()
     eventually(lambda: not alive(pid), "the child has ended")
+
+
+def test_a_gateway_with_a_thousand_open_files_can_ask(sandbox: Sandbox) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("so many files may not be opened here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert sandbox.run(b"a").endswith(b" a")
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_an_idle_child_keeps_no_message(sandbox: Sandbox) -> None:
+    sandbox.run(b"a" * 3_000_000)
+    assert Path(f"/proc/{sandbox.pid}/fd/0").stat().st_size == 0
+
+
+def test_whoever_comes_after_a_call_that_was_given_up_is_answered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given up between the last byte of its answer and the moment from which its end leaves the child alone."""
+    leave, given_up = Confined.leave, Call()
+
+    def late(child: Confined) -> bool:
+        given_up.end()
+        return leave(child)
+
+    with monkeypatch.context() as patch, given_up:
+        patch.setattr(Confined, "leave", late)
+        sandbox.run(b"a" * 1000)
+    assert sandbox.run(b"next").endswith(b" next")
+
+
+def test_an_endless_loop_ends_although_nobody_is_left_to_end_it(sandbox: Sandbox) -> None:
+    sandbox.run(b"a")
+    soft, _ = resource.prlimit(sandbox.pid or 0, resource.RLIMIT_CPU)
+    assert 60 <= soft < 200

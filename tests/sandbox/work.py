@@ -6,6 +6,10 @@ import os
 import signal
 import time
 
+from models.media import confined
+
+os.write(1, b"a library that writes while it is imported")
+
 
 def work(message: bytes) -> bytes:
     match message.split():
@@ -17,6 +21,11 @@ def work(message: bytes) -> bytes:
             os._exit(3)
         case [b"raise"]:
             raise ValueError("no such shape")
+        case [b"quote"]:
+            raise ValueError("x" * 3_000_000)
+        case [b"close"]:
+            os.close(confined._answers)
+            time.sleep(60)
         case [b"fill"]:
             bytearray(10**10)
         case [b"print"]:

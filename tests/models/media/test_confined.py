@@ -31,4 +31,4 @@ def test_a_program_that_says_nothing_is_ended() -> None:
         busy._patience = 0.1
         with pytest.raises(ProgramDied, match=r"no answer for 0\.1 seconds") as death:
             busy.message()
-        assert death.value.status is None and not busy.lives
+        assert death.value.late and not busy.lives
