@@ -30,8 +30,8 @@ CARRIERS = (
 REQUESTS = 5
 QUIET = 0.5
 """Seconds between two of them."""
-LIMITS = {"server, Python": 18_200, "server, Lua": 1_000, "server/queue, Python": 3_300}
-"""Of the rebuilt server, without the 3,000 lines of Python that were added to it meanwhile."""
+LIMITS = {"server, Python": 18_200 + 3_141, "server, Lua": 1_000, "server/queue, Python": 3_300}
+"""Lines of the rebuilt server; it was rebuilt while 3,141 lines were added."""
 
 WATCH = """
 import os, sys, threading
