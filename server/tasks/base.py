@@ -132,7 +132,8 @@ class Task(ABC, Generic[Asked, Plan]):
         return self.bucket(plan, spec)
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
-        """Arguments of the forward call; the same for all jobs of a bucket."""
+        """Arguments of the forward call; the same for all jobs of a bucket. Warm-up calls the network without them, `merge` apart, so they
+        need defaults there."""
         return {}
 
     @abstractmethod
@@ -190,7 +191,7 @@ class Task(ABC, Generic[Asked, Plan]):
 
     @abstractmethod
     def sample(self, spec: BundleSpec) -> Arrays:
-        """The arrays of one job of usual size, for warming up."""
+        """The arrays of one job of usual size, for warming up, which knows no plan: the network gets them without `arguments`."""
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
         """Inputs (named like the parts) and outputs in the Open Inference Protocol; None: it is not offered there."""

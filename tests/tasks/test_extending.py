@@ -22,13 +22,18 @@ HOUSE = Path(__file__).parents[2]
 PAGE = (HOUSE / "docs" / "extending.md").read_text()
 BLOCK = re.compile(r"```(python|diff)\n *# (\S+)\n(.*?)```", re.DOTALL)
 MAKES_BUNDLE = "make_mean_colour.py"
+TESTS_IT = "tests/tasks/test_mean_colour.py"
 ROOMS = ("server", "models", "kernels", "opsin")
+OF_TESTS = ("__init__.py", "processes.py", "service.py")
 
 
 def build(house: Path) -> None:
     """Copy ours and do what the page says."""
     for room in ROOMS:
         shutil.copytree(HOUSE / room, house / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (house / TESTS_IT).parent.mkdir(parents=True)
+    for name in OF_TESTS:
+        shutil.copy(HOUSE / "tests" / name, house / "tests" / name)
     for kind, path, code in BLOCK.findall(PAGE):
         file = house / path
         if kind == "python":
@@ -53,15 +58,21 @@ def with_lines_added(text: str, diff: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Its processes are those of the page while it is there."""
     house = tmp_path_factory.mktemp("house")
     build(house)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", str(house))
         environment.setenv("PYTHONSAFEPATH", "1")  # not the folder that the tests run in
         subprocess.run([sys.executable, house / MAKES_BUNDLE], cwd=house, check=True)
-        with serve(house / "bundles", command=[sys.executable, "-m", "opsin", "serve"]) as started:
-            yield started
+        yield house
+
+
+@pytest.fixture(scope="module")
+def service(house: Path) -> Iterator[Service]:
+    with serve(house / "bundles", command=[sys.executable, "-m", "opsin", "serve"]) as started:
+        yield started
 
 
 def post(service: Service, *images: bytes, accept: str = "*/*", **options: str) -> httpx.Response:
@@ -74,7 +85,7 @@ RED, GREY = (encoded(Image.new("RGB", (40, 30), colour)) for colour in ((200, 10
 
 
 def test_the_page_is_short() -> None:
-    code = "".join(code for _, path, code in BLOCK.findall(PAGE) if path != MAKES_BUNDLE)
+    code = "".join(code for _, path, code in BLOCK.findall(PAGE) if path not in (MAKES_BUNDLE, TESTS_IT))
     assert sum(bool(line.strip()) for line in code.splitlines()) < 80
 
 
@@ -87,6 +98,12 @@ def test_the_task_of_the_page_answers(service: Service) -> None:
     assert text.headers["content-type"].startswith("text/plain")
     assert text.headers["x-model"] == "mean-colour@1.0.0"
     assert re.search(r"\binference;dur=[0-9.]+", text.headers["server-timing"])
+
+
+def test_the_test_of_the_page_passes(house: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS_IT]
+    ended = subprocess.run(command, cwd=house, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-5000:]
 
 
 def test_command_and_client_ask_for_it_as_the_page_says(service: Service, tmp_path: Path) -> None:
@@ -115,6 +132,7 @@ def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
     refused = post(service, RED, notation="cmyk")
     assert (refused.status_code, refused.json()["field"]) == (422, "notation")
     assert refused.json()["detail"] == "'cmyk' must be one of hex, rgb"
+    assert post(service, RED, gain="0").json()["detail"] == "'0' must be a number above 0"
     assert post(service, RED, accept="image/png").status_code == 406
     (model,) = service.get("/v1/models").json()["models"]
     assert (model["task"], model["default"], model["inputs"][0]["name"]) == ("mean-colour", True, "image")
