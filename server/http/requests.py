@@ -154,10 +154,12 @@ async def stream(request: Request, limit: int, reservation: BodyReservation) -> 
 
 async def read(request: Request, limit: int, reservation: BodyReservation) -> bytes:
     """The whole body. Raises what `stream` does."""
-    received = bytearray()
-    async for piece in stream(request, limit, reservation):
+    pieces = stream(request, limit, reservation)
+    first, received = await anext(pieces, b""), bytearray()
+    async for piece in pieces:
+        received = received or bytearray(first)
         received += piece
-    return bytes(received)
+    return bytes(received) if received else first  # most bodies are here in one piece by now
 
 
 async def read_small(request: Request, limit: int) -> bytes:
