@@ -19,6 +19,8 @@ def test_every_system_is_measured_but_those_without_a_size_of_their_own() -> Non
         "actions",
         "null",
         "onnx",
+        "onnx_depth",
+        "onnx_inpaint",
         "movenet",
         "phalp_pose",
     }
