@@ -101,6 +101,14 @@ class _Started:
         if is_ready and self.channel.recv(1) != TAKEN:
             raise ConnectionError
 
+    def ask_again(self, request: bytes, file: IO[bytes]) -> None:
+        """The same of a program that has answered: one that is dying may still look alive, but does not take its file."""
+        while _readable(self.channel.fileno(), 0) and self.channel.recv(1):
+            pass  # its words about what it was asked before
+        self.ask(request, file)
+        if self.channel.recv(1) != TAKEN:
+            raise ConnectionError
+
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -112,7 +120,7 @@ class _Started:
 _ready: dict[str, _Started] = {}
 """By program, at most one."""
 _ready_lock = threading.RLock()
-"""Of one thread again and again: what is forgotten in its midst may be closed there."""
+"""One thread may take it again: what is forgotten in its midst may be closed there."""
 
 
 class Call:
@@ -178,12 +186,9 @@ class Confined:
         return self._started.process.poll() is None
 
     def ask(self, data: bytes | memoryview) -> None:
-        """Ask a program again that has answered and takes further `requests`; one that has died is found out by its next message."""
+        """Ask a program again that has answered and takes further `requests`. Raises OSError if it does not take its file any more."""
         with _as_file(data) as file:
-            try:
-                self._started.ask(b"{}", file)
-            except OSError:
-                self.kill()
+            self._started.ask_again(b"{}", file)
         self._join()
 
     def leave(self) -> bool:
@@ -265,7 +270,7 @@ def say(message: Mapping[str, Any]) -> None:
 
 
 def send(data: memoryview) -> None:
-    """What follows a message. Ends the program quietly where the parent has gone."""
+    """Send what follows a message. Ends the program quietly where the parent has gone."""
     try:
         while data:
             data = data[os.write(_answers, data) :]
@@ -274,13 +279,13 @@ def send(data: memoryview) -> None:
 
 
 def request() -> dict[str, Any]:
-    """What a program is asked to do, for one that is asked once."""
+    """Return what a program is asked to do, for one that is asked once."""
     return next(requests())
 
 
 def requests() -> Iterator[dict[str, Any]]:
-    """What a program is asked to do, each time that it has answered. It may have to wait for that; then its file is its standard input.
-    From the call on what it prints is no answer, and it ends with its owner, also while it works."""
+    """Return what a program is asked to do, each time that it has answered. It may have to wait; then its file is its standard
+    input. From the call on what it prints is no answer, and it ends with its owner, also while it works."""
     global _answers
     _answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not look like an answer
@@ -291,11 +296,10 @@ def requests() -> Iterator[dict[str, Any]]:
 
 def _requests(channel: socket.socket) -> Iterator[dict[str, Any]]:
     _tell(channel, ANSWERS)
-    asked = _asked(channel)
-    _tell(channel, TAKEN)
-    yield asked
     while True:
-        yield _asked(channel)
+        asked = _asked(channel)
+        _tell(channel, TAKEN)
+        yield asked
 
 
 _answers = 1

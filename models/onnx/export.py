@@ -48,7 +48,7 @@ class ExportError(Exception):
 
 @dataclass(frozen=True)
 class Graph:
-    """What is exported, and an input to trace and to check it with. The first dimension of every input is the batch."""
+    """A network to export, and an input to trace and to check it with. The first dimension of every input is the batch."""
 
     module: nn.Module
     inputs: Mapping[str, Tensor]

@@ -35,7 +35,7 @@ TYPES = {number: name.lower() for name, number in TensorProto.DataType.items()} 
     TensorProto.FLOAT: "float32",
     TensorProto.DOUBLE: "float64",
 }
-"""Of tensors, as NumPy calls them."""
+"""Types of tensors, as NumPy calls them."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ WORKED_ON = frozenset({"pixels", "missing", "windows"})
 class InpaintGraphConfig:
     image_size: int = 512
     mask: Literal["hole", "known"] = "hole"
-    """What is 1, or 255, in the mask."""
+    """The meaning of 1, or 255, in the mask."""
     answer: Literal["bytes", "unit"] = "bytes"
     """Range of the answer: 0..255 or 0..1."""
 

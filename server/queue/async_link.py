@@ -112,11 +112,6 @@ class AsyncLink:
     def away(self) -> bool:
         return self._away_since is not None
 
-    @property
-    def reason(self) -> RedisAway | None:
-        """Why it is away, if it is."""
-        return None if self._away_since is None else self._reason
-
     def check(self) -> None:
         """Raises RedisAway if it is known to be away."""
         if self._away_since is not None:

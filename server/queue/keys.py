@@ -13,8 +13,7 @@ from server.queue.messages import PRIORITIES, Priority
 
 GROUP = "workers"
 """Consumer group of every work stream; its consumers are named by worker id."""
-HANDED_BACK = "handed-back"
-"""A consumer that never lives: what is put under its name can be claimed at once, without a death being counted."""
+
 
 SERVICE = "s"
 """In the place of a partition's number: what belongs to the whole service."""

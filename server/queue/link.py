@@ -59,27 +59,20 @@ class Link:
 
     def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command."""
-        key_and_arguments = (1, self.name(""), *arguments)
-        connection = self._connection()
-        if name not in self._of_thread.scripts:  # so that one whose answer is read later is not refused until then
-            self._of_thread.scripts.add(name)
-            return self._send(connection, "EVAL", script_source(name), *key_and_arguments)
-        answer = self._send(connection, "EVALSHA", script_sha(name), *key_and_arguments)
+        answer = self._call(name, *arguments)
 
         def read() -> Any:
             try:
                 return answer()
             except redis.exceptions.NoScriptError:
-                return self.command("EVAL", script_source(name), *key_and_arguments)
+                self._of_thread.scripts.discard(name)
+                return self._call(name, *arguments)()
 
         return read
 
     def post_script(self, name: str, *arguments: Any) -> None:
         """A script whose answer nobody waits for: it is read with that of this thread's next command."""
-        connection = self._connection()
-        script = ("EVALSHA", script_sha(name)) if name in self._of_thread.scripts else ("EVAL", script_source(name))
-        answer = self._send(connection, *script, 1, self.name(""), *arguments)
-        self._of_thread.scripts.add(name)
+        answer = self._call(name, *arguments)
 
         def read() -> None:
             try:
@@ -125,6 +118,13 @@ class Link:
         """A time on Redis' clock as one of `time.monotonic()`; now, while its clock is unknown."""
         offset = self._clock_offset_ms
         return time.monotonic() if offset is None else (redis_ms - offset) / 1000
+
+    def _call(self, name: str, *arguments: Any) -> Callable[[], Any]:
+        """Send a script, with its source where this connection has not sent that: one whose answer is read late would be refused."""
+        connection = self._connection()
+        script = ("EVALSHA", script_sha(name)) if name in self._of_thread.scripts else ("EVAL", script_source(name))
+        self._of_thread.scripts.add(name)
+        return self._send(connection, *script, 1, self.name(""), *arguments)
 
     def _send(self, connection: Any, *words: Any) -> Callable[[], Any]:
         self._attempt(connection, lambda: connection.send_packed_command([packed(words)], check_health=False))

@@ -1,7 +1,7 @@
 """A function that runs in a child process, which is started when it is first needed and used again.
 
 What happens there costs the call, never the service: the child has limits of memory and time, and whatever ends it, the next call starts
-another one. The child is this module: python -m server.sandbox.child package.module:function BYTES
+another one. The child is this module: python -m server.sandbox.child package.module:function BYTES SECONDS
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 
 from models.media import confined
@@ -76,11 +77,12 @@ class Sandbox:
             self._end()
 
     def _asked(self, message: bytes) -> Confined:
-        try:
-            if self._child is not None and self._child.lives:
+        if self._child is not None and self._child.lives:
+            with suppress(OSError):
                 self._child.ask(message)
                 return self._child
-            self._end()
+        self._end()
+        try:
             self._child = Confined(self._program, message, {}, patience=self._seconds)
         except OSError as error:
             raise WorkFailed(f"no process could be started for it ({error.strerror})") from error
