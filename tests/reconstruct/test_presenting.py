@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import select
-import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import psutil
@@ -24,17 +24,27 @@ def child(sculptor: Sculptor) -> psutil.Process:
     return found
 
 
+def frozen_at_work(child: psutil.Process, ask: Callable[[], object]) -> None:
+    """Ask for something, and stop the child once it has taken its file: one that takes none is replaced."""
+    taken = Path(f"/proc/{child.pid}/fd/0")
+    before = taken.stat().st_ino
+    ask()
+    deadline = time.monotonic() + 30
+    while taken.stat().st_ino == before:
+        assert time.monotonic() < deadline, "the child gets no work"
+    child.suspend()
+
+
 def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
     sculptor.answered()
     first = child(sculptor)
-    os.kill(first.pid, signal.SIGSTOP)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        before = sculptor.gateway.metric("opsin_items_total", model="shell")
-        waiting = pool.submit(sculptor.ask, headers={"X-Request-ID": "unlucky"})
-        eventually(lambda: sculptor.gateway.metric("opsin_items_total", model="shell") > before, "it is being presented")
+        unlucky: list[concurrent.futures.Future[httpx.Response]] = []
+        frozen_at_work(first, lambda: unlucky.append(pool.submit(sculptor.ask, headers={"X-Request-ID": "unlucky"})))
+        [waiting] = unlucky
         assert sculptor.answered(format="ply", surface="network").content.startswith(b"ply")  # meanwhile light answers are made
         eventually(lambda: sculptor.gateway.in_flight() == 1, "it waits for the child")
-        os.kill(first.pid, signal.SIGKILL)
+        first.kill()
         answer = waiting.result()
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "its process died of SIGKILL" in answer.json()["detail"] and answer.json()["request_id"] == "unlucky"
@@ -53,8 +63,8 @@ def test_who_asks_for_many_meshes_waits_behind_their_own(sculptor: Sculptor) -> 
         much = [closing.enter_context(Raw(sculptor.gateway, "127.0.0.9")) for _ in range(12)]
         little = closing.enter_context(Raw(sculptor.gateway, "127.0.0.8"))
         busy = child(sculptor)
-        busy.suspend()
-        for raw in much:
+        frozen_at_work(busy, lambda: much[0].send(wanted))
+        for raw in much[1:]:
             raw.send(wanted)
         time.sleep(1)  # all of them wait for the child
         little.send(wanted)
