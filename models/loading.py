@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,21 @@ from models.registry import Architecture, architectures, named, read_config
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # what arrives is only read
 
 Arrays = Mapping[str, NDArray[Any]]
+Reader = Callable[[Arrays], tuple[Arrays, Arrays]]
+"""Texts of a batch → the arrays that the network gets, and those that go into the answer as they are."""
 
 
 class LoadedModel:
     """A bundle's model on a device, in evaluation mode. Any number of threads may call it at once."""
 
     def __init__(
-        self, spec: BundleSpec, model: nn.Module, forward: Forward | None, device: torch.device, steps: Steps | None = None
+        self,
+        spec: BundleSpec,
+        model: nn.Module,
+        forward: Forward | None,
+        device: torch.device,
+        steps: Steps | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.spec = spec
         self.model = model
@@ -39,6 +47,7 @@ class LoadedModel:
         """How it answers step by step; None for a model that answers in one forward pass."""
         self._forward = forward
         self._device = device
+        self._reader = reader
 
     @property
     def depth(self) -> int:
@@ -53,15 +62,16 @@ class LoadedModel:
     def without_weights(self) -> LoadedModel:
         """The same config and shapes with nothing in memory. It cannot run."""
         model = _without_memory(architectures()[self.spec.architecture], self.model.config)
-        return LoadedModel(self.spec, model, self._forward, self._device)
+        return LoadedModel(self.spec, model, self._forward, self._device, reader=self._reader)
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Run one batch: arrays and answers have one row per sample. Raises BundleError where there is no forward pass for the task."""
         if self._forward is None:
             reason = not_served(self.spec) or f"task {self.spec.task} is answered step by step by architecture {self.spec.architecture}"
             raise BundleError(f"{self.spec.id}: {reason}")
+        arrays, told = self._reader(arrays) if self._reader is not None and "utf8" in arrays else (arrays, {})
         with torch.inference_mode():
-            return _to_numpy(self._forward(self.model, _to_device(arrays, self._device), options, self.spec.pictures))
+            return {**told, **_to_numpy(self._forward(self.model, _to_device(arrays, self._device), options, self.spec.pictures))}
 
 
 @dataclass(frozen=True)
@@ -176,7 +186,8 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     if packing_helps(torch.device(device), dtype):
         pack_linears(model)
     steps = _steps(architecture, spec, model, torch.device(device))
-    return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps)
+    reader = named(architecture.reader)(bundle) if architecture.reader is not None and spec.text is not None else None
+    return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps, reader)
 
 
 class _Unfilled(TorchFunctionMode):

@@ -116,6 +116,8 @@ class Architecture:
     shapes of the batches that it shares."""
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
+    reader: Reference | None = None
+    """A function (bundle) → `Reader`, for bundles that read texts. Raises BundleError."""
     open: Reference | None = None
     """A function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
     assemble: Reference | None = None

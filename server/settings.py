@@ -44,7 +44,8 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=9101, ge=0, le=65535)
     """A worker's metrics; the next free port above it if it is taken."""
     default_models: dict[str, str] = Field(default_factory=dict)
-    """Task → bundle name. A task that is not named here uses its only bundle, or the starter bundle if there are several."""
+    """Task → bundle name; `zero_shot` and `zero-shot` are the same. A task that is not named here uses its only bundle, or the starter
+    bundle if there are several."""
 
     playground: bool = True
     """Whether gateways serve the pages `/` and `/status`."""
@@ -80,6 +81,10 @@ class Settings(BaseSettings):
     """Results that are kept or reserved, and scenes, in Redis."""
     scene_ttl: float = Field(default=600.0, gt=0)
     """How long the encoding of a reconstructed scene is kept, to be asked again."""
+    text_cache_bytes: int = Field(default=64 * MIB, ge=0)
+    """Vectors of labels that were read before, in each gateway and in Redis; 0: none are kept."""
+    text_cache_ttl: float = Field(default=86_400.0, gt=0)
+    """How long they are kept in Redis after their last use."""
     worker_grace: float = Field(default=30.0, ge=0)
     redis_grace: float = Field(default=10.0, ge=0)
     drain_timeout: float = Field(default=30.0, ge=0)
@@ -97,6 +102,11 @@ class Settings(BaseSettings):
     """Weights that a worker holds at once; 0: half of a GPU's memory, on a CPU no bound."""
     state_bytes: int = Field(default=0, ge=0)
     """Bytes that a worker's jobs of several steps may keep in memory between their steps; 0: a quarter of the device's memory."""
+
+    @field_validator("default_models")
+    @classmethod
+    def _tasks(cls, models: dict[str, str]) -> dict[str, str]:
+        return {task.lower().replace("_", "-"): model for task, model in models.items()}  # names of variables have no hyphens
 
     @field_validator("trusted_proxies")
     @classmethod

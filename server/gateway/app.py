@@ -31,6 +31,7 @@ from server.gateway.open_inference.errors import to_response
 from server.gateway.presenting import Presenting
 from server.gateway.routes import infer, jobs, models, open_inference, operation, pages, scenes, tasks
 from server.gateway.status import Status, StatusDocument
+from server.gateway.text_cache import TextCache
 from server.gateway.turns import HeavyClients, LargeBodies, Turns
 from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer, our_fault
 from server.http.problems import Kind, Problem, ProblemDocument
@@ -72,6 +73,7 @@ def create_app(settings: Settings) -> GatewayApp:
         directory=directory,
         admission=Admission(settings, dispatcher, counted, ticks),
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
+        text_cache=TextCache(dispatcher.vectors, settings.text_cache_bytes),
         large_bodies=LargeBodies(heavy),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting, settings.results_max_bytes),

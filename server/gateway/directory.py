@@ -133,14 +133,15 @@ class Directory:
             if known == "none":
                 served = ", ".join(name for name in TASKS if loaded(fleet, name)) or "none"
                 return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}")
-            hint = f" (the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper()})" if task else ""
+            variable = f"OPSIN_DEFAULT_MODELS__{(task or '').upper().replace('-', '_')}"
+            hint = f" (the operator can choose one: {variable})" if task else ""
             return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}{hint}", "model")
         if is_unloaded(fleet, wanted):
             return unloaded(wanted)
         if task is None:
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
         other = newest(fleet, named(fleet.specs.values(), wanted))
-        if other is not None and other.task != task:
+        if other is not None and not TASKS[task].serves(other.task):
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is for {other.task}; known for {task}: {known}", "model")
         return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {task}: {known}", "model")
 
@@ -212,7 +213,11 @@ class _Waiting:
 
 def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
     """Known bundles of a task, or of any, that are not unloaded."""
-    return [spec for spec in fleet.specs.values() if task in (None, spec.task) and fleet.repository.get(spec.name) != "unloaded"]
+    return [
+        spec
+        for spec in fleet.specs.values()
+        if (task is None or TASKS[task].serves(spec.task)) and fleet.repository.get(spec.name) != "unloaded"
+    ]
 
 
 def named(specs: Iterable[BundleSpec], model: str) -> list[BundleSpec]:

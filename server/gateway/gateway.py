@@ -16,6 +16,7 @@ from server.gateway.inference import Inference
 from server.gateway.jobs import Jobs
 from server.gateway.presenting import Presenting
 from server.gateway.status import Status
+from server.gateway.text_cache import TextCache
 from server.gateway.turns import LargeBodies
 from server.http.event_stream import EventStream
 from server.media.limits import Limits
@@ -33,6 +34,7 @@ class Gateway:
     directory: Directory
     admission: Admission
     inference: Inference
+    text_cache: TextCache
     large_bodies: LargeBodies
     presenting: Presenting
     jobs: Jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ from server.telemetry.metrics import GatewayMetrics
 INLINE_PIXELS = headers.SMALL_PIXELS
 """An image that claims to be small and is larger than this is decoded in a thread after all."""
 
+FEW_TEXTS = 64
+"""More of them are made into jobs in a thread."""
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
 RESULTS_RETRY_AFTER = 10
@@ -96,7 +99,7 @@ class Inference:
         began = time.perf_counter()
         prepared = await self._prepare(items, asked, visit)
         items.clear()
-        return await self._run(prepared, asked, visit, began, follower)
+        return await self._run(prepared, asked, visit, began, follower, beside=await self._prepare_beside(asked, visit))
 
     async def run_again(self, arrays: Arrays, asked: Asked, visit: Visit) -> Answer:
         """One job whose arrays come from an earlier one. Raises what `run` does."""
@@ -104,11 +107,19 @@ class Inference:
         return await self._run([[{name: Array.of(array) for name, array in arrays.items()}]], asked, visit, began)
 
     async def _run(
-        self, prepared: Sequence[Prepared], asked: Asked, visit: Visit, began: float, follower: Follower | None = None
+        self,
+        prepared: Sequence[Prepared],
+        asked: Asked,
+        visit: Visit,
+        began: float,
+        follower: Follower | None = None,
+        beside: Sequence[Prepared] = (),
     ) -> Answer:
+        """beside: of the request as a whole; their jobs follow those of the items."""
         enqueued = time.perf_counter()
         deadline_ms = await self._dispatcher.now_ms() + int(visit.seconds_left() * 1000)
-        jobs = self._jobs(prepared, asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=follower is not None)
+        together = [*prepared, *beside]
+        jobs = self._jobs(together, asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=follower is not None)
         await _reserve_large(jobs, visit)
         listeners: dict[str, Any] = {}
         if follower is not None:
@@ -117,12 +128,13 @@ class Inference:
         with self._desertion.watched(asked.spec, visit.limit):
             replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, ends_by_itself=True, **listeners)
         answered = time.perf_counter()
-        owners = [index for index, arrays in enumerate(prepared) for _ in arrays]
+        owners = [index for index, arrays in enumerate(together) for _ in arrays]
         for index, reply in zip(owners, replies, strict=True):
             if reply.failure is not None:
-                raise failures.of_reply(reply.failure, asked.spec.name, item_field(asked.part, index, len(prepared)))
+                field = item_field(asked.part, index, len(prepared)) if index < len(prepared) else None
+                raise failures.of_reply(reply.failure, asked.spec.name, field)
         timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
-        outputs = _with_echoes(replies, [arrays for item in prepared for arrays in item], asked.task.echoed_arrays)
+        outputs = _with_echoes(replies, [arrays for item in together for arrays in item], asked.task.echoed_arrays)
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
 
@@ -132,7 +144,7 @@ class Inference:
         Raises Problem, and what the Dispatcher raises.
         """
         began = time.perf_counter()
-        prepared = await self._prepare(items, asked, visit)
+        prepared = [*await self._prepare(items, asked, visit), *await self._prepare_beside(asked, visit)]
         items.clear()
         enqueued = time.perf_counter()
         deadline_ms = await self._dispatcher.now_ms() + int((visit.seconds - (enqueued - visit.started)) * 1000)
@@ -178,6 +190,13 @@ class Inference:
         results = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         return [_good(result, item_field(asked.part, index, len(items))) for index, result in enumerate(results)]
 
+    async def _prepare_beside(self, asked: Asked, visit: Visit) -> list[Prepared]:
+        texts = asked.task.texts(asked.plan)
+        if not texts:
+            return []
+        work = partial(_prepare_beside, asked)
+        return [work() if len(texts) <= FEW_TEXTS else await self._turns.run(visit.client, work)]
+
     def _jobs(
         self,
         prepared: Sequence[Prepared],
@@ -191,20 +210,21 @@ class Inference:
     ) -> list[QueuedJob]:
         """The jobs of one request: answered to a gateway, or to a record."""
         request = record or os.urandom(16).hex()
-        arguments = asked.task.arguments(asked.plan)
+        told: dict[str, Any] = {}
         unread = frozenset(asked.task.unread_arrays)
         if asked.task.echoed_arrays:  # results of records are presented by whichever gateway is asked
-            arguments = {**arguments, "returned": [] if gateway else list(asked.task.echoed_arrays)}
+            told["returned"] = [] if gateway else list(asked.task.echoed_arrays)
         if unread and not gateway:
-            arguments = {**arguments, "unread": sorted(unread)}
+            told["unread"] = sorted(unread)
+        flat = [(arrays, {name: array.shape for name, array in arrays.items()}) for item in prepared for arrays in item]
         return [
             QueuedJob(
                 id=f"{request}-{index}",
                 bundle=asked.spec.id,
                 digest=asked.spec.digest(),
-                bucket=asked.task.bucket_of(asked.plan, asked.spec, arrays),
+                bucket=asked.task.bucket_of(asked.plan, asked.spec, shapes),
                 arrays={name: array for name, array in arrays.items() if not gateway or name not in unread},
-                options=arguments,
+                options=asked.task.arguments_of(asked.plan, shapes) | told,
                 priority=asked.priority,
                 deadline_ms=deadline_ms,
                 gateway=gateway,
@@ -216,14 +236,15 @@ class Inference:
                 work_ms=self._work_ms(asked, arrays),
                 takes_long=asked.task.takes_long,
             )
-            for index, arrays in enumerate(arrays for item in prepared for arrays in item)
+            for index, (arrays, shapes) in enumerate(flat)
         ]
 
     def _work_ms(self, asked: Asked, arrays: Mapping[str, Array] | None) -> int:
         """Work of one job; at least, where its item is not prepared yet."""
         task = asked.task
         steps = task.steps(asked.plan, None if arrays is None else _to_numpy(arrays))
-        return self._dispatcher.work_ms(asked.spec.id, steps, takes_long=task.takes_long)
+        one = self._dispatcher.work_ms(asked.spec.id, steps, takes_long=task.takes_long)
+        return one if arrays is None else math.ceil(one * task.weight(asked.spec, {name: array.shape for name, array in arrays.items()}))
 
     def _count(self, outputs: Sequence[Outputs], spec: BundleSpec, timing: Timing) -> None:
         counted = self._metrics.of(spec)
@@ -268,6 +289,10 @@ def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | Me
     except (MediaError, InvalidOption) as error:
         return without_frames(error)
     return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
+
+
+def _prepare_beside(asked: Asked) -> Prepared:
+    return [{name: Array.of(array) for name, array in arrays.items()} for arrays in asked.task.prepare_beside(asked.plan, asked.spec)]
 
 
 def _good(result: Prepared | MediaError | InvalidOption, field: str) -> Prepared:

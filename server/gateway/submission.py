@@ -69,13 +69,15 @@ class Submission:
         From now on the list alone holds them: they may be large, and are not needed while their small copies wait."""
         repeated, parts = self.repeated, dict(self.parts)
         self.parts.clear()
+        if repeated is not None and self.interface.parts[repeated].together:
+            return [{repeated: msgspec.json.encode([text.decode() for text in parts[repeated]])}]
         once = {name: given[0] for name, given in parts.items() if not self.interface.parts[name].repeated}
         return [once] if repeated is None else [{repeated: content, **once} for content in parts[repeated]]
 
     @property
     def count(self) -> int:
         """Number of items."""
-        return 1 if self.repeated is None else len(self.parts[self.repeated])
+        return 1 if self.repeated is None or self.interface.parts[self.repeated].together else len(self.parts[self.repeated])
 
     def fingerprint(self, path: str, query: Mapping[str, Sequence[object]]) -> str:
         """SHA-256 that is the same for two requests that ask the same of a path.
@@ -139,8 +141,18 @@ def _check(submission: Submission) -> None:
         raise Problem(Kind.INVALID_OPTION, f"send either `{together[0]}` or `{together[1]}`", together[1])
     for name, given in submission.parts.items():
         for index, content in enumerate(given):
-            if not content:
-                raise Problem(Kind.INVALID_BODY, f"empty: no bytes of `{name}`", item_field(name, index, len(given)))
+            field = item_field(name, index, len(given))
+            if submission.interface.parts[name].kind == "text":
+                _check_text(content, field)
+            elif not content:
+                raise Problem(Kind.INVALID_BODY, f"empty: no bytes of `{name}`", field)
+
+
+def _check_text(content: bytes, field: str) -> None:
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        raise Problem(Kind.INVALID_BODY, f"the text is not UTF-8: {error.reason}", field) from error
 
 
 async def _read_form(submission: Submission, content_type: str, pieces: AsyncIterator[bytes]) -> None:

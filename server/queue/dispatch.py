@@ -34,6 +34,7 @@ from server.queue.records import Records
 from server.queue.scenes import Scenes
 from server.queue.shares import Claim, Load, QueueDepth, Reservation
 from server.queue.status import StatusReader
+from server.queue.vectors import Vectors
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
@@ -98,6 +99,7 @@ class Dispatcher:
         self.records = Records(link, self._listener, freight, settings, self._enqueuer)
         """Clients' jobs that outlive this gateway."""
         self.scenes = Scenes(link, freight, settings)
+        self.vectors = Vectors(link, settings)
         self._ticks = Ticks()
         """They watch the deadlines of jobs."""
         self.count_items: Callable[[str, int], object] = lambda bundle, count: None

@@ -111,6 +111,8 @@ events = _named("events")
 """Whatever happens to a record."""
 scene = _named("scene")
 """A network's view of an image with depth, to be asked again."""
+vector = _named("vector")
+"""The vector of a text that was read before."""
 spec = _named("spec")
 statistics = _named("stats")
 

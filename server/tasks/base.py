@@ -7,7 +7,7 @@ in OpenAPI and in the documentation, is made from its tables. `docs/extending.md
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -26,6 +26,8 @@ Outputs = Mapping[str, NDArray[Any]]
 """Arrays that the forward call answers for a job. `tokens`, int32 (2,), if it is there: how many entered the network and how many left."""
 Item = Mapping[str, bytes]
 """A unit that is prepared by itself: each element of a repeated part, with the parts that are given once beside it."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of a job's arrays, by name."""
 
 Asked = TypeVar("Asked", bound=Options)
 Plan = TypeVar("Plan", bound=msgspec.Struct)
@@ -41,6 +43,8 @@ class Part:
     max_count: int | None = 1
     """None: `OPSIN_MAX_IMAGES`. A part that may be repeated has a plural in JSON: `image`, `images`."""
     required: bool = True
+    together: bool = False
+    """Whether all its elements, texts, are one item: a list in JSON."""
 
     @property
     def repeated(self) -> bool:
@@ -71,9 +75,11 @@ class File:
 
 
 class Task(ABC, Generic[Asked, Plan]):
-    """One row of `registry.TASKS`. `POST /v1/<name>` serves the bundles whose `task` is its name."""
+    """One row of `registry.TASKS`, served by `POST /v1/<name>`."""
 
     name: ClassVar[str]
+    bundle_tasks: ClassVar[tuple[str, ...]] = ()
+    """`task` of the bundles that it serves; empty: its own name alone."""
     summary: ClassVar[str]
     description: ClassVar[str] = ""
     parts: ClassVar[tuple[Part, ...]]
@@ -98,6 +104,10 @@ class Task(ABC, Generic[Asked, Plan]):
     unread_arrays: ClassVar[tuple[str, ...]] = ()
     """Names of those echoed arrays that no model reads: they never come to a device, and leave the gateway only where an answer may be
     presented elsewhere."""
+
+    def serves(self, bundle_task: str) -> bool:
+        """Whether it serves bundles of this `task`."""
+        return bundle_task in (self.bundle_tasks or (self.name,))
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         """The parts that one bundle takes."""
@@ -127,13 +137,33 @@ class Task(ABC, Generic[Asked, Plan]):
     def bucket(self, plan: Plan, spec: BundleSpec) -> str:
         """A key of all that must agree inside a batch besides the bundle: shapes and arguments."""
 
-    def bucket_of(self, plan: Plan, spec: BundleSpec, arrays: Collection[str]) -> str:
-        """The bucket of one job, which brings arrays of these names."""
+    def bucket_of(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
+        """The bucket of one job, which brings arrays of these shapes."""
         return self.bucket(plan, spec)
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
         """Arguments of the forward call; the same for all jobs of a bucket. Warm-up calls the network without them, `merge` apart, so they
         need defaults there."""
+        return {}
+
+    def arguments_of(self, plan: Plan, shapes: Shapes) -> dict[str, Any]:
+        """The same for one job, which brings arrays of these shapes."""
+        return self.arguments(plan)
+
+    def texts(self, plan: Plan) -> Sequence[str]:
+        """The texts whose vectors the answer needs beside what the items become, and that may be recalled from an earlier request."""
+        return ()
+
+    def recalled(self, plan: Plan, vectors: Mapping[str, bytes]) -> Plan:
+        """The plan with those vectors of its `texts` that were recalled, as `learned` wrote them."""
+        return plan
+
+    def prepare_beside(self, plan: Plan, spec: BundleSpec) -> list[Arrays]:
+        """The arrays of the jobs of the request that belong to none of its items: those of its `texts` that were not recalled."""
+        return []
+
+    def learned(self, outputs: Sequence[Outputs], plan: Plan) -> dict[str, bytes]:
+        """The vectors of `texts` that these outputs hold, in bytes of the task's own."""
         return {}
 
     @abstractmethod
@@ -185,6 +215,10 @@ class Task(ABC, Generic[Asked, Plan]):
         arrays: None before the item is prepared; then so many at least."""
         return None
 
+    def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
+        """Cost of one job, which brings arrays of these shapes, in usual jobs."""
+        return 1.0
+
     @property
     def shows_previews(self) -> bool:
         return type(self).preview is not Task.preview
@@ -192,6 +226,10 @@ class Task(ABC, Generic[Asked, Plan]):
     @abstractmethod
     def sample(self, spec: BundleSpec) -> Arrays:
         """The arrays of one job of usual size, for warming up, which knows no plan: the network gets them without `arguments`."""
+
+    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        """The arrays of a job of every other kind that the bundle takes: each is run once in warm-up."""
+        return ()
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
         """Inputs (named like the parts) and outputs in the Open Inference Protocol; None: it is not offered there."""

@@ -11,15 +11,12 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.merge_schedule import MergeSchedule
 from server.media import headers, images
-from server.quoting import quoted
 from server.tasks.base import Arrays, File, Item, Outputs, Part, Task, Tensor
+from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import InvalidOption, Options
 
 DEFAULT_TOP_K = 5
-MAX_MERGED = 65_536
-"""An r beyond this merges no more than this one: no block has that many tokens."""
 
 IMAGE = Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes.", max_count=None)
 
@@ -32,14 +29,8 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
         | None
     ) = None
     merge: Annotated[
-        int | Annotated[str, Meta(max_length=256)] | None,
-        Meta(
-            description="Token merging.",
-            extra={
-                "values": "`off`, tokens to merge in each block (an integer), or a rung of the bundle's ladder",
-                "default": "the bundle's default rung",
-            },
-        ),
+        MERGED | None,
+        Meta(description="Token merging.", extra={"values": VALUES, "default": "the bundle's default rung"}),
     ] = None
     trace: Annotated[bool, Meta(description="Also say which patches were merged, block by block.")] = False
 
@@ -112,7 +103,7 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         top_k = min(DEFAULT_TOP_K, classes) if asked.top_k is None else asked.top_k
         if top_k > classes:
             raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {classes}, the number of classes of {spec.id}")
-        rung, schedule = _schedule(None if asked.merge is None else str(asked.merge), spec)
+        rung, schedule = schedule_of(None if asked.merge is None else str(asked.merge), spec)
         if asked.trace and not spec.merges:
             raise InvalidOption("trace", f"the tokens of {spec.id} do not merge: there is nothing to trace")
         return ClassifyPlan(top_k, rung, schedule, asked.trace)
@@ -154,23 +145,6 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         rung, _ = _merged(outputs[0], plan)
         told = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
         return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}, told
-
-
-def _schedule(merge: str | None, spec: BundleSpec) -> tuple[str | None, tuple[int, ...]]:
-    """`off`, an integer of at least 0 or a rung's name; None is the bundle's default rung, or off. Raises InvalidOption."""
-    depth = int(spec.config.get("depth", 1))
-    name = spec.default_rung if merge is None else merge
-    if name is None or name in ("off", "0"):
-        return None, (0,) * depth
-    if not spec.merges:
-        raise InvalidOption("merge", f"{quoted(name)}: the tokens of {spec.id} do not merge; use `off`")
-    rung = spec.rung(name)
-    if rung is not None:
-        return rung.name, tuple(max(r, 0) for r in rung.merge.expand(depth))
-    if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MAX_MERGED:
-        return None, MergeSchedule.constant(int(name)).expand(depth)
-    rungs = ", ".join(rung.name for rung in spec.ladder) or "none"
-    raise InvalidOption("merge", f"{quoted(name)}: use `off`, an integer from 0 to {MAX_MERGED} or a rung of {spec.id} ({rungs})")
 
 
 def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Classification:

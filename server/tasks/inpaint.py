@@ -12,7 +12,7 @@ the outputs of a job that outlives it: so the result can be composed from output
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ from server.media.images import PIXEL, Decoder, Opened, TooManyPixels
 from server.media.limits import named
 from server.media.masks import Box, Mask
 from server.media.regions import Region
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.inpaint_tables import METHODS, Filled, InpaintAnswer, InpaintOptions, InpaintPlan, InpaintPreview, Method
 from server.tasks.options import ExcessiveOption, InvalidOption
 
@@ -166,9 +166,9 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         """Holes, samplers and times of any kind take their steps together."""
         return "x".join(map(str, _native(spec)))
 
-    def bucket_of(self, plan: InpaintPlan, spec: BundleSpec, arrays: Collection[str]) -> str:
+    def bucket_of(self, plan: InpaintPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Copying patches takes other steps, and longer ones."""
-        return self.bucket(plan, spec) + ("-copied" if "detail" in arrays else "")
+        return self.bucket(plan, spec) + ("-copied" if "detail" in shapes else "")
 
     def arguments(self, plan: InpaintPlan) -> dict[str, Any]:
         names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic", "temperature")

@@ -191,10 +191,15 @@ class Backends:
         """Whether the bundle's weights are an ONNX graph, which ONNX Runtime runs whatever the setting says."""
         return self.spec.weights_file == GRAPH_FILE
 
+    @cached_property
+    def precise(self) -> bool:
+        """Whether all answers are computed alike, in float32."""
+        return self.spec.task in architectures()[self.spec.architecture].precise_tasks
+
     @cached_property  # each batch asks for it, and to look for an installed package takes a tenth of a millisecond
     def candidates(self) -> Sequence[Backend]:
         """Backends that the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
-        if self.is_graph:
+        if self.is_graph or self.precise:
             return ("eager",)
         if self.setting == "compiled":
             return ("eager", "compiled")
@@ -279,8 +284,8 @@ class Backends:
         return self._choose(size, self.schedule(options.get("merge", ())), trace=bool(options.get("trace")))
 
     def _choose(self, size: int, schedule: Schedule, *, trace: bool) -> Choice:
-        if trace:
-            return Choice("eager", schedule)  # only PyTorch tells which tokens merged
+        if trace or self.precise:
+            return Choice("eager", schedule)  # only PyTorch tells which tokens merged, and vectors do not depend on what is faster
         if self.setting != "auto":
             ready = self.setting in self.usable(schedule) and (self.setting != "compiled" or (schedule, size == 1) in self._compiled)
             return Choice(self.setting if ready else "eager", schedule)

@@ -23,6 +23,10 @@ from server.queue.messages import QueuedJob
 MOST_SHAPES = 1024
 """Shapes that are remembered, as many as oneDNN keeps prepared."""
 
+VECTORS = frozenset({"embedding", "vectors"})
+"""Outputs of unit length."""
+SQUARE_ERROR = 1e-3
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -180,7 +184,8 @@ class OneShot:
         """A forward pass keeps nothing."""
 
     def _run(self, jobs: list[Delivery]) -> Computed:
-        cold = self.shapes.is_new(len(jobs), jobs[0].job.options)
+        first = jobs[0].job
+        cold = self.shapes.is_new(len(jobs), {"bucket": first.bucket} if "utf8" in first.arrays else first.options)
         started = time.monotonic()
         outputs = self._forward(jobs)
         seconds = time.monotonic() - started
@@ -194,7 +199,7 @@ class OneShot:
         options = jobs[0].job.options
         with self._streams.current():
             outputs = self.model.forward(stacked, options)
-        check(outputs, len(jobs), self.model.spec)
+        check(outputs, len(jobs), self.model.spec, stacked.get("lengths"))
         return outputs
 
     def _stack(self, rows: list[NDArray[Any]]) -> NDArray[Any]:
@@ -207,13 +212,19 @@ class OneShot:
         return stacked
 
 
-def check(outputs: Arrays, jobs: int, spec: BundleSpec) -> None:
-    """Raises ValueError for what is no answer: another number of rows than jobs, or scores without a finite best one."""
+def check(outputs: Arrays, jobs: int, spec: BundleSpec, lengths: NDArray[Any] | None = None) -> None:
+    """Raises ValueError for what is no answer: another number of rows than jobs, scores without a finite best one, or vectors without
+    direction. lengths: (B, R), of the texts, 0 where there is none."""
     for name, values in outputs.items():
         if len(values) != jobs:
             raise ValueError(f"{spec.id}: output {name} has {len(values)} rows for {jobs} jobs")
         if name == "logits" and not np.isfinite(values.max(axis=-1)).all():  # a class that is ruled out may have -inf
             raise ValueError(f"{spec.id}: output {name} is infinite or not a number")
+        if name in VECTORS:
+            squares = np.einsum("...c,...c->...", values, values)
+            wanted = 1.0 if lengths is None else lengths > 0
+            if not (np.abs(squares - wanted) < SQUARE_ERROR).all():
+                raise ValueError(f"{spec.id}: output {name} holds a vector that is zero, infinite or not a number")
 
 
 class Shapes:

@@ -17,6 +17,7 @@ from server.queue import keys
 from server.queue.messages import ServedBundle
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
+from server.tasks.texts import TEXTS
 from server.telemetry import logs
 from server.worker.executors import Executor
 from server.worker.stepwise import Stepwise
@@ -76,7 +77,7 @@ class Entry:
         return executor if isinstance(executor, Stepwise) else None
 
     def announcement(self, slots: int) -> ServedBundle:
-        known = list(self.buckets.values())  # at once: other threads add buckets meanwhile
+        known = [steps for key, steps in list(self.buckets.items()) if not key.startswith(TEXTS)]  # at once: other threads add buckets
         latest = known[-1] if known else self.warm.steps if self.warm else None
         format_, difference = self.warm.format(latest.best) if self.warm and latest else ("", None)
         steps_of_a_job = self.stepwise.mean_total if self.stepwise else 1.0
@@ -201,13 +202,14 @@ class LoadedBundles:
         }
 
     def step_times(self, bucket: Bucket) -> StepTimes:
-        """Step times of a bucket; a new one starts from its bundle's warm-up."""
+        """Step times of a bucket; a new one starts from its bundle's warm-up, one of texts from nothing: each costs something else."""
         entry = self._by_queue.get(bucket.queue)
         if entry is None or entry.warm is None:
             return StepTimes(1)
         if bucket.key not in entry.buckets and len(entry.buckets) >= MOST_BUCKETS:
             del entry.buckets[next(iter(entry.buckets))]
-        steps = entry.buckets.pop(bucket.key, None) or entry.warm.steps.like()
+        new = StepTimes(entry.warm.steps.largest) if bucket.key.startswith(TEXTS) else entry.warm.steps.like()
+        steps = entry.buckets.pop(bucket.key, None) or new
         entry.buckets[bucket.key] = steps
         return steps
 

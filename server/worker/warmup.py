@@ -23,7 +23,8 @@ from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.scheduler.step_times import ALMOST, ALMOST_STEPS, StepTimes
-from server.tasks.registry import TASKS
+from server.tasks.base import Task
+from server.tasks.registry import main_task
 from server.worker.backend_times import Backend, BackendTimes, Schedule
 from server.worker.backends import Backends, BackendSetting, ModelMemory, usual_schedule
 from server.worker.executors import Arrays, OneShot, check
@@ -108,6 +109,7 @@ class Loader:
             measured = msgspec.structs.replace(measured, usual=see_usual(model, self.layout, run_at_once))
         elif model.steps is None and known is None:
             _run(model, replace(self.layout, slots=1), 1, run_at_once, backends)
+            _run_others(model)
         return self._warm(model, backends, measured)
 
     def measure(self, bundle: Bundle, run: Run | None = None, slots: int | None = None) -> Warm:
@@ -194,10 +196,14 @@ def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
 
 def sample(spec: BundleSpec, size: int) -> Arrays:
     """The arrays of a job that its task calls usual, `size` times. Raises BundleError."""
-    task = TASKS.get(spec.task)
+    return {name: np.stack([array] * size) for name, array in _task(spec).sample(spec).items()}
+
+
+def _task(spec: BundleSpec) -> Task[Any, Any]:
+    task = main_task(spec.task)
     if task is None:
         raise BundleError(f"{spec.id}: task {spec.task} is not served yet by this version")
-    return {name: np.stack([array] * size) for name, array in task.sample(spec).items()}
+    return task
 
 
 def _usual_options(model: LoadedModel) -> dict[str, Any]:
@@ -298,3 +304,9 @@ def _run(model: LoadedModel, layout: Layout, size: int, run: Run, backends: Back
     forward = model.forward if backends is None else backends.prepare
     seconds = run(layout, lambda: check(forward(arrays, options), size, model.spec))
     return Took(seconds, seconds)
+
+
+def _run_others(model: LoadedModel) -> None:
+    """Run one job of every other kind that the bundle takes. Raises ValueError where it gives no answer."""
+    for arrays in _task(model.spec).other_samples(model.spec):
+        check(model.forward({name: array[None] for name, array in arrays.items()}, {}), 1, model.spec)

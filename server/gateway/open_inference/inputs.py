@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from server.gateway.open_inference.errors import invalid
 from server.gateway.open_inference.tensors import InferRequest, InferTensor
 from server.http.large_json import from_base64
@@ -27,7 +29,19 @@ def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], part
     columns = {name: _column(name, tensor, model, parts[name], max_items) for name, tensor in given.items()}
     if len({len(column) for column in columns.values()}) > 1:
         raise invalid(f"the inputs of model '{model}' have different batch sizes")
+    together = next((name for name in columns if parts[name].together), None)
+    if together is not None:
+        if len(columns) > 1:
+            raise invalid(f"model '{model}' takes one input at a time, got {' and '.join(columns)}")
+        return [{together: msgspec.json.encode([_decoded(text, together, index) for index, text in enumerate(columns[together])])}]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _decoded(text: bytes, name: str, index: int) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise invalid(f"input '{name}': element {index} is not UTF-8 ({error.reason})") from error
 
 
 def _column(name: str, tensor: InferTensor, model: str, part: Part, max_items: int) -> list[bytes]:
@@ -36,8 +50,10 @@ def _column(name: str, tensor: InferTensor, model: str, part: Part, max_items: i
     shape = tensor.array.shape
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or shape[0] == 0:
         raise invalid(f"unexpected shape for input '{name}' for model '{model}'. Expected [-1,1] or [-1], got {list(shape)}")
-    if shape[0] > max_items:
-        raise Problem(Kind.TOO_LARGE, f"inference request batch-size must be <= {max_items} for '{model}' (OPSIN_MAX_IMAGES)")
+    most = max_items if part.max_count is None else max(part.max_count, 1 if part.together else max_items)
+    if shape[0] > most:
+        setting = "" if part.together else " (OPSIN_MAX_IMAGES)"
+        raise Problem(Kind.TOO_LARGE, f"inference request batch-size must be <= {most} for '{model}'{setting}")
     elements: list[bytes] = tensor.array.ravel().tolist()
     if tensor.binary or part.kind == "text":
         return elements

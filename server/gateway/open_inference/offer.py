@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from models.bundle import BundleSpec
 from server.gateway import directory
 from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
-from server.quoting import QUOTED
+from server.quoting import QUOTED, quoted
 from server.tasks.base import Part, Task, Tensor
 from server.tasks.options import InvalidOption, Options, rows
-from server.tasks.registry import TASKS
+from server.tasks.registry import TASKS, main_task
+from server.tasks.zero_shot import ZeroShot
 
 
 @dataclass(frozen=True)
@@ -30,29 +33,45 @@ class Offer:
         """The task's options; other parameters are the protocol's own or ignored, as it demands. Raises Problem."""
         given = {}
         for row in rows(self.task.options):
-            value = parameters.get(row.name)
+            value = parameters.get(f"{row.name}s") if row.repeated else parameters.get(row.name)
             if value is None:
                 continue
             try:
-                given[row.name] = row.read(value if row.repeated and isinstance(value, list) else [value])
+                given[row.name] = row.read(_listed(row.name, value) if row.repeated else [value])
             except InvalidOption as error:
                 raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
         options: Options = self.task.options(**given)
         return options
 
 
-def of(spec: BundleSpec) -> Offer:
-    """Raises Problem (404) for a task that is not offered in the protocol."""
-    task = TASKS.get(spec.task)
+def of(spec: BundleSpec, parameters: Mapping[str, Any] | None = None) -> Offer:
+    """Raises Problem (404) for a task that is not offered in the protocol.
+
+    parameters: of a request; None: of any. A pair that is asked without `labels` answers vectors alone."""
+    task = main_task(spec.task)
+    if isinstance(task, ZeroShot) and parameters is not None and "labels" not in parameters:
+        task = TASKS["embed"]
     tensors = None if task is None else task.tensors(spec)
     if task is None or tensors is None:
-        elsewhere = "" if task is None else f"; POST /v1/{spec.task} serves it"
+        elsewhere = "" if task is None else f"; POST /v1/{task.name} serves it"
         raise Problem(
             Kind.UNKNOWN_MODEL, f"Request for unknown model: '{spec.name}' is for {spec.task}, which is not offered here{elsewhere}"
         )
     inputs, outputs = tensors
     parts = {part.name: part for part in task.takes(spec)}
-    return Offer(task, inputs, outputs, {declared.name: parts[declared.name] for declared in inputs})
+    taken = inputs if parameters is None else [declared for declared in inputs if declared.name in parts]
+    return Offer(task, taken, outputs, parts)
+
+
+def _listed(name: str, value: object) -> list[object]:
+    """A list that stands as JSON in a string, since parameters are scalars. Raises InvalidOption."""
+    try:
+        listed = msgspec.json.decode(value) if isinstance(value, str) else value
+    except msgspec.DecodeError:
+        listed = None
+    if not isinstance(listed, list):
+        raise InvalidOption(f"{name}s", f'{quoted(value)} must be a JSON array in a string, such as ["a dog", "a cat"]')
+    return listed
 
 
 async def find(here: Gateway, name: str, version: str | None) -> BundleSpec:
@@ -66,7 +85,7 @@ async def find(here: Gateway, name: str, version: str | None) -> BundleSpec:
             raise
         is_unloaded = directory.is_unloaded(await here.directory.fleet(), name)
         raise (unloaded(name) if is_unloaded else unknown(name, version)) from problem
-    if spec.task not in TASKS:
+    if main_task(spec.task) is None:
         raise unknown(name, version)
     return spec
 

@@ -32,7 +32,7 @@ from server.queue.messages import Priority
 from server.quoting import quoted
 from server.tasks.base import Arrays, Item
 from server.tasks.options import InvalidOption
-from server.tasks.registry import TASKS
+from server.tasks.registry import main_task
 
 T = TypeVar("T")
 
@@ -90,13 +90,14 @@ def operation(path: str) -> dict[str, Any]:
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
     known = here.directory.latest(name if version is None else f"{name}@{version}")
-    takes_long = known is not None and known.task in TASKS and TASKS[known.task].takes_long
+    task = None if known is None else main_task(known.task)
+    takes_long = task is not None and task.takes_long
     async with here.admission.admit(request, "open-inference", takes_long=takes_long) as visit:
         asked, received, inflated = await _read(request, here, visit)
         with ClientWatch(here.ticks, request.receive, visit.limit):
             spec = await offer.find(here, name, version)
             visit.resolved(spec)
-            offered = offer.of(spec)
+            offered = offer.of(spec, asked.parameters)
             if offered.task.takes_long and _timeout(asked) is None:
                 visit.set_deadline(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
@@ -105,8 +106,9 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             )
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
             asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
-            wanted = _plan(asked, offered, spec)
+            wanted = await here.text_cache.recall(_plan(asked, offered, spec), visit.client)
             answer = await here.inference.run(items, wanted, visit)
+            here.text_cache.learn(wanted, answer.outputs, visit.client)
         began = time.perf_counter()
         arrays, told = await here.presenting.to_tensors(wanted, answer.outputs, client=visit.client)
         write = partial(_respond, request, asked, spec, offered, arrays, told)

@@ -14,7 +14,7 @@ from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
 from server.queue.dispatch import Fleet
 from server.quoting import quoted
-from server.tasks.registry import TASKS
+from server.tasks.registry import main_task
 
 router = APIRouter(tags=["models"])
 
@@ -137,14 +137,15 @@ def _find(fleet: Fleet, wanted: str) -> BundleSpec:
 
 def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
     state, reason = directory.state_of(fleet, spec)
-    default = here.directory.default(fleet, spec.task)
+    task = main_task(spec.task)
+    default = None if task is None else here.directory.default(fleet, task.name)
     return {
         "name": spec.name,
         "version": spec.version,
         "task": spec.task,
         "state": state,
         "reason": reason,
-        "default": spec.task in TASKS and default is not None and default.id == spec.id,
+        "default": default is not None and default.id == spec.id,
         "inputs": _inputs(here, spec),
         "labels": len(spec.labels),
         "summary": spec.description,
@@ -166,7 +167,7 @@ def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
 
 
 def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
-    task, limits = TASKS.get(spec.task), here.settings
+    task, limits = main_task(spec.task), here.settings
     if task is None:
         return []
     return [

@@ -138,6 +138,7 @@ class TaskRoute:
         asked = await self._resolve(sent, here, visit)
         follower = None if stream is None else Follower(stream, asked)
         answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
+        here.text_cache.learn(asked, answer.outputs, visit.client)
         began = time.perf_counter()
         response = await here.presenting.respond(
             asked, answer.outputs, answer.timing, media_type, client=visit.client, request_id=visit.request_id
@@ -161,7 +162,8 @@ class TaskRoute:
             plan = self.task.placed(self.task.plan(sent.own, spec), here.dispatcher.partition)
         except InvalidOption as error:
             raise of_refusal(error) from error
-        return Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
+        asked = Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
+        return await here.text_cache.recall(asked, visit.client)
 
 
 ENDPOINTS = {f"/v1/{name}": TaskRoute(task) for name, task in TASKS.items()}

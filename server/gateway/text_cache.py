@@ -1,0 +1,77 @@
+"""Vectors of texts that were read before: in this gateway, and behind it in Redis. A failed cache is a miss."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cachetools import LRUCache
+
+from server.gateway.inference import Asked
+from server.http.clients import owner_of
+from server.queue.vectors import Vectors
+from server.tasks.base import Outputs
+
+OVERHEAD_BYTES = 300
+"""Of an entry, besides its vector."""
+
+
+class TextCache:
+    """For one event loop."""
+
+    def __init__(self, vectors: Vectors, nbytes: int) -> None:
+        """nbytes: bound for what is kept here; 0: nothing is, and nothing is recalled."""
+        self._vectors = vectors
+        self._kept = _Shared(nbytes)
+
+    async def recall(self, asked: Asked, client: str) -> Asked:
+        """Return the request with what is known of its texts."""
+        ids = self._ids(asked)
+        known = {text: kept[0] for text, id_ in ids.items() if (kept := self._kept.get(id_)) is not None}
+        missing = {id_: text for text, id_ in ids.items() if text not in known}
+        if missing:
+            there = await self._vectors.recall(list(missing))
+            self._keep(there, owner_of(client))
+            known |= {missing[id_]: vector for id_, vector in there.items()}
+        return replace(asked, plan=asked.task.recalled(asked.plan, known)) if known else asked
+
+    def learn(self, asked: Asked, outputs: Sequence[Outputs], client: str) -> None:
+        """Keep the vectors of texts that were read for this answer."""
+        ids = self._ids(asked)
+        new = {ids[text]: vector for text, vector in asked.task.learned(outputs, asked.plan).items()} if ids else {}
+        if new:
+            self._keep(new, owner_of(client))
+            self._vectors.keep_soon(owner_of(client), new)
+
+    def _keep(self, vectors: dict[str, bytes], owner: str) -> None:
+        for id_, vector in vectors.items():
+            self._kept.keep(id_, vector, owner)
+
+    def _ids(self, asked: Asked) -> dict[str, str]:
+        """By text: content of the bundle and text, so that two contents never share a vector."""
+        if not self._kept.maxsize:
+            return {}
+        digest = asked.spec.digest()
+        return {text: f"{digest}:{hashlib.sha256(text.encode()).hexdigest()}" for text in asked.task.texts(asked.plan)}
+
+
+class _Shared(LRUCache[str, tuple[bytes, str]]):
+    """Those that were used longest ago leave first. One owner has a quarter at most, so that nobody drives out what others use."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(nbytes, lambda kept: len(kept[0]) + OVERHEAD_BYTES)
+        self._of: Counter[str] = Counter()
+        """Bytes by owner."""
+
+    def keep(self, id_: str, vector: bytes, owner: str) -> None:
+        size = len(vector) + OVERHEAD_BYTES
+        if id_ not in self and self._of[owner] + size <= self.maxsize / 4:
+            self._of[owner] += size
+            self[id_] = vector, owner
+
+    def popitem(self) -> tuple[str, tuple[bytes, str]]:
+        id_, (vector, owner) = super().popitem()
+        self._of[owner] -= len(vector) + OVERHEAD_BYTES
+        return id_, (vector, owner)

@@ -1,0 +1,276 @@
+"""Images or texts → vectors of unit length. Input: uint8 (S, S, 3) at the bundle's size, or up to 64 texts. Output: `embedding` float32."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from models.bundle import BundleSpec
+from models.registry import architectures
+from server.media import headers, images
+from server.tasks import texts
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
+from server.tasks.classify import IMAGE
+from server.tasks.merging import MERGED, VALUES, schedule_of
+from server.tasks.options import ExcessiveOption, InvalidOption, Options
+
+NPY, NPZ = "application/x-npy", "application/x-npz"
+MOST_TEXTS = 256
+LONGEST_TEXT = 2048
+"""Characters."""
+
+
+class EmbedOptions(Options, frozen=True, kw_only=True):
+    encoding: Annotated[Literal["float", "base64"], Meta(description="Vectors as numbers, or as base64 of little-endian float32.")] = (
+        "float"
+    )
+    merge: Annotated[MERGED, Meta(description="Token merging in images.", extra={"values": VALUES})] = "off"
+    pool: (
+        Annotated[
+            Literal["cls", "mean"],
+            Meta(
+                description="Vector of an image: the class token, or the mean of the patches; not every bundle has both.",
+                extra={"default": "the bundle's own"},
+            ),
+        ]
+        | None
+    ) = None
+    output: Annotated[
+        Literal["pooled", "tokens"],
+        Meta(description="One vector for an image, or one for each of its merged tokens, with their sizes and patches."),
+    ] = "pooled"
+    dimensions: (
+        Annotated[
+            int,
+            Meta(ge=1, description="Length of the vectors.", extra={"values": "the bundle's own", "default": "the bundle's own"}),
+        ]
+        | None
+    ) = None
+    truncate: Annotated[bool, Meta(description="Cut texts that are too long for the bundle, instead of refusing them.")] = True
+
+
+class EmbedPlan(msgspec.Struct, frozen=True):
+    """`schedule` is r of every block; `pool` is empty where only the bundle's own is possible."""
+
+    encoding: str
+    schedule: tuple[int, ...]
+    pool: str
+    output: str
+    truncate: bool
+
+
+class TokenVectors(msgspec.Struct, frozen=True):
+    """The merged tokens of one image: their vectors, how many patches each stands for, and which."""
+
+    vectors: list[list[float]] | str
+    sizes: list[int]
+    patches: list[list[int]]
+
+
+class EmbedAnswer(msgspec.Struct, frozen=True):
+    kind: Literal["image", "text"]
+    dim: int
+    normalized: bool
+    """True: vectors have unit length."""
+    embeddings: list[list[float] | str | TokenVectors]
+    """In the order of the images or texts."""
+    truncated: int
+    """How many texts were too long and lost their end."""
+
+
+class Embed(Task[EmbedOptions, EmbedPlan]):
+    name = "embed"
+    bundle_tasks = ("embed", "zero-shot", "autoencode")
+    summary = "Turn images or texts into vectors"
+    parts = (
+        Part(IMAGE.name, IMAGE.kind, IMAGE.description, IMAGE.max_count, required=False),
+        Part("text", "text", f"A text of at most {LONGEST_TEXT:,} characters.", MOST_TEXTS, required=False, together=True),
+    )
+    options = EmbedOptions
+    plan_type = EmbedPlan
+    answer = EmbedAnswer
+    media_types = (JSON, NPY, NPZ)
+    echoed_arrays = texts.ECHOED
+    unread_arrays = texts.UNREAD
+    example: ClassVar[Mapping[str, Any]] = {
+        "kind": "text",
+        "dim": 4,
+        "normalized": True,
+        "embeddings": [[0.5, -0.5, 0.5, 0.5]],
+        "truncated": 0,
+    }
+
+    def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
+        return self.parts if spec.task == "zero-shot" else self.parts[:1]
+
+    def offers(self, asked: EmbedOptions | EmbedPlan) -> tuple[str, ...]:
+        return (JSON, NPY) if asked.output == "pooled" else (JSON, NPZ)
+
+    def plan(self, asked: EmbedOptions, spec: BundleSpec) -> EmbedPlan:
+        dim = spec.embedding_dim
+        if asked.dimensions not in (None, dim):
+            raise InvalidOption("dimensions", f"{asked.dimensions}: vectors of {spec.id} have {dim} numbers, and cannot be cut")
+        architecture = architectures()[spec.architecture]
+        pools = architecture.pools(spec.config)
+        if asked.pool is not None and asked.pool not in pools:
+            raise InvalidOption("pool", f"{asked.pool}: {spec.id} offers {' and '.join(pools)}")
+        if asked.output == "tokens" and not architecture.token_vectors(spec.config):
+            raise InvalidOption("output", f"tokens: {spec.id} gives one vector for an image; use `pooled`")
+        _, schedule = schedule_of(str(asked.merge), spec)
+        return EmbedPlan(asked.encoding, schedule, asked.pool or "", asked.output, asked.truncate)
+
+    def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
+        if "text" in item:
+            return texts.packed(_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
+        with decoder.decoded(item["image"]) as image:
+            return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
+
+    def is_small(self, item: Item) -> bool:
+        return "text" in item or headers.is_small(item["image"])
+
+    def bucket(self, plan: EmbedPlan, spec: BundleSpec) -> str:
+        return image_bucket(plan.schedule, spec, plan.pool, plan.output)
+
+    def bucket_of(self, plan: EmbedPlan, spec: BundleSpec, shapes: Shapes) -> str:
+        return texts.bucket(shapes) if "utf8" in shapes else self.bucket(plan, spec)
+
+    def arguments(self, plan: EmbedPlan) -> dict[str, Any]:
+        return image_arguments(plan.schedule, plan.pool, plan.output)
+
+    def arguments_of(self, plan: EmbedPlan, shapes: Shapes) -> dict[str, Any]:
+        return {} if "utf8" in shapes else self.arguments(plan)
+
+    def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
+        return weight(spec, shapes)
+
+    def present(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
+        if plan.output == "tokens":
+            return _tokens(outputs, plan, spec, media_type)
+        kind, vectors, truncated = _vectors(outputs, plan)
+        if media_type == NPY:
+            buffer = io.BytesIO()
+            np.save(buffer, vectors)
+            return File(buffer.getvalue())
+        return EmbedAnswer(kind, spec.embedding_dim, True, _encoded(vectors, plan), truncated)
+
+    def result_bound(self, plan: EmbedPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        if "lengths" in sizes:
+            return (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16)
+        return image_bound(spec, plan.output)
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        return image_sample(spec)
+
+    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        return text_samples(spec)
+
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec))
+        return inputs, (Tensor("embedding", "FP32", (spec.embedding_dim,)),)
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        if plan.output == "tokens":
+            raise InvalidOption("output", "tokens are not offered in this protocol; POST /v1/embed answers them")
+        kind, vectors, truncated = _vectors(outputs, plan)
+        return {"embedding": vectors}, {"truncated": truncated} if kind == "text" else {}
+
+
+def image_bucket(schedule: Sequence[int], spec: BundleSpec, pool: str = "", output: str = "pooled") -> str:
+    """Return the bucket of an image: whoever asks for its vector shares batches, whatever becomes of it."""
+    return f"{spec.pictures.image_size}:{','.join(map(str, schedule))}:{pool}" + (":tokens" if output == "tokens" else "")
+
+
+def image_arguments(schedule: Sequence[int], pool: str = "", output: str = "pooled") -> dict[str, Any]:
+    return {"merge": list(schedule)} | ({"pool": pool} if pool else {}) | ({"output": output} if output != "pooled" else {})
+
+
+def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
+    """Vector (dim,) and tokens (2,); or vectors (T, dim), sizes (T,) and owners (patches,)."""
+    dim = spec.embedding_dim
+    if output == "pooled":
+        return 4 * dim + 8
+    patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
+    return patches * (4 * dim + 8) + 8
+
+
+def image_sample(spec: BundleSpec) -> Arrays:
+    side = spec.pictures.image_size
+    return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
+
+
+def text_samples(spec: BundleSpec) -> Sequence[Arrays]:
+    return () if spec.text is None else texts.packed(["a dog"])
+
+
+def weight(spec: BundleSpec, shapes: Shapes) -> float:
+    """Return the cost of a job of these shapes in images, by the number of tokens."""
+    if "utf8" not in shapes or spec.text is None:
+        return 1.0
+    patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
+    return texts.tokens(shapes) / patches
+
+
+def need_tokeniser(spec: BundleSpec, field: str) -> None:
+    """Raises InvalidOption for a pair that cannot read texts."""
+    if spec.text is None:
+        raise InvalidOption(
+            field, f"{spec.id} has no tokenizer and takes images alone; `opsin bundles tokenizer {spec.name} FILE` gives it one"
+        )
+
+
+def _texts(given: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:
+    need_tokeniser(spec, "text")
+    if plan.output == "tokens":
+        raise InvalidOption("output", "tokens: those of images alone are offered; use `pooled`")
+    for index, text in enumerate(given):
+        field = "text" if len(given) == 1 else f"text[{index}]"
+        if not text.strip():
+            raise InvalidOption(field, "empty: send at least one character that is no space")
+        if len(text) > LONGEST_TEXT:
+            raise ExcessiveOption(field, f"{len(text)} characters: at most {LONGEST_TEXT} are taken")
+    return given
+
+
+def _vectors(outputs: Sequence[Outputs], plan: EmbedPlan) -> tuple[Literal["image", "text"], NDArray[np.float32], int]:
+    """Return the kind, the vectors (n, dim), and how many texts were cut. Raises InvalidOption where they must not be."""
+    if "places" not in outputs[0]:
+        return "image", np.stack([one["embedding"] for one in outputs]), 0
+    found = texts.vectors(outputs)
+    cut = [place for place in range(len(found)) if found[place][1]]
+    if cut and not plan.truncate:
+        field = "text" if len(found) == 1 else f"text[{cut[0]}]"
+        raise InvalidOption(field, "longer than the bundle reads, and `truncate` is false")
+    return "text", np.stack([found[place][0] for place in range(len(found))]), len(cut)
+
+
+def _encoded(vectors: NDArray[np.float32], plan: EmbedPlan) -> list[Any]:
+    if plan.encoding == "base64":
+        return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+    encoded: list[Any] = vectors.tolist()
+    return encoded
+
+
+def _tokens(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
+    """vectors: (T, dim) float32; sizes: (T,); owners: (patches,), the token of each patch."""
+    if media_type == NPZ:
+        buffer = io.BytesIO()
+        names = {"vectors": "vectors", "sizes": "sizes", "owners": "owners"}
+        np.savez(buffer, **{theirs: np.stack([one[name] for one in outputs]) for name, theirs in names.items()})
+        return File(buffer.getvalue())
+    return EmbedAnswer("image", spec.embedding_dim, True, [_token_vectors(one, plan) for one in outputs], 0)
+
+
+def _token_vectors(one: Outputs, plan: EmbedPlan) -> TokenVectors:
+    owners = one["owners"]
+    order = np.argsort(owners, kind="stable")
+    patches = np.split(order, np.cumsum(one["sizes"])[:-1])
+    vectors = one["vectors"].astype("<f4")
+    encoded = base64.b64encode(vectors.tobytes()).decode() if plan.encoding == "base64" else vectors.tolist()
+    return TokenVectors(encoded, one["sizes"].tolist(), [group.tolist() for group in patches])

@@ -1,0 +1,79 @@
+"""Texts as the jobs of a worker: up to 64 of about one length in each, and their vectors back in the order of the request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.tasks.base import Arrays, Outputs, Shapes
+
+COUNTS = (1, 4, 16, 64)
+"""Numbers of texts for which a job has places: their arrays, and its answer, are as large whatever it holds."""
+SHORTEST = 16
+"""Bytes. Each further bucket is twice as long."""
+BYTES_OF_TOKEN = 4
+"""UTF-8 bytes that one token stands for, about."""
+TEXTS = "text:"
+"""The buckets of texts begin with it."""
+ECHOED = ("places", "lengths")
+"""Arrays of `packed` that `vectors` needs."""
+UNREAD = ("places",)
+"""Those of them that no model reads."""
+
+
+def packed(texts: Sequence[str], places: Sequence[int] | None = None) -> list[Arrays]:
+    """Return the arrays of the jobs that hold these texts. places: where each belongs in the answer, by default its own place.
+
+    Each has `utf8` uint8 (R, W), filled up with zeros, `lengths` int32 (R,), 0 where there is no text, and `places` int32 (R,)."""
+    where = range(len(texts)) if places is None else places
+    by_width: dict[int, list[tuple[int, bytes]]] = {}
+    for place, text in zip(where, texts, strict=True):
+        encoded = text.encode()
+        by_width.setdefault(_width(len(encoded)), []).append((place, encoded))
+    most = COUNTS[-1]
+    return [
+        _packed(together[first : first + most], width)
+        for width, together in sorted(by_width.items())
+        for first in range(0, len(together), most)
+    ]
+
+
+def _packed(texts: Sequence[tuple[int, bytes]], width: int) -> Arrays:
+    rows = next(count for count in COUNTS if count >= len(texts))
+    filled = np.zeros((rows, width), np.uint8)
+    lengths, places = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+    for row, (place, encoded) in enumerate(texts):
+        filled[row, : len(encoded)] = np.frombuffer(encoded, np.uint8)
+        lengths[row], places[row] = len(encoded), place
+    return {"utf8": filled, "lengths": lengths, "places": places}
+
+
+def _width(nbytes: int) -> int:
+    return max(SHORTEST, 1 << max(0, nbytes - 1).bit_length())
+
+
+def bucket(shapes: Shapes) -> str:
+    """Return the bucket of a job of texts."""
+    rows, width = shapes["utf8"]
+    return f"{TEXTS}{rows}x{width}"
+
+
+def tokens(shapes: Shapes) -> int:
+    """Return about how many tokens a job of texts has, where all of its places are taken."""
+    rows, width = shapes["utf8"]
+    return rows * math.ceil(width / BYTES_OF_TOKEN)
+
+
+def vectors(outputs: Sequence[Outputs]) -> Mapping[int, tuple[NDArray[np.float32], bool]]:
+    """Return by place the vector, (dim,), of each text that these jobs hold, and whether it was too long and lost its end."""
+    found = {}
+    for one in outputs:
+        if "places" not in one:
+            continue
+        present = np.flatnonzero(one["lengths"])
+        for row in present.tolist():
+            found[int(one["places"][row])] = one["embedding"][row], bool(one["truncated"][row])
+    return found
