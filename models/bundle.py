@@ -1,6 +1,6 @@
 """The bundle: a folder `NAME/VERSION/` with `bundle.json` and its weights, the only thing that passes between training and server.
 
-The weights are `model.safetensors`, or `model.onnx` for a foreign graph.
+The weights are `model.safetensors`, or `model.onnx` for a foreign graph. Further files may lie beside them, as a pair's `tokenizer.json`.
 
 Imports no torch: gateways read specs, and tools list and verify bundles, without it.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from pydantic import (
 )
 
 from models.registry import architectures
+from models.sealing import complaint, link, publishing, seal, sha256_of
 from models.spec import (
     COUNTS,
     LABELLED,
@@ -43,6 +43,7 @@ from models.spec import (
     Sound,
     Space,
     Task,
+    Text,
     Weights,
 )
 
@@ -50,7 +51,13 @@ SPEC_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 GRAPH_FILE = "model.onnx"
 """Instead of `WEIGHTS_FILE` in bundles whose weights are a graph."""
+TOKENIZER_FILE = "tokenizer.json"
+"""Further file of a pair that reads texts: the format of the library `tokenizers` (`models.pairs.tokenizer_file`)."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MOST_FILES = 16
+EMBEDDED: tuple[Task, ...] = ("embed", "zero-shot", "autoencode")
+"""Tasks of models that answer images with vectors."""
 
 
 class BundleError(Exception):
@@ -95,7 +102,19 @@ class BundleSpec(Schema):
     """Of a model that fills holes: by which method unless a request says otherwise; where no rule fits, by the network."""
     preset: Preset | None = None
     """Of a model that fills holes: the preset that it is asked with unless a request says otherwise; None: the service's."""
+    text: Text | None = None
+    """None: the model reads no texts, or has no tokenizer."""
     weights: Weights
+    files: dict[str, Weights] = Field(default_factory=dict, max_length=MOST_FILES)
+    """Further files of the bundle, by their names in its folder."""
+
+    @field_validator("files")
+    @classmethod
+    def _plain_files(cls, files: dict[str, Weights]) -> dict[str, Weights]:
+        for name in files:
+            if not FILE_PATTERN.fullmatch(name) or name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
+                raise ValueError(f"{name!r} is no plain name of a further file, such as {TOKENIZER_FILE}")
+        return files
 
     @field_validator("name", "version")
     @classmethod
@@ -133,6 +152,10 @@ class BundleSpec(Schema):
             raise ValueError("preprocess: task classify takes square pictures, without image_width")
         if self.labels and self.task not in LABELLED:
             raise ValueError(f"labels: task {self.task} has none")
+        if self.text is not None and self.task != "zero-shot":
+            raise ValueError(f"text: task {self.task} reads none; only zero-shot does")
+        if self.text is not None and TOKENIZER_FILE not in self.files:
+            raise ValueError(f"text: needs {TOKENIZER_FILE} in files")
         return self
 
     @property
@@ -157,12 +180,32 @@ class BundleSpec(Schema):
         architecture = architectures().get(self.architecture)
         return WEIGHTS_FILE if architecture is None or architecture.open is None else GRAPH_FILE
 
+    @property
+    def size(self) -> int:
+        """Bytes of the weights and the further files together."""
+        return self.weights.bytes + sum(file.bytes for file in self.files.values())
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the vectors that images, and texts, are answered with: a pair's joint space, or the encoder's features.
+
+        Raises BundleError for a task that has no vectors, and for a config that does not tell.
+        """
+        if self.task not in EMBEDDED:
+            raise BundleError(f"{self.id}: task {self.task} has no vectors; {', '.join(EMBEDDED)} have")
+        field = "joint_width" if self.task == "zero-shot" else "width"
+        width = self.config.get(field)
+        if not isinstance(width, int) or width <= 0:
+            raise BundleError(f"{self.id}: config: {field} {width!r} must be a positive integer")
+        return 2 * width if field == "width" and self.config.get("reversible") else width
+
     def rung(self, name: str) -> Rung | None:
         return next((rung for rung in self.ladder if rung.name == name), None)
 
     def to_bytes(self) -> bytes:
         content = self.model_dump(mode="json")
-        empty: dict[str, Any] = {"members": {}, "fill": [], "int8": None, "temperature": None, "preset": None, "trained_on": "", "note": ""}
+        absent = dict.fromkeys(("int8", "temperature", "preset", "text"))
+        empty: dict[str, Any] = {"members": {}, "fill": [], "files": {}, "trained_on": "", "note": "", **absent}
         for name, nothing in empty.items():
             if content[name] == nothing:  # versions that do not know the field read the others, and agree on their digests
                 del content[name]
@@ -225,22 +268,11 @@ class Bundle(Schema):
         return self.path.parent.parent / member.name / member.version
 
     def verify(self) -> None:
-        """Check the weights' length and SHA-256 against the spec, and a pipeline's members. Raises BundleError."""
-        path, expected = self.weights_path, self.spec.weights
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise BundleError(f"{path}: missing ({error.strerror})") from error
-        if not path.is_file():
-            raise BundleError(f"{path}: is no ordinary file")
-        if size != expected.bytes:
-            raise BundleError(f"{path}: {size} bytes where {SPEC_FILE} says {expected.bytes}: truncated or another file")
-        try:
-            found = sha256_of(path)
-        except OSError as error:
-            raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
-        if found != expected.sha256:
-            raise BundleError(f"{path}: its SHA-256 is not the one in {SPEC_FILE}: damaged or another file")
+        """Check length and SHA-256 of weights and further files against the spec, and a pipeline's members. Raises BundleError."""
+        for name, expected in {self.spec.weights_file: self.spec.weights, **self.spec.files}.items():
+            problem = complaint(self.path / name, expected, SPEC_FILE)
+            if problem:
+                raise BundleError(problem)
         for member in self.members().values():
             member.verify()
 
@@ -262,11 +294,6 @@ def _number(value: Any) -> float:
         return inf
     except (TypeError, ValueError):
         return 0.0
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read(path: Path) -> Bundle:
@@ -319,8 +346,9 @@ def discover(root: Path) -> Iterator[Path]:
         yield from sorted(spec.parent for spec in root.glob(f"*/*/{SPEC_FILE}") if not spec.parent.name.startswith("."))
 
 
-def write(root: Path, spec: BundleSpec, weights: Path, *, overwrite: bool = False) -> Bundle:
-    """Write `root/NAME/VERSION/` atomically from a finished file of weights (copied). `spec.weights` is filled in here.
+def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Path] | None = None, overwrite: bool = False) -> Bundle:
+    """Write `root/NAME/VERSION/` atomically from a finished file of weights and further files by name (copied). `spec.weights` and
+    `spec.files` are filled in here.
 
     Readers see the whole bundle or none of it. Raises BundleError if the version exists and `overwrite` is False.
     """
@@ -328,24 +356,26 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, overwrite: bool = Fals
     if target.exists() and not overwrite:
         raise BundleError(f"{target}: exists already; choose another version, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    name = spec.weights_file
-    staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
-    try:
-        shutil.copyfile(weights, staging / name)
-        sealed = spec.model_copy(update={"weights": Weights(sha256=sha256_of(staging / name), bytes=(staging / name).stat().st_size)})
+    with publishing(target) as staging:
+        shutil.copyfile(weights, staging / spec.weights_file)
+        sealed = spec.model_copy(update={"weights": seal(staging / spec.weights_file), "files": _copied(files or {}, staging)})
         (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
-        for written in (name, SPEC_FILE):
-            with (staging / written).open("rb") as file:
-                os.fsync(file.fileno())
-        staging.chmod(0o755)
-        if target.exists():
-            retired = Path(tempfile.mkdtemp(prefix=".retired-", dir=target.parent))
-            target.rename(retired / target.name)
-            staging.rename(target)
-            shutil.rmtree(retired)
-        else:
-            staging.rename(target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return Bundle(path=target, spec=sealed)
+
+
+def replace_files(bundle: Bundle, spec: BundleSpec, files: Mapping[str, Path]) -> Bundle:
+    """Add further files to a bundle, or replace them, together with its `bundle.json`; `spec.files` is filled in here. The weights and
+    whatever else lies in the folder stay as they are. Readers see the old bundle or the new one."""
+    with publishing(bundle.path) as staging:
+        for old in bundle.path.iterdir():
+            if old.is_file() and old.name not in (SPEC_FILE, *files):
+                link(old, staging / old.name)
+        sealed = spec.model_copy(update={"files": spec.files | _copied(files, staging)})
+        (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
+    return Bundle(path=bundle.path, spec=sealed)
+
+
+def _copied(files: Mapping[str, Path], folder: Path) -> dict[str, Weights]:
+    for name, source in files.items():
+        shutil.copyfile(source, folder / name)
+    return {name: seal(folder / name) for name in files}

@@ -1,4 +1,4 @@
-"""The parts of a bundle's schema: what `bundle.json` says of preprocessing, clips, sound, space, the ladder, members and weights.
+"""The parts of a bundle's schema: what `bundle.json` says of preprocessing, clips, sound, space, texts, the ladder, members and files.
 
 Imports no torch.
 """
@@ -108,6 +108,40 @@ class Space(Schema):
     """Side that the crop is resized to before the network resizes it to its own, as in training; None: at once to the network's."""
 
 
+MOST_TEMPLATES = 100
+LONGEST_TEMPLATE = 256
+"""Characters."""
+LONGEST_TEXT = 8192
+"""Word pieces."""
+
+
+class Text(Schema):
+    """How texts become a pair's input, and how the cosines of images and texts become scores."""
+
+    length: int = Field(gt=0, le=LONGEST_TEXT)
+    """Maximum number of word pieces of a text, special ones included. Longer texts are cut before the special ones are added."""
+    padding: Literal["longest", "length"] = "longest"
+    """longest: texts are padded to the longest of their batch; length: to `length`, where the network reads padding like words (FLIP)."""
+    empty: bool = True
+    """Whether an empty text is allowed."""
+    templates: list[str] = Field(default=["{}"], min_length=1, max_length=MOST_TEMPLATES)
+    """Sentences that a label is put into, at their `{}`, for zero-shot classification."""
+    scale: float = Field(gt=0, allow_inf_nan=False)
+    """Factor of the cosine before softmax or sigmoid: the inverse of the temperature."""
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: over the labels of a request; sigmoid: each label on its own."""
+
+    @field_validator("templates")
+    @classmethod
+    def _one_slot_each(cls, templates: list[str]) -> list[str]:
+        for number, template in enumerate(templates, start=1):
+            if template.count("{}") != 1:
+                raise ValueError(f"template {number}, {template[:LONGEST_TEMPLATE]!r}: exactly one {{}} is needed, where the label goes")
+            if len(template) > LONGEST_TEMPLATE:
+                raise ValueError(f"template {number}: {len(template)} characters are more than {LONGEST_TEMPLATE}")
+        return templates
+
+
 class Rung(Schema):
     """One step of the ladder: a merge schedule with its accuracy and its forward throughput relative to merging off, both measured.
 
@@ -212,5 +246,7 @@ class Fill(Schema):
 
 
 class Weights(Schema):
+    """Length and SHA-256 of a bundle's file: its weights, or one beside them."""
+
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)

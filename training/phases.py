@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from models import bundle
 from models.registry import architectures
-from models.spec import LABELLED, Weights
+from models.sealing import seal
+from models.spec import LABELLED
 from training import starting
 from training.checkpoint import Checkpoints
 from training.data.base import Preparation, Source
@@ -143,7 +144,7 @@ def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
         labels=list(ready.source.labels) if task in LABELLED else [],
         license=recipe.license,
         provenance={"recipe": recipe.name, "phase": phase.name},
-        weights=Weights(sha256=bundle.sha256_of(partial), bytes=partial.stat().st_size),
+        weights=seal(partial),
     )
     partial.replace(folder / WEIGHTS)
     (folder / bundle.SPEC_FILE).write_bytes(spec.to_bytes())

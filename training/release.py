@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from models import bundle
 from models.bundle import Bundle, BundleSpec
 from models.registry import architectures
+from models.sealing import sha256_of
 from models.spec import LABELLED, Weights
 from training import goal, model_card, phases, quality, report
 from training.judging import plot
@@ -101,7 +102,7 @@ def _provenance(recipe: Recipe, recipe_file: Path, measured: Measurement) -> dic
         "made_by": f"opsin train {recipe_file.as_posix()}",
         "revision": _revision(),
         "recipe": recipe.model_dump(mode="json", exclude={"data"}),
-        "recipe_sha256": bundle.sha256_of(recipe_file),
+        "recipe_sha256": sha256_of(recipe_file),
         "data": measured.data or {"kind": recipe.data.model_dump()["kind"]},
         "versions": {library: version(library) for library in _LIBRARIES},
     }

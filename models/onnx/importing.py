@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto
 
-from models.bundle import BundleSpec, sha256_of
+from models.bundle import BundleSpec
 from models.onnx.depth import DepthGraphConfig, check_depth, is_depth
 from models.onnx.graph import dimensions, inputs_of, read_graph
 from models.onnx.inpainting import InpaintGraphConfig, check_inpainting, is_inpainting
@@ -17,6 +17,7 @@ from models.published.container import CheckpointError
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
 from models.published.settings import parse
 from models.registry import architectures, read_config
+from models.sealing import sha256_of
 from models.spec import Weights
 
 SUFFIX = ".onnx"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from models.bundle import Bundle, BundleError, BundleSpec, read
-from models.spec import Clip, Sound
+from models.bundle import Bundle, BundleError, BundleSpec, read, replace_files, write
+from models.spec import Clip, Sound, Text
 
 PICTURES = {"image_size": 32, "short_side": 36, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
@@ -99,3 +99,121 @@ def test_a_task_has_only_what_it_needs() -> None:
 def test_what_does_not_belong_together_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BundleError, match=sentence):
         spec(**changes)
+
+
+PAIR = {"name": "pair", "task": "zero-shot", "architecture": "cit", "config": {"joint_width": 24, "width": 8}, "labels": None}
+TOKENIZER = {"tokenizer.json": {"sha256": "0" * 64, "bytes": 5}}
+TEXT = {"length": 32, "scale": 14.5}
+
+DIGESTS = {
+    "actions@1.1.0": "5d6a19afd060b498bbd92be065da88dd4ed8db2f14f1eaad2f3097015a008106",
+    "actions-lart@1.0.0": "2f6a728fa88457985623d12133dccc63698ae7a62f986cb24c3b97964b29a1c2",
+    "flags@1.0.0": "95d397a28b094ccfc1763489dacb0ab5f9bee715503198867ca852dd4a073521",
+    "inpaint@1.1.0": "47d6539303755e1433584844e1837e045d130d4841c14b0943a8dcfc3ba13086",
+    "movenet@1.0.0": "52f8670151af30cb18f323445f491252fdc09822643851b09d93c1eae088eb69",
+    "photos@1.0.0": "d0d3e8bd0ccb463675d9752e2c27ac646e031c2498a3e3af373dd90e4f2376eb",
+    "reconstruct@1.0.0": "11c5cae825891b91359c5d21c0078d162dea9bb064c155b5eef375f07694348b",
+}
+"""Of starters, as they were before bundles had files and texts. A starter that is made anew gets a line of its own."""
+
+
+def test_bundles_from_before_there_were_files_and_texts_keep_their_digests() -> None:
+    shipped = [read(file.parent).spec for file in (Path(__file__).parents[2] / "bundles").glob("*/*/bundle.json")]
+    known = {spec.id: spec.digest() for spec in shipped if spec.id in DIGESTS}
+    assert len(known) >= 4
+    assert known == {name: DIGESTS[name] for name in known}
+
+
+def test_a_bundle_says_how_texts_are_read_and_which_files_lie_beside_its_weights() -> None:
+    silent, telling = spec(**PAIR), spec(**PAIR, text={**TEXT, "templates": ["a photo of {}."]}, files=TOKENIZER)
+    assert not {"text", "files"} & json.loads(silent.to_bytes()).keys()
+    assert BundleSpec.from_bytes(telling.to_bytes()) == telling
+    assert telling.text == Text(length=32, padding="longest", empty=True, templates=["a photo of {}."], scale=14.5, scores="softmax")
+    assert spec(**PAIR, text=TEXT, files=TOKENIZER).digest() != telling.digest() != silent.digest()
+    assert (telling.size, silent.size) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"text": TEXT}, r"text: needs tokenizer\.json in files"),
+        ({"task": "embed", "text": TEXT, "files": TOKENIZER}, "text: task embed reads none; only zero-shot does"),
+        ({"text": {**TEXT, "length": 0}, "files": TOKENIZER}, "text.length: Input should be greater than 0"),
+        ({"text": {**TEXT, "scale": 0}, "files": TOKENIZER}, "text.scale: Input should be greater than 0"),
+        ({"text": {**TEXT, "padding": "left"}, "files": TOKENIZER}, "text.padding: Input should be 'longest' or 'length'"),
+        ({"text": {**TEXT, "templates": []}, "files": TOKENIZER}, "text.templates: List should have at least 1 item"),
+        ({"text": {**TEXT, "templates": ["{}", "a photo"]}, "files": TOKENIZER}, r"template 2, 'a photo': exactly one \{\} is needed"),
+        ({"text": {**TEXT, "templates": ["{} {}"]}, "files": TOKENIZER}, r"template 1, '\{\} \{\}': exactly one \{\} is needed"),
+        ({"text": {**TEXT, "templates": ["{}" + "a" * 255]}, "files": TOKENIZER}, "template 1: 257 characters are more than 256"),
+        *(
+            ({"files": {name: TOKENIZER["tokenizer.json"]}}, "files: .*is no plain name of a further file")
+            for name in ("../up", "a/b", ".hidden", "", "bundle.json", "model.safetensors", "model.onnx", "a" * 65)
+        ),
+    ],
+)
+def test_texts_and_files_that_cannot_be_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        spec(**{**PAIR, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "width"),
+    [
+        (PAIR, 24),
+        ({"task": "embed", "config": {"width": 8}, "labels": None}, 8),
+        ({"task": "embed", "config": {"width": 8, "reversible": True}, "labels": None}, 16),
+        ({"task": "autoencode", "architecture": "mae", "config": {"width": 12, "decoder_width": 6}, "labels": None}, 12),
+    ],
+)
+def test_the_width_of_vectors_follows_from_the_config(changes: dict[str, Any], width: int) -> None:
+    assert spec(**changes).embedding_dim == width
+
+
+def test_a_bundle_without_vectors_says_so() -> None:
+    with pytest.raises(BundleError, match="test@1: task classify has no vectors"):
+        _ = spec().embedding_dim
+    with pytest.raises(BundleError, match="pair@1: config: joint_width None must be a positive integer"):
+        _ = spec(**{**PAIR, "config": {"width": 8}}).embedding_dim
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Bundle:
+    (tmp_path / "weights").write_bytes(b"weights")
+    (tmp_path / "words").write_bytes(b"words")
+    telling = spec(**PAIR, text=TEXT, files=TOKENIZER)
+    return write(tmp_path / "bundles", telling, tmp_path / "weights", files={"tokenizer.json": tmp_path / "words"})
+
+
+def test_further_files_are_written_counted_and_verified(pair: Bundle) -> None:
+    assert {file.name for file in pair.path.iterdir()} == {"bundle.json", "model.safetensors", "tokenizer.json"}
+    assert pair.spec.size == len(b"weights") + len(b"words")
+    assert read(pair.path).spec == pair.spec
+    pair.verify()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"tokenizer\.json: missing"),
+        (b"word", r"tokenizer\.json: 4 bytes where bundle\.json says 5: truncated or another file"),
+        (b"wards", r"tokenizer\.json: its SHA-256 is not the one in bundle\.json: damaged or another file"),
+    ],
+)
+def test_a_further_file_that_is_missing_or_damaged_is_found(pair: Bundle, content: bytes | None, sentence: str) -> None:
+    (pair.path / "tokenizer.json").unlink()
+    if content is not None:
+        (pair.path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(BundleError, match=sentence):
+        pair.verify()
+
+
+def test_files_are_replaced_and_everything_else_stays(pair: Bundle, tmp_path: Path) -> None:
+    (pair.path / "README.md").write_text("a card")
+    (tmp_path / "words").write_bytes(b"other words")
+    changed = replace_files(pair, pair.spec, {"tokenizer.json": tmp_path / "words"})
+    assert (changed.path, changed.spec.weights) == (pair.path, pair.spec.weights)
+    assert changed.spec.digest() != pair.spec.digest()
+    assert read(pair.path).spec == changed.spec
+    changed.verify()
+    assert (pair.path / "README.md").read_text() == "a card"
+    assert [folder.name for folder in pair.path.parent.iterdir()] == ["1"]

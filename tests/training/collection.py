@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from models.bundle import sha256_of
+from models.sealing import sha256_of
 
 COLOURS = {
     "AA": ("#d01010", "#ffffff"),

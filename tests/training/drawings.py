@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image, ImageDraw
 
-from models.bundle import sha256_of
+from models.sealing import sha256_of
 from tests.training.collection import deb
 
 FOLDER = "usr/share/art"

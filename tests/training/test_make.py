@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models import bundle, loading
+from models.sealing import sha256_of
 from tests.training.collection import COLOURS
 from training import command
 
@@ -35,7 +36,7 @@ def test_the_command_makes_a_bundle_that_the_server_can_load(made: tuple[Path, s
 
 def test_the_bundle_says_where_it_comes_from_and_how_good_it_is(made: tuple[Path, str], tiny_recipe_file: Path) -> None:
     spec = bundle.read(made[0] / "bundles/tiny/0.1").spec
-    assert spec.provenance["recipe_sha256"] == bundle.sha256_of(tiny_recipe_file)
+    assert spec.provenance["recipe_sha256"] == sha256_of(tiny_recipe_file)
     assert spec.provenance["data"]["drawings"] == {"train": 9, "val": 2}
     assert [(source["name"], source["top1"]["n"]) for source in spec.quality["sources"]] == [
         ("Tiny emoji", 6),

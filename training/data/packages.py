@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from models.bundle import sha256_of
+from models.sealing import sha256_of
 from training.errors import DataError
 
 
