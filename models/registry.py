@@ -111,9 +111,9 @@ class Architecture:
     """Task → the `Forward` that serves it."""
     steps: Mapping[str, Reference] = field(default_factory=dict)
     """Task → the `MakeSteps` that serves it step by step."""
-    precise: bool = False
-    """Whether it is served in float32 only: many steps feed on each other, and in a shorter format a job's answer would depend on the
-    shapes of the batches that it shares."""
+    precise_tasks: frozenset[str] = frozenset()
+    """Tasks that are served in float32 only. Where many steps feed on each other, an answer in a shorter format would depend on the shapes
+    of the batches that a job shares; where the answer is a vector, an index must not mix formats."""
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
     reader: Reference | None = None

@@ -46,7 +46,7 @@ def write_unserved(root: Path, name: str = "sketcher", version: str = "1") -> Bu
     spec = BundleSpec(
         name=name,
         version=version,
-        task="autoencode",
+        task="depth",
         architecture="mae",
         config={},
         preprocess=preprocess,

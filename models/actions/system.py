@@ -11,7 +11,7 @@ SYSTEM = System(
             model="models.actions.pipeline:Pipeline",
             purpose=Purpose(task=lambda config: "actions", size=lambda config: None),
             steps={"actions": "models.actions.steps:action_steps"},
-            precise=True,
+            precise_tasks=frozenset({"actions"}),
             merges=False,
             assemble="models.actions.pipeline:assemble",
         ),

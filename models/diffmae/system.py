@@ -19,7 +19,7 @@ SYSTEM = System(
                 clip=lambda config: slowfast_clip(config) if config.frames else None,
             ),
             steps={"inpaint": "models.diffmae.steps:inpaint_steps"},
-            precise=True,
+            precise_tasks=frozenset({"inpaint"}),
             native=Native("sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.diffmae.native:one_step"),
         ),
     ),

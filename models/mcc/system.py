@@ -12,7 +12,7 @@ SYSTEM = System(
             model="models.mcc.model:MCC",
             purpose=Purpose(lambda config: "reconstruct", space=lambda config: Space(source_size=800)),
             steps={"reconstruct": "models.mcc.steps:reconstruct_steps"},
-            precise=True,
+            precise_tasks=frozenset({"reconstruct"}),
             native=Native("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.mcc.native:scene"),
         ),
     ),

@@ -30,7 +30,7 @@ SYSTEM = System(
             model="models.onnx.inpainting:InpaintGraph",
             purpose=Purpose(task=lambda config: "inpaint"),
             steps={"inpaint": "models.onnx.inpainting:painting_steps"},
-            precise=True,
+            precise_tasks=frozenset({"inpaint"}),
             merges=False,
             open="models.onnx.inpainting:open_inpainting",
         ),

@@ -83,7 +83,7 @@ def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[str, Answer
 
     formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     exact = load(bundle)
-    if architectures()[bundle.spec.architecture].precise or next(exact.model.parameters(), None) is None:
+    if bundle.spec.task in architectures()[bundle.spec.architecture].precise_tasks or next(exact.model.parameters(), None) is None:
         del formats["bfloat16"]
     for name, dtype in formats.items():
         yield name, partial(_logits, exact if name == "float32" else load(bundle, dtype=dtype), exact.depth)

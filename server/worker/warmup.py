@@ -228,7 +228,7 @@ def see_usual(model: LoadedModel, layout: Layout, run: Run) -> Usual:
 
 def _told_format(spec: BundleSpec, dtype: str) -> Format | None:
     """None: the faster one."""
-    if architectures()[spec.architecture].precise:
+    if spec.task in architectures()[spec.architecture].precise_tasks:
         return "float32"
     return next((name for name in FORMATS if name == dtype), None)
 

@@ -93,17 +93,17 @@ def test_a_bundle_that_was_copied_while_the_service_runs_is_loaded(service, clie
 
 def test_a_bundle_of_a_task_that_is_not_served_yet_is_known_and_refused_with_the_reason(service, clients):
     write_unserved(service.bundles)
-    with pytest.raises(InferenceServerException, match="failed to load 'sketcher', version 1: task autoencode is not served yet"):
+    with pytest.raises(InferenceServerException, match="failed to load 'sketcher', version 1: task depth is not served yet"):
         clients[0].load_model("sketcher")
     for client in clients:
         assert entry(client, "sketcher") == {
             "name": "sketcher",
             "version": "1",
             "state": "UNAVAILABLE",
-            "reason": "task autoencode is not served yet by this version",
+            "reason": "task depth is not served yet by this version",
         }
         assert not client.is_model_ready("sketcher")
-        with pytest.raises(InferenceServerException, match="'sketcher' is for autoencode, which is not offered here"):
+        with pytest.raises(InferenceServerException, match="'sketcher' is for depth, which is not offered here"):
             client.get_model_metadata("sketcher")
         with pytest.raises(InferenceServerException, match="unknown model: 'sketcher' is not found"):
             infer(client, "sketcher")

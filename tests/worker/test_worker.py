@@ -80,8 +80,8 @@ async def test_a_bundle_of_a_task_that_is_not_served_yet_is_announced_with_the_r
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
             states = {bundle.name: bundle for bundle in info.bundles}
-            assert (states["sketcher"].task, states["sketcher"].state) == ("autoencode", "unavailable")
-            assert states["sketcher"].reason == "task autoencode is not served yet by this version"
+            assert (states["sketcher"].task, states["sketcher"].state) == ("depth", "unavailable")
+            assert states["sketcher"].reason == "task depth is not served yet by this version"
             assert (await asking.dispatcher.fleet()).specs["sketcher", "1"].to_bytes() == sketcher.spec.to_bytes()
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
