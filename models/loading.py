@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models.bundle import Bundle, BundleError, BundleSpec
-from models.layers.forward import Forward
+from models.layers.forward import Forward, Reader
 from models.layers.packed import pack_linears, packing_helps
 from models.layers.parts import Part
 from models.layers.recent import trim
@@ -25,8 +25,6 @@ from models.registry import Architecture, architectures, named, read_config
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # what arrives is only read
 
 Arrays = Mapping[str, NDArray[Any]]
-Reader = Callable[[Arrays], tuple[Arrays, Arrays]]
-"""Texts of a batch → the arrays that the network gets, and those that go into the answer as they are."""
 
 
 class LoadedModel:

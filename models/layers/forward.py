@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.spec import Preprocess
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
 """(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""
+Reader = Callable[[Mapping[str, NDArray[Any]]], tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]
+"""Texts of a batch → the arrays that the network gets, and those that go into the answer as they are."""
 
 
 def normalise(pixels: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.loading import Reader
+from models.layers.forward import Reader
 from models.pairs.tokenising import Tokeniser
 
 

@@ -261,8 +261,8 @@ def _tokens(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media
     """vectors: (T, dim) float32; sizes: (T,); owners: (patches,), the token of each patch."""
     if media_type == NPZ:
         buffer = io.BytesIO()
-        names = {"vectors": "vectors", "sizes": "sizes", "owners": "owners"}
-        np.savez(buffer, **{theirs: np.stack([one[name] for one in outputs]) for name, theirs in names.items()})
+        vectors, sizes, owners = (np.stack([one[name] for one in outputs]) for name in ("vectors", "sizes", "owners"))
+        np.savez(buffer, vectors=vectors, sizes=sizes, owners=owners)
         return File(buffer.getvalue())
     return EmbedAnswer("image", spec.embedding_dim, True, [_token_vectors(one, plan) for one in outputs], 0)
 

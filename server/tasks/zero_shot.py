@@ -258,16 +258,16 @@ def _cosines(outputs: Sequence[Outputs], seen: Sequence[Outputs], plan: ZeroShot
             cut.add(place // len(plan.templates))
     classes = rows.reshape(len(plan.labels), len(plan.templates), -1).mean(axis=1)  # (labels, C)
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
-    return images @ classes.T, len(cut)
+    cosines: NDArray[np.float32] = images @ classes.T
+    return cosines, len(cut)
 
 
 def _scores(cosines: NDArray[np.float32], text: Text) -> NDArray[np.float32]:
     """(images, labels) of the same. The scale is the one that the pair was trained with."""
     logits = cosines.astype(np.float64) * text.scale
-    if text.scores == "sigmoid":
-        return (1 / (1 + np.exp(-logits))).astype(np.float32)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    powers = np.exp(-logits if text.scores == "sigmoid" else logits - logits.max(axis=1, keepdims=True))
+    scores = 1 / (1 + powers) if text.scores == "sigmoid" else powers / powers.sum(axis=1, keepdims=True)
+    return scores.astype(np.float32)
 
 
 def _result(scores: NDArray[np.float32], cosines: NDArray[np.float32], one: Outputs, plan: ZeroShotPlan) -> ZeroShotResult:
