@@ -64,6 +64,26 @@ def cost(architecture: str, config: Any) -> Cost:
     return Cost(parameters, count_flops(lambda: prepare(architecture, model, 1)), native(architecture).tokens(config))
 
 
+@dataclass(frozen=True)
+class TowerFlops:
+    """Operations for one image and for one text; a multiply-add counts as two."""
+
+    image: int
+    text: int
+
+    def with_texts(self, texts: int) -> float:
+        """Cost of an image with so many texts that are not known yet, in images alone."""
+        return 1 + texts * self.text / self.image
+
+
+def tower_flops(architecture: str, config: Any, length: int) -> TowerFlops:
+    """Count the towers of a pair. length: word pieces of a text; FLIP reads `text_length` of them, whatever the text."""
+    model: Any = without_storage(architecture, config)
+    make = RandomInput(1, torch.float32, torch.device("meta"))
+    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(length)
+    return TowerFlops(count_flops(lambda: lambda: model.encode_images(pixels)), count_flops(lambda: lambda: model.encode_texts(words)))
+
+
 def without_storage(architecture: str, config: Any) -> nn.Module:
     """A model on the meta device, which counts and does not compute."""
     with torch.device("meta"):

@@ -114,6 +114,11 @@ class Architecture:
     precise_tasks: frozenset[str] = frozenset()
     """Tasks that are served in float32 only. Where many steps feed on each other, an answer in a shorter format would depend on the shapes
     of the batches that a job shares; where the answer is a vector, an index must not mix formats."""
+    pools: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda config: ()
+    """From the `config` of `bundle.json`: how the vector of an image can be pooled, `cls` or `mean`, the model's own way first; empty where
+    there is no vector."""
+    token_vectors: Callable[[Mapping[str, Any]], bool] = lambda config: False
+    """From the same: whether each merged token of an image can become a vector."""
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
     reader: Reference | None = None

@@ -23,7 +23,11 @@ def normalise(pixels: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Ten
     return ((pixels.float() / 255 - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 
+def token_counts(batch: int, tokens_in: int, tokens_out: int) -> Tensor:
+    """→ int32 (batch, 2): in and out."""
+    return torch.tensor([[tokens_in, tokens_out]], dtype=torch.int32).expand(batch, -1)
+
+
 def with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, Tensor]:
     """→ logits float32 (B, classes), tokens int32 (B, 2): in and out."""
-    tokens = torch.tensor([[tokens_in, tokens_out]], dtype=torch.int32)
-    return {"logits": logits.float(), "tokens": tokens.expand(logits.shape[0], -1)}
+    return {"logits": logits.float(), "tokens": token_counts(logits.shape[0], tokens_in, tokens_out)}

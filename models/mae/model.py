@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -11,6 +11,8 @@ from models.layers.initial import load_encoder, start_head
 from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
 from models.layers.patches import PatchEmbed, checked, normalise_patches, patch_statistics, patchify, require_picture_patches, unpatchify
 from models.layers.positions import resize_table, sincos_table
+from models.layers.token_merging import Tokens
+from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT
 
 
@@ -45,6 +47,11 @@ class MAEConfig:
     @property
     def patches(self) -> int:
         return self.side**2
+
+    @property
+    def special_tokens(self) -> int:
+        """The class token, which stands in front."""
+        return 1
 
     @property
     def visible(self) -> int:
@@ -93,6 +100,13 @@ class MAE(MaskedAutoencoder):
         """Normalised images (B, channels, S, S); noise (B, L), uniform: the caller owns the randomness."""
         images = checked("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
         return self.reconstruct(images, noise, self.config.visible, self.targets(images))
+
+    def encode_tokens(self, images: Tensor, merge: MergeSchedule | None = None, *, trace: bool = False) -> Tokens:
+        """All patches, unmasked: → class token and patches, (B, N', C), after the last block and `norm`."""
+        images = checked("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
+        whole = Tokens(self.with_class_token(self.embed(images)), protected=self.config.special_tokens, traced=trace)
+        tokens = self.run(whole, merge)
+        return replace(tokens, x=self.norm(tokens.x))
 
     def targets(self, images: Tensor) -> Tensor:
         """→ (B, L, p·p·channels), what the decoder is to predict."""

@@ -83,12 +83,18 @@ class CiT(nn.Module):
 
     def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ (B, joint_width), of any length."""
-        projected: Tensor = self.vision_projection(self.look(images, merge=merge))
+        return self.project_images(self.vision(images, merge=merge).features)
+
+    def project_images(self, features: Tensor) -> Tensor:
+        """What the ViT gives, (B, C) → (B, joint_width), by way of MoCo-v3's projector where there is one; without, also of each token."""
+        projected: Tensor = self.vision_projection(self._through_head(features))
         return projected
 
     def look(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
         """Features of the vision tower, (B, C), before the projection."""
-        features: Tensor = self.vision(images, merge=merge).features
+        return self._through_head(self.vision(images, merge=merge).features)
+
+    def _through_head(self, features: Tensor) -> Tensor:
         if self.head is None:
             return features
         projected: Tensor = self.head(features)

@@ -47,6 +47,14 @@ class PictureTowerConfig:
             reversible=self.reversible,
         )
 
+    @property
+    def patches(self) -> int:
+        return self.vision.patches
+
+    @property
+    def special_tokens(self) -> int:
+        return self.vision.special_tokens
+
 
 @dataclass(frozen=True)
 class TwoTowersConfig(PictureTowerConfig):

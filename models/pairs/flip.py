@@ -49,7 +49,7 @@ class FLIPConfig(PictureTowerConfig):
     @property
     def visible(self) -> int:
         """Patches that training sees; the product is truncated, not rounded."""
-        return int((self.image_size // self.patch_size) ** 2 * (1 - self.mask_ratio))
+        return int(self.patches * (1 - self.mask_ratio))
 
 
 PUBLISHED: Mapping[str, FLIPConfig] = {
@@ -137,7 +137,12 @@ class FLIP(nn.Module):
     def encode_images(self, images: Tensor, *, noise: Tensor | None = None, merge: MergeSchedule | None = None) -> Tensor:
         """→ (B, joint_width), unit vectors."""
         visible = None if noise is None else Masking.by_noise(noise, self.config.visible).kept
-        return unit(self.vision_projection(self.vision(images, merge=merge, visible=visible).features), ADDED_TO_LENGTH)
+        return unit(self.project_images(self.vision(images, merge=merge, visible=visible).features), ADDED_TO_LENGTH)
+
+    def project_images(self, features: Tensor) -> Tensor:
+        """Features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width), of any length."""
+        projected: Tensor = self.vision_projection(features)
+        return projected
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         """→ (B, joint_width), unit vectors."""

@@ -82,7 +82,10 @@ class MAWSClip(nn.Module):
 
     def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ (B, joint_width), of any length."""
-        features: Tensor = self.vision(images, merge=merge).features
+        return self.project_images(self.vision(images, merge=merge).features)
+
+    def project_images(self, features: Tensor) -> Tensor:
+        """Features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
         return features @ self.vision_projection
 
     def encode_texts(self, tokens: Tensor) -> Tensor:

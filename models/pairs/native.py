@@ -13,7 +13,7 @@ CIT_TEXT_LENGTH = 32
 """Tokens of CiT's captions."""
 
 
-def maws(model: MAWSClip, config: MAWSClipConfig, make: Maker) -> Call:
+def maws_clip(model: MAWSClip, config: MAWSClipConfig, make: Maker) -> Call:
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(MAWS_TEXT_LENGTH)
     return lambda: model(pixels, words)
 

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.registry import Architecture, Native, Purpose, SizeTable, System
 
 
 def _tokens(config: Any) -> int:
-    return int(config.vision.patches + config.vision.special_tokens)
+    return int(config.patches + config.special_tokens)
 
 
-ZERO_SHOT = Purpose(lambda config: "zero-shot")
+def _is_linear(config: Mapping[str, Any]) -> bool:
+    """MoCo-v3's projector has batch norms and rectifiers, trained on class tokens alone: patches have no place in its space."""
+    return bool(config.get("tower", "moco") != "moco")
+
+
+def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str, Any]], bool] = lambda config: True) -> Architecture:
+    """pool: the one that the space was trained with, beside which no other is offered."""
+    return Architecture(
+        name=name,
+        model=model,
+        purpose=Purpose(lambda config: "zero-shot"),
+        native=Native("pair", _tokens, f"models.pairs.native:{name}"),
+        forwards={"zero-shot": f"models.pairs.forward:{name}"},
+        precise_tasks=frozenset({"zero-shot"}),
+        pools=lambda config: (pool,),
+        token_vectors=token_vectors,
+    )
+
 
 SYSTEM = System(
     architectures=(
-        Architecture("maws_clip", "models.pairs.maws:MAWSClip", ZERO_SHOT, Native("pair", _tokens, "models.pairs.native:maws")),
-        Architecture("flip", "models.pairs.flip:FLIP", ZERO_SHOT, Native("pair", _tokens, "models.pairs.native:flip")),
-        Architecture("cit", "models.pairs.cit:CiT", ZERO_SHOT, Native("pair", _tokens, "models.pairs.native:cit")),
+        _pair("maws_clip", "models.pairs.maws:MAWSClip", "cls"),
+        _pair("flip", "models.pairs.flip:FLIP", "mean"),
+        _pair("cit", "models.pairs.cit:CiT", "cls", _is_linear),
     ),
     sizes=(
         SizeTable("MAWS", "vit", "arXiv 2303.13496", "models.pairs.maws:VISION_SIZES"),

@@ -30,6 +30,11 @@ class PostNormTextConfig:
     dropout: float = 0.1
     """Dropout rate of embeddings, attention weights and both branches of a block, in training."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that has positions."""
+        return self.positions - (0 if self.padding is None else self.padding + 1)
+
 
 class PostNormBlock(nn.Module):
     def __init__(self, config: PostNormTextConfig) -> None:
@@ -75,7 +80,10 @@ class PostNormText(nn.Module):
         """Tokens (B, N), int64 → (B, N, C). What comes out at places that are not visible means nothing.
 
         visible: (B, N) of 0 and 1, the tokens of the text; None: all but padding. types: (B, N), each token's segment; None: the first.
+        Raises ValueError for texts that are too long.
         """
+        if tokens.shape[1] > self.config.longest:
+            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where at most {self.config.longest} are read")
         if visible is None:
             visible = torch.ones_like(tokens) if self.config.padding is None else tokens != self.config.padding
         x = self.token_embed(tokens) + self.pos_embed(self.places(tokens))

@@ -150,7 +150,7 @@ class ViT(nn.Module):
         self.norm = final_norm if norm_first else nn.Identity()
         self.fc_norm = nn.Identity() if norm_first else final_norm
         self.head = nn.Linear(config.features, config.classes) if config.classes else nn.Identity()
-        self.head_dist = nn.Linear(config.features, config.classes) if config.distilled else None
+        self.head_dist = nn.Linear(config.features, config.classes) if config.distilled and config.classes else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -175,18 +175,20 @@ class ViT(nn.Module):
         trace: bool = False,
         keep: Tensor | None = None,
         visible: Tensor | None = None,
+        pool: Pool | None = None,
     ) -> Classified:
         """Normalised images (B, channels, S, S). merge: how many tokens merge in each block; trace: also record which input tokens did.
 
         visible: (B, V), the only patches that the model sees, by their places in raster order; None: all.
         keep: (depth, 2, B) of 0 and 1, which samples keep both branches of each block in stochastic depth; (depth, B) in a reversible
         trunk, where one fate befalls both; None: drawn, in training.
+        pool: of the features, None: the config's, for which alone a head is trained.
         """
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = self._embed(images, trace, visible)
         tokens_in = tokens.x.shape[1]
         tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
-        features = self._pool(tokens, tokens_in)
+        features = self._pool(tokens, tokens_in, pool or self.config.pool)
         logits = self._classify(features)
         return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
 
@@ -195,6 +197,12 @@ class ViT(nn.Module):
         tokens = run_trunk(self.blocks, self._embed(images, trace=False), [0] * self.config.depth, reversible=self.config.reversible)
         patches: Tensor = self.norm(tokens.x[:, self.config.special_tokens :])
         return patches
+
+    def encode_tokens(self, images: Tensor, merge: MergeSchedule | None = None) -> Tokens:
+        """→ special tokens and patches, (B, N', C), after the last block and the final norm, traced."""
+        schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
+        tokens = run_trunk(self.blocks, self._embed(images, trace=True), schedule, reversible=self.config.reversible)
+        return replace(tokens, x=self.fc_norm(self.norm(tokens.x)))
 
     def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
         images = checked("images", images, (self.config.channels, *self.config.image_shape))
@@ -208,18 +216,18 @@ class ViT(nn.Module):
             x = torch.cat([first + front if self.config.class_position else first, x], dim=1)  # (B, special + V, C)
         return Tokens(x, protected=self.config.special_tokens, proportional=self.config.proportional_attention, traced=trace)
 
-    def _pool(self, tokens: Tokens, tokens_in: int) -> Tensor:
-        """→ (B, C), or (B, 2, C) for distilled models."""
+    def _pool(self, tokens: Tokens, tokens_in: int, pool: Pool) -> Tensor:
+        """→ (B, C), or (B, 2, C) for the special tokens of distilled models."""
         special = self.config.special_tokens
-        if self.config.pool is Pool.TOKEN:
-            front: Tensor = self.norm(tokens.x[:, :special])  # the other tokens are not looked at
+        if pool is Pool.TOKEN:
+            front: Tensor = self.fc_norm(self.norm(tokens.x[:, :special]))  # the other tokens are not looked at
             return front if self.config.distilled else front[:, 0]
-        first = 0 if self.config.pool is Pool.NORM_MEAN_ALL else special
+        first = 0 if pool is Pool.NORM_MEAN_ALL else special
         pooled: Tensor = self.fc_norm(replace(tokens, x=self.norm(tokens.x)).mean(first, tokens_in - first))
         return pooled
 
     def _classify(self, features: Tensor) -> Tensor:
-        if self.head_dist is None:
+        if self.head_dist is None or features.dim() == 2:
             logits: Tensor = self.head(features)
             return logits
         both: Tensor = (self.head(features[:, 0]) + self.head_dist(features[:, 1])) / 2

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+
+def pools(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """A model without a mean of its own gets that of its normalised patches; one with a mean may lack a class token."""
+    if config.get("pool", "token") == "token":
+        return ("cls", "mean")
+    return ("mean", "cls") if config.get("class_token", True) else ("mean",)
+
 
 SYSTEM = System(
     architectures=(
@@ -15,7 +26,10 @@ SYSTEM = System(
                 classes=lambda config: int(config.classes),
             ),
             native=Native("image", lambda config: int(config.patches + config.special_tokens), "models.layers.native:images"),
-            forwards={"classify": "models.vit.forward:classify"},
+            forwards={"classify": "models.vit.forward:classify", "embed": "models.vit.forward:embed"},
+            precise_tasks=frozenset({"embed"}),
+            pools=pools,
+            token_vectors=lambda config: True,
             graph="models.vit.graph:classifier_graph",
         ),
     ),

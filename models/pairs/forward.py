@@ -1,0 +1,75 @@
+"""Forward calls of a worker to pairs of towers: images and texts become vectors of one space, which are compared elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.layers.embedding import EmbedOptions, image_vectors, token_vectors, unit
+from models.layers.forward import Forward, normalise
+from models.pairs.cit import CiT
+from models.pairs.flip import FLIP
+from models.pairs.maws import MAWSClip
+from models.registry import architectures
+from models.spec import Preprocess
+
+EncodeTexts = Callable[[Any, Tensor, Tensor], Tensor]
+"""(model, word ids int64 (n, N), visible bool (n, N)) → (n, dim), of any length."""
+
+
+def _zero_shot(architecture: str, encode_texts: EncodeTexts) -> Forward:
+    """A batch is of images or of texts.
+
+    pixels uint8 (B, S, S, 3) → `image_vectors`, or with option `output="tokens"` `token_vectors`, both through the head of the image tower.
+    word_ids and visible int64 (B, R, N) → `embedding` float32 (B, R, dim): see `text_vectors`.
+    """
+
+    def forward(model: Any, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
+        if "pixels" not in arrays:
+            return text_vectors(model, arrays["word_ids"], arrays["visible"], encode_texts)
+        asked, tower = EmbedOptions.read(options, architectures()[architecture], model.config), model.vision
+        images = normalise(arrays["pixels"], preprocess, tower.pos_embed.dtype)
+        if asked.tokens:
+            special, tokens = model.config.special_tokens, tower.encode_tokens(images, asked.merge)
+            return token_vectors(model.project_images(tokens.x[:, special:]), tokens, special + model.config.patches)
+        answer = tower(images, merge=asked.merge)
+        return image_vectors(model.project_images(answer.features), answer.tokens_in, answer.tokens_out)
+
+    return forward
+
+
+maws_clip = _zero_shot("maws_clip", lambda model, words, visible: model.encode_texts(words.where(visible, model.config.padding)))
+"""`_zero_shot`; the text tower knows padding by its id, which what is not visible gets."""
+
+cit = _zero_shot("cit", lambda model, words, visible: model.encode_texts(words, visible))
+"""`_zero_shot`; the text tower does not read what is not visible."""
+
+flip = _zero_shot("flip", lambda model, words, visible: model.encode_texts(words))
+"""`_zero_shot`; padding takes part, and N is always the model's `text_length`: `visible` only tells which rows are texts."""
+
+
+def text_vectors(model: Any, word_ids: Tensor, visible: Tensor, encode_texts: EncodeTexts) -> dict[str, Tensor]:
+    """B jobs of up to R texts: int64 (B, R, N) twice → embedding float32 (B, R, dim), unit length.
+
+    Rows of which nothing is visible are no texts: they cost nothing and are zeros. Raises ValueError for ids beyond the vocabulary.
+    """
+    seen = visible.bool()
+    texts = seen.any(dim=-1)  # (B, R)
+    vectors = torch.zeros(*texts.shape, model.config.joint_width, device=word_ids.device)
+    words, seen = word_ids[texts], seen[texts]  # (n, N)
+    if not len(words):
+        return {"embedding": vectors}
+    vocabulary, lowest, highest = model.config.vocabulary, *map(int, words.aminmax())
+    if lowest < 0 or highest >= vocabulary:
+        raise ValueError(f"word_ids: ids from {lowest} to {highest} where the vocabulary has 0 to {vocabulary - 1}")
+    vectors[texts] = unit(encode_texts(model, words, seen))
+    return {"embedding": vectors}
+
+
+def scale_of(model: MAWSClip | CiT | FLIP) -> float:
+    """Factor of cosines before softmax: the exponential of a learned logarithm, without bounds in MAWS and CiT and at most 100 in FLIP,
+    which may have a fixed one."""
+    return float(model.scale().detach())
