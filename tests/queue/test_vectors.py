@@ -1,0 +1,76 @@
+"""Vectors of texts that are kept for whoever reads the same text again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import redis
+
+from tests.queue.harness import eventually, gateway, records_load
+
+VECTOR = bytes(range(250)) * 4
+ENTRY = len(VECTOR) + 200
+"""Bytes that one counts for."""
+
+
+def ids(first: int, count: int) -> list[str]:
+    return [f"digest:{number:064x}" for number in range(first, first + count)]
+
+
+async def test_another_gateway_recalls_what_one_has_kept(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us, gateway(url) as them:
+        some, missing = ids(0, 300), ids(300, 1)  # more than one command moves
+        us.vectors.keep_soon("owner", {id_: VECTOR + id_.encode() for id_ in some})
+        await eventually(lambda: db.zcard("vectors") == 300)
+        assert await them.vectors.recall([*some, *missing]) == {id_: VECTOR + id_.encode() for id_ in some}
+        assert 0 < db.pttl(f"vector:{some[0]}") <= 86_400_000
+
+
+async def test_those_that_were_used_longest_ago_leave_first(url: str, db: redis.Redis) -> None:
+    async with gateway(url, text_cache_bytes=8 * ENTRY) as us:
+        names = ids(0, 9)
+        for number, name in enumerate(names[:8]):
+            us.vectors.keep_soon(f"owner {number // 2}", {name: VECTOR})
+            await eventually(lambda number=number: db.zcard("vectors") == number + 1)
+        assert set(await us.vectors.recall(names[:1])) == set(names[:1])
+        await eventually(lambda: db.zrange("vectors", -1, -1) == names[:1])
+        us.vectors.keep_soon("another", {names[8]: VECTOR})
+        await eventually(lambda: db.exists(f"vector:{names[8]}"))
+        assert set(await us.vectors.recall(names)) == set(names) - {names[1]}
+        assert db.hgetall("vectors:bytes") == {
+            "all ": str(8 * ENTRY),
+            "owner 0": str(ENTRY),
+            **{f"owner {number}": str(2 * ENTRY) for number in (1, 2, 3)},
+            "another": str(ENTRY),
+        }
+
+
+async def test_one_owner_has_a_quarter_at_most(url: str, db: redis.Redis) -> None:
+    async with gateway(url, text_cache_bytes=40 * ENTRY) as us:
+        us.vectors.keep_soon("quiet", {name: VECTOR for name in ids(0, 5)})
+        await eventually(lambda: db.zcard("vectors") == 5)
+        for batch in range(10):
+            us.vectors.keep_soon("flood", {name: VECTOR for name in ids(100 * (batch + 1), 20)})
+        await eventually(lambda: db.hget("vectors:bytes", "flood") == str(10 * ENTRY))
+        await asyncio.sleep(0.2)
+        assert db.zcard("vectors") == 15 and len(await us.vectors.recall(ids(0, 5))) == 5
+
+
+async def test_what_has_expired_is_counted_no_longer(url: str, db: redis.Redis) -> None:
+    async with gateway(url, text_cache_ttl=0.2) as us:
+        us.vectors.keep_soon("owner", {name: VECTOR for name in ids(0, 3)})
+        await eventually(lambda: db.zcard("vectors") == 3)
+        await eventually(lambda: not db.exists(f"vector:{ids(0, 1)[0]}"))
+        assert await us.vectors.recall(ids(0, 3)) == {}
+        us.vectors.keep_soon("owner", {name: VECTOR for name in ids(3, 1)})
+        await eventually(lambda: db.zrange("vectors", 0, -1) == ids(3, 1))
+        assert db.hgetall("vectors:bytes") == {"all ": str(ENTRY), "owner": str(ENTRY)}
+
+
+async def test_without_redis_nothing_is_known_and_nothing_breaks(url: str, db: redis.Redis) -> None:
+    async with gateway(url) as us:
+        db.set("vectors", "of another kind")  # a script that fails
+        us.vectors.keep_soon("owner", {name: VECTOR for name in ids(0, 1)})
+        await asyncio.sleep(0.2)
+        assert await us.vectors.recall(ids(0, 1)) == {}
+        assert (await records_load(us)).counts == {}
