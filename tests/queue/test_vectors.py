@@ -47,10 +47,10 @@ async def test_those_that_were_used_longest_ago_leave_first(url: str, db: redis.
 
 async def test_one_owner_has_a_quarter_at_most(url: str, db: redis.Redis) -> None:
     async with gateway(url, text_cache_bytes=40 * ENTRY) as us:
-        us.vectors.keep_soon("quiet", {name: VECTOR for name in ids(0, 5)})
+        us.vectors.keep_soon("quiet", dict.fromkeys(ids(0, 5), VECTOR))
         await eventually(lambda: db.zcard("vectors") == 5)
         for batch in range(10):
-            us.vectors.keep_soon("flood", {name: VECTOR for name in ids(100 * (batch + 1), 20)})
+            us.vectors.keep_soon("flood", dict.fromkeys(ids(100 * (batch + 1), 20), VECTOR))
         await eventually(lambda: db.hget("vectors:bytes", "flood") == str(10 * ENTRY))
         await asyncio.sleep(0.2)
         assert db.zcard("vectors") == 15 and len(await us.vectors.recall(ids(0, 5))) == 5
@@ -58,11 +58,11 @@ async def test_one_owner_has_a_quarter_at_most(url: str, db: redis.Redis) -> Non
 
 async def test_what_has_expired_is_counted_no_longer(url: str, db: redis.Redis) -> None:
     async with gateway(url, text_cache_ttl=0.2) as us:
-        us.vectors.keep_soon("owner", {name: VECTOR for name in ids(0, 3)})
+        us.vectors.keep_soon("owner", dict.fromkeys(ids(0, 3), VECTOR))
         await eventually(lambda: db.zcard("vectors") == 3)
         await eventually(lambda: not db.exists(f"vector:{ids(0, 1)[0]}"))
         assert await us.vectors.recall(ids(0, 3)) == {}
-        us.vectors.keep_soon("owner", {name: VECTOR for name in ids(3, 1)})
+        us.vectors.keep_soon("owner", dict.fromkeys(ids(3, 1), VECTOR))
         await eventually(lambda: db.zrange("vectors", 0, -1) == ids(3, 1))
         assert db.hgetall("vectors:bytes") == {"all ": str(ENTRY), "owner": str(ENTRY)}
 
@@ -70,7 +70,7 @@ async def test_what_has_expired_is_counted_no_longer(url: str, db: redis.Redis) 
 async def test_without_redis_nothing_is_known_and_nothing_breaks(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         db.set("vectors", "of another kind")  # a script that fails
-        us.vectors.keep_soon("owner", {name: VECTOR for name in ids(0, 1)})
+        us.vectors.keep_soon("owner", dict.fromkeys(ids(0, 1), VECTOR))
         await asyncio.sleep(0.2)
         assert await us.vectors.recall(ids(0, 1)) == {}
         assert (await records_load(us)).counts == {}
