@@ -111,7 +111,8 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
         return self.parts if spec.task == "zero-shot" else self.parts[:1]
 
     def offers(self, asked: EmbedOptions | EmbedPlan) -> tuple[str, ...]:
-        return (JSON, NPY) if asked.output == "pooled" else (JSON, NPZ)
+        """One array or several."""
+        return self.media_types if asked.output == "pooled" else (JSON, NPZ)
 
     def plan(self, asked: EmbedOptions, spec: BundleSpec) -> EmbedPlan:
         dim = spec.embedding_dim
@@ -154,9 +155,9 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
         if plan.output == "tokens":
             return _tokens(outputs, plan, spec, media_type)
         kind, vectors, truncated = _vectors(outputs, plan)
-        if media_type == NPY:
+        if media_type != JSON:
             buffer = io.BytesIO()
-            np.save(buffer, vectors)
+            np.save(buffer, vectors) if media_type == NPY else np.savez(buffer, vectors=vectors)
             return File(buffer.getvalue())
         return EmbedAnswer(kind, spec.embedding_dim, True, _encoded(vectors, plan), truncated)
 

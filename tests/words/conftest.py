@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bundles import write_tiny_vit
+from tests.open_inference.service import running
+from tests.pairs import write_tiny_pair
+from tests.words.service import TEMPLATES, Speaker
+
+
+@pytest.fixture(scope="package")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaker]:
+    """Two gateways and a worker that serves a pair of each kind, `mute` without a tokenizer, and `tiny`, a classifier."""
+    bundles = tmp_path_factory.mktemp("bundles")
+    pairs = [write_tiny_pair(bundles, "cit", templates=TEMPLATES)]
+    pairs += [write_tiny_pair(bundles, name, architecture=architecture) for name, architecture in (("maws", "maws_clip"), ("flip", "flip"))]
+    write_tiny_pair(bundles, "mute", tokenizer=False)
+    write_tiny_vit(bundles)
+    settings = {"default_models": {"embed": "cit", "zero-shot": "cit"}, "text_cache_bytes": 400_000}
+    with running(bundles, gateways=2, workers=1, **settings) as started:
+        yield Speaker(started, {bundle.spec.name: bundle for bundle in pairs})
