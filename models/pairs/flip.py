@@ -49,7 +49,7 @@ class FLIPConfig(PictureTowerConfig):
     @property
     def visible(self) -> int:
         """Patches that training sees; the product is truncated, not rounded."""
-        return int(self.patches * (1 - self.mask_ratio))
+        return int((self.image_size // self.patch_size) ** 2 * (1 - self.mask_ratio))
 
 
 PUBLISHED: Mapping[str, FLIPConfig] = {

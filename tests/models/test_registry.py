@@ -121,6 +121,15 @@ def test_every_entry_names_code_that_is_there() -> None:
     assert {family.architecture for family in families().values()} <= architectures().keys()
 
 
+def test_vectors_are_float32_whatever_else_an_architecture_serves() -> None:
+    tasks = {"embed", "autoencode", "zero-shot"}
+    for name, architecture in architectures().items():
+        assert tasks & architecture.forwards.keys() == (tasks & architecture.precise_tasks if name in VECTORS else set())
+        assert bool(architecture.pools({})) == (name in VECTORS)
+        assert architecture.precise_tasks <= {*architecture.forwards, *architecture.steps} - {"classify"}
+        assert architecture.steps.keys() - {"classify"} <= architecture.precise_tasks
+
+
 def test_no_name_is_registered_twice() -> None:
     names = [architecture.name for system in systems() for architecture in system.architectures]
     tables = [name for system in systems() for table in system.sizes for name in named(table.configs)]
@@ -133,17 +142,21 @@ def test_every_folder_with_an_entry_is_listed() -> None:
     assert {f"models.{entry.parent.name}.system" for entry in folders.glob("*/system.py")} == set(registry.SYSTEMS)
 
 
+VECTORS = {"vit", "mae", "maws_clip", "flip", "cit"}
+"""Architectures that turn images into vectors."""
+
 ENTRIES = """
 import sys
 from models.bundle import BundleSpec
 from models.registry import architectures, family_names
 assert len(architectures()) > 10 and len(family_names()) > 20
+assert len([entry for entry in architectures().values() if entry.pools({}) and entry.token_vectors({"tower": "swag"})]) == 5
 print([name for name in sys.modules if name == "torch" or name.startswith("kernels") or name.endswith(".model")])
 """
 
 
 def test_reading_all_entries_imports_no_model_and_no_torch() -> None:
-    """A gateway asks them whether a bundle's tokens merge; a worker imports the models of its own bundles only."""
+    """A gateway asks them whether a bundle's tokens merge and how vectors are pooled; a worker imports the models of its own bundles."""
     run = subprocess.run([sys.executable, "-c", ENTRIES], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
