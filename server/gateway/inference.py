@@ -34,13 +34,12 @@ from server.queue.messages import Priority, QueuedJob, Reply
 from server.queue.record import Draft, KeyTaken, NeverFits, ResultsFull
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.options import InvalidOption
+from server.tasks.texts import FEW
 from server.telemetry.metrics import GatewayMetrics
 
 INLINE_PIXELS = headers.SMALL_PIXELS
 """An image that claims to be small and is larger than this is decoded in a thread after all."""
 
-FEW_TEXTS = 64
-"""More of them are made into jobs in a thread."""
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
 RESULTS_RETRY_AFTER = 10
@@ -195,7 +194,7 @@ class Inference:
         if not texts:
             return []
         work = partial(_prepare_beside, asked)
-        return [work() if len(texts) <= FEW_TEXTS else await self._turns.run(visit.client, work)]
+        return [work() if len(texts) <= FEW else await self._turns.run(visit.client, work)]
 
     def _jobs(
         self,

@@ -64,18 +64,20 @@ class Presenting:
         task = planned.task
         if task.kept_arrays:
             outputs = await self._keep(planned, outputs)
+        aside = task.presents_aside(outputs, planned.plan)
         if task.presents_apart(planned.plan, media_type):
             presented = await self._present_apart(planned, outputs, media_type, client, request_id)
         else:
             try:
-                if at_once and not task.takes_long:
+                if at_once and not aside:
                     presented = task.present(outputs, planned.plan, planned.spec, media_type)
                 else:
                     present = partial(self._within_budget, planned, outputs, task.present, planned.spec, media_type)
                     presented = await self._turns.run(client, present)
             except (InvalidOption, MediaError) as refused:
                 raise of_refusal(refused) from refused
-        return await self.aside(task, partial(_response, planned, presented, timing, media_type, request_id), client=client)
+        respond = partial(_response, planned, presented, timing, media_type, request_id)
+        return await self._turns.run(client, respond) if aside else respond()
 
     async def to_tensors(self, planned: Planned, outputs: Sequence[Outputs], *, client: str) -> tuple[Arrays, dict[str, Any]]:
         """The answer in the Open Inference Protocol: tensors, and parameters that tell of it. Raises Problem: what the task refuses."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from cachetools import LRUCache
 
@@ -13,6 +15,7 @@ from server.gateway.inference import Asked
 from server.http.clients import owner_of
 from server.queue.vectors import Vectors
 from server.tasks.base import Outputs
+from server.tasks.texts import FEW
 
 OVERHEAD_BYTES = 300
 """Of an entry, besides its vector."""
@@ -28,7 +31,7 @@ class TextCache:
 
     async def recall(self, asked: Asked, client: str) -> Asked:
         """Return the request with what is known of its texts."""
-        ids = self._ids(asked)
+        ids = await self._ids(asked)
         known = {text: kept[0] for text, id_ in ids.items() if (kept := self._kept.get(id_)) is not None}
         missing = {id_: text for text, id_ in ids.items() if text not in known}
         if missing:
@@ -37,9 +40,9 @@ class TextCache:
             known |= {missing[id_]: vector for id_, vector in there.items()}
         return replace(asked, plan=asked.task.recalled(asked.plan, known)) if known else asked
 
-    def learn(self, asked: Asked, outputs: Sequence[Outputs], client: str) -> None:
+    async def learn(self, asked: Asked, outputs: Sequence[Outputs], client: str) -> None:
         """Keep the vectors of texts that were read for this answer."""
-        ids = self._ids(asked)
+        ids = await self._ids(asked)
         new = {ids[text]: vector for text, vector in asked.task.learned(outputs, asked.plan).items()} if ids else {}
         if new:
             self._keep(new, owner_of(client))
@@ -49,12 +52,15 @@ class TextCache:
         for id_, vector in vectors.items():
             self._kept.keep(id_, vector, owner)
 
-    def _ids(self, asked: Asked) -> dict[str, str]:
+    async def _ids(self, asked: Asked) -> dict[str, str]:
         """By text: content of the bundle and text, so that two contents never share a vector."""
-        if not self._kept.maxsize:
-            return {}
-        digest = asked.spec.digest()
-        return {text: f"{digest}:{hashlib.sha256(text.encode()).hexdigest()}" for text in asked.task.texts(asked.plan)}
+        texts = asked.task.texts(asked.plan) if self._kept.maxsize else ()
+        work = partial(_ids, asked.spec.digest(), texts)
+        return work() if len(texts) <= FEW else await asyncio.to_thread(work)
+
+
+def _ids(digest: str, texts: Sequence[str]) -> dict[str, str]:
+    return {text: f"{digest}:{hashlib.sha256(text.encode()).hexdigest()}" for text in texts}
 
 
 class _Shared(LRUCache[str, tuple[bytes, str]]):

@@ -91,8 +91,8 @@ class Task(ABC, Generic[Asked, Plan]):
     example: ClassVar[Mapping[str, Any]]
     """An example of the answer, for the documentation."""
     takes_long: ClassVar[bool] = False
-    """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much; and whether `present` and `to_tensors`
-    run in a thread."""
+    """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much; and whether `to_tensors` runs in a
+    thread."""
     media_types: ClassVar[tuple[str, ...]] = (JSON,)
     """Media types of answers, the preferred one first."""
     kept_arrays: ClassVar[tuple[str, ...]] = ()
@@ -174,6 +174,10 @@ class Task(ABC, Generic[Asked, Plan]):
         """Bytes that `present` and `to_tensors` take at most beside the outputs. They wait until what prepares and presents elsewhere
         leaves so much of the memory for both together. Raises what `present` does."""
         return 0
+
+    def presents_aside(self, outputs: Sequence[Outputs], plan: Plan) -> bool:
+        """Whether `present`, or its answer's JSON, takes so long that it runs in a thread."""
+        return self.takes_long
 
     def presents_apart(self, plan: Plan, media_type: str) -> bool:
         """Whether `present` takes so long, or so much memory, that it runs in a child process."""

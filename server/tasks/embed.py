@@ -25,6 +25,8 @@ NPY, NPZ = "application/x-npy", "application/x-npz"
 MOST_TEXTS = 256
 LONGEST_TEXT = 2048
 """Characters."""
+FEW_BYTES = 64 * 1024
+"""More are made into an answer in a thread."""
 
 
 class EmbedOptions(Options, frozen=True, kw_only=True):
@@ -160,6 +162,9 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
             np.save(buffer, vectors) if media_type == NPY else np.savez(buffer, vectors=vectors)
             return File(buffer.getvalue())
         return EmbedAnswer(kind, spec.embedding_dim, True, _encoded(vectors, plan), truncated)
+
+    def presents_aside(self, outputs: Sequence[Outputs], plan: EmbedPlan) -> bool:
+        return sum(array.nbytes for one in outputs for array in one.values()) > FEW_BYTES
 
     def result_bound(self, plan: EmbedPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         if "lengths" in sizes:

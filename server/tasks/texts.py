@@ -12,6 +12,8 @@ from server.tasks.base import Arrays, Outputs, Shapes
 
 COUNTS = (1, 4, 16, 64)
 """Numbers of texts for which a job has places: their arrays, and its answer, are as large whatever it holds."""
+FEW = 64
+"""Work on more of them runs in a thread."""
 SHORTEST = 16
 """Bytes. Each further bucket is twice as long."""
 BYTES_OF_TOKEN = 4

@@ -185,6 +185,9 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
         results = [_result(*rows, plan) for rows in zip(scores, cosines, seen, strict=True)]
         return ZeroShotAnswer(results, LabelCounts(len(plan.labels), _recalled(plan), truncated), plan.templates)
 
+    def presents_aside(self, outputs: Sequence[Outputs], plan: ZeroShotPlan) -> bool:
+        return len(plan.labels) * len(plan.templates) > texts.FEW
+
     def result_bound(self, plan: ZeroShotPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """The vectors of a job; the plan, which holds those that were recalled, counts as a part of each."""
         kept = sum(len(text.encode()) + len(vector) for text, vector in plan.vectors.items())

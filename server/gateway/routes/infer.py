@@ -108,7 +108,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
             wanted = await here.text_cache.recall(_plan(asked, offered, spec), visit.client)
             answer = await here.inference.run(items, wanted, visit)
-            here.text_cache.learn(wanted, answer.outputs, visit.client)
+            await here.text_cache.learn(wanted, answer.outputs, visit.client)
         began = time.perf_counter()
         arrays, told = await here.presenting.to_tensors(wanted, answer.outputs, client=visit.client)
         write = partial(_respond, request, asked, spec, offered, arrays, told)

@@ -138,7 +138,7 @@ class TaskRoute:
         asked = await self._resolve(sent, here, visit)
         follower = None if stream is None else Follower(stream, asked)
         answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
-        here.text_cache.learn(asked, answer.outputs, visit.client)
+        await here.text_cache.learn(asked, answer.outputs, visit.client)
         began = time.perf_counter()
         response = await here.presenting.respond(
             asked, answer.outputs, answer.timing, media_type, client=visit.client, request_id=visit.request_id
