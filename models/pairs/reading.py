@@ -1,38 +1,43 @@
-"""Texts of a worker's batch → tokens, by the tokeniser of a pair."""
+"""How each pair of towers reads texts. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from models.bundle import Bundle
-from models.layers.forward import Reader
-from models.pairs.tokenising import Tokeniser
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 
-def reader(bundle: Bundle) -> Reader:
-    """Return a function: utf8 uint8 (B, R, W), filled up with zeros, and lengths int32 (B, R), 0 where there is no text → word_ids and
-    visible int64 (B, R, N) for the network, truncated bool (B, R) for the answer. Raises BundleError."""
-    tokeniser = Tokeniser.open(bundle)
+@dataclass(frozen=True)
+class Reading:
+    """The facts that the authors' code holds, and no checkpoint."""
 
-    def read(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        utf8, lengths = arrays["utf8"], arrays["lengths"]
-        present = lengths > 0
-        rows = zip(utf8[present], lengths[present].tolist(), strict=True)
-        encoded = tokeniser.encode([row[:length].tobytes().decode() for row, length in rows])
-        return {
-            "word_ids": _placed(encoded.tokens, present),
-            "visible": _placed(encoded.visible, present),
-        }, {"truncated": _placed(encoded.truncated, present)}
-
-    return read
+    positions: Callable[[Mapping[str, Any]], int]
+    """Number of word pieces that the network has positions for, from its config."""
+    length: int | None
+    """Number of word pieces at which the authors cut, special ones included; None: as many as there are positions."""
+    padding: Literal["longest", "length"] = "longest"
+    empty: bool = True
+    special: bool = True
+    """Whether special tokens frame a text."""
 
 
-def _placed(rows: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[Any]:
-    """(n, …) → (B, R, …), zeros where there is no text."""
-    placed = np.zeros((*present.shape, *rows.shape[1:]), rows.dtype)
-    placed[present] = rows
-    return placed
+READINGS: Mapping[str, Reading] = {
+    # XLM-R's positions are counted from the one after padding
+    "maws_clip": Reading(lambda config: int(config["positions"]) - int(config["padding"]) - 1, 102),
+    "cit": Reading(lambda config: int(config["positions"]), 32),
+    "flip": Reading(lambda config: int(config["text_length"]), None, padding="length", empty=False, special=False),
+}
+"""Architecture → how it reads. MAWS cuts to 100 pieces and adds two; CiT has 32 with both; FLIP 32 without any, and reads padding."""
+
+
+def positions(architecture: str, config: Mapping[str, Any]) -> int:
+    """Raises ValueError with a sentence."""
+    reading = READINGS.get(architecture)
+    if reading is None:
+        raise ValueError(f"architecture {architecture} reads no texts; {', '.join(READINGS)} do")
+    try:
+        return reading.positions(config)
+    except KeyError as error:
+        raise ValueError(f"config: {error.args[0]} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config: {error}") from error

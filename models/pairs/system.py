@@ -26,7 +26,7 @@ def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str
         native=Native("pair", _tokens, f"models.pairs.native:{name}"),
         forwards={"zero-shot": f"models.pairs.forward:{name}"},
         precise_tasks=frozenset({"zero-shot"}),
-        reader="models.pairs.reading:reader",
+        reader="models.pairs.reader:reader",
         pools=lambda config: (pool,),
         token_vectors=token_vectors,
     )
