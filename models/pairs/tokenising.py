@@ -1,0 +1,149 @@
+"""Texts → token ids, as the text towers of pairs read them. Imports no torch.
+
+The tokeniser is the bundle's `tokenizer.json`, run by the library `tokenizers`; files with a character map, which are SentencePiece's, are
+run by `models.pairs.unigram`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from models.bundle import SPEC_FILE, TOKENIZER_FILE, Bundle, BundleError
+from models.pairs.character_map import CharacterMapError, read_character_map
+from models.pairs.reading import positions
+from models.pairs.tokenizer_file import MOST_BYTES, TokenizerFile, read_tokenizer
+from models.pairs.tokenizer_model import TokenizerError
+from models.pairs.unigram import Unigram
+from models.sealing import complaint
+
+SPARE_ROWS = 128
+"""Rows of a table of embeddings that no token has: FLIP's has one, others are filled up to a round number."""
+
+Cut = Callable[[Sequence[str], int], list[list[int]]]
+"""Texts, and a number of pieces → ids of each text's pieces, without special tokens: all, or more than that number."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    tokens: NDArray[np.int64]
+    """(n, N): ids, special tokens among them, then padding. N: the longest text, or `Tokeniser.length` if that is fixed."""
+    visible: NDArray[np.int64]
+    """(n, N): 1 for tokens, 0 for padding."""
+    truncated: NDArray[np.bool_]
+    """(n,): whether the text was longer than `Tokeniser.length`."""
+
+
+@dataclass(frozen=True)
+class Tokeniser:
+    """A pair's tokeniser. Any number of threads may use it; a text's ids do not depend on the others of its batch."""
+
+    cut: Cut
+    before: tuple[int, ...]
+    """Ids of the special tokens that begin a text."""
+    after: tuple[int, ...]
+    """Ids of those that end it."""
+    length: int
+    """Maximum number of word pieces, special ones included."""
+    fixed: bool
+    """Whether texts are padded to `length`; otherwise to the longest of their batch."""
+    padding: int
+    """Id that fills up short texts."""
+
+    @staticmethod
+    def open(bundle: Bundle) -> Tokeniser:
+        """Check the bundle's `tokenizer.json`, its SHA-256 too, and load it. Raises BundleError."""
+        spec, path = bundle.spec, bundle.path / TOKENIZER_FILE
+        if spec.text is None:
+            raise BundleError(f"{spec.id}: has no tokenizer and reads no texts; `opsin bundles tokenizer {spec.name} FILE` adds one")
+        problem = complaint(path, spec.files[TOKENIZER_FILE], SPEC_FILE)
+        if problem:
+            raise BundleError(problem)
+        try:
+            places, padding = positions(spec.architecture, spec.config), int(spec.config.get("padding", 0))
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"{spec.id}: {error}") from error
+        if spec.text.length > places:
+            raise BundleError(f"{spec.id}: text.length {spec.text.length} is more than the {places} positions of the network")
+        try:
+            file = read_file(path)
+            check_fit(file, spec.config.get("vocabulary"))
+            return Tokeniser.of(file, length=spec.text.length, fixed=spec.text.padding == "length", padding=padding)
+        except TokenizerError as error:
+            raise BundleError(f"{path}: {error}") from error
+
+    @staticmethod
+    def of(file: TokenizerFile, *, length: int, fixed: bool, padding: int) -> Tokeniser:
+        """Raises TokenizerError."""
+        if len(file.before) + len(file.after) >= length:
+            special = len(file.before) + len(file.after)
+            raise TokenizerError(f"post_processor: {special} special tokens leave no place in texts of {length} word pieces")
+        cut = _library(file) if file.character_map is None else _sentencepiece(file, file.character_map)
+        return Tokeniser(cut, file.before, file.after, length, fixed, padding)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """texts: any length, valid Unicode. An empty text has special tokens alone."""
+        most = self.length - len(self.before) - len(self.after)
+        pieces = self.cut(texts, most)
+        rows = [[*self.before, *ids[:most], *self.after] for ids in pieces]
+        width = self.length if self.fixed else max(map(len, rows), default=0)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        visible = np.arange(width) < lengths[:, None]
+        tokens = np.full((len(rows), width), self.padding, np.int64)
+        tokens[visible] = np.fromiter((number for row in rows for number in row), np.int64, int(lengths.sum()))
+        truncated = np.fromiter((len(ids) > most for ids in pieces), np.bool_, len(pieces))
+        return Encoded(tokens, visible.astype(np.int64), truncated)
+
+
+def read_file(path: Path) -> TokenizerFile:
+    """A `tokenizer.json` on disk, checked. Raises TokenizerError."""
+    try:
+        with path.open("rb") as file:
+            return read_tokenizer(file.read(MOST_BYTES + 1))
+    except OSError as error:
+        raise TokenizerError(f"cannot be read ({error.strerror})") from error
+
+
+def check_fit(file: TokenizerFile, vocabulary: object) -> None:
+    """Raises TokenizerError for a tokeniser with other tokens than the network's. vocabulary: rows of the network's table."""
+    if not isinstance(vocabulary, int) or file.vocabulary > vocabulary or file.vocabulary < vocabulary - SPARE_ROWS:
+        raise TokenizerError(
+            f"model.vocab: the tokeniser has {file.vocabulary:,} tokens where the network's vocabulary is {vocabulary}; "
+            f"the network may have at most {SPARE_ROWS} more than the tokeniser, and none less"
+        )
+
+
+def _library(file: TokenizerFile) -> Cut:
+    try:
+        # no special tokens in the library's hands: they are added after the cut
+        tokenizer = Tokenizer.from_str(json.dumps({**file.content, "post_processor": None}))
+        tokenizer.encode_batch_fast(["a"])
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises Exception, and where it panics BaseException
+        raise TokenizerError(f"the library tokenizers does not take it ({error})") from error
+
+    def cut(texts: Sequence[str], most: int) -> list[list[int]]:
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    return cut
+
+
+def _sentencepiece(file: TokenizerFile, character_map: bytes) -> Cut:
+    special = {token["content"] for token in file.added_tokens}
+    unknown = file.model["unk_id"]
+    vocabulary = enumerate(file.model["vocab"])
+    pieces = {piece: (number, score) for number, (piece, score) in vocabulary if piece not in special and number != unknown}
+    try:
+        normaliser, unigram = read_character_map(character_map), Unigram(pieces, unknown)
+    except CharacterMapError as error:
+        raise TokenizerError(f"normalizer.precompiled_charsmap: {error}") from error
+    except ValueError as error:
+        raise TokenizerError(f"model.vocab: {error}") from error
+    return lambda texts, most: [unigram.encode(normaliser.normalise(text), most) for text in texts]
