@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ class Exported:
     """Fields of the config and of the inputs that an import cannot infer from the file, and needs to be told."""
     lacks: str
     """Names what the published files hold besides; empty for nothing."""
+    beside: dict[str, Path]
+    """Copies of the bundle's further files, by their names there: maws.tokenizer.json beside maws.pt."""
 
 
 def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Exported:
@@ -40,8 +43,10 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
     bundle.verify()
     spec, weights = bundle.spec, load_file(bundle.weights_path)
     chosen = _choose(spec, weights, family)
-    if file.exists():
-        raise CheckpointError(f"{file}: exists already")
+    beside = {name: file.with_name(f"{file.stem}.{name}") for name in spec.files}
+    for written in (file, *beside.values()):
+        if written.exists():
+            raise CheckpointError(f"{written}: exists already")
     if not file.parent.is_dir():
         raise CheckpointError(f"{file.parent}: there is no such folder")
     config = read_config(architectures()[spec.architecture].config, spec.config)
@@ -51,8 +56,10 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
         written = Path(folder) / file.name
         write(written, chosen, published, description)
         written.rename(file)
+    for name, copy in beside.items():
+        shutil.copyfile(bundle.path / name, copy)
     settings = _untold(chosen, published, description, config) | _inputs_untold(spec, chosen, file, description, config)
-    return Exported(chosen.name, len(published), settings, chosen.left_behind)
+    return Exported(chosen.name, len(published), settings, chosen.left_behind, beside)
 
 
 def write(file: Path, family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opsin.cli import tokenizers
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import screen, size
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
     from models.spec import Clip, Int8, Preprocess, Sound
 
-app = typer.Typer(help="List, show and verify bundles on disk.", no_args_is_help=True)
+app = typer.Typer(help="List, show, verify and complete bundles on disk.", no_args_is_help=True)
 
 Root = Annotated[Path, typer.Option("--bundles", help="Folder of NAME/VERSION/ bundles.", envvar="OPSIN_BUNDLES")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME[@VERSION]]...", help="All if none is named.", show_default=False)]
@@ -36,9 +37,7 @@ def list_(bundles: Root = DEFAULT_ROOT) -> None:
     for column in (4, 6):
         table.columns[column].justify = "right"
     for spec in (bundle.spec for bundle in whole):
-        table.add_row(
-            spec.name, spec.version, spec.task, spec.architecture, size(spec.weights.bytes), spec.default_rung or "off", _accuracy(spec)
-        )
+        table.add_row(spec.name, spec.version, spec.task, spec.architecture, size(spec.size), spec.default_rung or "off", _accuracy(spec))
     if whole:
         screen().print(table)
     elif not damaged:
@@ -89,8 +88,37 @@ def join(
 
 
 @app.command()
+def tokenizer(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The pair.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="tokenizer.json, vocab.txt, vocab.json, SentencePiece's .model, or a folder.", show_default=False
+        ),
+    ],
+    templates: Annotated[
+        Path | None, typer.Option(help="Sentences with {} for the label, one per line. [default: as they are]", show_default=False)
+    ] = None,
+    bundles: Root = DEFAULT_ROOT,
+) -> None:
+    """Give a pair of towers the tokenizer by which it reads texts, or another one. Its digest changes; its weights stay."""
+    require_engine("bundles tokenizer")
+    chosen = _chosen(bundles, [name])
+    if len(chosen) > 1:
+        raise Misuse(f"{name}: has several versions; name one of {', '.join(bundle.spec.id for bundle in chosen)}")
+    try:
+        changed = tokenizers.added(chosen[0], file, templates)
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    except OSError as error:
+        raise Failure(f"bundles tokenizer: {error}") from error
+    assert changed.spec.text is not None
+    typer.echo(f"{changed.spec.id}  {tokenizers.summary(changed.spec.text)}")
+
+
+@app.command()
 def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
-    """Check each bundle's description and the length and SHA-256 of its weights; exit code 1 if one is damaged."""
+    """Check each bundle's description and the length and SHA-256 of its files; exit code 1 if one is damaged."""
     from models.bundle import BundleError
 
     whole, damaged = (_chosen(bundles, names), list[str]()) if names else _read_all(bundles)
@@ -100,7 +128,7 @@ def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
         except BundleError as error:
             damaged.append(str(error))
         else:
-            typer.echo(f"{bundle.spec.id}  {size(bundle.spec.weights.bytes)}  OK")
+            typer.echo(f"{bundle.spec.id}  {size(bundle.spec.size)}  OK")
     if damaged:
         raise Failure(*damaged)
 
@@ -157,6 +185,8 @@ def _print_spec(bundle: Bundle) -> None:
         "architecture": f"{spec.architecture}  {_flat(spec.config)}",
         **{name: _flat(part.model_dump(exclude_none=True)) for name, part in _inputs(spec) if part is not None},
         "weights": f"{size(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
+        **{name: f"{size(file.bytes)}, SHA-256 {file.sha256}" for name, file in spec.files.items()},
+        **({"texts": tokenizers.summary(spec.text)} if spec.text else {}),
         **({"trained on": spec.trained_on} if spec.trained_on else {}),
         **({"note": spec.note} if spec.note else {}),
         "license": spec.license,

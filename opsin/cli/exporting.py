@@ -67,7 +67,8 @@ def export(
     typer.echo(f"tensors  {written.tensors}")
     if written.lacks:
         typer.echo(f"without  {written.lacks}")
-    typer.echo(f"written  {output}")
+    for file in (output, *written.beside.values()):
+        typer.echo(f"written  {file}")
     typer.echo(f"back     {_way_back(read(bundle).spec, bundle, output, written)} -o …")
 
 
@@ -76,6 +77,8 @@ def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -
     words = ["opsin", "import", str(output), "--family", written.family]
     words += [word for name, value in written.settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
     words += ["--labels", str(bundle / "bundle.json")] if spec.labels else []
+    if spec.text is not None:
+        words += ["--tokenizer", str(written.beside["tokenizer.json"]), "--templates", str(bundle / "bundle.json")]
     return shlex.join([*words, "--license", spec.license])
 
 

@@ -15,6 +15,7 @@ from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import size
 from opsin.cli.services import settings_of
+from opsin.cli.tokenizers import prepared, summary
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
@@ -53,6 +54,13 @@ def import_(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="What keys cannot tell, such as heads=4; repeatable.", show_default=False),
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Of a pair: tokenizer.json, vocab.txt, vocab.json, SentencePiece's .model, or a folder.", show_default=False),
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="With --tokenizer: sentences with {} for the label, one per line.", show_default=False)
+    ] = None,
     licence: Annotated[str, typer.Option("--license", help="The weights' licence, such as CC-BY-NC-4.0.")] = "unknown",
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default=False)] = None,
     version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
@@ -62,6 +70,8 @@ def import_(
     root, name = (output, name) if name else (output.parent, output.name)
     if (root / name / version).exists():
         raise Misuse(f"{root / name / version}: exists already; choose another --version")
+    if templates and not tokenizer:
+        raise Misuse("--templates needs --tokenizer: without one a pair reads no texts")
     class_names = _labels(labels) if labels else None
     overrides = dict(_setting(text) for text in settings or [])
     try:
@@ -92,7 +102,11 @@ def import_(
             if weights is not None:
                 source = Path(folder) / "weights.safetensors"
                 save_file(weights, source)
-            bundle = write(root, spec, source)
+            files: dict[str, Path] = {}
+            if tokenizer:
+                text, files = prepared(spec, source, tokenizer, templates, Path(folder))
+                spec = spec.model_copy(update={"text": text})
+            bundle = write(root, spec, source, files=files)
     except (BundleError, OSError) as error:
         raise Failure(f"import: {error}") from error
 
@@ -102,6 +116,8 @@ def import_(
     typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {_short(value)}" for key, value in config.items()))
     for line in _inputs(spec):
         typer.echo(line)
+    if bundle.spec.text is not None:
+        typer.echo(f"texts         {summary(bundle.spec.text)}")
     if "transform" in spec.provenance:
         typer.echo(f"transform     {spec.provenance['transform']}")
     if spec.labels:
@@ -115,7 +131,7 @@ def import_(
     typer.echo(f"license       {spec.license}")
     if line := _format(bundle):
         typer.echo(f"format        {line}")
-    typer.echo(f"written       {bundle.path} ({size(bundle.spec.weights.bytes)})")
+    typer.echo(f"written       {bundle.path} ({size(bundle.spec.size)})")
 
 
 def _format(bundle: Bundle) -> str:

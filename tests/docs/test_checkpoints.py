@@ -23,6 +23,7 @@ from tests.docs.conftest import environment_of, fill
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT, Block, of_page
 from tests.models.onnx.graphs import lama, midas
+from tests.models.pairs import vocabularies
 
 PAGE = "docs/checkpoints.md"
 GOLDEN = ROOT / "tests" / "golden"
@@ -83,6 +84,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / "bundles" / shipped, folder / "bundles" / shipped)
     np.save(folder / "mean_std.npy", np.stack([np.zeros(226), np.ones(226)])[:, None])
     np.save(folder / "logits.npy", np.zeros((2, SMALL["model.safetensors"].classes)))  # of the two images in photos/
+    vocabularies.small_bert(folder, 60)
+    vocabularies.sentencepiece_model(folder, 50, ["a photo of a red dog", "the cat sleeps on a mat"] * 20).rename(
+        folder / "xlmr.sentencepiece.bpe.model"
+    )
     for name, make in GRAPHS.items():
         (folder / name).write_bytes(make())
     with pytest.MonkeyPatch.context() as patch:

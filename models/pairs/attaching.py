@@ -1,0 +1,95 @@
+"""A tokeniser comes to a pair: the bundle's section `text` and its `tokenizer.json`. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from models.bundle import TOKENIZER_FILE, Bundle, BundleSpec, replace_files
+from models.pairs.reading import READINGS, positions
+from models.pairs.tokenising import Tokeniser, check_fit
+from models.pairs.tokenizer_model import TokenizerError
+from models.pairs.vocabularies import read_vocabulary
+from models.spec import LONGEST_TEXT, Text
+
+LARGEST_FLIP_SCALE = 100.0
+"""FLIP clips the logarithm of its scale to [0, log 100]."""
+
+
+def prepare(
+    spec: BundleSpec,
+    weights: Path,
+    tokenizer: Path,
+    templates: Sequence[str] | None = None,
+    *,
+    most: int = LONGEST_TEXT,
+    special: bool | None = None,
+) -> tuple[Text, bytes]:
+    """The section `text` of a pair's spec, and the content of its `tokenizer.json`.
+
+    weights: the pair's safetensors file. tokenizer: as `read_vocabulary` takes it. templates: None for those that the spec has, else the
+    label alone. most and special: of a pair that was trained with texts of at most so many word pieces, and with special tokens or
+    without; else as the published one. Raises TokenizerError with a sentence for the user.
+    """
+    try:
+        places = positions(spec.architecture, spec.config)
+    except ValueError as error:
+        raise TokenizerError(f"{spec.id}: {error}") from error
+    reading = READINGS[spec.architecture]
+    length = min(places, reading.length or places, most)
+    framed = reading.special if special is None else special
+    file = read_vocabulary(tokenizer, special=framed)
+    try:
+        check_fit(file, spec.config.get("vocabulary"))
+        if framed and not file.before:
+            raise TokenizerError(f"post_processor: puts no token before a text, as [CLS] or <s>, and {spec.architecture} reads that one")
+        Tokeniser.of(file, length=length, fixed=False, padding=0)
+    except TokenizerError as error:
+        raise TokenizerError(f"{tokenizer}: {error}") from error
+    usual = spec.text.templates if spec.text is not None else ["{}"]
+    try:
+        text = Text(
+            length=length,
+            padding=reading.padding,
+            empty=reading.empty,
+            templates=list(templates) if templates is not None else usual,
+            scale=_scale(spec, weights),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TokenizerError(f"text.{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
+    return text, file.to_bytes()
+
+
+def _scale(spec: BundleSpec, weights: Path) -> float:
+    """Factor of the cosines, in float64: the exponential of the weight `logit_scale`, FLIP's from 1 to 100, or the fixed one."""
+    fixed = spec.config.get("fixed_temperature")
+    if fixed:
+        return 1 / float(fixed)
+    try:
+        with safe_open(weights, framework="pt") as file:
+            logarithm = float(file.get_tensor("logit_scale"))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise TokenizerError(f"{weights}: logit_scale cannot be read ({error})") from error
+    if spec.architecture == "flip" and logarithm >= math.log(LARGEST_FLIP_SCALE):
+        return LARGEST_FLIP_SCALE
+    if spec.architecture == "flip":
+        return math.exp(max(logarithm, 0.0))
+    try:
+        return math.exp(logarithm)
+    except OverflowError:
+        return math.inf  # refused by `Text`
+
+
+def add_tokenizer(bundle: Bundle, tokenizer: Path, templates: Sequence[str] | None) -> Bundle:
+    """Add a tokeniser to a bundle, or replace it: `tokenizer.json` and `bundle.json` change at once. As for `prepare`."""
+    text, content = prepare(bundle.spec, bundle.weights_path, tokenizer, templates)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / TOKENIZER_FILE
+        file.write_bytes(content)
+        return replace_files(bundle, bundle.spec.model_copy(update={"text": text}), {TOKENIZER_FILE: file})

@@ -1,0 +1,48 @@
+"""`--tokenizer` of `opsin import`, and `opsin bundles tokenizer`: a pair learns to read texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opsin.cli.exits import Misuse
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle, BundleSpec
+    from models.spec import Text
+
+
+def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[Text, dict[str, Path]]:
+    """The section `text` of a bundle to be written, and its further files, in `folder`. Raises Misuse."""
+    from models.bundle import TOKENIZER_FILE
+    from models.pairs.attaching import prepare
+    from models.pairs.tokenizer_model import TokenizerError
+    from models.pairs.vocabularies import read_templates
+
+    try:
+        text, content = prepare(spec, weights, tokenizer, read_templates(templates) if templates else None)
+    except TokenizerError as error:
+        raise Misuse(str(error)) from error
+    file = folder / TOKENIZER_FILE
+    file.write_bytes(content)
+    return text, {TOKENIZER_FILE: file}
+
+
+def added(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
+    """The bundle with its new tokeniser. Raises Misuse."""
+    from models.pairs.attaching import add_tokenizer
+    from models.pairs.tokenizer_model import TokenizerError
+    from models.pairs.vocabularies import read_templates
+
+    try:
+        return add_tokenizer(bundle, tokenizer, read_templates(templates) if templates else None)
+    except TokenizerError as error:
+        raise Misuse(str(error)) from error
+
+
+def summary(text: Text) -> str:
+    """One line for a reader."""
+    padded = f"padded to {text.length}" if text.padding == "length" else "padded to the longest"
+    count = len(text.templates)
+    templates = f"{count} templates" if count > 1 else f"template {text.templates[0]!r}"
+    return f"at most {text.length} word pieces, {padded}, {templates}, scale {text.scale:.4g}, {text.scores}"
