@@ -12,10 +12,15 @@ from safetensors.torch import save_file
 
 from models import bundle
 from models.bundle import Bundle, BundleSpec
+from models.pairs.attaching import prepare
+from models.pairs.tokenizer_model import TokenizerError
 from models.registry import architectures
 from models.sealing import sha256_of
-from models.spec import LABELLED, Weights
+from models.spec import LABELLED, Text, Weights
 from training import goal, model_card, phases, quality, report
+from training.data.pairs import Pairs
+from training.data.words import WordSettings
+from training.errors import DataError
 from training.judging import plot
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
@@ -71,7 +76,13 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         half = settings.dtype == "float16"
         tensors = network.state_dict().items()
         save_file({name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors}, weights)
-        written = bundle.write(bundles, spec, weights, overwrite=True)
+        files: dict[str, Path] = {}
+        data = phase.data or recipe.data
+        if isinstance(data, Pairs) and settings.task == "zero-shot":
+            text, content = _texts(spec, weights, data.words, recipe.words)
+            spec, files = spec.model_copy(update={"text": text}), {bundle.TOKENIZER_FILE: Path(folder) / bundle.TOKENIZER_FILE}
+            files[bundle.TOKENIZER_FILE].write_bytes(content)
+        written = bundle.write(bundles, spec, weights, files=files, overwrite=True)
     report.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
     if isinstance(settings.quality, InpaintingQuality):
         (written.path / plot.FILE).write_text(plot.draw(written.spec.quality), encoding="utf-8")
@@ -79,6 +90,14 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         (written.path / confusion.FILE).write_text(confusion.draw(written.spec.quality, written.spec.labels), encoding="utf-8")
     (written.path / "README.md").write_text(model_card.render(written.spec), encoding="utf-8")
     return written
+
+
+def _texts(spec: BundleSpec, weights: Path, words: WordSettings, length: int) -> tuple[Text, bytes]:
+    """How the bundle reads texts: with the tokeniser of its training. length: word pieces of a caption."""
+    try:
+        return prepare(spec, weights, words.tokenizer, most=length, special=words.special)
+    except TokenizerError as error:
+        raise DataError(f"data.words.tokenizer: {error}") from error
 
 
 def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str, ...], shop: Workshop) -> Measurement:

@@ -20,6 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from models.spec import Clip, Preprocess, Sound
+from tests.models.pairs import vocabularies
 from tests.training import shapes
 from training import command
 from training.data.base import Augment, Preparation, Source, Unreadable
@@ -31,7 +32,7 @@ from training.data.sampling import EpochBatches, Share
 from training.data.sound import SoundFiles
 from training.data.videos import VideoFiles
 from training.data.webdataset import WebDataset
-from training.data.words import WordSettings
+from training.data.words import WordSettings, open_words
 from training.errors import DataError
 from training.settings import Settings
 
@@ -116,6 +117,31 @@ def test_captions_become_token_ids_cut_or_padded(tmp_path: Path, tokenizer: Path
     words = WordSettings(tokenizer=tokenizer, special=False)
     source = open_source(Pairs(path=tmp_path, words=words), preparation)
     assert [source.sample(number, 0)["words"].tolist() for number in range(3)] == [[2, 4, 3, 0], [5, 0, 0, 0], [2, 5, 3, 2]]
+
+
+def test_captions_keep_their_special_tokens_when_they_are_cut(tmp_path: Path) -> None:
+    words = vocabularies.small_bert(tmp_path, 120)
+    captions = open_words(WordSettings(tokenizer=words), 5, ["red dog", "a red dog of a cat"])
+    pieces = words.read_text().split("\n")
+    assert [[pieces[number] for number in row] for row in captions.read(torch.tensor([0, 1])).tolist()] == [
+        ["[CLS]", "red", "dog", "[SEP]", "[PAD]"],
+        ["[CLS]", "a", "red", "dog", "[SEP]"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"data\.words\.tokenizer: .*tokenizer\.json: cannot be read \(No such file or directory\)"),
+        ("{", r"data\.words\.tokenizer: .*tokenizer\.json: no JSON of the library tokenizers"),
+        ('{"model": {"type": "Neural"}}', r"data\.words\.tokenizer: .*tokenizer\.json: model\.type: 'Neural' is not taken"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_named(content: str | None, sentence: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match=sentence):
+        open_words(WordSettings(tokenizer=tmp_path / "tokenizer.json"), 5, ["red"])
 
 
 def test_pairs_are_read_from_shards_too(shards: str, tokenizer: Path, preparation: Preparation) -> None:

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import BertProcessing
 
 from models import bundle, loading
+from models.pairs.tokenising import Tokeniser
 from models.registry import architectures
 from tests.training import shapes
 from tests.training.test_data import png, shard, video
@@ -74,6 +76,7 @@ def pairs(folder: Path) -> None:
         shard(folder / "data" / name / "00000.tar", samples)
         model = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "flag": 3, "blue": 4, "red": 5}, unk_token="[UNK]"))
         model.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+        model.post_processor = BertProcessing(("red", 5), ("[PAD]", 0))  # type: ignore[assignment]
         (folder / "data" / tokenizer).mkdir(exist_ok=True)
         model.save(str(folder / "data" / tokenizer / "tokenizer.json"))
     (folder / "data/imagenet").mkdir(exist_ok=True)
@@ -181,4 +184,10 @@ def test_it_trains_and_writes_its_bundle(file: Path, data: Path, tmp_path: Path,
     for phase in plan.phases:
         losses = [row["loss"] for row in read_log(Path("runs") / f"{plan.name}-{plan.version}" / phase.name)]
         assert len(losses) == 2 and losses[0] != losses[1]
-    assert loading.load(bundle.read(Path("bundles") / plan.name / plan.version)).spec.task == plan.release.task
+    made = bundle.read(Path("bundles") / plan.name / plan.version)
+    assert loading.load(made).spec.task == plan.release.task
+    if plan.release.task == "zero-shot":
+        assert made.spec.text is not None and made.spec.text.length == 6
+        tokens = Tokeniser.open(made).encode(["a red flag", "blue"]).tokens
+        framed = [[0, 2, 5, 3, 5], [0, 4, 5, *[made.spec.config.get("padding", 0)] * 2]]
+        assert tokens.tolist() == ([[2, 5, 3, 0, 0, 0], [4, 0, 0, 0, 0, 0]] if file.stem == "flip" else framed)

@@ -1,4 +1,4 @@
-"""Captions → token ids, by a tokenizer file of Hugging Face's `tokenizers`."""
+"""Captions → token ids, by the tokeniser that the trained pair is served with."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
+from models.pairs.tokenising import Tokeniser
+from models.pairs.tokenizer_model import TokenizerError
+from models.pairs.vocabularies import read_vocabulary
 from training.errors import DataError
 from training.settings import Settings
 
 
 class WordSettings(Settings):
     tokenizer: Path
-    """A `tokenizer.json`."""
+    """A `tokenizer.json`, or another file that `models.pairs.vocabularies` reads."""
     special: bool = True
     """Add the tokenizer's special tokens ([CLS], [SEP]); FLIP has none."""
     padding: int = 0
@@ -30,42 +32,31 @@ class Words:
     length: int
     captions: tuple[str, ...] = field(default=(), repr=False)
 
-    def ids(self, texts: Sequence[str]) -> Tensor:
-        """(n, length) int64: cut at the end, or padded."""
-        tokenizer = _tokenizer(self.settings.tokenizer)
-        encoded = tokenizer.encode_batch(list(texts), add_special_tokens=self.settings.special)
-        rows = [self._fitted(tokens.ids) for tokens in encoded]
-        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.length)
-
-    def _fitted(self, ids: list[int]) -> list[int]:
-        cut = ids[: self.length]
-        if self.settings.special and len(ids) > self.length:
-            cut[-1] = ids[-1]  # the end of the sentence stays
-        return cut + [self.settings.padding] * (self.length - len(cut))
+    def tokenise(self, texts: Sequence[str]) -> Tensor:
+        """(n, length) int64: cut before the special tokens are added, and padded."""
+        return torch.from_numpy(_tokeniser(self.settings, self.length).encode(texts).tokens)
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def read(self, numbers: Tensor) -> Tensor:
         """Captions with these numbers (n,) → (n, length) int64."""
-        return self.ids([self.captions[number] for number in numbers.tolist()])
-
-    def tokenise(self, texts: Sequence[str]) -> Tensor:
-        return self.ids(texts)
+        return self.tokenise([self.captions[number] for number in numbers.tolist()])
 
 
 def open_words(settings: WordSettings, length: int, captions: Sequence[str] = ()) -> Words:
     """Raises DataError."""
     if not length:
         raise DataError("words: the recipe does not say how many token ids a caption has")
-    if not settings.tokenizer.is_file():
-        raise DataError(f"data.words.tokenizer: {settings.tokenizer} is no file")
+    _tokeniser(settings, length)
     return Words(settings, length, tuple(captions))
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(path: Path) -> Tokenizer:
+def _tokeniser(settings: WordSettings, length: int) -> Tokeniser:
+    """Each process that reads captions opens its own: it cannot be pickled."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing finer
-        raise DataError(f"data.words.tokenizer: {path} is no tokenizer of the library `tokenizers` ({error})") from error
+        file = read_vocabulary(settings.tokenizer, special=settings.special)
+        return Tokeniser.of(file, length=length, fixed=True, padding=settings.padding)
+    except TokenizerError as error:
+        raise DataError(f"data.words.tokenizer: {error}") from error
