@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.layers.forward import Reader
+from models.layers.steps import UnusableInput
 from models.pairs.tokenising import Tokeniser
 
 
@@ -22,7 +23,11 @@ def reader(bundle: Bundle) -> Reader:
         utf8, lengths = arrays["utf8"], arrays["lengths"]
         present = lengths > 0
         rows = zip(utf8[present], lengths[present].tolist(), strict=True)
-        encoded = tokeniser.encode([row[:length].tobytes().decode() for row, length in rows])
+        texts = [row[:length].tobytes().decode() for row, length in rows]
+        encoded = tokeniser.encode(texts)
+        nothing = np.flatnonzero(~encoded.visible.any(axis=1))
+        if len(nothing):
+            raise UnusableInput(f"{texts[nothing[0]][:40]!r} has no word that the bundle knows: nothing is left to read")
         return {
             "word_ids": _placed(encoded.tokens, present),
             "visible": _placed(encoded.visible, present),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from models.bundle import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read_placed
+from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read_placed
 from models.loading import not_served
 from server.process import supervision
 from server.queue import keys
@@ -312,7 +312,7 @@ def _stamp(path: Path, spec: BundleSpec | None = None) -> tuple[int, ...]:
     members = [Bundle(path=path, spec=spec).member_path(member) for member in spec.members.values()] if spec else []
     stamp: list[int] = []
     for folder in (path, *members):
-        for name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
+        for name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE, TOKENIZER_FILE):
             try:
                 stat = (folder / name).stat()
             except OSError:

@@ -26,7 +26,7 @@ COUNT = 10_000
 
 
 def pair(folder: Path, source: Path, *, special: bool = True, pad: int = 0, config: dict[str, Any] | None = None, **text: Any) -> Bundle:
-    """A bundle with this tokeniser and no weights. pad: the padding of the network; config: all of its fields; text: of the section `text`."""
+    """A bundle with this tokeniser and no weights. pad: the network's padding; config: all its fields; text: of the section `text`."""
     file = read_vocabulary(source, special=special)
     (folder / "weights").write_bytes(b"")
     (folder / "words").write_bytes(file.to_bytes())
