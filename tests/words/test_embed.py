@@ -110,3 +110,13 @@ def test_text_that_is_no_unicode_is_refused(speaker: Speaker) -> None:
     assert (form.status_code, form.json()["field"]) == (400, "text")
     json = speaker.gateway.http.post("/v1/embed", content=b'{"text": "\\ud800"}', headers={"content-type": "application/json"})
     assert json.status_code == 400
+
+
+def test_a_text_without_words_is_refused_and_harms_nobody_else(speaker: Speaker) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        empty = [pool.submit(speaker.ask, "embed", model="flip", text=["\u200b\u0001"]) for _ in range(4)]
+        good = [pool.submit(speaker.answered, "embed", model="flip", text=["a dog"]) for _ in range(4)]
+        for response in (asked.result() for asked in empty):
+            assert (response.status_code, response.json()["type"]) == (422, "urn:opsin:unusable-input")
+        for answer in (asked.result() for asked in good):
+            assert cosines(answer["embeddings"], speaker.vectors_of_texts("flip", ["a dog"])).min() >= SAME
