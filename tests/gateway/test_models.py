@@ -64,7 +64,7 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
 
 def test_it_is_told_where_workers_look_for_bundles(valkey: PrivateValkey) -> None:
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, []):
-        assert gateway.http.get("/v1/models").json() == {"models": [], "folders": ["/srv/bundles"]}
+        assert gateway.http.get("/v1/models").json() == {"models": [], "folders": ["/srv/bundles"], "object": "list", "data": []}
 
 
 def test_a_model_has_its_spec_and_its_workers_rates(gateway: Gateway) -> None:
