@@ -51,6 +51,8 @@ BODY = {
     },
     "required": ["input"],
 }
+BYTES_OF_NUMBER = 20
+"""In JSON, about."""
 REFUSALS = (
     (Kind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", "input[3]"),
     (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
@@ -155,9 +157,9 @@ async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: i
     await here.text_cache.learn(wanted, answer.outputs, visit.client)
     began = time.perf_counter()
     vectors, truncated = _vectors(answer.outputs, asked)
-    rows = encode_vectors(vectors, asked.own.encoding)
-    data = [Embedding("embedding", index, row) for index, row in enumerate(rows)]
-    response = Response(msgspec.json.encode(EmbeddingList("list", data, wanted.spec.id, Usage(), truncated)), media_type=JSON)
+    write = partial(_encode, vectors, asked.own.encoding, wanted.spec.id, truncated)
+    content = await here.large_bodies.in_turn(visit.client, BYTES_OF_NUMBER * vectors.size, write)
+    response = Response(content, media_type=JSON)
     here.count_answer(wanted.spec, began, len(response.body), received)
     return response
 
@@ -169,3 +171,10 @@ def _vectors(outputs: Sequence[Outputs], asked: EmbeddingRequest) -> tuple[NDArr
     by_index = dict(zip(asked.indices["image"], images, strict=True))
     by_index |= {index: read[place][0] for place, index in enumerate(asked.indices["text"])}
     return np.stack([by_index[index] for index in range(len(by_index))]), sum(truncated for _, truncated in read.values())
+
+
+def _encode(vectors: NDArray[np.float32], encoding: str, model: str, truncated: int) -> bytes:
+    """One vector at a time: encoded all at once they would hold up every other thread."""
+    rows: list[Any] = [msgspec.Raw(msgspec.json.encode(encode_vectors(vector[None], encoding)[0])) for vector in vectors]
+    data = [Embedding("embedding", index, row) for index, row in enumerate(rows)]
+    return msgspec.json.encode(EmbeddingList("list", data, model, Usage(), truncated))
