@@ -36,7 +36,7 @@ TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count()
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(ARGS)
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.clients
 	$(BIN)/python -m pytest -m 'slow and not browser' $(ARGS)
 	$(BIN)/python -m pytest -m 'slow and browser' tests/browser $(ARGS)  # what drives the browser leaves an event loop behind
 
@@ -87,6 +87,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.browser: $(VENV)/.dev
 	$(BIN)/python -m pip install --editable '.[browser]'
+	@touch $@
+
+$(VENV)/.clients: $(VENV)/.dev
+	$(BIN)/python -m pip install --editable '.[clients]'
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python

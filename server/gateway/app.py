@@ -28,8 +28,9 @@ from server.gateway.gateway import Gateway
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
 from server.gateway.open_inference.errors import to_response
+from server.gateway.openai import errors as openai_errors
 from server.gateway.presenting import Presenting
-from server.gateway.routes import infer, jobs, models, open_inference, operation, pages, scenes, tasks
+from server.gateway.routes import embeddings, infer, jobs, models, open_inference, operation, pages, scenes, tasks
 from server.gateway.status import Status, StatusDocument
 from server.gateway.text_cache import TextCache
 from server.gateway.turns import HeavyClients, LargeBodies, Turns
@@ -47,7 +48,7 @@ from server.telemetry.metrics import GatewayMetrics
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
 ROUTED = (models, jobs, scenes, operation, open_inference)
-STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument)
+STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument, openai_errors.OpenAIErrorDocument)
 
 
 def create_app(settings: Settings) -> GatewayApp:
@@ -109,7 +110,7 @@ def create_app(settings: Settings) -> GatewayApp:
     for routes in ROUTED:
         app.include_router(routes.router)
     app.include_router(pages.router)
-    app.router.routes.extend(tasks.ROUTES)  # POSTs never come here; other methods get their 405
+    app.router.routes.extend([*tasks.ROUTES, *embeddings.ROUTES])  # POSTs never come here; other methods get their 405
     if settings.playground:
         app.router.routes.extend(pages.ROUTES)
     app.add_exception_handler(Problem, _problem)
@@ -125,9 +126,10 @@ def create_app(settings: Settings) -> GatewayApp:
             path: {"post": openapi.task_operation(endpoint.interface, endpoint.response.__name__)}
             for path, endpoint in tasks.ENDPOINTS.items()
         }
+        paths |= {embeddings.PATH: {"post": embeddings.operation()}}
         paths |= {path: {"post": infer.operation(path)} for path in infer.INFER_PATHS}
         described = [route for routes in ROUTED for route in routes.router.routes]
-        return openapi.describe(app, paths, (*responses, *STRUCTS), described)
+        return openapi.describe(app, paths, (*responses, embeddings.EmbeddingList, *STRUCTS), described)
 
     app.openapi = document  # type: ignore[method-assign]
     return GatewayApp(app, gateway)
@@ -156,7 +158,7 @@ class GatewayApp(OutermostLayer):
 
     def __init__(self, app: FastAPI, gateway: Gateway) -> None:
         settings, self.gateway = gateway.settings, gateway
-        layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *infer.ROUTES])
+        layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *embeddings.ROUTES, *infer.ROUTES])
         if settings.trusted_proxies:
             layered = ForwardedRequests(layered, settings.max_connections, settings.trusted_proxies, self._refuse)
         if settings.cors_origins:
@@ -171,6 +173,8 @@ class GatewayApp(OutermostLayer):
 
     def _refuse(self, problem: Problem, scope: Scope) -> Response:
         self.gateway.metrics.rejected.labels("client_share").inc()
+        if scope["path"] == embeddings.PATH:
+            return openai_errors.to_response(problem)
         return to_response(problem) if scope["path"].startswith("/v2/") else problem.to_response(scope["state"]["request_id"])
 
 

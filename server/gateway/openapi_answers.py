@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from server.gateway.open_inference import errors
+from server.gateway.openai.errors import to_document
 from server.http import event_stream
 from server.http.problems import MEDIA_TYPE, Kind, Problem
 from server.tasks.base import JSON
@@ -41,6 +42,12 @@ def protocol_errors(*examples: tuple[Kind, str]) -> dict[str, Any]:
     """Responses of the Open Inference Protocol by status, in its own error shape."""
     schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
     return _responses(JSON, schema, ((kind, errors.status(kind), {"error": message}) for kind, message in examples))
+
+
+def openai_errors(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
+    """Responses by status, in OpenAI's error shape."""
+    documents = ((kind, kind.status, to_document(Problem(kind, detail, field))) for kind, detail, field in examples)
+    return _responses(JSON, {"$ref": "#/components/schemas/OpenAIErrorDocument"}, documents)
 
 
 def _responses(media_type: str, schema: dict[str, Any], examples: Iterable[tuple[Kind, int, object]]) -> dict[str, Any]:
@@ -132,9 +139,9 @@ _SUMMARY = {
 }
 _REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
-MODELS: dict[str, Any] = {
-    "responses": {**answer("ModelList", "Known bundles", {"models": [_SUMMARY], "folders": ["/srv/bundles"]}), **_REDIS_AWAY}
-}
+_OPENAI_MODEL = {"id": "flags@1.0.0", "object": "model", "created": 0, "owned_by": "opsin"}
+_MODEL_LIST = {"object": "list", "data": [_OPENAI_MODEL], "models": [_SUMMARY], "folders": ["/srv/bundles"]}
+MODELS: dict[str, Any] = {"responses": {**answer("ModelList", "Known bundles", _MODEL_LIST), **_REDIS_AWAY}}
 
 STATUS: dict[str, Any] = {
     "responses": {
@@ -191,6 +198,7 @@ MODEL: dict[str, Any] = {
             "ModelDetails",
             "One bundle",
             {
+                **_OPENAI_MODEL,
                 **_SUMMARY,
                 "workers": [
                     {

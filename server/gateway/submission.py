@@ -113,8 +113,7 @@ async def read_submission(
 
     The reservation is brought to the number of items. Raises Problem and what `stream` raises.
     """
-    if (header(request, b"content-encoding") or "identity").lower() != "identity":
-        raise Problem(Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
+    refuse_encoding(request)
     content_type = header(request, b"content-type") or ""
     media_type = content_type.partition(";")[0].strip().lower()
     submission = Submission(interface, settings.max_images)
@@ -130,6 +129,12 @@ async def read_submission(
     _check(submission)
     await reservation.resize(submission.count, reservation.nbytes)
     return submission
+
+
+def refuse_encoding(request: Request) -> None:
+    """Raises Problem (415) for a compressed body."""
+    if (header(request, b"content-encoding") or "identity").lower() != "identity":
+        raise Problem(Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
 
 
 def _check(submission: Submission) -> None:
@@ -287,7 +292,7 @@ def _add(submission: Submission, name: str, value: object, field: str) -> None:
     part, option = submission.interface.parts.get(name), submission.interface.options.get(name)
     if isinstance(value, memoryview):
         if part is not None and part.kind != "text":
-            submission.add_part(name, _from_base64(value, field))
+            submission.add_part(name, decode_base64(value, field))
             return
         value = str(value, "utf-8")
     if value is None and part is None:
@@ -299,7 +304,7 @@ def _add(submission: Submission, name: str, value: object, field: str) -> None:
     elif part.kind == "text":
         submission.add_part(name, _text(value, field).encode())
     else:
-        submission.add_part(name, _from_base64(_text(value, field), field))
+        submission.add_part(name, decode_base64(_text(value, field), field))
 
 
 def _text(value: object, field: str) -> str:
@@ -308,7 +313,8 @@ def _text(value: object, field: str) -> str:
     return value
 
 
-def _from_base64(text: str | memoryview, field: str) -> bytes:
+def decode_base64(text: str | memoryview, field: str) -> bytes:
+    """Raises Problem (422)."""
     try:
         return from_base64(text)
     except ValueError as error:

@@ -161,7 +161,7 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
             buffer = io.BytesIO()
             np.save(buffer, vectors) if media_type == NPY else np.savez(buffer, vectors=vectors)
             return File(buffer.getvalue())
-        return EmbedAnswer(kind, spec.embedding_dim, True, _encoded(vectors, plan), truncated)
+        return EmbedAnswer(kind, spec.embedding_dim, True, encode_vectors(vectors, plan.encoding), truncated)
 
     def presents_aside(self, outputs: Sequence[Outputs], plan: EmbedPlan) -> bool:
         return sum(array.nbytes for one in outputs for array in one.values()) > FEW_BYTES
@@ -223,6 +223,14 @@ def weight(spec: BundleSpec, shapes: Shapes) -> float:
     return texts.tokens(shapes) / patches
 
 
+def check_text(text: str, field: str) -> None:
+    """Raises InvalidOption for an empty text, ExcessiveOption for one that is too long."""
+    if not text.strip():
+        raise InvalidOption(field, "empty: send at least one character that is no space")
+    if len(text) > LONGEST_TEXT:
+        raise ExcessiveOption(field, f"{len(text)} characters: at most {LONGEST_TEXT} are taken")
+
+
 def need_tokeniser(spec: BundleSpec, field: str) -> None:
     """Raises InvalidOption for a pair that cannot read texts."""
     if spec.text is None:
@@ -236,11 +244,7 @@ def _texts(given: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:
     if plan.output == "tokens":
         raise InvalidOption("output", "tokens: those of images alone are offered; use `pooled`")
     for index, text in enumerate(given):
-        field = "text" if len(given) == 1 else f"text[{index}]"
-        if not text.strip():
-            raise InvalidOption(field, "empty: send at least one character that is no space")
-        if len(text) > LONGEST_TEXT:
-            raise ExcessiveOption(field, f"{len(text)} characters: at most {LONGEST_TEXT} are taken")
+        check_text(text, "text" if len(given) == 1 else f"text[{index}]")
     return given
 
 
@@ -256,11 +260,12 @@ def _vectors(outputs: Sequence[Outputs], plan: EmbedPlan) -> tuple[Literal["imag
     return "text", np.stack([found[place][0] for place in range(len(found))]), len(cut)
 
 
-def _encoded(vectors: NDArray[np.float32], plan: EmbedPlan) -> list[Any]:
-    if plan.encoding == "base64":
+def encode_vectors(vectors: NDArray[np.float32], encoding: str) -> list[Any]:
+    """Return the vectors (n, dim) as lists of numbers, or as base64 of little-endian float32."""
+    if encoding == "base64":
         return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
-    encoded: list[Any] = vectors.tolist()
-    return encoded
+    rows: list[Any] = vectors.tolist()
+    return rows
 
 
 def _tokens(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:

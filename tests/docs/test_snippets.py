@@ -20,6 +20,7 @@ RUN = (
     "docs/jobs.md",
     "docs/open-inference.md-2",
     "docs/open-inference.md-3",
+    "docs/openai.md-1",
     "docs/quickstart.md-3",
     "docs/quickstart.md-5",
     "docs/tasks/actions.md-1",
@@ -30,7 +31,7 @@ RUN = (
     "docs/tasks/reconstruction.md-3",
 )
 """Blocks of the shell that run as they are, or all of a page. The others start services, build images, train, or name files of yours."""
-ELSEWHERE = ("docs/extending.md", "docs/steps.md")
+ELSEWHERE = ("docs/extending.md", "docs/openai.md", "docs/steps.md")
 """Python that other tests run, and an outline of a protocol."""
 
 

@@ -136,7 +136,7 @@ class Worker:
 
     def __init__(self, url: str, specs: list[BundleSpec], answer: Callable[[QueuedJob], Reply] = answer) -> None:
         self.queue = WorkerQueue(url, f"test-{id(self):x}")
-        self._url = url
+        self.url = url
         self.stores_replies = False
         """Whether it writes the arrays of its replies beside them, as workers do with large ones."""
         self.specs = specs
@@ -185,7 +185,7 @@ class Worker:
 
     def redis(self) -> redis.Redis:
         """A look at what it works on."""
-        return PartitionRedis.from_url(self._url, decode_responses=True, encoding_errors="replace")
+        return PartitionRedis.from_url(self.url, decode_responses=True, encoding_errors="replace")
 
     def nobody_waits(self) -> bool:
         """Whether everything that is unfinished has been cancelled."""

@@ -11,6 +11,7 @@ import msgspec
 from models.bundle import BundleSpec
 from server.gateway import directory
 from server.gateway.gateway import Gateway
+from server.gateway.open_inference.tensors import InferRequest
 from server.http.problems import Kind, Problem
 from server.quoting import QUOTED, quoted
 from server.tasks.base import Part, Task, Tensor
@@ -44,12 +45,12 @@ class Offer:
         return options
 
 
-def of(spec: BundleSpec, parameters: Mapping[str, Any] | None = None) -> Offer:
+def of(spec: BundleSpec, asked: InferRequest | None = None) -> Offer:
     """Raises Problem (404) for a task that is not offered in the protocol.
 
-    parameters: of a request; None: of any. A pair that is asked without `labels` answers vectors alone."""
+    asked: None: whatever may be asked. A pair that is asked for no scores of labels answers vectors alone."""
     task = main_task(spec.task)
-    if isinstance(task, ZeroShot) and parameters is not None and "labels" not in parameters:
+    if isinstance(task, ZeroShot) and asked is not None and not _wants_scores(asked):
         task = TASKS["embed"]
     tensors = None if task is None else task.tensors(spec)
     if task is None or tensors is None:
@@ -59,8 +60,12 @@ def of(spec: BundleSpec, parameters: Mapping[str, Any] | None = None) -> Offer:
         )
     inputs, outputs = tensors
     parts = {part.name: part for part in task.takes(spec)}
-    taken = inputs if parameters is None else [declared for declared in inputs if declared.name in parts]
+    taken = inputs if asked is None else [declared for declared in inputs if declared.name in parts]
     return Offer(task, taken, outputs, parts)
+
+
+def _wants_scores(asked: InferRequest) -> bool:
+    return "labels" in asked.parameters or any(output.name == "scores" for output in asked.outputs)
 
 
 def _listed(name: str, value: object) -> list[object]:

@@ -97,7 +97,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
         with ClientWatch(here.ticks, request.receive, visit.limit):
             spec = await offer.find(here, name, version)
             visit.resolved(spec)
-            offered = offer.of(spec, asked.parameters)
+            offered = offer.of(spec, asked)
             if offered.task.takes_long and _timeout(asked) is None:
                 visit.set_deadline(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
@@ -106,7 +106,8 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             )
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
             asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
-            wanted = await here.text_cache.recall(_plan(asked, offered, spec), visit.client)
+            part = next(declared.name for declared in offered.inputs if declared.name in items[0])
+            wanted = await here.text_cache.recall(_plan(asked, offered, spec, part), visit.client)
             answer = await here.inference.run(items, wanted, visit)
             await here.text_cache.learn(wanted, answer.outputs, visit.client)
         began = time.perf_counter()
@@ -151,12 +152,12 @@ def _priority(asked: InferRequest) -> Priority:
     return PRIORITIES[level]
 
 
-def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec) -> Asked:
+def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec, part: str) -> Asked:
     try:
         plan = offered.task.plan(offered.read_options(asked.parameters), spec)
     except InvalidOption as error:
         raise of_refusal(error) from error
-    return Asked(offered.task, spec, plan, offered.inputs[0].name, _priority(asked))
+    return Asked(offered.task, spec, plan, part, _priority(asked))
 
 
 def _respond(request: Request, asked: InferRequest, spec: BundleSpec, offered: Offer, arrays: Arrays, told: Mapping[str, Any]) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -69,10 +69,23 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Largest difference between answers in that format and in float32, in warm-up: of logits for classifiers. Null while unknown."""
 
 
-class ModelList(msgspec.Struct, frozen=True):
+class OpenAIModel(msgspec.Struct, frozen=True):
+    """A bundle as OpenAI's clients list it; `id` is `name@version`. When it was made is not known: `created` is 0."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "opsin"
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """All bundles, once as this service tells of them, and once, as `object` and `data`, as OpenAI's clients expect it."""
+
     models: list[ModelSummary]
     folders: list[str]
     """Where living workers look for bundles."""
+    object: Literal["list"] = "list"
+    data: list[OpenAIModel]
 
 
 class ServingWorker(msgspec.Struct, frozen=True):
@@ -90,7 +103,12 @@ class ServingWorker(msgspec.Struct, frozen=True):
 
 
 class ModelDetails(ModelSummary, frozen=True, kw_only=True):
-    """A bundle with its whole spec but for the weights."""
+    """A bundle with its whole spec but for the weights, and with the fields of `OpenAIModel`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "opsin"
 
     workers: list[ServingWorker]
     spec: dict[str, Any]
@@ -102,7 +120,8 @@ async def models(request: Request) -> Response:
     fleet = await here.directory.fleet()
     specs = sorted(fleet.specs.values(), key=lambda spec: spec.id)
     folders = sorted({worker.folder for worker in fleet.workers if worker.folder})
-    return _json(ModelList([ModelSummary(**_summary(here, fleet, spec)) for spec in specs], folders))
+    summaries = [ModelSummary(**_summary(here, fleet, spec)) for spec in specs]
+    return _json(ModelList(models=summaries, folders=folders, data=[OpenAIModel(spec.id) for spec in specs]))
 
 
 @router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=openapi_answers.MODEL)
@@ -123,7 +142,7 @@ async def model(request: Request, name: str) -> Response:
         for worker, bundle in directory.serving(fleet, spec)
     ]
     content = spec.model_dump(mode="json", exclude={"weights"})
-    return _json(ModelDetails(**_summary(here, fleet, spec), workers=workers, spec=content))
+    return _json(ModelDetails(id=spec.id, **_summary(here, fleet, spec), workers=workers, spec=content))
 
 
 def _find(fleet: Fleet, wanted: str) -> BundleSpec:

@@ -109,7 +109,7 @@ class TaskRoute:
             key = requests.idempotency_key(request)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
-                asked = await self._resolve(sent, here, visit)
+                asked = await resolve(sent, here, visit)
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
                 record = await here.jobs.read(job_id)
@@ -135,7 +135,7 @@ class TaskRoute:
 
     async def _run(self, sent: Sent, here: Gateway, visit: Visit, media_type: str, stream: EventStream | None = None) -> Response:
         """The answer. The stream, if there is one, is told how far it has come."""
-        asked = await self._resolve(sent, here, visit)
+        asked = await resolve(sent, here, visit)
         follower = None if stream is None else Follower(stream, asked)
         answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
         await here.text_cache.learn(asked, answer.outputs, visit.client)
@@ -146,24 +146,26 @@ class TaskRoute:
         here.count_answer(asked.spec, began, len(response.body), sent.nbytes)
         return response
 
-    async def _resolve(self, sent: Sent, here: Gateway, visit: Visit) -> Asked:
-        """The bundle and what it is to do. Raises Problem for parts that it does not take or lacks, and for options beyond it."""
-        spec = await here.directory.find(sent.common.model, self.task.name)
-        visit.resolved(spec)
-        submission = sent.submission
-        taken = {part.name: part for part in self.task.takes(spec)}
-        for name in submission.parts:
-            if name not in taken:
-                raise Problem(Kind.INVALID_OPTION, f"{spec.id} takes {', '.join(taken)}", name)
-        for part in taken.values():
-            if part.required and part.name not in submission.parts:
-                raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs it", part.name)
-        try:
-            plan = self.task.placed(self.task.plan(sent.own, spec), here.dispatcher.partition)
-        except InvalidOption as error:
-            raise of_refusal(error) from error
-        asked = Asked(self.task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
-        return await here.text_cache.recall(asked, visit.client)
+
+async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
+    """The bundle and what it is to do. Raises Problem for parts that it does not take or lacks, and for options beyond it."""
+    submission = sent.submission
+    task = submission.interface.task
+    spec = await here.directory.find(sent.common.model, task.name)
+    visit.resolved(spec)
+    taken = {part.name: part for part in task.takes(spec)}
+    for name in submission.parts:
+        if name not in taken:
+            raise Problem(Kind.INVALID_OPTION, f"{spec.id} takes {', '.join(taken)}", name)
+    for part in taken.values():
+        if part.required and part.name not in submission.parts:
+            raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs it", part.name)
+    try:
+        plan = task.placed(task.plan(sent.own, spec), here.dispatcher.partition)
+    except InvalidOption as error:
+        raise of_refusal(error) from error
+    asked = Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
+    return await here.text_cache.recall(asked, visit.client)
 
 
 ENDPOINTS = {f"/v1/{name}": TaskRoute(task) for name, task in TASKS.items()}

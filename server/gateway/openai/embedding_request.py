@@ -1,0 +1,182 @@
+"""The body of `POST /v1/embeddings` → images and texts, each with its index in the answer.
+
+`input` as OpenAI's clients send it (a text or a list of texts), as Jina's do (objects with a text or an image each), and as infinity's
+(images of which `modality` tells). Fields that the route does not know are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from server.gateway.failures import of_refusal
+from server.gateway.interface import CommonOptions, TaskInterface
+from server.gateway.submission import MAX_FIELD_BYTES, Submission, decode_base64, item_field
+from server.http.large_json import Outline
+from server.http.problems import Kind, Problem
+from server.quoting import quoted
+from server.tasks.base import Item
+from server.tasks.embed import EmbedOptions, check_text
+from server.tasks.options import InvalidOption
+from server.tasks.registry import TASKS
+
+INTERFACE = TaskInterface.of(TASKS["embed"])
+OPTIONS = {"model": "model", "encoding_format": "encoding", "dimensions": "dimensions"}
+"""Fields of the body → options of the task."""
+FIELDS = {name: field for field, name in OPTIONS.items()}
+UNSET: Mapping[str, Sequence[object]] = {"model": ("default/not-specified",), "dimensions": (0,)}
+"""Values by which infinity's client says that it does not choose."""
+MODALITIES = ("text", "image")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+HEAD = 256
+"""Characters in which a data URI must come to its data."""
+ACCEPTED = 'a text, {"text": "…"} or {"image": "<base64 or data URI>"}, or a list of 1 or more of these'
+
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True)
+class EmbeddingRequest:
+    submission: Submission
+    """Images stand before texts, since errors name the items of a request by its first part."""
+    common: CommonOptions
+    own: EmbedOptions
+    indices: Mapping[str, Sequence[int]]
+    """Part → the index in the answer of each of its elements."""
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.indices.values()))
+
+    def take_items(self) -> list[Item]:
+        """Return an item for each image, and one for all texts. From now on the list alone holds them."""
+        texts = self.submission.parts.pop("text", None)
+        images: list[Item] = [{"image": image} for image in self.submission.parts.pop("image", ())]
+        return images if texts is None else [*images, {"text": msgspec.json.encode([text.decode() for text in texts])}]
+
+    def field(self, name: str | None) -> str | None:
+        """Return the field of the body for one that the task names: `image[1]` is the second image, wherever it stands in `input`."""
+        part, bracket, index = (name or "").partition("[")
+        if part not in self.indices:
+            return FIELDS.get(part, name)
+        indices = self.indices[part]
+        at = int(index.rstrip("]")) if bracket else 0
+        if at >= len(indices) or (not bracket and len(indices) > 1):
+            return "input"
+        return item_field("input", indices[at], self.count)
+
+
+def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
+    """Raises Problem."""
+    outline = Outline.of(content)
+    document = _decode(outline.json)
+    common, own = _options({field: _value(outline, document, field) for field in OPTIONS})
+    modality = _value(outline, document, "modality")
+    if modality not in (None, *MODALITIES):
+        raise Problem(Kind.INVALID_OPTION, f"{quoted(modality)} must be one of {', '.join(MODALITIES)}", "modality")
+    elements = _elements(_value(outline, document, "input"))
+    submission = Submission(INTERFACE, max_images, parts={"image": [], "text": []})
+    indices: dict[str, list[int]] = {"image": [], "text": []}
+    for index, element in enumerate(elements):
+        field = item_field("input", index, len(elements))
+        part, value = _part(element, modality or "text", field)
+        _add(submission, part, _image(value, field) if part == "image" else _text(value, field), field)
+        indices[part].append(index)
+    submission.parts = {part: given for part, given in submission.parts.items() if given}
+    return EmbeddingRequest(submission, common, own, indices)
+
+
+def _decode(content: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return _decoder.decode(content)
+    except msgspec.ValidationError as error:
+        raise Problem(Kind.INVALID_BODY, 'the body must be a JSON object such as {"input": "a dog"}') from error
+    except msgspec.DecodeError as error:
+        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if content else "empty") from error
+
+
+def _value(outline: Outline, document: Mapping[str, msgspec.Raw], field: str) -> Any:
+    """Return None for a field that is missing. Raises Problem."""
+    try:
+        return outline.read(document[field]) if field in document else None
+    except msgspec.ValidationError as error:
+        raise Problem(Kind.INVALID_OPTION, "a number beyond those of 64 bits", field) from error
+    except msgspec.DecodeError as error:
+        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})", field) from error
+
+
+def _options(given: Mapping[str, Any]) -> tuple[CommonOptions, EmbedOptions]:
+    options = {}
+    for field, value in given.items():
+        if value is None or (type(value) is not bool and value in UNSET.get(field, ())):
+            continue
+        if isinstance(value, (str, memoryview)) and len(value) > MAX_FIELD_BYTES:
+            raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", field)
+        options[OPTIONS[field]] = [value]
+    try:
+        common, own = INTERFACE.read_options({}, options)
+    except Problem as problem:
+        raise Problem(problem.kind, problem.detail, FIELDS[problem.field or ""]) from problem
+    assert isinstance(own, EmbedOptions)
+    return common, own
+
+
+def _elements(value: Any) -> list[Any]:
+    elements = value if isinstance(value, list) else [value]
+    if value is None or not elements:
+        raise Problem(Kind.INVALID_OPTION, f"{'missing' if value is None else 'an empty list'}: send {ACCEPTED}", "input")
+    if any(isinstance(element, list) or type(element) in (int, float) for element in elements):
+        advice = "send the text itself (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
+        raise Problem(Kind.INVALID_BODY, f"token ids are those of another tokenizer: {advice}", "input")
+    return elements
+
+
+def _part(element: Any, modality: str, field: str) -> tuple[str, str | memoryview]:
+    """Return the part that an element of `input` belongs to, and its value."""
+    part, value = modality, element
+    if isinstance(element, dict):
+        named = [name for name in MODALITIES if element.get(name) is not None]
+        if len(named) != 1:
+            raise Problem(Kind.INVALID_OPTION, f"an object with {' and '.join(named) or 'neither text nor image'}: send {ACCEPTED}", field)
+        part, value = named[0], element[named[0]]
+    if not isinstance(value, (str, memoryview)):
+        raise Problem(Kind.INVALID_OPTION, f"{quoted(value)} is no string: send {ACCEPTED}", field)
+    return part, value
+
+
+def _text(value: str | memoryview, field: str) -> bytes:
+    text = value if isinstance(value, str) else str(value, "utf-8")
+    if text.startswith("data:image/"):
+        raise Problem(Kind.INVALID_BODY, 'an image where a text is expected: send {"image": "data:…"}, or "modality": "image"', field)
+    try:
+        check_text(text, field)
+    except InvalidOption as error:
+        raise of_refusal(error) from error
+    return text.encode()
+
+
+def _image(value: str | memoryview, field: str) -> bytes:
+    head = value[:HEAD] if isinstance(value, str) else str(value[:HEAD], "utf-8", "replace")
+    scheme = SCHEME.match(head)
+    if scheme is not None:
+        if scheme[0].lower() != "data:":
+            raise Problem(Kind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", field)
+        kind, comma, _ = head.partition(",")
+        if not comma or not kind.isascii() or not kind.lower().endswith(";base64"):
+            raise Problem(Kind.INVALID_OPTION, "a data URI must be in base64: data:image/jpeg;base64,…", field)
+        value = value[len(kind) + 1 :]
+    image = decode_base64(value, field)
+    if not image:
+        raise Problem(Kind.INVALID_BODY, "empty: no bytes of an image", field)
+    return image
+
+
+def _add(submission: Submission, part: str, content: bytes, field: str) -> None:
+    try:
+        submission.add_part(part, content)
+    except Problem as problem:
+        raise Problem(problem.kind, problem.detail, field) from problem

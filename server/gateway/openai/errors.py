@@ -1,0 +1,50 @@
+"""OpenAI's error shape: `{"error": {"message", "type", "param", "code"}}`, with the status codes of `/v1`."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.http.layers import our_fault
+from server.http.problems import Problem
+from server.tasks.base import JSON
+from server.telemetry import logs
+
+log = logs.get(__name__)
+
+
+class OpenAIError(msgspec.Struct, frozen=True):
+    """`type`: `invalid_request_error`, `rate_limit_error` or `server_error`; `param`: the field at fault; `code`: the kind of problem."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIErrorDocument(msgspec.Struct, frozen=True):
+    """The body of every answer that is none."""
+
+    error: OpenAIError
+
+
+def to_document(problem: Problem) -> OpenAIErrorDocument:
+    message = problem.detail if problem.field is None else f"{problem.field}: {problem.detail}"
+    return OpenAIErrorDocument(OpenAIError(message, _type(problem.kind.status), problem.field, problem.kind.slug))
+
+
+def to_response(problem: Problem) -> Response:
+    return Response(msgspec.json.encode(to_document(problem)), problem.kind.status, problem.headers(), JSON)
+
+
+def internal(request: Request) -> Response:
+    """Return the response to an exception that nobody has foreseen, and log that. To be called where it is handled."""
+    log.exception("request failed", request_id=request.state.request_id, method=request.method, path=request.scope["path"])
+    return to_response(our_fault())
+
+
+def _type(status: int) -> str:
+    if status >= 500:
+        return "server_error"
+    return "rate_limit_error" if status == 429 else "invalid_request_error"

@@ -1,0 +1,180 @@
+"""`POST /v1/embeddings`: task `embed` for clients of OpenAI, Jina and infinity. Images and texts may come in one request. Plain ASGI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from server.gateway import openapi_answers
+from server.gateway.admission import Visit
+from server.gateway.gateway import Gateway
+from server.gateway.openai import errors
+from server.gateway.openai.embedding_request import EmbeddingRequest, read_embedding_request
+from server.gateway.routes.tasks import Sent, resolve
+from server.gateway.submission import refuse_encoding
+from server.http import requests
+from server.http.problems import Kind, Problem
+from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
+from server.tasks import texts
+from server.tasks.base import JSON, Outputs
+from server.tasks.embed import encode_vectors
+
+PATH = "/v1/embeddings"
+ELEMENT = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+        {"type": "object", "properties": {"image": {"type": "string"}}, "required": ["image"]},
+    ]
+}
+BODY = {
+    "type": "object",
+    "properties": {
+        "input": {
+            "description": "Texts, or images in base64 or as data URIs; both kinds may come together.",
+            "anyOf": [*ELEMENT["anyOf"], {"type": "array", "items": ELEMENT, "minItems": 1}],
+        },
+        "model": {"type": "string", "description": "`name` or `name@version`. Default: the service's default model for embed."},
+        "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
+        "dimensions": {"type": "integer", "minimum": 0, "description": "The bundle's own; 0 means the same."},
+        "modality": {"type": "string", "enum": ["text", "image"], "default": "text", "description": "Meaning of strings in `input`."},
+    },
+    "required": ["input"],
+}
+BYTES_OF_NUMBER = 20
+"""In JSON, about."""
+REFUSALS = (
+    (Kind.INVALID_BODY, "URLs are not fetched: send the image's bytes in base64, or as a data URI", "input[3]"),
+    (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
+    (Kind.TOO_LARGE, "3000 characters: at most 2048 are taken", "input[3]"),
+    (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "input[3]"),
+    (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "input[3]"),
+    (Kind.INVALID_OPTION, "256: vectors of words@1.0.0 have 512 numbers, and cannot be cut", "dimensions"),
+    (Kind.WORKER_CRASHED, "three workers died on this input", "input[3]"),
+    (Kind.MODEL_ERROR, "the model failed on this input", "input[3]"),
+    *(
+        (kind, detail, field)
+        for kind, detail, field in openapi_answers.REFUSALS
+        if field in (None, "model") and kind not in (Kind.INVALID_BODY, Kind.RESULTS_FULL)
+    ),
+)
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """The vector of one element of `input`, as numbers or as base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """0, always: texts become tokens in a worker, which does not tell how many."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class EmbeddingList(msgspec.Struct, frozen=True):
+    """The vectors, of unit length, in the order of `input`.
+
+    `model` is `name@version` of the bundle that gave them; `truncated`: how many texts were too long for it and lost their end."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    truncated: int
+
+
+class EmbeddingsRoute:
+    """The ASGI application behind PATH."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, here = Request(scope, receive, send), scope["app"].state.gateway
+        try:
+            response = await _answer(request, here)
+        except Problem as problem:
+            response = errors.to_response(problem)
+        except ClientDisconnect:
+            response = Response(status_code=CLIENT_CLOSED_REQUEST)
+        except Exception:
+            response = errors.internal(request)
+        await response(scope, receive, send)
+
+
+ROUTES = [Route(PATH, EmbeddingsRoute(), methods=["POST"], include_in_schema=False)]
+
+
+def operation() -> dict[str, Any]:
+    """For OpenAPI."""
+    example = EmbeddingList("list", [Embedding("embedding", 0, [0.5, -0.5, 0.5, 0.5])], "words@1.0.0", Usage(), 0)
+    return {
+        "tags": ["inference"],
+        "summary": "Turn images or texts into vectors, as OpenAI's clients ask",
+        "operationId": "embeddings",
+        "description": "Task `embed` for clients of OpenAI, Jina and infinity; `docs/openai.md` tells more. Unknown fields are ignored.",
+        "requestBody": {"required": True, "content": {JSON: {"schema": BODY, "example": {"model": "words", "input": ["a dog", "a cat"]}}}},
+        "responses": {
+            **openapi_answers.answer("EmbeddingList", "The vectors", msgspec.to_builtins(example)),
+            **openapi_answers.openai_errors(*REFUSALS),
+        },
+    }
+
+
+async def _answer(request: Request, here: Gateway) -> Response:
+    async with here.admission.admit(request, "rest") as visit:
+        requests.choose(requests.header(request, b"accept"), (JSON,))
+        refuse_encoding(request)
+        content = await requests.read(request, here.settings.max_body_bytes, visit.reservation)
+        read = partial(read_embedding_request, content, here.settings.max_images)
+        asked = await here.large_bodies.in_turn(visit.client, len(content), read)
+        received = len(content)
+        del content, read  # they may be large, and are not needed while their items wait
+        try:
+            with ClientWatch(here.ticks, request.receive, visit.limit):
+                return await _run(asked, here, visit, received)
+        except Problem as problem:
+            raise Problem(problem.kind, problem.detail, asked.field(problem.field), problem.retry_after) from problem
+
+
+async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: int) -> Response:
+    """All of the images and texts, or none. Raises Problem with the task's names of fields."""
+    wanted = await resolve(Sent({}, asked.submission, received, asked.common, asked.own), here, visit)
+    items = asked.take_items()
+    await visit.reservation.resize(len(items), visit.reservation.nbytes)
+    answer = await here.inference.run(items, wanted, visit)
+    await here.text_cache.learn(wanted, answer.outputs, visit.client)
+    began = time.perf_counter()
+    vectors, truncated = _vectors(answer.outputs, asked)
+    write = partial(_encode, vectors, asked.own.encoding, wanted.spec.id, truncated)
+    content = await here.large_bodies.in_turn(visit.client, BYTES_OF_NUMBER * vectors.size, write)
+    response = Response(content, media_type=JSON)
+    here.count_answer(wanted.spec, began, len(response.body), received)
+    return response
+
+
+def _vectors(outputs: Sequence[Outputs], asked: EmbeddingRequest) -> tuple[NDArray[np.float32], int]:
+    """Return the vectors (n, dim) in the order of `input`, and how many texts lost their end."""
+    images = [one["embedding"] for one in outputs if "places" not in one]
+    read = texts.vectors(outputs)
+    by_index = dict(zip(asked.indices["image"], images, strict=True))
+    by_index |= {index: read[place][0] for place, index in enumerate(asked.indices["text"])}
+    return np.stack([by_index[index] for index in range(len(by_index))]), sum(truncated for _, truncated in read.values())
+
+
+def _encode(vectors: NDArray[np.float32], encoding: str, model: str, truncated: int) -> bytes:
+    """One vector at a time: encoded all at once they would hold up every other thread."""
+    rows: list[Any] = [msgspec.Raw(msgspec.json.encode(encode_vectors(vector[None], encoding)[0])) for vector in vectors]
+    data = [Embedding("embedding", index, row) for index, row in enumerate(rows)]
+    return msgspec.json.encode(EmbeddingList("list", data, model, Usage(), truncated))

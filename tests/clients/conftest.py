@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.gateway import service
+from tests.gateway.embedding import answer, make_encoder, make_pair
+from tests.gateway.service import Gateway, Worker
+
+NOBODY_LISTENS = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="package")
+def gateway() -> Iterator[Gateway]:
+    """Serves the pair `words`, its default for vectors, and an encoder of images."""
+    with (
+        service.valkey() as server,
+        Worker(server.url, [make_pair(), make_encoder()], answer),
+        service.gateway(server.url, default_models={"embed": "words"}) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_but_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a client asks elsewhere, telemetry or files of tokenisers, is refused at once."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, NOBODY_LISTENS)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
