@@ -80,16 +80,16 @@ def test_a_model_has_its_spec_and_its_workers_rates(gateway: Gateway) -> None:
 
 def test_a_bundle_of_another_task_is_listed_and_does_not_classify(valkey: PrivateValkey) -> None:
     painter = BundleSpec(
-        name="painter", version="1", task="autoencode", architecture="mae", config={}, license="CC0-1.0", weights=make_spec().weights
+        name="painter", version="1", task="depth", architecture="mae", config={}, license="CC0-1.0", weights=make_spec().weights
     )
     with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), painter]):
         eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 2, "both are known")
         listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
-        assert (listed["painter"]["task"], listed["painter"]["labels"], listed["painter"]["ladder"]) == ("autoencode", 0, [])
+        assert (listed["painter"]["task"], listed["painter"]["labels"], listed["painter"]["ladder"]) == ("depth", 0, [])
         assert listed["painter"]["inputs"] == []
         assert gateway.http.get("/v1/models/painter").json()["spec"]["preprocess"] is None
         refused = problem(gateway.classify(picture(1), model="painter"), 404, "unknown-model")
-        assert refused["detail"] == "'painter' is for autoencode; known for classify: reds@1"
+        assert refused["detail"] == "'painter' is for depth; known for classify: reds@1"
         assert gateway.classify(picture(1)).json()["model"] == "reds"
 
 
