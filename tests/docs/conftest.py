@@ -17,6 +17,7 @@ from tests.bundles import write_tiny_diffmae
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT
 from tests.gateway.service import picture
+from tests.pairs import write_tiny_pair
 from tests.reconstruct.service import CAPTURE, HEIGHT, WIDTH, depth, npy, png, points
 from tests.reconstruct.shell import write_shell
 from tests.video.clips import clip, every
@@ -33,6 +34,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     write_tiny_diffmae(bundles)
     write_shell(bundles, space=SPACE)
     write_watcher(bundles)
+    write_tiny_pair(bundles, "words")
     folder = tmp_path_factory.mktemp("desk")
     fill(folder)
     (folder / "bundles").symlink_to(bundles)
@@ -62,6 +64,7 @@ def fill(folder: Path) -> None:
         (folder / name).write_bytes(CAPTURE[part])
     (folder / "depth.npy").write_bytes(npy(depth()))
     (folder / "points.npy").write_bytes(npy(points()))
+    (folder / "labels.txt").write_text("cat\ndog\nred car\n")
     (folder / "clip.mp4").write_bytes(clip(every(20, 10.0), size=(96, 128)))
     (folder / "docs").symlink_to(ROOT / "docs")
 
