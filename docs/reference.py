@@ -32,6 +32,8 @@ from server.settings import Settings
 
 OPTIONS = {
     "opsin.classification": "ClassifyOptions",
+    "opsin.zero_shot": "ZeroShotOptions",
+    "opsin.embedding": "EmbedOptions",
     "opsin.inpainting": "InpaintOptions",
     "opsin.actions": "ActionsOptions",
     "opsin.reconstruction": "ReconstructOptions",

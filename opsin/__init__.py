@@ -10,27 +10,35 @@ if TYPE_CHECKING:
     from opsin.actions import Second, TrackedPerson, VideoActions
     from opsin.async_client import AsyncClient
     from opsin.client import Client
+    from opsin.embedding import Embeddings, TokenEmbeddings
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
+    from opsin.gallery import AsyncGallery, Gallery, Match
     from opsin.inpainting import Filled, Inpainting
     from opsin.jobs import AsyncJob, Event, Job, JobStatus
     from opsin.mapping import Outcome, Outcomes
     from opsin.reconstruction import Reconstruction
     from opsin.results import Classification, Merging, Model, Prediction, Readiness, Timing
+    from opsin.zero_shot import LabelScore, ZeroShotClassification
 
 __version__ = "0.2.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncGallery",
     "AsyncJob",
     "Classification",
     "Client",
     "DeadlinePassed",
+    "Embeddings",
     "Event",
     "Failed",
     "Filled",
+    "Gallery",
     "Inpainting",
     "Job",
     "JobStatus",
+    "LabelScore",
+    "Match",
     "Merging",
     "Model",
     "OpsinError",
@@ -42,10 +50,12 @@ __all__ = [
     "Refused",
     "Second",
     "Timing",
+    "TokenEmbeddings",
     "TrackedPerson",
     "Unavailable",
     "Unreachable",
     "VideoActions",
+    "ZeroShotClassification",
 ]
 
 
@@ -55,11 +65,14 @@ def __getattr__(name: str) -> object:
     for home in (
         "opsin.errors",
         "opsin.results",
+        "opsin.zero_shot",
+        "opsin.embedding",
         "opsin.inpainting",
         "opsin.reconstruction",
         "opsin.actions",
         "opsin.jobs",
         "opsin.mapping",
+        "opsin.gallery",
         "opsin.client",
         "opsin.async_client",
     ):

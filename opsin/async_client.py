@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 import httpx
 
-from opsin import results
+from opsin import embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
 from opsin.asking import ask_call
-from opsin.calls import Budget, Call, checked, id_of_job, transport_error, understood
-from opsin.classification import ClassifyOptions, Pictures, classify_call, reader
+from opsin.calls import Budget, Call, checked, id_of_job, interpreted, transport_error, understood
+from opsin.chunks import ONE, Chunk, Limits, limits_of
+from opsin.classification import ClassifyOptions, Pictures, classify_call, reader, several
 from opsin.connection import LIMITS, base_url, model_call, readiness
+from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
+from opsin.gallery import AsyncGallery, answering, file_vectors
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import AsyncJob
 from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_tasks
 from opsin.pictures import Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
+from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
 
 
 class AsyncClient:
@@ -59,6 +64,75 @@ class AsyncClient:
         if wait:
             return understood(await self._exchange(call), read)
         return await self._later(call, read)
+
+    @overload
+    async def zero_shot(  # type: ignore[overload-overlap]
+        self, images: Picture, labels: Sequence[str], *, wait: Literal[True] = True, **options: Unpack[ZeroShotOptions]
+    ) -> ZeroShotClassification: ...
+    @overload
+    async def zero_shot(
+        self, images: Pictures, labels: Sequence[str], *, wait: Literal[True] = True, **options: Unpack[ZeroShotOptions]
+    ) -> list[ZeroShotClassification]: ...
+    @overload
+    async def zero_shot(  # type: ignore[overload-overlap]
+        self, images: Picture, labels: Sequence[str], *, wait: Literal[False], **options: Unpack[ZeroShotOptions]
+    ) -> AsyncJob[ZeroShotClassification]: ...
+    @overload
+    async def zero_shot(
+        self, images: Pictures, labels: Sequence[str], *, wait: Literal[False], **options: Unpack[ZeroShotOptions]
+    ) -> AsyncJob[list[ZeroShotClassification]]: ...
+    async def zero_shot(
+        self, images: Picture | Pictures, labels: Sequence[str], *, wait: bool = True, **options: Unpack[ZeroShotOptions]
+    ) -> Any:
+        """See `Client.zero_shot`."""
+        if not wait:
+            return await self._later(await asyncio.to_thread(zero_shot_call, images, labels, options), zero_shot.reader(images))
+        chunks = zero_shot_chunks(images, labels, options, await self._limits(images, zero_shot.TASKS))
+        found = [one async for answer in self._exchange_chunks(chunks) for one in understood(answer, zero_shot.zero_shots)]
+        return found if several(images) else found[0]
+
+    @overload
+    async def embed(
+        self,
+        images: Picture | Pictures | None = None,
+        *,
+        texts: str | Sequence[str] | None = None,
+        output: Literal["pooled"] = "pooled",
+        **options: Unpack[EmbedOptions],
+    ) -> Embeddings: ...
+    @overload
+    async def embed(self, images: Picture | Pictures, *, output: Literal["tokens"], **options: Unpack[EmbedOptions]) -> TokenEmbeddings: ...
+    async def embed(
+        self,
+        images: Picture | Pictures | None = None,
+        *,
+        texts: str | Sequence[str] | None = None,
+        output: Output = "pooled",
+        **options: Unpack[EmbedOptions],
+    ) -> Any:
+        """See `Client.embed`."""
+        embedding.check_given(images, texts, output, options)
+        if texts is not None:
+            chunks = embedding.text_calls(texts, options)
+        else:
+            assert images is not None
+            chunks = embedding.image_calls(images, output, options, await self._limits(images, embedding.TASKS))
+        read = embedding.reader(texts, output)
+        return embedding.joined([interpreted(answer, read) async for answer in self._exchange_chunks(chunks)])
+
+    async def gallery(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Unpack[EmbedOptions],
+    ) -> AsyncGallery:
+        """See `Client.gallery`."""
+        outcomes = await self.map("embed", folder, concurrency=concurrency, pattern=pattern, progress=progress, **options)
+        model = await self.model(answering(outcomes))
+        return AsyncGallery(file_vectors(outcomes, model, options), tuple(outcomes.failures), self.embed, self.model)
 
     @overload
     async def inpaint(
@@ -148,6 +222,28 @@ class AsyncClient:
     @overload
     async def map(
         self,
+        task: Literal["zero-shot"],
+        inputs: Inputs,
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Any,
+    ) -> Outcomes[ZeroShotClassification]: ...
+    @overload
+    async def map(
+        self,
+        task: Literal["embed"],
+        inputs: Inputs,
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Any,
+    ) -> Outcomes[Embeddings]: ...
+    @overload
+    async def map(
+        self,
         task: Literal["inpaint"],
         inputs: Inputs,
         *,
@@ -184,6 +280,8 @@ class AsyncClient:
         """See `Client.map`."""
         asks: dict[str, Callable[..., Awaitable[Any]]] = {
             "classify": self.classify,
+            "zero-shot": self.zero_shot,
+            "embed": self.embed,
             "inpaint": self.inpaint,
             "reconstruct": self.reconstruct,
             "actions": self.actions,
@@ -231,6 +329,18 @@ class AsyncClient:
     async def _later(self, call: Call, read: Callable[[Mapping[str, Any]], Any]) -> AsyncJob[Any]:
         accepted = await self._exchange(call.to_be_answered_later())
         return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), read)
+
+    async def _limits(self, images: Picture | Pictures, tasks: Collection[str]) -> Limits:
+        """The limits of requests for these images: those of several are asked for."""
+        return limits_of(await self.models(), tasks) if several(images) and len(images) > 1 else ONE  # type: ignore[arg-type]
+
+    async def _exchange_chunks(self, chunks: Iterator[Chunk]) -> AsyncIterator[httpx.Response]:
+        """The answers to requests, one after the other. Files are read in a thread."""
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            try:
+                yield await self._exchange(chunk.call)
+            except OpsinError as error:
+                raise chunk.renumbered(error) from None
 
     async def _exchange(self, call: Call) -> httpx.Response:
         budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -33,6 +34,10 @@ class Call:
     """Of one part, `image`."""
     parts: Mapping[str, bytes] = field(default_factory=dict)
     """Files by the names of their parts, where there are several."""
+    form: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Texts that travel beside the pictures: options that may be repeated."""
+    json: Mapping[str, Any] | None = None
+    """The body, in place of pictures and parts."""
     timeout: float | None = None
     later: bool = False
     """To be answered with a job, whose deadline `timeout` is."""
@@ -45,7 +50,7 @@ class Call:
         return replace(self, headers=headers, timeout=None, later=True)
 
     def arguments(self, timeout: float) -> dict[str, Any]:
-        """For `httpx.Client.request`. One picture is the body itself, several are a multipart form."""
+        """For `httpx.Client.request`. One picture alone is the body itself, several are a multipart form."""
         arguments: dict[str, Any] = {
             "method": self.method,
             "url": self.path,
@@ -53,13 +58,16 @@ class Call:
             "headers": {**self.headers} if self.later else {**self.headers, "X-Request-Timeout": f"{timeout:.3f}"},
             "timeout": timeout + ANSWER_MARGIN,
         }
-        if self.parts:
+        if self.json is not None:
+            arguments["json"] = self.json
+        elif self.parts:
             arguments["files"] = [(name, (name, data, "application/octet-stream")) for name, data in self.parts.items()]
-        elif len(self.pictures) == 1:
+        elif len(self.pictures) == 1 and not self.form:
             arguments["content"] = self.pictures[0]
             arguments["headers"]["Content-Type"] = "application/octet-stream"
         elif self.pictures:
             arguments["files"] = [("image", (f"image{i}", data, "application/octet-stream")) for i, data in enumerate(self.pictures)]
+            arguments["data"] = {name: list(values) for name, values in self.form.items()}
         return arguments
 
 
@@ -104,9 +112,14 @@ def checked(response: httpx.Response) -> httpx.Response:
 
 def understood(response: httpx.Response, read: Callable[[Any], T]) -> T:
     """What `read` makes of an answer's JSON. Raises Failed for what Opsin never answers: something else listens there."""
+    return interpreted(response, lambda answer: read(answer.json()))
+
+
+def interpreted(response: httpx.Response, read: Callable[[httpx.Response], T]) -> T:
+    """Return what `read` makes of an answer of any kind. Raises Failed as `understood` does."""
     try:
-        return read(response.json())
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        return read(response)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, OSError, zipfile.BadZipFile) as error:
         kind = response.headers.get("Content-Type", "no type")
         raise Failed(
             f"{response.url}: no answer of Opsin: {len(response.content)} bytes of {kind} ({type(error).__name__}: {error})"

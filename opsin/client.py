@@ -6,26 +6,31 @@ with Client("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 import httpx
 
-from opsin import results
+from opsin import embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
 from opsin.asking import ask_call
-from opsin.calls import Budget, Call, checked, id_of_job, transport_error, understood
-from opsin.classification import ClassifyOptions, Pictures, classify_call, reader
+from opsin.calls import Budget, Call, checked, id_of_job, interpreted, transport_error, understood
+from opsin.chunks import ONE, Chunk, Limits, limits_of
+from opsin.classification import ClassifyOptions, Pictures, classify_call, reader, several
 from opsin.connection import LIMITS, base_url, model_call, readiness
+from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
+from opsin.gallery import Gallery, answering, file_vectors
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import Job
 from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_threads
 from opsin.pictures import Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
+from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
 
 
 class Client:
@@ -68,6 +73,83 @@ class Client:
         if wait:
             return understood(self._exchange(call), read)
         return self._later(call, read)
+
+    @overload
+    def zero_shot(  # type: ignore[overload-overlap]
+        self, images: Picture, labels: Sequence[str], *, wait: Literal[True] = True, **options: Unpack[ZeroShotOptions]
+    ) -> ZeroShotClassification: ...
+    @overload
+    def zero_shot(
+        self, images: Pictures, labels: Sequence[str], *, wait: Literal[True] = True, **options: Unpack[ZeroShotOptions]
+    ) -> list[ZeroShotClassification]: ...
+    @overload
+    def zero_shot(  # type: ignore[overload-overlap]
+        self, images: Picture, labels: Sequence[str], *, wait: Literal[False], **options: Unpack[ZeroShotOptions]
+    ) -> Job[ZeroShotClassification]: ...
+    @overload
+    def zero_shot(
+        self, images: Pictures, labels: Sequence[str], *, wait: Literal[False], **options: Unpack[ZeroShotOptions]
+    ) -> Job[list[ZeroShotClassification]]: ...
+    def zero_shot(self, images: Picture | Pictures, labels: Sequence[str], *, wait: bool = True, **options: Unpack[ZeroShotOptions]) -> Any:
+        """The labels of your own that fit one image best, or each of several, in their order. labels: 1 to 1,000 distinct texts.
+
+        More images than the service takes at a time travel in several requests; without `wait` they are one, a `Job`. Raises OpsinError.
+        """
+        if not wait:
+            return self._later(zero_shot_call(images, labels, options), zero_shot.reader(images))
+        chunks = zero_shot_chunks(images, labels, options, self._limits(images, zero_shot.TASKS))
+        found = [one for chunk in chunks for one in understood(self._exchange_chunk(chunk), zero_shot.zero_shots)]
+        return found if several(images) else found[0]
+
+    @overload
+    def embed(
+        self,
+        images: Picture | Pictures | None = None,
+        *,
+        texts: str | Sequence[str] | None = None,
+        output: Literal["pooled"] = "pooled",
+        **options: Unpack[EmbedOptions],
+    ) -> Embeddings: ...
+    @overload
+    def embed(self, images: Picture | Pictures, *, output: Literal["tokens"], **options: Unpack[EmbedOptions]) -> TokenEmbeddings: ...
+    def embed(
+        self,
+        images: Picture | Pictures | None = None,
+        *,
+        texts: str | Sequence[str] | None = None,
+        output: Output = "pooled",
+        **options: Unpack[EmbedOptions],
+    ) -> Any:
+        """Vectors of unit length, one for each image or text, in their order; with output="tokens" those of an image's merged tokens.
+
+        More than the service takes at a time travel in several requests. Raises OpsinError.
+        """
+        embedding.check_given(images, texts, output, options)
+        if texts is not None:
+            chunks = embedding.text_calls(texts, options)
+        else:
+            assert images is not None
+            chunks = embedding.image_calls(images, output, options, self._limits(images, embedding.TASKS))
+        read = embedding.reader(texts, output)
+        return embedding.joined([interpreted(self._exchange_chunk(chunk), read) for chunk in chunks])
+
+    def gallery(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Unpack[EmbedOptions],
+    ) -> Gallery:
+        """The images of a folder, to be searched by text or image: `gallery.search("something to eat", k=5)`.
+
+        Each file that matches `pattern` is embedded once, as by `map`; those that fail stand in `failures`. Raises OpsinError where none
+        can be embedded.
+        """
+        outcomes = self.map("embed", folder, concurrency=concurrency, pattern=pattern, progress=progress, **options)
+        model = self.model(answering(outcomes))
+        return Gallery(file_vectors(outcomes, model, options), tuple(outcomes.failures), self.embed, self.model)
 
     @overload
     def inpaint(
@@ -168,6 +250,28 @@ class Client:
     @overload
     def map(
         self,
+        task: Literal["zero-shot"],
+        inputs: Inputs,
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Any,
+    ) -> Outcomes[ZeroShotClassification]: ...
+    @overload
+    def map(
+        self,
+        task: Literal["embed"],
+        inputs: Inputs,
+        *,
+        concurrency: int = 8,
+        pattern: str = "*",
+        progress: ProgressOption = None,
+        **options: Any,
+    ) -> Outcomes[Embeddings]: ...
+    @overload
+    def map(
+        self,
         task: Literal["inpaint"],
         inputs: Inputs,
         *,
@@ -211,6 +315,8 @@ class Client:
         """
         asks: dict[str, Callable[..., Any]] = {
             "classify": self.classify,
+            "zero-shot": self.zero_shot,
+            "embed": self.embed,
             "inpaint": self.inpaint,
             "reconstruct": self.reconstruct,
             "actions": self.actions,
@@ -264,6 +370,16 @@ class Client:
     def _later(self, call: Call, read: Callable[[Mapping[str, Any]], Any]) -> Job[Any]:
         accepted = self._exchange(call.to_be_answered_later())
         return Job(self._http, self._exchange, understood(accepted, id_of_job), read)
+
+    def _limits(self, images: Picture | Pictures, tasks: Collection[str]) -> Limits:
+        """The limits of requests for these images: those of several are asked for."""
+        return limits_of(self.models(), tasks) if several(images) and len(images) > 1 else ONE  # type: ignore[arg-type]
+
+    def _exchange_chunk(self, chunk: Chunk) -> httpx.Response:
+        try:
+            return self._exchange(chunk.call)
+        except OpsinError as error:
+            raise chunk.renumbered(error) from None
 
     def _exchange(self, call: Call) -> httpx.Response:
         budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)

@@ -14,7 +14,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from opsin import display
+from opsin import display, embedding, zero_shot
 from opsin.actions import ActionsOptions
 from opsin.classification import ClassifyOptions
 from opsin.errors import OpsinError, Refused
@@ -23,7 +23,7 @@ from opsin.reconstruction import ReconstructOptions
 from opsin.results import Model
 
 T = TypeVar("T", covariant=True)
-Task = Literal["classify", "inpaint", "reconstruct", "actions"]
+Task = Literal["classify", "zero-shot", "embed", "inpaint", "reconstruct", "actions"]
 Inputs = str | os.PathLike[str] | Iterable[Any]
 """A folder, or inputs one by one."""
 ProgressOption = bool | Callable[[int, int], None] | None
@@ -31,11 +31,15 @@ Failure = OpsinError | OSError | ValueError
 """What one input can fail with: refused or unreachable, not to be read, not to be encoded."""
 TABLES: Mapping[str, type[Any]] = {
     "classify": ClassifyOptions,
+    "zero-shot": zero_shot.ZeroShotOptions,
+    "embed": embedding.EmbedOptions,
     "inpaint": InpaintOptions,
     "reconstruct": ReconstructOptions,
     "actions": ActionsOptions,
 }
 """Options of each task's method."""
+SERVED_BY: Mapping[str, tuple[str, ...]] = {"embed": embedding.TASKS}
+"""Tasks of the bundles that answer, where these are not the task alone."""
 _FAILURES = (OpsinError, OSError, ValueError)
 MOST_ROWS = 100
 """Of outcomes that are shown."""
@@ -178,17 +182,20 @@ def asks_of_model(options: Mapping[str, Any]) -> bool:
 
 def check_served(models: Sequence[Model], task: str, options: Mapping[str, Any]) -> None:
     """Raises Refused for a model that is not served for the task, and for labels or rungs that it does not have: every input would fail."""
-    served, wanted = [model for model in models if model.task == task], options.get("model")
+    tasks = SERVED_BY.get(task, (task,))
+    served, wanted = [model for model in models if model.task in tasks], options.get("model")
     if wanted is None:
+        if len(tasks) > 1:  # `default` is told for the first of a bundle's tasks alone
+            return
         served = [model for model in served if model.details["default"]]
     elif not (served := [model for model in served if wanted in (model.name, model.id)]):
-        known = ", ".join(model.id for model in models if model.task == task) or "none"
+        known = ", ".join(model.id for model in models if model.task in tasks) or "none"
         raise Refused(f"{wanted!r} is not served for {task}; known: {known}", status=404, title="Unknown model", field="model")
     if len(served) != 1:  # which of several versions answers, or none: the service decides
         return
     (model,) = served
     top_k, merge, rungs = options.get("top_k"), options.get("merge"), [rung["name"] for rung in model.details["ladder"]]
-    if isinstance(top_k, int) and not 1 <= top_k <= model.details["labels"]:
+    if task == "classify" and isinstance(top_k, int) and not 1 <= top_k <= model.details["labels"]:
         raise _invalid("top_k", f"{top_k}: {model.id} has {model.details['labels']} labels")
     if isinstance(merge, str) and not merge.isdigit() and merge not in ("off", *rungs):
         raise _invalid("merge", f"{merge!r}: the rungs of {model.id} are {', '.join(rungs) or 'none'}; or use `off` or an integer")
@@ -229,7 +236,9 @@ def _told(progress: ProgressOption, task: str, total: int) -> Iterator[Callable[
 def _brief(result: Any) -> str:
     """A result in one cell of a table."""
     if hasattr(result, "label"):
-        return f"{escape(result.label)} {result.score:.1%}"
+        return "no label" if result.label is None else f"{escape(result.label)} {result.score:.1%}"
+    if hasattr(result, "vectors"):
+        return f"{len(result)} × {result.vectors.shape[-1]} numbers"
     if hasattr(result, "samples"):
         return display.image(result.samples[0].png, 96)
     if hasattr(result, "people"):

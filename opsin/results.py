@@ -93,6 +93,11 @@ class Model:
     def id(self) -> str:
         return f"{self.name}@{self.version}"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bundle's description and, through it, of its files: what vectors may be compared by."""
+        return str(self.details["digest"])
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
@@ -110,8 +115,8 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
     timing = timing_of(answer)
     return [
         Classification(
-            predictions=tuple(Prediction(**_fields(Prediction, prediction)) for prediction in result["predictions"]),
-            merging=Merging(**_fields(Merging, result["merging"])) if result["merging"] is not None else None,
+            predictions=tuple(Prediction(**fields_of(Prediction, prediction)) for prediction in result["predictions"]),
+            merging=merging_of(result),
             timing=timing,
             model=answer["model"],
             version=answer["version"],
@@ -121,12 +126,17 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
     ]
 
 
+def merging_of(result: Mapping[str, Any]) -> Merging | None:
+    """Return what the result of one image says of its tokens."""
+    return None if result["merging"] is None else Merging(**fields_of(Merging, result["merging"]))
+
+
 def timing_of(answer: Mapping[str, Any]) -> Timing:
-    return Timing(**_fields(Timing, answer["timing"]))
+    return Timing(**fields_of(Timing, answer["timing"]))
 
 
 def model(entry: Mapping[str, Any]) -> Model:
-    return Model(**_fields(Model, {**entry, "details": entry}))
+    return Model(**fields_of(Model, {**entry, "details": entry}))
 
 
 def models(answer: Mapping[str, Any]) -> list[Model]:
@@ -134,5 +144,6 @@ def models(answer: Mapping[str, Any]) -> list[Model]:
     return [model(entry) for entry in answer["models"]]
 
 
-def _fields(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass from an answer's, without those that it does not have."""
     return {name: values[name] for name in kind.__dataclass_fields__}

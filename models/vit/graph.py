@@ -237,6 +237,10 @@ def _classify(graph: _Graph, model: ViT, features: Sequence[str]) -> str:
     whole.int8, whole.nodes = False, graph.nodes  # the heads stay in float32
     if isinstance(model.head, nn.Identity):
         raise ValueError("a model without a head has no graph")
+    if model.projection is not None:
+        projected = whole.linear(features[0], model.projection)
+        length = whole.add("Max", whole.add("ReduceL2", projected, whole.integers(1), keepdims=1), whole.constant(np.float32(1e-12)))
+        return whole.linear(whole.add("Div", projected, length), model.head)
     logits = whole.linear(features[0], model.head)
     if model.head_dist is None:
         return logits

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.answers import Classified
@@ -69,6 +70,9 @@ class ViTConfig:
     mlp_norm_eps: float | None = None
     final_norm_eps: float | None = None
     """Epsilon of the norm before each MLP, and of the last one; None for `norm_eps` (minREV has others)."""
+    joint_width: int | None = None
+    """Width of the space of an image-text pair whose labels have become the head (`models.labelling`): features are projected into
+    it and divided by their length before the head sees them, so that its logits are scaled cosines. None: the head sees the features."""
 
     def __post_init__(self) -> None:
         for along, size, patch in zip(("size", "width"), self.image_shape, self.patch_shape, strict=True):
@@ -80,6 +84,8 @@ class ViTConfig:
             raise ValueError("distilled: a distillation token needs a class token before it")
         if self.pool is Pool.TOKEN and not self.class_token:
             raise ValueError("pool: there is no class token to take")
+        if self.joint_width is not None and (self.joint_width < 1 or self.distilled or not self.classes):
+            raise ValueError("joint_width: a positive number, for models with one head")
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -149,7 +155,8 @@ class ViT(nn.Module):
         final_norm = nn.LayerNorm(config.features, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
         self.norm = final_norm if norm_first else nn.Identity()
         self.fc_norm = nn.Identity() if norm_first else final_norm
-        self.head = nn.Linear(config.features, config.classes) if config.classes else nn.Identity()
+        self.projection = nn.Linear(config.features, config.joint_width, bias=False) if config.joint_width is not None else None
+        self.head = nn.Linear(config.joint_width or config.features, config.classes) if config.classes else nn.Identity()
         self.head_dist = nn.Linear(config.features, config.classes) if config.distilled and config.classes else None
         self._initialise()
 
@@ -227,6 +234,9 @@ class ViT(nn.Module):
         return pooled
 
     def _classify(self, features: Tensor) -> Tensor:
+        if self.projection is not None:
+            projected = F.normalize(self.projection(features).float(), dim=-1)  # (B, joint_width), unit length
+            features = projected.to(features.dtype)
         if self.head_dist is None or features.dim() == 2:
             logits: Tensor = self.head(features)
             return logits

@@ -18,15 +18,18 @@ from opsin.cli import (
     classify,
     compare,
     demo,
+    embed,
     exporting,
     importing,
     inpaint,
     jobs,
     models,
     reconstruct,
+    search,
     services,
     tracklets,
     train,
+    zero_shot,
 )
 from opsin.cli.exits import Failure, Misuse
 from opsin.errors import OpsinError
@@ -51,6 +54,9 @@ app.command(rich_help_panel=SERVICE)(services.worker)
 app.command(hidden=True)(services.template)
 app.command(rich_help_panel=WORK)(demo.demo)
 app.command(rich_help_panel=WORK)(classify.classify)
+app.command("zero-shot", rich_help_panel=WORK)(zero_shot.zero_shot)
+app.command(rich_help_panel=WORK)(embed.embed)
+app.command(rich_help_panel=WORK)(search.search)
 app.command(rich_help_panel=WORK)(inpaint.inpaint)
 app.command(rich_help_panel=WORK)(actions.actions)
 app.command(rich_help_panel=WORK)(reconstruct.reconstruct)

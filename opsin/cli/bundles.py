@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli import tokenizers
+from opsin.cli import labelling, tokenizers
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import screen, size
@@ -131,6 +131,28 @@ def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
             typer.echo(f"{bundle.spec.id}  {size(bundle.spec.size)}  OK")
     if damaged:
         raise Failure(*damaged)
+
+
+@app.command()
+def label(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The classifier's name.", show_default=False)],
+    pair: Annotated[str, typer.Option("--from", help="Bundle of an image-text pair: NAME[@VERSION].", show_default=False)],
+    labels: Annotated[Path, typer.Option(help="Labels: one per line, a JSON list, or a bundle.json.", show_default=False)],
+    template: Annotated[
+        list[str] | None,
+        typer.Option("--template", help="Sentence with one {} for the label; repeatable. [default: the bundle's]", show_default=False),
+    ] = None,
+    version: Annotated[str, typer.Option(help="The classifier's version.")] = "1",
+    bundles: Root = DEFAULT_ROOT,
+) -> None:
+    """Make a classifier of an image-text pair and labels: without its text tower, with the scores of zero-shot classification."""
+    require_engine("bundles label")
+    pairs = _chosen(bundles, [pair])
+    if len(pairs) > 1:
+        raise Misuse(f"--from {pair}: has several versions; name one of {', '.join(found.spec.id for found in pairs)}")
+    made = labelling.labelled(pairs[0], labels, bundles, name, version, template or None)
+    sizes = f"{size(made.spec.weights.bytes)} where the pair has {size(pairs[0].spec.size)}"
+    typer.echo(f"{made.path}  {len(made.spec.labels)} labels, {sizes}")
 
 
 def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:

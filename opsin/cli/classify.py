@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from opsin.cli import image_files
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from opsin.client import Client
-    from opsin.errors import OpsinError
     from opsin.results import Classification
-
-IN_FLIGHT = 16
-"""Requests at a time: enough for the service to fill its batches."""
+    from opsin.zero_shot import ZeroShotClassification
 
 
 def classify(
@@ -43,33 +37,19 @@ def classify(
     Exit code 0 if every image was labelled, or taken for later, 1 if one was not.
     """
     from opsin.client import Client
-    from opsin.errors import OpsinError
 
-    folder = next((file for file in files if file.is_dir()), None)
-    if folder is not None:
-        raise Misuse(f"{folder}: a folder; name its images, such as {folder}/*.jpg")
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise Misuse(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))
+    image_files.check(files)
     if timeout is not None and timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     if later and as_json:
         raise Misuse("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
-    options = {"model": model, "merge": merge, "top_k": top_k}
+    options: Any = {"model": model, "merge": merge, "top_k": top_k}
     if later:
         _ask_later(url, files, {**options, "timeout": timeout})
         return
     with Client(url, timeout=60.0 if timeout is None else timeout) as client:
-        answers = _answers(client, files, options)
-    labelled = {file: answer for file, answer in answers.items() if not isinstance(answer, OpsinError)}
-    refused = {file: answer for file, answer in answers.items() if isinstance(answer, OpsinError)}
-    if as_json:
-        for file, answer in answers.items():
-            typer.echo(json.dumps(_line(file, answer), ensure_ascii=False))
-    elif labelled:
-        screen().print(picture_table((file.name, found) for file, found in labelled.items()))
-    if refused:
-        raise Failure(*(f"{file}: {error}" for file, error in refused.items()))
+        answers = image_files.answers(lambda file: client.classify(file, wait=True, **options), files, "Classifying")
+    image_files.report(answers, picture_table, as_json=as_json)
 
 
 def _ask_later(url: str | None, files: list[Path], options: dict[str, Any]) -> None:
@@ -88,37 +68,7 @@ def _ask_later(url: str | None, files: list[Path], options: dict[str, Any]) -> N
         raise Failure(*refused)
 
 
-def _answers(client: Client, files: list[Path], options: dict[str, Any]) -> dict[Path, Classification | OpsinError]:
-    """What the service says to each file, in the order of the files; a progress bar on a terminal meanwhile."""
-    from rich.progress import track
-
-    from opsin.errors import OpsinError
-
-    def answer(file: Path) -> Classification | OpsinError:
-        try:
-            return client.classify(file, wait=True, **options)
-        except OpsinError as error:
-            return error
-
-    console = screen(errors=True)
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        answers = track(
-            pool.map(answer, files), "Classifying", len(files), console=console, transient=True, disable=not console.is_terminal
-        )
-        return dict(zip(files, answers, strict=True))
-
-
-def _line(file: Path, answer: Classification | OpsinError) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from opsin.errors import OpsinError
-
-    if isinstance(answer, OpsinError):
-        return {"file": str(file), "error": {"status": answer.status, "title": answer.title, "detail": answer.detail}}
-    return {"file": str(file), **asdict(answer)}
-
-
-def picture_table(rows: Iterable[tuple[str, Classification]]) -> Table:
+def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
     """A row for each name and what was found: best labels, tokens into and out of the network where it has any, the service's time and
     the network's."""
     from rich.markup import escape
@@ -136,9 +86,11 @@ def picture_table(rows: Iterable[tuple[str, Classification]]) -> Table:
     return table
 
 
-def _labels(found: Classification, count: int = 3) -> str:
+def _labels(found: Classification | ZeroShotClassification, count: int = 3) -> str:
     """The best labels as rich markup, the first of them bold: `fruit 97 %  vegetables 2 %`."""
     from rich.markup import escape
 
+    if not found.predictions:  # none reaches the threshold
+        return "[dim]none[/]"
     first, *others = [f"{escape(prediction.label)} {prediction.score:.0%}" for prediction in found.predictions[:count]]
     return "  ".join([f"[bold]{first}[/]", *(f"[dim]{other}[/]" for other in others)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from opsin.cli import label_files
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import size
@@ -72,7 +72,7 @@ def import_(
         raise Misuse(f"{root / name / version}: exists already; choose another --version")
     if templates and not tokenizer:
         raise Misuse("--templates needs --tokenizer: without one a pair reads no texts")
-    class_names = _labels(labels) if labels else None
+    class_names = label_files.read(labels) if labels else None
     overrides = dict(_setting(text) for text in settings or [])
     try:
         from safetensors.torch import save_file
@@ -172,25 +172,6 @@ def _inputs(spec: BundleSpec) -> Iterator[str]:
     if sound is not None:
         bank = f"{sound.frames} frames of {sound.mel_bins} mel bins"
         yield f"sound         {bank} at {sound.sample_rate} Hz, mean {sound.mean}, std {sound.std}"
-
-
-def _labels(file: Path) -> list[str]:
-    """Class names in the order of their numbers. Raises Misuse."""
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misuse(f"--labels: {file}: {error}") from error
-    if file.suffix != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        names = json.loads(text)
-    except ValueError as error:
-        raise Misuse(f"--labels: {file}: no JSON ({error})") from error
-    if isinstance(names, dict):  # a bundle.json
-        names = names.get("labels")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise Misuse(f"--labels: {file}: a JSON list of strings, or a bundle.json, is needed")
-    return names
 
 
 def _setting(text: str) -> tuple[str, str]:

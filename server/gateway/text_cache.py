@@ -18,7 +18,7 @@ from server.tasks.base import Outputs
 from server.tasks.texts import FEW
 
 OVERHEAD_BYTES = 300
-"""Of an entry, besides its vector."""
+"""Bytes that an entry takes besides its vector."""
 
 
 class TextCache:

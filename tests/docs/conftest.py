@@ -64,6 +64,7 @@ def fill(folder: Path) -> None:
         (folder / name).write_bytes(CAPTURE[part])
     (folder / "depth.npy").write_bytes(npy(depth()))
     (folder / "points.npy").write_bytes(npy(points()))
+    (folder / "labels.txt").write_text("cat\ndog\nred car\n")
     (folder / "clip.mp4").write_bytes(clip(every(20, 10.0), size=(96, 128)))
     (folder / "docs").symlink_to(ROOT / "docs")
 

@@ -32,6 +32,7 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
     assert model == {
         "name": "reds",
         "version": "1",
+        "digest": make_spec().digest(),
         "task": "classify",
         "state": "ready",
         "reason": "",

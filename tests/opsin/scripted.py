@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +29,7 @@ RESULT = {
 class Answer:
     status: int = 200
     body: object = field(default_factory=lambda: RESULT)
+    """Bytes and text are sent as they are, everything else as JSON."""
     headers: dict[str, str] = field(default_factory=dict)
     after: threading.Event | None = None
     """The answer is held back until this is set."""
@@ -61,12 +62,14 @@ def scripted(answers: Sequence[Answer] | Callable[[Request], Answer]) -> Iterato
             script.requests.append(request)
             if answer.after:
                 answer.after.wait(10)
-            data = answer.body.encode() if isinstance(answer.body, str) else json.dumps(answer.body).encode()
+            text = answer.body if isinstance(answer.body, str | bytes) else json.dumps(answer.body)
+            data = text.encode() if isinstance(text, str) else text
             self.send_response(answer.status)
             for name, value in {**answer.headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # clients may end before they are answered
+                self.end_headers()
+                self.wfile.write(data)
 
         def do_GET(self) -> None:
             self.do_POST()

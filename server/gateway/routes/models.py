@@ -49,6 +49,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     version: str
+    digest: str
+    """SHA-256 of its content: two bundles of one name and version differ in it, and so may their vectors."""
     task: str
     state: str
     reason: str
@@ -161,6 +163,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
         "version": spec.version,
+        "digest": spec.digest(),
         "task": spec.task,
         "state": state,
         "reason": reason,

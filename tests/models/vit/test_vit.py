@@ -194,11 +194,24 @@ def test_drop_path_leaves_out_whole_branches_in_training_only() -> None:
         ({"heads": 5}, "cannot be split into 5 heads"),
         ({"class_token": False}, "there is no class token"),
         ({"class_token": False, "pool": Pool.MEAN, "distilled": True}, "needs a class token"),
+        ({"joint_width": 0}, "joint_width: a positive number"),
+        ({"joint_width": 8, "distilled": True}, "for models with one head"),
+        ({"joint_width": 8, "classes": 0}, "for models with one head"),
     ],
 )
 def test_impossible_configs_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ViT(replace(SMALL, **change))
+
+
+@pytest.mark.parametrize("merge", [MergeSchedule.off(), MergeSchedule.constant(7)], ids=["off", "merged"])
+def test_a_head_in_a_joint_space_sees_vectors_of_unit_length(merge: MergeSchedule) -> None:
+    model = build(replace(SMALL, joint_width=6))
+    assert model.projection is not None and isinstance(model.head, torch.nn.Linear)
+    answer = model(pictures(), merge=merge)
+    projected = answer.features @ model.projection.weight.T  # (B, 6)
+    wanted = (projected / projected.norm(dim=1, keepdim=True)) @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(answer.logits, wanted)
 
 
 def test_pictures_of_another_size_are_refused() -> None:

@@ -1,0 +1,267 @@
+"""`opsin embed`: image files → a file of vectors, through a running service."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opsin.cli import outputs
+from opsin.cli.exits import Failure, Misuse
+from opsin.cli.image_files import IN_FLIGHT
+from opsin.cli.interrupts import remembered
+from opsin.cli.screen import screen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from opsin.client import Client
+    from opsin.embedding import Embeddings
+    from opsin.results import Model
+    from opsin.vector_file import FileVectors
+
+IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+"""Suffixes of the files that are taken from a folder."""
+SAVE_S = 5.0
+"""Seconds between two writings of the file, at least."""
+SAVE_SHARE = 0.05
+"""Share of the time that writing may take."""
+TOO_LARGE = 413
+"""Status of a file that is beyond the service's limits."""
+RETRIES = 8
+"""How often a request is repeated that the service has no place for: this command sends more than others do, and can wait."""
+
+
+def embed(
+    sources: Annotated[list[Path], typer.Argument(metavar="FOLDER|FILE...", help="Image files, and folders of them.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.npz", help="File of vectors.", show_default=False)],
+    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="NAME or NAME@VERSION. [default: that of the file, or the service's]", show_default=False)
+    ] = None,
+    merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
+    pool: Annotated[str | None, typer.Option(help="cls or mean. [default: the bundle's]", show_default=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds per image.")] = 60.0,
+) -> None:
+    """Write the vectors of image files to FILE.npz, for opsin search. In folders, also inner ones, images are known by their suffix.
+
+    FILE.npz is written every few seconds, and at Ctrl-C: called again, the command sends only files that are not in it, or that have
+    another size or time of change, or all of them if the service has another content of the bundle now.
+    """
+    from opsin.client import Client
+
+    outputs.check(output)
+    if output.suffix != ".npz":
+        raise Misuse(f"{output}: the file's name must end in .npz")
+    if timeout <= 0:
+        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    files, others = _files(sources)
+    if others:
+        typer.echo(f"opsin: passed over in folders, without the suffix of an image: {others}", err=True)
+    known = _read(output)
+    options: Any = {"merge": merge, "pool": pool, "timeout": timeout}
+    with Client(url, timeout=timeout, retries=RETRIES) as client, remembered() as stop_if_interrupted:
+        work = _Work(client, output, files, known, options)
+        work.choose(model)
+        refused = work.run(stop_if_interrupted)
+    if work.count:
+        typer.echo(f"{output}: {work.count} vectors of {work.dim} numbers, {work.bundle.id}, {work.recalled} of them known before")
+    if refused:
+        raise Failure(*(f"{file}: {error}" for file, error in refused.items()))
+
+
+class _Work:
+    """The vectors of files, as far as they have come, and the file that they are written to."""
+
+    def __init__(self, client: Client, output: Path, files: Sequence[Path], known: FileVectors | None, options: dict[str, Any]) -> None:
+        self.client, self.output, self.files, self.options = client, output, files, options
+        self.bundle: Model
+        self.recalled = 0
+        self._known = known
+        self._stats: dict[int, os.stat_result] = {}
+        self._rows: dict[int, NDArray[np.float32]] = {}
+        self._refused: dict[Path, Exception] = {}
+        self._saved, self._save_s = 0, 0.0
+
+    @property
+    def count(self) -> int:
+        return len(self._rows)
+
+    @property
+    def dim(self) -> int:
+        return len(next(iter(self._rows.values())))
+
+    def choose(self, wanted: str | None) -> None:
+        """Decide the bundle: the one that is wanted, that of the file, or the one that answers the first image. Raises OpsinError, and
+        Failure where that of the file is gone."""
+        from opsin.errors import Refused
+
+        name = wanted or (self._known.model if self._known else None)
+        if name is None:
+            name = self._ask_first()
+        if name is None:
+            return
+        try:
+            self.bundle = self.client.model(name)
+        except Refused as error:
+            if wanted or not self._known:
+                raise
+            raise Failure(f"{self.output}: its vectors are of {name}; name another bundle by --model ({error})") from error
+        self._recall()
+
+    def run(self, stop_if_interrupted: Callable[[], None]) -> Mapping[Path, Exception]:
+        """Embed what is missing. Returns the files that cannot be, with their errors. Raises the first error that is no file's own fault;
+        what came before it is written."""
+        missing = [index for index, file in enumerate(self.files) if index not in self._rows and file not in self._refused]
+        pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="opsin-embed")
+        try:
+            with _progress(len(self.files), len(self.files) - len(missing)) as advance:
+                futures = {pool.submit(self._ask, index, self.bundle.id): index for index in missing}
+                written = time.monotonic()
+                for future in as_completed(futures):
+                    stop_if_interrupted()
+                    self._take(futures[future], future.result)
+                    advance()
+                    if time.monotonic() - written > max(SAVE_S, self._save_s / SAVE_SHARE):
+                        self._save()
+                        written = time.monotonic()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            with suppress(Exception):  # the first error tells more
+                self._save()
+            raise
+        pool.shutdown()
+        self._save()
+        return self._refused
+
+    def _ask_first(self) -> str | None:
+        """`name@version` of the bundle that answers by default; None if no file can be embedded."""
+        for index in range(len(self.files)):
+            found = self._take(index, partial(self._ask, index, None))
+            if found is not None:
+                return f"{found.model}@{found.version}"
+        return None
+
+    def _ask(self, index: int, model: str | None) -> Embeddings:
+        self._stats[index] = self.files[index].stat()  # before it is read: what changes meanwhile is sent again next time
+        found: Embeddings = self.client.embed(self.files[index], model=model, **self.options)
+        return found
+
+    def _take(self, index: int, result: Callable[[], Embeddings]) -> Embeddings | None:
+        """Keep a vector, or the error of a file that is at fault itself. Raises every other error."""
+        from opsin.errors import OpsinError
+
+        try:
+            found = result()
+        except OSError as error:
+            self._refused[self.files[index]] = OSError(f"cannot be read ({error.strerror})")
+            return None
+        except OpsinError as error:
+            if error.field != "image" and error.status != TOO_LARGE:
+                raise
+            self._refused[self.files[index]] = error
+            return None
+        self._rows[index] = found.vectors[0]
+        return found
+
+    def _recall(self) -> None:
+        """Take over the vectors of the file that are still right."""
+        known = self._known
+        if known is None or (known.digest, known.merge, known.pool) != (self.bundle.digest, *self._asked):
+            return
+        rows = {path: row for row, path in enumerate(known.paths.tolist())}
+        for index, file in enumerate(self.files):
+            row = rows.get(str(file))
+            if row is None or index in self._rows:
+                continue
+            with suppress(OSError):
+                stat = file.stat()
+                if (stat.st_size, stat.st_mtime_ns) == (known.sizes[row], known.mtimes[row]):
+                    self._stats[index], self._rows[index] = stat, known.vectors[row]
+                    self.recalled += 1
+
+    def _save(self) -> None:
+        """Write the file, if there is anything new in it. Raises Failure where the bundle has changed since, or it cannot be written."""
+        import numpy as np
+
+        from opsin.vector_file import FileVectors
+
+        if len(self._rows) == self._saved:
+            return
+        began = time.monotonic()
+        if self.client.model(self.bundle.id).digest != self.bundle.digest:
+            raise Failure(f"{self.bundle.id} has changed while files were embedded; call the command again")
+        indices = sorted(self._rows)
+        merge, pool = self._asked
+        found = FileVectors(
+            vectors=np.stack([self._rows[index] for index in indices]),
+            paths=np.array([str(self.files[index]) for index in indices]),
+            sizes=np.array([self._stats[index].st_size for index in indices], np.int64),
+            mtimes=np.array([self._stats[index].st_mtime_ns for index in indices], np.int64),
+            model=self.bundle.id,
+            digest=self.bundle.digest,
+            merge=merge,
+            pool=pool,
+        )
+        try:
+            found.save(self.output)
+        except OSError as error:
+            raise Failure(f"{self.output}: cannot be written ({error.strerror})") from error
+        self._saved, self._save_s = len(self._rows), time.monotonic() - began
+
+    @property
+    def _asked(self) -> tuple[str, str]:
+        return self.options["merge"] or "", self.options["pool"] or ""
+
+
+def _files(sources: Sequence[Path]) -> tuple[list[Path], int]:
+    """Files, each once, those of folders by name; and how many of folders are no images. Raises Misuse."""
+    found, others = dict[Path, None](), 0
+    for source in sources:
+        if source.is_file():
+            found[source] = None
+        elif source.is_dir():
+            inner = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
+            images = [path for path in inner if path.suffix.lower() in IMAGES]
+            found.update(dict.fromkeys(images))
+            others += len(inner) - len(images)
+        else:
+            raise Misuse(f"{source}: no such file or folder")
+    if not found:
+        raise Misuse(f"{sources[0]}: no image in it; images are known by their suffixes, {', '.join(sorted(IMAGES))}")
+    return list(found), others
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _read(output: Path) -> FileVectors | None:
+    """The vectors of the file that is there already. Raises Misuse for a file of something else: it is not written over."""
+    from opsin.vector_file import FileVectors
+
+    if not output.exists():
+        return None
+    try:
+        return FileVectors.load(output)
+    except (OSError, ValueError) as error:
+        raise Misuse(str(error)) from error
+
+
+@contextmanager
+def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal."""
+    from rich.progress import Progress
+
+    console = screen(errors=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task("Embedding", total=total, completed=done)
+        yield lambda: bar.advance(row)

@@ -1,0 +1,76 @@
+"""Image files that a command asks the service about one by one: so one bad file does not spoil the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import screen
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from opsin.errors import OpsinError
+
+IN_FLIGHT = 16
+"""Requests at a time: enough for the service to fill its batches."""
+
+T = TypeVar("T")
+
+
+def check(files: list[Path]) -> None:
+    """Raises Misuse for folders, and for files that are not there."""
+    folder = next((file for file in files if file.is_dir()), None)
+    if folder is not None:
+        raise Misuse(f"{folder}: a folder; name its images, such as {folder}/*.jpg")
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise Misuse(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))
+
+
+def answers(ask: Callable[[Path], T], files: list[Path], doing: str) -> dict[Path, T | OpsinError]:
+    """The service's answer to each file, in the order of the files; a progress bar on a terminal meanwhile."""
+    from rich.progress import track
+
+    from opsin.errors import OpsinError
+
+    def answer(file: Path) -> T | OpsinError:
+        try:
+            return ask(file)
+        except OpsinError as error:
+            return error
+
+    console = screen(errors=True)
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        found = track(pool.map(answer, files), doing, len(files), console=console, transient=True, disable=not console.is_terminal)
+        return dict(zip(files, found, strict=True))
+
+
+def report(answers: Mapping[Path, Any], table: Callable[[Iterable[tuple[str, Any]]], Table], *, as_json: bool) -> None:
+    """Print what was found, as a table or one JSON object a line. Raises Failure with a sentence for each file that was refused."""
+    from opsin.errors import OpsinError
+
+    labelled = {file: answer for file, answer in answers.items() if not isinstance(answer, OpsinError)}
+    if as_json:
+        for file, answer in answers.items():
+            typer.echo(json.dumps(_line(file, answer), ensure_ascii=False))
+    elif labelled:
+        screen().print(table((file.name, found) for file, found in labelled.items()))
+    if len(labelled) < len(answers):
+        raise Failure(*(f"{file}: {error}" for file, error in answers.items() if file not in labelled))
+
+
+def _line(file: Path, answer: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from opsin.errors import OpsinError
+
+    if isinstance(answer, OpsinError):
+        return {"file": str(file), "error": {"status": answer.status, "title": answer.title, "detail": answer.detail}}
+    return {"file": str(file), **asdict(answer)}

@@ -1,0 +1,38 @@
+"""`opsin bundles label`: an image-text pair and labels → a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from opsin.cli import label_files
+from opsin.cli.engine import lacks
+from opsin.cli.exits import Failure, Misuse
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+
+
+def labelled(pair: Bundle, labels: Path, root: Path, name: str, version: str, templates: Sequence[str] | None) -> Bundle:
+    """Write the classifier. Raises Misuse and Failure."""
+    try:
+        from pydantic import ValidationError
+
+        from models import labelling
+        from models.bundle import BundleError
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    try:
+        made, truncated = labelling.label(pair, label_files.read(labels), root, name, version, templates=templates)
+    except ValidationError as error:
+        raise Misuse(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    except ModuleNotFoundError as error:
+        raise lacks(error) from error
+    except BundleError as error:
+        raise Failure(str(error)) from error
+    if truncated:
+        typer.echo(f"opsin: {truncated} labels are longer than {pair.spec.id} reads, and lost their end", err=True)
+    return made

@@ -1,0 +1,58 @@
+"""`opsin search`: the image files that fit a text or an image best, from a file of vectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opsin.cli.exits import Misuse
+from opsin.cli.screen import screen
+
+
+def search(
+    vectors: Annotated[Path, typer.Argument(metavar="FILE.npz", help="File that opsin embed has written.", show_default=False)],
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Such as 'something to eat'.", show_default=False)] = None,
+    image: Annotated[Path | None, typer.Option(help="Search by an image file instead.", show_default=False)] = None,
+    count: Annotated[int, typer.Option("-k", "--count", help="How many files.")] = 10,
+    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and file.")] = False,
+) -> None:
+    """Find the files whose vectors are nearest to that of a text or an image: exact cosines, best first.
+
+    The service embeds the text or image; the vectors stay here. Exit code 1 if the service has another content of the bundle now.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from opsin.client import Client
+    from opsin.gallery import Gallery
+    from opsin.vector_file import FileVectors
+
+    if (text is None) == (image is None):
+        raise Misuse("search: give either a text or --image FILE")
+    if image is not None and not image.is_file():
+        raise Misuse(f"--image: {image}: no such file")
+    if count < 1:
+        raise Misuse(f"-k: {count}; it must be at least 1")
+    if timeout <= 0:
+        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    try:
+        files = FileVectors.load(vectors)
+    except FileNotFoundError as error:
+        raise Misuse(f"{vectors}: no such file; `opsin embed FOLDER -o {vectors}` writes it") from error
+    except (OSError, ValueError) as error:
+        raise Misuse(str(error)) from error
+    with Client(url, timeout=timeout) as client:
+        found = Gallery(files, (), client.embed, client.model).search(text, image=image, k=count)
+    if as_json:
+        for match in found:
+            typer.echo(json.dumps({"path": str(match.path), "cosine": match.cosine}, ensure_ascii=False))
+        return
+    table = Table("Cosine", "File", box=None, header_style="bold", pad_edge=False)
+    for match in found:
+        table.add_row(f"{match.cosine:.4f}", escape(str(match.path)))
+    screen().print(table)

@@ -1,0 +1,54 @@
+"""`opsin zero-shot`: tell which of your own labels fit images, through a running service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opsin.cli import image_files, label_files
+from opsin.cli.classify import picture_table
+from opsin.cli.exits import Misuse
+
+
+def zero_shot(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.", show_default=False)],
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="A label, such as 'a red car'; repeatable.", show_default=False)
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="More labels: one per line, a JSON list, or a bundle.json.", show_default=False)
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template",
+            help="Sentence with one {} for the label; repeatable; {} alone: labels as they are. [default: the bundle's]",
+            show_default=False,
+        ),
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
+    merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Labels per image.", show_default=False)] = None,
+    threshold: Annotated[float | None, typer.Option(help="Least cosine of a label that is told.", show_default=False)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds per image.")] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and image.")] = False,
+) -> None:
+    """Tell which of your own labels fit images best. Each file is a request of its own, so one bad file does not spoil the others.
+
+    Exit code 0 if every image was labelled, 1 if one was not.
+    """
+    from opsin.client import Client
+
+    image_files.check(files)
+    if timeout <= 0:
+        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
+    wanted = [*(label or []), *(label_files.read(labels) if labels else [])]
+    if not wanted:
+        raise Misuse("zero-shot: no label is given; name some with --label TEXT or --labels FILE")
+    options: Any = {"model": model, "merge": merge, "top_k": top_k, "threshold": threshold, "templates": template or None}
+    with Client(url, timeout=timeout) as client:
+        answers = image_files.answers(lambda file: client.zero_shot(file, wanted, wait=True, **options), files, "Classifying")
+    image_files.report(answers, picture_table, as_json=as_json)

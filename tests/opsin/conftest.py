@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bundles import write_tiny_encoder
+from tests.pairs import write_tiny_pair
+from tests.service import Service, serve
+
+MAX_IMAGES = 4
+"""Images of one request to the `embedding_service`."""
+MAX_BODY = 150_000
+"""Bytes of its body."""
+
+
+@pytest.fixture(scope="session")
+def embedding_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `pair@1`, which reads texts, and `encoder@1` and `changing@1`, which see images alone."""
+    root = tmp_path_factory.mktemp("bundles")
+    write_tiny_pair(root, "pair", templates=["a photo of a {}.", "a {}"])
+    write_tiny_encoder(root)
+    write_tiny_encoder(root, "changing")
+    return root
+
+
+@pytest.fixture(scope="session")
+def embedding_service(embedding_bundles: Path) -> Iterator[Service]:
+    """The whole service with them; the pair embeds by default."""
+    settings: dict[str, object] = {
+        "default_models": '{"embed": "pair"}',
+        "dtype": "float32",
+        "model_control": "explicit",
+        "max_images": MAX_IMAGES,
+        "max_body_bytes": MAX_BODY,
+    }
+    with serve(embedding_bundles, **settings) as running:
+        assert running.url
+        yield running
