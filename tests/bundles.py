@@ -32,6 +32,27 @@ def write_tiny_vit(root: Path, name: str = "tiny", version: str = "1") -> Bundle
     return _write(root, name, version, "vit", config, TINY.image_size, TINY.classes, model.state_dict(), ladder=ladder)
 
 
+def write_tiny_encoder(root: Path, name: str = "encoder", version: str = "1") -> Bundle:
+    """The same without a head: its vectors have 32 numbers."""
+    config = dataclasses.replace(TINY, classes=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ViT(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    spec = BundleSpec(
+        name=name,
+        version=version,
+        task="embed",
+        architecture="vit",
+        config=dataclasses.asdict(config),
+        preprocess=Preprocess(image_size=32, short_side=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        license="CC0-1.0",
+        weights=UNSEALED,
+    )
+    return _sealed(root, spec, model.state_dict())
+
+
 def write_null(
     root: Path, name: str = "null", version: str = "1", milliseconds: float = 5.0, architecture: str = "null", **more: Any
 ) -> Bundle:

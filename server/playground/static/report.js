@@ -75,7 +75,12 @@ function sameCall(calls) {
 
 export const BASE = ROOT.href.replace(/\/$/, "");
 export const quoted = (text) => (/^[\w.@:/=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-const python = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value));
+const python = (value) => {
+  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  return typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value);
+};
+/** For curl, which reads a file where a value of `-F` begins with @ or <, and a type behind a semicolon. */
+export const formField = (name, value) => `${/^[@<]|;/.test(value) ? "--form-string" : "-F"} ${quoted(`${name}=${value}`)}`;
 const each = (entries) => entries.flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
 
 /**
@@ -89,14 +94,14 @@ export function callsOf(
   { output = "", curlOnly = {}, headers = [], command: flagged = options, keywords: named = options, python: show },
 ) {
   const parts = each(Object.entries(files)).map(([part, name]) => `-F ${quoted(`${part}=@${name}`)}`);
-  const forms = each(Object.entries({ ...options, ...curlOnly })).map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`);
+  const forms = each(Object.entries({ ...options, ...curlOnly })).map(([name, value]) => formField(name, value));
   const heads = headers.map((header) => `-H ${quoted(header)}`);
   const curl = ["curl", ...heads, ...parts, ...forms, quoted(`${BASE}/v1/${task}`), output && `-o ${output}`]
     .filter(Boolean)
     .join(" \\\n  ");
   const keywords = Object.entries(named).map(([name, value]) => `, ${name}=${python(value)}`);
   const [first, ...others] = Object.entries(files);
-  const given = [JSON.stringify(first[1]), ...others.map(([part, name]) => `${part}=${JSON.stringify(name)}`)].join(", ");
+  const given = [python(first[1]), ...others.map(([part, name]) => `${part}=${JSON.stringify(name)}`)].join(", ");
   const code = [
     "from opsin import Client\n",
     `with Client(${JSON.stringify(BASE)}) as client:`,

@@ -5,7 +5,7 @@ import { fetchSample } from "../file_input.js";
 import { field, h, save } from "../dom.js";
 import { Refusal } from "../file_kinds.js";
 import { partOf, pictureInput } from "../picture.js";
-import { BASE, quoted, report } from "../report.js";
+import { BASE, formField, quoted, report } from "../report.js";
 import { Runner } from "../runner.js";
 import { ModelChoice, workbench } from "../workbench.js";
 import { Found } from "./found.js";
@@ -224,7 +224,7 @@ function csv(ranked) {
 
 /** The vector that was asked for with curl; the same search in a folder with Python and the command. */
 function callsOf(model, text, image) {
-  const asked = text === null ? `image=@${image}` : `text=${text}`;
+  const asked = text === null ? `-F ${quoted(`image=@${image}`)}` : formField("text", text);
   const python = text === null ? `image=${JSON.stringify(image)}` : JSON.stringify(text);
   const code = [
     "from opsin import Client\n",
@@ -236,7 +236,7 @@ function callsOf(model, text, image) {
   const at = `--url ${quoted(BASE)}`;
   const question = text === null ? `--image ${quoted(image)}` : quoted(text);
   return {
-    curl: ["curl", `-F ${quoted(asked)}`, `-F ${quoted(`model=${model}`)}`, quoted(`${BASE}/v1/embed`)].join(" \\\n  "),
+    curl: ["curl", asked, `-F ${quoted(`model=${model}`)}`, quoted(`${BASE}/v1/embed`)].join(" \\\n  "),
     Python: code,
     Command: `opsin embed photos -o vectors.npz --model ${quoted(model)} ${at}\nopsin search vectors.npz ${question} ${at}`,
   };
