@@ -15,6 +15,9 @@ from tests.service import Service, eventually
 
 pytestmark = pytest.mark.browser
 MOST_BYTES = 100_000
+LOADED = """() => Object.fromEntries([...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+    .map((entry) => [entry.name, entry.encodedBodySize]))"""
+"""Bytes of everything that the page has fetched, by address."""
 
 
 def test_the_pages_are_under_a_strict_policy(service: Service) -> None:
@@ -30,10 +33,7 @@ def test_a_tab_is_light_until_something_needs_three(context: BrowserContext, ser
         page.goto(f"{service.url}/#{task}")
         page.locator(f"#panel-{task} .samples img").first.wait_for()
         page.wait_for_load_state("networkidle")
-        loaded: dict[str, int] = page.evaluate(
-            "() => Object.fromEntries([...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
-            ".map((entry) => [entry.name, entry.encodedBodySize]))"
-        )
+        loaded: dict[str, int] = page.evaluate(LOADED)
     assert any(name.endswith(f"tasks/{task}.js") for name in loaded)
     assert not any("vendor" in name for name in loaded)
     assert sum(loaded.values()) < MOST_BYTES, loaded

@@ -10,7 +10,7 @@ import { ModelChoice, NARROW, workbench } from "../workbench.js";
 import { kept, thumbnail } from "./thumbnails.js";
 
 const MOST_SHOWN = 20; // labels of a picture
-const THINGS = { daisy: "a flower", ladybug: "an insect", mug: "a mug", padlock: "a lock", umbrella: "an umbrella", duck: "a duck" };
+const THINGS = { daisy: "a flower", ladybug: "an insect", mug: "a mug", padlock: "a lock", umbrella: "an umbrella" };
 const SAMPLES = Object.keys(THINGS).map((name) => ({ name: `${name}.png`, label: `Drawing: ${name}` }));
 
 /** Fills a section, for models that read texts. Returns its Runner. */
