@@ -32,11 +32,11 @@ def write_tiny_vit(root: Path, name: str = "tiny", version: str = "1") -> Bundle
     return _write(root, name, version, "vit", config, TINY.image_size, TINY.classes, model.state_dict(), ladder=ladder)
 
 
-def write_tiny_encoder(root: Path, name: str = "encoder", version: str = "1") -> Bundle:
-    """The same without a head: its vectors have 32 numbers."""
+def write_tiny_encoder(root: Path, name: str = "encoder", version: str = "1", *, seed: int = 0, overwrite: bool = False) -> Bundle:
+    """The same ViT without a head: vectors of 32 numbers."""
     config = dataclasses.replace(TINY, classes=0)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = ViT(config)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -46,11 +46,12 @@ def write_tiny_encoder(root: Path, name: str = "encoder", version: str = "1") ->
         task="embed",
         architecture="vit",
         config=dataclasses.asdict(config),
-        preprocess=Preprocess(image_size=32, short_side=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        preprocess=Preprocess(image_size=TINY.image_size, short_side=TINY.image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         license="CC0-1.0",
+        ladder=[Rung(name="fast", schedule=4)],
         weights=UNSEALED,
     )
-    return _sealed(root, spec, model.state_dict())
+    return _sealed(root, spec, model.state_dict(), overwrite=overwrite)
 
 
 def write_null(
@@ -126,8 +127,8 @@ def _write(
     return _sealed(root, spec, weights)
 
 
-def _sealed(root: Path, spec: BundleSpec, weights: dict[str, torch.Tensor]) -> Bundle:
+def _sealed(root: Path, spec: BundleSpec, weights: dict[str, torch.Tensor], *, overwrite: bool = False) -> Bundle:
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         save_file(weights, file)
-        return write(root, spec, file)
+        return write(root, spec, file, overwrite=overwrite)
