@@ -94,6 +94,12 @@ def chips(panel: Locator) -> list[str]:
     return panel.locator(".chips span").all_text_contents()
 
 
+def filled(panel: Locator) -> float:
+    """Sum of the bars, in percent of the width of one."""
+    widths: list[float] = panel.locator(".bars i").evaluate_all("(bars) => bars.map((bar) => parseFloat(bar.style.width))")
+    return sum(widths)
+
+
 def order(panel: Locator) -> list[str]:
     return panel.locator(".found .name").all_text_contents()
 
@@ -140,8 +146,7 @@ def test_scores_follow_when_labels_come_and_go(words: Page) -> None:
     expect(panel.get_by_role("button", name="Remove blue house")).to_be_focused()
     expect(panel.locator(".bars li")).to_have_count(2)
     expect(panel.locator(".told")).to_contain_text("the vectors of 2 were cached")
-    shares = panel.locator(".bars i").evaluate_all("(bars) => Promise.all(bars.map(async (bar) => parseFloat(bar.style.width)))")
-    assert sum(shares) == pytest.approx(100, abs=0.1)
+    eventually(lambda: filled(panel) == pytest.approx(100, abs=0.1), "the bars have moved to the shares of two labels")
 
 
 def test_labels_are_typed_pasted_and_taken_back(words: Page) -> None:
