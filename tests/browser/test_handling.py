@@ -271,7 +271,7 @@ def test_phones_are_not_told_of_keys_that_they_lack(page: Page) -> None:
 
 def test_home_and_end_go_to_the_first_and_last_tab(page: Page) -> None:
     page.get_by_role("tab", name="Classify").press("End")
-    expect(page.get_by_role("tab", name="Actions")).to_be_focused()
-    expect(page.get_by_role("tab", name="Actions")).to_have_attribute("aria-selected", "true")
-    page.get_by_role("tab", name="Actions").press("Home")
+    expect(page.get_by_role("tab", name="Words")).to_be_focused()
+    expect(page.get_by_role("tab", name="Words")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="Words").press("Home")
     expect(page.get_by_role("tab", name="Classify")).to_have_attribute("aria-selected", "true")

@@ -15,6 +15,9 @@ from tests.service import Service, eventually
 
 pytestmark = pytest.mark.browser
 MOST_BYTES = 100_000
+LOADED = """() => Object.fromEntries([...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+    .map((entry) => [entry.name, entry.encodedBodySize]))"""
+"""Bytes of everything that the page has fetched, by address."""
 
 
 def test_the_pages_are_under_a_strict_policy(service: Service) -> None:
@@ -30,10 +33,7 @@ def test_a_tab_is_light_until_something_needs_three(context: BrowserContext, ser
         page.goto(f"{service.url}/#{task}")
         page.locator(f"#panel-{task} .samples img").first.wait_for()
         page.wait_for_load_state("networkidle")
-        loaded: dict[str, int] = page.evaluate(
-            "() => Object.fromEntries([...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
-            ".map((entry) => [entry.name, entry.encodedBodySize]))"
-        )
+        loaded: dict[str, int] = page.evaluate(LOADED)
     assert any(name.endswith(f"tasks/{task}.js") for name in loaded)
     assert not any("vendor" in name for name in loaded)
     assert sum(loaded.values()) < MOST_BYTES, loaded
@@ -43,7 +43,7 @@ def test_tabs_follow_what_is_served(page: Page, service: Service) -> None:
     models = httpx.get(f"{service.url}/v1/models").json()["models"]
     served = {model["task"] for model in models if model["state"] == "ready"}
     titles = {"classify": "Classify", "inpaint": "Inpaint", "reconstruct": "3D", "actions": "Actions"}
-    expect(page.get_by_role("tab")).to_have_text([title for task, title in titles.items() if task in served])
+    expect(page.get_by_role("tab")).to_have_text([*(title for task, title in titles.items() if task in served), "Words"])
     page.get_by_role("tab", name="Classify").press("ArrowRight")
     expect(page.get_by_role("tab", name="Inpaint")).to_have_attribute("aria-selected", "true")
     page.reload()
@@ -83,7 +83,7 @@ def test_a_task_that_is_not_served_has_no_tab(context: BrowserContext, service: 
     with quiet_page(context) as page:
         page.route("**/v1/models", without_shapes)
         page.goto(service.url)
-        expect(page.get_by_role("tab")).to_have_text(["Classify", "Inpaint", "Actions"])
+        expect(page.get_by_role("tab")).to_have_text(["Classify", "Inpaint", "Actions", "Words"])
 
 
 def test_the_skip_link_comes_first(page: Page) -> None:

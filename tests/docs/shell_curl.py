@@ -25,6 +25,9 @@ def main(arguments: list[str]) -> int:
             name, _, value = next(rest).partition("=")
             path = Path(value[1:])
             fields.append((name, (path.name, path.read_bytes()) if value.startswith("@") else (None, value.encode())))
+        elif argument == "--form-string":
+            name, _, value = next(rest).partition("=")
+            fields.append((name, (None, value.encode())))
         elif argument in ("-d", "--data-binary", "--json"):
             value = next(rest)
             content = _read(value[1:]) if value.startswith("@") else value.encode()

@@ -32,6 +32,8 @@ RUN = (
     "docs/tasks/inpainting.md-3",
     "docs/tasks/reconstruction.md-1",
     "docs/tasks/reconstruction.md-3",
+    "docs/tasks/words.md-1",
+    "docs/tasks/words.md-2",
 )
 """Blocks of the shell that run as they are, or all of a page. The others start services, build images, train, or name files of yours."""
 ELSEWHERE = ("docs/extending.md", "docs/openai.md", "docs/steps.md")

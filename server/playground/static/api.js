@@ -45,11 +45,11 @@ export async function getJson(path) {
   return document;
 }
 
-/** sent: {parts: [[part, blob, name], …], options: {name: value}}. */
+/** sent: {parts: [[part, blob, name], …], options: {name: value, or a list of them}}. */
 function formOf({ parts, options }) {
   const form = new FormData();
   for (const [part, blob, name] of parts) form.append(part, blob, name);
-  for (const [name, value] of Object.entries(options)) form.append(name, value);
+  for (const [name, value] of Object.entries(options)) for (const one of [value].flat()) form.append(name, one);
   return form;
 }
 

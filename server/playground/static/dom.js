@@ -63,6 +63,12 @@ export function copyButton(text, shown) {
   return button;
 }
 
+/** A command to copy. */
+export function commandLine(text) {
+  const code = h("code", {}, text);
+  return h("p", { class: "command" }, code, copyButton(text, code));
+}
+
 /** Lets the browser save a blob. */
 export function save(blob, name) {
   const link = h("a", { href: URL.createObjectURL(blob), download: name });

@@ -5,6 +5,8 @@ import { h } from "./dom.js";
 import { Refusal } from "./file_kinds.js";
 import { TABS } from "./registry.js";
 
+const MOST_NAMED = 3; // files
+
 /**
  * samples: [{name, label, model, thumbnail?, …}], files under static/samples, the thumbnail where it is not the file itself; stage: what shows
  * the file once it is there; accept: as <input type=file> has it; multiple: whether several may come at once; block(reason): nothing may run,
@@ -40,10 +42,10 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
     drop,
     refusal,
     taken,
-    h("div", { class: "shelf" }, h("span", {}, "or run"), shelf, source),
+    samples.length ? h("div", { class: "shelf" }, h("span", {}, "or run"), shelf, source) : null,
   );
   document.addEventListener("paste", (event) => {
-    if (!panel.hidden) receive(event.clipboardData.files);
+    if (!panel.closest("[hidden]")) receive(event.clipboardData.files);
   });
   return { element: box, receive, filled };
 
@@ -62,7 +64,8 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
     for (const file of multiple ? files : files.slice(0, 1)) if (await take(() => file, null)) names.push(file.name);
     input.value = ""; // the same file may be chosen again
     taken.hidden = files.length < 2 || files.length === names.length;
-    taken.textContent = `${files.length} files were given: ${names.join(" and ") || "none"} ${names.length > 1 ? "are" : "is"} taken.`;
+    const told = names.length > MOST_NAMED ? names.length : names.join(" and ") || "none";
+    taken.textContent = `${files.length} files were given: ${told} ${names.length > 1 ? "are" : "is"} taken.`;
   }
 
   /** Meanwhile nothing can run: it would run on what was there before, or on a half of each. What was there stays where it is refused. */

@@ -9,9 +9,12 @@ import { judge, judgePixels } from "./file_kinds.js";
 /**
  * The place for a picture. part: of `inputs` in GET /v1/models; samples: as fileInput has them, with the name of a `companion` if there is one;
  * block, onsample: as there; onpicture(picture, sample or null).
- * accept: further types of files, and others(file), which takes one of them and says so by true.
+ * multiple: whether several may come at once; accept: further types of files, and others(file), which takes one of them and says so by true.
  */
-export function pictureInput(panel, { part, samples, stage, block, onpicture, onsample, invitation, accept = "", others = null }) {
+export function pictureInput(
+  panel,
+  { part, samples, stage, block, onpicture, onsample, invitation, multiple, accept = "", others = null },
+) {
   const onfile = async (file, sample) => {
     if (!sample && others && (await others(file))) return;
     await judge(file, part, ["picture"]);
@@ -21,7 +24,7 @@ export function pictureInput(panel, { part, samples, stage, block, onpicture, on
     await onpicture({ blob: file, name: file.name || "pasted.png", bitmap, companion }, sample);
   };
   const types = `image/*${accept}`;
-  return fileInput(panel, { samples, stage, invitation, accept: types, multiple: others !== null, block, onfile, onsample });
+  return fileInput(panel, { samples, stage, invitation, accept: types, multiple: multiple ?? others !== null, block, onfile, onsample });
 }
 
 /** The part that takes a name, of the models of a tab: its limits are the service's. */

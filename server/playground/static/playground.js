@@ -1,7 +1,8 @@
 // The page: which tabs there are, which is open, whether the service is ready.
 
 import { getJson } from "./api.js";
-import { copyButton, h, seconds } from "./dom.js";
+import { commandLine, h, seconds } from "./dom.js";
+import { filesOf } from "./folders.js";
 import { TABS } from "./registry.js";
 import { themeButton } from "./theme.js";
 
@@ -43,10 +44,12 @@ async function look() {
   }
   const ready = models.filter((model) => model.state === "ready");
   tell(ready.length ? "good" : "bad", ready.length ? `ready · ${seconds(performance.now() - began)}` : "no bundle is ready");
-  for (const { task, title, load } of TABS) {
-    const served = ready.filter((model) => model.task === task);
-    if (served.length && !open.has(task)) add(task, title, load, served);
-    else if (!served.length && open.has(task) && task !== current()) remove(task);
+  for (const { task, title, load, tasks = [task], always = false } of TABS) {
+    const served = ready.filter((model) => tasks.includes(model.task));
+    const shows = served.length || (always && ready.length);
+    if (shows && !open.has(task)) add(task, title, load, served, folders);
+    else if (!shows && open.has(task) && task !== current()) remove(task);
+    else if (served.length && open.has(task) && !open.get(task).models.length) renew(task, served);
   }
   wait(models, folders);
   if (open.size && !current()) show(asked());
@@ -79,9 +82,7 @@ function wait(models, folders) {
 /** What to do where there is no bundle at all. */
 function emptyFolders(folders) {
   if (!folders.length) return h("p", {}, "No worker has told yet where it looks for bundles.");
-  const [folder] = folders;
-  const command = `opsin import model.safetensors -o '${`${folder}/mine`.replaceAll("'", "'\\''")}' --license LICENCE`;
-  const code = h("code", {}, command);
+  const command = `opsin import model.safetensors -o '${`${folders[0]}/mine`.replaceAll("'", "'\\''")}' --license LICENCE`;
   return h(
     "div",
     {},
@@ -93,11 +94,11 @@ function emptyFolders(folders) {
       h("code", {}, "bundles"),
       " of Opsin's repository:",
     ),
-    h("p", { class: "command" }, code, copyButton(command, code)),
+    commandLine(command),
   );
 }
 
-function add(task, title, load, models) {
+function add(task, title, load, models, folders) {
   const tab = h(
     "button",
     {
@@ -112,10 +113,18 @@ function add(task, title, load, models) {
     title,
   );
   const panel = h("section", { role: "tabpanel", id: `panel-${task}`, "aria-labelledby": `tab-${task}`, hidden: true });
-  open.set(task, { tab, panel, load, models, runner: null });
+  open.set(task, { tab, panel, load, models, folders, runner: null });
   const order = TABS.map((known) => known.task).filter((known) => open.has(known));
   tablist.replaceChildren(...order.map((known) => open.get(known).tab));
   main.append(panel);
+}
+
+/** A tab that had nothing to work with is filled again. */
+function renew(task, models) {
+  const entry = open.get(task);
+  entry.panel.replaceChildren();
+  Object.assign(entry, { models, loading: null });
+  if (task === current()) show(task);
 }
 
 function remove(task) {
@@ -145,7 +154,7 @@ async function show(task) {
 async function mount(entry) {
   try {
     const module = await entry.load();
-    entry.runner = module.mount(entry.panel, entry.models);
+    entry.runner = await module.mount(entry.panel, entry.models, entry.folders);
   } catch (error) {
     entry.panel.className = "";
     entry.panel.replaceChildren(
@@ -162,11 +171,13 @@ async function mount(entry) {
   entry.runner.resume(); // a run that goes on is not waited for
 }
 
-/** Files that are dropped anywhere are for the tab that is open. */
-function dropped(event) {
+/** Files, and those in folders, that are dropped anywhere are for the tab that is open. */
+async function dropped(event) {
   event.preventDefault();
   document.body.classList.remove("over");
-  if (event.dataTransfer.files.length) open.get(current())?.runner?.take(event.dataTransfer.files);
+  const runner = open.get(current())?.runner;
+  const files = await filesOf(event.dataTransfer);
+  if (files.length) runner?.take(files);
 }
 
 /** A file that was given to a tab that does not take it. */

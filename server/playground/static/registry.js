@@ -1,11 +1,19 @@
-// The tabs that there can be: one line and one module for each task. A tab shows when a ready bundle serves its task.
+// The tabs that there can be: one line and one module for each task. A tab shows when a ready bundle serves its task, or one of `tasks` where
+// it has several; where it is `always` there, its module says what is missing.
 //
-// A module exports mount(panel, models): it fills the panel, for the ready bundles of its task as GET /v1/models lists them, and returns
-// a Runner (runner.js). It is loaded when its tab is opened for the first time.
+// A module exports mount(panel, models, folders): it fills the panel, for the ready bundles of its tasks and the folders of bundles as
+// GET /v1/models lists them, and returns a Runner (runner.js), or a promise of one. It is loaded when its tab is opened for the first time.
 
 export const TABS = [
   { task: "classify", title: "Classify", load: () => import("./tasks/classify.js") },
   { task: "inpaint", title: "Inpaint", load: () => import("./tasks/inpaint.js") },
   { task: "reconstruct", title: "3D", load: () => import("./tasks/reconstruct.js") },
   { task: "actions", title: "Actions", load: () => import("./tasks/actions.js") },
+  {
+    task: "words",
+    title: "Words",
+    tasks: ["zero-shot", "embed", "autoencode"],
+    always: true,
+    load: () => import("./tasks/words.js"),
+  },
 ];

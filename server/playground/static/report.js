@@ -73,35 +73,47 @@ function sameCall(calls) {
   return h("details", { class: "calls" }, h("summary", {}, "The same call as curl, Python, command"), blocks);
 }
 
-const BASE = ROOT.href.replace(/\/$/, "");
-const quoted = (text) => (/^[\w.@:/=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-const python = (value) =>
-  typeof value === "string" ? JSON.stringify(value) : value === true ? "True" : value === false ? "False" : String(value);
+export const BASE = ROOT.href.replace(/\/$/, "");
+export const quoted = (text) => (/^[\w.@:/=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const python = (value) => {
+  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  return typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value);
+};
+/** For curl, which reads a file where a value of `-F` begins with @ or <, and a type behind a semicolon. */
+export const formField = (name, value) => `${/^[@<]|;/.test(value) ? "--form-string" : "-F"} ${quoted(`${name}=${value}`)}`;
+const each = (entries) => entries.flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
 
 /**
- * The call in three languages. files: part → file name; options: name → value. curl may have what the others have not, and headers; the command
- * may have other flags than options.
+ * The call in three languages. files: part → file name, or a list of them; options: name → value, or a list of them. curl may have what the
+ * others have not, and headers; the command may have other flags than options, and Python other keywords.
  */
-export function callsOf(task, files, options, { output = "", curlOnly = {}, headers = [], command: flagged = options, python: show }) {
-  const parts = Object.entries(files).map(([part, name]) => `-F ${quoted(`${part}=@${name}`)}`);
-  const forms = Object.entries({ ...options, ...curlOnly }).map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`);
+export function callsOf(
+  task,
+  files,
+  options,
+  { output = "", curlOnly = {}, headers = [], command: flagged = options, keywords: named = options, python: show },
+) {
+  const parts = each(Object.entries(files)).map(([part, name]) => `-F ${quoted(`${part}=@${name}`)}`);
+  const forms = each(Object.entries({ ...options, ...curlOnly })).map(([name, value]) => formField(name, value));
   const heads = headers.map((header) => `-H ${quoted(header)}`);
   const curl = ["curl", ...heads, ...parts, ...forms, quoted(`${BASE}/v1/${task}`), output && `-o ${output}`]
     .filter(Boolean)
     .join(" \\\n  ");
-  const keywords = Object.entries(options).map(([name, value]) => `, ${name}=${python(value)}`);
+  const keywords = Object.entries(named).map(([name, value]) => `, ${name}=${python(value)}`);
   const [first, ...others] = Object.entries(files);
-  const given = [JSON.stringify(first[1]), ...others.map(([part, name]) => `${part}=${JSON.stringify(name)}`)].join(", ");
+  const given = [python(first[1]), ...others.map(([part, name]) => `${part}=${JSON.stringify(name)}`)].join(", ");
   const code = [
     "from opsin import Client\n",
     `with Client(${JSON.stringify(BASE)}) as client:`,
-    `    result = client.${task}(${given}${keywords.join("")})`,
+    `    result = client.${task.replaceAll("-", "_")}(${given}${keywords.join("")})`,
     `    ${show}\n`,
   ].join("\n");
   const flags = [
     ...others.map(([part, name]) => `--${part} ${quoted(name)}`),
-    ...Object.entries(flagged).map(([name, value]) => `--${name.replaceAll("_", "-")} ${quoted(String(value))}`),
+    ...each(Object.entries(flagged)).map(([name, value]) => `--${name.replaceAll("_", "-")} ${quoted(String(value))}`),
   ];
-  const command = ["opsin", task, quoted(first[1]), ...flags, output && `-o ${output}`, `--url ${quoted(BASE)}`].filter(Boolean).join(" ");
+  const command = ["opsin", task, ...[first[1]].flat().map(quoted), ...flags, output && `-o ${output}`, `--url ${quoted(BASE)}`]
+    .filter(Boolean)
+    .join(" ");
   return { curl, Python: code, Command: command };
 }

@@ -6,7 +6,7 @@ import { Job } from "./jobs.js";
 import { drop, keep, kept } from "./kept.js";
 
 const TICK_MS = 100;
-const COUNTED = { steps: "Step", levels: "Level", windows: "Window" }; // units of progress that are told
+const COUNTED = { steps: "Step", levels: "Level", windows: "Window", images: "Image" }; // units of progress that are told
 const KEYS = matchMedia("(hover: hover) and (min-width: 601px)"); // phones have no Ctrl
 const running = new Set(); // runners
 
@@ -209,6 +209,16 @@ class Session {
   /** POST {parts: [[part, blob, name], …], options}; resolves with the answer. */
   ask(path, sent) {
     return post(path, sent, this.#hear(() => {}), this.#signal);
+  }
+
+  /** The same of one of many requests: the work itself tells how far it has come. */
+  askAside(path, sent) {
+    return post(path, sent, { sent() {}, event() {} }, this.#signal);
+  }
+
+  /** How far the work has come. */
+  tell(done, total, unit) {
+    tell(this.#runner, { done, total, unit });
   }
 
   /**

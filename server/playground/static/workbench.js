@@ -2,7 +2,7 @@
 
 import { field, h, select } from "./dom.js";
 
-const NARROW = matchMedia("(max-width: 900px)"); // one column, as playground.css says
+export const NARROW = matchMedia("(max-width: 900px)"); // one column, as playground.css says
 
 /** Fills a panel. `result` is shown under the runner's error box; where it may be out of sight, a run brings it there. */
 export function workbench(panel, { input, result, settings, runner }) {

@@ -1,7 +1,8 @@
 // Classify: a picture, its labels as bars, and which of its tokens were merged.
 
 import { getJson } from "../api.js";
-import { field, h, percent, save, seconds, select } from "../dom.js";
+import { bars } from "../bars.js";
+import { field, h, save, seconds, select } from "../dom.js";
 import { partOf, pictureInput, show } from "../picture.js";
 import { callsOf, report } from "../report.js";
 import { Runner } from "../runner.js";
@@ -125,21 +126,11 @@ function answers(answer, plain, compared, { picture, options }, spec) {
   ].filter(Boolean);
 }
 
-/** Decoration: label and score say the same. */
-function bar(score) {
-  const filled = h("i");
-  filled.style.width = `${100 * score}%`;
-  return h("span", { class: "share", "aria-hidden": "true" }, filled);
-}
-
 function titleOf({ results: [{ merging }] }) {
   return `${merging.rung ?? "Merged"}: ${merging.tokens_out} of ${merging.tokens_in} tokens`;
 }
 
 function column(title, answer) {
-  const bars = answer.results[0].predictions.map(({ label, score }) =>
-    h("li", {}, h("span", { class: "label" }, label), h("span", { class: "score" }, percent(score)), bar(score)),
-  );
   const timing = title ? h("p", { class: "caption" }, `model ${seconds(answer.timing.inference_ms)}, this picture alone`) : null;
-  return h("div", {}, title ? h("h3", {}, title) : null, h("ol", { class: "bars" }, bars), timing);
+  return h("div", {}, title ? h("h3", {}, title) : null, bars(answer.results[0].predictions), timing);
 }
