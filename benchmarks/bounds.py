@@ -115,9 +115,9 @@ def _decoded_ahead(pool: ThreadPoolExecutor, decode: Decode, pictures: Sequence[
         waiting.append(pool.submit(decode, next(endless)))
 
 
-def infer(model: LoadedModel, pixels: Pixels) -> NDArray[np.float32]:
-    """(B, S, S, 3) → logits (B, classes), merging off."""
-    return model.forward({"pixels": pixels}, {"merge": [0] * model.depth})["logits"]
+def infer(model: LoadedModel, pixels: Pixels) -> dict[str, NDArray[Any]]:
+    """(B, S, S, 3) → the answers of the network, merging off."""
+    return model.forward({"pixels": pixels}, {"merge": [0] * model.depth})
 
 
 def images_per_second(step: Callable[[], object], layout: Layout, seconds: float) -> float:
@@ -138,7 +138,7 @@ def images_per_second(step: Callable[[], object], layout: Layout, seconds: float
 
 def off_line_scores(model: LoadedModel, pixels: Pixels) -> NDArray[np.float32]:
     """Softmax of every picture, each run alone. (N, classes)"""
-    logits = np.concatenate([infer(model, picture[None]) for picture in pixels])
+    logits = np.concatenate([infer(model, picture[None])["logits"] for picture in pixels])
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
     return scores

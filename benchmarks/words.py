@@ -1,0 +1,333 @@
+"""What recalled labels and buckets of texts gain, and what the service costs beside a pair of towers: `python -m benchmarks.words`.
+
+The pair has a published size and random weights; it is written into `--cache` the first time. Figures are ratios within one run, of
+measurements that take turns:
+
+- **labels**: seconds of a request with 100 labels that nobody has asked for ÷ of the same request again, as a share of what arithmetic
+  promises, 1 + operations of the texts ÷ of the image; also with seven templates. One slot, one thread.
+- **lengths**: texts/s of a worker, ÷ of its network in a loop that pads every text to the longest that it reads, as a share of the ratio of
+  operations. One slot, one thread.
+- **cached**: images/s of 16 clients that ask for 20 labels each, all of them recalled, ÷ of 16 clients that ask for vectors of the images.
+- **images**: images/s of `/v1/embed` ÷ of one process that decodes and infers in a loop on the same CPUs, in its best layout.
+- **search**: CPU seconds of the product and the sorting in `opsin search` over 100,000 vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine, pairs, service
+from benchmarks.bounds import Layout
+from benchmarks.load import Report
+from benchmarks.pairs import Pair
+from benchmarks.serving import json_of
+from models.loading import LoadedModel, load
+from server.worker.layout import threads_allowed
+
+RESULTS = Path(__file__).parent / "results"
+LABELS = 100
+LABEL_WORDS = 4
+"""About eight tokens of XLM-R's kind."""
+TEMPLATES = (
+    *("a photo of a {}", "a good photo of the {}", "one {} in a garden", "a drawing of the {}"),
+    *("the {} from behind", "a small {} on a table", "this is a {}"),
+)
+REPEATS = 3
+"""Requests whose labels are recalled, for each that computes them."""
+TEXTS = 256
+"""Of a request."""
+TEXT_CLIENTS = 4
+LOOP_TEXTS = 64
+LOOP_BATCHES = (4, 16, 64)
+CACHED_LABELS = 20
+CLIENTS = (8, 16)
+LOOP_IMAGES = (1, 4, 8)
+"""Batches of the loop that decodes and infers."""
+FINALISTS = 3
+WARM = 4.0
+VECTORS, DIMENSIONS, NEAREST = 100_000, 768, 10
+REQUEST_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio, or seconds, of every round."""
+
+    name: str
+    aim: str
+    values: list[float]
+    details: dict[str, list[float]]
+    """What it was made of, by name: the promise of arithmetic, and what was divided."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all parts of a run share."""
+
+    pair: Pair
+    photographs: Path
+    rounds: int
+    seconds: float
+    """Length of a load."""
+    say: Callable[[str], None]
+
+    @property
+    def jpegs(self) -> list[bytes]:
+        return [file.read_bytes() for file in sorted(self.photographs.glob("*.jpg"))]
+
+
+@dataclass
+class Rounds:
+    """What the rounds of a figure have shown so far."""
+
+    values: list[float] = field(default_factory=list)
+    details: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, value: float, **details: float) -> None:
+        self.values.append(value)
+        for name, detail in details.items():
+            self.details.setdefault(name, []).append(detail)
+
+    def figure(self, name: str, aim: str) -> Figure:
+        return Figure(name, aim, self.values, self.details)
+
+
+def labels(ground: Ground) -> list[Figure]:
+    """The first request pays for the image and its labels, the second for the image."""
+    with _asking(ground, threads=1) as client:
+        return [
+            _recalled(ground, client, f"labels: {LABELS}, as they are", LABEL_WORDS, ("{}",)),
+            _recalled(ground, client, f"labels: {LABELS} in {len(TEMPLATES)} templates", 1, TEMPLATES),
+        ]
+
+
+def _recalled(ground: Ground, client: httpx.Client, name: str, length: int, templates: Sequence[str]) -> Figure:
+    """length: words of a label."""
+    rounds = Rounds()
+    for number in range(ground.rounds + 1):
+        asked = pairs.labels(LABELS, length, seed=number)
+        form = [("image", ("image.jpg", ground.jpegs[0])), *(("label", (None, label)) for label in asked)]
+        form += [("template", (None, template)) for template in templates]
+        first = _took(client, form, known=0)
+        second = statistics.median(_took(client, form, known=LABELS) for _ in range(REPEATS))
+        if not number:
+            continue  # its batches had shapes that the worker had never run
+        texts = [template.replace("{}", label) for label in asked for template in templates]
+        promise = 1 + sum(ground.pair.text_flops(texts)) / ground.pair.flops(1).image
+        rounds.note(first / second / promise, promise=promise, times=first / second, first_s=first, second_s=second)
+        ground.say(f"{name}, round {number}: {first:.2f} s, then {second:.3f} s: {first / second:.1f} times, promised {promise:.1f}")
+    return rounds.figure(name, "≥ 0.8")
+
+
+def _took(client: httpx.Client, form: Sequence[Any], known: int) -> float:
+    """Seconds of one request, so many of whose labels are recalled. Raises RuntimeError if others were."""
+    began = time.perf_counter()
+    answer = client.post("/v1/zero-shot", files=form).raise_for_status()
+    took = time.perf_counter() - began
+    if (recalled := answer.json()["labels"]["cached"]) != known:
+        raise RuntimeError(f"{recalled} labels were recalled, not {known}: no figure counts")
+    return took
+
+
+def lengths(ground: Ground) -> list[Figure]:
+    """Captions of very different lengths, each asked for once."""
+    torch.set_num_threads(1)
+    loop, name, rounds = load(ground.pair.padded()), "lengths: texts/s in buckets ÷ padded to the longest", Rounds()
+    trial = pairs.captions(LOOP_TEXTS, seed=0)
+    batch = max(LOOP_BATCHES, key=lambda size: _padded(loop, trial, size))
+    with _asking(ground, threads=1) as client:
+        _texts_per_second(client, pairs.captions(TEXTS, seed=0))
+        for number in range(1, ground.rounds + 1):
+            asked = pairs.captions(TEXT_CLIENTS * TEXTS, seed=number)
+            rate, padded = _texts_per_second(client, asked), _padded(loop, asked[:LOOP_TEXTS], batch)
+            promise = ground.pair.flops(ground.pair.text.length).text / statistics.mean(ground.pair.text_flops(asked))
+            rounds.note(rate / padded / promise, promise=promise, times=rate / padded, served_per_s=rate, padded_per_s=padded)
+            ground.say(f"{name}, round {number}: {rate:.1f} and {padded:.1f}: {rate / padded:.2f} times, promised {promise:.2f}")
+    return [rounds.figure(name, "≥ 0.75")]
+
+
+def _texts_per_second(client: httpx.Client, texts: Sequence[str]) -> float:
+    def ask(first: int) -> None:
+        body = {"texts": list(texts[first : first + TEXTS]), "encoding": "base64"}
+        client.post("/v1/embed", json=body).raise_for_status()
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(TEXT_CLIENTS) as pool:
+        list(pool.map(ask, range(0, len(texts), TEXTS)))
+    return len(texts) / (time.perf_counter() - began)
+
+
+def _padded(loop: LoadedModel, texts: Sequence[str], batch: int) -> float:
+    """Texts/s of the network alone."""
+    given = [_utf8(texts[first : first + batch]) for first in range(0, len(texts), batch)]
+    loop.forward(given[0], {})
+    began = time.perf_counter()
+    for arrays in given:
+        loop.forward(arrays, {})
+    return len(texts) / (time.perf_counter() - began)
+
+
+def _utf8(texts: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """One job of texts: `utf8` uint8 (1, R, W), `lengths` int32 (1, R)."""
+    encoded = [text.encode() for text in texts]
+    sizes = np.array([list(map(len, encoded))], np.int32)
+    utf8 = np.zeros((1, len(encoded), sizes.max()), np.uint8)
+    for row, content in zip(utf8[0], encoded, strict=True):
+        row[: len(content)] = np.frombuffer(content, np.uint8)
+    return {"utf8": utf8, "lengths": sizes}
+
+
+def cached(ground: Ground) -> list[Figure]:
+    """Answers with vectors are encoded in base64, which costs the gateway least."""
+    asked = {
+        "zero-shot": [*(("label", label) for label in pairs.labels(CACHED_LABELS, LABEL_WORDS, seed=0)), ("template", "{}")],
+        "embed": [("encoding", "base64")],
+    }
+    name, rounds = f"cached: /v1/zero-shot with {CACHED_LABELS} known labels ÷ /v1/embed", Rounds()
+    with service.running(ground.pair.folder) as url:
+        httpx.post(f"{url}/v1/zero-shot", params=asked["zero-shot"], files={"image": ground.jpegs[0]}, timeout=REQUEST_SECONDS)
+        for number in range(1, ground.rounds + 1):
+            turns = list(asked) if number % 2 else list(reversed(asked))
+            rates = {task: _burst(ground, f"{url}/v1/{task}?{urlencode(asked[task])}", CLIENTS[-1]) for task in turns}
+            labelled, plain = rates["zero-shot"], rates["embed"]
+            rounds.note(labelled / plain, zero_shot_per_s=labelled, embed_per_s=plain)
+            ground.say(f"{name}, round {number}: {labelled:.2f} and {plain:.2f} images/s")
+    return [rounds.figure(name, "≥ 0.95")]
+
+
+def images(ground: Ground) -> list[Figure]:
+    """The loop is read before and after each load, which is divided by the mean of both."""
+    swept = _loop(ground, _layouts(threads_allowed()), ground.seconds / 4)
+    finalists = [speed["layout"] for speed in sorted(swept, key=lambda speed: -float(speed["images_per_second"]))[:FINALISTS]]
+
+    def bound() -> float:
+        return max(float(speed["images_per_second"]) for speed in _loop(ground, finalists, ground.seconds / 2))
+
+    name, rounds, before = "images: /v1/embed ÷ a loop of decode and forward", Rounds(), bound()
+    with service.running(ground.pair.folder) as url:
+        for number in range(1, ground.rounds + 1):
+            rate = max(_burst(ground, f"{url}/v1/embed?encoding=base64", clients) for clients in CLIENTS)
+            after = bound()
+            mean = (before + after) / 2
+            rounds.note(rate / mean, served_per_s=rate, loop_per_s=mean)
+            ground.say(f"{name}, round {number}: {rate:.2f} images/s; the loop {before:.2f} before and {after:.2f} after")
+            before = after
+    return [rounds.figure(name, "≥ 0.92")]
+
+
+def _layouts(cpus: int) -> list[dict[str, int]]:
+    shapes = sorted({(1, cpus), (cpus, 1)})
+    return [asdict(Layout(threads, batch, loops, decoders)) for (loops, threads), batch, decoders in product(shapes, LOOP_IMAGES, (0, 1))]
+
+
+def _loop(ground: Ground, layouts: Sequence[Mapping[str, int]], seconds: float) -> list[dict[str, Any]]:
+    """Speeds of these layouts, in a process of its own."""
+    arguments = ["--bundle", ground.pair.bundle.path, "--pictures", ground.photographs, "--dtype", "float32", "--seconds", seconds]
+    speeds: list[dict[str, Any]] = json_of("benchmarks.bounds", [*arguments, "--forward", "[]", "--process", json.dumps(layouts)])[
+        "process"
+    ]
+    return speeds
+
+
+def search(ground: Ground) -> list[Figure]:
+    """CPU time of all threads."""
+    from opsin.vector_file import FileVectors
+
+    dice = np.random.default_rng(0)
+    vectors = dice.standard_normal((VECTORS, DIMENSIONS), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    zeros = np.zeros(VECTORS, np.int64)
+    files = FileVectors(vectors, np.full(VECTORS, "a.jpg"), zeros, zeros, "a@1", "", "", "")
+    spent = []
+    for row in range(ground.rounds + 1):
+        began = time.process_time()
+        best = files.nearest(vectors[row], NEAREST)
+        spent.append(time.process_time() - began)
+        assert best[0][0] == row
+    ground.say(f"search: {', '.join(f'{seconds:.3f}' for seconds in spent[1:])} s")
+    return [Figure(f"search: CPU seconds over {VECTORS:,} vectors of {DIMENSIONS}", "≤ 0.1", spent[1:], {})]
+
+
+PARTS: Mapping[str, Callable[[Ground], list[Figure]]] = {
+    "labels": labels,
+    "lengths": lengths,
+    "cached": cached,
+    "images": images,
+    "search": search,
+}
+
+
+@contextmanager
+def _asking(ground: Ground, threads: int) -> Iterator[httpx.Client]:
+    """A client of a service whose worker has so many threads, and as many slots."""
+    with service.running(ground.pair.folder, threads=threads) as url, httpx.Client(base_url=url, timeout=REQUEST_SECONDS) as client:
+        yield client
+
+
+def _burst(ground: Ground, url: str, clients: int) -> float:
+    """Images/s of so many clients. Raises RuntimeError if a request failed: then no figure counts."""
+    how = ["--clients", clients, "--warm", WARM, "--seconds", ground.seconds]
+    report = Report(**json_of("benchmarks.load", ["--url", url, "--pictures", ground.photographs, *how]))
+    if report.failures or not report.per_second:
+        raise RuntimeError(f"{url}: {report.answered} answers in {ground.seconds:g} s, failures: {report.failures or 'none'}")
+    return report.per_second
+
+
+def show(figures: Sequence[Figure], console: Console) -> None:
+    table = Table("figure", "median", "min", "max", "aim", "medians")
+    for figure in figures:
+        details = ", ".join(f"{name} {statistics.median(values):.3g}" for name, values in figure.details.items())
+        spread = (statistics.median(figure.values), min(figure.values), max(figure.values))
+        table.add_row(figure.name, *(f"{value:.3f}" for value in spread), figure.aim, details)
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.words", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], metavar="part", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", choices=list(pairs.CONFIGS), default="published")
+    parser.add_argument("--pair", choices=list(pairs.ARCHITECTURES), default="maws")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of counted load per measurement (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/words"), help="where pairs lie or are written (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the figures here (default: a file in benchmarks/results/)")
+    options = parser.parse_args(arguments)
+    console, here = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
+    console.print(*here.lines(), sep="\n")
+    started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    pair = pairs.make_pair(options.cache / options.size, options.pair, options.size)
+    with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
+        pairs.write_photographs(Path(name))
+        ground = Ground(pair, Path(name), options.rounds, options.seconds, console.print)
+        figures = [figure for part in options.parts or PARTS for figure in PARTS[part](ground)]
+    show(figures, console)
+    told = {"size": options.size, "pair": options.pair, "rounds": options.rounds, "figures": [asdict(figure) for figure in figures]}
+    RESULTS.mkdir(exist_ok=True)
+    file = options.json or RESULTS / f"words-{started}.json"
+    file.write_text(json.dumps(machine.of_this_run(here, parser.prog) | told, indent=2) + "\n")
+    console.print(f"wrote {file}")
+
+
+if __name__ == "__main__":
+    main()
