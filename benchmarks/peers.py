@@ -20,8 +20,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -45,6 +45,8 @@ class Peer:
     path: str
     body: str
     """JSON around `{image}`, the base64 of an image; empty: the image itself."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of its environment."""
 
 
 PEERS = (
@@ -86,7 +88,7 @@ def running(peer: Peer, binaries: Path) -> Iterator[str]:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"PATH": path},
+            env=os.environ | {"PATH": path} | dict(peer.variables),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -9,18 +9,21 @@ measurements that take turns:
   operations. One slot, one thread.
 - **cached**: images/s of 16 clients that ask for 20 labels each, all of them recalled, ÷ of 16 clients that ask for vectors of the images.
 - **images**: images/s of `/v1/embed` ÷ of one process that decodes and infers in a loop on the same CPUs, in its best layout.
+- **infinity**: images/s and texts/s ÷ those of infinity, which serves the same network with equal weights in an environment of its own
+  (`--environments`, made there with pip the first time).
 - **search**: CPU seconds of the product and the sorting in `opsin search` over 100,000 vectors.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -32,15 +35,16 @@ from urllib.parse import urlencode
 import httpx
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine, pairs, service
+from benchmarks import infinity, machine, pairs, peers, service
 from benchmarks.bounds import Layout
 from benchmarks.load import Report
 from benchmarks.pairs import Pair
 from benchmarks.serving import json_of
-from models.loading import LoadedModel, load
+from models.loading import load
 from server.worker.layout import threads_allowed
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,8 +52,8 @@ LABELS = 100
 LABEL_WORDS = 4
 """About eight tokens of XLM-R's kind."""
 TEMPLATES = (
-    *("a photo of a {}", "a good photo of the {}", "one {} in a garden", "a drawing of the {}"),
-    *("the {} from behind", "a small {} on a table", "this is a {}"),
+    *("a photo of a {}", "a good photo of {}", "the {} outside", "a drawing of the {}"),
+    *("the {} from behind", "a small {}", "this is a {}"),
 )
 REPEATS = 3
 """Requests whose labels are recalled, for each that computes them."""
@@ -64,6 +68,11 @@ LOOP_IMAGES = (1, 4, 8)
 """Batches of the loop that decodes and infers."""
 FINALISTS = 3
 WARM = 4.0
+TEXTS_TOGETHER, BODIES = 8, 64
+"""Texts of a request beside infinity, and different requests."""
+SAME = {"images": 0.999, "texts": 0.99999}
+"""Least cosines of vectors of both servers; they resize images by different libraries."""
+JSON = "application/json"
 VECTORS, DIMENSIONS, NEAREST = 100_000, 768, 10
 REQUEST_SECONDS = 600.0
 
@@ -88,6 +97,8 @@ class Ground:
     rounds: int
     seconds: float
     """Length of a load."""
+    environments: Path
+    """Folder of those of other servers."""
     say: Callable[[str], None]
 
     @property
@@ -116,15 +127,15 @@ def labels(ground: Ground) -> list[Figure]:
     with _asking(ground, threads=1) as client:
         return [
             _recalled(ground, client, f"labels: {LABELS}, as they are", LABEL_WORDS, ("{}",)),
-            _recalled(ground, client, f"labels: {LABELS} in {len(TEMPLATES)} templates", 1, TEMPLATES),
+            _recalled(ground, client, f"labels: {LABELS} in {len(TEMPLATES)} templates", LABEL_WORDS // 2, TEMPLATES),
         ]
 
 
 def _recalled(ground: Ground, client: httpx.Client, name: str, length: int, templates: Sequence[str]) -> Figure:
     """length: words of a label."""
-    rounds = Rounds()
+    rounds, labels = Rounds(), pairs.labels(LABELS * (ground.rounds + 1), length)
     for number in range(ground.rounds + 1):
-        asked = pairs.labels(LABELS, length, seed=number)
+        asked = labels[number * LABELS :][:LABELS]
         form = [("image", ("image.jpg", ground.jpegs[0])), *(("label", (None, label)) for label in asked)]
         form += [("template", (None, template)) for template in templates]
         first = _took(client, form, known=0)
@@ -153,12 +164,12 @@ def lengths(ground: Ground) -> list[Figure]:
     torch.set_num_threads(1)
     loop, name, rounds = load(ground.pair.padded()), "lengths: texts/s in buckets ÷ padded to the longest", Rounds()
     trial = pairs.captions(LOOP_TEXTS, seed=0)
-    batch = max(LOOP_BATCHES, key=lambda size: _padded(loop, trial, size))
+    batch = max(LOOP_BATCHES, key=lambda size: pairs.texts_per_second(loop, trial, size))
     with _asking(ground, threads=1) as client:
         _texts_per_second(client, pairs.captions(TEXTS, seed=0))
         for number in range(1, ground.rounds + 1):
             asked = pairs.captions(TEXT_CLIENTS * TEXTS, seed=number)
-            rate, padded = _texts_per_second(client, asked), _padded(loop, asked[:LOOP_TEXTS], batch)
+            rate, padded = _texts_per_second(client, asked), pairs.texts_per_second(loop, asked[:LOOP_TEXTS], batch)
             promise = ground.pair.flops(ground.pair.text.length).text / statistics.mean(ground.pair.text_flops(asked))
             rounds.note(rate / padded / promise, promise=promise, times=rate / padded, served_per_s=rate, padded_per_s=padded)
             ground.say(f"{name}, round {number}: {rate:.1f} and {padded:.1f}: {rate / padded:.2f} times, promised {promise:.2f}")
@@ -176,38 +187,19 @@ def _texts_per_second(client: httpx.Client, texts: Sequence[str]) -> float:
     return len(texts) / (time.perf_counter() - began)
 
 
-def _padded(loop: LoadedModel, texts: Sequence[str], batch: int) -> float:
-    """Texts/s of the network alone."""
-    given = [_utf8(texts[first : first + batch]) for first in range(0, len(texts), batch)]
-    loop.forward(given[0], {})
-    began = time.perf_counter()
-    for arrays in given:
-        loop.forward(arrays, {})
-    return len(texts) / (time.perf_counter() - began)
-
-
-def _utf8(texts: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """One job of texts: `utf8` uint8 (1, R, W), `lengths` int32 (1, R)."""
-    encoded = [text.encode() for text in texts]
-    sizes = np.array([list(map(len, encoded))], np.int32)
-    utf8 = np.zeros((1, len(encoded), sizes.max()), np.uint8)
-    for row, content in zip(utf8[0], encoded, strict=True):
-        row[: len(content)] = np.frombuffer(content, np.uint8)
-    return {"utf8": utf8, "lengths": sizes}
-
-
 def cached(ground: Ground) -> list[Figure]:
     """Answers with vectors are encoded in base64, which costs the gateway least."""
     asked = {
-        "zero-shot": [*(("label", label) for label in pairs.labels(CACHED_LABELS, LABEL_WORDS, seed=0)), ("template", "{}")],
+        "zero-shot": [*(("label", label) for label in pairs.labels(CACHED_LABELS, LABEL_WORDS)), ("template", "{}")],
         "embed": [("encoding", "base64")],
     }
     name, rounds = f"cached: /v1/zero-shot with {CACHED_LABELS} known labels ÷ /v1/embed", Rounds()
     with service.running(ground.pair.folder) as url:
-        httpx.post(f"{url}/v1/zero-shot", params=asked["zero-shot"], files={"image": ground.jpegs[0]}, timeout=REQUEST_SECONDS)
+        targets = {task: f"{url}/v1/{task}?{urlencode(options)}" for task, options in asked.items()}
+        httpx.post(targets["zero-shot"], files={"image": ground.jpegs[0]}, timeout=REQUEST_SECONDS).raise_for_status()
         for number in range(1, ground.rounds + 1):
-            turns = list(asked) if number % 2 else list(reversed(asked))
-            rates = {task: _burst(ground, f"{url}/v1/{task}?{urlencode(asked[task])}", CLIENTS[-1]) for task in turns}
+            turns = list(targets) if number % 2 else list(reversed(targets))
+            rates = {task: _burst(ground, targets[task], CLIENTS[-1]) for task in turns}
             labelled, plain = rates["zero-shot"], rates["embed"]
             rounds.note(labelled / plain, zero_shot_per_s=labelled, embed_per_s=plain)
             ground.say(f"{name}, round {number}: {labelled:.2f} and {plain:.2f} images/s")
@@ -248,6 +240,64 @@ def _loop(ground: Ground, layouts: Sequence[Mapping[str, int]], seconds: float) 
     return speeds
 
 
+def beside_infinity(ground: Ground) -> list[Figure]:
+    """Each is asked in the form that it documents. Raises RuntimeError if their vectors differ."""
+    if ground.pair.bundle.spec.architecture != "maws_clip":
+        raise SystemExit("infinity: --pair maws is needed, whose towers transformers has too")
+    texts = [pairs.captions(TEXTS_TOGETHER, seed=seed) for seed in range(BODIES)]
+    plain = [json.dumps({"texts": together}).encode() for together in texts]
+    with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
+        folder = Path(name)
+        infinity.write_model(ground.pair.bundle, folder / "model")
+        peer = infinity.peer(folder / "model")
+        ours = {"images": _bodies(folder / "images", ground.jpegs), "texts": _bodies(folder / "texts", plain)}
+        theirs = {
+            "images": _bodies(folder / "their-images", map(infinity.image_body, ground.jpegs)),
+            "texts": _bodies(folder / "their-texts", map(infinity.text_body, texts)),
+        }
+        binaries = peers.environment(peer, ground.environments.resolve())
+        with service.running(ground.pair.folder) as url, peers.running(peer, binaries) as other:
+            own = f"{url}/v1/embed?encoding=base64"
+            return [
+                _beside(ground, unit, (own, ours[unit], own_type), (other, theirs[unit], JSON), count)
+                for unit, own_type, count in (("images", "image/jpeg", 1), ("texts", JSON, TEXTS_TOGETHER))
+            ]
+
+
+Asked = tuple[str, Path, str]
+"""URL, a folder of bodies, their media type."""
+
+
+def _beside(ground: Ground, unit: str, ours: Asked, theirs: Asked, count: int) -> Figure:
+    """count: of the unit in a request."""
+    name, rounds, cosine = f"infinity: {unit}/s of Opsin ÷ of infinity", Rounds(), float((_vector(ours) * _vector(theirs)).sum())
+    if cosine < SAME[unit]:
+        raise RuntimeError(f"{name}: the cosine of both vectors is {cosine:.6f}: they serve different networks, or prepare otherwise")
+    for number in range(1, ground.rounds + 1):
+        turns = (ours, theirs) if number % 2 else (theirs, ours)
+        rates = {asked: count * peers.load(*asked, CLIENTS[-1], ground.seconds) for asked in turns}
+        rounds.note(rates[ours] / rates[theirs], opsin_per_s=rates[ours], infinity_per_s=rates[theirs], cosine=cosine)
+        ground.say(f"{name}, round {number}: {rates[ours]:.2f} and {rates[theirs]:.2f}")
+    return rounds.figure(name, "≥ 1.15")
+
+
+def _vector(asked: Asked) -> NDArray[np.float32]:
+    """The first vector of the first answer, (dim,)."""
+    url, folder, media_type = asked
+    body = (folder / "000.jpg").read_bytes()
+    answer = httpx.post(url, content=body, headers={"Content-Type": media_type}, timeout=REQUEST_SECONDS).raise_for_status().json()
+    encoded = answer["data"][0]["embedding"] if "data" in answer else answer["embeddings"][0]
+    return np.frombuffer(base64.b64decode(encoded), "<f4")
+
+
+def _bodies(folder: Path, contents: Iterable[bytes]) -> Path:
+    """A folder as `benchmarks.load` reads it, whatever is in its files."""
+    folder.mkdir()
+    for number, content in enumerate(contents):
+        (folder / f"{number:03}.jpg").write_bytes(content)
+    return folder
+
+
 def search(ground: Ground) -> list[Figure]:
     """CPU time of all threads."""
     from opsin.vector_file import FileVectors
@@ -272,6 +322,7 @@ PARTS: Mapping[str, Callable[[Ground], list[Figure]]] = {
     "lengths": lengths,
     "cached": cached,
     "images": images,
+    "infinity": beside_infinity,
     "search": search,
 }
 
@@ -311,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pair", choices=list(pairs.ARCHITECTURES), default="maws")
     parser.add_argument("--seconds", type=float, default=20.0, help="of counted load per measurement (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/words"), help="where pairs lie or are written (default: %(default)s)")
+    parser.add_argument("--environments", type=Path, default=Path(".cache/peers"), help="where infinity's environment lies or is made")
     parser.add_argument("--json", type=Path, help="write the figures here (default: a file in benchmarks/results/)")
     options = parser.parse_args(arguments)
     console, here = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
@@ -319,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pair = pairs.make_pair(options.cache / options.size, options.pair, options.size)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         pairs.write_photographs(Path(name))
-        ground = Ground(pair, Path(name), options.rounds, options.seconds, console.print)
+        ground = Ground(pair, Path(name), options.rounds, options.seconds, options.environments, console.print)
         figures = [figure for part in options.parts or PARTS for figure in PARTS[part](ground)]
     show(figures, console)
     told = {"size": options.size, "pair": options.pair, "rounds": options.rounds, "figures": [asdict(figure) for figure in figures]}
