@@ -37,7 +37,7 @@ VERSION = "1"
 DOCUMENTS = Path(__file__).resolve().parent.parent / "docs"
 ARCHITECTURES = {"maws": "maws_clip", "flip": "flip", "cit": "cit"}
 _SMALL: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 64, "depth": 2, "heads": 2, "joint_width": 32}
-_SMALL |= {"text_width": 32, "text_depth": 2, "text_heads": 2, "text_hidden": 64, "vocabulary": 1000}
+_SMALL |= {"text_width": 32, "text_depth": 2, "text_heads": 2, "text_hidden": 64, "vocabulary": 3000}
 CONFIGS: Mapping[Size, Mapping[str, Any]] = {
     "published": {"maws": MAWSClipConfig(), "flip": FLIPConfig(), "cit": CiTConfig()},
     "tiny": {

@@ -57,11 +57,11 @@ TEMPLATES = (
 )
 REPEATS = 3
 """Requests whose labels are recalled, for each that computes them."""
-TEXTS = 256
+TEXTS = 128
 """Of a request."""
 TEXT_CLIENTS = 4
-LOOP_TEXTS = 64
-LOOP_BATCHES = (4, 16, 64)
+LOOP_TEXTS = 32
+LOOP_BATCHES = (4, 16)
 CACHED_LABELS = 20
 CLIENTS = (8, 16)
 LOOP_IMAGES = (1, 4, 8)
@@ -163,7 +163,7 @@ def lengths(ground: Ground) -> list[Figure]:
     """Captions of very different lengths, each asked for once."""
     torch.set_num_threads(1)
     loop, name, rounds = load(ground.pair.padded()), "lengths: texts/s in buckets ÷ padded to the longest", Rounds()
-    trial = pairs.captions(LOOP_TEXTS, seed=0)
+    trial = pairs.captions(max(LOOP_BATCHES), seed=0)
     batch = max(LOOP_BATCHES, key=lambda size: pairs.texts_per_second(loop, trial, size))
     with _asking(ground, threads=1) as client:
         _texts_per_second(client, pairs.captions(TEXTS, seed=0))
