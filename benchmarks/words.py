@@ -318,12 +318,12 @@ def search(ground: Ground) -> list[Figure]:
 
 
 PARTS: Mapping[str, Callable[[Ground], list[Figure]]] = {
+    "search": search,
     "labels": labels,
     "lengths": lengths,
     "cached": cached,
     "images": images,
     "infinity": beside_infinity,
-    "search": search,
 }
 
 
