@@ -22,6 +22,21 @@ local function tally(job)
   slowest_infer, slowest_output = math.max(slowest_infer, infer), math.max(slowest_output, output)
 end
 
+-- The counts of this batch, as parts/history.lua adds them up: {bundle, counts, and where a batch ran now ms, counts of the history}.
+local function counted()
+  local counts = {fail_count = failed, fail_ns = fail_ns}
+  if answered == 0 then return {bundle, counts} end
+  for _, part in ipairs({'success', 'inference', 'queue', 'compute_input', 'compute_infer', 'compute_output'}) do
+    counts[part .. '_count'] = answered
+  end
+  counts.success_ns, counts.queue_ns, counts.compute_infer_ns, counts.compute_output_ns = success_ns, queue_ns, infer_ns, output_ns
+  if batch_size == 0 then return {bundle, counts} end
+  local of_size = 'batch:' .. batch_size .. ':'
+  counts.execution_count, counts[of_size .. 'count'] = 1, 1
+  counts[of_size .. 'compute_infer_ns'], counts[of_size .. 'compute_output_ns'] = slowest_infer, slowest_output
+  return {bundle, counts, now, {items = answered, batches = 1, batched = batch_size}}
+end
+
 -- A dead letter's fields, read before its entry goes.
 local function letter(job)
   local entry = call('XRANGE', job.stream, job.entry, job.entry)[1]
@@ -57,10 +72,5 @@ end
 
 write_counts()
 for gateway, replies in pairs(outgoing) do send(gateway, replies) end
-
--- One write here; whoever reads the statistics, and each worker once a second, adds it up (see parts/history.lua).
-if answered + failed > 0 then
-  call('RPUSH', 'stats:batches', cmsgpack.pack({
-    bundle, batch_size, now, answered, failed, success_ns, fail_ns, queue_ns, infer_ns, output_ns, slowest_infer, slowest_output}))
-end
+if answered + failed > 0 then call('RPUSH', 'stats:batches', cmsgpack.pack(counted())) end
 return ended
