@@ -83,7 +83,7 @@ class Endings:
 
     def hand_back_at_once(self, deliveries: Sequence[Delivery | Beside]) -> None:
         """Without patience. Raises RedisAway."""
-        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, held.alone) for held in sorted(deliveries, key=_age)]
+        rows = [HandedBack(held.stream, held.entry_id, held.alone) for held in sorted(deliveries, key=_age)]
         self._link.script("hand_back", self._id, msgspec.msgpack.encode(rows))
         self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
 

@@ -83,7 +83,7 @@ class Intake:
             return None
         streams = _streams(tuple(queues))
         while True:
-            answer = self._taking(lambda: self._link.script("reclaim", self._id, "1", *streams))
+            answer = self._taking(lambda: self._link.script("reclaim", self._id, *streams))
             self._link.set_clock(answer[0])
             if len(answer) == 1:
                 return None

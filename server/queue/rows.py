@@ -135,7 +135,6 @@ class HandedBack(msgspec.Struct, frozen=True):
 
     stream: str
     entry: str
-    added_ms: int
     alone: bool
 
 

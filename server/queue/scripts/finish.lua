@@ -58,9 +58,10 @@ local ended = {}
 for i, job in ipairs(cmsgpack.unpack(ARGV[5])) do
   job.reply = ARGV[5 + i]
   local dead = job.dead_letter ~= '' and letter(job)
-  ended[i] = 0
-  if remove(job.stream, job.entry, job.job) then
-    ended[i] = 1
+  ended[i] = call('XACK', job.stream, GROUP, job.entry)
+  if ended[i] == 1 then
+    call('XDEL', job.stream, job.entry)
+    forget(job.job)
     if dead then call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
     local record, index = record_of(job.job)
     if record then settle(record, index, job, now) else reply(job) end

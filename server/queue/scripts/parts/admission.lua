@@ -99,8 +99,8 @@ local function put(job, now, known, last)
   end
   local entry_id = call(
     'XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now)
-  local told = job.owner .. ' ' .. job.work_ms .. ' ' .. job.nbytes .. (last and ' 1' or ' 0')
-  call('SET', 'job:' .. job.job, job.stream .. ' ' .. entry_id .. ' ' .. told, 'PX', ttl)
-  if call('SADD', JOBS, job.job) == 1 then count(job.owner, job.work_ms, job.nbytes, last, 1) end
+  local mark = last and '1' or '0'
+  call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, job.owner, job.work_ms, job.nbytes, mark}, ' '), 'PX', ttl)
+  if call('SADD', JOBS, job.job) == 1 then count(job.owner, job.work_ms, job.nbytes, mark, 1) end
   return entry_id
 end
