@@ -28,11 +28,11 @@ from server.queue.errors import DeadlineExceeded, QueueFull, RedisAway
 from server.queue.fleet import Fleet, FleetReader
 from server.queue.inbox import Inbox, Waiting
 from server.queue.keys import Keyspace
-from server.queue.messages import GATEWAY_FORMS, Progress, QueuedJob, Reply, later
+from server.queue.messages import GATEWAY_FORMS, Priority, Progress, QueuedJob, Reply, later
 from server.queue.pieces import Freight
 from server.queue.records import Records
 from server.queue.scenes import Scenes
-from server.queue.shares import Claim, Load, QueueDepth, Reservation
+from server.queue.shares import Claim, Held, Load, QueueDepth, Reservation, depths, owners
 from server.queue.status import StatusReader
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -201,7 +201,7 @@ class Dispatcher:
         """A published spec by its SHA-256, served or not. Raises RedisAway at once while Redis does not answer."""
         return await self._fleet.spec(digest)
 
-    async def depth(self) -> dict[tuple[str, str], QueueDepth]:
+    async def depth(self) -> dict[tuple[str, Priority], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""
         if self._enqueuer.age() > self._timings.news or self._link.away:
             await self.refresh()
@@ -288,12 +288,13 @@ class Dispatcher:
         ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
         arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, GATEWAY_FORMS, self.partition + secrets.token_hex(3), sweep_ms]
         arguments += (word for pair in told.items() for word in pair)
-        known, epoch, sweeps, items, *load = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments))
+        answer = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments))
+        known, epoch, sweeps, items, now_ms, jobs, nbytes, work_ms, rows, flat = answer
         self.records.epoch = epoch.decode()
         self._inbox.beaten(start_over=self._was_known and not known)
         self._was_known = True
         self._link.found()
-        self._enqueuer.set_load(Load.of(load))
+        self._enqueuer.set_load(now_ms, Load(Held(jobs, nbytes, work_ms), depths(now_ms, rows), owners(flat)))
         for bundle, count in zip(items[::2], items[1::2], strict=True):
             self.count_items(bundle.decode(), int(count))
         if sweeps:

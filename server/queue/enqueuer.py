@@ -78,7 +78,7 @@ class Enqueuer:
         self._sending = 0
         """Calls on their way."""
         self._read_at = 0.0
-        self.load = Load(0, 0, 0)
+        self.load = Load()
 
     def reserve(self, items: int, nbytes: int, claim: Claim) -> Reservation:
         return Reservation(self._ledger, self._check, claim, items, nbytes)
@@ -103,10 +103,10 @@ class Enqueuer:
         jumped = int(self._link.clock_offset_ms - before)
         return jumped if jumped > STEADY_MS else 0
 
-    def set_load(self, load: Load) -> None:
+    def set_load(self, now_ms: int, load: Load) -> None:
         self.load = load
         self._read_at = time.monotonic()
-        self._link.set_clock(load.now_ms)
+        self._link.set_clock(now_ms)
 
     def age(self) -> float:
         """Seconds since the load was read."""
@@ -135,12 +135,13 @@ class Enqueuer:
         claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long)
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         found = self._refusal(claim, asked, NOTHING)
-        return found if type(found) is kind else kind(1, f"there was no place: {self.load.items} jobs, {self.load.nbytes} bytes")
+        return found if type(found) is kind else kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
 
     def full(self, reason: str, items: int = 1) -> QueueFull:
         """For another reason, which holds until so many jobs have ended."""
-        wait = seconds(self.load.work_ms * min(1.0, items / max(1, self.load.items)))
-        return QueueFull(wait, f"{reason}: {self.load.items} jobs, {self.load.nbytes} bytes")
+        held = self.load.all
+        wait = seconds(held.work_ms * min(1.0, items / max(1, held.items)))
+        return QueueFull(wait, f"{reason}: {held.items} jobs, {held.nbytes} bytes")
 
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
@@ -193,7 +194,7 @@ class Enqueuer:
         return [msgspec.msgpack.encode(admission), *(message for request in group for message in request.messages)]
 
     async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:
-        self.load = replace(self.load, items=items, nbytes=nbytes)
+        self.load = replace(self.load, all=Held(items, nbytes, self.load.all.work_ms))
         if not REFUSALS.keys().isdisjoint(statuses):
             with suppress(RedisAway):  # for Retry-After
                 await self.read_load()

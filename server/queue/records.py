@@ -125,10 +125,10 @@ class Records:
         """End a job, or remove what is left of one that has ended. False: there is none. Raises RecordLost."""
         if not epoch_of(record_id):
             return False
-        epoch, done = await self._ask("cancel_record", record_id)
-        if done == b"unknown":
+        epoch, found = await self._ask("cancel_record", record_id)
+        if not found:
             self._check_epoch(record_id, epoch)
-        return bool(done != b"unknown")
+        return bool(found)
 
     async def events(self, positions: Sequence[tuple[str, int]]) -> list[Happened | RecordLost]:
         """(record, number of the last event that is known) → what came after it, at most EVENTS_PER_READ at a time.

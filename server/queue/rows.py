@@ -11,20 +11,21 @@ import msgspec
 from server.queue.record import Draft
 
 
-class Bounds(msgspec.Struct, frozen=True):
-    """The queue holds at most so much, in jobs and in bytes."""
+class Bound(msgspec.Struct, frozen=True):
+    """At most so many jobs and bytes."""
 
     items: int
     nbytes: int
-    long_items: int
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    all: Bound
+    long: Bound
     """Where routes that take long are refused: the rest is for those of one pass."""
-    long_nbytes: int
-    own_items: int
-    """One owner holds at most so much."""
-    own_nbytes: int
-    own_last_items: int
+    own: Bound
+    """One owner holds at most so much of all."""
+    own_last: Bound
     """One owner holds at most so much of that rest."""
-    own_last_nbytes: int
 
 
 class Enqueued(msgspec.Struct, frozen=True):
@@ -145,6 +146,8 @@ class StreamLoad(NamedTuple):
     length: int
     oldest_ms: int
     """When the oldest was queued; 0 if there is none."""
+    running: int = 0
+    """Those in the hands of living workers, where a script tells that."""
 
 
 def whole(text: bytes) -> int:

@@ -15,8 +15,7 @@ call('SET', 'epoch', asked.epoch, 'NX')
 local epoch = call('GET', 'epoch')
 local id = asked.record
 local key, idem = 'record:' .. id, 'idem:' .. draft.idem
-local items, known = unfinished()
-local all, wanted = all_held(items), asked_by(jobs)
+local all, wanted = all_held(), asked_by(jobs)
 
 local function refuse(status)
   drop_staged(jobs)
@@ -34,15 +33,15 @@ if draft.idem ~= '' then
   end
 end
 
-local nbytes, bound = wanted.bytes, draft.bound
+local nbytes, bound = wanted.nbytes, draft.bound
 local deadline = jobs[1].deadline_ms
 if deadline <= now then return refuse('late') end
 local why = refusal(bounds, all, wanted)
 if why then return refuse(why) end
-local held_items, held_bytes, results = held(now)
-if exceeds(held_items + #jobs, held_bytes + nbytes, bounds.items / 2, bounds.nbytes / 2) then return refuse('share') end
+local open, results = held(now)
+if exceeds(open, wanted, {items = bounds.all.items / 2, nbytes = bounds.all.nbytes / 2}) then return refuse('share') end
 if results + bound + RECORD_BYTES > asked.max_results then return refuse('results') end
-if not all_staged(jobs) then return {'unstaged', id} end
+if not all_staged(jobs) then return refuse('unstaged') end
 
 local stream = jobs[1].stream
 local place = waiting_in(stream)
@@ -56,8 +55,8 @@ for name, value in pairs(draft) do
   if value ~= '' then call('HSET', key, name, value) end
 end
 if draft.idem ~= '' then call('SET', idem, id) end
-local last = in_last_eighth(bounds, all, wanted)
-for i, job in ipairs(jobs) do call('HSET', key, 'entry:' .. i - 1, put(job, now, known, last)) end
+local last = exceeds(all, wanted, bounds.long)
+for i, job in ipairs(jobs) do call('HSET', key, 'entry:' .. i - 1, put(job, now, last)) end
 local added = to_table(redis.call('XINFO', 'STREAM', P .. stream))['entries-added']
 if added then call('HSET', key, 'ordinal', added - #jobs + 1) end
 call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = nbytes, bound = bound}))

@@ -9,7 +9,7 @@ local now = now_ms()
 local key = 'scene:' .. id
 local bytes, before = call('STRLEN', staged), call('STRLEN', key)
 local kept = before > 0
-local _, _, results = held(now)
+local _, results = held(now)
 local more = kept and bytes - before or bytes + RECORD_BYTES
 if bytes == 0 or results + more > max_results then
   call('DEL', staged)

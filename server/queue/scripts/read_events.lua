@@ -14,7 +14,7 @@ local function tell_changed_place(id, record)
   if record.state ~= 'queued' or now < (tonumber(record.placed_ms) or now) + PLACE_EVERY_MS then return end
   call('HSET', 'record:' .. id, 'placed_ms', now)
   notice_start(id, record, now)
-  local place = record.state == 'queued' and place_of(id, record)
+  local place = record.state == 'queued' and place_of(record)
   if not place or place == tonumber(record.place) then return end
   call('HSET', 'record:' .. id, 'place', place)
   tell(id, 'queued', cjson.encode({place = place}))

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- What the service is doing, and what has been counted up to now. ARGV: steps of history, most dead letters, most records.
--- Returns {now ms, living gateways, rows (stream_load)…, entries that workers hold of each of them…, {step, flat counts}…,
+-- Returns {now ms, living gateways, rows (stream_load)…, {step, flat counts}…,
 -- {entry id, stream, reason}…, bytes of results kept and of their records, flat {state of records, count}… (only states that occur), flat {state, how
 -- many records have ended so}…, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total, unit}, '' where nothing is
 -- known; ids are secrets and stay here}.
@@ -12,13 +12,12 @@ local now = now_ms()
 local gateways = 0
 for _, id in ipairs(call('SMEMBERS', 'gateways')) do gateways = gateways + call('EXISTS', 'gw:' .. id) end
 
-local _, _, streams = load()
-local held = {}
-for i, stream in ipairs(call('SMEMBERS', 'queues')) do
-  held[i] = 0
-  local pending = try('XPENDING', stream, GROUP)  -- a stream may have no group yet
+local streams = stream_loads()
+for _, row in ipairs(streams) do
+  row[4] = 0
+  local pending = try('XPENDING', row[1], GROUP)  -- a stream may have no group yet
   for _, consumer in ipairs(pending[4] or {}) do
-    if call('EXISTS', 'worker:' .. consumer[1]) == 1 then held[i] = held[i] + tonumber(consumer[2]) end
+    if call('EXISTS', 'worker:' .. consumer[1]) == 1 then row[4] = row[4] + tonumber(consumer[2]) end
   end
 end
 
@@ -42,8 +41,8 @@ for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
   if record and is_open(record) then
     notice_start(id, record, now)
     counts[record.state] = (counts[record.state] or 0) + 1
-    local values = call('HMGET', 'record:' .. id, unpack(ONGOING))
-    for i = 1, #ONGOING do values[i] = values[i] or '' end
+    local values = {}
+    for i, name in ipairs(ONGOING) do values[i] = record[name] or '' end
     ongoing[#ongoing + 1] = values
   end
 end
@@ -60,4 +59,4 @@ for state, count in pairs(counts) do
 end
 
 local oldest = {unpack(ongoing, 1, math.min(#ongoing, tonumber(ARGV[3])))}
-return {now, gateways, streams, held, history, letters, bytes, flat, call('HGETALL', ENDED), oldest}
+return {now, gateways, streams, history, letters, bytes, flat, call('HGETALL', ENDED), oldest}

@@ -4,7 +4,7 @@
 -- `queue:bytes` and `queue:work` are their sums, `queue:owners` has those of each owner: an owner without jobs has no field there.
 
 local JOBS, OWNERS, NOBODY = 'queue:jobs', 'queue:owners', '-'
-local OWNED = {'items', 'bytes', 'work', 'last_items', 'last_bytes'}
+local OWNED = {'items', 'nbytes', 'work', 'last_items', 'last_nbytes'}
 
 -- What is known of a job: its stream and the id of its entry there, owner, work, bytes, and '1' or '0'; nothing if it is not known.
 local function known_of(job_id)
@@ -37,8 +37,8 @@ local function count(owner, work, bytes, last, by)
   more_bytes, more_work = more_bytes + by * bytes, more_work + by * work
   if owner == NOBODY then return end
   local sums = owned(owner)
-  sums.items, sums.bytes, sums.work, sums.changed = sums.items + by, sums.bytes + by * bytes, sums.work + by * work, true
-  if last == '1' then sums.last_items, sums.last_bytes = sums.last_items + by, sums.last_bytes + by * bytes end
+  sums.items, sums.nbytes, sums.work, sums.changed = sums.items + by, sums.nbytes + by * bytes, sums.work + by * work, true
+  if last == '1' then sums.last_items, sums.last_nbytes = sums.last_items + by, sums.last_nbytes + by * bytes end
 end
 
 -- The end of every script that queues or ends jobs: it writes once what they come to.
@@ -110,17 +110,19 @@ local function waiting_in(stream)
   return math.max(0, call('XLEN', stream) - (pending.err and 0 or pending[1]))
 end
 
--- Unfinished jobs: total, bytes, a row (stream_load) for each stream, ms of work, and flat what each owner holds (see parts/items.lua).
-local function load()
-  local items, streams = 0, {}
+-- What all unfinished jobs hold.
+local function all_held()
+  return {items = call('SCARD', JOBS), nbytes = tonumber(call('GET', 'queue:bytes') or '0'), work = tonumber(call('GET', 'queue:work') or '0')}
+end
+
+-- A row (stream_load) for each stream that has held jobs.
+local function stream_loads()
+  local rows = {}
   for _, stream in ipairs(call('SMEMBERS', 'queues')) do
-    local length, oldest = call('XLEN', stream), 0
-    if length > 0 then oldest = fields(call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]).added end
-    items = items + length
-    streams[#streams + 1] = {stream, length, oldest}
+    local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    rows[#rows + 1] = {stream, call('XLEN', stream), oldest and fields(oldest).added or 0}
   end
-  local bytes, work = tonumber(call('GET', 'queue:bytes') or '0'), tonumber(call('GET', 'queue:work') or '0')
-  return items, bytes, streams, work, call('HGETALL', 'queue:owners')
+  return rows
 end
 
 -- Adds an entry to a living gateway's stream: {job id, reply, job id, reply, …}, or reports of progress (progress.lua).
