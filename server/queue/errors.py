@@ -18,9 +18,10 @@ class ClientShare(QueueFull):
 class RedisAway(Exception):
     """503: Redis does not answer or refuses to write, or did so for longer than `redis_grace`."""
 
-    def __init__(self, retry_after: int = 5, detail: str = "the queue's Redis does not answer", refusal: str = "") -> None:
+    retry_after = 5
+
+    def __init__(self, detail: str = "the queue's Redis does not answer", refusal: str = "") -> None:
         super().__init__(detail)
-        self.retry_after = retry_after
         self.refusal = refusal
         """Redis' own words, if it answers but refuses to work; empty if it does not answer."""
 
