@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import msgspec
+
 from server.queue import keys
 from server.queue.messages import HANDICAP_S
 from server.queue.rows import TakenRow
@@ -25,18 +27,14 @@ class Capacity:
         return _capacity(tuple(queues), shared, tuple(own.items()))
 
     @cached_property
-    def streams(self) -> list[str]:
-        return list(self.pool_of)
-
-    @cached_property
     def smallest(self) -> int:
         return min(self.places[index] for index in self.pool_of.values())
 
     @cached_property
-    def arguments(self) -> tuple[int | str, ...]:
-        """As `pull.lua` reads them; Lua counts from 1."""
-        of_streams = [value for stream, index in self.pool_of.items() for value in (stream, handicap_ms(stream), index + 1)]
-        return (len(self.pool_of), *of_streams, *self.places)
+    def message(self) -> bytes:
+        """As `pull.lua` reads it; Lua counts from 1."""
+        streams = [(stream, handicap_ms(stream), index + 1) for stream, index in self.pool_of.items()]
+        return msgspec.msgpack.encode((streams, self.places))
 
     def within(self, rows: Sequence[TakenRow]) -> list[TakenRow]:
         """The most urgent for which there is place."""

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import redis
 
-from models.bundle import BundleSpec
 from server.process.interruption import Limit, Ticks
 from server.process.supervision import process_id
 from server.queue import keys
@@ -32,7 +31,7 @@ from server.queue.messages import GATEWAY_FORMS, Priority, Progress, QueuedJob, 
 from server.queue.pieces import Freight
 from server.queue.records import Records
 from server.queue.scenes import Scenes
-from server.queue.shares import Claim, Held, Load, QueueDepth, Reservation, depths, owners
+from server.queue.shares import Held, Load, QueueDepth, Reservation, depths, owners
 from server.queue.status import StatusReader
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -41,7 +40,6 @@ __all__ = ["DeadlineExceeded", "Dispatcher", "DispatcherTimings", "Fleet", "Queu
 
 log = logging.getLogger(__name__)
 
-ANYBODY = Claim()
 NO_LIMIT: AbstractContextManager[object] = nullcontext()
 LOOK_WHILE_AWAY_S = 0.1
 SWEEP_AFTER_BEATS = 0.9
@@ -84,16 +82,11 @@ class Dispatcher:
         self._link = link = AsyncLink(wire, settings.redis_grace)
         freight = Freight(wire)
         self._inbox = Inbox(link, freight, self.id, lost_after=timings.lost_after)
-        self._fleet = FleetReader(link, timings.news)
+        self._fleet = fleet = FleetReader(link, timings.news)
+        self.fleet, self.spec = fleet.fleet, fleet.spec
         self.status = StatusReader(link)
-        self._enqueuer = Enqueuer(
-            link,
-            freight,
-            settings,
-            fresh=timings.fresh_load,
-            read=self.refresh,
-            cancel=self._cancel,
-        )
+        self._enqueuer = Enqueuer(link, freight, settings, fresh=timings.fresh_load, read=self.refresh, cancel=self._cancel)
+        self.reserve = self._enqueuer.reserve
         self._listener = AsyncWire(self._redis, wire.keyspace)
         self.records = Records(link, self._listener, freight, settings, self._enqueuer)
         """Clients' jobs that outlive this gateway."""
@@ -130,10 +123,6 @@ class Dispatcher:
         await self._redis.aclose()
         await self._link.wire.close()
         await self._listener.close()
-
-    def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
-        """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
-        return self._enqueuer.reserve(items, nbytes, claim)
 
     def work_ms(self, bundle: str, steps: int | None, *, takes_long: bool) -> int:
         """Return how long the service takes for one job, by the rates that were announced last."""
@@ -192,14 +181,6 @@ class Dispatcher:
 
     def _seconds_left(self, jobs: Sequence[QueuedJob]) -> float:
         return (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
-
-    async def fleet(self, *, fresh: bool = False) -> Fleet:
-        """Return who serves what, at most half a second old. Raises RedisAway at once while Redis does not answer."""
-        return await self._fleet.fleet(fresh=fresh)
-
-    async def spec(self, digest: str) -> BundleSpec | None:
-        """A published spec by its SHA-256, served or not. Raises RedisAway at once while Redis does not answer."""
-        return await self._fleet.spec(digest)
 
     async def depth(self) -> dict[tuple[str, Priority], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""
@@ -276,22 +257,20 @@ class Dispatcher:
         return asyncio.shield(self._beating)
 
     async def _beat(self) -> None:
+        ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
+        arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, GATEWAY_FORMS, self.partition + secrets.token_hex(3), sweep_ms]
         told = self.counted.take() if self.counted is not None else {}
+        arguments += (word for pair in told.items() for word in pair)
         try:
-            await self._beat_with(told)
+            answer = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments))
         except BaseException:
             if self.counted is not None:
                 self.counted.give_back(told)
             raise
-
-    async def _beat_with(self, told: Mapping[str, int]) -> None:
-        ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
-        arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, GATEWAY_FORMS, self.partition + secrets.token_hex(3), sweep_ms]
-        arguments += (word for pair in told.items() for word in pair)
-        answer = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments))
         known, epoch, sweeps, items, now_ms, jobs, nbytes, work_ms, rows, flat = answer
         self.records.epoch = epoch.decode()
-        self._inbox.beaten(start_over=self._was_known and not known)
+        if self._was_known and not known:
+            self._inbox.start_over()
         self._was_known = True
         self._link.found()
         self._enqueuer.set_load(now_ms, Load(Held(jobs, nbytes, work_ms), depths(now_ms, rows), owners(flat)))

@@ -33,6 +33,7 @@ STEADY_MS = 500
 """Two readings of a clock that has not been set differ by less, however slowly they travelled."""
 NOBODY = "-"
 """How the scripts spell an owner that is empty."""
+ANYBODY = Claim()
 REFUSALS = {b"client": ClientShare, b"full": QueueFull}
 """The scripts' word → why."""
 
@@ -41,7 +42,7 @@ REFUSALS = {b"client": ClientShare, b"full": QueueFull}
 class _Request:
     request: Request
     messages: list[bytes]
-    """Those that travel with the call."""
+    """What travels with the call: empty for a message that is staged."""
     staged: dict[str, bytes]
     """Key → what is written before the call."""
     admitted: asyncio.Future[int]
@@ -64,8 +65,7 @@ class Enqueuer:
         cancel: Callable[[Sequence[str]], object],
     ) -> None:
         """`fresh`: nobody is turned away because of figures that are older than so many seconds. `read`: reads the load and tells it by
-        `set_load`, or raises RedisAway. `cancel`: given the ids of jobs whose
-        client left while they were being queued."""
+        `set_load`, or raises RedisAway. `cancel`: given the ids of jobs whose client left while they were being queued."""
         self.bounds = bounds(settings.queue_max_items, settings.queue_max_bytes)
         self._link = link
         self._fresh = fresh
@@ -80,7 +80,8 @@ class Enqueuer:
         self._read_at = 0.0
         self.load = Load()
 
-    def reserve(self, items: int, nbytes: int, claim: Claim) -> Reservation:
+    def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
+        """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
         return Reservation(self._ledger, self._check, claim, items, nbytes)
 
     async def enqueue(self, jobs: Sequence[QueuedJob], *, again: bool = False, place: bool = False) -> int:
@@ -116,21 +117,20 @@ class Enqueuer:
         if self._refusal(claim, asked, self._ledger) is None:
             return
         if self.age() > self._fresh:
-            with suppress(RedisAway):
-                await self.read_load()
+            await self.read_load_if_there()
         if (refused := self._refusal(claim, asked, self._ledger)) is not None:
             raise refused
 
     def _refusal(self, claim: Claim, asked: Held, promised: Ledger) -> QueueFull | None:
         return refusal(self.bounds, self.load.all, self.load.owners.get(claim.owner, Held()), promised, claim, asked)
 
-    async def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
-        """Explain the script's word for these jobs, by figures that are read anew."""
+    async def read_load_if_there(self) -> None:
+        """For Retry-After."""
         with suppress(RedisAway):
             await self.read_load()
-        return self._explain(status, jobs)
 
-    def _explain(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
+    def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
+        """Explain the script's word for these jobs, by figures that were read just now."""
         kind = REFUSALS[status]
         claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long)
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
@@ -142,6 +142,15 @@ class Enqueuer:
         held = self.load.all
         wait = seconds(held.work_ms * min(1.0, items / max(1, held.items)))
         return QueueFull(wait, f"{reason}: {held.items} jobs, {held.nbytes} bytes")
+
+    def given_up(self, away: RedisAway) -> Exception | None:
+        """What to tell whoever sent the call that ended so; None: it is to be sent again, since Redis is lost since just now or shortly."""
+        if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
+            return self.full("the queue's Redis is out of memory")
+        if self._link.away and self._link.given_up() is not None:
+            return away
+        self._link.lost(away)
+        return None
 
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
@@ -167,12 +176,8 @@ class Enqueuer:
                     return
                 answer = await self._link.move("enqueue", *self._arguments(group))
             except RedisAway as away:
-                if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
-                    _refuse(group, self.full("the queue's Redis is out of memory"))
-                elif self._link.away and self._link.given_up() is not None:
-                    _refuse(group, away)
-                else:
-                    self._link.lost(away)
+                if (why := self.given_up(away)) is not None:
+                    _refuse(group, why)
                 continue
             except Exception as error:
                 _refuse(group, error)
@@ -196,8 +201,7 @@ class Enqueuer:
     async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:
         self.load = replace(self.load, all=Held(items, nbytes, self.load.all.work_ms))
         if not REFUSALS.keys().isdisjoint(statuses):
-            with suppress(RedisAway):  # for Retry-After
-                await self.read_load()
+            await self.read_load_if_there()
         for request, answer in zip(group, statuses, strict=True):
             status, _, ahead = answer.partition(b" ")
             if request.admitted.done():  # its client has left, and its cancellation may have found nothing
@@ -207,12 +211,12 @@ class Enqueuer:
             if status == b"ok":
                 request.admitted.set_result(int(ahead or 0))
             else:
-                refused = self._explain(status, request.request.jobs) if status in REFUSALS else DeadlineExceeded(LATE)
+                refused = self.refused(status, request.request.jobs) if status in REFUSALS else DeadlineExceeded(LATE)
                 request.admitted.set_exception(refused)
 
 
 def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqueued], list[bytes], dict[str, bytes]]:
-    """The jobs as the scripts read them, the messages that travel with them and, by their keys, those that must be written before.
+    """The jobs as the scripts read them, their messages and, by their keys, those messages that must be written before and are empty there.
 
     `kept`: the messages lie beside the stream however small they are, where they can be read again."""
     rows, messages, staged = [], [], {}
@@ -221,8 +225,7 @@ def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqu
         place = "stage" if len(message) > INLINE_BYTES else "blob" if kept else "inline"
         if place == "stage":
             staged[keys.stage(job.id)] = message
-        else:
-            messages.append(message)
+        messages.append(b"" if place == "stage" else message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
         holds = (job.owner or NOBODY, job.work_ms, job.takes_long)
         rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, len(message), *holds))

@@ -15,7 +15,7 @@ from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.errors import DeadlineExceeded, RedisAway
-from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode_arrays, decode_progress, decode_reply
+from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode, decode_arrays
 from server.queue.pieces import Freight
 
 log = logging.getLogger(__name__)
@@ -54,14 +54,7 @@ class Waiting:
 class Inbox:
     """The reply stream of one gateway, read by one blocking read."""
 
-    def __init__(
-        self,
-        link: AsyncLink,
-        freight: Freight,
-        gateway: str,
-        *,
-        lost_after: float,
-    ) -> None:
+    def __init__(self, link: AsyncLink, freight: Freight, gateway: str, *, lost_after: float) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
         self._freight = freight
         self._link = link
@@ -98,10 +91,9 @@ class Inbox:
             if not waiting.reply.done():
                 waiting.reply.set_exception(reason)
 
-    def beaten(self, *, start_over: bool) -> None:
-        """`start_over`: Redis lost the stream; a new one may count from a clock that is behind, so it is read from its start."""
-        if start_over:
-            self.last_read = "0-0"
+    def start_over(self) -> None:
+        """Redis lost the stream. A new one may count from a clock that is behind, so it is read from its start."""
+        self.last_read = "0-0"
 
     async def send_lost_again(self, enqueue_again: Callable[[Sequence[QueuedJob]], Awaitable[object]]) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
@@ -175,7 +167,7 @@ class Inbox:
         if waiting is None or waiting.on_progress is None or waiting.reply.done():
             return
         with suppress(UnknownVersion, msgspec.MsgspecError):
-            waiting.on_progress(decode_progress(message))
+            waiting.on_progress(decode(Progress, message))
 
     def _hand_over(self, job_id: bytes, message: bytes) -> None:
         """A reply to the one who waits; second replies and those that come too late are discarded."""
@@ -183,7 +175,7 @@ class Inbox:
         if waiting is None or waiting.reply.done() or waiting.arriving:
             return
         try:
-            reply = decode_reply(message)
+            reply = decode(Reply, message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
             failure = Failure(kind="unknown-version", detail=f"the gateway cannot read the worker's reply: {error}")
             reply = Reply(id=waiting.job.id, worker="", failure=failure)

@@ -14,7 +14,8 @@ from server.queue.messages import Failure, Priority
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 OPEN: frozenset[str] = frozenset({"queued", "running"})
-EVENTS = frozenset({"queued", "started", "progress", "preview", *STATES[2:]})
+RECORD_BYTES = 5500
+"""A record takes so much without its result, as `parts/records.lua` counts it."""
 LAST_EVENTS: frozenset[str] = frozenset(STATES[2:])
 
 _ID = re.compile(r"([0-9a-f]{8})-[0-9a-f]{32}")

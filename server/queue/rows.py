@@ -57,14 +57,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class AdmissionCall(msgspec.Struct, frozen=True):
-    """Requests that are admitted in one call. Then the messages of those jobs that are not staged."""
+    """Requests that are admitted in one call. Then the messages of all their jobs, empty for those that are staged."""
 
     bounds: Bounds
     requests: list[Request]
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's job that gets a record. Then the msgpack of the task's plan, and the messages of those jobs that are not staged."""
+    """A client's job that gets a record. Then the msgpack of the task's plan, and the messages as in an `AdmissionCall`."""
 
     bounds: Bounds
     max_results: int

@@ -10,7 +10,7 @@ import msgspec
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.messages import Priority
-from server.queue.record import JobProgress, Ongoing, RecordsLoad
+from server.queue.record import RECORD_BYTES, JobProgress, Ongoing, RecordsLoad
 from server.queue.shares import QueueDepth, depths
 
 STEP_S = 5
@@ -65,7 +65,7 @@ class StatusReader:
     async def read(self, steps: int = STEPS, letters: int = MOST_LETTERS, ongoing: int = MOST_ONGOING) -> Lately:
         """With so many steps of the history, dead letters and clients' jobs at most."""
         answer = await self._link.script("status", steps, letters, ongoing)
-        now_ms, gateways, streams, history, dead, nbytes, kept, ended, open_ = answer
+        now_ms, gateways, streams, history, dead, queued, running, kept, totals, ended, oldest = answer
         first = now_ms // (STEP_S * 1000) - steps
         counted = {step - first: _counts(flat) for step, flat in history}
         return Lately(
@@ -74,8 +74,8 @@ class StatusReader:
             _queue(depths(now_ms, streams)),
             [counted.get(step, {}) for step in range(steps)],
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in dead],
-            RecordsLoad(_counts(kept), _counts(ended), nbytes),
-            [_ongoing(*(value.decode() for value in row)) for row in open_],
+            _records(queued, running, kept, _counts(totals), _counts(ended)),
+            [_ongoing(*(value.decode() for value in row)) for row in oldest],
         )
 
     async def statistics(self, bundle: str) -> dict[str, int]:
@@ -106,6 +106,12 @@ def _queue(depth: Mapping[tuple[str, Priority], QueueDepth]) -> list[StatusQueue
         for (bundle, priority), queue in sorted(depth.items())
         if queue.items
     ]
+
+
+def _records(queued: int, running: int, kept: int, totals: dict[str, int], ended: dict[str, int]) -> RecordsLoad:
+    nbytes = totals.pop("bytes", 0) + RECORD_BYTES * kept
+    counts = {"queued": queued, "running": running, **totals}
+    return RecordsLoad({state: count for state, count in counts.items() if count}, ended, nbytes)
 
 
 def _letter(entry: str, stream: str, reason: str) -> Letter:

@@ -26,7 +26,7 @@ end
 
 local statuses, at = {}, 2
 for _, request in ipairs(admission.requests) do
-  at = with_messages(request.jobs, at)
+  for _, job in ipairs(request.jobs) do job.message, at = ARGV[at], at + 1 end
   local ahead = request.place and ' ' .. waiting_in(request.jobs[1].stream) or ''
   local status = admit(request.jobs, request.again)
   drop_staged(request.jobs)

@@ -8,12 +8,11 @@
 
 local asked = cmsgpack.unpack(ARGV[1])
 local bounds, jobs, draft = asked.bounds, asked.jobs, asked.draft
-with_messages(jobs, 3)
-local now = now_ms()
+for i, job in ipairs(jobs) do job.message = ARGV[2 + i] end
+local now, id = now_ms(), asked.record
 
 call('SET', 'epoch', asked.epoch, 'NX')
 local epoch = call('GET', 'epoch')
-local id = asked.record
 local key, idem = 'record:' .. id, 'idem:' .. draft.idem
 local all, wanted = all_held(), asked_by(jobs)
 
@@ -33,22 +32,21 @@ if draft.idem ~= '' then
   end
 end
 
-local nbytes, bound = wanted.nbytes, draft.bound
 local deadline = jobs[1].deadline_ms
 if deadline <= now then return refuse('late') end
 local why = refusal(bounds, all, wanted)
 if why then return refuse(why) end
 local open, results = held(now)
 if exceeds(open, wanted, {items = bounds.all.items / 2, nbytes = bounds.all.nbytes / 2}) then return refuse('share') end
-if results + bound + RECORD_BYTES > asked.max_results then return refuse('results') end
+if results + draft.bound + RECORD_BYTES > asked.max_results then return refuse('results') end
 if not all_staged(jobs) then return refuse('unstaged') end
 
 local stream = jobs[1].stream
 local place = waiting_in(stream)
 call('HSET', key,
   'state', 'queued', 'plan', ARGV[2],
-  'stream', stream, 'count', #jobs, 'nbytes', nbytes, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
-  'created_ms', now, 'place', place, 'placed_ms', now, 'ended', 0, 'results', 0,
+  'stream', stream, 'count', #jobs, 'nbytes', wanted.nbytes, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
+  'created_ms', now, 'place', place, 'placed_ms', now, 'results', 0,
   'owner', wanted.owner, 'work_ms', math.ceil(wanted.work / #jobs))
 if #jobs > 1 then call('HSET', key, 'done', 0, 'total', #jobs, 'unit', 'images') end
 for name, value in pairs(draft) do
@@ -56,10 +54,10 @@ for name, value in pairs(draft) do
 end
 if draft.idem ~= '' then call('SET', idem, id) end
 local last = exceeds(all, wanted, bounds.long)
-for i, job in ipairs(jobs) do call('HSET', key, 'entry:' .. i - 1, put(job, now, last)) end
+for _, job in ipairs(jobs) do put(job, now, last) end
 local added = to_table(redis.call('XINFO', 'STREAM', P .. stream))['entries-added']
 if added then call('HSET', key, 'ordinal', added - #jobs + 1) end
-call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = nbytes, bound = bound}))
+call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = wanted.nbytes, bound = draft.bound}))
 tell(id, 'queued', cjson.encode({place = place}))
 write_counts()
 return {'ok', id}

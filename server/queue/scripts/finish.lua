@@ -45,15 +45,6 @@ local function letter(job)
   return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'bytes', held.bytes, 'job', held.message}
 end
 
-local outgoing = {}
-local function reply(job)
-  if job.reply == '' then return end
-  local replies = outgoing[job.gateway] or {}
-  outgoing[job.gateway] = replies
-  replies[#replies + 1] = job.job
-  replies[#replies + 1] = job.reply
-end
-
 local ended = {}
 for i, job in ipairs(cmsgpack.unpack(ARGV[5])) do
   job.reply = ARGV[5 + i]
@@ -64,7 +55,7 @@ for i, job in ipairs(cmsgpack.unpack(ARGV[5])) do
     forget(job.job)
     if dead then call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
     local record, index = record_of(job.job)
-    if record then settle(record, index, job, now) else reply(job) end
+    if record then settle(record, index, job, now) elseif job.reply ~= '' then reply(job.gateway, job.job, job.reply) end
     if job.outcome ~= '' then tally(job) end
   elseif job.stored ~= '' then
     call('DEL', job.stored)
@@ -72,6 +63,6 @@ for i, job in ipairs(cmsgpack.unpack(ARGV[5])) do
 end
 
 write_counts()
-for gateway, replies in pairs(outgoing) do send(gateway, replies) end
+send_replies()
 if answered + failed > 0 then call('RPUSH', 'stats:batches', cmsgpack.pack(counted())) end
 return ended

@@ -6,7 +6,6 @@
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
 
 local worker, now = ARGV[1], now_ms()
-local outgoing = {}
 
 local function is_held(job)
   local pending = try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
@@ -32,10 +31,8 @@ local function note(id, job)
 end
 
 local function pass_on(job)
-  local entry = outgoing[job.gateway] or {'progress', '1'}
-  outgoing[job.gateway] = entry
-  entry[#entry + 1] = job.job
-  entry[#entry + 1] = job.message
+  if not outgoing[job.gateway] then reply(job.gateway, 'progress', '1') end
+  reply(job.gateway, job.job, job.message)
 end
 
 for i, job in ipairs(cmsgpack.unpack(ARGV[2])) do
@@ -46,5 +43,5 @@ for i, job in ipairs(cmsgpack.unpack(ARGV[2])) do
   end
 end
 
-for gateway, entry in pairs(outgoing) do send(gateway, entry) end
+send_replies()
 return redis.status_reply('OK')

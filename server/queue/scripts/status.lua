@@ -1,10 +1,9 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- What the service is doing, and what has been counted up to now. ARGV: steps of history, most dead letters, most records.
--- Returns {now ms, living gateways, rows (stream_load)…, {step, flat counts}…,
--- {entry id, stream, reason}…, bytes of results kept and of their records, flat {state of records, count}… (only states that occur), flat {state, how
--- many records have ended so}…, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total, unit}, '' where nothing is
--- known; ids are secrets and stay here}.
+-- Returns {now ms, living gateways, rows (stream_load)…, {step, flat counts}…, {entry id, stream, reason}…, how many records are queued, running and
+-- kept, flat records:totals, flat records:ended, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total,
+-- unit}, '' where nothing is known; ids are secrets and stay here}.
 
 count_batches(call('LLEN', 'stats:batches'))
 local now = now_ms()
@@ -34,13 +33,13 @@ for _, entry in ipairs(call('XREVRANGE', 'dead', '+', '-', 'COUNT', ARGV[2]) or 
 end
 
 local ONGOING = {'task', 'bundle', 'state', 'created_ms', 'started_ms', 'done', 'total', 'unit'}
-local bytes, counts, ongoing = 0, {}, {}
+local open, ongoing = {queued = 0, running = 0}, {}
 for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
   local id = string.match(member, '^[^:]+')
   local record = record_at(id)
   if record and is_open(record) then
     notice_start(id, record, now)
-    counts[record.state] = (counts[record.state] or 0) + 1
+    open[record.state] = open[record.state] + 1
     local values = {}
     for i, name in ipairs(ONGOING) do values[i] = record[name] or '' end
     ongoing[#ongoing + 1] = values
@@ -48,15 +47,6 @@ for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
 end
 table.sort(ongoing, function(a, b) return tonumber(a[4]) < tonumber(b[4]) end)
 
-local kept_records, totals = kept(now)
-for name, total in pairs(totals) do
-  if name == 'bytes' then bytes = kept_records * RECORD_BYTES + total elseif total ~= '0' then counts[name] = tonumber(total) end
-end
-local flat = {}
-for state, count in pairs(counts) do
-  flat[#flat + 1] = state
-  flat[#flat + 1] = count
-end
-
 local oldest = {unpack(ongoing, 1, math.min(#ongoing, tonumber(ARGV[3])))}
-return {now, gateways, streams, history, letters, bytes, flat, call('HGETALL', ENDED), oldest}
+return {
+  now, gateways, streams, history, letters, open.queued, open.running, kept(now), call('HGETALL', TOTALS), call('HGETALL', ENDED), oldest}

@@ -30,14 +30,6 @@ local function refusal(bounds, all, asked)
   return last and asked.long and 'full' or nil
 end
 
--- Gives jobs (rows enqueued) that are not staged their messages: the arguments from here on. Returns where those of the next jobs begin.
-local function with_messages(jobs, at)
-  for _, job in ipairs(jobs) do
-    if job.place ~= 'stage' then job.message, at = ARGV[at], at + 1 end
-  end
-  return at
-end
-
 -- Whether every message that should have been staged is there.
 local function all_staged(jobs)
   for _, job in ipairs(jobs) do
@@ -55,7 +47,7 @@ end
 
 local listed = {}  -- streams that this script has added to those that have held jobs
 
--- Adds a job (row enqueued) to its stream; `last`: it was let into the last eighth. Returns the entry's id.
+-- Adds a job (row enqueued, with its message) to its stream; `last`: it was let into the last eighth.
 local function put(job, now, last)
   local ttl = job.deadline_ms - now + LINGER_MS
   local inline = job.place == 'inline' and job.message or ''
@@ -73,5 +65,4 @@ local function put(job, now, last)
   local mark = last and '1' or '0'
   call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, job.owner, job.work_ms, job.nbytes, mark}, ' '), 'PX', ttl)
   if call('SADD', JOBS, job.job) == 1 then count(job.owner, job.work_ms, job.nbytes, mark, 1) end
-  return entry_id
 end

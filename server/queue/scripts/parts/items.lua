@@ -23,10 +23,7 @@ local function owned(owner)
 end
 
 local function set_owned(owner, sums)
-  if sums.items <= 0 then
-    call('HDEL', OWNERS, owner)
-    return
-  end
+  if sums.items <= 0 then return call('HDEL', OWNERS, owner) end
   local numbers = {}
   for i, name in ipairs(OWNED) do numbers[i] = string.format('%d', math.max(0, sums[name])) end
   call('HSET', OWNERS, owner, table.concat(numbers, ' '))
@@ -78,13 +75,18 @@ local function remove(stream, entry_id, job_id)
   forget(job_id)
 end
 
+-- The pending entry {id, consumer, ms for which it has been held, …} of a job that a living worker holds.
+local function holder_of(stream, entry_id)
+  local pending = stream and try('XPENDING', stream, GROUP, entry_id, entry_id, 1)
+  local held = pending and not pending.err and pending[1]
+  return held and call('EXISTS', 'worker:' .. held[2]) == 1 and held or nil
+end
+
 -- Takes a job that nobody waits for out of the queue, unless a living worker has it: that one is told. Does nothing if it has ended.
 local function call_off(job_id)
   local stream, entry_id = known_of(job_id)
   if not stream then return end
-  local pending = try('XPENDING', stream, GROUP, entry_id, entry_id, 1)
-  local holder = not pending.err and pending[1] and pending[1][2]
-  if holder and call('EXISTS', 'worker:' .. holder) == 1 then
+  if holder_of(stream, entry_id) then
     call('SET', 'cancel:' .. job_id, '1', 'PX', call('PTTL', 'job:' .. job_id))
   else
     remove(stream, entry_id, job_id)
@@ -125,8 +127,18 @@ local function stream_loads()
   return rows
 end
 
--- Adds an entry to a living gateway's stream: {job id, reply, job id, reply, …}, or reports of progress (progress.lua).
-local function send(gateway, entry)
-  if call('EXISTS', 'gw:' .. gateway) == 0 then return end
-  call('XADD', 'replies:' .. gateway, '*', unpack(entry))
+local outgoing = {}  -- gateway → the entry of its stream that this script adds: {job id, reply, job id, reply, …}, or progress (progress.lua)
+
+local function reply(gateway, job_id, message)
+  local entry = outgoing[gateway] or {}
+  outgoing[gateway] = entry
+  entry[#entry + 1] = job_id
+  entry[#entry + 1] = message
+end
+
+-- The end of every script that replies: living gateways are told.
+local function send_replies()
+  for gateway, entry in pairs(outgoing) do
+    if call('EXISTS', 'gw:' .. gateway) == 1 then call('XADD', 'replies:' .. gateway, '*', unpack(entry)) end
+  end
 end

@@ -175,7 +175,6 @@ local function settle(id, index, ending, now)
   end
   local key = 'record:' .. id
   local kept = keep_result(ending.job, ending, tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms), now)
-  call('HSET', key, 'outcome:' .. index, 'done')
   record.results = call('HINCRBY', key, 'results', kept)
   local count, ended = tonumber(record.count), call('HINCRBY', key, 'ended', 1)
   if count > 1 or not record.reported then
@@ -192,11 +191,9 @@ end
 -- Notices that a worker has taken one of a queued record's jobs: nobody writes that down where a job is one forward pass.
 local function notice_start(id, record, now)
   if record.state ~= 'queued' then return end
-  each_job(id, record, function(_, i)
-    local entry = call('HGET', 'record:' .. id, 'entry:' .. i)
-    local pending = try('XPENDING', record.stream, GROUP, entry, entry, 1)
-    local runs = not pending.err and #pending == 1 and call('EXISTS', 'worker:' .. pending[1][2]) == 1
-    if runs then start(id, record, math.max(tonumber(record.created_ms), now - pending[1][3])) end
+  each_job(id, record, function(job_id)
+    local pending = holder_of(known_of(job_id))
+    if pending then start(id, record, math.max(tonumber(record.created_ms), now - pending[3])) end
   end)
 end
 
