@@ -1,4 +1,4 @@
-"""A worker holds these while it works on a job; the end of a job is written here for `finish.lua`."""
+"""A worker holds these while it works on a job."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from server.queue import keys
-from server.queue.messages import HANDICAP_S, QueuedJob, Reply, WorkerTiming, encode
-from server.queue.rows import Ended
-
-NS_PER_MS = 1_000_000
-NO_BATCH = WorkerTiming(batch_wait_ms=0.0, inference_ms=0.0, worker_ms=0.0, batch_size=0)
+from server.queue.messages import HANDICAP_S, QueuedJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +34,11 @@ class QueueEntry:
     """When deadline, cancellation and gateway were last looked at; until then there was nothing to look at when it equals `queued_at`."""
 
     @property
+    def row(self) -> tuple[str, str, str, str]:
+        """The fields of a `HeldRow`."""
+        return self.stream, self.entry_id, self.job_id, self.gateway
+
+    @property
     def bundle(self) -> str:
         return keys.StreamName.of(self.stream).bundle
 
@@ -60,44 +61,3 @@ class Delivery(QueueEntry):
     @staticmethod
     def of(held: QueueEntry, job: QueuedJob) -> Delivery:
         return Delivery(*_fields(held), job=job, due=held.queued_at + HANDICAP_S[job.priority])  # type: ignore[misc]
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The end of one job, readable message or not."""
-
-    held: QueueEntry
-    reply: Reply | None
-    """None: nobody waits for it."""
-    dead_letter: str = ""
-    """Why a copy goes to the dead-letter stream."""
-    silent: bool = False
-    """Leave it out of the statistics: its gateway sends it again."""
-
-    @property
-    def timing(self) -> WorkerTiming:
-        return (self.reply and self.reply.timing) or NO_BATCH
-
-    @property
-    def message(self) -> bytes:
-        """The reply as it travels."""
-        return encode(self.reply) if self.reply else b""
-
-    def row(self) -> Ended:
-        held, reply, timing = self.held, self.reply, self.timing
-        failure = reply.failure if reply else None
-        return Ended(
-            stream=held.stream,
-            entry=held.entry_id,
-            job=held.job_id,
-            gateway=held.gateway,
-            added_ms=held.added_ms,
-            dead_letter=self.dead_letter,
-            outcome="" if self.silent else "success" if reply and not failure else "fail",
-            batch_wait_ns=int(timing.batch_wait_ms * NS_PER_MS),
-            inference_ns=int(timing.inference_ms * NS_PER_MS),
-            worker_ns=int(timing.worker_ms * NS_PER_MS),
-            stored=reply.stored if reply else "",
-            failure=failure.kind if failure else "",
-            detail=failure.detail if failure else "",
-        )

@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import redis
@@ -81,11 +80,11 @@ class Dispatcher:
         wire = AsyncWire(self._redis, keyspace or Keyspace(settings.key_prefix))
         self._link = link = AsyncLink(wire, settings.redis_grace)
         freight = Freight(wire)
-        self._inbox = Inbox(link, freight, self.id, lost_after=timings.lost_after)
         self._fleet = fleet = FleetReader(link, timings.news)
         self.fleet, self.spec = fleet.fleet, fleet.spec
         self.status = StatusReader(link)
-        self._enqueuer = Enqueuer(link, freight, settings, fresh=timings.fresh_load, read=self.refresh, cancel=self._cancel)
+        self._enqueuer = Enqueuer(link, freight, settings, fresh=timings.fresh_load, read=self.refresh)
+        self._inbox = Inbox(link, freight, self._enqueuer, self.id, lost_after=timings.lost_after)
         self.reserve = self._enqueuer.reserve
         self._listener = AsyncWire(self._redis, wire.keyspace)
         self.records = Records(link, self._listener, freight, settings, self._enqueuer)
@@ -166,7 +165,7 @@ class Dispatcher:
             self._inbox.forget(expected)
             unanswered = [waiting.job for waiting in expected if not waiting.answered]
             if unanswered and not refused and not self._closed:
-                self._cancel([job.id for job in unanswered])
+                self._enqueuer.cancel([job.id for job in unanswered])
 
     async def _enqueue(self, expected: Sequence[Waiting], *, place: bool) -> int:
         """Redis' clock may have been set since it was read: then the deadlines move with it."""
@@ -211,15 +210,6 @@ class Dispatcher:
             return False
         return True
 
-    def _cancel(self, job_ids: Sequence[str]) -> None:
-        """If Redis cannot be told, it is no matter: their deadline ends them."""
-
-        async def tell() -> None:
-            with suppress(RedisAway):
-                await self._link.move("cancel", *job_ids)
-
-        self._link.spawn(tell())
-
     async def _beat_forever(self) -> None:
         nudge = self._link.nudge
         while not self._closed:
@@ -228,7 +218,7 @@ class Dispatcher:
             nudge.clear()
             try:
                 await self._one_beat()
-                await self._inbox.send_lost_again(partial(self._enqueuer.enqueue, again=True))
+                await self._inbox.send_lost_again()
             except RedisAway as away:
                 if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):
                     await self._leave_replica()

@@ -5,19 +5,55 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import msgspec
 
 from server.queue import keys, pieces
-from server.queue.delivery import Delivery, Ending, QueueEntry
+from server.queue.delivery import Delivery, QueueEntry
 from server.queue.errors import RedisAway
 from server.queue.link import Link
-from server.queue.messages import Failure, Progress, Reply, encode, encode_arrays
-from server.queue.rows import Advanced, HandedBack
+from server.queue.messages import Failure, Progress, Reply, WorkerTiming, encode
+from server.queue.rows import Advanced, Ended, HandedBack
 
 MOST_DEAD_LETTERS = 100
+NS_PER_MS = 1_000_000
+NO_BATCH = WorkerTiming(batch_wait_ms=0.0, inference_ms=0.0, worker_ms=0.0, batch_size=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of one job, readable message or not."""
+
+    held: QueueEntry
+    reply: Reply | None
+    """None: nobody waits for it."""
+    dead_letter: str = ""
+    """Why a copy goes to the dead-letter stream."""
+    silent: bool = False
+    """Leave it out of the statistics: its gateway sends it again."""
+
+    @property
+    def timing(self) -> WorkerTiming:
+        return (self.reply and self.reply.timing) or NO_BATCH
+
+    def row(self) -> Ended:
+        held, reply, timing = self.held, self.reply, self.timing
+        failure = reply.failure if reply else None
+        return Ended(
+            *held.row,
+            added_ms=held.added_ms,
+            dead_letter=self.dead_letter,
+            outcome="" if self.silent else "success" if reply and not failure else "fail",
+            batch_wait_ns=int(timing.batch_wait_ms * NS_PER_MS),
+            inference_ns=int(timing.inference_ms * NS_PER_MS),
+            worker_ns=int(timing.worker_ms * NS_PER_MS),
+            stored=reply.stored if reply else "",
+            failure=failure.kind if failure else "",
+            detail=failure.detail if failure else "",
+        )
 
 
 class Endings:
@@ -55,7 +91,8 @@ class Endings:
         for bundle, group in groupby(endings, key=lambda ending: ending.held.bundle):
             batch = list(group)
             arguments: list[Any] = [bundle, self._id, max(ending.timing.batch_size for ending in batch), MOST_DEAD_LETTERS]
-            arguments += [msgspec.msgpack.encode([ending.row() for ending in batch]), *(ending.message for ending in batch)]
+            arguments.append(msgspec.msgpack.encode([ending.row() for ending in batch]))
+            arguments += [encode(ending.reply) if ending.reply else b"" for ending in batch]
             ended += map(bool, self._link.patiently(lambda a=arguments: self._link.script("finish", *a)))  # type: ignore[misc]
         self.lose(endings)
         return ended
@@ -71,10 +108,7 @@ class Endings:
         """
         told = [(held, report) for held, report in reports if held.job.progress]
         if told:
-            rows = [
-                Advanced(held.stream, held.entry_id, held.job_id, held.gateway, news.done, news.total, news.unit, bool(news.preview))
-                for held, news in told
-            ]
+            rows = [Advanced(*held.row, news.done, news.total, news.unit, bool(news.preview)) for held, news in told]
             self._link.script("progress", self._id, msgspec.msgpack.encode(rows), *(encode(report) for _, report in told))
 
     def give_up(self, held: Sequence[QueueEntry]) -> None:
@@ -98,7 +132,7 @@ class Endings:
         """Without patience. Raises RedisAway."""
         if not held:
             return
-        rows = [HandedBack(entry.stream, entry.entry_id, entry.alone) for entry in sorted(held, key=lambda entry: entry.added_ms)]
+        rows = [HandedBack(*entry.row, entry.alone) for entry in sorted(held, key=lambda entry: entry.added_ms)]
         self._link.script("hand_back", self._id, msgspec.msgpack.encode(rows))
         self._held.difference_update((entry.stream, entry.entry_id) for entry in held)
 
@@ -116,5 +150,5 @@ class Endings:
         if sum(len(array.data) for array in reply.arrays.values()) <= pieces.PIECE_BYTES:
             return reply
         key = keys.stored(delivery.job.id, secrets.token_hex(4))
-        pieces.write(self._link, key, encode_arrays(reply.arrays))
+        pieces.write(self._link, key, encode(reply.arrays))
         return msgspec.structs.replace(reply, arrays={}, stored=key)

@@ -54,22 +54,12 @@ class _Request:
 
 
 class Enqueuer:
-    def __init__(
-        self,
-        link: AsyncLink,
-        freight: Freight,
-        settings: Settings,
-        *,
-        fresh: float,
-        read: Callable[[], Awaitable[None]],
-        cancel: Callable[[Sequence[str]], object],
-    ) -> None:
+    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings, *, fresh: float, read: Callable[[], Awaitable[None]]) -> None:
         """`fresh`: nobody is turned away because of figures that are older than so many seconds. `read`: reads the load and tells it by
-        `set_load`, or raises RedisAway. `cancel`: given the ids of jobs whose client left while they were being queued."""
+        `set_load`, or raises RedisAway."""
         self.bounds = bounds(settings.queue_max_items, settings.queue_max_bytes)
         self._link = link
         self._fresh = fresh
-        self._cancel = cancel
         self.read_load = read
         self._freight = freight
         self._ledger = Ledger()
@@ -96,6 +86,15 @@ class Enqueuer:
             loop.call_soon(self._send_ready)
         self._ready.append(request)
         return await request.admitted
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """If Redis cannot be told, it is no matter: their deadline ends them."""
+
+        async def tell() -> None:
+            with suppress(RedisAway):
+                await self._link.move("cancel", *job_ids)
+
+        self._link.spawn(tell())
 
     async def jumped_ms(self) -> int:
         """Read Redis' clock anew: by how much it has gone forward beyond what was expected. 0: it has not; what came late was late."""
@@ -147,7 +146,7 @@ class Enqueuer:
         """What to tell whoever sent the call that ended so; None: it is to be sent again, since Redis is lost since just now or shortly."""
         if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
             return self.full("the queue's Redis is out of memory")
-        if self._link.away and self._link.given_up() is not None:
+        if self._link.given_up() is not None:
             return away
         self._link.lost(away)
         return None
@@ -206,7 +205,7 @@ class Enqueuer:
             status, _, ahead = answer.partition(b" ")
             if request.admitted.done():  # its client has left, and its cancellation may have found nothing
                 if status == b"ok":
-                    self._cancel([job.job for job in request.request.jobs])
+                    self.cancel([job.job for job in request.request.jobs])
                 continue
             if status == b"ok":
                 request.admitted.set_result(int(ahead or 0))

@@ -1,4 +1,4 @@
-"""Why the queue turns a request away. The gateway maps each to one HTTP status."""
+"""Why the queue turns a request away, or has no answer. The gateway maps each to one HTTP status."""
 
 from __future__ import annotations
 
@@ -28,3 +28,19 @@ class RedisAway(Exception):
 
 class DeadlineExceeded(Exception):
     """504: the deadline came before the answer; the jobs have been cancelled."""
+
+
+class RecordLost(Exception):
+    """Another Redis took this job, and has lost it."""
+
+
+class KeyTaken(Exception):
+    """The idempotency key belongs to another request."""
+
+
+class ResultsFull(Exception):
+    """Results that are kept and reserved take all the bytes that there are."""
+
+
+class NeverFits(Exception):
+    """413: alone, a job is more than all asynchronous jobs together may hold. Says of what, and how much that is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ import msgspec
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
+from server.queue.enqueuer import Enqueuer
 from server.queue.errors import DeadlineExceeded, RedisAway
 from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode, decode_arrays
 from server.queue.pieces import Freight
@@ -54,9 +55,10 @@ class Waiting:
 class Inbox:
     """The reply stream of one gateway, read by one blocking read."""
 
-    def __init__(self, link: AsyncLink, freight: Freight, gateway: str, *, lost_after: float) -> None:
+    def __init__(self, link: AsyncLink, freight: Freight, enqueuer: Enqueuer, gateway: str, *, lost_after: float) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
         self._freight = freight
+        self._enqueuer = enqueuer
         self._link = link
         self._stream = link.name(keys.replies(gateway))
         self._lost_after = lost_after
@@ -95,7 +97,7 @@ class Inbox:
         """Redis lost the stream. A new one may count from a clock that is behind, so it is read from its start."""
         self.last_read = "0-0"
 
-    async def send_lost_again(self, enqueue_again: Callable[[Sequence[QueuedJob]], Awaitable[object]]) -> None:
+    async def send_lost_again(self) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
         before = time.monotonic() - self._lost_after
         overdue = [one for one in self._waiting.values() if one.may_be_lost and one.sent_at is not None and one.sent_at < before]
@@ -112,12 +114,12 @@ class Inbox:
             if waiting.may_be_lost and seconds_left > 0:
                 waiting.sent_at = None
                 waiting.job = msgspec.structs.replace(waiting.job, deadline_ms=int(self._link.now_ms() + seconds_left * 1000))
-                self._link.spawn(self._send_again(waiting, enqueue_again))
+                self._link.spawn(self._send_again(waiting))
 
-    async def _send_again(self, waiting: Waiting, enqueue_again: Callable[[Sequence[QueuedJob]], Awaitable[object]]) -> None:
+    async def _send_again(self, waiting: Waiting) -> None:
         """The beat does not wait for it: large messages take their time."""
         try:
-            await enqueue_again([waiting.job])
+            await self._enqueuer.enqueue([waiting.job], again=True)
         except (DeadlineExceeded, RedisAway) as error:
             log.debug("job %s not sent again: %s", waiting.job.id, error)
         finally:

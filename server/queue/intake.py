@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
 import msgspec
 import redis
 
 from server.queue import keys, pieces
-from server.queue.capacity import Capacity
-from server.queue.delivery import Delivery, Ending, QueueEntry
-from server.queue.endings import Endings
+from server.queue.delivery import Delivery, QueueEntry
+from server.queue.endings import Ending, Endings
 from server.queue.errors import RedisAway
 from server.queue.link import MAX_BLOCK_S, Link
-from server.queue.messages import QueuedJob, Reply, UnknownVersion, decode
+from server.queue.messages import HANDICAP_S, QueuedJob, Reply, UnknownVersion, decode
 from server.queue.rows import TakenRow, whole
 
 T = TypeVar("T")
@@ -29,12 +29,33 @@ READS = 2
 """A look reads streams whose groups may be missing so often."""
 
 
-class Backlog(NamedTuple):
-    """The jobs that wait in a work stream."""
+@dataclass(frozen=True)
+class Capacity:
+    """Places for jobs. Several queues may share a pool of places; those without place are left out."""
 
-    jobs: int
-    since_ms: int
-    """When the next of them was queued, on Redis' clock; 0: before that was set back."""
+    places: tuple[int, ...]
+    pool_of: Mapping[str, int]
+    """Work stream → index of its pool."""
+
+    @cached_property
+    def smallest(self) -> int:
+        return min(self.places[index] for index in self.pool_of.values())
+
+    @cached_property
+    def message(self) -> bytes:
+        """As `pull.lua` reads it; Lua counts from 1."""
+        streams = [(stream, handicap_ms(stream), index + 1) for stream, index in self.pool_of.items()]
+        return msgspec.msgpack.encode((streams, self.places))
+
+    def within(self, rows: Sequence[TakenRow]) -> list[TakenRow]:
+        """The most urgent for which there is place."""
+        left, chosen = list(self.places), []
+        for row in sorted(rows, key=lambda row: row.added_ms + handicap_ms(row.stream.decode())):
+            index = self.pool_of[row.stream.decode()]
+            if left[index] > 0:
+                left[index] -= 1
+                chosen.append(row)
+        return chosen
 
 
 class Intake:
@@ -50,8 +71,9 @@ class Intake:
         """Such jobs."""
         self._overlooked = False
         """Whether more may be pending under this worker's name than what it holds."""
-        self.left: Mapping[str, Backlog] | None = None
-        """Jobs that still waited after the last look, by work stream; None: unknown. Where nothing did, the next look may wait at once."""
+        self.left: Mapping[str, tuple[int, int]] | None = None
+        """Work stream → how many jobs still waited there after the last look, and when the next of them was queued, in ms on Redis' clock
+        (0: before that was set back). None: unknown. Where nothing waited, the next look may wait at once."""
 
     def take(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[QueueEntry]:
         """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with places of their own instead.
@@ -60,7 +82,7 @@ class Intake:
         What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned; what needs more than this worker
         understands is not returned either, and goes back to the others (`hand_back_set_aside`).
         """
-        capacity = Capacity.of(queues, max_items, own or {})
+        capacity = _capacity(tuple(queues), max_items, tuple((own or {}).items()))
         if not capacity.pool_of:
             return []
         self._endings.hand_back_given_up()
@@ -92,7 +114,7 @@ class Intake:
         """
         if not self._link.absence_counts:
             return None
-        streams = _streams(tuple(queues))
+        streams = [stream for queue in queues for stream in keys.streams(queue)]
         while True:
             answer = self._taking(lambda: self._link.script("reclaim", self._id, *streams))
             self._link.set_clock(answer[0])
@@ -119,45 +141,21 @@ class Intake:
         Returns a function that tells which of them are still wanted: their deadline has not passed and their client waits; the others are
         ended by it. This thread calls it before anything else of this queue. checked: all of them are, as was looked at just now.
         """
-        running = msgspec.msgpack.encode(
-            ("alone" if any(held.alone for held in deliveries) else "together", [held.job.id for held in deliveries])
-        )
+        how = "alone" if any(held.alone for held in deliveries) else "together"
+        running = msgspec.msgpack.encode((how, [held.job.id for held in deliveries]))
         if checked:
             self._link.post_script("begin_step", self._id, slot, running)
             return lambda: list(deliveries)
-        look = self._link.send("MGET", *self._marks(deliveries)) if deliveries else None
+        looked_at = (word for held in deliveries for word in (held.job.id, held.job.deadline_ms, held.gateway))
         sent_at = time.monotonic()
-        recorded = self._link.send_script("begin_step", self._id, slot, running)
+        answer = self._link.send_script("begin_step", self._id, slot, running, int(self._link.absence_counts), *looked_at)
 
         def wanted() -> list[Delivery]:
-            try:
-                marks: Sequence[bytes | None] = look() if look else ()
-            finally:  # an answer that nobody reads would be taken for that of the next command
-                self._link.set_clock(recorded(), sent_at)
-            return self._wanted(deliveries, marks)
+            now_ms, *dropped = answer()
+            self._link.set_clock(now_ms, sent_at)
+            self._end([self._unwanted(held, why) for held, why in zip(deliveries, dropped, strict=True) if why])
+            return [held for held, why in zip(deliveries, dropped, strict=True) if not why]
 
-        return wanted
-
-    def _marks(self, deliveries: Sequence[Delivery]) -> list[str]:
-        """The keys that tell whether jobs are still wanted: two of each job, then their gateways."""
-        names = [name(delivery.job.id) for delivery in deliveries for name in (keys.cancel, keys.job)]
-        return [self._link.name(name) for name in (*names, *map(keys.gateway, _gateways(deliveries)))]
-
-    def _wanted(self, deliveries: Sequence[Delivery], marks: Sequence[bytes | None]) -> list[Delivery]:
-        gateways = dict(zip(_gateways(deliveries), marks[2 * len(deliveries) :], strict=True))
-        now_ms = self._link.now_ms()
-        wanted, endings = [], []
-        for delivery, cancelled, known in zip(deliveries, marks[::2], marks[1::2], strict=False):
-            deserted = self._link.absence_counts and gateways.get(delivery.job.gateway, b"") is None
-            if known is None:  # somebody else has ended it, as after this worker was taken for dead: its answer would be dropped
-                endings.append(Ending(delivery, None, silent=True))
-            elif delivery.job.deadline_ms <= now_ms:
-                endings.append(Ending(delivery, self._endings.failed(delivery.job.id, "deadline", "the deadline passed")))
-            elif cancelled is not None or deserted:
-                endings.append(Ending(delivery, None, silent=cancelled is None))
-            else:
-                wanted.append(delivery)
-        self._end(endings)
         return wanted
 
     def hand_back_set_aside(self) -> None:
@@ -165,21 +163,23 @@ class Intake:
 
         Raises RedisAway.
         """
-        if not self._set_aside:
-            return
         set_aside, self._set_aside = self._set_aside, []
         try:
-            marks = self._link.command("MGET", *self._marks(set_aside))
-            self._endings.hand_back_at_once(self._wanted(set_aside, marks))
+            self._endings.hand_back_at_once(set_aside)
         except RedisAway:
             self._set_aside += set_aside
             raise
+
+    def _unwanted(self, held: QueueEntry, why: bytes) -> Ending:
+        """The end of an entry that must not run, as a script says. Without a word where its gateway sends it again, or it has ended."""
+        late = self._endings.failed(held.job_id, "deadline", "the deadline passed") if why == b"deadline" else None
+        return Ending(held, late, silent=why in (b"payload", b"gateway", b"ended"))
 
     def _look(self, capacity: Capacity) -> list[TakenRow]:
         arguments = (self._id, int(self._link.absence_counts), capacity.message)
         now_ms, rows, left = self._taking(lambda: self._link.script("pull", *arguments))
         self._link.set_clock(now_ms)
-        self.left = {stream.decode(): Backlog(count, since_ms) for stream, count, since_ms in left}
+        self.left = {stream.decode(): (count, since_ms) for stream, count, since_ms in left}
         return [TakenRow._make(row) for row in rows]
 
     def _wait(self, capacity: Capacity, block_ms: int) -> list[QueueEntry]:
@@ -242,8 +242,7 @@ class Intake:
                 endings.append(Ending(QueueEntry("", "", stream, entry_id, alone, row.added_ms, row.nbytes, *times), None, silent=True))
                 continue
             if row.dropped:
-                late = self._endings.failed(entry.job_id, "deadline", "the deadline passed") if row.dropped == b"deadline" else None
-                endings.append(Ending(entry, late, silent=row.dropped in (b"payload", b"gateway")))
+                endings.append(self._unwanted(entry, row.dropped))
                 continue
             job = self._decode(entry.job_id, row.message) if row.message else None
             if isinstance(job, Reply):
@@ -293,17 +292,28 @@ class Intake:
             raise
 
 
-def _gateways(deliveries: Sequence[Delivery]) -> list[str]:
-    """Those that wait for these jobs; a record's jobs have none."""
-    return sorted({delivery.job.gateway for delivery in deliveries if not delivery.job.record})
-
-
-@lru_cache(maxsize=64)
-def _streams(queues: tuple[str, ...]) -> list[str]:
-    return [stream for queue in queues for stream in keys.streams(queue)]
-
-
 def _taken(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> TakenRow:
     added_ms = whole(fields.get(b"at", b"")) or int(entry_id.partition(b"-")[0])
     job, gateway, nbytes, message = (fields.get(name, b"") for name in (b"id", b"gw", b"bytes", b"job"))
     return TakenRow(stream, entry_id, job, gateway, whole(nbytes), added_ms, b"", message)
+
+
+@lru_cache(maxsize=4096)
+def _capacity(queues: tuple[str, ...], shared: int, own: tuple[tuple[str, int], ...]) -> Capacity:
+    """One pool of `shared` places for all queues but those that have their `own`.
+
+    Kept: a worker pulls with the same few capacities again and again, hundreds of times a second."""
+    places, pool_of, pool_of_queue = [shared], dict[str, int](), dict[str, int]()
+    for queue, own_places in own:
+        pool_of_queue[queue] = len(places)
+        places.append(own_places)
+    for queue in queues:
+        index = pool_of_queue.get(queue, 0)
+        if places[index] > 0:
+            pool_of.update(dict.fromkeys(keys.streams(queue), index))
+    return Capacity(tuple(places), pool_of)
+
+
+@lru_cache(maxsize=1024)
+def handicap_ms(stream: str) -> int:
+    return int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000)

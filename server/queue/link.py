@@ -56,7 +56,7 @@ class Link:
 
     def command(self, *words: Any) -> Any:
         """One command; the answer as Redis sent it."""
-        return self.send(*words)()
+        return self._send(self._connection(), *words)()
 
     def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command."""
@@ -72,11 +72,8 @@ class Link:
 
     def post_script(self, name: str, *arguments: Any) -> None:
         """A script whose answer nobody waits for: it is read with that of this thread's next command."""
-        self._of_thread.posted.append(self._call(name, *arguments))
-
-    def send(self, *words: Any) -> Callable[[], Any]:
-        """The same of a command."""
-        return self._send(self._connection(), *words)
+        answer = self._call(name, *arguments)  # first: it makes the connection, and reads what was posted before
+        self._of_thread.posted.append(answer)
 
     def close(self) -> None:
         for connection in self._open:

@@ -182,13 +182,9 @@ _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {
 }
 
 
-def encode(message: QueuedJob | Reply | Progress | WorkerInfo) -> bytes:
+def encode(message: QueuedJob | Reply | Progress | WorkerInfo | dict[str, Array]) -> bytes:
+    """Encode a message, or the arrays that `Reply.stored` names."""
     return _encoder.encode(message)
-
-
-def encode_arrays(arrays: dict[str, Array]) -> bytes:
-    """Encode what `Reply.stored` names."""
-    return _encoder.encode(arrays)
 
 
 def decode_arrays(data: bytes) -> dict[str, Array]:

@@ -21,22 +21,6 @@ LAST_EVENTS: frozenset[str] = frozenset(STATES[2:])
 _ID = re.compile(r"([0-9a-f]{8})-[0-9a-f]{32}")
 
 
-class RecordLost(Exception):
-    """Another Redis took this job, and has lost it."""
-
-
-class KeyTaken(Exception):
-    """The idempotency key belongs to another request."""
-
-
-class ResultsFull(Exception):
-    """Results that are kept and reserved take all the bytes that there are."""
-
-
-class NeverFits(Exception):
-    """413: alone, a job is more than all asynchronous jobs together may hold. Says of what, and how much that is."""
-
-
 def epoch_of(record_id: str) -> str:
     """Which partition and Redis took the job; empty for what is no id of ours."""
     match = _ID.fullmatch(record_id)

@@ -16,22 +16,10 @@ from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.enqueuer import LATE, Enqueuer, to_rows
-from server.queue.errors import DeadlineExceeded, RedisAway
+from server.queue.errors import DeadlineExceeded, KeyTaken, NeverFits, RecordLost, RedisAway, ResultsFull
 from server.queue.messages import QueuedJob, Reply, decode, decode_arrays, later
 from server.queue.pieces import Freight
-from server.queue.record import (
-    RECORD_BYTES,
-    Draft,
-    Happened,
-    KeyTaken,
-    NeverFits,
-    Record,
-    RecordEvent,
-    RecordLost,
-    ResultsFull,
-    State,
-    epoch_of,
-)
+from server.queue.record import RECORD_BYTES, Draft, Happened, Record, RecordEvent, State, epoch_of
 from server.queue.rows import Recorded
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -176,7 +164,6 @@ class Records:
             bounds=self._enqueuer.bounds,
             max_results=self._settings.results_max_bytes,
             record=record,
-            epoch=epoch_of(record),
             draft=draft,
             ttl_ms=int(self._settings.result_ttl * 1000),
             jobs=rows,

@@ -70,8 +70,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     max_results: int
     """Bytes that all records' results may take."""
     record: str
-    epoch: str
-    """The epoch of the Redis that its id was made for."""
+    """Its id begins with the epoch of the Redis that it was made for."""
     draft: Draft
     ttl_ms: int
     """How long the record and its results outlive its end."""
@@ -95,13 +94,18 @@ class TakenRow(NamedTuple):
     """Empty if it is large: then it lies beside the stream."""
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """The end of a job. Then, for each of them, its reply, which is empty where nobody waits."""
+class HeldRow(msgspec.Struct, frozen=True):
+    """A job in a worker's hands."""
 
     stream: str
     entry: str
     job: str
     gateway: str
+
+
+class Ended(HeldRow, frozen=True):
+    """The end of a job. Then, for each of them, its reply, which is empty where nobody waits."""
+
     added_ms: int
     dead_letter: str
     """Why a copy goes to the dead-letter stream; empty: none does."""
@@ -117,13 +121,9 @@ class Ended(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class Advanced(msgspec.Struct, frozen=True):
+class Advanced(HeldRow, frozen=True):
     """A job that has come further. Then, for each of them, the message that says so."""
 
-    stream: str
-    entry: str
-    job: str
-    gateway: str
     done: int
     total: int
     unit: str
@@ -131,11 +131,9 @@ class Advanced(msgspec.Struct, frozen=True):
     """Whether the message brings something to show."""
 
 
-class HandedBack(msgspec.Struct, frozen=True):
+class HandedBack(HeldRow, frozen=True):
     """A job that a worker gives to the others."""
 
-    stream: str
-    entry: str
     alone: bool
 
 

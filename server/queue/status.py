@@ -66,13 +66,11 @@ class StatusReader:
         """With so many steps of the history, dead letters and clients' jobs at most."""
         answer = await self._link.script("status", steps, letters, ongoing)
         now_ms, gateways, streams, history, dead, queued, running, kept, totals, ended, oldest = answer
-        first = now_ms // (STEP_S * 1000) - steps
-        counted = {step - first: _counts(flat) for step, flat in history}
         return Lately(
             now_ms,
             gateways,
             _queue(depths(now_ms, streams)),
-            [counted.get(step, {}) for step in range(steps)],
+            [_counts(flat) for flat in history],
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in dead],
             _records(queued, running, kept, _counts(totals), _counts(ended)),
             [_ongoing(*(value.decode() for value in row)) for row in oldest],

@@ -11,7 +11,8 @@ local bounds, jobs, draft = asked.bounds, asked.jobs, asked.draft
 for i, job in ipairs(jobs) do job.message = ARGV[2 + i] end
 local now, id = now_ms(), asked.record
 
-call('SET', 'epoch', asked.epoch, 'NX')
+local id_epoch = string.match(id, '^[^-]+')
+call('SET', 'epoch', id_epoch, 'NX')
 local epoch = call('GET', 'epoch')
 local key, idem = 'record:' .. id, 'idem:' .. draft.idem
 local all, wanted = all_held(), asked_by(jobs)
@@ -21,7 +22,7 @@ local function refuse(status)
   return {status, id}
 end
 
-if epoch ~= asked.epoch then return {'epoch', epoch} end
+if epoch ~= id_epoch then return {'epoch', epoch} end
 if call('EXISTS', key) == 1 then return refuse('ok') end  -- a repeated call: the first answer was lost
 if draft.idem ~= '' then
   local earlier = call('GET', idem)

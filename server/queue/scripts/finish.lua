@@ -24,17 +24,14 @@ end
 
 -- The counts of this batch, as parts/history.lua adds them up: {bundle, counts, and where a batch ran now ms, counts of the history}.
 local function counted()
-  local counts = {fail_count = failed, fail_ns = fail_ns}
-  if answered == 0 then return {bundle, counts} end
-  for _, part in ipairs({'success', 'inference', 'queue', 'compute_input', 'compute_infer', 'compute_output'}) do
-    counts[part .. '_count'] = answered
-  end
-  counts.success_ns, counts.queue_ns, counts.compute_infer_ns, counts.compute_output_ns = success_ns, queue_ns, infer_ns, output_ns
-  if batch_size == 0 then return {bundle, counts} end
-  local of_size = 'batch:' .. batch_size .. ':'
-  counts.execution_count, counts[of_size .. 'count'] = 1, 1
-  counts[of_size .. 'compute_infer_ns'], counts[of_size .. 'compute_output_ns'] = slowest_infer, slowest_output
-  return {bundle, counts, now, {items = answered, batches = 1, batched = batch_size}}
+  local ran, of_size = answered > 0 and batch_size > 0, 'batch:' .. batch_size .. ':'
+  local counts = {
+    fail_count = failed, fail_ns = fail_ns, success_count = answered, success_ns = success_ns, inference_count = answered,
+    queue_count = answered, queue_ns = queue_ns, compute_input_count = answered, compute_infer_count = answered, compute_infer_ns = infer_ns,
+    compute_output_count = answered, compute_output_ns = output_ns, execution_count = ran and 1 or 0, [of_size .. 'count'] = ran and 1 or 0,
+    [of_size .. 'compute_infer_ns'] = slowest_infer, [of_size .. 'compute_output_ns'] = slowest_output,
+  }
+  return {bundle, counts, ran and now, {items = answered, batches = 1, batched = batch_size}}
 end
 
 -- A dead letter's fields, read before its entry goes.

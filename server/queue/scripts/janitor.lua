@@ -77,10 +77,8 @@ for _, full in ipairs(scan[2]) do
   local kind, id = string.match(key, '^(%a+):(.*)$')
   if (kind == 'blob' or kind == 'deaths') and call('EXISTS', 'job:' .. id) == 0 and not is_kept(id) then call('DEL', key) end
   if kind == 'events' and call('EXISTS', 'record:' .. id) == 0 then call('DEL', key) end
-  if kind == 'idem' then
-    local record = try('GET', key)
-    if type(record) == 'string' and call('EXISTS', 'record:' .. record) == 0 then call('DEL', key) end
-  end
+  local record = kind == 'idem' and try('GET', key)
+  if type(record) == 'string' and call('EXISTS', 'record:' .. record) == 0 then call('DEL', key) end
   if kind == 'replies' and call('EXISTS', 'gw:' .. id) == 0 and call('TTL', key) < 0 then call('EXPIRE', key, REPLIES_TTL_S) end
 end
 call('SET', CURSOR, scan[1])

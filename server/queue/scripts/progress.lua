@@ -7,11 +7,6 @@
 
 local worker, now = ARGV[1], now_ms()
 
-local function is_held(job)
-  local pending = try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
-  return not pending.err and #pending == 1
-end
-
 -- Where a record has several jobs, it is they that are counted, when they end.
 local function note(id, job)
   local record = record_at(id)
@@ -38,7 +33,8 @@ end
 for i, job in ipairs(cmsgpack.unpack(ARGV[2])) do
   job.message = ARGV[2 + i]
   local record = record_of(job.job)
-  if is_held(job) then
+  local pending = try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
+  if not pending.err and #pending == 1 then
     if record then note(record, job) else pass_on(job) end
   end
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- What the service is doing, and what has been counted up to now. ARGV: steps of history, most dead letters, most records.
--- Returns {now ms, living gateways, rows (stream_load)…, {step, flat counts}…, {entry id, stream, reason}…, how many records are queued, running and
+-- Returns {now ms, living gateways, rows (stream_load)…, flat counts of each step…, {entry id, stream, reason}…, how many records are queued, running and
 -- kept, flat records:totals, flat records:ended, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total,
 -- unit}, '' where nothing is known; ids are secrets and stay here}.
 
@@ -22,8 +22,7 @@ end
 
 local history = {}
 for step = step_of(now) - tonumber(ARGV[1]), step_of(now) - 1 do
-  local counts = call('HGETALL', 'history:' .. string.format('%d', step))
-  if #counts > 0 then history[#history + 1] = {step, counts} end
+  history[#history + 1] = call('HGETALL', 'history:' .. string.format('%d', step))
 end
 
 local letters = {}

@@ -6,23 +6,18 @@
 local MOST_ENDED = 100
 local now, ended = now_ms(), 0
 
--- Queues a lost job again from the message that is kept beside the queue. False if that is lost.
-local function queue_again(record, job_id)
-  local nbytes = call('STRLEN', 'blob:' .. job_id)
-  if nbytes == 0 then return false end
-  local job = {
-    job = job_id, stream = record.stream, gateway = '', deadline_ms = tonumber(record.deadline_ms), place = 'kept', nbytes = nbytes,
-    owner = record.owner, work_ms = tonumber(record.work_ms),
-  }
-  put(job, now, false)
-  return true
-end
-
+-- Queues jobs that Redis has lost again, from the messages that are kept beside the queue.
 local function mend(id, record)
   each_job(id, record, function(job_id, i)
     local has_ended = not is_open(record) or call('EXISTS', 'result:' .. job_id) == 1
     if has_ended or call('EXISTS', 'job:' .. job_id) == 1 then return end
-    if not queue_again(record, job_id) then fail(id, record, 'job-lost', 'Redis lost what the job needs', i, now) end
+    local nbytes = call('STRLEN', 'blob:' .. job_id)
+    if nbytes == 0 then return fail(id, record, 'job-lost', 'Redis lost what the job needs', i, now) end
+    local job = {
+      job = job_id, stream = record.stream, gateway = '', deadline_ms = tonumber(record.deadline_ms), place = 'kept', nbytes = nbytes,
+      owner = record.owner, work_ms = tonumber(record.work_ms),
+    }
+    put(job, now, false)
   end)
 end
 

@@ -34,6 +34,8 @@ local function count_batches(most)
     for name, amount in pairs(counts) do note(step, name, amount) end
   end
   for bundle, counts in pairs(bundles) do
-    for name, amount in pairs(counts) do call('HINCRBY', 'stats:' .. bundle, name, string.format('%.0f', amount)) end
+    for name, amount in pairs(counts) do
+      if amount ~= 0 then call('HINCRBY', 'stats:' .. bundle, name, string.format('%.0f', amount)) end
+    end
   end
 end

@@ -22,19 +22,12 @@ local function owned(owner)
   return sums
 end
 
-local function set_owned(owner, sums)
-  if sums.items <= 0 then return call('HDEL', OWNERS, owner) end
-  local numbers = {}
-  for i, name in ipairs(OWNED) do numbers[i] = string.format('%d', math.max(0, sums[name])) end
-  call('HSET', OWNERS, owner, table.concat(numbers, ' '))
-end
-
 -- `by`: 1 for a job that comes, -1 for one that goes. `last`: '1' if it was let into the last eighth.
 local function count(owner, work, bytes, last, by)
   more_bytes, more_work = more_bytes + by * bytes, more_work + by * work
   if owner == NOBODY then return end
   local sums = owned(owner)
-  sums.items, sums.nbytes, sums.work, sums.changed = sums.items + by, sums.nbytes + by * bytes, sums.work + by * work, true
+  sums.items, sums.nbytes, sums.work = sums.items + by, sums.nbytes + by * bytes, sums.work + by * work
   if last == '1' then sums.last_items, sums.last_nbytes = sums.last_items + by, sums.last_nbytes + by * bytes end
 end
 
@@ -44,7 +37,9 @@ local function write_counts()
     if amount ~= 0 and call('INCRBY', key, string.format('%d', amount)) < 0 then call('SET', key, 0) end
   end
   for owner, sums in pairs(looked_at) do
-    if sums.changed then set_owned(owner, sums) end
+    local numbers = {}
+    for i, name in ipairs(OWNED) do numbers[i] = string.format('%d', math.max(0, sums[name])) end
+    if sums.items > 0 then call('HSET', OWNERS, owner, table.concat(numbers, ' ')) else call('HDEL', OWNERS, owner) end
   end
 end
 

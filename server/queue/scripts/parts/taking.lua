@@ -1,17 +1,18 @@
--- How a worker takes entries. Needs items.
+-- How a worker takes entries. `taken` needs items.
+
+-- Why a job must not run, or ''. `gw` is empty where no gateway waits for it.
+local function verdict(job, now, absence_counts)
+  if job.deadline <= now then return 'deadline' end
+  if call('EXISTS', 'cancel:' .. job.id) == 1 then return 'cancelled' end
+  if absence_counts and job.gw ~= '' and call('EXISTS', 'gw:' .. job.gw) == 0 then return 'gateway' end
+  return ''
+end
 
 -- A taken entry as the worker reads it (row taken), and whether it is to run. A large message lies beside the stream and is read later, in pieces.
 local function taken(stream, entry, now, absence_counts)
-  local job, dropped = fields(entry), ''
-  if job.deadline <= now then
-    dropped = 'deadline'
-  elseif call('EXISTS', 'cancel:' .. job.id) == 1 then
-    dropped = 'cancelled'
-  elseif absence_counts and not record_of(job.id) and call('EXISTS', 'gw:' .. job.gw) == 0 then
-    dropped = 'gateway'
-  elseif job.message == '' and call('EXISTS', 'blob:' .. job.id) == 0 then
-    dropped = 'payload'
-  end
+  local job = fields(entry)
+  local dropped = verdict(job, now, absence_counts)
+  if dropped == '' and job.message == '' and call('EXISTS', 'blob:' .. job.id) == 0 then dropped = 'payload' end
   local runs = dropped == ''
   return {stream, entry[1], job.id, job.gw, job.bytes, job.added, dropped, runs and job.message or ''}, runs
 end
