@@ -146,9 +146,10 @@ class Dispatcher:
         jobs are cancelled too.
         """
         refused = False
+        seconds = (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
         expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
-            with NO_LIMIT if ends_by_itself else Limit(self._ticks, self._seconds_left(jobs)):
+            with NO_LIMIT if ends_by_itself else Limit(self._ticks, seconds):
                 place = await self._enqueue(expected, place=on_admitted is not None)
                 self._inbox.sent(expected)
                 if reservation is not None:
@@ -177,9 +178,6 @@ class Dispatcher:
         for waiting in expected:
             waiting.job = later(waiting.job, jumped)
         return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
-
-    def _seconds_left(self, jobs: Sequence[QueuedJob]) -> float:
-        return (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
 
     async def depth(self) -> dict[tuple[str, Priority], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""

@@ -42,7 +42,7 @@ REFUSALS = {b"client": ClientShare, b"full": QueueFull}
 class _Request:
     request: Request
     messages: list[bytes]
-    """What travels with the call: empty for a message that is staged."""
+    """They travel with the call; empty where the message is staged."""
     staged: dict[str, bytes]
     """Key → what is written before the call."""
     admitted: asyncio.Future[int]
@@ -143,7 +143,7 @@ class Enqueuer:
         return QueueFull(wait, f"{reason}: {held.items} jobs, {held.nbytes} bytes")
 
     def given_up(self, away: RedisAway) -> Exception | None:
-        """What to tell whoever sent the call that ended so; None: it is to be sent again, since Redis is lost since just now or shortly."""
+        """Return what to tell whoever sent the call that ended so; None while it is to be sent again."""
         if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
             return self.full("the queue's Redis is out of memory")
         if self._link.given_up() is not None:

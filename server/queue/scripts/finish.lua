@@ -45,18 +45,17 @@ end
 local ended = {}
 for i, job in ipairs(cmsgpack.unpack(ARGV[5])) do
   job.reply = ARGV[5 + i]
+  local record, index = record_of(job.job)
   local dead = job.dead_letter ~= '' and letter(job)
   ended[i] = call('XACK', job.stream, GROUP, job.entry)
   if ended[i] == 1 then
     call('XDEL', job.stream, job.entry)
     forget(job.job)
     if dead then call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
-    local record, index = record_of(job.job)
     if record then settle(record, index, job, now) elseif job.reply ~= '' then reply(job.gateway, job.job, job.reply) end
     if job.outcome ~= '' then tally(job) end
-  elseif job.stored ~= '' then
-    call('DEL', job.stored)
   end
+  if job.stored ~= '' and (record or ended[i] == 0) then call('DEL', job.stored) end  -- else its gateway reads it
 end
 
 write_counts()

@@ -159,10 +159,7 @@ end
 -- any more, or the message was lost: the sweep tells which.
 local function settle(id, index, ending, now)
   local record = record_at(id)
-  if not record or not is_open(record) or ending.reply == '' then
-    if ending.stored ~= '' then call('DEL', ending.stored) end
-    return
-  end
+  if not record or not is_open(record) or ending.reply == '' then return end
   start(id, record, now - ending.worker_ns / 1e6)
   if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record, record.started_ms) end
   if ending.outcome ~= 'success' then
