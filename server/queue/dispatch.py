@@ -218,19 +218,14 @@ class Dispatcher:
                 await self._one_beat()
                 await self._inbox.send_lost_again()
             except RedisAway as away:
-                if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):
-                    await self._leave_replica()
-                given_up = self._link.given_up()
-                if given_up is not None:
+                if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):  # a master no more: new connections find the new one
+                    await self._redis.connection_pool.disconnect()
+                    await self._link.wire.close()
+                    await self._listener.close()
+                if (given_up := self._link.given_up()) is not None:
                     self._inbox.give_up(given_up)
             except Exception:
                 log.exception("the dispatcher's beat failed")
-
-    async def _leave_replica(self) -> None:
-        """Leave a server that is the master no more. New connections find the new one, by name or Sentinel."""
-        await self._redis.connection_pool.disconnect()
-        await self._link.wire.close()
-        await self._listener.close()
 
     async def refresh(self) -> None:
         """A beat between two: clock and load are new, what was counted is told. Raises RedisAway at once while Redis does not answer."""
@@ -258,7 +253,7 @@ class Dispatcher:
         known, epoch, sweeps, items, now_ms, jobs, nbytes, work_ms, rows, flat = answer
         self.records.epoch = epoch.decode()
         if self._was_known and not known:
-            self._inbox.start_over()
+            self._inbox.last_read = "0-0"  # a new stream may count from a clock that is behind
         self._was_known = True
         self._link.found()
         self._enqueuer.set_load(now_ms, Load(Held(jobs, nbytes, work_ms), depths(now_ms, rows), owners(flat)))

@@ -36,9 +36,9 @@ class Waiting:
     sent_at: float | None
     """None until the queue holds it: large messages take their time to get there."""
     reply: asyncio.Future[Reply]
-    on_progress: Callable[[Progress], None] | None = None
+    on_progress: Callable[[Progress], None] | None
     """Called in the event loop with each report, in their order; reports of a job that starts again begin at 0."""
-    on_reply: Callable[[Reply], None] | None = None
+    on_reply: Callable[[Reply], None] | None
     """Called in the event loop before the one who waits wakes up."""
     arriving: bool = False
     """Its reply is here, the large arrays of it are on their way."""
@@ -64,13 +64,10 @@ class Inbox:
         self._lost_after = lost_after
         self._waiting: dict[str, Waiting] = {}
         self.last_read = "0-0"
-        """Id of the last entry that was read; what is older may be trimmed."""
+        """Id of the last entry that was read; what is older may be trimmed. Set back where Redis lost the stream."""
 
     def expect(
-        self,
-        jobs: Sequence[QueuedJob],
-        on_progress: Callable[[Progress], None] | None = None,
-        on_reply: Callable[[Reply], None] | None = None,
+        self, jobs: Sequence[QueuedJob], on_progress: Callable[[Progress], None] | None, on_reply: Callable[[Reply], None] | None
     ) -> list[Waiting]:
         loop, ahead = asyncio.get_running_loop(), time.monotonic() - self._link.now_ms() / 1000
         expected = [Waiting(job, job.deadline_ms / 1000 + ahead, None, loop.create_future(), on_progress, on_reply) for job in jobs]
@@ -92,10 +89,6 @@ class Inbox:
         for waiting in self._waiting.values():
             if not waiting.reply.done():
                 waiting.reply.set_exception(reason)
-
-    def start_over(self) -> None:
-        """Redis lost the stream. A new one may count from a clock that is behind, so it is read from its start."""
-        self.last_read = "0-0"
 
     async def send_lost_again(self) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""

@@ -159,14 +159,11 @@ class Load:
     owners: Mapping[str, Held] = field(default_factory=dict)
 
 
-Check = Callable[[Claim, Held], Awaitable[None]]
-"""Raises QueueFull if so much more has no place."""
-
-
 class Reservation:
     """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the places back."""
 
-    def __init__(self, ledger: Ledger, check: Check, claim: Claim, items: int, nbytes: int) -> None:
+    def __init__(self, ledger: Ledger, check: Callable[[Claim, Held], Awaitable[None]], claim: Claim, items: int, nbytes: int) -> None:
+        """`check` raises QueueFull if so much more has no place."""
         self._ledger = ledger
         self._check = check
         self._claim = claim

@@ -83,14 +83,11 @@ class StatusReader:
         `execution_count`, `last_inference` (Unix ms), and for each batch size that ran `batch:<n>:count` and `batch:<n>:compute_*_ns`.
         """
         await self.read(0, 0, 0)  # which adds up what has ended until now
-        return await self._hash(self._link.name(keys.statistics(bundle)))
+        return _counts(await self._link.command("HGETALL", self._link.name(keys.statistics(bundle))))
 
     async def restarts(self) -> dict[str, int]:
         """How often supervisors have restarted a worker, by reason."""
-        return await self._hash(self._link.service_name(keys.RESTARTS))
-
-    async def _hash(self, name: str) -> dict[str, int]:
-        return _counts(await self._link.command("HGETALL", name))
+        return _counts(await self._link.command("HGETALL", self._link.service_name(keys.RESTARTS)))
 
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:
